@@ -1,0 +1,43 @@
+"""gradexplain: what the argument of PyTorch's ``backward`` means, step by step and checked."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradexplain.errors import GradexplainError, InputError, UnsupportedError
+    from gradexplain.engine import explain
+    from gradexplain.explanation import Explanation
+
+__version__ = "0.1.0"
+
+#: Where each public name lives.  They are imported on first use: NumPy, SymPy and PyTorch take a
+#: second, and ``gradexplain --help`` needs none of them.
+_HOMES = {
+    "explain": "gradexplain.engine",
+    "Explanation": "gradexplain.explanation",
+    "GradexplainError": "gradexplain.errors",
+    "InputError": "gradexplain.errors",
+    "UnsupportedError": "gradexplain.errors",
+}
+
+__all__ = [
+    "Explanation",
+    "GradexplainError",
+    "InputError",
+    "UnsupportedError",
+    "__version__",
+    "explain",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

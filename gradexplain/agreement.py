@@ -1,0 +1,63 @@
+"""When two routes agree: one bound, in one place.
+
+Per element, ``tol = 32·u·(E + |g| + Σ|v|)``: ``u`` is the unit roundoff of the dtype, ``g`` the
+gradient, ``E`` the magnitude of the computation (`gradexplain.formula.evaluate`: the same formula with
+everything that is added taken positive, carried through the chain rule), so that cancellation widens
+the bound just where it widens PyTorch's own rounding error.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gradexplain.explanation import Array, Difference
+
+#: Unit roundoff of each dtype.
+ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24}
+
+#: How many roundings of the magnitude the routes may differ by.
+ROUNDINGS = 32
+
+
+def bound(magnitude: Any, gradient: Array, v: Array, dtype: str) -> Array:
+    """The largest difference allowed at each element, in the gradient's shape."""
+    with np.errstate(all="ignore"):
+        total = np.abs(v[np.isfinite(v)]).sum()
+        size = np.nan_to_num(np.asarray(magnitude, dtype=np.float64), nan=0.0, posinf=0.0)
+        scale = size + np.nan_to_num(np.abs(gradient), nan=0.0, posinf=0.0) + total
+        return np.asarray(ROUNDINGS * ROUNDOFF[dtype] * scale, dtype=np.float64)
+
+
+def differs(a: Array, b: Array, tolerance: Array) -> Any:
+    """True at each element where ``a`` and ``b`` do not agree; nan agrees with nan, inf with inf."""
+    with np.errstate(all="ignore"):
+        same = (a == b) | (np.isnan(a) & np.isnan(b)) | (np.abs(a - b) <= tolerance)
+    return ~same
+
+
+def settled(value: Array, magnitude: Any, unit: float) -> Array:
+    """``value`` with what is only rounding noise against its magnitude put to 0."""
+    with np.errstate(all="ignore"):
+        noise = np.abs(value) <= 8 * unit * np.asarray(magnitude, dtype=np.float64)
+    return np.where(noise, 0.0, value) + 0.0
+
+
+def worst(name: str, routes: tuple[str, str], a: Array, b: Array, tol: Array) -> Difference | None:
+    """Where two routes differ most, None where they agree."""
+    wrong = differs(a, b, tol)
+    if not wrong.any():
+        return None
+    with np.errstate(all="ignore"):
+        gap = np.where(wrong, np.nan_to_num(np.abs(a - b) / tol, nan=np.inf, posinf=np.inf), -1.0)
+    place = np.unravel_index(int(np.argmax(gap)), gap.shape)
+    index = tuple(int(i) for i in place)
+    return Difference(
+        input=name,
+        routes=routes,
+        index=index,
+        values=(float(a[index]), float(b[index])),
+        tolerance=float(tol[index]),
+        count=int(wrong.sum()),
+    )

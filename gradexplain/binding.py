@@ -1,0 +1,180 @@
+"""Arguments as written to arguments as a record takes them.
+
+The rules are those of a Python call under the record's schema, with PyTorch's habits: several
+integers may stand for a tuple (``x.permute(1, 0)``), NumPy's ``axis`` and ``keepdims`` are understood,
+a number stands for a tensor of shape ``()``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from gradexplain.errors import InputError, UnsupportedError
+from gradexplain.graph import Ref
+from gradexplain.ops.base import Op, Parameter
+
+#: NumPy's names for PyTorch's arguments.
+_SYNONYMS = {"axis": "dim", "keepdims": "keepdim", "x": "input", "x1": "input", "x2": "other"}
+
+#: Arguments of PyTorch that change nothing here when they are None or False.
+_IGNORED = {"dtype": None, "out": None, "inplace": False, "layout": None, "device": None,
+            "memory_format": None, "requires_grad": None, "pin_memory": None}  # fmt: skip
+
+_WORDS = {
+    "int": "an integer", "float": "a number", "bool": "True or False", "str": "a string",
+    "Tensor": "a tensor", "IntTensor": "a tensor of integers", "Index": "a subscript",
+}  # fmt: skip
+
+
+def bind(
+    op: Op,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    constant: Callable[..., Ref],
+    is_integer: Callable[[Ref], bool],
+) -> tuple[Any, ...]:
+    """The arguments in the order of ``op``'s schema.
+
+    ``constant(value, integer=…)`` makes a tensor of a number or a nested list.  Raises `InputError`
+    where the call does not fit the schema, `UnsupportedError` for an argument of PyTorch's that is not
+    understood here.
+    """
+    values: dict[str, Any] = {}
+    positional = [p for p in op.parameters if not p.keyword_only]
+    given = list(args)
+    for place, parameter in enumerate(positional):
+        if not given:
+            break
+        # x.permute(1, 0): the integers that follow are one list.
+        if parameter.is_list and parameter.kind == "int" and isinstance(given[0], int) and (
+            len(given) > len(positional) - place or _only_ints(given) and place == len(positional) - 1
+        ):  # fmt: skip
+            values[parameter.name] = tuple(given)
+            given = []
+        elif parameter.is_list and parameter.is_tensor and isinstance(given[0], Ref):
+            values[parameter.name] = tuple(given)
+            given = []
+        else:
+            values[parameter.name] = given.pop(0)
+    if given:
+        raise InputError(
+            f"{op.name}() takes {_count(len(positional))}, found {len(args)}",
+            remedy=f"the call is {signature(op)}",
+        )
+    names = {p.name for p in op.parameters}
+    for key, value in kwargs.items():
+        name = key if key in names else _SYNONYMS.get(key, key)
+        if name not in names:
+            if key in _IGNORED:
+                if value is None or value == _IGNORED[key]:
+                    continue
+                raise UnsupportedError(
+                    f"the argument {key}= of {op.name}() is not supported",
+                    remedy=f"leave it out; the call is {signature(op)}",
+                )
+            raise InputError(
+                f"{op.name}() has no argument {key}=", remedy=f"the call is {signature(op)}"
+            )
+        if name in values:
+            raise InputError(
+                f"{op.name}() got the argument {key}= twice", remedy=f"the call is {signature(op)}"
+            )
+        values[name] = value
+    missing = [p.name for p in op.parameters if p.required and p.name not in values]
+    if missing:
+        raise InputError(
+            f"{op.name}() needs the argument {missing[0]}", remedy=f"the call is {signature(op)}"
+        )
+    return tuple(
+        _convert(op, p, values[p.name], constant, is_integer) if p.name in values else p.default
+        for p in op.parameters
+    )
+
+
+def _convert(
+    op: Op,
+    p: Parameter,
+    value: Any,
+    constant: Callable[..., Ref],
+    is_integer: Callable[[Ref], bool],
+) -> Any:
+    if value is None and (p.optional or (not p.required and p.default is None)):
+        return None
+    if p.is_list and p.is_tensor:
+        if isinstance(value, (tuple, list)) and value:
+            return tuple(_tensor(op, p, part, constant, is_integer) for part in value)
+        raise _wrong(op, p, value, "a list of tensors")
+    if p.is_tensor:
+        return _tensor(op, p, value, constant, is_integer)
+    if p.is_list:
+        if isinstance(value, bool):
+            raise _wrong(op, p, value, "an integer or a tuple of integers")
+        if isinstance(value, int) and p.kind == "int":
+            return value if p.name in ("dim", "dims") else (value,)
+        if isinstance(value, (tuple, list)) and all(_is_a(p.kind, part) for part in value):
+            return tuple(value)
+        raise _wrong(op, p, value, f"{_WORDS[p.kind]} or a tuple of them")
+    if p.kind == "Index" or _is_a(p.kind, value):
+        return float(value) if p.kind == "float" and isinstance(value, bool) else value
+    raise _wrong(op, p, value, _WORDS[p.kind])
+
+
+def _tensor(
+    op: Op,
+    p: Parameter,
+    value: Any,
+    constant: Callable[..., Ref],
+    is_integer: Callable[[Ref], bool],
+) -> Ref:
+    integer = p.kind == "IntTensor"
+    if isinstance(value, Ref):
+        if integer and not is_integer(value):
+            raise _wrong(op, p, value, "a tensor of integers")
+        return value
+    if isinstance(value, (bool, int, float)) and not integer:
+        return constant(value)
+    if isinstance(value, (int, list, tuple)) and not isinstance(value, bool):
+        return constant(value, integer=integer)
+    raise _wrong(op, p, value, _WORDS[p.kind])
+
+
+def _is_a(kind: str, value: Any) -> bool:
+    match kind:
+        case "int":
+            return isinstance(value, int) and not isinstance(value, bool)
+        case "float":
+            return isinstance(value, (int, float))
+        case "bool":
+            return isinstance(value, bool)
+        case "str":
+            return isinstance(value, str)
+    return False
+
+
+def _only_ints(values: Sequence[Any]) -> bool:
+    return all(isinstance(v, int) and not isinstance(v, bool) for v in values)
+
+
+def _wrong(op: Op, p: Parameter, value: Any, expected: str) -> InputError:
+    found = "a tensor" if isinstance(value, Ref) else repr(value)
+    return InputError(
+        f"{op.name}(): the argument {p.name} must be {expected}, found {found}",
+        remedy=f"the call is {signature(op)}",
+    )
+
+
+def _count(n: int) -> str:
+    return "one argument" if n == 1 else f"at most {n} arguments"
+
+
+def signature(op: Op) -> str:
+    """The call as PyTorch's documentation writes it: ``sum(input, dim=None, keepdim=False)``."""
+    pieces = []
+    starred = False
+    for p in op.parameters:
+        if p.keyword_only and not starred:
+            pieces.append("*")
+            starred = True
+        pieces.append(p.name if p.required else f"{p.name}={p.default!r}")
+    return f"{op.name}({', '.join(pieces)})"

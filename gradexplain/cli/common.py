@@ -1,0 +1,245 @@
+"""The options that commands share, each group one decorator and one record.
+
+A command names the groups that it takes and gets a record for each; it never repeats an option:
+
+    @click.command(cls=Command)
+    @question_options
+    @output_options
+    def run(question: Question, out: Output) -> int: ...
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import stat
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+
+import click
+
+from gradexplain.cli import output
+from gradexplain.errors import InputError
+from gradexplain.limits import MAX_SOURCE
+from gradexplain.render import ascii
+
+if TYPE_CHECKING:
+    from gradexplain.engine import Request
+    from gradexplain.explanation import Explanation
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: An expression file with more bytes has more characters than the language allows.
+MAX_FILE = 4 * MAX_SOURCE
+
+
+class Command(click.Command):
+    """A command whose argument may begin with a minus: ``-x*2`` is an expression, not options."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        options = {
+            name: option.is_flag or option.count  # whether it takes no value
+            for option in self.get_params(ctx)
+            if isinstance(option, click.Option)
+            for name in (*option.opts, *option.secondary_opts)
+        }
+        kept: list[str] = []
+        expressions: list[str] = []
+        rest = iter(args)
+        for arg in rest:
+            if arg == "--":
+                expressions += rest
+            elif options.get(arg, True) is False:
+                value = next(rest, None)
+                if value is None:
+                    raise click.BadOptionUsage(arg, f"Option '{arg}' requires an argument", ctx)
+                kept += [arg, value]
+            elif arg in options or arg.startswith("--"):
+                kept.append(arg)
+            else:
+                expressions.append(arg)
+        return super().parse_args(ctx, [*kept, "--", *expressions])
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked, as it was typed."""
+
+    expr: str | None
+    file: str | None
+    grad: str | None
+    at: tuple[str, ...]
+    shape: tuple[str, ...]
+    wrt: str | None
+    dtype: str
+
+    def request(self, *, check: bool = True) -> Request:
+        """The same as values; raises `InputError` for what makes no sense."""
+        expression = self.expression()
+        from gradexplain import values  # NumPy is loaded here, not for --help
+        from gradexplain.engine import Request
+
+        return Request(
+            expression=expression,
+            at=values.parse_bindings(self.at),
+            grad=None if self.grad is None else values.parse_value(self.grad, "--grad"),
+            shapes=values.parse_shapes(self.shape),
+            wrt=None if self.wrt is None else tuple(n.strip() for n in self.wrt.split(",")),
+            dtype=self.dtype,
+            check=check,
+        )
+
+    def expression(self) -> str:
+        """The text of the expression, from wherever it is."""
+        if self.expr is not None and self.file is not None:
+            raise InputError(
+                "the expression is given twice, as EXPR and as --file",
+                remedy="leave one of them out",
+            )
+        if self.file is not None:
+            return _read_file(self.file)
+        if self.expr is None:
+            raise InputError(
+                "the expression is missing",
+                remedy='give it as an argument, as in gradexplain run "3*a", or with --file PATH',
+            )
+        if self.expr == "-":
+            if sys.stdin is None:
+                raise InputError("standard input is closed", remedy="give the expression as EXPR")
+            return _read(sys.stdin.buffer, "standard input")
+        return self.expr
+
+
+def question_options(command: F) -> Callable[..., Any]:
+    """EXPR and the options that say at which point and for which v it is explained."""
+
+    @click.argument("expr", required=False)
+    @click.option("--file", metavar="PATH", help="Read the expression from a file.")
+    @click.option("--grad", metavar="V", help="The argument of backward; see below.")
+    @click.option("--at", metavar="NAME=VALUE", multiple=True, help="An input's value; repeatable.")
+    @click.option("--shape", metavar="NAME=D0,D1", multiple=True, help="An example input's shape.")
+    @click.option("--wrt", metavar="NAMES", help="Differentiate only these inputs: a,b.")
+    @click.option(
+        "--dtype", type=click.Choice(["float64", "float32"]), default="float64", help="[float64]"
+    )
+    @functools.wraps(command)
+    def wrapper(
+        *,
+        expr: str | None,
+        file: str | None,
+        grad: str | None,
+        at: tuple[str, ...],
+        shape: tuple[str, ...],
+        wrt: str | None,
+        dtype: str,
+        **others: Any,
+    ) -> Any:
+        return command(question=Question(expr, file, grad, at, shape, wrt, dtype), **others)
+
+    return wrapper
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How and where the answer is written."""
+
+    format: str
+    precision: int | None
+    width: int | None
+    path: str | None
+
+    @property
+    def to_stdout(self) -> bool:
+        return self.path in (None, "-")
+
+    def section(self, explanation: Explanation, stage: str) -> None:
+        """Show a stage as soon as it is there, where the output can be read as it grows."""
+        if self.format == "text" and self.to_stdout:
+            from gradexplain.render import text
+
+            style = text.Style.of(output.stdout(), width=self.width, precision=self.precision)
+            output.write(text.section(explanation, stage, style))
+
+    def finish(self, explanation: Explanation) -> None:
+        """Write whatever `section` has not written."""
+        if self.format == "json":
+            from gradexplain.render import json
+
+            encoding = output.stdout().encoding if self.to_stdout else "utf-8"
+            ascii_only = not ascii.is_unicode(encoding)
+            self._write(json.render(explanation, self.precision, ascii_only=ascii_only))
+        elif not self.to_stdout:
+            from gradexplain.render import numbers, text
+
+            precision = self.precision or numbers.PRECISION
+            style = text.Style(self.width or text.WIDTH, precision=precision)
+            self._write(text.render(explanation, style))
+
+    def _write(self, document: str) -> None:
+        if self.path is None or self.path == "-":
+            output.write(document)
+        else:
+            output.write_file(self.path, document)
+
+
+def output_options(command: F) -> Callable[..., Any]:
+    """The options that say how and where the answer is written."""
+
+    @click.option("--format", type=click.Choice(["text", "json"]), default="text", help="[text]")
+    @click.option(
+        "--precision",
+        metavar="N",
+        type=click.IntRange(1, 17),
+        help="Significant digits, 1 to 17 [6; JSON 12].",
+    )
+    @click.option(
+        "--width",
+        metavar="N",
+        type=click.IntRange(20, 1000),
+        help="Columns, 20 to 1000 [the terminal's, or 100].",
+    )
+    @click.option("--output", "path", metavar="FILE", help="Write to a file; - is standard output.")
+    @functools.wraps(command)
+    def wrapper(
+        *, format: str, precision: int | None, width: int | None, path: str | None, **others: Any
+    ) -> Any:
+        return command(out=Output(format, precision, width, path), **others)
+
+    return wrapper
+
+
+def _read_file(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            if stat.S_ISREG(status.st_mode) and status.st_size > MAX_FILE:
+                raise _too_large(path)
+            return _read(file, path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"cannot read {path}: {reason}", remedy="--file takes a file that holds an expression"
+        ) from None
+
+
+def _read(file: BinaryIO, name: str) -> str:
+    """The text in ``file``, never more of it than `MAX_FILE`."""
+    data = file.read(MAX_FILE + 1)
+    if len(data) > MAX_FILE:
+        raise _too_large(name)
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{name} is not UTF-8 text: byte {error.start} is 0x{data[error.start]:02x}",
+            remedy="save the expression as UTF-8",
+        ) from None
+
+
+def _too_large(name: str) -> InputError:
+    return InputError(
+        f"{name} is too large for an expression: more than {MAX_FILE} bytes",
+        remedy="give a shorter expression",
+    )

@@ -1,0 +1,42 @@
+"""``gradexplain run``: an expression and a vector in, the explained and checked gradients out."""
+
+from __future__ import annotations
+
+import click
+
+from gradexplain.cli.common import Command, Output, Question, output_options, question_options
+
+#: The exit code for each outcome of the check.
+EXIT = {"agree": 0, "convention": 0, "skipped": 0, "mismatch": 1, "failed": 3}
+
+
+@click.command(cls=Command, short_help="Explain and check the gradients of an expression.")
+@question_options
+@click.option("--no-check", is_flag=True, help="Do not compare with PyTorch.")
+@output_options
+def run(question: Question, no_check: bool, out: Output) -> int:
+    """Explain the gradients of an expression: EXPR, or - to read it from standard input.
+
+    \b
+    gradexplain run "3*a + 2*b*b + log(c)" --grad 0.1,1,0.0001
+    gradexplain run "x / x.sum(dim=0)" --at "x=[[2,1],[3,3]]" --grad "[[1,0],[0,2]]"
+
+    Names that are not assigned are inputs. Statements are separated by ; or line breaks, and
+    the last one is the output.
+
+    V and VALUE are numbers (0.1,1,0.0001), nested lists ([[1,0],[0,2]]), a scalar, ones, or a
+    file (@v.npy, @v.json). Without --grad, v is 1 for a scalar output. An input without --at
+    gets example values 1, 2, 3, ...
+
+    Exit codes: 0 the routes agree, 1 they do not, 2 the request was not understood, 3 the
+    answer could not be checked.
+    """
+    request = question.request(check=not no_check)
+    from gradexplain.engine import stages  # after the options were understood
+
+    explanation = None
+    for stage, explanation in stages(request):
+        out.section(explanation, stage)
+    assert explanation is not None and explanation.check is not None
+    out.finish(explanation)
+    return EXIT[explanation.check.status]

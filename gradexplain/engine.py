@@ -1,0 +1,544 @@
+"""From a request to an `Explanation`, stage by stage.
+
+The first stage needs neither SymPy nor PyTorch; PyTorch is asked in a process of its own at the start
+and answers at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from gradexplain import agreement
+from gradexplain.errors import GradexplainError, InputError, UnsupportedError
+from gradexplain.explanation import (
+    Array,
+    Check,
+    Difference,
+    Explanation,
+    ForwardRow,
+    Gradient,
+    Input,
+    Jacobian,
+    Output,
+    Step,
+    Upstream,
+)
+from gradexplain.graph import Graph, Node, op_call
+from gradexplain.language import read
+from gradexplain.limits import MAX_ELEMENTS, MAX_TOTAL_ELEMENTS
+from gradexplain.ops.base import Shape, show_shape
+from gradexplain.render.numbers import number
+from gradexplain.routes.pytorch import Answer, Asked, Question
+from gradexplain.syntax import Program, parse
+from gradexplain.values import ONES, Value, as_array, bind
+
+if TYPE_CHECKING:
+    from gradexplain.routes.chain import ChainRule
+    from gradexplain.routes.closed import ClosedForm
+
+DType = Literal["float64", "float32"]
+
+#: J is shown as a matrix of numbers up to this many entries.
+SHOWN_ENTRIES = 64
+
+#: Up to this many elements in all, and multiplications, values are computed with digits to spare.
+_EXACT_ELEMENTS = 2_000
+_EXACT_WORK = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked.  Values are arrays in float64; ``grad`` may be `ONES`, or None for a scalar's 1."""
+
+    expression: str
+    at: Mapping[str, Value] = field(default_factory=dict)
+    grad: Value | None = None
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
+    wrt: tuple[str, ...] | None = None
+    dtype: str = "float64"
+    check: bool = True
+
+
+def explain(
+    expression: str,
+    *,
+    at: Mapping[str, Any] | None = None,
+    grad: Any = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    wrt: str | Sequence[str] | None = None,
+    dtype: DType = "float64",
+    check: bool = True,
+) -> Explanation:
+    """Explain ``expression.backward(grad)``.
+
+    ``at`` gives the inputs' values and ``grad`` the argument of ``backward`` (in the output's shape),
+    each a number, a nested list, a NumPy array, a tensor or ``"ones"``.  ``shapes`` gives the shapes
+    of example values for inputs that are not in ``at``; ``wrt`` names the inputs to differentiate by,
+    all of them by default.  ``J`` has the shape ``y.shape + x.shape`` (numerator layout); a gradient
+    has its input's shape.  Without ``check`` PyTorch is not asked.
+
+    Raises `GradexplainError` (`InputError`, `UnsupportedError`) with the message of the command line.
+    """
+    if not isinstance(expression, str):
+        raise InputError(
+            f"the expression must be a string, found {type(expression).__name__}",
+            remedy='write it as text, as in explain("3*a + b")',
+        )
+    if dtype not in agreement.ROUNDOFF:
+        raise InputError(
+            f"dtype {dtype!r} is not supported", remedy="use 'float64' or 'float32'"
+        )
+    names = wrt.split(",") if isinstance(wrt, str) else wrt
+    request = Request(
+        expression,
+        {name: as_array(value, f"at[{name!r}]") for name, value in (at or {}).items()},
+        None if grad is None else as_array(grad, "grad"),
+        {name: tuple(int(n) for n in shape) for name, shape in (shapes or {}).items()},
+        None if names is None else tuple(name.strip() for name in names),
+        dtype,
+        check,
+    )
+    explanation = None
+    for _, explanation in stages(request):  # noqa: B007
+        pass
+    assert explanation is not None
+    return explanation
+
+
+def stages(request: Request) -> Iterator[tuple[str, Explanation]]:
+    """``(stage, explanation so far)`` as each stage of `gradexplain.explanation.STAGES` is done."""
+    run = _Run(request)
+    try:
+        for stage in ("question", "forward", "jacobian", "steps", "gradients", "check"):
+            getattr(run, f"_{stage}")()
+            yield stage, run.explanation
+    finally:
+        run.close()
+
+
+class _Run:
+    """One explanation in the making."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        program = parse(request.expression)
+        self.graph, self.values = _bound(program, request)
+        graph = self.graph
+        self.wanted = _wanted(graph, request.wrt)
+        _check_total(graph)
+        shape = graph.out.shape
+        self.v = _upstream(request, shape, graph.out.label, self.values)
+        reach = graph.reach(self.wanted)
+        self.leaves = [n for n in graph.leaves if n.label in self.wanted]
+        self.reached = graph.output in reach
+        self.asked = None
+        if request.check:
+            self.asked = Asked(
+                Question(graph, self.values, self.v, tuple(self.wanted), request.dtype)
+            )
+        from gradexplain.routes.names import free_names
+
+        v_name, loss_name = free_names(graph)
+        self.explanation = Explanation(
+            expression=program.source,
+            dtype=request.dtype,
+            inputs={
+                node.label: Input(
+                    node.label,
+                    node.shape,
+                    self.values[node.label],
+                    given=node.label in request.at,
+                    wanted=node.label in self.wanted,
+                )
+                for node in graph.leaves
+            },
+            output=Output(graph.out.label, shape),
+            grad=Upstream(
+                self.v,
+                "implicit" if request.grad is None else "ones" if request.grad is ONES else "given",
+                _loss(self.v, graph.out.label, loss_name, v_name),
+                v_name,
+            ),
+            statements=_statements(program, graph),
+        )
+        self._closed: ClosedForm | None = None
+        self._chain: ChainRule | None = None
+
+    def close(self) -> None:
+        if self.asked is not None:
+            self.asked.drop()
+
+    @property
+    def exact(self) -> bool:
+        """Whether the tensors are small enough for digits to spare."""
+        elements, work = 0, 0
+        for node in self.graph.nodes:
+            sizes = [math.prod(self.graph[i].shape) for i in node.inputs] + [math.prod(node.shape)]
+            elements += sizes[-1]
+            work += max(max(sizes), round(math.prod(sizes) ** (1 / 2)) if len(sizes) == 3 else 0)
+        return elements <= _EXACT_ELEMENTS and work <= _EXACT_WORK
+
+    @property
+    def closed(self) -> ClosedForm:
+        if self._closed is None:
+            from gradexplain.routes.closed import ClosedForm
+
+            self._closed = ClosedForm(self.graph, self.values, self.v, exact=self.exact)
+        return self._closed
+
+    @property
+    def chain(self) -> ChainRule:
+        if self._chain is None:
+            from gradexplain.routes.chain import ChainRule
+
+            self._chain = ChainRule(self.graph, self.values, exact=self.exact)
+        return self._chain
+
+    def _clean(self, pair: Any) -> Array:
+        """A pair as float64, rounding noise put to 0."""
+        from gradexplain.formula.evaluate import to_float
+
+        unit = 1e-40 if self.exact else agreement.ROUNDOFF["float64"]
+        value = pair[0]
+        if self.exact:
+            noise = np.frompyfunc(lambda a, m: abs(a) <= unit * m, 2, 1)(value, pair[1])
+            return np.where(noise.astype(bool), 0.0, to_float(value)) + 0.0
+        return agreement.settled(to_float(value), pair[1], unit)
+
+    # -- stages ----------------------------------------------------------------------------------
+
+    def _question(self) -> None:
+        """Filled when the run was made: nothing is left to derive."""
+
+    def _forward(self) -> None:
+        labels = _labels(self.graph)
+        needed = self.graph.needed()
+        for node in self.graph.nodes:
+            if node.op is None or node.id not in needed:
+                continue
+            self.explanation.forward.append(
+                ForwardRow(
+                    node=node.label,
+                    op=node.op.name,
+                    inputs=tuple(labels[i] for i in node.inputs),
+                    expression=op_call(node, labels),
+                    shape=node.shape,
+                    value=self._clean(self.chain.forward[node.id]),
+                )
+            )
+        self.explanation.output.value = self._clean(self.chain.forward[self.graph.output])
+
+    def _jacobian(self) -> None:
+        for leaf in self.leaves:
+            if leaf.integer:
+                continue
+            shown, structure = self.closed.shown_jacobian(leaf)
+            shape = self.graph.out.shape + leaf.shape
+            value = None
+            if math.prod(shape) <= SHOWN_ENTRIES:
+                pair = self.closed.jacobian_value(leaf)
+                value = None if pair is None else self._clean(pair)
+            self.explanation.jacobian[leaf.label] = Jacobian(
+                leaf.label, shown.formula, shown.text, shown.latex, shown.where, shown.ranges,
+                structure, shape, value,
+            )  # fmt: skip
+
+    def _steps(self) -> None:
+        from gradexplain.routes.steps import step_texts
+
+        self.chain.backward(self.v, self.wanted)
+        uses: dict[int, int] = {}
+        for c in self.chain.contributions:
+            uses[c.source.id] = uses.get(c.source.id, 0) + 1
+        seen: dict[int, int] = {}
+        labels = _labels(self.graph)
+        for c in self.chain.contributions:
+            seen[c.source.id] = seen.get(c.source.id, 0) + 1
+            last = seen[c.source.id] == uses[c.source.id] > 1
+            rule, contribution, numbers = step_texts(
+                c, self.graph, labels, self.closed.loss_name, self._clean, self.chain
+            )
+            assert c.node.op is not None
+            self.explanation.steps.append(
+                Step(
+                    node=c.node.label,
+                    op=c.node.op.name,
+                    input=c.source.label,
+                    upstream=self._clean(self.chain.upstream[c.node.id]),
+                    rule=rule,
+                    contribution_rule=contribution,
+                    numbers=numbers,
+                    contribution=self._clean(c.value),
+                    total=self._clean(self.chain.upstream[c.source.id]) if last else None,
+                    uses=uses[c.source.id],
+                )
+            )
+
+    def _gradients(self) -> None:
+        answer = self.asked.answer() if self.asked is not None else None
+        self._answer = answer
+        self._differences: list[Difference] = []
+        for leaf in self.leaves:
+            if leaf.integer:
+                continue
+            shown = self.closed.shown_gradient(leaf)
+            closed = self.closed.gradient_value(leaf)
+            zero = np.zeros(leaf.shape)
+            chain = self.chain.upstream.get(leaf.id)
+            value = self._clean(closed)
+            chain_value = self._clean(chain) if chain is not None else zero
+            size = np.maximum(closed[1], chain[1]) if chain is not None else closed[1]
+            exact_tolerance = agreement.bound(size, value, self.v, "float64")
+            tolerance = agreement.bound(size, value, self.v, self.request.dtype)
+            torch: Array | None = None
+            if answer is not None and not answer.error:
+                found = answer.gradients.get(leaf.label)
+                torch = zero if found is None else found
+            gradient = Gradient(
+                leaf.label, shown.formula, shown.text, shown.latex, shown.where, shown.ranges,
+                value, chain_value, torch, tolerance,
+            )  # fmt: skip
+            pairs = [(("closed form", "chain rule"), value, chain_value, exact_tolerance)]
+            if torch is not None:
+                pairs.append((("closed form", "PyTorch"), value, torch, tolerance))
+                pairs.append((("chain rule", "PyTorch"), chain_value, torch, tolerance))
+            for routes, a, b, tol in pairs:
+                difference = agreement.worst(leaf.label, routes, a, b, tol)
+                if difference is not None:
+                    self._differences.append(difference)
+            self.explanation.gradients[leaf.label] = gradient
+
+    def _check(self) -> None:
+        from gradexplain.notes import notes, singular_nodes
+
+        explanation = self.explanation
+        singular = singular_nodes(self.graph, self.chain, self.wanted)
+        for gradient in explanation.gradients.values():
+            mine = [d for d in self._differences if d.input == gradient.name]
+            if mine:
+                excused = bool(singular)
+                gradient.verdict = "convention" if excused else "mismatch"
+            elif gradient.torch is not None:
+                gradient.verdict = "agree"
+        tolerances = [g.tolerance.max() for g in explanation.gradients.values() if g.tolerance.size]
+        verdicts = {g.verdict for g in explanation.gradients.values()}
+        reason = ""
+        if self._answer is None:
+            status = "skipped"
+        elif self._answer.error:
+            status, reason = "failed", self._answer.error
+        else:
+            status = "agree"
+        for worse in ("convention", "mismatch"):
+            if worse in verdicts:
+                status = worse
+        explanation.check = Check(
+            status,
+            self.request.dtype,
+            float(max(tolerances)) if tolerances else None,
+            self._differences,
+            reason,
+        )
+        explanation.notes = notes(self, singular)
+
+    # -- what notes ask --------------------------------------------------------------------------
+
+    def jacobian_is_not_zero(self, leaf: Node) -> bool:
+        """Whether J by ``leaf`` has an entry that is not 0 here."""
+        jacobian = self.explanation.jacobian.get(leaf.label)
+        if jacobian is not None and jacobian.value is not None:
+            return bool(jacobian.value.any())
+        if jacobian is None or jacobian.formula == 0:
+            return False
+        from gradexplain.routes.closed import ClosedForm
+
+        # Another v, of no pattern, sees what this one does not.
+        other = np.random.default_rng(0).uniform(0.5, 1.5, self.v.shape)
+        pair = ClosedForm(self.graph, self.values, other, exact=self.exact).gradient_value(leaf)
+        return bool(self._clean(pair).any())
+
+    def constant_sums(self) -> tuple[int, ...] | None:
+        """The dims over which the output's sum does not depend on any input; None if there are none.
+
+        One dim where that is enough, else () for all of them.
+        """
+        shape = self.graph.out.shape
+        choices: list[tuple[int, ...]] = [(d,) for d in range(len(shape)) if len(shape) > 1]
+        for dims in [*choices, ()]:
+            if all(self.closed.sum_is_constant(leaf, dims) for leaf in self.leaves):
+                return dims
+        return None
+
+
+# -- binding what was given to the graph ---------------------------------------------------------
+
+
+def _bound(program: Program, request: Request) -> tuple[Graph, dict[str, Array]]:
+    """The graph, and the value of each leaf as the dtype holds it."""
+    given: dict[str, Array] = {}
+    for name, value in request.at.items():
+        if value is not ONES:
+            given[name] = bind(value, request.dtype, f"--at {name}")  # type: ignore[arg-type]
+    example = _example_shape(request)
+
+    def shape_of(name: str) -> Shape:
+        if name in given:
+            return given[name].shape
+        return tuple(request.shapes.get(name, example))
+
+    graph = read(program, shape_of, given.get)
+    leaves = {node.label: node for node in graph.leaves}
+    for name in (*request.at, *request.shapes):
+        if name not in leaves:
+            known = ", ".join(leaves) or "none"
+            raise InputError(
+                f"{name} is not an input of the expression; its inputs are: {known}",
+                remedy="check the spelling, or leave the option out",
+            )
+    values: dict[str, Array] = {}
+    start = 1
+    for node in graph.leaves:
+        name = node.label
+        if name in given:
+            if name in request.shapes and tuple(request.shapes[name]) != node.shape:
+                raise InputError(
+                    f"{name} has shape {show_shape(node.shape)} by --at but "
+                    f"{show_shape(tuple(request.shapes[name]))} by --shape",
+                    remedy="leave one of the two out",
+                )
+            values[name] = given[name]
+        elif request.at.get(name) is ONES:
+            values[name] = np.ones(node.shape)
+        else:
+            count = math.prod(node.shape)
+            run = np.arange(start, start + count, dtype=np.float64).reshape(node.shape)
+            values[name] = bind(run, request.dtype, name)  # type: ignore[arg-type]
+            start += count
+    return graph, values
+
+
+def _example_shape(request: Request) -> Shape:
+    """The shape of example values: v's, or (3,) for ``ones``, or a scalar's."""
+    if request.grad is ONES:
+        return () if request.at or request.shapes else (3,)
+    if request.grad is None:
+        return ()
+    return tuple(request.grad.shape)  # type: ignore[union-attr]
+
+
+def _wanted(graph: Graph, wrt: tuple[str, ...] | None) -> list[str]:
+    leaves = [node.label for node in graph.leaves if not node.integer]
+    if wrt is None:
+        return leaves
+    for name in wrt:
+        node = graph.by_label(name)
+        if name in leaves:
+            continue
+        if node is not None and node.integer and node.is_leaf:
+            raise InputError(
+                f"{name} holds integers used as an index: it has no gradient",
+                remedy=f"leave {name} out of --wrt",
+            )
+        if node is not None and node.op is not None:
+            raise InputError(
+                f"{name} is computed, not an input: PyTorch keeps no .grad for it",
+                remedy=f"name inputs in --wrt ({', '.join(leaves)}); the chain rule shows what "
+                f"flows into {name}",
+            )
+        raise InputError(
+            f"{name or 'an empty name'} in --wrt is not an input; the inputs are: "
+            f"{', '.join(leaves) or 'none'}",
+            remedy="name inputs of the expression, separated by commas",
+        )
+    return [name for name in leaves if name in wrt]
+
+
+def _check_total(graph: Graph) -> None:
+    total = sum(math.prod(node.shape) for node in graph.nodes)
+    if total > MAX_TOTAL_ELEMENTS:
+        raise InputError(
+            f"the values of all {len(graph.nodes)} steps have {total:,} elements together; "
+            f"the most is {MAX_TOTAL_ELEMENTS:,}",
+            remedy="use smaller shapes: the formulas are the same at any size",
+        )
+
+
+def _upstream(request: Request, shape: Shape, name: str, values: Mapping[str, Array]) -> Array:
+    """v in the output's shape, or the error that PyTorch would raise."""
+    grad = request.grad
+    if grad is None:
+        if math.prod(shape) != 1 or shape != () and math.prod(shape) != 1:
+            flat = len(shape) == 1
+            example = ",".join(["1"] * min(shape[0], 4)) if flat and shape[0] <= 4 else "ones"
+            raise InputError(
+                "grad can be implicitly created only for scalar outputs; "
+                f"{name} has shape {show_shape(shape)}",
+                remedy=f"give v in that shape, as in --grad {example}; or make the output a scalar, "
+                f"as in ({name}).sum()",
+            )
+        return np.ones(shape)
+    if grad is ONES:
+        return np.ones(shape)
+    v = bind(grad, request.dtype, "--grad")  # type: ignore[arg-type]
+    if v.shape != shape:
+        if math.prod(shape) == v.size and math.prod(shape) > 0:
+            remedy = f"v has the right number of elements: nest it as shape {show_shape(shape)}"
+        elif math.prod(shape) == 1:
+            remedy = "give one number, or let the inputs have the shape of v (--shape, --at)"
+        else:
+            remedy = (
+                f"give v in shape {show_shape(shape)} (ones is one that always fits), or let the "
+                "inputs have other shapes (--shape, --at)"
+            )
+        raise InputError(
+            f"mismatch in shape: v has shape {show_shape(v.shape)} and {name} has shape "
+            f"{show_shape(shape)}; the argument of backward has the output's shape",
+            remedy=remedy,
+        )
+    return v
+
+
+# -- words ---------------------------------------------------------------------------------------
+
+
+def _labels(graph: Graph) -> dict[int, str]:
+    return {
+        node.id: number(node.value, 17) if node.is_literal else node.label for node in graph.nodes
+    }
+
+
+def _loss(v: Array, name: str, loss: str, v_name: str) -> str:
+    """The scalar whose gradient is asked for, written out where it is short."""
+    if v.size <= 4:
+        if v.shape == ():
+            return f"{loss} = {number(float(v))}·{name}"
+        terms = [
+            (float(v[place]), f"{name}[{','.join(map(str, place))}]") for place in np.ndindex(*v.shape)
+        ]
+        text = ""
+        for value, element in terms:
+            sign = " − " if value < 0 and text else " + " if text else "−" if value < 0 else ""
+            text += f"{sign}{number(abs(value))}·{element}"
+        return f"{loss} = {text}"
+    letters = "ikmacegopqrstuwx"[: v.ndim]
+    index = ",".join(letters)
+    under = letters if len(letters) == 1 else f"{{{index}}}"
+    return f"{loss} = Σ_{under} {v_name}[{index}]·{name}[{index}]"
+
+
+def _statements(program: Program, graph: Graph) -> tuple[str, ...]:
+    """The statements as typed, one each; a bare last expression gets the output's name."""
+    lines = []
+    for statement in program.statements:
+        text = program.source[statement.span.start : statement.span.end]
+        lines.append(" ".join(text.split()))
+    if not program.statements[-1].targets:
+        lines[-1] = f"{graph.out.label} = {lines[-1]}"
+    return tuple(lines)
+
+

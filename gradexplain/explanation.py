@@ -1,0 +1,185 @@
+"""What an explanation holds: plain data, complete before anything is rendered.
+
+``explain`` fills an `Explanation` stage by stage, in the order of `STAGES`; renderers only read it.
+A formula is kept as a SymPy expression (for programs) together with its text and LaTeX (for readers),
+so that no renderer has to know SymPy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Shape = tuple[int, ...]
+Array = NDArray[np.float64]
+
+#: The sections of an explanation in the order in which they are made and shown.
+STAGES = ("question", "forward", "jacobian", "steps", "gradients", "check")
+
+
+@dataclass(slots=True)
+class Formula:
+    """One formula, ``left = right``, in the forms that readers want.
+
+    ``formula`` is the right side in SymPy, ``text`` the whole line (``∂y[i]/∂b[j] = 4·b[i]·δ(i,j)``),
+    ``latex`` the same in LaTeX.  ``where`` are further lines ``s[k] = Σ_p x[p,k]`` for the names that
+    appear in it, and ``ranges`` bounds each index letter once (``i, j = 0…2``; empty without any).
+    """
+
+    name: str
+    formula: Any
+    text: str
+    latex: str
+    where: tuple[str, ...]
+    ranges: str
+
+
+@dataclass(slots=True)
+class Input:
+    """A leaf.  ``given`` is False for example values; ``wanted`` is False when ``wrt`` leaves it out."""
+
+    name: str
+    shape: Shape
+    value: Array
+    given: bool
+    wanted: bool = True
+
+
+@dataclass(slots=True)
+class Output:
+    name: str
+    shape: Shape
+    value: Array | None = None  # known after the forward stage
+
+
+@dataclass(slots=True)
+class Upstream:
+    """The argument of ``backward``.  ``source`` is ``given``, ``ones`` or ``implicit`` (a scalar's 1)."""
+
+    value: Array
+    source: str
+    #: ``L = 0.1·y[0] + 1·y[1] + 0.0001·y[2]`` for a small output, else ``L = Σ_i v[i]·y[i]``.
+    loss: str
+    #: what the formulas call it: ``v``, unless an input has that name
+    name: str = "v"
+
+
+@dataclass(slots=True)
+class ForwardRow:
+    """One node: ``node`` is its name (the user's, or t1, t2, …), ``expression`` reads ``t1 + log(c)``."""
+
+    node: str
+    op: str
+    inputs: tuple[str, ...]
+    expression: str
+    shape: Shape
+    value: Array
+
+
+@dataclass(slots=True)
+class Jacobian(Formula):
+    """The closed form of ``∂output/∂name``.
+
+    ``shape`` is ``output.shape + input.shape``; ``value`` has it, or is None when too large to show.
+    """
+
+    structure: str
+    shape: Shape
+    value: Array | None
+
+
+@dataclass(slots=True)
+class Step:
+    """One contribution of the backward pass: what ``node`` sends to ``input``.
+
+    ``upstream`` is the gradient of L with respect to ``node``.  ``rule`` is the local derivative and
+    the contribution in index notation, ``numbers`` the same for one element with its numbers
+    (``4·b[j]·v[j] = 4·3·0.1 = 1.2``), empty where they do not fit.  ``total`` is set on the last
+    contribution to a value that is used several times: their sum.
+    """
+
+    node: str
+    op: str
+    input: str
+    upstream: Array
+    rule: str
+    contribution_rule: str
+    numbers: str
+    contribution: Array
+    total: Array | None = None
+    uses: int = 1
+
+
+@dataclass(slots=True)
+class Gradient(Formula):
+    """``Jᵀv`` for one leaf, in its shape, by three routes.
+
+    ``value`` is the closed form's, ``chain_rule`` the step by step one's, ``torch`` PyTorch's (None
+    when it was not asked), ``tolerance`` the bound per element.  ``verdict`` is agree, convention,
+    mismatch or skipped.
+    """
+
+    value: Array
+    chain_rule: Array
+    torch: Array | None
+    tolerance: Array
+    verdict: str = "skipped"
+
+    @property
+    def agrees(self) -> bool:
+        """False only for a mismatch."""
+        return self.verdict != "mismatch"
+
+
+@dataclass(slots=True)
+class Difference:
+    """Where two routes differ most: their names, the input, the index, both values and the bound."""
+
+    input: str
+    routes: tuple[str, str]
+    index: tuple[int, ...]
+    values: tuple[float, float]
+    tolerance: float
+    count: int
+
+
+@dataclass(slots=True)
+class Check:
+    """``status`` is agree, convention, mismatch, skipped or failed (PyTorch could not be asked)."""
+
+    status: str
+    dtype: str
+    tolerance: float | None
+    differences: list[Difference] = field(default_factory=list)
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class Note:
+    """A remark worth having.  ``kind`` is a stable word for programs; ``data`` goes to JSON beside it."""
+
+    kind: str
+    text: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Explanation:
+    """Everything that was asked and found out, ready to be rendered."""
+
+    expression: str
+    dtype: str
+    inputs: dict[str, Input]
+    output: Output
+    grad: Upstream
+    forward: list[ForwardRow] = field(default_factory=list)
+    jacobian: dict[str, Jacobian] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
+    gradients: dict[str, Gradient] = field(default_factory=dict)
+    check: Check | None = None
+    notes: list[Note] = field(default_factory=list)
+    #: the statements, one a line, the last one named (``y = x / s``); empty: as in ``expression``
+    statements: tuple[str, ...] = ()

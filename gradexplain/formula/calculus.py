@@ -1,0 +1,319 @@
+"""The closed form: elements of a graph's values as formulas, their derivatives, and ``Jᵀv``.
+
+A formula speaks of *atoms*: elements of leaves, of values that the user named, and of values that are
+sums or whole-tensor functions (softmax, a norm).  Other values are written out.  The derivative of an
+atom is derived once, in its own indices, and put in wherever the atom occurs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import sympy
+
+from gradexplain.formula.contract import close_sum, contract, delta, join_digits, open_sum
+from gradexplain.formula.functions import Lookup, build, named_function, total_derivative
+from gradexplain.formula.indices import Ranges, index
+from gradexplain.formula.kit import Kit, Tensor, number
+from gradexplain.graph import Graph, Node, Ref
+from gradexplain.ops.base import Shape
+
+#: What the name of ``∂L/∂h`` begins with, where it stands for a value in a formula.
+ADJOINT = "∂/∂"
+
+
+class Calculus:
+    """Formulas for the values of one graph.
+
+    Output indices are the symbols ``o0, o1, …``, a leaf's ``d0, d1, …``; an axis of one element has
+    the index 0.  ``cuts`` are the nodes that stay atoms.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.ranges = Ranges()
+        self._by_label = {node.label: node for node in graph.nodes}
+        self._slopes: dict[tuple[int, str], Any] = {}
+        self._reach: dict[str, set[int]] = {}
+        self._parts: dict[str, list[Node]] = {}
+        self._same = _twins(graph)
+
+    # -- indices and elements --------------------------------------------------------------------
+
+    def indices(self, shape: Shape, letter: str) -> tuple[Any, ...]:
+        """One index symbol for each axis of ``shape``; 0 for an axis of one element."""
+        symbols = []
+        for axis, n in enumerate(shape):
+            if n == 1:
+                symbols.append(sympy.S.Zero)
+            else:
+                symbol = index(f"{letter}{axis}")
+                self.ranges[symbol] = n
+                symbols.append(symbol)
+        return tuple(symbols)
+
+    def fresh(self, shape: Shape) -> tuple[Any, ...]:
+        return tuple(self.ranges.fresh(n) for n in shape)
+
+    def is_atom(self, node: Node) -> bool:
+        return node.op is None or node.named or not node.op.inline
+
+    def atom(self, node: Node, at: Sequence[Any]) -> Any:
+        """The symbol of one element of a value."""
+        return element_symbol(node.label, at)
+
+    def node(self, label: str) -> Node | None:
+        return self._by_label.get(label)
+
+    def node_of(self, atom: Any) -> Node | None:
+        """The node that an atom is an element of (None for ``v`` and other symbols)."""
+        return self._by_label.get(label_of(atom))
+
+    def tensor(self, node: Node) -> Tensor:
+        """The node as an argument of a record's rule."""
+        return Tensor(node.shape, lambda at: self.element(node, at))
+
+    def element(self, node: Node, at: Sequence[Any]) -> Any:
+        """One element, as an atom or written out."""
+        if node.is_literal:
+            return number(node.value)
+        if node.integer and node.op is None:
+            return Lookup(sympy.Symbol(node.label), *at)
+        if self.is_atom(node):
+            return self.atom(self.graph[self._same[node.id]], at)
+        return self.definition(node, at)
+
+    def definition(self, node: Node, at: Sequence[Any]) -> Any:
+        """One element by the record's formula, in terms of the node's inputs."""
+        op = node.op
+        assert op is not None
+        if op.pointwise:
+            values = {}
+            for parameter, arg in zip(op.parameters, node.args, strict=True):
+                if isinstance(arg, Ref):
+                    values[parameter.name] = self.tensor(self.graph[arg.id]).broadcast(at)
+                elif isinstance(arg, (int, float)):
+                    values[parameter.name] = number(arg)
+            if op.named:
+                function = named_function(op)
+                return function(*(values[name] for name in function.names))
+            return build(op.formula, values)
+        if op.element is None:
+            return self.atom(node, at)
+        kit = Kit(self.ranges, node.shape, tuple(at))
+        return op.element(kit, *self._arguments(node))
+
+    def _arguments(self, node: Node) -> list[Any]:
+        return [self._argument(arg) for arg in node.args]
+
+    def _argument(self, arg: Any) -> Any:
+        if isinstance(arg, Ref):
+            return self.tensor(self.graph[arg.id])
+        if isinstance(arg, tuple) and any(isinstance(part, Ref) for part in arg):
+            return tuple(self._argument(part) for part in arg)
+        return arg
+
+    # -- derivatives -----------------------------------------------------------------------------
+
+    def reaches(self, node: Node, leaf: str) -> bool:
+        """Whether a gradient flows from ``node`` to ``leaf``."""
+        if leaf not in self._reach:
+            self._reach[leaf] = self.graph.reach([leaf])
+        return node.id in self._reach[leaf]
+
+    def jacobian(self, node: Node, leaf: Node, limit: int | None = None) -> Any:
+        """``∂node[o0, o1, …]/∂leaf[d0, d1, …]``, not tidied; None once it has more than ``limit``
+        operations."""
+        out = self.indices(node.shape, "o")
+        self.indices(leaf.shape, "d")
+        if limit is not None:
+            # Part by part from the leaf, so that growth is seen before it happens.
+            for part in self.parts(leaf):
+                if part.id == leaf.id:
+                    continue
+                slope = self._slope(part, leaf, self.indices(part.shape, f"n{part.id}x"))
+                if slope.count_ops() > limit:
+                    return None
+        return self._slope(node, leaf, out)
+
+    def parts(self, leaf: Node) -> list[Node]:
+        """The atoms between ``leaf`` and the output through which a gradient flows, in order."""
+        if leaf.label not in self._parts:
+            needed = self.graph.needed()
+            self._parts[leaf.label] = [
+                node
+                for node in self.graph.nodes
+                if node.id in needed
+                and self._same[node.id] == node.id
+                and self.reaches(node, leaf.label)
+                and (self.is_atom(node) or node.id == self.graph.output)
+            ]
+        return self._parts[leaf.label]
+
+    def partial(self, node: Node, source: Node) -> Any:
+        """``∂node[o…]/∂source[d…]`` with every other atom held fixed."""
+        out = self.indices(node.shape, "o")
+        wrt = self.indices(source.shape, "d")
+
+        def of_atom(atom: Any) -> Any:
+            if isinstance(atom, (sympy.Sum, sympy.Product)):
+                return self._total_slope(atom, of_atom)
+            if label_of(atom) != source.label:
+                return sympy.S.Zero
+            return self._ties(indices_of(atom), wrt)
+
+        if node.op is None:
+            return sympy.S.Zero
+        if node.op.jacobian is None:
+            return total_derivative(self.definition(node, out), of_atom)
+        total = sympy.S.Zero
+        for name, part, ref in tensor_arguments(node):
+            argument = self.graph[ref.id]
+            inner = self.fresh(argument.shape)
+            slope = total_derivative(self.element(argument, inner), of_atom)
+            if slope != 0:
+                local = self.local(node, out, name, part, inner)
+                total += contract(local * slope, inner, self.ranges)
+        return total
+
+    def _ties(self, at: Sequence[Any], wrt: Sequence[Any]) -> Any:
+        ties = sympy.Mul(*(delta(a, d, self.ranges) for a, d in zip(at, wrt, strict=True)))
+        return join_digits(ties, self.ranges)
+
+    def _slope(self, node: Node, leaf: Node, at: Sequence[Any]) -> Any:
+        """The derivative of ``node[at]`` by ``leaf[d…]``."""
+        if not self.reaches(node, leaf.label):
+            return sympy.S.Zero
+        wrt = self.indices(leaf.shape, "d")
+        if node.id == leaf.id:
+            return self._ties(at, wrt)
+        key = node.id, leaf.label
+        own = self.indices(node.shape, f"n{node.id}x")
+        if key not in self._slopes:
+            self._slopes[key] = self._derive(node, leaf, own)
+        places = {o: a for o, a in zip(own, at, strict=True) if o != a}
+        return self._put(self._slopes[key], places)
+
+    def _put(self, e: Any, places: dict[Any, Any]) -> Any:
+        """``e`` with index symbols replaced, deltas decided anew."""
+        if not places:
+            return e
+        e = e.xreplace(places)
+        decided = {d: delta(*d.args, self.ranges) for d in e.atoms(sympy.KroneckerDelta)}
+        decided = {old: new for old, new in decided.items() if old != new}
+        return e.xreplace(decided) if decided else e
+
+    def _derive(self, node: Node, leaf: Node, at: Sequence[Any]) -> Any:
+        assert node.op is not None
+        if node.op.jacobian is None:
+            return self.slope_of(self.definition(node, at), leaf)
+        total = sympy.S.Zero
+        for name, part, ref in tensor_arguments(node):
+            source = self.graph[ref.id]
+            if not self.reaches(source, leaf.label):
+                continue
+            inner = self.fresh(source.shape)
+            local = self.local(node, at, name, part, inner)
+            total += contract(local * self._slope_at(source, leaf, inner), inner, self.ranges)
+        return total
+
+    def _slope_at(self, node: Node, leaf: Node, at: Sequence[Any]) -> Any:
+        """Like `_slope`, for a value that may be written out."""
+        if self.is_atom(node):
+            return self._slope(node, leaf, at)
+        return self.slope_of(self.definition(node, at), leaf)
+
+    def local(self, node: Node, at: Sequence[Any], name: str, part: int, inner: Any) -> Any:
+        """The record's own ``∂node[at]/∂argument[inner]``."""
+        assert node.op is not None and node.op.jacobian is not None
+        out = Tensor(node.shape, lambda place: self.atom(node, place))
+        kit = Kit(
+            self.ranges, node.shape, tuple(at), j=tuple(inner), wrt=name, part=part, out=out
+        )
+        return node.op.jacobian(kit, *self._arguments(node))
+
+    def slope_of(self, e: Any, leaf: Node) -> Any:
+        """The derivative of a formula by ``leaf[d…]``, sums contracted."""
+
+        def of_atom(atom: Any) -> Any:
+            if isinstance(atom, (sympy.Sum, sympy.Product)):
+                return self._total_slope(atom, of_atom)
+            node = self.node_of(atom)
+            if node is None:
+                return sympy.S.Zero
+            return self._slope(node, leaf, indices_of(atom))
+
+        return total_derivative(e, of_atom)
+
+    def _total_slope(self, total: Any, of_atom: Any) -> Any:
+        """The derivative of a sum, or of a product: ``Σ_q ∂f(q) · Π_{p ≠ q} f(p)``."""
+        body, bound = open_sum(total, self.ranges)
+        if isinstance(total, sympy.Sum):
+            return contract(total_derivative(body, of_atom), bound, self.ranges)
+        product = total
+        others, left = open_sum(product, self.ranges)
+        away = sympy.Or(*(sympy.Ne(p, q) for p, q in zip(left, bound, strict=True)))
+        rest = close_sum(
+            sympy.Piecewise((others, away), (1, True)), left, self.ranges, sympy.Product
+        )
+        return contract(total_derivative(body, of_atom) * rest, bound, self.ranges)
+
+    def weighted(self, jacobian: Any, upstream: str, shape: Shape) -> Any:
+        """``Σ_o upstream[o]·J[o, d]``: the vector-Jacobian product, contracted."""
+        out = self.indices(shape, "o")
+        return contract(element_symbol(upstream, out) * jacobian, out, self.ranges)
+
+
+def _twins(graph: Graph) -> dict[int, int]:
+    """For each node the first that is computed in the same way: ``x.mean()`` written twice is one."""
+    seen: dict[Any, int] = {}
+    same: dict[int, int] = {}
+
+    def key(arg: Any) -> Any:
+        if isinstance(arg, Ref):
+            return "node", same[arg.id]
+        if isinstance(arg, (tuple, list)):
+            return tuple(key(part) for part in arg)
+        return repr(arg)
+
+    for node in graph.nodes:
+        if node.is_literal:
+            what: Any = "number", repr(node.value)
+        elif node.op is None or node.named:
+            what = node.id
+        else:
+            what = node.op.schema, key(node.args)
+        same[node.id] = seen.setdefault(what, node.id)
+    return same
+
+
+# -- atoms ---------------------------------------------------------------------------------------
+
+
+def element_symbol(label: str, at: Iterable[Any]) -> Any:
+    """``label[at]`` as a real symbol: SymPy's ``Indexed``, or a plain symbol for shape ``()``."""
+    at = tuple(at)
+    symbol = sympy.Symbol(label, real=True)
+    return sympy.Indexed(sympy.IndexedBase(symbol), *at) if at else symbol
+
+
+def label_of(atom: Any) -> str:
+    return str(atom.base.label.name if isinstance(atom, sympy.Indexed) else atom.name)
+
+
+def indices_of(atom: Any) -> tuple[Any, ...]:
+    return tuple(atom.indices) if isinstance(atom, sympy.Indexed) else ()
+
+
+def tensor_arguments(node: Node) -> Iterable[tuple[str, int, Ref]]:
+    """``(argument, which of a list, tensor)`` for each tensor that a gradient may flow to."""
+    assert node.op is not None
+    for parameter, arg in zip(node.op.parameters, node.args, strict=True):
+        if parameter.kind != "Tensor":
+            continue
+        if isinstance(arg, Ref):
+            yield parameter.name, 0, arg
+        elif isinstance(arg, tuple):
+            for part, ref in enumerate(arg):
+                yield parameter.name, part, ref

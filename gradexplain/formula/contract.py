@@ -1,0 +1,252 @@
+"""Sums over an index, contracted with the deltas and brackets inside them.
+
+``Σ_p δ(p, j)·f(p) = f(j)``; an offset or a stride leaves a bracket (``[1 ≤ j < 3]``); the digits of a
+reshape are put together again.  What no delta takes away stays a SymPy ``Sum`` over the whole axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import sympy
+from sympy import KroneckerDelta
+
+from gradexplain.formula.functions import Bracket, FloorDiv, Modulo
+from gradexplain.formula.indices import Ranges, index
+
+_SELECTORS = (KroneckerDelta, Bracket)
+
+
+def delta(a: Any, b: Any, ranges: Ranges) -> Any:
+    """``δ(a, b)``, decided where the ranges decide it."""
+    if a == b:
+        return sympy.S.One
+    gap = ranges.bounds(sympy.expand(a - b))
+    if gap is not None and (gap[0] > 0 or gap[1] < 0):
+        return sympy.S.Zero
+    return KroneckerDelta(a, b)
+
+
+def contract(e: Any, over: Iterable[Any], ranges: Ranges) -> Any:
+    """``Σ e`` over each index of ``over`` and its whole range."""
+    remaining = [q for q in over if not q.is_Integer]
+    while remaining:
+        # An index that a delta fixes goes first: it leaves nothing to sum.
+        remaining.sort(key=lambda q: _loose(e, q))
+        e = _over_one(e, remaining.pop(0), ranges)
+    return e
+
+
+def _loose(e: Any, q: Any) -> int:
+    """0 for an index that a delta gives away at once, 1 if it stands in one, 2 if in none."""
+    deltas = [d for d in e.atoms(KroneckerDelta) if d.has(q)]
+    if any(abs(a.coeff(q)) == 1 for d in deltas for a in d.args):
+        return 0
+    return 1 if deltas else 2
+
+
+def join_digits(product: Any, ranges: Ranges) -> Any:
+    """``δ(⌊f/3⌋, j)·δ(f mod 3, l)`` as ``δ(f, 3·j + l)``, in a product; other products as they are."""
+    deltas = [f for f in sympy.Mul.make_args(product) if isinstance(f, KroneckerDelta)]
+    if not any(d.has(FloorDiv, Modulo) for d in deltas):
+        return product
+    rest = [f for f in sympy.Mul.make_args(product) if not isinstance(f, KroneckerDelta)]
+    joined, missing = _joined(deltas, None, ranges)
+    return product if missing else sympy.Mul(*rest, *joined)
+
+
+def _over_one(e: Any, q: Any, ranges: Ranges) -> Any:
+    if not e.has(q):
+        return ranges[q] * e
+    return sympy.Add(*(_term(term, q, ranges) for term in sympy.Add.make_args(e)))
+
+
+def _term(term: Any, q: Any, ranges: Ranges) -> Any:
+    outside, inside = [], []
+    for factor in sympy.Mul.make_args(term):
+        (inside if factor.has(q) else outside).append(factor)
+    if not inside:
+        return ranges[q] * term
+    for place, factor in enumerate(inside):
+        if factor.is_Add and any(s.has(q) for s in factor.atoms(*_SELECTORS)):
+            others = sympy.Mul(*outside, *inside[:place], *inside[place + 1 :])
+            return sympy.Add(*(_term(others * part, q, ranges) for part in factor.args))
+        if isinstance(factor, sympy.Sum) and any(s.has(q) for s in factor.atoms(KroneckerDelta)):
+            # Σ_q … Σ_p δ(q, …): the order of two finite sums is free.
+            body, bound = open_sum(factor, ranges)
+            others = sympy.Mul(*outside, *inside[:place], *inside[place + 1 :])
+            return contract(others * body, [q, *bound], ranges)
+    deltas = [f for f in inside if isinstance(f, KroneckerDelta)]
+    rest = [f for f in inside if not isinstance(f, KroneckerDelta)]
+    solved = _solve(deltas, q, ranges)
+    if solved is not None:
+        value, selectors, extra = solved
+        body = sympy.Mul(*rest).xreplace({q: value}) if rest else sympy.S.One
+        body = _decide(body, ranges) * selectors.xreplace({q: value})
+        return sympy.Mul(*outside) * contract(body, extra, ranges)
+    return sympy.Mul(*outside) * close_sum(sympy.Mul(*inside), [q], ranges)
+
+
+def _decide(e: Any, ranges: Ranges) -> Any:
+    """``e`` with every bracket and delta that the ranges decide put in."""
+    decided = {b: ranges.bracket(b.condition) for b in e.atoms(Bracket)}
+    decided |= {d: delta(*d.args, ranges) for d in e.atoms(KroneckerDelta)}
+    decided = {old: new for old, new in decided.items() if old != new}
+    return e.xreplace(decided) if decided else e
+
+
+def _solve(deltas: list[Any], q: Any, ranges: Ranges) -> tuple[Any, Any, list[Any]] | None:
+    """``q`` from one of ``deltas``: its value, the selectors that remain, new indices to sum over."""
+    deltas, digits = _joined(deltas, q, ranges)
+    for place, d in enumerate(deltas):
+        found = _isolate(*d.args, q, ranges)
+        if found is None:
+            continue
+        value, condition = found
+        others = [
+            delta(*(a.xreplace({q: value}) for a in other.args), ranges)
+            for other in deltas[:place] + deltas[place + 1 :]
+        ]
+        return value, sympy.Mul(condition, *others), digits
+    return None
+
+
+def _isolate(a: Any, b: Any, q: Any, ranges: Ranges) -> tuple[Any, Any] | None:
+    """``(value, selector)`` such that ``Σ_q δ(a, b)·f(q) = selector·f(value)``; None if not affine."""
+    if b.has(q):
+        if a.has(q):
+            a, b = sympy.expand(a - b), sympy.S.Zero
+        else:
+            a, b = b, a
+    coefficient = a.coeff(q)
+    offset = sympy.expand(a - coefficient * q)
+    if not coefficient.is_Integer or coefficient == 0 or offset.has(q):
+        return None
+    n, step = ranges[q], abs(int(coefficient))
+    target = sympy.expand(b - offset)
+    if step == 1:
+        value = sympy.expand(target / coefficient)
+        # δ(q + n·i, e) with q a digit of base n: the other digits keep their own delta.
+        sign = int(coefficient)
+        if sign == 1 and offset != 0:
+            high = [t for t in sympy.Add.make_args(offset) if int(t.as_coeff_Mul()[0]) % n == 0]
+            if len(high) == len(sympy.Add.make_args(offset)) and not offset.is_Integer:
+                bounds = ranges.bounds(b)
+                if bounds is not None and bounds[0] >= 0:
+                    return (
+                        ranges.modulo(b, n),
+                        delta(sympy.expand(offset / n), ranges.floordiv(b, n), ranges),
+                    )
+        return value, ranges.within(value, n)
+    # A stride: only every step-th position is hit.
+    bounds = ranges.bounds(target)
+    if coefficient < 0:
+        target = -target
+        bounds = None if bounds is None else (-bounds[1], -bounds[0])
+    shift = 0 if bounds is None or bounds[0] >= 0 else -(bounds[0] // step) * step
+    moved = sympy.expand(target + shift)
+    value = sympy.expand(ranges.floordiv(moved, step) - shift // step)
+    hit = ranges.bracket(sympy.Eq(ranges.modulo(moved, step), 0))
+    return value, hit * ranges.within(value, n)
+
+
+def _joined(deltas: list[Any], q: Any, ranges: Ranges) -> tuple[list[Any], list[Any]]:
+    """Deltas of the digits of one number as one delta of that number.
+
+    ``δ(⌊f/3⌋, j)·δ(f mod 3, l)`` is ``δ(f, 3·j + l)``; a digit that no delta names becomes a new bound
+    index, which is returned.  Only numbers with the index ``q`` count, or all if it is None.
+    """
+    groups: dict[Any, list[tuple[int, int | None, Any, Any]]] = {}
+    plain = []
+    for d in deltas:
+        digit = next((_digit(x, y, d) for x, y in (d.args, d.args[::-1]) if _is_digit(x, q)), None)
+        if digit is None:
+            plain.append(d)
+        else:
+            groups.setdefault(digit[0], []).append(digit[1:])
+    new: list[Any] = []
+    for flat, digits in groups.items():
+        bounds = ranges.bounds(flat)
+        if bounds is None or bounds[0] < 0:
+            plain.extend(d for *_, d in digits)
+            continue
+        value, stride = sympy.S.Zero, 1
+        for step, base, target, d in sorted(digits, key=lambda item: item[0]):
+            if step < stride or step % stride:
+                plain.append(d)
+                continue
+            if step > stride:
+                missing = ranges.fresh(step // stride)
+                new.append(missing)
+                value += stride * missing
+            value += step * target
+            stride = step * base if base is not None else bounds[1] + 1
+        if stride <= bounds[1]:
+            missing = ranges.fresh(-(-(bounds[1] + 1) // stride))
+            new.append(missing)
+            value += stride * missing
+        plain.append(delta(flat, sympy.expand(value), ranges))
+    plain = [d for d in plain if d != 1]
+    return [d for d in plain if isinstance(d, KroneckerDelta)], [n for n in new if not n.is_Integer]
+
+
+def _is_digit(e: Any, q: Any) -> bool:
+    return isinstance(e, (FloorDiv, Modulo)) and (q is None or e.has(q))
+
+
+def _digit(e: Any, target: Any, d: Any) -> tuple[Any, int, int | None, Any, Any]:
+    """``(number, stride, base, target, delta)`` of the digit ``⌊number/stride⌋ mod base``."""
+    base = None
+    if isinstance(e, Modulo):
+        e, base = e.args[0], int(e.args[1])
+    if isinstance(e, FloorDiv):
+        return e.args[0], int(e.args[1]), base, target, d
+    return e, 1, base, target, d
+
+
+# -- sums that stay ------------------------------------------------------------------------------
+
+
+def level(e: Any) -> int:
+    """How deep sums are nested in ``e``."""
+    return max(
+        (len(s.limits) + level(s.function) for s in e.atoms(sympy.Sum, sympy.Product)), default=0
+    )
+
+
+def close_sum(body: Any, over: list[Any], ranges: Ranges, kind: Any = sympy.Sum) -> Any:
+    """``Σ body``, its bound indices named by their depth, so that equal sums are equal expressions.
+
+    Factors without a bound index are taken out of a sum.
+    """
+    over = [q for q in over if not q.is_Integer]
+    outside = sympy.S.One
+    if kind is sympy.Sum:
+        if not over:
+            return body
+        outside, body = body.as_independent(*over, as_Add=False)
+        absent = [q for q in over if not body.has(q)]
+        for q in absent:
+            outside *= ranges[q]
+        over = [q for q in over if q not in absent]
+        if not over:
+            return outside * body
+    depth = level(body)
+    names = {}
+    limits = []
+    for q in over:
+        depth += 1
+        bound = index(f"{q.name.partition('_')[0]}_c{depth}")
+        names[q] = bound
+        limits.append((bound, 0, ranges[q] - 1))
+        ranges[bound] = max(ranges.get(bound, 0), ranges[q])
+    return outside * kind(body.xreplace(names), *limits)
+
+
+def open_sum(total: Any, ranges: Ranges) -> tuple[Any, list[Any]]:
+    """The body of a sum with fresh bound indices, and these."""
+    fresh = {}
+    for bound, _, last in total.limits:
+        fresh[bound] = ranges.fresh(int(last) + 1, bound.name.partition("_")[0])
+    return total.function.xreplace(fresh), list(fresh.values())

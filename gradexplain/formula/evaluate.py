@@ -1,0 +1,574 @@
+"""The value of a formula over whole tensors, in float64 or with digits to spare.
+
+Every index letter is an axis.  A part of a formula becomes an array with the axes of its letters;
+products are broadcast, sums of products are contracted by ``einsum``, an index that is not a plain
+letter gathers.  Nothing of the size of a Jacobian is made unless the formula is the Jacobian's.
+
+Beside each value goes its *magnitude*: the same formula with everything that is added taken
+positive.  Rounding errors are small against it, and so it is the measure of what may differ
+(`gradexplain.agreement`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sympy
+from sympy.logic.boolalg import And, Not, Or
+
+from gradexplain.formula.functions import (
+    KERNELS,
+    Bracket,
+    FloorDiv,
+    Lookup,
+    Modulo,
+    RecordFunction,
+    mp,
+)
+
+#: What `Evaluator.value` returns: values (float64, or mpmath numbers) and their magnitudes.
+Pair = tuple[Any, Any]
+
+_SELECTORS = (sympy.KroneckerDelta, Bracket)
+
+
+@dataclass(slots=True)
+class _Part:
+    """An array with one axis for each symbol of ``axes``, and the magnitudes with the same axes."""
+
+    value: Any
+    size: Any
+    axes: tuple[Any, ...]
+
+
+def to_exact(array: Any) -> Any:
+    """A float64 array as mpmath numbers, each exactly the float."""
+    return np.frompyfunc(lambda x: mp.mpf(float(x)), 1, 1)(np.asarray(array, dtype=object))
+
+
+def to_float(array: Any) -> Any:
+    """mpmath numbers, or floats, as float64."""
+    array = np.asarray(array)
+    if array.dtype != object:
+        return array.astype(np.float64)
+    return np.frompyfunc(_float, 1, 1)(array).astype(np.float64)
+
+
+def _float(x: Any) -> float:
+    try:
+        return float(x)
+    except OverflowError:
+        return math.inf if x > 0 else -math.inf
+
+
+def _exact_divide(a: Any, b: Any) -> Any:
+    if b == 0:
+        return mp.nan if a == 0 or mp.isnan(a) else mp.inf if a > 0 else -mp.inf
+    if mp.isinf(b):
+        return mp.nan if mp.isinf(a) else mp.zero
+    return a / b
+
+
+def _exact_power(a: Any, b: Any) -> Any:
+    """IEEE's ``pow`` for real results."""
+    if b == 0 or a == 1:
+        return mp.one
+    if mp.isnan(a) or mp.isnan(b):
+        return mp.nan
+    if mp.isinf(b):
+        size = abs(a)
+        if size == 1:
+            return mp.one
+        return mp.inf if (size > 1) == (b > 0) else mp.zero
+    whole = b == mp.floor(b)
+    odd = whole and mp.fmod(b, 2) != 0
+    if a == 0:
+        return mp.zero if b > 0 else mp.inf
+    if mp.isinf(a):
+        size = mp.inf if b > 0 else mp.zero
+        return -size if a < 0 and odd else size
+    if a < 0 and not whole:
+        return mp.nan
+    result = mp.power(a, int(b) if whole and abs(b) < 10**6 else b)
+    return result.real if isinstance(result, mp.mpc) else result
+
+
+_divide_exact = np.frompyfunc(_exact_divide, 2, 1)
+_power_exact = np.frompyfunc(_exact_power, 2, 1)
+
+
+class Evaluator:
+    """Values of formulas whose elements have the values that ``resolve(label)`` gives.
+
+    ``sizes`` is the size of each free index; ``exact`` chooses mpmath.
+    """
+
+    def __init__(
+        self,
+        resolve: Callable[[str], Pair],
+        sizes: Mapping[Any, int],
+        *,
+        exact: bool,
+        lookup: Callable[[str], Any] | None = None,
+        magnitudes: bool = True,
+    ) -> None:
+        self._resolve = resolve
+        self._lookup = lookup
+        self.sizes = dict(sizes)
+        self.exact = exact
+        self.magnitudes = magnitudes
+        self._memo: dict[Any, _Part] = {}
+
+    def value(self, e: Any, axes: Sequence[Any], shape: Sequence[int]) -> Pair:
+        """``e`` over ``axes`` (index symbols, or 0 for an axis of one element), in ``shape``."""
+        with np.errstate(all="ignore"):
+            part = self._eval(sympy.sympify(e), self.sizes)
+            named = tuple(a for a in axes if not a.is_Integer)
+            value = self._aligned(part.value, part.axes, named)
+            size = self._aligned(part.size, part.axes, named) if self.magnitudes else None
+        full = [n for n, a in zip(shape, axes, strict=True) if not a.is_Integer]
+        value = np.broadcast_to(value, full).reshape(tuple(shape))
+        if size is not None:
+            size = np.broadcast_to(size, full).reshape(tuple(shape))
+        return value, size
+
+    def holds(self, condition: Any, axes: Sequence[Any], shape: Sequence[int]) -> Any:
+        """Where a condition holds, as an array of ``shape``."""
+        with np.errstate(all="ignore"):
+            mask, own = self._condition(condition, self.sizes)
+        return np.broadcast_to(self._aligned(mask, own, tuple(axes)), tuple(shape))
+
+    # -- pieces ----------------------------------------------------------------------------------
+
+    def _number(self, e: Any) -> Any:
+        if not self.exact:
+            return np.float64(float(e))
+        if e.is_Rational:
+            # The literal 0.1 is the double that PyTorch holds.
+            if e.q != 1:
+                as_double = float(e)
+                if sympy.Rational(repr(as_double)) == e:
+                    return mp.mpf(as_double)
+            return mp.mpf(int(e.p)) / int(e.q)
+        if e is sympy.oo:
+            return mp.inf
+        if e is -sympy.oo:
+            return -mp.inf
+        if e is sympy.nan:
+            return mp.nan
+        return mp.mpf(str(sympy.N(e, 60)))
+
+    def _eval(self, e: Any, sizes: Mapping[Any, int]) -> _Part:
+        if e.is_number and not e.has(sympy.Sum):
+            if e.is_Number or e.is_NumberSymbol:
+                return self._constant(self._number(e))
+            if not e.is_Function or not isinstance(e, RecordFunction):
+                try:
+                    return self._constant(self._number(e))
+                except (TypeError, ValueError):
+                    pass
+        if isinstance(e, sympy.Indexed):
+            return self._element(str(e.base.label.name), e.indices, sizes)
+        if e.is_Symbol:
+            if e.is_integer:
+                return _plain(self._wrap(np.arange(sizes[e])), (e,))
+            return self._element(e.name, (), sizes)
+        if e.is_Add:
+            return self._add([self._eval(term, sizes) for term in e.args])
+        key = None
+        if isinstance(e, (sympy.Sum, sympy.Product, sympy.Function)):
+            key = e, tuple(sorted((s.name, sizes[s]) for s in e.free_symbols if s in sizes))
+            if key in self._memo:
+                return self._memo[key]
+        part = self._compound(e, sizes)
+        if key is not None:
+            self._memo[key] = part
+        return part
+
+    def _compound(self, e: Any, sizes: Mapping[Any, int]) -> _Part:
+        if e.is_Mul:
+            return self._product(e.args, sizes)
+        if e.is_Pow:
+            return self._power(e, sizes)
+        if isinstance(e, sympy.Sum):
+            return self._sum(e, sizes)
+        if isinstance(e, sympy.Product):
+            return self._big_product(e, sizes)
+        if isinstance(e, _SELECTORS):
+            mask, axes = self._selector(e, sizes)
+            return _plain(self._wrap(mask.astype(np.float64)), axes)
+        if isinstance(e, sympy.Piecewise):
+            return self._piecewise(e, sizes)
+        if isinstance(e, RecordFunction):
+            return self._eval_record(e, sizes)
+        if isinstance(e, (FloorDiv, Modulo, Lookup)):
+            index, axes = self._index(e, sizes)
+            return _plain(self._wrap(index), axes)
+        if isinstance(e, (sympy.Function, sympy.Max, sympy.Min)):
+            return self._function(e, [self._eval(a, sizes) for a in e.args])
+        raise TypeError(f"no value for {type(e).__name__}")
+
+    def _constant(self, x: Any) -> _Part:
+        value = np.empty((), dtype=object if self.exact else np.float64)
+        value[()] = x
+        return _plain(value, ())
+
+    def _wrap(self, array: Any) -> Any:
+        return to_exact(array) if self.exact else np.asarray(array, dtype=np.float64)
+
+    def _element(self, label: str, indices: Sequence[Any], sizes: Mapping[Any, int]) -> _Part:
+        value, size = self._resolve(label)
+        symbols = [i for i in indices if i.is_Symbol]
+        if len(set(symbols)) == len(symbols) and all(
+            (i.is_Symbol and sizes[i] == n) or (i == 0 and n == 1)
+            for i, n in zip(indices, value.shape, strict=True)
+        ):
+            pick = tuple(slice(None) if i.is_Symbol else 0 for i in indices)
+            return _Part(value[pick], size[pick], tuple(symbols))
+        found = [self._index(i, sizes) for i in indices]
+        axes = _union(a for _, a in found)
+        at = tuple(
+            np.clip(self._aligned(index, own, axes), 0, n - 1)
+            for (index, own), n in zip(found, value.shape, strict=True)
+        )
+        return _Part(value[at], size[at], axes)
+
+    def _index(self, e: Any, sizes: Mapping[Any, int]) -> tuple[Any, tuple[Any, ...]]:
+        """An index expression as an integer array."""
+        if e.is_Integer:
+            return np.array(int(e)), ()
+        if e.is_Symbol:
+            return np.arange(sizes[e]), (e,)
+        if isinstance(e, Lookup):
+            assert self._lookup is not None
+            table = self._lookup(e.args[0].name)
+            found = [self._index(i, sizes) for i in e.args[1:]]
+            axes = _union(a for _, a in found)
+            at = tuple(
+                np.clip(self._aligned(i, own, axes), 0, n - 1)
+                for (i, own), n in zip(found, table.shape, strict=True)
+            )
+            return table[at], axes
+        found = [self._index(arg, sizes) for arg in e.args]
+        axes = _union(a for _, a in found)
+        arrays = [self._aligned(i, own, axes) for i, own in found]
+        if e.is_Add:
+            return sum(arrays[1:], arrays[0]), axes
+        if e.is_Mul:
+            return math.prod(arrays[1:], start=arrays[0]), axes
+        if isinstance(e, FloorDiv):
+            return arrays[0] // arrays[1], axes
+        if isinstance(e, Modulo):
+            return arrays[0] % arrays[1], axes
+        raise TypeError(f"no index {type(e).__name__}")
+
+    @staticmethod
+    def _aligned(array: Any, axes: tuple[Any, ...], to: tuple[Any, ...]) -> Any:
+        """``array`` with its axes in the order of ``to``, missing ones of length 1."""
+        if axes == to:
+            return array
+        order = sorted(range(len(axes)), key=lambda place: to.index(axes[place]))
+        array = np.transpose(array, order) if order else array
+        pick = tuple(slice(None) if axis in axes else None for axis in to)
+        return array[pick]
+
+    def _joined(self, parts: Sequence[_Part]) -> tuple[list[Any], list[Any], tuple[Any, ...]]:
+        axes = _union(p.axes for p in parts)
+        values = [self._aligned(p.value, p.axes, axes) for p in parts]
+        sizes = [self._aligned(p.size, p.axes, axes) if self.magnitudes else None for p in parts]
+        return values, sizes, axes
+
+    def _add(self, parts: Sequence[_Part]) -> _Part:
+        values, sizes, axes = self._joined(parts)
+        value, size = values[0], sizes[0]
+        for v, s in zip(values[1:], sizes[1:], strict=True):
+            value = value + v
+            size = size + s if self.magnitudes else None
+        return _Part(value, size, axes)
+
+    # -- products and selectors ------------------------------------------------------------------
+
+    def _product(self, factors: Iterable[Any], sizes: Mapping[Any, int]) -> _Part:
+        factors = list(factors)
+        masks = [f for f in factors if isinstance(f, _SELECTORS)]
+        above = [f for f in factors if not isinstance(f, _SELECTORS) and not _is_below(f)]
+        below = [f for f in factors if _is_below(f)]
+        part = self._times([self._eval(f, sizes) for f in above])
+        if below:
+            under = self._times([self._eval(f.base ** (-f.exp), sizes) for f in below])
+            part = self._divide(part, under)
+        for mask in masks:
+            part = self._select(part, *self._selector(mask, sizes))
+        return part
+
+    def _times(self, parts: Sequence[_Part]) -> _Part:
+        if not parts:
+            return self._constant(mp.one if self.exact else 1.0)
+        values, sizes, axes = self._joined(parts)
+        value, size = values[0], sizes[0]
+        for v, s in zip(values[1:], sizes[1:], strict=True):
+            value = value * v
+            size = size * s if self.magnitudes else None
+        return _Part(value, size, axes)
+
+    def _divide(self, a: _Part, b: _Part) -> _Part:
+        (top, bottom), (top_size, bottom_size), axes = self._joined([a, b])
+        value = _divide_exact(top, bottom) if self.exact else top / bottom
+        size = None
+        if self.magnitudes:
+            width = np.abs(to_float(bottom))
+            size = top_size / width * (bottom_size / width)
+        return _Part(_array(value), size, axes)
+
+    def _select(self, part: _Part, mask: Any, mask_axes: tuple[Any, ...]) -> _Part:
+        """``part`` where ``mask`` holds, 0 elsewhere, whatever ``part`` is there."""
+        axes = _union([part.axes, mask_axes])
+        here = self._aligned(mask, mask_axes, axes)
+        zero = mp.zero if self.exact else 0.0
+        value = np.where(here, self._aligned(part.value, part.axes, axes), zero)
+        size = None
+        if self.magnitudes:
+            size = np.where(here, self._aligned(part.size, part.axes, axes), 0.0)
+        return _Part(value, size, axes)
+
+    def _selector(self, e: Any, sizes: Mapping[Any, int]) -> tuple[Any, tuple[Any, ...]]:
+        if isinstance(e, sympy.KroneckerDelta):
+            return self._condition(sympy.Eq(e.args[0], e.args[1], evaluate=False), sizes)
+        return self._condition(e.condition, sizes)
+
+    def _condition(self, c: Any, sizes: Mapping[Any, int]) -> tuple[Any, tuple[Any, ...]]:
+        if c in (sympy.true, sympy.false):
+            return np.array(bool(c)), ()
+        if isinstance(c, (And, Or)):
+            found = [self._condition(part, sizes) for part in c.args]
+            axes = _union(a for _, a in found)
+            join = np.logical_and if isinstance(c, And) else np.logical_or
+            return join.reduce(
+                np.broadcast_arrays(*(self._aligned(m, own, axes) for m, own in found))
+            ), axes
+        if isinstance(c, Not):
+            mask, axes = self._condition(c.args[0], sizes)
+            return ~mask, axes
+        if c.lhs.is_integer and c.rhs.is_integer and not c.atoms(sympy.Indexed):
+            found = [self._index(side, sizes) for side in (c.lhs, c.rhs)]
+        else:
+            found = [
+                (p.value, p.axes) for p in (self._eval(side, sizes) for side in (c.lhs, c.rhs))
+            ]
+        axes = _union(a for _, a in found)
+        a, b = (self._aligned(value, own, axes) for value, own in found)
+        return np.asarray(_COMPARE[type(c)](a, b), dtype=bool), axes
+
+    def _piecewise(self, e: Any, sizes: Mapping[Any, int]) -> _Part:
+        result: _Part | None = None
+        for value, condition in reversed(e.args):
+            part = self._eval(value, sizes)
+            if result is None:
+                result = part
+                continue
+            mask, own = self._condition(condition, sizes)
+            axes = _union([part.axes, result.axes, own])
+            here = self._aligned(mask, own, axes)
+            size = None
+            if self.magnitudes:
+                size = np.where(
+                    here,
+                    self._aligned(part.size, part.axes, axes),
+                    self._aligned(result.size, result.axes, axes),
+                )
+            result = _Part(
+                np.where(
+                    here,
+                    self._aligned(part.value, part.axes, axes),
+                    self._aligned(result.value, result.axes, axes),
+                ),
+                size,
+                axes,
+            )
+        assert result is not None
+        return result
+
+    # -- powers and functions --------------------------------------------------------------------
+
+    def _power(self, e: Any, sizes: Mapping[Any, int]) -> _Part:
+        base, exponent = e.args
+        if _is_below(e):
+            one = self._constant(mp.one if self.exact else 1.0)
+            return self._divide(one, self._eval(base ** (-exponent), sizes))
+        b = self._eval(base, sizes)
+        if exponent.is_Integer:
+            n = int(exponent)
+            value = _power_exact(b.value, mp.mpf(n)) if self.exact else b.value**n
+            return _Part(_array(value), b.size**n if self.magnitudes else None, b.axes)
+        if exponent == sympy.Rational(1, 2) and not self.exact:
+            value = np.sqrt(b.value)
+            return _Part(value, self._grown(value, [(0.5 / value, b.size)]), b.axes)
+        x = self._eval(exponent, sizes)
+        (bv, xv), (bs, xs), axes = self._joined([b, x])
+        value = _array(_power_exact(bv, xv) if self.exact else np.power(bv, xv))
+        if not self.magnitudes:
+            return _Part(value, None, axes)
+        bf, xf, vf = to_float(bv), to_float(xv), to_float(value)
+        slopes = [(np.where(bf == 0, 0.0, vf * xf / bf), bs)]
+        if not exponent.is_number:
+            slopes.append((np.where(bf > 0, vf * np.log(np.abs(bf)), 0.0), xs))
+        return _Part(value, self._grown(value, slopes), axes)
+
+    def _grown(self, value: Any, slopes: Iterable[tuple[Any, Any]]) -> Any:
+        """The magnitude of ``f(a)``: ``|f| + Σ |f'|·magnitude(a)``."""
+        if not self.magnitudes:
+            return None
+        size = np.abs(to_float(value))
+        for slope, inner in slopes:
+            size = size + np.nan_to_num(np.abs(to_float(slope)) * inner, nan=0.0, posinf=0.0)
+        return size
+
+    def _eval_record(self, e: Any, sizes: Mapping[Any, int]) -> _Part:
+        return self._eval(e.definition, sizes)
+
+    def _function(self, e: Any, parts: Sequence[_Part]) -> _Part:
+        kernel = KERNELS[type(e)]
+        values, inner, axes = self._joined(parts)
+        if self.exact:
+            assert kernel.exact is not None
+            value = np.frompyfunc(kernel.exact, len(values), 1)(*values)
+        else:
+            assert kernel.numpy is not None
+            value = kernel.numpy(*values)
+        if not self.magnitudes:
+            return _Part(_array(value), None, axes)
+        return _Part(_array(value), self._grown(value, self._slopes(e, values, inner)), axes)
+
+    def _slopes(self, e: Any, values: Sequence[Any], inner: Sequence[Any]) -> Any:
+        """``|f'|`` at float64 for each argument, from the function's own derivative."""
+        symbols = [sympy.Symbol(f"_{n}", real=True) for n in range(len(values))]
+        function = e.func(*symbols)
+        floats = {s.name: to_float(v) for s, v in zip(symbols, values, strict=True)}
+        for place, size in enumerate(inner, start=1):
+            try:
+                slope = function.fdiff(place)
+            except sympy.core.function.ArgumentIndexError:
+                continue
+            if isinstance(slope, sympy.Heaviside) or slope.has(sympy.Heaviside, sympy.Derivative):
+                yield np.ones(()), size
+                continue
+            shaped = np.broadcast_shapes(*(v.shape for v in floats.values()))
+            axes = tuple(sympy.Symbol(f"_a{n}", integer=True) for n in range(len(shaped)))
+
+            def resolve(name: str, axes: Any = axes) -> Pair:
+                return floats[name], floats[name]
+
+            plain = Evaluator(resolve, {}, exact=False, magnitudes=False)
+            yield plain._scalarwise(slope, floats), size
+
+    def _scalarwise(self, e: Any, floats: Mapping[str, Any]) -> Any:
+        """A scalar formula in plain symbols over arrays of one shape."""
+        shape = np.broadcast_shapes(*(v.shape for v in floats.values()))
+        axes = tuple(sympy.Symbol(f"_a{n}", integer=True) for n in range(len(shape)))
+        sizes = dict(zip(axes, shape, strict=True))
+        wide = {s: sympy.Indexed(sympy.IndexedBase(s), *axes) for s in e.free_symbols} if axes else {}
+        full = {name: np.broadcast_to(v, shape) for name, v in floats.items()}
+        inner = Evaluator(lambda n: (full[n], full[n]), sizes, exact=False, magnitudes=False)
+        return inner.value(e.xreplace(wide), axes, shape)[0]
+
+    # -- sums ------------------------------------------------------------------------------------
+
+    def _sum(self, e: Any, sizes: Mapping[Any, int]) -> _Part:
+        scope = {**sizes, **{q: int(last) + 1 for q, _, last in e.limits}}
+        bound = [q for q, *_ in e.limits]
+        body = e.function
+        factors = list(sympy.Mul.make_args(body))
+        if len(factors) > 1 and not self.exact:
+            done = self._einsum(factors, bound, scope)
+            if done is not None:
+                return done
+        part = self._eval(body, scope)
+        return self._reduced(part, bound, scope)
+
+    def _reduced(self, part: _Part, bound: Sequence[Any], scope: Mapping[Any, int]) -> _Part:
+        places = tuple(part.axes.index(q) for q in bound if q in part.axes)
+        times = math.prod(scope[q] for q in bound if q not in part.axes)
+        kept = tuple(a for a in part.axes if a not in bound)
+        value = _array(np.sum(part.value, axis=places)) * times
+        size = np.asarray(np.sum(part.size, axis=places)) * times if self.magnitudes else None
+        return _Part(_array(value), size, kept)
+
+    def _einsum(
+        self, factors: Sequence[Any], bound: Sequence[Any], scope: Mapping[Any, int]
+    ) -> _Part | None:
+        """A sum of products in float64, without the product of all of them ever being made."""
+        parts = []
+        for factor in factors:
+            if _is_below(factor):
+                one = self._constant(1.0)
+                parts.append(self._divide(one, self._eval(factor.base ** (-factor.exp), scope)))
+            else:
+                parts.append(self._eval(factor, scope))
+        if any(isinstance(f, _SELECTORS) for f in factors) and not all(
+            np.isfinite(p.value).all() for p in parts
+        ):
+            return None
+        axes = _union(p.axes for p in parts)
+        kept = tuple(a for a in axes if a not in bound)
+        number = {axis: place for place, axis in enumerate(axes)}
+        if len(number) > 50:
+            return None
+        times = math.prod(scope[q] for q in bound if q not in axes)
+
+        def contracted(arrays: Sequence[Any]) -> Any:
+            operands: list[Any] = []
+            for array, part in zip(arrays, parts, strict=True):
+                operands += [array, [number[a] for a in part.axes]]
+            return np.asarray(
+                np.einsum(*operands, [number[a] for a in kept], optimize="greedy")
+            ) * times
+
+        value = contracted([p.value for p in parts])
+        size = contracted([p.size for p in parts]) if self.magnitudes else None
+        return _Part(value, size, kept)
+
+    def _big_product(self, e: Any, sizes: Mapping[Any, int]) -> _Part:
+        scope = {**sizes, **{q: int(last) + 1 for q, _, last in e.limits}}
+        bound = [q for q, *_ in e.limits]
+        part = self._eval(e.function, scope)
+        places = tuple(part.axes.index(q) for q in bound if q in part.axes)
+        kept = tuple(a for a in part.axes if a not in bound)
+        times = math.prod(scope[q] for q in bound if q not in part.axes)
+        value = _array(np.multiply.reduce(part.value, axis=places))
+        if times != 1:
+            value = _array(_power_exact(value, mp.mpf(times)) if self.exact else value**times)
+        size = None
+        if self.magnitudes:
+            size = np.asarray(np.prod(part.size, axis=places)) ** times
+        return _Part(value, size, kept)
+
+
+def _plain(value: Any, axes: tuple[Any, ...]) -> _Part:
+    return _Part(value, np.abs(to_float(value)), axes)
+
+
+def _array(value: Any) -> Any:
+    """A 0-d array where NumPy returned a scalar."""
+    if isinstance(value, np.ndarray):
+        return value
+    array = np.empty((), dtype=np.float64 if isinstance(value, (float, np.floating)) else object)
+    array[()] = value
+    return array
+
+
+def _union(groups: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys(axis for group in groups for axis in group))
+
+
+def _is_below(e: Any) -> bool:
+    return bool(e.is_Pow and e.exp.could_extract_minus_sign())
+
+
+_COMPARE = {
+    sympy.Lt: np.less, sympy.Le: np.less_equal, sympy.Gt: np.greater, sympy.Ge: np.greater_equal,
+    sympy.Eq: np.equal, sympy.Ne: np.not_equal,
+}  # fmt: skip

@@ -1,0 +1,441 @@
+"""The functions that element formulas are made of, each with its kernels.
+
+`PRIMITIVES` is the one list: the name that a record's formula uses, the SymPy function, and how a
+value is computed in float64 (NumPy) and with digits to spare (mpmath).  A pointwise operation that is
+``named`` becomes a function too (`named_function`), whose derivative and value come from its record.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import mpmath
+import numpy as np
+import sympy
+from sympy.codegen import cfunctions
+from sympy.logic.boolalg import Boolean
+
+from gradexplain.ops.base import Op, by_spelling
+
+#: Digits of the arithmetic in which small tensors are evaluated: three times a float64's.
+mp = mpmath.MPContext()
+mp.dps = 50
+
+
+class Bracket(sympy.Expr):
+    """Iverson's bracket: ``[condition]`` is 1 where the condition holds and 0 where it does not.
+
+    A factor ``[condition]`` selects: where it is 0 the product is 0, whatever the other factors are,
+    infinities included.
+    """
+
+    is_commutative = True
+    is_integer = True
+    is_nonnegative = True
+    is_real = True
+
+    def __new__(cls, condition: Any) -> Any:
+        if condition is sympy.true or condition is True:
+            return sympy.S.One
+        if condition is sympy.false or condition is False:
+            return sympy.S.Zero
+        return sympy.Expr.__new__(cls, condition)
+
+    @property
+    def condition(self) -> Any:
+        return self.args[0]
+
+    def _eval_power(self, exponent: Any) -> Any:
+        return self if exponent.is_positive else None
+
+    def _eval_derivative(self, symbol: Any) -> Any:
+        return sympy.S.Zero
+
+
+class FloorDiv(sympy.Function):
+    """``⌊e/n⌋`` for an index expression and a positive integer, kept as it is."""
+
+    nargs = 2
+    is_integer = True
+    is_nonnegative = True
+
+
+class Modulo(sympy.Function):
+    """``e mod n`` for an index expression and a positive integer, kept as it is."""
+
+    nargs = 2
+    is_integer = True
+    is_nonnegative = True
+
+
+class Lookup(sympy.Function):
+    """``idx[i, …]``: an element of a constant integer tensor, used as an index.
+
+    The first argument is the tensor's label, the others its indices.
+    """
+
+    is_integer = True
+    is_nonnegative = True
+
+
+@dataclass(frozen=True, slots=True)
+class Primitive:
+    """``symbolic`` builds the SymPy expression; the kernels compute its value."""
+
+    symbolic: Callable[..., Any]
+    numpy: Callable[..., Any] | None = None
+    exact: Callable[..., Any] | None = None
+
+
+def _vectorised(function: Callable[..., float]) -> Callable[..., Any]:
+    def call(*arrays: Any) -> Any:
+        return np.frompyfunc(function, len(arrays), 1)(*arrays).astype(np.float64)
+
+    return call
+
+
+def _guarded(function: Callable[..., Any], at_pole: Any = None) -> Callable[..., Any]:
+    """``function`` in IEEE manners: a pole is ``at_pole``, a value that is not real is nan."""
+
+    def call(*values: Any) -> Any:
+        if any(mp.isnan(value) for value in values):
+            return mp.nan
+        try:
+            result = function(*values)
+        except ZeroDivisionError:
+            return at_pole if at_pole is not None else mp.nan
+        except ValueError:
+            return mp.nan if at_pole is None else at_pole
+        if isinstance(result, mp.mpc):
+            return result.real if result.imag == 0 else mp.nan
+        return result
+
+    return call
+
+
+def _lgamma(value: float) -> float:
+    try:
+        return math.lgamma(value)
+    except (ValueError, OverflowError):
+        return math.inf
+
+
+def _exact_log(value: Any) -> Any:
+    return -mp.inf if value == 0 else mp.nan if value < 0 else mp.log(value)
+
+
+def _periodic(function: Callable[..., Any]) -> Callable[..., Any]:
+    """sin, cos, tan of an infinity are nan."""
+    guarded = _guarded(function)
+    return lambda value: mp.nan if mp.isinf(value) else guarded(value)
+
+
+def _domain(function: Callable[..., Any], low: float, high: float, ends: Any = None) -> Any:
+    """``function`` on ``[low, high]``, nan outside; ``ends`` gives (low, high) values at the ends."""
+    guarded = _guarded(function)
+
+    def call(value: Any) -> Any:
+        if mp.isnan(value) or value < low or value > high:
+            return mp.nan
+        if ends is not None and value in (low, high):
+            return ends[0] if value == low else ends[1]
+        return guarded(value)
+
+    return call
+
+
+def _sign_exact(value: Any) -> Any:
+    return mp.nan if mp.isnan(value) else mp.mpf(int(value > 0) - int(value < 0))
+
+
+def _rounded(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda value: value if not mp.isfinite(value) else function(value)
+
+
+class sinc(sympy.Function):
+    """``sin(πx)/(πx)``, 1 at 0."""
+
+    nargs = 1
+    is_real = True
+
+    def fdiff(self, argindex: int = 1) -> Any:
+        x = self.args[0]
+        return dsinc(x)
+
+
+class dsinc(sympy.Function):
+    """The derivative of `sinc`, 0 at 0."""
+
+    nargs = 1
+    is_real = True
+
+    def fdiff(self, argindex: int = 1) -> Any:
+        x = self.args[0]
+        return -sympy.pi**2 * sinc(x) - 2 * dsinc(x) / x
+
+
+def _dsinc(x: Any) -> Any:
+    small = np.abs(x) < 1e-3
+    safe = np.where(small, 1.0, x)
+    series = -(np.pi**2) * x / 3 + np.pi**4 * x**3 / 30
+    return np.where(
+        small, series, (np.cos(np.pi * safe) - np.sin(np.pi * safe) / (np.pi * safe)) / safe
+    )
+
+
+def _exact_dsinc(x: Any) -> Any:
+    return mp.zero if x == 0 else (mp.cos(mp.pi * x) - mp.sin(mp.pi * x) / (mp.pi * x)) / x
+
+
+PRIMITIVES: Mapping[str, Primitive] = {
+    "exp": Primitive(sympy.exp, np.exp, _guarded(mp.exp)),
+    "log": Primitive(sympy.log, np.log, _guarded(_exact_log)),
+    "log2": Primitive(
+        cfunctions.log2, np.log2, _guarded(lambda a: _exact_log(a) / mp.ln2 if a else -mp.inf)
+    ),
+    "log10": Primitive(
+        cfunctions.log10, np.log10, _guarded(lambda a: _exact_log(a) / mp.ln10 if a else -mp.inf)
+    ),
+    "log1p": Primitive(cfunctions.log1p, np.log1p, _guarded(lambda a: _exact_log(1 + a))),
+    "expm1": Primitive(cfunctions.expm1, np.expm1, _guarded(mp.expm1)),
+    "exp2": Primitive(cfunctions.exp2, np.exp2, _guarded(lambda a: mp.power(2, a))),
+    "sqrt": Primitive(sympy.sqrt),
+    "sin": Primitive(sympy.sin, np.sin, _periodic(mp.sin)),
+    "cos": Primitive(sympy.cos, np.cos, _periodic(mp.cos)),
+    "tan": Primitive(sympy.tan, np.tan, _periodic(mp.tan)),
+    "asin": Primitive(sympy.asin, np.arcsin, _domain(mp.asin, -1, 1)),
+    "acos": Primitive(sympy.acos, np.arccos, _domain(mp.acos, -1, 1)),
+    "atan": Primitive(sympy.atan, np.arctan, _guarded(mp.atan)),
+    "atan2": Primitive(sympy.atan2, np.arctan2, _guarded(mp.atan2, mp.zero)),
+    "sinh": Primitive(sympy.sinh, np.sinh, _guarded(mp.sinh)),
+    "cosh": Primitive(sympy.cosh, np.cosh, _guarded(mp.cosh)),
+    "tanh": Primitive(sympy.tanh, np.tanh, _guarded(mp.tanh)),
+    "asinh": Primitive(sympy.asinh, np.arcsinh, _guarded(mp.asinh)),
+    "acosh": Primitive(sympy.acosh, np.arccosh, _domain(mp.acosh, 1, math.inf)),
+    "atanh": Primitive(
+        sympy.atanh, np.arctanh, _domain(mp.atanh, -1, 1, (-mp.inf, mp.inf))
+    ),
+    "erf": Primitive(sympy.erf, _vectorised(math.erf), _guarded(mp.erf)),
+    "erfc": Primitive(sympy.erfc, _vectorised(math.erfc), _guarded(mp.erfc)),
+    "erfinv": Primitive(
+        sympy.erfinv,
+        _vectorised(lambda a: float(mp.erfinv(a)) if abs(a) < 1 else math.copysign(math.inf, a)),
+        _domain(mp.erfinv, -1, 1, (-mp.inf, mp.inf)),
+    ),
+    "lgamma": Primitive(
+        sympy.loggamma,
+        _vectorised(_lgamma),
+        _guarded(lambda a: mp.log(abs(mp.gamma(a))), mp.inf),
+    ),
+    "polygamma": Primitive(
+        sympy.polygamma,
+        _vectorised(lambda n, a: float(_exact_polygamma(n, mp.mpf(float(a))))),
+        lambda n, a: _exact_polygamma(n, a),
+    ),
+    "sinc": Primitive(sinc, np.sinc, lambda a: mp.one if a == 0 else mp.sincpi(a)),
+    "dsinc": Primitive(dsinc, _dsinc, _exact_dsinc),
+    "abs": Primitive(sympy.Abs, np.abs, abs),
+    "sign": Primitive(sympy.sign, np.sign, _sign_exact),
+    "floor": Primitive(sympy.floor, np.floor, _rounded(mp.floor)),
+    "ceil": Primitive(sympy.ceiling, np.ceil, _rounded(mp.ceil)),
+    "round": Primitive(None, np.round, _rounded(mp.nint)),
+    "max": Primitive(sympy.Max, np.maximum, max),
+    "min": Primitive(sympy.Min, np.minimum, min),
+}  # fmt: skip
+
+
+def _exact_polygamma(n: Any, a: Any) -> Any:
+    try:
+        return mp.polygamma(int(n), a)
+    except (ValueError, ZeroDivisionError):
+        return mp.nan
+
+
+#: SymPy class -> kernels, for the evaluator.
+KERNELS: dict[Any, Primitive] = {
+    primitive.symbolic: primitive
+    for primitive in PRIMITIVES.values()
+    if isinstance(primitive.symbolic, type)
+}
+
+
+# -- formulas as text, of the project's own records ----------------------------------------------
+
+_BINARY: Mapping[type, Callable[[Any, Any], Any]] = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.Div: lambda a, b: a / b,
+    ast.Pow: lambda a, b: a**b,
+}
+_COMPARE: Mapping[type, Any] = {
+    ast.Lt: sympy.Lt, ast.LtE: sympy.Le, ast.Gt: sympy.Gt, ast.GtE: sympy.Ge,
+    ast.Eq: sympy.Eq, ast.NotEq: sympy.Ne,
+}  # fmt: skip
+
+
+@cache
+def _tree(formula: str) -> ast.expr:
+    return ast.parse(formula, mode="eval").body
+
+
+def build(formula: str, names: Mapping[str, Any]) -> Any:
+    """The SymPy expression (or condition) of a record's ``formula``, with ``names`` put in."""
+    return _build(_tree(formula), names)
+
+
+def _build(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    match node:
+        case ast.Name(id=name):
+            return names[name] if name in names else _CONSTANTS[name]
+        case ast.Constant(value=value):
+            return sympy.Integer(value) if isinstance(value, int) else sympy.Rational(repr(value))
+        case ast.BinOp(left=left, op=op, right=right):
+            return _BINARY[type(op)](_build(left, names), _build(right, names))
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_build(operand, names)
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            return sympy.Not(_build(operand, names))
+        case ast.Compare(left=left, ops=[op], comparators=[right]):
+            return _COMPARE[type(op)](_build(left, names), _build(right, names))
+        case ast.BoolOp(op=op, values=values):
+            joined = sympy.And if isinstance(op, ast.And) else sympy.Or
+            return joined(*(_build(value, names) for value in values))
+        case ast.IfExp(test=test, body=body, orelse=orelse):
+            return choose(_build(test, names), _build(body, names), _build(orelse, names))
+        case ast.Call(func=ast.Name(id=name), args=args):
+            values = [_build(arg, names) for arg in args]
+            if name in PRIMITIVES:
+                return PRIMITIVES[name].symbolic(*values)
+            return named_function(by_name(name))(*values)
+    raise ValueError(f"a record's formula cannot hold {ast.dump(node)}")
+
+
+_CONSTANTS = {"pi": sympy.pi, "e": sympy.E, "inf": sympy.oo}
+
+
+def by_name(name: str) -> Op:
+    """The named pointwise record that a formula calls by ``name``."""
+    for home in ("torch", "F", "special"):
+        for op in by_spelling(f"{home}.{name}"):
+            if op.named:
+                return op
+    raise KeyError(f"no function {name!r} for formulas")
+
+
+def choose(condition: Any, then: Any, otherwise: Any) -> Any:
+    """``then if condition else otherwise``, as a bracket where one side is a plain 0."""
+    if condition is sympy.true:
+        return then
+    if condition is sympy.false:
+        return otherwise
+    if not isinstance(condition, Boolean):
+        condition = sympy.Ne(condition, 0)
+    if otherwise == 0:
+        return then * Bracket(condition)
+    if then == 0:
+        return otherwise * Bracket(sympy.Not(condition))
+    return sympy.Piecewise((then, condition), (otherwise, True))
+
+
+class RecordFunction(sympy.Function):
+    """Base of the functions made from named pointwise records: ``sigmoid(x[i])``.
+
+    ``definition`` is the record's formula with the arguments put in.
+    """
+
+    is_real = True
+    op: Op
+    names: tuple[str, ...]
+
+    @property
+    def definition(self) -> Any:
+        return build(self.op.formula, dict(zip(self.names, self.args, strict=True)))
+
+    def fdiff(self, argindex: int = 1) -> Any:
+        name = self.names[argindex - 1]
+        arguments = dict(zip(self.names, self.args, strict=True))
+        if name in self.op.derivatives:
+            return build(self.op.derivatives[name], arguments | {"y": self})
+        symbols = {n: sympy.Symbol(n, real=True) for n in self.names}
+        slope = derivative(build(self.op.formula, symbols), symbols[name])
+        return slope.xreplace({symbols[n]: value for n, value in arguments.items()})
+
+
+@cache
+def named_function(op: Op) -> type[RecordFunction]:
+    """The SymPy function of a named pointwise record."""
+    names = tuple(p.name for p in op.parameters if p.kind in ("Tensor", "float"))
+    members = {"nargs": len(names), "op": op, "names": names}
+    return type(op.name, (RecordFunction,), members)
+
+
+#: Functions that are constant between their jumps.
+_STEPS = (sympy.sign, sympy.floor, sympy.ceiling, sympy.KroneckerDelta, Bracket, FloorDiv, Modulo)
+
+
+def total_derivative(expression: Any, of_atom: Callable[[Any], Any]) -> Any:
+    """The derivative of ``expression``, given that of each atom (symbol, element, sum) in it.
+
+    The rules of sum, product, power and chain; a function's own derivative is SymPy's (``fdiff``) or
+    its record's.  Where an expression chooses between formulas, so does its derivative.
+    """
+    if expression.is_number or isinstance(expression, _STEPS):
+        return sympy.S.Zero
+    if expression.is_Add:
+        return sympy.Add(*(total_derivative(term, of_atom) for term in expression.args))
+    if expression.is_Mul:
+        terms = []
+        for place, factor in enumerate(expression.args):
+            slope = total_derivative(factor, of_atom)
+            if slope != 0:
+                others = expression.args[:place] + expression.args[place + 1 :]
+                terms.append(sympy.Mul(*others, slope))
+        return sympy.Add(*terms)
+    if expression.is_Pow:
+        base, exponent = expression.args
+        result = sympy.S.Zero
+        slope = total_derivative(base, of_atom)
+        if slope != 0:
+            result += exponent * base ** (exponent - 1) * slope
+        slope = total_derivative(exponent, of_atom)
+        if slope != 0:
+            result += expression * sympy.log(base) * slope
+        return result
+    if isinstance(expression, sympy.Piecewise):
+        pieces = [(total_derivative(value, of_atom), c) for value, c in expression.args]
+        return sum_of_pieces(pieces)
+    if isinstance(expression, sympy.Function):
+        terms = []
+        for place, argument in enumerate(expression.args, start=1):
+            slope = total_derivative(argument, of_atom)
+            if slope != 0:
+                terms.append(expression.fdiff(place) * slope)
+        return sympy.Add(*terms)
+    return of_atom(expression)
+
+
+def sum_of_pieces(pieces: Sequence[tuple[Any, Any]]) -> Any:
+    """A choice between formulas as a sum of formulas in brackets, so that it can be contracted."""
+    rest: Any = sympy.true
+    total = sympy.S.Zero
+    for value, condition in pieces:
+        if isinstance(condition, sympy.Eq) and condition.rhs.is_Integer and condition.lhs.is_Symbol:
+            # i = 2 says already that i is neither 0 nor 1.
+            apart = rest.xreplace({condition.lhs: condition.rhs}) is sympy.true
+            place = sympy.KroneckerDelta(*condition.args)
+            total += value * (place if apart else place * Bracket(rest))
+        else:
+            total += Bracket(sympy.And(rest, condition)) * value
+        rest = sympy.And(rest, sympy.Not(condition))
+    return total
+
+
+def derivative(expression: Any, symbol: Any) -> Any:
+    """The derivative of a scalar expression by one of its symbols."""
+    return total_derivative(expression, lambda atom: sympy.Integer(atom == symbol))

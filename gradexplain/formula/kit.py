@@ -1,0 +1,180 @@
+"""What a record's ``element`` and ``jacobian`` see: indices, sums, elements and functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import sympy
+from sympy.logic.boolalg import And, Not, Or
+
+from gradexplain.formula.contract import close_sum, delta
+from gradexplain.formula.functions import (
+    PRIMITIVES,
+    Bracket,
+    Lookup,
+    by_name,
+    choose,
+    named_function,
+)
+from gradexplain.formula.indices import Ranges
+from gradexplain.ops.base import Shape
+
+
+class Tensor:
+    """A tensor argument: ``x[i, j]`` is the SymPy expression of one element, ``x.shape`` its shape."""
+
+    def __init__(self, shape: Shape, element: Callable[[tuple[Any, ...]], Any]) -> None:
+        self.shape = shape
+        self._element = element
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    def __getitem__(self, indices: Any) -> Any:
+        at = indices if isinstance(indices, tuple) else (indices,)
+        if len(at) != len(self.shape):
+            raise ValueError(f"{len(at)} indices for shape {self.shape}")
+        return self._element(
+            tuple(
+                sympy.S.Zero if n == 1 else sympy.sympify(i)
+                for i, n in zip(at, self.shape, strict=True)
+            )
+        )
+
+    def broadcast(self, indices: Sequence[Any]) -> Any:
+        """The element that broadcasting puts at ``indices`` of the result."""
+        return self[tuple(indices[len(indices) - len(self.shape) :])]
+
+
+class Kit:
+    """The names for one element of the result.  See `gradexplain.ops.base`."""
+
+    S = sympy
+    pi = sympy.pi
+
+    def __init__(
+        self,
+        ranges: Ranges,
+        shape: Shape,
+        i: tuple[Any, ...],
+        *,
+        j: tuple[Any, ...] = (),
+        wrt: str = "",
+        part: int = 0,
+        out: Tensor | None = None,
+    ) -> None:
+        self.ranges = ranges
+        #: The shape of the result, and the indices of the element that is asked for.
+        self.shape = shape
+        self.i = i
+        #: In a Jacobian: the indices of the input's element, the argument's name, and for a list of
+        #: tensors which of them.
+        self.j = j
+        self.wrt = wrt
+        self.part = part
+        self._out = out
+
+    @property
+    def out(self) -> Tensor:
+        assert self._out is not None
+        return self._out
+
+    # -- indices ---------------------------------------------------------------------------------
+
+    def bound(self, size: int) -> Any:
+        """A bound index over an axis of ``size``."""
+        return self.ranges.fresh(size)
+
+    def bounds(self, sizes: Sequence[int]) -> list[Any]:
+        return [self.bound(n) for n in sizes]
+
+    def put(self, indices: Sequence[Any], dim: int, value: Any) -> tuple[Any, ...]:
+        """``indices`` with the one at ``dim`` replaced."""
+        return (*indices[:dim], value, *indices[dim + 1 :])
+
+    def ravel(self, indices: Sequence[Any], shape: Shape) -> Any:
+        return self.ranges.ravel(indices, shape)
+
+    def unravel(self, flat: Any, shape: Shape) -> tuple[Any, ...]:
+        return self.ranges.unravel(sympy.sympify(flat), shape)
+
+    def floordiv(self, e: Any, n: int) -> Any:
+        return self.ranges.floordiv(sympy.expand(e), n)
+
+    def modulo(self, e: Any, n: int) -> Any:
+        return self.ranges.modulo(sympy.expand(e), n)
+
+    # -- sums and choices ------------------------------------------------------------------------
+
+    def sum(self, body: Any, *over: Any) -> Any:
+        return close_sum(body, list(over), self.ranges)
+
+    def product(self, body: Any, *over: Any) -> Any:
+        over_ = [q for q in over if not q.is_Integer]
+        return close_sum(body, over_, self.ranges, sympy.Product) if over_ else body
+
+    def delta(self, a: Any, b: Any) -> Any:
+        return delta(sympy.sympify(a), sympy.sympify(b), self.ranges)
+
+    def deltas(self, a: Sequence[Any], b: Sequence[Any]) -> Any:
+        return sympy.Mul(*(self.delta(x, y) for x, y in zip(a, b, strict=True)))
+
+    def bracket(self, condition: Any) -> Any:
+        return self.ranges.bracket(condition)
+
+    def choose(self, condition: Any, then: Any, otherwise: Any) -> Any:
+        return choose(self.ranges.decide(condition), then, otherwise)
+
+    def cases(self, *pieces: tuple[Any, Any]) -> Any:
+        """The value of the first piece whose condition holds; the last condition is True."""
+        decided = []
+        for value, condition in pieces:
+            condition = self.ranges.decide(sympy.sympify(condition))
+            if condition is sympy.false:
+                continue
+            decided.append((value, condition))
+            if condition is sympy.true:
+                break
+        if len(decided) == 1:
+            return decided[0][0]
+        return sympy.Piecewise(*decided, evaluate=False)
+
+    def all(self, *conditions: Any) -> Any:
+        return And(*conditions)
+
+    def any(self, *conditions: Any) -> Any:
+        return Or(*conditions)
+
+    def no(self, condition: Any) -> Any:
+        return Not(condition)
+
+    eq = staticmethod(sympy.Eq)
+    ne = staticmethod(sympy.Ne)
+    lookup = staticmethod(Lookup)
+    iverson = staticmethod(Bracket)
+
+    def number(self, value: float) -> Any:
+        """A literal as PyTorch's user wrote it: 0.1 is 1/10, shown as 0.1."""
+        return number(value)
+
+    def __getattr__(self, name: str) -> Any:
+        """A function by its name: ``k.exp``, or a pointwise record's: ``k.sigmoid``."""
+        if name in PRIMITIVES:
+            return PRIMITIVES[name].symbolic
+        try:
+            return named_function(by_name(name))
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+def number(value: float) -> Any:
+    """A Python number as SymPy's, decimals as the fraction that their text means."""
+    if isinstance(value, int):
+        return sympy.Integer(value)
+    if value != value:
+        return sympy.nan
+    if value in (float("inf"), float("-inf")):
+        return sympy.oo if value > 0 else -sympy.oo
+    return sympy.Rational(repr(value))

@@ -1,0 +1,138 @@
+"""One operation's own derivative and contribution, derived once for each pattern of shapes.
+
+The chain rule's steps use these: ``g`` is the upstream gradient, the formula of a contribution is
+``Σ g·∂out/∂input``.  Names are the argument's place (``a0``, ``a1``, …) until they are shown, so that
+two hundred nodes of one kind share a derivation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import sympy
+
+from gradexplain.errors import Span
+from gradexplain.formula.calculus import Calculus
+from gradexplain.formula.printing import Letters, TextPrinter
+from gradexplain.formula.tidy import tidy
+from gradexplain.graph import Graph, Node, Ref, refs
+from gradexplain.ops.base import Op, Shape
+
+#: The symbol of the upstream gradient in a local formula, and of the result.
+UPSTREAM, RESULT = "g", "out"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRule:
+    """``element`` is the result's formula; ``slopes[k]`` and ``contributions[k]`` belong to the k-th
+    tensor of the node's arguments (None for one that takes no gradient).
+
+    ``axes`` are the result's index symbols, ``places[k]`` those of the k-th tensor.
+    """
+
+    element: Any
+    axes: tuple[Any, ...]
+    slopes: tuple[Any, ...]
+    contributions: tuple[Any, ...]
+    places: tuple[tuple[Any, ...], ...]
+    sizes: dict[Any, int]
+
+
+def local_rule(node: Node, graph: Graph) -> LocalRule:
+    """The rule of one node, by its operation, its arguments and the shapes of its tensors.
+
+    A tensor that is used twice by one node counts once: its slope is the total one.
+    """
+    order = list(dict.fromkeys(ref.id for ref in refs(node.args)))
+    numbers = {id: place for place, id in enumerate(order)}
+    sources = tuple(
+        (graph[id].shape, graph[id].value if graph[id].is_literal else None, graph[id].integer)
+        for id in order
+    )
+    assert node.op is not None
+    return _derive(node.op, _renumbered(node.args, numbers), sources, node.shape)
+
+
+def _renumbered(arg: Any, numbers: dict[int, int]) -> Any:
+    if isinstance(arg, Ref):
+        return Ref(numbers[arg.id])
+    if isinstance(arg, (tuple, list)):
+        return tuple(_renumbered(part, numbers) for part in arg)
+    if isinstance(arg, slice):
+        return _Slice(arg.start, arg.stop, arg.step)
+    return arg
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """A slice that can be a key (Python's own cannot before 3.12)."""
+
+    start: Any
+    stop: Any
+    step: Any
+
+
+def _plain(arg: Any) -> Any:
+    if isinstance(arg, _Slice):
+        return slice(arg.start, arg.stop, arg.step)
+    if isinstance(arg, tuple):
+        return tuple(_plain(part) for part in arg)
+    return arg
+
+
+@lru_cache(maxsize=4096)
+def _derive(
+    op: Op, args: tuple[Any, ...], sources: tuple[tuple[Shape, Any, bool], ...], shape: Shape
+) -> LocalRule:
+    nowhere = Span(0, 0)
+    nodes = [
+        Node(place, f"a{place}", True, None, (), size, nowhere, value, integer)
+        for place, (size, value, integer) in enumerate(sources)
+    ]
+    node = Node(len(nodes), RESULT, True, op, _plain(args), shape, nowhere)
+    calculus = Calculus(Graph("", (*nodes, node), node.id))
+    own = calculus.indices(shape, f"n{node.id}x")
+    folds = [(calculus.definition(node, own), calculus.atom(node, own), own)]
+    slopes, contributions, places = [], [], []
+    for source in nodes:
+        if not source.is_leaf or source.integer or not calculus.reaches(node, source.label):
+            slopes.append(None)
+            contributions.append(None)
+            places.append(())
+            continue
+        slope = calculus.jacobian(node, source)
+        there = calculus.indices(source.shape, "d")
+        contribution = calculus.weighted(slope, UPSTREAM, shape)
+
+        def length(e: Any) -> int:
+            return len(TextPrinter(Letters(()))(e))
+
+        slopes.append(tidy(slope, length, folds))
+        contributions.append(tidy(contribution, length, folds))
+        places.append(there)
+    element = calculus.definition(node, calculus.indices(shape, "o"))
+    return LocalRule(
+        element,
+        calculus.indices(shape, "o"),
+        tuple(slopes),
+        tuple(contributions),
+        tuple(places),
+        dict(calculus.ranges),
+    )
+
+
+def renamed(e: Any, labels: dict[str, str]) -> Any:
+    """A local formula in the names of the graph."""
+    names = {}
+    for atom in e.atoms(sympy.Indexed, sympy.Symbol):
+        label = atom.base.label.name if isinstance(atom, sympy.Indexed) else atom.name
+        if label in labels and (isinstance(atom, sympy.Indexed) or atom.is_real and not atom.is_integer):
+            symbol = sympy.Symbol(labels[label], real=True)
+            names[atom] = (
+                sympy.Indexed(sympy.IndexedBase(symbol), *atom.indices)
+                if isinstance(atom, sympy.Indexed)
+                else symbol
+            )
+    return e.xreplace(names)

@@ -1,0 +1,615 @@
+"""Formulas as text and as LaTeX, the way a textbook sets them.
+
+`Letters` gives every index symbol its letter, once for a formula and all the lines under it;
+`TextPrinter` and `LatexPrinter` differ only in how each kind of thing is written down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+import sympy
+from sympy.logic.boolalg import And, Not, Or
+
+from gradexplain.formula.functions import Bracket, FloorDiv, Lookup, Modulo, RecordFunction
+
+#: Letters for the axes of the output, of the input, and for bound indices, in order of use.
+_OUT = "ikmace"
+_IN = "jlnbdf"
+_BOUND = "pqrstuwzgh"
+
+_ADD, _MUL, _POWER, _ATOM = range(4)
+_SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+_RELATIONS = {
+    sympy.Lt: "<", sympy.Le: "≤", sympy.Gt: ">", sympy.Ge: "≥", sympy.Eq: "=", sympy.Ne: "≠",
+}  # fmt: skip
+_LATEX_RELATIONS = {"≤": r"\le", "≥": r"\ge", "≠": r"\ne"}
+
+
+class Letters:
+    """The letter of each index symbol.  Names that the user gave to tensors are not used."""
+
+    def __init__(self, taken: Iterable[str]) -> None:
+        self._taken = set(taken)
+        self._letters: dict[Any, str] = {}
+        self._used: set[str] = set()
+
+    def free(self, alphabet: str) -> str:
+        for letter in alphabet:
+            if letter not in self._used and letter not in self._taken:
+                return letter
+        count = 1
+        while f"{alphabet[0]}{count}" in self._used | self._taken:
+            count += 1
+        return f"{alphabet[0]}{count}"
+
+    def assign(self, symbol: Any, alphabet: str) -> str:
+        letter = self.free(alphabet)
+        self._letters[symbol] = letter
+        self._used.add(letter)
+        return letter
+
+    def axes(self, symbols: Sequence[Any], alphabet: str) -> None:
+        """Letters for the axes of the output or of an input; a fixed 0 still takes its letter."""
+        for symbol in symbols:
+            if symbol.is_Integer:
+                self._used.add(self.free(alphabet))
+            elif symbol not in self._letters:
+                self.assign(symbol, alphabet)
+
+    def __getitem__(self, symbol: Any) -> str:
+        if symbol not in self._letters:
+            origin, _, mark = symbol.name.partition("_")
+            if origin == "b" or not mark:
+                return self.assign(symbol, _BOUND)
+            # A sum over an axis of the output keeps that axis's letter where it is free.
+            axis = int(origin[1:].rpartition("x")[2] or 0)
+            letter = _OUT[axis] if axis < len(_OUT) else ""
+            if letter and letter not in self._used and letter not in self._taken:
+                self._letters[symbol] = letter
+                self._used.add(letter)
+            else:
+                self.assign(symbol, _OUT + _BOUND)
+        return self._letters[symbol]
+
+    def known(self, symbol: Any) -> str | None:
+        return self._letters.get(symbol)
+
+    def used(self, axes: Sequence[Any]) -> list[tuple[Any, str]]:
+        """Every symbol that has a letter, those of ``axes`` first."""
+        first = [(symbol, self._letters[symbol]) for symbol in axes if symbol in self._letters]
+        return first + [item for item in self._letters.items() if item not in first]
+
+
+class TextPrinter:
+    """Plain text in Unicode."""
+
+    times = "·"
+    minus = " − "
+    plus = " + "
+    negative = "−"
+
+    def __init__(
+        self,
+        letters: Letters,
+        order: Sequence[str] = (),
+        ranks: Mapping[str, int] | None = None,
+        loss: str = "L",
+    ) -> None:
+        self.letters = letters
+        self.loss = loss
+        #: The number of indices of each name, for ``∂y[i]/∂h[p]`` as one symbol.
+        self.ranks = ranks or {}
+        self._order = {name: place for place, name in enumerate(order)}
+        self._last = len(self._order) - 1
+        self._in_sum = 0
+
+    def __call__(self, e: Any) -> str:
+        return self._show(sympy.sympify(e))[0]
+
+    # -- words, which LaTeX spells differently ------------------------------------------------------
+
+    def name(self, label: str) -> str:
+        if label.startswith("∂"):
+            above, below = label[1:].split("/∂")
+            return self.derivative(above or self.loss, (), below, ())
+        return label
+
+    def element(self, label: str, indices: Sequence[Any]) -> str:
+        if label.startswith("∂"):
+            # ∂y/∂h in the indices of both: `ranks` tells them apart.
+            above, below = label[1:].split("/∂")
+            cut = self.ranks.get(above, 0)
+            return self.derivative(above or self.loss, indices[:cut], below, indices[cut:])
+        return f"{self.name(label)}[{','.join(map(self, indices))}]"
+
+    def power(self, base: str, exponent: Any) -> str:
+        if exponent.is_Integer:
+            return base + str(exponent).translate(_SUPERSCRIPT)
+        text, level = self._show(exponent)
+        return f"{base}^{text if level == _ATOM else f'({text})'}"
+
+    def fraction(self, above: str, below: str, above_level: int, below_level: int) -> str:
+        above = self.paren(above) if above_level < _MUL else above
+        below = self.paren(below) if below_level <= _MUL else below
+        return f"{above}/{below}"
+
+    def call(self, name: str, arguments: Sequence[str]) -> str:
+        return f"{name}({', '.join(arguments)})"
+
+    def paren(self, text: str) -> str:
+        return f"({text})"
+
+    def root(self, text: str) -> str:
+        return f"sqrt({text})"
+
+    def kronecker(self, a: str, b: str) -> str:
+        return f"δ({a},{b})"
+
+    def bracket(self, condition: str) -> str:
+        return f"[{condition}]"
+
+    def big(self, sign: str, under: str, body: str) -> str:
+        return f"{sign}_{under if len(under) == 1 else '{' + under + '}'} {body}"
+
+    def cases(self, pieces: Sequence[tuple[str, str]]) -> str:
+        shown = [f"{value} if {condition}" if condition else value for value, condition in pieces]
+        return "(" + " else ".join(shown) + ")"
+
+    def floored(self, above: str, below: str) -> str:
+        return f"⌊{above}/{below}⌋"
+
+    def modulo(self, a: str, b: str) -> str:
+        return f"{a} mod {b}"
+
+    sum_sign, product_sign = "Σ", "Π"
+    constants = {sympy.pi: "π", sympy.E: "e", sympy.oo: "∞", sympy.nan: "nan"}
+
+    def relation(self, sign: str) -> str:
+        return sign
+
+    # -- left sides -----------------------------------------------------------------------------
+
+    def _at(self, label: str, indices: Sequence[Any]) -> str:
+        return self.element(label, indices) if indices else self.name(label)
+
+    def derivative(
+        self, above: str, at: Sequence[Any], below: str, places: Sequence[Any]
+    ) -> str:
+        """``∂y[i]/∂x[j]``."""
+        return f"∂{self._at(above, at)}/∂{self._at(below, places)}"
+
+    def partial(self, above: str, at: Sequence[Any], below: str, places: Sequence[Any]) -> str:
+        return self.derivative(above, at, below, places)
+
+    def gradient(self, label: str, places: Sequence[Any]) -> str:
+        """``x.grad[j]``."""
+        return self._at(f"{label}.grad", places)
+
+    # -- structure ------------------------------------------------------------------------------
+
+    def _show(self, e: Any) -> tuple[str, int]:
+        if e in self.constants:
+            return self.constants[e], _ATOM
+        if e is -sympy.oo:
+            return f"{self.negative}{self.constants[sympy.oo]}", _ADD
+        if e.is_Rational:
+            return self._rational(e)
+        if e.is_Float:
+            return f"{float(e):.6g}", _ATOM
+        if isinstance(e, sympy.Indexed):
+            return self.element(str(e.base.label.name), e.indices), _ATOM
+        if e.is_Symbol:
+            index = e.is_integer
+            return (self.letters[e] if index else self.name(e.name)), _ATOM
+        if e.is_Add:
+            return self._add(e), _ADD
+        if e.is_Mul:
+            return self._mul(e)
+        if e.is_Pow:
+            return self._pow(e)
+        if isinstance(e, sympy.KroneckerDelta):
+            return self.kronecker(*map(self, self._sides(e))), _ATOM
+        if isinstance(e, Bracket):
+            return self.bracket(self.condition(e.condition)), _ATOM
+        if isinstance(e, (sympy.Sum, sympy.Product)):
+            return self._total(e), _MUL
+        if isinstance(e, sympy.Piecewise):
+            pieces = [(self(v), "" if c is sympy.true else self.condition(c)) for v, c in e.args]
+            return self.cases(self._tail(e, pieces)), _ATOM
+        if isinstance(e, Lookup):
+            return self.element(e.args[0].name, e.args[1:]), _ATOM
+        if isinstance(e, FloorDiv):
+            above, level = self._show(e.args[0])
+            above = self.paren(above) if level == _ADD else above
+            return self.floored(above, self(e.args[1])), _ATOM
+        if isinstance(e, Modulo):
+            above, level = self._show(e.args[0])
+            above = self.paren(above) if level == _ADD else above
+            return self.modulo(above, self(e.args[1])), _ADD
+        if isinstance(e, sympy.Function) or isinstance(e, (sympy.Max, sympy.Min)):
+            return self._function(e), _ATOM
+        if isinstance(e, sympy.logic.boolalg.Boolean):
+            return self.condition(e), _ATOM
+        raise TypeError(f"no notation for {type(e).__name__}")
+
+    @staticmethod
+    def _tail(e: Any, pieces: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        return pieces
+
+    def _rational(self, e: Any) -> tuple[str, int]:
+        if e.is_Integer:
+            text, level = str(abs(e)), _ATOM
+        else:
+            fraction = f"{abs(e.p)}/{e.q}"
+            decimal = _decimal(Fraction(int(abs(e.p)), int(e.q)))
+            if decimal is not None and len(decimal) < len(fraction):
+                text, level = decimal, _ATOM
+            else:
+                text = self.fraction(str(abs(e.p)), str(e.q), _ATOM, _ATOM)
+                level = _MUL
+        return (f"{self.negative}{text}", _ADD) if e < 0 else (text, level)
+
+    def _add(self, e: Any) -> str:
+        terms = sorted(e.args, key=self._term_key)
+        shown = ""
+        for term in terms:
+            negative = term.could_extract_minus_sign() and not term.is_Add
+            text, level = self._show(-term if negative else term)
+            if level == _ADD:
+                text = self.paren(text)
+            if not shown:
+                shown = f"{self.negative}{text}" if negative else text
+            else:
+                shown += (self.minus if negative else self.plus) + text
+        return shown
+
+    def _term_key(self, term: Any) -> tuple[Any, ...]:
+        """Positive terms first, those with a selector before the others, numbers last."""
+        return (
+            term.could_extract_minus_sign(),
+            not term.has(sympy.KroneckerDelta),
+            bool(term.is_number) and not self._index_like(term),
+            term.has(sympy.Sum, sympy.Product),
+            self._place(term),
+            self._rank(term),
+            term.sort_key(),
+        )
+
+    @staticmethod
+    def _place(term: Any) -> int:
+        """The fixed position that a term speaks of: the 1 of ``δ(i,1)`` or of ``v[1]``."""
+        places = [
+            int(index)
+            for part in term.atoms(sympy.KroneckerDelta, sympy.Indexed)
+            for index in (part.args if isinstance(part, sympy.KroneckerDelta) else part.indices)
+            if index.is_Integer
+        ]
+        return max(places, default=0)
+
+    @staticmethod
+    def _index_like(term: Any) -> bool:
+        return False
+
+    def _rank(self, e: Any) -> int:
+        """The earliest name in ``e`` by the order in which the user's names appear."""
+        names = [
+            self._order.get(str(a.base.label.name if isinstance(a, sympy.Indexed) else a.name), 999)
+            for a in e.atoms(sympy.Indexed, sympy.Symbol)
+        ]
+        return min(names, default=1000)
+
+    def _factor_key(self, factor: Any) -> tuple[Any, ...]:
+        base = factor.base if factor.is_Pow else factor
+        if base.is_number:
+            kind = 0
+        elif base.is_Symbol or isinstance(base, sympy.Indexed):
+            kind = 1
+        elif isinstance(base, (sympy.KroneckerDelta, Bracket)):
+            kind = 4
+        elif isinstance(base, (sympy.Sum, sympy.Product)):
+            kind = 5
+        elif base.is_Add:
+            kind = 3
+        else:
+            kind = 2
+        latest = max(
+            (
+                self._order.get(a.base.label.name if isinstance(a, sympy.Indexed) else a.name, 999)
+                for a in base.atoms(sympy.Indexed, sympy.Symbol)
+                if isinstance(a, sympy.Indexed) or not a.is_integer
+            ),
+            default=-1,
+        )
+        if kind == 1 and self._in_sum and latest == self._last:
+            latest = -1  # what is summed reads Σ_i v[i]·…
+        return kind, latest if kind == 1 else self._rank(base), factor.sort_key()
+
+    def _mul(self, e: Any) -> tuple[str, int]:
+        coefficient, rest = e.as_coeff_Mul()
+        sign = ""
+        if coefficient.is_Rational and coefficient < 0:
+            sign, coefficient = self.negative, -coefficient
+        above, below = [], []
+        decimal = None
+        if coefficient.is_Rational:
+            if coefficient.q != 1:
+                decimal = _decimal(Fraction(int(coefficient.p), int(coefficient.q)))
+                whole = len(f"{coefficient.p}/{coefficient.q}")
+                if decimal is not None and (coefficient.q == 1 or len(decimal) >= whole):
+                    decimal = None
+            if decimal is None:
+                if coefficient.p != 1:
+                    above.append(sympy.Integer(coefficient.p))
+                if coefficient.q != 1:
+                    below.append(sympy.Integer(coefficient.q))
+        elif coefficient != 1:
+            above.append(coefficient)
+        for factor in sympy.Mul.make_args(rest):
+            if factor.is_Pow and factor.exp.could_extract_minus_sign():
+                below.append(factor.base ** (-factor.exp))
+            elif factor.is_Rational and factor.p == 1 and factor.q != 1:
+                below.append(sympy.Integer(factor.q))
+            else:
+                above.append(factor)
+        text, level = self._product(above)
+        if decimal is not None:
+            text, level = (f"{decimal}{self.times}{text}", _MUL) if above else (decimal, _ATOM)
+            if above and len(above) == 1:
+                inner, inner_level = self._show(above[0])
+                inner = self.paren(inner) if inner_level < _MUL else inner
+                text = f"{decimal}{self.times}{inner}"
+        if below:
+            under, under_level = self._product(below)
+            if above and isinstance(sorted(above, key=self._factor_key)[-1], (sympy.Sum, sympy.Product)):
+                text, level = self.paren(text) if len(above) == 1 else self._closed(above), _MUL
+            text = self.fraction(text, under, level, under_level)
+            level = _MUL
+        return (f"{sign}{text}", _ADD) if sign else (text, level)
+
+    def _closed(self, factors: Sequence[Any]) -> str:
+        """A product whose last factor is a sum, the sum in parentheses."""
+        ordered = sorted(factors, key=self._factor_key)
+        head, _ = self._product(ordered[:-1])
+        return f"{head}{self.times}{self.paren(self(ordered[-1]))}"
+
+    def _product(self, factors: Sequence[Any]) -> tuple[str, int]:
+        if not factors:
+            return "1", _ATOM
+        ordered = sorted(factors, key=self._factor_key)
+        if len(ordered) == 1:
+            return self._show(ordered[0])
+        pieces = []
+        for place, factor in enumerate(ordered):
+            text, level = self._show(factor)
+            last = place == len(ordered) - 1
+            big = isinstance(factor, (sympy.Sum, sympy.Product))
+            if level < _MUL or (big and not last):
+                text = self.paren(text)
+            elif level == _MUL and factor.is_Rational:
+                text = self.paren(text)
+            pieces.append(text)
+        return self.times.join(pieces), _MUL
+
+    def _pow(self, e: Any) -> tuple[str, int]:
+        base, exponent = e.args
+        if exponent.could_extract_minus_sign():
+            below = base ** (-exponent)
+            text, level = self._show(below)
+            return self.fraction("1", text, _ATOM, level), _MUL
+        if exponent == sympy.Rational(1, 2):
+            return self.root(self(base)), _ATOM
+        text, level = self._show(base)
+        if level < _ATOM or base.is_Pow:
+            text = self.paren(text)
+        return self.power(text, exponent), _POWER
+
+    def _total(self, e: Any) -> str:
+        signs = {sympy.Sum: self.sum_sign, sympy.Product: self.product_sign}
+        over = []
+        body: Any = e
+        while type(body) is type(e):
+            over += [limit[0] for limit in body.limits]
+            body = body.function
+        over = over[::-1] if len(over) > 1 else over
+        letters = [self.letters[q] for q in over]
+        under = ",".join(letters)
+        if isinstance(e, sympy.Product) and isinstance(body, sympy.Piecewise):
+            # Π over all but one place.
+            (value, condition), _ = body.args
+            under = self.condition(condition)
+            body = value
+        elif isinstance(body, Bracket) or (
+            body.is_Mul and any(isinstance(f, Bracket) for f in body.args)
+        ):
+            # Σ_{p ≤ i}: a condition on the bound index goes under the sign.
+            factors = sympy.Mul.make_args(body)
+            moved = [
+                f for f in factors
+                if isinstance(f, Bracket) and len(over) == 1 and f.has(over[0])
+                and not f.atoms(sympy.Indexed) and not isinstance(f.condition, (And, Or, Not))
+            ]  # fmt: skip
+            if len(moved) == 1:
+                under = self.condition(_facing(moved[0].condition, over[0]))
+                body = sympy.Mul(*(f for f in factors if f is not moved[0]))
+        self._in_sum += 1
+        text, level = self._show(body)
+        self._in_sum -= 1
+        if level == _ADD:
+            text = self.paren(text)
+        return self.big(signs[type(e)], under, text)
+
+    def _function(self, e: Any) -> str:
+        arguments = list(e.args)
+        name = type(e).__name__
+        if isinstance(e, RecordFunction):
+            defaults = [p.default for p in e.op.parameters if p.name in e.names]
+            while len(arguments) > 1 and defaults[-1] is not None and (
+                arguments[-1] == sympy.sympify(defaults[-1])
+            ):  # fmt: skip
+                arguments.pop()
+                defaults.pop()
+        elif isinstance(e, sympy.polygamma):
+            if arguments[0] == 0:
+                name, arguments = "digamma", arguments[1:]
+        else:
+            name = _SPELLED.get(name, name)
+        return self.call(name, [self(a) for a in arguments])
+
+    def _sides(self, e: Any) -> list[Any]:
+        """The two indices of a delta: the output's before the input's, letters before numbers."""
+
+        def key(side: Any) -> tuple[Any, ...]:
+            names = sorted(s.name for s in side.free_symbols)
+            first = names[0] if names else "~"
+            return ("~" if side.is_Integer else "b" if first.startswith("d") else "a", first)
+
+        return sorted(e.args, key=key)
+
+    def condition(self, c: Any) -> str:
+        if isinstance(c, And):
+            return self._chain(c)
+        if isinstance(c, Or):
+            return " or ".join(sorted(map(self.condition, c.args)))
+        if isinstance(c, Not):
+            return f"not ({self.condition(c.args[0])})"
+        if isinstance(c, sympy.core.relational.Relational):
+            c = _plain(c)
+            return f"{self(c.lhs)} {self.relation(_RELATIONS[type(c)])} {self(c.rhs)}"
+        return str(c)
+
+    def _chain(self, c: Any) -> str:
+        """``1 ≤ j < 3`` for two bounds of one thing, else the parts joined by "and"."""
+        parts = [_plain(p) if isinstance(p, sympy.core.relational.Relational) else p for p in c.args]
+        lows = [p for p in parts if isinstance(p, (sympy.Ge, sympy.Gt))]
+        highs = [p for p in parts if isinstance(p, (sympy.Le, sympy.Lt))]
+        if len(parts) == 2 and len(lows) == 1 and len(highs) == 1 and lows[0].lhs == highs[0].lhs:
+            low, high = lows[0], highs[0]
+            opening = self.relation("<" if isinstance(low, sympy.Gt) else "≤")
+            closing = self.relation(_RELATIONS[type(high)])
+            return f"{self(low.rhs)} {opening} {self(low.lhs)} {closing} {self(high.rhs)}"
+        return " and ".join(sorted(map(self.condition, parts)))
+
+
+#: SymPy's names for functions that PyTorch's users know by another.
+_SPELLED = {
+    "Abs": "abs", "loggamma": "lgamma", "ceiling": "ceil", "Max": "max", "Min": "min",
+}  # fmt: skip
+
+
+def _plain(c: Any) -> Any:
+    """A condition on an index with its constant on the right: ``j − 1 ≥ 0`` as ``j ≥ 1``."""
+    if not (c.lhs.is_integer and c.rhs.is_integer):
+        if c.lhs.is_number and not c.rhs.is_number:
+            return c.reversed
+        return c
+    gap = sympy.expand(c.lhs - c.rhs)
+    constant, rest = gap.as_coeff_Add()
+    if isinstance(c, sympy.Gt):
+        return _plain(sympy.Ge(c.lhs, c.rhs + 1, evaluate=False))
+    if rest.could_extract_minus_sign():
+        return _plain(c.reversed) if c.reversed.lhs != c.lhs and rest.is_Mul else c
+    positive = sympy.Add(*(t for t in sympy.Add.make_args(rest) if not t.could_extract_minus_sign()))
+    other = positive - rest - constant
+    return c.func(positive, other, evaluate=False)
+
+
+def _facing(c: Any, symbol: Any) -> Any:
+    """A condition with ``symbol`` on its left."""
+    return c.reversed if isinstance(c, sympy.core.relational.Relational) and c.rhs == symbol else c
+
+
+def _decimal(value: Fraction) -> str | None:
+    """``value`` as a finite decimal of few digits, None if there is none."""
+    q = value.denominator
+    for prime in (2, 5):
+        while q % prime == 0:
+            q //= prime
+    if q != 1:
+        return None
+    text = f"{float(value):.15g}"
+    return text if Fraction(text) == value else None
+
+
+class LatexPrinter(TextPrinter):
+    """LaTeX, without any package but amsmath."""
+
+    times = r" \, "
+    minus = " - "
+    plus = " + "
+    negative = "-"
+    sum_sign, product_sign = r"\sum", r"\prod"
+    constants = {sympy.pi: r"\pi", sympy.E: "e", sympy.oo: r"\infty", sympy.nan: r"\mathrm{nan}"}
+
+    def derivative(
+        self, above: str, at: Sequence[Any], below: str, places: Sequence[Any]
+    ) -> str:
+        top, bottom = self._at(above, at), self._at(below, places)
+        return rf"\frac{{\partial {top}}}{{\partial {bottom}}}"
+
+    def gradient(self, label: str, places: Sequence[Any]) -> str:
+        return self.derivative(self.loss, (), label, places)
+
+    def name(self, label: str) -> str:
+        if label.startswith("∂"):
+            above, below = label[1:].split("/∂")
+            return self.derivative(above or self.loss, (), below, ())
+        primes = label.count("′")
+        word = label.replace("′", "").replace("_", r"\_")
+        return (word if len(word) == 1 else rf"\mathrm{{{word}}}") + "'" * primes
+
+    def element(self, label: str, indices: Sequence[Any]) -> str:
+        if label.startswith("∂"):
+            above, below = label[1:].split("/∂")
+            cut = self.ranks.get(above, 0)
+            return self.derivative(above or self.loss, indices[:cut], below, indices[cut:])
+        return f"{self.name(label)}_{{{','.join(map(self, indices))}}}"
+
+    def power(self, base: str, exponent: Any) -> str:
+        return f"{base}^{{{self(exponent)}}}"
+
+    def fraction(self, above: str, below: str, above_level: int, below_level: int) -> str:
+        return rf"\frac{{{above}}}{{{below}}}"
+
+    def call(self, name: str, arguments: Sequence[str]) -> str:
+        word = rf"\{name}" if name in _LATEX_FUNCTIONS else rf"\operatorname{{{name}}}"
+        word = word.replace("_", r"\_")
+        return rf"{word}\left({', '.join(arguments)}\right)"
+
+    def paren(self, text: str) -> str:
+        return rf"\left({text}\right)"
+
+    def root(self, text: str) -> str:
+        return rf"\sqrt{{{text}}}"
+
+    def kronecker(self, a: str, b: str) -> str:
+        return rf"\delta_{{{a},{b}}}"
+
+    def bracket(self, condition: str) -> str:
+        return rf"\left[{condition}\right]"
+
+    def big(self, sign: str, under: str, body: str) -> str:
+        return rf"{sign}_{{{under}}} {body}"
+
+    def cases(self, pieces: Sequence[tuple[str, str]]) -> str:
+        rows = [
+            rf"{value} & \text{{if }} {condition}" if condition else rf"{value} & \text{{otherwise}}"
+            for value, condition in pieces
+        ]
+        return r"\begin{cases} " + r" \\ ".join(rows) + r" \end{cases}"
+
+    def floored(self, above: str, below: str) -> str:
+        return rf"\left\lfloor \frac{{{above}}}{{{below}}} \right\rfloor"
+
+    def modulo(self, a: str, b: str) -> str:
+        return rf"{a} \bmod {b}"
+
+    def relation(self, sign: str) -> str:
+        return _LATEX_RELATIONS.get(sign, sign)
+
+
+_LATEX_FUNCTIONS = {
+    "exp", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh", "max", "min",
+}  # fmt: skip

@@ -1,0 +1,101 @@
+"""The structure of a Jacobian in words, read off its formula."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sympy
+
+from gradexplain.formula.functions import Bracket
+from gradexplain.formula.printing import Letters
+from gradexplain.graph import Graph, Node
+
+
+def structure(
+    formula: Any,
+    graph: Graph,
+    leaf: Node,
+    out: Sequence[Any],
+    places: Sequence[Any],
+    letters: Letters,
+) -> str:
+    """What J looks like: diagonal, block diagonal, dense, …; and whether it is constant."""
+    y = graph.out.label
+    if formula == 0:
+        return f"zero: {y} does not depend on {leaf.label}"
+    rows = [o for o in out if not o.is_Integer]
+    columns = [d for d in places if not d.is_Integer]
+    constant = not _values(formula)
+    linear = f", constant ({y} is linear in {leaf.label})" if constant else ""
+    if not rows and not columns:
+        return "a single number" + linear
+    if not rows:
+        return "one row" + _even(formula, columns, "column") + linear
+    if not columns:
+        return "one column" + _even(formula, rows, "row") + linear
+    pairs = _pairs(formula, rows, columns)
+    scattered = formula.has(Bracket) or any(
+        d for d in formula.atoms(sympy.KroneckerDelta) if tuple(d.args) not in pairs
+    )
+    if len(pairs) == len(rows) == len(columns):
+        ties = {row: column for row, column in pairs.values()}
+        straight = [ties[row] for row in rows] == columns
+        rest = formula.xreplace({d: sympy.S.One for d in formula.atoms(sympy.KroneckerDelta)})
+        if not straight:
+            return ("a permutation" if rest == 1 else "one entry in each row and column") + linear
+        if rest == 1:
+            return "diagonal: the identity"
+        if constant and not rest.free_symbols:
+            return "diagonal: a multiple of the identity" + linear
+        return "diagonal" + linear
+    if pairs:
+        shown = ", ".join(
+            f"{letters[row]} = {letters[column]}"
+            for row, column in sorted(pairs.values(), key=lambda p: rows.index(p[0]))
+        )
+        blocks = [row for row, _ in pairs.values()]
+        coefficient = formula.xreplace({d: sympy.S.One for d in pairs_deltas(formula, pairs)})
+        used = coefficient.free_symbols
+        same = all(row not in used and column not in used for row, column in pairs.values())
+        text = f"block diagonal: zero unless {shown}"
+        if same:
+            text += ", and the same block each time"
+        return text + linear if blocks else text
+    if scattered:
+        return "sparse" + linear
+    return "dense" + linear
+
+
+def _values(formula: Any) -> bool:
+    """Whether values of tensors occur in the formula: index letters are integers, values are not."""
+    return any(not symbol.is_integer for symbol in formula.atoms(sympy.Symbol))
+
+
+def _even(formula: Any, axes: Sequence[Any], what: str) -> str:
+    if len(axes) and not formula.has(*axes):
+        return f", the same for every {what}"
+    return ""
+
+
+def _pairs(
+    formula: Any, rows: Sequence[Any], columns: Sequence[Any]
+) -> dict[tuple[Any, ...], tuple[Any, Any]]:
+    """The deltas ``δ(row, column)`` that are factors of every term."""
+    terms = sympy.Add.make_args(sympy.expand_mul(formula))
+    common: set[Any] | None = None
+    for term in terms:
+        found = {f for f in sympy.Mul.make_args(term) if isinstance(f, sympy.KroneckerDelta)}
+        common = found if common is None else common & found
+    pairs = {}
+    for d in common or ():
+        a, b = d.args
+        if a in rows and b in columns:
+            pairs[tuple(d.args)] = (a, b)
+        elif b in rows and a in columns:
+            pairs[tuple(d.args)] = (b, a)
+    return pairs
+
+
+def pairs_deltas(formula: Any, pairs: dict[tuple[Any, ...], Any]) -> list[Any]:
+    return [d for d in formula.atoms(sympy.KroneckerDelta) if tuple(d.args) in pairs]

@@ -1,0 +1,201 @@
+"""The short form of a formula: of several equal forms, the one that a reader has least to read.
+
+Every candidate is held against the form it came from at random values of its atoms before it may
+stand for it; what is printed is therefore equal to what was derived.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import sympy
+
+from gradexplain.formula.functions import Bracket, FloorDiv, Lookup, Modulo, mp
+
+#: Beyond this many operations a formula is only factored, not rewritten as one fraction.
+_LARGE = 150
+
+
+def tidy(e: Any, length: Callable[[Any], int], folds: Iterable[tuple[Any, Any, Any]] = ()) -> Any:
+    """``e`` in its shortest form.
+
+    ``length`` measures a form as printed.  ``folds`` are ``(pattern, name, indices)``: an element's
+    definition, the atom that names it, and the index symbols of both.
+    """
+    e = _inner_sums(e, length)
+    for pattern, name, indices in folds:
+        e = _fold(e, pattern, name, indices)
+    return _shortest(e, length)
+
+
+def _shortest(e: Any, length: Callable[[Any], int]) -> Any:
+    best, shortest = e, length(e)
+    for candidate in _candidates(e):
+        size = length(candidate)
+        if size < shortest and (candidate.has(sympy.Sum) and _same_sums(e, candidate) or equal(e, candidate)):
+            best, shortest = candidate, size
+    return best
+
+
+def _candidates(e: Any) -> Iterable[Any]:
+    if not (e.is_Add or e.is_Mul or e.is_Pow):
+        return
+    factored = sympy.factor_terms(e)
+    yield factored
+    if e.count_ops() > _LARGE:
+        return
+    together = sympy.together(e)
+    yield together
+    yield sympy.factor_terms(together)
+    merged = _merged(together)
+    if merged is not None:
+        yield merged
+    if e.is_Add or any(f.is_Add for f in e.args):
+        expanded = sympy.expand_mul(e)
+        yield sympy.factor_terms(expanded)
+        yield sympy.factor_terms(sympy.together(expanded))
+
+
+def _merged(e: Any) -> Any:
+    """``Σ f − Σ g`` as ``Σ (f − g)`` where the sums run over the same range; None without any."""
+    outside, inside = e.as_independent(sympy.Sum, as_Add=False)
+    if not inside.is_Add:
+        return None
+    bodies: dict[Any, Any] = {}
+    rest = sympy.S.Zero
+    for term in inside.args:
+        factors = sympy.Mul.make_args(term)
+        sums = [f for f in factors if isinstance(f, sympy.Sum)]
+        if len(sums) != 1:
+            rest += term
+            continue
+        others = sympy.Mul(*(f for f in factors if f is not sums[0]))
+        limits = sums[0].limits
+        bodies[limits] = bodies.get(limits, sympy.S.Zero) + others * sums[0].function
+    if not any(body.is_Add for body in bodies.values()):
+        return None
+    joined = [
+        _sum(sympy.factor_terms(body), limits)
+        for limits, body in bodies.items()
+        if equal(body, sympy.factor_terms(body))
+    ]
+    if len(joined) != len(bodies):
+        return None
+    return outside * (sympy.Add(*joined) + rest)
+
+
+def _sum(body: Any, limits: Any) -> Any:
+    """``Σ body``, factors without a bound index taken out, a constant counted."""
+    bound = [limit[0] for limit in limits]
+    outside, inside = body.as_independent(*bound, as_Add=False)
+    for limit in limits:
+        if not inside.has(limit[0]):
+            outside *= limit[2] + 1
+    kept = [limit for limit in limits if inside.has(limit[0])]
+    return outside * sympy.Sum(inside, *kept) if kept else outside * inside
+
+
+def _inner_sums(e: Any, length: Callable[[Any], int]) -> Any:
+    """Every sum's body tidied, constant factors taken out of it; innermost first."""
+    replaced = {}
+    for total in sorted(e.atoms(sympy.Sum), key=lambda s: s.count_ops()):
+        body = _inner_sums(total.function, length)
+        body = _shortest(body, length)
+        replaced[total] = _sum(body, total.limits)
+    # Outer sums hold inner ones: replace the largest, which were built from tidied bodies.
+    ordered = sorted(replaced, key=lambda s: -s.count_ops())
+    return e.xreplace({total: replaced[total] for total in ordered if replaced[total] != total})
+
+
+# -- folding: a definition back into its name ----------------------------------------------------
+
+
+def _fold(e: Any, pattern: Any, name: Any, indices: Any) -> Any:
+    coefficient, core = pattern.as_coeff_Mul()
+    if isinstance(core, sympy.Sum):
+        return _fold_sum(e, core, name / coefficient, indices)
+    if not isinstance(pattern, (sympy.Function, sympy.Pow)):
+        return e
+    found = {}
+    for part in e.atoms(type(pattern)):
+        places = _match(pattern, part, indices)
+        if places is not None:
+            found[part] = name.xreplace(places)
+    return e.xreplace(found) if found else e
+
+
+def _fold_sum(e: Any, pattern: Any, name: Any, indices: Any) -> Any:
+    """``Σ_p x[p]`` back into the sum's name, also where it is part of ``Σ_p (x[p] − c)``."""
+    found = {}
+    for total in e.atoms(sympy.Sum):
+        parts = sympy.Add.make_args(sympy.expand_mul(total.function))
+        terms = [_sum(part, total.limits) for part in parts]
+        places = [
+            (term, s, _match(pattern, s, indices)) for term in terms for s in term.atoms(sympy.Sum)
+        ]
+        hits = {s: name.xreplace(place) for _, s, place in places if place is not None}
+        if hits:
+            found[total] = sympy.Add(*terms).xreplace(hits)
+    return e.xreplace(found) if found else e
+
+
+def _match(pattern: Any, part: Any, indices: Any) -> dict[Any, Any] | None:
+    """The places at which ``pattern`` is ``part``."""
+    if pattern == part:
+        return {}
+    places: dict[Any, Any] = {}
+    candidates = sorted(part.atoms(sympy.Indexed), key=str)
+    for atom in sorted(pattern.atoms(sympy.Indexed), key=str):
+        twin = next((c for c in candidates if c.base == atom.base), None)
+        if twin is None:
+            return None
+        for mine, theirs in zip(atom.indices, twin.indices, strict=True):
+            if mine in indices:
+                places.setdefault(mine, theirs)
+    if places and pattern.xreplace(places) == part:
+        return places
+    return None
+
+
+def _same_sums(e: Any, candidate: Any) -> bool:
+    """Whether ``candidate`` came from merging sums, whose bodies were compared when it was made."""
+    return candidate.atoms(sympy.Sum) != e.atoms(sympy.Sum)
+
+
+# -- equality, by numbers ------------------------------------------------------------------------
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Whether two forms agree at random values of their atoms (sums and elements are atoms)."""
+    kinds = (sympy.Indexed, sympy.Sum, sympy.Product, sympy.KroneckerDelta, Bracket, sympy.Piecewise,
+             Lookup, FloorDiv, Modulo)  # fmt: skip
+    source = random.Random(20)
+    values: dict[Any, Any] = {}
+
+    def value(e: Any) -> Any:
+        if e.is_Rational:
+            return mp.mpf(int(e.p)) / int(e.q)
+        if e.is_Add:
+            return mp.fsum(value(arg) for arg in e.args)
+        if e.is_Mul:
+            return mp.fprod(value(arg) for arg in e.args)
+        if e.is_Pow and e.exp.is_Rational:
+            return mp.power(value(e.base), value(e.exp))
+        if isinstance(e, kinds) or e not in values:
+            # Any other function is an atom too: equal arguments give equal values.
+            if isinstance(e, sympy.Function) and not isinstance(e, kinds):
+                key: Any = (type(e), tuple(mp.nstr(value(arg), 25) for arg in e.args))
+            elif e.is_Pow:
+                key = ("power", mp.nstr(value(e.base), 25), mp.nstr(value(e.exp), 25))
+            else:
+                key = e
+            if key not in values:
+                # A selector is 0 or 1 and its square itself: forms that need that are left alone.
+                values[key] = mp.mpf(source.uniform(0.5, 2.0))
+            values[e] = values[key]
+        return values[e]
+
+    first, second = value(a), value(b)
+    return bool(abs(first - second) <= mp.mpf(10) ** -30 * (abs(first) + abs(second)))

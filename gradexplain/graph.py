@@ -1,0 +1,289 @@
+"""The computation as a graph: frozen nodes in single assignment order.
+
+Everything downstream reads the graph; nothing downstream reads text.  A `Builder` makes the nodes, one
+call of `Builder.apply` each, whether they come from an expression (`gradexplain.language`) or from a
+script that ran (`gradexplain.trace`); shapes are checked when a node is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from gradexplain.errors import GradexplainError, InputError, Span
+from gradexplain.limits import MAX_ELEMENTS, MAX_GRAPH_NODES
+from gradexplain.ops.base import Op, Shape, broadcast, show_shape
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A tensor among a node's arguments: the id of the node that made it."""
+
+    id: int
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Node:
+    """One value.  ``op`` is None for a leaf or a constant (``value`` is set for a constant).
+
+    ``args`` stand in the order of the op's schema: a `Ref` (or None) for a tensor, a tuple of them for
+    a list of tensors, the plain value for anything else.  ``label`` is unique in the graph: the name
+    the user gave, or t1, t2, …; ``named`` says which.
+    """
+
+    id: int
+    label: str
+    named: bool
+    op: Op | None
+    args: tuple[Any, ...]
+    shape: Shape
+    span: Span
+    value: Any = None
+    #: Holds integers used as an index, or true/false: nothing to differentiate.
+    integer: bool = False
+
+    @property
+    def is_leaf(self) -> bool:
+        return self.op is None and self.value is None
+
+    @property
+    def is_literal(self) -> bool:
+        """A number of the expression, written where it is used."""
+        return self.op is None and isinstance(self.value, (int, float))
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """The ids of the tensors it is made from, one for each use."""
+        return tuple(ref.id for ref in refs(self.args))
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The arguments by name."""
+        assert self.op is not None
+        return {p.name: a for p, a in zip(self.op.parameters, self.args, strict=True)}
+
+
+def refs(args: Sequence[Any]) -> Iterator[Ref]:
+    """The tensors among a node's arguments, one for each use."""
+    for arg in args:
+        if isinstance(arg, Ref):
+            yield arg
+        elif isinstance(arg, tuple):
+            yield from (part for part in arg if isinstance(part, Ref))
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """``nodes[k].id == k``; every node comes after its inputs; the output is ``nodes[output]``."""
+
+    source: str
+    nodes: tuple[Node, ...]
+    output: int
+
+    def __getitem__(self, id: int) -> Node:
+        return self.nodes[id]
+
+    @property
+    def out(self) -> Node:
+        return self.nodes[self.output]
+
+    @property
+    def leaves(self) -> list[Node]:
+        """The inputs, in order of first use."""
+        return [node for node in self.nodes if node.is_leaf]
+
+    def by_label(self, label: str) -> Node | None:
+        return next((node for node in self.nodes if node.label == label), None)
+
+    def reach(self, wanted: Sequence[str]) -> set[int]:
+        """The nodes through which a gradient flows to one of the leaves ``wanted``."""
+        reached: set[int] = set()
+        for node in self.nodes:
+            if node.is_leaf:
+                if node.label in wanted:
+                    reached.add(node.id)
+            elif node.op is not None and not node.integer and not node.op.stops:
+                if any(i in reached for i in node.inputs):
+                    reached.add(node.id)
+        return reached
+
+    def needed(self) -> set[int]:
+        """The nodes that the output is made from, itself included."""
+        needed = {self.output}
+        for node in reversed(self.nodes):
+            if node.id in needed:
+                needed.update(node.inputs)
+        return needed
+
+    def uses(self) -> dict[int, int]:
+        """How many times each node is used on the way to the output."""
+        counts: dict[int, int] = {}
+        for id in self.needed():
+            for source in self.nodes[id].inputs:
+                counts[source] = counts.get(source, 0) + 1
+        return counts
+
+
+@dataclass(slots=True)
+class Builder:
+    """Makes the nodes of one graph, in order.
+
+    ``leaf_shapes`` and ``leaf_values`` say what is known of the inputs before the expression is read.
+    """
+
+    source: str = ""
+    nodes: list[Node] = field(default_factory=list)
+    _labels: set[str] = field(default_factory=set)
+    _count: int = 0
+
+    def leaf(self, name: str, shape: Shape, span: Span, *, integer: bool = False) -> Ref:
+        return self._add(name, True, None, (), shape, span, integer=integer)
+
+    def constant(self, value: Any, span: Span, *, integer: bool = False) -> Ref:
+        """A number, or an array of numbers."""
+        if isinstance(value, (bool, int, float)):
+            return self._add(None, False, None, (), (), span, value=float(value) if isinstance(value, bool) else value)
+        array = np.asarray(value, dtype=np.float64)
+        check_size(array.shape)
+        return self._add(None, False, None, (), array.shape, span, value=array, integer=integer)
+
+    def apply(
+        self, op: Op, args: tuple[Any, ...], span: Span, *, integer: bool = False
+    ) -> Ref:
+        """A node made by ``op``, its shape checked; errors carry ``span``."""
+        try:
+            shape = self.shape_of(op, args)
+            check_size(shape)
+        except GradexplainError as error:
+            raise error.at(self.source, span) from None
+        return self._add(None, False, op, args, shape, span, integer=integer or op.integer)
+
+    def shape_of(self, op: Op, args: tuple[Any, ...]) -> Shape:
+        """The shape that ``op`` returns for ``args``."""
+        if op.shape is None:
+            return broadcast(*(self.nodes[ref.id].shape for ref in refs(args)))
+        return op.shape(*(self._shaped(arg) for arg in args))
+
+    def _shaped(self, arg: Any) -> Any:
+        """What a shape rule sees of an argument: a tensor's shape (its node where values matter)."""
+        if isinstance(arg, Ref):
+            node = self.nodes[arg.id]
+            return ValueShape(node.shape, node.value) if node.integer else node.shape
+        if isinstance(arg, tuple):
+            return tuple(self._shaped(part) for part in arg)
+        return arg
+
+    def name(self, ref: Ref, name: str) -> Ref:
+        """Give the value a name; a value that has one already is named once more by a new node."""
+        node = self.nodes[ref.id]
+        label = self._free(name)
+        if node.named or node.op is None:
+            return ref
+        self._labels.discard(node.label)
+        self._labels.add(label)
+        self.nodes[ref.id] = Node(
+            node.id, label, True, node.op, node.args, node.shape, node.span, node.value, node.integer
+        )
+        return ref
+
+    def graph(self, output: Ref) -> Graph:
+        """The finished graph; unnamed values are numbered t1, t2, … in order."""
+        count = 0
+        nodes = []
+        for node in self.nodes:
+            label = node.label
+            if not node.named and not node.is_literal:
+                count += 1
+                while f"t{count}" in self._labels:
+                    count += 1
+                label = f"t{count}"
+            nodes.append(
+                Node(node.id, label, node.named, node.op, node.args, node.shape, node.span, node.value, node.integer)
+            )
+        return Graph(self.source, tuple(nodes), output.id)
+
+    def _add(
+        self,
+        name: str | None,
+        named: bool,
+        op: Op | None,
+        args: tuple[Any, ...],
+        shape: Shape,
+        span: Span,
+        *,
+        value: Any = None,
+        integer: bool = False,
+    ) -> Ref:
+        if len(self.nodes) >= MAX_GRAPH_NODES:
+            raise InputError(
+                f"the expression makes more than {MAX_GRAPH_NODES} operations",
+                source=self.source,
+                span=span,
+                remedy="explain a smaller part of it",
+            )
+        label = "" if name is None else self._free(name)
+        if label:
+            self._labels.add(label)
+        node = Node(len(self.nodes), label, named, op, args, shape, span, value, integer)
+        self.nodes.append(node)
+        return Ref(node.id)
+
+    def _free(self, name: str) -> str:
+        """``name``, or ``name′``, ``name″`` … where it was used before (``x = x*2``)."""
+        while name in self._labels:
+            name += "′"
+        return name
+
+
+class ValueShape(tuple[int, ...]):
+    """A shape that also knows the values: an integer tensor used as an index."""
+
+    value: Any
+
+    def __new__(cls, shape: Shape, value: Any) -> ValueShape:
+        self = super().__new__(cls, shape)
+        self.value = value
+        return self
+
+
+def check_size(shape: Shape) -> None:
+    """`InputError` for a tensor that is too large to be worked with."""
+    if prod(shape) > MAX_ELEMENTS:
+        raise InputError(
+            f"a tensor of shape {show_shape(shape)} has {prod(shape):,} elements; "
+            f"the most is {MAX_ELEMENTS:,}",
+            remedy="use a smaller shape: the formulas are the same at any size",
+        )
+
+
+def op_call(node: Node, labels: Mapping[int, str]) -> str:
+    """How a node reads: ``t1 + log(c)``, ``x.sum(dim=0)`` in the labels of its inputs."""
+    op = node.op
+    assert op is not None
+    shown = [_show(arg, labels) for arg in node.args]
+    if op.infix:
+        tensors = [labels[ref.id] for ref in refs(node.args)]
+        return op.infix.format(*tensors)
+    if op.show is not None:
+        return str(op.show(*shown))
+    pieces = []
+    for parameter, arg, text in zip(op.parameters, node.args, shown, strict=True):
+        if parameter.is_tensor and arg is not None:
+            pieces.append(text)
+        elif not parameter.required and arg == parameter.default:
+            continue
+        else:
+            pieces.append(f"{parameter.name}={text}")
+    return f"{op.name}({', '.join(pieces)})"
+
+
+def _show(arg: Any, labels: Mapping[int, str]) -> str:
+    if isinstance(arg, Ref):
+        return labels[arg.id]
+    if isinstance(arg, tuple) and any(isinstance(part, Ref) for part in arg):
+        return "[" + ", ".join(_show(part, labels) for part in arg) + "]"
+    return repr(arg) if not isinstance(arg, float) else f"{arg:g}"

@@ -1,0 +1,48 @@
+"""Every cap in one place, so that whatever is typed ends within seconds and within 2 GiB.
+
+A cap is reported with its number and a remedy; none of them is silent.
+"""
+
+from __future__ import annotations
+
+#: Characters of a program.  ``ast.parse`` can take hundreds of megabytes, or overflow the C stack,
+#: on a long text; within this length it takes a few megabytes and a fraction of a second.
+MAX_SOURCE = 20_000
+
+#: Brackets inside one another.  Python's own parser gives up at 200.
+MAX_BRACKETS = 100
+
+#: Levels of an expression's tree; the left operand of ``a + b + …`` is one level deeper at each
+#: operator.  Code that follows the tree by recursion stays far from Python's limit of 1000 frames.
+MAX_DEPTH = 200
+
+#: Nodes of a program's tree.  Each may become a node of the graph, with a derivation of its own.
+MAX_TREE_NODES = 4_000
+
+#: Characters of one name: it stands in every table and formula.
+MAX_NAME = 100
+
+#: Digits of one number in a program.  Even in hexadecimal, this many stay within a float64's range.
+MAX_DIGITS = 250
+
+#: Axes of a tensor.  Each needs an index letter of its own, and NumPy stops at 64.
+MAX_DIMENSIONS = 16
+
+#: Elements of a tensor: 128 MB in float64.  A run holds about a dozen arrays of this size at once.
+MAX_ELEMENTS = 16_000_000
+
+#: Bytes of a ``.npy`` or ``.pt`` file: `MAX_ELEMENTS` of the widest kind (16 bytes), and a header.
+MAX_FILE_BYTES = 16 * MAX_ELEMENTS + 1_000_000
+
+#: Characters of a value written out, on the command line or in a ``.json`` file.  They are read at
+#: about a million a second.
+MAX_VALUE_TEXT = 4_000_000
+
+#: Bytes of the structure (``data.pkl``) in a ``.pt`` file.  One tensor's takes some 300.
+MAX_PICKLE_BYTES = 10_000
+
+#: Operations of a graph.  A script that is traced makes more of them than a program can.
+MAX_GRAPH_NODES = 20_000
+
+#: Elements of all values of one run together: with their magnitudes, and PyTorch's copies, 2 GiB.
+MAX_TOTAL_ELEMENTS = 40_000_000

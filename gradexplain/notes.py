@@ -1,0 +1,234 @@
+"""Remarks worth having: where the function is singular, where an infinity arose, a blind ``v``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import sympy
+
+from gradexplain.explanation import Array, Note
+from gradexplain.formula.evaluate import Evaluator, to_float
+from gradexplain.formula.functions import build
+from gradexplain.graph import Graph, Node, Ref
+from gradexplain.routes.chain import ChainRule
+
+if TYPE_CHECKING:
+    from gradexplain.engine import _Run
+
+
+@dataclass(frozen=True, slots=True)
+class Singular:
+    """A node at a point where its record says that there is no derivative, or no value."""
+
+    node: Node
+    index: tuple[int, ...]
+    count: int
+
+
+def singular_nodes(graph: Graph, chain: ChainRule, wanted: list[str]) -> list[Singular]:
+    """The singular points that a gradient passes through, looked for node by node.
+
+    The formula of the whole would not show them: ``x/x`` and ``exp(log(x))`` simplify as they are
+    built.
+    """
+    reach = graph.reach(wanted)
+    found = []
+    for node in graph.nodes:
+        if node.op is None or node.id not in reach or node.id not in chain.forward:
+            continue
+        mask = _mask(node, graph, chain)
+        if mask is not None and mask.any():
+            index = tuple(int(i) for i in np.argwhere(mask)[0])
+            found.append(Singular(node, index, int(mask.sum())))
+    return found
+
+
+def _mask(node: Node, graph: Graph, chain: ChainRule) -> Any:
+    """True at each element of the result where the node is singular."""
+    op = node.op
+    assert op is not None
+    if op.singular_at is not None:
+        mask = op.singular_at(to_float(chain.forward[node.id][0]), *_values(node, chain))
+        return np.asarray(mask)
+    if not op.singular:
+        return None
+    axes = tuple(sympy.Symbol(f"i{n}", integer=True) for n in range(len(node.shape)))
+    arrays: dict[str, Array] = {}
+    names: dict[str, Any] = {}
+    for parameter, arg in zip(op.parameters, node.args, strict=True):
+        if isinstance(arg, Ref):
+            value = np.broadcast_to(to_float(chain.forward[arg.id][0]), node.shape)
+            arrays[parameter.name] = value
+            symbol = sympy.Symbol(parameter.name, real=True)
+            names[parameter.name] = (
+                sympy.Indexed(sympy.IndexedBase(symbol), *axes) if axes else symbol
+            )
+        elif isinstance(arg, (int, float)):
+            names[parameter.name] = sympy.Float(arg)
+    evaluator = Evaluator(
+        lambda name: (arrays[name], np.abs(arrays[name])),
+        dict(zip(axes, node.shape, strict=True)),
+        exact=False,
+    )
+    mask = np.zeros(node.shape, dtype=bool)
+    for condition in op.singular:
+        mask |= evaluator.holds(build(condition, names), axes, node.shape)
+    return mask
+
+
+def _values(node: Node, chain: ChainRule) -> list[Any]:
+    def value(arg: Any) -> Any:
+        if isinstance(arg, Ref):
+            return to_float(chain.forward[arg.id][0])
+        if isinstance(arg, tuple):
+            return tuple(value(part) for part in arg)
+        return arg
+
+    return [value(arg) for arg in node.args]
+
+
+def at(name: str, index: tuple[int, ...]) -> str:
+    """``c[0]``, or ``c`` for a scalar."""
+    return f"{name}[{','.join(map(str, index))}]" if index else name
+
+
+def notes(run: _Run, singular: list[Singular]) -> list[Note]:
+    """Every note that applies, in a fixed order."""
+    found = _kinks(run, singular)
+    found += _infinities(run)
+    found += _unreached(run)
+    found += _blind(run)
+    return found
+
+
+def _kinks(run: _Run, singular: list[Singular]) -> list[Note]:
+    notes = []
+    for point in singular:
+        op = point.node.op
+        assert op is not None
+        if not op.kink:
+            continue
+        where = at(point.node.label, point.index)
+        more = f" and {point.count - 1} more" if point.count > 1 else ""
+        notes.append(
+            Note(
+                "kink",
+                f"{op.name} has no derivative at {where}{more}: {op.kink}.",
+                {"node": point.node.label, "index": list(point.index), "count": point.count},
+            )
+        )
+    return notes
+
+
+def _infinities(run: _Run) -> list[Note]:
+    """The first node whose value is not finite though its inputs are, forward and backward."""
+    graph, chain = run.graph, run.chain
+    for node in graph.nodes:
+        if node.op is None or node.id not in chain.forward:
+            continue
+        value = to_float(chain.forward[node.id][0])
+        if np.isfinite(value).all():
+            continue
+        if any(not np.isfinite(to_float(chain.forward[i][0])).all() for i in node.inputs):
+            continue
+        return [_infinity(run, node, value)]
+    for c in chain.contributions:
+        value = to_float(c.value[0])
+        before = to_float(chain.upstream[c.node.id][0])
+        if np.isfinite(value).all() or not np.isfinite(before).all():
+            continue
+        index = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
+        found = _word(float(value[index]))
+        source = float(np.asarray(to_float(chain.forward[c.source.id][0]))[index])
+        return [
+            Note(
+                "infinity",
+                f"The gradient becomes {found} in {c.node.label} = "
+                f"{_call(run, c.node)}, whose derivative is not finite at "
+                f"{at(c.source.label, index)} = {_number(source)}.",
+                {"node": c.node.label, "index": list(index), "value": found},
+            )
+        ]
+    return []
+
+
+def _infinity(run: _Run, node: Node, value: Array) -> Note:
+    index = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
+    found = _word(float(value[index]))
+    inputs = []
+    for id in dict.fromkeys(node.inputs):
+        source = run.graph[id]
+        array = to_float(run.chain.forward[id][0])
+        if source.is_literal:
+            continue
+        if array.shape == value.shape:
+            inputs.append(f"{at(source.label, index)} = {_number(float(array[index]))}")
+        elif array.shape == ():
+            inputs.append(f"{source.label} = {_number(float(array))}")
+    place = f" ({', '.join(inputs)})" if inputs else ""
+    return Note(
+        "infinity",
+        f"{at(node.label, index)} is {found}: it first arises in {node.label} = "
+        f"{_call(run, node)}{place}.",
+        {"node": node.label, "index": list(index), "value": found},
+    )
+
+
+def _call(run: _Run, node: Node) -> str:
+    return next(row.expression for row in run.explanation.forward if row.node == node.label)
+
+
+def _word(value: float) -> str:
+    return "nan" if value != value else "inf" if value > 0 else "-inf"
+
+
+def _number(value: float) -> str:
+    from gradexplain.render.numbers import number
+
+    return number(value)
+
+
+def _unreached(run: _Run) -> list[Note]:
+    names = [leaf.label for leaf in run.leaves if not run.graph.reach([leaf.label]) & {run.graph.output}]
+    if not names:
+        return []
+    shown = " and ".join(names) if len(names) < 3 else ", ".join(names)
+    them = "it" if len(names) == 1 else "them"
+    return [
+        Note(
+            "no gradient",
+            f"No gradient flows from {run.graph.out.label} to {shown}: PyTorch leaves .grad of "
+            f"{them} None.",
+            {"inputs": names},
+        )
+    ]
+
+
+def _blind(run: _Run) -> list[Note]:
+    """A ``v`` for which ``Jᵀv`` is 0 for every input although J is not."""
+    gradients = run.explanation.gradients
+    if not run.v.any() or not gradients or run.graph.out.shape == ():
+        return []
+    if any(not np.isfinite(g.value).all() or g.value.any() for g in gradients.values()):
+        return []
+    if not any(run.jacobian_is_not_zero(leaf) for leaf in run.leaves):
+        return []
+    y, v = run.graph.out.label, run.explanation.grad.name
+    text = (
+        f"{v} is blind: Jᵀ·{v} is 0 for every input although J is not 0, so {y} changes only in "
+        f"directions that {v} does not see."
+    )
+    data: dict[str, Any] = {}
+    if (run.v == run.v.flat[0]).all():
+        dims = run.constant_sums()
+        if dims is not None:
+            if dims == ():
+                what = f"the sum of all elements of {y} is"
+            else:
+                shown = f"dim={dims[0]}" if len(dims) == 1 else f"dim={dims}"
+                what = f"the sums {y}.sum({shown}) are"
+            text += f" Here {what} the same whatever the inputs are, so ones is a blind test vector."
+            data["constant_sum"] = list(dims)
+    return [Note("blind vector", text, data)]

@@ -1,0 +1,24 @@
+"""The operations: one record each, by family.  Importing this package fills the registry."""
+
+from gradexplain.ops import contractions, pointwise, reductions, shapes
+from gradexplain.ops.base import (
+    Op,
+    Parameter,
+    all_ops,
+    all_spellings,
+    by_schema,
+    by_spelling,
+)
+
+__all__ = [
+    "Op",
+    "Parameter",
+    "all_ops",
+    "all_spellings",
+    "by_schema",
+    "by_spelling",
+    "contractions",
+    "pointwise",
+    "reductions",
+    "shapes",
+]

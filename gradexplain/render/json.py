@@ -1,0 +1,188 @@
+"""The explanation as a JSON document, ``gradexplain/1``.
+
+    schema      "gradexplain/1"
+    expression  the text as it was given
+    dtype       "float64" or "float32"
+    output      {name, shape, value}
+    grad        v, the argument of backward: nested lists in the output's shape
+    grad_source "given", "ones" or "implicit" (1 for a scalar output)
+    loss        the scalar L whose gradient v is, as text
+    inputs      {NAME: {shape, value, given, wanted}}; given is false for example values
+    forward     [{node, op, inputs, expression, shape, value}] in order of evaluation
+    jacobian    {NAME: {formula, latex, where, structure, shape, value}}
+                value is nested to output.shape + input.shape, null when too large to show
+    steps       [{node, op, upstream, input, uses, rule, contribution_rule, numbers, contribution,
+                total}] from the output back; total is null but on the last of several contributions
+    gradients   {NAME: {formula, latex, where, value, chain_rule, torch, tolerance, verdict, agrees}}
+                torch is null when PyTorch was not asked; agrees is false only for a mismatch
+    check       {status, dtype, tolerance, reason, differences: [{input, routes, index, values,
+                tolerance, count}]}; status is agree, convention, mismatch, skipped or failed
+    notes       [{kind, text, …}]
+
+``formula`` is the line that the text shows, ``latex`` the same in LaTeX, ``where`` the lines that say
+what the names in it stand for.  Numbers have 12 significant digits unless ``--precision`` says
+otherwise, and an element of ``chain_rule`` or ``torch`` that agrees with ``value`` within its
+tolerance is printed as ``value``'s: a processor's last bits never show.  Non-finite numbers are the
+strings "inf", "-inf" and "nan".  Keys are only ever added.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from gradexplain.explanation import Array, Check, Explanation, Gradient
+from gradexplain.render import numbers
+
+SCHEMA = "gradexplain/1"
+PRECISION = 12
+
+
+def render(
+    explanation: Explanation, precision: int | None = None, *, ascii_only: bool = False
+) -> str:
+    """The document as text: an object's members on lines of their own, lists of numbers on one."""
+    return _written(to_dict(explanation, precision), "", ascii_only) + "\n"
+
+
+def to_dict(x: Explanation, precision: int | None = None) -> dict[str, Any]:
+    """The document as JSON values."""
+    digits = precision or PRECISION
+
+    def array(values: Array | None) -> Any:
+        return None if values is None else _plain(values.tolist(), digits)
+
+    return {
+        "schema": SCHEMA,
+        "expression": x.expression,
+        "dtype": x.dtype,
+        "output": {
+            "name": x.output.name,
+            "shape": _plain(x.output.shape, digits),
+            "value": array(x.output.value),
+        },
+        "grad": array(x.grad.value),
+        "grad_source": x.grad.source,
+        "loss": x.grad.loss,
+        "inputs": {
+            name: {
+                "shape": _plain(i.shape, digits),
+                "value": array(i.value),
+                "given": i.given,
+                "wanted": i.wanted,
+            }
+            for name, i in x.inputs.items()
+        },
+        "forward": [
+            {
+                "node": row.node,
+                "op": row.op,
+                "inputs": list(row.inputs),
+                "expression": row.expression,
+                "shape": _plain(row.shape, digits),
+                "value": array(row.value),
+            }
+            for row in x.forward
+        ],
+        "jacobian": {
+            name: {
+                "formula": j.text,
+                "latex": j.latex,
+                "where": list(j.where),
+                "structure": j.structure,
+                "shape": _plain(j.shape, digits),
+                "value": array(j.value),
+            }
+            for name, j in x.jacobian.items()
+        },
+        "steps": [
+            {
+                "node": step.node,
+                "op": step.op,
+                "upstream": array(step.upstream),
+                "input": step.input,
+                "uses": step.uses,
+                "rule": step.rule,
+                "contribution_rule": step.contribution_rule,
+                "numbers": step.numbers,
+                "contribution": array(step.contribution),
+                "total": array(step.total),
+            }
+            for step in x.steps
+        ],
+        "gradients": {name: _gradient(g, digits) for name, g in x.gradients.items()},
+        "check": None if x.check is None else _check(x.check, digits),
+        "notes": [
+            {"kind": note.kind, "text": note.text, **_plain(note.data, digits)} for note in x.notes
+        ],
+    }
+
+
+def _gradient(g: Gradient, digits: int) -> dict[str, Any]:
+    def route(values: Array | None) -> Any:
+        if values is None:
+            return None
+        return _plain(numbers.settled(values, g.value, g.tolerance).tolist(), digits)
+
+    return {
+        "formula": g.text,
+        "latex": g.latex,
+        "where": list(g.where),
+        "value": route(g.value),
+        "chain_rule": route(g.chain_rule),
+        "torch": route(g.torch),
+        "tolerance": _plain(g.tolerance.tolist(), 2),
+        "verdict": g.verdict,
+        "agrees": g.agrees,
+    }
+
+
+def _check(check: Check, digits: int) -> dict[str, Any]:
+    return {
+        "status": check.status,
+        "dtype": check.dtype,
+        "tolerance": _plain(check.tolerance, 2),
+        "reason": check.reason,
+        "differences": [
+            {
+                "input": d.input,
+                "routes": list(d.routes),
+                "index": _plain(d.index, digits),
+                # all digits: rounding could hide the difference
+                "values": _plain(d.values, 17),
+                "tolerance": _plain(d.tolerance, 2),
+                "count": d.count,
+            }
+            for d in check.differences
+        ],
+    }
+
+
+def _plain(value: Any, digits: int) -> Any:
+    """``value`` in JSON's own types, its floats to ``digits`` significant digits."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item, digits) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, digits) for item in value]
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if hasattr(value, "tolist"):  # a NumPy scalar or array in a note's data
+        return _plain(value.tolist(), digits)
+    if not math.isfinite(value):
+        return numbers.number(value)
+    return float(f"{value:.{digits}g}") or 0.0
+
+
+def _written(value: Any, indent: str, ascii_only: bool) -> str:
+    inner = indent + "  "
+    if isinstance(value, dict) and value:
+        items = [
+            f"{inner}{json.dumps(key, ensure_ascii=ascii_only)}: {_written(item, inner, ascii_only)}"
+            for key, item in value.items()
+        ]
+        return "{\n" + ",\n".join(items) + f"\n{indent}}}"
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        items = [inner + _written(item, inner, ascii_only) for item in value]
+        return "[\n" + ",\n".join(items) + f"\n{indent}]"
+    return json.dumps(value, ensure_ascii=ascii_only, allow_nan=False)

@@ -1,0 +1,388 @@
+"""The closed form: J and Jᵀv as formulas, their text, and their values.
+
+Where J of the whole expression would fill a page, it is given as the chain of the Jacobians of its
+named parts, each in closed form (`ClosedForm.chained`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sympy
+
+from gradexplain.explanation import Array
+from gradexplain.formula.calculus import (
+    ADJOINT,
+    Calculus,
+    element_symbol,
+    indices_of,
+    label_of,
+)
+from gradexplain.formula.contract import contract
+from gradexplain.formula.evaluate import Evaluator, Pair, to_exact
+from gradexplain.formula.printing import LatexPrinter, Letters, TextPrinter
+from gradexplain.formula.structure import structure
+from gradexplain.formula.tidy import tidy
+from gradexplain.graph import Graph, Node, Ref
+from gradexplain.routes.names import free_names
+
+#: A formula of more operations than this is given as a chain of the parts' formulas instead.
+LONG = 60
+
+#: A derivation that grows past this is given up for the chain before it is tidied.
+_TOO_LONG = 400
+
+_OUT, _IN = "ikmace", "jlnbdf"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A formula as it is shown: see `gradexplain.explanation.Formula`."""
+
+    formula: Any
+    text: str
+    latex: str
+    where: tuple[str, ...]
+    ranges: str
+
+
+class ClosedForm:
+    """The closed forms of one graph's output by each leaf.
+
+    ``values`` are the leaves', ``v`` the argument of ``backward``; ``exact`` chooses mpmath.
+    """
+
+    def __init__(
+        self, graph: Graph, values: Mapping[str, Array], v: Array, *, exact: bool
+    ) -> None:
+        self.graph = graph
+        self.calculus = Calculus(graph)
+        self.exact = exact
+        self._values = values
+        self._v = v
+        self._pairs: dict[str, Pair] = {}
+        self._jacobians: dict[str, Any] = {}
+        self._gradients: dict[str, Any] = {}
+        self._adjoints: dict[int, Any] = {}
+        #: The names of the argument of ``backward`` and of the scalar L in formulas.
+        self.v_name, self.loss_name = free_names(graph)
+        self._names = [n.label for n in graph.nodes if not n.is_literal] + [self.v_name]
+        self._folds: list[tuple[Any, Any, Any]] | None = None
+
+    # -- formulas --------------------------------------------------------------------------------
+
+    def is_long(self, leaf: Node) -> bool:
+        """Whether J by ``leaf`` is given as a chain."""
+        return self.jacobian(leaf) is None
+
+    def jacobian(self, leaf: Node) -> Any:
+        """``∂y[o…]/∂leaf[d…]`` tidied; None where it would be too long."""
+        if leaf.label not in self._jacobians:
+            found: Any = None
+            raw = self.calculus.jacobian(self.graph.out, leaf, limit=_TOO_LONG)
+            if raw is not None:
+                found = self._tidy(raw)
+                if found.count_ops() > LONG and self._has_parts(leaf):
+                    found = None
+            self._jacobians[leaf.label] = found
+        return self._jacobians[leaf.label]
+
+    def gradient(self, leaf: Node) -> Any:
+        """``Σ v·∂y/∂leaf[d…]``, tidied; in the names of the parts' gradients where J is long."""
+        if leaf.label not in self._gradients:
+            jacobian = self.jacobian(leaf)
+            if jacobian is None:
+                found = self._chained_gradient(leaf)
+            else:
+                found = self.calculus.weighted(jacobian, self.v_name, self.graph.out.shape)
+            self._gradients[leaf.label] = self._tidy(found)
+        return self._gradients[leaf.label]
+
+    def _has_parts(self, leaf: Node) -> bool:
+        return any(
+            part.id not in (leaf.id, self.graph.output) for part in self.calculus.parts(leaf)
+        )
+
+    def _tidy(self, e: Any) -> Any:
+        return tidy(e, lambda form: len(TextPrinter(Letters(self._names))(form)), self.folds)
+
+    @property
+    def folds(self) -> list[tuple[Any, Any, Any]]:
+        """The definitions that may be put back into their names."""
+        if self._folds is None:
+            self._folds = []
+            for node in self.graph.nodes:
+                if node.op is not None and self.calculus.is_atom(node) and not node.integer:
+                    own = self.calculus.indices(node.shape, f"n{node.id}x")
+                    definition = self.calculus.definition(node, own)
+                    self._folds.append((definition, self.calculus.atom(node, own), own))
+        return self._folds
+
+    def chained(self, leaf: Node) -> list[tuple[Node, Any]]:
+        """The values through which the gradient reaches ``leaf`` directly, and ``∂part/∂leaf``."""
+        found = []
+        for part in self.calculus.parts(leaf):
+            if part.id == leaf.id:
+                continue
+            slope = self.calculus.partial(part, leaf)
+            if slope != 0:
+                found.append((part, self._tidy(slope)))
+        return found
+
+    def _chained_gradient(self, node: Node) -> Any:
+        """``Σ_part Σ_p ∂L/∂part[p]·∂part[p]/∂node[d]``."""
+        total = sympy.S.Zero
+        for part, slope in self.chained(node):
+            out = self.calculus.indices(part.shape, "o")
+            name = self.v_name if part.id == self.graph.output else adjoint(part)
+            total += contract(
+                element_symbol(name, out) * slope, out, self.calculus.ranges
+            )
+        return total
+
+    # -- values ----------------------------------------------------------------------------------
+
+    def _evaluator(self) -> Evaluator:
+        return Evaluator(
+            self._pair, self.calculus.ranges, exact=self.exact, lookup=self._integers
+        )
+
+    def _pair(self, label: str) -> Pair:
+        """The value of an atom: a leaf's, v's, or that of its own closed form."""
+        if label not in self._pairs:
+            node = self.calculus.node(label)
+            if label == self.v_name:
+                self._pairs[label] = self._given(self._v)
+            elif label.startswith(ADJOINT):
+                part = self.calculus.node(label.removeprefix(ADJOINT))
+                assert part is not None
+                places = self.calculus.indices(part.shape, "d")
+                formula = self._tidy(self._chained_gradient(part))
+                self._pairs[label] = self._evaluator().value(formula, places, part.shape)
+            else:
+                assert node is not None
+                self._pairs[label] = self._defined(node)
+        return self._pairs[label]
+
+    def _defined(self, node: Node) -> Pair:
+        if node.op is None:
+            return self._given(self._values[node.label] if node.is_leaf else node.value)
+        own = self.calculus.indices(node.shape, f"n{node.id}x")
+        if node.op.value is not None and not (self.exact and node.op.element is not None):
+            pair: Pair = node.op.value(self.exact, *map(self._argument, node.args))
+            return pair
+        definition = self.calculus.definition(node, own)
+        return self._evaluator().value(definition, own, node.shape)
+
+    def _argument(self, arg: Any) -> Any:
+        if isinstance(arg, Ref):
+            node = self.graph[arg.id]
+            if node.is_literal or not self.calculus.is_atom(node):
+                own = self.calculus.indices(node.shape, f"n{node.id}x")
+                element = self.calculus.element(node, own)
+                return self._evaluator().value(element, own, node.shape)
+            return self._pair(node.label)
+        if isinstance(arg, tuple):
+            return tuple(self._argument(part) for part in arg)
+        return arg
+
+    def _given(self, array: Any) -> Pair:
+        array = np.asarray(array, dtype=np.float64)
+        return (to_exact(array) if self.exact else array), np.abs(array)
+
+    def _integers(self, label: str) -> Any:
+        node = self.calculus.node(label)
+        assert node is not None
+        return np.asarray(self._values[label] if node.is_leaf else node.value).astype(int)
+
+    def gradient_value(self, leaf: Node) -> Pair:
+        """``Jᵀv`` in the leaf's shape."""
+        places = self.calculus.indices(leaf.shape, "d")
+        return self._evaluator().value(self.gradient(leaf), places, leaf.shape)
+
+    def jacobian_value(self, leaf: Node) -> Pair | None:
+        """J in the shape ``y.shape + leaf.shape``; None where it has no single formula."""
+        formula = self.jacobian(leaf)
+        if formula is None:
+            return self._jacobian_by_rows(leaf)
+        out = self.calculus.indices(self.graph.out.shape, "o")
+        places = self.calculus.indices(leaf.shape, "d")
+        return self._evaluator().value(
+            formula, (*out, *places), self.graph.out.shape + leaf.shape
+        )
+
+    def _jacobian_by_rows(self, leaf: Node) -> Pair:
+        """J by basis vectors through the chained formula: small outputs only."""
+        shape = self.graph.out.shape
+        rows = []
+        for place in np.ndindex(*shape):
+            basis = np.zeros(shape)
+            basis[place] = 1.0
+            row = ClosedForm(self.graph, self._values, basis, exact=self.exact)
+            row._jacobians, row._gradients = self._jacobians, self._gradients
+            row.calculus = self.calculus
+            row._folds = self._folds
+            row._pairs = {
+                k: p for k, p in self._pairs.items() if k != self.v_name and not k.startswith(ADJOINT)
+            }
+            rows.append(row.gradient_value(leaf))
+        full = shape + leaf.shape
+        return (
+            np.array([r[0] for r in rows], dtype=rows[0][0].dtype).reshape(full),
+            np.array([r[1] for r in rows]).reshape(full),
+        )
+
+    def sum_is_constant(self, leaf: Node, dims: tuple[int, ...]) -> bool:
+        """Whether ``Σ y`` over ``dims`` (all of them for ``()``) has the derivative 0 by ``leaf``."""
+        formula = self.jacobian(leaf)
+        if formula is None:
+            return False
+        out = self.calculus.indices(self.graph.out.shape, "o")
+        over = [out[d] for d in dims] if dims else list(out)
+        total = contract(sympy.expand_mul(formula), over, self.calculus.ranges)
+        return bool(self._tidy(total) == 0)
+
+    # -- text ------------------------------------------------------------------------------------
+
+    def shown_jacobian(self, leaf: Node) -> tuple[Shown, str]:
+        """J as it is shown, and its structure in words."""
+        out = self.calculus.indices(self.graph.out.shape, "o")
+        places = self.calculus.indices(leaf.shape, "d")
+        formula = self.jacobian(leaf)
+        letters = Letters(self._names)
+        letters.axes(out, _OUT)
+        letters.axes(places, _IN)
+        left = ("∂", self.graph.out, out), ("∂", leaf, places)
+        if formula is not None:
+            words = structure(formula, self.graph, leaf, out, places, letters)
+            return self._shown(left, formula, letters, (*out, *places)), words
+        terms = sympy.S.Zero
+        parts = []
+        for part, slope in self.chained(leaf):
+            inner = self.calculus.indices(part.shape, f"n{part.id}x")
+            for symbol in inner:
+                if not symbol.is_Integer:
+                    letters.assign(symbol, "pqrstuw")
+            local = element_symbol(f"∂{part.label}/∂{leaf.label}", (*inner, *places))
+            if part.id == self.graph.output:
+                terms += element_symbol(f"∂{part.label}/∂{leaf.label}", (*out, *places))
+            else:
+                upper = element_symbol(f"∂{self.graph.out.label}/∂{part.label}", (*out, *inner))
+                bound = [q for q in inner if not q.is_Integer]
+                product = upper * local
+                terms += (
+                    sympy.Sum(product, *((q, 0, self.calculus.ranges[q] - 1) for q in bound))
+                    if bound
+                    else product
+                )
+            own = self.calculus.indices(part.shape, "o")
+            put = {o: i for o, i in zip(own, inner, strict=True) if o != i}
+            parts.append((part, inner, slope.xreplace(put)))
+        shown = self._shown(left, terms, letters, (*out, *places), chain=(leaf, places, parts))
+        return shown, "the chain of the Jacobians of its parts"
+
+    def shown_gradient(self, leaf: Node) -> Shown:
+        """``leaf.grad[j] = …`` as it is shown."""
+        places = self.calculus.indices(leaf.shape, "d")
+        letters = Letters(self._names)
+        letters.axes(places, _IN)
+        left = (("grad", leaf, places),)
+        return self._shown(left, self.gradient(leaf), letters, places)
+
+    def _shown(
+        self,
+        left: Sequence[tuple[str, Node, Sequence[Any]]],
+        formula: Any,
+        letters: Letters,
+        axes: Sequence[Any],
+        chain: tuple[Node, Sequence[Any], list[Any]] | None = None,
+    ) -> Shown:
+        texts = []
+        where: list[str] = []
+        ranks = {node.label: len(node.shape) for node in self.graph.nodes}
+        for kind in (TextPrinter, LatexPrinter):
+            printer = kind(letters, self._names, ranks, self.loss_name)
+            texts.append(f"{_left(left, printer)} = {printer(formula)}")
+            if isinstance(printer, LatexPrinter):
+                continue
+            if chain is not None:
+                leaf, places, parts = chain
+                for part, inner, slope in parts:
+                    name = printer.partial(part.label, inner, leaf.label, places)
+                    where.append(f"{name} = {printer(slope)}")
+                formula_atoms = [slope for _, _, slope in parts]
+            else:
+                formula_atoms = [formula]
+            where += self._definitions(formula_atoms, letters, printer)
+        symbols = [a for a in axes if not a.is_Integer]
+        return Shown(formula, texts[0], texts[1], tuple(where), self._ranges(symbols, letters))
+
+    def _definitions(
+        self, formulas: Sequence[Any], letters: Letters, printer: TextPrinter
+    ) -> list[str]:
+        """``s[k] = Σ_p x[p,k]`` for each name that stands for a value, in order of the graph."""
+        pending = list(formulas)
+        lines: dict[int, str] = {}
+        while pending:
+            formula = pending.pop(0)
+            for atom in sorted(formula.atoms(sympy.Indexed, sympy.Symbol), key=str):
+                if not isinstance(atom, sympy.Indexed) and atom.is_integer:
+                    continue
+                label = label_of(atom)
+                if label.startswith(ADJOINT):
+                    part = self.calculus.node(label.removeprefix(ADJOINT))
+                    if part is not None and -part.id not in lines:
+                        own = self.calculus.indices(part.shape, "d")
+                        for symbol in own:
+                            if not symbol.is_Integer and letters.known(symbol) is None:
+                                letters.assign(symbol, _IN)
+                        gradient = self._tidy(self._chained_gradient(part))
+                        lines[-part.id] = f"{printer(element_symbol(label, own))} = {printer(gradient)}"
+                        pending.append(gradient)
+                    continue
+                node = self.calculus.node_of(atom)
+                if node is None or node.op is None or node.id in lines:
+                    continue
+                own = self._own_letters(node, indices_of(atom), letters)
+                definition = self.calculus.definition(node, own)
+                name = printer(self.calculus.atom(node, own))
+                if definition == self.calculus.atom(node, own):
+                    continue
+                lines[node.id] = f"{name} = {printer(definition)}"
+                pending.append(definition)
+        order = sorted(lines, key=lambda id: (id >= 0, abs(id) if id >= 0 else id))
+        return [lines[id] for id in order]
+
+    def _own_letters(self, node: Node, at: Sequence[Any], letters: Letters) -> tuple[Any, ...]:
+        """Index symbols for a definition: those of the atom where they are plain letters."""
+        plain = [i for i in at if i.is_Symbol]
+        if len(plain) == len(at) == len(set(plain)) and all(letters.known(i) for i in plain):
+            return tuple(at)
+        own = self.calculus.indices(node.shape, f"n{node.id}x")
+        for symbol in own:
+            if not symbol.is_Integer and letters.known(symbol) is None:
+                letters.assign(symbol, _OUT + "pqrstuw")
+        return own
+
+    def _ranges(self, symbols: Sequence[Any], letters: Letters) -> str:
+        """``i, j = 0…2; k, l = 0…1``: every letter that was used, with its range."""
+        groups: dict[int, list[str]] = {}
+        for symbol, letter in letters.used(symbols):
+            groups.setdefault(self.calculus.ranges[symbol] - 1, []).append(letter)
+        return "; ".join(f"{', '.join(sorted(set(ls)))} = 0…{last}" for last, ls in groups.items())
+
+
+def adjoint(node: Node) -> str:
+    """The name of the gradient of L by a part."""
+    return ADJOINT + node.label
+
+
+def _left(left: Sequence[tuple[str, Node, Sequence[Any]]], printer: TextPrinter) -> str:
+    if len(left) == 1:
+        _, node, places = left[0]
+        return printer.gradient(node.label, places)
+    (_, out, at), (_, leaf, places) = left
+    return printer.derivative(out.label, at, leaf.label, places)

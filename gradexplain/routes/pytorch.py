@@ -1,0 +1,165 @@
+"""PyTorch's own answer: the graph run by PyTorch, then ``backward(v)``.
+
+PyTorch takes as long to import as everything else together, so it is loaded in a process of its own
+while the formulas are derived (`Asked`), unless this process has loaded it already.
+"""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gradexplain.explanation import Array
+from gradexplain.graph import Graph, Ref
+from gradexplain.ops.base import Op
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What PyTorch is asked: the gradients of ``wanted`` after ``output.backward(v)``."""
+
+    graph: Graph
+    values: Mapping[str, Array]
+    v: Array
+    wanted: tuple[str, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """``gradients[name]`` is None where PyTorch leaves ``.grad`` None; ``error`` if it raised."""
+
+    gradients: Mapping[str, Array | None]
+    error: str = ""
+
+
+def ask(question: Question) -> Answer:
+    """Run the graph in this process."""
+    import torch
+
+    dtype = getattr(torch, question.dtype)
+    graph = question.graph
+    needed = graph.needed()
+    tensors: dict[int, Any] = {}
+    try:
+        for node in graph.nodes:
+            if node.id not in needed and not node.is_leaf:
+                continue
+            if node.op is not None:
+                tensors[node.id] = call(torch, node.op, node.args, tensors, dtype)
+            elif node.is_literal:
+                tensors[node.id] = node.value
+            elif node.integer:
+                value = question.values[node.label] if node.is_leaf else node.value
+                tensors[node.id] = torch.tensor(value, dtype=torch.int64)
+            else:
+                value = question.values[node.label] if node.is_leaf else node.value
+                tensor = torch.tensor(value, dtype=dtype)
+                tensors[node.id] = tensor.requires_grad_(node.label in question.wanted)
+        output = tensors[graph.output]
+        leaves = {n.label: tensors[n.id] for n in graph.leaves if n.label in question.wanted}
+        if output.requires_grad:
+            output.backward(torch.tensor(question.v, dtype=dtype))
+    except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
+        return Answer({}, str(error).strip().split("\n")[0])
+    return Answer(
+        {
+            name: None if leaf.grad is None else leaf.grad.detach().to(torch.float64).numpy()
+            for name, leaf in leaves.items()
+        }
+    )
+
+
+def call(torch: Any, op: Op, args: Sequence[Any], tensors: Mapping[int, Any], dtype: Any) -> Any:
+    """``op`` as PyTorch spells it."""
+    values = [_argument(torch, arg, tensors) for arg in args]
+    if op.torch is not None:
+        if all(isinstance(v, (int, float)) for v in values):
+            values[0] = torch.tensor(float(values[0]), dtype=dtype)
+        return op.torch(torch, *values)
+    positional, keywords = [], {}
+    for parameter, value in zip(op.parameters, values, strict=True):
+        if parameter.is_tensor and value is not None:
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                value = torch.tensor(float(value), dtype=dtype)
+            elif isinstance(value, tuple):
+                value = tuple(
+                    torch.tensor(float(part), dtype=dtype) if isinstance(part, (int, float)) else part
+                    for part in value
+                )
+            if not parameter.keyword_only:
+                positional.append(value)
+                continue
+        if not parameter.required and value == parameter.default:
+            continue
+        keywords[parameter.name] = value
+    return function_of(torch, op)(*positional, **keywords)
+
+
+def function_of(torch: Any, op: Op) -> Any:
+    """PyTorch's function of a record's first spelling."""
+    home, _, name = op.spellings[0].rpartition(".")
+    owner = {
+        "torch": torch, "Tensor": torch.Tensor, "F": torch.nn.functional,
+        "linalg": torch.linalg, "special": torch.special,
+    }[home]  # fmt: skip
+    return getattr(owner, name)
+
+
+def _argument(torch: Any, arg: Any, tensors: Mapping[int, Any]) -> Any:
+    if isinstance(arg, Ref):
+        return tensors[arg.id]
+    if isinstance(arg, tuple):
+        return tuple(_argument(torch, part, tensors) for part in arg)
+    return arg
+
+
+class Asked:
+    """A question on its way: asked when made, answered by `answer`."""
+
+    def __init__(self, question: Question) -> None:
+        self._question = question
+        self._process: subprocess.Popen[bytes] | None = None
+        self._output = b""
+        if "torch" in sys.modules:
+            return
+        start = f"import sys; sys.path[:] = {sys.path!r}; import gradexplain.routes.worker as w; w.main()"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", start],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        # A thread: the question may be larger than a pipe holds before PyTorch is there to read it.
+        self._thread = threading.Thread(target=self._exchange, daemon=True)
+        self._thread.start()
+
+    def _exchange(self) -> None:
+        assert self._process is not None
+        try:
+            self._output, _ = self._process.communicate(pickle.dumps(self._question))
+        except OSError:
+            self._output = b""
+
+    def answer(self) -> Answer:
+        """PyTorch's answer; an `Answer` with an error where there is none."""
+        if self._process is None:
+            try:
+                return ask(self._question)
+            except ImportError:
+                return Answer({}, "PyTorch is not installed")
+        self._thread.join()
+        if self._process.returncode != 0:
+            return Answer({}, "PyTorch could not be run")
+        answer: Answer = pickle.loads(self._output)  # from our own process
+        return answer
+
+    def drop(self) -> None:
+        """Stop a process whose answer is no longer wanted."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()

@@ -1,0 +1,119 @@
+"""The text of one step of the chain rule: the rule, the contribution, and one element in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import sympy
+
+from gradexplain.explanation import Array
+from gradexplain.formula.calculus import indices_of, label_of
+from gradexplain.formula.functions import Bracket
+from gradexplain.formula.local import RESULT, UPSTREAM, renamed
+from gradexplain.formula.printing import Letters, TextPrinter
+from gradexplain.graph import Graph, refs
+from gradexplain.render.numbers import number
+from gradexplain.routes.chain import ChainRule, Contribution
+
+_OUT, _IN = "ikmace", "jlnbdf"
+
+#: A line of numbers longer than this is left out.
+_WIDTH = 60
+
+
+def step_texts(
+    c: Contribution,
+    graph: Graph,
+    labels: Mapping[int, str],
+    loss: str,
+    clean: Callable[[Any], Array],
+    chain: ChainRule,
+) -> tuple[str, str, str]:
+    """``(local derivative, contribution, contribution in numbers)``.
+
+    ``∂t2[i]/∂b[j] = 2·δ(i,j)``; ``2·g[j]`` with ``g`` for ``∂L/∂t2``; ``2·0.4 = 0.8``, empty where
+    it would not fit on a line.
+    """
+    order = list(dict.fromkeys(ref.id for ref in refs(c.node.args)))
+    names = {f"a{place}": labels[id] for place, id in enumerate(order)}
+    names[RESULT] = c.node.label
+    upstream = f"∂/∂{c.node.label}"
+    names[UPSTREAM] = upstream
+    known = [node.label for node in graph.nodes if not node.is_literal]
+    letters = Letters(known)
+    letters.axes(c.rule.axes, _OUT)
+    letters.axes(c.rule.places[c.place], _IN)
+    printer = TextPrinter(letters, [*known, upstream], loss=loss)
+    slope = renamed(c.rule.slopes[c.place], names)
+    rule = (
+        printer.derivative(c.node.label, c.rule.axes, c.source.label, c.rule.places[c.place])
+        + f" = {printer(slope)}"
+    )
+    own = Letters(known)
+    own.axes(c.rule.places[c.place], _IN)
+    printer = TextPrinter(own, [*known, upstream], loss=loss)
+    contribution = renamed(c.rule.contributions[c.place], names)
+    text = printer(contribution)
+    return rule, text, _numbers(c, contribution, text, names, order, clean, chain)
+
+
+def _numbers(
+    c: Contribution,
+    contribution: Any,
+    text: str,
+    names: Mapping[str, str],
+    order: list[int],
+    clean: Callable[[Any], Array],
+    chain: ChainRule,
+) -> str:
+    """``2·b[j]·∂L/∂t3[j] = 2·4·0.1 = 0.8`` for the first element that is not 0."""
+    if contribution.has(sympy.Sum, sympy.Product, sympy.Piecewise, Bracket, sympy.KroneckerDelta):
+        return ""
+    value = clean(c.value)
+    if value.size == 0 or not np.isfinite(value).all():
+        return ""
+    nonzero = np.argwhere(value != 0)
+    place = tuple(int(i) for i in (nonzero[0] if len(nonzero) else np.zeros(value.ndim, dtype=int)))
+    at = dict(zip(c.rule.places[c.place], place, strict=True))
+    by_name = {names[f"a{n}"]: chain.forward[id] for n, id in enumerate(order)}
+    by_name[c.node.label] = chain.forward[c.node.id]
+    by_name[names[UPSTREAM]] = chain.upstream[c.node.id]
+    values: dict[Any, str] = {}
+    for atom in contribution.atoms(sympy.Indexed, sympy.Symbol):
+        if label_of(atom) not in by_name or (atom.is_Symbol and atom.is_integer):
+            continue
+        if atom.is_Symbol and any(
+            isinstance(a, sympy.Indexed) and label_of(a) == label_of(atom)
+            for a in contribution.atoms(sympy.Indexed)
+        ):
+            continue
+        pair = by_name[label_of(atom)]
+        index = tuple(i.xreplace(at) for i in indices_of(atom))
+        if not all(i.is_Integer for i in index):
+            return ""
+        spot = tuple(int(i) for i in index)
+        if any(i >= n for i, n in zip(spot, pair[0].shape, strict=True)):
+            return ""
+        values[atom] = number(float(clean((pair[0][spot], pair[1][spot]))), 6)
+    if not values:
+        return ""
+    filled = _Filled(values)(contribution)
+    line = f"{text} = {filled} = {number(float(value[place]), 6)}"
+    return line if len(line) <= _WIDTH else ""
+
+
+class _Filled(TextPrinter):
+    """A formula with its elements shown by their values."""
+
+    def __init__(self, values: Mapping[Any, str]) -> None:
+        super().__init__(Letters(()))
+        self._values = values
+
+    def _show(self, e: Any) -> tuple[str, int]:
+        if e in self._values:
+            text = self._values[e]
+            negative = text.startswith("-")
+            return (f"({text})" if negative else text), 3
+        return super()._show(e)

@@ -1,0 +1,769 @@
+"""The language: what is read, where each part stands in the text, and every message whole."""
+
+from __future__ import annotations
+
+import ast
+import random
+import time
+from contextlib import suppress
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from gradexplain.errors import GradexplainError, InputError, Span, UnsupportedError
+from gradexplain.limits import MAX_SOURCE
+from gradexplain.syntax import Program, attribute_span, parse, span
+
+
+def marked(program: Program, place: Span) -> str:
+    return program.source[place.start : place.end]
+
+
+#: Messages as they are printed.  The second line of each shows the whole text that leads to it.
+MESSAGES = r"""
+`^` is not a power in Python but the exclusive or of bits
+  x^2
+   ^
+remedy: write `**` for a power, as in `x**2`
+
+`^` is not a power in Python but the exclusive or of bits
+  é + x^2
+       ^
+remedy: write `**` for a power, as in `x**2`
+
+`×` is not part of the language
+  a × b
+    ^
+remedy: write `*`
+
+`²` is not part of the language
+  x²
+   ^
+remedy: write `**2`
+
+`−` is not part of the language
+  a − b
+    ^
+remedy: write `-`
+
+`“` is not part of the language
+  f(“mean”)
+    ^
+remedy: write `"`
+
+`＋` is not part of the language
+  ｘ＋１
+    ^^
+remedy: write `+`
+
+`ᵀ` is not part of the language
+  xᵀ @ y
+   ^
+remedy: write `x.T`
+
+this string is not closed
+  x'
+   ^
+remedy: close the string on the same line
+
+this string is not closed
+  'a
+  ^
+remedy: close the string on the same line
+
+`{` is not part of the language
+  {1: 2}
+  ^
+remedy: write ( ) around a part, [ ] around a list
+
+`&` is not part of the language
+  a & b
+    ^
+remedy: nest where(), as in `where(a > 0, where(b > 0, x, y), y)`
+
+`&&` is not part of the language
+  a && b
+    ^^
+remedy: nest where(), as in `where(a > 0, where(b > 0, x, y), y)`
+
+`|` is not part of the language
+  a | b
+    ^
+remedy: nest where(), as in `where(a > 0, where(b > 0, x, y), y)`
+
+`<<` is not part of the language
+  a << 2
+    ^^
+remedy: write `*` and `**`, as in `a * 2**n`
+
+`!` is not part of the language
+  !x
+  ^
+remedy: write `not` for the opposite of a condition, prod() for a factorial
+
+`?` is not part of the language
+  x?
+   ^
+remedy: delete it
+
+`\` is not part of the language
+  \alpha
+  ^
+remedy: leave it out; only the end of a line may be one, to go on in the next line
+
+`>>>` is not part of the language
+  >>> x
+  ^^^
+remedy: leave out Python's prompt
+
+`:=` is not part of the language
+  (s := x)
+     ^^
+remedy: write a statement of its own, as in `s = x.sum(); x / s`
+
+`->` is not part of the language
+  a -> b
+    ^^
+remedy: leave it out
+
+`import` belongs to Python's statements; only expressions and `name = expression` are read
+  import torch
+  ^^^^^^
+remedy: leave it out: torch.log, F.relu and the like are known without it
+
+`for` belongs to Python's statements; only expressions and `name = expression` are read
+  for i in x: i
+  ^^^
+remedy: write a reduction such as x.sum(dim=0), or each term
+
+`def` belongs to Python's statements; only expressions and `name = expression` are read
+  def f(x): x
+  ^^^
+remedy: write the body's lines alone; the last one is the output
+
+`return` belongs to Python's statements; only expressions and `name = expression` are read
+  return x
+  ^^^^^^
+remedy: write the expression alone; the last statement is the output
+
+`if` belongs to Python's statements; only expressions and `name = expression` are read
+  if x: y
+  ^^
+remedy: write where(condition, a, b)
+
+`del` belongs to Python's statements; only expressions and `name = expression` are read
+  x = 1; del x
+         ^^^
+remedy: leave it out
+
+`class` belongs to Python's statements; only expressions and `name = expression` are read
+  class A: pass
+  ^^^^^
+remedy: write expressions and `name = expression` alone
+
+`while` belongs to Python's statements; only expressions and `name = expression` are read
+  while x: y
+  ^^^^^
+remedy: write a reduction such as x.sum(dim=0), or each term
+
+`pass` belongs to Python's statements; only expressions and `name = expression` are read
+  pass
+  ^^^^
+remedy: write expressions and `name = expression` alone
+
+there is no operator between `2` and `x`
+  2x
+  ^^
+remedy: write `2 * x` for a product
+
+there is no operator between `2` and `x`
+  2 x
+  ^^^
+remedy: write `2 * x` for a product
+
+there is no operator between `a` and `b`
+  a b
+  ^^^
+remedy: write `a * b` for a product, `a(b)` for a call
+
+there is no operator between `)` and `c`
+  (a+b) c
+      ^^^
+remedy: write `(…) * c` for a product
+
+there is no operator between `]` and `x`
+  [red]x[/red]
+      ^^
+remedy: write `(…) * x` for a product
+
+complex numbers are not supported
+  1j
+  ^^
+remedy: write the real and the imaginary part as two expressions
+
+a string with the prefix `f` is not part of the language
+  f'{x}'
+  ^^^^^^
+remedy: write the string alone: '{x}'
+
+two strings stand side by side
+  f("a" "b")
+    ^^^^^^^
+remedy: write one string
+
+`+=` changes a value in place; only `name = expression` assigns
+  x += 1
+    ^^
+remedy: write `x = x + …`
+
+`*=` changes a value in place; only `name = expression` assigns
+  x[0] *= 2
+       ^^
+remedy: write `x = x * …`
+
+`(` is never closed
+  log(x
+     ^
+remedy: write `)` where it ends
+
+`(` is never closed
+  (a; b)
+  ^
+remedy: write `)` where it ends
+
+`)` closes a bracket that was never opened
+  x)
+   ^
+remedy: delete it, or open the bracket before
+
+`]` cannot close `(`
+  f(x]
+     ^
+remedy: write `)`
+
+`)` cannot close `[`
+  x[0)
+     ^
+remedy: write `]`
+
+something is missing after `+`
+  3 +
+    ^
+remedy: finish the expression; one that goes on in the next line needs ( ) around it
+
+something is missing after `.`
+  x.
+   ^
+remedy: finish the expression; one that goes on in the next line needs ( ) around it
+
+something is missing after `=`
+  x =
+    ^
+remedy: finish the expression; one that goes on in the next line needs ( ) around it
+
+`,` cannot stand here
+  a,,b
+    ^
+remedy: write a value or a name before it, or delete it
+
+`,` cannot stand here
+  f(,)
+    ^
+remedy: write a value or a name before it, or delete it
+
+`=` cannot stand here
+  a = = b
+      ^
+remedy: write a value or a name before it, or delete it
+
+`;` cannot stand here
+  a;;b
+    ^
+remedy: write a value or a name before it, or delete it
+
+`@` cannot stand here
+  @x
+  ^
+remedy: write a value or a name before it, or delete it
+
+only a name can stand to the left of `=`
+  f(x) = 3
+  ^
+remedy: write `name = expression`, or `==` for a comparison
+
+only a name can stand to the left of `=`
+  1 = x
+  ^
+remedy: write `name = expression`, or `==` for a comparison
+
+a value follows a named argument
+  f(a=1, 2)
+          ^
+remedy: move the named arguments to the end
+
+`if` stands without `else`
+  a if b
+  ^
+remedy: write where(condition, a, b)
+
+`007` is not a number
+  007
+  ^^^
+remedy: write it without leading zeros and doubled underscores
+
+`1__0` is not a number
+  1__0
+  ^^^^
+remedy: write it without leading zeros and doubled underscores
+
+annotations are not part of the language
+  x: int = 3
+  ^^^^^^^^^^
+remedy: write `name = expression`
+
+one statement can assign only once
+  a = b = c
+  ^^^^^^^^^
+remedy: write two statements, as in `a = x + 1; b = a`
+
+assigning to a part of a tensor is not supported
+  x[0] = 1
+  ^^^^
+remedy: build a new tensor with where(), cat() or stack()
+
+assigning to a part of a tensor is not supported
+  x.y = 1
+  ^^^
+remedy: build a new tensor with where(), cat() or stack()
+
+only a name can stand to the left of `=`
+  a, *b = x
+     ^^
+remedy: write a plain name
+
+there is no name here to assign to
+  () = x
+  ^^
+remedy: write a name
+
+`__x` is private to Python and cannot be a name here
+  __x = 1
+  ^^^
+remedy: choose a name that does not start with `__`
+
+`and` and `or` are not part of the language
+  a and b
+  ^^^^^^^
+remedy: nest where(), as in `where(a > 0, where(b > 0, x, y), y)`
+
+`if … else` is not part of the language
+  a if b else c
+  ^^^^^^^^^^^^^
+remedy: write where(condition, a, b)
+
+`lambda` is not part of the language
+  lambda x: x
+  ^^^^^^^^^^^
+remedy: write the expression itself
+
+comprehensions are not part of the language
+  [i for i in x]
+  ^^^^^^^^^^^^^^
+remedy: write a reduction such as x.sum(dim=0), or each element in a list
+
+comprehensions are not part of the language
+  sum(i for i in x)
+     ^^^^^^^^^^^^^^
+remedy: write a reduction such as x.sum(dim=0), or each element in a list
+
+`*` cannot unpack values here
+  x.permute(*d)
+            ^^
+remedy: write each value out, as in `x.permute(1, 0)`
+
+`**` cannot unpack arguments here
+  f(**k)
+    ^^^
+remedy: write each argument out, as in `x.sum(dim=0)`
+
+the argument `a` is given twice
+  f(a=1, a=2)
+         ^^^
+remedy: delete one of the two
+
+`await` is not part of the language
+  await x
+  ^^^^^^^
+remedy: leave it out
+
+`yield` is not part of the language
+  yield x
+  ^^^^^^^
+remedy: leave it out
+
+chained comparisons are not part of the language
+  0 < x < 1
+  ^^^^^^^^^
+remedy: write where() for each, as in `where(0 < x, where(x < 1, a, b), b)`
+
+`in` and `is` are not part of the language
+  a in b
+  ^^^^^^
+remedy: compare with `==` or `!=`
+
+`in` and `is` are not part of the language
+  x is None
+  ^^^^^^^^^
+remedy: compare with `==` or `!=`
+
+`__class__` is private to Python; only methods and functions can be named
+  x.__class__
+    ^^^^^^^^^
+remedy: write a method, as in `x.log()`
+
+`_f` is private to Python; only methods and functions can be named
+  x . _f
+      ^^
+remedy: write a method, as in `x.log()`
+
+`__import__` is private to Python and cannot be a name here
+  __import__('os')
+  ^^^^^^^^^^
+remedy: choose a name that does not start with `__`
+
+the result of a call cannot be called
+  nn.ReLU()(x)
+  ^^^^^^^^^^^^
+remedy: write the function, as in `F.relu(x)` for `nn.ReLU()(x)`
+
+only a function's name can stand before `(`
+  2(a + b)
+  ^^^^^^^^
+remedy: write `*` for a product, as in `2*(a + b)`
+
+the result of a call cannot be called
+  (a)(b)(c)
+  ^^^^^^^^^
+remedy: write the function, as in `F.relu(x)` for `nn.ReLU()(x)`
+
+a string can only be an argument, as in `reduction="mean"`
+  'mean'
+  ^^^^^^
+remedy: write a name without quotes
+
+a string can only be an argument, as in `reduction="mean"`
+  f('a' + x)
+    ^^^
+remedy: write a name without quotes
+
+`...` can only stand in an index, as in `x[..., 0]`
+  ...
+  ^^^
+remedy: write the terms out
+
+`...` can only stand in an index, as in `x[..., 0]`
+  f(...)
+    ^^^
+remedy: write the terms out
+
+this number is too large for a float64
+  1e999
+  ^^^^^
+remedy: write one below 1.8e308
+""".strip().split("\n\n")
+
+#: Those of them that PyTorch could make sense of.
+UNSUPPORTED = {
+    "`&` is not part of the language",
+    "`<<` is not part of the language",
+    "`|` is not part of the language",
+    "assigning to a part of a tensor is not supported",
+    "complex numbers are not supported",
+    "the result of a call cannot be called",
+}
+
+#: Messages on texts that are not shown as they are: several lines, or unprintable characters.
+SPECIAL = [
+    (
+        "x.sum(\n  dim=0)^2",
+        (
+            "`^` is not a power in Python but the exclusive or of bits\n"
+            "    dim=0)^2\n"
+            "          ^\n"
+            "remedy: write `**` for a power, as in `x**2`"
+        ),
+    ),
+    (
+        "a\xa0+ b",
+        (
+            "`\xa0` is not part of the language\n"
+            "  a\xa0+ b\n"
+            "   ^\n"
+            "remedy: it is a no-break space; write an ordinary one"
+        ),
+    ),
+    ("x\u200b", "`\\u200b` is not part of the language\n  x\\u200b\n   ^^^^^^\nremedy: delete it"),
+    ("x \x00", "`\\x00` is not part of the language\n  x \\x00\n    ^^^^\nremedy: delete it"),
+    (
+        "# \x1b\x00",
+        "`\\x00` is not part of the language\n  # \\x1b\\x00\n        ^^^^\nremedy: delete it",
+    ),
+    ("\x1b[31m", "`\\x1b` is not part of the language\n  \\x1b[31m\n  ^^^^\nremedy: delete it"),
+    (
+        "'''a\nb'''",
+        "this string is not closed\n  '''a\n    ^\nremedy: close the string on the same line",
+    ),
+    (
+        "y = a\n   + b",
+        (
+            "this line is indented unlike the first one\n"
+            "     + b\n"
+            "     ^\n"
+            "remedy: indent all statements alike, or put ( ) around one of several lines"
+        ),
+    ),
+    (
+        "y = (a + b\nz = y",
+        "`(` is never closed\n  y = (a + b\n      ^\nremedy: write `)` where it ends",
+    ),
+    (
+        "a +\nb",
+        (
+            "something is missing after `+`\n"
+            "  a +\n"
+            "    ^\n"
+            "remedy: finish the expression; one that goes on in the next line needs ( ) around it"
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_message(message: str) -> None:
+    first, text, *_ = message.split("\n")
+    with pytest.raises(GradexplainError) as caught:
+        parse(text[2:])
+    assert str(caught.value) == message
+    assert type(caught.value) is (UnsupportedError if first in UNSUPPORTED else InputError)
+
+
+@pytest.mark.parametrize(("text", "message"), SPECIAL)
+def test_message_on_special_text(text: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(text)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("text", ["", "  \n\t\n", "# only a comment", ";", "\ufeff", "\\\n"])
+def test_empty(text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(text)
+    assert str(caught.value) == (
+        'the expression is empty\nremedy: write one, for example "3*a + 2*b*b + log(c)"'
+    )
+
+
+TOO_DEEP = (
+    "the expression holds more than 200 operations inside one another\n"
+    "remedy: give parts of it names, as in `s = a + b; s * c`"
+)
+TOO_MANY = "the expression has more than 4,000 names, numbers and operations\nremedy: shorten it"
+BRACKETS_OPEN = (
+    "more than 100 brackets are open here\n"
+    f"  …{'(' * 71}…\n"
+    f"{' ' * 39}^\n"
+    "remedy: give parts of it names, as in `s = a + b; s * c`"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("-" * (MAX_SOURCE - 1) + "x", TOO_DEEP),
+        ("x" + ".T" * 9_000, TOO_DEEP),
+        ("x" + "[0]" * 6_000, TOO_DEEP),
+        ("x**" * 6_000 + "x", TOO_DEEP),
+        ("not " * 4_000 + "x", TOO_DEEP),
+        ("a+" * 9_000 + "a", TOO_DEEP),
+        ("a;" * 9_000, TOO_MANY),
+        ("a," * 9_000, TOO_MANY),
+        ("(" * 10_000, BRACKETS_OPEN),
+        ("(" * 9_000 + ")" * 9_000, BRACKETS_OPEN),
+    ],
+    ids=["minus", "T", "index", "power", "not", "sum", "statements", "tuple", "open", "brackets"],
+)
+def test_large_text_ends_quickly_with_one_message(text: str, message: str) -> None:
+    start = time.perf_counter()
+    with pytest.raises(InputError) as caught:
+        parse(text)
+    assert str(caught.value) == message
+    assert time.perf_counter() - start < 2
+
+
+def test_depth_is_shown_at_its_place() -> None:
+    with pytest.raises(InputError) as caught:
+        parse("y = 2\n" + "-" * 201 + "x")
+    assert str(caught.value).startswith(TOO_DEEP.split("\n", maxsplit=1)[0])
+    assert caught.value.span == Span(6 + 200, 6 + 202)
+    parse("-" * 199 + "x")
+
+
+def test_length() -> None:
+    with pytest.raises(InputError) as caught:
+        parse("x" * 1_000_000)
+    assert str(caught.value) == (
+        "the expression has 1,000,000 characters; at most 20,000 are read\n"
+        "remedy: shorten it; values belong in --at, as in `--at x=@file.npy`"
+    )
+
+
+def test_length_of_numbers_and_names() -> None:
+    parse("9" * 250 + " + " + "x" * 100)
+    for text, message in [
+        ("9" * 251, "this number has more than 250 digits"),
+        ("9" * 10_000, "this number has more than 250 digits"),
+        ("x" * 101, "this name has more than 100 characters"),
+    ]:
+        with pytest.raises(InputError) as caught:
+            parse(text)
+        assert caught.value.message == message
+    hexadecimal = parse("0x" + "f" * 248).statements[0].value
+    assert isinstance(hexadecimal, ast.Constant)
+    assert isinstance(hexadecimal.value, int)
+    float(hexadecimal.value)  # fits
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "3*a+2*b*b+log(c)",
+        "s = x.sum(dim=0); x / s",
+        "9**9**9**9",
+        "-x @ +y // 2 % ~z",
+        "not x",
+        "x[0, 1:2, ::2, None, ..., [0, 1], -1]",
+        "x[x > 0]",
+        "where(x <= 0.5, torch.nn.functional.relu(x), x.T)",
+        "cat([a, (b), c,], dim=-1)",
+        'loss(x, reduction="mean")',
+        "einsum('ij,jk->ik', a, b)",
+        "x.max(dim=0, keepdim=True)[0]",
+        "f(None, True, 1_000, 1.5e-3, .5, 2.)",
+        "été + 𝛼 * 変数",
+        "a, b",
+        "x!=y",
+        "a ; b ;",
+        "a \\\n + b",
+        "# a comment\nx  # another ^ × '",
+        "f(\n    a,  # ^\n\n b)",
+        "\ufeffx\r\ny\rz",
+        "\tx\n\ty",
+        "a\fb".replace("b", "+ b"),
+    ],
+)
+def test_read(text: str) -> None:
+    assert parse(text).statements
+
+
+def test_statements() -> None:
+    program = parse(
+        "  s = x.sum(\r\n dim=0)\n\n  # unpacked\n  é, _ = f(s); q, = g(é)\n  x / é ;\n"
+    )
+    found = [
+        (s.targets, s.unpacks, marked(program, s.span), marked(program, span(program, s.value)))
+        for s in program.statements
+    ]
+    assert found == [
+        (("s",), False, "s = x.sum(\n dim=0)", "x.sum(\n dim=0)"),
+        (("é", "_"), True, "é, _ = f(s)", "f(s)"),
+        (("q",), True, "q, = g(é)", "g(é)"),
+        ((), False, "x / é", "x / é"),
+    ]
+    for statement in program.statements:
+        names = tuple(marked(program, place) for place in statement.target_spans)
+        assert names == statement.targets
+
+
+def test_every_node_has_its_place_in_the_text() -> None:
+    program = parse("   変 = é.sum(\n dim = -1)\n   (ü  +変[ 0 ,é]) * ｘ . log ( )")
+    found = {
+        marked(program, span(program, node))
+        for statement in program.statements
+        for node in ast.walk(statement.value)
+        if isinstance(node, (ast.expr, ast.keyword))
+    }
+    assert found == {
+        *("é.sum(\n dim = -1)", "é.sum", "é", "dim = -1", "-1", "1"),
+        *("(ü  +変[ 0 ,é]) * ｘ . log ( )", "ü  +変[ 0 ,é]", "ü", "変[ 0 ,é]", "変", "0 ,é", "0"),
+        *("ｘ . log ( )", "ｘ . log", "ｘ"),
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ["x.log", "x . log", "(x.\n  log)", "(x. # a.b\n log)", "x.\\\nlog"]
+)
+def test_attribute_span(text: str) -> None:
+    program = parse(text)
+    node = program.statements[0].value
+    assert isinstance(node, ast.Attribute)
+    assert marked(program, attribute_span(program, node)) == "log"
+
+
+def test_names_are_normalised_as_in_python() -> None:
+    program = parse("ｙ = ﬁ; y")
+    assert program.statements[0].targets == ("y",)
+    assert ast.dump(program.statements[0].value) == "Name(id='fi', ctx=Load())"
+
+
+def test_python_warnings_stay_inside(recwarn: pytest.WarningsRecorder) -> None:
+    for text in ("1(2)", "1if x else 2", "x is 1", "'\\d'", "1 is 1", "[1][2, 3]"):
+        with suppress(GradexplainError):
+            parse(text)
+    assert not recwarn.list
+
+
+PIECES = [
+    *("x", "é", "变", "_a", "__b__", "1", "2.5e3", "0x1f", "1j", "'s'", '"', "'", "...", "None"),
+    *(" + ", "-", "*", "**", "/", "//", "%", "@", "~", "<", "==", "!=", "=", ":=", "+=", "^", "&"),
+    *("(", ")", "[", "]", "{", "}", ",", ":", ".", ";", "\n", "\r\n", " ", "\t", "\f", "\\", "#"),
+    *(" if ", " else ", " for ", " in ", " and ", "not ", "lambda ", "await ", "yield ", "import "),
+    *("×", "²", "−", "\u00a0", "\u200b", "\u2028", "\x00", "\ud800", "\x1b", "ᵀ", "e\u0301", "٣"),
+]
+
+
+@settings(max_examples=500, deadline=2_000)
+@given(st.text(max_size=300) | st.lists(st.sampled_from(PIECES), max_size=60).map("".join))
+@example("\ud800")
+@example("# \x00")
+def test_any_text_is_read_or_refused(text: str) -> None:
+    try:
+        program = parse(text)
+    except GradexplainError as error:
+        message, *rest = str(error).split("\n")
+        assert message
+        assert rest[-1].startswith("remedy: ")
+        if error.span is not None:
+            assert error.source is not None
+            assert 0 <= error.span.start <= error.span.end <= len(error.source)
+        return
+    assert program.statements
+    for statement in program.statements:
+        for node in ast.walk(statement.value):
+            if isinstance(node, ast.expr):
+                part = marked(program, span(program, node))
+                assert part == part.strip()
+                assert part
+
+
+def test_deep_brackets_with_an_error_inside_end_quickly() -> None:
+    """Python's parser has been exponential in such texts."""
+    chance = random.Random(0)
+    start = time.perf_counter()
+    for _ in range(100):
+        opening = [chance.choice(["(", "[", "f(", "x[", "f(a=", "(a,", "-("]) for _ in range(100)]
+        inside = chance.choice(["1 =", "a,,", "*", "a if b", "a=1,b", "lambda", "a=1=2"])
+        closing = [")" if "(" in bracket else "]" for bracket in reversed(opening)]
+        with pytest.raises(GradexplainError):
+            parse("".join([*opening, inside, *closing]))
+    assert time.perf_counter() - start < 10
