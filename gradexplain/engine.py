@@ -206,8 +206,9 @@ class _Run:
         unit = 1e-40 if self.exact else agreement.ROUNDOFF["float64"]
         value = pair[0]
         if self.exact:
-            noise = np.frompyfunc(lambda a, m: abs(a) <= unit * m, 2, 1)(value, pair[1])
-            return np.where(noise.astype(bool), 0.0, to_float(value)) + 0.0
+            with np.errstate(all="ignore"):
+                noise = np.frompyfunc(lambda a, m: abs(a) <= unit * m, 2, 1)(value, pair[1])
+            return np.where(np.asarray(noise, dtype=bool), 0.0, to_float(value)) + 0.0
         return agreement.settled(to_float(value), pair[1], unit)
 
     # -- stages ----------------------------------------------------------------------------------

@@ -237,10 +237,10 @@ def close_sum(body: Any, over: list[Any], ranges: Ranges, kind: Any = sympy.Sum)
     limits = []
     for q in over:
         depth += 1
-        bound = index(f"{q.name.partition('_')[0]}_c{depth}")
+        bound = index(f"{q.name.partition('_')[0]}_c{depth}s{ranges[q]}")
         names[q] = bound
         limits.append((bound, 0, ranges[q] - 1))
-        ranges[bound] = max(ranges.get(bound, 0), ranges[q])
+        ranges[bound] = ranges[q]
     return outside * kind(body.xreplace(names), *limits)
 
 

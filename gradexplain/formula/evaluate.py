@@ -44,10 +44,16 @@ class _Part:
     size: Any
     axes: tuple[Any, ...]
 
+    def __post_init__(self) -> None:
+        # NumPy returns a bare number for an operation on arrays without axes.
+        self.value = _array(self.value)
+        if self.size is not None:
+            self.size = np.asarray(self.size, dtype=np.float64)
+
 
 def to_exact(array: Any) -> Any:
     """A float64 array as mpmath numbers, each exactly the float."""
-    return np.frompyfunc(lambda x: mp.mpf(float(x)), 1, 1)(np.asarray(array, dtype=object))
+    return _array(np.frompyfunc(lambda x: mp.mpf(float(x)), 1, 1)(np.asarray(array, dtype=object)))
 
 
 def to_float(array: Any) -> Any:
@@ -55,7 +61,7 @@ def to_float(array: Any) -> Any:
     array = np.asarray(array)
     if array.dtype != object:
         return array.astype(np.float64)
-    return np.frompyfunc(_float, 1, 1)(array).astype(np.float64)
+    return np.asarray(np.frompyfunc(_float, 1, 1)(array), dtype=np.float64)
 
 
 def _float(x: Any) -> float:
@@ -228,14 +234,14 @@ class Evaluator:
             for i, n in zip(indices, value.shape, strict=True)
         ):
             pick = tuple(slice(None) if i.is_Symbol else 0 for i in indices)
-            return _Part(value[pick], size[pick], tuple(symbols))
+            return _Part(_array(value[pick]), np.asarray(size[pick]), tuple(symbols))
         found = [self._index(i, sizes) for i in indices]
         axes = _union(a for _, a in found)
         at = tuple(
             np.clip(self._aligned(index, own, axes), 0, n - 1)
             for (index, own), n in zip(found, value.shape, strict=True)
         )
-        return _Part(value[at], size[at], axes)
+        return _Part(_array(value[at]), np.asarray(size[at]), axes)
 
     def _index(self, e: Any, sizes: Mapping[Any, int]) -> tuple[Any, tuple[Any, ...]]:
         """An index expression as an integer array."""
@@ -435,7 +441,7 @@ class Evaluator:
         values, inner, axes = self._joined(parts)
         if self.exact:
             assert kernel.exact is not None
-            value = np.frompyfunc(kernel.exact, len(values), 1)(*values)
+            value = _array(np.frompyfunc(kernel.exact, len(values), 1)(*values))
         else:
             assert kernel.numpy is not None
             value = kernel.numpy(*values)

@@ -29,7 +29,8 @@ class LocalRule:
     """``element`` is the result's formula; ``slopes[k]`` and ``contributions[k]`` belong to the k-th
     tensor of the node's arguments (None for one that takes no gradient).
 
-    ``axes`` are the result's index symbols, ``places[k]`` those of the k-th tensor.
+    ``axes`` are the result's index symbols, ``places[k]`` those of the k-th tensor; ``sizes[k]`` and
+    ``element_sizes`` are the ranges of the symbols in each formula.
     """
 
     element: Any
@@ -37,7 +38,8 @@ class LocalRule:
     slopes: tuple[Any, ...]
     contributions: tuple[Any, ...]
     places: tuple[tuple[Any, ...], ...]
-    sizes: dict[Any, int]
+    sizes: tuple[dict[Any, int], ...]
+    element_sizes: dict[Any, int]
 
 
 def local_rule(node: Node, graph: Graph) -> LocalRule:
@@ -95,12 +97,13 @@ def _derive(
     calculus = Calculus(Graph("", (*nodes, node), node.id))
     own = calculus.indices(shape, f"n{node.id}x")
     folds = [(calculus.definition(node, own), calculus.atom(node, own), own)]
-    slopes, contributions, places = [], [], []
+    slopes, contributions, places, sizes = [], [], [], []
     for source in nodes:
         if not source.is_leaf or source.integer or not calculus.reaches(node, source.label):
             slopes.append(None)
             contributions.append(None)
             places.append(())
+            sizes.append({})
             continue
         slope = calculus.jacobian(node, source)
         there = calculus.indices(source.shape, "d")
@@ -112,6 +115,7 @@ def _derive(
         slopes.append(tidy(slope, length, folds))
         contributions.append(tidy(contribution, length, folds))
         places.append(there)
+        sizes.append(dict(calculus.ranges))
     element = calculus.definition(node, calculus.indices(shape, "o"))
     return LocalRule(
         element,
@@ -119,6 +123,7 @@ def _derive(
         tuple(slopes),
         tuple(contributions),
         tuple(places),
+        tuple(sizes),
         dict(calculus.ranges),
     )
 

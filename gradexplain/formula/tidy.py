@@ -145,6 +145,11 @@ def _match(pattern: Any, part: Any, indices: Any) -> dict[Any, Any] | None:
     """The places at which ``pattern`` is ``part``."""
     if pattern == part:
         return {}
+    if isinstance(pattern, sympy.Sum) and isinstance(part, sympy.Sum):
+        if [limit[1:] for limit in pattern.limits] != [limit[1:] for limit in part.limits]:
+            return None
+        mine, theirs = ([limit[0] for limit in total.limits] for total in (pattern, part))
+        part = part.xreplace(dict(zip(theirs, mine, strict=True)))
     places: dict[Any, Any] = {}
     candidates = sorted(part.atoms(sympy.Indexed), key=str)
     for atom in sorted(pattern.atoms(sympy.Indexed), key=str):

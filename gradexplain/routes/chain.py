@@ -11,7 +11,7 @@ import numpy as np
 from gradexplain.explanation import Array
 from gradexplain.formula.evaluate import Evaluator, Pair, to_exact
 from gradexplain.formula.local import RESULT, UPSTREAM, LocalRule, local_rule
-from gradexplain.graph import Graph, Node, refs
+from gradexplain.graph import Graph, Node, Ref, refs
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,8 @@ class ChainRule:
         if node.op.value is not None and not (self.exact and node.op.element is not None):
             return self._kernel(node)
         rule = local_rule(node, self.graph)
-        return self._evaluator(node, rule).value(rule.element, rule.axes, node.shape)
+        evaluator = self._evaluator(node, rule.element_sizes)
+        return evaluator.value(rule.element, rule.axes, node.shape)
 
     def _kernel(self, node: Node) -> Pair:
         """The record's own numeric kernel."""
@@ -65,15 +66,15 @@ class ChainRule:
         return value, size
 
     def _argument(self, arg: Any) -> Any:
-        from gradexplain.graph import Ref
-
         if isinstance(arg, Ref):
             return self.forward[arg.id]
         if isinstance(arg, tuple):
             return tuple(self._argument(part) for part in arg)
         return arg
 
-    def _evaluator(self, node: Node, rule: LocalRule, upstream: Pair | None = None) -> Evaluator:
+    def _evaluator(
+        self, node: Node, sizes: Mapping[Any, int], upstream: Pair | None = None
+    ) -> Evaluator:
         order = list(dict.fromkeys(ref.id for ref in refs(node.args)))
 
         def resolve(label: str) -> Pair:
@@ -87,7 +88,7 @@ class ChainRule:
         def lookup(label: str) -> Any:
             return self.integers(self.graph[order[int(label[1:])]])
 
-        return Evaluator(resolve, rule.sizes, exact=self.exact, lookup=lookup)
+        return Evaluator(resolve, sizes, exact=self.exact, lookup=lookup)
 
     def integers(self, node: Node) -> Any:
         """The values of an integer tensor; negative ones count from the end where it is an index."""
@@ -104,12 +105,12 @@ class ChainRule:
             if node.id not in self.upstream:
                 continue
             rule = local_rule(node, self.graph)
-            evaluator = self._evaluator(node, rule, self.upstream[node.id])
             order = list(dict.fromkeys(ref.id for ref in refs(node.args)))
             for place, id in enumerate(order):
                 if id not in reach or rule.contributions[place] is None:
                     continue
                 source = self.graph[id]
+                evaluator = self._evaluator(node, rule.sizes[place], self.upstream[node.id])
                 value = evaluator.value(
                     rule.contributions[place], rule.places[place], source.shape
                 )

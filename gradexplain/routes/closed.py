@@ -143,6 +143,16 @@ class ClosedForm:
             )
         return total
 
+    def _part_gradient(self, part: Node) -> tuple[tuple[Any, ...], Any]:
+        """``∂L/∂part`` in index symbols of its own, which it returns, and in its users' gradients."""
+        own = self.calculus.indices(part.shape, f"n{part.id}x")
+        if part.id not in self._adjoints:
+            formula = self._tidy(self._chained_gradient(part))
+            places = self.calculus.indices(part.shape, "d")
+            put = {d: o for d, o in zip(places, own, strict=True) if d != o}
+            self._adjoints[part.id] = formula.xreplace(put)
+        return own, self._adjoints[part.id]
+
     # -- values ----------------------------------------------------------------------------------
 
     def _evaluator(self) -> Evaluator:
@@ -159,8 +169,7 @@ class ClosedForm:
             elif label.startswith(ADJOINT):
                 part = self.calculus.node(label.removeprefix(ADJOINT))
                 assert part is not None
-                places = self.calculus.indices(part.shape, "d")
-                formula = self._tidy(self._chained_gradient(part))
+                places, formula = self._part_gradient(part)
                 self._pairs[label] = self._evaluator().value(formula, places, part.shape)
             else:
                 assert node is not None
@@ -224,7 +233,7 @@ class ClosedForm:
             row = ClosedForm(self.graph, self._values, basis, exact=self.exact)
             row._jacobians, row._gradients = self._jacobians, self._gradients
             row.calculus = self.calculus
-            row._folds = self._folds
+            row._folds, row._adjoints = self._folds, self._adjoints
             row._pairs = {
                 k: p for k, p in self._pairs.items() if k != self.v_name and not k.startswith(ADJOINT)
             }
@@ -335,17 +344,18 @@ class ClosedForm:
                 if label.startswith(ADJOINT):
                     part = self.calculus.node(label.removeprefix(ADJOINT))
                     if part is not None and -part.id not in lines:
-                        own = self.calculus.indices(part.shape, "d")
+                        own, gradient = self._part_gradient(part)
                         for symbol in own:
                             if not symbol.is_Integer and letters.known(symbol) is None:
-                                letters.assign(symbol, _IN)
-                        gradient = self._tidy(self._chained_gradient(part))
+                                letters.assign(symbol, _OUT + "pqrstuw")
                         lines[-part.id] = f"{printer(element_symbol(label, own))} = {printer(gradient)}"
                         pending.append(gradient)
                     continue
                 node = self.calculus.node_of(atom)
                 if node is None or node.op is None or node.id in lines:
                     continue
+                if len(indices_of(atom)) != len(node.shape):
+                    continue  # the bare name inside an element
                 own = self._own_letters(node, indices_of(atom), letters)
                 definition = self.calculus.definition(node, own)
                 name = printer(self.calculus.atom(node, own))

@@ -76,7 +76,7 @@ def _numbers(
         return ""
     nonzero = np.argwhere(value != 0)
     place = tuple(int(i) for i in (nonzero[0] if len(nonzero) else np.zeros(value.ndim, dtype=int)))
-    at = dict(zip(c.rule.places[c.place], place, strict=True))
+    at = {p: sympy.Integer(i) for p, i in zip(c.rule.places[c.place], place, strict=True)}
     by_name = {names[f"a{n}"]: chain.forward[id] for n, id in enumerate(order)}
     by_name[c.node.label] = chain.forward[c.node.id]
     by_name[names[UPSTREAM]] = chain.upstream[c.node.id]
