@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from gradexplain import agreement
-from gradexplain.errors import GradexplainError, InputError, UnsupportedError
+from gradexplain.errors import InputError
 from gradexplain.explanation import (
+    STAGES,
     Array,
     Check,
     Difference,
@@ -30,10 +31,11 @@ from gradexplain.explanation import (
 )
 from gradexplain.graph import Graph, Node, op_call
 from gradexplain.language import read
-from gradexplain.limits import MAX_ELEMENTS, MAX_TOTAL_ELEMENTS
+from gradexplain.limits import MAX_TOTAL_ELEMENTS
 from gradexplain.ops.base import Shape, show_shape
 from gradexplain.render.numbers import number
-from gradexplain.routes.pytorch import Answer, Asked, Question
+from gradexplain.routes.names import free_names
+from gradexplain.routes.pytorch import Asked, Question
 from gradexplain.syntax import Program, parse
 from gradexplain.values import ONES, Value, as_array, bind
 
@@ -103,68 +105,112 @@ def explain(
         dtype,
         check,
     )
-    explanation = None
-    for _, explanation in stages(request):  # noqa: B007
-        pass
-    assert explanation is not None
-    return explanation
+    return explanation_of(problem_of(request))
 
 
 def stages(request: Request) -> Iterator[tuple[str, Explanation]]:
     """``(stage, explanation so far)`` as each stage of `gradexplain.explanation.STAGES` is done."""
-    run = _Run(request)
+    yield from stages_of(problem_of(request))
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A request with everything worked out: a graph at a point, and the argument of ``backward``.
+
+    ``values`` are the leaves' values by label, as the dtype holds them; ``wanted`` the leaves that
+    require grad; ``v`` has the output's shape, and ``v_source`` is ``given``, ``ones`` or
+    ``implicit``.  ``examples`` names the leaves whose values were made up.  ``source`` and
+    ``statements`` are for the reader only.
+    """
+
+    graph: Graph
+    values: Mapping[str, Array]
+    v: Array
+    wanted: tuple[str, ...]
+    dtype: str = "float64"
+    check: bool = True
+    v_source: str = "given"
+    examples: frozenset[str] = frozenset()
+    source: str = ""
+    statements: tuple[str, ...] = ()
+
+
+def problem_of(request: Request) -> Problem:
+    """The problem that a request states; raises `GradexplainError` where it states none."""
+    program = parse(request.expression)
+    graph, values = _bound(program, request)
+    wanted = _wanted(graph, request.wrt)
+    _check_total(graph)
+    return Problem(
+        graph=graph,
+        values=values,
+        v=_upstream(request, graph.out.shape, graph.out.label),
+        wanted=tuple(wanted),
+        dtype=request.dtype,
+        check=request.check,
+        v_source=(
+            "implicit" if request.grad is None else "ones" if request.grad is ONES else "given"
+        ),
+        examples=frozenset(node.label for node in graph.leaves if node.label not in request.at),
+        source=program.source,
+        statements=_statements(program, graph),
+    )
+
+
+def stages_of(problem: Problem) -> Iterator[tuple[str, Explanation]]:
+    """The stages of one problem's explanation, see `stages`."""
+    run = _Run(problem)
     try:
-        for stage in ("question", "forward", "jacobian", "steps", "gradients", "check"):
+        for stage in STAGES:
             getattr(run, f"_{stage}")()
             yield stage, run.explanation
     finally:
         run.close()
 
 
+def explanation_of(problem: Problem) -> Explanation:
+    """The complete explanation of one problem."""
+    *_, (_, explanation) = stages_of(problem)
+    return explanation
+
+
 class _Run:
     """One explanation in the making."""
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        program = parse(request.expression)
-        self.graph, self.values = _bound(program, request)
-        graph = self.graph
-        self.wanted = _wanted(graph, request.wrt)
-        _check_total(graph)
-        shape = graph.out.shape
-        self.v = _upstream(request, shape, graph.out.label, self.values)
-        reach = graph.reach(self.wanted)
-        self.leaves = [n for n in graph.leaves if n.label in self.wanted]
-        self.reached = graph.output in reach
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.graph = graph = problem.graph
+        self.values = problem.values
+        self.v = problem.v
+        self.wanted = list(problem.wanted)
+        self.leaves = [n for n in graph.leaves if n.label in self.wanted and not n.integer]
         self.asked = None
-        if request.check:
+        if problem.check:
             self.asked = Asked(
-                Question(graph, self.values, self.v, tuple(self.wanted), request.dtype)
+                Question(graph, self.values, self.v, problem.wanted, problem.dtype)
             )
-        from gradexplain.routes.names import free_names
-
         v_name, loss_name = free_names(graph)
         self.explanation = Explanation(
-            expression=program.source,
-            dtype=request.dtype,
+            expression=problem.source,
+            dtype=problem.dtype,
             inputs={
                 node.label: Input(
                     node.label,
                     node.shape,
                     self.values[node.label],
-                    given=node.label in request.at,
+                    given=node.label not in problem.examples,
                     wanted=node.label in self.wanted,
                 )
                 for node in graph.leaves
             },
-            output=Output(graph.out.label, shape),
+            output=Output(graph.out.label, graph.out.shape),
             grad=Upstream(
                 self.v,
-                "implicit" if request.grad is None else "ones" if request.grad is ONES else "given",
+                problem.v_source,
                 _loss(self.v, graph.out.label, loss_name, v_name),
                 v_name,
             ),
-            statements=_statements(program, graph),
+            statements=problem.statements,
         )
         self._closed: ClosedForm | None = None
         self._chain: ChainRule | None = None
@@ -236,8 +282,6 @@ class _Run:
 
     def _jacobian(self) -> None:
         for leaf in self.leaves:
-            if leaf.integer:
-                continue
             shown, structure = self.closed.shown_jacobian(leaf)
             shape = self.graph.out.shape + leaf.shape
             value = None
@@ -285,8 +329,6 @@ class _Run:
         self._answer = answer
         self._differences: list[Difference] = []
         for leaf in self.leaves:
-            if leaf.integer:
-                continue
             shown = self.closed.shown_gradient(leaf)
             closed = self.closed.gradient_value(leaf)
             zero = np.zeros(leaf.shape)
@@ -295,7 +337,7 @@ class _Run:
             chain_value = self._clean(chain) if chain is not None else zero
             size = np.maximum(closed[1], chain[1]) if chain is not None else closed[1]
             exact_tolerance = agreement.bound(size, value, self.v, "float64")
-            tolerance = agreement.bound(size, value, self.v, self.request.dtype)
+            tolerance = agreement.bound(size, value, self.v, self.problem.dtype)
             torch: Array | None = None
             if answer is not None and not answer.error:
                 found = answer.gradients.get(leaf.label)
@@ -340,7 +382,7 @@ class _Run:
                 status = worse
         explanation.check = Check(
             status,
-            self.request.dtype,
+            self.problem.dtype,
             float(max(tolerances)) if tolerances else None,
             self._differences,
             reason,
@@ -469,11 +511,11 @@ def _check_total(graph: Graph) -> None:
         )
 
 
-def _upstream(request: Request, shape: Shape, name: str, values: Mapping[str, Array]) -> Array:
+def _upstream(request: Request, shape: Shape, name: str) -> Array:
     """v in the output's shape, or the error that PyTorch would raise."""
     grad = request.grad
     if grad is None:
-        if math.prod(shape) != 1 or shape != () and math.prod(shape) != 1:
+        if math.prod(shape) != 1:
             flat = len(shape) == 1
             example = ",".join(["1"] * min(shape[0], 4)) if flat and shape[0] <= 4 else "ones"
             raise InputError(

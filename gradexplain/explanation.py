@@ -183,3 +183,15 @@ class Explanation:
     notes: list[Note] = field(default_factory=list)
     #: the statements, one a line, the last one named (``y = x / s``); empty: as in ``expression``
     statements: tuple[str, ...] = ()
+
+    def to_dict(self, precision: int | None = None) -> dict[str, Any]:
+        """The JSON document ``gradexplain/1``, numbers to ``precision`` significant digits (12)."""
+        from gradexplain.render import json  # renderers read explanations, so they come later
+
+        return json.to_dict(self, precision)
+
+    def __str__(self) -> str:
+        """The explanation as the command line prints it, 100 columns wide and without colour."""
+        from gradexplain.render import text
+
+        return text.render(self)
