@@ -1,9 +1,9 @@
 """When two routes agree: one bound, in one place.
 
 Per element, ``tol = 32·u·(E + |g| + Σ|v|)``: ``u`` is the unit roundoff of the dtype, ``g`` the
-gradient, ``E`` the magnitude of the computation (`gradexplain.formula.evaluate`: the same formula with
-everything that is added taken positive, carried through the chain rule), so that cancellation widens
-the bound just where it widens PyTorch's own rounding error.
+gradient, ``E`` the running error bound of the computation in units of ``u``
+(`gradexplain.formula.evaluate`), carried through the chain rule, so that cancellation widens the bound
+just where it widens PyTorch's own rounding error.
 """
 
 from __future__ import annotations

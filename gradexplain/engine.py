@@ -29,7 +29,7 @@ from gradexplain.explanation import (
     Step,
     Upstream,
 )
-from gradexplain.graph import Graph, Node, op_call
+from gradexplain.graph import Graph, NamedNumber, Node, op_call
 from gradexplain.language import read
 from gradexplain.limits import MAX_TOTAL_ELEMENTS
 from gradexplain.ops.base import Shape, show_shape
@@ -398,24 +398,42 @@ class _Run:
             return bool(jacobian.value.any())
         if jacobian is None or jacobian.formula == 0:
             return False
-        from gradexplain.routes.closed import ClosedForm
-
         # Another v, of no pattern, sees what this one does not.
-        other = np.random.default_rng(0).uniform(0.5, 1.5, self.v.shape)
-        pair = ClosedForm(self.graph, self.values, other, exact=self.exact).gradient_value(leaf)
-        return bool(self._clean(pair).any())
+        return not self._vanishes(leaf, _random(self.v.shape, 0), self.values)
 
     def constant_sums(self) -> tuple[int, ...] | None:
         """The dims over which the output's sum does not depend on any input; None if there are none.
 
-        One dim where that is enough, else () for all of them.
+        One dim where that is enough, else () for all of them.  Looked for by numbers: here and at
+        other inputs, with weights of no pattern over the other dims.
         """
         shape = self.graph.out.shape
         choices: list[tuple[int, ...]] = [(d,) for d in range(len(shape)) if len(shape) > 1]
+        moved = {
+            name: value * _random(value.shape, 1) for name, value in self.values.items()
+        }
         for dims in [*choices, ()]:
-            if all(self.closed.sum_is_constant(leaf, dims) for leaf in self.leaves):
+            kept = tuple(1 if d in dims or not dims else n for d, n in enumerate(shape))
+            weights = np.broadcast_to(_random(kept, 2), shape)
+            if all(
+                self._vanishes(leaf, weights, values)
+                for leaf in self.leaves
+                for values in (self.values, moved)
+            ):
                 return dims
         return None
+
+    def _vanishes(self, leaf: Node, v: Array, values: Mapping[str, Array]) -> bool:
+        """Whether ``Jᵀv`` is 0 at ``values``."""
+        from gradexplain.routes.closed import ClosedForm
+
+        pair = ClosedForm(self.graph, values, v, exact=self.exact).gradient_value(leaf)
+        return not self._clean(pair).any()
+
+
+def _random(shape: Shape, seed: int) -> Array:
+    """Numbers of no pattern, the same ones every time."""
+    return np.random.default_rng(seed).uniform(0.5, 1.5, shape)
 
 
 # -- binding what was given to the graph ---------------------------------------------------------
@@ -550,9 +568,12 @@ def _upstream(request: Request, shape: Shape, name: str) -> Array:
 
 
 def _labels(graph: Graph) -> dict[int, str]:
-    return {
-        node.id: number(node.value, 17) if node.is_literal else node.label for node in graph.nodes
-    }
+    def label(node: Node) -> str:
+        if isinstance(node.value, NamedNumber):
+            return node.value.name
+        return number(node.value, 17) if node.is_literal else node.label
+
+    return {node.id: label(node) for node in graph.nodes}
 
 
 def _loss(v: Array, name: str, loss: str, v_name: str) -> str:

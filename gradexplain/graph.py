@@ -26,6 +26,20 @@ class Ref:
     id: int
 
 
+class NamedNumber(float):
+    """A number that formulas call by its name: ``pi``."""
+
+    name: str
+
+    def __new__(cls, name: str, value: float) -> NamedNumber:
+        self = super().__new__(cls, value)
+        self.name = name
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NamedNumber, (self.name, float(self))
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Node:
     """One value.  ``op`` is None for a leaf or a constant (``value`` is set for a constant).
@@ -101,12 +115,13 @@ class Graph:
 
     def reach(self, wanted: Sequence[str]) -> set[int]:
         """The nodes through which a gradient flows to one of the leaves ``wanted``."""
-        reached: set[int] = set()
+        return self.downstream({node.id for node in self.leaves if node.label in wanted})
+
+    def downstream(self, sources: set[int]) -> set[int]:
+        """``sources`` and every node through which a gradient flows back to one of them."""
+        reached = set(sources)
         for node in self.nodes:
-            if node.is_leaf:
-                if node.label in wanted:
-                    reached.add(node.id)
-            elif node.op is not None and not node.integer and not node.op.stops:
+            if node.op is not None and not node.integer and not node.op.stops:
                 if any(i in reached for i in node.inputs):
                     reached.add(node.id)
         return reached

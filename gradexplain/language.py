@@ -15,7 +15,7 @@ from typing import Any
 
 from gradexplain.binding import bind
 from gradexplain.errors import GradexplainError, InputError, Span, UnsupportedError
-from gradexplain.graph import Builder, Graph, Ref
+from gradexplain.graph import Builder, Graph, NamedNumber, Ref
 from gradexplain.ops import Op, all_spellings, by_spelling
 from gradexplain.ops.base import Shape
 from gradexplain.syntax import Program, attribute_span, span
@@ -42,7 +42,10 @@ _MODULES = {
     "torch.special": "special", "torch.linalg": "linalg", "torch.functional": "torch",
     "torch.Tensor": "Tensor", "Tensor": "Tensor", "np": "numpy", "numpy": "numpy",
 }  # fmt: skip
-_CONSTANTS = {"pi": math.pi, "e": math.e, "inf": math.inf, "nan": math.nan, "tau": math.tau}
+_CONSTANTS = {
+    "pi": NamedNumber("pi", math.pi), "e": NamedNumber("e", math.e), "inf": math.inf,
+    "nan": math.nan, "tau": math.tau,
+}  # fmt: skip
 
 #: Where a bare name is looked for, in this order.
 _BARE = ("torch", "F", "linalg", "special", "Tensor")
@@ -525,7 +528,8 @@ def _no_numbers() -> float:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether arithmetic on it is done here; pi and e stay themselves in formulas."""
+    return isinstance(value, (int, float)) and not isinstance(value, (bool, NamedNumber))
 
 
 def _is_operand(value: Any) -> bool:

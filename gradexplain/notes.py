@@ -97,7 +97,8 @@ def at(name: str, index: tuple[int, ...]) -> str:
 def notes(run: _Run, singular: list[Singular]) -> list[Note]:
     """Every note that applies, in a fixed order."""
     found = _kinks(run, singular)
-    found += _infinities(run)
+    explained = {note.data["node"] for note in found}
+    found += [note for note in _infinities(run) if note.data["node"] not in explained]
     found += _unreached(run)
     found += _blind(run)
     return found

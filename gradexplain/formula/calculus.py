@@ -22,6 +22,9 @@ from gradexplain.ops.base import Shape
 #: What the name of ``∂L/∂h`` begins with, where it stands for a value in a formula.
 ADJOINT = "∂/∂"
 
+#: The same for the output's derivative ``∂y[i]/∂h[p]``, whose indices are the output's, then h's.
+TOTAL = "∂y/∂"
+
 
 class Calculus:
     """Formulas for the values of one graph.
@@ -119,7 +122,7 @@ class Calculus:
     def reaches(self, node: Node, leaf: str) -> bool:
         """Whether a gradient flows from ``node`` to ``leaf``."""
         if leaf not in self._reach:
-            self._reach[leaf] = self.graph.reach([leaf])
+            self._reach[leaf] = self.graph.downstream({self._by_label[leaf].id})
         return node.id in self._reach[leaf]
 
     def jacobian(self, node: Node, leaf: Node, limit: int | None = None) -> Any:

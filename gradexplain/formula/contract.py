@@ -139,6 +139,13 @@ def _isolate(a: Any, b: Any, q: Any, ranges: Ranges) -> tuple[Any, Any] | None:
                         delta(sympy.expand(offset / n), ranges.floordiv(b, n), ranges),
                     )
         return value, ranges.within(value, n)
+    # δ(step·q + r, e) with r a digit of base step: both digits of e are found.
+    constant, digit = offset.as_coeff_Add()
+    span = ranges.bounds(digit)
+    if coefficient > 0 and digit != 0 and span is not None and 0 <= span[0] and span[1] < step:
+        moved = sympy.expand(b - constant)
+        value = ranges.floordiv(moved, step)
+        return value, delta(digit, ranges.modulo(moved, step), ranges) * ranges.within(value, n)
     # A stride: only every step-th position is hit.
     bounds = ranges.bounds(target)
     if coefficient < 0:

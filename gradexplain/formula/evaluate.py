@@ -4,9 +4,9 @@ Every index letter is an axis.  A part of a formula becomes an array with the ax
 products are broadcast, sums of products are contracted by ``einsum``, an index that is not a plain
 letter gathers.  Nothing of the size of a Jacobian is made unless the formula is the Jacobian's.
 
-Beside each value goes its *magnitude*: the same formula with everything that is added taken
-positive.  Rounding errors are small against it, and so it is the measure of what may differ
-(`gradexplain.agreement`).
+Beside each value goes its *magnitude*: a first-order bound, in units of the roundoff, of the error
+that rounding every operation makes (running error analysis: Higham, Accuracy and Stability of
+Numerical Algorithms, section 3.3).  It is the measure of what may differ (`gradexplain.agreement`).
 """
 
 from __future__ import annotations
@@ -46,14 +46,16 @@ class _Part:
 
     def __post_init__(self) -> None:
         # NumPy returns a bare number for an operation on arrays without axes.
-        self.value = _array(self.value)
+        self.value = as_array(self.value)
         if self.size is not None:
             self.size = np.asarray(self.size, dtype=np.float64)
 
 
 def to_exact(array: Any) -> Any:
     """A float64 array as mpmath numbers, each exactly the float."""
-    return _array(np.frompyfunc(lambda x: mp.mpf(float(x)), 1, 1)(np.asarray(array, dtype=object)))
+    with np.errstate(all="ignore"):
+        exact = np.frompyfunc(lambda x: mp.mpf(float(x)), 1, 1)(np.asarray(array, dtype=object))
+    return as_array(exact)
 
 
 def to_float(array: Any) -> Any:
@@ -61,7 +63,8 @@ def to_float(array: Any) -> Any:
     array = np.asarray(array)
     if array.dtype != object:
         return array.astype(np.float64)
-    return np.asarray(np.frompyfunc(_float, 1, 1)(array), dtype=np.float64)
+    with np.errstate(all="ignore"):
+        return np.asarray(np.frompyfunc(_float, 1, 1)(array), dtype=np.float64)
 
 
 def _float(x: Any) -> float:
@@ -234,14 +237,14 @@ class Evaluator:
             for i, n in zip(indices, value.shape, strict=True)
         ):
             pick = tuple(slice(None) if i.is_Symbol else 0 for i in indices)
-            return _Part(_array(value[pick]), np.asarray(size[pick]), tuple(symbols))
+            return _Part(as_array(value[pick]), np.asarray(size[pick]), tuple(symbols))
         found = [self._index(i, sizes) for i in indices]
         axes = _union(a for _, a in found)
         at = tuple(
             np.clip(self._aligned(index, own, axes), 0, n - 1)
             for (index, own), n in zip(found, value.shape, strict=True)
         )
-        return _Part(_array(value[at]), np.asarray(size[at]), axes)
+        return _Part(as_array(value[at]), np.asarray(size[at]), axes)
 
     def _index(self, e: Any, sizes: Mapping[Any, int]) -> tuple[Any, tuple[Any, ...]]:
         """An index expression as an integer array."""
@@ -317,8 +320,10 @@ class Evaluator:
         values, sizes, axes = self._joined(parts)
         value, size = values[0], sizes[0]
         for v, s in zip(values[1:], sizes[1:], strict=True):
-            value = value * v
-            size = size * s if self.magnitudes else None
+            before, value = value, value * v
+            if self.magnitudes:
+                a, b = np.abs(to_float(before)), np.abs(to_float(v))
+                size = a * s + b * size + a * b
         return _Part(value, size, axes)
 
     def _divide(self, a: _Part, b: _Part) -> _Part:
@@ -326,9 +331,9 @@ class Evaluator:
         value = _divide_exact(top, bottom) if self.exact else top / bottom
         size = None
         if self.magnitudes:
-            width = np.abs(to_float(bottom))
-            size = top_size / width * (bottom_size / width)
-        return _Part(_array(value), size, axes)
+            width, quotient = np.abs(to_float(bottom)), np.abs(to_float(value))
+            size = (top_size + quotient * bottom_size) / width + quotient
+        return _Part(as_array(value), size, axes)
 
     def _select(self, part: _Part, mask: Any, mask_axes: tuple[Any, ...]) -> _Part:
         """``part`` where ``mask`` holds, 0 elsewhere, whatever ``part`` is there."""
@@ -409,13 +414,14 @@ class Evaluator:
         if exponent.is_Integer:
             n = int(exponent)
             value = _power_exact(b.value, mp.mpf(n)) if self.exact else b.value**n
-            return _Part(_array(value), b.size**n if self.magnitudes else None, b.axes)
+            floats = to_float(b.value)
+            return _Part(value, self._grown(value, [(n * floats ** (n - 1), b.size)]), b.axes)
         if exponent == sympy.Rational(1, 2) and not self.exact:
             value = np.sqrt(b.value)
             return _Part(value, self._grown(value, [(0.5 / value, b.size)]), b.axes)
         x = self._eval(exponent, sizes)
         (bv, xv), (bs, xs), axes = self._joined([b, x])
-        value = _array(_power_exact(bv, xv) if self.exact else np.power(bv, xv))
+        value = as_array(_power_exact(bv, xv) if self.exact else np.power(bv, xv))
         if not self.magnitudes:
             return _Part(value, None, axes)
         bf, xf, vf = to_float(bv), to_float(xv), to_float(value)
@@ -441,13 +447,13 @@ class Evaluator:
         values, inner, axes = self._joined(parts)
         if self.exact:
             assert kernel.exact is not None
-            value = _array(np.frompyfunc(kernel.exact, len(values), 1)(*values))
+            value = as_array(np.frompyfunc(kernel.exact, len(values), 1)(*values))
         else:
             assert kernel.numpy is not None
             value = kernel.numpy(*values)
         if not self.magnitudes:
-            return _Part(_array(value), None, axes)
-        return _Part(_array(value), self._grown(value, self._slopes(e, values, inner)), axes)
+            return _Part(as_array(value), None, axes)
+        return _Part(as_array(value), self._grown(value, self._slopes(e, values, inner)), axes)
 
     def _slopes(self, e: Any, values: Sequence[Any], inner: Sequence[Any]) -> Any:
         """``|f'|`` at float64 for each argument, from the function's own derivative."""
@@ -499,9 +505,9 @@ class Evaluator:
         places = tuple(part.axes.index(q) for q in bound if q in part.axes)
         times = math.prod(scope[q] for q in bound if q not in part.axes)
         kept = tuple(a for a in part.axes if a not in bound)
-        value = _array(np.sum(part.value, axis=places)) * times
+        value = as_array(np.sum(part.value, axis=places)) * times
         size = np.asarray(np.sum(part.size, axis=places)) * times if self.magnitudes else None
-        return _Part(_array(value), size, kept)
+        return _Part(as_array(value), size, kept)
 
     def _einsum(
         self, factors: Sequence[Any], bound: Sequence[Any], scope: Mapping[Any, int]
@@ -534,7 +540,13 @@ class Evaluator:
             ) * times
 
         value = contracted([p.value for p in parts])
-        size = contracted([p.size for p in parts]) if self.magnitudes else None
+        size = None
+        if self.magnitudes:
+            widths = [np.abs(p.value) for p in parts]
+            size = contracted(widths) + sum(
+                contracted([*widths[:place], p.size, *widths[place + 1 :]])
+                for place, p in enumerate(parts)
+            )
         return _Part(value, size, kept)
 
     def _big_product(self, e: Any, sizes: Mapping[Any, int]) -> _Part:
@@ -544,20 +556,34 @@ class Evaluator:
         places = tuple(part.axes.index(q) for q in bound if q in part.axes)
         kept = tuple(a for a in part.axes if a not in bound)
         times = math.prod(scope[q] for q in bound if q not in part.axes)
-        value = _array(np.multiply.reduce(part.value, axis=places))
+        value = as_array(np.multiply.reduce(part.value, axis=places))
         if times != 1:
-            value = _array(_power_exact(value, mp.mpf(times)) if self.exact else value**times)
+            value = as_array(_power_exact(value, mp.mpf(times)) if self.exact else value**times)
         size = None
         if self.magnitudes:
-            size = np.asarray(np.prod(part.size, axis=places)) ** times
+            size = times * _product_error(np.abs(to_float(part.value)), part.size, places)
         return _Part(value, size, kept)
+
+
+def _product_error(value: Any, size: Any, axes: tuple[int, ...]) -> Any:
+    """``|Π x| + Σ_k size_k·Π_{others} |x|`` over ``axes``, right also where an element is 0."""
+    kept = [axis for axis in range(value.ndim) if axis not in axes]
+    order = [*kept, *axes]
+    flat = [
+        np.transpose(a, order).reshape([*(a.shape[k] for k in kept), -1]) for a in (value, size)
+    ]
+    ones = np.ones_like(flat[0][..., :1])
+    before = np.cumprod(np.concatenate([ones, flat[0][..., :-1]], axis=-1), axis=-1)
+    backward = flat[0][..., :0:-1]
+    after = np.cumprod(np.concatenate([ones, backward], axis=-1), axis=-1)[..., ::-1]
+    return np.sum(before * after * flat[1], axis=-1) + np.prod(flat[0], axis=-1)
 
 
 def _plain(value: Any, axes: tuple[Any, ...]) -> _Part:
     return _Part(value, np.abs(to_float(value)), axes)
 
 
-def _array(value: Any) -> Any:
+def as_array(value: Any) -> Any:
     """A 0-d array where NumPy returned a scalar."""
     if isinstance(value, np.ndarray):
         return value

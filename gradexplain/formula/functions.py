@@ -62,7 +62,6 @@ class FloorDiv(sympy.Function):
 
     nargs = 2
     is_integer = True
-    is_nonnegative = True
 
 
 class Modulo(sympy.Function):

@@ -77,7 +77,9 @@ class Ranges(dict[Any, int]):
             return multiple + bounds[0] // n
         if isinstance(rest, FloorDiv):
             return multiple + self.floordiv(rest.args[0], n * int(rest.args[1]))
-        return FloorDiv(e, sympy.Integer(n))
+        constant, letters = e.as_coeff_Add()
+        whole = int(constant) // n
+        return whole + FloorDiv(letters + constant - n * whole, sympy.Integer(n))
 
     def modulo(self, e: Any, n: int) -> Any:
         """``e mod n``, as simple as the ranges allow."""
@@ -87,7 +89,8 @@ class Ranges(dict[Any, int]):
         bounds = self.bounds(rest)
         if bounds is not None and bounds[0] // n == bounds[1] // n:
             return rest - n * (bounds[0] // n)
-        return Modulo(e, sympy.Integer(n))
+        constant, letters = e.as_coeff_Add()
+        return Modulo(letters + int(constant) % n, sympy.Integer(n))
 
     @staticmethod
     def _split(e: Any, n: int) -> tuple[Any, Any]:

@@ -18,6 +18,7 @@ from gradexplain.formula.functions import (
     named_function,
 )
 from gradexplain.formula.indices import Ranges
+from gradexplain.graph import NamedNumber
 from gradexplain.ops.base import Shape
 
 
@@ -171,6 +172,8 @@ class Kit:
 
 def number(value: float) -> Any:
     """A Python number as SymPy's, decimals as the fraction that their text means."""
+    if isinstance(value, NamedNumber):
+        return {"pi": sympy.pi, "e": sympy.E}[value.name]
     if isinstance(value, int):
         return sympy.Integer(value)
     if value != value:

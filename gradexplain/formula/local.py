@@ -15,7 +15,7 @@ import sympy
 
 from gradexplain.errors import Span
 from gradexplain.formula.calculus import Calculus
-from gradexplain.formula.printing import Letters, TextPrinter
+from gradexplain.formula.printing import burden
 from gradexplain.formula.tidy import tidy
 from gradexplain.graph import Graph, Node, Ref, refs
 from gradexplain.ops.base import Op, Shape
@@ -108,12 +108,8 @@ def _derive(
         slope = calculus.jacobian(node, source)
         there = calculus.indices(source.shape, "d")
         contribution = calculus.weighted(slope, UPSTREAM, shape)
-
-        def length(e: Any) -> int:
-            return len(TextPrinter(Letters(()))(e))
-
-        slopes.append(tidy(slope, length, folds))
-        contributions.append(tidy(contribution, length, folds))
+        slopes.append(tidy(slope, burden, folds))
+        contributions.append(tidy(contribution, burden, folds))
         places.append(there)
         sizes.append(dict(calculus.ranges))
     element = calculus.definition(node, calculus.indices(shape, "o"))

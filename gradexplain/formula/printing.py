@@ -77,6 +77,34 @@ class Letters:
     def known(self, symbol: Any) -> str | None:
         return self._letters.get(symbol)
 
+    def share(self, symbols: Mapping[Any, Any]) -> None:
+        """Each key gets the letter of its value."""
+        for symbol, other in symbols.items():
+            if not symbol.is_Integer and not other.is_Integer:
+                self._letters[symbol] = self[other]
+
+    def adopt(self, own: Sequence[Any], at: Sequence[Any], alphabet: str) -> None:
+        """Letters for a definition's indices: those at which it is used where these are plain."""
+        plain = [i for i in at if i.is_Symbol]
+        same = len(plain) == len(set(plain)) == sum(not o.is_Integer for o in own)
+        for place, symbol in enumerate(own):
+            if symbol.is_Integer or symbol in self._letters:
+                continue
+            if same and at[place].is_Symbol and at[place] in self._letters:
+                self._letters[symbol] = self._letters[at[place]]
+            else:
+                self.assign(symbol, alphabet)
+
+    def reuse(self, size: int, ranges: Mapping[Any, int], but: set[str | None]) -> str | None:
+        """A bound index's letter of the same range that may be used again, None if there is none."""
+        for symbol, letter in self._letters.items():
+            if "_" in symbol.name and ranges.get(symbol) == size and letter not in but:
+                return letter
+        return None
+
+    def symbol(self, letter: str) -> Any:
+        return next(symbol for symbol, known in self._letters.items() if known == letter)
+
     def used(self, axes: Sequence[Any]) -> list[tuple[Any, str]]:
         """Every symbol that has a letter, those of ``axes`` first."""
         first = [(symbol, self._letters[symbol]) for symbol in axes if symbol in self._letters]
@@ -97,14 +125,17 @@ class TextPrinter:
         order: Sequence[str] = (),
         ranks: Mapping[str, int] | None = None,
         loss: str = "L",
+        output: str = "y",
     ) -> None:
         self.letters = letters
         self.loss = loss
+        self.output = output
         #: The number of indices of each name, for ``∂y[i]/∂h[p]`` as one symbol.
         self.ranks = ranks or {}
         self._order = {name: place for place, name in enumerate(order)}
         self._last = len(self._order) - 1
         self._in_sum = 0
+        self._in_parens = 0
 
     def __call__(self, e: Any) -> str:
         return self._show(sympy.sympify(e))[0]
@@ -113,17 +144,21 @@ class TextPrinter:
 
     def name(self, label: str) -> str:
         if label.startswith("∂"):
-            above, below = label[1:].split("/∂")
-            return self.derivative(above or self.loss, (), below, ())
+            return self._slope(label, ())
         return label
 
     def element(self, label: str, indices: Sequence[Any]) -> str:
         if label.startswith("∂"):
-            # ∂y/∂h in the indices of both: `ranks` tells them apart.
-            above, below = label[1:].split("/∂")
-            cut = self.ranks.get(above, 0)
-            return self.derivative(above or self.loss, indices[:cut], below, indices[cut:])
+            return self._slope(label, indices)
         return f"{self.name(label)}[{','.join(map(self, indices))}]"
+
+    def _slope(self, label: str, indices: Sequence[Any]) -> str:
+        """A derivative that stands for a value: ``∂L/∂h[p]``, or ``∂y[i]/∂h[p]``."""
+        above, below = label[1:].split("/∂")
+        if not above:
+            return self.derivative(self.loss, (), below, indices)
+        cut = len(indices) - self.ranks.get(below, len(indices))
+        return self.derivative(self.output, indices[:cut], below, indices[cut:])
 
     def power(self, base: str, exponent: Any) -> str:
         if exponent.is_Integer:
@@ -133,7 +168,8 @@ class TextPrinter:
 
     def fraction(self, above: str, below: str, above_level: int, below_level: int) -> str:
         above = self.paren(above) if above_level < _MUL else above
-        below = self.paren(below) if below_level <= _MUL else below
+        alone = below.startswith((self.sum_sign, self.product_sign)) and below_level == _MUL
+        below = self.paren(below) if below_level <= _MUL and not alone else below
         return f"{above}/{below}"
 
     def call(self, name: str, arguments: Sequence[str]) -> str:
@@ -180,9 +216,6 @@ class TextPrinter:
     ) -> str:
         """``∂y[i]/∂x[j]``."""
         return f"∂{self._at(above, at)}/∂{self._at(below, places)}"
-
-    def partial(self, above: str, at: Sequence[Any], below: str, places: Sequence[Any]) -> str:
-        return self.derivative(above, at, below, places)
 
     def gradient(self, label: str, places: Sequence[Any]) -> str:
         """``x.grad[j]``."""
@@ -295,11 +328,11 @@ class TextPrinter:
 
     def _rank(self, e: Any) -> int:
         """The earliest name in ``e`` by the order in which the user's names appear."""
-        names = [
-            self._order.get(str(a.base.label.name if isinstance(a, sympy.Indexed) else a.name), 999)
-            for a in e.atoms(sympy.Indexed, sympy.Symbol)
-        ]
-        return min(names, default=1000)
+        return min((self._position(a) for a in e.atoms(sympy.Symbol)), default=1000)
+
+    def _position(self, symbol: Any) -> int:
+        """The place of a name; a derivative's is that of what it is taken by."""
+        return self._order.get(symbol.name.rpartition("/∂")[2], 999)
 
     def _factor_key(self, factor: Any) -> tuple[Any, ...]:
         base = factor.base if factor.is_Pow else factor
@@ -308,7 +341,8 @@ class TextPrinter:
         elif base.is_Symbol or isinstance(base, sympy.Indexed):
             kind = 1
         elif isinstance(base, (sympy.KroneckerDelta, Bracket)):
-            kind = 4
+            # δ·s − x within a product reads best with the δ in front, alone with the δ last.
+            kind = 0 if self._in_parens else 4
         elif isinstance(base, (sympy.Sum, sympy.Product)):
             kind = 5
         elif base.is_Add:
@@ -316,12 +350,7 @@ class TextPrinter:
         else:
             kind = 2
         latest = max(
-            (
-                self._order.get(a.base.label.name if isinstance(a, sympy.Indexed) else a.name, 999)
-                for a in base.atoms(sympy.Indexed, sympy.Symbol)
-                if isinstance(a, sympy.Indexed) or not a.is_integer
-            ),
-            default=-1,
+            (self._position(a) for a in base.atoms(sympy.Symbol) if not a.is_integer), default=-1
         )
         if kind == 1 and self._in_sum and latest == self._last:
             latest = -1  # what is summed reads Σ_i v[i]·…
@@ -372,7 +401,8 @@ class TextPrinter:
     def _closed(self, factors: Sequence[Any]) -> str:
         """A product whose last factor is a sum, the sum in parentheses."""
         ordered = sorted(factors, key=self._factor_key)
-        head, _ = self._product(ordered[:-1])
+        head, level = self._product(ordered[:-1])
+        head = self.paren(head) if level < _MUL else head
         return f"{head}{self.times}{self.paren(self(ordered[-1]))}"
 
     def _product(self, factors: Sequence[Any]) -> tuple[str, int]:
@@ -383,7 +413,9 @@ class TextPrinter:
             return self._show(ordered[0])
         pieces = []
         for place, factor in enumerate(ordered):
+            self._in_parens += bool(factor.is_Add)
             text, level = self._show(factor)
+            self._in_parens -= bool(factor.is_Add)
             last = place == len(ordered) - 1
             big = isinstance(factor, (sympy.Sum, sympy.Product))
             if level < _MUL or (big and not last):
@@ -434,9 +466,11 @@ class TextPrinter:
             if len(moved) == 1:
                 under = self.condition(_facing(moved[0].condition, over[0]))
                 body = sympy.Mul(*(f for f in factors if f is not moved[0]))
+        parens, self._in_parens = self._in_parens, 0
         self._in_sum += 1
         text, level = self._show(body)
         self._in_sum -= 1
+        self._in_parens = parens
         if level == _ADD:
             text = self.paren(text)
         return self.big(signs[type(e)], under, text)
@@ -499,6 +533,20 @@ _SPELLED = {
 }  # fmt: skip
 
 
+def burden(e: Any, taken: Iterable[str] = ()) -> int:
+    """How much there is to read in a formula: its characters, a fraction within a fraction more."""
+    text = TextPrinter(Letters(taken))(e)
+    depth = extra = 0
+    for place, character in enumerate(text):
+        if character in "([":
+            depth += 1
+        elif character in ")]":
+            depth -= 1
+        elif character == "/" and depth and not text[place + 1].isdigit():
+            extra += 3
+    return len(text) + extra
+
+
 def _plain(c: Any) -> Any:
     """A condition on an index with its constant on the right: ``j − 1 ≥ 0`` as ``j ≥ 1``."""
     if not (c.lhs.is_integer and c.rhs.is_integer):
@@ -529,7 +577,7 @@ def _decimal(value: Fraction) -> str | None:
             q //= prime
     if q != 1:
         return None
-    text = f"{float(value):.15g}"
+    text = repr(float(value)).removesuffix(".0")
     return text if Fraction(text) == value else None
 
 
@@ -554,17 +602,14 @@ class LatexPrinter(TextPrinter):
 
     def name(self, label: str) -> str:
         if label.startswith("∂"):
-            above, below = label[1:].split("/∂")
-            return self.derivative(above or self.loss, (), below, ())
+            return self._slope(label, ())
         primes = label.count("′")
         word = label.replace("′", "").replace("_", r"\_")
         return (word if len(word) == 1 else rf"\mathrm{{{word}}}") + "'" * primes
 
     def element(self, label: str, indices: Sequence[Any]) -> str:
         if label.startswith("∂"):
-            above, below = label[1:].split("/∂")
-            cut = self.ranks.get(above, 0)
-            return self.derivative(above or self.loss, indices[:cut], below, indices[cut:])
+            return self._slope(label, indices)
         return f"{self.name(label)}_{{{','.join(map(self, indices))}}}"
 
     def power(self, base: str, exponent: Any) -> str:

@@ -35,8 +35,14 @@ def structure(
     if not columns:
         return "one column" + _even(formula, rows, "row") + linear
     pairs = _pairs(formula, rows, columns)
-    scattered = formula.has(Bracket) or any(
-        d for d in formula.atoms(sympy.KroneckerDelta) if tuple(d.args) not in pairs
+    # Zero in most places where every term has a selector that is not one of the pairs.
+    scattered = all(
+        any(
+            isinstance(f, Bracket)
+            or (isinstance(f, sympy.KroneckerDelta) and tuple(f.args) not in pairs)
+            for f in sympy.Mul.make_args(term)
+        )
+        for term in sympy.Add.make_args(sympy.expand_mul(formula))
     )
     if len(pairs) == len(rows) == len(columns):
         ties = {row: column for row, column in pairs.values()}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gradexplain.explanation import Array
-from gradexplain.formula.evaluate import Evaluator, Pair, to_exact
+from gradexplain.formula.evaluate import Evaluator, Pair, as_array, to_exact
 from gradexplain.formula.local import RESULT, UPSTREAM, LocalRule, local_rule
 from gradexplain.graph import Graph, Node, Ref, refs
 
@@ -118,7 +118,7 @@ class ChainRule:
                 if id in self.upstream:
                     before = self.upstream[id]
                     with np.errstate(all="ignore"):
-                        value = before[0] + value[0], before[1] + value[1]
+                        value = as_array(before[0] + value[0]), as_array(before[1] + value[1])
                 self.upstream[id] = value
 
 

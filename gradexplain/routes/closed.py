@@ -16,21 +16,23 @@ import sympy
 from gradexplain.explanation import Array
 from gradexplain.formula.calculus import (
     ADJOINT,
+    TOTAL,
     Calculus,
     element_symbol,
     indices_of,
     label_of,
 )
-from gradexplain.formula.contract import contract
+from gradexplain.formula.contract import contract, delta
 from gradexplain.formula.evaluate import Evaluator, Pair, to_exact
-from gradexplain.formula.printing import LatexPrinter, Letters, TextPrinter
+from gradexplain.formula.indices import index
+from gradexplain.formula.printing import LatexPrinter, Letters, TextPrinter, burden
 from gradexplain.formula.structure import structure
 from gradexplain.formula.tidy import tidy
 from gradexplain.graph import Graph, Node, Ref
 from gradexplain.routes.names import free_names
 
-#: A formula of more operations than this is given as a chain of the parts' formulas instead.
-LONG = 60
+#: A formula with more to read than this is given as a chain of the parts' formulas instead.
+LONG = 160
 
 #: A derivation that grows past this is given up for the chain before it is tidied.
 _TOO_LONG = 400
@@ -66,7 +68,7 @@ class ClosedForm:
         self._pairs: dict[str, Pair] = {}
         self._jacobians: dict[str, Any] = {}
         self._gradients: dict[str, Any] = {}
-        self._adjoints: dict[int, Any] = {}
+        self._adjoints: dict[tuple[int, str], Any] = {}
         #: The names of the argument of ``backward`` and of the scalar L in formulas.
         self.v_name, self.loss_name = free_names(graph)
         self._names = [n.label for n in graph.nodes if not n.is_literal] + [self.v_name]
@@ -85,7 +87,7 @@ class ClosedForm:
             raw = self.calculus.jacobian(self.graph.out, leaf, limit=_TOO_LONG)
             if raw is not None:
                 found = self._tidy(raw)
-                if found.count_ops() > LONG and self._has_parts(leaf):
+                if self._burden(found) > LONG and self._has_parts(leaf):
                     found = None
             self._jacobians[leaf.label] = found
         return self._jacobians[leaf.label]
@@ -95,7 +97,7 @@ class ClosedForm:
         if leaf.label not in self._gradients:
             jacobian = self.jacobian(leaf)
             if jacobian is None:
-                found = self._chained_gradient(leaf)
+                found = self._chained(leaf, ADJOINT)
             else:
                 found = self.calculus.weighted(jacobian, self.v_name, self.graph.out.shape)
             self._gradients[leaf.label] = self._tidy(found)
@@ -107,7 +109,10 @@ class ClosedForm:
         )
 
     def _tidy(self, e: Any) -> Any:
-        return tidy(e, lambda form: len(TextPrinter(Letters(self._names))(form)), self.folds)
+        return tidy(e, self._burden, self.folds)
+
+    def _burden(self, e: Any) -> int:
+        return burden(e, self._names)
 
     @property
     def folds(self) -> list[tuple[Any, Any, Any]]:
@@ -121,37 +126,40 @@ class ClosedForm:
                     self._folds.append((definition, self.calculus.atom(node, own), own))
         return self._folds
 
-    def chained(self, leaf: Node) -> list[tuple[Node, Any]]:
-        """The values through which the gradient reaches ``leaf`` directly, and ``∂part/∂leaf``."""
-        found = []
-        for part in self.calculus.parts(leaf):
-            if part.id == leaf.id:
-                continue
-            slope = self.calculus.partial(part, leaf)
-            if slope != 0:
-                found.append((part, self._tidy(slope)))
-        return found
+    def _chained(self, node: Node, upper: str, at: tuple[Any, ...] = ()) -> Any:
+        """The derivative by ``node[d]`` as a sum over the parts that use it directly.
 
-    def _chained_gradient(self, node: Node) -> Any:
-        """``Σ_part Σ_p ∂L/∂part[p]·∂part[p]/∂node[d]``."""
+        ``Σ_part Σ_p ∂/∂part[p]·∂part[p]/∂node[d]``: ``upper`` begins the name of the first factor,
+        `ADJOINT` for the gradient of L and `TOTAL` for the Jacobian's row at the output's ``at``.
+        """
         total = sympy.S.Zero
-        for part, slope in self.chained(node):
+        for part in self.calculus.parts(node):
+            if part.id == node.id:
+                continue
+            slope = self._tidy(self.calculus.partial(part, node))
+            if slope == 0:
+                continue
             out = self.calculus.indices(part.shape, "o")
-            name = self.v_name if part.id == self.graph.output else adjoint(part)
-            total += contract(
-                element_symbol(name, out) * slope, out, self.calculus.ranges
-            )
-        return total
+            if part.id != self.graph.output:
+                factor = element_symbol(upper + part.label, (*at, *out))
+            elif upper == ADJOINT:
+                factor = element_symbol(self.v_name, out)
+            else:
+                ties = zip(out, at, strict=True)
+                factor = sympy.Mul(*(delta(o, a, self.calculus.ranges) for o, a in ties))
+            total += contract(factor * slope, out, self.calculus.ranges)
+        return self._tidy(total)
 
-    def _part_gradient(self, part: Node) -> tuple[tuple[Any, ...], Any]:
-        """``∂L/∂part`` in index symbols of its own, which it returns, and in its users' gradients."""
+    def _part(self, part: Node, upper: str, at: tuple[Any, ...] = ()) -> tuple[Any, Any]:
+        """`_chained` by ``part``, in index symbols of the part's own, which it returns first."""
         own = self.calculus.indices(part.shape, f"n{part.id}x")
-        if part.id not in self._adjoints:
-            formula = self._tidy(self._chained_gradient(part))
+        key = part.id, upper
+        if key not in self._adjoints:
+            formula = self._chained(part, upper, at)
             places = self.calculus.indices(part.shape, "d")
             put = {d: o for d, o in zip(places, own, strict=True) if d != o}
-            self._adjoints[part.id] = formula.xreplace(put)
-        return own, self._adjoints[part.id]
+            self._adjoints[key] = formula.xreplace(put)
+        return own, self._adjoints[key]
 
     # -- values ----------------------------------------------------------------------------------
 
@@ -169,7 +177,7 @@ class ClosedForm:
             elif label.startswith(ADJOINT):
                 part = self.calculus.node(label.removeprefix(ADJOINT))
                 assert part is not None
-                places, formula = self._part_gradient(part)
+                places, formula = self._part(part, ADJOINT)
                 self._pairs[label] = self._evaluator().value(formula, places, part.shape)
             else:
                 assert node is not None
@@ -244,16 +252,6 @@ class ClosedForm:
             np.array([r[1] for r in rows]).reshape(full),
         )
 
-    def sum_is_constant(self, leaf: Node, dims: tuple[int, ...]) -> bool:
-        """Whether ``Σ y`` over ``dims`` (all of them for ``()``) has the derivative 0 by ``leaf``."""
-        formula = self.jacobian(leaf)
-        if formula is None:
-            return False
-        out = self.calculus.indices(self.graph.out.shape, "o")
-        over = [out[d] for d in dims] if dims else list(out)
-        total = contract(sympy.expand_mul(formula), over, self.calculus.ranges)
-        return bool(self._tidy(total) == 0)
-
     # -- text ------------------------------------------------------------------------------------
 
     def shown_jacobian(self, leaf: Node) -> tuple[Shown, str]:
@@ -268,29 +266,11 @@ class ClosedForm:
         if formula is not None:
             words = structure(formula, self.graph, leaf, out, places, letters)
             return self._shown(left, formula, letters, (*out, *places)), words
-        terms = sympy.S.Zero
-        parts = []
-        for part, slope in self.chained(leaf):
-            inner = self.calculus.indices(part.shape, f"n{part.id}x")
-            for symbol in inner:
-                if not symbol.is_Integer:
-                    letters.assign(symbol, "pqrstuw")
-            local = element_symbol(f"∂{part.label}/∂{leaf.label}", (*inner, *places))
-            if part.id == self.graph.output:
-                terms += element_symbol(f"∂{part.label}/∂{leaf.label}", (*out, *places))
-            else:
-                upper = element_symbol(f"∂{self.graph.out.label}/∂{part.label}", (*out, *inner))
-                bound = [q for q in inner if not q.is_Integer]
-                product = upper * local
-                terms += (
-                    sympy.Sum(product, *((q, 0, self.calculus.ranges[q] - 1) for q in bound))
-                    if bound
-                    else product
-                )
-            own = self.calculus.indices(part.shape, "o")
-            put = {o: i for o, i in zip(own, inner, strict=True) if o != i}
-            parts.append((part, inner, slope.xreplace(put)))
-        shown = self._shown(left, terms, letters, (*out, *places), chain=(leaf, places, parts))
+        # The rows' index symbols keep their letters in every line below.
+        row = self.calculus.indices(self.graph.out.shape, f"n{self.graph.output}x")
+        letters.share(dict(zip(row, out, strict=True)))
+        formula = self._chained(leaf, TOTAL, row)
+        shown = self._shown(left, formula, letters, (*out, *places), row)
         return shown, "the chain of the Jacobians of its parts"
 
     def shown_gradient(self, leaf: Node) -> Shown:
@@ -307,75 +287,80 @@ class ClosedForm:
         formula: Any,
         letters: Letters,
         axes: Sequence[Any],
-        chain: tuple[Node, Sequence[Any], list[Any]] | None = None,
+        row: tuple[Any, ...] = (),
     ) -> Shown:
         texts = []
         where: list[str] = []
         ranks = {node.label: len(node.shape) for node in self.graph.nodes}
         for kind in (TextPrinter, LatexPrinter):
-            printer = kind(letters, self._names, ranks, self.loss_name)
+            printer = kind(
+                letters, self._names, ranks, self.loss_name, self.graph.out.label
+            )
             texts.append(f"{_left(left, printer)} = {printer(formula)}")
-            if isinstance(printer, LatexPrinter):
-                continue
-            if chain is not None:
-                leaf, places, parts = chain
-                for part, inner, slope in parts:
-                    name = printer.partial(part.label, inner, leaf.label, places)
-                    where.append(f"{name} = {printer(slope)}")
-                formula_atoms = [slope for _, _, slope in parts]
-            else:
-                formula_atoms = [formula]
-            where += self._definitions(formula_atoms, letters, printer)
+            if kind is TextPrinter:
+                where = self._definitions(formula, letters, printer, row)
         symbols = [a for a in axes if not a.is_Integer]
         return Shown(formula, texts[0], texts[1], tuple(where), self._ranges(symbols, letters))
 
     def _definitions(
-        self, formulas: Sequence[Any], letters: Letters, printer: TextPrinter
+        self, formula: Any, letters: Letters, printer: TextPrinter, row: tuple[Any, ...]
     ) -> list[str]:
-        """``s[k] = Σ_p x[p,k]`` for each name that stands for a value, in order of the graph."""
-        pending = list(formulas)
-        lines: dict[int, str] = {}
+        """A line for each name in ``formula``: ``s[k] = Σ_p x[p,k]``, and those it uses in turn.
+
+        Derivatives by parts come first, in the order of the backward pass; then values, in order.
+        """
+        slopes: dict[int, str] = {}
+        values: dict[int, str] = {}
+        pending = [formula]
         while pending:
-            formula = pending.pop(0)
-            for atom in sorted(formula.atoms(sympy.Indexed, sympy.Symbol), key=str):
+            current = pending.pop(0)
+            for atom in sorted(current.atoms(sympy.Indexed, sympy.Symbol), key=str):
                 if not isinstance(atom, sympy.Indexed) and atom.is_integer:
                     continue
                 label = label_of(atom)
-                if label.startswith(ADJOINT):
-                    part = self.calculus.node(label.removeprefix(ADJOINT))
-                    if part is not None and -part.id not in lines:
-                        own, gradient = self._part_gradient(part)
-                        for symbol in own:
-                            if not symbol.is_Integer and letters.known(symbol) is None:
-                                letters.assign(symbol, _OUT + "pqrstuw")
-                        lines[-part.id] = f"{printer(element_symbol(label, own))} = {printer(gradient)}"
-                        pending.append(gradient)
+                upper = next((u for u in (ADJOINT, TOTAL) if label.startswith(u)), "")
+                node = self.calculus.node(label.removeprefix(upper))
+                if node is None or node.op is None:
                     continue
-                node = self.calculus.node_of(atom)
-                if node is None or node.op is None or node.id in lines:
-                    continue
-                if len(indices_of(atom)) != len(node.shape):
-                    continue  # the bare name inside an element
-                own = self._own_letters(node, indices_of(atom), letters)
-                definition = self.calculus.definition(node, own)
-                name = printer(self.calculus.atom(node, own))
-                if definition == self.calculus.atom(node, own):
-                    continue
-                lines[node.id] = f"{name} = {printer(definition)}"
-                pending.append(definition)
-        order = sorted(lines, key=lambda id: (id >= 0, abs(id) if id >= 0 else id))
-        return [lines[id] for id in order]
+                at = indices_of(atom)[len(row) if upper == TOTAL else 0 :]
+                lines = slopes if upper else values
+                if node.id in lines or len(at) != len(node.shape):
+                    continue  # done, or the bare name inside an element
+                own = self.calculus.indices(node.shape, f"n{node.id}x")
+                if upper:
+                    _, definition = self._part(node, upper, row)
+                    name = element_symbol(label, (*(row if upper == TOTAL else ()), *own))
+                else:
+                    definition = self.calculus.definition(node, own)
+                    name = self.calculus.atom(node, own)
+                    if definition == name:
+                        continue
+                letters.adopt(own, at, _OUT + "pqrstuw")
+                line = self._line(definition, own, letters)
+                lines[node.id] = f"{printer(name)} = {printer(line)}"
+                pending.append(line)
+        return [slopes[id] for id in sorted(slopes, reverse=True)] + [
+            values[id] for id in sorted(values)
+        ]
 
-    def _own_letters(self, node: Node, at: Sequence[Any], letters: Letters) -> tuple[Any, ...]:
-        """Index symbols for a definition: those of the atom where they are plain letters."""
-        plain = [i for i in at if i.is_Symbol]
-        if len(plain) == len(at) == len(set(plain)) and all(letters.known(i) for i in plain):
-            return tuple(at)
-        own = self.calculus.indices(node.shape, f"n{node.id}x")
-        for symbol in own:
-            if not symbol.is_Integer and letters.known(symbol) is None:
-                letters.assign(symbol, _OUT + "pqrstuw")
-        return own
+    def _line(self, definition: Any, own: Sequence[Any], letters: Letters) -> Any:
+        """``definition`` with bound indices of its own, whose letters none of ``own`` has."""
+        bound: dict[Any, Any] = {}
+        for total in definition.atoms(sympy.Sum, sympy.Product):
+            for q, *_ in total.limits:
+                bound[q] = None
+        mine = {letters.known(symbol) for symbol in own}
+        taken: set[str | None] = set()
+        for q in sorted(bound, key=str):
+            n = self.calculus.ranges[q]
+            letter = letters.reuse(n, self.calculus.ranges, mine | taken)
+            symbol = index(f"{q.name}_{letter or f'new{own}'}")
+            self.calculus.ranges[symbol] = n
+            if letter is not None:
+                letters.share({symbol: letters.symbol(letter)})
+            taken.add(letters[symbol])
+            bound[q] = symbol
+        return definition.xreplace(bound)
 
     def _ranges(self, symbols: Sequence[Any], letters: Letters) -> str:
         """``i, j = 0…2; k, l = 0…1``: every letter that was used, with its range."""
@@ -383,11 +368,6 @@ class ClosedForm:
         for symbol, letter in letters.used(symbols):
             groups.setdefault(self.calculus.ranges[symbol] - 1, []).append(letter)
         return "; ".join(f"{', '.join(sorted(set(ls)))} = 0…{last}" for last, ls in groups.items())
-
-
-def adjoint(node: Node) -> str:
-    """The name of the gradient of L by a part."""
-    return ADJOINT + node.label
 
 
 def _left(left: Sequence[tuple[str, Node, Sequence[Any]]], printer: TextPrinter) -> str:
