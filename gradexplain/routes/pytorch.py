@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph, Ref
@@ -28,6 +28,28 @@ class Question:
     v: Array
     wanted: tuple[str, ...]
     dtype: str
+    #: Computed values whose ``.grad`` is kept too (``retain_grad``).
+    retain: tuple[str, ...] = ()
+
+    def ask(self) -> Answer:
+        """Run the graph in this process."""
+        import torch
+
+        graph = self.graph
+        try:
+            tensors = tensors_of(torch, graph, self.values, self.wanted, self.dtype)
+            output = tensors[graph.output]
+            kept = {n.label: tensors[n.id] for n in graph.leaves if n.label in self.wanted}
+            for node in graph.nodes:
+                if node.label in self.retain and node.id in tensors:
+                    kept[node.label] = tensors[node.id]
+                    if tensors[node.id].requires_grad:
+                        tensors[node.id].retain_grad()
+            if output.requires_grad:
+                output.backward(torch.tensor(self.v, dtype=output.dtype))
+        except ERRORS as error:
+            return Answer({}, first_line(error))
+        return Answer({name: to_array(torch, tensor.grad) for name, tensor in kept.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,41 +60,60 @@ class Answer:
     error: str = ""
 
 
-def ask(question: Question) -> Answer:
-    """Run the graph in this process."""
-    import torch
+class Askable(Protocol):
+    """A question: it travels to the process that has PyTorch, and asks there."""
 
-    dtype = getattr(torch, question.dtype)
-    graph = question.graph
+    def ask(self) -> Any:
+        """An answer, or an `Answer` whose ``error`` says why there is none."""
+
+
+#: What PyTorch raises where it cannot do what it is asked.
+ERRORS = (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError)
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def to_array(torch: Any, tensor: Any) -> Array | None:
+    """A tensor of PyTorch's in float64, None for None."""
+    if tensor is None:
+        return None
+    # A copy: PyTorch adds to .grad in place.
+    array: Array = tensor.detach().to(torch.float64, copy=True).numpy()
+    return array
+
+
+def tensors_of(
+    torch: Any,
+    graph: Graph,
+    values: Mapping[str, Array],
+    wanted: Sequence[str],
+    dtype_name: str,
+    run: Any = None,
+) -> dict[int, Any]:
+    """The graph run by PyTorch: every input and every value that the output needs.
+
+    ``run`` carries out one operation, `call` by default.
+    """
+    dtype = getattr(torch, dtype_name)
     needed = graph.needed()
     tensors: dict[int, Any] = {}
-    try:
-        for node in graph.nodes:
-            if node.id not in needed and not node.is_leaf:
-                continue
-            if node.op is not None:
-                tensors[node.id] = call(torch, node.op, node.args, tensors, dtype)
-            elif node.is_literal:
-                tensors[node.id] = node.value
-            elif node.integer:
-                value = question.values[node.label] if node.is_leaf else node.value
-                tensors[node.id] = torch.tensor(value, dtype=torch.int64)
-            else:
-                value = question.values[node.label] if node.is_leaf else node.value
-                tensor = torch.tensor(value, dtype=dtype)
-                tensors[node.id] = tensor.requires_grad_(node.label in question.wanted)
-        output = tensors[graph.output]
-        leaves = {n.label: tensors[n.id] for n in graph.leaves if n.label in question.wanted}
-        if output.requires_grad:
-            output.backward(torch.tensor(question.v, dtype=dtype))
-    except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
-        return Answer({}, str(error).strip().split("\n")[0])
-    return Answer(
-        {
-            name: None if leaf.grad is None else leaf.grad.detach().to(torch.float64).numpy()
-            for name, leaf in leaves.items()
-        }
-    )
+    for node in graph.nodes:
+        if node.id not in needed and not node.is_leaf:
+            continue
+        if node.op is not None:
+            tensors[node.id] = (run or call)(torch, node.op, node.args, tensors, dtype)
+        elif node.is_literal:
+            tensors[node.id] = node.value
+        elif node.integer:
+            value = values[node.label] if node.is_leaf else node.value
+            tensors[node.id] = torch.tensor(value, dtype=torch.int64)
+        else:
+            value = values[node.label] if node.is_leaf else node.value
+            tensor = torch.tensor(value, dtype=dtype)
+            tensors[node.id] = tensor.requires_grad_(node.label in wanted)
+    return tensors
 
 
 def call(torch: Any, op: Op, args: Sequence[Any], tensors: Mapping[int, Any], dtype: Any) -> Any:
@@ -122,7 +163,7 @@ def _argument(torch: Any, arg: Any, tensors: Mapping[int, Any]) -> Any:
 class Asked:
     """A question on its way: asked when made, answered by `answer`."""
 
-    def __init__(self, question: Question) -> None:
+    def __init__(self, question: Askable) -> None:
         self._question = question
         self._process: subprocess.Popen[bytes] | None = None
         self._output = b""
@@ -146,18 +187,17 @@ class Asked:
         except OSError:
             self._output = b""
 
-    def answer(self) -> Answer:
+    def answer(self) -> Any:
         """PyTorch's answer; an `Answer` with an error where there is none."""
         if self._process is None:
             try:
-                return ask(self._question)
+                return self._question.ask()
             except ImportError:
                 return Answer({}, "PyTorch is not installed")
         self._thread.join()
         if self._process.returncode != 0:
             return Answer({}, "PyTorch could not be run")
-        answer: Answer = pickle.loads(self._output)  # from our own process
-        return answer
+        return pickle.loads(self._output)  # from our own process
 
     def drop(self) -> None:
         """Stop a process whose answer is no longer wanted."""

@@ -1,4 +1,4 @@
-"""The process in which PyTorch is asked: a pickled `Question` in, a pickled `Answer` out.
+"""The process in which PyTorch is asked: a pickled question in, its pickled answer out.
 
 Both come from and go to our own process only.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import pickle
 import sys
 
-from gradexplain.routes.pytorch import Answer, Question, ask
+from gradexplain.routes.pytorch import Answer, Askable
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
         import torch
     except ImportError:
         torch = None  # type: ignore[assignment]
-    question: Question = pickle.load(sys.stdin.buffer)
-    answer = Answer({}, "PyTorch is not installed") if torch is None else ask(question)
+    question: Askable = pickle.load(sys.stdin.buffer)
+    answer = Answer({}, "PyTorch is not installed") if torch is None else question.ask()
     sys.stdout.buffer.write(pickle.dumps(answer))
     sys.stdout.buffer.flush()
