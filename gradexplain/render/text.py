@@ -1,85 +1,44 @@
 """The explanation as a page of text: `section` gives one stage of it, `render` the whole.
 
 A page is a string, so the same code serves the terminal (section by section, as each is ready), a
-file, and ``str(explanation)``.  rich only turns styled text into a terminal's colour codes; markup is
-never interpreted, and whatever a user typed is escaped before it gets here (`_Page.text`).
+file, and ``str(explanation)``.
 """
 
 from __future__ import annotations
 
-import io
-import os
-import re
-import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby, pairwise
-from typing import TYPE_CHECKING
+from itertools import groupby
 
 from rich.text import Text
 
-from gradexplain.errors import cells, printable
 from gradexplain.explanation import (
     STAGES,
     Array,
     Check,
     Difference,
     Explanation,
-    Gradient,
+    Jacobian,
     Shape,
     Step,
 )
-from gradexplain.render import ascii, numbers
-
-if TYPE_CHECKING:
-    from typing import TextIO
-
-    from gradexplain.explanation import Formula, Jacobian
-
-WIDTH = 100
-
-HEADING = "bold"
-NAME = "cyan"
-LABEL = "dim"
-ZERO = "dim"
-VERDICTS = {
-    "agree": "green",
-    "convention": "yellow",
-    "mismatch": "bold red",
-    "skipped": "dim",
-    "failed": "yellow",
-}
-_WORDS = {"agree": "agrees", "convention": "convention", "mismatch": "MISMATCH"}
-
-#: Where a line may be broken, best first: before an operator, at a space, inside a product or list.
-_BREAKS = (
-    re.compile(r"(?<= )(?=[-+−=/] )"),
-    re.compile(r"(?<= )"),
-    re.compile(r"(?<=[·*/;])"),
-    re.compile(r"(?<=[,(\[])"),
+from gradexplain.render import numbers
+from gradexplain.render.page import (
+    HEADING,
+    LABEL,
+    NAME,
+    VERDICTS,
+    WIDTH,
+    ZERO,
+    Cell,
+    Page,
+    Style,
+    blocks,
+    elements,
+    formula_lines,
+    listed,
+    route_lines,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Style:
-    """How a page is written: its width, with colour or plain, in which encoding, to how many digits."""
-
-    width: int = WIDTH
-    color: bool = False
-    encoding: str = "utf-8"
-    precision: int = numbers.PRECISION
-
-    @classmethod
-    def of(cls, stream: TextIO, *, width: int | None = None, precision: int | None = None) -> Style:
-        """What suits ``stream``: a terminal's own width and colours, else a page that never varies."""
-        terminal = stream.isatty()
-        plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") in ("dumb", "unknown")
-        return cls(
-            width=width or (max(40, shutil.get_terminal_size().columns) if terminal else WIDTH),
-            color=terminal and not plain,
-            encoding=getattr(stream, "encoding", None) or "utf-8",
-            precision=precision or numbers.PRECISION,
-        )
+__all__ = ["WIDTH", "Style", "render", "section"]
 
 
 def render(explanation: Explanation, style: Style | None = None) -> str:
@@ -89,141 +48,15 @@ def render(explanation: Explanation, style: Style | None = None) -> str:
 
 def section(explanation: Explanation, stage: str, style: Style | None = None) -> str:
     """The section that shows one of `explanation.STAGES`, with its heading."""
-    page = _Page(style or Style())
+    page = Page(style or Style())
     _SECTIONS[stage](page, explanation)
     return page.finish(first=stage == STAGES[0])
 
 
-Cell = Sequence[Text]
+# -- question ------------------------------------------------------------------------------------
 
 
-class _Page:
-    """The lines written so far, and the ways to add more."""
-
-    def __init__(self, style: Style) -> None:
-        self.style = style
-        self.lines: list[Text] = []
-
-    def text(self, text: str, style: str = "") -> Text:
-        """The only way from a string to the page: nothing in it steers the terminal."""
-        return Text(ascii.fold(printable(text), self.style.encoding), style=style)
-
-    def heading(self, title: str, remark: str = "") -> None:
-        line = self.text(title, HEADING)
-        if remark:
-            line = Text().append_text(line).append_text(self.text(f"  {remark}", LABEL))
-        self.lines += _wrapped(line, self.style.width, hang=2)
-
-    def blank(self) -> None:
-        if self.lines and self.lines[-1]:
-            self.lines.append(Text())
-
-    def add(self, *parts: Text, indent: int = 2, hang: int = 4) -> None:
-        """One line, broken at operators and spaces where it is wider than the page."""
-        line = Text().join(parts)
-        for piece in _wrapped(line, self.style.width - indent, hang):
-            self.lines.append(Text(" " * indent).append_text(piece))
-
-    def wrapped(self, text: str, style: str = "", width: int | None = None) -> list[Text]:
-        return _wrapped(self.text(text, style), width or self.style.width, hang=4)
-
-    def tensor(self, values: Array, used: int, *, shape: bool = False) -> list[Text]:
-        """The lines of a tensor with ``used`` cells before it; its shape if it is not shown whole."""
-        room = max(20, self.style.width - used)
-        lines = [self.text(t) for t in numbers.tensor(values, self.style.precision, room)]
-        if shape and numbers.abbreviated(values):
-            lines[-1].append_text(self.text(f"  shape {numbers.shape(values.shape)}", LABEL))
-        return lines
-
-    def remarked(self, lines: list[Text], remark: str, used: int) -> list[Text]:
-        """``lines`` with a remark beside a single line that leaves the room, else below them."""
-        said = self.text(remark, LABEL)
-        room = max(20, self.style.width - used)
-        if not remark:
-            return lines
-        if len(lines) == 1 and lines[0].cell_len + 2 + said.cell_len <= room:
-            return [Text("  ").join([*lines, said])]
-        return [*lines, *_wrapped(said, room, 0)]
-
-    def grid(
-        self, rows: Sequence[Sequence[Cell]], *, right: bool = False, gap: int = 2, indent: int = 2
-    ) -> None:
-        """Cells of one or more lines in columns; ``right`` aligns all but the first to the right."""
-        count = max(map(len, rows))
-        widths = [
-            max((line.cell_len for row in rows if c < len(row) for line in row[c]), default=0)
-            for c in range(count)
-        ]
-        for row in rows:
-            for i in range(max(len(cell) for cell in row)):
-                out = Text(" " * indent)
-                for c, cell in enumerate(row):
-                    line = cell[i] if i < len(cell) else Text()
-                    pad = Text(" " * (widths[c] - line.cell_len))
-                    out.append_text(Text(" " * gap * (c > 0)))
-                    for part in (pad, line) if right and c else (line, pad):
-                        out.append_text(part)
-                self.lines.append(out)
-
-    def finish(self, *, first: bool) -> str:
-        if not self.lines:
-            return ""
-        lines = self.lines if first else [Text(), *self.lines]
-        for line in lines:
-            line.rstrip()
-        if not self.style.color:
-            return "".join(line.plain + "\n" for line in lines)
-        from rich.console import Console  # only a terminal pays for it
-
-        out = io.StringIO()
-        console = Console(
-            file=out,
-            force_terminal=True,
-            color_system="standard",
-            width=self.style.width,
-            no_color=False,
-            legacy_windows=False,
-            markup=False,
-            emoji=False,
-            highlight=False,
-        )
-        for line in lines:
-            console.print(line, soft_wrap=True)
-        return out.getvalue()
-
-
-def _wrapped(line: Text, width: int, hang: int) -> list[Text]:
-    """``line`` in pieces of at most ``width`` cells, all but the first indented by ``hang``."""
-    pieces: list[Text] = []
-    room = max(8, width)
-    while line.cell_len > room:
-        cut = _cut(line.plain, room)
-        head, line = line.divide([cut])
-        head.rstrip()
-        pieces.append(Text(" " * hang * bool(pieces)).append_text(head))
-        room = max(8, width - hang)
-    pieces.append(Text(" " * hang * bool(pieces)).append_text(line))
-    return pieces
-
-
-def _cut(text: str, room: int) -> int:
-    """The last good place to break ``text`` within ``room`` cells; else wherever the room ends."""
-    end = used = 0
-    for end, ch in enumerate(text):
-        used += cells(ch)
-        if used > room:
-            break
-    for breaks in _BREAKS:
-        places = [m.start() for m in breaks.finditer(text, 0, end + 1) if 0 < m.start() <= end]
-        if places and places[-1] > room // 3:
-            return places[-1]
-    return max(1, end)
-
-
-# -- question ---------------------------------------------------------------------------------------
-
-
-def _question(page: _Page, x: Explanation) -> None:
+def _question(page: Page, x: Explanation) -> None:
     page.heading("Question")
     for statement in x.statements or x.expression.strip().splitlines():
         page.add(page.text(statement))
@@ -254,7 +87,7 @@ def _question(page: _Page, x: Explanation) -> None:
         page.blank()
         page.add(
             page.text(
-                f"Example values are used for {_listed(missing)}; "
+                f"Example values are used for {listed(missing)}; "
                 f"--at {missing[0]}=… sets {'them' if many else 'it'}.",
                 LABEL,
             )
@@ -263,7 +96,7 @@ def _question(page: _Page, x: Explanation) -> None:
     _meaning(page, x)
 
 
-def _meaning(page: _Page, x: Explanation) -> None:
+def _meaning(page: Page, x: Explanation) -> None:
     """The sentence that says what ``v`` is."""
     y, v = x.output.name, x.grad.name
     wanted = [name for name, i in x.inputs.items() if i.wanted]
@@ -276,17 +109,17 @@ def _meaning(page: _Page, x: Explanation) -> None:
     page.add(
         page.text(
             f"so {v}{implied} is ∂L/∂{y}, the gradient that flows into {y}, and "
-            f"{_listed([f'{name}.grad' for name in wanted])} "
-            f"{'are' if len(wanted) > 1 else 'is'} {_listed([f'∂L/∂{name}' for name in wanted])}."
+            f"{listed([f'{name}.grad' for name in wanted])} "
+            f"{'are' if len(wanted) > 1 else 'is'} {listed([f'∂L/∂{name}' for name in wanted])}."
         ),
         hang=0,
     )
 
 
-# -- forward ----------------------------------------------------------------------------------------
+# -- forward -------------------------------------------------------------------------------------
 
 
-def _forward(page: _Page, x: Explanation) -> None:
+def _forward(page: Page, x: Explanation) -> None:
     page.heading("Forward", "each operation and its value")
     rows = [row for row in x.forward if row.node not in x.inputs]
     if not rows:
@@ -311,10 +144,10 @@ def _forward(page: _Page, x: Explanation) -> None:
     )
 
 
-# -- jacobian ---------------------------------------------------------------------------------------
+# -- jacobian ------------------------------------------------------------------------------------
 
 
-def _jacobian(page: _Page, x: Explanation) -> None:
+def _jacobian(page: Page, x: Explanation) -> None:
     y = x.output.name
     page.heading(
         "Jacobian", f"J = ∂{y}/∂input: a row for each element of {y}, a column for the input's"
@@ -323,30 +156,17 @@ def _jacobian(page: _Page, x: Explanation) -> None:
         page.add(page.text("δ(i,j) is 1 where i = j, else 0", LABEL))
     for jacobian in x.jacobian.values():
         page.blank()
-        _formula(page, jacobian, jacobian.structure)
+        formula_lines(page, jacobian, jacobian.structure)
         if jacobian.value is not None and jacobian.value.size:
             _matrix(page, jacobian, y, x.inputs[jacobian.name].shape)
 
 
-def _formula(page: _Page, formula: Formula, remark: str = "") -> None:
-    """The line itself with what else is known, then what the names in it stand for."""
-    line = page.text(formula.text)
-    known = page.text("; ".join(part for part in (remark, formula.ranges) if part), LABEL)
-    if not known or line.cell_len + 4 + known.cell_len <= page.style.width - 2:
-        page.add(line, Text("    "), known)
-    else:
-        page.add(line)
-        page.add(known, indent=4)
-    for where in formula.where:
-        page.add(page.text("where ", LABEL), page.text(where), indent=4)
-
-
-def _matrix(page: _Page, jacobian: Jacobian, y: str, shape: tuple[int, ...]) -> None:
+def _matrix(page: Page, jacobian: Jacobian, y: str, shape: tuple[int, ...]) -> None:
     """J as a matrix: rows are labelled by the output's elements, columns by the input's."""
     assert jacobian.value is not None
     out_shape = jacobian.shape[: len(jacobian.shape) - len(shape)]
-    labels = [page.text(label, LABEL) for label in _elements(y, out_shape)]
-    heads = [page.text(label, LABEL) for label in _elements(jacobian.name, shape)]
+    labels = [page.text(label, LABEL) for label in elements(y, out_shape)]
+    heads = [page.text(label, LABEL) for label in elements(jacobian.name, shape)]
     columns = [
         [page.text(number, ZERO if number == "0" else "") for number in column]
         for column in (
@@ -359,7 +179,7 @@ def _matrix(page: _Page, jacobian: Jacobian, y: str, shape: tuple[int, ...]) -> 
         for head, column in zip(heads, columns, strict=True)
     ]
     room = page.style.width - 4 - max(label.cell_len for label in labels)
-    for start, stop in _blocks(widths, room):
+    for start, stop in blocks(widths, room):
         page.blank()
         page.grid(
             [
@@ -374,29 +194,10 @@ def _matrix(page: _Page, jacobian: Jacobian, y: str, shape: tuple[int, ...]) -> 
         )
 
 
-def _elements(name: str, shape: tuple[int, ...]) -> list[str]:
-    """``x[0,0]``, ``x[0,1]``, …: the elements of a tensor in order."""
-    labels = [""]
-    for dim in shape:
-        labels = [f"{label},{i}" if label else str(i) for label in labels for i in range(dim)]
-    return [f"{name}[{label}]" if label else name for label in labels]
+# -- chain rule ----------------------------------------------------------------------------------
 
 
-def _blocks(widths: list[int], room: int) -> Iterator[tuple[int, int]]:
-    """Ranges of columns that fit in ``room`` side by side, at least one in each."""
-    starts, used = [0], 0
-    for c, width in enumerate(widths):
-        if used + width + 2 > room and c > starts[-1]:
-            starts.append(c)
-            used = 0
-        used += width + 2
-    yield from pairwise([*starts, len(widths)])
-
-
-# -- chain rule -------------------------------------------------------------------------------------
-
-
-def _chain_rule(page: _Page, x: Explanation) -> None:
+def _chain_rule(page: Page, x: Explanation) -> None:
     y = x.output.name
     page.heading(
         "Chain rule", f"from {y} back: upstream gradient × local derivative = contribution"
@@ -419,7 +220,7 @@ def _chain_rule(page: _Page, x: Explanation) -> None:
         page.grid(labels, indent=4)
 
 
-def _step(page: _Page, step: Step, target: Text, used: int) -> list[list[Cell]]:
+def _step(page: Page, step: Step, target: Text, used: int) -> list[list[Cell]]:
     room = max(20, page.style.width - used)
     work = [step.contribution_rule] if not step.numbers else [step.numbers]
     if step.numbers and step.contribution_rule and step.contribution_rule not in step.numbers:
@@ -438,46 +239,21 @@ def _step(page: _Page, step: Step, target: Text, used: int) -> list[list[Cell]]:
     return rows
 
 
-# -- gradients --------------------------------------------------------------------------------------
+# -- gradients -----------------------------------------------------------------------------------
 
 
-def _gradients(page: _Page, x: Explanation) -> None:
+def _gradients(page: Page, x: Explanation) -> None:
     page.heading("Gradients", "Jᵀ·v, by three routes")
     for gradient in x.gradients.values():
         page.blank()
-        _formula(page, gradient)
-        _routes(page, gradient)
+        formula_lines(page, gradient)
+        route_lines(page, gradient)
 
 
-def _routes(page: _Page, gradient: Gradient) -> None:
-    """The routes' values: under each other for a vector, side by side for a matrix that is narrow."""
-    routes = {"closed form": gradient.value, "chain rule": gradient.chain_rule}
-    if gradient.torch is not None:
-        routes["PyTorch"] = gradient.torch
-    values = [numbers.settled(v, gradient.value, gradient.tolerance) for v in routes.values()]
-    titles = [page.text(title, LABEL) for title in routes]
-    verdict = Text()
-    if gradient.verdict in _WORDS:
-        verdict = page.text(_WORDS[gradient.verdict], VERDICTS[gradient.verdict])
-    used = 4 + 11 + 2
-    cells = [page.tensor(value, used + 14, shape=True) for value in values]
-    narrow = sum(max(t.cell_len for t in cell) for cell in cells) + 16 <= page.style.width
-    short = max(map(len, cells)) == 1 and not numbers.abbreviated(gradient.value)
-    if gradient.value.ndim == 1 and short:
-        cells = [[page.text(line)] for line in numbers.together(values, page.style.precision)]
-    elif gradient.value.ndim > 1 and narrow:
-        page.grid([[[title] for title in titles], cells], gap=4, indent=4)
-        if verdict:
-            page.add(verdict, indent=4)
-        return
-    cells[-1][-1].append_text(Text("  ")).append_text(verdict)
-    page.grid([[[title], cell] for title, cell in zip(titles, cells, strict=True)], indent=4)
+# -- verdict -------------------------------------------------------------------------------------
 
 
-# -- verdict ----------------------------------------------------------------------------------------
-
-
-def _verdict(page: _Page, x: Explanation) -> None:
+def _verdict(page: Page, x: Explanation) -> None:
     if x.check is not None:
         page.heading("Verdict")
         _conclusion(page, x.check)
@@ -488,7 +264,7 @@ def _verdict(page: _Page, x: Explanation) -> None:
             page.add(page.text("- "), page.text(note.text), hang=2)
 
 
-def _conclusion(page: _Page, check: Check) -> None:
+def _conclusion(page: Page, check: Check) -> None:
     bound = ""
     if check.tolerance is not None:
         bound = f", largest difference allowed {numbers.number(check.tolerance, 2)}"
@@ -512,7 +288,7 @@ def _conclusion(page: _Page, check: Check) -> None:
         page.grid([_difference(page, d, check.status) for d in check.differences], gap=3)
 
 
-def _difference(page: _Page, d: Difference, status: str) -> list[Cell]:
+def _difference(page: Page, d: Difference, status: str) -> list[Cell]:
     """One row: which element, what each route gave, and how far apart that is."""
     where = f"{d.input}.grad[{','.join(map(str, d.index))}]" if d.index else f"{d.input}.grad"
     values = numbers.distinct(*d.values, precision=page.style.precision)
@@ -525,11 +301,6 @@ def _difference(page: _Page, d: Difference, status: str) -> list[Cell]:
         [page.text(f"differ by {apart}, allowed {numbers.number(d.tolerance, 2)}")],
         [page.text(also, LABEL)],
     ]
-
-
-def _listed(names: Sequence[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
-    return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
 
 
 _SECTIONS = {

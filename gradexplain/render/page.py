@@ -1,0 +1,261 @@
+"""A page of text under way: lines of styled text, tables, tensors.  Text renderers write on one.
+
+rich only turns styled text into a terminal's colour codes; markup is never interpreted, and
+whatever a user typed is escaped on its way to the page (`Page.text`).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from gradexplain.errors import cells, printable
+from gradexplain.explanation import Array
+from gradexplain.render import ascii, numbers
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+    from gradexplain.explanation import Formula, Gradient
+
+WIDTH = 100
+
+HEADING = "bold"
+NAME = "cyan"
+LABEL = "dim"
+ZERO = "dim"
+VERDICTS = {
+    "agree": "green",
+    "convention": "yellow",
+    "mismatch": "bold red",
+    "skipped": "dim",
+    "failed": "yellow",
+}
+_WORDS = {"agree": "agrees", "convention": "convention", "mismatch": "MISMATCH"}
+
+#: Where a line may be broken, best first: before an operator, at a space, inside a product or list.
+_BREAKS = (
+    re.compile(r"(?<= )(?=[-+−=/] )"),
+    re.compile(r"(?<= )"),
+    re.compile(r"(?<=[·*/;])"),
+    re.compile(r"(?<=[,(\[])"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a page is written: its width, colour or plain, its encoding, the digits of a number."""
+
+    width: int = WIDTH
+    color: bool = False
+    encoding: str = "utf-8"
+    precision: int = numbers.PRECISION
+
+    @classmethod
+    def of(cls, stream: TextIO, *, width: int | None = None, precision: int | None = None) -> Style:
+        """What suits ``stream``: a terminal's width and colours, else a page that never varies."""
+        terminal = stream.isatty()
+        plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") in ("dumb", "unknown")
+        return cls(
+            width=width or (max(40, shutil.get_terminal_size().columns) if terminal else WIDTH),
+            color=terminal and not plain,
+            encoding=getattr(stream, "encoding", None) or "utf-8",
+            precision=precision or numbers.PRECISION,
+        )
+
+
+Cell = Sequence[Text]
+
+
+class Page:
+    """The lines written so far, and the ways to add more."""
+
+    def __init__(self, style: Style) -> None:
+        self.style = style
+        self.lines: list[Text] = []
+
+    def text(self, text: str, style: str = "") -> Text:
+        """The only way from a string to the page: nothing in it steers the terminal."""
+        return Text(ascii.fold(printable(text), self.style.encoding), style=style)
+
+    def heading(self, title: str, remark: str = "") -> None:
+        line = self.text(title, HEADING)
+        if remark:
+            line = Text().append_text(line).append_text(self.text(f"  {remark}", LABEL))
+        self.lines += wrapped_lines(line, self.style.width, hang=2)
+
+    def blank(self) -> None:
+        if self.lines and self.lines[-1]:
+            self.lines.append(Text())
+
+    def add(self, *parts: Text, indent: int = 2, hang: int = 4) -> None:
+        """One line, broken at operators and spaces where it is wider than the page."""
+        line = Text().join(parts)
+        for piece in wrapped_lines(line, self.style.width - indent, hang):
+            self.lines.append(Text(" " * indent).append_text(piece))
+
+    def wrapped(self, text: str, style: str = "", width: int | None = None) -> list[Text]:
+        return wrapped_lines(self.text(text, style), width or self.style.width, hang=4)
+
+    def tensor(self, values: Array, used: int, *, shape: bool = False) -> list[Text]:
+        """The lines of a tensor after ``used`` cells; its shape if it is not shown whole."""
+        room = max(20, self.style.width - used)
+        lines = [self.text(t) for t in numbers.tensor(values, self.style.precision, room)]
+        if shape and numbers.abbreviated(values):
+            lines[-1].append_text(self.text(f"  shape {numbers.shape(values.shape)}", LABEL))
+        return lines
+
+    def remarked(self, lines: list[Text], remark: str, used: int) -> list[Text]:
+        """``lines`` with a remark beside a single line that leaves the room, else below them."""
+        said = self.text(remark, LABEL)
+        room = max(20, self.style.width - used)
+        if not remark:
+            return lines
+        if len(lines) == 1 and lines[0].cell_len + 2 + said.cell_len <= room:
+            return [Text("  ").join([*lines, said])]
+        return [*lines, *wrapped_lines(said, room, 0)]
+
+    def grid(
+        self, rows: Sequence[Sequence[Cell]], *, right: bool = False, gap: int = 2, indent: int = 2
+    ) -> None:
+        """Cells of one or more lines in columns; ``right`` aligns all but the first."""
+        count = max(map(len, rows))
+        widths = [
+            max((line.cell_len for row in rows if c < len(row) for line in row[c]), default=0)
+            for c in range(count)
+        ]
+        for row in rows:
+            for i in range(max(len(cell) for cell in row)):
+                out = Text(" " * indent)
+                for c, cell in enumerate(row):
+                    line = cell[i] if i < len(cell) else Text()
+                    pad = Text(" " * (widths[c] - line.cell_len))
+                    out.append_text(Text(" " * gap * (c > 0)))
+                    for part in (pad, line) if right and c else (line, pad):
+                        out.append_text(part)
+                self.lines.append(out)
+
+    def finish(self, *, first: bool) -> str:
+        if not self.lines:
+            return ""
+        lines = self.lines if first else [Text(), *self.lines]
+        for line in lines:
+            line.rstrip()
+        if not self.style.color:
+            return "".join(line.plain + "\n" for line in lines)
+        from rich.console import Console  # only a terminal pays for it
+
+        out = io.StringIO()
+        console = Console(
+            file=out,
+            force_terminal=True,
+            color_system="standard",
+            width=self.style.width,
+            no_color=False,
+            legacy_windows=False,
+            markup=False,
+            emoji=False,
+            highlight=False,
+        )
+        for line in lines:
+            console.print(line, soft_wrap=True)
+        return out.getvalue()
+
+
+def wrapped_lines(line: Text, width: int, hang: int) -> list[Text]:
+    """``line`` in pieces of at most ``width`` cells, all but the first indented by ``hang``."""
+    pieces: list[Text] = []
+    room = max(8, width)
+    while line.cell_len > room:
+        cut = _cut(line.plain, room)
+        head, line = line.divide([cut])
+        head.rstrip()
+        pieces.append(Text(" " * hang * bool(pieces)).append_text(head))
+        room = max(8, width - hang)
+    pieces.append(Text(" " * hang * bool(pieces)).append_text(line))
+    return pieces
+
+
+def _cut(text: str, room: int) -> int:
+    """The last good place to break ``text`` within ``room`` cells; else wherever the room ends."""
+    end = used = 0
+    for place, ch in enumerate(text):
+        end = place
+        used += cells(ch)
+        if used > room:
+            break
+    for breaks in _BREAKS:
+        places = [m.start() for m in breaks.finditer(text, 0, end + 1) if 0 < m.start() <= end]
+        if places and places[-1] > room // 3:
+            return places[-1]
+    return max(1, end)
+
+
+def elements(name: str, shape: tuple[int, ...]) -> list[str]:
+    """``x[0,0]``, ``x[0,1]``, …: the elements of a tensor in order."""
+    labels = [""]
+    for dim in shape:
+        labels = [f"{label},{i}" if label else str(i) for label in labels for i in range(dim)]
+    return [f"{name}[{label}]" if label else name for label in labels]
+
+
+def blocks(widths: list[int], room: int) -> Iterator[tuple[int, int]]:
+    """Ranges of columns that fit in ``room`` side by side, at least one in each."""
+    starts, used = [0], 0
+    for c, width in enumerate(widths):
+        if used + width + 2 > room and c > starts[-1]:
+            starts.append(c)
+            used = 0
+        used += width + 2
+    yield from pairwise([*starts, len(widths)])
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
+
+
+def formula_lines(page: Page, formula: Formula, remark: str = "") -> None:
+    """The line itself with what else is known, then what the names in it stand for."""
+    line = page.text(formula.text)
+    known = page.text("; ".join(part for part in (remark, formula.ranges) if part), LABEL)
+    if not known or line.cell_len + 4 + known.cell_len <= page.style.width - 2:
+        page.add(line, Text("    "), known)
+    else:
+        page.add(line)
+        page.add(known, indent=4)
+    for where in formula.where:
+        page.add(page.text("where ", LABEL), page.text(where), indent=4)
+
+
+def route_lines(page: Page, gradient: Gradient) -> None:
+    """The routes' values: under each other for a vector, side by side for a narrow matrix."""
+    routes = {"closed form": gradient.value, "chain rule": gradient.chain_rule}
+    if gradient.torch is not None:
+        routes["PyTorch"] = gradient.torch
+    values = [numbers.settled(v, gradient.value, gradient.tolerance) for v in routes.values()]
+    titles = [page.text(title, LABEL) for title in routes]
+    verdict = Text()
+    if gradient.verdict in _WORDS:
+        verdict = page.text(_WORDS[gradient.verdict], VERDICTS[gradient.verdict])
+    used = 4 + 11 + 2
+    cells = [page.tensor(value, used + 14, shape=True) for value in values]
+    narrow = sum(max(t.cell_len for t in cell) for cell in cells) + 16 <= page.style.width
+    short = max(map(len, cells)) == 1 and not numbers.abbreviated(gradient.value)
+    if gradient.value.ndim == 1 and short:
+        cells = [[page.text(line)] for line in numbers.together(values, page.style.precision)]
+    elif gradient.value.ndim > 1 and narrow:
+        page.grid([[[title] for title in titles], cells], gap=4, indent=4)
+        if verdict:
+            page.add(verdict, indent=4)
+        return
+    cells[-1][-1].append_text(Text("  ")).append_text(verdict)
+    page.grid([[[title], cell] for title, cell in zip(titles, cells, strict=True)], indent=4)
