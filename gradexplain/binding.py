@@ -41,7 +41,7 @@ def bind(
     understood here.
     """
     values: dict[str, Any] = {}
-    positional = [p for p in op.parameters if not p.keyword_only]
+    positional = [p for p in op.parameters if not p.keyword_only and not p.is_aux]
     given = list(args)
     for place, parameter in enumerate(positional):
         if not given:
@@ -62,7 +62,7 @@ def bind(
             f"{op.name}() takes {_count(len(positional))}, found {len(args)}",
             remedy=f"the call is {signature(op)}",
         )
-    names = {p.name for p in op.parameters}
+    names = {p.name for p in op.parameters if not p.is_aux}
     for key, value in kwargs.items():
         name = key if key in names else _SYNONYMS.get(key, key)
         if name not in names:
@@ -89,6 +89,7 @@ def bind(
     return tuple(
         _convert(op, p, values[p.name], constant, is_integer) if p.name in values else p.default
         for p in op.parameters
+        if not p.is_aux
     )
 
 
@@ -172,7 +173,7 @@ def signature(op: Op) -> str:
     """The call as PyTorch's documentation writes it: ``sum(input, dim=None, keepdim=False)``."""
     pieces = []
     starred = False
-    for p in op.parameters:
+    for p in (p for p in op.parameters if not p.is_aux):
         if p.keyword_only and not starred:
             pieces.append("*")
             starred = True

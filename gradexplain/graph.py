@@ -154,6 +154,8 @@ class Builder:
     nodes: list[Node] = field(default_factory=list)
     _labels: set[str] = field(default_factory=set)
     _count: int = 0
+    #: What an unnamed value is called where the name is free.
+    _hints: dict[int, str] = field(default_factory=dict)
 
     def leaf(self, name: str, shape: Shape, span: Span, *, integer: bool = False) -> Ref:
         return self._add(name, True, None, (), shape, span, integer=integer)
@@ -170,6 +172,9 @@ class Builder:
         self, op: Op, args: tuple[Any, ...], span: Span, *, integer: bool = False
     ) -> Ref:
         """A node made by ``op``, its shape checked; errors carry ``span``."""
+        if op.aux is not None:
+            args = args[: sum(not p.is_aux for p in op.parameters)]
+            args += op.aux(Maker(self, span), *args)
         try:
             shape = self.shape_of(op, args)
             check_size(shape)
@@ -211,7 +216,10 @@ class Builder:
         nodes = []
         for node in self.nodes:
             label = node.label
-            if not node.named and not node.is_literal:
+            if node.id in self._hints and not node.named:
+                label = self._numbered(self._hints[node.id])
+                self._labels.add(label)
+            elif not node.named and not node.is_literal:
                 count += 1
                 while f"t{count}" in self._labels:
                     count += 1
@@ -247,11 +255,36 @@ class Builder:
         self.nodes.append(node)
         return Ref(node.id)
 
+    def _numbered(self, name: str) -> str:
+        """``σ``, or ``σ2``, ``σ3`` …"""
+        label, count = name, 1
+        while label in self._labels:
+            count += 1
+            label = f"{name}{count}"
+        return label
+
     def _free(self, name: str) -> str:
         """``name``, or ``name′``, ``name″`` … where it was used before (``x = x*2``)."""
         while name in self._labels:
             name += "′"
         return name
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """What a record's ``aux`` makes its values with."""
+
+    builder: Builder
+    span: Span
+
+    def helper(self, op: Op, *args: Any, label: str) -> Ref:
+        """A value of ``op`` that is called ``label`` where that is free."""
+        ref = self.builder.apply(op, args, self.span)
+        self.builder._hints[ref.id] = label
+        return ref
+
+    def shape(self, x: Ref) -> Shape:
+        return self.builder.nodes[x.id].shape
 
 
 class ValueShape(tuple[int, ...]):
@@ -287,6 +320,8 @@ def op_call(node: Node, labels: Mapping[int, str]) -> str:
         return str(op.show(*shown))
     pieces = []
     for parameter, arg, text in zip(op.parameters, node.args, shown, strict=True):
+        if parameter.is_aux:
+            continue
         if parameter.is_tensor and arg is not None:
             pieces.append(text)
         elif not parameter.required and arg == parameter.default:

@@ -15,7 +15,7 @@ from typing import Any
 
 from gradexplain.binding import bind
 from gradexplain.errors import GradexplainError, InputError, Span, UnsupportedError
-from gradexplain.graph import Builder, Graph, NamedNumber, Ref
+from gradexplain.graph import Builder, Graph, NamedNumber, Node, Ref
 from gradexplain.ops import Op, all_spellings, by_spelling
 from gradexplain.ops.base import Shape
 from gradexplain.syntax import Program, attribute_span, span
@@ -505,6 +505,13 @@ class Calls:
         home = "operator" if name == "getitem" else ""
         records = by_spelling(f"{home}.{name}") or self.reader._functions("", name)
         return self.reader._apply_any(records, list(args), kwargs, self.place)
+
+    def apply(self, op: Op, *args: Any) -> Ref:
+        """A value of one record, its arguments in the order of the schema."""
+        return self.reader.builder.apply(op, args, self.place)
+
+    def node(self, x: Ref) -> Node:
+        return self.reader.builder.nodes[x.id]
 
     def shape(self, x: Ref) -> Shape:
         return self.reader.builder.nodes[x.id].shape

@@ -99,6 +99,7 @@ def notes(run: _Run, singular: list[Singular]) -> list[Note]:
     found = _kinks(run, singular)
     explained = {note.data["node"] for note in found}
     found += [note for note in _infinities(run) if note.data["node"] not in explained]
+    found += _stopped(run)
     found += _unreached(run)
     found += _blind(run)
     return found
@@ -189,6 +190,22 @@ def _number(value: float) -> str:
     from gradexplain.render.numbers import number
 
     return number(value)
+
+
+def _stopped(run: _Run) -> list[Note]:
+    """What stops a gradient that would have come this way: ``detach``, ``floor``, a comparison."""
+    graph = run.graph
+    needed = graph.needed()
+    reach = graph.reach(run.wanted)
+    found: dict[str, Note] = {}
+    for node in graph.nodes:
+        if node.op is None or not node.op.remark or node.id not in needed:
+            continue
+        if node.op.name in found or not any(i in reach for i in node.inputs):
+            continue
+        text = f"{node.label} = {_call(run, node)}: {node.op.remark}."
+        found[node.op.name] = Note("stop", text, {"node": node.label, "op": node.op.name})
+    return list(found.values())
 
 
 def _unreached(run: _Run) -> list[Note]:

@@ -60,7 +60,7 @@ class Calculus:
         return tuple(self.ranges.fresh(n) for n in shape)
 
     def is_atom(self, node: Node) -> bool:
-        return node.op is None or node.named or not node.op.inline
+        return node.op is None or node.named or not node.op.inline or node.op.stops
 
     def atom(self, node: Node, at: Sequence[Any]) -> Any:
         """The symbol of one element of a value."""
@@ -81,8 +81,8 @@ class Calculus:
         """One element, as an atom or written out."""
         if node.is_literal:
             return number(node.value)
-        if node.integer and node.op is None:
-            return Lookup(sympy.Symbol(node.label), *at)
+        if node.integer and self.is_atom(node):
+            return Lookup(sympy.Symbol(self.graph[self._same[node.id]].label), *at)
         if self.is_atom(node):
             return self.atom(self.graph[self._same[node.id]], at)
         return self.definition(node, at)
@@ -96,8 +96,10 @@ class Calculus:
             for parameter, arg in zip(op.parameters, node.args, strict=True):
                 if isinstance(arg, Ref):
                     values[parameter.name] = self.tensor(self.graph[arg.id]).broadcast(at)
-                elif isinstance(arg, (int, float)):
+                elif isinstance(arg, (int, float)) and not isinstance(arg, bool):
                     values[parameter.name] = number(arg)
+                else:
+                    values[parameter.name] = arg
             if op.named:
                 function = named_function(op)
                 return function(*(values[name] for name in function.names))

@@ -12,7 +12,7 @@ from typing import Any
 import sympy
 from sympy import KroneckerDelta
 
-from gradexplain.formula.functions import Bracket, FloorDiv, Modulo
+from gradexplain.formula.functions import BIG, Bracket, FloorDiv, Modulo
 from gradexplain.formula.indices import Ranges, index
 
 _SELECTORS = (KroneckerDelta, Bracket)
@@ -218,7 +218,7 @@ def _digit(e: Any, target: Any, d: Any) -> tuple[Any, int, int | None, Any, Any]
 def level(e: Any) -> int:
     """How deep sums are nested in ``e``."""
     return max(
-        (len(s.limits) + level(s.function) for s in e.atoms(sympy.Sum, sympy.Product)), default=0
+        (len(s.limits) + level(s.function) for s in e.atoms(*BIG)), default=0
     )
 
 

@@ -21,9 +21,11 @@ import sympy
 from sympy.logic.boolalg import And, Not, Or
 
 from gradexplain.formula.functions import (
+    BIG,
     KERNELS,
     Bracket,
     FloorDiv,
+    Greatest,
     Lookup,
     Modulo,
     RecordFunction,
@@ -189,7 +191,7 @@ class Evaluator:
         if e.is_Add:
             return self._add([self._eval(term, sizes) for term in e.args])
         key = None
-        if isinstance(e, (sympy.Sum, sympy.Product, sympy.Function)):
+        if isinstance(e, (*BIG, sympy.Function)):
             key = e, tuple(sorted((s.name, sizes[s]) for s in e.free_symbols if s in sizes))
             if key in self._memo:
                 return self._memo[key]
@@ -207,6 +209,8 @@ class Evaluator:
             return self._sum(e, sizes)
         if isinstance(e, sympy.Product):
             return self._big_product(e, sizes)
+        if isinstance(e, Greatest):
+            return self._greatest(e, sizes)
         if isinstance(e, _SELECTORS):
             mask, axes = self._selector(e, sizes)
             return _plain(self._wrap(mask.astype(np.float64)), axes)
@@ -547,6 +551,16 @@ class Evaluator:
                 contracted([*widths[:place], p.size, *widths[place + 1 :]])
                 for place, p in enumerate(parts)
             )
+        return _Part(value, size, kept)
+
+    def _greatest(self, e: Any, sizes: Mapping[Any, int]) -> _Part:
+        scope = {**sizes, **{q: int(last) + 1 for q, _, last in e.limits}}
+        bound = [q for q, *_ in e.limits]
+        part = self._eval(e.function, scope)
+        places = tuple(part.axes.index(q) for q in bound if q in part.axes)
+        kept = tuple(a for a in part.axes if a not in bound)
+        value = as_array(e.reduce.reduce(part.value, axis=places))
+        size = np.asarray(np.max(part.size, axis=places)) if self.magnitudes else None
         return _Part(value, size, kept)
 
     def _big_product(self, e: Any, sizes: Mapping[Any, int]) -> _Part:

@@ -82,6 +82,80 @@ class Lookup(sympy.Function):
     is_nonnegative = True
 
 
+class trunc(sympy.Function):
+    """``x`` without its fraction, towards 0."""
+
+    nargs = 1
+    is_real = True
+
+
+class rint(sympy.Function):
+    """The nearest integer, halves to the even one; `round` in formulas."""
+
+    nargs = 1
+    is_real = True
+
+
+class isfinite(sympy.Function):
+    """1 for a number, 0 for an infinity or nan."""
+
+    nargs = 1
+    is_real = True
+
+
+class replaced(sympy.Function):
+    """``replaced(x, a, b, c)``: ``x``, and ``a`` for nan, ``b`` for inf, ``c`` for -inf."""
+
+    nargs = 4
+    is_real = True
+
+
+class Nonzero(sympy.Function):
+    """A denominator: printed as it is, and infinite where it is 0, so that ``0/0`` is 0.
+
+    PyTorch's ``masked_fill(norm == 0, 0)``.
+    """
+
+    nargs = 1
+    is_positive = True
+
+
+class Greatest(sympy.Expr):
+    """``max_p f(p)``: the largest value over an axis.  Arguments as those of SymPy's ``Sum``.
+
+    Its derivative is the business of the record that uses it.
+    """
+
+    is_real = True
+    is_commutative = True
+    reduce: Any = np.maximum
+
+    def __new__(cls, body: Any, *limits: Any) -> Any:
+        return sympy.Expr.__new__(cls, body, *(sympy.Tuple(*limit) for limit in limits))
+
+    @property
+    def function(self) -> Any:
+        return self.args[0]
+
+    @property
+    def limits(self) -> tuple[Any, ...]:
+        return tuple(self.args[1:])
+
+    @property
+    def free_symbols(self) -> set[Any]:
+        return self.function.free_symbols - {limit[0] for limit in self.limits}  # type: ignore[no-any-return]
+
+
+class Least(Greatest):
+    """``min_p f(p)``."""
+
+    reduce = np.minimum
+
+
+#: What runs over a bound index: ``function`` is its body, ``limits`` its indices.
+BIG = (sympy.Sum, sympy.Product, Greatest)
+
+
 @dataclass(frozen=True, slots=True)
 class Primitive:
     """``symbolic`` builds the SymPy expression; the kernels compute its value."""
@@ -115,6 +189,56 @@ def _guarded(function: Callable[..., Any], at_pole: Any = None) -> Callable[...,
         return result
 
     return call
+
+
+def _erfinv(a: Any) -> Any:
+    """Newton's method from Winitzki's approximation; the tails on erfc, which keeps its digits."""
+    a = np.asarray(a, dtype=np.float64)
+    size = np.abs(a)
+    inside = np.where(size < 1, a, 0.0)
+    log = np.log1p(-inside * inside)
+    half = 2 / (np.pi * 0.147) + log / 2
+    x = np.sign(inside) * np.sqrt(np.sqrt(half * half - log / 0.147) - half)
+    erf, erfc = _vectorised(math.erf), _vectorised(math.erfc)
+    for _ in range(3):
+        tail = np.abs(inside) > 0.5
+        error = np.where(
+            tail, np.sign(x) * ((1 - np.abs(inside)) - erfc(np.abs(x))), erf(x) - inside
+        )
+        step = error / (2 / np.sqrt(np.pi) * np.exp(-x * x))
+        x = x - step / (1 + x * step)
+    return np.where(size < 1, x, np.where(size == 1, np.copysign(np.inf, a), np.nan))
+
+
+#: B(2k): the Bernoulli numbers of the asymptotic series of digamma and its derivatives.
+_BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510)
+
+
+def _polygamma(n: Any, a: Any) -> Any:
+    """digamma and trigamma by recurrence up to 10 and the asymptotic series from there."""
+    order = int(np.asarray(n).ravel()[0])
+    a = np.asarray(a, dtype=np.float64)
+    if order > 1:
+        return _vectorised(lambda x: float(_exact_polygamma(order, mp.mpf(float(x)))))(a)
+    low = a < 0.5
+    x = np.where(low, 1 - a, a)
+    total = np.zeros_like(x)
+    for _ in range(10):
+        small = x < 10
+        safe = np.where(small, x, 1.0)
+        total = np.where(small, total - 1 / safe if order == 0 else total + 1 / safe**2, total)
+        x = np.where(small, x + 1, x)
+    terms = enumerate(_BERNOULLI, start=1)
+    if order == 0:
+        total = total + np.log(x) - 0.5 / x - sum(b / (2 * k * x ** (2 * k)) for k, b in terms)
+        mirrored = total - np.pi / np.tan(np.pi * np.where(low, a, 0.25))
+    else:
+        total = total + 1 / x + 0.5 / x**2 + sum(b / x ** (2 * k + 1) for k, b in terms)
+        mirrored = (np.pi / np.sin(np.pi * np.where(low, a, 0.25))) ** 2 - total
+    pole = (a <= 0) & (a == np.floor(a))
+    if order == 0:
+        return np.where(pole, np.where(a == 0, -np.copysign(np.inf, a), np.nan), np.where(low, mirrored, total))
+    return np.where(pole, np.inf, np.where(low, mirrored, total))
 
 
 def _lgamma(value: float) -> float:
@@ -222,9 +346,7 @@ PRIMITIVES: Mapping[str, Primitive] = {
     "erf": Primitive(sympy.erf, _vectorised(math.erf), _guarded(mp.erf)),
     "erfc": Primitive(sympy.erfc, _vectorised(math.erfc), _guarded(mp.erfc)),
     "erfinv": Primitive(
-        sympy.erfinv,
-        _vectorised(lambda a: float(mp.erfinv(a)) if abs(a) < 1 else math.copysign(math.inf, a)),
-        _domain(mp.erfinv, -1, 1, (-mp.inf, mp.inf)),
+        sympy.erfinv, _erfinv, _domain(mp.erfinv, -1, 1, (-mp.inf, mp.inf))
     ),
     "lgamma": Primitive(
         sympy.loggamma,
@@ -233,7 +355,7 @@ PRIMITIVES: Mapping[str, Primitive] = {
     ),
     "polygamma": Primitive(
         sympy.polygamma,
-        _vectorised(lambda n, a: float(_exact_polygamma(n, mp.mpf(float(a))))),
+        _polygamma,
         lambda n, a: _exact_polygamma(n, a),
     ),
     "sinc": Primitive(sinc, np.sinc, lambda a: mp.one if a == 0 else mp.sincpi(a)),
@@ -242,7 +364,21 @@ PRIMITIVES: Mapping[str, Primitive] = {
     "sign": Primitive(sympy.sign, np.sign, _sign_exact),
     "floor": Primitive(sympy.floor, np.floor, _rounded(mp.floor)),
     "ceil": Primitive(sympy.ceiling, np.ceil, _rounded(mp.ceil)),
-    "round": Primitive(None, np.round, _rounded(mp.nint)),
+    "round": Primitive(rint, np.round, _rounded(mp.nint)),
+    "trunc": Primitive(
+        trunc, np.trunc, _rounded(lambda a: mp.floor(a) if a >= 0 else mp.ceil(a))
+    ),
+    "isfinite": Primitive(isfinite, np.isfinite, lambda a: mp.mpf(int(mp.isfinite(a)))),
+    "replaced": Primitive(
+        replaced,
+        lambda x, a, b, c: np.where(
+            np.isnan(x), a, np.where(x == np.inf, b, np.where(x == -np.inf, c, x))
+        ),
+        lambda x, a, b, c: a if mp.isnan(x) else b if x == mp.inf else c if x == -mp.inf else x,
+    ),
+    "nonzero": Primitive(
+        Nonzero, lambda a: np.where(a == 0, np.inf, a), lambda a: a if a else mp.inf
+    ),
     "max": Primitive(sympy.Max, np.maximum, max),
     "min": Primitive(sympy.Min, np.minimum, min),
 }  # fmt: skip
@@ -292,6 +428,8 @@ def _build(node: ast.expr, names: Mapping[str, Any]) -> Any:
     match node:
         case ast.Name(id=name):
             return names[name] if name in names else _CONSTANTS[name]
+        case ast.Constant(value=None | str() | bool() as value):
+            return value
         case ast.Constant(value=value):
             return sympy.Integer(value) if isinstance(value, int) else sympy.Rational(repr(value))
         case ast.BinOp(left=left, op=op, right=right):
@@ -299,14 +437,22 @@ def _build(node: ast.expr, names: Mapping[str, Any]) -> Any:
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_build(operand, names)
         case ast.UnaryOp(op=ast.Not(), operand=operand):
-            return sympy.Not(_build(operand, names))
+            return sympy.Not(_condition(_build(operand, names)))
         case ast.Compare(left=left, ops=[op], comparators=[right]):
-            return _COMPARE[type(op)](_build(left, names), _build(right, names))
+            a, b = _build(left, names), _build(right, names)
+            if isinstance(op, ast.Is):
+                return sympy.true if a is b else sympy.false
+            if isinstance(a, str):
+                return sympy.true if a == b else sympy.false
+            return _COMPARE[type(op)](a, b)
         case ast.BoolOp(op=op, values=values):
             joined = sympy.And if isinstance(op, ast.And) else sympy.Or
-            return joined(*(_build(value, names) for value in values))
+            return joined(*(_condition(_build(value, names)) for value in values))
         case ast.IfExp(test=test, body=body, orelse=orelse):
-            return choose(_build(test, names), _build(body, names), _build(orelse, names))
+            condition = _condition(_build(test, names))
+            if condition in (sympy.true, sympy.false):
+                return _build(body if condition else orelse, names)
+            return choose(condition, _build(body, names), _build(orelse, names))
         case ast.Call(func=ast.Name(id=name), args=args):
             values = [_build(arg, names) for arg in args]
             if name in PRIMITIVES:
@@ -329,17 +475,23 @@ def by_name(name: str) -> Op:
 
 def choose(condition: Any, then: Any, otherwise: Any) -> Any:
     """``then if condition else otherwise``, as a bracket where one side is a plain 0."""
-    if condition is sympy.true:
-        return then
-    if condition is sympy.false:
-        return otherwise
-    if not isinstance(condition, Boolean):
-        condition = sympy.Ne(condition, 0)
+    condition = _condition(condition)
+    if condition in (sympy.true, sympy.false):
+        return then if condition else otherwise
     if otherwise == 0:
         return then * Bracket(condition)
     if then == 0:
         return otherwise * Bracket(sympy.Not(condition))
     return sympy.Piecewise((then, condition), (otherwise, True))
+
+
+def _condition(value: Any) -> Any:
+    """What a formula asks about as a condition; a number is true where it is not 0."""
+    if isinstance(value, bool):
+        return sympy.true if value else sympy.false
+    if isinstance(value, Boolean):
+        return value
+    return value.condition if isinstance(value, Bracket) else sympy.Ne(value, 0)
 
 
 class RecordFunction(sympy.Function):
@@ -375,7 +527,10 @@ def named_function(op: Op) -> type[RecordFunction]:
 
 
 #: Functions that are constant between their jumps.
-_STEPS = (sympy.sign, sympy.floor, sympy.ceiling, sympy.KroneckerDelta, Bracket, FloorDiv, Modulo)
+_STEPS = (
+    sympy.sign, sympy.floor, sympy.ceiling, trunc, rint, isfinite,
+    sympy.KroneckerDelta, Bracket, FloorDiv, Modulo,
+)  # fmt: skip
 
 
 def total_derivative(expression: Any, of_atom: Callable[[Any], Any]) -> Any:

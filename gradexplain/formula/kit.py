@@ -12,6 +12,8 @@ from gradexplain.formula.contract import close_sum, delta
 from gradexplain.formula.functions import (
     PRIMITIVES,
     Bracket,
+    Greatest,
+    Least,
     Lookup,
     by_name,
     choose,
@@ -115,6 +117,13 @@ class Kit:
     def product(self, body: Any, *over: Any) -> Any:
         over_ = [q for q in over if not q.is_Integer]
         return close_sum(body, over_, self.ranges, sympy.Product) if over_ else body
+
+    def greatest(self, body: Any, *over: Any, kind: Any = Greatest) -> Any:
+        over_ = [q for q in over if not q.is_Integer]
+        return close_sum(body, over_, self.ranges, kind) if over_ else body
+
+    def least(self, body: Any, *over: Any) -> Any:
+        return self.greatest(body, *over, kind=Least)
 
     def delta(self, a: Any, b: Any) -> Any:
         return delta(sympy.sympify(a), sympy.sympify(b), self.ranges)

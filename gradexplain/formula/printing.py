@@ -13,7 +13,17 @@ from typing import Any
 import sympy
 from sympy.logic.boolalg import And, Not, Or
 
-from gradexplain.formula.functions import Bracket, FloorDiv, Lookup, Modulo, RecordFunction
+from gradexplain.formula.functions import (
+    BIG,
+    Bracket,
+    FloorDiv,
+    Greatest,
+    Least,
+    Lookup,
+    Modulo,
+    Nonzero,
+    RecordFunction,
+)
 
 #: Letters for the axes of the output, of the input, and for bound indices, in order of use.
 _OUT = "ikmace"
@@ -201,6 +211,7 @@ class TextPrinter:
         return f"{a} mod {b}"
 
     sum_sign, product_sign = "Σ", "Π"
+    greatest_sign, least_sign = "max", "min"
     constants = {sympy.pi: "π", sympy.E: "e", sympy.oo: "∞", sympy.nan: "nan"}
 
     def relation(self, sign: str) -> str:
@@ -247,8 +258,10 @@ class TextPrinter:
             return self.kronecker(*map(self, self._sides(e))), _ATOM
         if isinstance(e, Bracket):
             return self.bracket(self.condition(e.condition)), _ATOM
-        if isinstance(e, (sympy.Sum, sympy.Product)):
+        if isinstance(e, BIG):
             return self._total(e), _MUL
+        if isinstance(e, Nonzero):
+            return self._show(e.args[0])
         if isinstance(e, sympy.Piecewise):
             pieces = [(self(v), "" if c is sympy.true else self.condition(c)) for v, c in e.args]
             return self.cases(self._tail(e, pieces)), _ATOM
@@ -439,7 +452,10 @@ class TextPrinter:
         return self.power(text, exponent), _POWER
 
     def _total(self, e: Any) -> str:
-        signs = {sympy.Sum: self.sum_sign, sympy.Product: self.product_sign}
+        signs = {
+            sympy.Sum: self.sum_sign, sympy.Product: self.product_sign,
+            Greatest: self.greatest_sign, Least: self.least_sign,
+        }  # fmt: skip
         over = []
         body: Any = e
         while type(body) is type(e):
@@ -529,7 +545,7 @@ class TextPrinter:
 
 #: SymPy's names for functions that PyTorch's users know by another.
 _SPELLED = {
-    "Abs": "abs", "loggamma": "lgamma", "ceiling": "ceil", "Max": "max", "Min": "min",
+    "Abs": "abs", "loggamma": "lgamma", "ceiling": "ceil", "Max": "max", "Min": "min", "rint": "round",
 }  # fmt: skip
 
 
@@ -589,6 +605,7 @@ class LatexPrinter(TextPrinter):
     plus = " + "
     negative = "-"
     sum_sign, product_sign = r"\sum", r"\prod"
+    greatest_sign, least_sign = r"\max", r"\min"
     constants = {sympy.pi: r"\pi", sympy.E: "e", sympy.oo: r"\infty", sympy.nan: r"\mathrm{nan}"}
 
     def derivative(

@@ -13,11 +13,13 @@ The names that a record may use
     ``sum(Tensor input, int[]? dim=None, bool keepdim=False)``.  Kinds: ``Tensor``, ``Tensor?``,
     ``Tensor[]``, ``IntTensor`` (an index: integer values, not differentiable), ``int``, ``int[]``,
     ``float``, ``bool``, ``str``, ``Index`` (a subscript); each with ``?`` for "or None".  After ``*``
-    the arguments are keyword-only.
+    the arguments are keyword-only.  ``Aux`` at the end: a part of the formula with a name of its own
+    (a softmax, a standard deviation), which ``aux`` makes and no caller gives.
 ``formula`` (pointwise operations)
     One element of the result as an expression in the names of the tensor arguments and in the
     functions of `gradexplain.formula.functions`: ``a if a > 0 else 0``.  Broadcasting is the
-    driver's: no record mentions it.
+    driver's: no record mentions it.  An argument that is no tensor is itself: ``eps is None``,
+    ``approximate == "tanh"`` are decided when the formula is built.
 ``derivatives`` (optional, pointwise operations)
     ``{"a": "y*(1 - y)"}``: a shorter form of a derivative, ``y`` being the result.  The tests hold it
     against SymPy's derivative of ``formula``.
@@ -29,6 +31,11 @@ The names that a record may use
     ``jacobian(k, *arguments)`` returns ``∂out[k.i]/∂x[k.j]`` for the input ``k.wrt``, where the
     element formula's own derivative would not be the one a textbook prints, or where there is none.
     ``k.out[…]`` is the result.
+``aux``
+    ``aux(b, *arguments)`` makes the values that the ``Aux`` arguments are, with ``b.helper(op, …)``: no
+    gradient flows through them, the record's ``jacobian`` is total.
+``remark``
+    One sentence, printed wherever a gradient meets the operation: that it goes no further.
 ``kink``
     One sentence: what PyTorch returns where the derivative does not exist.  Printed when it matters.
 ``singular``
@@ -73,6 +80,10 @@ class Parameter:
     def is_tensor(self) -> bool:
         return self.kind in ("Tensor", "IntTensor")
 
+    @property
+    def is_aux(self) -> bool:
+        return self.kind == "Aux"
+
 
 @dataclass(frozen=True, eq=False)
 class Op:
@@ -97,6 +108,7 @@ class Op:
     infix: str = ""
     show: Callable[..., str] | None = None
     kink: str = ""
+    remark: str = ""
     singular: tuple[str, ...] = ()
     #: The same for other operations: ``singular_at(result, *arguments)`` as NumPy arrays, a mask.
     singular_at: Callable[..., Any] | None = None
@@ -110,6 +122,9 @@ class Op:
     #: ``expand(b, *arguments)``: made of other operations, whose nodes ``b`` (a
     #: `gradexplain.language.Calls`) makes; may return a tuple of values.
     expand: Callable[..., Any] | None = None
+    #: ``aux(b, *arguments)``: the values of the ``Aux`` arguments; ``b`` is a
+    #: `gradexplain.graph.Maker`.
+    aux: Callable[..., tuple[Any, ...]] | None = None
     #: ``torch(torch, *arguments)`` where a plain call under the first spelling would not do.
     torch: Callable[..., Any] | None = None
     #: ``value(*arrays, **parameters)``: the result in NumPy float64, where the element formula would
@@ -123,7 +138,7 @@ class Op:
         name, parameters = parse_schema(self.schema)
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "parameters", parameters)
-        if not self.samples:
+        if not self.samples and self.spellings:
             raise ValueError(f"{name}: an operation needs at least one sample")
         if bool(self.formula) + bool(self.element or self.jacobian) + bool(self.expand) != 1:
             raise ValueError(f"{name}: give a formula, an element or an expansion")
@@ -165,8 +180,8 @@ def register(op: Op) -> Op:
 
 
 def all_ops() -> Iterator[Op]:
-    """Every record, in the order of declaration."""
-    yield from _BY_SCHEMA.values()
+    """Every record that can be called, in the order of declaration."""
+    yield from (op for op in _BY_SCHEMA.values() if op.spellings)
 
 
 def by_schema(schema: str) -> Op:
@@ -201,7 +216,7 @@ def parse_schema(schema: str) -> tuple[str, tuple[Parameter, ...]]:
                 kind=match["kind"],
                 is_list=bool(match["list"]),
                 optional=bool(match["optional"]),
-                required=default is None,
+                required=default is None and match["kind"] != "Aux",
                 default=None if default is None else _default(default),
                 keyword_only=keyword_only,
             )

@@ -23,7 +23,8 @@ from gradexplain.formula.calculus import (
     label_of,
 )
 from gradexplain.formula.contract import contract, delta
-from gradexplain.formula.evaluate import Evaluator, Pair, to_exact
+from gradexplain.formula.evaluate import Evaluator, Pair, to_exact, to_float
+from gradexplain.formula.functions import BIG
 from gradexplain.formula.indices import index
 from gradexplain.formula.printing import LatexPrinter, Letters, TextPrinter, burden
 from gradexplain.formula.structure import structure
@@ -213,6 +214,8 @@ class ClosedForm:
     def _integers(self, label: str) -> Any:
         node = self.calculus.node(label)
         assert node is not None
+        if node.op is not None:
+            return to_float(self._pair(label)[0]).astype(int)
         return np.asarray(self._values[label] if node.is_leaf else node.value).astype(int)
 
     def gradient_value(self, leaf: Node) -> Pair:
@@ -346,7 +349,7 @@ class ClosedForm:
     def _line(self, definition: Any, own: Sequence[Any], letters: Letters) -> Any:
         """``definition`` with bound indices of its own, whose letters none of ``own`` has."""
         bound: dict[Any, Any] = {}
-        for total in definition.atoms(sympy.Sum, sympy.Product):
+        for total in definition.atoms(*BIG):
             for q, *_ in total.limits:
                 bound[q] = None
         mine = {letters.known(symbol) for symbol in own}

@@ -7,7 +7,6 @@ while the formulas are derived (`Asked`), unless this process has loaded it alre
 from __future__ import annotations
 
 import pickle
-import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph, Ref
 from gradexplain.ops.base import Op
+from gradexplain.routes import process
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Question:
                     if tensors[node.id].requires_grad:
                         tensors[node.id].retain_grad()
             if output.requires_grad:
-                output.backward(torch.tensor(self.v, dtype=output.dtype))
+                backward(torch, output, torch.tensor(self.v, dtype=output.dtype))
         except ERRORS as error:
             return Answer({}, first_line(error))
         return Answer({name: to_array(torch, tensor.grad) for name, tensor in kept.items()})
@@ -116,6 +116,19 @@ def tensors_of(
     return tensors
 
 
+def backward(torch: Any, output: Any, v: Any) -> None:
+    """``output.backward(v)``.
+
+    Its check of v's shape, which was made here already, imports a quarter of a second of modules the
+    first time; where they are not loaded, the engine is called as ``backward`` calls it afterwards.
+    """
+    run = getattr(torch.autograd.graph, "_engine_run_backward", None)
+    if run is None or "torch.fx.experimental.symbolic_shapes" in sys.modules:
+        output.backward(v)
+    else:
+        run((output,), (v,), False, False, (), allow_unreachable=True, accumulate_grad=True)
+
+
 def call(torch: Any, op: Op, args: Sequence[Any], tensors: Mapping[int, Any], dtype: Any) -> Any:
     """``op`` as PyTorch spells it."""
     values = [_argument(torch, arg, tensors) for arg in args]
@@ -125,6 +138,8 @@ def call(torch: Any, op: Op, args: Sequence[Any], tensors: Mapping[int, Any], dt
         return op.torch(torch, *values)
     positional, keywords = [], {}
     for parameter, value in zip(op.parameters, values, strict=True):
+        if parameter.is_aux:
+            continue
         if parameter.is_tensor and value is not None:
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 value = torch.tensor(float(value), dtype=dtype)
@@ -165,17 +180,10 @@ class Asked:
 
     def __init__(self, question: Askable) -> None:
         self._question = question
-        self._process: subprocess.Popen[bytes] | None = None
         self._output = b""
-        if "torch" in sys.modules:
+        self._process = process.take()
+        if self._process is None:
             return
-        start = f"import sys; sys.path[:] = {sys.path!r}; import gradexplain.routes.worker as w; w.main()"
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", start],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
         # A thread: the question may be larger than a pipe holds before PyTorch is there to read it.
         self._thread = threading.Thread(target=self._exchange, daemon=True)
         self._thread.start()
@@ -184,7 +192,7 @@ class Asked:
         assert self._process is not None
         try:
             self._output, _ = self._process.communicate(pickle.dumps(self._question))
-        except OSError:
+        except (OSError, ValueError):  # it died, or was stopped by `drop`
             self._output = b""
 
     def answer(self) -> Any:
@@ -195,7 +203,7 @@ class Asked:
             except ImportError:
                 return Answer({}, "PyTorch is not installed")
         self._thread.join()
-        if self._process.returncode != 0:
+        if self._process.returncode != 0 or not self._output:
             return Answer({}, "PyTorch could not be run")
         return pickle.loads(self._output)  # from our own process
 
