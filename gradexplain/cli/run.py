@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from gradexplain.cli.common import Command, Output, Question, output_options, question_options
+from gradexplain.routes import process
 
 #: The exit code for each outcome of the check.
 EXIT = {"agree": 0, "convention": 0, "skipped": 0, "mismatch": 1, "failed": 3}
@@ -31,6 +32,8 @@ def run(question: Question, no_check: bool, out: Output) -> int:
     Exit codes: 0 the routes agree, 1 they do not, 2 the request was not understood, 3 the
     answer could not be checked.
     """
+    if not no_check:
+        process.start()
     request = question.request(check=not no_check)
     from gradexplain.engine import stages  # after the options were understood
 

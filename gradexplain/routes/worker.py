@@ -8,14 +8,15 @@ from __future__ import annotations
 import pickle
 import sys
 
+try:  # first: it takes longest, and the question is not there yet
+    import torch
+except ImportError:
+    torch = None  # type: ignore[assignment]
+
 from gradexplain.routes.pytorch import Answer, Askable
 
 
 def main() -> None:
-    try:
-        import torch
-    except ImportError:
-        torch = None  # type: ignore[assignment]
     question: Askable = pickle.load(sys.stdin.buffer)
     answer = Answer({}, "PyTorch is not installed") if torch is None else question.ask()
     sys.stdout.buffer.write(pickle.dumps(answer))
