@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from gradexplain import agreement
+from gradexplain.between import intermediates, named_between, stops
 from gradexplain.errors import InputError
 from gradexplain.explanation import (
     STAGES,
@@ -35,7 +36,7 @@ from gradexplain.limits import MAX_TOTAL_ELEMENTS
 from gradexplain.ops.base import Shape, show_shape
 from gradexplain.render.numbers import number
 from gradexplain.routes.names import free_names
-from gradexplain.routes.pytorch import Asked, Question
+from gradexplain.routes.pytorch import Asked, Askable, Question
 from gradexplain.syntax import Program, parse
 from gradexplain.values import ONES, Value, as_array, bind
 
@@ -133,14 +134,39 @@ class Problem:
     examples: frozenset[str] = frozenset()
     source: str = ""
     statements: tuple[str, ...] = ()
+    #: Computed values whose ``.grad`` is asked for (``retain_grad``).
+    retain: tuple[str, ...] = ()
+    #: What PyTorch is asked instead of the gradients of this graph: its answer must be an `Answer`.
+    question: Askable | None = None
 
 
 def problem_of(request: Request) -> Problem:
     """The problem that a request states; raises `GradexplainError` where it states none."""
+    return problem_at(request, bound_of(request))
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A request's program as a graph, with the leaves' values; ``v`` is not looked at."""
+
+    program: Program
+    graph: Graph
+    values: Mapping[str, Array]
+
+
+def bound_of(request: Request) -> Bound:
     program = parse(request.expression)
     graph, values = _bound(program, request)
-    wanted = _wanted(graph, request.wrt)
     _check_total(graph)
+    return Bound(program, graph, values)
+
+
+def problem_at(request: Request, bound: Bound, graph: Graph | None = None) -> Problem:
+    """The problem of ``request``, for the output of ``graph`` where that is another one."""
+    program, values = bound.program, bound.values
+    statements = _statements(program, bound.graph)
+    graph = graph or bound.graph
+    wanted = _wanted(graph, request.wrt)
     return Problem(
         graph=graph,
         values=values,
@@ -153,7 +179,7 @@ def problem_of(request: Request) -> Problem:
         ),
         examples=frozenset(node.label for node in graph.leaves if node.label not in request.at),
         source=program.source,
-        statements=_statements(program, graph),
+        statements=statements,
     )
 
 
@@ -185,9 +211,12 @@ class _Run:
         self.wanted = list(problem.wanted)
         self.leaves = [n for n in graph.leaves if n.label in self.wanted and not n.integer]
         self.asked = None
+        self.between = named_between(graph, problem.wanted, self.v.size == 1, problem.retain)
         if problem.check:
+            names = tuple(node.label for node in self.between)
             self.asked = Asked(
-                Question(graph, self.values, self.v, problem.wanted, problem.dtype)
+                problem.question
+                or Question(graph, self.values, self.v, problem.wanted, problem.dtype, names)
             )
         v_name, loss_name = free_names(graph)
         self.explanation = Explanation(
@@ -245,7 +274,7 @@ class _Run:
             self._chain = ChainRule(self.graph, self.values, exact=self.exact)
         return self._chain
 
-    def _clean(self, pair: Any) -> Array:
+    def clean(self, pair: Any) -> Array:
         """A pair as float64, rounding noise put to 0."""
         from gradexplain.formula.evaluate import to_float
 
@@ -275,10 +304,10 @@ class _Run:
                     inputs=tuple(labels[i] for i in node.inputs),
                     expression=op_call(node, labels),
                     shape=node.shape,
-                    value=self._clean(self.chain.forward[node.id]),
+                    value=self.clean(self.chain.forward[node.id]),
                 )
             )
-        self.explanation.output.value = self._clean(self.chain.forward[self.graph.output])
+        self.explanation.output.value = self.clean(self.chain.forward[self.graph.output])
 
     def _jacobian(self) -> None:
         for leaf in self.leaves:
@@ -287,7 +316,7 @@ class _Run:
             value = None
             if math.prod(shape) <= SHOWN_ENTRIES:
                 pair = self.closed.jacobian_value(leaf)
-                value = None if pair is None else self._clean(pair)
+                value = None if pair is None else self.clean(pair)
             self.explanation.jacobian[leaf.label] = Jacobian(
                 leaf.label, shown.formula, shown.text, shown.latex, shown.where, shown.ranges,
                 structure, shape, value,
@@ -295,6 +324,8 @@ class _Run:
 
     def _steps(self) -> None:
         from gradexplain.routes.steps import step_texts
+
+        self.explanation.stops = stops(self.graph, self.wanted)
 
         self.chain.backward(self.v, self.wanted)
         uses: dict[int, int] = {}
@@ -306,7 +337,7 @@ class _Run:
             seen[c.source.id] = seen.get(c.source.id, 0) + 1
             last = seen[c.source.id] == uses[c.source.id] > 1
             rule, contribution, numbers = step_texts(
-                c, self.graph, labels, self.closed.loss_name, self._clean, self.chain
+                c, self.graph, labels, self.closed.loss_name, self.clean, self.chain
             )
             assert c.node.op is not None
             self.explanation.steps.append(
@@ -314,12 +345,12 @@ class _Run:
                     node=c.node.label,
                     op=c.node.op.name,
                     input=c.source.label,
-                    upstream=self._clean(self.chain.upstream[c.node.id]),
+                    upstream=self.clean(self.chain.upstream[c.node.id]),
                     rule=rule,
                     contribution_rule=contribution,
                     numbers=numbers,
-                    contribution=self._clean(c.value),
-                    total=self._clean(self.chain.upstream[c.source.id]) if last else None,
+                    contribution=self.clean(c.value),
+                    total=self.clean(self.chain.upstream[c.source.id]) if last else None,
                     uses=uses[c.source.id],
                 )
             )
@@ -333,8 +364,8 @@ class _Run:
             closed = self.closed.gradient_value(leaf)
             zero = np.zeros(leaf.shape)
             chain = self.chain.upstream.get(leaf.id)
-            value = self._clean(closed)
-            chain_value = self._clean(chain) if chain is not None else zero
+            value = self.clean(closed)
+            chain_value = self.clean(chain) if chain is not None else zero
             size = np.maximum(closed[1], chain[1]) if chain is not None else closed[1]
             exact_tolerance = agreement.bound(size, value, self.v, "float64")
             tolerance = agreement.bound(size, value, self.v, self.problem.dtype)
@@ -355,13 +386,15 @@ class _Run:
                 if difference is not None:
                     self._differences.append(difference)
             self.explanation.gradients[leaf.label] = gradient
+        if self.between:
+            self.explanation.intermediates = intermediates(self, answer, self._differences)
 
     def _check(self) -> None:
         from gradexplain.notes import notes, singular_nodes
 
         explanation = self.explanation
         singular = singular_nodes(self.graph, self.chain, self.wanted)
-        for gradient in explanation.gradients.values():
+        for gradient in (*explanation.gradients.values(), *explanation.intermediates.values()):
             mine = [d for d in self._differences if d.input == gradient.name]
             if mine:
                 excused = bool(singular)
@@ -369,7 +402,8 @@ class _Run:
             elif gradient.torch is not None:
                 gradient.verdict = "agree"
         tolerances = [g.tolerance.max() for g in explanation.gradients.values() if g.tolerance.size]
-        verdicts = {g.verdict for g in explanation.gradients.values()}
+        found = (*explanation.gradients.values(), *explanation.intermediates.values())
+        verdicts = {gradient.verdict for gradient in found}
         reason = ""
         if self._answer is None:
             status = "skipped"
@@ -428,7 +462,7 @@ class _Run:
         from gradexplain.routes.closed import ClosedForm
 
         pair = ClosedForm(self.graph, values, v, exact=self.exact).gradient_value(leaf)
-        return not self._clean(pair).any()
+        return not self.clean(pair).any()
 
 
 def _random(shape: Shape, seed: int) -> Array:

@@ -135,6 +135,31 @@ class Gradient(Formula):
 
 
 @dataclass(slots=True)
+class Intermediate(Gradient):
+    """``∂L/∂name`` of a computed value: the ``v`` with which ``name.backward(v)`` does the rest.
+
+    ``whole`` names the leaves whose gradient comes through it and nowhere else, ``part`` those that
+    are reached by another way too, so that ``name.backward(v)`` gives a part of theirs.
+    """
+
+    shape: Shape = ()
+    whole: tuple[str, ...] = ()
+    part: tuple[str, ...] = ()
+    #: ``--retain-grad``: PyTorch was told to keep its ``.grad``.
+    retained: bool = False
+
+
+@dataclass(slots=True)
+class Stop:
+    """Where the backward pass ends early: ``node`` sends nothing to ``input``, and why."""
+
+    node: str
+    input: str
+    kind: str
+    reason: str
+
+
+@dataclass(slots=True)
 class Difference:
     """Where two routes differ most: their names, the input, the index, both values and the bound."""
 
@@ -181,6 +206,9 @@ class Explanation:
     gradients: dict[str, Gradient] = field(default_factory=dict)
     check: Check | None = None
     notes: list[Note] = field(default_factory=list)
+    #: the values between the inputs and a scalar output, and those of ``--retain-grad``
+    intermediates: dict[str, Intermediate] = field(default_factory=dict)
+    stops: list[Stop] = field(default_factory=list)
     #: the statements, one a line, the last one named (``y = x / s``); empty: as in ``expression``
     statements: tuple[str, ...] = ()
 

@@ -19,6 +19,13 @@
                 tolerance, count}]}; status is agree, convention, mismatch, skipped or failed
     notes       [{kind, text, …}]
 
+and, where there is something to say:
+
+    intermediates  {NAME: a gradient's keys and {shape, whole, part, retained}} of computed values: the
+                   v for NAME.backward(v); whole and part name the inputs whose gradient it gives
+    stops          [{node, input, kind, reason}]: where the backward pass goes no further; kind is
+                   "not wanted", "stopped", "integer", "constant" or "not reached"
+
 ``formula`` is the line that the text shows, ``latex`` the same in LaTeX, ``where`` the lines that say
 what the names in it stand for.  Numbers have 12 significant digits unless ``--precision`` says
 otherwise, and an element of ``chain_rule`` or ``torch`` that agrees with ``value`` within its
@@ -43,7 +50,7 @@ def render(
     explanation: Explanation, precision: int | None = None, *, ascii_only: bool = False
 ) -> str:
     """The document as text: an object's members on lines of their own, lists of numbers on one."""
-    return _written(to_dict(explanation, precision), "", ascii_only) + "\n"
+    return written(to_dict(explanation, precision), "", ascii_only) + "\n"
 
 
 def to_dict(x: Explanation, precision: int | None = None) -> dict[str, Any]:
@@ -51,15 +58,15 @@ def to_dict(x: Explanation, precision: int | None = None) -> dict[str, Any]:
     digits = precision or PRECISION
 
     def array(values: Array | None) -> Any:
-        return None if values is None else _plain(values.tolist(), digits)
+        return None if values is None else plain(values.tolist(), digits)
 
-    return {
+    document: dict[str, Any] = {
         "schema": SCHEMA,
         "expression": x.expression,
         "dtype": x.dtype,
         "output": {
             "name": x.output.name,
-            "shape": _plain(x.output.shape, digits),
+            "shape": plain(x.output.shape, digits),
             "value": array(x.output.value),
         },
         "grad": array(x.grad.value),
@@ -67,7 +74,7 @@ def to_dict(x: Explanation, precision: int | None = None) -> dict[str, Any]:
         "loss": x.grad.loss,
         "inputs": {
             name: {
-                "shape": _plain(i.shape, digits),
+                "shape": plain(i.shape, digits),
                 "value": array(i.value),
                 "given": i.given,
                 "wanted": i.wanted,
@@ -80,7 +87,7 @@ def to_dict(x: Explanation, precision: int | None = None) -> dict[str, Any]:
                 "op": row.op,
                 "inputs": list(row.inputs),
                 "expression": row.expression,
-                "shape": _plain(row.shape, digits),
+                "shape": plain(row.shape, digits),
                 "value": array(row.value),
             }
             for row in x.forward
@@ -91,7 +98,7 @@ def to_dict(x: Explanation, precision: int | None = None) -> dict[str, Any]:
                 "latex": j.latex,
                 "where": list(j.where),
                 "structure": j.structure,
-                "shape": _plain(j.shape, digits),
+                "shape": plain(j.shape, digits),
                 "value": array(j.value),
             }
             for name, j in x.jacobian.items()
@@ -111,19 +118,35 @@ def to_dict(x: Explanation, precision: int | None = None) -> dict[str, Any]:
             }
             for step in x.steps
         ],
-        "gradients": {name: _gradient(g, digits) for name, g in x.gradients.items()},
-        "check": None if x.check is None else _check(x.check, digits),
+        "gradients": {name: gradient(g, digits) for name, g in x.gradients.items()},
+        "check": None if x.check is None else check(x.check, digits),
         "notes": [
-            {"kind": note.kind, "text": note.text, **_plain(note.data, digits)} for note in x.notes
+            {"kind": note.kind, "text": note.text, **plain(note.data, digits)} for note in x.notes
         ],
     }
+    if x.intermediates:
+        document["intermediates"] = {
+            name: {
+                **gradient(i, digits),
+                "shape": plain(i.shape, digits),
+                "whole": list(i.whole),
+                "part": list(i.part),
+                "retained": i.retained,
+            }
+            for name, i in x.intermediates.items()
+        }
+    if x.stops:
+        document["stops"] = [
+            {"node": s.node, "input": s.input, "kind": s.kind, "reason": s.reason} for s in x.stops
+        ]
+    return document
 
 
-def _gradient(g: Gradient, digits: int) -> dict[str, Any]:
+def gradient(g: Gradient, digits: int) -> dict[str, Any]:
     def route(values: Array | None) -> Any:
         if values is None:
             return None
-        return _plain(numbers.settled(values, g.value, g.tolerance).tolist(), digits)
+        return plain(numbers.settled(values, g.value, g.tolerance).tolist(), digits)
 
     return {
         "formula": g.text,
@@ -132,26 +155,26 @@ def _gradient(g: Gradient, digits: int) -> dict[str, Any]:
         "value": route(g.value),
         "chain_rule": route(g.chain_rule),
         "torch": route(g.torch),
-        "tolerance": _plain(g.tolerance.tolist(), 2),
+        "tolerance": plain(g.tolerance.tolist(), 2),
         "verdict": g.verdict,
         "agrees": g.agrees,
     }
 
 
-def _check(check: Check, digits: int) -> dict[str, Any]:
+def check(check: Check, digits: int) -> dict[str, Any]:
     return {
         "status": check.status,
         "dtype": check.dtype,
-        "tolerance": _plain(check.tolerance, 2),
+        "tolerance": plain(check.tolerance, 2),
         "reason": check.reason,
         "differences": [
             {
                 "input": d.input,
                 "routes": list(d.routes),
-                "index": _plain(d.index, digits),
+                "index": plain(d.index, digits),
                 # all digits: rounding could hide the difference
-                "values": _plain(d.values, 17),
-                "tolerance": _plain(d.tolerance, 2),
+                "values": plain(d.values, 17),
+                "tolerance": plain(d.tolerance, 2),
                 "count": d.count,
             }
             for d in check.differences
@@ -159,30 +182,30 @@ def _check(check: Check, digits: int) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any, digits: int) -> Any:
+def plain(value: Any, digits: int) -> Any:
     """``value`` in JSON's own types, its floats to ``digits`` significant digits."""
     if isinstance(value, dict):
-        return {str(key): _plain(item, digits) for key, item in value.items()}
+        return {str(key): plain(item, digits) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item, digits) for item in value]
+        return [plain(item, digits) for item in value]
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if hasattr(value, "tolist"):  # a NumPy scalar or array in a note's data
-        return _plain(value.tolist(), digits)
+        return plain(value.tolist(), digits)
     if not math.isfinite(value):
         return numbers.number(value)
     return float(f"{value:.{digits}g}") or 0.0
 
 
-def _written(value: Any, indent: str, ascii_only: bool) -> str:
+def written(value: Any, indent: str, ascii_only: bool) -> str:
     inner = indent + "  "
     if isinstance(value, dict) and value:
         items = [
-            f"{inner}{json.dumps(key, ensure_ascii=ascii_only)}: {_written(item, inner, ascii_only)}"
+            f"{inner}{json.dumps(key, ensure_ascii=ascii_only)}: {written(item, inner, ascii_only)}"
             for key, item in value.items()
         ]
         return "{\n" + ",\n".join(items) + f"\n{indent}}}"
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        items = [inner + _written(item, inner, ascii_only) for item in value]
+        items = [inner + written(item, inner, ascii_only) for item in value]
         return "[\n" + ",\n".join(items) + f"\n{indent}]"
     return json.dumps(value, ensure_ascii=ascii_only, allow_nan=False)

@@ -223,17 +223,17 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
 
 
-def formula_lines(page: Page, formula: Formula, remark: str = "") -> None:
+def formula_lines(page: Page, formula: Formula, remark: str = "", indent: int = 2) -> None:
     """The line itself with what else is known, then what the names in it stand for."""
     line = page.text(formula.text)
     known = page.text("; ".join(part for part in (remark, formula.ranges) if part), LABEL)
-    if not known or line.cell_len + 4 + known.cell_len <= page.style.width - 2:
-        page.add(line, Text("    "), known)
+    if not known or line.cell_len + 4 + known.cell_len <= page.style.width - indent:
+        page.add(line, Text("    "), known, indent=indent)
     else:
-        page.add(line)
-        page.add(known, indent=4)
+        page.add(line, indent=indent)
+        page.add(known, indent=indent + 2)
     for where in formula.where:
-        page.add(page.text("where ", LABEL), page.text(where), indent=4)
+        page.add(page.text("where ", LABEL), page.text(where), indent=indent + 2)
 
 
 def route_lines(page: Page, gradient: Gradient) -> None:

@@ -19,6 +19,7 @@ from gradexplain.explanation import (
     Jacobian,
     Shape,
     Step,
+    Stop,
 )
 from gradexplain.render import numbers
 from gradexplain.render.page import (
@@ -210,13 +211,15 @@ def _chain_rule(page: Page, x: Explanation) -> None:
             page.text(node, NAME), page.text(f" = {expressions.get(node, steps[0].op)}"), hang=6
         )
         to = [page.text(f"to {step.input}", NAME) for step in steps]
-        first = max(t.cell_len for t in to)
+        ends = [page.text(f"to {stop.input}") for stop in x.stops if stop.node == node]
+        first = max(t.cell_len for t in [*to, *ends])
         labels: list[list[Cell]] = []
         used = 4 + first + 2 + 12 + 2
         upstream = page.tensor(steps[0].upstream, used, shape=True)
         labels.append([[Text(" " * first)], [page.text("upstream", LABEL)], upstream])
         for step, target in zip(steps, to, strict=True):
             labels += _step(page, step, target, used)
+        labels += [_stop(page, stop, used) for stop in x.stops if stop.node == node]
         page.grid(labels, indent=4)
 
 
@@ -239,6 +242,12 @@ def _step(page: Page, step: Step, target: Text, used: int) -> list[list[Cell]]:
     return rows
 
 
+def _stop(page: Page, stop: Stop, used: int) -> list[Cell]:
+    room = max(20, page.style.width - used)
+    lines = page.wrapped(stop.reason, LABEL, width=room)
+    return [[page.text(f"to {stop.input}", NAME)], [page.text("stops here", LABEL)], lines]
+
+
 # -- gradients -----------------------------------------------------------------------------------
 
 
@@ -248,6 +257,56 @@ def _gradients(page: Page, x: Explanation) -> None:
         page.blank()
         formula_lines(page, gradient)
         route_lines(page, gradient)
+    _retained(page, x)
+    _in_between(page, x)
+
+
+def _retained(page: Page, x: Explanation) -> None:
+    kept = [i for i in x.intermediates.values() if i.retained]
+    if not kept:
+        return
+    page.blank()
+    page.heading("Retained gradients", ".grad of computed values, kept by retain_grad()")
+    for gradient in kept:
+        page.blank()
+        formula_lines(page, gradient)
+        route_lines(page, gradient)
+
+
+def _in_between(page: Page, x: Explanation) -> None:
+    """For each value the argument of backward that gives the same gradients from there."""
+    rest = [i for i in x.intermediates.values() if not i.retained]
+    if not rest:
+        return
+    page.blank()
+    page.heading(
+        "Starting in between",
+        f"h.backward(v) gives the same gradients when v = ∂{x.output.name}/∂h: this is what v is",
+    )
+    for i in rest:
+        gives = []
+        if i.whole:
+            gives.append(f"gives the whole of {listed([f'{name}.grad' for name in i.whole])}")
+        if i.part:
+            ways = f"{listed(i.part)} {'has' if len(i.part) == 1 else 'have'} other ways to"
+            gives.append(
+                f"gives a part of {listed([f'{name}.grad' for name in i.part])}: {ways} "
+                f"{x.output.name}"
+            )
+        page.blank()
+        lines = page.tensor(i.value, 8, shape=True)
+        short = len(lines) == 1 and lines[0].cell_len <= 40
+        argument = lines[0].plain if short else "v"
+        page.add(
+            page.text(f"{i.name}.backward({argument})", NAME),
+            Text("    "),
+            page.text("; ".join(gives), LABEL),
+        )
+        formula_lines(page, i, indent=4)
+        if i.verdict in ("convention", "mismatch"):
+            route_lines(page, i)
+        elif not short:
+            page.grid([[[page.text("v =", LABEL)], lines]], indent=4)
 
 
 # -- verdict -------------------------------------------------------------------------------------

@@ -56,13 +56,23 @@ class ClosedForm:
     """The closed forms of one graph's output by each leaf.
 
     ``values`` are the leaves', ``v`` the argument of ``backward``; ``exact`` chooses mpmath.
+    Without ``magnitudes`` no error bounds are computed.  ``formulas`` is a closed form of the same
+    graph, whose formulas are used: they do not depend on the values.
     """
 
     def __init__(
-        self, graph: Graph, values: Mapping[str, Array], v: Array, *, exact: bool
+        self,
+        graph: Graph,
+        values: Mapping[str, Array],
+        v: Array,
+        *,
+        exact: bool,
+        magnitudes: bool = True,
+        formulas: ClosedForm | None = None,
     ) -> None:
         self.graph = graph
         self.calculus = Calculus(graph)
+        self._magnitudes = magnitudes
         self.exact = exact
         self._values = values
         self._v = v
@@ -74,6 +84,11 @@ class ClosedForm:
         self.v_name, self.loss_name = free_names(graph)
         self._names = [n.label for n in graph.nodes if not n.is_literal] + [self.v_name]
         self._folds: list[tuple[Any, Any, Any]] | None = None
+        if formulas is not None:
+            self.calculus = formulas.calculus
+            self._jacobians, self._gradients = formulas._jacobians, formulas._gradients
+            self._adjoints, self._folds = formulas._adjoints, formulas._folds
+
 
     # -- formulas --------------------------------------------------------------------------------
 
@@ -166,7 +181,11 @@ class ClosedForm:
 
     def _evaluator(self) -> Evaluator:
         return Evaluator(
-            self._pair, self.calculus.ranges, exact=self.exact, lookup=self._integers
+            self._pair,
+            self.calculus.ranges,
+            exact=self.exact,
+            lookup=self._integers,
+            magnitudes=self._magnitudes,
         )
 
     def _pair(self, label: str) -> Pair:
@@ -209,7 +228,8 @@ class ClosedForm:
 
     def _given(self, array: Any) -> Pair:
         array = np.asarray(array, dtype=np.float64)
-        return (to_exact(array) if self.exact else array), np.abs(array)
+        size = np.abs(array) if self._magnitudes else None
+        return (to_exact(array) if self.exact else array), size
 
     def _integers(self, label: str) -> Any:
         node = self.calculus.node(label)
@@ -217,6 +237,25 @@ class ClosedForm:
         if node.op is not None:
             return to_float(self._pair(label)[0]).astype(int)
         return np.asarray(self._values[label] if node.is_leaf else node.value).astype(int)
+
+    def after(self, rest: Graph, node: Node, *, implicit: bool) -> ClosedForm:
+        """The closed forms of ``rest``, the graph in which ``node`` is an input.
+
+        With ``implicit``, v is 1 and not mentioned.
+        """
+        form = ClosedForm(rest, self._values, self._v, exact=self.exact)
+        form._pairs[node.label] = self._pair(node.label) if node.named else self._written(node)
+        if implicit:
+            v = element_symbol(self.v_name, form.calculus.indices(self.graph.out.shape, "o"))
+            formula = form.gradient(rest[node.id])
+            if not any(label_of(a).startswith(ADJOINT) for a in formula.atoms(sympy.Symbol)):
+                form._gradients[node.label] = form._tidy(formula.xreplace({v: sympy.S.One}))
+        return form
+
+    def _written(self, node: Node) -> Pair:
+        """The value of a node that formulas may write out."""
+        own = self.calculus.indices(node.shape, f"n{node.id}x")
+        return self._evaluator().value(self.calculus.element(node, own), own, node.shape)
 
     def gradient_value(self, leaf: Node) -> Pair:
         """``Jᵀv`` in the leaf's shape."""
@@ -241,10 +280,9 @@ class ClosedForm:
         for place in np.ndindex(*shape):
             basis = np.zeros(shape)
             basis[place] = 1.0
-            row = ClosedForm(self.graph, self._values, basis, exact=self.exact)
-            row._jacobians, row._gradients = self._jacobians, self._gradients
-            row.calculus = self.calculus
-            row._folds, row._adjoints = self._folds, self._adjoints
+            row = ClosedForm(
+                self.graph, self._values, basis, exact=self.exact, formulas=self
+            )
             row._pairs = {
                 k: p for k, p in self._pairs.items() if k != self.v_name and not k.startswith(ADJOINT)
             }

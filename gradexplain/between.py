@@ -1,0 +1,128 @@
+"""Values between the inputs and the output: the gradient that arrives there, and where it stops.
+
+``∂L/∂h`` of a computed value ``h`` is the argument with which ``h.backward(v)`` does the rest of the
+backward pass.  PyTorch forgets it unless told to ``retain_grad``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradexplain import agreement
+from gradexplain.explanation import Array, Difference, Intermediate, Stop
+from gradexplain.graph import Graph, Node
+
+if TYPE_CHECKING:
+    from gradexplain.engine import _Run
+
+#: No more values than this are explained without being asked for: those nearest to the output.
+_MOST = 12
+
+#: In a graph of more operations only the values that are asked for are explained.
+_LARGE = 200
+
+
+def named_between(
+    graph: Graph, wanted: Sequence[str], scalar: bool, retain: Sequence[str]
+) -> list[Node]:
+    """The values whose own gradient is explained: of a scalar, those that the user named."""
+    reach, needed = graph.reach(wanted), graph.needed()
+    named = [
+        node
+        for node in graph.nodes
+        if node.op is not None
+        and node.named
+        and node.id in reach & needed
+        and node.id != graph.output
+    ]
+    if not scalar or len(graph.nodes) > _LARGE:
+        named = []
+    asked = [node for node in graph.nodes if node.label in retain]
+    return sorted({*named[-_MOST:], *asked}, key=lambda node: node.id)
+
+
+def cut(graph: Graph, node: Node) -> Graph:
+    """The graph from ``node`` on: it is an input there."""
+    leaf = Node(node.id, node.label, True, None, (), node.shape, node.span)
+    nodes = graph.nodes[: node.id] + (leaf,) + graph.nodes[node.id + 1 :]
+    return Graph(graph.source, nodes, graph.output)
+
+
+def intermediates(run: _Run, answer: Any, found: list[Difference]) -> dict[str, Intermediate]:
+    """``∂L/∂h`` for each value of ``run.between``, by three routes; differences go to ``found``."""
+    made = {}
+    for node in run.between:
+        rest = cut(run.graph, node)
+        closed = run.closed.after(rest, node, implicit=run.problem.v_source == "implicit")
+        leaf = rest[node.id]
+        shown, pair = closed.shown_gradient(leaf), closed.gradient_value(leaf)
+        value = run.clean(pair)
+        chain = run.chain.upstream.get(node.id)
+        by_chain = run.clean(chain) if chain is not None else np.zeros(node.shape)
+        size = np.maximum(pair[1], chain[1]) if chain is not None else pair[1]
+        torch: Array | None = None
+        if answer is not None and not answer.error and node.label in answer.gradients:
+            kept = answer.gradients[node.label]
+            torch = np.zeros(node.shape) if kept is None else kept
+        tolerance = agreement.bound(size, value, run.v, run.problem.dtype)
+        exact = agreement.bound(size, value, run.v, "float64")
+        pairs = [(("closed form", "chain rule"), value, by_chain, exact)]
+        if torch is not None:
+            pairs.append((("closed form", "PyTorch"), value, torch, tolerance))
+        for routes, a, b, bound in pairs:
+            difference = agreement.worst(node.label, routes, a, b, bound)
+            if difference is not None:
+                found.append(difference)
+        whole, part = _fed(run, rest, node)
+        made[node.label] = Intermediate(
+            node.label, shown.formula, shown.text, shown.latex, shown.where, shown.ranges,
+            value, by_chain, torch, tolerance, "skipped", node.shape, whole, part,
+            node.label in run.problem.retain,
+        )  # fmt: skip
+    return made
+
+
+def _fed(run: _Run, rest: Graph, node: Node) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The leaves that get their whole gradient through ``node``, and those that get a part of it."""
+    whole, part = [], []
+    for leaf in run.leaves:
+        if node.id not in run.graph.reach([leaf.label]):
+            continue
+        around = rest.output in rest.reach([leaf.label])
+        (part if around else whole).append(leaf.label)
+    return tuple(whole), tuple(part)
+
+
+def stops(graph: Graph, wanted: Sequence[str]) -> list[Stop]:
+    """Where a gradient on its way back goes no further, in the order of the backward pass."""
+    reach, needed = graph.reach(wanted), graph.needed()
+    found = []
+    for node in reversed(graph.nodes):
+        if node.op is None or node.id not in reach & needed:
+            continue
+        for id in dict.fromkeys(node.inputs):
+            source = graph[id]
+            if id not in reach and not source.is_literal:
+                found.append(Stop(node.label, source.label, *_reason(graph, source)))
+    return found
+
+
+def _reason(graph: Graph, source: Node) -> tuple[str, str]:
+    """Why ``source`` takes no gradient: a word for programs and a sentence."""
+    name = source.label
+    if source.op is None:
+        if source.integer:
+            return "integer", f"{name} holds integers, an index: it has no gradient"
+        if source.is_leaf:
+            return "not wanted", f"{name} does not require grad: it is not in --wrt"
+        size = math.prod(source.shape)
+        return "constant", f"{name} is a constant of {size} number{'s' * (size != 1)}"
+    if source.op.stops:
+        return "stopped", f"{name} = {source.op.name}(…): no gradient passes it, by intention"
+    if source.integer:
+        return "integer", f"{name} holds no real numbers: {source.op.name} has no gradient"
+    return "not reached", f"{name} depends on no input that requires grad"
