@@ -241,14 +241,14 @@ class Evaluator:
             for i, n in zip(indices, value.shape, strict=True)
         ):
             pick = tuple(slice(None) if i.is_Symbol else 0 for i in indices)
-            return _Part(as_array(value[pick]), np.asarray(size[pick]), tuple(symbols))
+            return _Part(value[pick], size[pick] if self.magnitudes else None, tuple(symbols))
         found = [self._index(i, sizes) for i in indices]
         axes = _union(a for _, a in found)
         at = tuple(
             np.clip(self._aligned(index, own, axes), 0, n - 1)
             for (index, own), n in zip(found, value.shape, strict=True)
         )
-        return _Part(as_array(value[at]), np.asarray(size[at]), axes)
+        return _Part(value[at], size[at] if self.magnitudes else None, axes)
 
     def _index(self, e: Any, sizes: Mapping[Any, int]) -> tuple[Any, tuple[Any, ...]]:
         """An index expression as an integer array."""
@@ -530,18 +530,12 @@ class Evaluator:
             return None
         axes = _union(p.axes for p in parts)
         kept = tuple(a for a in axes if a not in bound)
-        number = {axis: place for place, axis in enumerate(axes)}
-        if len(number) > 50:
-            return None
         times = math.prod(scope[q] for q in bound if q not in axes)
+        labels = [p.axes for p in parts]
 
         def contracted(arrays: Sequence[Any]) -> Any:
-            operands: list[Any] = []
-            for array, part in zip(arrays, parts, strict=True):
-                operands += [array, [number[a] for a in part.axes]]
-            return np.asarray(
-                np.einsum(*operands, [number[a] for a in kept], optimize="greedy")
-            ) * times
+            result = einsum(arrays, labels, kept)
+            return result if times == 1 else result * times
 
         value = contracted([p.value for p in parts])
         size = None
@@ -577,6 +571,58 @@ class Evaluator:
         if self.magnitudes:
             size = times * _product_error(np.abs(to_float(part.value)), part.size, places)
         return _Part(value, size, kept)
+
+
+def einsum(arrays: Sequence[Any], labels: Sequence[tuple[Any, ...]], out: tuple[Any, ...]) -> Any:
+    """The sum over every label that is not in ``out`` of the product of ``arrays``.
+
+    NumPy's ``einsum`` chooses the order; each pair is a matrix product where it can be one, else a
+    single pass over both (``einsum`` with ``optimize`` is several times slower at that).
+    """
+    number = {
+        axis: place for place, axis in enumerate(dict.fromkeys(a for ls in labels for a in ls))
+    }
+    operands = [
+        (array, tuple(number[a] for a in ls)) for array, ls in zip(arrays, labels, strict=True)
+    ]
+    target = tuple(number[a] for a in out)
+    if len(operands) > 2:
+        flat = [part for operand in operands for part in operand]
+        path, _ = np.einsum_path(*flat, target, optimize="greedy")
+        for places in path[1:-1]:
+            chosen = [operands.pop(place) for place in sorted(places, reverse=True)]
+            rest = {a for _, ls in operands for a in ls} | set(target)
+            kept = tuple(dict.fromkeys(a for _, ls in chosen for a in ls if a in rest))
+            operands.append((_pairwise(chosen, kept), kept))
+    return _pairwise(operands, target)
+
+
+def _pairwise(operands: Sequence[tuple[Any, tuple[int, ...]]], out: tuple[int, ...]) -> Any:
+    if len(operands) == 2:
+        (a, la), (b, lb) = operands
+        both = [i for i in la if i in lb]
+        summed = [i for i in both if i not in out]
+        batch = [i for i in both if i in out]
+        left = [i for i in la if i not in lb]
+        right = [i for i in lb if i not in la]
+        if summed and left and right and set(left + right) <= set(out):
+            size = dict(zip(la, a.shape, strict=True)) | dict(zip(lb, b.shape, strict=True))
+
+            def grouped(array: Any, labels: tuple[int, ...], *groups: list[int]) -> Any:
+                order = [labels.index(i) for group in groups for i in group]
+                shape = [size[i] for i in batch]
+                shape += [math.prod(size[i] for i in group) for group in groups[1:]]
+                return np.transpose(array, order).reshape(shape)
+
+            product = np.matmul(
+                grouped(a, la, batch, left, summed), grouped(b, lb, batch, summed, right)
+            )
+            found = [*batch, *left, *right]
+            return np.transpose(
+                product.reshape([size[i] for i in found]), [found.index(i) for i in out]
+            )
+    flat = [part for operand in operands for part in operand]
+    return np.asarray(np.einsum(*flat, out))
 
 
 def _product_error(value: Any, size: Any, axes: tuple[int, ...]) -> Any:
