@@ -11,6 +11,7 @@ import sympy
 from gradexplain.explanation import Array, Note
 from gradexplain.formula.evaluate import Evaluator, to_float
 from gradexplain.formula.functions import build
+from gradexplain.formula.kit import number
 from gradexplain.graph import Graph, Node, Ref
 from gradexplain.routes.chain import ChainRule
 
@@ -65,8 +66,10 @@ def _mask(node: Node, graph: Graph, chain: ChainRule) -> Any:
             names[parameter.name] = (
                 sympy.Indexed(sympy.IndexedBase(symbol), *axes) if axes else symbol
             )
-        elif isinstance(arg, (int, float)):
-            names[parameter.name] = sympy.Float(arg)
+        elif isinstance(arg, (int, float)) and not isinstance(arg, bool):
+            names[parameter.name] = number(arg)
+        else:
+            names[parameter.name] = arg
     evaluator = Evaluator(
         lambda name: (arrays[name], np.abs(arrays[name])),
         dict(zip(axes, node.shape, strict=True)),

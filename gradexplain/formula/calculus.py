@@ -13,7 +13,7 @@ from typing import Any
 import sympy
 
 from gradexplain.formula.contract import close_sum, contract, delta, join_digits, open_sum
-from gradexplain.formula.functions import Lookup, build, named_function, total_derivative
+from gradexplain.formula.functions import ABSENT, Lookup, build, named_function, total_derivative
 from gradexplain.formula.indices import Ranges, index
 from gradexplain.formula.kit import Kit, Tensor, number
 from gradexplain.graph import Graph, Node, Ref
@@ -102,7 +102,9 @@ class Calculus:
                     values[parameter.name] = arg
             if op.named:
                 function = named_function(op)
-                return function(*(values[name] for name in function.names))
+                return function(
+                    *(ABSENT if values[n] is None else values[n] for n in function.names)
+                )
             return build(op.formula, values)
         if op.element is None:
             return self.atom(node, at)

@@ -288,31 +288,17 @@ class sinc(sympy.Function):
 
     def fdiff(self, argindex: int = 1) -> Any:
         x = self.args[0]
-        return dsinc(x)
+        return (sympy.cos(sympy.pi * x) - self) / Nonzero(x)
 
 
-class dsinc(sympy.Function):
-    """The derivative of `sinc`, 0 at 0."""
+class log0(sympy.Function):
+    """The log that multiplies a power, ``x^y·log(x)``: 0 at 0, where PyTorch returns 0."""
 
     nargs = 1
     is_real = True
 
     def fdiff(self, argindex: int = 1) -> Any:
-        x = self.args[0]
-        return -sympy.pi**2 * sinc(x) - 2 * dsinc(x) / x
-
-
-def _dsinc(x: Any) -> Any:
-    small = np.abs(x) < 1e-3
-    safe = np.where(small, 1.0, x)
-    series = -(np.pi**2) * x / 3 + np.pi**4 * x**3 / 30
-    return np.where(
-        small, series, (np.cos(np.pi * safe) - np.sin(np.pi * safe) / (np.pi * safe)) / safe
-    )
-
-
-def _exact_dsinc(x: Any) -> Any:
-    return mp.zero if x == 0 else (mp.cos(mp.pi * x) - mp.sin(mp.pi * x) / (mp.pi * x)) / x
+        return 1 / self.args[0]
 
 
 PRIMITIVES: Mapping[str, Primitive] = {
@@ -359,7 +345,9 @@ PRIMITIVES: Mapping[str, Primitive] = {
         lambda n, a: _exact_polygamma(n, a),
     ),
     "sinc": Primitive(sinc, np.sinc, lambda a: mp.one if a == 0 else mp.sincpi(a)),
-    "dsinc": Primitive(dsinc, _dsinc, _exact_dsinc),
+    "log0": Primitive(
+        log0, lambda a: np.log(np.where(a == 0, 1.0, a)), lambda a: _exact_log(a) if a else mp.zero
+    ),
     "abs": Primitive(sympy.Abs, np.abs, abs),
     "sign": Primitive(sympy.sign, np.sign, _sign_exact),
     "floor": Primitive(sympy.floor, np.floor, _rounded(mp.floor)),
@@ -440,8 +428,8 @@ def _build(node: ast.expr, names: Mapping[str, Any]) -> Any:
             return sympy.Not(_condition(_build(operand, names)))
         case ast.Compare(left=left, ops=[op], comparators=[right]):
             a, b = _build(left, names), _build(right, names)
-            if isinstance(op, ast.Is):
-                return sympy.true if a is b else sympy.false
+            if isinstance(op, (ast.Is, ast.IsNot)):
+                return sympy.true if (a is b) == isinstance(op, ast.Is) else sympy.false
             if isinstance(a, str):
                 return sympy.true if a == b else sympy.false
             return _COMPARE[type(op)](a, b)
@@ -461,7 +449,12 @@ def _build(node: ast.expr, names: Mapping[str, Any]) -> Any:
     raise ValueError(f"a record's formula cannot hold {ast.dump(node)}")
 
 
-_CONSTANTS = {"pi": sympy.pi, "e": sympy.E, "inf": sympy.oo}
+_CONSTANTS = {
+    "pi": sympy.pi, "e": sympy.E, "inf": sympy.oo,
+    # The scale and the alpha of selu, as PyTorch's source has them.
+    "selu_scale": sympy.Float("1.0507009873554805", 17),
+    "selu_alpha": sympy.Float("1.6732632423543772", 17),
+}  # fmt: skip
 
 
 def by_name(name: str) -> Op:
@@ -494,6 +487,10 @@ def _condition(value: Any) -> Any:
     return value.condition if isinstance(value, Bracket) else sympy.Ne(value, 0)
 
 
+#: None among the arguments of a `RecordFunction`.
+ABSENT = sympy.Symbol("None")
+
+
 class RecordFunction(sympy.Function):
     """Base of the functions made from named pointwise records: ``sigmoid(x[i])``.
 
@@ -505,17 +502,27 @@ class RecordFunction(sympy.Function):
     names: tuple[str, ...]
 
     @property
+    def arguments(self) -> dict[str, Any]:
+        return {
+            name: None if value == ABSENT else value
+            for name, value in zip(self.names, self.args, strict=True)
+        }
+
+    @property
     def definition(self) -> Any:
-        return build(self.op.formula, dict(zip(self.names, self.args, strict=True)))
+        return build(self.op.formula, self.arguments)
 
     def fdiff(self, argindex: int = 1) -> Any:
         name = self.names[argindex - 1]
-        arguments = dict(zip(self.names, self.args, strict=True))
+        arguments = self.arguments
         if name in self.op.derivatives:
             return build(self.op.derivatives[name], arguments | {"y": self})
-        symbols = {n: sympy.Symbol(n, real=True) for n in self.names}
+        symbols = {
+            n: value if value is None or value.is_number else sympy.Symbol(n, real=True)
+            for n, value in arguments.items()
+        }
         slope = derivative(build(self.op.formula, symbols), symbols[name])
-        return slope.xreplace({symbols[n]: value for n, value in arguments.items()})
+        return slope.xreplace({symbols[n]: value for n, value in arguments.items() if value is not None})
 
 
 @cache
@@ -559,7 +566,8 @@ def total_derivative(expression: Any, of_atom: Callable[[Any], Any]) -> Any:
             result += exponent * base ** (exponent - 1) * slope
         slope = total_derivative(exponent, of_atom)
         if slope != 0:
-            result += expression * sympy.log(base) * slope
+            logarithm = sympy.log(base) if base.is_number else log0(base)
+            result += expression * logarithm * slope
         return result
     if isinstance(expression, sympy.Piecewise):
         pieces = [(total_derivative(value, of_atom), c) for value, c in expression.args]

@@ -14,6 +14,7 @@ import sympy
 from sympy.logic.boolalg import And, Not, Or
 
 from gradexplain.formula.functions import (
+    ABSENT,
     BIG,
     Bracket,
     FloorDiv,
@@ -496,9 +497,10 @@ class TextPrinter:
         name = type(e).__name__
         if isinstance(e, RecordFunction):
             defaults = [p.default for p in e.op.parameters if p.name in e.names]
-            while len(arguments) > 1 and defaults[-1] is not None and (
-                arguments[-1] == sympy.sympify(defaults[-1])
-            ):  # fmt: skip
+            while len(arguments) > 1 and (
+                arguments[-1] == ABSENT
+                or (defaults[-1] is not None and arguments[-1] == sympy.sympify(defaults[-1]))
+            ):
                 arguments.pop()
                 defaults.pop()
         elif isinstance(e, sympy.polygamma):
@@ -545,7 +547,7 @@ class TextPrinter:
 
 #: SymPy's names for functions that PyTorch's users know by another.
 _SPELLED = {
-    "Abs": "abs", "loggamma": "lgamma", "ceiling": "ceil", "Max": "max", "Min": "min", "rint": "round",
+    "Abs": "abs", "loggamma": "lgamma", "ceiling": "ceil", "Max": "max", "Min": "min", "rint": "round", "log0": "log",
 }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """The operations: one record each, by family.  Importing this package fills the registry."""
 
-from gradexplain.ops import contractions, pointwise, reductions, shapes
+from gradexplain.ops import activations, contractions, pointwise, reductions, shapes
 from gradexplain.ops.base import (
     Op,
     Parameter,
@@ -13,6 +13,7 @@ from gradexplain.ops.base import (
 __all__ = [
     "Op",
     "Parameter",
+    "activations",
     "all_ops",
     "all_spellings",
     "by_schema",

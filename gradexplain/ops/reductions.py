@@ -99,55 +99,6 @@ register(Op(
 ))
 
 
-def _softmax(k: Any, x: Any, dim: int) -> Any:
-    d = normal_dim(dim, x.rank)
-    if x.rank == 0:
-        return k.S.S.One
-    p = k.bound(x.shape[d])
-    return k.exp(x[k.i]) / k.sum(k.exp(x[k.put(k.i, d, p)]), p)
-
-
-def _same_but(k: Any, d: int) -> Any:
-    """The deltas on every dim but ``d``."""
-    return k.deltas((*k.i[:d], *k.i[d + 1 :]), (*k.j[:d], *k.j[d + 1 :]))
-
-
-def _softmax_slope(k: Any, x: Any, dim: int) -> Any:
-    d = normal_dim(dim, x.rank)
-    if x.rank == 0:
-        return k.S.S.Zero
-    return _same_but(k, d) * k.out[k.i] * (k.delta(k.i[d], k.j[d]) - k.out[k.put(k.i, d, k.j[d])])
-
-
-def _log_softmax(k: Any, x: Any, dim: int) -> Any:
-    d = normal_dim(dim, x.rank)
-    if x.rank == 0:
-        return k.S.S.Zero
-    p = k.bound(x.shape[d])
-    return x[k.i] - k.log(k.sum(k.exp(x[k.put(k.i, d, p)]), p))
-
-
-def _log_softmax_slope(k: Any, x: Any, dim: int) -> Any:
-    d = normal_dim(dim, x.rank)
-    if x.rank == 0:
-        return k.S.S.Zero
-    softmax = k.exp(k.out[k.put(k.i, d, k.j[d])])
-    return _same_but(k, d) * (k.delta(k.i[d], k.j[d]) - softmax)
-
-
-register(Op(
-    "softmax(Tensor input, int dim)", "activation",
-    shape=_same, element=_softmax, jacobian=_softmax_slope, homes="torch Tensor F special",
-    samples=("softmax(x[3], dim=0)", "x[2,3].softmax(-1)", "F.softmax(x[2,3,2], dim=1)"),
-))
-register(Op(
-    "log_softmax(Tensor input, int dim)", "activation",
-    shape=_same, element=_log_softmax, jacobian=_log_softmax_slope,
-    homes="torch Tensor F special",
-    samples=("log_softmax(x[3], dim=0)", "x[2,3].log_softmax(-1)"),
-))
-
-
 def _norm_shape(shape: Shape, p: Any, dim: Any, keepdim: bool = False) -> Shape:
     return _reduced(shape, dim, keepdim)
 

@@ -237,7 +237,8 @@ def _subscript(k: Any, x: Any, index: Any) -> Any:
 
 
 def _show_index(x: str, index: str) -> str:
-    return f"{x}[{index}]"
+    # A tuple of indices stands in the brackets without its own parentheses.
+    return f"{x}[{index[1:-1].rstrip(',') if index.startswith('(') else index}]"
 
 
 register(Op(

@@ -1,0 +1,290 @@
+"""Activation functions, pointwise ones and those along a dim."""
+# fmt: off
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradexplain.errors import InputError
+from gradexplain.ops.base import Op, Shape, normal_dim, register, show_shape
+
+_FAMILY = "activation"
+
+# -- rectifiers ----------------------------------------------------------------------------------
+
+register(Op(
+    "relu(Tensor input)", _FAMILY, formula="input if input > 0 else 0", named=True,
+    singular=("input == 0",), kink="relu'(0) = 0, as PyTorch", homes="torch Tensor F",
+    samples=("relu(x[2,3] - 3.5)",),
+))
+register(Op(
+    "relu6(Tensor input)", _FAMILY, named=True, homes="F",
+    formula="0 if input <= 0 else input if input < 6 else 6",
+    singular=("input == 0 or input == 6",), kink="relu6 has the slope 0 at 0 and at 6, as PyTorch",
+    samples=("F.relu6(x[3,3] - 2.5)",),
+))
+register(Op(
+    "leaky_relu(Tensor input, float negative_slope=0.01)", _FAMILY, named=True, homes="F",
+    formula="input if input > 0 else negative_slope*input",
+    singular=("input == 0",), kink="leaky_relu'(0) = negative_slope, as PyTorch",
+    samples=("F.leaky_relu(x[2,3] - 3.5)", "leaky_relu(x[3] - 2.5, 0.2)"),
+))
+register(Op(
+    "prelu(Tensor input, Tensor weight)", _FAMILY, homes="torch Tensor F",
+    shape=lambda x, w: _prelu_shape(x, w), element=lambda k, x, w: _prelu(k, x, w),
+    singular_at=lambda y, x, w: x == 0, kink="prelu'(0) = weight, as PyTorch",
+    samples=("F.prelu(x[2,3] - 3.5, w[3])", "prelu(x[3] - 2.5, w[1])"),
+))
+register(Op(
+    "rrelu(Tensor input, float lower=0.125, float upper=0.3333333333333333, bool training=False)",
+    _FAMILY, homes="torch F",
+    expand=lambda b, x, lower, upper, training: _rrelu(b, x, lower, upper, training),
+    samples=("F.rrelu(x[3] - 2.5)", "F.rrelu(x[3] - 2.5, 0.1, 0.3)"),
+))
+register(Op(
+    "elu(Tensor input, float alpha=1)", _FAMILY, named=True, homes="F",
+    formula="input if input > 0 else alpha*expm1(input)",
+    derivatives={"input": "1 if input > 0 else alpha*exp(input)"},
+    singular=("input == 0 and alpha != 1",), kink="elu'(0) = alpha, as PyTorch",
+    samples=("F.elu(x[2,3] - 3.5)", "F.elu(x[3] - 2.5, alpha=0.5)"),
+))
+register(Op(
+    "selu(Tensor input)", _FAMILY, named=True, homes="torch F",
+    formula="selu_scale*input if input > 0 else selu_scale*selu_alpha*expm1(input)",
+    derivatives={"input": "selu_scale if input > 0 else selu_scale*selu_alpha*exp(input)"},
+    singular=("input == 0",), kink="selu'(0) is the slope from the left, as PyTorch",
+    samples=("F.selu(x[2,3] - 3.5)",),
+))
+register(Op(
+    "celu(Tensor input, float alpha=1)", _FAMILY, named=True, homes="torch F",
+    formula="input if input > 0 else alpha*expm1(input/alpha)",
+    derivatives={"input": "1 if input > 0 else exp(input/alpha)"},
+    samples=("F.celu(x[2,3] - 3.5)", "F.celu(x[3] - 2.5, alpha=2)"),
+))
+register(Op(
+    "threshold(Tensor input, float threshold, float value)", _FAMILY, named=True, homes="torch F",
+    formula="input if input > threshold else value", singular=("input == threshold",),
+    kink="threshold has the slope 0 at its threshold, as PyTorch",
+    samples=("F.threshold(x[3], 1.5, 20)",),
+))
+
+# -- smooth ones ---------------------------------------------------------------------------------
+
+register(Op(
+    "sigmoid(Tensor input)", _FAMILY, formula="1/(1 + exp(-input))", named=True,
+    derivatives={"input": "y*(1 - y)"}, homes="torch Tensor F",
+    aliases=("torch.special.expit",), samples=("sigmoid(x[3])",),
+))
+register(Op(
+    "logsigmoid(Tensor input)", _FAMILY, named=True, homes="F",
+    formula="min(input, 0) - log1p(exp(-abs(input)))", derivatives={"input": "sigmoid(-input)"},
+    samples=("F.logsigmoid(x[3] - 2)",),
+))
+register(Op(
+    "softplus(Tensor input, float beta=1, float threshold=20)", _FAMILY, named=True,
+    formula="input if input*beta > threshold else log1p(exp(beta*input))/beta",
+    derivatives={"input": "1 if input*beta > threshold else sigmoid(beta*input)"},
+    homes="F", samples=("softplus(x[3])", "F.softplus(x[3], beta=2)", "F.softplus(x[3], 2, 3)"),
+))
+register(Op(
+    "gelu(Tensor input, *, str approximate='none')", _FAMILY, homes="F",
+    formula="input*(1 + erf(input/sqrt(2)))/2 if approximate == 'none' else "
+            "input*(1 + tanh(sqrt(2/pi)*(input + 0.044715*input**3)))/2",
+    samples=("F.gelu(x[3] - 2)", "F.gelu(x[3] - 2, approximate='tanh')"),
+))
+register(Op(
+    "silu(Tensor input)", _FAMILY, formula="input*sigmoid(input)", homes="F",
+    samples=("F.silu(x[3] - 2)",),
+))
+register(Op(
+    "mish(Tensor input)", _FAMILY, named=True, homes="F",
+    formula="input*tanh(log1p(exp(input)))",
+    derivatives={"input": "tanh(log1p(exp(input))) "
+                          "+ input*sigmoid(input)*(1 - tanh(log1p(exp(input)))**2)"},
+    samples=("F.mish(x[3] - 2)",),
+))
+register(Op(
+    "softsign(Tensor input)", _FAMILY, formula="input/(1 + abs(input))", named=True, homes="F",
+    derivatives={"input": "1/(1 + abs(input))**2"}, samples=("F.softsign(x[3] - 2)",),
+))
+register(Op(
+    "tanhshrink(Tensor input)", _FAMILY, formula="input - tanh(input)", named=True, homes="F",
+    derivatives={"input": "tanh(input)**2"}, samples=("F.tanhshrink(x[3] - 2)",),
+))
+
+# -- piecewise linear ones -----------------------------------------------------------------------
+
+register(Op(
+    "hardtanh(Tensor input, float min_val=-1, float max_val=1)", _FAMILY, named=True, homes="F",
+    formula="min_val if input <= min_val else input if input < max_val else max_val",
+    singular=("input == min_val or input == max_val",),
+    kink="hardtanh has the slope 0 at its bounds, as PyTorch",
+    samples=("F.hardtanh(x[3] - 2.5)", "F.hardtanh(x[2,3], 1.5, 4.5)"),
+))
+register(Op(
+    "hardsigmoid(Tensor input)", _FAMILY, named=True, homes="F",
+    formula="0 if input <= -3 else (input + 3)/6 if input < 3 else 1",
+    singular=("abs(input) == 3",), kink="hardsigmoid has the slope 0 at -3 and 3, as PyTorch",
+    samples=("F.hardsigmoid(2*x[5] - 5.5)",),
+))
+register(Op(
+    "hardswish(Tensor input)", _FAMILY, named=True, homes="F",
+    formula="0 if input <= -3 else input*(input + 3)/6 if input < 3 else input",
+    derivatives={"input": "0 if input <= -3 else (2*input + 3)/6 if input < 3 else 1"},
+    singular=("abs(input) == 3",),
+    kink="hardswish has the slope 0 at -3 and 1 at 3, as PyTorch",
+    samples=("F.hardswish(2*x[5] - 5.5)",),
+))
+register(Op(
+    "hardshrink(Tensor input, float lambd=0.5)", _FAMILY, named=True, homes="torch Tensor F",
+    formula="0 if abs(input) <= lambd else input", singular=("abs(input) == lambd",),
+    kink="hardshrink has the slope 0 at ±lambd, as PyTorch",
+    samples=("F.hardshrink(x[4] - 2.25)", "hardshrink(x[4] - 2.25, lambd=1)"),
+))
+register(Op(
+    "softshrink(Tensor input, float lambd=0.5)", _FAMILY, named=True, homes="F",
+    formula="input - lambd if input > lambd else input + lambd if input < -lambd else 0",
+    derivatives={"input": "1 if abs(input) > lambd else 0"}, singular=("abs(input) == lambd",),
+    kink="softshrink has the slope 0 at ±lambd, as PyTorch",
+    samples=("F.softshrink(x[4] - 2.25)", "F.softshrink(x[4] - 2.25, lambd=1)"),
+))
+
+
+def _prelu_shape(x: Shape, w: Shape) -> Shape:
+    count = 1 if not w else w[0]
+    channels = x[1] if len(x) > 1 else 1
+    if len(w) > 1 or count not in (1, channels):
+        raise InputError(
+            f"prelu needs one weight, or one for each of the {channels} channels (dimension 1), "
+            f"found shape {show_shape(w)}",
+            remedy=f"give the weight shape (1,) or ({channels},)",
+        )
+    return x
+
+
+def _prelu(k: Any, x: Any, w: Any) -> Any:
+    place = () if not w.rank else (k.i[1] if w.shape[0] > 1 else 0,)
+    return k.choose(x[k.i] > 0, x[k.i], w[place] * x[k.i])
+
+
+def _rrelu(b: Any, x: Any, lower: float, upper: float, training: bool) -> Any:
+    if training:
+        raise InputError("rrelu with training=True is random", remedy="use training=False")
+    return b.call("leaky_relu", x, (lower + upper) / 2)
+
+
+# -- along a dim ---------------------------------------------------------------------------------
+
+
+def _same(shape: Shape, dim: int | None = None, *_: Any) -> Shape:
+    if dim is not None:
+        normal_dim(dim, len(shape))
+    return shape
+
+
+def _exponentials(sign: int) -> Any:
+    """``exp(±x)/Σ exp(±x)`` along a dim: softmax, softmin."""
+
+    def element(k: Any, x: Any, dim: int) -> Any:
+        d = normal_dim(dim, x.rank)
+        if x.rank == 0:
+            return k.S.S.One
+        p = k.bound(x.shape[d])
+        return k.exp(sign * x[k.i]) / k.sum(k.exp(sign * x[k.put(k.i, d, p)]), p)
+
+    return element
+
+
+def _slope(sign: int) -> Any:
+    def jacobian(k: Any, x: Any, dim: int) -> Any:
+        d = normal_dim(dim, x.rank)
+        if x.rank == 0:
+            return k.S.S.Zero
+        tie = k.delta(k.i[d], k.j[d])
+        return sign * _same_but(k, d) * k.out[k.i] * (tie - k.out[k.put(k.i, d, k.j[d])])
+
+    return jacobian
+
+
+def _same_but(k: Any, d: int) -> Any:
+    """The deltas on every dim but ``d``."""
+    return k.deltas((*k.i[:d], *k.i[d + 1 :]), (*k.j[:d], *k.j[d + 1 :]))
+
+
+def _stable(sign: int, log: bool = False) -> Any:
+    """Shifted by the largest exponent, which then is 0: nothing overflows."""
+
+    def value(exact: bool, x: Any, dim: int) -> Any:
+        import numpy as np
+
+        if x[0].ndim == 0:
+            return x[0] * 0 + (not log), x[1] * 0
+        with np.errstate(all="ignore"):
+            shifted = sign * x[0] - np.max(sign * x[0], axis=dim, keepdims=True)
+            powers = np.exp(shifted)
+            total = powers.sum(axis=dim, keepdims=True)
+            spread = np.max(x[1], axis=dim, keepdims=True) + x[1] + np.abs(shifted)
+            if log:
+                result = shifted - np.log(total)
+                return result, np.abs(result) + spread + 1
+            result = powers / total
+            return result, np.abs(result) * (1 + spread)
+
+    return value
+
+
+def _log_softmax(k: Any, x: Any, dim: int) -> Any:
+    d = normal_dim(dim, x.rank)
+    if x.rank == 0:
+        return k.S.S.Zero
+    p = k.bound(x.shape[d])
+    return x[k.i] - k.log(k.sum(k.exp(x[k.put(k.i, d, p)]), p))
+
+
+def _log_softmax_slope(k: Any, x: Any, dim: int) -> Any:
+    d = normal_dim(dim, x.rank)
+    if x.rank == 0:
+        return k.S.S.Zero
+    softmax = k.exp(k.out[k.put(k.i, d, k.j[d])])
+    return _same_but(k, d) * (k.delta(k.i[d], k.j[d]) - softmax)
+
+
+SOFTMAX = register(Op(
+    "softmax(Tensor input, int dim)", _FAMILY,
+    shape=_same, element=_exponentials(1), jacobian=_slope(1), value=_stable(1),
+    homes="torch Tensor F special",
+    samples=("softmax(x[3], dim=0)", "x[2,3].softmax(-1)", "F.softmax(x[2,3,2], dim=1)"),
+))
+register(Op(
+    "softmin(Tensor input, int dim)", _FAMILY, homes="F",
+    shape=_same, element=_exponentials(-1), jacobian=_slope(-1), value=_stable(-1),
+    samples=("F.softmin(x[3], dim=0)", "F.softmin(x[2,3], -1)"),
+))
+register(Op(
+    "log_softmax(Tensor input, int dim)", _FAMILY,
+    shape=_same, element=_log_softmax, jacobian=_log_softmax_slope, value=_stable(1, log=True),
+    homes="torch Tensor F special",
+    samples=("log_softmax(x[3], dim=0)", "x[2,3].log_softmax(-1)"),
+))
+
+
+def _halved(shape: Shape, dim: int) -> Shape:
+    d = normal_dim(dim, len(shape))
+    if not shape or shape[d] % 2:
+        raise InputError(
+            f"glu halves dimension {dim}, whose size must be even, found shape {show_shape(shape)}",
+            remedy="name a dimension of even size with dim=",
+        )
+    return (*shape[:d], shape[d] // 2, *shape[d + 1 :])
+
+
+def _glu(k: Any, x: Any, dim: int) -> Any:
+    d = normal_dim(dim, x.rank)
+    half = x.shape[d] // 2
+    return x[k.i] * k.sigmoid(x[k.put(k.i, d, k.i[d] + half)])
+
+
+register(Op(
+    "glu(Tensor input, int dim=-1)", _FAMILY, homes="F", shape=_halved, element=_glu,
+    samples=("F.glu(x[4])", "F.glu(x[2,4])", "F.glu(x[4,3], dim=0)"),
+))
