@@ -1,0 +1,263 @@
+"""`check` and `assert_backward`: from a question to a `CheckReport`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gradexplain import agreement
+from gradexplain.checking import formulas
+from gradexplain.checking.faults import Case, diagnose
+from gradexplain.checking.report import CheckReport, Entry, InputReport, PointReport
+from gradexplain.checking.subjects import FormulaSubject, Subject
+from gradexplain.checking.trials import Trial, Tries, made, where
+from gradexplain.errors import InputError
+from gradexplain.explanation import Array
+from gradexplain.ops.base import Shape
+from gradexplain.syntax import parse
+
+#: Entries that a report lists, and rows and columns of its picture.
+_LISTED, _PICTURED = 2000, 64
+
+
+def check(
+    subject: Any,
+    claim: str | Sequence[str] | Mapping[str, str] | None = None,
+    *,
+    at: Mapping[str, Any] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    grad: Any = None,
+    grad_name: str | None = None,
+    dtype: str = "float64",
+    seed: int = 0,
+    arguments: Mapping[str, Any] | None = None,
+) -> CheckReport:
+    """Is a hand-written backward right, and if not, what is wrong with it?
+
+    ``subject`` is an expression, with a ``claim`` about the gradient by each input (``{"x": "v/x"}`` or
+    ``"x: v/x"``, ``v`` being the upstream gradient); or a ``torch.autograd.Function``, whose own backward
+    is the claim; or a function of tensors with a claim.  ``at`` gives values, ``shapes`` shapes; without
+    either several points of several shapes are tried.  ``arguments`` are a Function's other arguments,
+    by name.  With ``grad`` only that upstream gradient is compared.
+
+    Raises `GradexplainError` where the question makes no sense.
+    """
+    from gradexplain.values import ONES, as_array
+
+    if dtype not in agreement.ROUNDOFF:
+        raise InputError(f"dtype {dtype!r} is not supported", remedy="use 'float64' or 'float32'")
+    found: Subject
+    texts: Sequence[str] | Mapping[str, str] | None = [claim] if isinstance(claim, str) else claim
+    if isinstance(subject, str):
+        if texts is None:
+            raise InputError(
+                "there is no claim to check",
+                remedy='say what the backward returns, as in claim="x: v/x.sum(dim=0)"',
+            )
+        found = FormulaSubject(parse(subject), texts, grad_name)
+    else:
+        from gradexplain.checking.code import subject_of
+
+        found = subject_of(subject, texts, grad_name, arguments or {}, seed)
+    given: dict[str, Array] = {}
+    for name, value in (at or {}).items():
+        values = as_array(value, f"at[{name!r}]")
+        if values is ONES:
+            if name not in (shapes or {}):
+                raise InputError(
+                    f"at[{name!r}] is ones, of no known shape", remedy="give its shape too"
+                )
+            values = np.ones(tuple(int(n) for n in (shapes or {})[name]))
+        given[name] = _as_dtype(values, dtype)
+    upstream = None if grad is None else as_array(grad, "grad")
+    sizes: dict[str, Shape] = {
+        name: tuple(int(n) for n in shape) for name, shape in (shapes or {}).items()
+    }
+    for name, shape in sizes.items():
+        if name in given and given[name].shape != shape:
+            raise InputError(
+                f"{name} has shape {given[name].shape} by its value but {shape} by its shape",
+                remedy="leave one of the two out",
+            )
+    return check_subject(found, given, sizes, dtype, upstream)
+
+
+def _as_dtype(values: Any, dtype: str) -> Array:
+    kind = np.float32 if dtype == "float32" else np.float64
+    return np.asarray(np.asarray(values).astype(kind).astype(np.float64))
+
+
+def check_subject(
+    subject: Subject,
+    given: Mapping[str, Array],
+    shapes: Mapping[str, Shape],
+    dtype: str = "float64",
+    grad: Any = None,
+    *,
+    write: bool = True,
+) -> CheckReport:
+    """The report on a subject.  Without ``write`` no formulas are written out."""
+    from gradexplain.values import ONES
+
+    tries = Tries(subject, dtype)
+    upstream = None if grad is None or grad is ONES else np.asarray(grad, dtype=np.float64)
+    trials = made(tries, given, shapes, upstream)
+    if upstream is not None and upstream.shape != trials[0].out_shape:
+        raise InputError(
+            f"mismatch in shape: v has shape {upstream.shape} and {subject.output} has shape "
+            f"{trials[0].out_shape}",
+            remedy="give v in the output's shape, or leave it out: all of J is compared then",
+        )
+    first = trials[0]
+    reference = "closed form" if first.setting.graph is not None else "autograd"
+    report = CheckReport(
+        subject=subject.title,
+        output=subject.output,
+        dtype=dtype,
+        verdict="right",
+        inputs={},
+        points=[],
+        reference=reference,
+        v_name=first.setting.grad_names[0],
+        grad=upstream,
+    )
+    for name in first.setting.wanted:
+        report.inputs[name] = _input(name, trials, tries, report, write, grad is ONES)
+    for trial in trials:
+        wrong = tuple(n for n in first.setting.wanted if not trial.right(n))
+        report.points.append(
+            PointReport(
+                trial.what, dict(trial.setting.shapes), dict(trial.values), trial.out_shape, wrong
+            )
+        )
+    if any(i.verdict == "wrong" for i in report.inputs.values()):
+        report.verdict = "wrong"
+    _notes(report, subject, trials)
+    return report
+
+
+def _input(
+    name: str, trials: list[Trial], tries: Tries, report: CheckReport, write: bool, ones: bool
+) -> InputReport:
+    found = InputReport(name, trials[0].shape(name))
+    wrong = [t for t in trials if _wrong(t, name, report, ones)]
+    tolerances = [t.tolerance(name).max(initial=0.0) for t in trials]
+    found.tolerance = float(max(tolerances))
+    if not wrong:
+        found.point = 0
+        _entries(found, trials[0], name)
+        if write:
+            formulas.describe(found, trials[0], tries, name)
+        return found
+    found.verdict = "wrong"
+    worst = next((t for t in wrong if not t.special), wrong[0])
+    found.point = trials.index(worst)
+    found.shape = worst.shape(name)
+    case = Case(name, trials, tries, report.output, report.v_name)
+    found.fault = diagnose(case)
+    _entries(found, worst, name)
+    if write:
+        formulas.describe(found, worst, tries, name)
+    return found
+
+
+def _wrong(trial: Trial, name: str, report: CheckReport, ones: bool) -> bool:
+    """Whether the claim is wrong at this trial: in any entry of J, or for the one v given."""
+    found = trial.implemented
+    result = trial.result(name)
+    if found.mutated or found.buffer or name in found.unsteady:
+        return True
+    if result.problem == "none":
+        return bool(np.abs(trial.true[name]).max(initial=0.0) > 0)
+    if result.rows is None or result.rows.shape[1:] != trial.shape(name):
+        return True
+    if report.grad is not None or ones:
+        v = np.ones(trial.out_shape) if report.grad is None else report.grad
+        row = next((r[name].rows for u, r in trial.probes if u is report.grad), None)
+        if row is None:
+            row = np.tensordot(v, result.rows, axes=(range(v.ndim), [0])) if not v.ndim else (
+                v.reshape(-1) @ result.rows.reshape(len(result.rows), -1)
+            )
+        right = v.reshape(-1) @ trial.true[name]
+        tolerance = np.abs(v.reshape(-1)) @ trial.tolerance(name)
+        return bool(np.any(agreement.differs(np.asarray(row).reshape(-1), right, tolerance)))
+    from gradexplain.checking.trials import is_linear
+
+    if not trial.special and is_linear(trial, name) != "linear":
+        return True
+    return not trial.right(name)
+
+
+def _entries(found: InputReport, trial: Trial, name: str) -> None:
+    """The entries of J at one point, the worst first, and their picture."""
+    claimed, true = trial.claimed(name), trial.true[name]
+    found.total = true.size
+    if claimed is None:
+        found.wrong = true.size
+        return
+    wrong = trial.wrong(name)
+    found.wrong = int(wrong.sum())
+    tolerance = trial.tolerance(name)
+    with np.errstate(all="ignore"):
+        gap = np.nan_to_num(np.abs(claimed - true), nan=np.inf, posinf=np.inf)
+    order = sorted(
+        np.ndindex(*true.shape), key=lambda at: (not wrong[at], -float(gap[at]) if wrong[at] else 0.0)
+    )[:_LISTED] if true.size <= 20_000 else [tuple(at) for at in np.argwhere(wrong)[:_LISTED]]
+    shape = trial.shape(name)
+
+    def kind(at: tuple[int, ...]) -> str:
+        if not wrong[at]:
+            return "right"
+        if abs(claimed[at]) <= tolerance[at]:
+            return "missing"
+        return "extra" if abs(true[at]) <= tolerance[at] else "wrong"
+
+    for at in order:
+        o, i = int(at[0]), int(at[1])
+        found.entries.append(
+            Entry(
+                tuple(int(k) for k in np.unravel_index(o, trial.out_shape)) if trial.out_shape else (),
+                tuple(int(k) for k in np.unravel_index(i, shape)) if shape else (),
+                _settled(float(true[o, i]), float(tolerance[o, i])),
+                _settled(float(claimed[o, i]), float(tolerance[o, i])),
+                kind((o, i)),
+            )
+        )
+    if max(true.shape) <= _PICTURED:
+        marks = {"wrong": "x", "missing": "o", "extra": "+"}
+        for o in range(true.shape[0]):
+            found.picture.append(
+                "".join(
+                    marks.get(kind((o, i)), "=" if abs(true[o, i]) > tolerance[o, i] else ".")
+                    for i in range(true.shape[1])
+                )
+            )
+
+
+def _settled(value: float, tolerance: float) -> float:
+    return 0.0 if abs(value) <= tolerance else value
+
+
+def _notes(report: CheckReport, subject: Subject, trials: list[Trial]) -> None:
+    wide = [n for t in trials[:1] for n in t.implemented.widened]
+    for name in wide:
+        report.notes.append(
+            f"The backward returns a gradient for {name} in a broadcast shape; PyTorch sums it to "
+            f"{name}'s shape by itself, so the result is right."
+        )
+    if report.dtype == "float32":
+        worst = max((i.tolerance or 0.0) for i in report.inputs.values())
+        report.notes.append(
+            "Compared in float32: differences up to "
+            f"{worst:.2g} are rounding (32·2⁻²⁴ times the magnitude of what is added). "
+            "torch.autograd.gradcheck wants float64 inputs."
+        )
+    singular = [t for t in trials if t.singular]
+    if singular:
+        report.notes.append(
+            f"Not differentiable at one of the points ({where(singular[0])}): compared with what "
+            "PyTorch returns there."
+        )
+    report.notes.extend(getattr(subject, "notes", ()))

@@ -1,0 +1,121 @@
+"""Where a claim is tried: shapes whose axes all differ, and values that hide nothing.
+
+Everything here is deterministic: the same question is tried at the same points on every machine.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from gradexplain.explanation import Array
+from gradexplain.graph import Graph
+from gradexplain.ops.base import Shape
+
+_UNIFORM: tuple[Shape, ...] = ((2, 3), (3,), (2, 3, 4), (), (2, 3, 4, 5))
+_MIXED: tuple[Shape, ...] = (
+    (2, 3), (3, 4), (4, 2), (3,), (4,), (2,), (3, 2), (4, 3), (2, 4), (2, 1), (3, 1), (1, 3), (),
+    (2, 3, 4), (2, 4, 3),
+)  # fmt: skip
+_SQUARE: tuple[Shape, ...] = ((3, 3), (3,), (3, 3, 3))
+#: At most this many choices of shapes are tried.
+_TRIES = 3500
+#: Another size for each: all sizes of a choice still differ from each other.
+_OTHER = ({2: 4, 3: 2, 4: 3, 5: 5}, {2: 3, 3: 5, 4: 2, 5: 4}, {2: 5, 3: 4, 4: 6, 5: 3})
+
+Shapes = dict[str, Shape]
+
+
+def choices(names: Sequence[str], fixed: Mapping[str, Shape]) -> Iterator[Shapes]:
+    """Shapes for ``names`` to try, the likeliest first; those ``fixed`` stay."""
+    free = [name for name in names if name not in fixed]
+    if not free:
+        yield dict(fixed)
+        return
+    first = next(iter(fixed.values()), None)
+    for shape in (*((first,) if first is not None else ()), *_UNIFORM[:1]):
+        yield {**fixed, **dict.fromkeys(free, shape)}
+    tries = _TRIES
+    for shapes in itertools.product(_MIXED, repeat=len(free)):
+        if len(set(shapes)) > 1 and all(len(s) == 2 for s in shapes):
+            yield {**fixed, **dict(zip(free, shapes, strict=True))}
+            tries -= 1
+            if tries < _TRIES // 2:
+                break
+    for shape in _UNIFORM[1:]:
+        yield {**fixed, **dict.fromkeys(free, shape)}
+    for shapes in itertools.product(_MIXED, repeat=len(free)):
+        if len(set(shapes)) > 1:
+            yield {**fixed, **dict(zip(free, shapes, strict=True))}
+            tries -= 1
+            if tries < 0:
+                break
+
+
+def squares(names: Sequence[str], fixed: Mapping[str, Shape]) -> Iterator[Shapes]:
+    """Shapes in which every axis has the same length: where a wrong broadcast goes unseen."""
+    free = [name for name in names if name not in fixed]
+    if free:
+        for shapes in itertools.product(_SQUARE, repeat=min(len(free), 4)):
+            if len(shapes) == len(free):
+                yield {**fixed, **dict(zip(free, shapes, strict=True))}
+
+
+def others(shapes: Shapes, fixed: Mapping[str, Shape]) -> Iterator[Shapes]:
+    """The same pattern of shapes in other sizes."""
+    for sizes in _OTHER:
+        yield {
+            name: shape if name in fixed else tuple(sizes.get(n, n) for n in shape)
+            for name, shape in shapes.items()
+        }
+
+
+def spread(shape: Shape, seed: int) -> Array:
+    """Values in (0, 1), no two alike, of three decimals."""
+    count = np.arange(1, math.prod(shape) + 1)
+    return np.round((count * 0.6180339887 + seed * 0.7548776662) % 1.0 * 0.998 + 0.001, 3).reshape(shape)
+
+
+#: Ranges of values, by what they are: tried in this order until the forward is finite.
+_RANGES: tuple[tuple[str, Callable[[Array], Array]], ...] = (
+    ("positive values", lambda u: np.round(0.4 + 1.8 * u, 3)),
+    ("values between 0 and 1", lambda u: np.round(0.1 + 0.8 * u, 3)),
+    ("values above 1", lambda u: np.round(1.2 + 1.5 * u, 3)),
+)
+_SIGNED: tuple[tuple[str, Callable[[Array], Array]], ...] = (
+    ("values of both signs", lambda u: np.round(np.where((u * 1000).astype(int) % 2, 1, -1) * (0.3 + 1.5 * u), 3)),
+    ("small values of both signs", lambda u: np.round(np.where((u * 1000).astype(int) % 2, 1, -1) * (0.05 + 0.85 * u), 3)),
+)  # fmt: skip
+
+
+def regular(shapes: Shapes, seed: int, *, signed: bool = False) -> Iterator[tuple[str, dict[str, Array]]]:
+    """``(what, values)``: points of one kind, to be tried in turn."""
+    for what, of in _SIGNED if signed else _RANGES:
+        yield what, {
+            name: of(spread(shape, seed + 5 * place))
+            for place, (name, shape) in enumerate(shapes.items())
+        }
+
+
+def special(shapes: Shapes, graph: Graph | None) -> Iterator[tuple[str, dict[str, Array]]]:
+    """Points at which some elements are 0, or a number of the expression, or alike."""
+    marks = [0.0]
+    for node in graph.nodes if graph is not None else ():
+        numbers = [node.value] if node.is_literal else list(node.args) if node.op else []
+        marks += [float(n) for n in numbers if isinstance(n, (int, float)) and not isinstance(n, bool)]
+    for mark in list(dict.fromkeys(marks))[:6]:
+        for _, values in itertools.islice(regular(shapes, 3, signed=True), 1):
+            changed = {}
+            for name, value in values.items():
+                flat = value.ravel().copy()
+                flat[::2] = mark
+                changed[name] = flat.reshape(value.shape)
+            yield f"every other element {mark:g}", changed
+    if len(shapes) > 1:
+        yield "inputs with equal elements", {
+            name: np.resize(np.array([0.5, -0.75, 1.25, 0.9]), shape) for name, shape in shapes.items()
+        }
+    yield "all elements alike", {name: np.full(shape, 0.5) for name, shape in shapes.items()}

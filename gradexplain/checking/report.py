@@ -1,0 +1,138 @@
+"""What a check finds: plain data, complete before anything is rendered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from gradexplain.explanation import Array, Shape
+
+#: Every fault that can be named, and what it is in a few words.
+FAULTS = {
+    "missing_off_diagonal": "the off-diagonal terms of J are missing",
+    "missing_term": "a term of a sum is missing",
+    "missing_accumulation": "the contribution of one use of a repeated value is missing",
+    "constant_factor": "off by a constant factor",
+    "wrong_sign": "a wrong sign",
+    "transposed": "the transposed Jacobian",
+    "missing_broadcast_sum": "the sum over a broadcast dimension is forgotten",
+    "wrong_dim": "a reduction over the wrong dim",
+    "sum_vs_mean": "a sum where a mean was needed, or a mean where a sum was",
+    "missing_keepdim": "keepdim=True is missing",
+    "output_for_input": "evaluated at the output where the input belongs, or the other way round",
+    "v_unused": "the upstream gradient v is not used",
+    "v_nonlinear": "not linear in v: the upstream gradient is used twice",
+    "wrong_input": "the gradient of another input",
+    "swapped": "the gradients of two inputs are swapped",
+    "none": "None instead of a gradient",
+    "detached": "the result is detached: no gradient flows",
+    "wrong_shape": "a result of the wrong shape",
+    "kink": "wrong only at a kink",
+    "one_point": "wrong only at particular points",
+    "exponent": "an exponent is off by one",
+    "nondeterministic": "the backward is not deterministic",
+    "inplace_forward": "the forward changes its input in place",
+    "inplace_buffer": "a gradient buffer with requires_grad=True is assigned in place",
+    "float32_rounding": "float32 rounding, and nothing else",
+    "raises": "the backward raises an error",
+    "unknown": "no single fault that is known here explains it",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """``code`` is one of `FAULTS`; ``sentence`` says it of this case, ``remedy`` is a line of PyTorch."""
+
+    code: str
+    sentence: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """``J[output, input]``, right and claimed; ``kind`` is right, wrong, missing or extra."""
+
+    output: tuple[int, ...]
+    input: tuple[int, ...]
+    right: float
+    claimed: float
+    kind: str
+
+
+@dataclass(slots=True)
+class InputReport:
+    """What was found of one input.
+
+    ``right``, ``claimed`` and ``difference`` are formulas as text ("" where there is none), ``where``
+    what the names in them stand for.  ``entries`` are those of J at ``point``, the worst first;
+    ``picture`` has a row for each output element, a character for each input element.
+    """
+
+    name: str
+    shape: Shape
+    verdict: str = "right"
+    fault: Fault | None = None
+    right: str = ""
+    claimed: str = ""
+    difference: str = ""
+    where: tuple[str, ...] = ()
+    ranges: str = ""
+    point: int = 0
+    entries: list[Entry] = field(default_factory=list)
+    wrong: int = 0
+    total: int = 0
+    picture: list[str] = field(default_factory=list)
+    tolerance: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PointReport:
+    """One point at which J was compared."""
+
+    what: str
+    shapes: dict[str, Shape]
+    values: dict[str, Array]
+    out_shape: Shape
+    wrong: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class CheckReport:
+    """The outcome of a check.  ``reference`` is ``closed form`` or ``autograd``."""
+
+    subject: str
+    output: str
+    dtype: str
+    verdict: str
+    inputs: dict[str, InputReport]
+    points: list[PointReport]
+    reference: str = "closed form"
+    v_name: str = "v"
+    notes: list[str] = field(default_factory=list)
+    #: Set when one ``grad`` was given, and only ``Jᵀv`` was compared.
+    grad: Array | None = None
+
+    @property
+    def right(self) -> bool:
+        return self.verdict == "right"
+
+    @property
+    def fault(self) -> Fault | None:
+        """The first fault, in order of the inputs."""
+        return next((i.fault for i in self.inputs.values() if i.fault is not None), None)
+
+    @property
+    def faults(self) -> dict[str, str]:
+        """The fault's code of each wrong input."""
+        return {n: i.fault.code for n, i in self.inputs.items() if i.fault is not None}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON document ``gradexplain-check/1``."""
+        from gradexplain.render import check_json
+
+        return check_json.to_dict(self)
+
+    def __str__(self) -> str:
+        from gradexplain.render import check_text
+
+        return check_text.render(self)

@@ -1,0 +1,244 @@
+"""What is checked: a forward, as a graph, and a backward, as something that can be run.
+
+A `Setting` is both at one choice of shapes.  `Implemented` is what the backward returned for a list of
+upstream gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from gradexplain.checking import claims as claims_
+from gradexplain.checking import numeric
+from gradexplain.checking.claims import Claim
+from gradexplain.errors import GradexplainError, InputError
+from gradexplain.explanation import Array
+from gradexplain.graph import Graph
+from gradexplain.language import read
+from gradexplain.ops.base import Shape, show_shape
+from gradexplain.syntax import Program
+
+
+@dataclass(slots=True)
+class Result:
+    """What came back for one input: a row for each upstream gradient, or why there are none.
+
+    ``problem`` is "", ``none``, ``raises`` or ``detached``.
+    """
+
+    rows: Array | None = None
+    problem: str = ""
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Implemented:
+    """``results`` by input, and what was noticed on the way."""
+
+    results: dict[str, Result]
+    mutated: tuple[str, ...] = ()
+    unsteady: tuple[str, ...] = ()
+    buffer: str = ""
+    #: Inputs whose raw result was wider than the input, and which PyTorch summed.
+    widened: tuple[str, ...] = ()
+
+
+class Setting(Protocol):
+    """The forward and the claim at one choice of shapes.  ``graph`` is None where it is not known."""
+
+    shapes: dict[str, Shape]
+    graph: Graph | None
+    out_shape: Shape
+    wanted: tuple[str, ...]
+    #: The claim's own graph by input, where it has one.
+    claims: dict[str, Graph]
+    grad_names: tuple[str, ...]
+
+    def implemented(
+        self, values: Mapping[str, Array], vs: Sequence[Array], dtype: str
+    ) -> Implemented: ...
+
+    def reference(self, values: Mapping[str, Array], dtype: str) -> dict[str, Array]:
+        """J by each wanted input as PyTorch's autograd of the forward has it."""
+        ...
+
+
+class Subject(Protocol):
+    """What is checked, at whatever shapes are asked for."""
+
+    title: str
+    output: str
+    names: tuple[str, ...]
+    wanted: tuple[str, ...]
+
+    def setting(self, shapes: Mapping[str, Shape], values: Mapping[str, Array]) -> Setting:
+        """Raises `GradexplainError` where the forward or the claim has no value at these shapes."""
+        ...
+
+    def accepts(self, shapes: Mapping[str, Shape], values: Mapping[str, Array]) -> bool:
+        """Whether the forward has a value at these shapes."""
+        ...
+
+
+class FormulaSubject:
+    """An expression, and claims as programs."""
+
+    def __init__(
+        self,
+        program: Program,
+        texts: Sequence[str] | Mapping[str, str],
+        grad_name: str | None,
+        title: str = "",
+    ) -> None:
+        self.program = program
+        self.title = title or program.source.strip()
+        #: The inputs in order of first use: the names that are read before anything is assigned.
+        self.names = _free_names(program)
+        self._grad_name = grad_name
+        self.claimed = claims_.read_claims(texts, self.names)
+        self.wanted = tuple(claim.name for claim in self.claimed)
+        self.output = "y"
+
+    def graph(self, shapes: Mapping[str, Shape], values: Mapping[str, Array]) -> Graph:
+        def shape_of(name: str) -> Shape:
+            return tuple(shapes[name])
+
+        return read(self.program, shape_of, values.get)
+
+    def accepts(self, shapes: Mapping[str, Shape], values: Mapping[str, Array]) -> bool:
+        try:
+            graph = self.graph(shapes, values)
+        except GradexplainError:
+            return False
+        return 0 < np.prod(graph.out.shape, dtype=int) * max(
+            [1, *(np.prod(s, dtype=int) for s in shapes.values())]
+        ) <= 4000
+
+    def setting(self, shapes: Mapping[str, Shape], values: Mapping[str, Array]) -> FormulaSetting:
+        graph = self.graph(shapes, values)
+        self.output = graph.out.label
+        names = claims_.upstream_names(graph, self._grad_name)
+        found = {}
+        for claim in self.claimed:
+            if claim.program is not None:
+                found[claim.name] = claims_.claim_graph(claim, graph, names)
+        return FormulaSetting(
+            dict(shapes), graph, graph.out.shape, self.wanted, found, names
+        )
+
+
+@dataclass(slots=True)
+class FormulaSetting:
+    """See `Setting`."""
+
+    shapes: dict[str, Shape]
+    graph: Graph | None
+    out_shape: Shape
+    wanted: tuple[str, ...]
+    claims: dict[str, Graph]
+    grad_names: tuple[str, ...]
+    _known: dict[Any, dict[str, Any]] = field(default_factory=dict)
+
+    def known(self, values: Mapping[str, Array], dtype: str) -> dict[str, Any]:
+        """The tensors of the forward's values by label."""
+        key = dtype, tuple((n, v.tobytes()) for n, v in values.items())
+        if key not in self._known:
+            assert self.graph is not None
+            torch = numeric.torch_module()
+            with torch.no_grad():
+                leaves = {n: numeric.tensor(v, dtype) for n, v in values.items()}
+                tensors = numeric.run(self.graph, leaves, dtype)
+            self._known[key] = {
+                self.graph[id].label: found for id, found in tensors.items()
+                if not self.graph[id].is_literal
+            }  # fmt: skip
+        return self._known[key]
+
+    def implemented(
+        self, values: Mapping[str, Array], vs: Sequence[Array], dtype: str
+    ) -> Implemented:
+        known = self.known(values, dtype)
+        results: dict[str, Result] = {}
+        for name in self.wanted:
+            graph = self.claims.get(name)
+            if graph is None:
+                results[name] = Result(problem="none")
+                continue
+            try:
+                results[name] = Result(claim_rows(graph, known, self.grad_names, vs, dtype))
+            except numeric.REFUSALS as error:
+                text = str(error).strip().split("\n")[0]
+                results[name] = Result(problem="raises", error=text)
+        return Implemented(results)
+
+    def reference(self, values: Mapping[str, Array], dtype: str) -> dict[str, Array]:
+        assert self.graph is not None
+        return numeric.jacobians(self.graph, values, self.wanted, dtype)
+
+
+def claim_rows(
+    graph: Graph, known: Mapping[str, Any], grad_names: Sequence[str], vs: Sequence[Array], dtype: str
+) -> Array:
+    """The claim's result for each upstream gradient."""
+    torch = numeric.torch_module()
+    rows = []
+    with torch.no_grad():
+        for v in vs:
+            grad = numeric.tensor(v, dtype)
+            leaves = {**known, **dict.fromkeys(grad_names, grad)}
+            rows.append(_plain(numeric.run(graph, leaves, dtype)[graph.output]))
+    return np.array(rows)
+
+
+def _plain(found: Any) -> Array:
+    return numeric.array(found) if hasattr(found, "detach") else np.asarray(float(found))
+
+
+def claim_shape(setting: Setting, name: str) -> Shape | None:
+    """The shape of the claim's result, where the claim has a graph."""
+    graph = setting.claims.get(name)
+    return None if graph is None else graph.out.shape
+
+
+def _free_names(program: Program) -> tuple[str, ...]:
+    """The inputs of a program in order of first use, without knowing any shape."""
+    import ast
+
+    from gradexplain.language import _CONSTANTS, _MODULES
+
+    assigned: set[str] = set()
+    found: dict[str, None] = {}
+    for statement in program.statements:
+        functions = {
+            id(node.func) for node in ast.walk(statement.value) if isinstance(node, ast.Call)
+        }
+        nodes = [
+            node for node in ast.walk(statement.value)
+            if isinstance(node, ast.Name) and id(node) not in functions
+        ]  # fmt: skip
+        for node in sorted(nodes, key=lambda n: (n.lineno, n.col_offset)):
+            if node.id in assigned or node.id in _CONSTANTS or node.id in _MODULES:
+                continue
+            found.setdefault(node.id)
+        assigned |= set(statement.targets)
+    return tuple(found)
+
+
+def no_shapes(subject: Subject, error: GradexplainError | None) -> GradexplainError:
+    """No choice of shapes suits the forward."""
+    if error is not None:
+        return error
+    names = ", ".join(subject.names)
+    return InputError(
+        f"no shapes of {names} were found for which the forward has a value",
+        remedy=f"give them, as in --shape {next(iter(subject.names), 'x')}=2,3",
+    )
+
+
+def shapes_text(shapes: Mapping[str, Shape]) -> str:
+    """``x (2, 3), b (3,)``."""
+    return ", ".join(f"{name} {show_shape(shape)}" for name, shape in shapes.items())

@@ -1,0 +1,391 @@
+"""One trial: J as it should be and J as the claim implements it, at one point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gradexplain import agreement
+from gradexplain.checking import numeric, points
+from gradexplain.checking.subjects import (
+    Implemented,
+    Result,
+    Setting,
+    Subject,
+    no_shapes,
+    shapes_text,
+)
+from gradexplain.checking.truth import Truth, magnitude
+from gradexplain.errors import GradexplainError, InputError
+from gradexplain.explanation import Array
+from gradexplain.ops.base import Shape
+
+#: J is compared entry by entry up to this size.
+MAX_ENTRIES = 4_000_000
+MAX_ROWS = 3_000
+
+
+@dataclass(eq=False)
+class Trial:
+    """``true`` and ``claimed`` are matrices of outputs by inputs; ``special`` points may be kinks."""
+
+    what: str
+    setting: Setting
+    values: dict[str, Array]
+    special: bool
+    dtype: str
+    true: dict[str, Array] = field(default_factory=dict)
+    reference: dict[str, Array] = field(default_factory=dict)
+    size: dict[str, Array] = field(default_factory=dict)
+    implemented: Implemented = field(default_factory=lambda: Implemented({}))
+    #: Upstream gradients that are no basis vectors, with what they should give and gave.
+    probes: list[tuple[Array, dict[str, Result]]] = field(default_factory=list)
+    #: The point is singular: mathematics and PyTorch's convention may differ.
+    singular: bool = False
+    _sizes: dict[str, Array] = field(default_factory=dict)
+
+    @property
+    def out_shape(self) -> Shape:
+        return self.setting.out_shape
+
+    def result(self, name: str) -> Result:
+        return self.implemented.results[name]
+
+    def shape(self, name: str) -> Shape:
+        return self.setting.shapes[name]
+
+    def claimed(self, name: str) -> Array | None:
+        """J as implemented; None where no array of the right shape came back."""
+        rows = self.result(name).rows
+        if rows is None or rows.shape[1:] != self.shape(name):
+            return None
+        return rows.reshape(len(rows), -1)
+
+    def tolerance(self, name: str, dtype: str | None = None) -> Array:
+        """The difference allowed at each entry."""
+        if name not in self._sizes:
+            total = self.size[name]
+            graph = self.setting.claims.get(name)
+            if graph is None:
+                # What the backward computes is not known: its cancellation is given room.
+                total = 64 * total + 64 * np.abs(self.true[name])
+            elif graph.out.shape == self.shape(name):
+                known = self._known()
+                if known is not None:
+                    total = total + magnitude(graph, known).reshape(1, -1)
+            self._sizes[name] = total
+        unit = np.array([1.0])
+        return agreement.bound(self._sizes[name], self.true[name], unit, dtype or self.dtype)
+
+    def _known(self) -> dict[str, Array] | None:
+        if self.setting.graph is None:
+            return None
+        known = forward_values(self.setting, self.values)
+        for label in self.setting.grad_names:
+            known[label] = np.ones(self.out_shape)
+        return known
+
+    def wrong(self, name: str, claimed: Array | None = None) -> Array:
+        """True at each entry of J that is wrong.  At a kink PyTorch's own answer is right too."""
+        found = self.claimed(name) if claimed is None else claimed
+        true = self.true[name]
+        if found is None:
+            return np.ones(true.shape, dtype=bool)
+        tolerance = self.tolerance(name)
+        wrong = np.asarray(agreement.differs(found, true, tolerance), dtype=bool)
+        if wrong.any() and self.singular:
+            wrong &= np.asarray(agreement.differs(found, self.reference[name], tolerance), dtype=bool)
+            if self.reference[name].size:
+                # Where the mathematics has no value and PyTorch's is nan, anything goes.
+                wrong &= ~(~np.isfinite(self.reference[name]) & ~np.isfinite(true))
+        elif wrong.any():
+            wrong &= np.isfinite(true)
+        return wrong
+
+    def right(self, name: str) -> bool:
+        return not self.wrong(name).any()
+
+    def fits(self, name: str, candidate: Array | None) -> bool:
+        """Whether ``candidate`` is J as the claim implements it."""
+        claimed = self.claimed(name)
+        if candidate is None or claimed is None or candidate.shape != claimed.shape:
+            return False
+        return close(claimed, candidate, self.true[name], self.dtype)
+
+
+def close(a: Array, b: Array, scale: Array, dtype: str = "float64") -> bool:
+    """Equal but for rounding."""
+    with np.errstate(all="ignore"):
+        sizes = [np.abs(x[np.isfinite(x)]).max(initial=0.0) for x in (a, b, scale)]
+        unit = 1e-9 if dtype == "float64" else 3e-4
+        same = (np.abs(a - b) <= unit * max(sizes)) | (np.isnan(a) & np.isnan(b)) | (a == b)
+    return bool(same.all())
+
+
+def forward_values(setting: Setting, values: Mapping[str, Array]) -> dict[str, Array]:
+    """The forward's values by label, in float64."""
+    assert setting.graph is not None
+    torch = numeric.torch_module()
+    with torch.no_grad():
+        leaves = {name: numeric.tensor(v, "float64") for name, v in values.items()}
+        tensors = numeric.run(setting.graph, leaves, "float64")
+    return {
+        setting.graph[id].label: numeric.array(found)
+        for id, found in tensors.items()
+        if hasattr(found, "detach")
+    }
+
+
+class Tries:
+    """Makes the trials of one check; truths are derived once for each graph."""
+
+    def __init__(self, subject: Subject, dtype: str) -> None:
+        self.subject = subject
+        self.dtype = dtype
+        self.truths: dict[int, Truth] = {}
+
+    def truth(self, setting: Setting) -> Truth | None:
+        if setting.graph is None:
+            return None
+        if id(setting) not in self.truths:
+            self.truths[id(setting)] = Truth(setting.graph, setting.wanted, setting.grad_names[0])
+        return self.truths[id(setting)]
+
+    def trial(
+        self,
+        setting: Setting,
+        what: str,
+        values: dict[str, Array],
+        *,
+        special: bool = False,
+        finite: bool = True,
+        grad: Array | None = None,
+    ) -> Trial | None:
+        """The trial at one point; None where J is not finite there and it should be."""
+        trial = Trial(what, setting, values, special, self.dtype)
+        trial.reference = setting.reference(values, "float64")
+        if finite and not all(np.isfinite(j).all() for j in trial.reference.values()):
+            return None
+        truth = self.truth(setting)
+        if truth is None:
+            trial.true = trial.reference
+            trial.size = {name: np.abs(j) for name, j in trial.true.items()}
+        else:
+            for name, (j, size) in truth.jacobians(values).items():
+                trial.true[name], trial.size[name] = j, size
+        for name in setting.wanted:
+            tolerance = agreement.bound(
+                trial.size[name], trial.true[name], np.ones(1), "float64"
+            )
+            apart = agreement.differs(trial.reference[name], trial.true[name], 64 * tolerance)
+            trial.singular = trial.singular or bool(np.any(apart))
+        if finite and not special and trial.singular:
+            return None
+        self.run(trial, grad)
+        return trial
+
+    def run(self, trial: Trial, grad: Array | None = None) -> None:
+        """Run the claim: basis vectors, and a few others."""
+        units = numeric.basis(trial.out_shape)
+        probes = _probes(trial.out_shape)
+        if grad is not None:
+            probes.append(grad)
+        found = trial.setting.implemented(trial.values, [*units, *probes], trial.dtype)
+        trial.implemented = found
+        count = len(units)
+        for place, v in enumerate(probes):
+            row = {
+                name: Result(None if r.rows is None else r.rows[count + place], r.problem, r.error)
+                for name, r in found.results.items()
+            }
+            trial.probes.append((v, row))
+        for result in found.results.values():
+            if result.rows is not None:
+                result.rows = result.rows[:count]
+
+
+def _probes(shape: Shape) -> list[Array]:
+    """0, two general vectors, and twice the first of them: what linearity is held against."""
+    general = 0.5 + points.spread(shape, 7)
+    other = points.spread(shape, 11) - 0.5
+    return [np.zeros(shape), general, 2 * general, other]
+
+
+def made(
+    tries: Tries,
+    given: Mapping[str, Array],
+    shapes: Mapping[str, Shape],
+    grad: Array | None,
+) -> list[Trial]:
+    """The trials of a check: at the point given, or at several of our own."""
+    subject = tries.subject
+    fixed = {name: value.shape for name, value in given.items()} | dict(shapes)
+    for name in fixed:
+        if name not in subject.names:
+            raise InputError(
+                f"{name} is not an input; the inputs are: {', '.join(subject.names) or 'none'}",
+                remedy="check the spelling, or leave the option out",
+            )
+    if all(name in given for name in subject.names):
+        setting = subject.setting(fixed, given)
+        _check_size(setting)
+        trial = tries.trial(setting, "the values given", dict(given), finite=False, grad=grad)
+        assert trial is not None
+        return [trial]
+    settings = list(_settings(subject, fixed, given))
+    if grad is not None:
+        settings = settings[:1]
+    trials: list[Trial] = []
+    for number, setting in enumerate(settings):
+        _check_size(setting)
+        free = {n: s for n, s in setting.shapes.items() if n not in given}
+        kinds = [False, True] if number == 0 else [False]
+        for signed in kinds:
+            for what, values in points.regular(free, number + 1, signed=signed):
+                trial = tries.trial(setting, what, _held({**values, **given}, setting, tries.dtype), grad=grad)
+                if trial is not None:
+                    trials.append(trial)
+                    break
+        if number == 0 and grad is None and not given:
+            for what, values in points.special(free, setting.graph):
+                trial = tries.trial(
+                    setting, what, _held(values, setting, tries.dtype), special=True
+                )
+                if trial is not None:
+                    trials.append(trial)
+    if not any(not t.special for t in trials):
+        setting = settings[0]
+        free = {n: s for n, s in setting.shapes.items() if n not in given}
+        _, values = next(points.regular(free, 1))
+        trial = tries.trial(
+            setting, "positive values", _held({**values, **given}, setting, tries.dtype),
+            finite=False, grad=grad,
+        )  # fmt: skip
+        assert trial is not None
+        trials.insert(0, trial)
+    return trials
+
+
+def _held(values: dict[str, Array], setting: Setting, dtype: str) -> dict[str, Array]:
+    """The values in the order of the inputs, as the dtype holds them."""
+    kind = np.float32 if dtype == "float32" else np.float64
+    return {
+        name: np.asarray(values[name]).astype(kind).astype(np.float64) for name in setting.shapes
+    }
+
+
+def _check_size(setting: Setting) -> None:
+    rows = math.prod(setting.out_shape)
+    entries = rows * max([math.prod(setting.shapes[n]) for n in setting.wanted] or [1])
+    if rows > MAX_ROWS or entries > MAX_ENTRIES:
+        raise InputError(
+            f"J has {rows:,} rows and {entries:,} entries here; at most {MAX_ROWS:,} rows and "
+            f"{MAX_ENTRIES:,} entries are compared",
+            remedy="check at smaller shapes: the formulas are the same at any size",
+        )
+
+
+def _settings(
+    subject: Subject, fixed: Mapping[str, Shape], given: Mapping[str, Array]
+) -> Iterator[Setting]:
+    """Settings at several shapes of one pattern, at which the forward and the claim have values."""
+    pattern: points.Shapes | None = None
+    fallback: Setting | None = None
+    refused: GradexplainError | None = None
+    first: GradexplainError | None = None
+    for shapes in points.choices(subject.names, fixed):
+        if not subject.accepts(shapes, given):
+            if first is None or len(fixed) == len(subject.names):
+                first = _why(subject, shapes, given)
+            continue
+        try:
+            setting = subject.setting(shapes, given)
+        except GradexplainError as error:
+            if refused is None or not fixed and len({len(s) for s in shapes.values()}) == 1:
+                refused = refused or error
+            continue
+        if all(_has_shape(setting, name) for name in setting.wanted):
+            pattern = shapes
+            break
+        fallback = fallback or setting
+        if fallback is not None and len(subject.names) == 1:
+            break
+    if pattern is None and refused is not None and fallback is None:
+        for shapes in points.squares(subject.names, fixed):
+            if not subject.accepts(shapes, given):
+                continue
+            try:
+                setting = subject.setting(shapes, given)
+            except GradexplainError:
+                continue
+            if all(_has_shape(setting, name) for name in setting.wanted):
+                yield setting
+                return
+    if pattern is None and fallback is None:
+        if refused is not None:
+            raise refused
+        raise no_shapes(subject, first if len(fixed) == len(subject.names) else None)
+    chosen = pattern or (fallback.shapes if fallback is not None else {})
+    setting = subject.setting(chosen, given)
+    yield setting
+    seen = [chosen]
+    for shapes in points.others(chosen, fixed):
+        if shapes in seen or not subject.accepts(shapes, given):
+            continue
+        seen.append(shapes)
+        try:
+            yield subject.setting(shapes, given)
+        except GradexplainError:
+            continue
+        if len(seen) == 3:
+            return
+
+
+def _why(
+    subject: Subject, shapes: Mapping[str, Shape], given: Mapping[str, Array]
+) -> GradexplainError | None:
+    try:
+        subject.setting(shapes, given)
+    except GradexplainError as error:
+        return error
+    return None
+
+
+def _has_shape(setting: Setting, name: str) -> bool:
+    graph = setting.claims.get(name)
+    return graph is None or graph.out.shape == setting.shapes[name]
+
+
+def is_linear(trial: Trial, name: str) -> str:
+    """How the claim depends on ``v``: ``linear``, ``constant``, ``affine`` or ``nonlinear``."""
+    result = trial.result(name)
+    if result.rows is None or not trial.probes:
+        return "linear"
+    rows = result.rows.reshape(len(result.rows), -1)
+    at = [row[name].rows for _, row in trial.probes]
+    if any(r is None for r in at):
+        return "linear"
+    zero, general, twice, other = (np.asarray(r).ravel() for r in at[:4])
+    if not all(np.isfinite(r).all() for r in (rows, zero, general, twice, other)):
+        return "linear"
+    vs = [v.ravel() for v, _ in trial.probes[:4]]
+    scale = np.abs(rows)
+    if not zero.any():
+        for v, found in zip(vs[1:], (general, twice, other), strict=False):
+            if not close(v @ rows, found, scale, trial.dtype):
+                return "nonlinear"
+        return "linear"
+    if close(general, zero, scale, trial.dtype) and close(other, zero, scale, trial.dtype):
+        return "constant"
+    slopes = rows - zero
+    for v, found in zip(vs[1:], (general, twice, other), strict=False):
+        if not close(v @ slopes, found - zero, np.abs(rows), trial.dtype):
+            return "nonlinear"
+    return "affine"
+
+
+def where(trial: Trial) -> str:
+    return f"{trial.what}, {shapes_text(trial.setting.shapes)}"
