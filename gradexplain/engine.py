@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -36,7 +36,7 @@ from gradexplain.limits import MAX_TOTAL_ELEMENTS
 from gradexplain.ops.base import Shape, show_shape
 from gradexplain.render.numbers import number
 from gradexplain.routes.names import free_names
-from gradexplain.routes.pytorch import Asked, Askable, Question
+from gradexplain.routes.pytorch import Asked, Question
 from gradexplain.syntax import Program, parse
 from gradexplain.values import ONES, Value, as_array, bind
 
@@ -87,6 +87,20 @@ def explain(
 
     Raises `GradexplainError` (`InputError`, `UnsupportedError`) with the message of the command line.
     """
+    request = request_of(expression, at, grad, shapes, wrt, dtype, check)
+    return explanation_of(problem_of(request))
+
+
+def request_of(
+    expression: str,
+    at: Mapping[str, Any] | None,
+    grad: Any,
+    shapes: Mapping[str, Sequence[int]] | None,
+    wrt: str | Sequence[str] | None,
+    dtype: str,
+    check: bool,
+) -> Request:
+    """A request from what a Python program gives."""
     if not isinstance(expression, str):
         raise InputError(
             f"the expression must be a string, found {type(expression).__name__}",
@@ -97,7 +111,7 @@ def explain(
             f"dtype {dtype!r} is not supported", remedy="use 'float64' or 'float32'"
         )
     names = wrt.split(",") if isinstance(wrt, str) else wrt
-    request = Request(
+    return Request(
         expression,
         {name: as_array(value, f"at[{name!r}]") for name, value in (at or {}).items()},
         None if grad is None else as_array(grad, "grad"),
@@ -106,7 +120,6 @@ def explain(
         dtype,
         check,
     )
-    return explanation_of(problem_of(request))
 
 
 def stages(request: Request) -> Iterator[tuple[str, Explanation]]:
@@ -136,8 +149,28 @@ class Problem:
     statements: tuple[str, ...] = ()
     #: Computed values whose ``.grad`` is asked for (``retain_grad``).
     retain: tuple[str, ...] = ()
-    #: What PyTorch is asked instead of the gradients of this graph: its answer must be an `Answer`.
-    question: Askable | None = None
+    #: Where PyTorch's answer comes from, when it is not asked for this problem alone.
+    asked: Answering | None = None
+    #: What is explained beside the gradients.
+    extra: Extra | None = None
+
+
+class Answering(Protocol):
+    """Somebody who has asked PyTorch: see `gradexplain.routes.pytorch.Asked`."""
+
+    def answer(self) -> Any: ...
+
+    def drop(self) -> None: ...
+
+
+class Extra(Protocol):
+    """What an explanation holds beside the gradients of one backward."""
+
+    def begin(self, run: _Run) -> None:
+        """Before the first section is shown."""
+
+    def further(self, run: _Run) -> list[Check]:
+        """After the gradients; the verdict is the worst of the checks returned and its own."""
 
 
 def problem_of(request: Request) -> Problem:
@@ -210,13 +243,12 @@ class _Run:
         self.v = problem.v
         self.wanted = list(problem.wanted)
         self.leaves = [n for n in graph.leaves if n.label in self.wanted and not n.integer]
-        self.asked = None
+        self.asked: Answering | None = problem.asked if problem.check else None
         self.between = named_between(graph, problem.wanted, self.v.size == 1, problem.retain)
-        if problem.check:
+        if problem.check and problem.asked is None:
             names = tuple(node.label for node in self.between)
             self.asked = Asked(
-                problem.question
-                or Question(graph, self.values, self.v, problem.wanted, problem.dtype, names)
+                Question(graph, self.values, self.v, problem.wanted, problem.dtype, names)
             )
         v_name, loss_name = free_names(graph)
         self.explanation = Explanation(
@@ -290,6 +322,8 @@ class _Run:
 
     def _question(self) -> None:
         """Filled when the run was made: nothing is left to derive."""
+        if self.problem.extra is not None:
+            self.problem.extra.begin(self)
 
     def _forward(self) -> None:
         labels = _labels(self.graph)
@@ -368,7 +402,7 @@ class _Run:
             chain_value = self.clean(chain) if chain is not None else zero
             size = np.maximum(closed[1], chain[1]) if chain is not None else closed[1]
             exact_tolerance = agreement.bound(size, value, self.v, "float64")
-            tolerance = agreement.bound(size, value, self.v, self.problem.dtype)
+            tolerance = agreement.bound(size, value, self.v, self.problem.dtype) + self._rough(size)
             torch: Array | None = None
             if answer is not None and not answer.error:
                 found = answer.gradients.get(leaf.label)
@@ -388,6 +422,15 @@ class _Run:
             self.explanation.gradients[leaf.label] = gradient
         if self.between:
             self.explanation.intermediates = intermediates(self, answer, self._differences)
+
+    def _rough(self, size: Array) -> Array:
+        """What PyTorch's own backward may be off by, where it is coarser than rounding."""
+        share = sum(node.op.rough for node in self.graph.nodes if node.op is not None)
+        return np.nan_to_num(share * size, nan=0.0, posinf=0.0)
+
+    def _further(self) -> None:
+        extra = self.problem.extra
+        self._others = [] if extra is None else extra.further(self)
 
     def _check(self) -> None:
         from gradexplain.notes import notes, singular_nodes
@@ -421,7 +464,9 @@ class _Run:
             self._differences,
             reason,
         )
-        explanation.notes = notes(self, singular)
+        for other in self._others:
+            explanation.check = _worse(explanation.check, other)
+        explanation.notes += notes(self, singular)
 
     # -- what notes ask --------------------------------------------------------------------------
 
@@ -468,6 +513,19 @@ class _Run:
 def _random(shape: Shape, seed: int) -> Array:
     """Numbers of no pattern, the same ones every time."""
     return np.random.default_rng(seed).uniform(0.5, 1.5, shape)
+
+
+def _worse(a: Check, b: Check) -> Check:
+    """Two verdicts as one."""
+    order = ("agree", "skipped", "convention", "failed", "mismatch")
+    tolerances = [t for t in (a.tolerance, b.tolerance) if t is not None]
+    return Check(
+        max(a.status, b.status, key=order.index),
+        a.dtype,
+        max(tolerances, default=None),
+        a.differences + b.differences,
+        a.reason or b.reason,
+    )
 
 
 # -- binding what was given to the graph ---------------------------------------------------------

@@ -103,6 +103,7 @@ def notes(run: _Run, singular: list[Singular]) -> list[Note]:
     explained = {note.data["node"] for note in found}
     found += [note for note in _infinities(run) if note.data["node"] not in explained]
     found += _stopped(run)
+    found += _rough(run)
     found += _unreached(run)
     found += _blind(run)
     return found
@@ -209,6 +210,20 @@ def _stopped(run: _Run) -> list[Note]:
         text = f"{node.label} = {_call(run, node)}: {node.op.remark}."
         found[node.op.name] = Note("stop", text, {"node": node.label, "op": node.op.name})
     return list(found.values())
+
+
+def _rough(run: _Run) -> list[Note]:
+    """Where PyTorch's own backward is coarser than its dtype."""
+    ops = {node.op.name: node.op.rough for node in run.graph.nodes if node.op and node.op.rough}
+    return [
+        Note(
+            "precision",
+            f"PyTorch computes the derivative of {name} to a relative error of about {rough:.0e} "
+            "only, in float64 too: its constants are single precision or its series short.",
+            {"op": name, "relative": rough},
+        )
+        for name, rough in ops.items()
+    ]
 
 
 def _unreached(run: _Run) -> list[Note]:

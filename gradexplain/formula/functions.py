@@ -472,10 +472,28 @@ def choose(condition: Any, then: Any, otherwise: Any) -> Any:
     if condition in (sympy.true, sympy.false):
         return then if condition else otherwise
     if otherwise == 0:
-        return then * Bracket(condition)
+        return select(condition, then)
     if then == 0:
-        return otherwise * Bracket(sympy.Not(condition))
+        return select(negation(condition), otherwise)
     return sympy.Piecewise((then, condition), (otherwise, True))
+
+
+def negation(condition: Any) -> Any:
+    """``not condition``, with the not taken inside."""
+    if isinstance(condition, sympy.Or):
+        return sympy.And(*map(negation, condition.args))
+    if isinstance(condition, sympy.And):
+        return sympy.Or(*map(negation, condition.args))
+    return sympy.Not(condition)
+
+
+def select(condition: Any, value: Any) -> Any:
+    """``[condition]·value``, the brackets in ``value`` joined with it."""
+    brackets = [f for f in sympy.Mul.make_args(value) if isinstance(f, Bracket)]
+    if brackets:
+        value = sympy.Mul(*(f for f in sympy.Mul.make_args(value) if not isinstance(f, Bracket)))
+        condition = sympy.And(condition, *(f.condition for f in brackets))
+    return Bracket(condition) * value
 
 
 def _condition(value: Any) -> Any:
@@ -556,7 +574,9 @@ def total_derivative(expression: Any, of_atom: Callable[[Any], Any]) -> Any:
             slope = total_derivative(factor, of_atom)
             if slope != 0:
                 others = expression.args[:place] + expression.args[place + 1 :]
-                terms.append(sympy.Mul(*others, slope))
+                conditions = [other.condition for other in others if isinstance(other, Bracket)]
+                term = sympy.Mul(*(o for o in others if not isinstance(o, Bracket)), slope)
+                terms.append(select(sympy.And(*conditions), term) if conditions else term)
         return sympy.Add(*terms)
     if expression.is_Pow:
         base, exponent = expression.args
@@ -593,8 +613,8 @@ def sum_of_pieces(pieces: Sequence[tuple[Any, Any]]) -> Any:
             place = sympy.KroneckerDelta(*condition.args)
             total += value * (place if apart else place * Bracket(rest))
         else:
-            total += Bracket(sympy.And(rest, condition)) * value
-        rest = sympy.And(rest, sympy.Not(condition))
+            total += select(sympy.And(rest, condition), value)
+        rest = sympy.And(rest, negation(condition))
     return total
 
 

@@ -351,7 +351,7 @@ class TextPrinter:
     def _factor_key(self, factor: Any) -> tuple[Any, ...]:
         base = factor.base if factor.is_Pow else factor
         if base.is_number:
-            kind = 0
+            kind = -1
         elif base.is_Symbol or isinstance(base, sympy.Indexed):
             kind = 1
         elif isinstance(base, (sympy.KroneckerDelta, Bracket)):
@@ -569,7 +569,10 @@ def _plain(c: Any) -> Any:
     """A condition on an index with its constant on the right: ``j − 1 ≥ 0`` as ``j ≥ 1``."""
     if not (c.lhs.is_integer and c.rhs.is_integer):
         if c.lhs.is_number and not c.rhs.is_number:
-            return c.reversed
+            return _plain(c.reversed)
+        constant, rest = c.lhs.as_coeff_Add()
+        if constant != 0 and c.rhs.is_number:
+            return c.func(rest, c.rhs - constant, evaluate=False)
         return c
     gap = sympy.expand(c.lhs - c.rhs)
     constant, rest = gap.as_coeff_Add()

@@ -23,6 +23,8 @@ def structure(
     """What J looks like: diagonal, block diagonal, dense, …; and whether it is constant."""
     y = graph.out.label
     if formula == 0:
+        if graph.output in graph.reach([leaf.label]):
+            return "zero wherever it exists"
         return f"zero: {y} does not depend on {leaf.label}"
     rows = [o for o in out if not o.is_Integer]
     columns = [d for d in places if not d.is_Integer]

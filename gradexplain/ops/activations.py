@@ -26,6 +26,7 @@ register(Op(
 register(Op(
     "leaky_relu(Tensor input, float negative_slope=0.01)", _FAMILY, named=True, homes="F",
     formula="input if input > 0 else negative_slope*input",
+    derivatives={"input": "1 if input > 0 else negative_slope"},
     singular=("input == 0",), kink="leaky_relu'(0) = negative_slope, as PyTorch",
     samples=("F.leaky_relu(x[2,3] - 3.5)", "leaky_relu(x[3] - 2.5, 0.2)"),
 ))
@@ -88,7 +89,7 @@ register(Op(
 ))
 register(Op(
     "gelu(Tensor input, *, str approximate='none')", _FAMILY, homes="F",
-    formula="input*(1 + erf(input/sqrt(2)))/2 if approximate == 'none' else "
+    formula="input*ndtr(input) if approximate == 'none' else "
             "input*(1 + tanh(sqrt(2/pi)*(input + 0.044715*input**3)))/2",
     samples=("F.gelu(x[3] - 2)", "F.gelu(x[3] - 2, approximate='tanh')"),
 ))
@@ -124,7 +125,7 @@ register(Op(
 register(Op(
     "hardsigmoid(Tensor input)", _FAMILY, named=True, homes="F",
     formula="0 if input <= -3 else (input + 3)/6 if input < 3 else 1",
-    singular=("abs(input) == 3",), kink="hardsigmoid has the slope 0 at -3 and 3, as PyTorch",
+    singular=("abs(input) == 3",), rough=1e-7, kink="hardsigmoid has the slope 0 at -3 and 3, as PyTorch",
     samples=("F.hardsigmoid(2*x[5] - 5.5)",),
 ))
 register(Op(

@@ -122,6 +122,8 @@ class Op:
     #: ``expand(b, *arguments)``: made of other operations, whose nodes ``b`` (a
     #: `gradexplain.language.Calls`) makes; may return a tuple of values.
     expand: Callable[..., Any] | None = None
+    #: The relative error of PyTorch's own backward, where that is more than rounding.
+    rough: float = 0.0
     #: ``aux(b, *arguments)``: the values of the ``Aux`` arguments; ``b`` is a
     #: `gradexplain.graph.Maker`.
     aux: Callable[..., tuple[Any, ...]] | None = None

@@ -293,7 +293,7 @@ register(Op(
 register(Op(
     "digamma(Tensor input)", _FAMILY, formula="polygamma(0, input)",
     aliases=("torch.special.digamma", "torch.special.psi"),
-    singular=("input <= 0 and input == floor(input)",),
+    singular=("input <= 0 and input == floor(input)",), rough=1e-9,
     samples=("digamma(x[3])", "digamma(x[3] - 3.5)"),
 ))
 register(Op(
@@ -304,6 +304,7 @@ register(Op(
 ))
 register(Op(
     "ndtr(Tensor input)", _FAMILY, formula="(1 + erf(input/sqrt(2)))/2", homes="special",
+    named=True, derivatives={"input": "exp(-input**2/2)/sqrt(2*pi)"},
     samples=("torch.special.ndtr(x[3] - 2)",),
 ))
 
@@ -410,8 +411,8 @@ register(Op(
     "maximum(Tensor input, Tensor other)", _FAMILY, named=True,
     formula="input if input > other else other",
     derivatives={
-        "input": "1 if input > other else 1/2 if input == other else 0",
-        "other": "1 if input < other else 1/2 if input == other else 0",
+        "input": "(1 if input > other else 0) + (1 if input == other else 0)/2",
+        "other": "(1 if input < other else 0) + (1 if input == other else 0)/2",
     },
     singular=("input == other",), kink="at a tie each of the two gets half, as in PyTorch",
     samples=("maximum(x[2,3], y[3]/2)", "maximum(x[3], 2)"),
@@ -420,8 +421,8 @@ register(Op(
     "minimum(Tensor input, Tensor other)", _FAMILY, named=True,
     formula="input if input < other else other",
     derivatives={
-        "input": "1 if input < other else 1/2 if input == other else 0",
-        "other": "1 if input > other else 1/2 if input == other else 0",
+        "input": "(1 if input < other else 0) + (1 if input == other else 0)/2",
+        "other": "(1 if input > other else 0) + (1 if input == other else 0)/2",
     },
     singular=("input == other",), kink="at a tie each of the two gets half, as in PyTorch",
     samples=("minimum(x[2,3], y[3]/2)", "minimum(x[3], 2)"),
