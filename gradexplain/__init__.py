@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradexplain.checking.checker import assert_backward, check
     from gradexplain.errors import GradexplainError, InputError, UnsupportedError
     from gradexplain.engine import explain
     from gradexplain.explanation import Explanation
@@ -15,6 +16,8 @@ __version__ = "0.1.0"
 #: Where each public name lives.  They are imported on first use: NumPy, SymPy and PyTorch take a
 #: second, and ``gradexplain --help`` needs none of them.
 _HOMES = {
+    "assert_backward": "gradexplain.checking.checker",
+    "check": "gradexplain.checking.checker",
     "explain": "gradexplain.engine",
     "Explanation": "gradexplain.explanation",
     "GradexplainError": "gradexplain.errors",
@@ -28,6 +31,8 @@ __all__ = [
     "InputError",
     "UnsupportedError",
     "__version__",
+    "assert_backward",
+    "check",
     "explain",
 ]
 

@@ -134,6 +134,9 @@ def check_subject(
         )
     if any(i.verdict == "wrong" for i in report.inputs.values()):
         report.verdict = "wrong"
+    for claim in getattr(subject, "claimed", ()):
+        if claim.name in report.inputs:
+            report.inputs[claim.name].text = " ".join(claim.text.split())
     _notes(report, subject, trials)
     return report
 

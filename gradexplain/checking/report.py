@@ -72,6 +72,9 @@ class InputReport:
     shape: Shape
     verdict: str = "right"
     fault: Fault | None = None
+    #: The claim as it was written, and the right gradient as a line of PyTorch.
+    text: str = ""
+    line: str = ""
     right: str = ""
     claimed: str = ""
     difference: str = ""

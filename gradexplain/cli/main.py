@@ -20,6 +20,7 @@ import click
 
 from gradexplain import __version__
 from gradexplain.cli import output
+from gradexplain.cli.check import check
 from gradexplain.cli.run import run
 from gradexplain.errors import GradexplainError, InputError
 
@@ -37,6 +38,7 @@ def cli() -> None:
 
 
 cli.add_command(run)
+cli.add_command(check)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

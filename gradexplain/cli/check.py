@@ -1,0 +1,139 @@
+"""``gradexplain check``: a hand-written backward in, what is wrong with it out."""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import Any
+
+import click
+
+from gradexplain.cli import output
+from gradexplain.cli.common import Command, Output, output_options
+from gradexplain.errors import InputError
+from gradexplain.render import ascii
+
+#: FILE.py:NAME, which no expression can be.
+_CODE = re.compile(r"(?P<path>.+\.py):(?P<name>[^\W\d]\w*)$", re.DOTALL)
+
+
+@click.command(cls=Command, short_help="Say what is wrong with a hand-written backward.")
+@click.argument("what", metavar="EXPR|FILE.py:NAME", required=False)
+@click.option(
+    "--claim", "claims", metavar='"NAME: FORMULA"', multiple=True,
+    help="What the backward returns for an input, in terms of v; repeatable.",
+)  # fmt: skip
+@click.option("--grad-name", metavar="NAME", help="The name of v in claims [v, grad_output].")
+@click.option("--at", metavar="NAME=VALUE", multiple=True, help="An input's value; repeatable.")
+@click.option("--shape", metavar="NAME=D0,D1", multiple=True, help="An input's shape; repeatable.")
+@click.option("--grad", metavar="V", help="Compare for this v only, instead of all of J.")
+@click.option(
+    "--dtype", type=click.Choice(["float64", "float32"]), default="float64", help="[float64]"
+)
+@click.option("--seed", type=click.IntRange(0), default=0, help="torch.manual_seed for a file. [0]")
+@click.option(
+    "--arg", "arguments", metavar="NAME=VALUE", multiple=True,
+    help="Another argument of a Function's forward: dim=0.",
+)  # fmt: skip
+@click.option("--all", "everything", is_flag=True, help="List the right entries of J too.")
+@output_options
+def check(
+    what: str | None,
+    claims: tuple[str, ...],
+    grad_name: str | None,
+    at: tuple[str, ...],
+    shape: tuple[str, ...],
+    grad: str | None,
+    dtype: str,
+    seed: int,
+    arguments: tuple[str, ...],
+    everything: bool,
+    out: Output,
+) -> int:
+    """Compare a hand-written backward with the true Jacobian, and name the difference.
+
+    \b
+    gradexplain check "x / x.sum(dim=0)" --claim "x: v*(1/x.sum(dim=0) - x/x.sum(dim=0)**2)"
+    gradexplain check my_ops.py:Normalise --shape x=3,4
+
+    A claim is a formula in which v is the upstream gradient. A FILE.py:NAME is a
+    torch.autograd.Function, whose own backward is checked, or a function of tensors with a
+    claim; the file is run, as by python FILE.py.
+
+    Without --at several points of several shapes are tried. All of J is compared, unless --grad
+    gives one v.
+
+    Exit codes: 0 the backward is right, 1 it is wrong, 2 the request was not understood.
+    """
+    if what is None:
+        raise InputError(
+            "what to check is missing",
+            remedy='give an expression with --claim, or FILE.py:NAME',
+        )
+    from gradexplain import values
+    from gradexplain.checking.checker import check as run
+
+    subject: Any = what
+    code = _CODE.match(what.strip())
+    if code is not None:
+        from gradexplain.checking.code import load
+
+        subject = load(code["path"], code["name"], seed)
+    elif not claims:
+        raise InputError(
+            "there is no claim to check",
+            remedy='say what the backward returns, as in --claim "x: v/x.sum(dim=0)"; '
+            "or give FILE.py:NAME",
+        )
+    report = run(
+        subject,
+        list(claims) or None,
+        at=values.parse_bindings(at),
+        shapes=values.parse_shapes(shape),
+        grad=None if grad is None else values.parse_value(grad, "--grad"),
+        grad_name=grad_name,
+        dtype=dtype,
+        seed=seed,
+        arguments=dict(map(_argument, arguments)),
+    )
+    _write(report, out, everything)
+    return 0 if report.right else 1
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise InputError(
+            f"--arg {text} is not NAME=VALUE", remedy="write it as in --arg dim=0"
+        )
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        raise InputError(
+            f"--arg {text}: the value is not a number, a string, True, False, None or a tuple",
+            remedy="write it as in --arg dim=0",
+        ) from None
+
+
+def _write(report: Any, out: Output, everything: bool) -> None:
+    if out.format == "json":
+        from gradexplain.render import check_json
+
+        encoding = output.stdout().encoding if out.to_stdout else "utf-8"
+        ascii_only = not ascii.is_unicode(encoding)
+        document = check_json.render(
+            report, out.precision, ascii_only=ascii_only, everything=everything
+        )
+    else:
+        from gradexplain.render import check_text, numbers, page
+
+        if out.to_stdout:
+            style = page.Style.of(output.stdout(), width=out.width, precision=out.precision)
+        else:
+            style = page.Style(out.width or page.WIDTH, precision=out.precision or numbers.PRECISION)
+        document = check_text.render(report, style, everything=everything)
+    if out.to_stdout:
+        output.write(document)
+    else:
+        assert out.path is not None
+        output.write_file(out.path, document)
