@@ -16,7 +16,7 @@ import numpy as np
 
 from gradexplain.errors import GradexplainError, InputError, Span
 from gradexplain.limits import MAX_ELEMENTS, MAX_GRAPH_NODES
-from gradexplain.ops.base import Op, Shape, broadcast, show_shape
+from gradexplain.ops.base import Op, Parameter, Shape, broadcast, show_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,8 +313,15 @@ def op_call(node: Node, labels: Mapping[int, str]) -> str:
     op = node.op
     assert op is not None
     shown = [_show(arg, labels) for arg in node.args]
-    if op.infix:
+    plain = all(
+        arg == parameter.default or not _is_option(parameter)
+        for parameter, arg in zip(op.parameters, node.args, strict=True)
+    )
+    if op.infix and plain:
         tensors = [labels[ref.id] for ref in refs(node.args)]
+        for place, text in enumerate(tensors):
+            if text.startswith("-") and (place or "**" in op.infix or len(tensors) == 1):
+                tensors[place] = f"({text})"
         return op.infix.format(*tensors)
     if op.show is not None:
         return str(op.show(*shown))
@@ -331,9 +338,45 @@ def op_call(node: Node, labels: Mapping[int, str]) -> str:
     return f"{op.name}({', '.join(pieces)})"
 
 
+def _is_option(parameter: Parameter) -> bool:
+    return not parameter.is_tensor and not parameter.required
+
+
+def program(graph: Graph) -> str:
+    """The graph as statements of the language, one for each operation; reading it gives it again.
+
+    Names that are not identifiers (``x′``) are spelled with underscores.
+    """
+    names = {node.id: node.label.replace("′", "_") for node in graph.nodes}
+    taken = set(names.values())
+    for node in graph.nodes:
+        if node.label != names[node.id]:
+            while names[node.id] in taken - {names[node.id]}:
+                names[node.id] += "_"
+        if node.is_literal:
+            value = node.value
+            names[node.id] = value.name if isinstance(value, NamedNumber) else repr(value)
+        elif node.op is None and node.value is not None:
+            names[node.id] = f"tensor({node.value.tolist()})"
+    needed = graph.needed()
+    lines = [
+        f"{names[node.id]} = {op_call(node, names)}"
+        for node in graph.nodes
+        if node.op is not None and node.id in needed
+    ]
+    return "\n".join(lines)
+
+
 def _show(arg: Any, labels: Mapping[int, str]) -> str:
     if isinstance(arg, Ref):
         return labels[arg.id]
     if isinstance(arg, tuple) and any(isinstance(part, Ref) for part in arg):
         return "[" + ", ".join(_show(part, labels) for part in arg) + "]"
-    return repr(arg) if not isinstance(arg, float) else f"{arg:g}"
+    if isinstance(arg, slice):
+        ends = ["" if end is None else str(end) for end in (arg.start, arg.stop, arg.step)]
+        return ":".join(ends if ends[2] else ends[:2])
+    if arg is Ellipsis:
+        return "..."
+    if isinstance(arg, tuple):
+        return "(" + ", ".join(_show(part, labels) for part in arg) + "," * (len(arg) == 1) + ")"
+    return repr(arg) if not isinstance(arg, float) else repr(arg).removesuffix(".0")

@@ -13,7 +13,14 @@ from typing import Any
 import sympy
 
 from gradexplain.formula.contract import close_sum, contract, delta, join_digits, open_sum
-from gradexplain.formula.functions import ABSENT, Lookup, build, named_function, total_derivative
+from gradexplain.formula.functions import (
+    ABSENT,
+    Cases,
+    Lookup,
+    build,
+    named_function,
+    total_derivative,
+)
 from gradexplain.formula.indices import Ranges, index
 from gradexplain.formula.kit import Kit, Tensor, number
 from gradexplain.graph import Graph, Node, Ref
@@ -262,7 +269,7 @@ class Calculus:
         others, left = open_sum(product, self.ranges)
         away = sympy.Or(*(sympy.Ne(p, q) for p, q in zip(left, bound, strict=True)))
         rest = close_sum(
-            sympy.Piecewise((others, away), (1, True)), left, self.ranges, sympy.Product
+            Cases((others, away), (1, True)), left, self.ranges, sympy.Product
         )
         return contract(total_derivative(body, of_atom) * rest, bound, self.ranges)
 

@@ -24,6 +24,7 @@ from gradexplain.formula.functions import (
     BIG,
     KERNELS,
     Bracket,
+    Cases,
     FloorDiv,
     Greatest,
     Lookup,
@@ -214,7 +215,7 @@ class Evaluator:
         if isinstance(e, _SELECTORS):
             mask, axes = self._selector(e, sizes)
             return _plain(self._wrap(mask.astype(np.float64)), axes)
-        if isinstance(e, sympy.Piecewise):
+        if isinstance(e, Cases):
             return self._piecewise(e, sizes)
         if isinstance(e, RecordFunction):
             return self._eval_record(e, sizes)

@@ -57,6 +57,30 @@ class Bracket(sympy.Expr):
         return sympy.S.Zero
 
 
+class Cases(sympy.Expr):
+    """The value of the first ``(value, condition)`` whose condition holds.
+
+    SymPy's own ``Piecewise`` will not do: building a sum folds a choice out of it, even one on the
+    index that an inner sum binds.
+    """
+
+    is_commutative = True
+    is_real = True
+
+    def __new__(cls, *pieces: Any) -> Any:
+        kept = []
+        for value, condition in pieces:
+            condition = sympy.sympify(condition)
+            if condition is sympy.false:
+                continue
+            kept.append(sympy.Tuple(value, condition))
+            if condition is sympy.true:
+                break
+        if kept and kept[0][1] is sympy.true:
+            return kept[0][0]
+        return sympy.Expr.__new__(cls, *kept)
+
+
 class FloorDiv(sympy.Function):
     """``⌊e/n⌋`` for an index expression and a positive integer, kept as it is."""
 
@@ -475,7 +499,7 @@ def choose(condition: Any, then: Any, otherwise: Any) -> Any:
         return select(condition, then)
     if then == 0:
         return select(negation(condition), otherwise)
-    return sympy.Piecewise((then, condition), (otherwise, True))
+    return Cases((then, condition), (otherwise, True))
 
 
 def negation(condition: Any) -> Any:
@@ -589,7 +613,7 @@ def total_derivative(expression: Any, of_atom: Callable[[Any], Any]) -> Any:
             logarithm = sympy.log(base) if base.is_number else log0(base)
             result += expression * logarithm * slope
         return result
-    if isinstance(expression, sympy.Piecewise):
+    if isinstance(expression, Cases):
         pieces = [(total_derivative(value, of_atom), c) for value, c in expression.args]
         return sum_of_pieces(pieces)
     if isinstance(expression, sympy.Function):

@@ -12,6 +12,7 @@ from gradexplain.formula.contract import close_sum, delta
 from gradexplain.formula.functions import (
     PRIMITIVES,
     Bracket,
+    Cases,
     Greatest,
     Least,
     Lookup,
@@ -149,7 +150,7 @@ class Kit:
                 break
         if len(decided) == 1:
             return decided[0][0]
-        return sympy.Piecewise(*decided, evaluate=False)
+        return Cases(*decided)
 
     def all(self, *conditions: Any) -> Any:
         return And(*conditions)

@@ -17,6 +17,7 @@ from gradexplain.formula.functions import (
     ABSENT,
     BIG,
     Bracket,
+    Cases,
     FloorDiv,
     Greatest,
     Least,
@@ -263,7 +264,7 @@ class TextPrinter:
             return self._total(e), _MUL
         if isinstance(e, Nonzero):
             return self._show(e.args[0])
-        if isinstance(e, sympy.Piecewise):
+        if isinstance(e, Cases):
             pieces = [(self(v), "" if c is sympy.true else self.condition(c)) for v, c in e.args]
             return self.cases(self._tail(e, pieces)), _ATOM
         if isinstance(e, Lookup):
@@ -465,7 +466,7 @@ class TextPrinter:
         over = over[::-1] if len(over) > 1 else over
         letters = [self.letters[q] for q in over]
         under = ",".join(letters)
-        if isinstance(e, sympy.Product) and isinstance(body, sympy.Piecewise):
+        if isinstance(e, sympy.Product) and isinstance(body, Cases):
             # Π over all but one place.
             (value, condition), _ = body.args
             under = self.condition(condition)

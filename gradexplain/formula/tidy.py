@@ -12,7 +12,7 @@ from typing import Any
 
 import sympy
 
-from gradexplain.formula.functions import Bracket, FloorDiv, Lookup, Modulo, mp
+from gradexplain.formula.functions import Bracket, Cases, FloorDiv, Lookup, Modulo, mp
 
 #: Beyond this many operations a formula is only factored, not rewritten as one fraction.
 _LARGE = 150
@@ -174,7 +174,7 @@ def _same_sums(e: Any, candidate: Any) -> bool:
 
 def equal(a: Any, b: Any) -> bool:
     """Whether two forms agree at random values of their atoms (sums and elements are atoms)."""
-    kinds = (sympy.Indexed, sympy.Sum, sympy.Product, sympy.KroneckerDelta, Bracket, sympy.Piecewise,
+    kinds = (sympy.Indexed, sympy.Sum, sympy.Product, sympy.KroneckerDelta, Bracket, Cases,
              Lookup, FloorDiv, Modulo)  # fmt: skip
     source = random.Random(20)
     values: dict[Any, Any] = {}

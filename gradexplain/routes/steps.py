@@ -10,7 +10,7 @@ import sympy
 
 from gradexplain.explanation import Array
 from gradexplain.formula.calculus import indices_of, label_of
-from gradexplain.formula.functions import Bracket
+from gradexplain.formula.functions import Bracket, Cases
 from gradexplain.formula.local import RESULT, UPSTREAM, renamed
 from gradexplain.formula.printing import Letters, TextPrinter
 from gradexplain.graph import Graph, refs
@@ -69,7 +69,7 @@ def _numbers(
     chain: ChainRule,
 ) -> str:
     """``2·b[j]·∂L/∂t3[j] = 2·4·0.1 = 0.8`` for the first element that is not 0."""
-    if contribution.has(sympy.Sum, sympy.Product, sympy.Piecewise, Bracket, sympy.KroneckerDelta):
+    if contribution.has(sympy.Sum, sympy.Product, Cases, Bracket, sympy.KroneckerDelta):
         return ""
     value = clean(c.value)
     if value.size == 0 or not np.isfinite(value).all():
