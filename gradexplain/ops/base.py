@@ -60,7 +60,7 @@ _ARGUMENT = re.compile(
     r"(?P<kind>[A-Za-z]+)(?P<list>\[\])?(?P<optional>\?)?\s+(?P<name>\w+)(\s*=\s*(?P<default>.+))?$"
 )
 _DEFAULTS: Mapping[str, Any] = {
-    "None": None, "True": True, "False": False, "inf": float("inf"), "-inf": float("-inf"),
+    "None": None, "True": True, "False": False, "()": (), "inf": float("inf"), "-inf": float("-inf"),
 }  # fmt: skip
 
 
