@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradexplain.accumulation import explain_calls
     from gradexplain.checking.checker import assert_backward, check
     from gradexplain.errors import GradexplainError, InputError, UnsupportedError
     from gradexplain.engine import explain
@@ -19,6 +20,7 @@ _HOMES = {
     "assert_backward": "gradexplain.checking.checker",
     "check": "gradexplain.checking.checker",
     "explain": "gradexplain.engine",
+    "explain_calls": "gradexplain.accumulation",
     "Explanation": "gradexplain.explanation",
     "GradexplainError": "gradexplain.errors",
     "InputError": "gradexplain.errors",
@@ -34,6 +36,7 @@ __all__ = [
     "assert_backward",
     "check",
     "explain",
+    "explain_calls",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Values between the inputs and the output: the gradient that arrives there, and where it stops.
+"""Values between inputs and output: the gradient that arrives there, and where it stops.
 
 ``∂L/∂h`` of a computed value ``h`` is the argument with which ``h.backward(v)`` does the rest of the
 backward pass.  PyTorch forgets it unless told to ``retain_grad``.
@@ -48,7 +48,7 @@ def named_between(
 def cut(graph: Graph, node: Node) -> Graph:
     """The graph from ``node`` on: it is an input there."""
     leaf = Node(node.id, node.label, True, None, (), node.shape, node.span)
-    nodes = graph.nodes[: node.id] + (leaf,) + graph.nodes[node.id + 1 :]
+    nodes = (*graph.nodes[: node.id], leaf, *graph.nodes[node.id + 1 :])
     return Graph(graph.source, nodes, graph.output)
 
 
@@ -87,8 +87,9 @@ def intermediates(run: _Run, answer: Any, found: list[Difference]) -> dict[str, 
 
 
 def _fed(run: _Run, rest: Graph, node: Node) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The leaves that get their whole gradient through ``node``, and those that get a part of it."""
-    whole, part = [], []
+    """The leaves that get their whole gradient through ``node``, and those that get a part."""
+    whole: list[str] = []
+    part: list[str] = []
     for leaf in run.leaves:
         if node.id not in run.graph.reach([leaf.label]):
             continue

@@ -17,6 +17,7 @@ from gradexplain import agreement
 from gradexplain.between import intermediates, named_between, stops
 from gradexplain.errors import InputError
 from gradexplain.explanation import (
+    FURTHER,
     STAGES,
     Array,
     Check,
@@ -221,6 +222,9 @@ def stages_of(problem: Problem) -> Iterator[tuple[str, Explanation]]:
     run = _Run(problem)
     try:
         for stage in STAGES:
+            if stage == "check" and problem.extra is not None:
+                run._further(problem.extra)
+                yield FURTHER, run.explanation
             getattr(run, f"_{stage}")()
             yield stage, run.explanation
     finally:
@@ -273,6 +277,7 @@ class _Run:
             ),
             statements=problem.statements,
         )
+        self._others: list[Check] = []
         self._closed: ClosedForm | None = None
         self._chain: ChainRule | None = None
 
@@ -428,9 +433,8 @@ class _Run:
         share = sum(node.op.rough for node in self.graph.nodes if node.op is not None)
         return np.nan_to_num(share * size, nan=0.0, posinf=0.0)
 
-    def _further(self) -> None:
-        extra = self.problem.extra
-        self._others = [] if extra is None else extra.further(self)
+    def _further(self, extra: Extra) -> None:
+        self._others = extra.further(self)
 
     def _check(self) -> None:
         from gradexplain.notes import notes, singular_nodes

@@ -19,6 +19,9 @@ Array = NDArray[np.float64]
 #: The sections of an explanation in the order in which they are made and shown.
 STAGES = ("question", "forward", "jacobian", "steps", "gradients", "check")
 
+#: The section of an explanation that holds more than one backward: it comes before the check.
+FURTHER = "further"
+
 
 @dataclass(slots=True)
 class Formula:
@@ -192,6 +195,52 @@ class Note:
 
 
 @dataclass(slots=True)
+class Accumulated:
+    """What one call does to one ``.grad``: None where it does not reach it, or never has.
+
+    ``torch`` is ``.grad`` after the call as PyTorch has it.
+    """
+
+    added: Array | None
+    after: Array | None
+    torch: Array | None
+    tolerance: Array
+    verdict: str = "skipped"
+
+
+@dataclass(slots=True)
+class Call:
+    """One ``start.backward(v)`` of several.
+
+    ``explanation`` is its own, None for the first call: that one's is the whole document.  A call
+    that PyTorch refuses has its message in ``error``, and it is the last.
+    """
+
+    number: int
+    start: str
+    grad: Upstream
+    retain_graph: bool
+    zeroed: bool = False
+    error: str = ""
+    #: the operation whose backward raised the error
+    failed_at: str = ""
+    gradients: dict[str, Accumulated] = field(default_factory=dict)
+    explanation: Explanation | None = None
+
+
+@dataclass(slots=True)
+class Saved:
+    """What PyTorch's backward of one operation keeps for itself until the graph is freed.
+
+    ``function`` is the node's name in PyTorch (``MulBackward0``), ``names`` what it calls the tensors.
+    """
+
+    node: str
+    function: str
+    names: tuple[str, ...]
+
+
+@dataclass(slots=True)
 class Explanation:
     """Everything that was asked and found out, ready to be rendered."""
 
@@ -209,6 +258,9 @@ class Explanation:
     #: the values between the inputs and a scalar output, and those of ``--retain-grad``
     intermediates: dict[str, Intermediate] = field(default_factory=dict)
     stops: list[Stop] = field(default_factory=list)
+    #: every call where there are several, and what the first one freed where it frees
+    calls: list[Call] = field(default_factory=list)
+    saved: list[Saved] = field(default_factory=list)
     #: the statements, one a line, the last one named (``y = x / s``); empty: as in ``expression``
     statements: tuple[str, ...] = ()
 

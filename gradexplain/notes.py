@@ -105,6 +105,7 @@ def notes(run: _Run, singular: list[Singular]) -> list[Note]:
     found += _stopped(run)
     found += _rough(run)
     found += _unreached(run)
+    found += _retained(run)
     found += _blind(run)
     return found
 
@@ -238,6 +239,23 @@ def _unreached(run: _Run) -> list[Note]:
             f"No gradient flows from {run.graph.out.label} to {shown}: PyTorch leaves .grad of "
             f"{them} None.",
             {"inputs": names},
+        )
+    ]
+
+
+def _retained(run: _Run) -> list[Note]:
+    names = list(run.problem.retain)
+    if not names:
+        return []
+    shown = " and ".join(names) if len(names) < 3 else ", ".join(names)
+    one = names[0]
+    return [
+        Note(
+            "non-leaf",
+            f"{shown} {'is' if len(names) == 1 else 'are'} computed, not a leaf: PyTorch uses the "
+            f"gradient that arrives there to go on, and then drops it, so {one}.grad is None after "
+            f"backward (reading it warns) unless {one}.retain_grad() was called before.",
+            {"nodes": names},
         )
     ]
 

@@ -74,10 +74,20 @@ class Question:
     shape: tuple[str, ...]
     wrt: str | None
     dtype: str
+    #: Every --grad; ``grad`` is the first.
+    grads: tuple[str, ...] = ()
 
-    def request(self, *, check: bool = True) -> Request:
-        """The same as values; raises `InputError` for what makes no sense."""
+    def request(self, *, check: bool = True, several: bool = False) -> Request:
+        """The same as values; raises `InputError` for what makes no sense.
+
+        ``several``: more than one --grad is understood.
+        """
         expression = self.expression()
+        if len(self.grads) > 1 and not several:
+            raise InputError(
+                f"--grad is given {len(self.grads)} times",
+                remedy="give it once; gradexplain run takes several, one for each call of backward",
+            )
         from gradexplain import values  # NumPy is loaded here, not for --help
         from gradexplain.engine import Request
 
@@ -117,7 +127,9 @@ def question_options(command: F) -> Callable[..., Any]:
 
     @click.argument("expr", required=False)
     @click.option("--file", metavar="PATH", help="Read the expression from a file.")
-    @click.option("--grad", metavar="V", help="The argument of backward; see below.")
+    @click.option(
+        "--grad", "grads", metavar="V", multiple=True, help="The argument of backward; see below."
+    )
     @click.option("--at", metavar="NAME=VALUE", multiple=True, help="An input's value; repeatable.")
     @click.option("--shape", metavar="NAME=D0,D1", multiple=True, help="An example input's shape.")
     @click.option("--wrt", metavar="NAMES", help="Differentiate only these inputs: a,b.")
@@ -129,14 +141,16 @@ def question_options(command: F) -> Callable[..., Any]:
         *,
         expr: str | None,
         file: str | None,
-        grad: str | None,
+        grads: tuple[str, ...],
         at: tuple[str, ...],
         shape: tuple[str, ...],
         wrt: str | None,
         dtype: str,
         **others: Any,
     ) -> Any:
-        return command(question=Question(expr, file, grad, at, shape, wrt, dtype), **others)
+        grad = grads[0] if grads else None
+        question = Question(expr, file, grad, at, shape, wrt, dtype, grads)
+        return command(question=question, **others)
 
     return wrapper
 

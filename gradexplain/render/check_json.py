@@ -28,7 +28,7 @@ from __future__ import annotations
 from typing import Any
 
 from gradexplain.checking.report import CheckReport, InputReport
-from gradexplain.render.json import PRECISION, _plain, _written
+from gradexplain.render.json import PRECISION, plain as _plain, written as _written
 
 SCHEMA = "gradexplain-check/1"
 
@@ -41,7 +41,7 @@ def render(
     everything: bool = False,
 ) -> str:
     """The document as text."""
-    return _written(to_dict(report, precision, everything=everything), "", ascii_only) + "\n"
+    return written(to_dict(report, precision, everything=everything), "", ascii_only) + "\n"
 
 
 def to_dict(
@@ -56,13 +56,13 @@ def to_dict(
         "dtype": report.dtype,
         "reference": report.reference,
         "verdict": report.verdict,
-        "grad": None if report.grad is None else _plain(report.grad.tolist(), digits),
+        "grad": None if report.grad is None else plain(report.grad.tolist(), digits),
         "inputs": {n: _input(i, digits, everything) for n, i in report.inputs.items()},
         "points": [
             {
                 "what": p.what,
                 "shapes": {n: list(s) for n, s in p.shapes.items()},
-                "values": {n: _plain(v.tolist(), digits) for n, v in p.values.items()},
+                "values": {n: plain(v.tolist(), digits) for n, v in p.values.items()},
                 "wrong": list(p.wrong),
             }
             for p in report.points
@@ -88,13 +88,13 @@ def _input(found: InputReport, digits: int, everything: bool) -> dict[str, Any]:
         "point": found.point,
         "wrong": found.wrong,
         "total": found.total,
-        "tolerance": _plain(found.tolerance, 2),
+        "tolerance": plain(found.tolerance, 2),
         "entries": [
             {
                 "output": list(e.output),
                 "input": list(e.input),
-                "right": _plain(e.right, digits),
-                "claimed": _plain(e.claimed, digits),
+                "right": plain(e.right, digits),
+                "claimed": plain(e.claimed, digits),
                 "kind": e.kind,
             }
             for e in found.entries

@@ -21,10 +21,16 @@
 
 and, where there is something to say:
 
-    intermediates  {NAME: a gradient's keys and {shape, whole, part, retained}} of computed values: the
-                   v for NAME.backward(v); whole and part name the inputs whose gradient it gives
+    intermediates  {NAME: a gradient's keys and {shape, whole, part, retained}} of computed values:
+                   the v for NAME.backward(v); whole and part name the inputs whose gradient, or a
+                   part of it, that gives
     stops          [{node, input, kind, reason}]: where the backward pass goes no further; kind is
                    "not wanted", "stopped", "integer", "constant" or "not reached"
+    calls          [{number, from, grad, grad_source, retain_graph, zeroed, error, failed_at,
+                   gradients: {NAME: {added, after, torch, tolerance, verdict}}, explanation}] where
+                   there are several: what each adds to .grad and what that holds after it (null
+                   where it is None).  The document explains the first, explanation the others.
+    freed          [{node, function, saved}]: the tensors that PyTorch's nodes had saved
 
 ``formula`` is the line that the text shows, ``latex`` the same in LaTeX, ``where`` the lines that say
 what the names in it stand for.  Numbers have 12 significant digits unless ``--precision`` says
@@ -39,7 +45,7 @@ import json
 import math
 from typing import Any
 
-from gradexplain.explanation import Array, Check, Explanation, Gradient
+from gradexplain.explanation import Accumulated, Array, Check, Explanation, Gradient
 from gradexplain.render import numbers
 
 SCHEMA = "gradexplain/1"
@@ -139,7 +145,48 @@ def to_dict(x: Explanation, precision: int | None = None) -> dict[str, Any]:
         document["stops"] = [
             {"node": s.node, "input": s.input, "kind": s.kind, "reason": s.reason} for s in x.stops
         ]
+    if x.calls:
+        document["calls"] = _calls(x, digits)
+    if x.saved:
+        document["freed"] = [
+            {"node": s.node, "function": s.function, "saved": list(s.names)} for s in x.saved
+        ]
     return document
+
+
+def _calls(x: Explanation, digits: int) -> list[dict[str, Any]]:
+
+    def array(value: Array | None, entry: Accumulated) -> Any:
+        if value is None:
+            return None
+        if entry.after is not None and value is entry.torch:
+            value = numbers.settled(value, entry.after, entry.tolerance)
+        return plain(value.tolist(), digits)
+
+    return [
+        {
+            "number": call.number,
+            "from": call.start,
+            "grad": plain(call.grad.value.tolist(), digits),
+            "grad_source": call.grad.source,
+            "retain_graph": call.retain_graph,
+            "zeroed": call.zeroed,
+            "error": call.error or None,
+            "failed_at": call.failed_at or None,
+            "gradients": {
+                name: {
+                    "added": array(entry.added, entry),
+                    "after": array(entry.after, entry),
+                    "torch": array(entry.torch, entry),
+                    "tolerance": plain(entry.tolerance.tolist(), 2),
+                    "verdict": entry.verdict,
+                }
+                for name, entry in call.gradients.items()
+            },
+            "explanation": None if call.explanation is None else to_dict(call.explanation, digits),
+        }
+        for call in x.calls
+    ]
 
 
 def gradient(g: Gradient, digits: int) -> dict[str, Any]:

@@ -39,7 +39,7 @@ VERDICTS = {
     "skipped": "dim",
     "failed": "yellow",
 }
-_WORDS = {"agree": "agrees", "convention": "convention", "mismatch": "MISMATCH"}
+WORDS = {"agree": "agrees", "convention": "convention", "mismatch": "MISMATCH"}
 
 #: Where a line may be broken, best first: before an operator, at a space, inside a product or list.
 _BREAKS = (
@@ -96,10 +96,14 @@ class Page:
         if self.lines and self.lines[-1]:
             self.lines.append(Text())
 
-    def add(self, *parts: Text, indent: int = 2, hang: int = 4) -> None:
-        """One line, broken at operators and spaces where it is wider than the page."""
+    def add(self, *parts: Text, indent: int = 2, hang: int = 4, prose: bool = False) -> None:
+        """One line, broken at operators and spaces where it is wider than the page.
+
+        ``prose`` is broken at spaces alone.
+        """
         line = Text().join(parts)
-        for piece in wrapped_lines(line, self.style.width - indent, hang):
+        breaks = _BREAKS[1:] if prose else _BREAKS
+        for piece in wrapped_lines(line, self.style.width - indent, hang, breaks):
             self.lines.append(Text(" " * indent).append_text(piece))
 
     def wrapped(self, text: str, style: str = "", width: int | None = None) -> list[Text]:
@@ -170,12 +174,14 @@ class Page:
         return out.getvalue()
 
 
-def wrapped_lines(line: Text, width: int, hang: int) -> list[Text]:
+def wrapped_lines(
+    line: Text, width: int, hang: int, breaks: Sequence[re.Pattern[str]] = _BREAKS
+) -> list[Text]:
     """``line`` in pieces of at most ``width`` cells, all but the first indented by ``hang``."""
     pieces: list[Text] = []
     room = max(8, width)
     while line.cell_len > room:
-        cut = _cut(line.plain, room)
+        cut = _cut(line.plain, room, breaks)
         head, line = line.divide([cut])
         head.rstrip()
         pieces.append(Text(" " * hang * bool(pieces)).append_text(head))
@@ -184,7 +190,7 @@ def wrapped_lines(line: Text, width: int, hang: int) -> list[Text]:
     return pieces
 
 
-def _cut(text: str, room: int) -> int:
+def _cut(text: str, room: int, kinds: Sequence[re.Pattern[str]]) -> int:
     """The last good place to break ``text`` within ``room`` cells; else wherever the room ends."""
     end = used = 0
     for place, ch in enumerate(text):
@@ -192,7 +198,7 @@ def _cut(text: str, room: int) -> int:
         used += cells(ch)
         if used > room:
             break
-    for breaks in _BREAKS:
+    for breaks in kinds:
         places = [m.start() for m in breaks.finditer(text, 0, end + 1) if 0 < m.start() <= end]
         if places and places[-1] > room // 3:
             return places[-1]
@@ -244,8 +250,8 @@ def route_lines(page: Page, gradient: Gradient) -> None:
     values = [numbers.settled(v, gradient.value, gradient.tolerance) for v in routes.values()]
     titles = [page.text(title, LABEL) for title in routes]
     verdict = Text()
-    if gradient.verdict in _WORDS:
-        verdict = page.text(_WORDS[gradient.verdict], VERDICTS[gradient.verdict])
+    if gradient.verdict in WORDS:
+        verdict = page.text(WORDS[gradient.verdict], VERDICTS[gradient.verdict])
     used = 4 + 11 + 2
     cells = [page.tensor(value, used + 14, shape=True) for value in values]
     narrow = sum(max(t.cell_len for t in cell) for cell in cells) + 16 <= page.style.width

@@ -11,6 +11,7 @@ from itertools import groupby
 from rich.text import Text
 
 from gradexplain.explanation import (
+    FURTHER,
     STAGES,
     Array,
     Check,
@@ -22,6 +23,7 @@ from gradexplain.explanation import (
     Stop,
 )
 from gradexplain.render import numbers
+from gradexplain.render.calls import call_text, calls_section
 from gradexplain.render.page import (
     HEADING,
     LABEL,
@@ -44,11 +46,12 @@ __all__ = ["WIDTH", "Style", "render", "section"]
 
 def render(explanation: Explanation, style: Style | None = None) -> str:
     """All sections, as one page."""
-    return "".join(section(explanation, stage, style) for stage in STAGES)
+    stages = (*STAGES[:-1], FURTHER, STAGES[-1])
+    return "".join(section(explanation, stage, style) for stage in stages)
 
 
 def section(explanation: Explanation, stage: str, style: Style | None = None) -> str:
-    """The section that shows one of `explanation.STAGES`, with its heading."""
+    """The section that shows one of `explanation.STAGES`, or `FURTHER`, with its heading."""
     page = Page(style or Style())
     _SECTIONS[stage](page, explanation)
     return page.finish(first=stage == STAGES[0])
@@ -95,12 +98,15 @@ def _question(page: Page, x: Explanation) -> None:
         )
     page.blank()
     _meaning(page, x)
+    for call in x.calls[1:]:
+        page.add(page.text(f"Call {call.number} is {call_text(call)}.", LABEL), hang=0)
 
 
 def _meaning(page: Page, x: Explanation) -> None:
     """The sentence that says what ``v`` is."""
     y, v = x.output.name, x.grad.name
     wanted = [name for name, i in x.inputs.items() if i.wanted]
+    loss = x.grad.loss.partition(" ")[0]
     implicit = x.grad.source == "implicit"
     argument, implied = ("", f" ({v} = 1, implied for a scalar)") if implicit else (v, "")
     page.add(page.text(f"{y}.backward({argument}) differentiates the scalar"), hang=0)
@@ -109,9 +115,10 @@ def _meaning(page: Page, x: Explanation) -> None:
     page.blank()
     page.add(
         page.text(
-            f"so {v}{implied} is ∂L/∂{y}, the gradient that flows into {y}, and "
+            f"so {v}{implied} is ∂{loss}/∂{y}, the gradient that flows into {y}, and "
             f"{listed([f'{name}.grad' for name in wanted])} "
-            f"{'are' if len(wanted) > 1 else 'is'} {listed([f'∂L/∂{name}' for name in wanted])}."
+            f"{'are' if len(wanted) > 1 else 'is'} "
+            f"{listed([f'∂{loss}/∂{name}' for name in wanted])}."
         ),
         hang=0,
     )
@@ -309,6 +316,27 @@ def _in_between(page: Page, x: Explanation) -> None:
             page.grid([[[page.text("v =", LABEL)], lines]], indent=4)
 
 
+# -- further calls ------------------------------------------------------------------------------
+
+
+def _further(page: Page, x: Explanation) -> None:
+    if not x.calls:
+        return
+    shown = {x.calls[0].start}
+    for call in x.calls[1:]:
+        if call.explanation is None or call.start in shown or call.error:
+            continue
+        shown.add(call.start)
+        page.blank()
+        page.heading(f"Call {call.number}", call_text(call))
+        page.blank()
+        _meaning(page, call.explanation)
+        for part in (_forward, _jacobian, _chain_rule, _gradients):
+            page.blank()
+            part(page, call.explanation)
+    calls_section(page, x)
+
+
 # -- verdict -------------------------------------------------------------------------------------
 
 
@@ -320,7 +348,7 @@ def _verdict(page: Page, x: Explanation) -> None:
         page.blank()
         page.heading("Notes")
         for note in x.notes:
-            page.add(page.text("- "), page.text(note.text), hang=2)
+            page.add(page.text("- "), page.text(note.text), hang=2, prose=True)
 
 
 def _conclusion(page: Page, check: Check) -> None:
@@ -368,5 +396,6 @@ _SECTIONS = {
     "jacobian": _jacobian,
     "steps": _chain_rule,
     "gradients": _gradients,
+    FURTHER: _further,
     "check": _verdict,
 }

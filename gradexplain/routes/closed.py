@@ -135,8 +135,9 @@ class ClosedForm:
         """The definitions that may be put back into their names."""
         if self._folds is None:
             self._folds = []
+            needed = self.graph.needed()
             for node in self.graph.nodes:
-                if node.op is not None and self.calculus.is_atom(node) and not node.integer:
+                if node.id in needed and node.op is not None and self.calculus.is_atom(node) and not node.integer:
                     own = self.calculus.indices(node.shape, f"n{node.id}x")
                     definition = self.calculus.definition(node, own)
                     self._folds.append((definition, self.calculus.atom(node, own), own))

@@ -90,14 +90,15 @@ def tensors_of(
     values: Mapping[str, Array],
     wanted: Sequence[str],
     dtype_name: str,
+    needed: set[int] | None = None,
     run: Any = None,
 ) -> dict[int, Any]:
-    """The graph run by PyTorch: every input and every value that the output needs.
+    """The graph run by PyTorch: every input, and every value that is ``needed`` for the output.
 
     ``run`` carries out one operation, `call` by default.
     """
     dtype = getattr(torch, dtype_name)
-    needed = graph.needed()
+    needed = graph.needed() if needed is None else needed
     tensors: dict[int, Any] = {}
     for node in graph.nodes:
         if node.id not in needed and not node.is_leaf:

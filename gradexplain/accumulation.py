@@ -1,0 +1,461 @@
+"""Several ``backward`` calls, and calls on a value in the middle of the computation.
+
+Each call is a problem of its own (`gradexplain.engine.Problem`) on its part of the graph; what they
+leave in ``.grad`` is the sum of what each gives, until it is zeroed.  PyTorch makes the very calls,
+in one process, and says what its nodes keep and free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from gradexplain import agreement
+from gradexplain.engine import (
+    Bound,
+    DType,
+    Problem,
+    Request,
+    _Run,
+    bound_of,
+    explanation_of,
+    problem_at,
+    request_of,
+    stages_of,
+)
+from gradexplain.errors import InputError
+from gradexplain.explanation import (
+    Accumulated,
+    Array,
+    Call,
+    Check,
+    Difference,
+    Explanation,
+    Note,
+    Upstream,
+)
+from gradexplain.graph import Graph, Node
+from gradexplain.render.numbers import number
+from gradexplain.routes.calls import CallsQuestion, Part, Shared
+from gradexplain.routes.pytorch import Asked
+from gradexplain.values import Value, as_array
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The calls to make: ``starts`` and ``grads`` pair up, either may be left out or given once.
+
+    Without a start it is the output's ``backward``, without a grad a scalar's 1.
+    """
+
+    starts: tuple[str, ...] = ()
+    grads: tuple[Value | None, ...] = ()
+    zero_grad: bool = False
+    retain_graph: bool = True
+    retain_grad: tuple[str, ...] = ()
+    #: 2: the first backward pass is differentiated too.
+    order: int = 1
+
+
+def explain_calls(
+    expression: str,
+    grads: Sequence[Any] = (),
+    *,
+    starts: Sequence[str] = (),
+    at: Mapping[str, Any] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    wrt: str | Sequence[str] | None = None,
+    zero_grad: bool = False,
+    retain_graph: bool = True,
+    retain_grad: str | Sequence[str] = (),
+    order: int = 1,
+    dtype: DType = "float64",
+    check: bool = True,
+) -> Explanation:
+    """Explain ``start.backward(grad)`` for each of ``starts`` and ``grads``, one after another.
+
+    Without ``starts`` every call is on the output; a grad that is None is a scalar's 1.
+    ``zero_grad`` zeroes between calls, ``retain_graph=False`` lets each call free the graph.  ``retain_grad`` names
+    computed values whose ``.grad`` is kept.  ``order=2`` differentiates the first backward pass.
+    """
+    names = (retain_grad,) if isinstance(retain_grad, str) else tuple(retain_grad)
+    plan = Plan(
+        tuple(starts),
+        tuple(None if grad is None else as_array(grad, "grads") for grad in grads),
+        zero_grad,
+        retain_graph,
+        names,
+        order,
+    )
+    request = request_of(expression, at, None, shapes, wrt, dtype, check)
+    *_, (_, explanation) = stages(request, plan)
+    return explanation
+
+
+def stages(request: Request, plan: Plan) -> Iterator[tuple[str, Explanation]]:
+    """``(stage, explanation so far)``, as `gradexplain.engine.stages` gives them for one call."""
+    yield from stages_of(problem_of(request, plan))
+
+
+def problem_of(request: Request, plan: Plan) -> Problem:
+    """The problem of the first call, which holds the others."""
+    calls = _paired(plan)
+    bound = bound_of(replace(request, grad=calls[0][1]))
+    starts = [_start(bound.graph, name) for name, _ in calls]
+    retain = tuple(_retained(bound.graph, name, starts) for name in plan.retain_grad)
+    problems = [
+        _problem(replace(request, grad=grad), bound, start, retain, reached_only=place > 0)
+        for place, (start, (_, grad)) in enumerate(zip(starts, calls, strict=True))
+    ]
+    if plan.order == 2:
+        from gradexplain.second import SecondPass
+
+        if len(calls) > 1 or plan.zero_grad or not plan.retain_graph:
+            raise InputError(
+                "--order 2 differentiates one backward call, found several",
+                remedy="leave --order out, or give one --grad",
+            )
+        return SecondPass.added_to(problems[0])
+    if len(calls) == 1:
+        if plan.zero_grad:
+            raise InputError(
+                "--zero-grad zeroes between calls of backward, and there is one call",
+                remedy="give --grad or --from once for each call",
+            )
+        if plan.retain_graph:
+            return problems[0]
+        # The second call is the one that the user asks about.
+        starts, problems = starts * 2, problems * 2
+    several = _Several(bound, starts, problems, retain, plan)
+    return replace(problems[0], extra=several, asked=several.part(0, last=True))
+
+
+def _paired(plan: Plan) -> list[tuple[str | None, Value | None]]:
+    """``(start, grad)`` of each call."""
+    starts: tuple[str | None, ...] = plan.starts or (None,)
+    grads: tuple[Value | None, ...] = plan.grads or (None,) * len(starts)
+    if len(starts) == 1:
+        starts *= len(grads)
+    if len(starts) != len(grads):
+        raise InputError(
+            f"--from is given {len(starts)} times and --grad {len(grads)} times: each start takes "
+            "its own v",
+            remedy="give one --grad for each --from, in the same order (ones and 1 are values too)",
+        )
+    return list(zip(starts, grads, strict=True))
+
+
+def _problem(
+    request: Request, bound: Bound, start: Node, retain: tuple[str, ...], *, reached_only: bool
+) -> Problem:
+    graph = Graph(bound.graph.source, bound.graph.nodes, start.id)
+    problem = problem_at(request, bound, graph)
+    if start.id not in bound.graph.reach(problem.wanted):
+        raise InputError(
+            f"{start.label} does not require grad: it depends on no input that does",
+            remedy="start from a value that depends on one of the inputs in --wrt "
+            f"({', '.join(problem.wanted) or 'none'})",
+        )
+    if reached_only:
+        reached = [n for n in problem.wanted if start.id in graph.reach([n])]
+        problem = replace(problem, wanted=tuple(reached))
+    return replace(problem, retain=retain)
+
+
+# -- names ---------------------------------------------------------------------------------------
+
+
+def _start(graph: Graph, name: str | None) -> Node:
+    """The value on which backward is called."""
+    if name is None:
+        return graph.out
+    node = _named(graph, name, "--from")
+    if node.op is None:
+        raise InputError(
+            f"{name} is an input: nothing was computed, so there is nothing to go back through",
+            remedy=f"backward starts from a computed value: {_computed(graph)}; on {name} itself "
+            f"it would only add v to {name}.grad",
+        )
+    return node
+
+
+def _retained(graph: Graph, name: str, starts: Sequence[Node]) -> str:
+    """The label of a value whose ``.grad`` is kept."""
+    node = _named(graph, name, "--retain-grad")
+    if node.op is None:
+        raise InputError(
+            f"{name} is an input: PyTorch keeps its .grad anyway",
+            remedy=f"--retain-grad is for computed values: {_computed(graph)}",
+        )
+    if not any(node.id in Graph("", graph.nodes, start.id).needed() for start in starts):
+        where = ", ".join(dict.fromkeys(start.label for start in starts))
+        raise InputError(
+            f"{name} plays no part in {where}, so no gradient flows into it",
+            remedy="name a value on the way",
+        )
+    return node.label
+
+
+def _named(graph: Graph, name: str, option: str) -> Node:
+    """The value that a name stands for at the end of the program: ``x = x*2`` gives x a new one."""
+    found = None
+    while (node := graph.by_label(name)) is not None:
+        found, name = node, name + "′"
+    if found is None:
+        known = _computed(graph)
+        raise InputError(
+            f"{option} {name}: no value has that name; the computed values are: {known}",
+            remedy="give the value a name in the expression, as in `h = x*w; (h**2).sum()`",
+        )
+    if found.integer:
+        raise InputError(
+            f"{option} {name}: {name} holds no real numbers, so no gradient flows into it",
+            remedy=f"name one of the computed values: {_computed(graph)}",
+        )
+    return found
+
+
+def _computed(graph: Graph) -> str:
+    names = [n.label for n in graph.nodes if n.op is not None and n.named and not n.integer]
+    return ", ".join(names[-12:]) or "none"
+
+
+# -- several calls -------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Several:
+    """The calls beyond the first, and what all of them leave in ``.grad``."""
+
+    bound: Bound
+    starts: list[Node]
+    problems: list[Problem]
+    retain: tuple[str, ...]
+    plan: Plan
+    shared: Shared | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        first = self.problems[0]
+        if not first.check:
+            return
+        question = CallsQuestion(
+            self.bound.graph,
+            self.bound.values,
+            tuple(start.id for start in self.starts),
+            tuple(problem.v for problem in self.problems),
+            first.wanted,
+            self.retain,
+            first.dtype,
+            self.plan.zero_grad,
+            self.plan.retain_graph,
+        )
+        self.shared = Shared(Asked(question))
+
+    def part(self, number: int, *, last: bool = False) -> Part | None:
+        """PyTorch's answer to one call, as if it were the only one."""
+        if self.shared is None:
+            return None
+        return Part(self.shared, lambda answer: answer.alone[number], last)
+
+    def begin(self, run: _Run) -> None:
+        for place, (start, problem) in enumerate(zip(self.starts, self.problems, strict=True)):
+            grad = run.explanation.grad
+            if place:
+                grad = Upstream(problem.v, problem.v_source, "", grad.name)
+            zeroed = self.plan.zero_grad and place > 0
+            run.explanation.calls.append(
+                Call(place + 1, start.label, grad, self.plan.retain_graph, zeroed)
+            )
+
+    def further(self, run: _Run) -> list[Check]:
+        x = run.explanation
+        explanations = [x]
+        for place, (call, problem) in enumerate(zip(x.calls, self.problems, strict=True)):
+            if place == 0:
+                continue
+            made = explanation_of(replace(problem, asked=self.part(place), extra=None))
+            call.explanation = made
+            call.grad = made.grad
+            explanations.append(made)
+        answer = None if self.shared is None else self.shared.answer()
+        if answer is not None and answer.error:
+            answer = None
+        differences = self._accumulate(x, explanations, answer)
+        if answer is not None and not self.plan.retain_graph:
+            x.saved = [saved for saved in answer.saved if self._is_used(saved.node)]
+        x.notes += _notes(x, self.plan, answer)
+        checks = [made.check for made in explanations[1:] if made.check is not None]
+        if differences:
+            checks.append(Check("mismatch", run.problem.dtype, None, differences))
+        # The notes of a later call that the first one's do not have.
+        said = {note.text for note in x.notes}
+        for made in explanations[1:]:
+            x.notes += [n for n in made.notes if n.text not in said and n.kind != "no gradient"]
+            said |= {note.text for note in made.notes}
+        return checks
+
+    def _is_used(self, label: str) -> bool:
+        """Whether the first call goes through a value."""
+        first = self.starts[0]
+        node = self.bound.graph.by_label(label)
+        return node is not None and node.id in Graph("", self.bound.graph.nodes, first.id).needed()
+
+    def _accumulate(
+        self, x: Explanation, explanations: Sequence[Explanation], answer: Any
+    ) -> list[Difference]:
+        """Fill each call's ``gradients``; where PyTorch has other sums, the differences."""
+        differences: list[Difference] = []
+        names = [*explanations[0].gradients, *self.retain]
+        total: dict[str, Array | None] = dict.fromkeys(names)
+        slack: dict[str, Any] = dict.fromkeys(names, 0.0)
+        for place, (call, made) in enumerate(zip(x.calls, explanations, strict=True)):
+            if answer is not None and place >= len(answer.after):
+                break
+            if answer is not None and answer.failed and place == len(answer.after) - 1:
+                call.error, call.failed_at = answer.failed, answer.failed_at
+            reached = self.bound.graph, self.starts[place]
+            for name in names:
+                gradient = made.gradients.get(name) or made.intermediates.get(name)
+                added = None
+                if gradient is not None and _reaches(*reached, name):
+                    added = gradient.value
+                before = None if call.zeroed else total[name]
+                allowed = 0.0 if call.zeroed else slack[name]
+                after = before
+                if added is not None and gradient is not None:
+                    allowed = allowed + gradient.tolerance
+                    after = added if before is None else before + added
+                kept = None if answer is None else answer.after[place].get(name)
+                node = self.bound.graph.by_label(name)
+                assert node is not None
+                tolerance = np.broadcast_to(np.asarray(allowed, dtype=np.float64), node.shape)
+                entry = Accumulated(added, after, kept, tolerance)
+                if call.error:
+                    # How far the call got is PyTorch's own affair.
+                    entry.added = entry.after = None
+                elif answer is not None:
+                    entry.verdict = "agree"
+                    difference = _differs(name, after, kept, tolerance)
+                    if difference is not None:
+                        entry.verdict = "mismatch"
+                        differences.append(difference)
+                call.gradients[name] = entry
+                total[name], slack[name] = after, allowed
+        return differences
+
+
+def _reaches(graph: Graph, start: Node, name: str) -> bool:
+    """Whether a gradient flows from ``start`` to the value ``name``."""
+    node = graph.by_label(name)
+    return node is not None and start.id in graph.downstream({node.id})
+
+
+def _differs(
+    name: str, after: Array | None, kept: Array | None, tolerance: Array
+) -> Difference | None:
+    routes = "the sum of the calls", "PyTorch's .grad"
+    if after is None or kept is None:
+        if after is None and kept is None:
+            return None
+        nan = float("nan")
+        values = (nan if after is None else float(after.flat[0])), (
+            nan if kept is None else float(kept.flat[0])
+        )
+        return Difference(name, routes, (), values, 0.0, 1)
+    return agreement.worst(name, routes, after, kept, tolerance)
+
+
+# -- notes ---------------------------------------------------------------------------------------
+
+
+def _notes(x: Explanation, plan: Plan, answer: Any) -> list[Note]:
+    notes = [_zeroed(x) if plan.zero_grad else _summed(x)]
+    if not plan.retain_graph:
+        notes.append(_freed(x, answer))
+    return [note for note in notes if note is not None]
+
+
+def _summed(x: Explanation) -> Note | None:
+    """The sum that ``.grad`` is by now, in numbers where it is short."""
+    last = [call for call in x.calls if call.gradients and not call.error]
+    if len(last) < 2:
+        return None
+    for name, entry in last[-1].gradients.items():
+        parts = [call.gradients[name].added for call in last]
+        if entry.after is None or any(part is None or part.size == 0 for part in parts):
+            continue
+        place = (0,) * entry.after.ndim
+        where = f"[{','.join('0' * entry.after.ndim)}]" if place else ""
+        shown = [number(float(part[place])) for part in parts if part is not None]
+        total = " + ".join(f"({n})" if n.startswith("-") and k else n for k, n in enumerate(shown))
+        sentence = (
+            f"After call {last[-1].number} {name}.grad{where} is {total} = "
+            f"{number(float(entry.after[place]))}: backward adds to .grad, it does not replace it. "
+            f"It goes on until .grad is zeroed, by optimizer.zero_grad() or {name}.grad = None "
+            "(--zero-grad)."
+        )
+        return Note("accumulation", sentence, {"input": name})
+    return Note(
+        "accumulation",
+        "backward adds to .grad, it does not replace it, until .grad is zeroed (--zero-grad).",
+    )
+
+
+def _zeroed(x: Explanation) -> Note:
+    return Note(
+        "zeroed",
+        "optimizer.zero_grad() sets every .grad to None before each call after the first, so that "
+        ".grad holds the last call's gradient alone.",
+    )
+
+
+def _freed(x: Explanation, answer: Any) -> Note | None:
+    """Why a further call fails, or why it does not."""
+    if answer is None:
+        return Note(
+            "freed graph",
+            "Without retain_graph=True each call frees what the operations it went through have "
+            "saved; whether a further call fails is for PyTorch to say, which was not asked.",
+        )
+    failed = next((call for call in x.calls if call.error), None)
+    holding = list(dict.fromkeys(saved.node for saved in x.saved if saved.names))
+    if failed is None:
+        if not holding:
+            return Note(
+                "freed graph",
+                "No call fails although the graph was not retained: the operations on the way save "
+                "no tensors for backward, so there was nothing to free.",
+            )
+        return Note(
+            "freed graph",
+            "No call fails although the graph was not retained: what call 1 freed is needed by "
+            "none of the others.",
+        )
+    moved = []
+    before = x.calls[failed.number - 2]
+    for name, entry in failed.gradients.items():
+        earlier = before.gradients[name].torch
+        if entry.torch is not None and not _same(entry.torch, earlier):
+            moved.append(name)
+    partly = ""
+    if moved:
+        partly = (
+            f" Beware: it had come as far as {' and '.join(f'{name}.grad' for name in moved)} by "
+            "then, and what it added there stays."
+        )
+    at = f" in the backward of {failed.failed_at}" if failed.failed_at else ""
+    return Note(
+        "freed graph",
+        f"Call {failed.number} fails{at}: call 1 freed the tensors that its operations had saved "
+        f"(of {', '.join(holding[:8])}{', …' if len(holding) > 8 else ''}).{partly} Remedies: "
+        "retain_graph=True on every call but the last; or one call on the sum of the losses; or "
+        "the forward computation again.",
+        {"call": failed.number, "node": failed.failed_at, "moved": moved},
+    )
+
+
+def _same(a: Array, b: Array | None) -> bool:
+    return b is not None and a.shape == b.shape and bool(np.array_equal(a, b, equal_nan=True))

@@ -1,0 +1,76 @@
+"""The options of ``run`` for more than one plain backward call."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from gradexplain.accumulation import Plan
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Which calls of backward are made, as it was typed."""
+
+    starts: tuple[str, ...]
+    zero_grad: bool
+    retain_graph: bool
+    retain_grad: tuple[str, ...]
+    order: int
+
+    def is_plain(self, grads: tuple[str, ...]) -> bool:
+        """Whether there is one call, on the output, and nothing else is asked."""
+        return self == Calls((), False, True, (), 1) and len(grads) <= 1
+
+    def plan(self, grads: tuple[str, ...]) -> Plan:
+        """The same as values; raises `InputError` for what makes no sense."""
+        from gradexplain import values  # NumPy is loaded here, not for --help
+        from gradexplain.accumulation import Plan
+
+        return Plan(
+            self.starts,
+            tuple(values.parse_value(grad, "--grad") for grad in grads),
+            self.zero_grad,
+            self.retain_graph,
+            tuple(name.strip() for names in self.retain_grad for name in names.split(",")),
+            self.order,
+        )
+
+
+def calls_options(command: F) -> Callable[..., Any]:
+    """The options that say which calls of backward are made."""
+
+    @click.option(
+        "--from", "starts", metavar="NAME", multiple=True,
+        help="Call backward on this value; repeatable, each with its --grad.",
+    )  # fmt: skip
+    @click.option("--zero-grad", is_flag=True, help="Zero .grad between several calls.")
+    @click.option("--no-retain-graph", is_flag=True, help="Let each call free the graph.")
+    @click.option(
+        "--retain-grad", metavar="NAME", multiple=True, help="Keep a computed value's .grad."
+    )
+    @click.option(
+        "--order", metavar="1|2", type=click.Choice(["1", "2"]), default="1",
+        help="2: differentiate the backward pass too.",
+    )  # fmt: skip
+    @functools.wraps(command)
+    def wrapper(
+        *,
+        starts: tuple[str, ...],
+        zero_grad: bool,
+        no_retain_graph: bool,
+        retain_grad: tuple[str, ...],
+        order: str,
+        **others: Any,
+    ) -> Any:
+        calls = Calls(starts, zero_grad, not no_retain_graph, retain_grad, int(order))
+        return command(calls=calls, **others)
+
+    return wrapper
