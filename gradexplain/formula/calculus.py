@@ -313,10 +313,14 @@ def element_symbol(label: str, at: Iterable[Any]) -> Any:
 
 
 def label_of(atom: Any) -> str:
+    if isinstance(atom, Lookup):
+        return str(atom.args[0].name)
     return str(atom.base.label.name if isinstance(atom, sympy.Indexed) else atom.name)
 
 
 def indices_of(atom: Any) -> tuple[Any, ...]:
+    if isinstance(atom, Lookup):
+        return tuple(atom.args[1:])
     return tuple(atom.indices) if isinstance(atom, sympy.Indexed) else ()
 
 

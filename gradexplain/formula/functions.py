@@ -176,6 +176,30 @@ class Least(Greatest):
     reduce = np.minimum
 
 
+class _Place:
+    """``reduce`` of `argmax` and `argmin`: the first index of the extremum along one axis."""
+
+    def __init__(self, find: Callable[..., Any]) -> None:
+        self._find = find
+
+    def reduce(self, array: Any, axis: tuple[int, ...]) -> Any:
+        return np.asarray(self._find(array, axis=axis[0]), dtype=array.dtype)
+
+
+class FirstGreatest(Greatest):
+    """``argmax_p f(p)``."""
+
+    is_integer = True
+    reduce = _Place(np.argmax)
+
+
+class FirstLeast(Greatest):
+    """``argmin_p f(p)``."""
+
+    is_integer = True
+    reduce = _Place(np.argmin)
+
+
 #: What runs over a bound index: ``function`` is its body, ``limits`` its indices.
 BIG = (sympy.Sum, sympy.Product, Greatest)
 
@@ -577,7 +601,7 @@ def named_function(op: Op) -> type[RecordFunction]:
 
 #: Functions that are constant between their jumps.
 _STEPS = (
-    sympy.sign, sympy.floor, sympy.ceiling, trunc, rint, isfinite,
+    sympy.sign, sympy.floor, sympy.ceiling, trunc, rint, isfinite, FirstGreatest, FirstLeast,
     sympy.KroneckerDelta, Bracket, FloorDiv, Modulo,
 )  # fmt: skip
 

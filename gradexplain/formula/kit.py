@@ -13,6 +13,8 @@ from gradexplain.formula.functions import (
     PRIMITIVES,
     Bracket,
     Cases,
+    FirstGreatest,
+    FirstLeast,
     Greatest,
     Least,
     Lookup,
@@ -125,6 +127,12 @@ class Kit:
 
     def least(self, body: Any, *over: Any) -> Any:
         return self.greatest(body, *over, kind=Least)
+
+    def argmax(self, body: Any, over: Any) -> Any:
+        return self.greatest(body, over, kind=FirstGreatest)
+
+    def argmin(self, body: Any, over: Any) -> Any:
+        return self.greatest(body, over, kind=FirstLeast)
 
     def delta(self, a: Any, b: Any) -> Any:
         return delta(sympy.sympify(a), sympy.sympify(b), self.ranges)

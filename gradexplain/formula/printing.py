@@ -18,6 +18,8 @@ from gradexplain.formula.functions import (
     BIG,
     Bracket,
     Cases,
+    FirstGreatest,
+    FirstLeast,
     FloorDiv,
     Greatest,
     Least,
@@ -268,6 +270,8 @@ class TextPrinter:
             pieces = [(self(v), "" if c is sympy.true else self.condition(c)) for v, c in e.args]
             return self.cases(self._tail(e, pieces)), _ATOM
         if isinstance(e, Lookup):
+            if len(e.args) == 1:
+                return self.name(e.args[0].name), _ATOM
             return self.element(e.args[0].name, e.args[1:]), _ATOM
         if isinstance(e, FloorDiv):
             above, level = self._show(e.args[0])
@@ -372,6 +376,9 @@ class TextPrinter:
         return kind, latest if kind == 1 else self._rank(base), factor.sort_key()
 
     def _mul(self, e: Any) -> tuple[str, int]:
+        rooted = _under_one_root(e)
+        if rooted is not None:
+            return self.root(self(rooted)), _ATOM
         coefficient, rest = e.as_coeff_Mul()
         sign = ""
         if coefficient.is_Rational and coefficient < 0:
@@ -457,6 +464,7 @@ class TextPrinter:
         signs = {
             sympy.Sum: self.sum_sign, sympy.Product: self.product_sign,
             Greatest: self.greatest_sign, Least: self.least_sign,
+            FirstGreatest: f"arg{self.greatest_sign}", FirstLeast: f"arg{self.least_sign}",
         }  # fmt: skip
         over = []
         body: Any = e
@@ -564,6 +572,20 @@ def burden(e: Any, taken: Iterable[str] = ()) -> int:
         elif character == "/" and depth and not text[place + 1].isdigit():
             extra += 3
     return len(text) + extra
+
+
+def _under_one_root(e: Any) -> Any:
+    """``s/2`` for ``sqrt(2)·sqrt(s)/2``, which SymPy makes of ``sqrt(s/2)``; None for other products."""
+    coefficient, rest = e.as_coeff_Mul()
+    factors = sympy.Mul.make_args(rest)
+    half = sympy.Rational(1, 2)
+    if len(factors) != 2 or coefficient < 0 or any(not f.is_Pow or f.exp != half for f in factors):
+        return None
+    numbers = [f.base for f in factors if f.base.is_Integer]
+    if len(numbers) != 1:
+        return None
+    inside = next(f.base for f in factors if not f.base.is_Integer)
+    return sympy.Mul(coefficient**2 * numbers[0], inside, evaluate=False) if not inside.is_Mul else None
 
 
 def _plain(c: Any) -> Any:

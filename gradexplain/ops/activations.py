@@ -7,6 +7,7 @@ from typing import Any
 
 from gradexplain.errors import InputError
 from gradexplain.ops.base import Op, Shape, normal_dim, register, show_shape
+from gradexplain.ops.reductions import SOFTMAX, same_but
 
 _FAMILY = "activation"
 
@@ -202,20 +203,15 @@ def _slope(sign: int) -> Any:
         if x.rank == 0:
             return k.S.S.Zero
         tie = k.delta(k.i[d], k.j[d])
-        return sign * _same_but(k, d) * k.out[k.i] * (tie - k.out[k.put(k.i, d, k.j[d])])
+        return sign * same_but(k, d) * k.out[k.i] * (tie - k.out[k.put(k.i, d, k.j[d])])
 
     return jacobian
-
-
-def _same_but(k: Any, d: int) -> Any:
-    """The deltas on every dim but ``d``."""
-    return k.deltas((*k.i[:d], *k.i[d + 1 :]), (*k.j[:d], *k.j[d + 1 :]))
 
 
 def _stable(sign: int, log: bool = False) -> Any:
     """Shifted by the largest exponent, which then is 0: nothing overflows."""
 
-    def value(exact: bool, x: Any, dim: int) -> Any:
+    def value(exact: bool, x: Any, dim: int, *_: Any) -> Any:
         import numpy as np
 
         if x[0].ndim == 0:
@@ -234,7 +230,7 @@ def _stable(sign: int, log: bool = False) -> Any:
     return value
 
 
-def _log_softmax(k: Any, x: Any, dim: int) -> Any:
+def _log_softmax(k: Any, x: Any, dim: int, _: Any) -> Any:
     d = normal_dim(dim, x.rank)
     if x.rank == 0:
         return k.S.S.Zero
@@ -242,15 +238,14 @@ def _log_softmax(k: Any, x: Any, dim: int) -> Any:
     return x[k.i] - k.log(k.sum(k.exp(x[k.put(k.i, d, p)]), p))
 
 
-def _log_softmax_slope(k: Any, x: Any, dim: int) -> Any:
+def _log_softmax_slope(k: Any, x: Any, dim: int, p: Any) -> Any:
     d = normal_dim(dim, x.rank)
     if x.rank == 0:
         return k.S.S.Zero
-    softmax = k.exp(k.out[k.put(k.i, d, k.j[d])])
-    return _same_but(k, d) * (k.delta(k.i[d], k.j[d]) - softmax)
+    return same_but(k, d) * (k.delta(k.i[d], k.j[d]) - p[k.put(k.i, d, k.j[d])])
 
 
-SOFTMAX = register(Op(
+register(Op(
     "softmax(Tensor input, int dim)", _FAMILY,
     shape=_same, element=_exponentials(1), jacobian=_slope(1), value=_stable(1),
     homes="torch Tensor F special",
@@ -262,7 +257,8 @@ register(Op(
     samples=("F.softmin(x[3], dim=0)", "F.softmin(x[2,3], -1)"),
 ))
 register(Op(
-    "log_softmax(Tensor input, int dim)", _FAMILY,
+    "log_softmax(Tensor input, int dim, Aux p)", _FAMILY,
+    aux=lambda b, x, dim: (b.helper(SOFTMAX, x, dim, label="p"),),
     shape=_same, element=_log_softmax, jacobian=_log_softmax_slope, value=_stable(1, log=True),
     homes="torch Tensor F special",
     samples=("log_softmax(x[3], dim=0)", "x[2,3].log_softmax(-1)"),

@@ -440,14 +440,6 @@ register(Op(
     samples=("fmin(x[2,3], y[3]/2)",),
 ))
 register(Op(
-    "max(Tensor input, Tensor other)", _FAMILY,
-    expand=lambda b, x, other: b.call("maximum", x, other), samples=("torch.max(x[3], y[3]/2)",),
-))
-register(Op(
-    "min(Tensor input, Tensor other)", _FAMILY,
-    expand=lambda b, x, other: b.call("minimum", x, other), samples=("torch.min(x[3], y[3]/2)",),
-))
-register(Op(
     "copysign(Tensor input, Tensor other)", _FAMILY, named=True,
     formula="abs(input) if other >= 0 else -abs(input)",
     derivatives={"input": "sign(input) if other >= 0 else -sign(input)", "other": "0"},

@@ -253,6 +253,19 @@ def _index_shape(keeps: bool) -> Any:
     return shape
 
 
+def _first(name: str) -> Any:
+    def element(k: Any, x: Any, dim: int) -> Any:
+        if x.rank == 0:
+            return k.S.S.Zero
+        d = normal_dim(dim, x.rank)
+        p = k.bound(x.shape[d])
+        if p.is_Integer:
+            return k.S.S.Zero
+        return getattr(k, f"arg{name}")(x[(*k.i[:d], p, *k.i[d:])], p)
+
+    return element
+
+
 def _nothing(*_: Any) -> None:
     """PyTorch's own operation finds its indices itself."""
 
@@ -266,8 +279,9 @@ def _pick(name: str, index: Any, *, keeps: bool = False, extra: str = "", call: 
     """
     helper = register(Op(
         f"arg{name}(Tensor input, int dim{', ' + extra if extra else ''})", _FAMILY, (), homes="",
-        integer=True, shape=_index_shape(keeps), value=_picker(index), jacobian=_nothing,
-        torch=_nothing,
+        integer=True, shape=_index_shape(keeps), value=_picker(index), torch=_nothing,
+        element=_first(name) if name in ("max", "min") else None,
+        jacobian=_nothing if name not in ("max", "min") else None,
     ))
     before = f", {extra}" if extra else ""
     keepdim = "" if keeps else ", bool keepdim=False"
@@ -337,6 +351,14 @@ _pick("cummax", _running(lambda new, best: new < best), keeps=True, which=_PICKE
 _pick("cummin", _running(lambda new, best: new > best), keeps=True, which=_PICKED,
       samples=("cummin(sin(x[5]), 0).values", "x[2,3].cummin(dim=1)[0]"))
 
+register(Op(
+    "max(Tensor input, Tensor other)", "pointwise",
+    expand=lambda b, x, other: b.call("maximum", x, other), samples=("torch.max(x[3], y[3]/2)",),
+))
+register(Op(
+    "min(Tensor input, Tensor other)", "pointwise",
+    expand=lambda b, x, other: b.call("minimum", x, other), samples=("torch.min(x[3], y[3]/2)",),
+))
 # -- moments -------------------------------------------------------------------------------------
 
 MEAN = register(Op(
@@ -421,16 +443,44 @@ for _name, _element, _derivative in (("var", _var, _var_slope), ("std", _std, _s
 # -- logarithms of sums --------------------------------------------------------------------------
 
 
-def _logsumexp(k: Any, x: Any, dim: Any, keepdim: bool = False) -> Any:
+def _softmax(k: Any, x: Any, dim: Any) -> Any:
+    """``exp(x)`` over its sum along the dims ``dim``."""
+    dims = normal_dims(dim, x.rank)
+    at = tuple(k.bound(n) if axis in dims else k.i[axis] for axis, n in enumerate(x.shape))
+    return k.exp(x[k.i]) / k.sum(k.exp(x[at]), *(at[d] for d in dims))
+
+
+def _softmax_value(exact: bool, x: Any, dim: Any) -> Any:
+    """Shifted by the largest exponent, which then is 0: nothing overflows."""
+    import numpy as np
+
+    axes = normal_dims(dim, x[0].ndim)
+    with np.errstate(all="ignore"):
+        shifted = x[0] - np.max(x[0], axis=axes, keepdims=True)
+        powers = np.exp(shifted)
+        result = powers / powers.sum(axis=axes, keepdims=True)
+    spread = np.max(x[1], axis=axes, keepdims=True) + x[1] + np.abs(shifted)
+    return result, result * (1 + spread)
+
+
+#: The softmax over some dims as a part of another formula: no gradient flows through it.
+SOFTMAX = register(Op(
+    "softmax(Tensor input, int[]? dim)", _FAMILY, (), homes="", stops=True,
+    shape=lambda x, dim: x, element=_softmax, value=_softmax_value, torch=_nothing,
+    show=lambda x, dim: f"softmax({x}{_shown(dim)})",
+))
+
+
+def _logsumexp(k: Any, x: Any, dim: Any, keepdim: bool, _: Any) -> Any:
     at, bound = inner(k, x, dim, keepdim)
     return k.log(k.sum(k.exp(x[at]), *bound))
 
 
-def _logsumexp_slope(k: Any, x: Any, dim: Any, keepdim: bool = False) -> Any:
-    return outer(k, x, dim, keepdim) * k.exp(x[k.j] - k.out[k.i])
+def _logsumexp_slope(k: Any, x: Any, dim: Any, keepdim: bool, p: Any) -> Any:
+    return outer(k, x, dim, keepdim) * p[k.j]
 
 
-def _logsumexp_value(exact: bool, x: Any, dim: Any, keepdim: bool = False) -> Any:
+def _logsumexp_value(exact: bool, x: Any, dim: Any, keepdim: bool, _: Any) -> Any:
     import numpy as np
 
     axes = normal_dims(dim, x[0].ndim)
@@ -443,8 +493,8 @@ def _logsumexp_value(exact: bool, x: Any, dim: Any, keepdim: bool = False) -> An
 
 
 register(Op(
-    "logsumexp(Tensor input, int[] dim, bool keepdim=False)", _FAMILY,
-    shape=_reduced, element=_logsumexp, jacobian=_logsumexp_slope, value=_logsumexp_value,
+    "logsumexp(Tensor input, int[] dim, bool keepdim=False, Aux p)", _FAMILY,
+    shape=_reduced, aux=lambda b, x, dim, keepdim: (b.helper(SOFTMAX, x, dim, label="p"),), element=_logsumexp, jacobian=_logsumexp_slope, value=_logsumexp_value,
     homes="torch Tensor special", samples=("logsumexp(x[3], 0)", "x[2,3].logsumexp(dim=(0, 1))",
                                            "x[2,3].logsumexp(1, keepdim=True)"),
 ))

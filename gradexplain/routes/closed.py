@@ -24,7 +24,7 @@ from gradexplain.formula.calculus import (
 )
 from gradexplain.formula.contract import contract, delta
 from gradexplain.formula.evaluate import Evaluator, Pair, to_exact, to_float
-from gradexplain.formula.functions import BIG
+from gradexplain.formula.functions import BIG, Lookup
 from gradexplain.formula.indices import index
 from gradexplain.formula.printing import LatexPrinter, Letters, TextPrinter, burden
 from gradexplain.formula.structure import structure
@@ -356,7 +356,7 @@ class ClosedForm:
         pending = [formula]
         while pending:
             current = pending.pop(0)
-            for atom in sorted(current.atoms(sympy.Indexed, sympy.Symbol), key=str):
+            for atom in sorted(current.atoms(sympy.Indexed, sympy.Symbol, Lookup), key=str):
                 if not isinstance(atom, sympy.Indexed) and atom.is_integer:
                     continue
                 label = label_of(atom)
