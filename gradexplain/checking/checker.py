@@ -264,3 +264,37 @@ def _notes(report: CheckReport, subject: Subject, trials: list[Trial]) -> None:
             "PyTorch returns there."
         )
     report.notes.extend(getattr(subject, "notes", ()))
+
+
+def assert_backward(function: Any, *inputs: Any, **options: Any) -> CheckReport:
+    """Assert that the backward of a ``torch.autograd.Function`` is right at ``inputs``.
+
+    ``inputs`` are forward's arguments in order, tensors and others; without any, points of our own are
+    tried.  ``options`` are those of `check`.  Fails with the explanation as its message.
+    """
+    import inspect
+
+    from gradexplain.checking.code import _is_function_class, _is_new_style
+
+    owner = getattr(function, "__self__", None)
+    if getattr(function, "__name__", "") == "apply" and _is_function_class(owner):
+        function = owner
+    if inputs:
+        skip = 0 if not _is_function_class(function) or _is_new_style(function) else 1
+        target = function.forward if _is_function_class(function) else function
+        names = list(inspect.signature(target).parameters)[skip:]
+        if len(inputs) > len(names):
+            raise InputError(
+                f"{function.__name__} takes {len(names)} arguments, found {len(inputs)}",
+                remedy=f"give {', '.join(names)}",
+            )
+        tensors = {n: v for n, v in zip(names, inputs, strict=False) if hasattr(v, "detach")}
+        others = {n: v for n, v in zip(names, inputs, strict=False) if not hasattr(v, "detach")}
+        options["at"] = {**tensors, **(options.get("at") or {})}
+        options["arguments"] = {**others, **(options.get("arguments") or {})}
+        if tensors and all(str(t.dtype) == "torch.float32" for t in tensors.values()):
+            options.setdefault("dtype", "float32")
+    report = check(function, **options)
+    if not report.right:
+        raise AssertionError("\n" + str(report))
+    return report

@@ -50,14 +50,16 @@ def run(
     known: Mapping[str, Any],
     dtype: str,
     cut: Callable[[Node, int], bool] | None = None,
+    *,
+    everything: bool = False,
 ) -> dict[int, Any]:
-    """The tensor of each node that the output needs; leaves are ``known`` by label.
+    """The tensor of each node that the output needs (or each at all); leaves are ``known`` by label.
 
     ``cut(node, use)`` says that no gradient flows to the use-th tensor of a node's arguments.
     """
     torch = torch_module()
     kind = getattr(torch, dtype)
-    needed = graph.needed()
+    needed = set(range(len(graph.nodes))) if everything else graph.needed()
     tensors: dict[int, Any] = {}
     for node in graph.nodes:
         if node.is_leaf:

@@ -75,7 +75,7 @@ def _tensors(trial: Trial) -> Mapping[str, Any] | None:
     torch = numeric.torch_module()
     with torch.no_grad():
         leaves = {n: numeric.tensor(v, "float64") for n, v in trial.values.items()}
-        tensors = numeric.run(graph, leaves, "float64")
+        tensors = numeric.run(graph, leaves, "float64", everything=True)
     return {graph[id].label: t for id, t in tensors.items() if hasattr(t, "detach")}
 
 

@@ -151,7 +151,7 @@ class FormulaSetting:
             torch = numeric.torch_module()
             with torch.no_grad():
                 leaves = {n: numeric.tensor(v, dtype) for n, v in values.items()}
-                tensors = numeric.run(self.graph, leaves, dtype)
+                tensors = numeric.run(self.graph, leaves, dtype, everything=True)
             self._known[key] = {
                 self.graph[id].label: found for id, found in tensors.items()
                 if not self.graph[id].is_literal

@@ -131,7 +131,7 @@ def forward_values(setting: Setting, values: Mapping[str, Array]) -> dict[str, A
     torch = numeric.torch_module()
     with torch.no_grad():
         leaves = {name: numeric.tensor(v, "float64") for name, v in values.items()}
-        tensors = numeric.run(setting.graph, leaves, "float64")
+        tensors = numeric.run(setting.graph, leaves, "float64", everything=True)
     return {
         setting.graph[id].label: numeric.array(found)
         for id, found in tensors.items()
@@ -327,6 +327,9 @@ def _settings(
     if pattern is None and fallback is None:
         if refused is not None:
             raise refused
+        refuse = getattr(subject, "refuse", None)
+        if refuse is not None:
+            raise refuse()
         raise no_shapes(subject, first if len(fixed) == len(subject.names) else None)
     chosen = pattern or (fallback.shapes if fallback is not None else {})
     setting = subject.setting(chosen, given)

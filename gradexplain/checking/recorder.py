@@ -1,0 +1,262 @@
+"""What a function of tensors computes, as a graph: its calls of PyTorch, seen as they are made.
+
+Every call that PyTorch dispatches is matched with a record by its name and bound as the language binds
+it.  A tensor that no recorded call made is a constant.  A call without a record taints its result; a
+graph whose output is tainted is not given out, and `Recorder.reason` says which call it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.overrides import TorchFunctionMode, resolve_name
+
+from gradexplain.errors import GradexplainError, Span
+from gradexplain.graph import Graph, Ref
+from gradexplain.language import _Reader
+from gradexplain.ops import Op, by_spelling
+from gradexplain.syntax import Program
+
+_NOWHERE = Span(0, 0)
+
+#: Python's operators on tensors; those of ``_SWAPPED`` have their operands the other way round.
+_DUNDERS = {
+    "__add__": "add", "__iadd__": "add", "__sub__": "sub", "__isub__": "sub", "__mul__": "mul",
+    "__imul__": "mul", "__truediv__": "div", "__itruediv__": "div", "__div__": "div",
+    "__pow__": "pow", "__ipow__": "pow", "__matmul__": "matmul", "__neg__": "neg",
+    "__pos__": "positive", "__abs__": "abs", "__gt__": "gt", "__ge__": "ge", "__lt__": "lt",
+    "__le__": "le", "__eq__": "eq", "__ne__": "ne", "__invert__": "logical_not",
+    "__and__": "logical_and", "__or__": "logical_or", "__mod__": "remainder",
+    "__floordiv__": "floor_divide", "true_divide": "div", "clip": "clamp",
+}  # fmt: skip
+_SWAPPED = {
+    "__radd__": "add", "__rsub__": "sub", "__rmul__": "mul", "__rtruediv__": "div",
+    "__rdiv__": "div", "__rpow__": "pow", "__rmatmul__": "matmul", "rsub": "sub",
+}  # fmt: skip
+#: Calls that return their first tensor's values.
+_SAME = {
+    "clone", "contiguous", "to", "type_as", "double", "float", "half", "detach", "requires_grad_",
+    "cpu", "alias", "view_as_real", "data.__get__", "type", "positive", "__pos__", "detach_",
+    "__deepcopy__", "as_tensor",
+}  # fmt: skip
+#: Calls whose result does not depend on the values of their arguments.
+_FRESH = {
+    "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros",
+    "new_ones", "new_full", "new_empty", "new_tensor", "bernoulli", "randint_like",
+}  # fmt: skip
+_HOMES = ("torch", "Tensor", "F", "linalg", "special")
+
+
+class Recorder(TorchFunctionMode):  # type: ignore[misc]
+    """Records while it is entered.  ``known`` gives values of an earlier recording by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reader = _Reader(Program("", ()), lambda name: (), lambda name: None)
+        self.builder = self.reader.builder
+        self.refs: dict[int, tuple[Any, Ref]] = {}
+        self.tainted: dict[int, Any] = {}
+        self.outside: dict[int, tuple[Any, str]] = {}
+        self.reason = ""
+        self.in_place: list[Any] = []
+
+    def leaf(self, name: str, tensor: Any) -> Ref:
+        ref = self.builder.leaf(name, tuple(tensor.shape), _NOWHERE)
+        self.refs[id(tensor)] = tensor, ref
+        return ref
+
+    def known(self, tensor: Any, label: str) -> None:
+        """A tensor of an earlier recording: it becomes a leaf when it is used."""
+        self.outside[id(tensor)] = tensor, label
+
+    def ref(self, tensor: Any) -> Ref | None:
+        """The node of a tensor; None where it is tainted."""
+        if id(tensor) in self.tainted:
+            return None
+        if id(tensor) in self.refs:
+            return self.refs[id(tensor)][1]
+        if id(tensor) in self.outside:
+            return self.leaf(self.outside[id(tensor)][1], tensor)
+        return self._constant(tensor)
+
+    def _constant(self, tensor: Any) -> Ref | None:
+        if tensor.is_complex() or tensor.layout is not torch.strided:
+            return None
+        with torch.no_grad():
+            values = tensor.detach().cpu()
+            if not tensor.is_floating_point():
+                ref = self.builder.constant(
+                    np.asarray(values.numpy(), dtype=np.float64), _NOWHERE,
+                    integer=tensor.dtype is not torch.bool,
+                )  # fmt: skip
+            elif values.ndim == 0:
+                ref = self.builder.constant(float(values), _NOWHERE)
+            else:
+                ref = self.builder.constant(values.double().numpy().copy(), _NOWHERE)
+        self.refs[id(tensor)] = tensor, ref
+        return ref
+
+    def graph(self, output: Any) -> Graph | None:
+        """The graph of ``output``; None where a call on the way to it has no record."""
+        with torch._C.DisableTorchFunction():
+            ref = self.ref(output)
+        if ref is None:
+            return None
+        node = self.builder.nodes[ref.id]
+        if node.op is None:
+            ref = self.builder.apply(by_spelling("torch.positive")[0], (ref,), _NOWHERE)
+        return self.builder.graph(self.builder.name(ref, "y"))
+
+    # -- calls -----------------------------------------------------------------------------------
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = _name(func)
+        before = self._refs_of(args, kwargs)
+        result = func(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            self._record(name, args, kwargs, before, result)
+        return result
+
+    def _refs_of(self, args: Any, kwargs: Any) -> dict[int, Ref | None]:
+        """The nodes of the tensors among the arguments, before the call changes them."""
+        found: dict[int, Ref | None] = {}
+
+        def look(value: Any) -> None:
+            if isinstance(value, torch.Tensor):
+                if id(value) in self.tainted:
+                    found[id(value)] = None
+                elif id(value) in self.refs:
+                    found[id(value)] = self.refs[id(value)][1]
+            elif isinstance(value, (tuple, list)):
+                for part in value:
+                    look(part)
+
+        look(tuple(args))
+        look(tuple(kwargs.values()))
+        return found
+
+    def _record(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], before: Any, result: Any
+    ) -> None:
+        tensors = [r for r in (result if isinstance(result, (tuple, list)) else (result,)) if isinstance(r, torch.Tensor)]
+        changes = _in_place(name)
+        if name == "__setitem__" or changes:
+            target = args[0]
+            self.in_place.append(target)
+            if name == "__setitem__" or any(ref is None for ref in before.values()):
+                self._taint([target], name)
+                return
+        if not tensors or name in _FRESH:
+            return
+        if name == "__set__":
+            return
+        if any(ref is None for ref in before.values()):
+            self._taint(tensors, name)
+            return
+        if name in _SAME or name.endswith(("data.__get__", "requires_grad_")):
+            ref = self.ref(args[0])
+            if ref is not None and tuple(tensors[0].shape) == self.builder.nodes[ref.id].shape:
+                self.refs[id(tensors[0])] = tensors[0], ref
+            return
+        if changes and name == "copy_":
+            ref = self.ref(args[1])
+        else:
+            ref = None
+            made = self._apply(name, args, kwargs)
+            if isinstance(made, (tuple, list)) and isinstance(result, (tuple, list)):
+                for tensor, part in zip(result, made, strict=False):
+                    self._keep(tensor, part, name)
+                return
+            ref = made if isinstance(made, Ref) else None
+        if ref is None:
+            self._taint(tensors, name)
+        else:
+            self._keep(tensors[0], ref, name)
+
+    def _keep(self, tensor: Any, ref: Any, name: str) -> None:
+        if isinstance(ref, Ref) and self.builder.nodes[ref.id].shape == tuple(tensor.shape):
+            self.refs[id(tensor)] = tensor, ref
+            self.tainted.pop(id(tensor), None)
+        else:
+            self._taint([tensor], name)
+
+    def _taint(self, tensors: Sequence[Any], name: str) -> None:
+        self.reason = self.reason or name
+        for tensor in tensors:
+            self.tainted[id(tensor)] = tensor
+
+    def _apply(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        arguments = list(args)
+        short = name.removesuffix("_") if _in_place(name) and not name.startswith("__") else name
+        if short in _SWAPPED:
+            short, arguments = _SWAPPED[short], [args[1], args[0], *args[2:]]
+        short = _DUNDERS.get(short, short)
+        attribute = short.endswith(".__get__")
+        short = short.removesuffix(".__get__")
+        records: list[Op] = []
+        if short in ("getitem", "__getitem__"):
+            records = by_spelling("operator.getitem")
+        else:
+            for home in _HOMES:
+                records = [op for op in by_spelling(f"{home}.{short}") if op.attribute == attribute or attribute]
+                if records:
+                    break
+        if not records:
+            return None
+        kwargs = {k: v for k, v in kwargs.items() if k not in ("dtype", "out", "_stacklevel", "inplace")}
+        try:
+            bound = [self._argument(a) for a in arguments]
+            named = {k: self._argument(v) for k, v in kwargs.items()}
+            while bound and bound[-1] is None:
+                bound.pop()
+            return self.reader._apply_any(records, bound, named, _NOWHERE)
+        except (GradexplainError, _Tainted, TypeError, ValueError, AttributeError):
+            return None
+
+    def _argument(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            ref = self.ref(value)
+            if ref is None:
+                raise _Tainted
+            return ref
+        if isinstance(value, torch.Size):
+            return tuple(value)
+        if isinstance(value, tuple):
+            return tuple(self._argument(part) for part in value)
+        if isinstance(value, list):
+            return [self._argument(part) for part in value]
+        return value
+
+
+class _Tainted(Exception):
+    """An argument is the result of a call without a record."""
+
+
+def _name(func: Any) -> str:
+    full = resolve_name(func) or getattr(func, "__name__", "")
+    parts = full.split(".")
+    return ".".join(parts[-2:]) if parts[-1] in ("__get__", "__set__") else parts[-1]
+
+
+def _in_place(name: str) -> bool:
+    if name in ("__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__"):
+        return True
+    return name.endswith("_") and not name.startswith("_") and name not in ("requires_grad_", "detach_")
+
+
+def record(
+    function: Callable[..., Any], inputs: Mapping[str, Any]
+) -> tuple[Recorder, Any]:
+    """``function`` run on tensors under a recorder whose leaves they are."""
+    recorder = Recorder()
+    for name, tensor in inputs.items():
+        recorder.leaf(name, tensor)
+    with recorder:
+        result = function(*inputs.values())
+    return recorder, result
