@@ -40,7 +40,8 @@ def differs(a: Array, b: Array, tolerance: Array) -> Any:
 def settled(value: Array, magnitude: Any, unit: float) -> Array:
     """``value`` with what is only rounding noise against its magnitude put to 0."""
     with np.errstate(all="ignore"):
-        noise = np.abs(value) <= 8 * unit * np.asarray(magnitude, dtype=np.float64)
+        size = np.asarray(magnitude, dtype=np.float64)
+        noise = (np.abs(value) <= 8 * unit * size) & (size < np.inf)
     return np.where(noise, 0.0, value) + 0.0
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from gradexplain import agreement
 from gradexplain.explanation import Array, Difference, Intermediate, Stop
-from gradexplain.graph import Graph, Node
+from gradexplain.graph import Graph, Node, Ref
 
 if TYPE_CHECKING:
     from gradexplain.engine import _Run
@@ -105,8 +105,16 @@ def stops(graph: Graph, wanted: Sequence[str]) -> list[Stop]:
     for node in reversed(graph.nodes):
         if node.op is None or node.id not in reach & needed:
             continue
+        # What a record keeps beside its arguments is not on the gradient's way.
+        aside = {
+            arg.id
+            for parameter, arg in zip(node.op.parameters, node.args, strict=True)
+            if parameter.is_aux and isinstance(arg, Ref)
+        }
         for id in dict.fromkeys(node.inputs):
             source = graph[id]
+            if id in aside:
+                continue
             if id not in reach and not source.is_literal:
                 found.append(Stop(node.label, source.label, *_reason(graph, source)))
     return found

@@ -42,6 +42,7 @@ from gradexplain.syntax import Program, parse
 from gradexplain.values import ONES, Value, as_array, bind
 
 if TYPE_CHECKING:
+    from gradexplain.notes import Singular
     from gradexplain.routes.chain import ChainRule
     from gradexplain.routes.closed import ClosedForm
 
@@ -278,6 +279,7 @@ class _Run:
             statements=problem.statements,
         )
         self._others: list[Check] = []
+        self._singular: list[Singular] | None = None
         self._closed: ClosedForm | None = None
         self._chain: ChainRule | None = None
 
@@ -319,7 +321,9 @@ class _Run:
         value = pair[0]
         if self.exact:
             with np.errstate(all="ignore"):
-                noise = np.frompyfunc(lambda a, m: abs(a) <= unit * m, 2, 1)(value, pair[1])
+                noise = np.frompyfunc(lambda a, m: m < np.inf and abs(a) <= unit * m, 2, 1)(
+                    value, pair[1]
+                )
             return np.where(np.asarray(noise, dtype=bool), 0.0, to_float(value)) + 0.0
         return agreement.settled(to_float(value), pair[1], unit)
 
@@ -424,9 +428,27 @@ class _Run:
                 difference = agreement.worst(leaf.label, routes, a, b, tol)
                 if difference is not None:
                     self._differences.append(difference)
+            gradient.verdict = self._verdict(gradient)
             self.explanation.gradients[leaf.label] = gradient
         if self.between:
             self.explanation.intermediates = intermediates(self, answer, self._differences)
+            for gradient in self.explanation.intermediates.values():
+                gradient.verdict = self._verdict(gradient)
+
+    def _verdict(self, gradient: Gradient) -> str:
+        """Agree, or what a difference is: a convention's where a singular point is on the way."""
+        if any(d.input == gradient.name for d in self._differences):
+            return "convention" if self.singular else "mismatch"
+        return "agree" if gradient.torch is not None else "skipped"
+
+    @property
+    def singular(self) -> list[Singular]:
+        """The singular points that a gradient passes through."""
+        if self._singular is None:
+            from gradexplain.notes import singular_nodes
+
+            self._singular = singular_nodes(self.graph, self.chain, self.wanted)
+        return self._singular
 
     def _rough(self, size: Array) -> Array:
         """What PyTorch's own backward may be off by, where it is coarser than rounding."""
@@ -437,17 +459,9 @@ class _Run:
         self._others = extra.further(self)
 
     def _check(self) -> None:
-        from gradexplain.notes import notes, singular_nodes
+        from gradexplain.notes import notes
 
         explanation = self.explanation
-        singular = singular_nodes(self.graph, self.chain, self.wanted)
-        for gradient in (*explanation.gradients.values(), *explanation.intermediates.values()):
-            mine = [d for d in self._differences if d.input == gradient.name]
-            if mine:
-                excused = bool(singular)
-                gradient.verdict = "convention" if excused else "mismatch"
-            elif gradient.torch is not None:
-                gradient.verdict = "agree"
         tolerances = [g.tolerance.max() for g in explanation.gradients.values() if g.tolerance.size]
         found = (*explanation.gradients.values(), *explanation.intermediates.values())
         verdicts = {gradient.verdict for gradient in found}
@@ -470,7 +484,7 @@ class _Run:
         )
         for other in self._others:
             explanation.check = _worse(explanation.check, other)
-        explanation.notes += notes(self, singular)
+        explanation.notes += notes(self, self.singular)
 
     # -- what notes ask --------------------------------------------------------------------------
 

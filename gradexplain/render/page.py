@@ -238,8 +238,9 @@ def formula_lines(page: Page, formula: Formula, remark: str = "", indent: int = 
     else:
         page.add(line, indent=indent)
         page.add(known, indent=indent + 2)
-    for where in formula.where:
-        page.add(page.text("where ", LABEL), page.text(where), indent=indent + 2)
+    for place, where in enumerate(formula.where):
+        lead = "      " if place else "where "
+        page.add(page.text(lead, LABEL), page.text(where), indent=indent + 2, hang=10)
 
 
 def route_lines(page: Page, gradient: Gradient) -> None:

@@ -33,7 +33,7 @@ from gradexplain.graph import Graph, Node, Ref
 from gradexplain.routes.names import free_names
 
 #: A formula with more to read than this is given as a chain of the parts' formulas instead.
-LONG = 160
+LONG = 100
 
 #: A derivation that grows past this is given up for the chain before it is tidied.
 _TOO_LONG = 400
@@ -357,7 +357,7 @@ class ClosedForm:
         while pending:
             current = pending.pop(0)
             for atom in sorted(current.atoms(sympy.Indexed, sympy.Symbol, Lookup), key=str):
-                if not isinstance(atom, sympy.Indexed) and atom.is_integer:
+                if atom.is_Symbol and atom.is_integer:
                     continue
                 label = label_of(atom)
                 upper = next((u for u in (ADJOINT, TOTAL) if label.startswith(u)), "")

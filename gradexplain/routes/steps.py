@@ -100,6 +100,8 @@ def _numbers(
     if not values:
         return ""
     filled = _Filled(values)(contribution)
+    if filled.strip("()") in values.values():
+        return ""  # handed on as it is: there is nothing to work out
     line = f"{text} = {filled} = {number(float(value[place]), 6)}"
     return line if len(line) <= _WIDTH else ""
 
