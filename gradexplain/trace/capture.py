@@ -1,0 +1,689 @@
+"""One ``backward`` in full: autograd's graph as recorded calls, and the numbers that flow through it.
+
+Autograd's graph has nodes of PyTorch's own; a recorded call made one or several of them (its region).
+What a call sends to an input is the sum over the edges that leave its region towards that input, read
+from hooks on the nodes while PyTorch computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from gradexplain.explanation import Array
+from gradexplain.trace.frames import Site, Variables
+from gradexplain.trace.recorder import KEY, Call, Cut, Operand, Recorder
+from gradexplain.trace.snapshot import (
+    Accumulated,
+    Arg,
+    CutOff,
+    LeftOut,
+    Operation,
+    Snapshot,
+    Value,
+)
+
+#: More of autograd's nodes than this are not explained one by one.
+MAX_NODES = 20_000
+#: Of one ``backward``, the values kept have at most so many elements together.
+MAX_KEPT = 20_000_000
+
+_LEAF = "AccumulateGrad"
+
+#: Where a node of autograd's keeps which backward freed it.
+_FREED = "gradexplain freed"
+
+
+class Group:
+    """The nodes of one call: a recorded one, or some that no recorded call made."""
+
+    __slots__ = ("call", "edges", "id", "nodes", "outputs")
+
+    def __init__(self, call: Call | None) -> None:
+        self.call = call
+        self.nodes: list[Any] = []
+        self.edges: list[tuple[Any, int]] = []  # the inputs' places, in order
+        self.outputs: dict[tuple[int, int], tuple[Any, int]] = {}
+        self.id = -1
+
+
+class Capture:
+    """The graph behind ``roots``; `run` lets PyTorch compute and listens."""
+
+    def __init__(
+        self, snapshot: Snapshot, recorder: Recorder, variables: Variables, roots: list[Any]
+    ) -> None:
+        self.snapshot = snapshot
+        self._roots = roots
+        self._root_edges = {
+            (id(root.grad_fn), root.output_nr): root for root in roots if root.grad_fn is not None
+        }
+        self.recorder = recorder
+        self.variables = variables
+        self._nodes: dict[int, Any] = {}
+        self._owner: dict[int, Group] = {}
+        self._groups: list[Group] = []
+        self._values: dict[Any, Value] = {}
+        self._leaves: dict[int, Any] = {}  # value id: the tensor
+        self._kept = 0
+        self._sent: dict[tuple[int, int], Array] = {}
+        self._upstream: dict[int, Array] = {}
+        self._operands: dict[tuple[int, int], list[Operand]] = {}
+        self._edge_values: dict[tuple[int, int], Value] = {}
+        self._used: dict[int, list[tuple[Any, int]]] = {}  # by group: the outputs used further on
+
+    # -- the graph -------------------------------------------------------------------------------
+
+    def read(self) -> None:
+        """The calls and values behind the roots, in order of execution."""
+        self._collect([root.grad_fn for root in self._roots if root.grad_fn is not None])
+        self._form_groups()
+        for group in self._sorted():
+            self._operation(group)
+        self.snapshot.roots += [self._root(root).id for root in self._roots]
+        self._name()
+
+    def _collect(self, roots: list[Any]) -> None:
+        stack = list(roots)
+        while stack:
+            node = stack.pop()
+            if id(node) in self._nodes:
+                continue
+            self._nodes[id(node)] = node
+            if len(self._nodes) > MAX_NODES:
+                raise TooLarge
+            stack.extend(n for n, _ in node.next_functions if n is not None)
+
+    def _form_groups(self) -> None:
+        groups: dict[int, Group] = {}
+        recorded = []
+        for node in self._nodes.values():
+            entry = node.metadata.get(KEY) if not _is_leaf(node) else None
+            if entry is None:
+                continue
+            call = entry[0]
+            group = groups.get(id(call))
+            if group is None:
+                group = groups[id(call)] = Group(call)
+                self._groups.append(group)
+            recorded.append((node, group))
+            self._owner[id(node)] = group
+            group.nodes.append(node)
+            for operand in [*call.operands, *([call.base] if call.base else [])]:
+                if operand.node is not None:
+                    self._operands.setdefault((id(operand.node), operand.nr), []).append(operand)
+        for node, group in recorded:
+            if group.call is not None and group.call.custom != "autograd.grad":
+                self._expand(node, group)
+        for node, group in recorded:
+            if group.call is not None and group.call.custom == "autograd.grad":
+                self._expand(node, group)
+        # What is left was made by no call that was seen.
+        stack = [root.grad_fn for root in self._roots if root.grad_fn is not None]
+        seen: set[int] = set()
+        while stack:
+            node = stack.pop(0)
+            if id(node) in seen or _is_leaf(node):
+                continue
+            seen.add(id(node))
+            if id(node) not in self._owner:
+                group = Group(None)
+                self._groups.append(group)
+                group.nodes.append(node)
+                self._owner[id(node)] = group
+                self._expand(node, group)
+            stack.extend(n for n, _ in node.next_functions if n is not None)
+
+    def _expand(self, start: Any, group: Group) -> None:
+        """Take the nodes behind ``start`` that belong to ``group``, up to the group's inputs."""
+        inputs = set()
+        if group.call is not None:
+            inputs = {(id(o.node), o.nr) for o in group.call.operands if o.node is not None}
+        stack = [start]
+        while stack:
+            for node, nr in stack.pop().next_functions:
+                if node is None or self._owner.get(id(node)) is group:
+                    continue
+                outside = (
+                    _is_leaf(node)
+                    or id(node) in self._owner
+                    or (id(node), nr) in inputs
+                    or (group.call is None and (id(node), nr) in self._operands)
+                )
+                if not outside:
+                    self._owner[id(node)] = group
+                    group.nodes.append(node)
+                    stack.append(node)
+
+    def _edges(self, group: Group) -> Iterator[tuple[Any, int, Any, int]]:
+        """The edges that leave a group: ``(node, place, target, nr)``."""
+        for node in group.nodes:
+            for place, (target, nr) in enumerate(node.next_functions):
+                if target is not None and self._owner.get(id(target)) is not group:
+                    yield node, place, target, nr
+
+    def _sorted(self) -> list[Group]:
+        """The groups in order of execution, each after those that made its inputs."""
+        for group in self._groups:
+            seen = set()
+            for _, _, target, nr in self._edges(group):
+                if (id(target), nr) not in seen:
+                    seen.add((id(target), nr))
+                    group.edges.append((target, nr))
+                    owner = self._owner.get(id(target))
+                    if owner is not None:
+                        self._used.setdefault(id(owner), []).append((target, nr))
+        for key, nr in self._root_edges:
+            owner = self._owner.get(key)
+            if owner is not None:
+                self._used.setdefault(id(owner), []).append((self._nodes[key], nr))
+        order: list[Group] = []
+        state: dict[int, int] = {}
+        stack: list[tuple[Group, bool]] = [
+            (self._owner[id(root.grad_fn)], False)
+            for root in reversed(self._roots)
+            if root.grad_fn is not None and id(root.grad_fn) in self._owner
+        ]
+        while stack:
+            group, done = stack.pop()
+            if done:
+                order.append(group)
+                continue
+            if state.get(id(group)):
+                continue
+            state[id(group)] = 1
+            stack.append((group, True))
+            for target, _ in reversed(group.edges):
+                owner = self._owner.get(id(target))
+                if owner is not None and not state.get(id(owner)):
+                    stack.append((owner, False))
+        return order
+
+    # -- values ----------------------------------------------------------------------------------
+
+    def _new(self, kind: str, tensor: Any, array: Array | None) -> Value:
+        value = Value(
+            id=len(self.snapshot.values),
+            kind=kind,
+            shape=tuple(tensor.shape),
+            dtype=str(tensor.dtype).removeprefix("torch."),
+            array=array,
+        )
+        self.snapshot.values.append(value)
+        return value
+
+    def _array(self, tensor: Any) -> Array | None:
+        """A copy in float64; None for what cannot be or is not kept."""
+        if tensor is None:
+            return None
+        if self._kept + tensor.numel() > MAX_KEPT:
+            return None
+        array = to_array(tensor)
+        if array is not None:
+            self._kept += array.size
+        return array
+
+    def _leaf(self, tensor: Any) -> Value:
+        key = "leaf", id(tensor)
+        if key not in self._values:
+            value = self._values[key] = self._new("leaf", tensor, self._array(tensor))
+            self._leaves[value.id] = tensor
+            name = self.variables.name(tensor)
+            value.names = (name,) if name else ()
+        return self._values[key]
+
+    def _constant(self, operand: Operand) -> Value:
+        tensor = operand.value
+        place = tensor.data_ptr() if tensor.numel() else id(operand)
+        key = "constant", place, tensor.shape, tensor.stride(), operand.version
+        if key not in self._values:
+            array = self._array(tensor) if operand.intact else None
+            value = self._values[key] = self._new("constant", tensor, array)
+            name = next(
+                (
+                    name
+                    for name, other in self.variables.tensors
+                    if not other.requires_grad and _same_memory(other, tensor)
+                ),
+                "",
+            )
+            value.names = (name,) if name else ()
+            value.cuts = tuple(_cut_off(cut) for cut in operand.cuts)
+        return self._values[key]
+
+    def _operand(self, operand: Operand) -> Value:
+        if operand.leaf is not None:
+            return self._leaf(operand.leaf)
+        if operand.node is None:
+            return self._constant(operand)
+        value = self._edge_values.get((id(operand.node), operand.nr))
+        if value is None:  # not on the way of the gradient
+            return self._constant(operand)
+        return value
+
+    def _edge(self, node: Any, nr: int) -> Value:
+        if _is_leaf(node):
+            return self._leaf(node.variable)
+        return self._edge_values[id(node), nr]
+
+    def _root(self, root: Any) -> Value:
+        if root.grad_fn is None:
+            return self._leaf(root)
+        value = self._edge_values[id(root.grad_fn), root.output_nr]
+        if value.array is None:
+            value.array = self._array(root)
+        return value
+
+    # -- operations ------------------------------------------------------------------------------
+
+    def _operation(self, group: Group) -> None:
+        call = group.call
+        snapshot = self.snapshot
+        group.id = len(snapshot.operations)
+        inputs = list(dict.fromkeys(self._edge(*edge).id for edge in group.edges))
+        nodes = tuple(dict.fromkeys(_plain(node.name()) for node in group.nodes))
+        if call is None:
+            name = _plain(group.nodes[0].name())
+            operation = Operation(
+                group.id, name, (), False, tuple(Arg(i) for i in inputs), {}, None,
+                opaque="no call of the script made it",
+            )  # fmt: skip
+        else:
+            args = tuple(self._packed(arg) for arg in call.args)
+            kwargs = {k: self._packed(arg) for k, arg in call.kwargs.items()}
+            kind = call.kind
+            operation = Operation(
+                group.id, kind.name, kind.spellings, kind.swap, args, kwargs, call.site,
+                inplace=kind.kind == "inplace",
+            )  # fmt: skip
+            known = {a.id for a in _args((args, kwargs))}
+            if call.custom == "autograd.grad":
+                operation.opaque = "the backward pass that autograd.grad differentiated"
+                operation.args = tuple(Arg(i) for i in inputs)
+            elif call.custom:
+                operation.opaque = "a custom autograd.Function"
+            elif call.base is not None:
+                operation.opaque = "it changes a view in place, and so the tensor behind it"
+                operation.args = tuple(Arg(i) for i in inputs)
+                operation.kwargs = {}
+            elif kind.name == "__setitem__":
+                operation.opaque = "it writes into a part of the tensor"
+            elif not known.issuperset(inputs):
+                operation.opaque = "it reads more tensors than it was given"
+                operation.args = tuple(Arg(i) for i in inputs)
+                operation.kwargs = {}
+        operation.inputs = list(
+            dict.fromkeys([*inputs, *(a.id for a in _args((operation.args, operation.kwargs)))])
+        )
+        operation.nodes = nodes
+        snapshot.operations.append(operation)
+        self._outputs(group, operation)
+
+    def _outputs(self, group: Group, operation: Operation) -> None:
+        """A value for each place at which something of the group is used further on."""
+        wanted: dict[tuple[int, int], tuple[Any, int]] = {}
+        for node in group.nodes:
+            entry = node.metadata.get(KEY)
+            if entry is not None and entry[0] is group.call:
+                for nr in entry[1]:
+                    wanted[id(node), nr] = node, nr
+        for node, nr in self._used.get(id(group), ()):
+            wanted[id(node), nr] = node, nr
+        for (key, nr), (node, _) in wanted.items():
+            operands = self._operands.get((key, nr), [])
+            tensor = next((o.value for o in operands if o.intact), None)
+            if tensor is None:
+                tensor = self._root_edges.get((key, nr))
+            entry = node.metadata.get(KEY)
+            value = Value(
+                id=len(self.snapshot.values),
+                kind="result",
+                shape=_shape(node, nr),
+                dtype=_dtype(node, nr),
+                names=self._site_names(group, {} if entry is None else entry[1], nr),
+                array=self._array(tensor),
+                call=operation.id,
+                path=() if entry is None else entry[1].get(nr, ()),
+            )
+            self.snapshot.values.append(value)
+            operation.outputs.append(value.id)
+            self._edge_values[key, nr] = value
+
+    def _site_names(
+        self, group: Group, paths: dict[int, tuple[int, ...]], nr: int
+    ) -> tuple[str, ...]:
+        """The names that the script's assignment gives to an output."""
+        call = group.call
+        if call is None or call.site is None or nr not in paths or call.base is not None:
+            return ()
+        names, path = call.site.names, paths[nr]
+        if not path:
+            return names if len(names) == 1 else ()
+        if len(names) > 1:
+            return (names[path[0]],) if path[0] < len(names) else ()
+        return ()
+
+    def _packed(self, arg: Any) -> Any:
+        if isinstance(arg, Operand):
+            return Arg(self._operand(arg).id)
+        if type(arg) in (list, tuple):
+            return type(arg)(self._packed(part) for part in arg)
+        return arg
+
+    def _name(self) -> None:
+        """Names for results that were not assigned where they were made."""
+        by_edge = {
+            (id(tensor.grad_fn), tensor.output_nr): name
+            for name, tensor in reversed(self.variables.tensors)
+            if tensor.grad_fn is not None
+        }
+        for key, value in self._edge_values.items():
+            name = by_edge.get(key)
+            if name and name not in value.names:
+                value.names = (*value.names, name)
+
+    # -- the backward pass -----------------------------------------------------------------------
+
+    def run(self, function: Callable[[], Any], inputs: list[Any] | None, *, returns: bool) -> Any:
+        """Let PyTorch carry out the call, and keep what flows and what is accumulated."""
+        retained = [
+            (name, tensor)
+            for name, tensor in self.variables.tensors
+            if tensor.grad_fn is not None and tensor.retains_grad
+            and (id(tensor.grad_fn), tensor.output_nr) in self._edge_values
+        ]  # fmt: skip
+        watched = [(self.snapshot.values[i], tensor) for i, tensor in self._leaves.items()]
+        before = {id(tensor): to_array(_grad(tensor)) for _, tensor in watched}
+        before.update((id(tensor), to_array(_grad(tensor))) for _, tensor in retained)
+        hooks = [node.register_hook(self._hook(node)) for node in self._nodes.values()]
+        try:
+            result = function()
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self._flows()
+        if returns:
+            self._returned(inputs or [], result)
+        else:
+            self._accumulated(watched, retained, before, inputs)
+        self._left_out(inputs, returns=returns)
+        return result
+
+    def _hook(self, node: Any) -> Callable[[Any, Any], None]:
+        if _is_leaf(node):
+            leaf = self._leaf(node.variable).id
+
+            def leaf_hook(_: Any, arriving: Any) -> None:
+                self._keep(self._upstream, leaf, arriving[0])
+
+            return leaf_hook
+        group = self._owner[id(node)]
+        leaving = [
+            (place, self._edge(target, nr).id)
+            for place, (target, nr) in enumerate(node.next_functions)
+            if target is not None and self._owner.get(id(target)) is not group
+        ]
+        arriving_at = [
+            (nr, value.id)
+            for (key, nr), value in self._edge_values.items()
+            if key == id(node)
+        ]
+
+        def hook(sent: Any, arriving: Any) -> None:
+            for place, value in leaving:
+                if place < len(sent) and sent[place] is not None:
+                    self._keep(self._sent, (group.id, value), sent[place])
+            for nr, value in arriving_at:
+                if nr < len(arriving) and arriving[nr] is not None:
+                    self._keep(self._upstream, value, arriving[nr])
+
+        return hook
+
+    def _keep(self, where: dict[Any, Array], key: Any, gradient: Any) -> None:
+        array = self._array(gradient)
+        if array is not None:
+            where[key] = where[key] + array if key in where else array
+
+    def _flows(self) -> None:
+        snapshot = self.snapshot
+        for (operation, value), array in self._sent.items():
+            snapshot.operations[operation].sent[value] = array
+            found = snapshot.values[value]
+            found.arrived = array if found.arrived is None else found.arrived + array
+        for root, v in zip(snapshot.roots, snapshot.v, strict=False):
+            found = snapshot.values[root]
+            found.arrived = v if found.arrived is None else found.arrived + v
+        for number, array in self._upstream.items():
+            snapshot.values[number].upstream = array
+
+    def _accumulated(
+        self,
+        watched: list[tuple[Value, Any]],
+        retained: list[tuple[str, Any]],
+        before: dict[int, Array | None],
+        inputs: list[Any] | None,
+    ) -> None:
+        for value, tensor in watched:
+            after = to_array(_grad(tensor))
+            if inputs is not None and not any(tensor is other for other in inputs):
+                continue
+            if value.upstream is None and value.arrived is None:
+                continue
+            self.snapshot.accumulated.append(
+                Accumulated(
+                    value.names[0] if value.names else "", value.shape, "leaf",
+                    before[id(tensor)], value.upstream, after, value.id,
+                )  # fmt: skip
+            )
+        for name, tensor in retained:
+            value = self._edge_values[id(tensor.grad_fn), tensor.output_nr]
+            self.snapshot.accumulated.append(
+                Accumulated(
+                    name, value.shape, "retained", before[id(tensor)], value.upstream,
+                    to_array(_grad(tensor)), value.id,
+                )  # fmt: skip
+            )
+
+    def _returned(self, inputs: list[Any], result: Any) -> None:
+        parts = result if isinstance(result, (tuple, list)) else [result]
+        for tensor, gradient in zip(inputs, parts, strict=False):
+            value: Value | None
+            if tensor.grad_fn is not None:
+                value = self._edge_values.get((id(tensor.grad_fn), tensor.output_nr))
+            else:
+                value = self._leaf(tensor)
+            name = self.variables.name(tensor)
+            if value is not None and name and not value.names:
+                value.names = (name,)
+            array = to_array(gradient)
+            if value is not None and array is not None:
+                value.upstream = array
+            self.snapshot.accumulated.append(
+                Accumulated(
+                    name, tuple(tensor.shape), "returned", None, array, array,
+                    -1 if value is None else value.id,
+                )  # fmt: skip
+            )
+
+    # -- for errors ------------------------------------------------------------------------------
+
+    def mark_freed(self, site: Site | None) -> None:
+        """Remember which backward freed what the nodes had saved."""
+        for node in self._nodes.values():
+            if not _is_leaf(node):
+                node.metadata.setdefault(_FREED, site)
+
+    def freed_at(self) -> Site | None:
+        """Where an earlier backward freed this graph, or a part of it."""
+        for node in self._nodes.values():
+            if not _is_leaf(node) and node.metadata.get(_FREED) is not None:
+                found: Site = node.metadata[_FREED]
+                return found
+        return None
+
+    def overwritten(self, version: int | None, made_by: str) -> tuple[str, Any]:
+        """The value that was changed in place after it was saved, and the change, where seen."""
+        choices: list[tuple[str, Any]] = []
+        for group in self._groups:
+            for operand in group.call.operands if group.call is not None else ():
+                if operand.intact:
+                    continue
+                if operand.leaf is not None or operand.node is None:
+                    found = self._operand(operand)
+                else:
+                    known = self._edge_values.get((id(operand.node), operand.nr))
+                    if known is None:
+                        continue
+                    found = known
+                storage = operand.value.untyped_storage().data_ptr()
+                change = next(
+                    (
+                        c
+                        for c in self.recorder.changes
+                        if c.storage == storage and c.version > operand.version
+                    ),
+                    None,
+                )
+                first = operand.node is not None and operand.node.name().endswith(made_by)
+                item = (found.names[0] if found.names else "", change)
+                choices.insert(0 if first and made_by else len(choices), item)
+        return choices[0] if choices else ("", None)
+
+    # -- what got nothing ------------------------------------------------------------------------
+
+    def _left_out(self, inputs: list[Any] | None, *, returns: bool) -> None:
+        snapshot = self.snapshot
+        found = snapshot.left_out
+        cuts = [(value, cut) for value in snapshot.values for cut in value.cuts]
+        reached = {id(tensor): number for number, tensor in self._leaves.items()}
+        for name, tensor in self.variables.tensors:
+            if not tensor.is_leaf or not tensor.requires_grad:
+                continue
+            shape = tuple(tensor.shape)
+            number = reached.get(id(tensor))
+            if number is not None:
+                value = snapshot.values[number]
+                if inputs is not None and not any(tensor is other for other in inputs):
+                    where = "inputs=" if not returns else "the inputs that grad was asked for"
+                    found.append(LeftOut(name, shape, f"it is not among {where}"))
+                elif value.upstream is None and value.arrived is None:
+                    found.append(LeftOut(name, shape, "no gradient is sent to it"))
+                continue
+            if returns:
+                continue
+            cut = next((cut for _, cut in cuts if id(tensor) in cut.leaves), None)
+            if cut is None:
+                why = "the output was not computed from it"
+                found.append(LeftOut(name, shape, why))
+            else:
+                found.append(LeftOut(name, shape, _why(cut), cut.site))
+        for value in snapshot.values:
+            if value.kind != "constant" or not value.names:
+                continue
+            site = None
+            if value.cuts:
+                why, site = _why(value.cuts[0]), value.cuts[0].site
+            elif value.dtype.startswith(("int", "uint", "bool")):
+                why = "it holds integers" if value.dtype != "bool" else "it holds true/false"
+            else:
+                why = "it does not require grad"
+            found.append(LeftOut(value.names[0], value.shape, why, site))
+
+
+class TooLarge(Exception):
+    """The graph has too many nodes to be explained one by one."""
+
+
+_WHY = {
+    "detached": "detached",
+    "no_grad": "computed under no_grad",
+    "no derivative": "has no derivative",
+}
+
+
+def _why(cut: CutOff) -> str:
+    words = _WHY[cut.why]
+    return f"{cut.function} {words}" if cut.why == "no derivative" else words
+
+
+def _cut_off(cut: Cut) -> CutOff:
+    leaves: list[int] = []
+    for reference in cut.sources:
+        tensor = reference()
+        if tensor is None:
+            continue
+        if tensor.grad_fn is None:
+            leaves.append(id(tensor))
+            continue
+        stack, seen = [tensor.grad_fn], set()
+        while stack and len(seen) < 2000:
+            node = stack.pop()
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
+            if _is_leaf(node):
+                leaves.append(id(node.variable))
+            stack.extend(n for n, _ in node.next_functions if n is not None)
+    return CutOff(cut.why, cut.name, cut.site, tuple(leaves))
+
+
+def to_array(tensor: Any) -> Array | None:
+    """A copy in float64; None for None, complex numbers and what has no elements in memory."""
+    if tensor is None:
+        return None
+    if tensor.is_complex() or tensor.is_quantized or tensor.device.type == "meta":
+        return None
+    with torch.no_grad():
+        dense = tensor.detach()
+        if dense.layout != torch.strided:
+            dense = dense.to_dense()
+        array: Array = dense.to(device="cpu", dtype=torch.float64, copy=True).numpy()
+    return np.array(array)
+
+
+def _grad(tensor: Any) -> Any:
+    """``.grad`` without the warning for a tensor that has none."""
+    if tensor.grad_fn is not None and not tensor.retains_grad:
+        return None
+    return tensor.grad
+
+
+def _is_leaf(node: Any) -> bool:
+    return bool(type(node).__name__ == _LEAF)
+
+
+def _plain(name: str) -> str:
+    return name.rpartition("::")[2]
+
+
+def _shape(node: Any, nr: int) -> tuple[int, ...]:
+    return tuple(node._input_metadata[nr].shape)
+
+
+def _dtype(node: Any, nr: int) -> str:
+    return str(node._input_metadata[nr].dtype).removeprefix("torch.")
+
+
+def _same_memory(a: Any, b: Any) -> bool:
+    return bool(
+        a.shape == b.shape
+        and a.dtype == b.dtype
+        and a.layout == torch.strided == b.layout
+        and a.data_ptr() == b.data_ptr()
+        and a.stride() == b.stride()
+        and a.numel() > 0
+    )
+
+
+def _args(value: Any) -> Iterator[Arg]:
+    if isinstance(value, Arg):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _args(part)
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _args(part)

@@ -1,0 +1,713 @@
+"""From a snapshot to its explanation: names, formulas, and the three routes held against each other.
+
+The chain rule is carried through the recorded calls in float64 with the records' formulas, from the
+values of the leaves; PyTorch's own numbers, caught on their way, are compared with it at every step.
+Where an operation has no record its part is PyTorch's own, marked so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gradexplain import agreement
+from gradexplain.engine import Problem, _loss, explanation_of
+from gradexplain.errors import GradexplainError
+from gradexplain.explanation import (
+    Array,
+    Check,
+    Difference,
+    Explanation,
+    ForwardRow,
+    Gradient,
+    Input,
+    Note,
+    Output,
+    Shape,
+    Step,
+    Upstream,
+)
+from gradexplain.formula.evaluate import Pair, to_float
+from gradexplain.graph import Graph
+from gradexplain.notes import singular_nodes
+from gradexplain.render import numbers
+from gradexplain.trace.links import Link, Reading, clean, is_literal
+from gradexplain.trace.snapshot import Accumulated, Arg, LeftOut, Operation, Snapshot, Value
+
+#: The closed form of the whole is given for chains of at most so many operations and elements.
+SHORT = 12
+_FEW = 2_000
+
+#: A name that stands for more values than this is numbered, ``y@1``, ``y@2``, instead of primed.
+_PRIMES = 3
+
+
+@dataclass(slots=True)
+class TracedRow(ForwardRow):
+    """One operation as it was executed; ``opaque`` says why it has no formula here."""
+
+    line: int | None = None
+    source: str = ""
+    opaque: str = ""
+
+
+@dataclass(slots=True)
+class TracedStep(Step):
+    """One contribution; ``kind`` is ``formula``, ``opaque`` (PyTorch's own) or ``hook``."""
+
+    line: int | None = None
+    kind: str = "formula"
+
+
+@dataclass(slots=True)
+class Root:
+    """A tensor that ``backward`` was called on, with its v."""
+
+    name: str
+    shape: Shape
+    v: Array
+
+
+@dataclass(slots=True)
+class TracedCall(Explanation):
+    """One ``backward`` of a script.  The numbers are PyTorch's, where they agree with the formulas
+    (within the bound) printed as the formulas give them, so that no processor's last bit shows.
+    """
+
+    index: int = 0
+    function: str = "backward"
+    file: str = ""
+    line: int | None = None
+    source: str = ""
+    roots: list[Root] = field(default_factory=list)
+    retain_graph: bool = False
+    create_graph: bool = False
+    accumulated: list[Accumulated] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    #: What PyTorch raised, why, and what to do.
+    error: tuple[str, str] | None = None
+    why: str = ""
+    remedy: str = ""
+    #: Whether every operation has a formula, so that the chain rule is independent of PyTorch.
+    complete: bool = True
+
+    def to_dict(self, precision: int | None = None) -> dict[str, Any]:
+        """The JSON document ``gradexplain/trace/1`` of this call."""
+        from gradexplain.render import trace_json
+
+        return trace_json.call_dict(self, precision)
+
+    def __str__(self) -> str:
+        from gradexplain.render import trace
+
+        return trace.render_call(self)
+
+
+def explained(snapshot: Snapshot) -> TracedCall:
+    """The explanation of one captured call."""
+    return _Explainer(snapshot).explained()
+
+
+class _Explainer:
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.values = snapshot.values
+        self.labels = _labels(snapshot)
+        self.links: dict[int, Link] = {}  # by output
+        self.pairs: dict[int, Pair] = {}
+        self.upstream: dict[int, Pair] = {}
+        self.contributions: dict[tuple[int, int], Pair] = {}
+        self.differences: list[Difference] = []
+        self.singular: list[Any] = []
+        self.hooked: list[int] = []
+        self.opaque: dict[int, str] = {}
+        floats = {v.dtype for v in self.values if v.dtype.startswith(("float", "bfloat", "half"))}
+        self.dtype = "float64" if floats == {"float64"} else "float32"
+        self.checkable = floats <= {"float32", "float64"}
+        v = [np.abs(v[np.isfinite(v)]).sum() for v in snapshot.v]
+        self.v_size = np.array([sum(v)], dtype=np.float64)
+        self.explanation = self._begun()
+
+    def explained(self) -> TracedCall:
+        x = self.explanation
+        if self.snapshot.operations or self.snapshot.roots:
+            self._forward()
+            if self.snapshot.error is None:
+                self._backward()
+                self._gradients()
+                self._whole()
+            self._check()
+        self._notes()
+        return x
+
+    # -- question --------------------------------------------------------------------------------
+
+    def _begun(self) -> TracedCall:
+        s = self.snapshot
+        site = s.site
+        leaves = {
+            self.labels[v.id]: Input(
+                self.labels[v.id], v.shape, _known(v), given=True, wanted=v.kind == "leaf"
+            )
+            for v in self.values
+            if v.kind != "result" and not is_literal(v)
+        }
+        roots = [
+            Root(self.labels[i], self.values[i].shape, v)
+            for i, v in zip(s.roots, s.v, strict=False)
+        ]
+        taken = set(self.labels.values())
+        v_name = next(n for n in ("v", "g", "upstream", "grad_output") if n not in taken)
+        loss = next(n for n in ("L", "S", "loss_L") if n not in taken)
+        first = roots[0] if roots else Root("y", (), np.ones(()))
+        texts = [_loss(r.v, r.name, loss, v_name).partition(" = ")[2] for r in roots]
+        return TracedCall(
+            expression=site.source if site is not None else "",
+            dtype=self.dtype,
+            inputs=leaves,
+            output=Output(first.name, first.shape, _known(self.values[s.roots[0]]) if s.roots else None),
+            grad=Upstream(
+                first.v, "implicit" if s.implicit else "given",
+                f"{loss} = {' + '.join(texts)}", v_name,
+            ),
+            index=s.index,
+            function=s.function,
+            file=site.file if site is not None else "",
+            line=site.line if site is not None else None,
+            source=site.source if site is not None else "",
+            roots=roots,
+            retain_graph=s.retain_graph,
+            create_graph=s.create_graph,
+            accumulated=s.accumulated,
+            left_out=s.left_out,
+            error=s.error,
+            why=s.error_help[0],
+            remedy=s.error_help[1],
+        )  # fmt: skip
+
+    # -- forward ---------------------------------------------------------------------------------
+
+    def _forward(self) -> None:
+        for value in self.values:
+            if value.kind != "result" and value.array is not None:
+                self.pairs[value.id] = value.array, np.abs(value.array)
+        for operation in self.snapshot.operations:
+            opaque = operation.opaque or self._linked(operation)
+            if opaque:
+                self.opaque[operation.id] = opaque
+                for output in operation.outputs:
+                    self.links.pop(output, None)
+                    array = self.values[output].array
+                    if array is not None:
+                        self.pairs[output] = array, np.abs(array)
+            for output in operation.outputs:
+                self.explanation.forward.append(self._row(operation, output, opaque))
+        for root, i in zip(self.explanation.roots[:1], self.snapshot.roots, strict=False):
+            del root
+            self.explanation.output.value = self._value(i)
+
+    def _linked(self, operation: Operation) -> str:
+        """Make the links of a call; why there are none, where it must be opaque."""
+        known = [i for i in operation.inputs if i not in self.pairs]
+        if known:
+            return f"the value of {self.labels[known[0]]} was not kept"
+        for output in operation.outputs:
+            value = self.values[output]
+            try:
+                link = Link(self.snapshot, operation, output, self.labels)
+                pair = link.forward(self.pairs)
+                if value.array is not None and self._differ(pair, value) is not None:
+                    # Is it the record, or what has come before?
+                    arrays = {
+                        i: (a, np.abs(a))
+                        for i in operation.inputs
+                        if (a := self.values[i].array) is not None
+                    }
+                    if len(arrays) < len(operation.inputs):
+                        return "its value is not the one that its record gives"
+                    pair = link.forward(arrays)
+                    if self._differ(pair, value) is not None:
+                        return "its value is not the one that its record gives"
+            except GradexplainError:
+                return "it has no record"
+            except (ArithmeticError, ValueError, TypeError, KeyError, IndexError, StopIteration,
+                    NotImplementedError, AttributeError, RecursionError, AssertionError):  # fmt: skip
+                return "its record does not fit here"
+            self.links[output] = link
+            self.pairs[output] = pair
+        return "" if operation.outputs else "nothing is known of it"
+
+    def _differ(self, pair: Pair, value: Value) -> Difference | None:
+        assert value.array is not None
+        found = clean(pair)
+        if found.shape != value.array.shape:
+            return Difference(self.labels[value.id], ("record", "PyTorch"), (), (0, 0), 0, 1)
+        tolerance = agreement.bound(pair[1], found, np.zeros(0), self._rounding(value))
+        return agreement.worst(
+            self.labels[value.id], ("record", "PyTorch"), found, value.array, tolerance * 4
+        )
+
+    def _rounding(self, value: Value) -> str:
+        return "float64" if value.dtype == "float64" and self.dtype == "float64" else "float32"
+
+    def _row(self, operation: Operation, output: int, opaque: str) -> TracedRow:
+        link = self.links.get(output)
+        site = operation.site
+        text = link.expression() if link is not None else ""
+        return TracedRow(
+            node=self.labels[output],
+            op=operation.name,
+            inputs=tuple(self.labels[i] for i in operation.inputs),
+            expression=text or self._call(operation),
+            shape=self.values[output].shape,
+            value=self._value(output),
+            line=site.line if site is not None else None,
+            source=site.source if site is not None else "",
+            opaque=opaque,
+        )
+
+    def _call(self, operation: Operation) -> str:
+        """The call in the values' names, as PyTorch spells it."""
+        shown = [self._shown(arg) for arg in operation.args]
+        shown += [
+            f"{name}={self._shown(arg)}"
+            for name, arg in operation.kwargs.items()
+            if not name.startswith("_") and arg is not None
+        ]
+        if operation.name == "__setitem__" and len(shown) == 3:
+            return f"{shown[0]} with [{shown[1]}] = {shown[2]}"
+        name = operation.name
+        if operation.opaque.startswith("the backward pass"):
+            name = "autograd.grad"
+        return f"{name.strip('_') if name.startswith('__') else name}({', '.join(shown)})"
+
+    def _shown(self, arg: Any) -> str:
+        if isinstance(arg, Arg):
+            return self.labels[arg.id]
+        if type(arg) in (list, tuple):
+            inner = ", ".join(self._shown(part) for part in arg)
+            return f"[{inner}]" if type(arg) is list else f"({inner})"
+        if isinstance(arg, slice):
+            ends = ["" if e is None else self._shown(e) for e in (arg.start, arg.stop, arg.step)]
+            return ":".join(ends if ends[2] else ends[:2])
+        if arg is Ellipsis:
+            return "..."
+        if isinstance(arg, float):
+            return numbers.number(arg)
+        if isinstance(arg, (int, str, bool)) or arg is None:
+            return repr(arg)
+        text = str(arg)
+        return text if text.startswith("torch.") else type(arg).__name__
+
+    def _value(self, number: int) -> Array:
+        """A value as it is shown: PyTorch's, settled on the formula's where they agree."""
+        value = self.values[number]
+        pair = self.pairs.get(number)
+        if value.array is None:
+            return clean(pair) if pair is not None else np.full(value.shape, np.nan)
+        if pair is None or number not in self.links:
+            return value.array
+        found = clean(pair)
+        tolerance = agreement.bound(pair[1], found, np.zeros(0), self._rounding(value))
+        return numbers.settled(value.array, found, tolerance * 4)
+
+    # -- backward --------------------------------------------------------------------------------
+
+    def _backward(self) -> None:
+        s = self.snapshot
+        for root, v in zip(s.roots, s.v, strict=False):
+            self._add(root, (v, np.abs(v)))
+        uses: dict[int, int] = {}
+        for operation in s.operations:
+            for number in operation.sent:
+                uses[number] = uses.get(number, 0) + 1
+        seen: dict[int, int] = {}
+        for operation in reversed(s.operations):
+            sent = self._sent(operation)
+            for number in operation.inputs:
+                if number not in operation.sent or number not in sent:
+                    continue
+                self._add(number, sent[number])
+                self.contributions[operation.id, number] = sent[number]
+                seen[number] = seen.get(number, 0) + 1
+                last = seen[number] == uses[number]
+                self._step(operation, number, sent[number], uses[number], last)
+                if last:
+                    self._hooks(number)
+        for number in s.roots:
+            if self.values[number].kind == "leaf":
+                self._hooks(number)
+
+    def _add(self, number: int, pair: Pair) -> None:
+        if number in self.upstream:
+            before = self.upstream[number]
+            with np.errstate(all="ignore"):
+                pair = before[0] + pair[0], before[1] + pair[1]
+        self.upstream[number] = pair
+
+    def _hooks(self, number: int) -> None:
+        """Where a hook replaced the gradient, go on with what it returned."""
+        value = self.values[number]
+        if value.upstream is None or value.arrived is None:
+            return
+        with np.errstate(all="ignore"):
+            tolerance = 64 * agreement.ROUNDOFF[self._rounding(value)] * np.abs(value.arrived)
+        if not agreement.differs(value.arrived, value.upstream, tolerance + 1e-300).any():
+            return
+        self.hooked.append(number)
+        self.explanation.complete = False
+        before, after = value.arrived, value.upstream
+        self.upstream[number] = after, np.abs(after)
+        self.explanation.steps.append(
+            TracedStep(
+                node=self.labels[number],
+                op="hook",
+                input=self.labels[number],
+                upstream=before,
+                rule="",
+                contribution_rule="",
+                numbers="",
+                contribution=after,
+                kind="hook",
+            )
+        )
+
+    def _sent(self, operation: Operation) -> dict[int, Pair]:
+        """What a call sends to its inputs: by its record, or as PyTorch did."""
+        if operation.id in self.opaque:
+            if operation.sent:
+                self.explanation.complete = False
+            return {number: (a, np.abs(a)) for number, a in operation.sent.items()}
+        wanted = [i for i in operation.inputs if self.values[i].kind != "constant"]
+        sent: dict[int, Pair] = {}
+        for output in operation.outputs:
+            if output not in self.upstream:
+                continue
+            link = self.links[output]
+            for number, pair in link.backward(self.upstream[output], wanted).items():
+                if number in sent:
+                    pair = sent[number][0] + pair[0], sent[number][1] + pair[1]
+                sent[number] = pair
+            assert link.chain is not None
+            labels = [self.labels[i] for i in wanted if i in link.inputs]
+            for point in singular_nodes(link.graph, link.chain, labels):
+                if point not in self.singular:
+                    self.singular.append(point)
+        return sent
+
+    def _step(
+        self, operation: Operation, number: int, pair: Pair, uses: int, last: bool
+    ) -> None:
+        opaque = self.opaque.get(operation.id, "")
+        rule = contribution = text = ""
+        output = next((o for o in operation.outputs if o in self.upstream), operation.outputs[0])
+        link = self.links.get(output)
+        if link is not None and not opaque and number in link.inputs:
+            try:
+                rule, contribution, text = link.texts(number)
+            except (ArithmeticError, ValueError, TypeError, KeyError, IndexError, StopIteration,
+                    NotImplementedError, AttributeError, RecursionError, AssertionError):  # fmt: skip
+                rule = contribution = text = ""
+        up = self.upstream.get(output)
+        real = operation.sent[number]
+        shown = self._settled(pair, real, number)
+        if not opaque:
+            difference = self._compare(operation, number, pair, real)
+            if difference is not None:
+                self.differences.append(difference)
+        total = None
+        if last and uses > 1:
+            value = self.values[number]
+            total = self._settled(self.upstream[number], value.arrived, number)
+        site = operation.site
+        self.explanation.steps.append(
+            TracedStep(
+                node=self.labels[output],
+                op=operation.name,
+                input=self.labels[number],
+                upstream=self._settled(up, self.values[output].upstream, output),
+                rule=rule if not opaque else "",
+                contribution_rule=contribution,
+                numbers=text,
+                contribution=shown,
+                total=total,
+                uses=uses,
+                line=site.line if site is not None else None,
+                kind="opaque" if opaque else "formula",
+            )
+        )
+
+    def _settled(self, pair: Pair | None, real: Array | None, number: int) -> Array:
+        if pair is None:
+            return real if real is not None else np.full(self.values[number].shape, np.nan)
+        found = clean(pair)
+        if real is None or real.shape != found.shape:
+            return found
+        return numbers.settled(real, found, self._tolerance(pair, found, 0.0))
+
+    def _tolerance(self, pair: Pair, found: Array, rough: float) -> Array:
+        extra = np.nan_to_num(rough * np.asarray(pair[1], dtype=np.float64), posinf=0.0)
+        return agreement.bound(pair[1], found, self.v_size, self.dtype) + extra
+
+    def _compare(
+        self, operation: Operation, number: int, pair: Pair, real: Array
+    ) -> Difference | None:
+        if not self.checkable:
+            return None
+        found = clean(pair)
+        rough = max((self.links[o].rough() for o in operation.outputs if o in self.links), default=0.0)
+        if found.shape != real.shape:
+            return None
+        return agreement.worst(
+            self.labels[number], (f"{operation.name} by its formula", "PyTorch"), found, real,
+            self._tolerance(pair, found, rough),
+        )  # fmt: skip
+
+    # -- gradients -------------------------------------------------------------------------------
+
+    def _gradients(self) -> None:
+        for entry in self.snapshot.accumulated:
+            value = self.values[entry.value] if entry.value >= 0 else None
+            if value is None or entry.added is None:
+                continue
+            label = self.labels[value.id]
+            entry.name = entry.name or label
+            entry.hooked = value.id in self.hooked
+            pair = self.upstream.get(value.id)
+            found = clean(pair) if pair is not None else np.zeros(value.shape)
+            magnitude = pair[1] if pair is not None else np.zeros(value.shape)
+            tolerance = agreement.bound(magnitude, found, self.v_size, self.dtype)
+            tolerance = tolerance + self._rough() * np.nan_to_num(magnitude, posinf=0.0)
+            verdict = "agree" if self.checkable else "skipped"
+            difference = agreement.worst(
+                label, ("chain rule", "PyTorch"), found, entry.added, tolerance
+            )
+            if difference is not None and self.checkable:
+                verdict = "convention" if self.singular else "mismatch"
+                self.differences.append(difference)
+            entry.added = numbers.settled(entry.added, found, tolerance)
+            if entry.kind == "retained":
+                continue
+            self.explanation.gradients[label] = Gradient(
+                label, None, "", "", (), "", found, found, entry.added, tolerance, verdict
+            )
+
+    def _rough(self) -> float:
+        return sum(link.rough() for link in self.links.values())
+
+    # -- the whole in closed form ----------------------------------------------------------------
+
+    def _whole(self) -> None:
+        """J and Jᵀv of the whole chain in closed form, where that is short enough to read."""
+        s = self.snapshot
+        elements = sum(int(np.prod(v.shape)) for v in self.values)
+        graph = None
+        if (
+            len(s.roots) == 1
+            and self.values[s.roots[0]].kind == "result"
+            and not self.opaque
+            and not self.hooked
+            and len(s.operations) <= SHORT
+            and elements <= _FEW
+        ):
+            graph = self._graph()
+        if graph is None:
+            return
+        wanted = tuple(
+            node.label for node in graph.leaves if node.label in self.explanation.gradients
+        )
+        by_label = {self.labels[v.id]: v for v in self.values}
+        values = {node.label: by_label[node.label].array for node in graph.leaves}
+        if not wanted or any(array is None for array in values.values()):
+            return
+        problem = Problem(
+            graph=graph, values=values, v=s.v[0], wanted=wanted, dtype=self.dtype, check=False,  # type: ignore[arg-type]
+            v_source="implicit" if s.implicit else "given",
+        )  # fmt: skip
+        try:
+            whole = explanation_of(problem)
+        except Exception:  # noqa: BLE001 - the chain is explained step by step all the same
+            return
+        self.explanation.jacobian = whole.jacobian
+        self.explanation.notes += [n for n in whole.notes if n.kind == "blind vector"]
+        for label, closed in whole.gradients.items():
+            mine = self.explanation.gradients[label]
+            for name in ("formula", "text", "latex", "where", "ranges", "value"):
+                setattr(mine, name, getattr(closed, name))
+            for other, route in ((mine.chain_rule, "chain rule"), (mine.torch, "PyTorch")):
+                if other is None:
+                    continue
+                tolerance = mine.tolerance + closed.tolerance
+                found = agreement.worst(label, ("closed form", route), closed.value, other, tolerance)
+                if found is not None and self.checkable:
+                    mine.verdict = "convention" if self.singular else "mismatch"
+                    self.differences.append(found)
+
+    def _graph(self) -> Graph | None:
+        """All calls in one graph, with the script's names."""
+        for explicit in (False, True):
+            reading = Reading(self.snapshot, self.labels)
+            builder = reading.reader.builder
+            try:
+                for operation in self.snapshot.operations:
+                    made = reading.apply(operation)
+                    for number in operation.outputs:
+                        ref = reading.output(operation, number, made)
+                        if self.values[number].names or explicit:
+                            ref = builder.name(ref, self.labels[number])
+                        reading.refs[number] = ref
+                graph = builder.graph(reading.refs[self.snapshot.roots[0]])
+            except GradexplainError:
+                return None
+            if all(graph[r.id].label == self.labels[n] for n, r in reading.refs.items()):
+                return graph
+        return None
+
+    # -- verdict and notes -----------------------------------------------------------------------
+
+    def _check(self) -> None:
+        x = self.explanation
+        reason = ""
+        verdicts = {g.verdict for g in x.gradients.values()}
+        if self.snapshot.error is not None:
+            status = "skipped"
+            reason = "PyTorch raised an error."
+        elif not self.checkable:
+            status, reason = "skipped", "half precision is not checked."
+        elif "mismatch" in verdicts or (self.differences and not self.singular):
+            status = "mismatch"
+        elif self.differences:
+            status = "convention"
+        else:
+            status = "agree"
+        tolerances = [g.tolerance.max() for g in x.gradients.values() if g.tolerance.size]
+        x.check = Check(
+            status,
+            self.dtype,
+            float(max(tolerances)) if tolerances else None,
+            self.differences[:8],
+            reason,
+        )
+
+    def _notes(self) -> None:
+        x, s = self.explanation, self.snapshot
+        notes = [Note(kind, text) for kind, text in s.notes]
+        seen = set()
+        for point in self.singular:
+            op = point.node.op
+            if op.kink and op.name not in seen:
+                seen.add(op.name)
+                place = f"[{','.join(map(str, point.index))}]" if point.index else ""
+                more = f" and {point.count - 1} more" if point.count > 1 else ""
+                notes.append(
+                    Note(
+                        "kink",
+                        f"{op.name} has no derivative at {point.node.label}{place}{more}: {op.kink}.",
+                        {"node": point.node.label, "count": point.count},
+                    )
+                )
+        notes += self._infinities()
+        for operation in s.operations:
+            why = self.opaque.get(operation.id)
+            if why and operation.sent and operation.outputs:
+                name = self.labels[operation.outputs[0]]
+                notes.append(
+                    Note(
+                        "opaque",
+                        f"{name} = {self._call(operation)}: {why}; what it sends back is PyTorch's "
+                        "own local result.",
+                        {"node": name, "function": operation.name, "why": why},
+                    )
+                )
+        for number in self.hooked:
+            name = self.labels[number]
+            notes.append(
+                Note(
+                    "hook",
+                    f"A hook on {name} replaced the gradient that arrived there.",
+                    {"node": name},
+                )
+            )
+        again = [e for e in s.accumulated if e.before is not None and e.kind == "leaf"]
+        if again and any(e.before is not None and e.before.any() for e in again):
+            names = [e.name for e in again]
+            shown = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+            notes.append(
+                Note(
+                    "accumulated",
+                    f"{shown} held a gradient from before: backward adds to .grad, it does not "
+                    "replace it. zero_grad() (or .grad = None) between the calls starts anew.",
+                    {"inputs": names},
+                )
+            )
+        x.notes = notes + x.notes
+
+    def _infinities(self) -> list[Note]:
+        for row in self.explanation.forward:
+            if np.isfinite(row.value).all() or "value was not kept" in row.opaque:
+                continue
+            index = tuple(int(i) for i in np.argwhere(~np.isfinite(row.value))[0])
+            place = f"[{','.join(map(str, index))}]" if index else ""
+            word = numbers.number(float(row.value[index]))
+            return [
+                Note(
+                    "infinity",
+                    f"{row.node}{place} is {word}: it first arises in {row.node} = {row.expression}"
+                    + (f" (line {row.line})." if row.line else "."),
+                    {"node": row.node, "index": list(index)},
+                )
+            ]
+        for step in self.explanation.steps:
+            if np.isfinite(step.contribution).all() or not np.isfinite(step.upstream).all():
+                continue
+            index = tuple(int(i) for i in np.argwhere(~np.isfinite(step.contribution))[0])
+            word = numbers.number(float(step.contribution[index]))
+            return [
+                Note(
+                    "infinity",
+                    f"The gradient becomes {word} on the way from {step.node} to {step.input}.",
+                    {"node": step.node, "index": list(index)},
+                )
+            ]
+        return []
+
+
+def _known(value: Value) -> Array:
+    return value.array if value.array is not None else np.full(value.shape, np.nan)
+
+
+def _labels(snapshot: Snapshot) -> dict[int, str]:
+    """A name for each value, each once: the script's, versions told apart, or t1, t2, …"""
+    versions: dict[str, list[int]] = {}
+    for value in snapshot.values:
+        if value.names:
+            versions.setdefault(value.names[0], []).append(value.id)
+    labels: dict[int, str] = {}
+    for name, ids in versions.items():
+        for place, number in enumerate(ids):
+            if len(ids) <= _PRIMES:
+                labels[number] = name + "′" * place
+            else:
+                labels[number] = f"{name}@{place + 1}"
+    taken = set(labels.values())
+    for prefix, kind in (("t", "result"), ("c", "constant"), ("p", "leaf")):
+        count = 0
+        for value in snapshot.values:
+            if value.id in labels or value.kind != kind:
+                continue
+            if is_literal(value):
+                assert value.array is not None
+                labels[value.id] = numbers.number(float(value.array))
+                continue
+            count += 1
+            while f"{prefix}{count}" in taken:
+                count += 1
+            labels[value.id] = f"{prefix}{count}"
+    return labels
+
+
+def pair_floats(pair: Pair) -> Array:
+    """The values of a pair."""
+    return np.asarray(to_float(pair[0]), dtype=np.float64)

@@ -1,0 +1,244 @@
+"""The errors that autograd raises, in the words of someone who wonders why, with the remedy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from gradexplain.trace.frames import Site
+
+
+@dataclass(slots=True)
+class Fault:
+    """An exception of the script: ``why`` it came and the ``remedy``, both empty where unknown."""
+
+    type: str
+    message: str
+    site: Site | None
+    why: str = ""
+    remedy: str = ""
+
+
+@dataclass(slots=True)
+class _Scene:
+    """What is known when an error is raised."""
+
+    recorder: Any
+    variables: Any
+    roots: list[Any] = field(default_factory=list)
+    given: list[Any] = field(default_factory=list)
+    capture: Any = None
+    freed: Any = None
+    failed: Any = None
+
+    def root(self) -> str:
+        return (self.variables.name(self.roots[0]) if self.roots else "") or "the output"
+
+    def failing(self) -> str:
+        """The name of the tensor that the failed call was to change."""
+        if self.failed is None:
+            return "the tensor"
+        _, args, _ = self.failed
+        name = self.variables.name(args[0]) if args else ""
+        return name or "the tensor"
+
+
+def explain_fault(
+    error: Exception, recorder: Any, variables: Any, site: Site | None, **known: Any
+) -> Fault:
+    """The fault behind an exception: known ones are explained."""
+    message = str(error).strip()
+    scene = _Scene(recorder, variables, failed=recorder.failed, **known)
+    fault = Fault(type(error).__name__, message, site)
+    for pattern, explain in _KNOWN:
+        match = re.search(pattern, message)
+        if match:
+            fault.why, fault.remedy = explain(match, scene)
+            break
+    return fault
+
+
+def _at(site: Site | None) -> str:
+    return f"line {site.line}" if site is not None else "an unknown line"
+
+
+def _shape(tensor: Any) -> str:
+    return str(tuple(tensor.shape))
+
+
+def _scalar_only(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
+    name = scene.root()
+    shape = _shape(scene.roots[0]) if scene.roots else "more than one element"
+    return (
+        f"{name} has shape {shape}. backward() without an argument means v = 1, the gradient of a "
+        f"scalar with respect to itself; for {name} PyTorch cannot know how its elements are "
+        "weighted.",
+        f"pass v in that shape, as in {name}.backward(torch.ones_like({name})), or make a scalar "
+        f"first, as in {name}.sum().backward() or {name}.mean().backward().",
+    )
+
+
+def _mismatch(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
+    name = scene.root()
+    shapes = ""
+    if scene.roots and scene.given and scene.given[0] is not None:
+        shapes = f"v has shape {_shape(scene.given[0])}, {name} has shape {_shape(scene.roots[0])}. "
+    return (
+        f"{shapes}The argument of backward is the gradient of a scalar with respect to {name}, one "
+        f"number for each element of {name}: it has {name}'s shape.",
+        f"pass v in the shape of {name}, as in torch.ones_like({name}).",
+    )
+
+
+def _freed(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
+    name = scene.root()
+    first = None
+    if scene.capture is not None:
+        first = scene.capture.freed_at()
+    by = f"The backward at {_at(first)}" if first is not None else "An earlier backward"
+    return (
+        f"{by} went through the same graph and freed what its operations had saved for it, so "
+        f"there is nothing left to compute the gradient of {name} with.",
+        "if both gradients are wanted, add the losses and call backward once, or pass "
+        "retain_graph=True to the earlier call; if a value is carried over from one step to the "
+        "next, detach() it; if the output is meant to be computed anew, do so before backward.",
+    )
+
+
+def _leaf_in_place(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
+    name = scene.failing()
+    view = "view of a leaf" in match[0]
+    what = f"{name} is a view of a leaf" if view else f"{name} is a leaf"
+    return (
+        f"{what} that requires grad: its .grad belongs to the value it has. Changed in place with "
+        "gradients on, it would no longer be a leaf, and the old value's gradient would be lost.",
+        "to update it (as an optimizer does), change it under `with torch.no_grad():`; to compute "
+        f"with it, make a new tensor, as in `{name} = {name} + …` or {name}.clone().",
+    )
+
+
+def _modified(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
+    kind = re.search(r"output (\d+) of (\w+)", match.string)
+    versions = re.search(r"is at version (\d+); expected version (\d+)", match.string)
+    saved = ""
+    change: Any = None
+    name = ""
+    if scene.capture is not None:
+        name, change = scene.capture.overwritten(
+            int(versions[2]) if versions else None, kind[2] if kind else ""
+        )
+    if not name and kind and not kind[2].startswith("AccumulateGrad"):
+        saved = f"the result of {kind[2].replace('Backward0', '')}"
+    what = name or saved or "a tensor"
+    if change is not None:
+        how = f"{change.name} at {_at(change.site)} changed it in place."
+        where = f" at {_at(change.site)}"
+    elif scene.recorder.steps:
+        optimizer, place = scene.recorder.steps[-1]
+        how = f"{optimizer}.step() at {_at(place)} changes the parameters in place."
+        return (
+            f"An operation saved {what} for the backward pass. {how} PyTorch noticed by the "
+            "tensor's version and refuses to compute with the wrong value.",
+            "call every backward before the optimizer's step, or compute the output anew after it.",
+        )
+    else:
+        how, where = "It was changed in place afterwards.", ""
+    return (
+        f"An operation saved {what} for the backward pass. {how} PyTorch noticed by the tensor's "
+        "version and refuses to compute with the wrong value.",
+        f"make a new tensor{where} instead of changing the old one (`x = x + 1`, not `x += 1`), or "
+        "change a clone().",
+    )
+
+
+def _no_grad(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
+    name = scene.root()
+    cuts = scene.recorder.cuts_of(scene.roots[0]) if scene.roots else ()
+    if cuts:
+        cut = cuts[-1] if any(c.why == "no_grad" for c in cuts[:0]) else cuts[0]
+        what = {
+            "no_grad": f"it was computed under torch.no_grad() ({_at(cut.site)})",
+            "detached": f"its way to the leaves was cut by {cut.name} ({_at(cut.site)})",
+            "no derivative": f"{cut.name} ({_at(cut.site)}) has no derivative",
+        }[cut.why]
+        remedy = {
+            "no_grad": "compute it outside of torch.no_grad().",
+            "detached": f"leave out {cut.name}, or call backward on something that still depends on "
+            "a leaf.",
+            "no derivative": f"use a function with a derivative in place of {cut.name}.",
+        }[cut.why]
+        return f"{name} has no grad_fn: {what}, so nothing leads back to a leaf.", remedy
+    return (
+        f"{name} does not depend on any tensor that requires grad, so there is nothing to "
+        "differentiate by.",
+        "make the inputs you want gradients of with requires_grad=True (or call "
+        "x.requires_grad_()), before computing the output; check for torch.no_grad(), detach(), "
+        ".data, .item() and torch.tensor(…) on the way.",
+    )
+
+
+def _unused(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
+    return (
+        f"{scene.root()} was not computed from one of the inputs that autograd.grad was asked for.",
+        "ask only for inputs that it was computed from, or pass allow_unused=True, which gives None "
+        "for the others.",
+    )
+
+
+def _integers(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
+    return (
+        "A derivative is a limit of small changes, and integers (or true/false) have none.",
+        "make it a float: torch.tensor([1., 2.]), or x.float().",
+    )
+
+
+def _wrong_gradient(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
+    return (
+        "The backward of a custom autograd.Function returns, for each argument of forward, a "
+        "gradient in that argument's shape: it is Jᵀ·v, not J.",
+        "sum over the dimensions that forward broadcast, and compare with "
+        "torch.autograd.gradcheck.",
+    )
+
+
+def _wrong_count(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
+    return (
+        "The backward of a custom autograd.Function returns one gradient for each argument of "
+        "forward, None for those that take none.",
+        "return as many values as forward has arguments (without ctx).",
+    )
+
+
+def _to_numpy(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
+    return (
+        "NumPy does not record what is done with the values, so a gradient would be lost silently.",
+        "use x.detach().numpy() where no gradient is wanted.",
+    )
+
+
+def _multi_view(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
+    return (
+        "One call made several views of the same tensor at once (unbind, split, chunk, or iterating "
+        "over it); changing one of them in place would change what the others saved.",
+        "change the tensor itself by subscript, as in x[0] += 1, or work on a clone().",
+    )
+
+
+_KNOWN: tuple[tuple[str, Callable[[re.Match[str], _Scene], tuple[str, str]]], ...] = (
+    (r"grad can be (implicitly )?created only for scalar", _scalar_only),
+    (r"grad can be implicitly created only", _scalar_only),
+    (r"Mismatch in shape", _mismatch),
+    (r"backward through the graph a second time", _freed),
+    (r"(a view of a leaf|a leaf) Variable that requires grad is being used in an in-place", _leaf_in_place),
+    (r"modified by an inplace operation", _modified),
+    (r"does not require grad and does not have a grad_fn", _no_grad),
+    (r"appears to not have been used in the graph", _unused),
+    (r"Only Tensors of floating point and complex dtype can require gradients", _integers),
+    (r"only Tensors of floating point", _integers),
+    (r"returned an invalid gradient at index", _wrong_gradient),
+    (r"returned an incorrect number of gradients", _wrong_count),
+    (r"Can't call numpy\(\) on Tensor that requires grad", _to_numpy),
+    (r"is a view and is being modified inplace", _multi_view),
+)  # fmt: skip

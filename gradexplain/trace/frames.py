@@ -1,0 +1,253 @@
+"""Where in the script something happens, and what the script calls the values.
+
+A `Site` is a line of the script together with the name to which the result of the call at that place
+is assigned, read from the bytecode that follows the call: the variable exists only after the call.
+"""
+
+from __future__ import annotations
+
+import dis
+import linecache
+import os
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import CodeType, FrameType
+from typing import Any
+
+#: What follows a call: its result is returned to the caller's own caller, or to nobody we know.
+_RETURNED = "return"
+
+#: Containers are looked into for tensors up to this many items.
+_ITEMS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A place in the script.  ``names`` are the targets of the assignment, empty without one."""
+
+    filename: str
+    line: int
+    names: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> str:
+        """The line as it stands in the script, without its indent."""
+        return linecache.getline(self.filename, self.line).strip()
+
+    @property
+    def file(self) -> str:
+        """The file's name without its folders; a notebook's cell is one."""
+        if self.filename.startswith("<") or "ipykernel" in self.filename:
+            return "the cell"
+        return os.path.basename(self.filename)
+
+
+def _folders() -> tuple[str, ...]:
+    import torch
+
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    found = {os.path.dirname(os.path.abspath(torch.__file__)), here}
+    for name in ("stdlib", "platstdlib", "purelib", "platlib"):
+        found.add(os.path.abspath(sysconfig.get_path(name)))
+    return tuple(sorted(folder + os.sep for folder in found))
+
+
+_LIBRARY: dict[str, bool] = {}
+_FOLDERS: tuple[str, ...] = ()
+
+
+def is_library(filename: str) -> bool:
+    """Whether a file is not the user's: PyTorch's, Python's, an installed package's or ours."""
+    known = _LIBRARY.get(filename)
+    if known is None:
+        global _FOLDERS
+        _FOLDERS = _FOLDERS or _folders()
+        frozen = filename.startswith("<frozen") or filename == "<string>"
+        known = frozen or os.path.abspath(filename).startswith(_FOLDERS)
+        _LIBRARY[filename] = known
+    return known
+
+
+def user_frame(frame: FrameType | None) -> FrameType | None:
+    """The nearest frame of the user's own code."""
+    while frame is not None and is_library(frame.f_code.co_filename):
+        frame = frame.f_back
+    return frame
+
+
+def site(frame: FrameType | None) -> Site | None:
+    """The user's line on which ``frame`` is at work, and the name its result is assigned to."""
+    names: tuple[str, ...] | None = None
+    here = frame
+    while here is not None:
+        code = here.f_code
+        library = _LIBRARY.get(code.co_filename)
+        if library is None:
+            library = is_library(code.co_filename)
+        if names is None and code.co_name != "handle_torch_function":
+            after = _after(code, here.f_lasti)
+            if after is not _RETURNED:
+                # A library's own variables are not the script's.
+                names = () if library else after  # type: ignore[assignment]
+        if not library:
+            line = here.f_lineno or code.co_firstlineno
+            if names is None:
+                names = _returned(here.f_back)
+            return Site(code.co_filename, line, names)
+        here = here.f_back
+    return None
+
+
+def _returned(frame: FrameType | None) -> tuple[str, ...]:
+    """The names that a value returned to ``frame`` gets, through any number of returns."""
+    while frame is not None:
+        after = _after(frame.f_code, frame.f_lasti)
+        if after is not _RETURNED:
+            return () if is_library(frame.f_code.co_filename) else after  # type: ignore[return-value]
+        frame = frame.f_back
+    return ()
+
+
+_AFTER: dict[int, tuple[CodeType, dict[int, Any]]] = {}
+
+
+def _after(code: CodeType, lasti: int) -> Any:
+    """What becomes of the value that the instruction at ``lasti`` makes: names, or `_RETURNED`."""
+    entry = _AFTER.get(id(code))
+    if entry is None:
+        entry = _AFTER[id(code)] = (code, {})  # the code is kept: its id is the key
+    known = entry[1]
+    if lasti not in known:
+        known[lasti] = _read(code, lasti)
+    return known[lasti]
+
+
+def _read(code: CodeType, lasti: int) -> Any:
+    instructions = iter(dis.get_instructions(code))
+    for instruction in instructions:
+        if instruction.offset >= lasti:
+            break
+    rest = [i for i, _ in zip(instructions, range(40), strict=False) if i.opname != "CACHE"]
+    while rest and rest[0].opname in ("COPY", "DUP_TOP", "NOP", "PRECALL", "EXTENDED_ARG"):
+        rest.pop(0)
+    if not rest:
+        return ()
+    first = rest[0]
+    if first.opname in ("RETURN_VALUE", "RETURN_GENERATOR"):
+        return _RETURNED
+    if first.opname in ("UNPACK_SEQUENCE", "UNPACK_EX"):
+        names: list[str] = []
+        for instruction in rest[1:]:
+            found = _stored(instruction)
+            if not found or len(names) >= int(first.arg or 0):
+                break
+            names += found
+        return tuple(names[: int(first.arg or 0)])
+    if first.opname in ("LOAD_FAST", "LOAD_NAME", "LOAD_GLOBAL", "LOAD_FAST_BORROW") and len(rest) > 1:
+        if rest[1].opname == "STORE_ATTR":
+            return (f"{first.argval}.{rest[1].argval}",)
+        return ()
+    return tuple(_stored(first)[:1])
+
+
+def _stored(instruction: dis.Instruction) -> list[str]:
+    """The names that an instruction stores to."""
+    if not instruction.opname.startswith("STORE_"):
+        return []
+    if instruction.opname in ("STORE_ATTR", "STORE_SUBSCR", "STORE_SLICE"):
+        return []
+    value = instruction.argval
+    if isinstance(value, tuple):  # two in one, since Python 3.13
+        count = instruction.opname.count("STORE_FAST")
+        return [str(part) for part in value[:count]]
+    return [str(value)]
+
+
+# -- the script's variables ------------------------------------------------------------------------
+
+
+class Variables:
+    """The tensors that the script can name at one moment: variables, items, parameters.
+
+    ``tensors`` are ``(name, tensor)``, the innermost frame's first; a name stands once.
+    """
+
+    def __init__(self, frame: FrameType | None) -> None:
+        import torch
+
+        self._torch = torch
+        self.tensors: list[tuple[str, Any]] = []
+        self._names: set[str] = set()
+        self._seen: set[int] = set()
+        self._later: list[tuple[str, Any]] = []
+        scopes = list(_scopes(frame))
+        modules: list[tuple[str, Any]] = []
+        objects: list[tuple[str, Any]] = []
+        for scope in scopes:
+            for name, value in list(scope.items()):
+                if not isinstance(name, str) or name.startswith("__"):
+                    continue
+                self._look(name, value, modules, objects)
+        for name, value in objects:  # self.model in a method
+            for attribute, part in list(vars(value).items()):
+                self._look(f"{name}.{attribute}", part, modules, [])
+        inner = {
+            id(part)
+            for _, module in modules
+            for path, part in module.named_modules()
+            if path
+        }
+        # The outermost module's names first.
+        for _, module in sorted(modules, key=lambda item: id(item[1]) in inner):
+            name = _
+            for path, parameter in [*module.named_parameters(), *module.named_buffers()]:
+                self._add(f"{name}.{path}", parameter)
+        for name, tensor in self._later:
+            self._add(name, tensor)
+
+    def _look(
+        self, name: str, value: Any, modules: list[tuple[str, Any]], objects: list[tuple[str, Any]]
+    ) -> None:
+        torch = self._torch
+        if isinstance(value, torch.Tensor):
+            (self._later if name.startswith("_") else self.tensors).append((name, value))
+            self._names.add(name)
+            self._seen.add(id(value))
+        elif isinstance(value, torch.nn.Module):
+            modules.append((name, value))
+        elif isinstance(value, (list, tuple)) and len(value) <= _ITEMS:
+            for place, item in enumerate(value):
+                if isinstance(item, torch.Tensor):
+                    self._later.append((f"{name}[{place}]", item))
+                elif isinstance(item, torch.nn.Module):
+                    modules.append((f"{name}[{place}]", item))
+        elif isinstance(value, dict) and len(value) <= _ITEMS:
+            for key, item in value.items():
+                if isinstance(item, torch.Tensor) and isinstance(key, (str, int)):
+                    self._later.append((f"{name}[{key!r}]", item))
+        elif name == "self" and hasattr(value, "__dict__"):
+            objects.append((name, value))
+
+    def _add(self, name: str, tensor: Any) -> None:
+        if name not in self._names and id(tensor) not in self._seen:
+            self.tensors.append((name, tensor))
+            self._names.add(name)
+            self._seen.add(id(tensor))
+
+    def name(self, tensor: Any) -> str:
+        """What the script calls ``tensor``; empty where it has no name for it."""
+        return next((name for name, other in self.tensors if other is tensor), "")
+
+
+def _scopes(frame: FrameType | None) -> Iterator[dict[str, Any]]:
+    """The scopes of the user's frames, the innermost first, then the script's globals."""
+    globals_: list[dict[str, Any]] = []
+    while frame is not None:
+        if not is_library(frame.f_code.co_filename):
+            if frame.f_locals is not frame.f_globals and frame.f_code.co_name != "<module>":
+                yield dict(frame.f_locals)
+            if not any(frame.f_globals is known for known in globals_):
+                globals_.append(frame.f_globals)
+        frame = frame.f_back
+    yield from globals_

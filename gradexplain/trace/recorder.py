@@ -1,0 +1,458 @@
+"""The recorder: sees every call of PyTorch's while the script runs, and keeps little of it.
+
+What is kept of a call hangs on the node that autograd itself made for the result (in the node's
+``metadata``), so it lives exactly as long as PyTorch's own graph does and is found again from there
+at ``backward``.  A recorded input is an alias of the tensor, never the tensor: what is changed in
+place later would otherwise tie the graph into a cycle that is never freed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from gradexplain.trace.frames import Site, site
+
+#: Where a node of autograd's keeps the call that made it.
+KEY = "gradexplain"
+
+#: How many of the last changes in place are remembered, for the error that one of them may cause.
+_CHANGES = 512
+
+#: Of a tensor that is made without grad, so many reasons are remembered.
+_REASONS = 4
+
+#: Python's operators, as PyTorch's functions; those with a second True have their operands swapped.
+_OPERATORS: dict[str, tuple[str, bool]] = {
+    "__add__": ("torch.add", False), "__radd__": ("torch.add", True),
+    "__sub__": ("torch.sub", False), "__rsub__": ("torch.sub", True), "rsub": ("torch.sub", True),
+    "__mul__": ("torch.mul", False), "__rmul__": ("torch.mul", True),
+    "__truediv__": ("torch.div", False), "__rtruediv__": ("torch.div", True),
+    "__div__": ("torch.div", False), "__rdiv__": ("torch.div", True),
+    "__pow__": ("torch.pow", False), "__rpow__": ("torch.pow", True),
+    "__matmul__": ("torch.matmul", False), "__rmatmul__": ("torch.matmul", True),
+    "__neg__": ("torch.neg", False), "__pos__": ("torch.positive", False),
+    "__abs__": ("torch.abs", False), "__getitem__": ("operator.getitem", False),
+    "__mod__": ("torch.remainder", False), "__floordiv__": ("torch.floor_divide", False),
+    "__iadd__": ("torch.add", False), "__isub__": ("torch.sub", False),
+    "__imul__": ("torch.mul", False), "__itruediv__": ("torch.div", False),
+    "__idiv__": ("torch.div", False), "__ipow__": ("torch.pow", False),
+}  # fmt: skip
+
+#: Calls that give the value itself in another storage, layout or dtype.
+_COPIES = {"clone", "contiguous", "float", "double", "to", "type_as", "cpu", "alias", "type"}
+
+#: Attributes that are operations; any other attribute is a question that computes nothing.
+_ATTRIBUTES = {"T", "mT", "H", "mH", "real", "imag"}
+
+#: Methods that compute no tensor.
+_QUESTIONS = {
+    "size", "dim", "numel", "nelement", "ndimension", "stride", "item", "tolist", "numpy", "__len__",
+    "__repr__", "__str__", "__format__", "__float__", "__int__", "__bool__", "__index__", "__hash__",
+    "is_floating_point", "is_complex", "is_contiguous", "storage_offset", "data_ptr", "register_hook",
+    "register_post_accumulate_grad_hook", "retain_grad", "requires_grad_", "untyped_storage", "storage",
+    "get_device", "element_size", "is_same_size", "__iter__", "__contains__", "__dir__", "__reduce_ex__",
+    "__deepcopy__", "_is_view", "is_set_to", "equal", "allclose", "has_names", "__array__", "type",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How a function of PyTorch's is treated: ``skip``, ``backward``, ``inplace`` or ``op``."""
+
+    kind: str
+    name: str
+    spellings: tuple[str, ...] = ()
+    swap: bool = False
+
+
+class Operand:
+    """A tensor as it was when a call took it.
+
+    ``node`` and ``nr`` are its place in autograd's graph; both are unset for a leaf (``leaf`` is the
+    tensor) and for a tensor that does not require grad.  ``value`` shares its storage: it still holds
+    the value while its version is ``version``.
+    """
+
+    __slots__ = ("cuts", "leaf", "node", "nr", "value", "version")
+
+    def __init__(self, tensor: Any, *, copy: bool = False) -> None:
+        node = tensor.grad_fn
+        self.node = node
+        self.nr = tensor.output_nr if node is not None else 0
+        self.leaf = tensor if node is None and tensor.requires_grad else None
+        value = tensor.detach()
+        self.value = value.clone() if copy else value
+        self.version = self.value._version
+        self.cuts: tuple[Cut, ...] = ()
+
+    @property
+    def intact(self) -> bool:
+        """Whether ``value`` is still what the call saw."""
+        return bool(self.value._version == self.version)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where the gradient's way ends: a tensor that does not require grad, made from some that do."""
+
+    why: str
+    site: Site | None
+    name: str
+    sources: tuple[Any, ...]  # weak references to tensors
+
+
+@dataclass(slots=True)
+class Call:
+    """One call, with its tensors as operands.  ``base`` is the base of a view changed in place."""
+
+    kind: Kind
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    operands: list[Operand]
+    site: Site | None
+    base: Operand | None = None
+    #: The class of a custom ``autograd.Function``, or the kind of a call of ``autograd.grad``.
+    custom: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change in place that was seen: the storage, the version after it, and where."""
+
+    storage: int
+    version: int
+    name: str
+    site: Site | None
+
+
+class Recorder(TorchFunctionMode):  # type: ignore[misc]
+    """Records while it is entered.  ``on_backward(name, function, arguments, site)`` carries out each
+    ``backward`` and ``grad`` that the script calls, and returns what the function returned.
+    """
+
+    def __init__(self, on_backward: Callable[..., Any]) -> None:
+        super().__init__()
+        self._on_backward = on_backward
+        self._kinds: dict[Any, Kind] = {}
+        self._cuts: dict[int, tuple[Any, tuple[Cut, ...]]] = {}
+        self._paused = 0
+        self._apply: Any = None
+        self._steps: Any = None
+        #: Whether operations are recorded: not once nothing more is to be explained.
+        self.recording = True
+        self.changes: deque[Change] = deque(maxlen=_CHANGES)
+        #: Where optimizers took their last steps.
+        self.steps: deque[tuple[str, Site | None]] = deque(maxlen=8)
+        #: The last call that failed: what it was, its tensors and where.
+        self.failed: tuple[Kind, tuple[Any, ...], Site | None] | None = None
+
+    # -- entering --------------------------------------------------------------------------------
+
+    def __enter__(self) -> Any:
+        from torch.optim.optimizer import register_optimizer_step_post_hook
+
+        function = torch.autograd.Function
+        self._apply = function.__dict__["apply"]
+        original = self._apply.__func__
+        recorder = self
+
+        def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            return recorder._custom(original, cls, args, kwargs)
+
+        function.apply = classmethod(apply)
+        self._steps = register_optimizer_step_post_hook(self._stepped)
+        return super().__enter__()
+
+    def __exit__(self, *details: Any) -> None:
+        torch.autograd.Function.apply = self._apply
+        self._steps.remove()
+        super().__exit__(*details)
+        self._cuts.clear()
+
+    def _stepped(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self.steps.append((type(optimizer).__name__, site(sys._getframe(1))))
+
+    # -- calls -----------------------------------------------------------------------------------
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._paused:
+            return func(*args, **kwargs)
+        kind = self._kinds.get(func)
+        if kind is None:
+            kind = self._kinds[func] = classify(func)
+        if kind.kind == "skip":
+            return func(*args, **kwargs)
+        if kind.kind == "backward":
+            return self._backward(func, kind.name, args, kwargs)
+        if not self.recording:
+            return func(*args, **kwargs)
+        try:
+            if kind.kind == "inplace" or (kwargs and ("out" in kwargs or kwargs.get("inplace"))):
+                return self._inplace(func, kind, args, kwargs)
+            result = func(*args, **kwargs)
+        except Exception:
+            if self.failed is None:
+                self.failed = kind, args, site(sys._getframe(1))
+            raise
+        if isinstance(result, torch.Tensor):
+            if result.requires_grad:
+                node = result.grad_fn
+                if node is not None:
+                    self._record(kind, args, kwargs, [(result, ())])
+            else:
+                self._cut(kind, args, result)
+        elif isinstance(result, (tuple, list)):
+            outputs = [
+                (part, (place,))
+                for place, part in enumerate(result)
+                if isinstance(part, torch.Tensor) and part.requires_grad and part.grad_fn is not None
+            ]
+            if outputs:
+                self._record(kind, args, kwargs, outputs)
+        return result
+
+    def _record(
+        self, kind: Kind, args: Any, kwargs: Any, outputs: list[tuple[Any, tuple[int, ...]]]
+    ) -> None:
+        operands: list[Operand] = []
+        packed = tuple([self._pack(arg, operands) for arg in args])
+        named = {k: self._pack(v, operands) for k, v in kwargs.items()} if kwargs else {}
+        call: Call | None = None
+        for tensor, path in outputs:
+            node, nr = tensor.grad_fn, tensor.output_nr
+            if any(o.node is node and o.nr == nr for o in operands):
+                continue  # the input itself: x.contiguous()
+            if call is None:
+                call = Call(kind, packed, named, operands, site(sys._getframe(2)))
+            _attach(node, nr, call, path)
+
+    def _pack(self, arg: Any, operands: list[Operand], changing: Any = None) -> Any:
+        """An argument with its tensors replaced by operands; of ``changing`` the value is copied."""
+        if isinstance(arg, torch.Tensor):
+            operand = Operand(arg, copy=arg is changing)
+            if operand.node is None and self._cuts and operand.leaf is None:
+                entry = self._cuts.get(id(arg))
+                if entry is not None and entry[0]() is arg:
+                    operand.cuts = entry[1]
+            operands.append(operand)
+            return operand
+        if type(arg) in (list, tuple):
+            return type(arg)([self._pack(part, operands, changing) for part in arg])
+        return arg
+
+    # -- changes in place ------------------------------------------------------------------------
+
+    def _inplace(self, func: Any, kind: Kind, args: Any, kwargs: Any) -> Any:
+        target = kwargs["out"] if kwargs and kwargs.get("out") is not None else (
+            args[0] if args else kwargs.get("input")
+        )  # fmt: skip
+        if not isinstance(target, torch.Tensor):
+            return func(*args, **kwargs)
+        tracked = torch.is_grad_enabled() and any(
+            tensor.requires_grad for tensor in _tensors((args, kwargs))
+        )
+        if not tracked:
+            result = func(*args, **kwargs)
+            self._changed(kind, target)
+            if not target.requires_grad:
+                self._cut(kind, args, target)
+            return result
+        operands: list[Operand] = []
+        packed = tuple([self._pack(arg, operands, target) for arg in args])
+        named = {
+            k: self._pack(v, operands, target)
+            for k, v in kwargs.items()
+            if k not in ("out", "inplace")
+        }
+        base = None
+        if target._is_view() and target._base is not None:
+            base = Operand(target._base, copy=True)
+        result = func(*args, **kwargs)
+        place = site(sys._getframe(2))
+        call = Call(kind, packed, named, operands, place, base)
+        changed = target._base if base is not None else target
+        if changed.grad_fn is not None:
+            _attach(changed.grad_fn, changed.output_nr, call, ())
+        self._changed(kind, target, place)
+        return result
+
+    def _changed(self, kind: Kind, target: Any, place: Site | None = None) -> None:
+        try:
+            storage = target.untyped_storage().data_ptr()
+        except (RuntimeError, NotImplementedError):  # a sparse tensor has no storage
+            return
+        place = place or site(sys._getframe(3))
+        self.changes.append(Change(storage, target._version, kind.name, place))
+
+    # -- where the gradient's way ends -----------------------------------------------------------
+
+    def _cut(self, kind: Kind, args: Any, result: Any) -> None:
+        """Remember why ``result`` does not require grad although it was made from what does."""
+        sources = []
+        reasons: tuple[Cut, ...] = ()
+        for arg in args:
+            for tensor in arg if type(arg) in (list, tuple) else (arg,):
+                if not isinstance(tensor, torch.Tensor) or tensor is result:
+                    continue
+                if tensor.requires_grad:
+                    sources.append(weakref.ref(tensor))
+                elif self._cuts:
+                    entry = self._cuts.get(id(tensor))
+                    if entry is not None and entry[0]() is tensor:
+                        reasons += tuple(cut for cut in entry[1] if cut not in reasons)
+        if sources:
+            place = site(sys._getframe(2))
+            if not torch.is_grad_enabled():
+                why = "no_grad"
+            elif kind.name in ("detach", "data", "detach_"):
+                why = "detached"
+            else:
+                why = "no derivative"
+            cut = Cut(why, place, kind.name, tuple(sources))
+            reasons = (cut, *reasons)
+        if not reasons:
+            return
+        key = id(result)
+        cuts = self._cuts
+
+        def forget(_: Any, key: int = key) -> None:
+            cuts.pop(key, None)
+
+        entry = cuts.get(key)
+        if entry is not None and entry[0]() is result:
+            reasons = (*reasons, *(cut for cut in entry[1] if cut not in reasons))
+        cuts[key] = weakref.ref(result, forget), reasons[:_REASONS]
+
+    def cuts_of(self, tensor: Any) -> tuple[Cut, ...]:
+        """Why ``tensor`` does not require grad, where that was seen."""
+        entry = self._cuts.get(id(tensor))
+        return entry[1] if entry is not None and entry[0]() is tensor else ()
+
+    # -- custom functions and backward -----------------------------------------------------------
+
+    def _custom(self, original: Any, cls: Any, args: Any, kwargs: Any) -> Any:
+        if self._paused or not self.recording:
+            return original(cls, *args, **kwargs)
+        self._paused += 1
+        try:
+            result = original(cls, *args, **kwargs)
+        finally:
+            self._paused -= 1
+        outputs = result if isinstance(result, (tuple, list)) else [result]
+        many = isinstance(result, (tuple, list))
+        tracked = [
+            (part, (place,) if many else ())
+            for place, part in enumerate(outputs)
+            if isinstance(part, torch.Tensor) and part.requires_grad and part.grad_fn is not None
+        ]
+        if tracked:
+            operands: list[Operand] = []
+            packed = tuple([self._pack(arg, operands) for arg in args])
+            named = {k: self._pack(v, operands) for k, v in kwargs.items()}
+            kind = Kind("op", f"{cls.__name__}.apply")
+            call = Call(kind, packed, named, operands, site(sys._getframe(2)), None, cls.__name__)
+            for tensor, path in tracked:
+                _attach(tensor.grad_fn, tensor.output_nr, call, path)
+        return result
+
+    def _backward(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+        if torch._C._are_functorch_transforms_active():
+            return func(*args, **kwargs)
+        frame = sys._getframe(2)
+        try:
+            bound = inspect.signature(func).bind(*args, **kwargs)
+        except TypeError:
+            return func(*args, **kwargs)  # PyTorch's own message
+        bound.apply_defaults()
+        self._paused += 1
+        try:
+            result = self._on_backward(name, lambda: func(*args, **kwargs), bound.arguments, frame)
+        finally:
+            self._paused -= 1
+        if name == "grad" and self.recording:
+            made = [
+                (part, (place,))
+                for place, part in enumerate(result or ())
+                if isinstance(part, torch.Tensor) and part.requires_grad and part.grad_fn is not None
+            ]
+            if made:
+                call = Call(Kind("op", "grad"), (), {}, [], site(frame), None, "autograd.grad")
+                for tensor, path in made:
+                    if KEY not in tensor.grad_fn.metadata:
+                        _attach(tensor.grad_fn, tensor.output_nr, call, path)
+        return result
+
+
+def _attach(node: Any, nr: int, call: Call, path: tuple[int, ...]) -> None:
+    metadata = node.metadata
+    entry = metadata.get(KEY)
+    if entry is None or entry[0] is not call:
+        metadata[KEY] = call, {nr: path}
+    else:
+        entry[1][nr] = path
+
+
+def _tensors(value: Any) -> Iterator[Any]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _tensors(part)
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _tensors(part)
+
+
+_HOMES = (
+    ("torch", torch), ("F", torch.nn.functional), ("linalg", torch.linalg),
+    ("special", torch.special), ("Tensor", torch.Tensor),
+)  # fmt: skip
+
+
+def classify(func: Any) -> Kind:
+    """How a function is treated, and the spellings under which its record may be found."""
+    name = getattr(func, "__name__", "") or type(func).__name__
+    if func is torch.Tensor.backward or func is torch.autograd.backward:
+        return Kind("backward", "backward" if func is torch.Tensor.backward else "autograd.backward")
+    if func is torch.autograd.grad:
+        return Kind("backward", "grad")
+    if name in ("__get__", "__set__", "__delete__"):
+        name = getattr(getattr(func, "__self__", None), "__name__", name)
+        if func.__name__ == "__get__" and name == "data":
+            return Kind("op", "data")
+        if func.__name__ != "__get__" or name not in _ATTRIBUTES:
+            return Kind("skip", name)
+        return Kind("op", name, (f"Tensor.{name}",))
+    if name in _QUESTIONS and name not in _COPIES:
+        return Kind("skip", name)
+    inplace = _is_inplace(name)
+    if name in _OPERATORS:
+        spelling, swap = _OPERATORS[name]
+        return Kind("inplace" if inplace else "op", name, (spelling,), swap)
+    plain = name.rstrip("_") if inplace and not name.startswith("__") else name
+    if plain in _COPIES:
+        return Kind("op", plain, ("torch.positive",))
+    spellings = [f"{home}.{plain}" for home, owner in _HOMES if getattr(owner, name, None) is func]
+    for home, owner in _HOMES:
+        spelling = f"{home}.{plain}"
+        if spelling not in spellings and hasattr(owner, plain):
+            spellings.append(spelling)
+    return Kind("inplace" if inplace else "op", name, tuple(spellings))
+
+
+def _is_inplace(name: str) -> bool:
+    if name.startswith("__"):
+        return name == "__setitem__" or (name in _OPERATORS and name.startswith("__i"))
+    return name.endswith("_") and not name.startswith("_")

@@ -1,0 +1,121 @@
+"""What is kept of one ``backward``: plain data, free of PyTorch, so that its graph can be freed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from gradexplain.explanation import Array, Shape
+from gradexplain.trace.frames import Site
+
+
+@dataclass(frozen=True, slots=True)
+class Arg:
+    """A tensor among a call's arguments: the value's number."""
+
+    id: int
+
+
+@dataclass(slots=True)
+class Value:
+    """One version of one tensor.
+
+    ``kind`` is ``leaf`` (requires grad, not computed), ``constant`` (does not require grad) or
+    ``result``.  ``names`` are what the script calls it, best first.  ``array`` is None where the value
+    is no longer known, too large to keep, or complex.
+    """
+
+    id: int
+    kind: str
+    shape: Shape
+    dtype: str
+    names: tuple[str, ...] = ()
+    array: Array | None = None
+    label: str = ""
+    #: For results: the number of the call and the place among its outputs.
+    call: int = -1
+    path: tuple[int, ...] = ()
+    #: The gradient that flowed into it, the sum of all contributions, before and after its hooks.
+    upstream: Array | None = None
+    arrived: Array | None = None
+    #: For constants: why no gradient passes, and from which leaves it was made.
+    cuts: tuple[CutOff, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CutOff:
+    """Where a gradient's way ends: ``why`` is detached, no_grad or "no derivative"."""
+
+    why: str
+    function: str
+    site: Site | None
+    leaves: tuple[int, ...]  # ids of tensors
+
+
+@dataclass(slots=True)
+class Operation:
+    """One call as it was executed.  ``opaque`` says why only PyTorch knows its derivative."""
+
+    id: int
+    name: str
+    spellings: tuple[str, ...]
+    swap: bool
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    site: Site | None
+    outputs: list[int] = field(default_factory=list)
+    inputs: list[int] = field(default_factory=list)
+    #: What it sent to each of its inputs.
+    sent: dict[int, Array] = field(default_factory=dict)
+    opaque: str = ""
+    #: The nodes of autograd's graph that carry it out.
+    nodes: tuple[str, ...] = ()
+    inplace: bool = False
+
+
+@dataclass(slots=True)
+class Accumulated:
+    """What happened to one tensor's ``.grad`` (or what was returned for it)."""
+
+    name: str
+    shape: Shape
+    kind: str  # "leaf", "retained" or "returned"
+    before: Array | None
+    added: Array | None
+    after: Array | None
+    value: int = -1
+    hooked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A tensor that got nothing, and why."""
+
+    name: str
+    shape: Shape
+    why: str
+    site: Site | None = None
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """One call of ``backward``, ``autograd.backward`` or ``autograd.grad``."""
+
+    index: int
+    function: str
+    site: Site | None
+    values: list[Value] = field(default_factory=list)
+    operations: list[Operation] = field(default_factory=list)
+    #: The tensors it was called on, and the ``v`` of each; ``implicit`` for a scalar's 1.
+    roots: list[int] = field(default_factory=list)
+    v: list[Array] = field(default_factory=list)
+    implicit: bool = False
+    dtype: str = "float32"
+    retain_graph: bool = False
+    create_graph: bool = False
+    accumulated: list[Accumulated] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
+    #: The type and the message of what it raised.
+    error: tuple[str, str] | None = None
+    error_help: tuple[str, str] = ("", "")
