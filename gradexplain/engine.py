@@ -151,6 +151,8 @@ class Problem:
     statements: tuple[str, ...] = ()
     #: Computed values whose ``.grad`` is asked for (``retain_grad``).
     retain: tuple[str, ...] = ()
+    #: Whether gradients are those of the output itself, as formulas then say: ∂S/∂x, without a v.
+    scalar: bool = False
     #: Where PyTorch's answer comes from, when it is not asked for this problem alone.
     asked: Answering | None = None
     #: What is explained beside the gradients.
@@ -238,6 +240,29 @@ def explanation_of(problem: Problem) -> Explanation:
     return explanation
 
 
+def is_small(graph: Graph) -> bool:
+    """Whether the tensors are small enough for digits to spare."""
+    elements, work = 0, 0
+    for node in graph.nodes:
+        sizes = [math.prod(graph[i].shape) for i in node.inputs] + [math.prod(node.shape)]
+        elements += sizes[-1]
+        work += max(max(sizes), round(math.prod(sizes) ** (1 / 2)) if len(sizes) == 3 else 0)
+    return elements <= _EXACT_ELEMENTS and work <= _EXACT_WORK
+
+
+def cleaned(pair: Any, *, exact: bool) -> Array:
+    """A pair as float64, rounding noise put to 0."""
+    from gradexplain.formula.evaluate import to_float
+
+    unit = 1e-40 if exact else agreement.ROUNDOFF["float64"]
+    value = pair[0]
+    if exact:
+        with np.errstate(all="ignore"):
+            noise = np.frompyfunc(lambda a, m: abs(a) <= unit * m, 2, 1)(value, pair[1])
+        return np.where(np.asarray(noise, dtype=bool), 0.0, to_float(value)) + 0.0
+    return agreement.settled(to_float(value), pair[1], unit)
+
+
 class _Run:
     """One explanation in the making."""
 
@@ -249,7 +274,8 @@ class _Run:
         self.wanted = list(problem.wanted)
         self.leaves = [n for n in graph.leaves if n.label in self.wanted and not n.integer]
         self.asked: Answering | None = problem.asked if problem.check else None
-        self.between = named_between(graph, problem.wanted, self.v.size == 1, problem.retain)
+        loss = self.v.size == 1 and not problem.scalar
+        self.between = named_between(graph, problem.wanted, loss, problem.retain)
         if problem.check and problem.asked is None:
             names = tuple(node.label for node in self.between)
             self.asked = Asked(
@@ -289,13 +315,7 @@ class _Run:
 
     @property
     def exact(self) -> bool:
-        """Whether the tensors are small enough for digits to spare."""
-        elements, work = 0, 0
-        for node in self.graph.nodes:
-            sizes = [math.prod(self.graph[i].shape) for i in node.inputs] + [math.prod(node.shape)]
-            elements += sizes[-1]
-            work += max(max(sizes), round(math.prod(sizes) ** (1 / 2)) if len(sizes) == 3 else 0)
-        return elements <= _EXACT_ELEMENTS and work <= _EXACT_WORK
+        return is_small(self.graph)
 
     @property
     def closed(self) -> ClosedForm:
@@ -303,6 +323,8 @@ class _Run:
             from gradexplain.routes.closed import ClosedForm
 
             self._closed = ClosedForm(self.graph, self.values, self.v, exact=self.exact)
+            if self.problem.scalar:
+                self._closed.scalar = self._closed.loss_name = self.graph.out.label
         return self._closed
 
     @property
@@ -314,18 +336,7 @@ class _Run:
         return self._chain
 
     def clean(self, pair: Any) -> Array:
-        """A pair as float64, rounding noise put to 0."""
-        from gradexplain.formula.evaluate import to_float
-
-        unit = 1e-40 if self.exact else agreement.ROUNDOFF["float64"]
-        value = pair[0]
-        if self.exact:
-            with np.errstate(all="ignore"):
-                noise = np.frompyfunc(lambda a, m: m < np.inf and abs(a) <= unit * m, 2, 1)(
-                    value, pair[1]
-                )
-            return np.where(np.asarray(noise, dtype=bool), 0.0, to_float(value)) + 0.0
-        return agreement.settled(to_float(value), pair[1], unit)
+        return cleaned(pair, exact=self.exact)
 
     # -- stages ----------------------------------------------------------------------------------
 

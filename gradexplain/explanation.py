@@ -241,6 +241,31 @@ class Saved:
 
 
 @dataclass(slots=True)
+class BackwardRow:
+    """One operation of a recorded backward pass: ``y.grad[j] = 2·y[j]·z.grad``."""
+
+    node: str
+    at: str
+    text: str
+    shape: Shape
+    value: Array
+
+
+@dataclass(slots=True)
+class Second:
+    """The backward pass differentiated: ``name = expression`` is the scalar, of every ``.grad``.
+
+    ``backward`` are the operations of the first pass; ``explanation`` explains ``name.backward()``
+    on the graph of both passes.
+    """
+
+    name: str
+    expression: str
+    backward: list[BackwardRow]
+    explanation: Explanation
+
+
+@dataclass(slots=True)
 class Explanation:
     """Everything that was asked and found out, ready to be rendered."""
 
@@ -261,6 +286,8 @@ class Explanation:
     #: every call where there are several, and what the first one freed where it frees
     calls: list[Call] = field(default_factory=list)
     saved: list[Saved] = field(default_factory=list)
+    #: the second derivative, with --order 2
+    second: Second | None = None
     #: the statements, one a line, the last one named (``y = x / s``); empty: as in ``expression``
     statements: tuple[str, ...] = ()
 

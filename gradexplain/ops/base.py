@@ -11,10 +11,11 @@ The names that a record may use
 ``schema``
     The signature in the notation of PyTorch's own ``native_functions.yaml``, without the return type:
     ``sum(Tensor input, int[]? dim=None, bool keepdim=False)``.  Kinds: ``Tensor``, ``Tensor?``,
-    ``Tensor[]``, ``IntTensor`` (an index: integer values, not differentiable), ``int``, ``int[]``,
-    ``float``, ``bool``, ``str``, ``Index`` (a subscript); each with ``?`` for "or None".  After ``*``
-    the arguments are keyword-only.  ``Aux`` at the end: a part of the formula with a name of its own
-    (a softmax, a standard deviation), which ``aux`` makes and no caller gives.
+    ``Tensor[]``, ``FixedTensor`` (PyTorch returns no gradient for it), ``IntTensor`` (an index: integer values, not differentiable), ``int``, ``int[]``,
+    ``float``, ``bool``, ``str``, ``Index`` (a subscript), ``Any`` (as written, lists as tuples); each
+    with ``?`` for "or None".  After ``*`` the arguments are keyword-only.  ``Aux`` at the end: a part
+    of the formula with a name of its own (a softmax, a standard deviation), which ``aux`` makes and no
+    caller gives.
 ``formula`` (pointwise operations)
     One element of the result as an expression in the names of the tensor arguments and in the
     functions of `gradexplain.formula.functions`: ``a if a > 0 else 0``.  Broadcasting is the
@@ -78,7 +79,7 @@ class Parameter:
 
     @property
     def is_tensor(self) -> bool:
-        return self.kind in ("Tensor", "IntTensor")
+        return self.kind in ("Tensor", "IntTensor", "FixedTensor")
 
     @property
     def is_aux(self) -> bool:
@@ -208,6 +209,8 @@ def parse_schema(schema: str) -> tuple[str, tuple[Parameter, ...]]:
         if piece == "*":
             keyword_only = True
             continue
+        if not piece:
+            continue  # no arguments at all: a constant
         match = _ARGUMENT.match(piece)
         if match is None:
             raise ValueError(f"schema {schema!r}: cannot read {piece!r}")

@@ -65,8 +65,8 @@ def _table(page: Page, call: Call) -> None:
     stacked: list[list[Cell]] = []
     for row in rows:
         for place, title in enumerate(titles):
-            name = [Text()] if place else row[0]
-            stacked.append([name, [page.text(title, LABEL)], row[place + 1]])
+            first: Cell = [Text()] if place else row[0]
+            stacked.append([first, [page.text(title, LABEL)], row[place + 1]])
         *lines, last = stacked[-1][-1]
         stacked[-1][-1] = [*lines, last + Text("  ") + row[-1][0]]
     page.grid(stacked, indent=4)

@@ -28,7 +28,7 @@ from __future__ import annotations
 from typing import Any
 
 from gradexplain.checking.report import CheckReport, InputReport
-from gradexplain.render.json import PRECISION, plain as _plain, written as _written
+from gradexplain.render.json import PRECISION, plain, written
 
 SCHEMA = "gradexplain-check/1"
 

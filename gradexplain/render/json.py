@@ -13,8 +13,8 @@
                 value is nested to output.shape + input.shape, null when too large to show
     steps       [{node, op, upstream, input, uses, rule, contribution_rule, numbers, contribution,
                 total}] from the output back; total is null but on the last of several contributions
-    gradients   {NAME: {formula, latex, where, value, chain_rule, torch, tolerance, verdict, agrees}}
-                torch is null when PyTorch was not asked; agrees is false only for a mismatch
+    gradients   {NAME: {formula, latex, where, value, chain_rule, torch, tolerance, verdict,
+                agrees}}; torch is null when PyTorch was not asked; agrees is false only for a mismatch
     check       {status, dtype, tolerance, reason, differences: [{input, routes, index, values,
                 tolerance, count}]}; status is agree, convention, mismatch, skipped or failed
     notes       [{kind, text, …}]
@@ -30,10 +30,13 @@ and, where there is something to say:
                    gradients: {NAME: {added, after, torch, tolerance, verdict}}, explanation}] where
                    there are several: what each adds to .grad and what that holds after it (null
                    where it is None).  The document explains the first, explanation the others.
+    second         {scalar, expression, backward: [{node, index, formula, shape, value}], steps,
+                   gradients, check}: the backward pass as operations, and the derivative of the
+                   scalar, the sum of every gradient's elements (--order 2)
     freed          [{node, function, saved}]: the tensors that PyTorch's nodes had saved
 
-``formula`` is the line that the text shows, ``latex`` the same in LaTeX, ``where`` the lines that say
-what the names in it stand for.  Numbers have 12 significant digits unless ``--precision`` says
+``formula`` is the line that the text shows, ``latex`` the same in LaTeX, ``where`` the lines that
+say what the names in it stand for.  Numbers have 12 significant digits unless ``--precision`` says
 otherwise, and an element of ``chain_rule`` or ``torch`` that agrees with ``value`` within its
 tolerance is printed as ``value``'s: a processor's last bits never show.  Non-finite numbers are the
 strings "inf", "-inf" and "nan".  Keys are only ever added.
@@ -45,7 +48,14 @@ import json
 import math
 from typing import Any
 
-from gradexplain.explanation import Accumulated, Array, Check, Explanation, Gradient
+from gradexplain.explanation import (
+    Accumulated,
+    Array,
+    Check,
+    Explanation,
+    Gradient,
+    Second,
+)
 from gradexplain.render import numbers
 
 SCHEMA = "gradexplain/1"
@@ -147,6 +157,8 @@ def to_dict(x: Explanation, precision: int | None = None) -> dict[str, Any]:
         ]
     if x.calls:
         document["calls"] = _calls(x, digits)
+    if x.second is not None:
+        document["second"] = _second(x.second, digits)
     if x.saved:
         document["freed"] = [
             {"node": s.node, "function": s.function, "saved": list(s.names)} for s in x.saved
@@ -187,6 +199,25 @@ def _calls(x: Explanation, digits: int) -> list[dict[str, Any]]:
         }
         for call in x.calls
     ]
+
+
+def _second(second: Second, digits: int) -> dict[str, Any]:
+    document = to_dict(second.explanation, digits)
+    return {
+        "scalar": second.name,
+        "expression": second.expression,
+        "backward": [
+            {
+                "node": row.node,
+                "index": row.at,
+                "formula": row.text,
+                "shape": plain(row.shape, digits),
+                "value": plain(row.value.tolist(), digits),
+            }
+            for row in second.backward
+        ],
+        **{key: document[key] for key in ("steps", "gradients", "check")},
+    }
 
 
 def gradient(g: Gradient, digits: int) -> dict[str, Any]:

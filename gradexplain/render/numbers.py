@@ -24,6 +24,10 @@ _GAP = "..."
 _MOST = 4 * THRESHOLD
 
 
+#: A constant of more elements does not fit in a line of a formula.
+_IN_LINE = 24
+
+
 def number(value: float, precision: int = PRECISION) -> str:
     """``value`` to ``precision`` significant digits; zero has no sign."""
     return "0" if value == 0 else f"{value:.{precision}g}"
@@ -54,6 +58,16 @@ def tensor(values: Array, precision: int = PRECISION, width: int = 100) -> list[
     widths = [max(map(len, column)) for column in columns]
     gaps = [axis.index(None) if None in axis else None for axis in axes]
     return _block(texts, gaps, widths, width)
+
+
+def one_line(values: Array, precision: int = PRECISION) -> str:
+    """``values`` in one line; of a larger tensor the shape."""
+    if values.size > _IN_LINE:
+        return f"a constant of shape {shape(values.shape)}"
+    if values.ndim == 0:
+        return number(values.item(), precision)
+    texts = [number(x, precision) for x in values.ravel().tolist()]
+    return _inline(np.array(texts, dtype=object).reshape(values.shape))
 
 
 def abbreviated(values: Array) -> bool:

@@ -6,6 +6,7 @@ file, and ``str(explanation)``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import groupby
 
 from rich.text import Text
@@ -40,6 +41,7 @@ from gradexplain.render.page import (
     listed,
     route_lines,
 )
+from gradexplain.render.second import second_section
 
 __all__ = ["WIDTH", "Style", "render", "section"]
 
@@ -205,7 +207,8 @@ def _matrix(page: Page, jacobian: Jacobian, y: str, shape: tuple[int, ...]) -> N
 # -- chain rule ----------------------------------------------------------------------------------
 
 
-def _chain_rule(page: Page, x: Explanation) -> None:
+def _chain_rule(page: Page, x: Explanation, at: Mapping[str, str] | None = None) -> None:
+    """Every step; ``at`` are the index letters to show with a node's name."""
     y = x.output.name
     page.heading(
         "Chain rule", f"from {y} back: upstream gradient × local derivative = contribution"
@@ -215,7 +218,9 @@ def _chain_rule(page: Page, x: Explanation) -> None:
         steps = list(group)
         page.blank()
         page.add(
-            page.text(node, NAME), page.text(f" = {expressions.get(node, steps[0].op)}"), hang=6
+            page.text(f"{node}{(at or {}).get(node, '')}", NAME),
+            page.text(f" = {expressions.get(node, steps[0].op)}"),
+            hang=6,
         )
         to = [page.text(f"to {step.input}", NAME) for step in steps]
         ends = [page.text(f"to {stop.input}") for stop in x.stops if stop.node == node]
@@ -320,6 +325,17 @@ def _in_between(page: Page, x: Explanation) -> None:
 
 
 def _further(page: Page, x: Explanation) -> None:
+    if x.second is not None:
+        second_section(page, x.second)
+        _chain_rule(page, x.second.explanation, {row.node: row.at for row in x.second.backward})
+        if not x.second.explanation.steps:
+            page.add(page.text(f"Nothing flows back: {x.second.name} depends on no input."))
+        page.blank()
+        page.heading("Second derivatives", f"of {x.second.name}, by three routes")
+        for gradient in x.second.explanation.gradients.values():
+            page.blank()
+            formula_lines(page, gradient)
+            route_lines(page, gradient)
     if not x.calls:
         return
     shown = {x.calls[0].start}

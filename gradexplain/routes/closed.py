@@ -30,6 +30,7 @@ from gradexplain.formula.printing import LatexPrinter, Letters, TextPrinter, bur
 from gradexplain.formula.structure import structure
 from gradexplain.formula.tidy import tidy
 from gradexplain.graph import Graph, Node, Ref
+from gradexplain.render.numbers import one_line
 from gradexplain.routes.names import free_names
 
 #: A formula with more to read than this is given as a chain of the parts' formulas instead.
@@ -83,12 +84,15 @@ class ClosedForm:
         #: The names of the argument of ``backward`` and of the scalar L in formulas.
         self.v_name, self.loss_name = free_names(graph)
         self._names = [n.label for n in graph.nodes if not n.is_literal] + [self.v_name]
+        #: Set where the output itself is the scalar that is differentiated: formulas then say
+        #: ∂S/∂x instead of x.grad, and v, which is 1, is not mentioned.
+        self.scalar = ""
         self._folds: list[tuple[Any, Any, Any]] | None = None
         if formulas is not None:
             self.calculus = formulas.calculus
             self._jacobians, self._gradients = formulas._jacobians, formulas._gradients
             self._adjoints, self._folds = formulas._adjoints, formulas._folds
-
+            self.scalar = formulas.scalar
 
     # -- formulas --------------------------------------------------------------------------------
 
@@ -114,6 +118,8 @@ class ClosedForm:
             jacobian = self.jacobian(leaf)
             if jacobian is None:
                 found = self._chained(leaf, ADJOINT)
+            elif self.scalar:
+                found = jacobian
             else:
                 found = self.calculus.weighted(jacobian, self.v_name, self.graph.out.shape)
             self._gradients[leaf.label] = self._tidy(found)
@@ -159,6 +165,8 @@ class ClosedForm:
             out = self.calculus.indices(part.shape, "o")
             if part.id != self.graph.output:
                 factor = element_symbol(upper + part.label, (*at, *out))
+            elif upper == ADJOINT and self.scalar:
+                factor = sympy.S.One
             elif upper == ADJOINT:
                 factor = element_symbol(self.v_name, out)
             else:
@@ -320,7 +328,9 @@ class ClosedForm:
         places = self.calculus.indices(leaf.shape, "d")
         letters = Letters(self._names)
         letters.axes(places, _IN)
-        left = (("grad", leaf, places),)
+        left: Sequence[tuple[str, Node, Sequence[Any]]] = (("grad", leaf, places),)
+        if self.scalar:
+            left = ("∂", self.graph.out, ()), ("∂", leaf, places)
         return self._shown(left, self.gradient(leaf), letters, places)
 
     def _shown(
@@ -341,6 +351,11 @@ class ClosedForm:
             texts.append(f"{_left(left, printer)} = {printer(formula)}")
             if kind is TextPrinter:
                 where = self._definitions(formula, letters, printer, row)
+        # Deriving the lines below took the same symbols for other axes.
+        for _, node, places in left:
+            for symbol, n in zip(places, node.shape, strict=True):
+                if not symbol.is_Integer:
+                    self.calculus.ranges[symbol] = n
         symbols = [a for a in axes if not a.is_Integer]
         return Shown(formula, texts[0], texts[1], tuple(where), self._ranges(symbols, letters))
 
@@ -362,6 +377,8 @@ class ClosedForm:
                 label = label_of(atom)
                 upper = next((u for u in (ADJOINT, TOTAL) if label.startswith(u)), "")
                 node = self.calculus.node(label.removeprefix(upper))
+                if node is not None and node.value is not None and not node.is_literal:
+                    values.setdefault(node.id, f"{node.label} = {one_line(node.value)}")
                 if node is None or node.op is None:
                     continue
                 at = indices_of(atom)[len(row) if upper == TOTAL else 0 :]
