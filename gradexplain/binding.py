@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from gradexplain.errors import InputError, UnsupportedError
 from gradexplain.graph import Ref
 from gradexplain.ops.base import Op, Parameter
@@ -23,7 +25,7 @@ _IGNORED = {"dtype": None, "out": None, "inplace": False, "layout": None, "devic
 
 _WORDS = {
     "int": "an integer", "float": "a number", "bool": "True or False", "str": "a string",
-    "Tensor": "a tensor", "IntTensor": "a tensor of integers", "Index": "a subscript",
+    "Tensor": "a tensor", "FixedTensor": "a tensor", "IntTensor": "a tensor of integers", "Index": "a subscript",
 }  # fmt: skip
 
 
@@ -116,7 +118,11 @@ def _convert(
         if isinstance(value, (tuple, list)) and all(_is_a(p.kind, part) for part in value):
             return tuple(value)
         raise _wrong(op, p, value, f"{_WORDS[p.kind]} or a tuple of them")
-    if p.kind == "Index" or _is_a(p.kind, value):
+    if p.kind == "Index":
+        return _subscript(op, p, value, constant, is_integer)
+    if p.kind == "Any":
+        return _frozen(value)
+    if _is_a(p.kind, value):
         return float(value) if p.kind == "float" and isinstance(value, bool) else value
     raise _wrong(op, p, value, _WORDS[p.kind])
 
@@ -138,6 +144,52 @@ def _tensor(
     if isinstance(value, (int, list, tuple)) and not isinstance(value, bool):
         return constant(value, integer=integer)
     raise _wrong(op, p, value, _WORDS[p.kind])
+
+
+def _subscript(
+    op: Op,
+    p: Parameter,
+    value: Any,
+    constant: Callable[..., Ref],
+    is_integer: Callable[[Ref], bool],
+) -> Any:
+    """A subscript, its lists of integers as tensors; a list of True and False says where it is True."""
+    items: list[Any] = []
+    for item in value if isinstance(value, tuple) else (value,):
+        if isinstance(item, Ref) and not is_integer(item):
+            raise _wrong(op, p, item, "integers, slices, None, `...`, or tensors of integers")
+        if isinstance(item, (list, bool)):
+            table = np.asarray(item if is_regular(item) else None)
+            if table.dtype == bool and table.ndim:
+                items += [constant(axis.tolist(), integer=True) for axis in np.nonzero(table)]
+                continue
+            if table.dtype.kind not in "iu" and table.size:
+                raise InputError(
+                    f"{op.name}(): {item!r} is not an index",
+                    remedy="an index is a list of integers, or of True and False",
+                )
+            item = constant(table.tolist(), integer=True)
+        items.append(item)
+    return tuple(items) if isinstance(value, tuple) or len(items) != 1 else items[0]
+
+
+def is_regular(value: Any) -> bool:
+    """Whether nested lists of numbers form a tensor."""
+    level = [value]
+    while level:
+        if all(isinstance(part, (int, float)) for part in level):
+            return True
+        if not all(isinstance(part, (list, tuple)) for part in level):
+            return False
+        if len({len(part) for part in level}) > 1:
+            return False
+        level = [item for part in level for item in part]
+    return True
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples."""
+    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _is_a(kind: str, value: Any) -> bool:

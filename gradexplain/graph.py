@@ -154,6 +154,8 @@ class Builder:
     nodes: list[Node] = field(default_factory=list)
     _labels: set[str] = field(default_factory=set)
     _count: int = 0
+    #: The values of inputs that are used as an index.
+    known: dict[int, Any] = field(default_factory=dict)
     #: What an unnamed value is called where the name is free.
     _hints: dict[int, str] = field(default_factory=dict)
 
@@ -192,7 +194,8 @@ class Builder:
         """What a shape rule sees of an argument: a tensor's shape (its node where values matter)."""
         if isinstance(arg, Ref):
             node = self.nodes[arg.id]
-            return ValueShape(node.shape, node.value) if node.integer else node.shape
+            value = self.known.get(node.id, node.value)
+            return ValueShape(node.shape, value) if node.integer else node.shape
         if isinstance(arg, tuple):
             return tuple(self._shaped(part) for part in arg)
         return arg
@@ -285,6 +288,10 @@ class Maker:
 
     def shape(self, x: Ref) -> Shape:
         return self.builder.nodes[x.id].shape
+
+    def value(self, x: Ref) -> Any:
+        """The values of a tensor of integers, None where they are not known yet."""
+        return self.builder.known.get(x.id, self.builder.nodes[x.id].value)
 
 
 class ValueShape(tuple[int, ...]):

@@ -7,13 +7,16 @@ numbers is done here, in floats, and a number becomes a tensor of shape ``()`` w
 from __future__ import annotations
 
 import ast
+import dataclasses
 import difflib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gradexplain.binding import bind
+import numpy as np
+
+from gradexplain.binding import bind, is_regular
 from gradexplain.errors import GradexplainError, InputError, Span, UnsupportedError
 from gradexplain.graph import Builder, Graph, NamedNumber, Node, Ref
 from gradexplain.ops import Op, all_spellings, by_spelling
@@ -430,15 +433,18 @@ class _Reader:
         node = self.builder.nodes[ref.id]
         if node.integer:
             return True
-        if not node.is_leaf:
+        value = self._known(node)
+        if value is None or not (np.isfinite(value) & (value == np.floor(value))).all():
             return False
-        value = self.value_of(node.label)
-        if value is None or any(float(v) != int(v) for v in value.ravel().tolist()):
-            return False
-        self.builder.nodes[ref.id] = type(node)(
-            node.id, node.label, node.named, None, (), node.shape, node.span, value, True
-        )
+        self.builder.nodes[ref.id] = dataclasses.replace(node, integer=True)
+        self.builder.known[ref.id] = value
         return True
+
+    def _known(self, node: Node) -> Any:
+        """The value of an input or of a constant as an array, None where it is not known."""
+        if node.is_leaf:
+            return self.value_of(node.label)
+        return None if node.op is not None else np.asarray(node.value)
 
     def _constant(self, value: Any, place: Span, integer: bool = False) -> Ref:
         if isinstance(value, (list, tuple)):
@@ -446,7 +452,7 @@ class _Reader:
                 raise InputError(
                     "a list of tensors is not a tensor", remedy="join them: stack([a, b])"
                 )
-            if not _is_regular(value):
+            if not is_regular(value):
                 raise InputError(
                     "a nested list of numbers must have rows of equal length",
                     remedy="write it as in [[1, 2], [3, 4]]",
@@ -509,6 +515,14 @@ class Calls:
     def apply(self, op: Op, *args: Any) -> Ref:
         """A value of one record, its arguments in the order of the schema."""
         return self.reader.builder.apply(op, args, self.place)
+
+    def constant(self, value: Any, *, integer: bool = False) -> Ref:
+        """A number, a nested list, or an array."""
+        return self.reader.builder.constant(value, self.place, integer=integer)
+
+    def values(self, x: Ref) -> Any:
+        """The values of an input or of a constant, None for what is computed."""
+        return self.reader._known(self.node(x))
 
     def node(self, x: Ref) -> Node:
         return self.reader.builder.nodes[x.id]
@@ -587,20 +601,6 @@ def _flat(value: Any) -> Any:
             stack.extend(part)
         else:
             yield part
-
-
-def _is_regular(value: Any) -> bool:
-    """Whether nested lists of numbers form a tensor."""
-    level = [value]
-    while level:
-        if all(isinstance(part, (int, float)) for part in level):
-            return True
-        if not all(isinstance(part, (list, tuple)) for part in level):
-            return False
-        if len({len(part) for part in level}) > 1:
-            return False
-        level = [item for part in level for item in part]
-    return True
 
 
 def _unknown(name: str, what: str, path: str | None = None, attributes: bool = False) -> Exception:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sympy
@@ -18,6 +18,7 @@ from gradexplain.formula.functions import (
     Greatest,
     Least,
     Lookup,
+    build,
     by_name,
     choose,
     named_function,
@@ -39,7 +40,7 @@ class Tensor:
         return len(self.shape)
 
     def __getitem__(self, indices: Any) -> Any:
-        at = indices if isinstance(indices, tuple) else (indices,)
+        at = tuple(indices) if isinstance(indices, (tuple, list)) else (indices,)
         if len(at) != len(self.shape):
             raise ValueError(f"{len(at)} indices for shape {self.shape}")
         return self._element(
@@ -95,6 +96,13 @@ class Kit:
 
     def bounds(self, sizes: Sequence[int]) -> list[Any]:
         return [self.bound(n) for n in sizes]
+
+    def below(self, i: Any, n: int) -> Any:
+        """``i``, an element of an integer tensor whose elements are known to be below ``n``."""
+        if isinstance(i, Lookup):
+            label = i.args[0].name
+            self.ranges.tables[label] = max(n, self.ranges.tables.get(label, 0))
+        return i
 
     def put(self, indices: Sequence[Any], dim: int, value: Any) -> tuple[Any, ...]:
         """``indices`` with the one at ``dim`` replaced."""
@@ -168,6 +176,10 @@ class Kit:
 
     def no(self, condition: Any) -> Any:
         return Not(condition)
+
+    def build(self, formula: str, names: Mapping[str, Any]) -> Any:
+        """A formula in the language of pointwise records."""
+        return build(formula, names)
 
     eq = staticmethod(sympy.Eq)
     ne = staticmethod(sympy.Ne)

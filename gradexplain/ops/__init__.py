@@ -1,6 +1,6 @@
 """The operations: one record each, by family.  Importing this package fills the registry."""
 
-from gradexplain.ops import activations, contractions, pointwise, reductions, shapes
+from gradexplain.ops import activations, contractions, losses, pointwise, reductions, shapes
 from gradexplain.ops.base import (
     Op,
     Parameter,
@@ -19,6 +19,7 @@ __all__ = [
     "by_schema",
     "by_spelling",
     "contractions",
+    "losses",
     "pointwise",
     "reductions",
     "shapes",

@@ -149,7 +149,7 @@ def call(torch: Any, op: Op, args: Sequence[Any], tensors: Mapping[int, Any], dt
                     torch.tensor(float(part), dtype=dtype) if isinstance(part, (int, float)) else part
                     for part in value
                 )
-            if not parameter.keyword_only:
+            if not parameter.keyword_only and not parameter.optional:
                 positional.append(value)
                 continue
         if not parameter.required and value == parameter.default:
