@@ -72,7 +72,9 @@ def _term(term: Any, q: Any, ranges: Ranges) -> Any:
         if factor.is_Add and any(s.has(q) for s in factor.atoms(*_SELECTORS)):
             others = sympy.Mul(*outside, *inside[:place], *inside[place + 1 :])
             return sympy.Add(*(_term(others * part, q, ranges) for part in factor.args))
-        if isinstance(factor, sympy.Sum) and any(s.has(q) for s in factor.atoms(KroneckerDelta)):
+        if isinstance(factor, sympy.Sum) and any(
+            d.has(q) and _solve([d], q, ranges) for d in factor.atoms(KroneckerDelta)
+        ):
             # Σ_q … Σ_p δ(q, …): the order of two finite sums is free.
             body, bound = open_sum(factor, ranges)
             others = sympy.Mul(*outside, *inside[:place], *inside[place + 1 :])
@@ -90,6 +92,12 @@ def _term(term: Any, q: Any, ranges: Ranges) -> Any:
 
 def _decide(e: Any, ranges: Ranges) -> Any:
     """``e`` with every bracket and delta that the ranges decide put in."""
+    # ⌊(3·i + p)/3⌋ is i: inner ones first.
+    for digit in sorted(e.atoms(FloorDiv, Modulo), key=lambda d: len(d.atoms(FloorDiv, Modulo))):
+        whole = ranges.floordiv if isinstance(digit, FloorDiv) else ranges.modulo
+        simple = whole(sympy.expand(digit.args[0]), int(digit.args[1]))
+        if simple != digit:
+            return _decide(e.xreplace({digit: simple}), ranges)
     decided = {b: ranges.bracket(b.condition) for b in e.atoms(Bracket)}
     decided |= {d: delta(*d.args, ranges) for d in e.atoms(KroneckerDelta)}
     decided = {old: new for old, new in decided.items() if old != new}
@@ -98,6 +106,11 @@ def _decide(e: Any, ranges: Ranges) -> Any:
 
 def _solve(deltas: list[Any], q: Any, ranges: Ranges) -> tuple[Any, Any, list[Any]] | None:
     """``q`` from one of ``deltas``: its value, the selectors that remain, new indices to sum over."""
+    for place, d in enumerate(deltas):
+        turned = _turned(*d.args, q, ranges) or _turned(*d.args[::-1], q, ranges)
+        if turned is not None:
+            others = deltas[:place] + deltas[place + 1 :]
+            return turned, sympy.Mul(*others), []
     deltas, digits = _joined(deltas, q, ranges)
     for place, d in enumerate(deltas):
         found = _isolate(*d.args, q, ranges)
@@ -110,6 +123,18 @@ def _solve(deltas: list[Any], q: Any, ranges: Ranges) -> tuple[Any, Any, list[An
         ]
         return value, sympy.Mul(condition, *others), digits
     return None
+
+
+def _turned(a: Any, b: Any, q: Any, ranges: Ranges) -> Any:
+    """``(b − c) mod n`` from ``δ((q + c) mod n, b)`` where ``q`` runs over n places; else None."""
+    if not isinstance(a, Modulo) or b.has(q) or ranges[q] != a.args[1]:
+        return None
+    n, sign = ranges[q], a.args[0].coeff(q)
+    rest = sympy.expand(a.args[0] - sign * q)
+    bounds = ranges.bounds(b)
+    if abs(sign) != 1 or rest.has(q) or bounds is None or bounds[0] < 0 or bounds[1] >= n:
+        return None
+    return ranges.modulo(sympy.expand(sign * (b - rest)), n)
 
 
 def _isolate(a: Any, b: Any, q: Any, ranges: Ranges) -> tuple[Any, Any] | None:

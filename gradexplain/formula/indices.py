@@ -13,7 +13,7 @@ from typing import Any
 import sympy
 from sympy.logic.boolalg import And, Not, Or
 
-from gradexplain.formula.functions import Bracket, FloorDiv, Modulo
+from gradexplain.formula.functions import Bracket, FloorDiv, Lookup, Modulo
 
 
 def index(name: str) -> Any:
@@ -27,6 +27,8 @@ class Ranges(dict[Any, int]):
     def __init__(self, known: Mapping[Any, int] | Iterable[tuple[Any, int]] = ()) -> None:
         super().__init__(known)
         self._fresh = 0
+        #: For an integer tensor by its label: its elements are below this.
+        self.tables: dict[str, int] = {}
 
     def fresh(self, size: int, hint: str = "b") -> Any:
         """A new bound index over ``size``; the index 0 where the axis has one element."""
@@ -56,6 +58,8 @@ class Ranges(dict[Any, int]):
                 return None
             ends = int(e.args[0]) * inner[0], int(e.args[0]) * inner[1]
             return min(ends), max(ends)
+        if isinstance(e, Lookup) and e.args[0].name in self.tables:
+            return 0, self.tables[e.args[0].name] - 1
         if isinstance(e, FloorDiv):
             inner = self.bounds(e.args[0])
             return None if inner is None else (inner[0] // int(e.args[1]), inner[1] // int(e.args[1]))
@@ -85,6 +89,11 @@ class Ranges(dict[Any, int]):
         """``e mod n``, as simple as the ranges allow."""
         if n == 1:
             return sympy.S.Zero
+        # ((j + 1) mod 3 + 2) mod 3 is j mod 3.
+        e = sympy.Add(*(
+            t.args[0] if isinstance(t, Modulo) and int(t.args[1]) % n == 0 else t
+            for t in sympy.Add.make_args(e)
+        ))  # fmt: skip
         _, rest = self._split(e, n)
         bounds = self.bounds(rest)
         if bounds is not None and bounds[0] // n == bounds[1] // n:
