@@ -257,6 +257,13 @@ def _notes(report: CheckReport, subject: Subject, trials: list[Trial]) -> None:
             f"{worst:.2g} are rounding (32·2⁻²⁴ times the magnitude of what is added). "
             "torch.autograd.gradcheck wants float64 inputs."
         )
+    for name in report.inputs:
+        hole = next((t for t in trials if name in t.holes), None)
+        if hole is not None and report.inputs[name].verdict == "right":
+            report.notes.append(
+                f"The gradient by {name} is right, but it is not finite at some points at which J is "
+                f"({where(hole)}): a factor is divided by and multiplied with."
+            )
     singular = [t for t in trials if t.singular]
     if singular:
         report.notes.append(

@@ -201,6 +201,9 @@ def _shape(case: Case) -> Fault | None:
                 return False
         return True
 
+    other = _other_input(case)
+    if other is not None and other.code == "swapped":
+        return other
     if all_right(lambda t, row: _sum_to(row, t.shape(name))):
         dims = _summed(found, expected)
         keep = ", keepdim=True" if len(found) == len(expected) else ""
@@ -219,7 +222,7 @@ def _shape(case: Case) -> Fault | None:
                 f"the gradient by {name} is transposed: it has shape {shapes}",
                 f"grad_{name} = grad_{name}{fix}",
             )
-    fault = _other_input(case) or case.repaired()
+    fault = other or case.repaired() or _widened(case)
     if fault is not None:
         return fault
     if all_right(lambda t, row: row.reshape(t.shape(name))):
@@ -235,6 +238,24 @@ def _shape(case: Case) -> Fault | None:
         + (f": that is the shape of {case.output}" if wide else ""),
         f"return a gradient of {name}'s own shape",
     )
+
+
+def _widened(case: Case) -> Fault | None:
+    """What is wrong besides, where the result broadcasts to the input's shape."""
+    name = case.name
+    kept = [t.result(name).rows for t in case.regular]
+    try:
+        for t, rows in zip(case.regular, kept, strict=True):
+            if rows is None or math.prod(rows.shape[1:]) == 1:
+                return None
+            wide = [np.broadcast_to(row, t.shape(name)) for row in rows]
+            t.result(name).rows = np.array(wide)
+        return next((f for f in (h(case) for h in (_sign, _diagonal, _uses, _term)) if f), None)
+    except ValueError:
+        return None
+    finally:
+        for t, rows in zip(case.regular, kept, strict=True):
+            t.result(name).rows = rows
 
 
 def _result_shape(trial: Trial, name: str) -> tuple[int, ...] | None:
@@ -312,9 +333,11 @@ def _kink(case: Case) -> Fault | None:
 def _rounding(case: Case) -> Fault | None:
     """Every difference is within what float32 explains."""
     name = case.name
-    if case.first.dtype == "float32":
+    if case.first.dtype == "float32" or all(t.right(name) for t in case.regular):
         return None
     for trial in case.regular:
+        if is_linear(trial, name, "float32") != "linear":
+            return None
         claimed = trial.claimed(name)
         if claimed is None:
             return None
@@ -585,10 +608,15 @@ def _factor(case: Case) -> Fault | None:
     if max(found) - min(found) <= 1e-9 * max(map(abs, found)):
         size_name = None
         several = len({t.out_shape for t in case.regular}) > 1
-        if not several and abs(found[0]) not in (2.0, 0.5):
+        means = case.graph is not None and any(
+            n.op is not None and n.op.name == "mean" for n in case.graph.nodes
+        )
+        if not several:
+            # At one shape 1/N and 1/2 may be the same number.
             fault = case.repaired()
-            if fault is not None and fault.code == "sum_vs_mean":
+            if fault is not None and fault.code == "sum_vs_mean" and (abs(found[0]) < 1 or means):
                 return fault
+        if not several and abs(found[0]) not in (2.0, 0.5):
             size_name = _size_factor(found, case.regular, name)
         value = size_name or _fraction(found[0])
         inverse = f"/ {value}" if not size_name else f"/ ({value})"
@@ -728,6 +756,6 @@ def _by_power(case: Case) -> Fault | None:
 
 
 _HYPOTHESES: tuple[Callable[[Case], Fault | None], ...] = (
-    _in_place, _buffer, _detached, _none, _unsteady, _raises, _shape, _linearity, _kink, _rounding,
+    _in_place, _buffer, _detached, _none, _unsteady, _raises, _shape, _rounding, _linearity, _kink,
     _zero, _other_input, _sign, _diagonal, _uses, _factor, _term, _transposed, _edited, _by_power,
 )  # fmt: skip

@@ -190,8 +190,11 @@ def _edits(
     nodes = [n for n in graph.nodes if n.op is not None and n.id in graph.needed()]
     yield from _reductions(graph, nodes, labels)
     yield from _signs(graph, nodes, labels)
+    powers = list(_powers(graph, nodes, labels))
+    plain = {n.id for n in nodes if n.op is not None and n.op.name in ("pow", "square", "reciprocal")}
+    yield from (edit for edit in powers if edit.node in plain)
     yield from _other_values(graph, nodes, trial, output, labels)
-    yield from _powers(graph, nodes, labels)
+    yield from (edit for edit in powers if edit.node not in plain)
     yield from _transposes(graph, nodes, labels)
 
 
