@@ -135,7 +135,9 @@ def test_printing_and_reading_gives_the_same_graph(expression: Typed) -> None:
 
 def check_text(x: Explanation) -> int:
     """Every printed formula has the value that is shown for it; returns how many elements."""
-    arrays = {name: i.value for name, i in x.inputs.items()} | {x.grad.name: x.grad.value}
+    # Names that no line defines are values of the forward table.
+    arrays = {row.node: row.value for row in x.forward}
+    arrays |= {name: i.value for name, i in x.inputs.items()} | {x.grad.name: x.grad.value}
     checked = 0
     for name, g in x.gradients.items():
         formulas: list[tuple[Formula, np.ndarray[Any, Any]]] = [(g, g.value)]
@@ -148,6 +150,9 @@ def check_text(x: Explanation) -> int:
             indices = [
                 i for group in left.split("[")[1:] for i in group.partition("]")[0].split(",")
             ]
+            sizes = ranges(formula.ranges)
+            for letter, size in zip(indices, value.shape, strict=True):
+                assert size == (1 if letter == "0" else sizes[letter]), formula.text
             for place in np.ndindex(*value.shape):
                 if not np.isfinite(value[place]):
                     continue

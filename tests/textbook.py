@@ -6,6 +6,7 @@ is printed must have the value that is claimed for it.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from typing import Any
@@ -18,7 +19,7 @@ _TOKEN = re.compile(
     r"|(?P<power>[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+)"
     r"|(?P<element>[^\W\d]\w*′*(?:\.grad)?\[[^\]]*\])"
     r"|(?P<number>\d+\.?\d*(?:e[+-]?\d+)?)"
-    r"|(?P<big>[ΣΠ]_(?:\{[^}]*\}|\w))"
+    r"|(?P<big>(?:[ΣΠ]|max|min|argmax|argmin)_(?:\{[^}]*\}|\w))"
     r"|(?P<name>[^\W\d](?:(?![⁰¹²³⁴⁵⁶⁷⁸⁹])\w)*′*)"
     r"|(?P<sign>[-+−·/()\[\],^⌊⌋<>≤≥=≠δπ])"
     r")"
@@ -31,7 +32,12 @@ _FUNCTIONS: dict[str, Any] = {
     "sign": lambda x: (x > 0) - (x < 0), "relu": lambda x: max(x, 0.0), "log1p": math.log1p,
     "sigmoid": lambda x: 1 / (1 + math.exp(-x)), "expm1": math.expm1, "log2": math.log2,
     "log10": math.log10, "softplus": lambda x: math.log1p(math.exp(x)), "erf": math.erf,
-    "max": max, "min": min, "atan": math.atan,
+    "max": max, "min": min, "atan": math.atan, "floor": math.floor, "ceil": math.ceil,
+    "trunc": math.trunc, "round": round, "exp2": lambda x: 2**x, "isfinite": math.isfinite,
+    "logaddexp": lambda a, b: math.log(math.exp(a) + math.exp(b)), "asin": math.asin,
+    "acos": math.acos, "asinh": math.asinh, "acosh": math.acosh, "atanh": math.atanh,
+    "sinc": lambda x: float(np.sinc(x)), "lgamma": math.lgamma, "erfc": math.erfc,
+    "atan2": math.atan2, "copysign": math.copysign,
 }  # fmt: skip
 
 
@@ -42,6 +48,11 @@ def ranges(text: str) -> dict[str, int]:
         letters, _, last = group.partition(" = 0…")
         sizes.update(dict.fromkeys(letters.split(", "), int(last) + 1))
     return sizes
+
+
+_JOIN: dict[str, Any] = {
+    "Σ": lambda a, b: a + b, "Π": lambda a, b: a * b, "max": max, "min": min,
+}  # fmt: skip
 
 
 class Reader:
@@ -56,6 +67,9 @@ class Reader:
         self.definitions: dict[str, tuple[list[str], str]] = {}
         for line in where:
             left, _, right = line.partition(" = ")
+            if right.startswith("[") or re.fullmatch(r"-?[\d.e+-]+", right):
+                self.arrays[left] = np.asarray(json.loads(right), dtype=float)
+                continue
             name, indices = _split(left)
             self.definitions[name] = indices, right
         self._known: dict[tuple[str, tuple[int, ...]], float] = {}
@@ -66,7 +80,7 @@ class Reader:
     def atom(self, text: str, letters: dict[str, int]) -> float:
         name, indices = _split(text)
         at = tuple(round(_Parse(self, i, letters).all()) for i in indices)
-        if name in self.arrays:
+        if name in self.arrays and name not in self.definitions:
             array = self.arrays[name]
             assert len(at) == array.ndim, f"{text}: {array.ndim} indices wanted"
             # An index out of range is read only under a bracket that is 0.
@@ -166,14 +180,18 @@ class _Parse:
         return value
 
     def big(self) -> float:
-        sign, under = self.take()[0], self.tokens[self.place - 1][1][2:].strip("{}")
+        sign, _, under = self.take().partition("_")
+        under = under.strip("{}")
+        if sign.startswith("arg"):
+            raise KeyError(sign)
         condition = ""
         if re.fullmatch(r"\w+(,\w+)*", under):
             letters = under.split(",")
         else:
             letters, condition = [re.split(r"\W", under)[0]], under
         start = self.place
-        total = 0.0 if sign == "Σ" else 1.0
+        total = {"Σ": 0.0, "Π": 1.0, "max": -math.inf, "min": math.inf}[sign]
+        join = _JOIN[sign]
         before = dict(self.letters)
         for at in np.ndindex(*(self.reader.sizes[letter] for letter in letters)):
             self.letters = {**before, **dict(zip(letters, map(int, at), strict=True))}
@@ -182,7 +200,7 @@ class _Parse:
                 self.skip()
                 continue
             value = self.product()
-            total = total + value if sign == "Σ" else total * value
+            total = join(total, value)
         self.letters = before
         self.place = start
         self.skip()

@@ -183,15 +183,16 @@ class Output:
 
             encoding = output.stdout().encoding if self.to_stdout else "utf-8"
             ascii_only = not ascii.is_unicode(encoding)
-            self._write(json.render(explanation, self.precision, ascii_only=ascii_only))
+            self.write(json.render(explanation, self.precision, ascii_only=ascii_only))
         elif not self.to_stdout:
             from gradexplain.render import numbers, text
 
             precision = self.precision or numbers.PRECISION
             style = text.Style(self.width or text.WIDTH, precision=precision)
-            self._write(text.render(explanation, style))
+            self.write(text.render(explanation, style))
 
-    def _write(self, document: str) -> None:
+    def write(self, document: str) -> None:
+        """Write a finished document to where it is wanted."""
         if self.path is None or self.path == "-":
             output.write(document)
         else:

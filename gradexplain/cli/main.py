@@ -21,7 +21,9 @@ import click
 from gradexplain import __version__
 from gradexplain.cli import output
 from gradexplain.cli.check import check
+from gradexplain.cli.ops import ops
 from gradexplain.cli.run import run
+from gradexplain.cli.trace import trace
 from gradexplain.errors import GradexplainError, InputError
 
 _PROGRAM = "gradexplain"
@@ -38,7 +40,9 @@ def cli() -> None:
 
 
 cli.add_command(run)
+cli.add_command(ops)
 cli.add_command(check)
+cli.add_command(trace)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

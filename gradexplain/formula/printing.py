@@ -471,7 +471,6 @@ class TextPrinter:
         while type(body) is type(e):
             over += [limit[0] for limit in body.limits]
             body = body.function
-        over = over[::-1] if len(over) > 1 else over
         letters = [self.letters[q] for q in over]
         under = ",".join(letters)
         if isinstance(e, sympy.Product) and isinstance(body, Cases):

@@ -38,13 +38,18 @@ def shape(dims: Shape) -> str:
     return str(tuple(int(dim) for dim in dims))
 
 
-def tensor(values: Array, precision: int = PRECISION, width: int = 100) -> list[str]:
-    """The lines that show ``values``, each at most ``width`` wide where the numbers allow it."""
+def tensor(
+    values: Array, precision: int = PRECISION, width: int = 100, threshold: int = THRESHOLD
+) -> list[str]:
+    """The lines that show ``values``, each at most ``width`` wide where the numbers allow it.
+
+    With more than ``threshold`` elements only the edges are shown.
+    """
     if values.ndim == 0:
         return [number(values.item(), precision)]
     if values.size == 0:
         return ["[]"]
-    whole = values.size <= THRESHOLD
+    whole = values.size <= threshold
     axes = [_visible(dim, whole=whole) for dim in values.shape]
     for i, dim in enumerate(values.shape):  # many short axes: of the first of them, one item
         if math.prod(map(len, axes)) > _MOST and dim > 1:

@@ -1,0 +1,122 @@
+"""What each operation is, for readers: derived from its record, by its first sample."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gradexplain.binding import signature
+from gradexplain.engine import Request, problem_of
+from gradexplain.errors import InputError
+from gradexplain.formula.local import RESULT, local_rule, renamed
+from gradexplain.formula.printing import Letters, TextPrinter
+from gradexplain.graph import Graph, Node, refs
+from gradexplain.ops import Op, all_ops
+from gradexplain.ops.samples import parse
+from gradexplain.values import ONES
+
+_OUT, _IN = "ikmace", "jlnbdf"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One operation.  ``formula`` is one element of the result in the names of the arguments, at the
+    shapes of the first sample; ``derivatives`` are ``(argument, ∂out/∂argument)``.  An operation that
+    stands for others has ``made_of`` instead.
+    """
+
+    name: str
+    family: str
+    signature: str
+    spellings: tuple[str, ...]
+    sample: str
+    formula: str
+    derivatives: tuple[tuple[str, str], ...]
+    made_of: tuple[str, ...]
+    kink: str
+
+
+def entries(name: str | None = None) -> list[Entry]:
+    """The operations that go by ``name`` (by any spelling), or all; `InputError` if there are none."""
+    wanted = [op for op in all_ops() if name is None or _goes_by(op, name)]
+    if not wanted:
+        assert name is not None
+        known = sorted({s.rpartition(".")[2] for op in all_ops() for s in op.spellings})
+        near = difflib.get_close_matches(name.rpartition(".")[2], known, n=1)
+        raise InputError(
+            f"`{name}` is not among the operations",
+            remedy=f"did you mean `{near[0]}`?" if near else "`gradexplain ops` lists them all",
+        )
+    return [_entry(op) for op in wanted]
+
+
+def _goes_by(op: Op, name: str) -> bool:
+    return any(name in (s, s.rpartition(".")[2]) for s in op.spellings) or (
+        name.startswith("torch.nn.functional.") and f"F.{name.rpartition('.')[2]}" in op.spellings
+    )
+
+
+def _entry(op: Op) -> Entry:
+    expression, shapes = parse(op.samples[0])
+    graph = problem_of(Request(expression, shapes=shapes, grad=ONES)).graph
+    node = next((n for n in reversed(graph.nodes) if n.op is op), None)
+    formula, derivatives, made_of = "", (), ()
+    if node is None:
+        names = (n.op.name for n in graph.nodes if n.op is not None)
+        made_of = tuple(dict.fromkeys(names))
+    else:
+        formula, derivatives = _formulas(node, graph)
+    return Entry(
+        op.name,
+        op.family,
+        signature(op),
+        tuple(s for s in op.spellings if not s.startswith("operator.")),
+        expression,
+        formula,
+        derivatives,
+        made_of,
+        op.kink,
+    )
+
+
+def _formulas(node: Node, graph: Graph) -> tuple[str, tuple[tuple[str, str], ...]]:
+    rule = local_rule(node, graph)
+    order = list(dict.fromkeys(ref.id for ref in refs(node.args)))
+    labels = _argument_names(node, graph)
+    names = {f"a{place}": labels[id] for place, id in enumerate(order)}
+
+    def printer(*axes: Iterable[Any]) -> TextPrinter:
+        letters = Letters(names.values())
+        for symbols, alphabet in zip(axes, (_OUT, _IN), strict=False):
+            letters.axes(tuple(symbols), alphabet)
+        return TextPrinter(letters, list(names.values()))
+
+    show = printer(rule.axes)
+    formula = ""
+    if node.op is not None and (node.op.formula or node.op.element):
+        left = show.element(RESULT, rule.axes) if rule.axes else RESULT
+        formula = f"{left} = {show(renamed(rule.element, names))}"
+    derivatives = []
+    for place, id in enumerate(order):
+        slope = rule.slopes[place]
+        if slope is None:
+            continue
+        show = printer(rule.axes, rule.places[place])
+        left = show.derivative(RESULT, rule.axes, labels[id], rule.places[place])
+        derivatives.append((labels[id], f"{left} = {show(renamed(slope, names))}"))
+    return formula, tuple(derivatives)
+
+
+def _argument_names(node: Node, graph: Graph) -> Mapping[int, str]:
+    """Each tensor by the name of its argument; a number by itself."""
+    assert node.op is not None
+    names: dict[int, str] = {}
+    for parameter, arg in zip(node.op.parameters, node.args, strict=True):
+        for place, ref in enumerate(refs((arg,))):
+            name = parameter.name
+            if isinstance(arg, tuple):
+                name = f"{name}{place}"
+            names.setdefault(ref.id, name)
+    return names

@@ -1,0 +1,81 @@
+"""The operations as a page, as JSON (``gradexplain-ops/1``) and as the README's table.
+
+    schema      "gradexplain-ops/1"
+    operations  [{name, family, signature, spellings, sample, formula, derivatives: {ARGUMENT: text},
+                made_of, kink}]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from gradexplain.catalogue import Entry
+from gradexplain.render.page import LABEL, NAME, Page, Style
+
+SCHEMA = "gradexplain-ops/1"
+
+
+def by_family(entries: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:
+    """The entries grouped by family, families and entries in the order of the registry."""
+    families = list(dict.fromkeys(entry.family for entry in entries))
+    ordered = sorted(entries, key=lambda entry: families.index(entry.family))
+    return [(family, list(group)) for family, group in groupby(ordered, key=lambda e: e.family)]
+
+
+def render(entries: Sequence[Entry], style: Style) -> str:
+    """Every entry with its formula and derivatives, by family."""
+    page = Page(style)
+    for family, group in by_family(entries):
+        page.blank()
+        page.heading(family.capitalize(), f"{len(group)} operation{'s' * (len(group) != 1)}")
+        for entry in group:
+            _entry(page, entry)
+    return page.finish(first=True)
+
+
+def _entry(page: Page, entry: Entry) -> None:
+    page.blank()
+    page.add(page.text(entry.signature, NAME))
+    others = [s for s in entry.spellings if s != entry.name]
+    page.add(page.text("spelled  ", LABEL), page.text(", ".join(others)), indent=4, hang=9)
+    if entry.formula:
+        page.add(page.text("element  ", LABEL), page.text(entry.formula), indent=4, hang=9)
+    for _, derivative in entry.derivatives:
+        page.add(page.text("slope    ", LABEL), page.text(derivative), indent=4, hang=9)
+    if entry.made_of:
+        page.add(
+            page.text("made of  ", LABEL), page.text(", ".join(entry.made_of)), indent=4, hang=9
+        )
+    if entry.kink:
+        page.add(page.text("kink     ", LABEL), page.text(entry.kink), indent=4, hang=9)
+
+
+def to_dict(entries: Sequence[Entry]) -> dict[str, object]:
+    """The JSON document."""
+    return {
+        "schema": SCHEMA,
+        "operations": [
+            {
+                "name": e.name,
+                "family": e.family,
+                "signature": e.signature,
+                "spellings": list(e.spellings),
+                "sample": e.sample,
+                "formula": e.formula,
+                "derivatives": dict(e.derivatives),
+                "made_of": list(e.made_of),
+                "kink": e.kink,
+            }
+            for e in entries
+        ],
+    }
+
+
+def markdown(entries: Sequence[Entry]) -> str:
+    """The README's list: names by family."""
+    lines = []
+    for family, group in by_family(entries):
+        names = ", ".join(f"`{name}`" for name in dict.fromkeys(e.name for e in group))
+        lines.append(f"- **{family}**: {names}")
+    return "\n".join(lines) + "\n"
