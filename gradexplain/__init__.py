@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from gradexplain.errors import GradexplainError, InputError, UnsupportedError
     from gradexplain.engine import explain
     from gradexplain.explanation import Explanation
+    from gradexplain.trace import tracing
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,7 @@ _HOMES = {
     "GradexplainError": "gradexplain.errors",
     "InputError": "gradexplain.errors",
     "UnsupportedError": "gradexplain.errors",
+    "tracing": "gradexplain.trace",
 }
 
 __all__ = [

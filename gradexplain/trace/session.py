@@ -56,6 +56,8 @@ class Trace:
         self.pick = pick or Pick()
         self.all: list[Brief] = []
         self.fault: Fault | None = None
+        #: Whether ``fault`` ended the block, instead of being caught there.
+        self.stopped = False
         self._progress = progress
         self._snapshots: dict[int, Snapshot] = {}
         self._explained: dict[int, TracedCall] = {}
@@ -252,7 +254,8 @@ def recording(trace: Trace) -> Iterator[None]:
 
 def explain_exception(trace: Trace, error: Exception) -> None:
     """Fill ``trace.fault`` for an exception that the script did not catch."""
-    if trace.fault is not None and trace.fault.message == str(error):
+    trace.stopped = True
+    if trace.fault is not None and trace.fault.message == str(error).strip():
         return
     place = where(error)
     trace.fault = explain_fault(error, trace.recorder, Variables(None), place)

@@ -1,0 +1,116 @@
+"""Running a script as ``python SCRIPT.py ARGS`` would, under the recorder."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tokenize
+import types
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from gradexplain.errors import InputError
+from gradexplain.trace.session import Trace, recording
+
+
+def run(path: str, arguments: Sequence[str], trace: Trace) -> int | None:
+    """Run the script into ``trace``; its exit status, None where it ran to its end or raised.
+
+    What it prints to standard output goes to standard error: standard output is the explanation's.
+    An exception of the script is in ``trace.fault``.
+    """
+    code = _compiled(path)
+    main = types.ModuleType("__main__")
+    main.__dict__.update(__file__=path, __builtins__=__builtins__, __cached__=None)
+    saved = sys.argv, sys.path[:], sys.modules.get("__main__")
+    sys.argv = [path, *arguments]
+    sys.path[0:1] = [os.path.dirname(os.path.abspath(path))]
+    sys.modules["__main__"] = main
+    try:
+        with _diverted(), recording(trace):
+            exec(code, main.__dict__)
+    except SystemExit as done:
+        if isinstance(done.code, str):
+            print(done.code, file=sys.stderr)
+            return 1
+        return done.code if isinstance(done.code, int) else None
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:
+        _print_traceback(error, path)
+    finally:
+        sys.argv, sys.path[:] = saved[0], saved[1]
+        if saved[2] is not None:
+            sys.modules["__main__"] = saved[2]
+    return None
+
+
+def _compiled(path: str) -> Any:
+    try:
+        with tokenize.open(path) as file:
+            text = file.read(2_000_000)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"cannot read {path}: {reason}", remedy="trace takes the path of a Python script"
+        ) from None
+    except (SyntaxError, UnicodeDecodeError):
+        raise InputError(
+            f"{path} is not Python text", remedy="trace takes the path of a Python script"
+        ) from None
+    try:
+        return compile(text, path, "exec", dont_inherit=True)
+    except SyntaxError as error:
+        raise InputError(
+            f"{os.path.basename(path)}, line {error.lineno}: {error.msg}",
+            remedy="correct it: python cannot read it either",
+        ) from None
+    except (ValueError, MemoryError, RecursionError):
+        raise InputError(
+            f"{path} cannot be compiled", remedy="trace takes the path of a Python script"
+        ) from None
+
+
+@contextmanager
+def _diverted() -> Iterator[None]:
+    """Standard output goes to standard error, also what other processes write."""
+    stdout = sys.stdout
+    descriptor = copy = None
+    with suppress(OSError, ValueError, AttributeError):
+        stdout.flush()
+        descriptor = stdout.fileno()
+        if descriptor == 1:
+            copy = os.dup(1)
+            os.dup2(sys.stderr.fileno(), 1)
+    sys.stdout = sys.stderr
+    try:
+        yield
+    finally:
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stderr.flush()
+        sys.stdout = stdout
+        if copy is not None:
+            os.dup2(copy, 1)
+            os.close(copy)
+
+
+def _print_traceback(error: BaseException, path: str) -> None:
+    """The traceback as Python prints it, without our own frames and without folders."""
+    import traceback
+
+    here = os.path.dirname(os.path.abspath(__file__))
+    rest = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not os.path.abspath(frame.filename).startswith(here)
+    ]
+    lines = ["Traceback (most recent call last):\n"]
+    for frame in rest:
+        lines.append(f'  File "{os.path.basename(frame.filename)}", line {frame.lineno}, in {frame.name}\n')
+        if frame.line:
+            lines.append(f"    {frame.line}\n")
+    lines += traceback.format_exception_only(type(error), error)
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write("".join(lines))
+        sys.stderr.flush()
