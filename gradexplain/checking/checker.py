@@ -9,6 +9,7 @@ import numpy as np
 
 from gradexplain import agreement
 from gradexplain.checking import formulas
+from gradexplain.checking.claims import wrong_shape
 from gradexplain.checking.faults import Case, diagnose
 from gradexplain.checking.report import CheckReport, Entry, InputReport, PointReport
 from gradexplain.checking.subjects import FormulaSubject, Subject
@@ -160,6 +161,12 @@ def _input(
     found.shape = worst.shape(name)
     case = Case(name, trials, tries, report.output, report.v_name)
     found.fault = diagnose(case)
+    if found.fault.code == "wrong_shape" and worst.result(name).rows is not None:
+        claim = next((c for c in getattr(tries.subject, "claimed", ()) if c.name == name), None)
+        if claim is not None:
+            # A formula of another shape is no gradient, and no fault explains how it came about.
+            rows = worst.result(name).rows
+            raise wrong_shape(claim, rows.shape[1:], found.shape)
     _entries(found, worst, name)
     if write:
         formulas.describe(found, worst, tries, name)

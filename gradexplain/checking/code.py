@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -434,6 +434,9 @@ class CodeSubject(_Subject):
         setting = CodeSetting(
             dict(shapes), graph, tuple(y.shape), self.names, {}, ("grad_output",), self
         )
+        setting.dirty = tuple(
+            name for name, tensor in tensors.items() if any(tensor is d for d in context.dirty)
+        )
         if graph is not None:
             setting.grad_names = claims_.upstream_names(graph, None)
             setting.claims = self._backward_graphs(graph, recorder, y, context, setting)
@@ -498,7 +501,8 @@ class CodeSetting:
     claims: dict[str, Graph]
     grad_names: tuple[str, ...]
     subject: CodeSubject
-    _notes: list[str] = field(default_factory=list)
+    #: Inputs that forward says it changes, by ctx.mark_dirty.
+    dirty: tuple[str, ...] = ()
 
     def reference(self, values: Mapping[str, Array], dtype: str) -> dict[str, Array]:
         if self.graph is not None:
@@ -525,7 +529,7 @@ class CodeSetting:
             name
             for name, leaf, tensor, version in zip(self.wanted, leaves, inputs, versions, strict=True)
             if (tensor._version != version or not torch.equal(tensor, leaf))
-            and not any(tensor is d for d in _dirty(y, tensor))
+            and name not in self.dirty
         )
         if not y.requires_grad:
             return Implemented({n: Result(problem="detached") for n in self.wanted}, mutated)
@@ -634,8 +638,3 @@ class CodeSetting:
         except Exception:
             return ""
         return ""
-
-
-def _dirty(y: Any, tensor: Any) -> tuple[Any, ...]:
-    """The inputs that the Function said it changes: they are its output."""
-    return (tensor,) if y is tensor or y.data_ptr() == tensor.data_ptr() else ()

@@ -46,13 +46,16 @@ def choices(names: Sequence[str], fixed: Mapping[str, Shape]) -> Iterator[Shapes
             if tries < _TRIES // 2:
                 break
     for shape in _UNIFORM[1:]:
-        yield {**fixed, **dict.fromkeys(free, shape)}
+        if shape:
+            yield {**fixed, **dict.fromkeys(free, shape)}
     for shapes in itertools.product(_MIXED, repeat=len(free)):
         if len(set(shapes)) > 1:
             yield {**fixed, **dict(zip(free, shapes, strict=True))}
             tries -= 1
             if tries < 0:
                 break
+    # Numbers last: at them a claim of a wrong shape would pass for right.
+    yield {**fixed, **dict.fromkeys(free, ())}
 
 
 def squares(names: Sequence[str], fixed: Mapping[str, Shape]) -> Iterator[Shapes]:

@@ -330,6 +330,8 @@ def _settings(
                 refused = refused or error
             continue
         if all(_has_shape(setting, name) for name in setting.wanted):
+            if fallback is not None and not any(shapes.values()):
+                break
             pattern = shapes
             break
         fallback = fallback or setting
