@@ -559,8 +559,11 @@ _SPELLED = {
 }  # fmt: skip
 
 
-def burden(e: Any, taken: Iterable[str] = ()) -> int:
-    """How much there is to read in a formula: its characters, a fraction within a fraction more."""
+def burden(e: Any, taken: Iterable[str] = ()) -> float:
+    """How much there is to read in a formula: its characters, a fraction within a fraction more.
+
+    Of two that are equally long the one with fewer products and quotients reads better.
+    """
     text = TextPrinter(Letters(taken))(e)
     depth = extra = 0
     for place, character in enumerate(text):
@@ -570,7 +573,7 @@ def burden(e: Any, taken: Iterable[str] = ()) -> int:
             depth -= 1
         elif character == "/" and depth and not text[place + 1].isdigit():
             extra += 3
-    return len(text) + extra
+    return len(text) + extra + (text.count("·") + text.count("/")) / 1000
 
 
 def _under_one_root(e: Any) -> Any:

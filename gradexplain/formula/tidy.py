@@ -18,7 +18,7 @@ from gradexplain.formula.functions import Bracket, Cases, FloorDiv, Lookup, Modu
 _LARGE = 150
 
 
-def tidy(e: Any, length: Callable[[Any], int], folds: Iterable[tuple[Any, Any, Any]] = ()) -> Any:
+def tidy(e: Any, length: Callable[[Any], float], folds: Iterable[tuple[Any, Any, Any]] = ()) -> Any:
     """``e`` in its shortest form.
 
     ``length`` measures a form as printed.  ``folds`` are ``(pattern, name, indices)``: an element's
@@ -30,7 +30,7 @@ def tidy(e: Any, length: Callable[[Any], int], folds: Iterable[tuple[Any, Any, A
     return _shortest(e, length)
 
 
-def _shortest(e: Any, length: Callable[[Any], int]) -> Any:
+def _shortest(e: Any, length: Callable[[Any], float]) -> Any:
     best, shortest = e, length(e)
     for candidate in _candidates(e):
         size = length(candidate)
@@ -64,6 +64,7 @@ def _merged(e: Any) -> Any:
     if not inside.is_Add:
         return None
     bodies: dict[Any, Any] = {}
+    indices: dict[Any, Any] = {}
     rest = sympy.S.Zero
     for term in inside.args:
         factors = sympy.Mul.make_args(term)
@@ -73,6 +74,11 @@ def _merged(e: Any) -> Any:
             continue
         others = sympy.Mul(*(f for f in factors if f is not sums[0]))
         limits = sums[0].limits
+        if indices.setdefault(limits, _indices(others * sums[0].function)) != _indices(
+            others * sums[0].function
+        ):
+            # Σ_k v[k] + a[l]·Σ_k w[k] must not become a sum for each l.
+            return None
         bodies[limits] = bodies.get(limits, sympy.S.Zero) + others * sums[0].function
     if not any(body.is_Add for body in bodies.values()):
         return None
@@ -86,6 +92,11 @@ def _merged(e: Any) -> Any:
     return outside * (sympy.Add(*joined) + rest)
 
 
+def _indices(e: Any) -> set[Any]:
+    """The index symbols in ``e``."""
+    return {symbol for symbol in e.free_symbols if symbol.is_integer}
+
+
 def _sum(body: Any, limits: Any) -> Any:
     """``Σ body``, factors without a bound index taken out, a constant counted."""
     bound = [limit[0] for limit in limits]
@@ -97,7 +108,7 @@ def _sum(body: Any, limits: Any) -> Any:
     return outside * sympy.Sum(inside, *kept) if kept else outside * inside
 
 
-def _inner_sums(e: Any, length: Callable[[Any], int]) -> Any:
+def _inner_sums(e: Any, length: Callable[[Any], float]) -> Any:
     """Every sum's body tidied, constant factors taken out of it; innermost first."""
     replaced = {}
     for total in sorted(e.atoms(sympy.Sum), key=lambda s: s.count_ops()):

@@ -1,6 +1,14 @@
 """The operations: one record each, by family.  Importing this package fills the registry."""
 
-from gradexplain.ops import activations, contractions, losses, pointwise, reductions, shapes
+from gradexplain.ops import (
+    activations,
+    contractions,
+    losses,
+    normalisations,
+    pointwise,
+    reductions,
+    shapes,
+)
 from gradexplain.ops.base import (
     Op,
     Parameter,
@@ -20,6 +28,7 @@ __all__ = [
     "by_spelling",
     "contractions",
     "losses",
+    "normalisations",
     "pointwise",
     "reductions",
     "shapes",

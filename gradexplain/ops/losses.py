@@ -113,6 +113,7 @@ _elementwise(
 _elementwise(
     "l1_loss(Tensor input, Tensor target, str reduction='mean')", "abs(input - target)",
     ("F.l1_loss(x[2,3], t[2,3])", "F.l1_loss(x[3], t[3], reduction='none')"),
+    derivatives={"input": "sign(input - target)", "target": "sign(target - input)"},
     singular=lambda x, t, _: x == t, kink="l1_loss has the slope 0 where input and target are equal",
 )
 _elementwise(

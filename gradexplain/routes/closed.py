@@ -133,7 +133,7 @@ class ClosedForm:
     def _tidy(self, e: Any) -> Any:
         return tidy(e, self._burden, self.folds)
 
-    def _burden(self, e: Any) -> int:
+    def _burden(self, e: Any) -> float:
         return burden(e, self._names)
 
     @property

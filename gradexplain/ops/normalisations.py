@@ -1,0 +1,380 @@
+"""Normalisations: a tensor less its mean, divided by its standard deviation, within each group.
+
+All of them are one formula.  With ``x̂ = (x − μ)/σ`` and N elements in a group,
+``∂x̂[i]/∂x[j] = (δ(i,j) − 1/N − x̂[i]·x̂[j]/N)/σ`` within a group and 0 between two.  What differs is
+which elements form a group and which weight an element has: `_Plan`.
+"""
+# fmt: off
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod as size
+from typing import Any
+
+from gradexplain.errors import InputError
+from gradexplain.ops.base import Op, Shape, register, show_shape
+
+_FAMILY = "normalisation"
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """``group(k, at)`` is the index of the group that the element ``at`` is in, in a tensor of shape
+    ``groups``; ``members(k, group)`` are the indices of its elements, with the bound ones;
+    ``channel(at)`` is where an element's weight stands; ``same(k, i, j)`` ties two elements of a
+    group together."""
+
+    groups: Shape
+    group: Callable[[Any, Any], tuple[Any, ...]]
+    members: Callable[[Any, Any], tuple[tuple[Any, ...], list[Any]]]
+    channel: Callable[[Any], tuple[Any, ...]]
+    same: Callable[[Any, Any, Any], Any]
+    count: int
+
+
+def _over(shape: Shape, axes: tuple[int, ...], channel: Callable[[Any], tuple[Any, ...]]) -> _Plan:
+    """Groups that run over whole axes."""
+    kept = [axis for axis in range(len(shape)) if axis not in axes]
+
+    def members(k: Any, group: Any) -> tuple[tuple[Any, ...], list[Any]]:
+        left = iter(group)
+        at = tuple(k.bound(n) if axis in axes else next(left) for axis, n in enumerate(shape))
+        return at, [at[axis] for axis in axes]
+
+    return _Plan(
+        groups=tuple(shape[axis] for axis in kept),
+        group=lambda k, at: tuple(at[axis] for axis in kept),
+        members=members,
+        channel=channel,
+        same=lambda k, i, j: k.deltas([i[a] for a in kept], [j[a] for a in kept]),
+        count=size(shape[axis] for axis in axes),
+    )
+
+
+def _channels(shape: Shape, groups: int) -> _Plan:
+    """Groups of neighbouring channels, each with all that comes after the channel axis."""
+    each = shape[1] // groups
+
+    def members(k: Any, group: Any) -> tuple[tuple[Any, ...], list[Any]]:
+        bound = k.bounds((each, *shape[2:]))
+        return (group[0], each * group[1] + bound[0], *bound[1:]), bound
+
+    def which(k: Any, at: Any) -> Any:
+        return k.floordiv(at[1], each) if each > 1 else at[1]
+
+    return _Plan(
+        groups=(shape[0], groups),
+        group=lambda k, at: (at[0], which(k, at)),
+        members=members,
+        channel=lambda at: (at[1],),
+        same=lambda k, i, j: k.deltas((i[0], which(k, i)), (j[0], which(k, j))),
+        count=each * size(shape[2:]),
+    )
+
+
+# -- the values that the formulas name -----------------------------------------------------------
+
+
+def _mean(k: Any, x: Any, plan: _Plan) -> Any:
+    at, bound = plan.members(k, k.i)
+    return k.sum(x[at], *bound) / plan.count
+
+
+def _deviation(k: Any, x: Any, mean: Any, plan: _Plan, eps: float) -> Any:
+    at, bound = plan.members(k, k.i)
+    off = x[at] if mean is None else x[at] - mean[k.i]
+    return k.sqrt(k.sum(off**2, *bound) / plan.count + k.number(eps))
+
+
+def _hat(k: Any, x: Any, mean: Any, sigma: Any, plan: _Plan) -> Any:
+    group = plan.group(k, k.i)
+    return (x[k.i] if mean is None else x[k.i] - mean[group]) / sigma[group]
+
+
+def _nothing(*_: Any) -> None:
+    """PyTorch's own operation has no such values."""
+
+
+def _normalisation(
+    schema: str, samples: tuple[str, ...], plan: Callable[..., _Plan], call: Callable[..., Any], *,
+    centred: bool = True, eps: Callable[..., float] = lambda *args: float(args[-1]),
+    homes: str = "torch F",
+) -> Op:
+    """A record whose tensors are ``input``, ``weight`` and ``bias``; the rest says how to group.
+
+    ``plan(shape, *parameters)`` checks the arguments; ``parameters`` are those that are no tensors,
+    in order.
+    """
+    name = schema.partition("(")[0]
+    aux = "Aux mean, Aux sigma, Aux hat)" if centred else "Aux sigma, Aux hat)"
+    statistics = len(aux.split(","))
+
+    def plain(args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments that are no tensors."""
+        pairs = zip(op.parameters, args, strict=False)
+        return tuple(arg for p, arg in pairs if not p.is_tensor and not p.is_aux)
+
+    def named(args: tuple[Any, ...], wanted: str) -> Any:
+        pairs = zip(op.parameters, args, strict=False)
+        return next((arg for p, arg in pairs if p.name == wanted), None)
+
+    def shape(x: Shape, *args: Any) -> Shape:
+        found = plan(x, *plain((x, *args)))
+        if not found.count:
+            raise InputError(f"{name} has nothing to normalise in shape {show_shape(x)}")
+        weights = tuple(n for n in _weight_shape(found, x))
+        for which in ("weight", "bias"):
+            given = named((x, *args), which)
+            if given is not None and tuple(given) != weights:
+                raise InputError(
+                    f"{name}: {which} must have shape {show_shape(weights)}, found {show_shape(given)}",
+                    remedy=f"one {which} for each normalised element or channel, or none",
+                )
+        return x
+
+    def element(k: Any, x: Any, *args: Any) -> Any:
+        found = plan(x.shape, *plain((x, *args)))
+        y = args[-1][k.i]
+        weight, bias = named((x, *args), "weight"), named((x, *args), "bias")
+        if weight is not None:
+            y *= weight[found.channel(k.i)]
+        return y if bias is None else y + bias[found.channel(k.i)]
+
+    def jacobian(k: Any, x: Any, *args: Any) -> Any:
+        found = plan(x.shape, *plain((x, *args)))
+        sigma, hat = args[-2:]
+        weight = named((x, *args), "weight")
+        if k.wrt in ("weight", "bias"):
+            tie = k.deltas(found.channel(k.i), k.j)
+            return tie * hat[k.i] if k.wrt == "weight" else tie
+        n = found.count
+        same = found.same(k, k.i, k.j)
+        inside = n * k.deltas(k.i, k.j) - (same if centred else 0) - same * hat[k.i] * hat[k.j]
+        # The ties between groups stand in both terms: in front they read best.
+        within = [d for d in k.S.Mul.make_args(same) if d != 1]
+        if all(d in k.S.Mul.make_args(k.deltas(k.i, k.j)) for d in within):
+            own = k.S.Mul(*(d for d in k.S.Mul.make_args(k.deltas(k.i, k.j)) if d not in within))
+            inside = k.S.Mul(*within) * (n * own - (1 if centred else 0) - hat[k.i] * hat[k.j])
+        slope = inside / (n * sigma[found.group(k, k.i)])
+        return slope if weight is None else slope * weight[found.channel(k.i)]
+
+    def helpers(b: Any, x: Any, *args: Any) -> tuple[Any, ...]:
+        given = plain((x, *args))
+        found = plan(b.shape(x), *given)
+        if not found.count:
+            return ()
+        parts: tuple[Any, ...] = ()
+        mean = None
+        if centred:
+            mean = b.helper(means, x, *given, label="μ")
+            parts = (mean,)
+        sigma = b.helper(sigmas, x, mean, *given, label="σ" if centred else "rms")
+        return (*parts, sigma, b.helper(hats, x, mean, sigma, *given, label="x̂"))
+
+    op = Op(
+        f"{schema.rstrip(')')}, {aux}", _FAMILY, samples, homes=homes, shape=shape, element=element,
+        jacobian=jacobian, aux=helpers, torch=lambda torch, *args: call(torch, *args[:-statistics]),
+    )
+    register(op)
+    rest = ", ".join(_declared(p) for p in op.parameters if not p.is_tensor and not p.is_aux)
+    rest = f", {rest}" if rest else ""
+    means = register(Op(
+        f"{name}_mean(Tensor input{rest})", _FAMILY, (), homes="", stops=True, torch=_nothing,
+        shape=lambda x, *args: plan(x, *args).groups,
+        element=lambda k, x, *args: _mean(k, x, plan(x.shape, *args)),
+        show=lambda x, *_: f"mean of {x} over each group",
+    ))
+    sigmas = register(Op(
+        f"{name}_sigma(Tensor input, Tensor? mean{rest})", _FAMILY, (), homes="", stops=True,
+        torch=_nothing, shape=lambda x, mean, *args: plan(x, *args).groups,
+        element=lambda k, x, mean, *args: _deviation(
+            k, x, mean, plan(x.shape, *args), eps(*args)),
+        show=lambda x, mean, *_: f"sqrt(mean(({x} − {mean})²) + eps)" if centred
+        else f"sqrt(mean({x}²) + eps)",
+    ))
+    hats = register(Op(
+        f"{name}_hat(Tensor input, Tensor? mean, Tensor sigma{rest})", _FAMILY, (), homes="",
+        stops=True, torch=_nothing, shape=lambda x, *_: x,
+        element=lambda k, x, mean, sigma, *args: _hat(k, x, mean, sigma, plan(x.shape, *args)),
+        show=lambda x, mean, sigma, *_: f"({x} − {mean})/{sigma}" if centred else f"{x}/{sigma}",
+    ))
+    return op
+
+
+def _declared(p: Any) -> str:
+    mark = ("[]" if p.is_list else "") + ("?" if p.optional else "")
+    return f"{p.kind}{mark} {p.name}"
+
+
+def _weight_shape(plan: _Plan, shape: Shape) -> Shape:
+    places = plan.channel(range(len(shape)))
+    return tuple(shape[axis] for axis in places)
+
+
+# -- the five ------------------------------------------------------------------------------------
+
+
+def _last(shape: Shape, normalized_shape: Any, *_: Any) -> _Plan:
+    """layer_norm and rms_norm: over the last dims."""
+    sizes = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    rank = len(sizes)
+    if not rank or tuple(shape[len(shape) - rank:]) != sizes or rank > len(shape):
+        raise InputError(
+            f"normalized_shape {show_shape(sizes)} is not the end of the input's shape "
+            f"{show_shape(shape)}",
+            remedy="give the sizes of the last dimensions, as in layer_norm(x, (x.shape[-1],))",
+        )
+    axes = tuple(range(len(shape) - rank, len(shape)))
+    return _over(shape, axes, lambda at: tuple(at[axis] for axis in axes))
+
+
+def _batch(shape: Shape, *_: Any) -> _Plan:
+    if len(shape) < 2:
+        raise InputError(
+            f"batch_norm needs shape (N, C, …), found {show_shape(shape)}",
+            remedy="the channel is dimension 1",
+        )
+    plan = _over(shape, tuple(a for a in range(len(shape)) if a != 1), lambda at: (at[1],))
+    if plan.count == 1:
+        raise InputError(
+            f"batch_norm in training needs more than one value per channel, found {show_shape(shape)}",
+            remedy="give a batch of at least 2",
+        )
+    return plan
+
+
+def _instance(shape: Shape, *_: Any) -> _Plan:
+    if len(shape) < 3 or size(shape[2:]) == 1:
+        raise InputError(
+            f"instance_norm needs shape (N, C, L, …) with more than one element to a channel, found "
+            f"{show_shape(shape)}",
+            remedy="the channel is dimension 1",
+        )
+    return _over(shape, tuple(range(2, len(shape))), lambda at: (at[1],))
+
+
+def _grouped(shape: Shape, num_groups: int, *_: Any) -> _Plan:
+    if len(shape) < 2 or num_groups < 1 or shape[1] % num_groups:
+        raise InputError(
+            f"group_norm with {num_groups} groups needs shape (N, C, …) with C a multiple of it, "
+            f"found {show_shape(shape)}",
+            remedy="the channel is dimension 1",
+        )
+    return _channels(shape, num_groups)
+
+
+_normalisation(
+    "layer_norm(Tensor input, int[] normalized_shape, Tensor? weight=None, Tensor? bias=None, "
+    "float eps=1e-05)",
+    ("F.layer_norm(x[2,3], (3,))", "F.layer_norm(x[2,3], [3], w[3], b[3])",
+     "F.layer_norm(x[2,3,2], (3, 2))", "layer_norm(x[4], [4], weight=w[4])"),
+    _last,
+    lambda torch, x, shape, w, b, eps: torch.nn.functional.layer_norm(
+        x, (shape,) if isinstance(shape, int) else shape, w, b, eps),
+)
+_normalisation(
+    "group_norm(Tensor input, int num_groups, Tensor? weight=None, Tensor? bias=None, "
+    "float eps=1e-05)",
+    ("F.group_norm(x[2,4], 2)", "F.group_norm(x[2,4,2], 2, w[4], b[4])", "F.group_norm(x[2,2,3], 2)"),
+    _grouped,
+    lambda torch, x, groups, w, b, eps: torch.nn.functional.group_norm(x, groups, w, b, eps),
+)
+
+
+def _rms_eps(shape: Any, eps: Any = None) -> float:
+    """PyTorch's default is the machine epsilon of the dtype, here that of float64."""
+    return 2.0**-52 if eps is None else float(eps)
+
+
+_normalisation(
+    "rms_norm(Tensor input, int[] normalized_shape, Tensor? weight=None, float? eps=None)",
+    ("F.rms_norm(x[2,3], (3,))", "F.rms_norm(x[2,3], [3], w[3], eps=0.1)"),
+    _last,
+    lambda torch, x, shape, w, eps: torch.nn.functional.rms_norm(
+        x, (shape,) if isinstance(shape, int) else shape, w, eps),
+    centred=False, eps=_rms_eps,
+)
+
+
+_BATCH = _normalisation(
+    "batch_norm(Tensor input, Tensor? weight=None, Tensor? bias=None, float eps=1e-05)",
+    (), _batch,
+    lambda torch, x, w, b, eps: torch.nn.functional.batch_norm(
+        x, None, None, w, b, True, 0.1, eps),
+    homes="",
+)
+_INSTANCE = _normalisation(
+    "instance_norm(Tensor input, Tensor? weight=None, Tensor? bias=None, float eps=1e-05)",
+    (), _instance,
+    lambda torch, x, w, b, eps: torch.nn.functional.instance_norm(
+        x, None, None, w, b, True, 0.1, eps),
+    homes="",
+)
+
+
+def _evaluated(b: Any, x: Any, mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> Any:
+    """With running statistics: a scale and a shift for each channel."""
+    if mean is None or var is None:
+        raise InputError(
+            "without training batch_norm needs running_mean and running_var",
+            remedy="training=True takes the statistics of the batch",
+        )
+    column = (-1, *(1 for _ in b.shape(x)[2:]))
+
+    def wide(t: Any) -> Any:
+        return b.call("reshape", t, column)
+
+    y = b.call("sub", x, wide(mean))
+    y = b.call("div", y, b.call("sqrt", b.call("add", wide(var), eps)))
+    if weight is not None:
+        y = b.call("mul", y, wide(weight))
+    return y if bias is None else b.call("add", y, wide(bias))
+
+
+register(Op(
+    "batch_norm(Tensor input, Tensor? running_mean, Tensor? running_var, Tensor? weight=None, "
+    "Tensor? bias=None, bool training=False, float momentum=0.1, float eps=1e-05)", _FAMILY, homes="F",
+    expand=lambda b, x, mean, var, weight, bias, training, momentum, eps:
+        b.apply(_BATCH, x, weight, bias, eps) if training
+        else _evaluated(b, x, mean, var, weight, bias, eps),
+    samples=("F.batch_norm(x[3,2], None, None, training=True)",
+             "F.batch_norm(x[3,2], None, None, w[2], b[2], training=True)",
+             "F.batch_norm(x[2,2,3], None, None, w[2], training=True)",
+             "F.batch_norm(x[3,2], m[2], s[2], w[2], b[2])"),
+))
+register(Op(
+    "instance_norm(Tensor input, Tensor? running_mean=None, Tensor? running_var=None, "
+    "Tensor? weight=None, Tensor? bias=None, bool use_input_stats=True, float momentum=0.1, "
+    "float eps=1e-05)", _FAMILY, homes="F",
+    expand=lambda b, x, mean, var, weight, bias, own, momentum, eps:
+        b.apply(_INSTANCE, x, weight, bias, eps) if own
+        else _evaluated(b, x, mean, var, weight, bias, eps),
+    samples=("F.instance_norm(x[2,2,3])", "F.instance_norm(x[1,2,4], weight=w[2], bias=b[2])"),
+))
+
+
+def _local_response(b: Any, x: Any, size_: int, alpha: float, beta: float, k: float) -> Any:
+    """``x/(k + α·mean of the squares of neighbouring channels)^β``."""
+    shape = b.shape(x)
+    if len(shape) < 3:
+        raise InputError(
+            f"local_response_norm needs shape (N, C, L, …), found {show_shape(shape)}",
+            remedy="the channel is dimension 1",
+        )
+    squares = b.call("square", x)
+    rows = []
+    for channel in range(shape[1]):
+        low, high = max(channel - size_ // 2, 0), min(channel + (size_ - 1) // 2 + 1, shape[1])
+        near = b.call("getitem", squares, (slice(None), slice(low, high)))
+        rows.append(b.call("sum", near, 1))
+    total = b.call("stack", rows, 1)
+    scale = b.call("add", b.call("mul", b.call("div", total, size_), alpha), k)
+    return b.call("div", x, b.call("pow", scale, beta))
+
+
+register(Op(
+    "local_response_norm(Tensor input, int size, float alpha=0.0001, float beta=0.75, float k=1)",
+    _FAMILY, homes="F", expand=_local_response, samples=("F.local_response_norm(x[1,3,2], 2)",),
+))
