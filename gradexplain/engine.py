@@ -254,13 +254,17 @@ def cleaned(pair: Any, *, exact: bool) -> Array:
     """A pair as float64, rounding noise put to 0."""
     from gradexplain.formula.evaluate import to_float
 
-    unit = 1e-40 if exact else agreement.ROUNDOFF["float64"]
     value = pair[0]
     if exact:
         with np.errstate(all="ignore"):
-            noise = np.frompyfunc(lambda a, m: abs(a) <= unit * m, 2, 1)(value, pair[1])
+            noise = np.frompyfunc(_is_noise, 2, 1)(value, pair[1])
         return np.where(np.asarray(noise, dtype=bool), 0.0, to_float(value)) + 0.0
-    return agreement.settled(to_float(value), pair[1], unit)
+    return agreement.settled(to_float(value), pair[1], agreement.ROUNDOFF["float64"])
+
+
+def _is_noise(value: Any, magnitude: float) -> bool:
+    """Whether a number with digits to spare is 0 but for its rounding."""
+    return bool(magnitude < math.inf and abs(value) <= 1e-40 * magnitude)
 
 
 class _Run:
@@ -464,7 +468,7 @@ class _Run:
     def _rough(self, size: Array) -> Array:
         """What PyTorch's own backward may be off by, where it is coarser than rounding."""
         share = sum(node.op.rough for node in self.graph.nodes if node.op is not None)
-        return np.nan_to_num(share * size, nan=0.0, posinf=0.0)
+        return np.nan_to_num(share * size, nan=0.0, posinf=0.0) if share else np.zeros_like(size)
 
     def _further(self, extra: Extra) -> None:
         self._others = extra.further(self)
@@ -661,7 +665,7 @@ def _upstream(request: Request, shape: Shape, name: str) -> Array:
                 "grad can be implicitly created only for scalar outputs; "
                 f"{name} has shape {show_shape(shape)}",
                 remedy=f"give v in that shape, as in --grad {example}; or make the output a scalar, "
-                f"as in ({name}).sum()",
+                f"as in {name}.sum()",
             )
         return np.ones(shape)
     if grad is ONES:

@@ -607,7 +607,7 @@ def _unknown(name: str, what: str, path: str | None = None, attributes: bool = F
     """The error for a name that no record has: unknown to PyTorch too, or not supported yet."""
     shown = f"`{path}`" if path and "." in path and what == "a function" else f"`{name}`"
     last = {spelling.rpartition(".")[2] for spelling in all_spellings()} - {"getitem", "positive"}
-    near = difflib.get_close_matches(name, sorted(last), n=1)
+    near = difflib.get_close_matches(name, sorted(last), n=1, cutoff=0.7)
     remedy = f"did you mean `{near[0]}`?" if near else "`gradexplain ops` lists what is known"
     if _known_to_torch(name, attributes):
         nearest = f"; the nearest that is: `{near[0]}`" if near else ""

@@ -7,6 +7,7 @@ atom is derived once, in its own indices, and put in wherever the atom occurs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -33,6 +34,10 @@ ADJOINT = "∂/∂"
 TOTAL = "∂y/∂"
 
 
+#: Conditions of a record's ``singular`` that hold at 0.
+_POLES = ("== 0", "<= 0")
+
+
 class Calculus:
     """Formulas for the values of one graph.
 
@@ -48,6 +53,7 @@ class Calculus:
         self._reach: dict[str, set[int]] = {}
         self._parts: dict[str, list[Node]] = {}
         self._same = _twins(graph)
+        self._literals = False
 
     # -- indices and elements --------------------------------------------------------------------
 
@@ -87,7 +93,8 @@ class Calculus:
     def element(self, node: Node, at: Sequence[Any]) -> Any:
         """One element, as an atom or written out."""
         if node.is_literal:
-            return number(node.value)
+            symbol = sympy.Symbol(f"{float(node.value):g}", real=True)
+            return symbol if self._literals else number(node.value)
         if node.integer and self.is_atom(node):
             return Lookup(sympy.Symbol(self.graph[self._same[node.id]].label), *at)
         if self.is_atom(node):
@@ -102,7 +109,15 @@ class Calculus:
             values = {}
             for parameter, arg in zip(op.parameters, node.args, strict=True):
                 if isinstance(arg, Ref):
-                    values[parameter.name] = self.tensor(self.graph[arg.id]).broadcast(at)
+                    source = self.graph[arg.id]
+                    # An infinity, and 0 where the operation has no value at 0 (x/0, 0**x), stand as
+                    # names: SymPy would compute with them at once.
+                    poles = any(f"{parameter.name} {s}" in c for c in op.singular for s in _POLES)
+                    self._literals = source.is_literal and (
+                        not math.isfinite(source.value) or (source.value == 0 and poles)
+                    )
+                    values[parameter.name] = self.tensor(source).broadcast(at)
+                    self._literals = False
                 elif isinstance(arg, (int, float)) and not isinstance(arg, bool):
                     values[parameter.name] = number(arg)
                 else:
@@ -300,6 +315,14 @@ def _twins(graph: Graph) -> dict[int, int]:
             what = node.op.schema, key(node.args)
         same[node.id] = seen.setdefault(what, node.id)
     return same
+
+
+def literal_value(label: str) -> float | None:
+    """The value of an atom that stands for a number of the expression, None for any other."""
+    try:
+        return float(label)
+    except ValueError:
+        return None
 
 
 # -- atoms ---------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gradexplain.explanation import Array
+from gradexplain.formula.calculus import literal_value
 from gradexplain.formula.evaluate import Evaluator, Pair, as_array, to_exact
 from gradexplain.formula.local import RESULT, UPSTREAM, LocalRule, local_rule
 from gradexplain.graph import Graph, Node, Ref, refs
@@ -81,6 +82,9 @@ class ChainRule:
             if label == UPSTREAM:
                 assert upstream is not None
                 return upstream
+            literal = literal_value(label)
+            if literal is not None:
+                return self._pair(literal)
             if label == RESULT:
                 return self.forward[node.id]
             return self.forward[order[int(label[1:])]]

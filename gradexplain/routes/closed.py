@@ -21,6 +21,7 @@ from gradexplain.formula.calculus import (
     element_symbol,
     indices_of,
     label_of,
+    literal_value,
 )
 from gradexplain.formula.contract import contract, delta
 from gradexplain.formula.evaluate import Evaluator, Pair, to_exact, to_float
@@ -208,8 +209,9 @@ class ClosedForm:
                 assert part is not None
                 places, formula = self._part(part, ADJOINT)
                 self._pairs[label] = self._evaluator().value(formula, places, part.shape)
+            elif node is None:
+                self._pairs[label] = self._given(literal_value(label))
             else:
-                assert node is not None
                 self._pairs[label] = self._defined(node)
         return self._pairs[label]
 
