@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sympy
 
+from gradexplain.agreement import differs
 from gradexplain.explanation import Array, Note
 from gradexplain.formula.evaluate import Evaluator, to_float
 from gradexplain.formula.functions import build
@@ -104,6 +105,7 @@ def notes(run: _Run, singular: list[Singular]) -> list[Note]:
     found += [note for note in _infinities(run) if note.data["node"] not in explained]
     found += _stopped(run)
     found += _rough(run)
+    found += _conventions(run, singular)
     found += _unreached(run)
     found += _retained(run)
     found += _blind(run)
@@ -225,6 +227,47 @@ def _rough(run: _Run) -> list[Note]:
         )
         for name, rough in ops.items()
     ]
+
+
+def _conventions(run: _Run, singular: list[Singular]) -> list[Note]:
+    """Why PyTorch's gradient differs at a singular point: one note for each input that is concerned."""
+    notes = []
+    for gradient in run.explanation.gradients.values():
+        torch = gradient.torch
+        if gradient.verdict != "convention" or torch is None:
+            continue
+        off = differs(gradient.value, torch, gradient.tolerance)
+        if not off.any():
+            continue
+        index = tuple(int(i) for i in np.argwhere(off)[0])
+        name = at(f"{gradient.name}.grad", index)
+        ours, theirs = _number(float(gradient.value[index])), _number(float(torch[index]))
+        point = singular[-1].node
+        text = (
+            f"{name} is {ours} by the closed form and {theirs} in PyTorch: "
+            f"{point.label} = {_call(run, point)} is singular here"
+        )
+        step = _first_nan(run)
+        if np.isnan(torch[index]) and step is not None:
+            text += (
+                f", and backward multiplies 0 by its infinite derivative: 0·inf = nan arises on the "
+                f"way from {step[0]} to {step[1]}, an artefact of going step by step."
+            )
+        elif np.isnan(torch[index]):
+            text += ", and PyTorch's arithmetic meets 0/0 or inf - inf there."
+        else:
+            text += ", and PyTorch's choice is not the limit that the formula has."
+        notes.append(Note("convention", text, {"input": gradient.name, "index": list(index)}))
+    return notes
+
+
+def _first_nan(run: _Run) -> tuple[str, str] | None:
+    """The first step of the backward pass that makes a nan of numbers."""
+    for c in run.chain.contributions:
+        made = np.isnan(to_float(c.value[0])).any()
+        if made and not np.isnan(to_float(run.chain.upstream[c.node.id][0])).any():
+            return c.node.label, c.source.label
+    return None
 
 
 def _unreached(run: _Run) -> list[Note]:
