@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from gradexplain.trace.faults import Fault
     from gradexplain.trace.session import Brief, Trace
 
-#: A tensor with more elements shows its edges.
-_WHOLE = 36
+#: A tensor with more elements shows its edges; the second holds for more than two axes.
+_WHOLE, _DEEP = 36, 18
 
 #: Of a longer chain, so many operations are shown at both ends.
 _ENDS = 25
@@ -77,11 +77,11 @@ def render_call(call: TracedCall, style: Style | None = None, *, total: int = 0)
 def _tensor(page: Page, values: Array, used: int) -> list[Text]:
     """A tensor, a large one by its edges with its shape."""
     room = max(20, page.style.width - used)
-    if values.size <= _WHOLE:
+    if values.size <= (_WHOLE if values.ndim < 3 else _DEEP):
         return [page.text(t) for t in numbers.tensor(values, page.style.precision, room)]
     flat = values.ndim > 2
     shown = values.ravel() if flat else values
-    lines = [page.text(t) for t in numbers.tensor(shown, page.style.precision, room, _WHOLE)]
+    lines = [page.text(t) for t in numbers.tensor(shown, page.style.precision, room, _DEEP if flat else _WHOLE)]
     said = page.text(f"shape {numbers.shape(values.shape)}{', in one row' if flat else ''}", LABEL)
     if lines[-1].cell_len + 2 + said.cell_len <= room:
         lines[-1].append_text(Text("  ")).append_text(said)
@@ -194,7 +194,7 @@ def _operations(page: Page, x: TracedCall) -> None:
             grid.append([[page.text("…", LABEL)], [page.text(f"{left_out} more operations", LABEL)]])
             line = -1
             continue
-        lines = _tensor(page, row.value, used)
+        lines = _tensor(page, row.value, used) if row.known else [page.text("not kept", LABEL)]
         if row.opaque:
             lines = page.remarked(lines, "no formula: PyTorch's own", used)
         grid.append(

@@ -33,6 +33,8 @@ MAX_KEPT = 20_000_000
 
 _LEAF = "AccumulateGrad"
 
+_DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout"}
+
 #: Where a node of autograd's keeps which backward freed it.
 _FREED = "gradexplain freed"
 
@@ -200,7 +202,15 @@ class Capture:
                 owner = self._owner.get(id(target))
                 if owner is not None and not state.get(id(owner)):
                     stack.append((owner, False))
-        return order
+        by_time = sorted(order, key=_time)
+        place = {id(group): n for n, group in enumerate(by_time)}
+        after = all(
+            place[id(self._owner[id(target)])] < place[id(group)]
+            for group in by_time
+            for target, _ in group.edges
+            if id(target) in self._owner
+        )
+        return by_time if after else order
 
     # -- values ----------------------------------------------------------------------------------
 
@@ -250,7 +260,7 @@ class Capture:
                 ),
                 "",
             )
-            value.names = (name,) if name else ()
+            value.names = operand.names or ((name,) if name else ())
             value.cuts = tuple(_cut_off(cut) for cut in operand.cuts)
         return self._values[key]
 
@@ -283,6 +293,11 @@ class Capture:
         call = group.call
         snapshot = self.snapshot
         group.id = len(snapshot.operations)
+        args: tuple[Any, ...] = ()
+        kwargs: dict[str, Any] = {}
+        if call is not None:
+            args = tuple(self._packed(arg) for arg in call.args)
+            kwargs = {k: self._packed(arg) for k, arg in call.kwargs.items()}
         inputs = list(dict.fromkeys(self._edge(*edge).id for edge in group.edges))
         nodes = tuple(dict.fromkeys(_plain(node.name()) for node in group.nodes))
         if call is None:
@@ -292,8 +307,6 @@ class Capture:
                 opaque="no call of the script made it",
             )  # fmt: skip
         else:
-            args = tuple(self._packed(arg) for arg in call.args)
-            kwargs = {k: self._packed(arg) for k, arg in call.kwargs.items()}
             kind = call.kind
             operation = Operation(
                 group.id, kind.name, kind.spellings, kind.swap, args, kwargs, call.site,
@@ -309,18 +322,32 @@ class Capture:
                 operation.opaque = "it changes a view in place, and so the tensor behind it"
                 operation.args = tuple(Arg(i) for i in inputs)
                 operation.kwargs = {}
-            elif kind.name == "__setitem__":
-                operation.opaque = "it writes into a part of the tensor"
+            elif kind.name in _DROPOUTS:
+                self._dropout(group, operation)
             elif not known.issuperset(inputs):
                 operation.opaque = "it reads more tensors than it was given"
                 operation.args = tuple(Arg(i) for i in inputs)
                 operation.kwargs = {}
         operation.inputs = list(
-            dict.fromkeys([*inputs, *(a.id for a in _args((operation.args, operation.kwargs)))])
+            dict.fromkeys([*(a.id for a in _args((operation.args, operation.kwargs))), *inputs])
         )
         operation.nodes = nodes
         snapshot.operations.append(operation)
         self._outputs(group, operation)
+
+    def _dropout(self, group: Group, operation: Operation) -> None:
+        """Dropout is a product with the mask that it drew, which autograd has saved."""
+        node = group.nodes[0]
+        mask = None
+        if _plain(node.name()) == "MulBackward0":
+            mask = getattr(node, "_saved_other", None)
+        if mask is None or tuple(mask.shape) != _shape(node, 0):
+            return
+        value = self._new("constant", mask, self._array(mask))
+        value.names = ("mask",)
+        operation.args = (*operation.args[:1], Arg(value.id))
+        operation.kwargs = {}
+        operation.spellings = ("torch.mul",)
 
     def _outputs(self, group: Group, operation: Operation) -> None:
         """A value for each place at which something of the group is used further on."""
@@ -332,6 +359,7 @@ class Capture:
                     wanted[id(node), nr] = node, nr
         for node, nr in self._used.get(id(group), ()):
             wanted[id(node), nr] = node, nr
+        call = group.call
         for (key, nr), (node, _) in wanted.items():
             operands = self._operands.get((key, nr), [])
             tensor = next((o.value for o in operands if o.intact), None)
@@ -347,6 +375,7 @@ class Capture:
                 array=self._array(tensor),
                 call=operation.id,
                 path=() if entry is None else entry[1].get(nr, ()),
+                hidden=call is not None and (entry is None or nr not in entry[1]),
             )
             self.snapshot.values.append(value)
             operation.outputs.append(value.id)
@@ -369,8 +398,8 @@ class Capture:
     def _packed(self, arg: Any) -> Any:
         if isinstance(arg, Operand):
             return Arg(self._operand(arg).id)
-        if type(arg) in (list, tuple):
-            return type(arg)(self._packed(part) for part in arg)
+        if isinstance(arg, (list, tuple)):
+            return (list if isinstance(arg, list) else tuple)(self._packed(part) for part in arg)
         return arg
 
     def _name(self) -> None:
@@ -384,6 +413,15 @@ class Capture:
             name = by_edge.get(key)
             if name and name not in value.names:
                 value.names = (*value.names, name)
+        # A change in place leaves the name where it was.
+        values = self.snapshot.values
+        changes = [o for o in self.snapshot.operations if o.inplace and o.outputs and o.args]
+        for operation in [*reversed(changes), *changes]:
+            target = operation.args[0]
+            if isinstance(target, Arg):
+                before, after = values[target.id], values[operation.outputs[0]]
+                before.names = before.names or after.names
+                after.names = after.names or before.names
 
     # -- the backward pass -----------------------------------------------------------------------
 
@@ -593,6 +631,11 @@ class Capture:
             found.append(LeftOut(value.names[0], value.shape, why, site))
 
 
+def _time(group: Group) -> int:
+    """When autograd made the group's first node: later ones have higher numbers."""
+    return int(group.nodes[0]._sequence_nr())
+
+
 class TooLarge(Exception):
     """The graph has too many nodes to be explained one by one."""
 
@@ -610,23 +653,7 @@ def _why(cut: CutOff) -> str:
 
 
 def _cut_off(cut: Cut) -> CutOff:
-    leaves: list[int] = []
-    for reference in cut.sources:
-        tensor = reference()
-        if tensor is None:
-            continue
-        if tensor.grad_fn is None:
-            leaves.append(id(tensor))
-            continue
-        stack, seen = [tensor.grad_fn], set()
-        while stack and len(seen) < 2000:
-            node = stack.pop()
-            if id(node) in seen:
-                continue
-            seen.add(id(node))
-            if _is_leaf(node):
-                leaves.append(id(node.variable))
-            stack.extend(n for n, _ in node.next_functions if n is not None)
+    leaves = [id(tensor) for tensor in (reference() for reference in cut.sources) if tensor is not None]
     return CutOff(cut.why, cut.name, cut.site, tuple(leaves))
 
 

@@ -33,7 +33,7 @@ from gradexplain.formula.evaluate import Pair, to_float
 from gradexplain.graph import Graph
 from gradexplain.notes import singular_nodes
 from gradexplain.render import numbers
-from gradexplain.trace.links import Link, Reading, clean, is_literal
+from gradexplain.trace.links import Assignment, Link, Reading, clean, is_literal
 from gradexplain.trace.snapshot import Accumulated, Arg, LeftOut, Operation, Snapshot, Value
 
 #: The closed form of the whole is given for chains of at most so many operations and elements.
@@ -51,6 +51,8 @@ class TracedRow(ForwardRow):
     line: int | None = None
     source: str = ""
     opaque: str = ""
+    #: False where the value was overwritten before it could be read.
+    known: bool = True
 
 
 @dataclass(slots=True)
@@ -115,7 +117,7 @@ class _Explainer:
         self.snapshot = snapshot
         self.values = snapshot.values
         self.labels = _labels(snapshot)
-        self.links: dict[int, Link] = {}  # by output
+        self.links: dict[int, Link | Assignment] = {}  # by output
         self.pairs: dict[int, Pair] = {}
         self.upstream: dict[int, Pair] = {}
         self.contributions: dict[tuple[int, int], Pair] = {}
@@ -203,20 +205,24 @@ class _Explainer:
                     if array is not None:
                         self.pairs[output] = array, np.abs(array)
             for output in operation.outputs:
-                self.explanation.forward.append(self._row(operation, output, opaque))
+                if not self.values[output].hidden:
+                    self.explanation.forward.append(self._row(operation, output, opaque))
         for root, i in zip(self.explanation.roots[:1], self.snapshot.roots, strict=False):
             del root
             self.explanation.output.value = self._value(i)
 
     def _linked(self, operation: Operation) -> str:
         """Make the links of a call; why there are none, where it must be opaque."""
+        if any(self.values[o].hidden for o in operation.outputs):
+            return "the backward pass that was differentiated uses a part of it"
         known = [i for i in operation.inputs if i not in self.pairs]
         if known:
             return f"the value of {self.labels[known[0]]} was not kept"
         for output in operation.outputs:
             value = self.values[output]
             try:
-                link = Link(self.snapshot, operation, output, self.labels)
+                kind = Assignment if operation.name == "__setitem__" else Link
+                link = kind(self.snapshot, operation, output, self.labels)
                 pair = link.forward(self.pairs)
                 if value.array is not None and self._differ(pair, value) is not None:
                     # Is it the record, or what has come before?
@@ -266,6 +272,7 @@ class _Explainer:
             line=site.line if site is not None else None,
             source=site.source if site is not None else "",
             opaque=opaque,
+            known=self.values[output].array is not None or output in self.pairs,
         )
 
     def _call(self, operation: Operation) -> str:
@@ -390,6 +397,8 @@ class _Explainer:
                 if number in sent:
                     pair = sent[number][0] + pair[0], sent[number][1] + pair[1]
                 sent[number] = pair
+            if isinstance(link, Assignment):
+                continue
             assert link.chain is not None
             labels = [self.labels[i] for i in wanted if i in link.inputs]
             for point in singular_nodes(link.graph, link.chain, labels):
@@ -645,8 +654,12 @@ class _Explainer:
         x.notes = notes + x.notes
 
     def _infinities(self) -> list[Note]:
-        for row in self.explanation.forward:
-            if np.isfinite(row.value).all() or "value was not kept" in row.opaque:
+        ends = [self.explanation.output.value, *(g.torch for g in self.explanation.gradients.values())]
+        if all(array is None or np.isfinite(array).all() for array in ends):
+            return []  # the -inf of a mask, say
+        rows: list[TracedRow] = self.explanation.forward  # type: ignore[assignment]
+        for row in rows:
+            if not row.known or np.isfinite(row.value).all():
                 continue
             index = tuple(int(i) for i in np.argwhere(~np.isfinite(row.value))[0])
             place = f"[{','.join(map(str, index))}]" if index else ""
@@ -696,6 +709,10 @@ def _labels(snapshot: Snapshot) -> dict[int, str]:
         count = 0
         for value in snapshot.values:
             if value.id in labels or value.kind != kind:
+                continue
+            if value.hidden:
+                inside = snapshot.operations[value.call].outputs[0]
+                labels[value.id] = f"part of {labels.get(inside, 'a call')}"
                 continue
             if is_literal(value):
                 assert value.array is not None

@@ -205,6 +205,100 @@ class Link:
         return text if len(text) <= _LONG else ""
 
 
+class Assignment:
+    """``x[index] = value``: the new ``x`` takes the value's elements in one place, its own elsewhere."""
+
+    def __init__(
+        self, snapshot: Snapshot, operation: Operation, output: int, labels: Mapping[int, str]
+    ) -> None:
+        target, index, value = operation.args
+        if not isinstance(target, Arg):
+            raise UnsupportedError("it does not write into a tensor")
+        self.snapshot = snapshot
+        self.labels = labels
+        self.label = labels[output]
+        self.target = target.id
+        self.value = value.id if isinstance(value, Arg) else None
+        self.number = 0.0 if isinstance(value, Arg) else float(value)
+        self.index = self._plain(index)
+        self.shown = _index_text(index, labels)
+        self.inputs = {i: i for i in (self.target, self.value) if i is not None}
+        self._reach = np.zeros(snapshot.values[self.target].shape, dtype=bool)
+        counts = np.zeros(self._reach.shape, dtype=int)
+        np.add.at(counts, self.index, 1)
+        if counts.max(initial=0) > 1:
+            raise UnsupportedError("it writes several values into one element")
+        self._reach = counts > 0
+
+    def _plain(self, index: Any) -> Any:
+        if isinstance(index, Arg):
+            value = self.snapshot.values[index.id]
+            if value.array is None or value.dtype.startswith("float"):
+                raise UnsupportedError("its index is not known")
+            return value.array.astype(bool if value.dtype == "bool" else int)
+        if isinstance(index, (list, tuple)):
+            return type(index)(self._plain(part) for part in index)
+        return index
+
+    def expression(self) -> str:
+        value = number(self.number) if self.value is None else self.labels[self.value]
+        return f"{self.labels[self.target]} with [{self.shown}] = {value}"
+
+    def forward(self, pairs: Mapping[int, Pair]) -> Pair:
+        new = tuple(np.array(part, dtype=np.float64) for part in pairs[self.target])
+        given = pairs[self.value] if self.value is not None else (self.number, abs(self.number))
+        for part, value in zip(new, given, strict=True):
+            part[self.index] = _fitted(np.asarray(value), part[self.index].shape)
+        return new[0], new[1]
+
+    def backward(self, upstream: Pair, wanted: list[int]) -> dict[int, Pair]:
+        sent: dict[int, Pair] = {}
+        if self.target in wanted:
+            kept = [np.where(self._reach, 0.0, part) for part in upstream]
+            sent[self.target] = kept[0], kept[1]
+        if self.value is not None and self.value in wanted:
+            shape = self.snapshot.values[self.value].shape
+            taken = [_summed(np.asarray(part)[self.index], shape) for part in upstream]
+            sent[self.value] = taken[0], taken[1]
+        return sent
+
+    def rough(self) -> float:
+        return 0.0
+
+    def texts(self, number: int) -> tuple[str, str, str]:
+        if number == self.target:
+            return "1 for the elements that stay, 0 for those at " + f"[{self.shown}]", "", ""
+        return f"1 for the elements that go to [{self.shown}]", "", ""
+
+
+def _fitted(value: Array, shape: tuple[int, ...]) -> Array:
+    """``value`` without the leading axes of size 1 that PyTorch ignores in an assignment."""
+    while value.ndim > len(shape) and value.shape[0] == 1:
+        value = value[0]
+    return value
+
+
+def _summed(array: Array, shape: tuple[int, ...]) -> Array:
+    """A gradient summed over the axes along which its tensor was broadcast."""
+    while array.ndim > len(shape):
+        array = array.sum(axis=0)
+    for axis, n in enumerate(shape[len(shape) - array.ndim :]):
+        if n == 1 and array.shape[axis] != 1:
+            array = array.sum(axis=axis, keepdims=True)
+    return array.reshape(shape)
+
+
+def _index_text(index: Any, labels: Mapping[int, str]) -> str:
+    if isinstance(index, Arg):
+        return labels[index.id]
+    if isinstance(index, tuple):
+        return ", ".join(_index_text(part, labels) for part in index)
+    if isinstance(index, slice):
+        ends = ["" if end is None else str(end) for end in (index.start, index.stop, index.step)]
+        return ":".join(ends if ends[2] else ends[:2])
+    return "..." if index is Ellipsis else str(index)
+
+
 def clean(pair: Any) -> Array:
     """A pair as float64, rounding noise put to 0."""
     with np.errstate(all="ignore"):

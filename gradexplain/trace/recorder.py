@@ -30,6 +30,9 @@ _CHANGES = 512
 #: Of a tensor that is made without grad, so many reasons are remembered.
 _REASONS = 4
 
+#: At one line, so many times the leaves behind a tensor that is cut off are looked for.
+_WALKS = 4
+
 #: Python's operators, as PyTorch's functions; those with a second True have their operands swapped.
 _OPERATORS: dict[str, tuple[str, bool]] = {
     "__add__": ("torch.add", False), "__radd__": ("torch.add", True),
@@ -82,7 +85,7 @@ class Operand:
     the value while its version is ``version``.
     """
 
-    __slots__ = ("cuts", "leaf", "node", "nr", "value", "version")
+    __slots__ = ("cuts", "leaf", "names", "node", "nr", "value", "version")
 
     def __init__(self, tensor: Any, *, copy: bool = False) -> None:
         node = tensor.grad_fn
@@ -93,6 +96,7 @@ class Operand:
         self.value = value.clone() if copy else value
         self.version = self.value._version
         self.cuts: tuple[Cut, ...] = ()
+        self.names: tuple[str, ...] = ()
 
     @property
     def intact(self) -> bool:
@@ -107,7 +111,7 @@ class Cut:
     why: str
     site: Site | None
     name: str
-    sources: tuple[Any, ...]  # weak references to tensors
+    sources: tuple[Any, ...]  # weak references to leaves
 
 
 @dataclass(slots=True)
@@ -143,7 +147,9 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
         super().__init__()
         self._on_backward = on_backward
         self._kinds: dict[Any, Kind] = {}
-        self._cuts: dict[int, tuple[Any, tuple[Cut, ...]]] = {}
+        #: By id, of tensors that do not require grad: why not, and what they are called.
+        self._cuts: dict[int, tuple[Any, tuple[Cut, ...], tuple[str, ...]]] = {}
+        self._walks: dict[Any, int] = {}
         self._paused = 0
         self._apply: Any = None
         self._steps: Any = None
@@ -245,7 +251,7 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
             if operand.node is None and self._cuts and operand.leaf is None:
                 entry = self._cuts.get(id(arg))
                 if entry is not None and entry[0]() is arg:
-                    operand.cuts = entry[1]
+                    operand.cuts, operand.names = entry[1:]
             operands.append(operand)
             return operand
         if type(arg) in (list, tuple):
@@ -307,23 +313,31 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
                 if not isinstance(tensor, torch.Tensor) or tensor is result:
                     continue
                 if tensor.requires_grad:
-                    sources.append(weakref.ref(tensor))
+                    sources.append(tensor)
                 elif self._cuts:
                     entry = self._cuts.get(id(tensor))
                     if entry is not None and entry[0]() is tensor:
                         reasons += tuple(cut for cut in entry[1] if cut not in reasons)
+        enabled = torch.is_grad_enabled()
+        if not sources and not reasons and not enabled:
+            return
+        place = site(sys._getframe(2))
         if sources:
-            place = site(sys._getframe(2))
-            if not torch.is_grad_enabled():
+            if not enabled:
                 why = "no_grad"
             elif kind.name in ("detach", "data", "detach_"):
                 why = "detached"
             else:
                 why = "no derivative"
-            cut = Cut(why, place, kind.name, tuple(sources))
-            reasons = (cut, *reasons)
-        if not reasons:
-            return
+            key = (place.filename, place.line) if place is not None else None
+            walks = self._walks[key] = self._walks.get(key, 0) + 1
+            leaves = tuple(_leaves(sources)) if walks <= _WALKS else ()
+            reasons = (Cut(why, place, kind.name, leaves), *reasons)
+        names = place.names if place is not None and kind.kind != "inplace" else ()
+        if reasons or len(names) == 1:
+            self._remember(result, reasons, names)
+
+    def _remember(self, result: Any, reasons: tuple[Cut, ...], names: tuple[str, ...]) -> None:
         key = id(result)
         cuts = self._cuts
 
@@ -333,7 +347,8 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
         entry = cuts.get(key)
         if entry is not None and entry[0]() is result:
             reasons = (*reasons, *(cut for cut in entry[1] if cut not in reasons))
-        cuts[key] = weakref.ref(result, forget), reasons[:_REASONS]
+            names = names or entry[2]
+        cuts[key] = weakref.ref(result, forget), reasons[:_REASONS], names
 
     def cuts_of(self, tensor: Any) -> tuple[Cut, ...]:
         """Why ``tensor`` does not require grad, where that was seen."""
@@ -413,6 +428,26 @@ def _tensors(value: Any) -> Iterator[Any]:
     elif isinstance(value, dict):
         for part in value.values():
             yield from _tensors(part)
+
+
+def _leaves(tensors: list[Any]) -> Iterator[Any]:
+    """Weak references to the leaves that ``tensors`` were computed from."""
+    stack: list[Any] = []
+    for tensor in tensors:
+        if tensor.grad_fn is None:
+            yield weakref.ref(tensor)
+        else:
+            stack.append(tensor.grad_fn)
+    seen: set[Any] = set()
+    while stack and len(seen) < 2000:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            yield weakref.ref(variable)
+        stack.extend(n for n, _ in node.next_functions if n is not None)
 
 
 _HOMES = (

@@ -38,6 +38,8 @@ class Value:
     #: The gradient that flowed into it, the sum of all contributions, before and after its hooks.
     upstream: Array | None = None
     arrived: Array | None = None
+    #: Made within a call and used from outside, by a backward pass that was differentiated.
+    hidden: bool = False
     #: For constants: why no gradient passes, and from which leaves it was made.
     cuts: tuple[CutOff, ...] = ()
 
