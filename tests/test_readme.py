@@ -1,0 +1,45 @@
+"""The README: every command in it is run, and prints what stands there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from test_samples import output
+
+from gradexplain.catalogue import entries
+from gradexplain.render.catalogue import markdown
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+CONSOLE = re.findall(r"```console\n\$ gradexplain (.*?)\n(.*?)\n```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize(("command", "shown"), CONSOLE, ids=[c[0][:60] for c in CONSOLE])
+def test_console(command: str, shown: str) -> None:
+    found = output(shlex.split(command)).decode()
+    found = re.sub(r"\nexit code \d+\n$", "", "\n" + found).removeprefix("\n")
+    # A line of three dots stands for lines left out.
+    pieces = [piece.strip("\n") for piece in re.split(r"^\.\.\.$", shown, flags=re.MULTILINE)]
+    place = 0
+    for piece in filter(None, pieces):
+        assert piece in found[place:], f"not printed:\n{piece}\n\nbut:\n{found[place:]}"
+        place = found.index(piece, place) + len(piece)
+    if "..." not in shown.splitlines():
+        assert found.strip("\n") == shown.strip("\n")
+
+
+def test_python() -> None:
+    for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        if "import gradexplain" in code:
+            exec(compile(code, "README.md", "exec"), {})
+
+
+def test_the_list_of_operations_is_current() -> None:
+    assert markdown(entries()) in README
+
+
+def test_there_are_commands() -> None:
+    assert len(CONSOLE) >= 5
