@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -257,7 +257,20 @@ def made(
         trial = tries.trial(setting, "the values given", dict(given), finite=False, grad=grad)
         assert trial is not None
         return [trial]
-    settings = list(_settings(subject, fixed, given))
+    fallback, settings = _settings(subject, fixed, given)
+    trials = _at_settings(tries, settings, given, grad)
+    if fallback and not all(t.right(n) for t in trials for n in t.setting.wanted):
+        # The shapes were chosen to suit the claim, and it is wrong there too: the likeliest shapes
+        # show better what is wrong.
+        _, settings = _settings(subject, fixed, given, plain=True)
+        trials = _at_settings(tries, settings, given, grad)
+    return trials
+
+
+def _at_settings(
+    tries: Tries, settings: list[Setting], given: Mapping[str, Array], grad: Array | None
+) -> list[Trial]:
+    """Trials at the first of the settings, and one at each of the others."""
     if grad is not None:
         settings = settings[:1]
     trials: list[Trial] = []
@@ -311,9 +324,17 @@ def _check_size(setting: Setting) -> None:
 
 
 def _settings(
-    subject: Subject, fixed: Mapping[str, Shape], given: Mapping[str, Array]
-) -> Iterator[Setting]:
-    """Settings at several shapes of one pattern, at which the forward and the claim have values."""
+    subject: Subject,
+    fixed: Mapping[str, Shape],
+    given: Mapping[str, Array],
+    *,
+    plain: bool = False,
+) -> tuple[bool, list[Setting]]:
+    """Settings at several shapes of one pattern, at which the forward and the claim have values.
+
+    Also whether likelier shapes were passed over because the claim's result has another shape there;
+    ``plain`` takes these.
+    """
     pattern: points.Shapes | None = None
     fallback: Setting | None = None
     refused: GradexplainError | None = None
@@ -326,16 +347,13 @@ def _settings(
         try:
             setting = subject.setting(shapes, given)
         except GradexplainError as error:
-            if refused is None or not fixed and len({len(s) for s in shapes.values()}) == 1:
-                refused = refused or error
+            refused = refused or error
             continue
         if all(_has_shape(setting, name) for name in setting.wanted):
-            if fallback is not None and not any(shapes.values()):
-                break
             pattern = shapes
             break
         fallback = fallback or setting
-        if fallback is not None and len(subject.names) == 1:
+        if plain or len(subject.names) == 1:
             break
     if pattern is None and refused is not None and fallback is None:
         for shapes in points.squares(subject.names, fixed):
@@ -346,8 +364,7 @@ def _settings(
             except GradexplainError:
                 continue
             if all(_has_shape(setting, name) for name in setting.wanted):
-                yield setting
-                return
+                return False, [setting]
     if pattern is None and fallback is None:
         if refused is not None:
             raise refused
@@ -356,19 +373,19 @@ def _settings(
             raise refuse()
         raise no_shapes(subject, first if len(fixed) == len(subject.names) else None)
     chosen = pattern or (fallback.shapes if fallback is not None else {})
-    setting = subject.setting(chosen, given)
-    yield setting
+    found = [subject.setting(chosen, given)]
     seen = [chosen]
     for shapes in points.others(chosen, fixed):
         if shapes in seen or not subject.accepts(shapes, given):
             continue
         seen.append(shapes)
         try:
-            yield subject.setting(shapes, given)
+            found.append(subject.setting(shapes, given))
         except GradexplainError:
             continue
         if len(seen) == 3:
-            return
+            break
+    return fallback is not None and pattern is not None, found
 
 
 def _why(

@@ -30,11 +30,10 @@ class Truth:
         self._terms: dict[str, list[Any]] = {}
 
     def _at(self, values: Mapping[str, Array], exact: bool) -> ClosedForm:
-        form = ClosedForm(self.graph, values, np.zeros(self.graph.out.shape), exact=exact)
-        mine = self.form
-        form.calculus, form.v_name = mine.calculus, mine.v_name
-        form._jacobians, form._gradients = mine._jacobians, mine._gradients
-        form._adjoints, form._folds = mine._adjoints, mine.folds
+        form = ClosedForm(
+            self.graph, values, np.zeros(self.graph.out.shape), exact=exact, formulas=self.form
+        )
+        form.v_name = self.form.v_name
         return form
 
     def jacobians(self, values: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
