@@ -48,7 +48,8 @@ def render(trace: Trace, script: str, style: Style | None = None) -> str:
         pages.append(others)
     if trace.fault is not None:
         pages.append(_fault(trace.fault, trace, style))
-    if not trace.all:
+    pages = [page for page in pages if page]
+    if not trace.all and trace.fault is None:
         page = Page(style)
         page.add(page.text(f"{script} ran to its end, but no backward was called."), indent=0)
         pages.append(page.finish(first=True))
@@ -168,11 +169,16 @@ def _ends(items: Sequence[Any], ends: int) -> Iterator[tuple[Any, int]]:
     yield from ((item, 0) for item in items[-ends:])
 
 
-def _operations(page: Page, x: TracedCall) -> None:
+def _operations(
+    page: Page,
+    x: TracedCall,
+    title: str = "Operations",
+    remark: str = "as executed, with the values that PyTorch computed",
+) -> None:
     rows: list[TracedRow] = x.forward  # type: ignore[assignment]
     if not rows:
         return
-    page.heading("Operations", "as executed, with the values that PyTorch computed")
+    page.heading(title, remark)
     shown = [row for row, _ in _ends(rows, _ENDS) if row is not None]
     shape_width = max(len(numbers.shape(row.shape)) for row in shown)
     name_width = max(page.text(row.node).cell_len for row in shown) + 3
@@ -458,17 +464,25 @@ def _brief(page: Page, brief: Brief) -> list[Cell]:
 
 
 def _fault(fault: Fault, trace: Trace, style: Style) -> str:
+    shown = next((call for call in trace.calls if call.error and call.why == fault.why), None)
     page = Page(style)
-    stopped = getattr(trace, "stopped", True)
-    title = "The script stopped" if stopped else "An error that the script caught"
-    page.heading(title, "" if fault.site is None else f"line {fault.site.line} of {fault.site.file}")
+    where = "" if fault.site is None else f"line {fault.site.line} of {fault.site.file}"
+    if shown is not None:
+        if not trace.stopped:
+            return ""
+        page.heading("The script stopped", f"{where}, with the error of call {shown.index}")
+        return page.finish(first=True)
+    page.heading("The script stopped" if trace.stopped else "An error that the script caught", where)
     if fault.site is not None and fault.site.source:
         page.add(page.text(fault.site.source))
     page.add(page.text(f"{fault.type}: {_first(fault.message)}", VERDICTS["mismatch"]), hang=4)
-    shown = any(call.error is not None and call.why == fault.why for call in trace.calls)
-    if fault.why and not shown:
+    if fault.why:
         page.blank()
         page.add(page.text(fault.why), hang=0, prose=True)
         if fault.remedy:
             page.add(page.text("Remedy: ", LABEL), page.text(fault.remedy), hang=2, prose=True)
+    recorded = trace.recorded_call()
+    if recorded is not None and recorded.forward:
+        page.blank()
+        _operations(page, recorded, "Recorded so far", "the operations behind the values at hand")
     return page.finish(first=True)

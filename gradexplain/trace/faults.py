@@ -36,13 +36,17 @@ class _Scene:
     def root(self) -> str:
         return (self.variables.name(self.roots[0]) if self.roots else "") or "the output"
 
+    def start(self) -> str:
+        name = self.root()
+        return name[0].upper() + name[1:] if name == "the output" else name
+
     def failing(self) -> str:
         """The name of the tensor that the failed call was to change."""
         if self.failed is None:
-            return "the tensor"
+            return "x"
         _, args, _ = self.failed
         name = self.variables.name(args[0]) if args else ""
-        return name or "the tensor"
+        return name or "x"
 
 
 def explain_fault(
@@ -122,21 +126,19 @@ def _leaf_in_place(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
 def _modified(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
     kind = re.search(r"output (\d+) of (\w+)", match.string)
     versions = re.search(r"is at version (\d+); expected version (\d+)", match.string)
-    saved = ""
     change: Any = None
     name = ""
     if scene.capture is not None:
         name, change = scene.capture.overwritten(
             int(versions[2]) if versions else None, kind[2] if kind else ""
         )
-    if not name and kind and not kind[2].startswith("AccumulateGrad"):
-        saved = f"the result of {kind[2].replace('Backward0', '')}"
-    what = name or saved or "a tensor"
-    if change is not None:
+    what = name or "a tensor"
+    stepped = [s for s in scene.recorder.steps if change is None or s[1] == change.site]
+    if change is not None and not stepped:
         how = f"{change.name} at {_at(change.site)} changed it in place."
         where = f" at {_at(change.site)}"
-    elif scene.recorder.steps:
-        optimizer, place = scene.recorder.steps[-1]
+    elif stepped:
+        optimizer, place = stepped[-1]
         how = f"{optimizer}.step() at {_at(place)} changes the parameters in place."
         return (
             f"An operation saved {what} for the backward pass. {how} PyTorch noticed by the "
@@ -157,7 +159,7 @@ def _no_grad(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
     name = scene.root()
     cuts = scene.recorder.cuts_of(scene.roots[0]) if scene.roots else ()
     if cuts:
-        cut = cuts[-1] if any(c.why == "no_grad" for c in cuts[:0]) else cuts[0]
+        cut = cuts[0]
         what = {
             "no_grad": f"it was computed under torch.no_grad() ({_at(cut.site)})",
             "detached": f"its way to the leaves was cut by {cut.name} ({_at(cut.site)})",
@@ -181,7 +183,7 @@ def _no_grad(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
 
 def _unused(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
     return (
-        f"{scene.root()} was not computed from one of the inputs that autograd.grad was asked for.",
+        f"{scene.start()} was not computed from one of the inputs that autograd.grad was asked for.",
         "ask only for inputs that it was computed from, or pass allow_unused=True, which gives None "
         "for the others.",
     )
@@ -228,7 +230,6 @@ def _multi_view(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
 
 _KNOWN: tuple[tuple[str, Callable[[re.Match[str], _Scene], tuple[str, str]]], ...] = (
     (r"grad can be (implicitly )?created only for scalar", _scalar_only),
-    (r"grad can be implicitly created only", _scalar_only),
     (r"Mismatch in shape", _mismatch),
     (r"backward through the graph a second time", _freed),
     (r"(a view of a leaf|a leaf) Variable that requires grad is being used in an in-place", _leaf_in_place),

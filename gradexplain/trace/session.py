@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from gradexplain.errors import InputError
 from gradexplain.trace.capture import Capture, TooLarge, to_array
 from gradexplain.trace.explain import TracedCall, explained
 from gradexplain.trace.faults import Fault, explain_fault
-from gradexplain.trace.frames import Site, Variables, site, user_frame
+from gradexplain.trace.frames import Site, Variables, is_library, site, user_frame
 from gradexplain.trace.recorder import Recorder
 from gradexplain.trace.snapshot import Snapshot
 
@@ -58,6 +57,8 @@ class Trace:
         self.fault: Fault | None = None
         #: Whether ``fault`` ended the block, instead of being caught there.
         self.stopped = False
+        #: What had been recorded when the block ended with an error that is no backward's.
+        self.recorded: Snapshot | None = None
         self._progress = progress
         self._snapshots: dict[int, Snapshot] = {}
         self._explained: dict[int, TracedCall] = {}
@@ -90,6 +91,13 @@ class Trace:
             with torch.enable_grad(), torch._C.DisableTorchFunction():
                 self._explained[index] = explained(self._snapshots[index])
         return self._explained[index]
+
+    def recorded_call(self) -> TracedCall | None:
+        """The operations that had been recorded when the block ended with an error."""
+        if self.recorded is None:
+            return None
+        with torch.enable_grad(), torch._C.DisableTorchFunction():
+            return explained(self.recorded)
 
     # -- while recording -------------------------------------------------------------------------
 
@@ -257,28 +265,34 @@ def explain_exception(trace: Trace, error: Exception) -> None:
     trace.stopped = True
     if trace.fault is not None and trace.fault.message == str(error).strip():
         return
-    place = where(error)
-    trace.fault = explain_fault(error, trace.recorder, Variables(None), place)
+    place, frame = where(error)
+    variables = Variables(frame)
+    trace.fault = explain_fault(error, trace.recorder, variables, place)
+    trace.recorded = _recorded(trace, variables)
 
 
-def where(error: BaseException) -> Site | None:
-    """The innermost line of the user's own in a traceback."""
-    from gradexplain.trace.frames import is_library
+def _recorded(trace: Trace, variables: Variables) -> Snapshot | None:
+    """The operations behind the values that the script has at hand."""
+    made = [tensor for _, tensor in variables.tensors if tensor.grad_fn is not None]
+    if not made:
+        return None
+    made.sort(key=lambda tensor: -tensor.grad_fn._sequence_nr())
+    snapshot = Snapshot(0, "", None, error=("", ""))
+    try:
+        Capture(snapshot, trace.recorder, variables, made[:8]).read()
+    except (TooLarge, KeyError, RuntimeError):
+        return None
+    snapshot.roots.clear()
+    return snapshot
 
-    found = None
+
+def where(error: BaseException) -> tuple[Site | None, FrameType | None]:
+    """The innermost line of the user's own in a traceback, and its frame."""
+    found, frame = None, None
     traceback = error.__traceback__
     while traceback is not None:
         code = traceback.tb_frame.f_code
         if not is_library(code.co_filename):
-            found = Site(code.co_filename, traceback.tb_lineno)
+            found, frame = Site(code.co_filename, traceback.tb_lineno), traceback.tb_frame
         traceback = traceback.tb_next
-    return found
-
-
-_CALLED = re.compile(r"([\w.\[\]]+)\.backward\(")
-
-
-def called_on(brief: Brief) -> str:
-    """What ``backward`` was called on, by the line's own text."""
-    match = _CALLED.search(brief.text)
-    return match[1] if match else ""
+    return found, frame

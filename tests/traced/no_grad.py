@@ -1,0 +1,13 @@
+"""What is computed under no_grad, detached or without requires_grad gets nothing."""
+import torch
+
+a = torch.tensor([1.0, 2.0], requires_grad=True)
+b = torch.tensor([3.0, 4.0], requires_grad=True)
+c = torch.tensor([5.0, 6.0], requires_grad=True)
+d = torch.tensor([5.0, 6.0], requires_grad=True)
+k = torch.tensor([7.0, 8.0])
+with torch.no_grad():
+    scale = b * 2
+stopped = (c * 3).detach()
+loss = (a * scale + stopped * k).sum()
+loss.backward()
