@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from gradexplain.errors import GradexplainError, InputError, UnsupportedError
     from gradexplain.engine import explain
     from gradexplain.explanation import Explanation
+    from gradexplain.hessians import Hessian, hessian
     from gradexplain.trace import tracing
 
 __version__ = "0.1.0"
@@ -23,6 +24,8 @@ _HOMES = {
     "explain": "gradexplain.engine",
     "explain_calls": "gradexplain.accumulation",
     "Explanation": "gradexplain.explanation",
+    "Hessian": "gradexplain.hessians",
+    "hessian": "gradexplain.hessians",
     "GradexplainError": "gradexplain.errors",
     "InputError": "gradexplain.errors",
     "UnsupportedError": "gradexplain.errors",
@@ -32,6 +35,7 @@ _HOMES = {
 __all__ = [
     "Explanation",
     "GradexplainError",
+    "Hessian",
     "InputError",
     "UnsupportedError",
     "__version__",
@@ -39,6 +43,7 @@ __all__ = [
     "check",
     "explain",
     "explain_calls",
+    "hessian",
 ]
 
 

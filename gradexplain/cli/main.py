@@ -22,6 +22,7 @@ from gradexplain import __version__
 from gradexplain.cli import output
 from gradexplain.cli.check import check
 from gradexplain.cli.ops import ops
+from gradexplain.cli.hessian import hessian
 from gradexplain.cli.run import run
 from gradexplain.cli.trace import trace
 from gradexplain.errors import GradexplainError, InputError
@@ -42,6 +43,7 @@ def cli() -> None:
 cli.add_command(run)
 cli.add_command(ops)
 cli.add_command(check)
+cli.add_command(hessian)
 cli.add_command(trace)
 
 

@@ -20,6 +20,7 @@ import sympy
 from sympy.codegen import cfunctions
 from sympy.logic.boolalg import Boolean
 
+from gradexplain.errors import UnsupportedError
 from gradexplain.ops.base import Op, by_spelling
 
 #: Digits of the arithmetic in which small tensors are evaluated: three times a float64's.
@@ -142,6 +143,9 @@ class Nonzero(sympy.Function):
 
     nargs = 1
     is_positive = True
+
+    def fdiff(self, argindex: int = 1) -> Any:
+        return Bracket(sympy.Ne(self.args[0], 0))
 
 
 class Greatest(sympy.Expr):
@@ -421,6 +425,8 @@ PRIMITIVES: Mapping[str, Primitive] = {
 
 
 def _exact_polygamma(n: Any, a: Any) -> Any:
+    if a == 0:
+        return -mp.inf if int(n) % 2 == 0 else mp.inf
     try:
         return mp.polygamma(int(n), a)
     except (ValueError, ZeroDivisionError):
@@ -634,7 +640,7 @@ def total_derivative(expression: Any, of_atom: Callable[[Any], Any]) -> Any:
             result += exponent * base ** (exponent - 1) * slope
         slope = total_derivative(exponent, of_atom)
         if slope != 0:
-            logarithm = sympy.log(base) if base.is_number else log0(base)
+            logarithm = sympy.log(base) if base.is_positive and base.is_number else log0(base)
             result += expression * logarithm * slope
         return result
     if isinstance(expression, Cases):
@@ -645,9 +651,29 @@ def total_derivative(expression: Any, of_atom: Callable[[Any], Any]) -> Any:
         for place, argument in enumerate(expression.args, start=1):
             slope = total_derivative(argument, of_atom)
             if slope != 0:
-                terms.append(expression.fdiff(place) * slope)
+                terms.append(_own_slope(expression, place) * slope)
         return sympy.Add(*terms)
+    if isinstance(expression, (sympy.Max, sympy.Min)):
+        holds = sympy.Ge if isinstance(expression, sympy.Max) else sympy.Le
+        return sum_of_pieces(
+            [
+                (total_derivative(a, of_atom), sympy.And(*(holds(a, b) for b in expression.args)))
+                for a in expression.args
+            ]
+        )
     return of_atom(expression)
+
+
+def _own_slope(expression: Any, place: int) -> Any:
+    """A function's own derivative; SymPy leaves one that it does not know as it is."""
+    slope = expression.fdiff(place)
+    if slope.has(sympy.Derivative, sympy.Subs):
+        name = type(expression).__name__
+        raise UnsupportedError(
+            f"the derivative of {name} is not supported here",
+            remedy=f"leave {name} out, or ask for the first derivative only",
+        )
+    return slope
 
 
 def sum_of_pieces(pieces: Sequence[tuple[Any, Any]]) -> Any:

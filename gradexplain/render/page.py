@@ -266,3 +266,32 @@ def route_lines(page: Page, gradient: Gradient) -> None:
         return
     cells[-1][-1].append_text(Text("  ")).append_text(verdict)
     page.grid([[[title], cell] for title, cell in zip(titles, cells, strict=True)], indent=4)
+
+
+def matrix_lines(page: Page, labels: Sequence[Text], heads: Sequence[Text], values: Array) -> None:
+    """A matrix of numbers with a label for each row and a head for each column."""
+    columns = [
+        [page.text(number, ZERO if number == "0" else "") for number in column]
+        for column in (
+            [numbers.number(v, page.style.precision) for v in column]
+            for column in values.reshape(len(labels), len(heads)).T.tolist()
+        )
+    ]
+    widths = [
+        max(t.cell_len for t in [head, *column])
+        for head, column in zip(heads, columns, strict=True)
+    ]
+    room = page.style.width - 4 - max(label.cell_len for label in labels)
+    for start, stop in blocks(widths, room):
+        page.blank()
+        page.grid(
+            [
+                [[], *([head] for head in heads[start:stop])],
+                *(
+                    [[label], *([column[r]] for column in columns[start:stop])]
+                    for r, label in enumerate(labels)
+                ),
+            ],
+            right=True,
+            indent=4,
+        )

@@ -6,7 +6,7 @@ file, and ``str(explanation)``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from rich.text import Text
@@ -31,14 +31,13 @@ from gradexplain.render.page import (
     NAME,
     VERDICTS,
     WIDTH,
-    ZERO,
     Cell,
     Page,
     Style,
-    blocks,
     elements,
     formula_lines,
     listed,
+    matrix_lines,
     route_lines,
 )
 from gradexplain.render.second import second_section
@@ -63,6 +62,17 @@ def section(explanation: Explanation, stage: str, style: Style | None = None) ->
 
 
 def _question(page: Page, x: Explanation) -> None:
+    question_rows(page, x, [(x.grad.name, x.grad.value, "the argument of backward")])
+    page.blank()
+    _meaning(page, x)
+    for call in x.calls[1:]:
+        page.add(page.text(f"Call {call.number} is {call_text(call)}.", LABEL), hang=0)
+
+
+def question_rows(
+    page: Page, x: Explanation, vectors: Sequence[tuple[str, Array, str]]
+) -> None:
+    """The statements, the inputs and the output; ``vectors`` is what else is given, and what as."""
     page.heading("Question")
     for statement in x.statements or x.expression.strip().splitlines():
         page.add(page.text(statement))
@@ -72,10 +82,8 @@ def _question(page: Page, x: Explanation) -> None:
         (i.name, i.shape, i.value, "" if i.wanted else "a constant here: not in --wrt")
         for i in x.inputs.values()
     ]
-    rows += [
-        (x.output.name, x.output.shape, None, "the output"),
-        (x.grad.name, x.grad.value.shape, x.grad.value, "the argument of backward"),
-    ]
+    rows.append((x.output.name, x.output.shape, None, "the output"))
+    rows += [(name, value.shape, value, remark) for name, value, remark in vectors]
     used = 6 + max(page.text(row[0]).cell_len + len(numbers.shape(row[1])) for row in rows)
     page.grid(
         [
@@ -98,10 +106,6 @@ def _question(page: Page, x: Explanation) -> None:
                 LABEL,
             )
         )
-    page.blank()
-    _meaning(page, x)
-    for call in x.calls[1:]:
-        page.add(page.text(f"Call {call.number} is {call_text(call)}.", LABEL), hang=0)
 
 
 def _meaning(page: Page, x: Explanation) -> None:
@@ -177,31 +181,7 @@ def _matrix(page: Page, jacobian: Jacobian, y: str, shape: tuple[int, ...]) -> N
     out_shape = jacobian.shape[: len(jacobian.shape) - len(shape)]
     labels = [page.text(label, LABEL) for label in elements(y, out_shape)]
     heads = [page.text(label, LABEL) for label in elements(jacobian.name, shape)]
-    columns = [
-        [page.text(number, ZERO if number == "0" else "") for number in column]
-        for column in (
-            [numbers.number(v, page.style.precision) for v in column]
-            for column in jacobian.value.reshape(len(labels), len(heads)).T.tolist()
-        )
-    ]
-    widths = [
-        max(t.cell_len for t in [head, *column])
-        for head, column in zip(heads, columns, strict=True)
-    ]
-    room = page.style.width - 4 - max(label.cell_len for label in labels)
-    for start, stop in blocks(widths, room):
-        page.blank()
-        page.grid(
-            [
-                [[], *([head] for head in heads[start:stop])],
-                *(
-                    [[label], *([column[r]] for column in columns[start:stop])]
-                    for r, label in enumerate(labels)
-                ),
-            ],
-            right=True,
-            indent=4,
-        )
+    matrix_lines(page, labels, heads, jacobian.value)
 
 
 # -- chain rule ----------------------------------------------------------------------------------
@@ -359,7 +339,7 @@ def _further(page: Page, x: Explanation) -> None:
 def _verdict(page: Page, x: Explanation) -> None:
     if x.check is not None:
         page.heading("Verdict")
-        _conclusion(page, x.check)
+        conclusion(page, x.check)
     if x.notes:
         page.blank()
         page.heading("Notes")
@@ -367,16 +347,17 @@ def _verdict(page: Page, x: Explanation) -> None:
             page.add(page.text("- "), page.text(note.text), hang=2, prose=True)
 
 
-def _conclusion(page: Page, check: Check) -> None:
+def conclusion(page: Page, check: Check, of: str = "gradients") -> None:
+    """The verdict in a sentence, and where the routes differ."""
     bound = ""
     if check.tolerance is not None:
         bound = f", largest difference allowed {numbers.number(check.tolerance, 2)}"
     words = {
-        "agree": f"agree: the closed form, the chain rule and PyTorch give the same gradients "
+        "agree": f"agree: the closed form, the chain rule and PyTorch give the same {of} "
         f"({check.dtype}{bound}).",
         "convention": f"convention: the routes differ where mathematics leaves a choice "
         f"({check.dtype}{bound}).",
-        "mismatch": f"MISMATCH: the routes give different gradients ({check.dtype}{bound}).",
+        "mismatch": f"MISMATCH: the routes give different {of} ({check.dtype}{bound}).",
         "skipped": "skipped: the closed form and the chain rule were not checked against PyTorch.",
         "failed": "not checked: PyTorch could not be asked.",
     }
@@ -393,7 +374,9 @@ def _conclusion(page: Page, check: Check) -> None:
 
 def _difference(page: Page, d: Difference, status: str) -> list[Cell]:
     """One row: which element, what each route gave, and how far apart that is."""
-    where = f"{d.input}.grad[{','.join(map(str, d.index))}]" if d.index else f"{d.input}.grad"
+    # A second derivative is named in full.
+    where = d.input if d.input.startswith(("∂", "(")) else f"{d.input}.grad"
+    where += f"[{','.join(map(str, d.index))}]" if d.index else ""
     values = numbers.distinct(*d.values, precision=page.style.precision)
     apart = numbers.number(abs(d.values[0] - d.values[1]), 2)
     also = f"largest of {d.count}" if d.count > 1 else ""

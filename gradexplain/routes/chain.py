@@ -110,8 +110,13 @@ class ChainRule:
                 continue
             rule = local_rule(node, self.graph)
             order = list(dict.fromkeys(ref.id for ref in refs(node.args)))
+            helpers = {
+                arg.id
+                for parameter, arg in zip(node.op.parameters, node.args, strict=True)
+                if parameter.is_aux and isinstance(arg, Ref)
+            }
             for place, id in enumerate(order):
-                if id not in reach or rule.contributions[place] is None:
+                if id not in reach or id in helpers or rule.contributions[place] is None:
                     continue
                 source = self.graph[id]
                 evaluator = self._evaluator(node, rule.sizes[place], self.upstream[node.id])

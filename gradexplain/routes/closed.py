@@ -38,7 +38,7 @@ from gradexplain.routes.names import free_names
 LONG = 100
 
 #: A derivation that grows past this is given up for the chain before it is tidied.
-_TOO_LONG = 400
+_TOO_LONG = 120
 
 _OUT, _IN = "ikmace", "jlnbdf"
 
@@ -79,6 +79,7 @@ class ClosedForm:
         self._values = values
         self._v = v
         self._pairs: dict[str, Pair] = {}
+        self._sources: list[Node] | None = None
         self._jacobians: dict[str, Any] = {}
         self._gradients: dict[str, Any] = {}
         self._adjoints: dict[tuple[int, str], Any] = {}
@@ -157,9 +158,7 @@ class ClosedForm:
         `ADJOINT` for the gradient of L and `TOTAL` for the Jacobian's row at the output's ``at``.
         """
         total = sympy.S.Zero
-        for part in self.calculus.parts(node):
-            if part.id == node.id:
-                continue
+        for part in self.calculus.users(node):
             slope = self._tidy(self.calculus.partial(part, node))
             if slope == 0:
                 continue
@@ -201,19 +200,44 @@ class ClosedForm:
     def _pair(self, label: str) -> Pair:
         """The value of an atom: a leaf's, v's, or that of its own closed form."""
         if label not in self._pairs:
-            node = self.calculus.node(label)
-            if label == self.v_name:
-                self._pairs[label] = self._given(self._v)
-            elif label.startswith(ADJOINT):
-                part = self.calculus.node(label.removeprefix(ADJOINT))
-                assert part is not None
-                places, formula = self._part(part, ADJOINT)
-                self._pairs[label] = self._evaluator().value(formula, places, part.shape)
-            elif node is None:
-                self._pairs[label] = self._given(literal_value(label))
-            else:
-                self._pairs[label] = self._defined(node)
+            for before in self._before(label):
+                if before not in self._pairs:
+                    self._pairs[before] = self._found(before)
+            self._pairs[label] = self._found(label)
         return self._pairs[label]
+
+    def _before(self, label: str) -> list[str]:
+        """The atoms that an atom's formula may use, in an order that needs no recursion."""
+        upper = next((u for u in (ADJOINT, TOTAL) if label.startswith(u)), "")
+        part = self.calculus.node(label.removeprefix(upper))
+        if part is None or part.op is None:
+            return []
+        if upper:
+            after = reversed(self.calculus.parts(part))
+            return [upper + n.label for n in after if n.id not in (part.id, self.graph.output)]
+        if self._sources is None:
+            needed = self.graph.needed()
+            self._sources = [
+                n
+                for n in self.graph.nodes
+                if n.id in needed and n.op is not None and self.calculus.is_atom(n)
+            ]
+        return [n.label for n in self._sources if n.id < part.id]
+
+    def _found(self, label: str) -> Pair:
+        node = self.calculus.node(label)
+        if label == self.v_name:
+            return self._given(self._v)
+        for upper, row in ((ADJOINT, ()), (TOTAL, self._row)):
+            if label.startswith(upper):
+                part = self.calculus.node(label.removeprefix(upper))
+                assert part is not None
+                places, formula = self._part(part, upper, row)
+                shape = (self.graph.out.shape if row else ()) + part.shape
+                return self._evaluator().value(formula, (*row, *places), shape)
+        if node is None:
+            return self._given(literal_value(label))
+        return self._defined(node)
 
     def _defined(self, node: Node) -> Pair:
         if node.op is None:
@@ -277,32 +301,26 @@ class ClosedForm:
         """J in the shape ``y.shape + leaf.shape``; None where it has no single formula."""
         formula = self.jacobian(leaf)
         if formula is None:
-            return self._jacobian_by_rows(leaf)
+            return self._chained_jacobian(leaf)
         out = self.calculus.indices(self.graph.out.shape, "o")
         places = self.calculus.indices(leaf.shape, "d")
         return self._evaluator().value(
             formula, (*out, *places), self.graph.out.shape + leaf.shape
         )
 
-    def _jacobian_by_rows(self, leaf: Node) -> Pair:
-        """J by basis vectors through the chained formula: small outputs only."""
-        shape = self.graph.out.shape
-        rows = []
-        for place in np.ndindex(*shape):
-            basis = np.zeros(shape)
-            basis[place] = 1.0
-            row = ClosedForm(
-                self.graph, self._values, basis, exact=self.exact, formulas=self
-            )
-            row._pairs = {
-                k: p for k, p in self._pairs.items() if k != self.v_name and not k.startswith(ADJOINT)
-            }
-            rows.append(row.gradient_value(leaf))
-        full = shape + leaf.shape
-        return (
-            np.array([r[0] for r in rows], dtype=rows[0][0].dtype).reshape(full),
-            np.array([r[1] for r in rows]).reshape(full),
+    def _chained_jacobian(self, leaf: Node) -> Pair:
+        """J by the chain of its parts: every part's J is computed once."""
+        row = self._row
+        formula = self._chained(leaf, TOTAL, row)
+        places = self.calculus.indices(leaf.shape, "d")
+        return self._evaluator().value(
+            formula, (*row, *places), self.graph.out.shape + leaf.shape
         )
+
+    @property
+    def _row(self) -> tuple[Any, ...]:
+        """Index symbols for the output's element in the derivatives by parts."""
+        return self.calculus.indices(self.graph.out.shape, f"n{self.graph.output}x")
 
     # -- text ------------------------------------------------------------------------------------
 
@@ -319,7 +337,7 @@ class ClosedForm:
             words = structure(formula, self.graph, leaf, out, places, letters)
             return self._shown(left, formula, letters, (*out, *places)), words
         # The rows' index symbols keep their letters in every line below.
-        row = self.calculus.indices(self.graph.out.shape, f"n{self.graph.output}x")
+        row = self._row
         letters.share(dict(zip(row, out, strict=True)))
         formula = self._chained(leaf, TOTAL, row)
         shown = self._shown(left, formula, letters, (*out, *places), row)
@@ -396,7 +414,9 @@ class ClosedForm:
                     name = self.calculus.atom(node, own)
                     if definition == name:
                         continue
-                letters.adopt(own, at, _OUT + "pqrstuw")
+                # The row's letters are taken in its lines: ∂y[i]/∂h[i] is one entry of many.
+                tied = not set(at).isdisjoint(row)
+                letters.adopt(own, () if tied else at, _OUT + "pqrstuw")
                 line = self._line(definition, own, letters)
                 lines[node.id] = f"{printer(name)} = {printer(line)}"
                 pending.append(line)

@@ -1,0 +1,92 @@
+"""``gradexplain hessian``: every second derivative of an expression, checked three ways."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+from gradexplain.cli import output
+from gradexplain.cli.common import Command, Output, Question, output_options, question_options
+from gradexplain.cli.run import EXIT
+from gradexplain.errors import InputError
+from gradexplain.render import ascii
+from gradexplain.routes import process
+
+_NAMED = re.compile(r"\s*([^\W\d]\w*)\s*=(.*)", re.DOTALL)
+
+
+@click.command(cls=Command, short_help="Every second derivative of an expression.")
+@question_options
+@click.option(
+    "--vector", "vectors", metavar="[NAME=]U", multiple=True,
+    help="The u of H·u; with NAME= for one of several inputs.",
+)  # fmt: skip
+@click.option("--no-check", is_flag=True, help="Do not compare with PyTorch.")
+@output_options
+def hessian(question: Question, vectors: tuple[str, ...], no_check: bool, out: Output) -> int:
+    """Second and mixed partial derivatives in closed form: EXPR, or - for standard input.
+
+    \b
+    gradexplain hessian "x1**2 + x2**2 + x1*x2" --at x1=3 --at x2=1
+    gradexplain hessian "(x**3).sum()" --at x=1,2,3 --vector 1,0,0
+
+    The gradient's formula is differentiated again. Shown are every second derivative, the
+    matrix, its eigenvalues and signs where it is small, and the product H·u for any u. An
+    output that is not a scalar is weighted by --grad.
+
+    Exit codes: 0 the routes agree, 1 they do not, 2 the request was not understood, 3 the
+    answer could not be checked.
+    """
+    if not no_check:
+        process.start()
+    request = question.request(check=not no_check)
+    u = _vector(vectors)
+    from gradexplain.hessians import hessian_of  # after the options were understood
+
+    found = hessian_of(request, u)
+    _write(found, out)
+    assert found.check is not None
+    return EXIT[found.check.status]
+
+
+def _vector(texts: tuple[str, ...]) -> dict[str | None, Any]:
+    from gradexplain import values  # NumPy is loaded here, not for --help
+
+    found: dict[str | None, Any] = {}
+    for text in texts:
+        named = _NAMED.fullmatch(text)
+        name, value = (named[1], named[2]) if named else (None, text)
+        what = "--vector" if name is None else f"--vector {name}"
+        if name in found or (found and (name is None or None in found)):
+            raise InputError(
+                f"{what} is given twice" if name in found else "--vector is given twice",
+                remedy="give one vector for all inputs, or one NAME=… for each",
+            )
+        found[name] = values.parse_value(value, what)
+    return found
+
+
+def _write(found: Any, out: Output) -> None:
+    from gradexplain.render import hessian as renderer
+    from gradexplain.render import numbers, page
+
+    if out.format == "json":
+        encoding = output.stdout().encoding if out.to_stdout else "utf-8"
+        document = renderer.render_json(
+            found, out.precision, ascii_only=not ascii.is_unicode(encoding)
+        )
+    elif out.to_stdout:
+        style = page.Style.of(output.stdout(), width=out.width, precision=out.precision)
+        document = renderer.render(found, style)
+    else:
+        precision = out.precision or numbers.PRECISION
+        document = renderer.render(
+            found, page.Style(out.width or page.WIDTH, precision=precision)
+        )
+    if out.to_stdout:
+        output.write(document)
+    else:
+        assert out.path is not None
+        output.write_file(out.path, document)

@@ -1,0 +1,712 @@
+"""Second derivatives: every ``∂²L/∂a∂b`` in closed form, the Hessian's signs, and ``H·u``.
+
+The gradient's closed form is differentiated again.  A second route differentiates the backward pass
+operation by operation (`gradexplain.second.backward_graph`), and PyTorch does so with
+``create_graph=True``; the three are compared.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import sympy
+from sympy.core.relational import Relational
+
+from gradexplain import agreement
+from gradexplain.engine import (
+    DType,
+    Problem,
+    Request,
+    _Run,
+    cleaned,
+    explanation_of,
+    is_small,
+    problem_of,
+    request_of,
+)
+from gradexplain.errors import InputError
+from gradexplain.explanation import (
+    Array,
+    Check,
+    Difference,
+    Explanation,
+    Formula,
+    Gradient,
+    Note,
+    Shape,
+)
+from gradexplain.formula.evaluate import Evaluator, to_float
+from gradexplain.formula.functions import build, mp
+from gradexplain.formula.kit import number
+from gradexplain.formula.printing import LatexPrinter, Letters
+from gradexplain.graph import Node, Ref
+from gradexplain.notes import at as place_of
+from gradexplain.notes import singular_nodes
+from gradexplain.ops.base import show_shape
+from gradexplain.routes.calls import Part, Shared
+from gradexplain.routes.chain import ChainRule
+from gradexplain.routes.closed import ClosedForm, Shown
+from gradexplain.routes.pytorch import Asked
+from gradexplain.routes.second import HessianQuestion
+from gradexplain.second import (
+    GradientGraph,
+    add_weighted_sum,
+    backward_graph,
+    formula_graph,
+    free_label,
+)
+from gradexplain.values import ONES, Value, as_array, bind
+
+#: H is computed whole for up to this many elements of the inputs together; beyond, H·u is checked.
+WHOLE = 32
+
+
+@dataclass(slots=True)
+class Block(Formula):
+    """``∂²L/∂row∂column`` in the shape ``row.shape + column.shape``, by three routes.
+
+    ``value`` is None where it is too large to compute whole.
+    """
+
+    row: str
+    column: str
+    structure: str
+    shape: Shape
+    value: Array | None
+    chain_rule: Array | None
+    torch: Array | None
+    tolerance: Array | None
+    verdict: str = "skipped"
+
+    @property
+    def agrees(self) -> bool:
+        """False only for a mismatch."""
+        return self.verdict != "mismatch"
+
+
+@dataclass(slots=True)
+class Product(Gradient):
+    """``H·u`` for one input, in its shape; ``given`` is False where no vector was asked for."""
+
+    given: bool = True
+
+
+@dataclass(slots=True)
+class Hessian:
+    """Every second derivative of a scalar, of ``Σ v·y`` where the output is not one.
+
+    ``first`` explains the gradient; ``blocks[a, b]`` is ``∂²L/∂a∂b``.  ``matrix`` is H with the
+    elements of all inputs in order, ``eigenvalues`` are in ascending order; both are None, and
+    ``definiteness`` is empty, where H is too large.
+    """
+
+    first: Explanation
+    scalar: str
+    #: What the vector of ``H·u`` is called.
+    u: str
+    #: What ``Σ u·∇scalar``, whose gradient ``H·u`` is, is called.
+    p: str
+    blocks: dict[tuple[str, str], Block] = field(default_factory=dict)
+    products: dict[str, Product] = field(default_factory=dict)
+    vector: dict[str, Array] | None = None
+    matrix: Array | None = None
+    symmetric: bool | None = None
+    #: Whether no second derivative depends on the inputs, and whether they exist everywhere.
+    constant: bool = False
+    smooth: bool = True
+    eigenvalues: tuple[float, ...] | None = None
+    definiteness: str = ""
+    check: Check | None = None
+    notes: list[Note] = field(default_factory=list)
+
+    def to_dict(self, precision: int | None = None) -> dict[str, Any]:
+        """The JSON document ``gradexplain-hessian/1``."""
+        from gradexplain.render import hessian  # renderers read this, so they come later
+
+        return hessian.to_dict(self, precision)
+
+    def __str__(self) -> str:
+        """The page that the command line prints, 100 columns wide and without colour."""
+        from gradexplain.render import hessian
+
+        return hessian.render(self)
+
+
+def hessian(
+    expression: str,
+    *,
+    at: Mapping[str, Any] | None = None,
+    grad: Any = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    wrt: str | Sequence[str] | None = None,
+    vector: Any = None,
+    dtype: DType = "float64",
+    check: bool = True,
+) -> Hessian:
+    """Every second and mixed partial derivative of ``expression``, as `gradexplain.explain` has it.
+
+    ``grad`` weighs the elements of an output that is not a scalar.  ``vector`` is the ``u`` of the
+    product ``H·u``: an array in the input's shape, or a mapping from inputs to theirs.
+    """
+    u: dict[str | None, Value] = {}
+    if isinstance(vector, Mapping):
+        u = {name: as_array(value, f"vector[{name!r}]") for name, value in vector.items()}
+    elif vector is not None:
+        u = {None: as_array(vector, "vector")}
+    return hessian_of(request_of(expression, at, grad, shapes, wrt, dtype, check), u)
+
+
+def hessian_of(request: Request, vector: Mapping[str | None, Value]) -> Hessian:
+    """The Hessian that a request asks for; ``vector`` is by input, or under None for all of them."""
+    problem = problem_of(request)
+    leaves = [n for n in problem.graph.leaves if n.label in problem.wanted and not n.integer]
+    if not leaves:
+        raise InputError(
+            "there is no input to differentiate by",
+            remedy="name an input in the expression, as in x**2",
+        )
+    u = _vector(vector, leaves, request.dtype)
+    problem = replace(problem, scalar=problem.v_source == "implicit")
+    whole = sum(math.prod(leaf.shape) for leaf in leaves) <= WHOLE
+    weights = u if u is not None or whole else _probe(leaves)
+    extra = _Second(u, weights, whole)
+    if problem.check:
+        question = HessianQuestion(
+            problem.graph, problem.values, problem.v, problem.wanted, problem.dtype, whole, weights
+        )
+        extra.shared = Shared(Asked(question))
+        asked = Part(extra.shared, lambda answer: answer.first, last=True)
+        problem = replace(problem, asked=asked)
+    first = explanation_of(replace(problem, extra=extra))
+    found = extra.found
+    assert found is not None
+    found.check = first.check
+    found.notes = [*first.notes, *found.notes]
+    return found
+
+
+def _vector(
+    given: Mapping[str | None, Value], leaves: Sequence[Node], dtype: str
+) -> dict[str, Array] | None:
+    """``u`` for each input; an input that is not named gets zeros."""
+    if not given:
+        return None
+    names = [leaf.label for leaf in leaves]
+    if None in given:
+        u = given[None]
+        if u is ONES:
+            return {leaf.label: np.ones(leaf.shape) for leaf in leaves}
+        u = bind(u, dtype, "--vector")  # type: ignore[arg-type]
+        if len(leaves) == 1 and u.shape == leaves[0].shape:
+            return {names[0]: u}
+        sizes = [math.prod(leaf.shape) for leaf in leaves]
+        if len(leaves) > 1 and u.shape == (sum(sizes),):
+            # One vector over the elements of all inputs, in their order.
+            parts = np.split(u, np.cumsum(sizes)[:-1])
+            return {n.label: part.reshape(n.shape) for n, part in zip(leaves, parts, strict=True)}
+        if len(leaves) == 1:
+            raise InputError(
+                f"mismatch in shape: --vector has shape {show_shape(u.shape)} and {names[0]} has "
+                f"shape {show_shape(leaves[0].shape)}; u has the input's shape",
+                remedy=f"give u in shape {show_shape(leaves[0].shape)}, or ones",
+            )
+        raise InputError(
+            f"mismatch in shape: --vector has shape {show_shape(u.shape)} and the inputs "
+            f"{', '.join(names)} have {sum(sizes)} elements together",
+            remedy=f"give {sum(sizes)} numbers, or one for each input as in --vector {names[0]}=…",
+        )
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        raise InputError(
+            f"--vector {unknown[0]}: no input of that name is differentiated by",
+            remedy=f"the inputs are: {', '.join(names)}",
+        )
+    u = {}
+    for leaf in leaves:
+        value = given.get(leaf.label, np.zeros(leaf.shape))
+        part = np.ones(leaf.shape) if value is ONES else value
+        part = bind(part, dtype, f"--vector {leaf.label}")  # type: ignore[arg-type]
+        if part.shape != leaf.shape:
+            raise InputError(
+                f"mismatch in shape: --vector {leaf.label} has shape {show_shape(part.shape)} and "
+                f"{leaf.label} has shape {show_shape(leaf.shape)}",
+                remedy=f"give it in shape {show_shape(leaf.shape)}, or ones",
+            )
+        u[leaf.label] = part
+    return u
+
+
+def _probe(leaves: Sequence[Node]) -> dict[str, Array]:
+    """Directions of no pattern, the same ones every time, along which a large H is checked."""
+    source = np.random.default_rng(3)
+    return {leaf.label: source.uniform(0.5, 1.5, leaf.shape) for leaf in leaves}
+
+
+@dataclass(slots=True)
+class _Second:
+    """The second derivatives, made when the gradient has been explained."""
+
+    u: dict[str, Array] | None
+    weights: dict[str, Array] | None
+    whole: bool
+    shared: Shared | None = None
+    found: Hessian | None = None
+
+    def begin(self, run: _Run) -> None:
+        """Nothing is shown before all is known."""
+
+    def further(self, run: _Run) -> list[Check]:
+        made = _Making(run, self)
+        self.found = made.hessian
+        return [made.check()]
+
+
+class _Making:
+    """One Hessian in the making."""
+
+    def __init__(self, run: _Run, asked: _Second) -> None:
+        self.run = run
+        self.asked = asked
+        problem = run.problem
+        self.problem: Problem = problem
+        self.leaves = run.leaves
+        self.implicit = problem.v_source == "implicit"
+        self.v_name = run.explanation.grad.name
+        scalar = run.graph.out.label if self.implicit else run.closed.loss_name
+        self.hessian = Hessian(run.explanation, scalar, self.u_name, self.p_name, vector=asked.u)
+        self.differences: list[Difference] = []
+        self.answer = None if asked.shared is None else asked.shared.answer()
+        if self.answer is not None and (self.answer.error or self.answer.refused):
+            self.refused = self.answer.error or self.answer.refused
+            self.answer = None
+        else:
+            self.refused = ""
+        self.singular = singular_nodes(run.graph, run.chain, list(problem.wanted))
+        self.borders = borders(run)
+        # Each route has a graph of its own.
+        self.steps = self._weighted(self._backward_graph())
+        closed = formula_graph(run, self.v_name, implicit=self.implicit)
+        self.formulas = self._weighted(closed or self._backward_graph())
+        self.values = {
+            **problem.values,
+            **({} if self.implicit else {self.v_name: problem.v}),
+            **{f"{self.u_name}.{n}": u for n, u in (asked.weights or {}).items()},
+        }
+        if len(self.leaves) == 1 and asked.weights is not None:
+            (self.values[self.u_name],) = asked.weights.values()
+        self._blocks()
+        self._whole()
+        self._products()
+        self._notes()
+
+    @property
+    def u_name(self) -> str:
+        return free_label(self.run.graph, "u", "w", "direction")
+
+    @property
+    def p_name(self) -> str:
+        return free_label(self.run.graph, "P", "Q", "R")
+
+    def _backward_graph(self) -> GradientGraph:
+        return backward_graph(
+            self.run.graph, self.problem.wanted, self.v_name, implicit=self.implicit
+        )
+
+    def _weighted(self, made: GradientGraph) -> GradientGraph:
+        """The graph with ``Σ u·x.grad`` at its end."""
+        single = len(self.leaves) == 1
+        weights = {
+            leaf.label: made.add_leaf(
+                self.u_name if single else f"{self.u_name}.{leaf.label}", leaf.shape
+            )
+            for leaf in self.leaves
+        }
+        add_weighted_sum(made, self.leaves, self.p_name, weights)
+        return made
+
+    # -- blocks ----------------------------------------------------------------------------------
+
+    def _blocks(self) -> None:
+        rows = self._chain_rows() if self.asked.whole else {}
+        for a in self.leaves:
+            id = self.formulas.gradients.get(a.label)
+            form = None
+            if id is not None:
+                graph = self.formulas.at(id)
+                exact = is_small(graph) and self.asked.whole
+                form = ClosedForm(graph, self.values, np.ones(a.shape), exact=exact)
+            for b in self.leaves:
+                self.hessian.blocks[a.label, b.label] = self._block(a, b, form, rows)
+
+    def _block(
+        self, a: Node, b: Node, form: ClosedForm | None, rows: Mapping[tuple[str, str], Any]
+    ) -> Block:
+        name, shape = f"{a.label},{b.label}", a.shape + b.shape
+        if form is None:  # no gradient flows to it at all
+            zero = np.zeros(shape) if self.asked.whole else None
+            d, latex = self._left(a, "", b, ""), self._latex_left(a, "", b, "")
+            return Block(name, 0, f"{d} = 0", f"{latex} = 0", (), "", a.label, b.label, "zero",
+                         shape, zero, zero, zero, zero)  # fmt: skip
+        shown, words = form.shown_jacobian(b)
+        text, latex = self._titled(shown, a, b)
+        block = Block(
+            name, shown.formula, text, latex, shown.where, shown.ranges, a.label, b.label,
+            _words(words, self.hessian.scalar, a, b), shape, None, None, None, None,
+        )  # fmt: skip
+        if self.asked.whole:
+            pair = form.jacobian_value(b)
+            assert pair is not None
+            block.value = cleaned(pair, exact=form.exact)
+            block.chain_rule = rows[a.label, b.label][0]
+            size = np.maximum(pair[1], rows[a.label, b.label][1])
+            torch = None if self.answer is None else self.answer.blocks.get((a.label, b.label))
+            block.torch = torch
+            block.tolerance = self._bound(size, block.value, self.problem.dtype)
+            exact_bound = self._bound(size, block.value, "float64")
+            block.verdict = self._compare(
+                self._left(a, "", b, ""), block.value, block.chain_rule, torch, block.tolerance, exact_bound
+            )
+        return block
+
+    def _bound(self, size: Any, value: Array, dtype: str) -> Array:
+        return agreement.bound(size, value, self.problem.v, dtype)
+
+    def _compare(
+        self,
+        name: str,
+        value: Array,
+        chain: Array,
+        torch: Array | None,
+        tolerance: Array,
+        exact: Array,
+    ) -> str:
+        """The verdict on one block or product; differences are kept."""
+        pairs = [(("closed form", "chain rule"), chain, exact)]
+        if torch is not None:
+            pairs.append((("closed form", "PyTorch"), torch, tolerance))
+        found = [agreement.worst(name, routes, value, other, t) for routes, other, t in pairs]
+        kept = [difference for difference in found if difference is not None]
+        self.differences += kept
+        if kept:
+            return "convention" if self.singular or self.borders else "mismatch"
+        return "skipped" if torch is None else "agree"
+
+    def _chain_rows(self) -> dict[tuple[str, str], tuple[Array, Array]]:
+        """Every block by the chain rule on the graph of the backward pass, a row at a time."""
+        graph = self.steps.at(len(self.steps.nodes) - 1)
+        small = sum(math.prod(leaf.shape) for leaf in self.leaves) <= WHOLE // 2
+        exact = is_small(graph) and small
+        values = self._all_values()
+        found = {}
+        for a in self.leaves:
+            id = self.steps.gradients.get(a.label)
+            rows: dict[str, list[Any]] = {b.label: [] for b in self.leaves}
+            chain = None
+            if id is not None:
+                chain = ChainRule(self.steps.at(id), values, exact=exact)
+            for place in np.ndindex(*a.shape):
+                if chain is not None:
+                    basis = np.zeros(a.shape)
+                    basis[place] = 1.0
+                    chain.upstream.clear()
+                    chain.contributions.clear()
+                    chain.backward(basis, list(self.problem.wanted))
+                for b in self.leaves:
+                    pair = None if chain is None else chain.upstream.get(b.id)
+                    zero = np.zeros(b.shape)
+                    rows[b.label].append(
+                        (zero, zero)
+                        if pair is None
+                        else (cleaned(pair, exact=exact), np.asarray(pair[1], dtype=np.float64))
+                    )
+            for b in self.leaves:
+                shape = a.shape + b.shape
+                found[a.label, b.label] = (
+                    np.array([row[0] for row in rows[b.label]]).reshape(shape),
+                    np.array([row[1] for row in rows[b.label]]).reshape(shape),
+                )
+        return found
+
+    def _all_values(self) -> dict[str, Array]:
+        """The values of every leaf of the graphs; directions that are not asked for are 1."""
+        leaves = {n.label: n.shape for n in self.steps.nodes if n.is_leaf}
+        return {
+            label: np.asarray(self.values.get(label, np.ones(shape)))
+            for label, shape in leaves.items()
+        }
+
+    # -- titles ----------------------------------------------------------------------------------
+
+    def _titled(self, shown: Shown, a: Node, b: Node) -> tuple[str, str]:
+        """The formula's lines with ``∂²L/∂a∂b`` to the left."""
+        left, _, right = shown.text.partition(" = ")
+        above, below = left[1:].rsplit("/∂", 1)
+        text = self._left(a, above.removeprefix(f"{a.label}.grad"), b, below[len(b.label) :])
+        tex_left, _, tex_right = shown.latex.partition(" = ")
+        places = re.fullmatch(r"\\frac\{\\partial (.*)\}\{\\partial (.*)\}", tex_left)
+        tops = ["", ""]
+        if places is not None:
+            name = LatexPrinter(Letters(())).name
+            tops = [
+                places[1].removeprefix(name(f"{a.label}.grad")),
+                places[2].removeprefix(name(b.label)),
+            ]
+        return f"{text} = {right}", f"{self._latex_left(a, tops[0], b, tops[1])} = {tex_right}"
+
+    def _left(self, a: Node, at: str, b: Node, there: str) -> str:
+        scalar = self.hessian.scalar
+        if a.id == b.id and not a.shape:
+            return f"∂²{scalar}/∂{a.label}²"
+        return f"∂²{scalar}/∂{a.label}{at}∂{b.label}{there}"
+
+    def _latex_left(self, a: Node, at: str, b: Node, there: str) -> str:
+        name = LatexPrinter(Letters(())).name
+        below = rf"\partial {name(a.label)}{at} \, \partial {name(b.label)}{there}"
+        if a.id == b.id and not a.shape:
+            below = rf"\partial {name(a.label)}^2"
+        return rf"\frac{{\partial^2 {name(self.hessian.scalar)}}}{{{below}}}"
+
+    # -- the whole -------------------------------------------------------------------------------
+
+    def _whole(self) -> None:
+        h = self.hessian
+        reach = self.run.graph.reach(list(self.problem.wanted))
+        moving = {n.label for n in self.run.graph.nodes if n.id in reach}
+        h.constant = all(_is_constant(block.formula, moving) for block in h.blocks.values())
+        h.smooth = not any(
+            n.op is not None and (n.op.kink or n.op.singular or n.op.singular_at is not None)
+            for n in self.run.graph.nodes
+            if n.id in reach & self.run.graph.needed()
+        )
+        if not self.asked.whole:
+            return
+        sizes = [math.prod(leaf.shape) for leaf in self.leaves]
+        rows = []
+        allowed = []
+        for a, n in zip(self.leaves, sizes, strict=True):
+            blocks = [h.blocks[a.label, b.label] for b in self.leaves]
+            rows.append(
+                [np.asarray(k.value).reshape(n, m) for k, m in zip(blocks, sizes, strict=True)]
+            )
+            allowed.append(
+                [np.asarray(k.tolerance).reshape(n, m) for k, m in zip(blocks, sizes, strict=True)]
+            )
+        h.matrix = np.block(rows) if sum(sizes) else np.zeros((0, 0))
+        if not h.matrix.size or not np.isfinite(h.matrix).all():
+            return
+        slack = np.block(allowed)
+        h.symmetric = bool((np.abs(h.matrix - h.matrix.T) <= slack + slack.T).all())
+        if h.symmetric:
+            h.eigenvalues = _eigenvalues(h.matrix)
+            h.definiteness = _definiteness(h.eigenvalues)
+
+    # -- H·u -------------------------------------------------------------------------------------
+
+    def _products(self) -> None:
+        weights, given = self.asked.weights, self.asked.u is not None
+        graph = self.formulas.at(len(self.formulas.nodes) - 1)
+        exact = is_small(graph) and self.asked.whole
+        form = ClosedForm(graph, self.values, np.ones(()), exact=exact)
+        form.scalar = form.loss_name = self.p_name
+        chain = None
+        if weights is not None:
+            steps = self.steps.at(len(self.steps.nodes) - 1)
+            chain = ChainRule(steps, self.values, exact=exact and is_small(steps))
+            chain.backward(np.ones(()), list(self.problem.wanted))
+        for leaf in self.leaves:
+            shown = form.shown_gradient(leaf)
+            text, latex = self._product_titles(shown, leaf)
+            zero = np.zeros(leaf.shape)
+            product = Product(
+                leaf.label, shown.formula, text, latex, shown.where, shown.ranges, zero, zero,
+                None, zero, given=given,
+            )  # fmt: skip
+            if chain is not None:
+                pair = form.gradient_value(leaf)
+                stepped = chain.upstream.get(leaf.id)
+                size = pair[1] if stepped is None else np.maximum(pair[1], stepped[1])
+                product.value = cleaned(pair, exact=exact)
+                if stepped is not None:
+                    product.chain_rule = cleaned(stepped, exact=chain.exact)
+                if self.answer is not None:
+                    kept = self.answer.product.get(leaf.label)
+                    product.torch = zero if kept is None else kept
+                product.tolerance = self._bound(size, product.value, self.problem.dtype)
+                product.verdict = self._compare(
+                    f"(H·{self.u_name})" + (f".{leaf.label}" if len(self.leaves) > 1 else ""),
+                    product.value, product.chain_rule, product.torch, product.tolerance,
+                    self._bound(size, product.value, "float64"),
+                )  # fmt: skip
+            self.hessian.products[leaf.label] = product
+
+    def _product_titles(self, shown: Shown, leaf: Node) -> tuple[str, str]:
+        left, _, right = shown.text.partition(" = ")
+        at = left.rsplit("/∂", 1)[1][len(leaf.label) :]
+        tex_left, _, tex_right = shown.latex.partition(" = ")
+        places = re.fullmatch(r"\\frac\{\\partial .*\}\{\\partial (.*)\}", tex_left)
+        name = LatexPrinter(Letters(())).name
+        tex_at = places[1].removeprefix(name(leaf.label)) if places is not None else ""
+        of = "" if len(self.leaves) == 1 else f".{leaf.label}"
+        u = self.u_name
+        tex_of = "" if not of else rf"^{{({name(leaf.label)})}}"
+        return f"(H·{u}){of}{at} = {right}", f"(H {u}){tex_of}{tex_at} = {tex_right}"
+
+    # -- verdict ---------------------------------------------------------------------------------
+
+    def check(self) -> Check:
+        h = self.hessian
+        verdicts = {item.verdict for item in (*h.blocks.values(), *h.products.values())}
+        tolerances = [
+            float(item.tolerance.max())
+            for item in (*h.blocks.values(), *h.products.values())
+            if item.tolerance is not None and item.tolerance.size
+        ]
+        status = "agree" if self.asked.shared is not None else "skipped"
+        if self.refused:
+            status = "failed"
+        for worse in ("convention", "mismatch"):
+            if worse in verdicts:
+                status = worse
+        return Check(
+            status, self.problem.dtype, max(tolerances, default=None), self.differences,
+            self.refused,
+        )  # fmt: skip
+
+    def _notes(self) -> None:
+        h = self.hessian
+        kinks = [point.node for point in self.singular if point.node.op and point.node.op.kink]
+        if kinks:
+            names = list(dict.fromkeys(node.op.name for node in kinks if node.op))
+            h.notes.append(
+                Note(
+                    "second-order kink",
+                    f"There is no second derivative there either: PyTorch differentiates the "
+                    f"formula that its backward of {' and '.join(names)} chose for the first one.",
+                    {"nodes": [node.label for node in kinks]},
+                )
+            )
+        for node, index in self.borders:
+            if node.op is None or node in kinks:
+                continue
+            h.notes.append(
+                Note(
+                    "second-order kink",
+                    f"{place_of(node.label, index)} is where the formula of {node.op.name} changes: "
+                    "its second derivative may differ on the two sides, and PyTorch takes that of "
+                    "the side on which its backward stands.",
+                    {"nodes": [node.label], "index": list(index)},
+                )
+            )
+        if not self.asked.whole:
+            h.notes.append(
+                Note(
+                    "large",
+                    f"H has more than {WHOLE}×{WHOLE} entries: it is not computed whole, and the "
+                    "routes are compared along "
+                    + ("the vector." if self.asked.u is not None else "a direction of no pattern."),
+                )
+            )
+        if h.symmetric is False:
+            h.notes.append(
+                Note(
+                    "not symmetric",
+                    "The mixed derivatives differ with their order here: the point is singular, "
+                    "and the order in which limits are taken matters.",
+                )
+            )
+        if h.definiteness and not h.constant:
+            gradients = h.first.gradients.values()
+            if all(not g.value.any() for g in gradients):
+                word = {
+                    "positive definite": "a strict local minimum",
+                    "negative definite": "a strict local maximum",
+                    "indefinite": "a saddle point",
+                }.get(h.definiteness)
+                if word:
+                    h.notes.append(
+                        Note("stationary", f"The gradient is 0 here, so this is {word}.")
+                    )
+
+
+def borders(run: _Run) -> list[tuple[Node, tuple[int, ...]]]:
+    """Operations at a point where the condition between two of their formulas changes."""
+    reach = run.graph.reach(run.wanted) & run.graph.needed()
+    found = []
+    for node in run.graph.nodes:
+        if node.id not in reach or node.op is None or not node.op.pointwise:
+            continue
+        axes = tuple(sympy.Symbol(f"i{n}", integer=True) for n in range(len(node.shape)))
+        arrays: dict[str, Array] = {}
+        names: dict[str, Any] = {}
+        for parameter, arg in zip(node.op.parameters, node.args, strict=True):
+            if isinstance(arg, Ref):
+                value = to_float(run.chain.forward[arg.id][0])
+                arrays[parameter.name] = np.broadcast_to(value, node.shape)
+                symbol = sympy.Symbol(parameter.name, real=True)
+                names[parameter.name] = (
+                    sympy.Indexed(sympy.IndexedBase(symbol), *axes) if axes else symbol
+                )
+            elif isinstance(arg, (int, float)):
+                names[parameter.name] = number(arg)
+        try:
+            formula = build(node.op.formula, names)
+        except (KeyError, TypeError, ValueError):
+            continue  # an argument that is no number: nothing to compare
+        evaluator = Evaluator(
+            lambda name, arrays=arrays: (arrays[name], np.abs(arrays[name])),  # type: ignore[misc]
+            dict(zip(axes, node.shape, strict=True)),
+            exact=False,
+        )
+        for relation in sorted(formula.atoms(Relational), key=str):
+            edge = sympy.Eq(relation.lhs, relation.rhs, evaluate=False)
+            mask = evaluator.holds(edge, axes, node.shape)
+            if mask.any():
+                found.append((node, tuple(int(i) for i in np.argwhere(mask)[0])))
+                break
+    return found
+
+
+def _words(words: str, scalar: str, a: Node, b: Node) -> str:
+    """The structure of a block: it is the Jacobian of a gradient, but that need not be said."""
+    if words.startswith("zero"):
+        return "zero"
+    return re.sub(r" \([^()]* is linear in [^()]*\)", "", words)
+
+
+def _is_constant(formula: Any, moving: set[str]) -> bool:
+    """Whether none of the values in a formula depends on the inputs."""
+    return all(
+        s.is_integer or s.name.removesuffix(".grad") not in moving
+        for s in sympy.sympify(formula).atoms(sympy.Symbol)
+    )
+
+
+def _eigenvalues(matrix: Array) -> tuple[float, ...]:
+    """Of the symmetric part, in ascending order, rounding noise put to 0."""
+    half = (matrix + matrix.T) / 2
+    n = len(half)
+    found = mp.eigsy(mp.matrix(half.tolist()), eigvals_only=True)
+    values = sorted(float(found[k]) for k in range(n))
+    largest = max(map(abs, values), default=0.0)
+    noise = 64 * n * agreement.ROUNDOFF["float64"] * largest
+    return tuple(0.0 if abs(value) <= noise else value for value in values)
+
+
+def _definiteness(eigenvalues: Sequence[float]) -> str:
+    low, high = min(eigenvalues), max(eigenvalues)
+    if low == high == 0:
+        return "zero"
+    if low > 0:
+        return "positive definite"
+    if high < 0:
+        return "negative definite"
+    if low == 0:
+        return "positive semidefinite"
+    if high == 0:
+        return "negative semidefinite"
+    return "indefinite"

@@ -1,0 +1,299 @@
+"""Second derivatives against PyTorch's double backward, and how they are shown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import sample
+
+import gradexplain
+from gradexplain.cli import main
+from gradexplain.errors import UnsupportedError
+from gradexplain.ops import all_ops
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+
+
+def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert main(["hessian", *arguments, "--format", "json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def by_pytorch(expression: str, at: dict[str, Any]) -> dict[tuple[str, str], Any]:
+    """``torch.autograd.functional.hessian`` of a scalar expression."""
+    names = list(at)
+    inputs = tuple(torch.tensor(v, dtype=torch.float64) for v in at.values())
+
+    def function(*values: Any) -> Any:
+        scope = {n: getattr(torch, n) for n in ("tanh", "softmax", "log", "exp", "relu", "sin")}
+        scope |= dict(zip(names, values, strict=True))
+        *statements, last = expression.split("; ")
+        for statement in statements:
+            exec(statement, scope)
+        return eval(last, scope)
+
+    found = torch.autograd.functional.hessian(function, inputs)
+    return {
+        (a, b): found[i][j].numpy() for i, a in enumerate(names) for j, b in enumerate(names)
+    }
+
+
+# -- figures ----------------------------------------------------------------------------------
+
+
+def test_a_quadratic(capsys: pytest.CaptureFixture[str]) -> None:
+    found = document(capsys, "x1**2 + x2**2 + x1*x2", "--at", "x1=3", "--at", "x2=1")
+    assert found["schema"] == "gradexplain-hessian/1"
+    assert {name: g["value"] for name, g in found["gradients"].items()} == {"x1": 7, "x2": 5}
+    assert {name: block["value"] for name, block in found["hessian"].items()} == {
+        "x1,x1": 2, "x1,x2": 1, "x2,x1": 1, "x2,x2": 2,
+    }  # fmt: skip
+    assert all(block["torch"] == block["value"] for block in found["hessian"].values())
+    assert (found["eigenvalues"], found["definiteness"]) == ([1, 3], "positive definite")
+    assert (found["symmetric"], found["constant"]) == (True, True)
+    assert found["product"]["x1"]["formula"] == "(H·u).x1 = 2·u.x1 + u.x2"
+    assert found["product"]["x1"]["value"] is None
+    assert found["hessian"]["x1,x2"]["formula"] == "∂²y/∂x1∂x2 = 1"
+    assert found["hessian"]["x1,x1"]["latex"] == r"\frac{\partial^2 y}{\partial x1^2} = 2".replace(
+        "x1", r"\mathrm{x1}"
+    ).replace(r"\mathrm{\mathrm{x1}}", r"\mathrm{x1}")
+
+
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("(x**3).sum()", {"x": [1.0, 2.0]}),
+    ("(x*x).sum()**2", {"x": [1.0, -2.0, 0.5]}),
+    ("s = x.sum(dim=0); ((x/s)**2).sum()", {"x": [[2.0, 1], [3, 3], [5, 5]]}),
+    ("h = tanh(w@x); p = softmax(h, dim=0); -log(p[1])", {"w": [[0.1, 0.2], [0.3, -0.4]],
+                                                           "x": [0.2, 0.1]}),
+    ("exp(a*b).sum() + a.sum()*b.sum()", {"a": [0.5, 1.0], "b": [0.25, 2.0]}),
+    ("(relu(x)**2).sum()", {"x": [-1.0, 0.0, 2.0]}),
+    ("x.var() + x.std()", {"x": [1.0, 2.0, 4.0]}),
+    ("((A@x)*x).sum()", {"A": [[1.0, 2.0], [3.0, 4.0]], "x": [1.0, 2.0]}),
+    ("3*a + b", {"a": 1.0, "b": 2.0}),
+    ("x.prod()", {"x": [0.0, 2.0, 3.0]}),
+    ("sin(x).mean(dim=1).sum()", {"x": [[0.5], [1.5]]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("expression", "at"), CASES)
+def test_as_pytorch_has_it(expression: str, at: dict[str, Any]) -> None:
+    found = gradexplain.hessian(expression, at=at, vector="ones")
+    assert found.check is not None and found.check.status == "agree"
+    for (a, b), expected in by_pytorch(expression, at).items():
+        block = found.blocks[a, b]
+        assert block.value is not None and block.chain_rule is not None
+        assert block.shape == expected.shape
+        assert np.allclose(block.value, expected, rtol=1e-10, atol=1e-12)
+        assert np.allclose(block.chain_rule, expected, rtol=1e-10, atol=1e-12)
+    assert found.symmetric
+    assert found.matrix is not None and found.vector is not None
+    flat = np.concatenate([np.ravel(u) for u in found.vector.values()])
+    products = np.concatenate([p.value.ravel() for p in found.products.values()])
+    assert np.allclose(products, found.matrix @ flat, rtol=1e-10, atol=1e-12)
+    assert found.eigenvalues is not None
+    assert np.allclose(found.eigenvalues, np.linalg.eigvalsh(found.matrix), atol=1e-10)
+
+
+def test_the_weights_of_an_output(capsys: pytest.CaptureFixture[str]) -> None:
+    x = ["--at", "x=[[2,1],[3,3],[5,5]]", "--grad", "[[1,0],[0,2],[0.5,-1]]", "--vector", "ones"]
+    found = document(capsys, "s = x.sum(dim=0); x/s", *x)
+    assert found["scalar"] == "L"
+    assert found["product"]["x"]["value"][0] == pytest.approx([-0.018, -0.00411522633745])
+    assert found["hessian"]["x,x"]["where"] == ["s[k] = Σ_p x[p,k]"]
+    block = found["hessian"]["x,x"]
+    assert "block diagonal: zero unless k = l" in block["structure"]
+    assert np.allclose(np.array(block["value"]), np.array(block["torch"]), rtol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("expression", "at", "definiteness"),
+    [
+        ("x*x + y*y", {"x": 1, "y": 2}, "positive definite"),
+        ("-x*x - y*y", {"x": 1, "y": 2}, "negative definite"),
+        ("x*y", {"x": 1, "y": 2}, "indefinite"),
+        ("(x + y)**2", {"x": 1, "y": 2}, "positive semidefinite"),
+        ("-(x + y)**2", {"x": 1, "y": 2}, "negative semidefinite"),
+        ("x + y", {"x": 1, "y": 2}, "zero"),
+    ],
+)
+def test_definiteness(expression: str, at: dict[str, Any], definiteness: str) -> None:
+    found = gradexplain.hessian(f"z = {expression}", at=at)
+    assert found.definiteness == definiteness
+    assert found.constant
+
+
+def test_a_stationary_point() -> None:
+    found = gradexplain.hessian("x**4 + x**2 - y**2*exp(x)", at={"x": 0, "y": 0})
+    assert [note.text for note in found.notes] == [
+        "The gradient is 0 here, so this is a saddle point."
+    ]
+
+
+# -- which inputs, which vector ---------------------------------------------------------------
+
+
+def test_only_some_inputs() -> None:
+    found = gradexplain.hessian("((A@x)*x).sum()", at={"A": [[1, 2], [3, 4]], "x": [1, 2]}, wrt="x")
+    assert list(found.blocks) == [("x", "x")]
+    assert found.blocks["x", "x"].text == "∂²y/∂x[i]∂x[j] = A[j,i] + A[i,j]"
+    assert found.constant  # A does not move
+
+
+def test_an_input_that_is_not_reached() -> None:
+    found = gradexplain.hessian("h = a*a; b*b", at={"a": 2, "b": 3})
+    assert [float(np.asarray(b.value)) for b in found.blocks.values()] == [0, 0, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "products"),
+    [
+        (["--vector", "1,2"], {"x": 5, "y": 1}),
+        (["--vector", "x=1", "--vector", "y=2"], {"x": 5, "y": 1}),
+        (["--vector", "x=1"], {"x": 1, "y": -1}),
+        (["--vector", "ones"], {"x": 3, "y": 0}),
+    ],
+)
+def test_forms_of_the_vector(
+    capsys: pytest.CaptureFixture[str], options: list[str], products: dict[str, float]
+) -> None:
+    # H = [[1, 2], [-1, 1]] would not be symmetric: x²/2 − ... so this one is.
+    found = document(capsys, "x*x/2 + 2*x*y + y*y/2", "--at", "x=1", "--at", "y=1", *options)
+    h = np.array([[1.0, 2.0], [2.0, 1.0]])
+    u = {"1,2": [1, 2], "ones": [1, 1]}.get(options[-1], [1, 2 if len(options) == 4 else 0])
+    expected = h @ np.array(u)
+    assert [p["value"] for p in found["product"].values()] == expected.tolist()
+    del products
+
+
+def test_a_large_hessian_is_checked_along_a_direction() -> None:
+    found = gradexplain.hessian("(x*x).sum()**2", shapes={"x": (50,)})
+    block = found.blocks["x", "x"]
+    assert block.value is None and found.matrix is None and found.eigenvalues is None
+    assert found.check is not None and found.check.status == "agree"
+    assert block.text == "∂²y/∂x[i]∂x[j] = 4·t2·δ(i,j) + 8·x[j]·x[i]"
+    assert found.to_dict()["product"]["x"]["value"] is None
+    assert [note.kind for note in found.notes] == ["large"]
+
+
+def test_float32() -> None:
+    found = gradexplain.hessian("exp(x).sum()", at={"x": [0.1, 0.7]}, dtype="float32")
+    assert found.check is not None and found.check.status == "agree"
+
+
+def test_without_the_check() -> None:
+    found = gradexplain.hessian("x**3", at={"x": 2}, check=False)
+    assert found.check is not None and found.check.status == "skipped"
+    assert found.blocks["x", "x"].torch is None
+
+
+# -- singular points --------------------------------------------------------------------------
+
+
+def test_a_kink_of_the_first_derivative() -> None:
+    found = gradexplain.hessian("x.abs().sum()", at={"x": [-1, 0]})
+    assert found.check is not None and found.check.status == "agree"
+    assert [note.kind for note in found.notes] == ["kink", "second-order kink"]
+    assert "It is constant wherever it exists." in str(found)
+
+
+def test_a_kink_of_the_second_derivative_alone() -> None:
+    found = gradexplain.hessian("elu(x)", at={"x": 0.0})
+    assert found.check is not None and found.check.status == "convention"
+    assert any("second derivative may differ on the two sides" in n.text for n in found.notes)
+
+
+def test_an_infinite_second_derivative() -> None:
+    found = gradexplain.hessian("x**1.5", at={"x": 0.0})
+    assert found.check is not None and found.check.status == "agree"
+    assert float(np.asarray(found.blocks["x", "x"].value)) == float("inf")
+    assert found.eigenvalues is None and found.definiteness == ""
+
+
+# -- every operation --------------------------------------------------------------------------
+
+OPS = [
+    pytest.param(op, id=op.schema.partition("(")[0] + f"-{n}")
+    for n, op in enumerate(all_ops())
+    if op.samples and not op.integer and not op.stops
+]
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_operation_is_differentiated_twice(op: Any) -> None:
+    """The routes agree, or one of them says why it cannot: never another number."""
+    expression, shapes = sample(op.samples[0])
+    try:
+        found = gradexplain.hessian(
+            f"out = {expression}; (out*out*0.5 + out).sum()", at=_values(shapes)
+        )
+    except UnsupportedError:
+        return
+    except gradexplain.InputError as error:
+        pytest.skip(f"the sample wants other inputs: {error.message}")
+    assert found.check is not None
+    assert found.check.status in ("agree", "convention") or found.check.reason, found.check
+
+
+def _values(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Values of no pattern within (0, 1)."""
+    source = np.random.default_rng(7)
+    return {name: source.uniform(0.15, 0.85, shape) for name, shape in shapes.items()}
+
+
+# -- errors -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["x*x", "--at", "x=1,2"], "grad can be implicitly created only for scalar outputs"),
+        (["x*x", "--vector", "1,2"], "mismatch in shape: --vector has shape (2,) and x has shape ()"),
+        (["x*y", "--vector", "1,2,3"], "mismatch in shape: --vector has shape (3,) and the inputs"),
+        (["x*y", "--vector", "z=1"], "--vector z: no input of that name"),
+        (["x*y", "--vector", "x=1", "--vector", "x=2"], "--vector x is given twice"),
+        (["x*y", "--vector", "1", "--vector", "2"], "--vector is given twice"),
+        (["x*y", "--vector", "x=1,2"], "mismatch in shape: --vector x has shape (2,)"),
+        (["x*y", "--grad", "1", "--grad", "2"], "--grad is given 2 times"),
+        (["3.0"], "there is no input to differentiate by"),
+    ],
+)  # fmt: skip
+def test_errors(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    assert main(["hessian", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("gradexplain: " + expected)
+    assert captured.err.count("remedy:") == 1
+
+
+# -- pages ------------------------------------------------------------------------------------
+
+PAGES = sorted(SAMPLES.glob("hessian_*.args"))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("width", [80, 100])
+def test_pages_fit(path: Path, width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = path.read_text("utf-8").splitlines()
+    assert main([*arguments, "--width", str(width)]) == 0
+    page = capsys.readouterr().out
+    assert max(map(len, page.splitlines())) <= width
+    if width == 100:
+        assert page == path.with_suffix(".txt").read_text("utf-8")
+
+
+def test_the_page_from_python_is_the_command_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["hessian", "x**3", "--at", "x=2"]) == 0
+    assert str(gradexplain.hessian("x**3", at={"x": 2})) == capsys.readouterr().out
+
+
+def test_a_file_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "h.json"
+    assert main(["hessian", "x**3", "--format", "json", "--output", str(path)]) == 0
+    assert json.loads(path.read_text("utf-8"))["hessian"]["x,x"]["formula"] == "∂²y/∂x² = 6·x"
