@@ -93,10 +93,11 @@ def _code(
     if not found.full:
         lines = sorted({b.site.line for b in found.all if b.site is not None})
         where = ", ".join(map(str, lines[:10]))
-        what = f"call {call}" if call is not None else f"a call on line {at_line}"
+        what = f"call {call}" if call is not None else f"call on line {at_line}"
+        count = len(found.all)
         raise InputError(
-            f"{name} has no {what}",
-            remedy=f"it calls backward {len(found.all)} times, on line {where}",
+            f"there is no {what} in {name}",
+            remedy=f"it calls backward {count} time{'s' * (count != 1)}, on line {where}",
         )
     codes = {_EXIT[c.check.status] for c in found.calls if c.check is not None}
     return 1 if 1 in codes else max(codes, default=0)

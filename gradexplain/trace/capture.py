@@ -618,8 +618,13 @@ class Capture:
                 found.append(LeftOut(name, shape, why))
             else:
                 found.append(LeftOut(name, shape, _why(cut), cut.site))
+        used = {value.names[0] for value in snapshot.values if value.names}
+        for name, tensor in self.variables.tensors:
+            frozen = isinstance(tensor, torch.nn.Parameter) and not tensor.requires_grad
+            if frozen and name not in used:
+                found.append(LeftOut(name, tuple(tensor.shape), "it does not require grad"))
         for value in snapshot.values:
-            if value.kind != "constant" or not value.names:
+            if value.kind != "constant" or not value.names or value.names == ("mask",):
                 continue
             site = None
             if value.cuts:

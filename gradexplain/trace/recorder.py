@@ -12,7 +12,7 @@ import inspect
 import sys
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,7 +152,9 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
         self._walks: dict[Any, int] = {}
         self._paused = 0
         self._apply: Any = None
-        self._steps: Any = None
+        self._steps: list[Any] = []
+        #: Whether it has stepped aside for an optimizer.
+        self._stepping = False
         #: Whether operations are recorded: not once nothing more is to be explained.
         self.recording = True
         self.changes: deque[Change] = deque(maxlen=_CHANGES)
@@ -164,7 +166,10 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
     # -- entering --------------------------------------------------------------------------------
 
     def __enter__(self) -> Any:
-        from torch.optim.optimizer import register_optimizer_step_post_hook
+        from torch.optim.optimizer import (
+            register_optimizer_step_post_hook,
+            register_optimizer_step_pre_hook,
+        )
 
         function = torch.autograd.Function
         self._apply = function.__dict__["apply"]
@@ -175,16 +180,33 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
             return recorder._custom(original, cls, args, kwargs)
 
         function.apply = classmethod(apply)
-        self._steps = register_optimizer_step_post_hook(self._stepped)
+        self._steps = [
+            register_optimizer_step_pre_hook(self._step),
+            register_optimizer_step_post_hook(self._stepped),
+        ]
         return super().__enter__()
 
     def __exit__(self, *details: Any) -> None:
         torch.autograd.Function.apply = self._apply
-        self._steps.remove()
-        super().__exit__(*details)
+        for hook in self._steps:
+            hook.remove()
+        if not self._stepping:  # else a step raised an error, and it is off the stack
+            super().__exit__(*details)
+        self._stepping = False
         self._cuts.clear()
 
+    def _step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """Step aside while an optimizer makes its many small updates, unless it calls a closure."""
+        closure = kwargs.get("closure") or any(callable(arg) for arg in args[1:])
+        if closure or self._stepping or not _is_on_top(self):
+            return
+        self._stepping = True
+        torch._C._pop_torch_function_stack()
+
     def _stepped(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if self._stepping:
+            self._stepping = False
+            torch._C._push_on_torch_function_stack(self)
         self.steps.append((type(optimizer).__name__, site(sys._getframe(1))))
 
     # -- calls -----------------------------------------------------------------------------------
@@ -230,7 +252,7 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
         return result
 
     def _record(
-        self, kind: Kind, args: Any, kwargs: Any, outputs: list[tuple[Any, tuple[int, ...]]]
+        self, kind: Kind, args: Any, kwargs: Any, outputs: Sequence[tuple[Any, tuple[int, ...]]]
     ) -> None:
         operands: list[Operand] = []
         packed = tuple([self._pack(arg, operands) for arg in args])
@@ -408,6 +430,11 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
                     if KEY not in tensor.grad_fn.metadata:
                         _attach(tensor.grad_fn, tensor.output_nr, call, path)
         return result
+
+
+def _is_on_top(mode: Any) -> bool:
+    depth = torch._C._len_torch_function_stack()
+    return depth > 0 and torch._C._get_function_stack_at(depth - 1) is mode
 
 
 def _attach(node: Any, nr: int, call: Call, path: tuple[int, ...]) -> None:
