@@ -499,12 +499,44 @@ class Evaluator:
         bound = [q for q, *_ in e.limits]
         body = e.function
         factors = list(sympy.Mul.make_args(body))
+        running = self._running_sum(factors, bound, scope)
+        if running is not None:
+            return running
         if len(factors) > 1 and not self.exact:
             done = self._einsum(factors, bound, scope)
             if done is not None:
                 return done
         part = self._eval(body, scope)
         return self._reduced(part, bound, scope)
+
+    def _running_sum(
+        self, factors: Sequence[Any], bound: Sequence[Any], scope: Mapping[Any, int]
+    ) -> _Part | None:
+        """``Σ_p f(p)·[p ≤ i]`` in one pass, where nothing else has the index ``i``."""
+        conditions = [
+            f for f in factors
+            if isinstance(f, Bracket) and isinstance(f.condition, (sympy.Le, sympy.Ge))
+        ]  # fmt: skip
+        if len(bound) != 1 or len(conditions) != 1:
+            return None
+        condition = conditions[0].condition
+        (q,) = bound
+        sides = condition.args
+        other = sides[1] if sides[0] == q else sides[0]
+        rest = sympy.Mul(*(f for f in factors if f is not conditions[0]))
+        if q not in sides or not other.is_Symbol or rest.has(other) or scope[other] != scope[q]:
+            return None
+        part = self._eval(rest, scope)
+        if q not in part.axes:
+            return None
+        place = part.axes.index(q)
+        upward = isinstance(condition, sympy.Le) == (sides[0] == q)
+        turn = slice(None) if upward else slice(None, None, -1)
+        pick = tuple(turn if axis == place else slice(None) for axis in range(len(part.axes)))
+        axes = tuple(other if axis == q else axis for axis in part.axes)
+        value = np.cumsum(part.value[pick], axis=place)[pick]
+        size = None if part.size is None else np.cumsum(part.size[pick], axis=place)[pick]
+        return _Part(as_array(value), size, axes)
 
     def _reduced(self, part: _Part, bound: Sequence[Any], scope: Mapping[Any, int]) -> _Part:
         places = tuple(part.axes.index(q) for q in bound if q in part.axes)

@@ -147,12 +147,12 @@ _elementwise(
      "F.binary_cross_entropy(x[2,3]/7, t[2,3]/13, reduction='none')",
      "F.binary_cross_entropy(x[3]/4, t[3]/7, weight=[1, 2, 3], reduction='sum')"),
     derivatives={
-        "input": "(input - target)/max(input*(1 - input), 1e-12)"
+        "input": "(input - target)/max(input*(1 - input), 9.999999960041972e-13)"
                  "*(1 if weight is None else weight)",
         "target": "(log(1 - input) - log(input))*(1 if weight is None else weight)",
     },
     singular=lambda x, *_: (x <= 0) | (x >= 1),
-    kink="at 0 and 1 PyTorch holds the logarithm at −100 and the denominator x·(1 − x) at 1e-12",
+    kink="at 0 and 1 PyTorch holds the logarithm at −100 and the denominator x·(1 − x) at 1e-12 (in single precision)",
 )
 _elementwise(
     "binary_cross_entropy_with_logits(Tensor input, Tensor target, Tensor? weight=None, "

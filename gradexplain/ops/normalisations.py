@@ -355,26 +355,26 @@ register(Op(
 ))
 
 
-def _local_response(b: Any, x: Any, size_: int, alpha: float, beta: float, k: float) -> Any:
+def _local_response(k: Any, x: Any, size_: int, alpha: float, beta: float, offset: float) -> Any:
     """``x/(k + α·mean of the squares of neighbouring channels)^β``."""
-    shape = b.shape(x)
-    if len(shape) < 3:
+    c = k.bound(x.shape[1])
+    here = k.i[1]
+    near = k.bracket(c >= here - size_ // 2) * k.bracket(c <= here + (size_ - 1) // 2)
+    total = k.sum(x[(k.i[0], c, *k.i[2:])] ** 2 * near, c)
+    return x[k.i] / (k.number(offset) + k.number(alpha) * total / size_) ** k.number(beta)
+
+
+def _response_shape(x: Shape, *_: Any) -> Shape:
+    if len(x) < 3:
         raise InputError(
-            f"local_response_norm needs shape (N, C, L, …), found {show_shape(shape)}",
+            f"local_response_norm needs shape (N, C, L, …), found {show_shape(x)}",
             remedy="the channel is dimension 1",
         )
-    squares = b.call("square", x)
-    rows = []
-    for channel in range(shape[1]):
-        low, high = max(channel - size_ // 2, 0), min(channel + (size_ - 1) // 2 + 1, shape[1])
-        near = b.call("getitem", squares, (slice(None), slice(low, high)))
-        rows.append(b.call("sum", near, 1))
-    total = b.call("stack", rows, 1)
-    scale = b.call("add", b.call("mul", b.call("div", total, size_), alpha), k)
-    return b.call("div", x, b.call("pow", scale, beta))
+    return x
 
 
 register(Op(
     "local_response_norm(Tensor input, int size, float alpha=0.0001, float beta=0.75, float k=1)",
-    _FAMILY, homes="F", expand=_local_response, samples=("F.local_response_norm(x[1,3,2], 2)",),
+    _FAMILY, homes="F", shape=_response_shape, element=_local_response,
+    samples=("F.local_response_norm(x[1,3,2], 2)", "F.local_response_norm(x[2,4,2], 3, alpha=0.5)"),
 ))

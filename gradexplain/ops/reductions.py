@@ -271,10 +271,10 @@ def _nothing(*_: Any) -> None:
 
 
 def _pick(name: str, index: Any, *, keeps: bool = False, extra: str = "", call: Any = None,
-          samples: tuple[str, ...], which: str) -> None:
+          samples: tuple[str, ...], which: str, unsure: bool = False) -> None:
     """``name(input, dim)`` → (values, indices): the values are ``x`` at the indices.
 
-    ``keeps`` for a result of the input's shape (``cummax``); ``extra`` is another argument before
+    ``unsure`` where PyTorch does not say which of the elements that tie it picks; ``keeps`` for a result of the input's shape (``cummax``); ``extra`` is another argument before
     ``dim`` (``kthvalue``'s k).
     """
     helper = register(Op(
@@ -316,9 +316,19 @@ def _pick(name: str, index: Any, *, keeps: bool = False, extra: str = "", call: 
     def torch(torch: Any, x: Any, *args: Any) -> Any:
         return getattr(torch, name)(x, *args[:-1])[0]
 
+    def tied(y: Any, x: Any, *args: Any) -> Any:
+        import numpy as np
+
+        dim, keepdim = args[-3], args[-2]
+        if x.ndim == 0:
+            return np.zeros((), dtype=bool)
+        wide = y if keepdim else np.expand_dims(y, dim)
+        return np.reshape((x == wide).sum(axis=dim) > 1, y.shape)
+
     values = register(Op(
         f"{name}(Tensor input{before}, int dim{keepdim}, Aux indices)", _FAMILY, (), homes="",
-        shape=shape, element=element, aux=aux, torch=torch,
+        shape=shape, element=element, aux=aux, torch=torch, kink=_WHICH if unsure else "",
+        singular_at=tied if unsure else None,
     ))
 
     def expand(b: Any, x: Any, *args: Any) -> Any:
@@ -342,9 +352,11 @@ _pick("max", _argmax, which=_PICKED,
                "v2, i = x[2,3].max(-1); v2*2"))
 _pick("min", _argmin, which=_PICKED,
       samples=("x[2,3].min(dim=1).values", "min(x[2,3], 0)[0]"))
-_pick("median", _ordered(lambda n: (n - 1) // 2), which=_PICKED,
+_WHICH = "which of the elements that tie PyTorch picks, and gives the gradient to, is not specified"
+
+_pick("median", _ordered(lambda n: (n - 1) // 2), which=_WHICH, unsure=True,
       samples=("x[2,3].median(dim=1).values", "median(x[4,2], 0)[0]"))
-_pick("kthvalue", _ordered(lambda n, k: k - 1), extra="int k", which=_PICKED,
+_pick("kthvalue", _ordered(lambda n, k: k - 1), extra="int k", which=_WHICH, unsure=True,
       samples=("kthvalue(x[5], 2).values", "x[2,3].kthvalue(3, 0 - 1)[0]"))
 _pick("cummax", _running(lambda new, best: new < best), keeps=True, which=_PICKED,
       samples=("cummax(sin(x[5]), 0).values", "x[2,3].cummax(dim=1)[0]"))
