@@ -50,6 +50,10 @@ _CONSTANTS = {
     "nan": math.nan, "tau": math.tau,
 }  # fmt: skip
 
+#: What draws random numbers.
+_RANDOM = {"rand", "randn", "randint", "randperm", "bernoulli", "multinomial", "normal", "dropout",
+           "uniform", "poisson", "dropout1d", "dropout2d", "alpha_dropout", "empty"}  # fmt: skip
+
 #: Where a bare name is looked for, in this order.
 _BARE = ("torch", "F", "linalg", "special", "Tensor")
 
@@ -609,6 +613,11 @@ def _unknown(name: str, what: str, path: str | None = None, attributes: bool = F
     last = {spelling.rpartition(".")[2] for spelling in all_spellings()} - {"getitem", "positive"}
     near = difflib.get_close_matches(name, sorted(last), n=1, cutoff=0.7)
     remedy = f"did you mean `{near[0]}`?" if near else "`gradexplain ops` lists what is known"
+    if name.rstrip("_").removesuffix("_like") in _RANDOM:
+        return UnsupportedError(
+            f"{shown} is not supported: it is random, and an explanation is the same every time",
+            remedy="name an input instead, and give it values with --at",
+        )
     if _known_to_torch(name, attributes):
         nearest = f"; the nearest that is: `{near[0]}`" if near else ""
         return UnsupportedError(

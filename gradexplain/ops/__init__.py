@@ -3,6 +3,8 @@
 from gradexplain.ops import (
     activations,
     contractions,
+    creation,
+    linalg,
     losses,
     normalisations,
     pointwise,
@@ -27,6 +29,8 @@ __all__ = [
     "by_schema",
     "by_spelling",
     "contractions",
+    "creation",
+    "linalg",
     "losses",
     "normalisations",
     "pointwise",

@@ -78,7 +78,7 @@ def _ranks(name: str, first: int, second: int) -> Any:
 
 register(Op(
     "matmul(Tensor input, Tensor other)", _FAMILY, infix="{} @ {}",
-    shape=_matmul_shape, element=_matmul, aliases=("torch.linalg.matmul",),
+    shape=_matmul_shape, element=_matmul, aliases=("linalg.matmul",),
     samples=("x[2,3] @ w[3,2]", "x[3] @ w[3]", "matmul(x[2,3], w[3])", "x[3] @ w[3,2]",
              "x[2,1,2,3] @ w[2,3,2]", "torch.matmul(x[2,3], w[2,3].T)"),
 ))

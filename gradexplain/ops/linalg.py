@@ -1,0 +1,621 @@
+# fmt: off
+"""Linear algebra on matrices and batches of them.
+
+An element formula would be hopeless here: a record gives the derivative in terms of its result
+(``∂Y[i,k]/∂X[j,l] = −Y[i,j]·Y[l,k]`` for the inverse) and computes values with a kernel, in float64 or,
+for small matrices, with digits to spare.  Source of the derivatives: M. B. Giles, "Collected matrix
+derivative results for forward and reverse mode algorithmic differentiation", 2008.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+from gradexplain.errors import InputError
+from gradexplain.ops.base import Op, Shape, broadcast, register, show_shape
+
+_FAMILY = "linear algebra"
+
+
+def _square(name: str) -> Callable[..., Shape]:
+    def shape(x: Shape, *_: Any) -> Shape:
+        if len(x) < 2 or x[-1] != x[-2]:
+            raise InputError(
+                f"{name} takes square matrices, found shape {show_shape(x)}",
+                remedy="the last two sizes must be equal",
+            )
+        return x
+
+    return shape
+
+
+def _ties(k: Any, out: Sequence[Any], there: Sequence[Any], shape: Shape) -> Any:
+    """Deltas on the batch dims, where a size of 1 is broadcast."""
+    out = out[len(out) - len(there):]
+    ties = k.S.S.One
+    for i, j, n in zip(out, there, shape, strict=True):
+        if n != 1:
+            ties *= k.delta(i, j)
+    return ties
+
+
+# -- kernels ---------------------------------------------------------------------------------------
+
+
+def _sizes(pair: Any) -> Any:
+    import numpy as np
+
+    return np.abs(np.asarray(pair[0], dtype=np.float64)) if pair[1] is None else pair[1]
+
+
+def _each(function: Callable[..., Any], exact: bool, *arrays: Any) -> Any:
+    """``function`` of every matrix of a batch; the batches of several arguments are broadcast.
+
+    The function gets arrays of floats, or mpmath matrices, and returns an array of either.
+    """
+    import numpy as np
+
+    from gradexplain.formula.functions import mp
+
+    batch = broadcast(*(array.shape[:-2] for array in arrays))
+    wide = [np.broadcast_to(a, batch + a.shape[-2:]) for a in arrays]
+    found = []
+    for place in np.ndindex(*batch):
+        parts = [a[place] for a in wide]
+        if exact:
+            parts = [mp.matrix(p.tolist()) if p.size else mp.matrix(*p.shape) for p in parts]
+        result = function(*parts)
+        if exact:
+            plain = hasattr(result, "tolist") and not isinstance(result, np.ndarray)
+            rows = result.tolist() if plain else result
+            shape = (result.rows, result.cols) if plain else np.shape(rows)
+            array = np.empty(shape, dtype=object)
+            for at in np.ndindex(*shape):
+                value: Any = rows
+                for n in at:
+                    value = value[n]
+                array[at] = mp.mpf(value)
+            result = array
+        found.append(result)
+    if not found:
+        sample = np.asarray(function(*(np.zeros(a.shape[-2:]) for a in arrays)) if not exact else 0.0)
+        return np.zeros(batch + sample.shape)
+    stacked = np.empty((len(found), *found[0].shape), dtype=object if exact else np.float64)
+    for n, part in enumerate(found):
+        stacked[n] = part if part.ndim else part[()]
+    return stacked.reshape(batch + found[0].shape)
+
+
+def _float(array: Any) -> Any:
+    import numpy as np
+
+    with np.errstate(all="ignore"):
+        return np.asarray(array, dtype=np.float64)
+
+
+def _inverse(name: str, exact: bool, array: Any) -> Any:
+    import numpy as np
+
+    from gradexplain.formula.functions import mp
+
+    def invert(a: Any) -> Any:
+        try:
+            return mp.inverse(a) if exact else np.linalg.inv(a)
+        except (ZeroDivisionError, np.linalg.LinAlgError):
+            raise InputError(
+                f"{name}: the matrix is singular: it has no inverse",
+                remedy="pinv has a value there",
+            ) from None
+
+    if array.shape[-1] == 0:
+        return array
+    return _each(invert, exact, array)
+
+
+def _inverse_value(exact: bool, x: Any) -> Any:
+    y = _inverse("inverse", exact, x[0])
+    return y, _inverse_size(y, x)
+
+
+def _inverse_size(y: Any, x: Any) -> Any:
+    import numpy as np
+
+    size = np.abs(_float(y))
+    return size @ (_sizes(x) + np.abs(_float(x[0]))) @ size + size
+
+
+def _cofactors(exact: bool, array: Any) -> Any:
+    """``det(X)·X⁻ᵀ``, which has a value for singular matrices too."""
+    import numpy as np
+
+    from gradexplain.formula.functions import mp
+
+    def by_svd(a: Any) -> Any:
+        u, s, vt = np.linalg.svd(a)
+        others = np.array([np.prod(np.delete(s, n)) for n in range(len(s))])
+        return np.linalg.det(u) * np.linalg.det(vt) * (u * others) @ vt
+
+    def by_minors(a: Any) -> Any:
+        n = a.rows
+        if n > 4:
+            d = mp.det(a)
+            if abs(d) > mp.mpf(10) ** -25 * mp.mnorm(a, 1) ** n:
+                return d * mp.inverse(a).T
+            return np.vectorize(mp.mpf, otypes=[object])(by_svd(np.array(a.tolist(), dtype=float)))
+        result = mp.matrix(n, n)
+        for i in range(n):
+            for j in range(n):
+                minor = mp.matrix(n - 1, n - 1)
+                for r in range(n - 1):
+                    for c in range(n - 1):
+                        minor[r, c] = a[r + (r >= i), c + (c >= j)]
+                result[i, j] = (-1) ** (i + j) * (mp.det(minor) if n > 1 else mp.one)
+        return result
+
+    if array.shape[-1] == 0:
+        return array
+    return _each(by_minors if exact else by_svd, exact, array)
+
+
+def _cofactors_value(exact: bool, x: Any) -> Any:
+    import numpy as np
+
+    y = _cofactors(exact, x[0])
+    n = x[0].shape[-1]
+    width = np.max(_sizes(x) + np.abs(_float(x[0])), axis=(-2, -1), keepdims=True, initial=0.0)
+    return y, np.abs(_float(y)) * n + (n * width) ** max(n - 1, 0)
+
+
+def _det_value(exact: bool, x: Any) -> Any:
+    import numpy as np
+
+    from gradexplain.formula.functions import mp
+
+    y = _each(mp.det if exact else np.linalg.det, exact, x[0]) if x[0].shape[-1] else (
+        _float(np.linalg.det(_float(x[0]))))
+    slope = np.abs(_float(_cofactors(exact, x[0])))
+    return y, np.abs(_float(y)) + np.sum(slope * (_sizes(x) + np.abs(_float(x[0]))), axis=(-2, -1))
+
+
+def _log_value(absolute: bool) -> Any:
+    def value(exact: bool, x: Any) -> Any:
+        import numpy as np
+
+        from gradexplain.formula.functions import mp
+
+        d, size = _det_value(exact, x)
+
+        def log(a: Any) -> Any:
+            a = abs(a) if absolute else a
+            return -mp.inf if a == 0 else mp.nan if a < 0 else mp.log(a)
+
+        with np.errstate(all="ignore"):
+            floats = np.abs(_float(d))
+            y = np.frompyfunc(log, 1, 1)(d) if exact else np.log(np.abs(d) if absolute else d)
+            return np.asarray(y), np.abs(_float(y)) + size / floats
+
+    return value
+
+
+# -- inverse and determinant -----------------------------------------------------------------------
+
+
+_SINGULAR = "the determinant of a singular matrix has a gradient, the cofactors, which PyTorch's " \
+    "backward returns as 0"
+
+
+def _inverse_slope(k: Any, x: Any, *_: Any) -> Any:
+    *batch, i, c = k.i
+    *there, j, m = k.j
+    return -_ties(k, batch, there, x.shape[:-2]) * k.out[(*batch, i, j)] * k.out[(*batch, m, c)]
+
+
+INVERSE = register(Op(
+    "inverse(Tensor input)", _FAMILY, shape=_square("inverse"), jacobian=_inverse_slope,
+    value=_inverse_value, aliases=("linalg.inv",),
+    show=lambda x: f"inverse({x})",
+    samples=("inverse(x[2,2])", "linalg.inv(x[2,2,2]**2)", "x[3,3].sin().inverse()"),
+))
+_COFACTORS = register(Op(
+    "cofactors(Tensor x)", _FAMILY, (), homes="", shape=_square("det"), stops=True, jacobian=lambda *_: None,
+    value=_cofactors_value, torch=lambda torch, x: torch.linalg.det(x),
+))
+
+
+def _per_matrix(k: Any, x: Any, slope: Any, *, turned: bool) -> Any:
+    """``∂y/∂X[j,l] = slope[j,l]`` (``slope[l,j]`` if turned), the same for each of a batch."""
+    *there, j, m = k.j
+    at = (*there, m, j) if turned else (*there, j, m)
+    return _ties(k, k.i, there, x.shape[:-2]) * slope[at]
+
+
+register(Op(
+    "det(Tensor input, Aux C)", _FAMILY, homes="torch Tensor linalg",
+    shape=lambda x, *_: _square("det")(x)[:-2],
+    jacobian=lambda k, x, c: _per_matrix(k, x, c, turned=False),
+    value=lambda exact, x, c: _det_value(exact, x),
+    aux=lambda b, x: (b.helper(_COFACTORS, x, label="C"),),
+    kink=_SINGULAR,
+    singular_at=lambda y, x, c: abs(y) <= 1e-12 * (1 + abs(x).max(axis=(-2, -1), initial=0) ** x.shape[-1]),
+    samples=("det(x[2,2])", "linalg.det(x[2,3,3].sin())", "x[3,3].cos().det()"),
+))
+
+
+def _log_of_det(name: str, absolute: bool, torch: Any, homes: str, samples: tuple[str, ...]) -> Op:
+    return register(Op(
+        f"{name}(Tensor input, Aux M)", _FAMILY, samples, homes=homes,
+        shape=lambda x, *_: _square(name)(x)[:-2],
+        jacobian=lambda k, x, m: _per_matrix(k, x, m, turned=True),
+        value=lambda exact, x, m: _log_value(absolute)(exact, x),
+        aux=lambda b, x: (b.helper(INVERSE, x, label="M"),), torch=torch,
+    ))
+
+
+_log_of_det("logdet", False, lambda torch, x, m: torch.logdet(x), "torch Tensor",
+            ("logdet(x[2,2].T @ x)", "logdet(x[2,3,3].sin() + 2*eye(3))"))
+_LOGABSDET = _log_of_det("logabsdet", True, lambda torch, x, m: torch.linalg.slogdet(x)[1], "", ())
+
+
+def _slogdet(b: Any, x: Any) -> Any:
+    sign = b.call("sign", b.call("det", x))
+    return b.results(("sign", "logabsdet"), sign, b.apply(_LOGABSDET, x))
+
+
+register(Op(
+    "slogdet(Tensor input)", _FAMILY, homes="torch Tensor linalg", expand=_slogdet,
+    samples=("slogdet(x[2,2]).logabsdet", "linalg.slogdet(x[2,3,3].sin())[1]"),
+))
+
+
+# -- solutions -------------------------------------------------------------------------------------
+
+
+def _is_vector(a: Shape, b: Shape) -> bool:
+    return len(b) == 1 or (len(a) - 1 == len(b) and tuple(b) == tuple(a[:-1]))
+
+
+def _solve_shape(a: Shape, b: Shape, left: bool, *_: Any) -> Shape:
+    _square("solve")(a)
+    vector = _is_vector(a, b)
+    full = (*b, 1) if vector else b
+    rows = full[-2] if left else full[-1]
+    if len(full) < 2 or rows != a[-1] or (vector and not left):
+        raise InputError(f"solve: the shapes {show_shape(a)} and {show_shape(b)} do not fit")
+    shape = broadcast(a[:-2], full[:-2]) + full[-2:]
+    return shape[:-1] if vector else shape
+
+
+def _solve_slope(k: Any, a: Any, b: Any, left: bool, m: Any) -> Any:
+    vector = _is_vector(a.shape, b.shape)
+    zero = k.S.S.Zero
+    *batch, i, c = (*k.i, zero) if vector else k.i
+    own = a if k.wrt == "A" else b
+    *there, j, n = (*k.j, zero) if vector and k.wrt == "B" else k.j
+    sizes = own.shape[: len(there)]
+    ties = _ties(k, batch, there, sizes)
+
+    def inverse(p: Any, q: Any) -> Any:
+        return m.broadcast((*batch, p, q))
+
+    def result(p: Any, q: Any) -> Any:
+        return k.out[(*batch, p)] if vector else k.out[(*batch, p, q)]
+
+    if k.wrt == "A":
+        return -ties * (inverse(i, j) * result(n, c) if left else result(i, j) * inverse(n, c))
+    if left:
+        return ties * inverse(i, j) * (1 if vector else k.delta(c, n))
+    return ties * k.delta(i, j) * inverse(n, c)
+
+
+def _solve_value(exact: bool, a: Any, b: Any, left: bool, m: Any) -> Any:
+    import numpy as np
+
+    vector = _is_vector(a[0].shape, b[0].shape)
+    inverse = _inverse("solve", exact, a[0])
+    right = b[0][..., None] if vector else b[0]
+    spread = _sizes(b)[..., None] if vector else _sizes(b)
+    y = inverse @ right if left else right @ inverse
+    wide, size = np.abs(_float(inverse)), np.abs(_float(y))
+    of_a = _sizes(a) + np.abs(_float(a[0]))
+    bound = wide @ (of_a @ size + spread) if left else (size @ of_a + spread) @ wide
+    bound = bound + size
+    return (y[..., 0], bound[..., 0]) if vector else (y, bound)
+
+
+register(Op(
+    "solve(Tensor A, Tensor B, *, bool left=True, Aux M)", _FAMILY, homes="linalg",
+    shape=_solve_shape, jacobian=_solve_slope, value=_solve_value,
+    aux=lambda b, x, y, left: (b.helper(INVERSE, x, label="M"),),
+    samples=("linalg.solve(x[2,2], y[2])", "linalg.solve(x[2,2]**2, y[2,3])",
+             "linalg.solve(x[2,2,2]**2, y[1,2,2], left=False)"),
+))
+
+
+def _triangular(b: Any, a: Any, right: Any, upper: bool, left: bool, unit: bool) -> Any:
+    n = _square("solve_triangular")(b.shape(a))[-1]
+    side = 1 if upper else -1
+    part = b.call("triu" if upper else "tril", a, side if unit else 0)
+    return b.call("solve", b.call("add", part, b.call("eye", n)) if unit else part, right, left=left)
+
+
+register(Op(
+    "solve_triangular(Tensor A, Tensor B, *, bool upper, bool left=True, bool unitriangular=False)",
+    _FAMILY, homes="linalg", expand=_triangular,
+    samples=("linalg.solve_triangular(x[2,2], y[2,2], upper=False)",
+             "linalg.solve_triangular(x[2,2], y[2,2], upper=True, unitriangular=True)"),
+))
+
+
+# -- pseudo-inverse --------------------------------------------------------------------------------
+
+
+def _pinv_shape(x: Shape, *_: Any) -> Shape:
+    if len(x) < 2:
+        raise InputError(f"pinv takes matrices, found shape {show_shape(x)}")
+    return (*x[:-2], x[-1], x[-2])
+
+
+def _pinv_slope(k: Any, x: Any, *_: Any) -> Any:
+    *batch, i, c = k.i
+    *there, j, m = k.j
+    rows, columns = x.shape[-2:]
+
+    def y(p: Any, q: Any) -> Any:
+        return k.out[(*batch, p, q)]
+
+    p, q, r, s = k.bound(rows), k.bound(columns), k.bound(rows), k.bound(columns)
+    slope = -y(i, j) * y(m, c)
+    slope += k.sum(y(i, p) * y(m, p), p) * (k.delta(j, c) - k.sum(x[(*batch, j, q)] * y(q, c), q))
+    slope += (k.delta(i, m) - k.sum(y(i, r) * x[(*batch, r, m)], r)) * k.sum(y(s, j) * y(s, c), s)
+    return _ties(k, batch, there, x.shape[:-2]) * slope
+
+
+def _pinv_value(exact: bool, x: Any, atol: float | None, rtol: float | None, *_: Any) -> Any:
+    import numpy as np
+
+    from gradexplain.formula.functions import mp
+
+    rows, columns = x[0].shape[-2:]
+
+    def limit(s: Any) -> float:
+        largest = float(s[0]) if len(s) else 0.0
+        relative = rtol if rtol is not None else 0.0 if atol else max(rows, columns) * 2.0**-52
+        return max(atol or 0.0, relative * largest)
+
+    def by_svd(a: Any) -> Any:
+        u, s, vt = np.linalg.svd(a, full_matrices=False)
+        keep = s > limit(s)
+        return (vt[keep].T / s[keep]) @ u[:, keep].T
+
+    def by_normal(a: Any) -> Any:
+        floats = np.array(a.tolist(), dtype=float)
+        s = np.linalg.svd(floats, compute_uv=False)
+        rank = int((s > limit(s)).sum())
+        if rank == a.cols:
+            return mp.inverse(a.T * a) * a.T
+        if rank == a.rows:
+            return a.T * mp.inverse(a * a.T)
+        return np.vectorize(mp.mpf, otypes=[object])(by_svd(floats))
+
+    if x[0].size == 0:
+        empty = np.zeros(_pinv_shape(x[0].shape))
+        return empty, empty
+    y = _each(by_normal if exact else by_svd, exact, x[0])
+    size = np.abs(_float(y))
+    grown = size @ (_sizes(x) + np.abs(_float(x[0]))) @ size
+    return y, grown * max(rows, columns) + size
+
+
+register(Op(
+    "pinv(Tensor A, *, float? atol=None, float? rtol=None, bool hermitian=False)", _FAMILY,
+    homes="linalg", shape=_pinv_shape, jacobian=_pinv_slope, value=_pinv_value,
+    samples=("linalg.pinv(x[2,3])", "linalg.pinv(x[3,2].sin())"),
+    torch=lambda torch, x, atol, rtol, hermitian: torch.linalg.pinv(
+        x, atol=atol, rtol=rtol, hermitian=hermitian),
+))
+register(Op(
+    "pinverse(Tensor input, float rcond=1e-15)", _FAMILY,
+    expand=lambda b, x, rcond: b.call("pinv", x, rtol=rcond), samples=("pinverse(x[2,3])",),
+))
+
+
+# -- factors, powers and the exponential -----------------------------------------------------------
+
+
+def _factor(exact: bool, array: Any, upper: bool) -> Any:
+    import numpy as np
+
+    from gradexplain.formula.functions import mp
+
+    def factor(a: Any) -> Any:
+        try:
+            if exact:
+                # only one triangle is read, as PyTorch does
+                n = a.rows
+                own = mp.matrix(n, n)
+                for i in range(n):
+                    for j in range(n):
+                        r, c = (min(i, j), max(i, j)) if upper else (max(i, j), min(i, j))
+                        own[i, j] = a[r, c]
+                return mp.cholesky(own)
+            return np.linalg.cholesky(a.T if upper else a)
+        except (ValueError, np.linalg.LinAlgError):
+            raise InputError(
+                "cholesky: the matrix is not positive definite",
+                remedy="for example x @ x.T + eye(n) is, for any x",
+            ) from None
+
+    return _each(factor, exact, array) if array.shape[-1] else array
+
+
+def _cholesky_value(exact: bool, x: Any, upper: bool, m: Any) -> Any:
+    import numpy as np
+
+    y = _factor(exact, x[0], upper)
+    size, other = np.abs(_float(y)), np.abs(_float(_inverse("cholesky", exact, y)))
+    grown = size @ (other @ (_sizes(x) + np.abs(_float(x[0]))) @ np.swapaxes(other, -1, -2)) + size
+    return (np.swapaxes(y, -1, -2), np.swapaxes(grown, -1, -2)) if upper else (y, grown)
+
+
+def _inverse_factor(exact: bool, x: Any, upper: bool) -> Any:
+    y = _factor(exact, x[0], upper)
+    inverse = _inverse("cholesky", exact, y)
+    return inverse, _inverse_size(inverse, (y, None))
+
+
+_FACTOR_INVERSE = register(Op(
+    "inverse_of_cholesky(Tensor x, bool upper)", _FAMILY, (), homes="", shape=_square("cholesky"),
+    stops=True, jacobian=lambda *_: None, value=_inverse_factor, torch=lambda torch, x, upper: x,
+    show=lambda x, upper: f"inverse(cholesky({x}))",
+))
+
+
+def _cholesky_slope(k: Any, x: Any, upper: bool, m: Any) -> Any:
+    *batch, i, c = k.i
+    *there, j, n = k.j
+    if upper:
+        i, c = c, i
+    p = k.bound(x.shape[-1])
+
+    def factor(a: Any, b: Any) -> Any:
+        return k.out[(*batch, b, a)] if upper else k.out[(*batch, a, b)]
+
+    def inverse(a: Any, b: Any) -> Any:
+        return m[(*batch, a, b)]
+
+    def half(a: Any, b: Any) -> Any:
+        later = k.sum(k.bracket(p >= c + 1) * factor(i, p) * inverse(p, a), p)
+        return (later + factor(i, c) * inverse(c, a) / 2) * inverse(c, b)
+
+    return _ties(k, batch, there, x.shape[:-2]) * (half(j, n) + half(n, j)) / 2
+
+
+register(Op(
+    "cholesky(Tensor input, bool upper=False, Aux M)", _FAMILY, homes="torch Tensor",
+    shape=_square("cholesky"), jacobian=_cholesky_slope, value=_cholesky_value,
+    aux=lambda b, x, upper: (b.helper(_FACTOR_INVERSE, x, upper, label="M"),),
+    aliases=("linalg.cholesky",),
+    remark="only one triangle of the matrix is read; the gradient is that of a symmetric matrix, spread "
+           "evenly over both triangles, as PyTorch's",
+    torch=lambda torch, x, upper, m: torch.linalg.cholesky(x, upper=upper),
+    samples=("linalg.cholesky(x[2,2] @ x.T + eye(2))", "torch.cholesky(x[2,2] @ x.T + eye(2), upper=True)",
+             "linalg.cholesky(x[2,3,3].sin() @ x.sin().mT + 2*eye(3))"),
+))
+
+
+def _power(b: Any, x: Any, n: int) -> Any:
+    size = _square("matrix_power")(b.shape(x))[-1]
+    if abs(n) > 1000:
+        raise InputError(f"matrix_power: the exponent {n} is too large", remedy="use up to 1000")
+    if n == 0:
+        return b.call("broadcast_to", b.call("eye", size), b.shape(x))
+    base = x if n > 0 else b.call("inverse", x)
+    left, result = abs(n), None
+    while left:
+        if left % 2:
+            result = base if result is None else b.call("matmul", result, base)
+        left //= 2
+        if left:
+            base = b.call("matmul", base, base)
+    return b.call("clone", x) if n == 1 else result
+
+
+register(Op(
+    "matrix_power(Tensor input, int n)", _FAMILY, homes="torch Tensor linalg", expand=_power,
+    samples=("matrix_power(x[2,2], 3)", "linalg.matrix_power(x[2,2], -2)"),
+))
+
+
+def _exponential(exact: bool, array: Any) -> tuple[Any, Any]:
+    """``exp(X)`` and its derivative, by Taylor's series of ``X/2^s`` and s squarings."""
+    import numpy as np
+
+    from gradexplain.formula.functions import mp
+
+    n = array.shape[-1]
+    norm = max((float(np.abs(_float(array)).sum(axis=-1).max()), 0.0)) if array.size else 0.0
+    if not math.isfinite(norm) or norm > 1000:
+        raise InputError("matrix_exp: the matrix is too large: its exponential overflows")
+    halvings = max(0, math.ceil(math.log2(norm)) + 3) if norm > 0 else 0
+    one = mp.one if exact else 1.0
+    x = array / (one * 2**halvings)
+    unit = np.zeros(array.shape, dtype=array.dtype) + np.where(np.eye(n) == 1, one, 0 * one)
+    first = "...ij,...lk->...ikjl"
+
+    def outer(a: Any, b: Any) -> Any:
+        return np.einsum(first, a, b)
+
+    def after(a: Any, f: Any) -> Any:
+        flat = f.reshape(*f.shape[:-3], n**3)
+        return (a @ flat).reshape(f.shape)
+
+    def before(f: Any, a: Any) -> Any:
+        turned = np.moveaxis(f, -3, -1)  # i j l p
+        batch = a.reshape(*a.shape[:-2], 1, 1, n, n) if a.ndim > 2 else a
+        return np.moveaxis(turned @ batch, -1, -3)
+
+    power, term, slope = unit, unit, outer(unit, unit) * 0
+    total, slopes = unit, slope
+    for m in range(1, 45 if exact else 22):
+        # T(m+1) = X·T(m) + 1 ⊗ X^m, where T(m) is the derivative of X^m
+        slope = (after(x, slope) + outer(unit, power)) / m
+        power = power @ x / m
+        term = power
+        total, slopes = total + term, slopes + slope
+        # power holds X^m/m!, as slope does
+    for _ in range(halvings):
+        slopes = after(total, slopes) + before(slopes, total)
+        total = total @ total
+    return total, slopes / (one * 2**halvings)
+
+
+def _exp_value(exact: bool, x: Any, d: Any) -> Any:
+    import numpy as np
+
+    y, slopes = _exponential(exact, x[0])
+    grown = np.einsum("...ikjl,...jl->...ik", np.abs(_float(slopes)), _sizes(x) + np.abs(_float(x[0])))
+    return y, grown * (1 + x[0].shape[-1]) + np.abs(_float(y))
+
+
+def _exp_slopes(exact: bool, x: Any) -> Any:
+    import numpy as np
+
+    _, slopes = _exponential(exact, x[0])
+    width = np.abs(_float(slopes))
+    norm = np.abs(_float(x[0])).sum(axis=-1).max(initial=0.0)
+    return slopes, width * (4 + 4 * norm) + width.max(initial=0.0)
+
+
+_EXP_SLOPES = register(Op(
+    "slopes_of_exp(Tensor x)", _FAMILY, (), homes="",
+    shape=lambda x: (*_square("matrix_exp")(x), *x[-2:]), stops=True, jacobian=lambda *_: None, value=_exp_slopes,
+    torch=lambda torch, x: x, show=lambda x: f"∫₀¹ exp(s·{x})[i,j]·exp((1−s)·{x})[l,k] ds",
+))
+register(Op(
+    "matrix_exp(Tensor input, Aux D)", _FAMILY, homes="torch Tensor linalg",
+    shape=_square("matrix_exp"), value=_exp_value,
+    jacobian=lambda k, x, d: _ties(k, k.i[:-2], k.j[:-2], x.shape[:-2]) * d[(*k.i, *k.j[-2:])],
+    aux=lambda b, x: (b.helper(_EXP_SLOPES, x, label="D"),),
+    torch=lambda torch, x, d: torch.linalg.matrix_exp(x),
+    samples=("matrix_exp(x[2,2]/5)", "linalg.matrix_exp(x[2,3,3].sin())"),
+))
+
+
+# -- tensors as matrices ---------------------------------------------------------------------------
+
+
+def _tensorinv(b: Any, x: Any, ind: int) -> Any:
+    shape = b.shape(x)
+    rows, columns = shape[:ind], shape[ind:]
+    if ind < 1 or prod(rows) != prod(columns):
+        raise InputError(f"tensorinv: {show_shape(rows)} and {show_shape(columns)} are not of one size")
+    return b.call("reshape", b.call("inverse", b.call("reshape", x, (prod(rows), -1))), columns + rows)
+
+
+register(Op(
+    "tensorinv(Tensor A, int ind=2)", _FAMILY, homes="linalg", expand=_tensorinv,
+    samples=("linalg.tensorinv(x[2,2].reshape(2, 2), ind=1)",),
+))
