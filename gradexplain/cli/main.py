@@ -21,6 +21,7 @@ import click
 from gradexplain import __version__
 from gradexplain.cli import output
 from gradexplain.cli.check import check
+from gradexplain.cli.codegen import codegen
 from gradexplain.cli.ops import ops
 from gradexplain.cli.hessian import hessian
 from gradexplain.cli.run import run
@@ -43,6 +44,7 @@ def cli() -> None:
 cli.add_command(run)
 cli.add_command(ops)
 cli.add_command(check)
+cli.add_command(codegen)
 cli.add_command(hessian)
 cli.add_command(trace)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import math
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,12 +30,27 @@ def python_names(graph: Graph) -> dict[str, str]:
     for node in graph.nodes:
         if node.is_literal:
             continue
-        name = node.label.replace("′", "_").replace("″", "_")
+        name = _plain(node.label)
         while name in taken or keyword.iskeyword(name) or not name.isidentifier():
             name += "_"
         names[node.label] = name
         taken.add(name)
     return names
+
+
+#: Letters of the records' own names, as words.
+_WORDS = {
+    "μ": "mu", "σ": "sigma", "λ": "lam", "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta",
+    "ρ": "rho", "τ": "tau", "ε": "eps", "θ": "theta", "φ": "phi",
+}  # fmt: skip
+
+
+def _plain(label: str) -> str:
+    """A label as a name: ``x̂`` is ``x_hat``, ``μ`` is ``mu``."""
+    text = unicodedata.normalize("NFD", label).replace("\u0302", "_hat").replace("\u0304", "_bar")
+    text = "".join(_WORDS.get(ch, ch) for ch in text)
+    text = "".join(ch if ch.isascii() and (ch.isalnum() or ch == "_") else "_" for ch in text)
+    return text if text.strip("_") and not text[0].isdigit() else f"t{text}"
 
 
 class Writer:
@@ -62,7 +78,7 @@ class Writer:
         op = node.op
         assert op is not None
         if op.infix in _INFIX and len(node.inputs) == 2 and all(
-            isinstance(a, Ref) or a == p.default for p, a in zip(op.parameters, node.args, strict=True)
+            p.is_aux or isinstance(a, Ref) or a == p.default for p, a in zip(op.parameters, node.args, strict=True)
         ):  # fmt: skip
             sign, level = _INFIX[op.infix]
             (a, la), (b, lb) = (self._value(i, known) for i in node.inputs)
@@ -93,6 +109,8 @@ class Writer:
         assert op is not None
         if node.inputs and all(self.graph[i].is_literal for i in node.inputs) and hasattr(math, op.name):
             return f"math.{op.name}({', '.join(_number(self.graph[i].value) for i in node.inputs)})"
+        if not op.spellings:
+            raise UnsupportedError(f"codegen cannot write {op.name} as PyTorch yet")
         home = op.spellings[0].rpartition(".")[0]
         if home in ("torch", "Tensor", "F", "linalg", "special"):
             function_of(torch, op)
@@ -101,6 +119,8 @@ class Writer:
         method = "Tensor" in op.homes.split() and op.family in ("reduction", "shape")
         owner = ""
         for place, (p, arg) in enumerate(zip(op.parameters, node.args, strict=True)):
+            if p.is_aux:
+                continue
             if place == 0 and isinstance(arg, Ref) and (method or home == "Tensor"):
                 text, level = self._value(arg.id, known)
                 owner = text if level == _ATOM else f"({text})"

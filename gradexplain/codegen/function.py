@@ -313,23 +313,41 @@ class _Class:
             if id in needed or id in known or graph[id].op is None:
                 continue
             needed.add(id)
-            pending += graph[id].inputs
+            pending += self._made_from(graph[id])
         uses: dict[int, int] = {}
         for id in needed:
-            for source in graph[id].inputs:
+            for source in self._made_from(graph[id]):
                 uses[source] = uses.get(source, 0) + 1
+                if not _spelled(graph[id]):
+                    uses[source] += 1  # its formula speaks of elements: they need a name
         lines = []
         have = set(known)
         for node in graph.nodes:
             if node.id not in needed:
                 continue
             inline = not node.named and uses.get(node.id, 0) == 1 and node.id not in wanted
-            text = self.writer.text(node, have)
+            text = self.writer.text(node, have) if _spelled(node) else self._by_formula(node)
             if inline and len(text) < 40:
                 continue
             lines += _statement(self.names[node.label], text)
             have.add(node.id)
         return lines
+
+    def _made_from(self, node: Node) -> tuple[int, ...]:
+        """What a node is computed from: without the parts that only its formula has."""
+        if not _spelled(node):
+            return node.inputs
+        assert node.op is not None
+        plain = [a for p, a in zip(node.op.parameters, node.args, strict=True) if not p.is_aux]
+        return tuple(ref.id for ref in refs(plain))
+
+    def _by_formula(self, node: Node) -> str:
+        """A value that PyTorch has no call for, by its element formula."""
+        names = dict(self.names)
+        printer = self.printer(names, {n.label: n.shape for n in self.graph.nodes})
+        places = self.form.calculus.indices(node.shape, f"n{node.id}x")
+        frame = tuple(ONE if p.is_Integer else p for p in places)
+        return printer.full(self.form.calculus.definition(node, places), frame, "", node.shape)
 
     # -- backward ------------------------------------------------------------------------------------
 
@@ -552,6 +570,11 @@ class _Class:
             number = [ref.id for ref in node.args[0]].index(source.id)
             return f"{upstream}.select({axis}, {number})"
         return None
+
+
+def _spelled(node: Node) -> bool:
+    """Whether PyTorch has the operation."""
+    return node.op is not None and bool(node.op.spellings)
 
 
 # -- lines -----------------------------------------------------------------------------------------
