@@ -308,6 +308,8 @@ class _Run:
             ),
             statements=problem.statements,
         )
+        #: Whether values are computed with digits to spare.
+        self.exact = is_small(graph)
         self._others: list[Check] = []
         self._singular: list[Singular] | None = None
         self._closed: ClosedForm | None = None
@@ -316,10 +318,6 @@ class _Run:
     def close(self) -> None:
         if self.asked is not None:
             self.asked.drop()
-
-    @property
-    def exact(self) -> bool:
-        return is_small(self.graph)
 
     @property
     def closed(self) -> ClosedForm:

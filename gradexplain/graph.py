@@ -365,7 +365,12 @@ def program(graph: Graph) -> str:
             names[node.id] = value.name if isinstance(value, NamedNumber) else repr(value)
         elif node.op is None and node.value is not None:
             names[node.id] = f"tensor({node.value.tolist()})"
-    needed = graph.needed()
+    # What a record keeps beside its arguments is made anew by reading.
+    needed = {graph.output}
+    for node in reversed(graph.nodes):
+        if node.id in needed and node.op is not None:
+            pairs = zip(node.op.parameters, node.args, strict=True)
+            needed.update(ref.id for ref in refs([a for p, a in pairs if not p.is_aux]))
     lines = [
         f"{names[node.id]} = {op_call(node, names)}"
         for node in graph.nodes

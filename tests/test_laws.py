@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from textbook import Reader, ranges
 
@@ -91,7 +91,12 @@ def explain(text: str, shape: tuple[int, ...], seed: int, v: Any = None) -> Expl
 
 
 common = settings(
-    deadline=None, max_examples=60, suppress_health_check=list(HealthCheck), derandomize=True
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=list(HealthCheck),
+    derandomize=True,
+    # Without shrinking: each example takes a tenth of a second, and shrinking tries thousands.
+    phases=(Phase.explicit, Phase.generate),
 )
 
 

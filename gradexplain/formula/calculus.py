@@ -52,6 +52,7 @@ class Calculus:
         self._slopes: dict[tuple[int, str], Any] = {}
         self._reach: dict[str, set[int]] = {}
         self._parts: dict[str, list[Node]] = {}
+        self._users: dict[int, set[int]] | None = None
         self._same = _twins(graph)
         self._literals = False
 
@@ -179,6 +180,22 @@ class Calculus:
                 and (self.is_atom(node) or node.id == self.graph.output)
             ]
         return self._parts[leaf.label]
+
+    def users(self, source: Node) -> list[Node]:
+        """The parts whose formula has ``source`` in it, written out values between looked through."""
+        if self._users is None:
+            self._users = {}
+            behind: dict[int, set[int]] = {}  # the atoms in each value's formula
+            for node in self.graph.nodes:
+                found: set[int] = set()
+                for id in node.inputs:
+                    same = self._same[id]
+                    found |= {same} if self.is_atom(self.graph[id]) else behind[id]
+                behind[node.id] = found
+                for id in found:
+                    self._users.setdefault(id, set()).add(node.id)
+        users = self._users.get(source.id, set())
+        return [part for part in self.parts(source) if part.id in users and part.id != source.id]
 
     def partial(self, node: Node, source: Node) -> Any:
         """``∂node[o…]/∂source[d…]`` with every other atom held fixed."""

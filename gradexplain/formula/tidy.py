@@ -25,8 +25,10 @@ def tidy(e: Any, length: Callable[[Any], float], folds: Iterable[tuple[Any, Any,
     definition, the atom that names it, and the index symbols of both.
     """
     e = _inner_sums(e, length)
+    kinds = {type(part) for part in sympy.preorder_traversal(e)}
     for pattern, name, indices in folds:
-        e = _fold(e, pattern, name, indices)
+        if type(pattern.as_coeff_Mul()[1]) in kinds:
+            e = _fold(e, pattern, name, indices)
     return _shortest(e, length)
 
 
