@@ -112,6 +112,9 @@ def _solve(deltas: list[Any], q: Any, ranges: Ranges) -> tuple[Any, Any, list[An
             others = deltas[:place] + deltas[place + 1 :]
             return turned, sympy.Mul(*others), []
     deltas, digits = _joined(deltas, q, ranges)
+    if digits and q in ranges.digits:
+        return None  # a digit of a digit: it would never end
+    ranges.digits.update(digits)
     for place, d in enumerate(deltas):
         found = _isolate(*d.args, q, ranges)
         if found is None:
@@ -218,9 +221,20 @@ def _joined(deltas: list[Any], q: Any, ranges: Ranges) -> tuple[list[Any], list[
             missing = ranges.fresh(-(-(bounds[1] + 1) // stride))
             new.append(missing)
             value += stride * missing
-        plain.append(delta(flat, sympy.expand(value), ranges))
+        plain.append(_straight(flat, sympy.expand(value), ranges))
     plain = [d for d in plain if d != 1]
     return [d for d in plain if isinstance(d, KroneckerDelta)], [n for n in new if not n.is_Integer]
+
+
+def _straight(a: Any, b: Any, ranges: Ranges) -> Any:
+    """``δ(e, (b − c) mod n)`` from ``δ((e + c) mod n, b)`` where e and b stay below n; else ``δ(a, b)``."""
+    if isinstance(a, Modulo):
+        n = int(a.args[1])
+        constant, e = a.args[0].as_coeff_Add()
+        spans = ranges.bounds(e), ranges.bounds(b)
+        if all(span is not None and 0 <= span[0] and span[1] < n for span in spans):
+            return delta(e, ranges.modulo(sympy.expand(b - constant), n), ranges)
+    return delta(a, b, ranges)
 
 
 def _is_digit(e: Any, q: Any) -> bool:

@@ -29,6 +29,8 @@ class Ranges(dict[Any, int]):
         self._fresh = 0
         #: For an integer tensor by its label: its elements are below this.
         self.tables: dict[str, int] = {}
+        #: Bound indices that stand for a digit of another index.
+        self.digits: set[Any] = set()
 
     def fresh(self, size: int, hint: str = "b") -> Any:
         """A new bound index over ``size``; the index 0 where the axis has one element."""

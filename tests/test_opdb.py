@@ -1,0 +1,236 @@
+"""PyTorch's own database of sample inputs, ``op_db``, held against every operation that it knows.
+
+For each operation, over its float64 samples: the sample is written as an expression of the language,
+explained, and all three routes must agree; the value must be PyTorch's too.  The last test prints how
+many operations and samples were run, and why others were not.  ``GRADEXPLAIN_OPDB=all`` runs every
+sample instead of a few of each operation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gradexplain.engine import Request, bound_of, explanation_of, problem_at
+from gradexplain.errors import GradexplainError
+from gradexplain.ops import by_spelling
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from torch.testing._internal.common_methods_invocations import op_db
+
+#: Samples of one operation that are run, spread evenly over all it has, and elements of one sample.
+SAMPLES = 10_000 if os.environ.get("GRADEXPLAIN_OPDB") == "all" else 4
+ELEMENTS = 600
+
+#: Names of the database's that PyTorch spells otherwise.
+_HOMES = {"nn.functional": "F", "linalg": "linalg", "special": "special", "": "torch"}
+
+
+def spelling(info: Any) -> str | None:
+    """How the language calls an operation: ``torch.log``, or ``.T`` for a method or an attribute."""
+    for name in (info.name, *(alias.name for alias in info.aliases)):
+        module, _, last = name.rpartition(".")
+        home = _HOMES.get(module)
+        if home is None:
+            continue
+        if any(not op.attribute for op in by_spelling(f"{home}.{last}")):
+            return name if module else f"torch.{name}"
+        if home == "torch" and by_spelling(f"Tensor.{last}"):
+            attribute = by_spelling(f"Tensor.{last}")[0].attribute
+            return f".{last}" if attribute else f".{last}()"
+    return None
+
+
+KNOWN = [(info, spelling(info)) for info in op_db]
+CASES = [
+    pytest.param(info, path, id=f"{info.name}{'-' if info.variant_test_name else ''}"
+                 f"{info.variant_test_name}")
+    for info, path in KNOWN
+    if path is not None and info.supports_autograd and torch.float64 in info.dtypes
+]  # fmt: skip
+
+
+class Skip(Exception):
+    """Why a sample cannot be explained."""
+
+
+class Writer:
+    """A sample as an expression, its tensors as inputs x0, x1, …"""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.wanted: list[str] = []
+
+    def text(self, value: Any) -> str:
+        if isinstance(value, torch.Tensor):
+            return self._tensor(value)
+        if value is None or isinstance(value, (bool, str)):
+            return repr(value)
+        if isinstance(value, (int, float)):
+            return repr(value)
+        if isinstance(value, (tuple, list)):
+            inside = ", ".join(map(self.text, value))
+            if isinstance(value, list):
+                return f"[{inside}]"
+            return f"({inside}{',' * (len(value) == 1)})"
+        if isinstance(value, slice):
+            return ":".join("" if v is None else str(v) for v in (value.start, value.stop, value.step))
+        if value is Ellipsis:
+            return "..."
+        if value is torch.float64:
+            raise Skip("a dtype among the arguments")
+        raise Skip(f"an argument of type {type(value).__name__}")
+
+    def _tensor(self, value: torch.Tensor) -> str:
+        if value.is_complex():
+            raise Skip("complex numbers")
+        if value.dtype == torch.float32:
+            raise Skip("another dtype")
+        if value.layout != torch.strided:
+            raise Skip("a sparse tensor")
+        if value.numel() == 0:
+            raise Skip("an empty tensor")
+        name = f"x{len(self.values)}"
+        self.values[name] = value.detach().numpy().astype(np.float64)
+        if value.requires_grad:
+            self.wanted.append(name)
+        return name
+
+
+def expression(info: Any, path: str, sample: Any) -> tuple[str, Writer]:
+    writer = Writer()
+    args = [sample.input, *sample.args]
+    if info.name == "einsum":
+        args.reverse()
+    if path.startswith("."):
+        owner, *rest = args
+        if not isinstance(owner, torch.Tensor):
+            raise Skip("a method of something else")
+        start = writer.text(owner) + path.removesuffix("()")
+        if not path.endswith("()"):
+            return start, writer
+    elif info.name == "where":
+        # The method's order: the condition comes second.
+        start, rest = path, [args[1], args[0], *args[2:]]
+    else:
+        start, rest = path, args
+    pieces = [writer.text(arg) for arg in rest]
+    pieces += [f"{name}={writer.text(value)}" for name, value in sample.kwargs.items()]
+    return f"{start}({', '.join(pieces)})", writer
+
+
+def joined(text: str, found: Any) -> tuple[str, torch.Tensor]:
+    """Several results as one: those with real numbers, in a row."""
+    if isinstance(found, torch.Tensor):
+        return text, found
+    if not isinstance(found, (tuple, list)) or not all(isinstance(t, torch.Tensor) for t in found):
+        raise Skip("a result that is no tensor")
+    real = [n for n, t in enumerate(found) if t.is_floating_point() and t.requires_grad]
+    if not real:
+        raise Skip("no gradient")
+    pieces = ", ".join(f"q[{n}].ravel()" for n in real)
+    return f"q = {text}; cat([{pieces}])", torch.cat([found[n].ravel() for n in real])
+
+
+def samples(info: Any) -> Iterator[Any]:
+    """Samples of one operation, the same ones every time."""
+    torch.manual_seed(0)
+    found = list(info.sample_inputs("cpu", torch.float64, requires_grad=True))
+    step = max(1, -(-len(found) // SAMPLES))
+    for place, sample in enumerate(found):
+        yield sample, place % step == 0
+
+
+def run(info: Any, path: str, sample: Any) -> None:
+    """Explain one sample; raises `Skip`, or `AssertionError` where the routes do not agree."""
+    text, writer = expression(info, path, sample)
+    try:
+        found = info.op(sample.input, *sample.args, **sample.kwargs)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise Skip(f"PyTorch: {str(error).splitlines()[0]}") from None
+    text, result = joined(text, found)
+    if not result.is_floating_point() or not result.requires_grad or not writer.wanted:
+        raise Skip("no gradient")
+    if result.numel() == 0:
+        raise Skip("an empty tensor")
+    if result.dtype != torch.float64:
+        raise Skip("another dtype")
+    if result.numel() + sum(v.size for v in writer.values.values()) > ELEMENTS:
+        raise Skip("too large")
+    request = Request(text, at=writer.values, wrt=tuple(writer.wanted))
+    bound = bound_of(request)
+    shape = bound.graph.out.shape
+    assert shape == tuple(result.shape), f"{text}: shape {shape}, PyTorch's {tuple(result.shape)}"
+    v = np.random.default_rng(0).uniform(-1, 1, shape).round(3)
+    x = explanation_of(problem_at(dataclasses.replace(request, grad=v), bound))
+    value = result.detach().numpy()
+    assert x.check is not None
+    assert x.check.status in ("agree", "convention"), (
+        f"{text}: {x.check.status} {x.check.reason} {x.check.differences[:2]}"
+    )
+    if x.check.status == "convention":
+        totals["convention"] += 1
+    assert x.output.value is not None
+    close = np.isclose(x.output.value, value, rtol=1e-9, atol=1e-9, equal_nan=True)
+    assert close.all(), f"{text}: the value {x.output.value} is not PyTorch's {value}"
+
+
+#: What became of the samples: ``run``, ``refused`` or ``skipped``, and of these why.
+totals: Counter[str] = Counter()
+reasons: Counter[str] = Counter()
+covered: set[str] = set()
+done: set[str] = set()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("info", "path"), CASES)
+def test_samples(info: Any, path: str) -> None:
+    done.add(f"{info.name} {info.variant_test_name}")
+    wrong = []
+    for sample, chosen in samples(info):
+        totals["all"] += 1
+        if not chosen:
+            totals["left out"] += 1
+            continue
+        try:
+            run(info, path, sample)
+        except Skip as why:
+            totals["skipped"] += 1
+            reasons[str(why)] += 1
+        except GradexplainError as error:
+            totals["refused"] += 1
+            reasons[f"refused: {info.name}: {error.message}"] += 1
+        except AssertionError as error:
+            wrong.append(str(error))
+        else:
+            totals["run"] += 1
+            covered.add(info.name)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_coverage(capsys: pytest.CaptureFixture[str]) -> None:
+    if len(done) < len(CASES):
+        pytest.skip("counted only where all operations run in one process")
+    share = totals["run"] / (totals["run"] + totals["refused"])
+    with capsys.disabled():
+        print(
+            f"\nop_db: {len(covered)} operations, {totals['run']} samples agree "
+            f"({totals['convention']} by a convention at a kink), {totals['refused']} refused "
+            f"({100 * share:.1f} % expressible), {totals['skipped']} skipped, "
+            f"{totals['left out']} left out of {totals['all']}"
+        )
+        for why, count in reasons.most_common():
+            if not why.startswith("refused") or count:
+                print(f"  {count:4d} {why[:150]}")
+    assert len(covered) >= 130
+    assert math.isfinite(share) and share >= 0.95
