@@ -47,7 +47,7 @@ from gradexplain.formula.printing import LatexPrinter, Letters
 from gradexplain.graph import Node, Ref
 from gradexplain.notes import at as place_of
 from gradexplain.notes import singular_nodes
-from gradexplain.ops.base import show_shape
+from gradexplain.ops.base import by_spelling, show_shape
 from gradexplain.routes.calls import Part, Shared
 from gradexplain.routes.chain import ChainRule
 from gradexplain.routes.closed import ClosedForm, Shown
@@ -288,6 +288,10 @@ class _Making:
             self.refused = ""
         self.singular = singular_nodes(run.graph, run.chain, list(problem.wanted))
         self.borders = borders(run)
+        # What PyTorch's own derivatives may be off by, where they are coarser than rounding.
+        self.rough = sum(node.op.rough for node in run.graph.nodes if node.op is not None)
+        if any(run.closed.gradient(leaf).has(sympy.polygamma) for leaf in run.leaves):
+            self.rough += by_spelling("torch.digamma")[0].rough
         # Each route has a graph of its own.
         self.steps = self._weighted(self._backward_graph())
         closed = formula_graph(run, self.v_name, implicit=self.implicit)
@@ -374,7 +378,9 @@ class _Making:
         return block
 
     def _bound(self, size: Any, value: Array, dtype: str) -> Array:
-        return agreement.bound(size, value, self.problem.v, dtype)
+        return agreement.bound(size, value, self.problem.v, dtype) + self.rough * np.nan_to_num(
+            size, nan=0.0, posinf=0.0
+        )
 
     def _compare(
         self,

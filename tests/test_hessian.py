@@ -59,9 +59,8 @@ def test_a_quadratic(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["product"]["x1"]["formula"] == "(H·u).x1 = 2·u.x1 + u.x2"
     assert found["product"]["x1"]["value"] is None
     assert found["hessian"]["x1,x2"]["formula"] == "∂²y/∂x1∂x2 = 1"
-    assert found["hessian"]["x1,x1"]["latex"] == r"\frac{\partial^2 y}{\partial x1^2} = 2".replace(
-        "x1", r"\mathrm{x1}"
-    ).replace(r"\mathrm{\mathrm{x1}}", r"\mathrm{x1}")
+    latex = r"\frac{\partial^2 y}{\partial \mathrm{x1} \, \partial \mathrm{x2}} = 1"
+    assert found["hessian"]["x1,x2"]["latex"] == latex
 
 
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -152,22 +151,18 @@ def test_an_input_that_is_not_reached() -> None:
 @pytest.mark.parametrize(
     ("options", "products"),
     [
-        (["--vector", "1,2"], {"x": 5, "y": 1}),
-        (["--vector", "x=1", "--vector", "y=2"], {"x": 5, "y": 1}),
-        (["--vector", "x=1"], {"x": 1, "y": -1}),
-        (["--vector", "ones"], {"x": 3, "y": 0}),
+        (["--vector", "1,2"], {"x": 5, "y": 4}),
+        (["--vector", "x=1", "--vector", "y=2"], {"x": 5, "y": 4}),
+        (["--vector", "x=1"], {"x": 1, "y": 2}),
+        (["--vector", "ones"], {"x": 3, "y": 3}),
     ],
 )
 def test_forms_of_the_vector(
     capsys: pytest.CaptureFixture[str], options: list[str], products: dict[str, float]
 ) -> None:
-    # H = [[1, 2], [-1, 1]] would not be symmetric: x²/2 − ... so this one is.
     found = document(capsys, "x*x/2 + 2*x*y + y*y/2", "--at", "x=1", "--at", "y=1", *options)
-    h = np.array([[1.0, 2.0], [2.0, 1.0]])
-    u = {"1,2": [1, 2], "ones": [1, 1]}.get(options[-1], [1, 2 if len(options) == 4 else 0])
-    expected = h @ np.array(u)
-    assert [p["value"] for p in found["product"].values()] == expected.tolist()
-    del products
+    # H = [[1, 2], [2, 1]]
+    assert {name: p["value"] for name, p in found["product"].items()} == products
 
 
 def test_a_large_hessian_is_checked_along_a_direction() -> None:
@@ -225,11 +220,13 @@ OPS = [
 
 @pytest.mark.parametrize("op", OPS)
 def test_every_operation_is_differentiated_twice(op: Any) -> None:
-    """The routes agree, or one of them says why it cannot: never another number."""
+    """The routes agree, or PyTorch says why it cannot: never another number."""
     expression, shapes = sample(op.samples[0])
     try:
         found = gradexplain.hessian(
-            f"out = {expression}; (out*out*0.5 + out).sum()", at=_values(shapes)
+            f"out = {expression}; (out*out*0.5 + out).sum()",
+            at=_values(shapes),
+            wrt=next(iter(shapes)),
         )
     except UnsupportedError:
         return
