@@ -1,4 +1,4 @@
-"""`gradexplain trace` against PyTorch's own ``.grad``, on scripts of many makes (``tests/traced``)."""
+"""`gradexplain trace` against PyTorch's own ``.grad``, on the scripts in ``tests/traced``."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ OPAQUE = {"custom_function", "gradient_penalty", "higher_order", "hooks", "views
 #: Scripts in which every operation has one, so that the chain rule is independent of PyTorch.
 COMPLETE = {
     "assignments", "branch_taken", "branches", "conv", "doubling", "dropout", "frozen", "gan",
-    "grad_only", "in_place", "inputs_only", "micro_batches", "mlp_adam", "multiple_losses", "no_grad",
-    "rnn_unrolled", "shared", "train_function", "transformer", "weighted_losses",
+    "grad_only", "in_place", "inputs_only", "micro_batches", "mlp_adam", "multiple_losses",
+    "no_grad", "rnn_unrolled", "shared", "train_function", "transformer", "weighted_losses",
 }  # fmt: skip
 
 
@@ -133,14 +133,13 @@ def test_right(path: Path) -> None:
             backward.append(call)
     if path.stem != "checkpoint":  # which calls backward inside of backward
         assert len(backward) == len(log)
-    named = {name: tensor for name, tensor in plain.items()}
     for call, seen in zip(backward, log, strict=False):
         got = [(b, a) for _, b, a in seen if a is not None and (b is None or not torch.equal(a, b))]
         mine = [e for e in call.accumulated if e.kind == "leaf"]
-        by_name = {name: entry for name, entry in ((e.name, e) for e in mine)}
+        by_name = {e.name: e for e in mine}
         changed = {id(t): (b, a) for t, b, a in seen}
         matched = 0
-        for name, tensor in named.items():
+        for name, tensor in plain.items():
             if id(tensor) in changed and name in by_name:
                 before, after = changed[id(tensor)]
                 entry = by_name[name]
@@ -162,17 +161,17 @@ def test_complete(name: str) -> None:
 
 WORDS = {
     "caught": ("has shape (2,)", "torch.ones_like(y)"),
-    "changed_in_place": ("saved y", "make a new tensor at line 7"),
-    "freed_graph": ("The backward at line 6", "retain_graph=True"),
-    "hidden_state": ("The backward at line 9", "detach() it"),
+    "changed_in_place": ("saved y", "make a new tensor at line 8"),
+    "freed_graph": ("The backward at line 7", "retain_graph=True"),
+    "hidden_state": ("The backward at line 10", "detach() it"),
     "integers": ("integers", "make it a float"),
     "leaf_in_place": ("w is a leaf", "torch.no_grad()"),
     "no_grad_fn": ("y does not depend on any tensor", "requires_grad=True"),
     "not_a_scalar": ("means v = 1", "y.sum().backward()"),
-    "optimizer_between": ("SGD.step() at line 10", "before the optimizer's step"),
+    "optimizer_between": ("SGD.step() at line 11", "before the optimizer's step"),
     "shape_of_gradient": ("v has shape (3,), y has shape (1,)", "in the shape of y"),
     "unbind_in_place": ("several views", "clone()"),
-    "under_no_grad": ("under torch.no_grad() (line 6)", "outside of torch.no_grad()"),
+    "under_no_grad": ("under torch.no_grad() (line 7)", "outside of torch.no_grad()"),
     "unused_input": ("not computed from one of the inputs", "allow_unused=True"),
     "wrong_function": ("in that argument's shape", "gradcheck"),
     "not_autograd": ("", ""),
@@ -230,9 +229,9 @@ def test_lines() -> None:
     (call,) = traced(HERE / "traced" / "branch_taken.py").calls
     rows: list[Any] = list(call.forward)
     assert [(row.line, row.expression) for row in rows] == [
-        (7, "x*3"), (13, "-y"), (8, "t1**2"), (14, "sum(z)"),
+        (8, "x*3"), (14, "-y"), (9, "t1**2"), (15, "sum(z)"),
     ]  # fmt: skip
-    assert call.line == 14
+    assert call.line == 15
     assert call.source == "z.sum().backward()"
 
 
@@ -249,10 +248,10 @@ def test_names_through_functions_and_methods() -> None:
 def test_reasons_for_nothing() -> None:
     (call,) = traced(HERE / "traced" / "no_grad.py").calls
     found = {left.name: (left.why, left.site.line if left.site else None) for left in call.left_out}
-    assert found["b"] == ("computed under no_grad", 10)
-    assert found["c"] == ("detached", 11)
+    assert found["b"] == ("computed under no_grad", 11)
+    assert found["c"] == ("detached", 12)
     assert found["d"] == ("the output was not computed from it", None)
-    assert found["scale"] == ("computed under no_grad", 10)
+    assert found["scale"] == ("computed under no_grad", 11)
 
 
 def test_frozen_parameters() -> None:
@@ -333,9 +332,9 @@ def test_a_long_loop_is_explained_once(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["trace", "--last", path]) == 0
     out, _ = capsys.readouterr()
     assert out.startswith("Call 6 of 6")
-    assert main(["trace", "--at-line", "14", path]) == 0
+    assert main(["trace", "--at-line", "15", path]) == 0
     assert main(["trace", "--at-line", "3", path]) == 2
-    assert "on line 14" in capsys.readouterr().err
+    assert "on line 15" in capsys.readouterr().err
     assert main(["trace", "--call", "40", path]) == 2
     assert main(["trace", "--call", "1", "--last", path]) == 2
 
@@ -373,9 +372,8 @@ def test_json_on_stdout_even_from_other_processes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "code", "said"),
     [
-        ("import sys\nx = torch.ones(1, requires_grad=True)\nx.sum().backward()\nsys.exit(3)\n",
-         2, "status 3"),
-        ("import sys\nx = torch.ones(1, requires_grad=True)\nx.sum().backward()\nsys.exit()\n", 0, ""),
+        ("torch.ones(1, requires_grad=True).sum().backward()\nexit(3)\n", 2, "status 3"),
+        ("torch.ones(1, requires_grad=True).sum().backward()\nexit()\n", 0, ""),
         ("x = 1\n", 2, "never called backward"),
         ("x = = 1\n", 2, "line 2"),
         ("1/0\n", 2, "ZeroDivisionError"),
@@ -417,7 +415,7 @@ def test_tracing() -> None:
     assert isinstance(call, gradexplain.Explanation)
     assert call.gradients["x"].agrees
     np.testing.assert_array_equal(call.gradients["x"].torch, [2, 2])
-    assert str(call.gradients["x"].formula) == "2*v[d0]*x[d0]" or call.gradients["x"].formula is not None
+    assert call.gradients["x"].text == "x.grad[j] = 2·x[j]·v[j]"
     assert "y.backward(torch.tensor([1.0, 0.5]))" in str(call)
     assert call.to_dict()["call"] == 1
     with pytest.raises(gradexplain.InputError), gradexplain.tracing(call=1, last=True):

@@ -63,7 +63,9 @@ def trace(
     try:
         from gradexplain.trace import script as running
         from gradexplain.trace.session import Pick, Trace
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
         raise InputError(f"PyTorch cannot be imported: {error}", remedy="install torch") from None
     progress = _Progress()
     found = Trace(Pick(call, at_line, last), progress.show if progress.on else None)
@@ -76,9 +78,7 @@ def trace(
     return _code(found, status, name, call, at_line)
 
 
-def _code(
-    found: Any, status: int | None, name: str, call: int | None, at_line: int | None
-) -> int:
+def _code(found: Any, status: int | None, name: str, call: int | None, at_line: int | None) -> int:
     if found.stopped:
         output.complain(f"gradexplain: {name} stopped with {found.fault.type}")
         return 2
@@ -120,7 +120,8 @@ def _write(found: Any, name: str, out: Output) -> None:
         if out.to_stdout:
             style = page.Style.of(output.stdout(), width=out.width, precision=out.precision)
         else:
-            style = page.Style(out.width or page.WIDTH, precision=out.precision or numbers.PRECISION)
+            precision = out.precision or numbers.PRECISION
+            style = page.Style(out.width or page.WIDTH, precision=precision)
         document = text.render(found, name, style)
     if out.to_stdout:
         output.write(document)

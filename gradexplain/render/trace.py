@@ -1,4 +1,4 @@
-"""A traced script as a page of text: each explained ``backward``, then the others in a line each."""
+"""A traced script as a page of text: the explained calls, then the others in a line each."""
 
 from __future__ import annotations
 
@@ -82,7 +82,8 @@ def _tensor(page: Page, values: Array, used: int) -> list[Text]:
         return [page.text(t) for t in numbers.tensor(values, page.style.precision, room)]
     flat = values.ndim > 2
     shown = values.ravel() if flat else values
-    lines = [page.text(t) for t in numbers.tensor(shown, page.style.precision, room, _DEEP if flat else _WHOLE)]
+    most = _DEEP if flat else _WHOLE
+    lines = [page.text(t) for t in numbers.tensor(shown, page.style.precision, room, most)]
     said = page.text(f"shape {numbers.shape(values.shape)}{', in one row' if flat else ''}", LABEL)
     if lines[-1].cell_len + 2 + said.cell_len <= room:
         lines[-1].append_text(Text("  ")).append_text(said)
@@ -197,7 +198,8 @@ def _operations(
     line: int | None = -1
     for row, left_out in _ends(rows, _ENDS):
         if row is None:
-            grid.append([[page.text("…", LABEL)], [page.text(f"{left_out} more operations", LABEL)]])
+            more = page.text(f"{left_out} more operations", LABEL)
+            grid.append([[page.text("…", LABEL)], [more]])
             line = -1
             continue
         lines = _tensor(page, row.value, used) if row.known else [page.text("not kept", LABEL)]
@@ -332,13 +334,12 @@ def _accumulated(page: Page, x: TracedCall) -> None:
         name = page.text(_grad_name(entry.name, entry.kind), NAME)
         used = 2 + first + 2 + 6 + 2
         if returned:
-            value = [page.text("None", LABEL)] if entry.after is None else _tensor(page, entry.after, used)
-            rows.append([[name], [], value])
+            rows.append([[name], [], _gradient(page, entry.after, used)])
             continue
         lines: list[tuple[str, list[Text]]] = []
-        for word, array in (("before", entry.before), ("added", entry.added), ("after", entry.after)):
-            shown = [page.text("None", LABEL)] if array is None else _tensor(page, array, used)
-            lines.append((word, shown))
+        lines.append(("before", _gradient(page, entry.before, used)))
+        lines.append(("added", _gradient(page, entry.added, used)))
+        lines.append(("after", _gradient(page, entry.after, used)))
         if entry.kind == "retained":
             lines[-1] = "after", page.remarked(lines[-1][1], "kept by retain_grad()", used)
         if entry.before is None:
@@ -350,6 +351,10 @@ def _accumulated(page: Page, x: TracedCall) -> None:
     page.grid(rows)
     if not returned and all(e.before is None for e in entries):
         page.add(page.text("Every .grad was None before, so it is what was added.", LABEL))
+
+
+def _gradient(page: Page, array: Array | None, used: int) -> list[Text]:
+    return [page.text("None", LABEL)] if array is None else _tensor(page, array, used)
 
 
 def _grad_name(name: str, kind: str) -> str:
@@ -472,7 +477,8 @@ def _fault(fault: Fault, trace: Trace, style: Style) -> str:
             return ""
         page.heading("The script stopped", f"{where}, with the error of call {shown.index}")
         return page.finish(first=True)
-    page.heading("The script stopped" if trace.stopped else "An error that the script caught", where)
+    title = "The script stopped" if trace.stopped else "An error that the script caught"
+    page.heading(title, where)
     if fault.site is not None and fault.site.source:
         page.add(page.text(fault.site.source))
     page.add(page.text(f"{fault.type}: {_first(fault.message)}", VERDICTS["mismatch"]), hang=4)

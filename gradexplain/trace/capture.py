@@ -1,8 +1,8 @@
-"""One ``backward`` in full: autograd's graph as recorded calls, and the numbers that flow through it.
+"""One ``backward`` in full: autograd's graph as recorded calls, and the numbers that flow through.
 
-Autograd's graph has nodes of PyTorch's own; a recorded call made one or several of them (its region).
-What a call sends to an input is the sum over the edges that leave its region towards that input, read
-from hooks on the nodes while PyTorch computes.
+Autograd's graph has nodes of PyTorch's own; a recorded call made one or several of them (its
+group).  What a call sends to an input is the sum over the edges that leave its group towards that
+input, read from hooks on the nodes while PyTorch computes.
 """
 
 from __future__ import annotations
@@ -465,9 +465,7 @@ class Capture:
             if target is not None and self._owner.get(id(target)) is not group
         ]
         arriving_at = [
-            (nr, value.id)
-            for (key, nr), value in self._edge_values.items()
-            if key == id(node)
+            (nr, value.id) for (key, nr), value in self._edge_values.items() if key == id(node)
         ]
 
         def hook(sent: Any, arriving: Any) -> None:
@@ -512,17 +510,27 @@ class Capture:
                 continue
             self.snapshot.accumulated.append(
                 Accumulated(
-                    value.names[0] if value.names else "", value.shape, "leaf",
-                    before[id(tensor)], value.upstream, after, value.id,
-                )  # fmt: skip
+                    value.names[0] if value.names else "",
+                    value.shape,
+                    "leaf",
+                    before[id(tensor)],
+                    value.upstream,
+                    after,
+                    value.id,
+                )
             )
         for name, tensor in retained:
             value = self._edge_values[id(tensor.grad_fn), tensor.output_nr]
             self.snapshot.accumulated.append(
                 Accumulated(
-                    name, value.shape, "retained", before[id(tensor)], value.upstream,
-                    to_array(_grad(tensor)), value.id,
-                )  # fmt: skip
+                    name,
+                    value.shape,
+                    "retained",
+                    before[id(tensor)],
+                    value.upstream,
+                    to_array(_grad(tensor)),
+                    value.id,
+                )
             )
 
     def _returned(self, inputs: list[Any], result: Any) -> None:
@@ -541,9 +549,14 @@ class Capture:
                 value.upstream = array
             self.snapshot.accumulated.append(
                 Accumulated(
-                    name, tuple(tensor.shape), "returned", None, array, array,
+                    name,
+                    tuple(tensor.shape),
+                    "returned",
+                    None,
+                    array,
+                    array,
                     -1 if value is None else value.id,
-                )  # fmt: skip
+                )
             )
 
     # -- for errors ------------------------------------------------------------------------------
@@ -658,7 +671,8 @@ def _why(cut: CutOff) -> str:
 
 
 def _cut_off(cut: Cut) -> CutOff:
-    leaves = [id(tensor) for tensor in (reference() for reference in cut.sources) if tensor is not None]
+    tensors = (reference() for reference in cut.sources)
+    leaves = [id(tensor) for tensor in tensors if tensor is not None]
     return CutOff(cut.why, cut.name, cut.site, tuple(leaves))
 
 

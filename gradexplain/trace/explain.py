@@ -1,8 +1,8 @@
-"""From a snapshot to its explanation: names, formulas, and the three routes held against each other.
+"""From a snapshot to its explanation: names, formulas, the three routes held against each other.
 
-The chain rule is carried through the recorded calls in float64 with the records' formulas, from the
-values of the leaves; PyTorch's own numbers, caught on their way, are compared with it at every step.
-Where an operation has no record its part is PyTorch's own, marked so.
+The chain rule is carried through the recorded calls in float64 with the records' formulas, from
+the values of the leaves; PyTorch's own numbers, caught on their way, are compared with it at every
+step.  Where an operation has no record its part is PyTorch's own, marked so.
 """
 
 from __future__ import annotations
@@ -42,6 +42,12 @@ _FEW = 2_000
 
 #: A name that stands for more values than this is numbered, ``y@1``, ``y@2``, instead of primed.
 _PRIMES = 3
+
+#: What a formula may fail with on a call that it was not made for; the call is then opaque.
+_FAILURES = (
+    ArithmeticError, ValueError, TypeError, KeyError, IndexError, StopIteration, AttributeError,
+    NotImplementedError, RecursionError, AssertionError,
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -169,7 +175,7 @@ class _Explainer:
             expression=site.source if site is not None else "",
             dtype=self.dtype,
             inputs=leaves,
-            output=Output(first.name, first.shape, _known(self.values[s.roots[0]]) if s.roots else None),
+            output=Output(first.name, first.shape),
             grad=Upstream(
                 first.v, "implicit" if s.implicit else "given",
                 f"{loss} = {' + '.join(texts)}", v_name,
@@ -238,8 +244,7 @@ class _Explainer:
                         return "its value is not the one that its record gives"
             except GradexplainError:
                 return "it has no record"
-            except (ArithmeticError, ValueError, TypeError, KeyError, IndexError, StopIteration,
-                    NotImplementedError, AttributeError, RecursionError, AssertionError):  # fmt: skip
+            except _FAILURES:
                 return "its record does not fit here"
             self.links[output] = link
             self.pairs[output] = pair
@@ -406,9 +411,7 @@ class _Explainer:
                     self.singular.append(point)
         return sent
 
-    def _step(
-        self, operation: Operation, number: int, pair: Pair, uses: int, last: bool
-    ) -> None:
+    def _step(self, operation: Operation, number: int, pair: Pair, uses: int, last: bool) -> None:
         opaque = self.opaque.get(operation.id, "")
         rule = contribution = text = ""
         output = next((o for o in operation.outputs if o in self.upstream), operation.outputs[0])
@@ -416,8 +419,7 @@ class _Explainer:
         if link is not None and not opaque and number in link.inputs:
             try:
                 rule, contribution, text = link.texts(number)
-            except (ArithmeticError, ValueError, TypeError, KeyError, IndexError, StopIteration,
-                    NotImplementedError, AttributeError, RecursionError, AssertionError):  # fmt: skip
+            except _FAILURES:
                 rule = contribution = text = ""
         up = self.upstream.get(output)
         real = operation.sent[number]
@@ -466,7 +468,8 @@ class _Explainer:
         if not self.checkable:
             return None
         found = clean(pair)
-        rough = max((self.links[o].rough() for o in operation.outputs if o in self.links), default=0.0)
+        links = (self.links[o] for o in operation.outputs if o in self.links)
+        rough = max((link.rough() for link in links), default=0.0)
         if found.shape != real.shape:
             return None
         return agreement.worst(
@@ -537,7 +540,7 @@ class _Explainer:
         )  # fmt: skip
         try:
             whole = explanation_of(problem)
-        except Exception:  # noqa: BLE001 - the chain is explained step by step all the same
+        except Exception:
             return
         self.explanation.jacobian = whole.jacobian
         self.explanation.notes += [n for n in whole.notes if n.kind == "blind vector"]
@@ -549,7 +552,8 @@ class _Explainer:
                 if other is None:
                     continue
                 tolerance = mine.tolerance + closed.tolerance
-                found = agreement.worst(label, ("closed form", route), closed.value, other, tolerance)
+                routes = ("closed form", route)
+                found = agreement.worst(label, routes, closed.value, other, tolerance)
                 if found is not None and self.checkable:
                     mine.verdict = "convention" if self.singular else "mismatch"
                     self.differences.append(found)
@@ -610,10 +614,11 @@ class _Explainer:
                 seen.add(op.name)
                 place = f"[{','.join(map(str, point.index))}]" if point.index else ""
                 more = f" and {point.count - 1} more" if point.count > 1 else ""
+                where = f"{point.node.label}{place}{more}"
                 notes.append(
                     Note(
                         "kink",
-                        f"{op.name} has no derivative at {point.node.label}{place}{more}: {op.kink}.",
+                        f"{op.name} has no derivative at {where}: {op.kink}.",
                         {"node": point.node.label, "count": point.count},
                     )
                 )
@@ -654,7 +659,8 @@ class _Explainer:
         x.notes = notes + x.notes
 
     def _infinities(self) -> list[Note]:
-        ends = [self.explanation.output.value, *(g.torch for g in self.explanation.gradients.values())]
+        gradients = self.explanation.gradients.values()
+        ends = [self.explanation.output.value, *(gradient.torch for gradient in gradients)]
         if all(array is None or np.isfinite(array).all() for array in ends):
             return []  # the -inf of a mask, say
         rows: list[TracedRow] = self.explanation.forward  # type: ignore[assignment]

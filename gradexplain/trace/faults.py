@@ -88,7 +88,8 @@ def _mismatch(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
     name = scene.root()
     shapes = ""
     if scene.roots and scene.given and scene.given[0] is not None:
-        shapes = f"v has shape {_shape(scene.given[0])}, {name} has shape {_shape(scene.roots[0])}. "
+        found, expected = _shape(scene.given[0]), _shape(scene.roots[0])
+        shapes = f"v has shape {found}, {name} has shape {expected}. "
     return (
         f"{shapes}The argument of backward is the gradient of a scalar with respect to {name}, one "
         f"number for each element of {name}: it has {name}'s shape.",
@@ -167,8 +168,8 @@ def _no_grad(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
         }[cut.why]
         remedy = {
             "no_grad": "compute it outside of torch.no_grad().",
-            "detached": f"leave out {cut.name}, or call backward on something that still depends on "
-            "a leaf.",
+            "detached": f"leave out {cut.name}, or call backward on something that still depends "
+            "on a leaf.",
             "no derivative": f"use a function with a derivative in place of {cut.name}.",
         }[cut.why]
         return f"{name} has no grad_fn: {what}, so nothing leads back to a leaf.", remedy
@@ -183,9 +184,10 @@ def _no_grad(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
 
 def _unused(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
     return (
-        f"{scene.start()} was not computed from one of the inputs that autograd.grad was asked for.",
-        "ask only for inputs that it was computed from, or pass allow_unused=True, which gives None "
-        "for the others.",
+        f"{scene.start()} was not computed from one of the inputs that autograd.grad was asked "
+        "for.",
+        "ask only for inputs that it was computed from, or pass allow_unused=True, which gives "
+        "None for the others.",
     )
 
 
@@ -222,8 +224,8 @@ def _to_numpy(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
 
 def _multi_view(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
     return (
-        "One call made several views of the same tensor at once (unbind, split, chunk, or iterating "
-        "over it); changing one of them in place would change what the others saved.",
+        "One call made several views of the same tensor at once (unbind, split, chunk, or "
+        "iterating over it); changing one of them in place would change what the others saved.",
         "change the tensor itself by subscript, as in x[0] += 1, or work on a clone().",
     )
 
@@ -232,7 +234,7 @@ _KNOWN: tuple[tuple[str, Callable[[re.Match[str], _Scene], tuple[str, str]]], ..
     (r"grad can be (implicitly )?created only for scalar", _scalar_only),
     (r"Mismatch in shape", _mismatch),
     (r"backward through the graph a second time", _freed),
-    (r"(a view of a leaf|a leaf) Variable that requires grad is being used in an in-place", _leaf_in_place),
+    (r"a (view of a )?leaf Variable that requires grad is being used in an in", _leaf_in_place),
     (r"modified by an inplace operation", _modified),
     (r"does not require grad and does not have a grad_fn", _no_grad),
     (r"appears to not have been used in the graph", _unused),

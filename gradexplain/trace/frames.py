@@ -1,7 +1,7 @@
 """Where in the script something happens, and what the script calls the values.
 
-A `Site` is a line of the script together with the name to which the result of the call at that place
-is assigned, read from the bytecode that follows the call: the variable exists only after the call.
+A `Site` is a line of the script together with the name to which the result of the call at that
+place is assigned, read from the bytecode that follows the call: the variable exists only after it.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def site(frame: FrameType | None) -> Site | None:
             after = _after(code, here.f_lasti)
             if after is not _RETURNED:
                 # A library's own variables are not the script's.
-                names = () if library else after  # type: ignore[assignment]
+                names = () if library else after
         if not library:
             line = here.f_lineno or code.co_firstlineno
             if names is None:
@@ -104,7 +104,7 @@ def _returned(frame: FrameType | None) -> tuple[str, ...]:
     while frame is not None:
         after = _after(frame.f_code, frame.f_lasti)
         if after is not _RETURNED:
-            return () if is_library(frame.f_code.co_filename) else after  # type: ignore[return-value]
+            return () if is_library(frame.f_code.co_filename) else after
         frame = frame.f_back
     return ()
 
@@ -144,7 +144,8 @@ def _read(code: CodeType, lasti: int) -> Any:
                 break
             names += found
         return tuple(names[: int(first.arg or 0)])
-    if first.opname in ("LOAD_FAST", "LOAD_NAME", "LOAD_GLOBAL", "LOAD_FAST_BORROW") and len(rest) > 1:
+    loads = ("LOAD_FAST", "LOAD_NAME", "LOAD_GLOBAL", "LOAD_FAST_BORROW")
+    if first.opname in loads and len(rest) > 1:
         if rest[1].opname == "STORE_ATTR":
             return (f"{first.argval}.{rest[1].argval}",)
         return ()
@@ -192,15 +193,9 @@ class Variables:
         for name, value in objects:  # self.model in a method
             for attribute, part in list(vars(value).items()):
                 self._look(f"{name}.{attribute}", part, modules, [])
-        inner = {
-            id(part)
-            for _, module in modules
-            for path, part in module.named_modules()
-            if path
-        }
+        inner = {id(part) for _, module in modules for path, part in module.named_modules() if path}
         # The outermost module's names first.
-        for _, module in sorted(modules, key=lambda item: id(item[1]) in inner):
-            name = _
+        for name, module in sorted(modules, key=lambda item: id(item[1]) in inner):
             for path, parameter in [*module.named_parameters(), *module.named_buffers()]:
                 self._add(f"{name}.{path}", parameter)
         for name, tensor in self._later:
@@ -211,9 +206,13 @@ class Variables:
     ) -> None:
         torch = self._torch
         if isinstance(value, torch.Tensor):
-            (self._later if name.startswith("_") else self.tensors).append((name, value))
-            self._names.add(name)
-            self._seen.add(id(value))
+            # A parameter is called by its module's name for it, not by a loop's variable.
+            if name.startswith("_") or isinstance(value, torch.nn.Parameter):
+                self._later.append((name, value))
+            else:
+                self.tensors.append((name, value))
+                self._names.add(name)
+                self._seen.add(id(value))
         elif isinstance(value, torch.nn.Module):
             modules.append((name, value))
         elif isinstance(value, (list, tuple)) and len(value) <= _ITEMS:

@@ -34,7 +34,8 @@ class Chain(ChainRule):
 
 def is_literal(value: Value) -> bool:
     """A number that the script wrote as a tensor: it is shown where it is used."""
-    return value.kind == "constant" and not value.names and value.shape == () and value.array is not None
+    unnamed = value.kind == "constant" and not value.names
+    return unnamed and value.shape == () and value.array is not None
 
 
 class Reading:
@@ -95,8 +96,9 @@ class Reading:
         if tuple(node.shape) != value.shape:
             raise UnsupportedError(f"{operation.name} has another shape here")
         if node.op is None or any(ref.id == made.id for ref in self.refs.values()):
-            made = self.reader.builder.apply(by_spelling("torch.positive")[0], (made,), _NOWHERE)
-        return made
+            return self.reader.builder.apply(by_spelling("torch.positive")[0], (made,), _NOWHERE)
+        ref: Ref = made
+        return ref
 
     def _argument(self, arg: Any) -> Any:
         if isinstance(arg, Arg):
@@ -193,9 +195,7 @@ class Link:
         """The closed form of a call that several records make up."""
         from gradexplain.routes.closed import ClosedForm
 
-        values = {
-            self.graph[i].label: np.zeros(self.graph[i].shape) for i in self.inputs.values()
-        }
+        values = {self.graph[i].label: np.zeros(self.graph[i].shape) for i in self.inputs.values()}
         form = ClosedForm(self.graph, values, np.ones(self.graph.out.shape), exact=False)
         leaf = self.graph[id]
         if form.is_long(leaf):
@@ -206,7 +206,7 @@ class Link:
 
 
 class Assignment:
-    """``x[index] = value``: the new ``x`` takes the value's elements in one place, its own elsewhere."""
+    """``x[index] = value``: the new ``x`` takes the value's elements in one place."""
 
     def __init__(
         self, snapshot: Snapshot, operation: Operation, output: int, labels: Mapping[int, str]

@@ -58,12 +58,13 @@ _ATTRIBUTES = {"T", "mT", "H", "mH", "real", "imag"}
 
 #: Methods that compute no tensor.
 _QUESTIONS = {
-    "size", "dim", "numel", "nelement", "ndimension", "stride", "item", "tolist", "numpy", "__len__",
-    "__repr__", "__str__", "__format__", "__float__", "__int__", "__bool__", "__index__", "__hash__",
-    "is_floating_point", "is_complex", "is_contiguous", "storage_offset", "data_ptr", "register_hook",
-    "register_post_accumulate_grad_hook", "retain_grad", "requires_grad_", "untyped_storage", "storage",
-    "get_device", "element_size", "is_same_size", "__iter__", "__contains__", "__dir__", "__reduce_ex__",
-    "__deepcopy__", "_is_view", "is_set_to", "equal", "allclose", "has_names", "__array__", "type",
+    "size", "dim", "numel", "nelement", "ndimension", "stride", "item", "tolist", "numpy",
+    "__len__", "__repr__", "__str__", "__format__", "__float__", "__int__", "__bool__", "__index__",
+    "__hash__", "is_floating_point", "is_complex", "is_contiguous", "storage_offset", "data_ptr",
+    "register_hook", "register_post_accumulate_grad_hook", "retain_grad", "requires_grad_",
+    "untyped_storage", "storage", "get_device", "element_size", "is_same_size", "__iter__",
+    "__contains__", "__dir__", "__reduce_ex__", "__deepcopy__", "_is_view", "is_set_to", "equal",
+    "allclose", "has_names", "__array__",
 }  # fmt: skip
 
 
@@ -80,9 +81,9 @@ class Kind:
 class Operand:
     """A tensor as it was when a call took it.
 
-    ``node`` and ``nr`` are its place in autograd's graph; both are unset for a leaf (``leaf`` is the
-    tensor) and for a tensor that does not require grad.  ``value`` shares its storage: it still holds
-    the value while its version is ``version``.
+    ``node`` and ``nr`` are its place in autograd's graph; both are unset for a leaf (``leaf`` is
+    the tensor) and for a tensor that does not require grad.  ``value`` shares its storage: it still
+    holds the value while its version is ``version``.
     """
 
     __slots__ = ("cuts", "leaf", "names", "node", "nr", "value", "version")
@@ -106,7 +107,7 @@ class Operand:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Where the gradient's way ends: a tensor that does not require grad, made from some that do."""
+    """Where the gradient's way ends: a tensor without grad, made from some that require it."""
 
     why: str
     site: Site | None
@@ -139,8 +140,8 @@ class Change:
 
 
 class Recorder(TorchFunctionMode):  # type: ignore[misc]
-    """Records while it is entered.  ``on_backward(name, function, arguments, site)`` carries out each
-    ``backward`` and ``grad`` that the script calls, and returns what the function returned.
+    """Records while it is entered.  ``on_backward(name, function, arguments, frame)`` carries out
+    each ``backward`` and ``grad`` that the script calls, and returns what the function returned.
     """
 
     def __init__(self, on_backward: Callable[..., Any]) -> None:
@@ -242,11 +243,7 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
             else:
                 self._cut(kind, args, result)
         elif isinstance(result, (tuple, list)):
-            outputs = [
-                (part, (place,))
-                for place, part in enumerate(result)
-                if isinstance(part, torch.Tensor) and part.requires_grad and part.grad_fn is not None
-            ]
+            outputs = [(part, (place,)) for place, part in enumerate(result) if _is_computed(part)]
             if outputs:
                 self._record(kind, args, kwargs, outputs)
         return result
@@ -267,7 +264,7 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
             _attach(node, nr, call, path)
 
     def _pack(self, arg: Any, operands: list[Operand], changing: Any = None) -> Any:
-        """An argument with its tensors replaced by operands; of ``changing`` the value is copied."""
+        """An argument with its tensors as operands; of ``changing`` the value is copied."""
         if isinstance(arg, torch.Tensor):
             operand = Operand(arg, copy=arg is changing)
             if operand.node is None and self._cuts and operand.leaf is None:
@@ -392,7 +389,7 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
         tracked = [
             (part, (place,) if many else ())
             for place, part in enumerate(outputs)
-            if isinstance(part, torch.Tensor) and part.requires_grad and part.grad_fn is not None
+            if _is_computed(part)
         ]
         if tracked:
             operands: list[Operand] = []
@@ -420,9 +417,7 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
             self._paused -= 1
         if name == "grad" and self.recording:
             made = [
-                (part, (place,))
-                for place, part in enumerate(result or ())
-                if isinstance(part, torch.Tensor) and part.requires_grad and part.grad_fn is not None
+                (part, (place,)) for place, part in enumerate(result or ()) if _is_computed(part)
             ]
             if made:
                 call = Call(Kind("op", "grad"), (), {}, [], site(frame), None, "autograd.grad")
@@ -457,6 +452,11 @@ def _tensors(value: Any) -> Iterator[Any]:
             yield from _tensors(part)
 
 
+def _is_computed(value: Any) -> bool:
+    """Whether autograd knows how ``value`` was made."""
+    return isinstance(value, torch.Tensor) and value.requires_grad and value.grad_fn is not None
+
+
 def _leaves(tensors: list[Any]) -> Iterator[Any]:
     """Weak references to the leaves that ``tensors`` were computed from."""
     stack: list[Any] = []
@@ -487,7 +487,8 @@ def classify(func: Any) -> Kind:
     """How a function is treated, and the spellings under which its record may be found."""
     name = getattr(func, "__name__", "") or type(func).__name__
     if func is torch.Tensor.backward or func is torch.autograd.backward:
-        return Kind("backward", "backward" if func is torch.Tensor.backward else "autograd.backward")
+        home = "" if func is torch.Tensor.backward else "autograd."
+        return Kind("backward", f"{home}backward")
     if func is torch.autograd.grad:
         return Kind("backward", "grad")
     if name in ("__get__", "__set__", "__delete__"):
@@ -497,7 +498,7 @@ def classify(func: Any) -> Kind:
         if func.__name__ != "__get__" or name not in _ATTRIBUTES:
             return Kind("skip", name)
         return Kind("op", name, (f"Tensor.{name}",))
-    if name in _QUESTIONS and name not in _COPIES:
+    if name in _QUESTIONS:
         return Kind("skip", name)
     inplace = _is_inplace(name)
     if name in _OPERATORS:

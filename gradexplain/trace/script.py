@@ -107,7 +107,8 @@ def _print_traceback(error: BaseException, path: str) -> None:
     ]
     lines = ["Traceback (most recent call last):\n"]
     for frame in rest:
-        lines.append(f'  File "{os.path.basename(frame.filename)}", line {frame.lineno}, in {frame.name}\n')
+        file = os.path.basename(frame.filename)
+        lines.append(f'  File "{file}", line {frame.lineno}, in {frame.name}\n')
         if frame.line:
             lines.append(f"    {frame.line}\n")
     lines += traceback.format_exception_only(type(error), error)

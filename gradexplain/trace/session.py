@@ -26,7 +26,7 @@ MOST = 30
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """Which calls are wanted: all that fit, the ``call``-th (from 1), those ``at_line``, the ``last``."""
+    """Which calls are wanted: all that fit, the ``call``-th, those ``at_line``, the ``last``."""
 
     call: int | None = None
     at_line: int | None = None
@@ -148,7 +148,8 @@ class Trace:
         roots: list[Any],
         frame: FrameType,
     ) -> Any:
-        given = _list(arguments.get("gradient", arguments.get("grad_tensors", arguments.get("grad_outputs"))))
+        names = ("gradient", "grad_tensors", "grad_outputs")
+        given = _list(next((arguments[name] for name in names if name in arguments), None))
         retain, create = arguments.get("retain_graph"), bool(arguments.get("create_graph"))
         snapshot = Snapshot(
             index=brief.index,
@@ -235,9 +236,9 @@ def tracing(
 ) -> Iterator[Trace]:
     """Record the ``backward`` calls of a block: ``with gradexplain.tracing() as t: …; t.calls[0]``.
 
-    ``t.calls`` are the explanations, ``t.all`` every call in a line.  ``call`` picks the one with that
-    number (from 1), ``at_line`` those on a line of the source, ``last`` the last one.  An exception of
-    the block goes on; ``t.fault`` explains it.
+    ``t.calls`` are the explanations, ``t.all`` every call in a line.  ``call`` picks the one with
+    that number (from 1), ``at_line`` those on a line of the source, ``last`` the last one.  An
+    exception of the block goes on; ``t.fault`` explains it.
     """
     chosen = [call is not None, at_line is not None, last]
     if sum(chosen) > 1:

@@ -21,8 +21,8 @@ class Value:
     """One version of one tensor.
 
     ``kind`` is ``leaf`` (requires grad, not computed), ``constant`` (does not require grad) or
-    ``result``.  ``names`` are what the script calls it, best first.  ``array`` is None where the value
-    is no longer known, too large to keep, or complex.
+    ``result``.  ``names`` are what the script calls it, best first.  ``array`` is None where the
+    value is no longer known, too large to keep, or complex.
     """
 
     id: int

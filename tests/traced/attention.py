@@ -1,4 +1,5 @@
 """nn.MultiheadAttention and nn.TransformerEncoderLayer."""
+
 import torch
 from torch import nn
 

@@ -1,4 +1,5 @@
 """Batch normalisation in training and in evaluation."""
+
 import torch
 from torch import nn
 

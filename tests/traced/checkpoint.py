@@ -1,4 +1,5 @@
 """Activation checkpointing."""
+
 import torch
 from torch.utils.checkpoint import checkpoint
 

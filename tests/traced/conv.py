@@ -1,7 +1,8 @@
 """A small convolutional network."""
+
 import torch
-from torch import nn
 import torch.nn.functional as F
+from torch import nn
 
 torch.manual_seed(0)
 conv = nn.Conv2d(1, 2, 3, padding=1)

@@ -1,4 +1,5 @@
 """float64 throughout, with an integer index."""
+
 import torch
 
 torch.set_default_dtype(torch.float64)

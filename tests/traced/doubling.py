@@ -1,4 +1,5 @@
 """A loop that runs as long as the value is small."""
+
 import torch
 
 x = torch.tensor([0.5, 1.0, 2.0], requires_grad=True)

@@ -1,7 +1,8 @@
 """Embedding and cross entropy."""
+
 import torch
-from torch import nn
 import torch.nn.functional as F
+from torch import nn
 
 torch.manual_seed(0)
 embedding = nn.Embedding(5, 3)

@@ -1,4 +1,5 @@
 """Frozen parameters."""
+
 import torch
 from torch import nn
 

@@ -1,7 +1,8 @@
 """One step of a GAN: the discriminator sees the generator's output detached."""
+
 import torch
-from torch import nn
 import torch.nn.functional as F
+from torch import nn
 
 torch.manual_seed(0)
 G = nn.Linear(2, 3)

@@ -1,4 +1,5 @@
 """torch.autograd.grad, with a v, and allow_unused."""
+
 import torch
 
 x = torch.tensor([1.0, 2.0], requires_grad=True)

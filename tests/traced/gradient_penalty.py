@@ -1,4 +1,5 @@
 """A gradient penalty: differentiate a gradient."""
+
 import torch
 from torch import nn
 

@@ -1,4 +1,5 @@
 """Changes in place of values that are not leaves."""
+
 import torch
 
 x = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)

@@ -1,4 +1,5 @@
 """backward(inputs=…) accumulates into some leaves only."""
+
 import torch
 
 x = torch.tensor([1.0, 2.0], requires_grad=True)

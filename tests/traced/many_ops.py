@@ -1,4 +1,5 @@
 """A mixed bag: einsum, cumsum, sort, roll, expand, chunk, unbind, norm, var."""
+
 import torch
 
 torch.manual_seed(2)
@@ -8,7 +9,14 @@ first, *rest = x.unbind(0)
 s, _ = x.sort(dim=1)
 e = torch.einsum("ij,ij->i", a, b)
 loss = (
-    e.sum() + x.cumsum(0).pow(2).mean() + s[:, 0].sum() + x.roll(1, 0).mul(x).sum()
-    + first.norm() + x.var() + x.expand(2, 3, 4).mean() + rest[0].prod() + x.std(dim=0).sum()
+    e.sum()
+    + x.cumsum(0).pow(2).mean()
+    + s[:, 0].sum()
+    + x.roll(1, 0).mul(x).sum()
+    + first.norm()
+    + x.var()
+    + x.expand(2, 3, 4).mean()
+    + rest[0].prod()
+    + x.std(dim=0).sum()
 )
 loss.backward()

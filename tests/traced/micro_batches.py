@@ -1,4 +1,5 @@
 """Gradient accumulation over micro-batches."""
+
 import torch
 from torch import nn
 

@@ -1,4 +1,5 @@
 """An MLP with Adam, three steps."""
+
 import torch
 from torch import nn
 
@@ -7,7 +8,7 @@ net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1))
 opt = torch.optim.Adam(net.parameters(), lr=0.1)
 x = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
 target = torch.tensor([[0.0], [1.0], [1.0], [0.0]])
-for step in range(6):
+for _ in range(6):
     opt.zero_grad()
     prediction = net(x)
     loss = nn.functional.mse_loss(prediction, target)

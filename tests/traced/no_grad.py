@@ -1,4 +1,5 @@
 """What is computed under no_grad, detached or without requires_grad gets nothing."""
+
 import torch
 
 a = torch.tensor([1.0, 2.0], requires_grad=True)

@@ -1,4 +1,5 @@
 """PyTorch's own RNN cell and LSTM."""
+
 import torch
 from torch import nn
 

@@ -1,4 +1,5 @@
 """An RNN cell unrolled by hand."""
+
 import torch
 
 torch.manual_seed(1)
@@ -9,5 +10,5 @@ xs = torch.randn(4, 2)
 h = torch.zeros(3)
 for t in range(4):
     h = torch.tanh(xs[t] @ U + h @ W + b)
-loss = (h ** 2).sum()
+loss = (h**2).sum()
 loss.backward()

@@ -1,4 +1,5 @@
 """Weights used twice, and tied."""
+
 import torch
 from torch import nn
 

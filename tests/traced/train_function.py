@@ -1,4 +1,5 @@
 """A loop in a function, with a class around the model."""
+
 import torch
 from torch import nn
 

@@ -1,8 +1,10 @@
 """A small transformer block written out."""
+
 import math
+
 import torch
-from torch import nn
 import torch.nn.functional as F
+from torch import nn
 
 
 class Block(nn.Module):

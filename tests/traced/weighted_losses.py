@@ -1,4 +1,5 @@
 """Weights of several losses are v."""
+
 import torch
 
 w = torch.tensor(0.5, requires_grad=True)

@@ -1,4 +1,5 @@
 """An error that the script catches itself, then a backward that works."""
+
 import torch
 
 x = torch.tensor([1.0, 2.0], requires_grad=True)

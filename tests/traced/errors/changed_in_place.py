@@ -1,4 +1,5 @@
 """A value that an operation saved is changed in place."""
+
 import torch
 
 x = torch.tensor([1.0, 2.0], requires_grad=True)

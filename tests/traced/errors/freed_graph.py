@@ -1,7 +1,8 @@
 """backward twice through one graph."""
+
 import torch
 
 x = torch.tensor([1.0, 2.0], requires_grad=True)
-y = (x ** 2).sum()
+y = (x**2).sum()
 y.backward()
 y.backward()

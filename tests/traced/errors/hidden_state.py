@@ -1,9 +1,10 @@
 """A value carried over from one step to the next still has its history."""
+
 import torch
 
 w = torch.tensor(0.5, requires_grad=True)
 h = torch.tensor(1.0)
-for step in range(2):
+for _ in range(2):
     h = torch.tanh(h * w)
     loss = (h - 1) ** 2
     loss.backward()

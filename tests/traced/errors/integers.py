@@ -1,4 +1,5 @@
 """Integers cannot require grad."""
+
 import torch
 
 x = torch.tensor([1, 2], requires_grad=True)

@@ -1,4 +1,5 @@
 """An error that has nothing to do with autograd."""
+
 import torch
 
 x = torch.tensor([1.0, 2.0], requires_grad=True)

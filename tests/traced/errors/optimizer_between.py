@@ -1,4 +1,5 @@
 """The optimizer steps between forward and backward."""
+
 import torch
 from torch import nn
 

@@ -1,4 +1,5 @@
 """backward with a v of another shape."""
+
 import torch
 
 a = torch.tensor([0.1], requires_grad=True)

@@ -1,4 +1,5 @@
 """One of several views is changed in place."""
+
 import torch
 
 x = torch.ones(2, 3, requires_grad=True)

@@ -1,4 +1,5 @@
 """autograd.grad by a tensor that is not used."""
+
 import torch
 
 x = torch.tensor([1.0], requires_grad=True)

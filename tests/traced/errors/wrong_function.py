@@ -1,4 +1,5 @@
 """A custom function whose backward returns a gradient in the wrong shape."""
+
 import torch
 
 
