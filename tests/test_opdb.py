@@ -30,7 +30,7 @@ with warnings.catch_warnings():
 
 #: Samples of one operation that are run, spread evenly over all it has, and elements of one sample.
 SAMPLES = 10_000 if os.environ.get("GRADEXPLAIN_OPDB") == "all" else 4
-ELEMENTS = 600
+ELEMENTS = 1000
 
 #: Names of the database's that PyTorch spells otherwise.
 _HOMES = {"nn.functional": "F", "linalg": "linalg", "special": "special", "": "torch"}
@@ -87,8 +87,6 @@ class Writer:
             return ":".join("" if v is None else str(v) for v in (value.start, value.stop, value.step))
         if value is Ellipsis:
             return "..."
-        if value is torch.float64:
-            raise Skip("a dtype among the arguments")
         raise Skip(f"an argument of type {type(value).__name__}")
 
     def _tensor(self, value: torch.Tensor) -> str:
@@ -119,13 +117,17 @@ def expression(info: Any, path: str, sample: Any) -> tuple[str, Writer]:
         start = writer.text(owner) + path.removesuffix("()")
         if not path.endswith("()"):
             return start, writer
-    elif info.name == "where":
-        # The method's order: the condition comes second.
+    elif info.name == "where" or "polygamma" in info.name:
+        # The database gives them in the method's order: the condition, or n, comes second.
         start, rest = path, [args[1], args[0], *args[2:]]
     else:
         start, rest = path, args
     pieces = [writer.text(arg) for arg in rest]
-    pieces += [f"{name}={writer.text(value)}" for name, value in sample.kwargs.items()]
+    pieces += [
+        f"{name}={writer.text(value)}"
+        for name, value in sample.kwargs.items()
+        if value is not torch.float64  # the dtype that the tensors have
+    ]
     return f"{start}({', '.join(pieces)})", writer
 
 
@@ -208,6 +210,10 @@ def test_samples(info: Any, path: str) -> None:
             totals["skipped"] += 1
             reasons[str(why)] += 1
         except GradexplainError as error:
+            if "random" in error.message:
+                totals["skipped"] += 1
+                reasons["random"] += 1
+                continue
             totals["refused"] += 1
             reasons[f"refused: {info.name}: {error.message}"] += 1
         except AssertionError as error:

@@ -52,8 +52,8 @@ def join_digits(product: Any, ranges: Ranges) -> Any:
     if not any(d.has(FloorDiv, Modulo) for d in deltas):
         return product
     rest = [f for f in sympy.Mul.make_args(product) if not isinstance(f, KroneckerDelta)]
-    joined, missing = _joined(deltas, None, ranges)
-    return product if missing else sympy.Mul(*rest, *joined)
+    joined, missing, valid = _joined(deltas, None, ranges)
+    return product if missing else sympy.Mul(*rest, *joined, valid)
 
 
 def _over_one(e: Any, q: Any, ranges: Ranges) -> Any:
@@ -107,11 +107,13 @@ def _decide(e: Any, ranges: Ranges) -> Any:
 def _solve(deltas: list[Any], q: Any, ranges: Ranges) -> tuple[Any, Any, list[Any]] | None:
     """``q`` from one of ``deltas``: its value, the selectors that remain, new indices to sum over."""
     for place, d in enumerate(deltas):
-        turned = _turned(*d.args, q, ranges) or _turned(*d.args[::-1], q, ranges)
+        turned = _turned(*d.args, q, ranges)
+        if turned is None:
+            turned = _turned(*d.args[::-1], q, ranges)
         if turned is not None:
             others = deltas[:place] + deltas[place + 1 :]
             return turned, sympy.Mul(*others), []
-    deltas, digits = _joined(deltas, q, ranges)
+    deltas, digits, valid = _joined(deltas, q, ranges)
     if digits and q in ranges.digits:
         return None  # a digit of a digit: it would never end
     ranges.digits.update(digits)
@@ -124,7 +126,7 @@ def _solve(deltas: list[Any], q: Any, ranges: Ranges) -> tuple[Any, Any, list[An
             delta(*(a.xreplace({q: value}) for a in other.args), ranges)
             for other in deltas[:place] + deltas[place + 1 :]
         ]
-        return value, sympy.Mul(condition, *others), digits
+        return value, sympy.Mul(condition, valid, *others), digits
     return None
 
 
@@ -186,21 +188,24 @@ def _isolate(a: Any, b: Any, q: Any, ranges: Ranges) -> tuple[Any, Any] | None:
     return value, hit * ranges.within(value, n)
 
 
-def _joined(deltas: list[Any], q: Any, ranges: Ranges) -> tuple[list[Any], list[Any]]:
+def _joined(deltas: list[Any], q: Any, ranges: Ranges) -> tuple[list[Any], list[Any], Any]:
     """Deltas of the digits of one number as one delta of that number.
 
     ``δ(⌊f/3⌋, j)·δ(f mod 3, l)`` is ``δ(f, 3·j + l)``; a digit that no delta names becomes a new bound
-    index, which is returned.  Only numbers with the index ``q`` count, or all if it is None.
+    index, which is returned, with a selector: each target must be a digit.  Only numbers with the
+    index ``q`` count, or all if it is None.
     """
     groups: dict[Any, list[tuple[int, int | None, Any, Any]]] = {}
     plain = []
     for d in deltas:
-        digit = next((_digit(x, y, d) for x, y in (d.args, d.args[::-1]) if _is_digit(x, q)), None)
+        sides = [_bare(*d.args), _bare(*d.args[::-1])]
+        digit = next((_digit(x, y, d) for x, y in sides if _is_digit(x, q)), None)
         if digit is None:
             plain.append(d)
         else:
             groups.setdefault(digit[0], []).append(digit[1:])
     new: list[Any] = []
+    valid = sympy.S.One
     for flat, digits in groups.items():
         bounds = ranges.bounds(flat)
         if bounds is None or bounds[0] < 0:
@@ -216,14 +221,19 @@ def _joined(deltas: list[Any], q: Any, ranges: Ranges) -> tuple[list[Any], list[
                 new.append(missing)
                 value += stride * missing
             value += step * target
+            if base is not None:
+                valid *= ranges.within(target, base)
             stride = step * base if base is not None else bounds[1] + 1
         if stride <= bounds[1]:
             missing = ranges.fresh(-(-(bounds[1] + 1) // stride))
             new.append(missing)
             value += stride * missing
         plain.append(_straight(flat, sympy.expand(value), ranges))
-    plain = [d for d in plain if d != 1]
-    return [d for d in plain if isinstance(d, KroneckerDelta)], [n for n in new if not n.is_Integer]
+    for d in plain:
+        if not isinstance(d, KroneckerDelta):
+            valid *= d
+    left = [d for d in plain if isinstance(d, KroneckerDelta)]
+    return left, [n for n in new if not n.is_Integer], valid
 
 
 def _straight(a: Any, b: Any, ranges: Ranges) -> Any:
@@ -235,6 +245,14 @@ def _straight(a: Any, b: Any, ranges: Ranges) -> Any:
         if all(span is not None and 0 <= span[0] and span[1] < n for span in spans):
             return delta(e, ranges.modulo(sympy.expand(b - constant), n), ranges)
     return delta(a, b, ranges)
+
+
+def _bare(a: Any, b: Any) -> tuple[Any, Any]:
+    """``(a, b)``, or ``(digit, b − 1)`` where a is a digit plus 1."""
+    constant, rest = a.as_coeff_Add()
+    if constant != 0 and isinstance(rest, (FloorDiv, Modulo)):
+        return rest, sympy.expand(b - constant)
+    return a, b
 
 
 def _is_digit(e: Any, q: Any) -> bool:

@@ -219,7 +219,7 @@ class Primitive:
 
 def _vectorised(function: Callable[..., float]) -> Callable[..., Any]:
     def call(*arrays: Any) -> Any:
-        return np.frompyfunc(function, len(arrays), 1)(*arrays).astype(np.float64)
+        return np.asarray(np.frompyfunc(function, len(arrays), 1)(*arrays), dtype=np.float64)
 
     return call
 

@@ -7,6 +7,7 @@ whole axis needs no condition, that ``⌊(3·i + p)/3⌋`` is ``i`` while ``p`` 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -126,14 +127,14 @@ class Ranges(dict[Any, int]):
     def unravel(self, flat: Any, shape: tuple[int, ...]) -> tuple[Any, ...]:
         """The indices in a tensor of ``shape`` at a position in memory order."""
         indices: list[Any] = []
-        stride = 1
+        stride, total = 1, math.prod(shape)
         for axis in range(len(shape) - 1, -1, -1):
             n = shape[axis]
             if n == 1:
                 indices.append(sympy.S.Zero)
                 continue
             digit = self.floordiv(flat, stride) if stride > 1 else flat
-            indices.append(self.modulo(digit, n))
+            indices.append(digit if stride * n >= total else self.modulo(digit, n))
             stride *= n
         return tuple(reversed(indices))
 

@@ -661,12 +661,22 @@ def _unit_pool(n: int) -> None:
         f"argmax_pool{n}d(Tensor input, {settings})", _FAMILY, (), homes="", integer=True,
         shape=shape, value=_pool_index(n), jacobian=lambda *_: None, torch=lambda *_: None,
     ))
-    register(Op(
-        f"max_pool{n}d(Tensor input, {settings}, bool return_indices=False, Aux indices)", _FAMILY,
-        homes="F", aliases=(f"torch.max_pool{n}d",), shape=shape, element=_max_pool(n),
-        aux=lambda b, x, *args: (b.helper(helper, x, *args[:-1], label="idx"),),
-        torch=lambda torch, x, m, s, p, d, ceil, *_: getattr(torch.nn.functional, f"max_pool{n}d")(
+    pooled = register(Op(
+        f"max_pool{n}d(Tensor input, {settings}, Aux indices)", _FAMILY, (), homes="",
+        shape=shape, element=_max_pool(n),
+        aux=lambda b, x, *args: (b.helper(helper, x, *args, label="idx"),),
+        torch=lambda torch, x, m, s, p, d, ceil, _: getattr(torch.nn.functional, f"max_pool{n}d")(
             x, m, s or m, p, d, ceil),
+    ))
+
+    def expand(b: Any, x: Any, *args: Any) -> Any:
+        found = b.apply(pooled, x, *args[:-1])
+        indices = b.node(found).args[-1]
+        return b.results(("output", "indices"), found, indices) if args[-1] else found
+
+    register(Op(
+        f"max_pool{n}d(Tensor input, {settings}, bool return_indices=False)", _FAMILY,
+        homes="F", aliases=(f"torch.max_pool{n}d",), expand=expand,
         kink="at a tie the first of the largest elements of a window gets the whole gradient, as in "
              "PyTorch",
         samples={

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
-from gradexplain.errors import InputError
+from gradexplain.errors import InputError, UnsupportedError
 from gradexplain.ops.base import Op, Shape, broadcast, register, show_shape
 
 _FAMILY = "linear algebra"
@@ -352,7 +352,9 @@ register(Op(
 # -- pseudo-inverse --------------------------------------------------------------------------------
 
 
-def _pinv_shape(x: Shape, *_: Any) -> Shape:
+def _pinv_shape(x: Shape, atol: Any = None, rtol: Any = None, hermitian: bool = False) -> Shape:
+    if hermitian:
+        raise UnsupportedError("pinv with hermitian=True is not supported yet", remedy="leave it out")
     if len(x) < 2:
         raise InputError(f"pinv takes matrices, found shape {show_shape(x)}")
     return (*x[:-2], x[-1], x[-2])

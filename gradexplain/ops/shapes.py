@@ -845,7 +845,8 @@ def _take_along(b: Any, x: Any, index: Any, dim: int | None) -> Any:
     sizes = b.shape(index)
     _expect(len(sizes) == len(shape), "take_along_dim takes an index with as many dimensions as the "
             "input, found {} and {}", shape, sizes)
-    full = [broadcast((n,), (m,))[0] for n, m in zip(shape, sizes, strict=True)]
+    full = [n if axis == d else broadcast((n,), (m,))[0] for axis, (n, m) in
+            enumerate(zip(shape, sizes, strict=True))]
     wide, narrow = list(full), list(full)
     wide[d], narrow[d] = shape[d], sizes[d]
     if tuple(wide) != shape:
@@ -890,6 +891,12 @@ def _narrow(b: Any, x: Any, dim: int, start: int, length: int) -> Any:
 register(Op(
     "narrow(Tensor input, int dim, int start, int length)", _FAMILY, expand=_narrow,
     samples=("narrow(x[4], 0, 1, 2)", "x[2,3].narrow(-1, 0, 2)"),
+))
+register(Op(
+    "narrow(Tensor input, int dim, IntTensor start, int length)", _FAMILY,
+    expand=lambda b, x, dim, start, length: _narrow(
+        b, x, dim, int(_known(b, start, "narrow: the start").ravel()[0]), length),
+    samples=("narrow(x[4], 0, [1], 2)",),
 ))
 
 
@@ -1229,9 +1236,14 @@ register(Op(
 ))
 register(Op(
     "pad(Tensor input, int[] pad, str mode='constant', float? value=None)", _FAMILY, homes="F",
-    shape=_pad_shape, element=_pad, aliases=("torch.constant_pad_nd",),
+    shape=_pad_shape, element=_pad,
     torch=lambda torch, x, pad, mode, value: torch.nn.functional.pad(x, pad, mode, value),
     samples=("F.pad(x[3], (1, 2))", "F.pad(x[2,3], (1, -1, 0, 1), value=2)",
              "F.pad(x[1,2,4], (2, 1), mode='reflect')", "F.pad(x[1,2,3], (1, 2), mode='circular')",
              "F.pad(x[1,2,3], (2, 1), mode='replicate')"),
+))
+register(Op(
+    "constant_pad_nd(Tensor input, int[] pad, float value=0)", _FAMILY, homes="torch",
+    expand=lambda b, x, pad, value: b.call("pad", x, pad, "constant", value),
+    samples=("torch.constant_pad_nd(x[3], (1, 2), 2)",),
 ))
