@@ -499,6 +499,8 @@ class Evaluator:
         bound = [q for q, *_ in e.limits]
         body = e.function
         factors = list(sympy.Mul.make_args(body))
+        if not self.exact:
+            factors = self._flattened(factors, bound, scope)
         running = self._running_sum(factors, bound, scope)
         if running is not None:
             return running
@@ -545,6 +547,24 @@ class Evaluator:
         value = as_array(np.sum(part.value, axis=places)) * times
         size = np.asarray(np.sum(part.size, axis=places)) * times if self.magnitudes else None
         return _Part(as_array(value), size, kept)
+
+    def _flattened(self, factors: Sequence[Any], bound: list[Any], scope: dict[Any, int]) -> list[Any]:
+        """Sums inside a sum of products as one sum over all indices: which goes first is `einsum`'s
+        to choose, and not the formula's, where it may make something of the size of a Jacobian."""
+        flat: list[Any] = []
+        for factor in factors:
+            inner = factor.function if isinstance(factor, sympy.Sum) else None
+            if inner is None or inner.is_Add or len(bound) > 20:
+                flat.append(factor)
+                continue
+            fresh = {}
+            for q, _, last in factor.limits:
+                fresh[q] = sympy.Symbol(f"{q.name}_{len(bound)}", integer=True, nonnegative=True)
+                bound.append(fresh[q])
+                scope[fresh[q]] = int(last) + 1
+            parts = sympy.Mul.make_args(inner.xreplace(fresh))
+            flat += self._flattened(parts, bound, scope)
+        return flat
 
     def _einsum(
         self, factors: Sequence[Any], bound: Sequence[Any], scope: Mapping[Any, int]

@@ -250,16 +250,20 @@ class ClosedForm:
         return self._evaluator().value(definition, own, node.shape)
 
     def _argument(self, arg: Any) -> Any:
+        """An argument as a record's kernel takes it: a tensor as its pair."""
         if isinstance(arg, Ref):
-            node = self.graph[arg.id]
-            if node.is_literal or not self.calculus.is_atom(node):
-                own = self.calculus.indices(node.shape, f"n{node.id}x")
-                element = self.calculus.element(node, own)
-                return self._evaluator().value(element, own, node.shape)
-            return self._pair(node.label)
+            value, size = self._argument_pair(self.graph[arg.id])
+            return value, np.broadcast_to(0.0, value.shape) if size is None else size
         if isinstance(arg, tuple):
             return tuple(self._argument(part) for part in arg)
         return arg
+
+    def _argument_pair(self, node: Node) -> Pair:
+        if node.is_literal or not self.calculus.is_atom(node):
+            own = self.calculus.indices(node.shape, f"n{node.id}x")
+            element = self.calculus.element(node, own)
+            return self._evaluator().value(element, own, node.shape)
+        return self._pair(node.label)
 
     def _given(self, array: Any) -> Pair:
         array = np.asarray(array, dtype=np.float64)

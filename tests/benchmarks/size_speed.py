@@ -1,0 +1,83 @@
+"""Closed-form ``Jᵀv`` at size, against PyTorch's forward and backward on one thread.
+
+    python tests/benchmarks/size_speed.py
+
+Ratios of times taken side by side in one run, and peak memory in multiples of all tensors involved
+(inputs, output and v).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import tracemalloc
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+from run_speed import report, side_by_side
+
+from gradexplain.engine import Request, problem_of
+from gradexplain.routes.closed import ClosedForm
+from gradexplain.routes.pytorch import tensors_of
+from gradexplain.values import ONES
+
+torch.set_num_threads(1)
+
+CASES: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
+    "softmax": ("softmax(x/1000000, dim=1)", {"x": (1000, 1000)}),
+    "normalise": ("x / x.sum(dim=0)", {"x": (1000, 1000)}),
+    "layer_norm": ("F.layer_norm(x/1000000, (1000,))", {"x": (1000, 1000)}),
+    "cross_entropy": (
+        f"F.cross_entropy(x/1000000, {[n % 100 for n in range(1000)]})",
+        {"x": (1000, 1000)},
+    ),
+    "x @ w.T": ("x @ w.T", {"x": (1000, 1000), "w": (1000, 1000)}),
+    "three layers": (
+        "h1 = tanh(x @ w1.T / 1e9); h2 = tanh(h1 @ w2.T / 1e9); o = h2 @ w3.T; (o*o).mean()",
+        {"x": (1000, 1000), "w1": (300, 1000), "w2": (300, 300), "w3": (10, 300)},
+    ),
+}
+
+
+def main() -> None:
+    for name, (expression, shapes) in CASES.items():
+        problem = problem_of(Request(expression, grad=ONES, shapes=shapes))
+        graph = problem.graph
+        start = time.perf_counter()
+        form = ClosedForm(graph, problem.values, problem.v, exact=False, magnitudes=False)
+        for leaf in graph.leaves:
+            form.gradient(leaf)
+        derived = time.perf_counter() - start
+
+        def closed(form: ClosedForm = form) -> list[object]:
+            fresh = ClosedForm(
+                form.graph, problem.values, problem.v, exact=False, magnitudes=False, formulas=form
+            )
+            return [fresh.gradient_value(leaf)[0] for leaf in form.graph.leaves]
+
+        wanted = tuple(leaf.label for leaf in graph.leaves)
+        tensors = tensors_of(torch, graph, problem.values, wanted, "float64")
+        v = torch.tensor(problem.v)
+
+        def backward() -> object:
+            made = tensors_of(torch, graph, problem.values, wanted, "float64")
+            made[graph.output].backward(v)
+            return made
+
+        del tensors
+        ours, theirs = side_by_side(closed, backward, 4)
+        report(f"{name}: closed form / forward + backward", ours, theirs, 1.0)
+        tracemalloc.start()
+        closed()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        involved = sum(math.prod(leaf.shape) for leaf in graph.leaves) + 2 * np.size(problem.v)
+        print(f"{'':10}derived in {1000 * derived:.0f} ms; peak {peak / 8 / involved:.1f} times the tensors")
+
+
+if __name__ == "__main__":
+    main()
