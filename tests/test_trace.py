@@ -314,6 +314,8 @@ def test_a_wrong_custom_backward_is_followed_but_marked(tmp_path: Path) -> None:
         "Twice.apply(x).sum().backward()\n"
     ))).calls  # fmt: skip
     assert not call.complete
+    assert (call.checked, call.unchecked) == (1, 1)
+    assert "check script.py:Twice" in str(call)
     np.testing.assert_array_equal(call.gradients["x"].torch, [3, 3])
 
 
@@ -470,6 +472,22 @@ def test_memory_is_freed_with_the_graph() -> None:
         gc.collect()
         assert [ref() is None for ref in alive].count(False) <= 1
     assert len(t.all) == 8
+
+
+def test_a_wrong_number_is_found_where_it_arises() -> None:
+    """One contribution of PyTorch's, changed by a thousandth, is a mismatch at its operation."""
+    from gradexplain.trace.explain import explained
+
+    trace = traced(HERE / "traced" / "mlp_adam.py")
+    snapshot = trace._snapshots[1]
+    tanh = next(o for o in snapshot.operations if o.name == "tanh")
+    (number,) = tanh.sent
+    tanh.sent[number] = tanh.sent[number] * 1.001
+    call = explained(snapshot)
+    assert call.check is not None
+    assert call.check.status == "mismatch"
+    assert [d.routes[0] for d in call.check.differences] == ["tanh by its formula"]
+    assert "MISMATCH" in str(call)
 
 
 def test_half_precision_is_not_checked(tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ def trace(
     the first of its calls is explained in full and the others in a line each.
 
     Exit codes: 0 the routes agree for every call, 1 they do not for some, 2 the script could
-    not be run, raised an error, exited with a status or never called backward.
+    not be run, raised an error, exited with a status or never called backward, 3 for some call
+    no operation has a formula, so nothing could be checked.
     """
     if script is None:
         raise InputError(

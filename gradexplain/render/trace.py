@@ -419,7 +419,13 @@ def _conclusion(page: Page, x: TracedCall) -> None:
     closed = any(g.text for g in x.gradients.values())
     who = "the closed form, the chain rule and PyTorch" if closed else "the chain rule and PyTorch"
     where = "" if closed else " at every step"
-    own = "" if x.complete else ", PyTorch's own results taken where there is no formula"
+    own = ""
+    if x.unchecked:
+        total = x.checked + x.unchecked
+        where = f" where there is a formula, in {x.checked} of {total} operations"
+        own = "; the rest is PyTorch's own and not checked"
+    elif not x.complete:
+        own = "; what hooks returned is taken as it is"
     words = {
         "agree": f"agree: {who} give the same gradients{where}{own} ({check.dtype}{bound}).",
         "convention": "convention: the routes differ where mathematics leaves a choice "

@@ -9,6 +9,8 @@
               roots         [{name, shape, v}]: what it was called on
               retain_graph, create_graph
               complete      false where some operation has no formula: its part is PyTorch's own
+              checked       how many operations were held against their formula
+              unchecked     how many have none
               accumulated   [{name, kind, shape, before, added, after, hooked}]; kind is leaf,
                             retained (retain_grad) or returned (autograd.grad)
               got_nothing   [{name, shape, why, line}]
@@ -101,6 +103,8 @@ def call_dict(x: TracedCall, precision: int | None = None) -> dict[str, Any]:
         "retain_graph": x.retain_graph,
         "create_graph": x.create_graph,
         "complete": x.complete,
+        "checked": x.checked,
+        "unchecked": x.unchecked,
         **document,
         "accumulated": [
             {

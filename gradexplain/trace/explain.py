@@ -100,6 +100,9 @@ class TracedCall(Explanation):
     remedy: str = ""
     #: Whether every operation has a formula, so that the chain rule is independent of PyTorch.
     complete: bool = True
+    #: How many operations of the backward pass were held against their formula, how many have none.
+    checked: int = 0
+    unchecked: int = 0
 
     def to_dict(self, precision: int | None = None) -> dict[str, Any]:
         """The JSON document ``gradexplain/trace/1`` of this call."""
@@ -583,12 +586,17 @@ class _Explainer:
     def _check(self) -> None:
         x = self.explanation
         reason = ""
+        sending = [operation.id for operation in self.snapshot.operations if operation.sent]
+        x.unchecked = sum(number in self.opaque for number in sending)
+        x.checked = len(sending) - x.unchecked
         verdicts = {g.verdict for g in x.gradients.values()}
         if self.snapshot.error is not None:
             status = "skipped"
             reason = "PyTorch raised an error."
         elif not self.checkable:
             status, reason = "skipped", "half precision is not checked."
+        elif x.unchecked and not x.checked:
+            status, reason = "failed", "no operation of this chain has a formula."
         elif "mismatch" in verdicts or (self.differences and not self.singular):
             status = "mismatch"
         elif self.differences:
@@ -627,11 +635,15 @@ class _Explainer:
             why = self.opaque.get(operation.id)
             if why and operation.sent and operation.outputs:
                 name = self.labels[operation.outputs[0]]
+                advice = ""
+                if operation.name.endswith(".apply") and s.site is not None:
+                    function = operation.name.removesuffix(".apply")
+                    advice = f" gradexplain check {s.site.file}:{function} checks its backward."
                 notes.append(
                     Note(
                         "opaque",
                         f"{name} = {self._call(operation)}: {why}; what it sends back is PyTorch's "
-                        "own local result.",
+                        f"own local result.{advice}",
                         {"node": name, "function": operation.name, "why": why},
                     )
                 )
