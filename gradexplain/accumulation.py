@@ -78,8 +78,9 @@ def explain_calls(
     """Explain ``start.backward(grad)`` for each of ``starts`` and ``grads``, one after another.
 
     Without ``starts`` every call is on the output; a grad that is None is a scalar's 1.
-    ``zero_grad`` zeroes between calls, ``retain_graph=False`` lets each call free the graph.  ``retain_grad`` names
-    computed values whose ``.grad`` is kept.  ``order=2`` differentiates the first backward pass.
+    ``zero_grad`` zeroes between calls, ``retain_graph=False`` lets each call free the graph.
+    ``retain_grad`` names computed values whose ``.grad`` is kept.  ``order=2`` differentiates the
+    first backward pass.
     """
     names = (retain_grad,) if isinstance(retain_grad, str) else tuple(retain_grad)
     plan = Plan(

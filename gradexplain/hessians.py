@@ -66,6 +66,10 @@ from gradexplain.values import ONES, Value, as_array, bind
 WHOLE = 32
 
 
+#: PyTorch's double backward adds 1e-12 to the denominators of these.
+_ROUGH_TWICE = {"binary_cross_entropy": 1e-10}
+
+
 @dataclass(slots=True)
 class Block(Formula):
     """``∂²L/∂row∂column`` in the shape ``row.shape + column.shape``, by three routes.
@@ -162,7 +166,7 @@ def hessian(
 
 
 def hessian_of(request: Request, vector: Mapping[str | None, Value]) -> Hessian:
-    """The Hessian that a request asks for; ``vector`` is by input, or under None for all of them."""
+    """The Hessian that a request asks for; ``vector`` is by input, or under None for all."""
     problem = problem_of(request)
     leaves = [n for n in problem.graph.leaves if n.label in problem.wanted and not n.integer]
     if not leaves:
@@ -226,7 +230,7 @@ def _vector(
             f"--vector {unknown[0]}: no input of that name is differentiated by",
             remedy=f"the inputs are: {', '.join(names)}",
         )
-    u = {}
+    found: dict[str, Array] = {}
     for leaf in leaves:
         value = given.get(leaf.label, np.zeros(leaf.shape))
         part = np.ones(leaf.shape) if value is ONES else value
@@ -237,8 +241,8 @@ def _vector(
                 f"{leaf.label} has shape {show_shape(leaf.shape)}",
                 remedy=f"give it in shape {show_shape(leaf.shape)}, or ones",
             )
-        u[leaf.label] = part
-    return u
+        found[leaf.label] = part
+    return found
 
 
 def _probe(leaves: Sequence[Node]) -> dict[str, Array]:
@@ -289,7 +293,8 @@ class _Making:
         self.singular = singular_nodes(run.graph, run.chain, list(problem.wanted))
         self.borders = borders(run)
         # What PyTorch's own derivatives may be off by, where they are coarser than rounding.
-        self.rough = sum(node.op.rough for node in run.graph.nodes if node.op is not None)
+        operations = [node.op for node in run.graph.nodes if node.op is not None]
+        self.rough = sum(op.rough + _ROUGH_TWICE.get(op.name, 0.0) for op in operations)
         if any(run.closed.gradient(leaf).has(sympy.polygamma) for leaf in run.leaves):
             self.rough += by_spelling("torch.digamma")[0].rough
         # Each route has a graph of its own.
@@ -373,14 +378,15 @@ class _Making:
             block.tolerance = self._bound(size, block.value, self.problem.dtype)
             exact_bound = self._bound(size, block.value, "float64")
             block.verdict = self._compare(
-                self._left(a, "", b, ""), block.value, block.chain_rule, torch, block.tolerance, exact_bound
+                self._left(a, "", b, ""), block.value, block.chain_rule, torch, block.tolerance,
+                exact_bound,
             )
         return block
 
     def _bound(self, size: Any, value: Array, dtype: str) -> Array:
-        return agreement.bound(size, value, self.problem.v, dtype) + self.rough * np.nan_to_num(
-            size, nan=0.0, posinf=0.0
-        )
+        rough = self.rough * np.nan_to_num(np.asarray(size, dtype=np.float64), posinf=0.0)
+        allowed: Array = agreement.bound(size, value, self.problem.v, dtype) + rough
+        return allowed
 
     def _compare(
         self,
@@ -566,10 +572,11 @@ class _Making:
 
     def check(self) -> Check:
         h = self.hessian
-        verdicts = {item.verdict for item in (*h.blocks.values(), *h.products.values())}
+        items: list[Block | Product] = [*h.blocks.values(), *h.products.values()]
+        verdicts = {item.verdict for item in items}
         tolerances = [
             float(item.tolerance.max())
-            for item in (*h.blocks.values(), *h.products.values())
+            for item in items
             if item.tolerance is not None and item.tolerance.size
         ]
         status = "agree" if self.asked.shared is not None else "skipped"
@@ -602,8 +609,9 @@ class _Making:
             h.notes.append(
                 Note(
                     "second-order kink",
-                    f"{place_of(node.label, index)} is where the formula of {node.op.name} changes: "
-                    "its second derivative may differ on the two sides, and PyTorch takes that of "
+                    f"{place_of(node.label, index)} is where the formula of {node.op.name} "
+                    f"{place_of(node.label, index)} is where the formula of {node.op.name} "
+                    "changes: its second derivative may differ on the two sides, and PyTorch takes that of "
                     "the side on which its backward stands.",
                     {"nodes": [node.label], "index": list(index)},
                 )

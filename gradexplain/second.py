@@ -16,7 +16,7 @@ import numpy as np
 import sympy
 
 from gradexplain.engine import Problem, _Run, explanation_of
-from gradexplain.errors import Span
+from gradexplain.errors import Span, UnsupportedError
 from gradexplain.explanation import BackwardRow, Check, Note, Second
 from gradexplain.formula.calculus import indices_of, label_of
 from gradexplain.formula.functions import Lookup
@@ -130,8 +130,14 @@ def _moving(node: Node) -> Node:
     The first pass takes a record's mean or softmax as it is: its own derivative is in the record's.
     """
     op = node.op
-    if op is None or not op.stops or op.spellings or op.integer or op.element is None:
+    if op is None or not op.stops or op.spellings or op.integer or node.integer:
         return node
+    if op.element is None:
+        raise UnsupportedError(
+            f"second derivatives are not supported through {op.name}, which the first derivative "
+            "is made of",
+            remedy="gradexplain run explains the first derivative",
+        )
     return Node(
         node.id, node.label, node.named, replace(op, stops=False), node.args, node.shape,
         node.span, node.value, node.integer,

@@ -22,8 +22,8 @@ from gradexplain import __version__
 from gradexplain.cli import output
 from gradexplain.cli.check import check
 from gradexplain.cli.codegen import codegen
-from gradexplain.cli.ops import ops
 from gradexplain.cli.hessian import hessian
+from gradexplain.cli.ops import ops
 from gradexplain.cli.run import run
 from gradexplain.cli.trace import trace
 from gradexplain.errors import GradexplainError, InputError

@@ -323,9 +323,12 @@ def _twins(graph: Graph) -> dict[int, int]:
             return tuple(key(part) for part in arg)
         return repr(arg)
 
+    needed = graph.needed()
     for node in graph.nodes:
-        if node.is_literal:
-            what: Any = "number", repr(node.value)
+        if node.id not in needed:
+            what: Any = "not needed", node.id  # nothing of it stands for a value that is
+        elif node.is_literal:
+            what = "number", repr(node.value)
         elif node.op is None or node.named:
             what = node.id
         else:

@@ -46,8 +46,8 @@ def structure(
         )
         for term in sympy.Add.make_args(sympy.expand_mul(formula))
     )
-    if len(pairs) == len(rows) == len(columns):
-        ties = {row: column for row, column in pairs.values()}
+    ties = {row: column for row, column in pairs.values()}
+    if len(ties) == len(pairs) == len(rows) == len(columns):
         straight = [ties[row] for row in rows] == columns
         rest = formula.xreplace({d: sympy.S.One for d in formula.atoms(sympy.KroneckerDelta)})
         if not straight:

@@ -31,14 +31,12 @@ from __future__ import annotations
 
 from typing import Any
 
-
 from gradexplain.explanation import Array
 from gradexplain.hessians import Block, Hessian, Product
 from gradexplain.render import json, numbers, text
 from gradexplain.render.page import (
     HEADING,
     LABEL,
-    NAME,
     Page,
     Style,
     elements,
@@ -194,7 +192,8 @@ def _routes(page: Page, block: Block) -> None:
 
 def _product(page: Page, h: Hessian) -> None:
     page.heading(
-        "Hessian-vector product", f"H·{h.u} is the gradient of {h.p} = Σ {h.u}·∇{h.scalar}: H is never made"
+        "Hessian-vector product",
+        f"H·{h.u} is the gradient of {h.p} = Σ {h.u}·∇{h.scalar}: H is never made",
     )
     for product in h.products.values():
         page.blank()

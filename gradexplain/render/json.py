@@ -14,7 +14,8 @@
     steps       [{node, op, upstream, input, uses, rule, contribution_rule, numbers, contribution,
                 total}] from the output back; total is null but on the last of several contributions
     gradients   {NAME: {formula, latex, where, value, chain_rule, torch, tolerance, verdict,
-                agrees}}; torch is null when PyTorch was not asked; agrees is false only for a mismatch
+                agrees}}; torch is null when PyTorch was not asked; agrees is false only for a
+                mismatch
     check       {status, dtype, tolerance, reason, differences: [{input, routes, index, values,
                 tolerance, count}]}; status is agree, convention, mismatch, skipped or failed
     notes       [{kind, text, …}]
