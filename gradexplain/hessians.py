@@ -610,9 +610,8 @@ class _Making:
                 Note(
                     "second-order kink",
                     f"{place_of(node.label, index)} is where the formula of {node.op.name} "
-                    f"{place_of(node.label, index)} is where the formula of {node.op.name} "
-                    "changes: its second derivative may differ on the two sides, and PyTorch takes that of "
-                    "the side on which its backward stands.",
+                    "changes: its second derivative may differ on the two sides, and PyTorch takes "
+                    "that of the side on which its backward stands.",
                     {"nodes": [node.label], "index": list(index)},
                 )
             )
