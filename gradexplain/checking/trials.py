@@ -188,7 +188,16 @@ class Tries:
     ) -> Trial | None:
         """The trial at one point; None where J is not finite there and it should be."""
         trial = Trial(what, setting, values, special, self.dtype)
-        trial.reference = setting.reference(values, "float64")
+        try:
+            trial.reference = setting.reference(values, "float64")
+        except numeric.REFUSALS as error:
+            if finite:
+                return None  # a singular matrix: no value here
+            said = str(error).strip().split("\n")[0]
+            raise InputError(
+                f"PyTorch cannot compute the forward at this point: {said}",
+                remedy="give other values with --at",
+            ) from None
         if finite and not all(np.isfinite(j).all() for j in trial.reference.values()):
             return None
         truth = self.truth(setting)

@@ -59,6 +59,8 @@ class Writer:
     def __init__(self, graph: Graph, names: Mapping[str, str]) -> None:
         self.graph = graph
         self.names = names
+        #: A tensor whose dtype and device constants take.
+        self.like = names[graph.leaves[0].label]
 
     def text(self, node: Node, known: set[int]) -> str:
         """One node by its operation, unnamed values written out."""
@@ -71,8 +73,15 @@ class Writer:
         if id in known or node.is_leaf:
             return self.names[node.label], _ATOM
         if node.op is None:
-            return f"grad_output.new_tensor({node.value.tolist()!r})", _ATOM
+            return self.constant(node), _ATOM
         return self._call(node, known)
+
+    def constant(self, node: Node) -> str:
+        """A tensor of numbers that the expression holds."""
+        values = node.value.tolist()
+        if node.integer:
+            return f"torch.tensor({_whole(values)!r}, device={self.like}.device)"
+        return f"{self.like}.new_tensor({values!r})"
 
     def _call(self, node: Node, known: set[int]) -> tuple[str, int]:
         op = node.op
@@ -110,7 +119,10 @@ class Writer:
         if node.inputs and all(self.graph[i].is_literal for i in node.inputs) and hasattr(math, op.name):
             return f"math.{op.name}({', '.join(_number(self.graph[i].value) for i in node.inputs)})"
         if not op.spellings:
-            raise UnsupportedError(f"codegen cannot write {op.name} as PyTorch yet")
+            if not is_spelled(node):
+                raise UnsupportedError(f"codegen cannot write {op.name} as PyTorch yet")
+            given = [a for p, a in zip(op.parameters, node.args, strict=True) if not p.is_aux]
+            return f"torch.{op.name}({', '.join(self._argument(a, known) for a in given)})"
         home = op.spellings[0].rpartition(".")[0]
         if home in ("torch", "Tensor", "F", "linalg", "special"):
             function_of(torch, op)
@@ -161,6 +173,16 @@ class Writer:
         if isinstance(arg, float):
             return _number(arg)
         return repr(arg)
+
+
+def is_spelled(node: Node) -> bool:
+    """Whether PyTorch has the operation under its name."""
+    op = node.op
+    return op is not None and (bool(op.spellings) or op.name == "getitem" or hasattr(torch, op.name))
+
+
+def _whole(values: Any) -> Any:
+    return [_whole(v) for v in values] if isinstance(values, list) else int(values)
 
 
 def _same(a: Any, b: Any) -> bool:

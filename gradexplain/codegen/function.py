@@ -21,7 +21,7 @@ import sympy
 
 from gradexplain.checking import points
 from gradexplain.checking.subjects import _free_names, shapes_text
-from gradexplain.codegen.forward import RESERVED, Writer, python_names
+from gradexplain.codegen.forward import RESERVED, Writer, is_spelled, python_names
 from gradexplain.codegen.printer import ONE, Printer
 from gradexplain.errors import GradexplainError, InputError, UnsupportedError
 from gradexplain.explanation import Array
@@ -96,7 +96,7 @@ def generate(
             if not wrong:
                 return code
             errors.append(UnsupportedError(f"codegen's own result was refused by check: {wrong}"))
-    raise errors[0]
+    raise errors[-1]
 
 
 def _pattern(program: Program, names: Sequence[str], fixed: Mapping[str, Shape]) -> dict[str, Shape]:
@@ -310,7 +310,9 @@ class _Class:
         pending = [i for i in wanted if i not in known]
         while pending:
             id = pending.pop()
-            if id in needed or id in known or graph[id].op is None:
+            if id in needed or id in known or graph[id].is_leaf or graph[id].is_literal:
+                continue
+            if graph[id].op is None and id not in wanted:
                 continue
             needed.add(id)
             pending += self._made_from(graph[id])
@@ -318,15 +320,19 @@ class _Class:
         for id in needed:
             for source in self._made_from(graph[id]):
                 uses[source] = uses.get(source, 0) + 1
-                if not _spelled(graph[id]):
+                if not is_spelled(graph[id]):
                     uses[source] += 1  # its formula speaks of elements: they need a name
         lines = []
         have = set(known)
         for node in graph.nodes:
             if node.id not in needed:
                 continue
+            if node.op is None:
+                lines += _statement(self.names[node.label], self.writer.constant(node))
+                have.add(node.id)
+                continue
             inline = not node.named and uses.get(node.id, 0) == 1 and node.id not in wanted
-            text = self.writer.text(node, have) if _spelled(node) else self._by_formula(node)
+            text = self.writer.text(node, have) if is_spelled(node) else self._by_formula(node)
             if inline and len(text) < 40:
                 continue
             lines += _statement(self.names[node.label], text)
@@ -335,9 +341,10 @@ class _Class:
 
     def _made_from(self, node: Node) -> tuple[int, ...]:
         """What a node is computed from: without the parts that only its formula has."""
-        if not _spelled(node):
+        if node.op is not None and not is_spelled(node):
             return node.inputs
-        assert node.op is not None
+        if node.op is None:
+            return ()
         plain = [a for p, a in zip(node.op.parameters, node.args, strict=True) if not p.is_aux]
         return tuple(ref.id for ref in refs(plain))
 
@@ -347,12 +354,16 @@ class _Class:
         printer = self.printer(names, {n.label: n.shape for n in self.graph.nodes})
         places = self.form.calculus.indices(node.shape, f"n{node.id}x")
         frame = tuple(ONE if p.is_Integer else p for p in places)
-        return printer.full(self.form.calculus.definition(node, places), frame, "", node.shape)
+        definition = self.form.calculus.definition(node, places)
+        if definition == self.form.calculus.atom(node, places):
+            raise printer.unsupported(node.op.name if node.op is not None else node.label)
+        return printer.full(definition, frame, "", node.shape)
 
     # -- backward ------------------------------------------------------------------------------------
 
     def _backward(self, body: list[tuple[str, list[str]]], saved: Sequence[str], used: set[str]) -> list[str]:
         lines = ["    @staticmethod", f"    def backward(ctx, {self.v}):"]
+        self.writer.like = self.v
         if saved:
             names = [self.names[s] for s in saved]
             comma = "," if len(names) == 1 else ""
@@ -363,7 +374,7 @@ class _Class:
         known = {self.labels[s].id for s in saved}
         wanted = {
             self.labels[u].id for u in used
-            if u in self.labels and self.labels[u].op is not None and self.labels[u].id not in known
+            if u in self.labels and not self.labels[u].is_leaf and self.labels[u].id not in known
         }  # fmt: skip
         lines += self._values(wanted, known)
         many = len(self.graph.leaves) > 1
@@ -439,6 +450,21 @@ class _Class:
         if "_like(" in text or "expand_as(" in text or ".reshape(" in text:
             self.like.add(node.label)
         return self._tidied(text, target)
+
+    def _picks(self, node: Node, source: Node) -> bool:
+        """Whether each element of ``node`` is an element of ``source``, its one tensor of numbers."""
+        assert node.op is not None
+        tensors = [self.graph[i] for i in self._made_from(node) if not self.graph[i].integer]
+        real = [n for n in tensors if n.op is not None or n.is_leaf]
+        return is_spelled(node) and _picked(node.op) and [n.id for n in real] == [source.id]
+
+    def _on_places(self, node: Node, source: Node) -> Node:
+        """The node with ``places`` for its input."""
+        self.names["places"] = "places"
+        stand_in = Node(source.id, "places", True, None, (), source.shape, source.span)
+        nodes = tuple(stand_in if n.id == source.id else n for n in self.graph.nodes)
+        self.writer.graph = Graph(self.graph.source, nodes, self.graph.output)
+        return node
 
     # -- step by step --------------------------------------------------------------------------------
 
@@ -551,6 +577,28 @@ class _Class:
             self.like.add(source.label)
             index = _index(node.args[1])
             return [f"{{target}} = torch.zeros_like({like})", f"{{target}}[{index}] = {upstream}"]
+        p = node.parameters
+        if op.name in ("tril", "triu"):
+            return f"{upstream}.{op.name}({p.get('diagonal', 0) or ''})"
+        if op.name == "cumsum":
+            return f"{upstream}.flip({p['dim']}).cumsum(dim={p['dim']}).flip({p['dim']})"
+        if op.name == "trace":
+            self.like.add(source.label)
+            return f"torch.eye(*{like}.shape, dtype={self.v}.dtype, device={self.v}.device) * {upstream}"
+        if op.name == "pad" and p.get("mode", "constant") == "constant":
+            return f"F.pad({upstream}, {tuple(-n for n in p['pad'])!r})"
+        if self._picks(node, source):
+            # The operation on the places of its input's elements says where each came from.
+            self.like.add(source.label)
+            places = self.writer.text(self._on_places(node, source), set())
+            self.writer.graph = self.graph
+            return [
+                f"places = torch.arange({like}.shape.numel(), device={self.v}.device).reshape({like}.shape)",
+                f"places = {places}",
+                f"{{target}} = {upstream}.new_zeros({like}.shape.numel())",
+                f"{{target}} = {{target}}.index_add(0, places.flatten(), {upstream}.flatten())",
+                f"{{target}} = {{target}}.reshape({like}.shape)",
+            ]
         if op.name in ("cat", "concat") and count == 1:
             parts = node.args[0]
             dim = int(node.args[1])
@@ -572,9 +620,20 @@ class _Class:
         return None
 
 
-def _spelled(node: Node) -> bool:
-    """Whether PyTorch has the operation."""
-    return node.op is not None and bool(node.op.spellings)
+def _picked(op: Any) -> bool:
+    return op.name in _PICKS or op.moves
+
+
+#: Operations whose every element is one of their input's, and those of the records that say so.
+_PICKS = {
+    "narrow", "select", "split", "chunk", "roll", "repeat", "tile", "repeat_interleave", "gather", "take",
+    "take_along_dim", "index_select", "diagonal", "unfold", "expand", "expand_as", "broadcast_to",
+    "rot90", "movedim", "moveaxis", "fliplr", "flipud", "unbind", "masked_select", "getitem",
+}  # fmt: skip
+
+
+def _picked(op: Any) -> bool:
+    return op.name in _PICKS or bool(op.moves)
 
 
 # -- lines -----------------------------------------------------------------------------------------

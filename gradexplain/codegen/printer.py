@@ -18,7 +18,7 @@ from sympy.logic.boolalg import And, Not, Or
 
 from gradexplain.errors import UnsupportedError
 from gradexplain.formula.calculus import indices_of, label_of
-from gradexplain.formula.functions import Bracket, RecordFunction
+from gradexplain.formula.functions import Bracket, Cases, Nonzero, RecordFunction
 from gradexplain.routes.pytorch import function_of
 
 _ADD, _MUL, _NEG, _POWER, _ATOM = range(5)
@@ -115,11 +115,14 @@ class Printer:
             return self._pow(e, frame)
         if isinstance(e, sympy.Sum):
             return self._sum(e, frame)
-        if isinstance(e, sympy.Piecewise):
+        if isinstance(e, (sympy.Piecewise, Cases)):
             return self._piecewise(e, frame)
         if isinstance(e, (Bracket, sympy.KroneckerDelta)):
             return f"{self._mask(e, frame)}.to({self._some()}.dtype)", _ATOM
-        if isinstance(e, sympy.Function):
+        if isinstance(e, Nonzero):
+            text = self.tensor(e.args[0], frame)
+            return f"torch.where({text} == 0, math.inf, {text})", _ATOM
+        if isinstance(e, (sympy.Function, sympy.Max, sympy.Min)):
             return self._function(e, frame)
         raise self.unsupported(type(e).__name__)
 
@@ -258,7 +261,14 @@ class Printer:
         if coefficient.is_Rational and coefficient < 0:
             text, level = self._show(-e, frame)
             return f"-{self._paren(text, level, _MUL)}", _NEG
+        choices = [f for f in sympy.Mul.make_args(rest) if isinstance(f, (Cases, sympy.Piecewise))]
+        if len(choices) == 1:
+            others = sympy.Mul(coefficient, *(f for f in sympy.Mul.make_args(rest) if f is not choices[0]))
+            if self._tensors(others):
+                return self._piecewise(Cases(*((v * others, c) for v, c in choices[0].args)), frame)
         numbers = [f for f in sympy.Mul.make_args(rest) if f.is_number]
+        if not coefficient.is_Rational:
+            numbers, coefficient = [*numbers, coefficient], sympy.S.One
         if numbers:
             constant, level = _constant(sympy.Mul(coefficient, *numbers))
             others = sympy.Mul(*(f for f in sympy.Mul.make_args(rest) if not f.is_number))
@@ -275,7 +285,7 @@ class Printer:
             mask = " & ".join(self._mask(m, frame) for m in masks)
             if others == 1:
                 return f"({mask}).to(grad_output.dtype)", _ATOM
-            return f"torch.where({mask.removeprefix('(').removesuffix(')') if len(masks) == 1 else mask}, {inner}, 0.0)", _ATOM
+            return f"torch.where({_bare(mask) if len(masks) == 1 else mask}, {inner}, 0.0)", _ATOM
         above = [f for f in factors if not _below(f)]
         below = [f.base ** (-f.exp) for f in factors if _below(f)]
         top, bottom = sympy.Integer(coefficient.p), sympy.Integer(coefficient.q)
@@ -355,6 +365,8 @@ class Printer:
                 arguments += ", keepdim=True" if keep else ""
                 shown = f"{self._paren(text, level, _ATOM)}.sum({arguments})"
                 cost = len(shown) + 20 * shown.count(".T") + 20 * shown.count("permute") + 10 * shown.count("[") + 10 * shown.count("unsqueeze")
+                if len(result) < len(frame) and ONE in frame:
+                    cost += 15
                 if best is None or cost < best[0]:
                     best = cost, shown
         if best is None:
@@ -483,8 +495,7 @@ class Printer:
             if not text:
                 text = shown
                 continue
-            mask = self._condition(condition, frame)
-            mask = mask[1:-1] if mask.startswith("(") and mask.endswith(")") else mask
+            mask = _bare(self._condition(condition, frame))
             if not self._tensors(value) and text.replace(".", "").replace("-", "").isdigit():
                 text = f"{float(text)}"
                 shown = f"{float(value)}"
@@ -532,6 +543,18 @@ class Printer:
         return f"{prefix}.{e.op.name}({', '.join(pieces)})", _ATOM
 
 
+def _bare(text: str) -> str:
+    """``text`` without the one pair of parentheses around it."""
+    if not (text.startswith("(") and text.endswith(")")):
+        return text
+    depth = 0
+    for place, ch in enumerate(text):
+        depth += (ch == "(") - (ch == ")")
+        if depth == 0 and place < len(text) - 1:
+            return text
+    return text[1:-1]
+
+
 def _constant(e: Any) -> tuple[str, int]:
     """A number that is no fraction: ``math.sqrt(2 / math.pi)``."""
     named = {sympy.pi: "math.pi", sympy.E: "math.e", sympy.oo: "math.inf", -sympy.oo: "-math.inf"}
@@ -540,7 +563,7 @@ def _constant(e: Any) -> tuple[str, int]:
     sign = "-" if e.could_extract_minus_sign() else ""
     for k, root in ((0, ""), (-1, " / math.pi"), (1, " * math.pi")):
         square = sympy.nsimplify(sympy.simplify(e**2 / sympy.pi**k))
-        if square.is_Rational:
+        if square.is_Rational and square.p < 1000 and square.q < 1000:
             p, q = int(square.p), int(square.q)
             inner = f"{p}{root}" if q == 1 else f"{p} / {q}{root}" if k >= 0 else f"{p} / ({q} * math.pi)"
             inner = inner.replace("1 * math.pi", "math.pi") if p == q == 1 else inner
