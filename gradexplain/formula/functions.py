@@ -1,8 +1,9 @@
 """The functions that element formulas are made of, each with its kernels.
 
 `PRIMITIVES` is the one list: the name that a record's formula uses, the SymPy function, and how a
-value is computed in float64 (NumPy) and with digits to spare (mpmath).  A pointwise operation that is
-``named`` becomes a function too (`named_function`), whose derivative and value come from its record.
+value is computed in float64 (NumPy) and with digits to spare (mpmath).  A pointwise operation that
+is ``named`` becomes a function too (`named_function`), whose derivative and value come from its
+record.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ mp.dps = 50
 class Bracket(sympy.Expr):
     """Iverson's bracket: ``[condition]`` is 1 where the condition holds and 0 where it does not.
 
-    A factor ``[condition]`` selects: where it is 0 the product is 0, whatever the other factors are,
-    infinities included.
+    A factor ``[condition]`` selects: where it is 0 the product is 0, whatever the other factors
+    are, infinities included.
     """
 
     is_commutative = True
@@ -133,6 +134,9 @@ class replaced(sympy.Function):
 
     nargs = 4
     is_real = True
+
+    def fdiff(self, argindex: int = 1) -> Any:
+        return isfinite(self.args[0]) if argindex == 1 else sympy.S.Zero
 
 
 class Nonzero(sympy.Function):
@@ -289,7 +293,8 @@ def _polygamma(n: Any, a: Any) -> Any:
         mirrored = (np.pi / np.sin(np.pi * np.where(low, a, 0.25))) ** 2 - total
     pole = (a <= 0) & (a == np.floor(a))
     if order == 0:
-        return np.where(pole, np.where(a == 0, -np.copysign(np.inf, a), np.nan), np.where(low, mirrored, total))
+        at_pole = np.where(a == 0, -np.copysign(np.inf, a), np.nan)
+        return np.where(pole, at_pole, np.where(low, mirrored, total))
     return np.where(pole, np.inf, np.where(low, mirrored, total))
 
 
@@ -311,7 +316,7 @@ def _periodic(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _domain(function: Callable[..., Any], low: float, high: float, ends: Any = None) -> Any:
-    """``function`` on ``[low, high]``, nan outside; ``ends`` gives (low, high) values at the ends."""
+    """``function`` on ``[low, high]``, nan outside; ``ends`` are its values at the two ends."""
     guarded = _guarded(function)
 
     def call(value: Any) -> Any:
@@ -594,7 +599,8 @@ class RecordFunction(sympy.Function):
             for n, value in arguments.items()
         }
         slope = derivative(build(self.op.formula, symbols), symbols[name])
-        return slope.xreplace({symbols[n]: value for n, value in arguments.items() if value is not None})
+        given = {symbols[n]: value for n, value in arguments.items() if value is not None}
+        return slope.xreplace(given)
 
 
 @cache
@@ -615,8 +621,8 @@ _STEPS = (
 def total_derivative(expression: Any, of_atom: Callable[[Any], Any]) -> Any:
     """The derivative of ``expression``, given that of each atom (symbol, element, sum) in it.
 
-    The rules of sum, product, power and chain; a function's own derivative is SymPy's (``fdiff``) or
-    its record's.  Where an expression chooses between formulas, so does its derivative.
+    The rules of sum, product, power and chain; a function's own derivative is SymPy's (``fdiff``)
+    or its record's.  Where an expression chooses between formulas, so does its derivative.
     """
     if expression.is_number or isinstance(expression, _STEPS):
         return sympy.S.Zero

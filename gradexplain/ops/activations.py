@@ -126,7 +126,8 @@ register(Op(
 register(Op(
     "hardsigmoid(Tensor input)", _FAMILY, named=True, homes="F",
     formula="0 if input <= -3 else (input + 3)/6 if input < 3 else 1",
-    singular=("abs(input) == 3",), rough=1e-7, kink="hardsigmoid has the slope 0 at -3 and 3, as PyTorch",
+    singular=("abs(input) == 3",), rough=1e-7,
+    kink="hardsigmoid has the slope 0 at -3 and 3, as PyTorch",
     samples=("F.hardsigmoid(2*x[5] - 5.5)",),
 ))
 register(Op(

@@ -1,4 +1,4 @@
-"""Losses: one number for each element or row, then ``reduction``: their mean, their sum, or none."""
+"""Losses: one number for each element or row, then ``reduction``: their mean, sum, or none."""
 # fmt: off
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def _check(name: str, reduction: str) -> None:
 
 
 def _elementwise(
-    schema: str, formula: str, samples: tuple[str, ...], *, derivatives: Mapping[str, str] | None = None,
+    schema: str, formula: str, samples: tuple[str, ...], *,
+    derivatives: Mapping[str, str] | None = None,
     singular: Callable[..., Any] | None = None, kink: str = "", batchmean: bool = False,
     aliases: tuple[str, ...] = (), homes: str = "F", call: Any = None,
 ) -> None:
@@ -44,7 +45,8 @@ def _elementwise(
 
     def shape(*args: Any) -> Shape:
         _check(name, "mean" if batchmean and reduction(args) == "batchmean" else reduction(args))
-        full = broadcast(*(a for p, a in zip(op.parameters, args, strict=True) if p.is_tensor and a is not None))
+        given = zip(op.parameters, args, strict=True)
+        full = broadcast(*(a for p, a in given if p.is_tensor and a is not None))
         return full if reduction(args) == "none" else ()
 
     def full_shape(args: tuple[Any, ...]) -> Shape:
@@ -114,7 +116,8 @@ _elementwise(
     "l1_loss(Tensor input, Tensor target, str reduction='mean')", "abs(input - target)",
     ("F.l1_loss(x[2,3], t[2,3])", "F.l1_loss(x[3], t[3], reduction='none')"),
     derivatives={"input": "sign(input - target)", "target": "sign(target - input)"},
-    singular=lambda x, t, _: x == t, kink="l1_loss has the slope 0 where input and target are equal",
+    singular=lambda x, t, _: x == t,
+    kink="l1_loss has the slope 0 where input and target are equal",
 )
 _elementwise(
     "smooth_l1_loss(Tensor input, Tensor target, str reduction='mean', float beta=1)",
@@ -140,7 +143,8 @@ _elementwise(
     },
 )
 _elementwise(
-    "binary_cross_entropy(Tensor input, Tensor target, FixedTensor? weight=None, str reduction='mean')",
+    "binary_cross_entropy(Tensor input, Tensor target, FixedTensor? weight=None, "
+    "str reduction='mean')",
     "-(target*max(log(input), -100) + (1 - target)*max(log(1 - input), -100))"
     "*(1 if weight is None else weight)",
     ("F.binary_cross_entropy(x[3]/4, t[3]/7)",
@@ -152,7 +156,8 @@ _elementwise(
         "target": "(log(1 - input) - log(input))*(1 if weight is None else weight)",
     },
     singular=lambda x, *_: (x <= 0) | (x >= 1),
-    kink="at 0 and 1 PyTorch holds the logarithm at −100 and the denominator x·(1 − x) at 1e-12 (in single precision)",
+    kink="at 0 and 1 PyTorch holds the logarithm at −100 and the denominator x·(1 − x) at 1e-12 "
+         "(in single precision)",
 )
 _elementwise(
     "binary_cross_entropy_with_logits(Tensor input, Tensor target, Tensor? weight=None, "
@@ -210,10 +215,11 @@ _elementwise(
     kink="at the margin itself PyTorch passes the gradient on",
 )
 _elementwise(
-    "soft_margin_loss(Tensor input, Tensor target, str reduction='mean')",
+    "soft_margin_loss(Tensor input, FixedTensor target, str reduction='mean')",
     "max(-target*input, 0) + log1p(exp(-abs(target*input)))",
-    ("F.soft_margin_loss(x[3], [1, -1, 1])", "F.soft_margin_loss(x[3], [1, -1, 1], reduction='none')"),
-    derivatives={"input": "-target*sigmoid(-target*input)", "target": "-input*sigmoid(-target*input)"},
+    ("F.soft_margin_loss(x[3], [1, -1, 1])",
+     "F.soft_margin_loss(x[3], [1, -1, 1], reduction='none')"),
+    derivatives={"input": "-target*sigmoid(-target*input)"},
     call=lambda torch, x, t, r: torch.nn.functional.soft_margin_loss(x, t, reduction=r),
 )
 _elementwise(
@@ -242,7 +248,7 @@ _elementwise(
 
 
 def _split(x: Shape, target: Shape, name: str) -> tuple[int, Shape]:
-    """The number of classes and the shape without them; class scores are in dim 1 (dim 0 of a row)."""
+    """The number of classes and the shape without them; scores are in dim 1 (dim 0 of a row)."""
     if not x:
         raise InputError(f"{name} needs scores with a class dimension, found shape ()")
     axis = 0 if len(x) == 1 else 1
@@ -302,7 +308,8 @@ def _counted(k: Any, target: Any, weight: Any, kept: Any, at: Any) -> Any:
     return here if kept is None else here * kept[at]
 
 
-def _nll_shape(x: Shape, target: Shape, weight: Any, ignore: int, reduction: str, *rest: Any) -> Shape:
+def _nll_shape(x: Shape, target: Shape, weight: Any, ignore: int, reduction: str,
+               *_: Any) -> Shape:
     _check("nll_loss", reduction)
     classes, shape = _split(x, target, "nll_loss")
     _class_check(target, classes, ignore)
@@ -327,7 +334,8 @@ def _rows(k: Any, target: Any, weight: Any, kept: Any) -> Any:
     return k.sum(_counted(k, target, weight, kept, at), *at)
 
 
-def _nll_slope(k: Any, x: Any, target: Any, weight: Any, ignore: int, reduction: str, kept: Any) -> Any:
+def _nll_slope(k: Any, x: Any, target: Any, weight: Any, ignore: int, reduction: str,
+               kept: Any) -> Any:
     """``−[c = target[n]]/N``."""
     axis = _axis(x)
     at = (*k.j[:axis], *k.j[axis + 1 :])
@@ -459,7 +467,8 @@ _CE_ARGUMENTS = ("FixedTensor? weight=None, int ignore_index=-100, str reduction
                  "float label_smoothing=0")
 
 register(Op(
-    f"cross_entropy(Tensor input, IntTensor target, {_CE_ARGUMENTS}, Aux p, Aux kept)", _FAMILY, homes="F",
+    f"cross_entropy(Tensor input, IntTensor target, {_CE_ARGUMENTS}, Aux p, Aux kept)", _FAMILY,
+    homes="F",
     shape=_ce_shape, element=_ce, jacobian=_ce_slope, value=_ce_value,
     aux=lambda b, x, target, weight, ignore, *_: (_probabilities(b, x), _kept(b, target, ignore)),
     torch=lambda torch, x, t, w, i, r, s, *_: torch.nn.functional.cross_entropy(
@@ -474,7 +483,8 @@ register(Op(
 ))
 
 
-def _soft_shape(x: Shape, target: Shape, weight: Any, ignore: int, reduction: str, *_: Any) -> Shape:
+def _soft_shape(x: Shape, target: Shape, weight: Any, ignore: int, reduction: str,
+                *_: Any) -> Shape:
     _check("cross_entropy", reduction)
     if tuple(x) != tuple(target):
         raise InputError(
@@ -545,7 +555,8 @@ register(Op(
     aux=lambda b, x, *_: (_probabilities(b, x),),
     torch=lambda torch, x, t, w, i, r, s, _: torch.nn.functional.cross_entropy(
         x, t, weight=w, ignore_index=i, reduction=r, label_smoothing=s),
-    samples=("F.cross_entropy(x[2,3], t[2,3]/3.5)", "F.cross_entropy(x[3], t[3]/7, reduction='sum')",
+    samples=("F.cross_entropy(x[2,3], t[2,3]/3.5)",
+             "F.cross_entropy(x[3], t[3]/7, reduction='sum')",
              "F.cross_entropy(x[2,3], t[2,3]/3.5, reduction='none', label_smoothing=0.2)",
              "F.cross_entropy(x[2,3], t[2,3]/3.5, weight=[1, 2, 3])"),
 ))
@@ -585,9 +596,10 @@ def _triplet(b: Any, anchor: Any, positive: Any, negative: Any, margin: float, p
 
 
 register(Op(
-    "triplet_margin_loss(Tensor anchor, Tensor positive, Tensor negative, float margin=1, float p=2, "
-    "float eps=1e-6, bool swap=False, str reduction='mean')", _FAMILY, homes="torch F",
+    "triplet_margin_loss(Tensor anchor, Tensor positive, Tensor negative, float margin=1, "
+    "float p=2, float eps=1e-6, bool swap=False, str reduction='mean')", _FAMILY, homes="torch F",
     expand=_triplet,
     samples=("F.triplet_margin_loss(x[2,3], y[2,3], z[2,3])",
-             "F.triplet_margin_loss(x[2,3], y[2,3], z[2,3]/2, margin=2, swap=True, reduction='sum')"),
+             "F.triplet_margin_loss(x[2,3], y[2,3], z[2,3]/2, margin=2, swap=True, "
+             "reduction='sum')"),
 ))

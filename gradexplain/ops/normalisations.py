@@ -21,8 +21,8 @@ _FAMILY = "normalisation"
 
 @dataclass(frozen=True)
 class _Plan:
-    """``group(k, at)`` is the index of the group that the element ``at`` is in, in a tensor of shape
-    ``groups``; ``members(k, group)`` are the indices of its elements, with the bound ones;
+    """``group(k, at)`` is the index of the group that the element ``at`` is in, in a tensor of
+    shape ``groups``; ``members(k, group)`` are the indices of its elements, with the bound ones;
     ``channel(at)`` is where an element's weight stands; ``same(k, i, j)`` ties two elements of a
     group together."""
 
@@ -129,7 +129,8 @@ def _normalisation(
             given = named((x, *args), which)
             if given is not None and tuple(given) != weights:
                 raise InputError(
-                    f"{name}: {which} must have shape {show_shape(weights)}, found {show_shape(given)}",
+                    f"{name}: {which} must have shape {show_shape(weights)}, "
+                    f"found {show_shape(given)}",
                     remedy=f"one {which} for each normalised element or channel, or none",
                 )
         return x
@@ -239,7 +240,8 @@ def _batch(shape: Shape, *_: Any) -> _Plan:
     plan = _over(shape, tuple(a for a in range(len(shape)) if a != 1), lambda at: (at[1],))
     if plan.count == 1:
         raise InputError(
-            f"batch_norm in training needs more than one value per channel, found {show_shape(shape)}",
+            "batch_norm in training needs more than one value per channel, found "
+            f"{show_shape(shape)}",
             remedy="give a batch of at least 2",
         )
     return plan
@@ -248,7 +250,7 @@ def _batch(shape: Shape, *_: Any) -> _Plan:
 def _instance(shape: Shape, *_: Any) -> _Plan:
     if len(shape) < 3 or size(shape[2:]) == 1:
         raise InputError(
-            f"instance_norm needs shape (N, C, L, …) with more than one element to a channel, found "
+            "instance_norm needs shape (N, C, L, …) with more than one element to a channel, found "
             f"{show_shape(shape)}",
             remedy="the channel is dimension 1",
         )
@@ -277,7 +279,8 @@ _normalisation(
 _normalisation(
     "group_norm(Tensor input, int num_groups, Tensor? weight=None, Tensor? bias=None, "
     "float eps=1e-05)",
-    ("F.group_norm(x[2,4], 2)", "F.group_norm(x[2,4,2], 2, w[4], b[4])", "F.group_norm(x[2,2,3], 2)"),
+    ("F.group_norm(x[2,4], 2)", "F.group_norm(x[2,4,2], 2, w[4], b[4])",
+     "F.group_norm(x[2,2,3], 2)"),
     _grouped,
     lambda torch, x, groups, w, b, eps: torch.nn.functional.group_norm(x, groups, w, b, eps),
 )
@@ -335,7 +338,8 @@ def _evaluated(b: Any, x: Any, mean: Any, var: Any, weight: Any, bias: Any, eps:
 
 register(Op(
     "batch_norm(Tensor input, Tensor? running_mean, Tensor? running_var, Tensor? weight=None, "
-    "Tensor? bias=None, bool training=False, float momentum=0.1, float eps=1e-05)", _FAMILY, homes="F",
+    "Tensor? bias=None, bool training=False, float momentum=0.1, float eps=1e-05)", _FAMILY,
+    homes="F",
     expand=lambda b, x, mean, var, weight, bias, training, momentum, eps:
         b.apply(_BATCH, x, weight, bias, eps) if training
         else _evaluated(b, x, mean, var, weight, bias, eps),
@@ -360,7 +364,7 @@ def _local_response(k: Any, x: Any, size_: int, alpha: float, beta: float, offse
     c = k.bound(x.shape[1])
     here = k.i[1]
     near = k.bracket(c >= here - size_ // 2) * k.bracket(c <= here + (size_ - 1) // 2)
-    total = k.sum(x[(k.i[0], c, *k.i[2:])] ** 2 * near, c)
+    total = k.sum(x[k.put(k.i, 1, c)] ** 2 * near, c)
     return x[k.i] / (k.number(offset) + k.number(alpha) * total / size_) ** k.number(beta)
 
 

@@ -381,8 +381,8 @@ register(Op(
               "input == max if max is not None else input == min"),
     kink=_CLAMPED, aliases=("torch.clip", "Tensor.clip"),
     samples=("clamp(x[2,3], 2, 5)", "x[3].clamp(min=1.5)", "clip(x[3], max=2.5)",
-             "clamp(x[2,3], a[3]/3, b[3]/3)", "torch.clamp(x[3], min=y[3])", "clamp(x[3], max=y[3])",
-             "clamp(x[4], 2, 3)"),
+             "clamp(x[2,3], a[3]/3, b[3]/3)", "torch.clamp(x[3], min=y[3])",
+             "clamp(x[3], max=y[3])", "clamp(x[4], 2, 3)"),
     torch=lambda torch, x, low, high: torch.clamp(x, **_bounds(torch, x, low, high)),
 ))
 register(Op(
@@ -458,7 +458,8 @@ register(Op(
 register(Op(
     "where(IntTensor condition, Tensor input, Tensor other)", _FAMILY,
     formula="input if condition else other", homes="torch",
-    samples=("where(x[2,3] > 2, x**2, 3*x)", "where(x[3] >= y[3], x, y)", "torch.where(x[3] < 2, x, 0)"),
+    samples=("where(x[2,3] > 2, x**2, 3*x)", "where(x[3] >= y[3], x, y)",
+             "torch.where(x[3] < 2, x, 0)"),
     torch=lambda torch, c, a, b: torch.where(c.bool(), a, b),
 ))
 register(Op(
@@ -480,7 +481,8 @@ for _name, _sign, _long in (
     ("ge", ">=", "greater_equal"), ("eq", "==", ""), ("ne", "!=", "not_equal"),
 ):
     register(Op(
-        f"{_name}(Tensor input, Tensor other)", "comparison", integer=True, infix=f"{{}} {_sign} {{}}",
+        f"{_name}(Tensor input, Tensor other)", "comparison", integer=True,
+        infix=f"{{}} {_sign} {{}}",
         formula=f"1 if input {_sign} other else 0", remark=_TRUTH,
         aliases=(f"torch.{_long}", f"Tensor.{_long}") if _long else (),
         samples=(f"where(x[3] {_sign} 2, x, 5)", f"x[3]*{_name}(x, y[3]/2)"),

@@ -261,7 +261,8 @@ def _first(name: str) -> Any:
         p = k.bound(x.shape[d])
         if p.is_Integer:
             return k.S.S.Zero
-        return getattr(k, f"arg{name}")(x[(*k.i[:d], p, *k.i[d:])], p)
+        at = (*k.i[:d], p, *k.i[d:])
+        return getattr(k, f"arg{name}")(x[at], p)
 
     return element
 
@@ -274,8 +275,9 @@ def _pick(name: str, index: Any, *, keeps: bool = False, extra: str = "", call: 
           samples: tuple[str, ...], which: str, unsure: bool = False) -> None:
     """``name(input, dim)`` → (values, indices): the values are ``x`` at the indices.
 
-    ``unsure`` where PyTorch does not say which of the elements that tie it picks; ``keeps`` for a result of the input's shape (``cummax``); ``extra`` is another argument before
-    ``dim`` (``kthvalue``'s k).
+    ``unsure`` where PyTorch does not say which of the elements that tie it picks; ``keeps`` for a
+    result of the input's shape (``cummax``); ``extra`` is another argument before ``dim``
+    (``kthvalue``'s k).
     """
     helper = register(Op(
         f"arg{name}(Tensor input, int dim{', ' + extra if extra else ''})", _FAMILY, (), homes="",
@@ -345,7 +347,7 @@ def _pick(name: str, index: Any, *, keeps: bool = False, extra: str = "", call: 
     ))
 
 
-_PICKED = "the element whose index is returned gets the whole gradient, also at a tie, as in PyTorch"
+_PICKED = "the element whose index is returned gets the whole gradient, also at a tie, as PyTorch"
 
 _pick("max", _argmax, which=_PICKED,
       samples=("x[2,3].max(dim=1).values", "max(x[2,3], 0)[0]", "x[3].max(0, keepdim=True)[0]",
@@ -397,7 +399,8 @@ def _var(k: Any, x: Any, dim: Any, unbiased: Any, keepdim: bool, correction: Any
     return k.sum((x[at] - mean[k.i]) ** 2, *bound) / n if n else k.S.nan
 
 
-def _var_slope(k: Any, x: Any, dim: Any, unbiased: Any, keepdim: bool, correction: Any, mean: Any) -> Any:
+def _var_slope(k: Any, x: Any, dim: Any, unbiased: Any, keepdim: bool, correction: Any,
+               mean: Any) -> Any:
     n = k.number(_degrees(x, dim, unbiased, correction))
     off = x[k.j] - mean[k.i]
     return outer(k, x, dim, keepdim) * 2 * off / n if n else k.S.nan
@@ -416,7 +419,8 @@ def _with_mean(b: Any, x: Any, dim: Any, unbiased: Any, keepdim: bool, correctio
 
 
 def _torch_moment(name: str) -> Any:
-    def call(torch: Any, x: Any, dim: Any, unbiased: Any, keepdim: bool, correction: Any, _: Any) -> Any:
+    def call(torch: Any, x: Any, dim: Any, unbiased: Any, keepdim: bool, correction: Any,
+             _: Any) -> Any:
         if unbiased is not None:
             correction = int(unbiased)
         return getattr(torch, name)(x, dim, correction=correction, keepdim=keepdim)
@@ -506,7 +510,8 @@ def _logsumexp_value(exact: bool, x: Any, dim: Any, keepdim: bool, _: Any) -> An
 
 register(Op(
     "logsumexp(Tensor input, int[] dim, bool keepdim=False, Aux p)", _FAMILY,
-    shape=_reduced, aux=lambda b, x, dim, keepdim: (b.helper(SOFTMAX, x, dim, label="p"),), element=_logsumexp, jacobian=_logsumexp_slope, value=_logsumexp_value,
+    shape=_reduced, element=_logsumexp, jacobian=_logsumexp_slope, value=_logsumexp_value,
+    aux=lambda b, x, dim, keepdim: (b.helper(SOFTMAX, x, dim, label="p"),),
     homes="torch Tensor special", samples=("logsumexp(x[3], 0)", "x[2,3].logsumexp(dim=(0, 1))",
                                            "x[2,3].logsumexp(1, keepdim=True)"),
 ))
@@ -654,8 +659,8 @@ NORM = register(Op(
     shape=lambda x, p, dim, keepdim: _reduced(x, dim, keepdim),
     element=_norm, jacobian=_norm_slope, singular_at=_norm_singular, kink=NORM_KINK,
     samples=("x[3].norm()", "norm(x[2,3], dim=1)", "x[2,3].norm(p=3, dim=0, keepdim=True)",
-             "norm(x[3], 1)", "norm(x[3], inf)", "x[2,3].norm(-inf, dim=1)", "norm(x[3], 0) + x.sum()",
-             "norm(x[3], 0.5)", "norm(x[3], 4)", "x[3].norm(1.5)"),
+             "norm(x[3], 1)", "norm(x[3], inf)", "x[2,3].norm(-inf, dim=1)",
+             "norm(x[3], 0) + x.sum()", "norm(x[3], 0.5)", "norm(x[3], 4)", "x[3].norm(1.5)"),
     torch=lambda torch, x, p, dim, keepdim: torch.norm(x, p, dim, keepdim)
     if dim is not None else torch.norm(x, p),
 ))
@@ -693,7 +698,8 @@ register(Op(
 ))
 register(Op(
     "matrix_norm(Tensor A, str ord='fro', int[]? dim=None, bool keepdim=False)", _FAMILY,
-    homes="linalg", expand=lambda b, x, p, dim, keepdim: _named_norm(b, x, p, dim or (-2, -1), keepdim),
+    homes="linalg",
+    expand=lambda b, x, p, dim, keepdim: _named_norm(b, x, p, dim or (-2, -1), keepdim),
     samples=("torch.linalg.matrix_norm(x[2,3])",),
 ))
 
@@ -729,8 +735,8 @@ def _dist_slope(k: Any, a: Any, b: Any, p: float) -> Any:
 
 
 def under(k: Any, x: Any, shape: Shape) -> tuple[tuple[Any, ...], list[Any]]:
-    """In a Jacobian: where ``x[k.j]`` goes in a tensor of ``shape``: its own indices, and bound ones
-    along the dims that broadcasting repeats it over."""
+    """In a Jacobian: where ``x[k.j]`` goes in a tensor of ``shape``: its own indices, and bound
+    ones along the dims that broadcasting repeats it over."""
     missing = len(shape) - x.rank
     at, bound = [], []
     for axis, n in enumerate(shape):
@@ -761,6 +767,11 @@ register(Op(
 def _pair_dims(a: Shape, b: Shape, dim: int) -> tuple[Shape, int]:
     shape = broadcast(a, b)
     return shape, normal_dim(dim, len(shape))
+
+
+def _cosine_shape(a: Shape, b: Shape, dim: int) -> Shape:
+    shape, d = _pair_dims(a, b, dim)
+    return (*shape[:d], *shape[d + 1 :])
 
 
 def _length(k: Any, x: Any, dim: int, eps: float) -> Any:
@@ -809,7 +820,7 @@ def _cosine_slope(k: Any, a: Any, b: Any, dim: int, eps: float, n1: Any, n2: Any
 register(Op(
     "cosine_similarity(Tensor x1, Tensor x2, int dim=1, float eps=1e-8, Aux n1, Aux n2)", _FAMILY,
     homes="torch F",
-    shape=lambda a, b, dim, *_: (lambda s, d: (*s[:d], *s[d + 1 :]))(*_pair_dims(a, b, dim)),
+    shape=lambda a, b, dim, *_: _cosine_shape(a, b, dim),
     element=_cosine, jacobian=_cosine_slope,
     aux=lambda b, x, y, dim, eps: _lengths(b, x, y, dim, eps),
     torch=lambda torch, a, b, dim, eps, *_: torch.nn.functional.cosine_similarity(a, b, dim, eps),
