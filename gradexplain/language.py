@@ -607,7 +607,9 @@ def _flat(value: Any) -> Any:
             yield part
 
 
-def _unknown(name: str, what: str, path: str | None = None, attributes: bool = False) -> Exception:
+def _unknown(
+    name: str, what: str, path: str | None = None, attributes: bool = False
+) -> GradexplainError:
     """The error for a name that no record has: unknown to PyTorch too, or not supported yet."""
     shown = f"`{path}`" if path and "." in path and what == "a function" else f"`{name}`"
     last = {spelling.rpartition(".")[2] for spelling in all_spellings()} - {"getitem", "positive"}

@@ -1,9 +1,9 @@
 """PyTorch's own database of sample inputs, ``op_db``, held against every operation that it knows.
 
-For each operation, over its float64 samples: the sample is written as an expression of the language,
-explained, and all three routes must agree; the value must be PyTorch's too.  The last test prints how
-many operations and samples were run, and why others were not.  ``GRADEXPLAIN_OPDB=all`` runs every
-sample instead of a few of each operation.
+For each operation, over its float64 samples: the sample is written as an expression of the
+language, explained, and all three routes must agree; the value must be PyTorch's too.  The last
+test prints how many operations and samples were run, and why others were not.  ``GRADEXPLAIN_OPDB=all``
+runs every sample instead of a few of each operation.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _HOMES = {"nn.functional": "F", "linalg": "linalg", "special": "special", "": "t
 
 
 def spelling(info: Any) -> str | None:
-    """How the language calls an operation: ``torch.log``, or ``.T`` for a method or an attribute."""
+    """How the language calls an operation: ``torch.log``; ``.T`` for a method or an attribute."""
     for name in (info.name, *(alias.name for alias in info.aliases)):
         module, _, last = name.rpartition(".")
         home = _HOMES.get(module)
@@ -84,7 +84,8 @@ class Writer:
                 return f"[{inside}]"
             return f"({inside}{',' * (len(value) == 1)})"
         if isinstance(value, slice):
-            return ":".join("" if v is None else str(v) for v in (value.start, value.stop, value.step))
+            return ":".join("" if v is None else str(v) for v in (value.start, value.stop,
+                value.step))
         if value is Ellipsis:
             return "..."
         raise Skip(f"an argument of type {type(value).__name__}")

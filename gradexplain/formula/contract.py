@@ -63,7 +63,8 @@ def _over_one(e: Any, q: Any, ranges: Ranges) -> Any:
 
 
 def _term(term: Any, q: Any, ranges: Ranges) -> Any:
-    outside, inside = [], []
+    outside: list[Any] = []
+    inside: list[Any] = []
     for factor in sympy.Mul.make_args(term):
         (inside if factor.has(q) else outside).append(factor)
     if not inside:
@@ -237,7 +238,7 @@ def _joined(deltas: list[Any], q: Any, ranges: Ranges) -> tuple[list[Any], list[
 
 
 def _straight(a: Any, b: Any, ranges: Ranges) -> Any:
-    """``δ(e, (b − c) mod n)`` from ``δ((e + c) mod n, b)`` where e and b stay below n; else ``δ(a, b)``."""
+    """``δ(e, (b − c) mod n)`` from ``δ((e + c) mod n, b)``, e and b below n; else ``δ(a, b)``."""
     if isinstance(a, Modulo):
         n = int(a.args[1])
         constant, e = a.args[0].as_coeff_Add()

@@ -60,7 +60,7 @@ def _matmul(k: Any, a: Any, b: Any) -> Any:
     column = k.i[len(k.i) - columns :] if columns else ()
     left = batch[len(batch) - max(a.rank - 2, 0) :]
     right = batch[len(batch) - max(b.rank - 2, 0) :]
-    return k.sum(a[(*left, *row, p)] * b[(*right, p, *column)], p)
+    return k.sum(a[[*left, *row, p]] * b[[*right, p, *column]], p)
 
 
 def _ranks(name: str, first: int, second: int) -> Any:
@@ -128,7 +128,7 @@ def _inner(k: Any, a: Any, b: Any) -> Any:
     if not a.rank or not b.rank:
         return a[k.i[:a.rank]] * b[k.i[len(k.i) - b.rank:]]
     p = k.bound(a.shape[-1])
-    return k.sum(a[(*k.i[:a.rank - 1], p)] * b[(*k.i[a.rank - 1:], p)], p)
+    return k.sum(a[[*k.i[:a.rank - 1], p]] * b[[*k.i[a.rank - 1:], p]], p)
 
 
 register(Op(
@@ -172,7 +172,7 @@ def _equation(equation: str, ranks: tuple[int, ...]) -> tuple[list[list[str]], l
     wide = 0
     for term, rank in zip(terms, ranks, strict=True):
         _expect(re.fullmatch(r"[a-zA-Z]*(\.\.\.)?[a-zA-Z]*", term) is not None,
-                f"einsum: {term!r} in the equation {equation!r} is not made of letters and one '...'")
+                f"einsum: {term!r} in {equation!r} is not made of letters and one '...'")
         named = len(term.replace("...", ""))
         _expect(named == rank if "..." not in term else named <= rank,
                 f"einsum: {term!r} names {named} dimensions of an operand that has {rank}",
@@ -236,8 +236,10 @@ register(Op(
     shape=_einsum_shape, element=_einsum,
     torch=lambda torch, equation, operands: torch.einsum(equation, *operands),
     show=lambda equation, operands: f"einsum({equation}, {operands})",
-    samples=("einsum('ij,jk->ik', x[2,3], w[3,2])", "einsum('ii', x[3,3])", "einsum('i,j', x[2], y[3])",
-             "einsum('...i,ij->...j', x[2,2,3], w[3,2])", "einsum('bij,bjk,bk->bi', [x[2,2,3], w[2,3,2], z[2,2]])"),
+    samples=("einsum('ij,jk->ik', x[2,3], w[3,2])", "einsum('ii', x[3,3])",
+        "einsum('i,j', x[2], y[3])",
+             "einsum('...i,ij->...j', x[2,2,3], w[3,2])",
+                 "einsum('bij,bjk,bk->bi', [x[2,2,3], w[2,3,2], z[2,2]])"),
 ))
 
 
@@ -271,7 +273,8 @@ def _tensordot(k: Any, a: Any, b: Any, dims: Any) -> Any:
 register(Op(
     "tensordot(Tensor a, Tensor b, Any dims=2)", _FAMILY, homes="torch",
     shape=_tensordot_shape, element=_tensordot,
-    samples=("tensordot(x[2,3], y[3,2], dims=1)", "tensordot(x[2,3,2], y[3,2,2], dims=([1, 2], [0, 1]))",
+    samples=("tensordot(x[2,3], y[3,2], dims=1)",
+        "tensordot(x[2,3,2], y[3,2,2], dims=([1, 2], [0, 1]))",
              "tensordot(x[2,3], y[2,3])"),
 ))
 
@@ -316,14 +319,15 @@ def _linear(k: Any, x: Any, w: Any, b: Any) -> Any:
     p = k.bound(x.shape[-1])
     place = (k.i[-1],) if w.rank == 2 else ()
     row = k.i[:-1] if w.rank == 2 else k.i
-    total = k.sum(x[(*row, p)] * w[(*place, p)], p)
+    total = k.sum(x[[*row, p]] * w[[*place, p]], p)
     return total if b is None else total + b.broadcast(k.i)
 
 
 register(Op(
     "linear(Tensor input, Tensor weight, Tensor? bias=None)", _FAMILY, homes="F",
     shape=_linear_shape, element=_linear,
-    samples=("F.linear(x[2,3], w[2,3])", "F.linear(x[2,3], w[4,3], b[4])", "F.linear(x[3], w[2,3])"),
+    samples=("F.linear(x[2,3], w[2,3])", "F.linear(x[2,3], w[4,3], b[4])",
+        "F.linear(x[3], w[2,3])"),
 ))
 
 
@@ -338,7 +342,7 @@ def _bilinear_shape(x: Shape, y: Shape, w: Shape, b: Shape | None) -> Shape:
 def _bilinear(k: Any, x: Any, y: Any, w: Any, b: Any) -> Any:
     p, q = k.bounds(w.shape[1:])
     row = k.i[:-1]
-    total = k.sum(x[(*row, p)] * w[k.i[-1], p, q] * y[(*row, q)], p, q)
+    total = k.sum(x[[*row, p]] * w[k.i[-1], p, q] * y[[*row, q]], p, q)
     return total if b is None else total + b[k.i[-1]]
 
 
@@ -387,7 +391,8 @@ register(Op(
 register(Op(
     f"addbmm(Tensor input, Tensor batch1, Tensor batch2, {_SCALED})", _FAMILY,
     shape=_added("addbmm", _addbmm_shape), element=_plus(_addbmm),
-    samples=("addbmm(b[2,2], x[2,2,3], w[2,3,2])", "addbmm(b[2], x[2,2,3], w[2,3,2], beta=2, alpha=3)"),
+    samples=("addbmm(b[2,2], x[2,2,3], w[2,3,2])",
+        "addbmm(b[2], x[2,2,3], w[2,3,2], beta=2, alpha=3)"),
 ))
 register(Op(
     f"baddbmm(Tensor input, Tensor batch1, Tensor batch2, {_SCALED})", _FAMILY,
@@ -421,15 +426,18 @@ register(Op(
 ))
 register(Op(
     "multi_dot(Tensor[] tensors)", _FAMILY, homes="linalg", expand=_multi_dot,
-    samples=("linalg.multi_dot([x[2,3], y[3,2], z[2,2]])", "linalg.multi_dot([x[3], y[3,2], z[2]])"),
+    samples=("linalg.multi_dot([x[2,3], y[3,2], z[2,2]])",
+        "linalg.multi_dot([x[3], y[3,2], z[2]])"),
 ))
 
 
 def _cross_shape(a: Shape, b: Shape, dim: int | None) -> Shape:
-    _expect(len(a) == len(b), "cross takes tensors of equally many dimensions, found {} and {}", a, b)
+    _expect(len(a) == len(b), "cross takes tensors of equally many dimensions, found {} and {}", a,
+        b)
     shape = broadcast(a, b)
     d = _three(shape, dim)
-    _expect(a[d] == b[d] == 3, f"cross needs size 3 in dimension {d}, found shapes {{}} and {{}}", a, b)
+    _expect(a[d] == b[d] == 3, f"cross needs size 3 in dimension {d}, found shapes {{}} and {{}}",
+        a, b)
     return shape
 
 
@@ -478,10 +486,12 @@ def _padding(padding: Any, kernel: Shape, stride: Shape, dilation: Shape) -> lis
     if padding == "valid":
         return [(0, 0)] * n
     if padding == "same":
-        _expect(all(s == 1 for s in stride), "padding='same' goes only with stride 1, as in PyTorch")
+        _expect(all(s == 1 for s in stride),
+            "padding='same' goes only with stride 1, as in PyTorch")
         totals = [d * (m - 1) for d, m in zip(dilation, kernel, strict=True)]
         return [(total // 2, total - total // 2) for total in totals]
-    _expect(not isinstance(padding, str), f"padding must be integers, 'same' or 'valid', found {padding!r}")
+    _expect(not isinstance(padding, str),
+        f"padding must be integers, 'same' or 'valid', found {padding!r}")
     return [(p, p) for p in _each(padding, n, "padding")]
 
 
@@ -496,12 +506,14 @@ def _conv_shape(n: int) -> Any:
         _expect(groups > 0 and channels == w[1] * groups and w[0] % max(groups, 1) == 0,
                 f"{name}: {channels} channels in {groups} group(s) do not fit the weight {{}}", w,
                 remedy="the weight has shape (out_channels, in_channels / groups, …)")
-        _expect(b is None or b == (w[0],), f"{name}: the bias must have shape ({w[0]},), found {{}}",
+        _expect(b is None or b == (w[0],),
+            f"{name}: the bias must have shape ({w[0]},), found {{}}",
                 b or ())
         stride, dilation = _each(stride, n, "stride"), _each(dilation, n, "dilation")
         pads = _padding(padding, w[2:], stride, dilation)
         sizes = []
-        for size, m, s, d, (before, after) in zip(x[-n:], w[2:], stride, dilation, pads, strict=True):
+        for size, m, s, d, (before, after) in zip(x[-n:], w[2:], stride, dilation, pads,
+            strict=True):
             _expect(s > 0 and d > 0, f"{name}: stride and dilation must be positive")
             span = d * (m - 1) + 1
             _expect(size + before + after >= span,
@@ -525,7 +537,7 @@ def _conv(n: int) -> Any:
               zip(spots, taps, stride, dilation, pads, strict=True)]
         inside = k.S.Mul(*(k.bracket(k.all(a >= 0, a <= size - 1))
                            for a, size in zip(at, x.shape[-n:], strict=True)))
-        total = k.sum(inside * x[(*batch, channel, *at)] * w[(out, c, *taps)], c, *taps)
+        total = k.sum(inside * x[[*batch, channel, *at]] * w[[out, c, *taps]], c, *taps)
         return total if b is None else total + b[out]
 
     return element
@@ -537,9 +549,11 @@ for _n in (1, 2, 3):
         "int[] dilation=1, int groups=1)", _FAMILY, homes="F", aliases=(f"torch.conv{_n}d",),
         shape=_conv_shape(_n), element=_conv(_n),
         samples={
-            1: ("F.conv1d(x[1,2,5], w[2,2,3])", "F.conv1d(x[1,1,5], w[2,1,2], b[2], stride=2, padding=1)",
+            1: ("F.conv1d(x[1,2,5], w[2,2,3])",
+                "F.conv1d(x[1,1,5], w[2,1,2], b[2], stride=2, padding=1)",
                 "F.conv1d(x[2,6], w[2,1,2], groups=2, dilation=2, padding='same')"),
-            2: ("F.conv2d(x[1,1,3,3], w[1,1,2,2])", "F.conv2d(x[1,2,3,3], w[2,2,2,2], b[2], padding=1)",
+            2: ("F.conv2d(x[1,1,3,3], w[1,1,2,2])",
+                "F.conv2d(x[1,2,3,3], w[2,2,2,2], b[2], padding=1)",
                 "F.conv2d(x[1,2,4,4], w[2,1,2,2], stride=(2, 1), groups=2, dilation=(1, 2))"),
             3: ("F.conv3d(x[1,1,2,2,3], w[1,1,2,2,2], padding=(0, 0, 1))",),
         }[_n],
@@ -553,14 +567,16 @@ def _pooled(n: int, name: str, x: Shape, kernel: Any, stride: Any, padding: Any,
             ceil: bool) -> Shape:
     """The shape after pooling.  Source: PyTorch's ``aten/src/ATen/native/Pool.h``."""
     _expect(len(x) in (n + 1, n + 2),
-            f"{name} takes an input (batch, channels, …) with {n} more dimensions, found shape {{}}", x)
+            f"{name} takes an input (batch, channels, …) with {n} more dimensions, found {{}}", x)
     kernel, stride, padding, dilation = _window(n, kernel, stride, padding, dilation)
     sizes = []
     for size, m, s, p, d in zip(x[-n:], kernel, stride, padding, dilation, strict=True):
         _expect(m > 0 and s > 0 and d > 0, f"{name}: kernel, stride and dilation must be positive")
-        _expect(0 <= 2 * p <= d * (m - 1) + 1, f"{name}: the padding must be at most half of the kernel")
+        _expect(0 <= 2 * p <= d * (m - 1) + 1,
+            f"{name}: the padding must be at most half of the kernel")
         room = size + 2 * p - d * (m - 1) - 1
-        _expect(room >= 0 or ceil and room + s > 0, f"{name}: the kernel is larger than the padded input")
+        _expect(room >= 0 or (ceil and room + s > 0),
+            f"{name}: the kernel is larger than the padded input")
         count = -(-room // s) + 1 if ceil else room // s + 1
         sizes.append(count - 1 if ceil and (count - 1) * s >= size + p else count)
     return (*x[:-n], *sizes)
@@ -590,7 +606,7 @@ def _avg_pool(n: int) -> Any:
                               zip(at, ends, padding, taps, strict=True)))
         else:
             count = k.S.Mul(*(k.sum(b, q) for b, q in zip(inside, taps, strict=True)))
-        return k.sum(k.S.Mul(*inside) * x[(*k.i[:-n], *at)], *taps) / count
+        return k.sum(k.S.Mul(*inside) * x[[*k.i[:-n], *at]], *taps) / count
 
     return element
 
@@ -607,7 +623,8 @@ for _n in (1, 2, 3):
         samples={
             1: ("F.avg_pool1d(x[1,1,6], 2)", "F.avg_pool1d(x[1,2,5], 3, stride=2, padding=1)",
                 "F.avg_pool1d(x[2,5], 2, padding=1, count_include_pad=False, ceil_mode=True)"),
-            2: ("F.avg_pool2d(x[1,1,4,4], 2)", "F.avg_pool2d(x[1,1,3,4], (2, 3), stride=1, padding=1)",
+            2: ("F.avg_pool2d(x[1,1,4,4], 2)",
+                "F.avg_pool2d(x[1,1,3,4], (2, 3), stride=1, padding=1)",
                 "F.avg_pool2d(x[1,1,4,4], 2, divisor_override=3)"),
             3: ("F.avg_pool3d(x[1,1,2,2,4], 2)",),
         }[_n],
@@ -634,7 +651,7 @@ def _pool_index(n: int) -> Any:
             inside = np.logical_and.reduce(
                 [(g >= 0) & (g < size) for g, size in zip(grid, sizes, strict=True)])
             spot = tuple(np.clip(g, 0, size - 1) for g, size in zip(grid, sizes, strict=True))
-            found = np.where(inside, array[(..., *spot)], -np.inf)
+            found = np.where(inside, array.__getitem__((..., *spot)), -np.inf)
             flat = np.ravel_multi_index(spot, sizes)
             larger = (found > best) | np.isnan(found) | (inside & (index < 0))
             best, index = np.where(larger, found, best), np.where(larger, flat, index)
@@ -646,7 +663,7 @@ def _pool_index(n: int) -> Any:
 def _max_pool(n: int) -> Any:
     def element(k: Any, x: Any, *args: Any) -> Any:
         sizes = x.shape[-n:]
-        return x[(*k.i[:-n], *k.unravel(k.below(args[-1][k.i], prod(sizes)), sizes))]
+        return x[[*k.i[:-n], *k.unravel(k.below(args[-1][k.i], prod(sizes)), sizes)]]
 
     return element
 
@@ -677,8 +694,8 @@ def _unit_pool(n: int) -> None:
     register(Op(
         f"max_pool{n}d(Tensor input, {settings}, bool return_indices=False)", _FAMILY,
         homes="F", aliases=(f"torch.max_pool{n}d",), expand=expand,
-        kink="at a tie the first of the largest elements of a window gets the whole gradient, as in "
-             "PyTorch",
+        kink="at a tie the first of the largest elements of a window gets the whole gradient, as "
+             "in PyTorch",
         samples={
             1: ("F.max_pool1d(x[1,1,6], 2)", "F.max_pool1d(x[1,2,5], 3, stride=2, padding=1)"),
             2: ("F.max_pool2d(x[1,1,4,4], 2)",
@@ -696,8 +713,8 @@ def _adaptive_sizes(n: int, x: Shape, out: Any) -> tuple[int, ...]:
     wanted = (out,) * n if isinstance(out, int) or out is None else tuple(out)
     wanted = wanted * n if len(wanted) == 1 else wanted
     _expect(len(wanted) == n and len(x) in (n + 1, n + 2),
-            f"adaptive_avg_pool{n}d takes an input with {n + 1} or {n + 2} dimensions and {n} sizes, "
-            "found shape {}", x)
+            f"adaptive_avg_pool{n}d takes an input with {n + 1} or {n + 2} dimensions and {n} "
+            "sizes, found shape {}", x)
     return tuple(size if m is None else m for size, m in zip(x[-n:], wanted, strict=True))
 
 
@@ -716,7 +733,7 @@ def _adaptive(n: int) -> Any:
             first, after = k.floordiv(size * i, m), k.floordiv(size * i + size + m - 1, m)
             inside.append(k.bracket(k.all(at[-1] >= first, at[-1] <= after - 1)))
         count = k.S.Mul(*(k.sum(b, q) for b, q in zip(inside, taps, strict=True)))
-        return k.sum(k.S.Mul(*inside) * x[(*k.i[:-n], *at)], *taps) / count
+        return k.sum(k.S.Mul(*inside) * x[[*k.i[:-n], *at]], *taps) / count
 
     return element
 
@@ -727,7 +744,8 @@ for _n in (1, 2, 3):
         shape=lambda x, out, n=_n: (*x[:-n], *_adaptive_sizes(n, x, out)), element=_adaptive(_n),
         samples={
             1: ("F.adaptive_avg_pool1d(x[1,1,6], 3)", "F.adaptive_avg_pool1d(x[1,1,5], 3)"),
-            2: ("F.adaptive_avg_pool2d(x[1,1,4,4], 2)", "F.adaptive_avg_pool2d(x[1,1,3,4], (2, None))"),
+            2: ("F.adaptive_avg_pool2d(x[1,1,4,4], 2)",
+                "F.adaptive_avg_pool2d(x[1,1,3,4], (2, None))"),
             3: ("F.adaptive_avg_pool3d(x[1,1,2,2,4], 2)",),
         }[_n],
     ))
@@ -752,8 +770,8 @@ def _attention(b: Any, q: Any, key: Any, value: Any, mask: Any, dropout: float, 
     _expect(not dropout, "attention with dropout is random", remedy="leave dropout_p at 0")
     shapes = [b.shape(x) for x in (q, key, value)]
     _expect(all(len(s) >= 2 for s in shapes) and shapes[0][-1] == shapes[1][-1],
-            "attention takes a query (…, L, E), a key (…, S, E) and a value (…, S, V), found {}, {} and "
-            "{}", *shapes)
+            "attention takes a query (…, L, E), a key (…, S, E) and a value (…, S, V), found {}, "
+            "{} and {}", *shapes)
     if gqa:
         heads = shapes[0][-3]
         key = b.call("repeat_interleave", key, heads // shapes[1][-3], -3)
@@ -775,7 +793,8 @@ def _attention(b: Any, q: Any, key: Any, value: Any, mask: Any, dropout: float, 
 
 register(Op(
     "scaled_dot_product_attention(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, "
-    "float dropout_p=0, bool is_causal=False, *, float? scale=None, bool enable_gqa=False)", _FAMILY,
+    "float dropout_p=0, bool is_causal=False, *, float? scale=None, bool enable_gqa=False)",
+        _FAMILY,
     homes="F", expand=_attention,
     samples=("F.scaled_dot_product_attention(q[2,2]/9, w[3,2]/9, z[3,2])",
              "F.scaled_dot_product_attention(q[1,3,2]/9, w[1,3,2]/9, z[1,3,2], is_causal=True)",
@@ -789,6 +808,8 @@ def _cdist(b: Any, x1: Any, x2: Any, p: float, mode: str) -> Any:
 
 
 register(Op(
-    "cdist(Tensor x1, Tensor x2, float p=2, str compute_mode='use_mm_for_euclid_dist_if_necessary')",
-    _FAMILY, homes="torch", expand=_cdist, samples=("cdist(x[2,3], y[2,3])", "cdist(x[2,3], y[3,3], p=1)"),
+    "cdist(Tensor x1, Tensor x2, float p=2, "
+    "str compute_mode='use_mm_for_euclid_dist_if_necessary')",
+    _FAMILY, homes="torch", expand=_cdist,
+        samples=("cdist(x[2,3], y[2,3])", "cdist(x[2,3], y[3,3], p=1)"),
 ))

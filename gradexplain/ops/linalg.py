@@ -2,9 +2,9 @@
 """Linear algebra on matrices and batches of them.
 
 An element formula would be hopeless here: a record gives the derivative in terms of its result
-(``∂Y[i,k]/∂X[j,l] = −Y[i,j]·Y[l,k]`` for the inverse) and computes values with a kernel, in float64 or,
-for small matrices, with digits to spare.  Source of the derivatives: M. B. Giles, "Collected matrix
-derivative results for forward and reverse mode algorithmic differentiation", 2008.
+(``∂Y[i,k]/∂X[j,l] = −Y[i,j]·Y[l,k]`` for the inverse) and computes values with a kernel, in float64
+or, for small matrices, with digits to spare.  Source of the derivatives: M. B. Giles, "Collected
+matrix derivative results for forward and reverse mode algorithmic differentiation", 2008.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def _each(function: Callable[..., Any], exact: bool, *arrays: Any) -> Any:
             result = array
         found.append(result)
     if not found:
-        sample = np.asarray(function(*(np.zeros(a.shape[-2:]) for a in arrays)) if not exact else 0.0)
+        sample = np.asarray(function(*(np.zeros(a.shape[-2:]) for a in arrays)) if not exact
+            else 0.0)
         return np.zeros(batch + sample.shape)
     stacked = np.empty((len(found), *found[0].shape), dtype=object if exact else np.float64)
     for n, part in enumerate(found):
@@ -210,7 +211,7 @@ _SINGULAR = "the determinant of a singular matrix has a gradient, the cofactors,
 def _inverse_slope(k: Any, x: Any, *_: Any) -> Any:
     *batch, i, c = k.i
     *there, j, m = k.j
-    return -_ties(k, batch, there, x.shape[:-2]) * k.out[(*batch, i, j)] * k.out[(*batch, m, c)]
+    return -_ties(k, batch, there, x.shape[:-2]) * k.out[[*batch, i, j]] * k.out[[*batch, m, c]]
 
 
 INVERSE = register(Op(
@@ -220,7 +221,8 @@ INVERSE = register(Op(
     samples=("inverse(x[2,2])", "linalg.inv(x[2,2,2]**2)", "x[3,3].sin().inverse()"),
 ))
 _COFACTORS = register(Op(
-    "cofactors(Tensor x)", _FAMILY, (), homes="", shape=_square("det"), stops=True, jacobian=lambda *_: None,
+    "cofactors(Tensor x)", _FAMILY, (), homes="", shape=_square("det"), stops=True,
+        jacobian=lambda *_: None,
     value=_cofactors_value, torch=lambda torch, x: torch.linalg.det(x),
 ))
 
@@ -239,7 +241,8 @@ register(Op(
     value=lambda exact, x, c: _det_value(exact, x),
     aux=lambda b, x: (b.helper(_COFACTORS, x, label="C"),),
     kink=_SINGULAR,
-    singular_at=lambda y, x, c: abs(y) <= 1e-12 * (1 + abs(x).max(axis=(-2, -1), initial=0) ** x.shape[-1]),
+    singular_at=lambda y, x,
+        c: abs(y) <= 1e-12 * (1 + abs(x).max(axis=(-2, -1), initial=0) ** x.shape[-1]),
     samples=("det(x[2,2])", "linalg.det(x[2,3,3].sin())", "x[3,3].cos().det()"),
 ))
 
@@ -301,7 +304,7 @@ def _solve_slope(k: Any, a: Any, b: Any, left: bool, m: Any) -> Any:
         return m.broadcast((*batch, p, q))
 
     def result(p: Any, q: Any) -> Any:
-        return k.out[(*batch, p)] if vector else k.out[(*batch, p, q)]
+        return k.out[[*batch, p]] if vector else k.out[[*batch, p, q]]
 
     if k.wrt == "A":
         return -ties * (inverse(i, j) * result(n, c) if left else result(i, j) * inverse(n, c))
@@ -338,7 +341,8 @@ def _triangular(b: Any, a: Any, right: Any, upper: bool, left: bool, unit: bool)
     n = _square("solve_triangular")(b.shape(a))[-1]
     side = 1 if upper else -1
     part = b.call("triu" if upper else "tril", a, side if unit else 0)
-    return b.call("solve", b.call("add", part, b.call("eye", n)) if unit else part, right, left=left)
+    return b.call("solve", b.call("add", part, b.call("eye", n)) if unit else part, right,
+        left=left)
 
 
 register(Op(
@@ -354,7 +358,8 @@ register(Op(
 
 def _pinv_shape(x: Shape, atol: Any = None, rtol: Any = None, hermitian: bool = False) -> Shape:
     if hermitian:
-        raise UnsupportedError("pinv with hermitian=True is not supported yet", remedy="leave it out")
+        raise UnsupportedError("pinv with hermitian=True is not supported yet",
+            remedy="leave it out")
     if len(x) < 2:
         raise InputError(f"pinv takes matrices, found shape {show_shape(x)}")
     return (*x[:-2], x[-1], x[-2])
@@ -366,12 +371,12 @@ def _pinv_slope(k: Any, x: Any, *_: Any) -> Any:
     rows, columns = x.shape[-2:]
 
     def y(p: Any, q: Any) -> Any:
-        return k.out[(*batch, p, q)]
+        return k.out[[*batch, p, q]]
 
     p, q, r, s = k.bound(rows), k.bound(columns), k.bound(rows), k.bound(columns)
     slope = -y(i, j) * y(m, c)
-    slope += k.sum(y(i, p) * y(m, p), p) * (k.delta(j, c) - k.sum(x[(*batch, j, q)] * y(q, c), q))
-    slope += (k.delta(i, m) - k.sum(y(i, r) * x[(*batch, r, m)], r)) * k.sum(y(s, j) * y(s, c), s)
+    slope += k.sum(y(i, p) * y(m, p), p) * (k.delta(j, c) - k.sum(x[[*batch, j, q]] * y(q, c), q))
+    slope += (k.delta(i, m) - k.sum(y(i, r) * x[[*batch, r, m]], r)) * k.sum(y(s, j) * y(s, c), s)
     return _ties(k, batch, there, x.shape[:-2]) * slope
 
 
@@ -483,10 +488,10 @@ def _cholesky_slope(k: Any, x: Any, upper: bool, m: Any) -> Any:
     p = k.bound(x.shape[-1])
 
     def factor(a: Any, b: Any) -> Any:
-        return k.out[(*batch, b, a)] if upper else k.out[(*batch, a, b)]
+        return k.out[[*batch, b, a]] if upper else k.out[[*batch, a, b]]
 
     def inverse(a: Any, b: Any) -> Any:
-        return m[(*batch, a, b)]
+        return m[[*batch, a, b]]
 
     def half(a: Any, b: Any) -> Any:
         later = k.sum(k.bracket(p >= c + 1) * factor(i, p) * inverse(p, a), p)
@@ -500,10 +505,11 @@ register(Op(
     shape=_square("cholesky"), jacobian=_cholesky_slope, value=_cholesky_value,
     aux=lambda b, x, upper: (b.helper(_FACTOR_INVERSE, x, upper, label="M"),),
     aliases=("linalg.cholesky",),
-    remark="only one triangle of the matrix is read; the gradient is that of a symmetric matrix, spread "
-           "evenly over both triangles, as PyTorch's",
+    remark="only one triangle of the matrix is read; the gradient is that of a symmetric matrix, "
+           "spread evenly over both triangles, as PyTorch's",
     torch=lambda torch, x, upper, m: torch.linalg.cholesky(x, upper=upper),
-    samples=("linalg.cholesky(x[2,2] @ x.T + eye(2))", "torch.cholesky(x[2,2] @ x.T + eye(2), upper=True)",
+    samples=("linalg.cholesky(x[2,2] @ x.T + eye(2))",
+        "torch.cholesky(x[2,2] @ x.T + eye(2), upper=True)",
              "linalg.cholesky(x[2,3,3].sin() @ x.sin().mT + 2*eye(3))"),
 ))
 
@@ -578,7 +584,8 @@ def _exp_value(exact: bool, x: Any, d: Any) -> Any:
     import numpy as np
 
     y, slopes = _exponential(exact, x[0])
-    grown = np.einsum("...ikjl,...jl->...ik", np.abs(_float(slopes)), _sizes(x) + np.abs(_float(x[0])))
+    grown = np.einsum("...ikjl,...jl->...ik", np.abs(_float(slopes)),
+        _sizes(x) + np.abs(_float(x[0])))
     return y, grown * (1 + x[0].shape[-1]) + np.abs(_float(y))
 
 
@@ -593,13 +600,14 @@ def _exp_slopes(exact: bool, x: Any) -> Any:
 
 _EXP_SLOPES = register(Op(
     "slopes_of_exp(Tensor x)", _FAMILY, (), homes="",
-    shape=lambda x: (*_square("matrix_exp")(x), *x[-2:]), stops=True, jacobian=lambda *_: None, value=_exp_slopes,
+    shape=lambda x: (*_square("matrix_exp")(x), *x[-2:]), stops=True, jacobian=lambda *_: None,
+        value=_exp_slopes,
     torch=lambda torch, x: x, show=lambda x: f"∫₀¹ exp(s·{x})[i,j]·exp((1−s)·{x})[l,k] ds",
 ))
 register(Op(
     "matrix_exp(Tensor input, Aux D)", _FAMILY, homes="torch Tensor linalg",
     shape=_square("matrix_exp"), value=_exp_value,
-    jacobian=lambda k, x, d: _ties(k, k.i[:-2], k.j[:-2], x.shape[:-2]) * d[(*k.i, *k.j[-2:])],
+    jacobian=lambda k, x, d: _ties(k, k.i[:-2], k.j[:-2], x.shape[:-2]) * d[[*k.i, *k.j[-2:]]],
     aux=lambda b, x: (b.helper(_EXP_SLOPES, x, label="D"),),
     torch=lambda torch, x, d: torch.linalg.matrix_exp(x),
     samples=("matrix_exp(x[2,2]/5)", "linalg.matrix_exp(x[2,3,3].sin())"),
@@ -613,8 +621,9 @@ def _tensorinv(b: Any, x: Any, ind: int) -> Any:
     shape = b.shape(x)
     rows, columns = shape[:ind], shape[ind:]
     if ind < 1 or prod(rows) != prod(columns):
-        raise InputError(f"tensorinv: {show_shape(rows)} and {show_shape(columns)} are not of one size")
-    return b.call("reshape", b.call("inverse", b.call("reshape", x, (prod(rows), -1))), columns + rows)
+        raise InputError(f"tensorinv: {show_shape(rows)} and {show_shape(columns)} differ in size")
+    return b.call("reshape", b.call("inverse", b.call("reshape", x, (prod(rows), -1))),
+        columns + rows)
 
 
 register(Op(

@@ -1,5 +1,5 @@
 # fmt: off
-"""Operations that move elements and change none: transposes, reshapes, subscripts, stack and cat."""
+"""Operations that move elements and change none: transposes, reshapes, subscripts, joins."""
 
 from __future__ import annotations
 
@@ -75,7 +75,8 @@ def _moved(rank: int, source: Any, destination: Any) -> tuple[int, ...]:
     """The order of the dims after ``movedim``."""
     pair = [(d,) if isinstance(d, int) else tuple(d) for d in (source, destination)]
     here, there = ([normal_dim(d, rank) for d in dims] for dims in pair)
-    _expect(len(here) == len(there) and len(set(here)) == len(here) and len(set(there)) == len(there),
+    _expect(len(here) == len(there) and len(set(here)) == len(here)
+        and len(set(there)) == len(there),
             f"movedim takes equally many different dims, found {source} and {destination}")
     rest = iter(d for d in range(rank) if d not in here)
     return tuple(here[there.index(d)] if d in there else next(rest) for d in range(rank))
@@ -100,13 +101,13 @@ for _name, _homes, _of in (
 ):
     register(Op(
         f"{_name}(Tensor input)", _FAMILY, moves=True, attribute=True, homes=_homes,
-        shape=_flipped_last, element=lambda k, x: x[(*k.i[:-2], k.i[-1], k.i[-2])],
+        shape=_flipped_last, element=lambda k, x: x[[*k.i[:-2], k.i[-1], k.i[-2]]],
         show=lambda x, name=_name: f"{x}.{name}",
         torch=lambda torch, x: x.transpose(-2, -1), samples=(f"{_of}.{_name}",),
     ))
 register(Op(
     "adjoint(Tensor input)", _FAMILY, moves=True,
-    shape=_flipped_last, element=lambda k, x: x[(*k.i[:-2], k.i[-1], k.i[-2])],
+    shape=_flipped_last, element=lambda k, x: x[[*k.i[:-2], k.i[-1], k.i[-2]]],
     samples=("adjoint(x[2,3])",),
 ))
 
@@ -154,7 +155,7 @@ def _reshape(k: Any, x: Any, *_: Any) -> Any:
     middle = slice(front, len(shape) - back)
     flat = k.ravel(k.i[middle], shape[middle])
     inner = k.unravel(flat, x.shape[front : x.rank - back])
-    return x[(*k.i[:front], *inner, *k.i[len(shape) - back :])]
+    return x[[*k.i[:front], *inner, *k.i[len(shape) - back :]]]
 
 
 def _flat(shape: Shape, start: int, end: int) -> Shape:
@@ -231,7 +232,7 @@ def _unsqueezed(shape: Shape, dim: int) -> Shape:
 
 def _unsqueeze(k: Any, x: Any, dim: int) -> Any:
     d = normal_dim(dim, x.rank + 1)
-    return x[(*k.i[:d], *k.i[d + 1 :])]
+    return x[[*k.i[:d], *k.i[d + 1 :]]]
 
 
 register(Op(
@@ -250,7 +251,8 @@ register(Op(
 
 def _expanded(shape: Shape, sizes: Any) -> Shape:
     more = len(sizes) - len(shape)
-    _expect(more >= 0, f"expand to {show_shape(tuple(sizes))} has fewer dimensions than {{}}", shape)
+    _expect(more >= 0, f"expand to {show_shape(tuple(sizes))} has fewer dimensions than {{}}",
+        shape)
     result = []
     for axis, n in enumerate(sizes):
         own = shape[axis - more] if axis >= more else None
@@ -258,7 +260,8 @@ def _expanded(shape: Shape, sizes: Any) -> Shape:
                 f"expand: {n} is no size for dimension {axis}",
                 remedy="-1 keeps the size of a dimension that is there")
         _expect(own in (None, 1, n) or n == -1,
-                f"expand: dimension {axis} of {{}} has size {own}, not 1, and cannot become {n}", shape,
+                f"expand: dimension {axis} of {{}} has size {own}, not 1, and cannot become {n}",
+                    shape,
                 remedy="repeat copies a dimension of any size")
         result.append(own if n == -1 and own is not None else n)
     return tuple(result)
@@ -297,7 +300,8 @@ register(Op(
 
 
 def _meshgrid(b: Any, tensors: Any, indexing: str | None) -> Any:
-    _expect(indexing in (None, "ij", "xy"), f"meshgrid: indexing is 'ij' or 'xy', found {indexing!r}")
+    _expect(indexing in (None, "ij", "xy"),
+        f"meshgrid: indexing is 'ij' or 'xy', found {indexing!r}")
     shapes = [b.shape(x) for x in tensors]
     _expect(all(len(s) < 2 for s in shapes), "meshgrid takes vectors")
     sizes = [prod(s) for s in shapes]
@@ -343,7 +347,8 @@ def _tiled(shape: Shape, dims: Any) -> Shape:
 
 
 register(Op(
-    "tile(Tensor input, int[] dims)", _FAMILY, moves=True, shape=lambda x, dims: _tiled(x, _ints(dims)),
+    "tile(Tensor input, int[] dims)", _FAMILY, moves=True, shape=lambda x,
+        dims: _tiled(x, _ints(dims)),
     element=_repeat, samples=("tile(x[3], (2,))", "x[2,3].tile(2)"),
     torch=lambda torch, x, dims: x.tile(_ints(dims)),
 ))
@@ -382,8 +387,10 @@ _INTERLEAVE = register(Op(
     torch=lambda torch, x, repeats, dim: x.repeat_interleave(repeats, dim),
 ))
 register(Op(
-    "repeat_interleave(Tensor input, int repeats, int? dim=None, *, int? output_size=None)", _FAMILY,
-    expand=_interleaved, samples=("repeat_interleave(x[3], 2)", "x[2,3].repeat_interleave(2, dim=0)"),
+    "repeat_interleave(Tensor input, int repeats, int? dim=None, *, int? output_size=None)",
+        _FAMILY,
+    expand=_interleaved,
+        samples=("repeat_interleave(x[3], 2)", "x[2,3].repeat_interleave(2, dim=0)"),
 ))
 register(Op(
     "repeat_interleave(Tensor input, IntTensor repeats, int? dim=None, *, int? output_size=None)",
@@ -408,7 +415,8 @@ register(Op(
 ))
 for _name, _dim, _rank in (("fliplr", 1, 2), ("flipud", 0, 1)):
     def _side(b: Any, x: Any, name: str = _name, dim: int = _dim, rank: int = _rank) -> Any:
-        _expect(len(b.shape(x)) >= rank, f"{name} needs at least {rank} dimensions, found shape {{}}",
+        _expect(len(b.shape(x)) >= rank,
+            f"{name} needs at least {rank} dimensions, found shape {{}}",
                 b.shape(x))
         return b.call("flip", x, (dim,))
 
@@ -417,7 +425,7 @@ for _name, _dim, _rank in (("fliplr", 1, 2), ("flipud", 0, 1)):
 
 def _shifts(shape: Shape, shifts: Any, dims: Any) -> dict[int, int]:
     shifts, dims = _ints(shifts), _ints(() if dims is None else dims)
-    _expect(len(shifts) == len(dims) or not dims and len(shifts) == 1,
+    _expect(len(shifts) == len(dims) or (not dims and len(shifts) == 1),
             f"roll takes a shift for each dim, found {shifts} and {dims}")
     total: dict[int, int] = {}
     for shift, dim in zip(shifts, dims, strict=False):
@@ -523,9 +531,9 @@ def _embed(k: Any, x: Any, offset: int, dim1: int, dim2: int) -> Any:
     row, column = k.i[a] + min(offset, 0), k.i[b] - max(offset, 0)
     rest = tuple(i for d, i in enumerate(k.i) if d not in (a, b))
     if x.shape[-1] == 1:  # the only place, whatever its index is called
-        return k.delta(row, 0) * k.delta(column, 0) * x[(*rest, 0)]
+        return k.delta(row, 0) * k.delta(column, 0) * x[[*rest, 0]]
     inside = k.bracket(k.all(row >= 0, row <= x.shape[-1] - 1))
-    return k.delta(row, column) * inside * x[(*rest, row)]
+    return k.delta(row, column) * inside * x[[*rest, row]]
 
 
 register(Op(
@@ -616,7 +624,7 @@ def _taken(item: slice, n: int) -> range:
 def _tables_first(items: list[Any]) -> bool | None:
     """Where the dims of tables of integers go in the result: None without any, True for the front.
 
-    Tables and single integers count as one group; it keeps its place if nothing stands between them.
+    Tables and single integers are one group; it keeps its place if nothing stands between them.
     """
     if not any(_is_table(item) for item in items):
         return None
@@ -670,7 +678,8 @@ def _subscript(k: Any, x: Any, index: Any) -> Any:
             continue
         if not done:
             table_at, left, done = tuple(left[:wide]), left[wide:], True
-        at.append(k.below(item.broadcast(table_at), n) if _is_table(item) else _at(item, n, len(at)))
+        at.append(k.below(item.broadcast(table_at), n) if _is_table(item) else _at(item, n,
+            len(at)))
     return x[tuple(at)]
 
 
@@ -725,10 +734,12 @@ def _getitem(b: Any, x: Any, index: Any) -> Any:
                 "a condition as an index: the shape of the result would depend on the values",
                 remedy="where(condition, x, 0) keeps the shape; masked_select takes a given mask",
             )
-    as_seen = tuple(_Table(b.shape(i)) if hasattr(i, "id") else i for i in ([index] if single else index))
+    as_seen = tuple(_Table(b.shape(i)) if hasattr(i,
+        "id") else i for i in ([index] if single else index))
     items = _items(as_seen, len(shape))
     axes = [axis for axis, item in enumerate(i for i in items if i is not None) if _is_table(item)]
-    found = iter([_wrapped(b, table, shape[axis], axis) for table, axis in zip(tables, axes, strict=True)])
+    found = iter([_wrapped(b, table, shape[axis], axis) for table,
+        axis in zip(tables, axes, strict=True)])
     fixed = tuple(next(found) if hasattr(i, "id") else i for i in ([index] if single else index))
     return b.apply(_GETITEM, x, fixed[0] if single else fixed)
 
@@ -749,7 +760,8 @@ register(Op(
     expand=_getitem,
     samples=("x[2,3][0]", "x[2,3][:, 1:]", "x[4][None, ::2]", "x[2,3,4][..., -1]",
              "x[4][[0, 2, 2]]", "x[2,3][[0, 1], [2, -1]]", "x[2,3,2][:, [0, 2], 1]",
-             "x[2,3,2][[0, 1], :, [0, 0]]", "x[3,2][[[0, 1], [2, 2]]]", "x[3][[True, False, True]]"),
+             "x[2,3,2][[0, 1], :, [0, 0]]", "x[3,2][[[0, 1], [2, 2]]]",
+                 "x[3][[True, False, True]]"),
 ))
 
 
@@ -795,8 +807,8 @@ def _gather_shape(x: Shape, dim: int, index: Shape) -> Shape:
     d = normal_dim(dim, len(x))
     _expect(len(index or (1,)) == len(x or (1,)) and all(
         m <= n or axis == d for axis, (m, n) in enumerate(zip(index, x, strict=False))),
-        "gather takes an index with as many dimensions as the input, none larger but dim, found {} and "
-        "{}", x, tuple(index))
+        "gather takes an index with as many dimensions as the input, none larger but dim, found "
+        "{} and {}", x, tuple(index))
     return tuple(index)
 
 
@@ -843,7 +855,8 @@ def _take_along(b: Any, x: Any, index: Any, dim: int | None) -> Any:
     d = normal_dim(dim, len(shape))
     index = _wrapped(b, index, shape[d], d)
     sizes = b.shape(index)
-    _expect(len(sizes) == len(shape), "take_along_dim takes an index with as many dimensions as the "
+    _expect(len(sizes) == len(shape),
+        "take_along_dim takes an index with as many dimensions as the "
             "input, found {} and {}", shape, sizes)
     full = [n if axis == d else broadcast((n,), (m,))[0] for axis, (n, m) in
             enumerate(zip(shape, sizes, strict=True))]
@@ -883,8 +896,9 @@ def _narrow(b: Any, x: Any, dim: int, start: int, length: int) -> Any:
     d = normal_dim(dim, len(b.shape(x)))
     n = b.shape(x)[d]
     start = start + n if start < 0 else start
-    _expect(0 <= start and length >= 0 and start + length <= n,
-            f"narrow: {length} elements from {start} are not in dimension {dim} of {{}}", b.shape(x))
+    _expect(start >= 0 and length >= 0 and start + length <= n,
+            f"narrow: {length} elements from {start} are not in dimension {dim} of {{}}",
+                b.shape(x))
     return b.call("getitem", x, (*[slice(None)] * d, slice(start, start + length)))
 
 
@@ -932,7 +946,7 @@ def _split(b: Any, x: Any, size: Any, dim: int) -> Any:
     else:
         sizes = list(size)
         _expect(sum(sizes) == shape[d] and all(n >= 0 for n in sizes),
-                f"split: the sizes {sizes} do not add up to {shape[d]}, the size of dimension {dim}")
+                f"split: the sizes {sizes} do not add up to {shape[d]}, dimension {dim}")
     return _cut(b, x, d, sizes)
 
 
@@ -998,7 +1012,7 @@ for _name, _need, _axis in (("hsplit", 1, 1), ("vsplit", 2, 0), ("dsplit", 3, 2)
         shape = b.shape(x)
         _expect(len(shape) >= need, f"{name} needs {need} dimensions, found shape {{}}", shape)
         d = 0 if len(shape) == 1 else axis
-        _expect(not isinstance(parts, int) or parts > 0 and shape[d] % parts == 0,
+        _expect(not isinstance(parts, int) or (parts > 0 and shape[d] % parts == 0),
                 f"{name}: dimension {d} of {{}} cannot be split into {parts} equal parts", shape)
         return _tensor_split(b, x, parts, d)
 
@@ -1037,7 +1051,8 @@ def _unfold(k: Any, x: Any, dimension: int, size: int, step: int) -> Any:
 
 register(Op(
     "unfold(Tensor input, int dimension, int size, int step)", _FAMILY, homes="Tensor", moves=True,
-    shape=_unfold_shape, element=_unfold, samples=("x[5].unfold(0, 3, 1)", "x[2,5].unfold(1, 2, 2)"),
+    shape=_unfold_shape, element=_unfold,
+        samples=("x[5].unfold(0, 3, 1)", "x[2,5].unfold(1, 2, 2)"),
 ))
 
 
@@ -1117,7 +1132,8 @@ def _joined(tensors: tuple[Shape, ...], dim: int) -> Shape:
     _some(tensors, "cat")
     full = [shape for shape in tensors if shape != (0,)] or [tensors[0]]
     if not full[0]:
-        raise InputError("cat cannot join tensors of shape ()", remedy="stack makes a new dimension")
+        raise InputError("cat cannot join tensors of shape ()",
+            remedy="stack makes a new dimension")
     d = normal_dim(dim, len(full[0]))
     for shape in full:
         if len(shape) != len(full[0]) or any(
