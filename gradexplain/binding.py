@@ -137,7 +137,7 @@ def _tensor(
     integer = p.kind == "IntTensor"
     if isinstance(value, Ref):
         if integer and not is_integer(value):
-            raise _wrong(op, p, value, "a tensor of integers")
+            raise _no_index(op)
         return value
     if isinstance(value, (bool, int, float)) and not integer:
         return constant(value)
@@ -157,7 +157,7 @@ def _subscript(
     items: list[Any] = []
     for item in value if isinstance(value, tuple) else (value,):
         if isinstance(item, Ref) and not is_integer(item):
-            raise _wrong(op, p, item, "integers, slices, None, `...`, or tensors of integers")
+            raise _no_index(op)
         if isinstance(item, (list, bool)):
             table = np.asarray(item if is_regular(item) else None)
             if table.dtype == bool and table.ndim:
@@ -171,6 +171,13 @@ def _subscript(
             item = constant(table.tolist(), integer=True)
         items.append(item)
     return tuple(items) if isinstance(value, tuple) or len(items) != 1 else items[0]
+
+
+def _no_index(op: Op) -> InputError:
+    return InputError(
+        f"{op.name}(): an index must hold integers that are known, found a tensor that does not",
+        remedy='give an input its integers, as in --at "idx=[0,2]"; it is not differentiable then',
+    )
 
 
 def is_regular(value: Any) -> bool:

@@ -182,7 +182,9 @@ class Builder:
             check_size(shape)
         except GradexplainError as error:
             raise error.at(self.source, span) from None
-        return self._add(None, False, op, args, shape, span, integer=integer or op.integer)
+        moved = [self.nodes[ref.id].integer for ref in refs(args)] if op.moves else []
+        integer = integer or op.integer or (bool(moved) and moved[0])
+        return self._add(None, False, op, args, shape, span, integer=integer)
 
     def shape_of(self, op: Op, args: tuple[Any, ...]) -> Shape:
         """The shape that ``op`` returns for ``args``."""

@@ -2,8 +2,8 @@
 
 For each operation, over its float64 samples: the sample is written as an expression of the
 language, explained, and all three routes must agree; the value must be PyTorch's too.  The last
-test prints how many operations and samples were run, and why others were not.  ``GRADEXPLAIN_OPDB=all``
-runs every sample instead of a few of each operation.
+test prints how many operations and samples were run, and why others were not.
+``GRADEXPLAIN_OPDB=all`` runs every sample instead of a few of each operation.
 """
 
 from __future__ import annotations

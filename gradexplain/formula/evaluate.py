@@ -505,7 +505,9 @@ class Evaluator:
         if running is not None:
             return running
         if len(factors) > 1 and not self.exact:
-            done = self._einsum(factors, bound, scope)
+            done = self._scattered(factors, bound, scope)
+            if done is None:
+                done = self._einsum(factors, bound, scope)
             if done is not None:
                 return done
         part = self._eval(body, scope)
@@ -539,6 +541,51 @@ class Evaluator:
         value = np.cumsum(part.value[pick], axis=place)[pick]
         size = None if part.size is None else np.cumsum(part.size[pick], axis=place)[pick]
         return _Part(as_array(value), size, axes)
+
+    def _scattered(
+        self, factors: Sequence[Any], bound: Sequence[Any], scope: Mapping[Any, int]
+    ) -> _Part | None:
+        """``Σ_i f(i)·δ(idx[i], j)`` by adding each term at its place: no mask of i by j is made."""
+        found = [(f, _table_side(f, bound)) for f in factors]
+        if not any(sides for _, sides in found):
+            return None
+        rest = sympy.Mul(*(f for f, sides in found if not sides))
+        deltas = [sides for _, sides in found if sides]
+        places = [sorted(side.free_symbols & set(scope), key=str) for _, side in deltas]
+        flat = [s for symbols in places for s in symbols]
+        others = rest.free_symbols.union(*(table.free_symbols for table, _ in deltas))
+        if len(set(flat)) < len(flat) or others & set(flat):
+            return None
+        part = self._eval(rest, scope)
+        tables = [self._index(table, scope) for table, _ in deltas]
+        axes = _union([part.axes, *(own for _, own in tables)])
+        kept = tuple(a for a in axes if a not in bound)
+        order = (*kept, *(a for a in axes if a in bound))
+        shape = tuple(scope[a] for a in order)
+        count = math.prod(scope[a] for a in kept)
+        where = np.arange(count).reshape([scope[a] if a in kept else 1 for a in order])
+        valid = np.ones(shape, dtype=bool)
+        for (_, side), symbols, (table, own) in zip(deltas, places, tables, strict=True):
+            spot, spot_axes = self._index(side, scope)
+            spot = np.broadcast_to(
+                self._aligned(spot, spot_axes, tuple(symbols)), [scope[s] for s in symbols]
+            ).ravel()
+            back = np.full(max(int(spot.max(initial=0)), int(table.max(initial=0))) + 1, -1)
+            back[spot] = np.arange(spot.size)
+            at = back[self._aligned(table, own, order)]
+            valid = valid & (at >= 0)
+            where = where * spot.size + at
+        room = count * math.prod(scope[s] for s in flat)
+        where = np.broadcast_to(where, shape)[valid]
+        times = math.prod(scope[q] for q in bound if q not in axes)
+
+        def added(array: Any) -> Any:
+            terms = np.broadcast_to(self._aligned(array, part.axes, order), shape)[valid]
+            total = np.bincount(where, weights=terms, minlength=room) * times
+            return total.reshape([scope[a] for a in (*kept, *flat)])
+
+        size = added(np.asarray(part.size)) if self.magnitudes else None
+        return _Part(added(part.value), size, (*kept, *flat))
 
     def _reduced(self, part: _Part, bound: Sequence[Any], scope: Mapping[Any, int]) -> _Part:
         places = tuple(part.axes.index(q) for q in bound if q in part.axes)
@@ -624,6 +671,18 @@ class Evaluator:
         if self.magnitudes:
             size = times * _product_error(np.abs(to_float(part.value)), part.size, places)
         return _Part(value, size, kept)
+
+
+def _table_side(factor: Any, bound: Sequence[Any]) -> tuple[Any, Any] | None:
+    """``(table, place)`` of ``δ(idx[i], j)`` with i bound and j not; None for any other factor."""
+    if not isinstance(factor, sympy.KroneckerDelta):
+        return None
+    for table, place in (factor.args, factor.args[::-1]):
+        if table.has(Lookup) and table.has(*bound) and place.free_symbols and not (
+            place.has(Lookup) or place.has(*bound)
+        ):  # fmt: skip
+            return table, place
+    return None
 
 
 def einsum(arrays: Sequence[Any], labels: Sequence[tuple[Any, ...]], out: tuple[Any, ...]) -> Any:

@@ -1093,8 +1093,10 @@ def _pad(k: Any, x: Any, pad: Any, mode: str, value: Any) -> Any:
         if d == x.rank:
             return x[at]
         p, last = places[d], x.shape[d] - 1
-        if mode == "circular":
-            return found((*at, k.modulo(p, last + 1) if any(pairs[d]) else p))
+        if mode == "circular":  # what a negative number cuts away is gone before the rest repeats
+            (before, after), first = pairs[d], max(-pairs[d][0], 0)
+            period = last + 1 + min(before, 0) + min(after, 0)
+            return found((*at, first + k.modulo(k.i[d] - max(before, 0), period)))
         low, high = (0, last) if mode == "replicate" else (-p, 2 * last - p)
         return k.cases(
             (found((*at, low)), p < 0), (found((*at, high)), p > last), (found((*at, p)), True))
