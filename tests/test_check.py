@@ -1,4 +1,6 @@
-"""`gradexplain check`: faults are named, what is right is called right, and bad input is said to be."""
+"""`gradexplain check`: faults are named, what is right is called right, and bad input is said to
+be.
+"""
 
 from __future__ import annotations
 
@@ -205,7 +207,9 @@ def test_a_function_with_a_claim() -> None:
         ("check_inplace.py:Repaired", 0, None),
     ],
 )
-def test_samples(name: str, code: int, fault: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_samples(
+    name: str, code: int, fault: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["check", str(ROOT / "samples" / name), "--format", "json"]) == code
     document = json.loads(capsys.readouterr().out)
     assert document["schema"] == "gradexplain-check/1"

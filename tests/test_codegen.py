@@ -1,4 +1,4 @@
-"""Generated Functions: right by check, by gradcheck and gradgradcheck, and as ruff would format them."""
+"""Generated Functions: right by check, gradcheck and gradgradcheck, formatted as by ruff."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NOT_YET = {
     "conv_transpose2d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
     "adaptive_avg_pool3d lp_pool1d local_response_norm kron cross group_norm glu block_diag cdist "
     "interpolate grid_sample fold unfold",
-    "a value of linear algebra that formulas only name": "det slogdet logdet pinverse pinv cholesky "
+    "a value of linear algebra without a formula": "det slogdet logdet pinverse pinv cholesky "
     "matrix_exp inverse inv solve solve_triangular tensorinv tensorsolve eigvalsh svdvals lstsq",
     "targets that are places": "nll_loss cross_entropy multi_margin_loss multilabel_margin_loss "
     "ctc_loss embedding",
@@ -48,7 +48,8 @@ KNOWN = {
     "relu(x)": "return torch.where(x > 0, grad_output, 0.0)",
     "x.sum(dim=1)": "",
     "tanh(x)": "",
-    "m = x.mean(dim=1, keepdim=True); d = x - m; v = (d**2).mean(dim=1, keepdim=True); d/sqrt(v + 1e-5)": "",
+    "m = x.mean(dim=1, keepdim=True); d = x - m; s = (d**2).mean(dim=1, keepdim=True); "
+    "d/sqrt(s + 1e-5)": "",
 }
 
 

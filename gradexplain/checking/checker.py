@@ -37,11 +37,12 @@ def check(
 ) -> CheckReport:
     """Is a hand-written backward right, and if not, what is wrong with it?
 
-    ``subject`` is an expression, with a ``claim`` about the gradient by each input (``{"x": "v/x"}`` or
-    ``"x: v/x"``, ``v`` being the upstream gradient); or a ``torch.autograd.Function``, whose own backward
-    is the claim; or a function of tensors with a claim.  ``at`` gives values, ``shapes`` shapes; without
-    either several points of several shapes are tried.  ``arguments`` are a Function's other arguments,
-    by name.  With ``grad`` only that upstream gradient is compared.
+    ``subject`` is an expression, with a ``claim`` about the gradient by each input (``{"x":
+    "v/x"}`` or ``"x: v/x"``, ``v`` being the upstream gradient); or a
+    ``torch.autograd.Function``, whose own backward is the claim; or a function of tensors with a
+    claim.  ``at`` gives values, ``shapes`` shapes; without either several points of several
+    shapes are tried.  ``arguments`` are a Function's other arguments, by name.  With ``grad``
+    only that upstream gradient is compared.
 
     Raises `GradexplainError` where the question makes no sense.
     """
@@ -165,7 +166,7 @@ def _input(
         claim = next((c for c in getattr(tries.subject, "claimed", ()) if c.name == name), None)
         if claim is not None:
             # A formula of another shape is no gradient, and no fault explains how it came about.
-            rows = worst.result(name).rows
+            rows = np.asarray(worst.result(name).rows)
             raise wrong_shape(claim, rows.shape[1:], found.shape)
     _entries(found, worst, name)
     if write:
@@ -187,8 +188,10 @@ def _wrong(trial: Trial, name: str, report: CheckReport, ones: bool) -> bool:
         v = np.ones(trial.out_shape) if report.grad is None else report.grad
         row = next((r[name].rows for u, r in trial.probes if u is report.grad), None)
         if row is None:
-            row = np.tensordot(v, result.rows, axes=(range(v.ndim), [0])) if not v.ndim else (
-                v.reshape(-1) @ result.rows.reshape(len(result.rows), -1)
+            row = (
+                np.tensordot(v, result.rows, axes=(range(v.ndim), [0]))
+                if not v.ndim
+                else (v.reshape(-1) @ result.rows.reshape(len(result.rows), -1))
             )
         right = v.reshape(-1) @ trial.true[name]
         tolerance = np.abs(v.reshape(-1)) @ trial.tolerance(name)
@@ -212,9 +215,14 @@ def _entries(found: InputReport, trial: Trial, name: str) -> None:
     tolerance = trial.tolerance(name)
     with np.errstate(all="ignore"):
         gap = np.nan_to_num(np.abs(claimed - true), nan=np.inf, posinf=np.inf)
-    order = sorted(
-        np.ndindex(*true.shape), key=lambda at: (not wrong[at], -float(gap[at]) if wrong[at] else 0.0)
-    )[:_LISTED] if true.size <= 20_000 else [tuple(at) for at in np.argwhere(wrong)[:_LISTED]]
+    order = (
+        sorted(
+            np.ndindex(*true.shape),
+            key=lambda at: (not wrong[at], -float(gap[at]) if wrong[at] else 0.0),
+        )[:_LISTED]
+        if true.size <= 20_000
+        else [tuple(at) for at in np.argwhere(wrong)[:_LISTED]]
+    )
     shape = trial.shape(name)
 
     def kind(at: tuple[int, ...]) -> str:
@@ -228,7 +236,9 @@ def _entries(found: InputReport, trial: Trial, name: str) -> None:
         o, i = int(at[0]), int(at[1])
         found.entries.append(
             Entry(
-                tuple(int(k) for k in np.unravel_index(o, trial.out_shape)) if trial.out_shape else (),
+                tuple(int(k) for k in np.unravel_index(o, trial.out_shape))
+                if trial.out_shape
+                else (),
                 tuple(int(k) for k in np.unravel_index(i, shape)) if shape else (),
                 _settled(float(true[o, i]), float(tolerance[o, i])),
                 _settled(float(claimed[o, i]), float(tolerance[o, i])),
@@ -268,7 +278,8 @@ def _notes(report: CheckReport, subject: Subject, trials: list[Trial]) -> None:
         hole = next((t for t in trials if name in t.holes), None)
         if hole is not None and report.inputs[name].verdict == "right":
             report.notes.append(
-                f"The gradient by {name} is right, but it is not finite at some points at which J is "
+                f"The gradient by {name} is right, but it is not finite at some points at which "
+                f"J is "
                 f"({where(hole)}): a factor is divided by and multiplied with."
             )
     singular = [t for t in trials if t.singular]
@@ -283,8 +294,8 @@ def _notes(report: CheckReport, subject: Subject, trials: list[Trial]) -> None:
 def assert_backward(function: Any, *inputs: Any, **options: Any) -> CheckReport:
     """Assert that the backward of a ``torch.autograd.Function`` is right at ``inputs``.
 
-    ``inputs`` are forward's arguments in order, tensors and others; without any, points of our own are
-    tried.  ``options`` are those of `check`.  Fails with the explanation as its message.
+    ``inputs`` are forward's arguments in order, tensors and others; without any, points of our
+    own are tried.  ``options`` are those of `check`.  Fails with the explanation as its message.
     """
     import inspect
 

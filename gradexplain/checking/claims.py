@@ -2,9 +2,9 @@
 
     claims := [NAME ":"] program ((";" | line break) NAME ":" program)*
 
-In a program ``v`` (or ``grad_output``, or the name chosen) is the upstream gradient; the inputs, the
-named intermediates and the output of the expression stand for their values.  ``None`` claims that
-the backward returns none.
+In a program ``v`` (or ``grad_output``, or the name chosen) is the upstream gradient; the inputs,
+the named intermediates and the output of the expression stand for their values.  ``None`` claims
+that the backward returns none.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def claim_graph(claim: Claim, forward: Graph, grad_names: Sequence[str]) -> Grap
             node = forward.by_label(name)
             assert node is not None
             return node.shape
-        named = [n.label for n in forward.nodes if n.is_leaf or n.named and not n.is_literal]
+        named = [n.label for n in forward.nodes if n.is_leaf or (n.named and not n.is_literal)]
         raise InputError(
             f"the claim about {claim.name} uses {name}, which is nothing that the expression has",
             remedy=f"it may use {grad_names[0]} and {', '.join(named)}",
@@ -125,7 +125,9 @@ def claim_graph(claim: Claim, forward: Graph, grad_names: Sequence[str]) -> Grap
     return read(claim.program, shape_of, lambda name: None)
 
 
-def combined(forward: Graph, claims: Mapping[str, Graph], grad_names: Sequence[str]) -> tuple[Graph, dict[str, int]]:
+def combined(
+    forward: Graph, claims: Mapping[str, Graph], grad_names: Sequence[str]
+) -> tuple[Graph, dict[str, int]]:
     """One graph of the forward and the claims, whose output is the forward's.
 
     Returns it with the ids of the claims' results.  ``v`` is a leaf called ``grad_names[0]``.

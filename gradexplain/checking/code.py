@@ -129,7 +129,8 @@ def subject_of(
 
         if texts is None:
             raise InputError(
-                f"{title} is a function, not a torch.autograd.Function: it has no backward to check",
+                f"{title} is a function, not a torch.autograd.Function: it has no backward to "
+                f"check",
                 remedy="give a claim about its gradient, as in --claim "
                 f'"{next(iter(names), "x")}: v*…"',
             )
@@ -384,7 +385,8 @@ class CallSubject(_Subject):
         graph, recorder, *_ = self.recorded(shapes, values)
         if graph is None:
             raise UnsupportedError(
-                f"{self.title} uses {recorder.reason.strip('_')}, which is not supported yet: a claim "
+                f"{self.title} uses {recorder.reason.strip('_')}, which is not supported yet: a "
+                f"claim "
                 "cannot be compared with its closed form",
                 remedy="write the claim as the backward of a torch.autograd.Function, which is "
                 "compared with autograd of the forward",
@@ -524,10 +526,14 @@ class CodeSetting:
         except GradexplainError:
             raise
         except Exception as error:
-            return Implemented({n: Result(problem="raises", error=_said(error)) for n in self.wanted})
+            return Implemented(
+                {n: Result(problem="raises", error=_said(error)) for n in self.wanted}
+            )
         mutated = tuple(
             name
-            for name, leaf, tensor, version in zip(self.wanted, leaves, inputs, versions, strict=True)
+            for name, leaf, tensor, version in zip(
+                self.wanted, leaves, inputs, versions, strict=True
+            )
             if (tensor._version != version or not torch.equal(tensor, leaf))
             and name not in self.dirty
         )
@@ -554,12 +560,10 @@ class CodeSetting:
                 elif len({None if r is None else r.shape for r in found}) > 1:
                     shape = next(r.shape for r in found if r is not None)
                     found[:] = [np.zeros(shape) if r is None else r for r in found]
-        results = {
-            name: problem.get(name) or Result(np.array(rows[name])) for name in self.wanted
-        }
+        results = {name: problem.get(name) or Result(np.array(rows[name])) for name in self.wanted}
         return Implemented(
-            results, mutated, self._unsteady(y, leaves, dtype, problem), self._buffer(y, leaves, dtype),
-            widened,
+            results, mutated, self._unsteady(y, leaves, dtype, problem), self._buffer(y, leaves,
+            dtype), widened,
         )  # fmt: skip
 
     def _gradients(
@@ -629,7 +633,12 @@ class CodeSetting:
         try:
             with _quiet():
                 torch.autograd.grad(
-                    y, leaves, v.requires_grad_(), retain_graph=True, create_graph=True, allow_unused=True
+                    y,
+                    leaves,
+                    v.requires_grad_(),
+                    retain_graph=True,
+                    create_graph=True,
+                    allow_unused=True,
                 )
         except RuntimeError as error:
             said = str(error)

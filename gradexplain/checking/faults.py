@@ -1,13 +1,14 @@
 """The faults: each is a hypothesis, and the first that explains every trial is the one named.
 
-A hypothesis says what J the claim would implement if it had that fault, from the true J, its terms and
-the graph; it is held against the J that the claim does implement at every point.  The order is from
-what must hold before J can be spoken of (a result, of the right shape, linear in ``v``) to the
-simplest explanation of a wrong J.
+A hypothesis says what J the claim would implement if it had that fault, from the true J, its
+terms and the graph; it is held against the J that the claim does implement at every point.  The
+order is from what must hold before J can be spoken of (a result, of the right shape, linear in
+``v``) to the simplest explanation of a wrong J.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -52,7 +53,7 @@ class Case:
         return self.first.setting.graph
 
     def explains(self, candidate: Callable[[Trial], Array | None]) -> bool:
-        """Whether ``candidate(trial)`` is the claim's J at every regular trial, and is not the true one."""
+        """Whether ``candidate(trial)`` is the claim's J at every regular trial."""
         if any(t.claimed(self.name) is None for t in self.regular):
             return False
         return all(t.fits(self.name, candidate(t)) for t in self.regular)
@@ -82,12 +83,15 @@ class Case:
             if len(edges) <= 60:
                 for node, use in edges:
                     j = numeric.jacobians(
-                        graph, trial.values, [self.name], "float64",
-                        lambda n, u, node=node, use=use: n.id == node.id and u == use,
-                    )  # fmt: skip
+                        graph, trial.values, [self.name], "float64", _is_use(node, use)
+                    )
                     found.append((node, use, j))
             self._cuts[id(trial)] = found
         return self._cuts[id(trial)]
+
+
+def _is_use(node: Node, use: int) -> Callable[[Node, int], bool]:
+    return lambda n, u: n.id == node.id and u == use
 
 
 def diagnose(case: Case) -> Fault:
@@ -215,7 +219,7 @@ def _shape(case: Case) -> Fault | None:
             f"grad_{name} = grad_{name}.sum(dim={dim}{keep})",
         )
     for axes in itertools.permutations(range(len(found))):
-        if list(axes) != sorted(axes) and all_right(lambda t, row, axes=axes: row.transpose(axes)):
+        if list(axes) != sorted(axes) and all_right(_turned(axes)):
             fix = ".T" if len(axes) == 2 else f".permute{axes}"
             return Fault(
                 "transposed",
@@ -238,6 +242,10 @@ def _shape(case: Case) -> Fault | None:
         + (f": that is the shape of {case.output}" if wide else ""),
         f"return a gradient of {name}'s own shape",
     )
+
+
+def _turned(axes: tuple[int, ...]) -> Callable[[Trial, Array], Array]:
+    return lambda t, row: row.transpose(axes)
 
 
 def _widened(case: Case) -> Fault | None:
@@ -289,7 +297,8 @@ def _linearity(case: Case) -> Fault | None:
     if "constant" in kinds:
         return Fault(
             "v_unused",
-            f"the gradient by {case.name} does not depend on {v}: the upstream gradient is not used",
+            f"the gradient by {case.name} does not depend on {v}: the upstream gradient is "
+            "not used",
             f"grad_{case.name} = {v} * …",
         )
     if "affine" in kinds:
@@ -379,7 +388,10 @@ def _other_input(case: Case) -> Fault | None:
             continue
         if not all(_gives(t, name, other) for t in case.regular):
             continue
-        if all(t.shape(name) == t.shape(other) and close(t.true[name], t.true[other], t.true[name]) for t in case.regular):
+        if all(
+            t.shape(name) == t.shape(other) and close(t.true[name], t.true[other], t.true[name])
+            for t in case.regular
+        ):
             continue
         if all(_gives(t, other, name) for t in case.regular):
             return Fault(
@@ -398,8 +410,10 @@ def _other_input(case: Case) -> Fault | None:
     for leaf in graph.leaves if graph is not None else ():
         if leaf.label in case.first.setting.wanted or leaf.integer:
             continue
-        if case.explains(lambda t, other=leaf.label: _autograd(t, other)):
-            return Fault("wrong_input", f"what is returned for {name} is the gradient of {leaf.label}")
+        if case.explains(functools.partial(_autograd, name=leaf.label)):
+            return Fault(
+                "wrong_input", f"what is returned for {name} is the gradient of {leaf.label}"
+            )
     return None
 
 
@@ -441,10 +455,11 @@ def _diagonal(case: Case) -> Fault | None:
     trial = case.first
     off = trial.true[name] * (1 - np.eye(len(trial.true[name])))
     blank = int((off != 0).sum())
+    element = f"{case.output}{_letters(trial.out_shape, 'ikmac')}"
     return Fault(
         "missing_off_diagonal",
-        f"the off-diagonal terms of J are missing: each {case.output}{_letters(trial.out_shape, 'ikmac')} "
-        f"depends on other elements of {name} too ({blank} entries that are not 0 here)",
+        f"the off-diagonal terms of J are missing: each {element} depends on other elements "
+        f"of {name} too ({blank} entries that are not 0 here)",
     )
 
 
@@ -466,17 +481,15 @@ def _uses(case: Case) -> Fault | None:
     uses = graph.uses()
     labels = _labels(graph)
     for place, (node, use, _) in enumerate(cuts[0]):
-        if not all(
-            t.fits(name, c[place][2][name]) for t, c in zip(trials, cuts, strict=True)
-        ):
+        if not all(t.fits(name, c[place][2][name]) for t, c in zip(trials, cuts, strict=True)):
             continue
         source = graph[node.inputs[use]]
         into = op_call(node, labels)
         if uses.get(source.id, 0) >= 2:
             return Fault(
                 "missing_accumulation",
-                f"{labels[source.id]} is used {_times(uses[source.id])}, and the contribution of its "
-                f"use in {into} is missing from the gradient by {name}",
+                f"{labels[source.id]} is used {_times(uses[source.id])}, and the contribution of "
+                f"its use in {into} is missing from the gradient by {name}",
                 f"add the contribution that flows through {_title(node, labels)}",
             )
         return Fault(
@@ -491,6 +504,7 @@ def _uses(case: Case) -> Fault | None:
         if len(mine) < 3:
             continue
         for place in mine:
+
             def alone(t: Trial, c: list[Any], place: int = place, mine: list[int] = mine) -> Array:
                 total = sum(t.true[name] - c[p][2][name] for p in mine if p != place)
                 return np.asarray(t.true[name] - total)
@@ -560,7 +574,8 @@ def _term(case: Case) -> Fault | None:
             which = "a term" if size == 1 else "two terms"
             if same and abs(factor + 1) < 1e-9:
                 return Fault(
-                    "missing_term", f"{which} of the gradient by {name} {'is' if size == 1 else 'are'} missing"
+                    "missing_term",
+                    f"{which} of the gradient by {name} {'is' if size == 1 else 'are'} missing",
                 )
             if size > 1:
                 continue
@@ -633,7 +648,9 @@ def _factor(case: Case) -> Fault | None:
     size_name = _size_factor(found, case.regular, name)
     if size_name is None:
         return None
-    means = case.graph is not None and any(n.op is not None and n.op.name == "mean" for n in case.graph.nodes)
+    means = case.graph is not None and any(
+        n.op is not None and n.op.name == "mean" for n in case.graph.nodes
+    )
     if means and abs(found[0]) > 1:
         return Fault(
             "sum_vs_mean",
@@ -657,7 +674,7 @@ def _fraction(value: float) -> str:
 
 
 def _size_factor(found: Sequence[float], trials: Sequence[Trial], name: str) -> str | None:
-    """``found`` as the sizes of dims, the same at every trial: ``1/x.shape[0]``; None if it is none."""
+    """``found`` as the sizes of dims at every trial: ``1/x.shape[0]``; None if it is none."""
     for inverse in (False, True):
         for what, of in _sizes(trials[0], name):
             sizes = [of(t) for t in trials]
@@ -670,14 +687,25 @@ def _size_factor(found: Sequence[float], trials: Sequence[Trial], name: str) -> 
     return None
 
 
-def _sizes(trial: Trial, name: str) -> Iterator[tuple[str, Callable[[Trial], float | None]]]:
+def _sizes(trial: Trial, name: str) -> Iterator[tuple[str, Callable[[Trial], float]]]:
+    """The sizes that a factor may be, by name."""
+
+    def of_input(label: str, dim: int) -> Callable[[Trial], float]:
+        return lambda t: t.shape(label)[dim]
+
+    def of_output(dim: int) -> Callable[[Trial], float]:
+        return lambda t: t.out_shape[dim]
+
+    def count(label: str) -> Callable[[Trial], float]:
+        return lambda t: math.prod(t.shape(label))
+
     shapes = dict(trial.setting.shapes)
     for label in (name, *(n for n in shapes if n != name)):
         for dim in range(len(shapes[label])):
-            yield f"{label}.shape[{dim}]", lambda t, label=label, dim=dim: t.shape(label)[dim]
-        yield f"{label}.numel()", lambda t, label=label: math.prod(t.shape(label))
+            yield f"{label}.shape[{dim}]", of_input(label, dim)
+        yield f"{label}.numel()", count(label)
     for dim in range(len(trial.out_shape)):
-        yield f"the output's size in dim {dim}", lambda t, dim=dim: t.out_shape[dim]
+        yield f"the output's size in dim {dim}", of_output(dim)
     yield "the output's number of elements", lambda t: math.prod(t.out_shape)
 
 
@@ -686,20 +714,24 @@ def _transposed(case: Case) -> Fault | None:
     fault = case.repaired()
     if fault is not None and fault.code == "transposed":
         return fault
-    if all(
-        len(t.true[name]) == t.true[name].shape[1] for t in case.regular
-    ) and case.explains(lambda t: t.true[name].T):
+    if all(len(t.true[name]) == t.true[name].shape[1] for t in case.regular) and case.explains(
+        lambda t: t.true[name].T
+    ):
         return Fault(
             "transposed",
             f"the claim multiplies by J where Jᵀ belongs: its Jacobian by {name} is the transpose",
             "contract the output's index with v: Jᵀv[j] = Σ_i J[i,j]·v[i]",
         )
     for axes_of in ("input", "output"):
-        for axes in itertools.permutations(range(len(case.first.shape(name) if axes_of == "input" else case.first.out_shape))):
+        for axes in itertools.permutations(
+            range(len(case.first.shape(name) if axes_of == "input" else case.first.out_shape))
+        ):
             if list(axes) == sorted(axes):
                 continue
 
-            def moved(t: Trial, axes: tuple[int, ...] = axes, axes_of: str = axes_of) -> Array | None:
+            def moved(
+                t: Trial, axes: tuple[int, ...] = axes, axes_of: str = axes_of
+            ) -> Array | None:
                 full = t.true[name].reshape(t.out_shape + t.shape(name))
                 lead = len(t.out_shape)
                 order = (
@@ -732,7 +764,14 @@ def _by_power(case: Case) -> Fault | None:
     for label in known[0]:
         for power in (1, -1):
             for side in ("input", "output"):
-                def scaled(t: Trial, k: dict[str, Array]) -> Array | None:
+
+                def scaled(
+                    t: Trial,
+                    k: dict[str, Array],
+                    label: str = label,
+                    power: int = power,
+                    side: str = side,
+                ) -> Array | None:
                     shape = t.shape(name) if side == "input" else t.out_shape
                     try:
                         with np.errstate(all="ignore"):

@@ -33,7 +33,15 @@ def describe(found: InputReport, trial: Trial, tries: Tries, name: str) -> None:
         return
     try:
         _describe(found, trial, truth, name)
-    except (GradexplainError, TypeError, ValueError, NotImplementedError, KeyError, AttributeError, StopIteration):
+    except (
+        GradexplainError,
+        TypeError,
+        ValueError,
+        NotImplementedError,
+        KeyError,
+        AttributeError,
+        StopIteration,
+    ):
         return
 
 
@@ -78,14 +86,30 @@ def _describe(found: InputReport, trial: Trial, truth: Truth, name: str) -> None
     off = None
     if found.fault is not None and found.fault.code == "missing_off_diagonal":
         off = _off_diagonal(form, both, leaf.id)
-    text = f"missing: {_signed(printer(off))}" if off is not None else _gap(gap, claimed, right, printer)
+    text = (
+        f"missing: {_signed(printer(off))}"
+        if off is not None
+        else _gap(gap, claimed, right, printer)
+    )
     if len(text) <= _LONG:
         found.difference = text
     symbols = [a for a in places if not a.is_Integer]
-    found.where = tuple(
-        dict.fromkeys([*found.where, *form._definitions([claimed, gap], letters, printer)])
-    )
+    lines = [
+        line
+        for formula in (claimed, gap)
+        for line in form._definitions(formula, letters, printer, tuple(places))
+    ]
+    told = {_told(line) for line in found.where}
+    for line in lines:
+        if _told(line) not in told:
+            told.add(_told(line))
+            found.where = (*found.where, line)
     found.ranges = form._ranges(symbols, letters)
+
+
+def _told(line: str) -> str:
+    """What a line says the meaning of: ``s`` of ``s[k] = …``."""
+    return line.partition(" = ")[0].partition("[")[0]
 
 
 def _fold(node: Node, calculus: Calculus) -> Any:
@@ -96,7 +120,9 @@ def _fold(node: Node, calculus: Calculus) -> Any:
 
 
 def _off_diagonal(form: ClosedForm, graph: Graph, leaf: int) -> Any:
-    """``Σ_{i ≠ j} v·J``: what the off-diagonal terms contribute; None where J has no such formula."""
+    """``Σ_{i ≠ j} v·J``: what the off-diagonal terms contribute; None where J has no such
+    formula.
+    """
     calculus = form.calculus
     jacobian = form.jacobian(graph[leaf])
     if jacobian is None:

@@ -27,7 +27,9 @@ def torch_module() -> Any:
 
 def tensor(values: Any, dtype: str, *, grad: bool = False) -> Any:
     torch = torch_module()
-    return torch.tensor(np.asarray(values, dtype=np.float64), dtype=getattr(torch, dtype)).requires_grad_(grad)
+    return torch.tensor(
+        np.asarray(values, dtype=np.float64), dtype=getattr(torch, dtype)
+    ).requires_grad_(grad)
 
 
 def array(found: Any) -> Array:
@@ -53,7 +55,8 @@ def run(
     *,
     everything: bool = False,
 ) -> dict[int, Any]:
-    """The tensor of each node that the output needs (or each at all); leaves are ``known`` by label.
+    """The tensor of each node that the output needs (or each at all); leaves are ``known`` by
+    label.
 
     ``cut(node, use)`` says that no gradient flows to the use-th tensor of a node's arguments.
     """

@@ -79,7 +79,9 @@ def others(shapes: Shapes, fixed: Mapping[str, Shape]) -> Iterator[Shapes]:
 def spread(shape: Shape, seed: int) -> Array:
     """Values in (0, 1), no two alike, of three decimals."""
     count = np.arange(1, math.prod(shape) + 1)
-    return np.round((count * 0.6180339887 + seed * 0.7548776662) % 1.0 * 0.998 + 0.001, 3).reshape(shape)
+    return np.round((count * 0.6180339887 + seed * 0.7548776662) % 1.0 * 0.998 + 0.001, 3).reshape(
+        shape
+    )
 
 
 #: Ranges of values, by what they are: tried in this order until the forward is finite.
@@ -88,19 +90,32 @@ _RANGES: tuple[tuple[str, Callable[[Array], Array]], ...] = (
     ("values between 0 and 1", lambda u: np.round(0.1 + 0.8 * u, 3)),
     ("values above 1", lambda u: np.round(1.2 + 1.5 * u, 3)),
 )
+
+
+def _signed(u: Array, least: float, most: float) -> Array:
+    """Values of either sign with ``least`` to ``most`` in size."""
+    sign = np.where((u * 1000).astype(int) % 2, 1, -1)
+    return np.asarray(np.round(sign * (least + (most - least) * u), 3))
+
+
 _SIGNED: tuple[tuple[str, Callable[[Array], Array]], ...] = (
-    ("values of both signs", lambda u: np.round(np.where((u * 1000).astype(int) % 2, 1, -1) * (0.3 + 1.5 * u), 3)),
-    ("small values of both signs", lambda u: np.round(np.where((u * 1000).astype(int) % 2, 1, -1) * (0.05 + 0.85 * u), 3)),
-)  # fmt: skip
+    ("values of both signs", lambda u: _signed(u, 0.3, 1.8)),
+    ("small values of both signs", lambda u: _signed(u, 0.05, 0.9)),
+)
 
 
-def regular(shapes: Shapes, seed: int, *, signed: bool = False) -> Iterator[tuple[str, dict[str, Array]]]:
+def regular(
+    shapes: Shapes, seed: int, *, signed: bool = False
+) -> Iterator[tuple[str, dict[str, Array]]]:
     """``(what, values)``: points of one kind, to be tried in turn."""
     for what, of in _SIGNED if signed else _RANGES:
-        yield what, {
-            name: of(spread(shape, seed + 5 * place))
-            for place, (name, shape) in enumerate(shapes.items())
-        }
+        yield (
+            what,
+            {
+                name: of(spread(shape, seed + 5 * place))
+                for place, (name, shape) in enumerate(shapes.items())
+            },
+        )
 
 
 def special(shapes: Shapes, graph: Graph | None) -> Iterator[tuple[str, dict[str, Array]]]:
@@ -108,7 +123,9 @@ def special(shapes: Shapes, graph: Graph | None) -> Iterator[tuple[str, dict[str
     marks = [0.0]
     for node in graph.nodes if graph is not None else ():
         numbers = [node.value] if node.is_literal else list(node.args) if node.op else []
-        marks += [float(n) for n in numbers if isinstance(n, (int, float)) and not isinstance(n, bool)]
+        marks += [
+            float(n) for n in numbers if isinstance(n, (int, float)) and not isinstance(n, bool)
+        ]
     for mark in list(dict.fromkeys(marks))[:6]:
         for _, values in itertools.islice(regular(shapes, 3, signed=True), 1):
             changed = {}
@@ -118,7 +135,11 @@ def special(shapes: Shapes, graph: Graph | None) -> Iterator[tuple[str, dict[str
                 changed[name] = flat.reshape(value.shape)
             yield f"every other element {mark:g}", changed
     if len(shapes) > 1:
-        yield "inputs with equal elements", {
-            name: np.resize(np.array([0.5, -0.75, 1.25, 0.9]), shape) for name, shape in shapes.items()
-        }
+        yield (
+            "inputs with equal elements",
+            {
+                name: np.resize(np.array([0.5, -0.75, 1.25, 0.9]), shape)
+                for name, shape in shapes.items()
+            },
+        )
     yield "all elements alike", {name: np.full(shape, 0.5) for name, shape in shapes.items()}

@@ -1,8 +1,9 @@
 """What a function of tensors computes, as a graph: its calls of PyTorch, seen as they are made.
 
-Every call that PyTorch dispatches is matched with a record by its name and bound as the language binds
-it.  A tensor that no recorded call made is a constant.  A call without a record taints its result; a
-graph whose output is tainted is not given out, and `Recorder.reason` says which call it was.
+Every call that PyTorch dispatches is matched with a record by its name and bound as the language
+binds it.  A tensor that no recorded call made is a constant.  A call without a record taints its
+result; a graph whose output is tainted is not given out, and `Recorder.reason` says which call it
+was.
 """
 
 from __future__ import annotations
@@ -113,7 +114,11 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
     # -- calls -----------------------------------------------------------------------------------
 
     def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         name = _name(func)
@@ -144,7 +149,11 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
     def _record(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], before: Any, result: Any
     ) -> None:
-        tensors = [r for r in (result if isinstance(result, (tuple, list)) else (result,)) if isinstance(r, torch.Tensor)]
+        tensors = [
+            r
+            for r in (result if isinstance(result, (tuple, list)) else (result,))
+            if isinstance(r, torch.Tensor)
+        ]
         changes = _in_place(name)
         if name == "__setitem__" or changes:
             target = args[0]
@@ -204,12 +213,18 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
             records = by_spelling("operator.getitem")
         else:
             for home in _HOMES:
-                records = [op for op in by_spelling(f"{home}.{short}") if op.attribute == attribute or attribute]
+                records = [
+                    op
+                    for op in by_spelling(f"{home}.{short}")
+                    if op.attribute == attribute or attribute
+                ]
                 if records:
                     break
         if not records:
             return None
-        kwargs = {k: v for k, v in kwargs.items() if k not in ("dtype", "out", "_stacklevel", "inplace")}
+        kwargs = {
+            k: v for k, v in kwargs.items() if k not in ("dtype", "out", "_stacklevel", "inplace")
+        }
         try:
             bound = [self._argument(a) for a in arguments]
             named = {k: self._argument(v) for k, v in kwargs.items()}
@@ -247,12 +262,14 @@ def _name(func: Any) -> str:
 def _in_place(name: str) -> bool:
     if name in ("__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__"):
         return True
-    return name.endswith("_") and not name.startswith("_") and name not in ("requires_grad_", "detach_")
+    return (
+        name.endswith("_")
+        and not name.startswith("_")
+        and name not in ("requires_grad_", "detach_")
+    )
 
 
-def record(
-    function: Callable[..., Any], inputs: Mapping[str, Any]
-) -> tuple[Recorder, Any]:
+def record(function: Callable[..., Any], inputs: Mapping[str, Any]) -> tuple[Recorder, Any]:
     """``function`` run on tensors under a recorder whose leaves they are."""
     recorder = Recorder()
     for name, tensor in inputs.items():

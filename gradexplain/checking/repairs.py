@@ -1,8 +1,8 @@
 """The edit that makes a claim right: a fault found by undoing it in the claim's own graph.
 
-Each kind of edit is the inverse of one fault: another ``dim``, ``keepdim=True``, ``mean`` for ``sum``, the
-other sign, one power more or less, the input for the output, an operand transposed.  An edited claim
-is run at every trial; the first edit that is right at all of them names the fault.
+Each kind of edit is the inverse of one fault: another ``dim``, ``keepdim=True``, ``mean`` for
+``sum``, the other sign, one power more or less, the input for the output, an operand transposed.
+An edited claim is run at every trial; the first edit that is right at all of them names the fault.
 """
 
 from __future__ import annotations
@@ -147,9 +147,7 @@ def _op(name: str) -> Op:
 
 def _replaced(node: Node, args: tuple[Any, ...], **changed: Any) -> tuple[Any, ...]:
     assert node.op is not None
-    return tuple(
-        changed.get(p.name, arg) for p, arg in zip(node.op.parameters, args, strict=True)
-    )
+    return tuple(changed.get(p.name, arg) for p, arg in zip(node.op.parameters, args, strict=True))
 
 
 def _with(**changed: Any) -> Make:
@@ -191,7 +189,9 @@ def _edits(
     yield from _reductions(graph, nodes, labels)
     yield from _signs(graph, nodes, labels)
     powers = list(_powers(graph, nodes, labels))
-    plain = {n.id for n in nodes if n.op is not None and n.op.name in ("pow", "square", "reciprocal")}
+    plain = {
+        n.id for n in nodes if n.op is not None and n.op.name in ("pow", "square", "reciprocal")
+    }
     yield from (edit for edit in powers if edit.node in plain)
     yield from _other_values(graph, nodes, trial, output, labels)
     yield from (edit for edit in powers if edit.node not in plain)
@@ -219,10 +219,17 @@ def _reductions(graph: Graph, nodes: Sequence[Node], labels: dict[int, str]) -> 
             )
         rank = len(graph[node.inputs[0]].shape)
         now = parameters.get("dim", parameters.get("dims"))
-        current = {d % rank for d in ((now,) if isinstance(now, int) else now or ()) } if rank else set()
+        current = (
+            {d % rank for d in ((now,) if isinstance(now, int) else now or ())} if rank else set()
+        )
         optional = any(p.name == "dim" and p.optional for p in node.op.parameters)
         for dim in [*range(rank), None]:
-            if dim is None and (not optional or now is None) or dim is not None and current == {dim}:
+            if (
+                (dim is None
+                and (not optional or now is None))
+                or (dim is not None
+                and current == {dim})
+            ):
                 continue
             value: Any = dim
             if isinstance(now, tuple) and dim is not None:
@@ -292,7 +299,7 @@ def _other_values(
     graph: Graph, nodes: Sequence[Node], trial: Trial, output: str, labels: dict[int, str]
 ) -> Iterator[Edit]:
     """The output for an input, or the other way round, in all uses or in one."""
-    inputs = [n for n in trial.setting.shapes]
+    inputs = list(trial.setting.shapes)
     leaves = [n for n in graph.nodes if n.is_leaf]
     pairs = []
     for leaf in leaves:
@@ -315,6 +322,21 @@ def _other_values(
                 None if node is None else node.id,
                 swap=(here, there),
             )
+
+
+def _squared(side: int) -> Make:
+    """A product with one of its factors squared."""
+
+    def make(builder: Builder, node: Node, args: tuple[Any, ...]) -> Ref:
+        product = builder.apply(_op("mul"), args, _NOWHERE)
+        return builder.apply(_op("mul"), (product, args[side]), _NOWHERE)
+
+    return make
+
+
+def _alone(side: int) -> Make:
+    """One factor without the other."""
+    return lambda builder, node, args: args[side]
 
 
 def _powers(graph: Graph, nodes: Sequence[Node], labels: dict[int, str]) -> Iterator[Edit]:
@@ -353,14 +375,18 @@ def _powers(graph: Graph, nodes: Sequence[Node], labels: dict[int, str]) -> Iter
             a, b = (labels[i] for i in node.inputs)
             yield edit(
                 lambda build, n, args: build.apply(
-                    _op("div"), (args[0], build.apply(_op("mul"), (args[1], args[1]), _NOWHERE)), _NOWHERE
+                    _op("div"),
+                    (args[0], build.apply(_op("mul"), (args[1], args[1]), _NOWHERE)),
+                    _NOWHERE,
                 ),
                 f"{a}/{b}**2",
             )
             yield edit(lambda build, n, args: args[0], a)
             yield edit(
                 lambda build, n, args: build.apply(
-                    _op("div"), (build.apply(_op("mul"), (args[0], args[0]), _NOWHERE), args[1]), _NOWHERE
+                    _op("div"),
+                    (build.apply(_op("mul"), (args[0], args[0]), _NOWHERE), args[1]),
+                    _NOWHERE,
                 ),
                 f"{a}**2/{b}",
             )
@@ -369,13 +395,8 @@ def _powers(graph: Graph, nodes: Sequence[Node], labels: dict[int, str]) -> Iter
                 if graph[node.inputs[side]].is_literal:
                     continue
                 mine, other = labels[node.inputs[side]], labels[node.inputs[1 - side]]
-                yield edit(
-                    lambda build, n, args, side=side: build.apply(
-                        _op("mul"), (build.apply(_op("mul"), args, _NOWHERE), args[side]), _NOWHERE
-                    ),
-                    f"{other}*{mine}**2",
-                )
-                yield edit(lambda build, n, args, side=side: args[1 - side], other)
+                yield edit(_squared(side), f"{other}*{mine}**2")
+                yield edit(_alone(1 - side), other)
 
 
 def _transposes(graph: Graph, nodes: Sequence[Node], labels: dict[int, str]) -> Iterator[Edit]:
@@ -389,11 +410,14 @@ def _transposes(graph: Graph, nodes: Sequence[Node], labels: dict[int, str]) -> 
         if node.op.name in ("matmul", "mm", "mv", "bmm"):
             a, b = (labels[i] for i in node.inputs)
             ways: list[tuple[str, Make]] = [
-                (f"{a}.T @ {b}", lambda build, n, args: build.apply(_op("matmul"), (turned(build, args[0]), args[1]), _NOWHERE)),
-                (f"{a} @ {b}.T", lambda build, n, args: build.apply(_op("matmul"), (args[0], turned(build, args[1])), _NOWHERE)),
-                (f"{a}.T @ {b}.T", lambda build, n, args: build.apply(_op("matmul"), (turned(build, args[0]), turned(build, args[1])), _NOWHERE)),
-                (f"({a} @ {b}).T", lambda build, n, args: turned(build, build.apply(_op("matmul"), args, _NOWHERE))),
-                (f"{b} @ {a}", lambda build, n, args: build.apply(_op("matmul"), args[::-1], _NOWHERE)),
+                (f"{a}.T @ {b}", lambda build, n, args: build.apply(_op("matmul"), (turned(build,
+                args[0]), args[1]), _NOWHERE)), (f"{a} @ {b}.T", lambda build, n, args:
+                build.apply(_op("matmul"), (args[0], turned(build, args[1])), _NOWHERE)),
+                (f"{a}.T @ {b}.T", lambda
+                build, n, args: build.apply(_op("matmul"), (turned(build, args[0]), turned(build,
+                args[1])), _NOWHERE)), (f"({a} @ {b}).T", lambda build, n, args: turned(build,
+                build.apply(_op("matmul"), args, _NOWHERE))), (f"{b} @ {a}", lambda build, n,
+                args: build.apply(_op("matmul"), args[::-1], _NOWHERE)),
             ]  # fmt: skip
             for fixed, make in ways:
                 yield Edit(
@@ -411,3 +435,4 @@ def _transposes(graph: Graph, nodes: Sequence[Node], labels: dict[int, str]) -> 
                 node.id,
                 lambda builder, node, args: args[0],
             )
+

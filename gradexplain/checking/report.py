@@ -41,7 +41,9 @@ FAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """``code`` is one of `FAULTS`; ``sentence`` says it of this case, ``remedy`` is a line of PyTorch."""
+    """``code`` is one of `FAULTS`; ``sentence`` says it of this case, ``remedy`` is a line of
+    PyTorch.
+    """
 
     code: str
     sentence: str
@@ -63,9 +65,9 @@ class Entry:
 class InputReport:
     """What was found of one input.
 
-    ``right``, ``claimed`` and ``difference`` are formulas as text ("" where there is none), ``where``
-    what the names in them stand for.  ``entries`` are those of J at ``point``, the worst first;
-    ``picture`` has a row for each output element, a character for each input element.
+    ``right``, ``claimed`` and ``difference`` are formulas as text ("" where there is none),
+    ``where`` what the names in them stand for.  ``entries`` are those of J at ``point``, the
+    worst first; ``picture`` has a row for each output element, a character for each input element.
     """
 
     name: str

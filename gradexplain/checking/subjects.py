@@ -1,11 +1,12 @@
 """What is checked: a forward, as a graph, and a backward, as something that can be run.
 
-A `Setting` is both at one choice of shapes.  `Implemented` is what the backward returned for a list of
-upstream gradients.
+A `Setting` is both at one choice of shapes.  `Implemented` is what the backward returned for a
+list of upstream gradients.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -14,7 +15,6 @@ import numpy as np
 
 from gradexplain.checking import claims as claims_
 from gradexplain.checking import numeric
-from gradexplain.checking.claims import Claim
 from gradexplain.errors import GradexplainError, InputError
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph
@@ -48,7 +48,9 @@ class Implemented:
 
 
 class Setting(Protocol):
-    """The forward and the claim at one choice of shapes.  ``graph`` is None where it is not known."""
+    """The forward and the claim at one choice of shapes.  ``graph`` is None where it is not
+    known.
+    """
 
     shapes: dict[str, Shape]
     graph: Graph | None
@@ -114,9 +116,8 @@ class FormulaSubject:
             graph = self.graph(shapes, values)
         except GradexplainError:
             return False
-        return 0 < np.prod(graph.out.shape, dtype=int) * max(
-            [1, *(np.prod(s, dtype=int) for s in shapes.values())]
-        ) <= 4000
+        largest = max([1, *(math.prod(shape) for shape in shapes.values())])
+        return 0 < math.prod(graph.out.shape) * largest <= 4000
 
     def setting(self, shapes: Mapping[str, Shape], values: Mapping[str, Array]) -> FormulaSetting:
         graph = self.graph(shapes, values)
@@ -126,9 +127,7 @@ class FormulaSubject:
         for claim in self.claimed:
             if claim.program is not None:
                 found[claim.name] = claims_.claim_graph(claim, graph, names)
-        return FormulaSetting(
-            dict(shapes), graph, graph.out.shape, self.wanted, found, names
-        )
+        return FormulaSetting(dict(shapes), graph, graph.out.shape, self.wanted, found, names)
 
 
 @dataclass(slots=True)
@@ -181,7 +180,11 @@ class FormulaSetting:
 
 
 def claim_rows(
-    graph: Graph, known: Mapping[str, Any], grad_names: Sequence[str], vs: Sequence[Array], dtype: str
+    graph: Graph,
+    known: Mapping[str, Any],
+    grad_names: Sequence[str],
+    vs: Sequence[Array],
+    dtype: str,
 ) -> Array:
     """The claim's result for each upstream gradient."""
     torch = numeric.torch_module()

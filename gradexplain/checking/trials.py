@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,7 +31,9 @@ MAX_ROWS = 3_000
 
 @dataclass(eq=False)
 class Trial:
-    """``true`` and ``claimed`` are matrices of outputs by inputs; ``special`` points may be kinks."""
+    """``true`` and ``claimed`` are matrices of outputs by inputs; ``special`` points may be
+    kinks.
+    """
 
     what: str
     setting: Setting
@@ -101,7 +103,9 @@ class Trial:
         tolerance = self.tolerance(name)
         wrong = np.asarray(agreement.differs(found, true, tolerance), dtype=bool)
         if wrong.any() and self.singular:
-            wrong &= np.asarray(agreement.differs(found, self.reference[name], tolerance), dtype=bool)
+            wrong &= np.asarray(
+                agreement.differs(found, self.reference[name], tolerance), dtype=bool
+            )
             if self.reference[name].size:
                 # Where the mathematics has no value and PyTorch's is nan, anything goes.
                 wrong &= ~(~np.isfinite(self.reference[name]) & ~np.isfinite(true))
@@ -208,9 +212,7 @@ class Tries:
             for name, (j, size) in truth.jacobians(values).items():
                 trial.true[name], trial.size[name] = j, size
         for name in setting.wanted:
-            tolerance = agreement.bound(
-                trial.size[name], trial.true[name], np.ones(1), "float64"
-            )
+            tolerance = agreement.bound(trial.size[name], trial.true[name], np.ones(1), "float64")
             apart = agreement.differs(trial.reference[name], trial.true[name], 64 * tolerance)
             trial.singular = trial.singular or bool(np.any(apart))
         if finite and not special and trial.singular:
@@ -289,7 +291,9 @@ def _at_settings(
         kinds = [False, True] if number == 0 else [False]
         for signed in kinds:
             for what, values in points.regular(free, number + 1, signed=signed):
-                trial = tries.trial(setting, what, _held({**values, **given}, setting, tries.dtype), grad=grad)
+                trial = tries.trial(
+                    setting, what, _held({**values, **given}, setting, tries.dtype), grad=grad
+                )
                 if trial is not None:
                     trials.append(trial)
                     break
@@ -341,8 +345,8 @@ def _settings(
 ) -> tuple[bool, list[Setting]]:
     """Settings at several shapes of one pattern, at which the forward and the claim have values.
 
-    Also whether likelier shapes were passed over because the claim's result has another shape there;
-    ``plain`` takes these.
+    Also whether likelier shapes were passed over because the claim's result has another shape
+    there; ``plain`` takes these.
     """
     pattern: points.Shapes | None = None
     fallback: Setting | None = None
@@ -431,7 +435,9 @@ def is_linear(trial: Trial, name: str, dtype: str | None = None) -> str:
             if not close(v @ rows, found, scale, dtype or trial.dtype):
                 return "nonlinear"
         return "linear"
-    if close(general, zero, scale, dtype or trial.dtype) and close(other, zero, scale, dtype or trial.dtype):
+    if close(general, zero, scale, dtype or trial.dtype) and close(
+        other, zero, scale, dtype or trial.dtype
+    ):
         return "constant"
     slopes = rows - zero
     for v, found in zip(vs[1:], (general, twice, other), strict=False):

@@ -68,7 +68,7 @@ def check(
     if what is None:
         raise InputError(
             "what to check is missing",
-            remedy='give an expression with --claim, or FILE.py:NAME',
+            remedy="give an expression with --claim, or FILE.py:NAME",
         )
     from gradexplain import values
     from gradexplain.checking.checker import check as run
@@ -103,9 +103,7 @@ def check(
 def _argument(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
-        raise InputError(
-            f"--arg {text} is not NAME=VALUE", remedy="write it as in --arg dim=0"
-        )
+        raise InputError(f"--arg {text} is not NAME=VALUE", remedy="write it as in --arg dim=0")
     try:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -130,7 +128,9 @@ def _write(report: Any, out: Output, everything: bool) -> None:
         if out.to_stdout:
             style = page.Style.of(output.stdout(), width=out.width, precision=out.precision)
         else:
-            style = page.Style(out.width or page.WIDTH, precision=out.precision or numbers.PRECISION)
+            style = page.Style(
+                out.width or page.WIDTH, precision=out.precision or numbers.PRECISION
+            )
         document = check_text.render(report, style, everything=everything)
     if out.to_stdout:
         output.write(document)

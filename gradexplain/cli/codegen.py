@@ -11,7 +11,9 @@ from gradexplain.errors import InputError
 
 @click.command(cls=Command, short_help="Write the torch.autograd.Function of an expression.")
 @click.argument("expr", required=False)
-@click.option("--name", default="Function", metavar="NAME", help="The name of the class. [Function]")
+@click.option(
+    "--name", default="Function", metavar="NAME", help="The name of the class. [Function]"
+)
 @click.option("--shape", metavar="NAME=D0,D1", multiple=True, help="An input's shape; repeatable.")
 @click.option("--no-verify", is_flag=True, help="Do not hold the class against the closed form.")
 @click.option("-o", "--output", "path", metavar="FILE", help="Write to a file.")

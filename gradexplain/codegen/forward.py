@@ -87,14 +87,18 @@ class Writer:
         op = node.op
         assert op is not None
         if op.infix in _INFIX and len(node.inputs) == 2 and all(
-            p.is_aux or isinstance(a, Ref) or a == p.default for p, a in zip(op.parameters, node.args, strict=True)
+            p.is_aux or isinstance(a, Ref) or a == p.default
+            for p, a in zip(op.parameters, node.args, strict=True)
         ):  # fmt: skip
             sign, level = _INFIX[op.infix]
             (a, la), (b, lb) = (self._value(i, known) for i in node.inputs)
             if sign == "**":
                 a = a if la >= _ATOM else f"({a})"
                 b = b if lb >= _UNARY else f"({b})"
-                simple = a.replace("_", "").replace(".", "").isalnum() and b.lstrip("-").replace(".", "").isalnum()
+                simple = (
+                    a.replace("_", "").replace(".", "").isalnum()
+                    and b.lstrip("-").replace(".", "").isalnum()
+                )
                 return (f"{a}**{b}" if simple else f"{a} ** {b}"), _POWER
             a = a if la >= level else f"({a})"
             b = b if lb > level else f"({b})"
@@ -116,7 +120,11 @@ class Writer:
     def _function(self, node: Node, known: set[int]) -> str:
         op = node.op
         assert op is not None
-        if node.inputs and all(self.graph[i].is_literal for i in node.inputs) and hasattr(math, op.name):
+        if (
+            node.inputs
+            and all(self.graph[i].is_literal for i in node.inputs)
+            and hasattr(math, op.name)
+        ):
             return f"math.{op.name}({', '.join(_number(self.graph[i].value) for i in node.inputs)})"
         if not op.spellings:
             if not is_spelled(node):
@@ -141,10 +149,19 @@ class Writer:
                 later = True
                 continue
             shown = self._argument(arg, known)
-            keep = p.keyword_only or later or (not p.is_tensor and p.name in ("dim", "dims", "keepdim")) and not p.is_list
+            keep = (
+                p.keyword_only
+                or later
+                or ((not p.is_tensor and p.name in ("dim", "dims", "keepdim"))
+                and not p.is_list)
+            )
             if p.name in ("dim", "keepdim"):
                 keep = True
-            if home == "special" and p.name == "dim" or op.name in ("permute", "transpose", "unsqueeze"):
+            if (
+                (home == "special"
+                and p.name == "dim")
+                or op.name in ("permute", "transpose", "unsqueeze")
+            ):
                 keep = p.keyword_only
             pieces.append(f"{p.name}={shown}" if keep else shown)
             later = later or keep
@@ -178,7 +195,9 @@ class Writer:
 def is_spelled(node: Node) -> bool:
     """Whether PyTorch has the operation under its name."""
     op = node.op
-    return op is not None and (bool(op.spellings) or op.name == "getitem" or hasattr(torch, op.name))
+    return op is not None and (
+        bool(op.spellings) or op.name == "getitem" or hasattr(torch, op.name)
+    )
 
 
 def _whole(values: Any) -> Any:
@@ -186,7 +205,13 @@ def _whole(values: Any) -> Any:
 
 
 def _same(a: Any, b: Any) -> bool:
-    return type(a) is type(b) and a == b or isinstance(a, (int, float)) and isinstance(b, (int, float)) and a == b
+    return (
+        (type(a) is type(b)
+        and a == b)
+        or (isinstance(a, (int, float))
+        and isinstance(b, (int, float))
+        and a == b)
+    )
 
 
 def _number(value: Any) -> str:
@@ -204,7 +229,8 @@ def _index(index: Any) -> str:
         if item is Ellipsis:
             shown.append("...")
         elif isinstance(item, slice):
-            text = f"{'' if item.start is None else item.start}:{'' if item.stop is None else item.stop}"
+            start, stop = ("" if n is None else str(n) for n in (item.start, item.stop))
+            text = f"{start}:{stop}"
             shown.append(text + ("" if item.step is None else f":{item.step}"))
         elif item is None or isinstance(item, int):
             shown.append(repr(item))

@@ -1,11 +1,11 @@
 """An expression as a ``torch.autograd.Function`` with an analytical backward.
 
-The backward is the closed form of each gradient where that is one formula; where it would be long it
-goes through the gradients of the expression's parts, each in closed form; and where a formula speaks of
-places (a reshape, a slice) it goes back operation by operation.  It is derived at axes whose sizes are
-primes, so that a size in a formula is told from a number of the user's and written as ``x.shape[0]``.
-Only inputs and the output are saved: double backward needs their history, which intermediates made in
-``forward`` do not have.
+The backward is the closed form of each gradient where that is one formula; where it would be long
+it goes through the gradients of the expression's parts, each in closed form; and where a formula
+speaks of places (a reshape, a slice) it goes back operation by operation.  It is derived at axes
+whose sizes are primes, so that a size in a formula is told from a number of the user's and
+written as ``x.shape[0]``. Only inputs and the output are saved: double backward needs their
+history, which intermediates made in ``forward`` do not have.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from gradexplain.ops.base import Shape, show_shape
 from gradexplain.routes.closed import ClosedForm
 from gradexplain.syntax import Program, parse
 
-#: Sizes of axes in the derivation: small enough for four of them, and unlike any number in a formula.
+#: Sizes of axes in the derivation: small enough for four of them, and unlike any number in a
+#: formula.
 _PRIMES = {2: 31, 3: 37, 4: 41, 5: 43, 6: 47, 7: 53}
 _WIDTH = 88
 
@@ -62,11 +63,13 @@ def generate(
 ) -> Code:
     """The source of a ``torch.autograd.Function`` for an expression.
 
-    ``shapes`` tells the ranks and patterns of the inputs where they matter.  With ``verify`` the class is
-    held against the closed form, as by `gradexplain.check`, before it is returned.
+    ``shapes`` tells the ranks and patterns of the inputs where they matter.  With ``verify`` the
+    class is held against the closed form, as by `gradexplain.check`, before it is returned.
     """
     if not name.isidentifier() or name in RESERVED:
-        raise InputError(f"{name} cannot be the name of a class", remedy="use letters, as in Normalise")
+        raise InputError(
+            f"{name} cannot be the name of a class", remedy="use letters, as in Normalise"
+        )
     program = parse(expression)
     names = _free_names(program)
     if not names:
@@ -87,8 +90,18 @@ def generate(
             except UnsupportedError as error:
                 errors.append(error)
                 continue
-            except (TypeError, ValueError, KeyError, NotImplementedError, AttributeError, IndexError, StopIteration) as error:
-                errors.append(UnsupportedError(f"codegen cannot write this as PyTorch yet: {error}"))
+            except (
+                TypeError,
+                ValueError,
+                KeyError,
+                NotImplementedError,
+                AttributeError,
+                IndexError,
+                StopIteration,
+            ) as error:
+                errors.append(
+                    UnsupportedError(f"codegen cannot write this as PyTorch yet: {error}")
+                )
                 continue
             if not verify:
                 return code
@@ -99,12 +112,14 @@ def generate(
     raise errors[-1]
 
 
-def _pattern(program: Program, names: Sequence[str], fixed: Mapping[str, Shape]) -> dict[str, Shape]:
+def _pattern(
+    program: Program, names: Sequence[str], fixed: Mapping[str, Shape]
+) -> dict[str, Shape]:
     """Small shapes at which the expression has a value."""
     first: GradexplainError | None = None
     for shapes in points.choices(names, fixed):
         try:
-            graph = read(program, lambda n, shapes=shapes: shapes[n])
+            graph = read(program, shapes.__getitem__)
         except GradexplainError as error:
             first = first or error
             continue
@@ -177,7 +192,8 @@ class _Class:
     def printer(self, names: Mapping[str, str], shapes: Mapping[str, Shape]) -> Printer:
         return Printer(names, shapes, self.size, self.form.calculus.ranges)
 
-    # -- the whole -----------------------------------------------------------------------------------
+    # -- the whole
+    # -----------------------------------------------------------------------------------
 
     def code(self) -> Code:
         self.sized: set[str] = set()
@@ -242,7 +258,8 @@ class _Class:
     def _header(self, saved: Sequence[str]) -> list[str]:
         y = self.names[self.graph.out.label]
         statements = [
-            " ".join(self.program.source[s.span.start : s.span.end].split()) for s in self.program.statements
+            " ".join(self.program.source[s.span.start : s.span.end].split())
+            for s in self.program.statements
         ]
         if not self.program.statements[-1].targets:
             statements[-1] = f"{y} = {statements[-1]}"
@@ -293,12 +310,15 @@ class _Class:
         return Shown  # type: ignore[return-value]
 
     def _forward(self, saved: Sequence[str]) -> list[str]:
+        self.writer.like = self.names[self.graph.leaves[0].label]
         arguments = ", ".join(self.names[n.label] for n in self.graph.leaves)
         lines = ["    @staticmethod", f"    def forward(ctx, {arguments}):"]
         lines += self._values({self.graph.output}, set())
         y = self.names[self.graph.out.label]
         if saved:
-            lines.append(f"        ctx.save_for_backward({', '.join(self.names[s] for s in saved)})")
+            lines.append(
+                f"        ctx.save_for_backward({', '.join(self.names[s] for s in saved)})"
+            )
         lines += [f"        ctx.{self.names[n]}_shape = {self.names[n]}.shape" for n in self.only]
         lines.append(f"        return {y}")
         return lines
@@ -359,9 +379,12 @@ class _Class:
             raise printer.unsupported(node.op.name if node.op is not None else node.label)
         return printer.full(definition, frame, "", node.shape)
 
-    # -- backward ------------------------------------------------------------------------------------
+    # -- backward
+    # ------------------------------------------------------------------------------------
 
-    def _backward(self, body: list[tuple[str, list[str]]], saved: Sequence[str], used: set[str]) -> list[str]:
+    def _backward(
+        self, body: list[tuple[str, list[str]]], saved: Sequence[str], used: set[str]
+    ) -> list[str]:
         lines = ["    @staticmethod", f"    def backward(ctx, {self.v}):"]
         self.writer.like = self.v
         if saved:
@@ -369,7 +392,9 @@ class _Class:
             comma = "," if len(names) == 1 else ""
             left = ", ".join(names)
             lines.append(
-                f"        ({left}{comma}) = ctx.saved_tensors" if len(names) == 1 else f"        {left} = ctx.saved_tensors"
+                f"        ({left}{comma}) = ctx.saved_tensors"
+                if len(names) == 1
+                else f"        {left} = ctx.saved_tensors"
             )
         known = {self.labels[s].id for s in saved}
         wanted = {
@@ -396,7 +421,12 @@ class _Class:
             else:
                 lines += [f"        {line}" for line in own]
         last = f"grad_{self.names[self.graph.leaves[0].label]}"
-        if not many and len(lines) and lines[-1].startswith(f"        {last} = ") and not lines[-1].endswith("("):
+        if (
+            not many
+            and len(lines)
+            and lines[-1].startswith(f"        {last} = ")
+            and not lines[-1].endswith("(")
+        ):
             lines[-1] = lines[-1].replace(f"{last} = ", "return ", 1)
         else:
             lines.append(f"        return {', '.join(results)}")
@@ -407,7 +437,7 @@ class _Class:
 
     def _closed_form(self) -> tuple[list[tuple[str, list[str]]], set[str]]:
         """``grad_x = …`` for each input, from one formula each or through the parts' gradients."""
-        names = {label: name for label, name in self.names.items()} | {self.v: self.v}
+        names = {**self.names, self.v: self.v}
         shapes = {n.label: n.shape for n in self.graph.nodes} | {self.v: self.graph.out.shape}
         printer = self.printer(names, shapes)
         body: list[tuple[str, list[str]]] = []
@@ -452,7 +482,9 @@ class _Class:
         return self._tidied(text, target)
 
     def _picks(self, node: Node, source: Node) -> bool:
-        """Whether each element of ``node`` is an element of ``source``, its one tensor of numbers."""
+        """Whether each element of ``node`` is an element of ``source``, its one tensor of
+        numbers.
+        """
         assert node.op is not None
         tensors = [self.graph[i] for i in self._made_from(node) if not self.graph[i].integer]
         real = [n for n in tensors if n.op is not None or n.is_leaf]
@@ -466,11 +498,13 @@ class _Class:
         self.writer.graph = Graph(self.graph.source, nodes, self.graph.output)
         return node
 
-    # -- step by step --------------------------------------------------------------------------------
+    # -- step by step
+    # --------------------------------------------------------------------------------
 
     def _steps(self) -> tuple[list[tuple[str, list[str]]], set[str]]:
         """The chain rule, one operation at a time."""
         graph = self.graph
+        self.writer.like = self.v
         reach = graph.reach([n.label for n in self.leaves])
         needed = graph.needed()
         uses: dict[int, int] = {}
@@ -479,7 +513,12 @@ class _Class:
         name_of = {graph.output: self.v}
         blocks: dict[str, list[str]] = {}
         for node in reversed(graph.nodes):
-            if node.op is None or node.id not in reach or node.id not in needed or node.id not in name_of:
+            if (
+                node.op is None
+                or node.id not in reach
+                or node.id not in needed
+                or node.id not in name_of
+            ):
                 continue
             upstream = name_of[node.id]
             for place, id in enumerate(dict.fromkeys(ref.id for ref in refs(node.args))):
@@ -547,7 +586,19 @@ class _Class:
         assert op is not None
         like = self.names[source.label]
         count = node.inputs.count(source.id)
-        if op.name in ("reshape", "view", "flatten", "squeeze", "unsqueeze", "unflatten", "ravel", "view_as", "reshape_as", "contiguous", "clone"):
+        if op.name in (
+            "reshape",
+            "view",
+            "flatten",
+            "squeeze",
+            "unsqueeze",
+            "unflatten",
+            "ravel",
+            "view_as",
+            "reshape_as",
+            "contiguous",
+            "clone",
+        ):
             if node.inputs[0] != source.id:
                 return None
             self.like.add(source.label)
@@ -584,7 +635,8 @@ class _Class:
             return f"{upstream}.flip({p['dim']}).cumsum(dim={p['dim']}).flip({p['dim']})"
         if op.name == "trace":
             self.like.add(source.label)
-            return f"torch.eye(*{like}.shape, dtype={self.v}.dtype, device={self.v}.device) * {upstream}"
+            return f"torch.eye(*{like}.shape, dtype={self.v}.dtype, device={self.v}.device) * "
+            f"{upstream}"
         if op.name == "pad" and p.get("mode", "constant") == "constant":
             return f"F.pad({upstream}, {tuple(-n for n in p['pad'])!r})"
         if self._picks(node, source):
@@ -593,7 +645,8 @@ class _Class:
             places = self.writer.text(self._on_places(node, source), set())
             self.writer.graph = self.graph
             return [
-                f"places = torch.arange({like}.shape.numel(), device={self.v}.device).reshape({like}.shape)",
+                f"places = torch.arange({like}.shape.numel(), "
+                f"device={self.v}.device).reshape({like}.shape)",
                 f"places = {places}",
                 f"{{target}} = {upstream}.new_zeros({like}.shape.numel())",
                 f"{{target}} = {{target}}.index_add(0, places.flatten(), {upstream}.flatten())",
@@ -626,14 +679,11 @@ def _picked(op: Any) -> bool:
 
 #: Operations whose every element is one of their input's, and those of the records that say so.
 _PICKS = {
-    "narrow", "select", "split", "chunk", "roll", "repeat", "tile", "repeat_interleave", "gather", "take",
-    "take_along_dim", "index_select", "diagonal", "unfold", "expand", "expand_as", "broadcast_to",
-    "rot90", "movedim", "moveaxis", "fliplr", "flipud", "unbind", "masked_select", "getitem",
+    "narrow", "select", "split", "chunk", "roll", "repeat", "tile", "repeat_interleave", "gather",
+    "take", "take_along_dim", "index_select", "diagonal", "unfold", "expand", "expand_as",
+    "broadcast_to", "rot90", "movedim", "moveaxis", "fliplr", "flipud", "unbind", "masked_select",
+    "getitem",
 }  # fmt: skip
-
-
-def _picked(op: Any) -> bool:
-    return op.name in _PICKS or bool(op.moves)
 
 
 # -- lines -----------------------------------------------------------------------------------------
@@ -651,9 +701,6 @@ def _statement(target: str, text: str) -> list[str]:
         if len(inner) <= _WIDTH and not text.endswith(")"):
             return [f"        {target} = (", inner, "        )"]
         if len(terms) > 1:
-            lines = []
-            for k, term in enumerate(terms[1:], start=1):
-                lines.append(term)
             found = []
             for k, term in enumerate(terms):
                 sign, _, rest = term.partition(" ") if k else ("", "", term)
@@ -743,9 +790,16 @@ def failure(code: Code) -> str:
 
     try:
         made = loaded(code)
-        report = check_subject(
-            subject_of(made, None, None, {}), {}, code.shapes if not code.general else {}, write=False
-        ) if not code.general else None
+        report = (
+            check_subject(
+                subject_of(made, None, None, {}),
+                {},
+                code.shapes if not code.general else {},
+                write=False,
+            )
+            if not code.general
+            else None
+        )
         if code.general:
             fixed = dict(code.shapes)
             report = check_subject(subject_of(made, None, None, {}), {}, fixed, write=False)

@@ -1,9 +1,10 @@
 """A formula in index notation as vectorised PyTorch.
 
-Every index letter is an axis.  A part of a formula is written for a *frame*, the axes that the tensor it
-becomes is broadcast against, last to last as PyTorch does: an element ``s[d1]`` in the frame
-``(d0, d1)`` is ``s``, ``s[d0]`` is ``s.unsqueeze(-1)``.  A sum over an index that takes a free place of
-the frame is ``.sum(dim=…)``; a product of two elements that share every place is ``@`` or ``einsum``.
+Every index letter is an axis.  A part of a formula is written for a *frame*, the axes that the
+tensor it becomes is broadcast against, last to last as PyTorch does: an element ``s[d1]`` in the
+frame ``(d0, d1)`` is ``s``, ``s[d0]`` is ``s.unsqueeze(-1)``.  A sum over an index that takes a
+free place of the frame is ``.sum(dim=…)``; a product of two elements that share every place is
+``@`` or ``einsum``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,14 @@ _FUNCTIONS = {
     "Abs": "abs", "loggamma": "lgamma", "ceiling": "ceil", "Max": "maximum", "Min": "minimum",
     "atan2": "atan2", "log": "log", "erfinv": "erfinv", "sinc": "sinc",
 }  # fmt: skip
-_RELATIONS = {sympy.Lt: "<", sympy.Le: "<=", sympy.Gt: ">", sympy.Ge: ">=", sympy.Eq: "==", sympy.Ne: "!="}
+_RELATIONS = {
+    sympy.Lt: "<",
+    sympy.Le: "<=",
+    sympy.Gt: ">",
+    sympy.Ge: ">=",
+    sympy.Eq: "==",
+    sympy.Ne: "!=",
+}
 
 Frame = tuple[Any, ...]
 
@@ -70,7 +78,7 @@ class Printer:
             if lead and not self._keeps(e, frame):
                 return self._call_on(text, level, f"reshape({like}.shape)")
             return text
-        if not isinstance(e, sympy.Expr) or not have and not self._tensors(e):
+        if not isinstance(e, sympy.Expr) or (not have and not self._tensors(e)):
             return f"torch.full_like({like}, {text})"
         return self._call_on(text, level, f"expand_as({like})")
 
@@ -140,9 +148,16 @@ class Printer:
         sign = "-" if e < 0 else ""
         top, bottom = self._integer(abs(int(e.p))), self._integer(int(e.q))
         if e.q == 1:
-            return f"{sign}{top}", _NEG if sign else _ATOM if top.isidentifier() or top.isdigit() or "*" not in top else _MUL
+            return (
+                f"{sign}{top}",
+                _NEG
+                if sign
+                else _ATOM
+                if top.isidentifier() or top.isdigit() or "*" not in top
+                else _MUL,
+            )
         if top.isdigit() and bottom.isdigit():
-            value = int(top)/int(bottom)
+            value = int(top) / int(bottom)
             if len(repr(value)) <= 6:
                 return f"{sign}{value!r}", _NEG if sign else _ATOM
         if "*" in top or " " in top:
@@ -174,7 +189,7 @@ class Printer:
         if label not in self.names:
             raise self.unsupported(f"the name {label}")
         self.used.add(label)
-        text, level = self.names[label], _ATOM
+        text = self.names[label]
         axes: list[Any] = []
         picks: list[str] = []
         for place, i in enumerate(at):
@@ -202,7 +217,9 @@ class Printer:
             first = axes.index(twice)
             second = axes.index(twice, first + 1)
             rest = [a for k, a in enumerate(axes) if k not in (first, second)]
-            return self._placed(f"{text}.diagonal(dim1={first}, dim2={second})", [*rest, twice], frame)
+            return self._placed(
+                f"{text}.diagonal(dim1={first}, dim2={second})", [*rest, twice], frame
+            )
         if any(a not in frame for a in letters):
             raise self.unsupported("an axis that is nowhere in the result")
         if self._fits(axes, frame):
@@ -216,17 +233,15 @@ class Printer:
         order = [letters.index(a) for a in wanted]
         if order != sorted(order):
             text += ".T" if len(order) == 2 else f".permute({', '.join(map(str, order))})"
-        missing = len(frame)
         result = list(wanted)
         if not self._fits(result, frame):
             first = min(frame.index(a) for a in wanted)
             picks = [":" if a in wanted else "None" for a in frame[first:]]
-            tail = [p for p in picks]
+            tail = picks
             if tail.count("None") == 1 and tail[-1] == "None":
                 text = f"{text}.unsqueeze(-1)"
             else:
                 text = f"{text}[{', '.join(tail)}]"
-        del missing
         return text, _ATOM
 
     @staticmethod
@@ -234,7 +249,9 @@ class Printer:
         """Whether a tensor with ``axes`` broadcasts to ``frame`` as it is."""
         if len(axes) > len(frame):
             return False
-        return all(a is ONE or a == f for a, f in zip(reversed(axes), reversed(frame), strict=False))
+        return all(
+            a is ONE or a == f for a, f in zip(reversed(axes), reversed(frame), strict=False)
+        )
 
     # -- sums and products -------------------------------------------------------------------------
 
@@ -254,7 +271,12 @@ class Printer:
     @staticmethod
     def _term_key(term: Any) -> Any:
         number = bool(term.is_number)
-        return term.could_extract_minus_sign(), term.has(sympy.Sum), number and not term.is_Integer, term.sort_key()
+        return (
+            term.could_extract_minus_sign(),
+            term.has(sympy.Sum),
+            number and not term.is_Integer,
+            term.sort_key(),
+        )
 
     def _mul(self, e: Any, frame: Frame) -> tuple[str, int]:
         coefficient, rest = e.as_coeff_Mul()
@@ -263,7 +285,9 @@ class Printer:
             return f"-{self._paren(text, level, _MUL)}", _NEG
         choices = [f for f in sympy.Mul.make_args(rest) if isinstance(f, (Cases, sympy.Piecewise))]
         if len(choices) == 1:
-            others = sympy.Mul(coefficient, *(f for f in sympy.Mul.make_args(rest) if f is not choices[0]))
+            others = sympy.Mul(
+                coefficient, *(f for f in sympy.Mul.make_args(rest) if f is not choices[0])
+            )
             if self._tensors(others):
                 return self._piecewise(Cases(*((v * others, c) for v, c in choices[0].args)), frame)
         numbers = [f for f in sympy.Mul.make_args(rest) if f.is_number]
@@ -276,7 +300,10 @@ class Printer:
                 return constant, level
             text, inner = self._show(others, frame)
             constant = self._paren(constant, level, _MUL)
-            return f"{constant} * {self._paren(text, inner, _MUL + 1 if '/' in text else _MUL)}", _MUL
+            return (
+                f"{constant} * {self._paren(text, inner, _MUL + 1 if '/' in text else _MUL)}",
+                _MUL,
+            )
         factors = list(sympy.Mul.make_args(rest))
         masks = [f for f in factors if isinstance(f, (Bracket, sympy.KroneckerDelta))]
         if masks:
@@ -294,11 +321,20 @@ class Printer:
         pieces = [self._show(f, frame) for f in sorted(above, key=self._factor_key)]
         if top != 1:
             pieces.insert(0, self._rational(sympy.Rational(top)))
-        text = " * ".join(self._paren(t, level, _MUL if k == 0 else _NEG + 1) for k, (t, level) in enumerate(pieces)) or "1"
+        text = (
+            " * ".join(
+                self._paren(t, level, _MUL if k == 0 else _NEG + 1)
+                for k, (t, level) in enumerate(pieces)
+            )
+            or "1"
+        )
         level = _MUL if len(pieces) > 1 else (pieces[0][1] if pieces else _ATOM)
         under = [self._show(f, frame) for f in sorted(below, key=self._factor_key)]
         if bottom != 1:
-            under.insert(0, (self._integer(int(bottom)), _MUL if " " in self._integer(int(bottom)) else _ATOM))
+            under.insert(
+                0,
+                (self._integer(int(bottom)), _MUL if " " in self._integer(int(bottom)) else _ATOM),
+            )
         if under:
             text = self._paren(text, level, _MUL)
             if len(under) == 1:
@@ -315,7 +351,11 @@ class Printer:
         if atom:
             upstream = label_of(base) in ("v", "g", "grad_output", "grad_out")
             return 0, "" if upstream else "~", factor.sort_key()
-        return (2 if base.is_Add else 3 if isinstance(base, sympy.Sum) else 1), "", factor.sort_key()
+        return (
+            (2 if base.is_Add else 3 if isinstance(base, sympy.Sum) else 1),
+            "",
+            factor.sort_key(),
+        )
 
     def _pow(self, e: Any, frame: Frame) -> tuple[str, int]:
         base, exponent = e.args
@@ -328,13 +368,20 @@ class Printer:
         if exponent.is_Rational:
             text, level = self._show(base, frame)
             power, _ = self._rational(exponent)
-            spaced = "**" if text.replace("_", "a").replace(".", "a").isalnum() and power.isdigit() else " ** "
+            spaced = (
+                "**"
+                if text.replace("_", "a").replace(".", "a").isalnum() and power.isdigit()
+                else " ** "
+            )
             if " " in power:
                 power = f"({power})"
             return f"{self._paren(text, level, _ATOM)}{spaced}{power}", _POWER
         text, level = self._show(base, frame)
         power, power_level = self._show(exponent, frame)
-        return f"{self._paren(text, level, _ATOM)} ** {self._paren(power, power_level, _ATOM)}", _POWER
+        return (
+            f"{self._paren(text, level, _ATOM)} ** {self._paren(power, power_level, _ATOM)}",
+            _POWER,
+        )
 
     def _sum(self, e: Any, frame: Frame) -> tuple[str, int]:
         body: Any = e
@@ -353,18 +400,37 @@ class Printer:
                 result = [ONE if a in bound else a for a in order if keep or a not in bound]
                 if not self._fits(result, frame):
                     continue
-                if any(a is not ONE and r is ONE and a in kept for a, r in zip(reversed(frame), reversed(result), strict=False)):
+                if any(
+                    a is not ONE and r is ONE and a in kept
+                    for a, r in zip(reversed(frame), reversed(result), strict=False)
+                ):
                     continue
                 try:
                     text, level = self._show(body, order)
                 except UnsupportedError:
                     continue
-                dims = [k - (len(order) if k >= 2 and k == len(order) - 1 else 0) for k, a in enumerate(order) if a in bound]
+                dims = [
+                    k - (len(order) if k >= 2 and k == len(order) - 1 else 0)
+                    for k, a in enumerate(order)
+                    if a in bound
+                ]
                 whole = len(dims) == len(order) and not keep
-                arguments = "" if whole else f"dim={dims[0]}" if len(dims) == 1 else f"dim=({', '.join(map(str, dims))})"
+                arguments = (
+                    ""
+                    if whole
+                    else f"dim={dims[0]}"
+                    if len(dims) == 1
+                    else f"dim=({', '.join(map(str, dims))})"
+                )
                 arguments += ", keepdim=True" if keep else ""
                 shown = f"{self._paren(text, level, _ATOM)}.sum({arguments})"
-                cost = len(shown) + 20 * shown.count(".T") + 20 * shown.count("permute") + 10 * shown.count("[") + 10 * shown.count("unsqueeze")
+                cost = (
+                    len(shown)
+                    + 20 * shown.count(".T")
+                    + 20 * shown.count("permute")
+                    + 10 * shown.count("[")
+                    + 10 * shown.count("unsqueeze")
+                )
                 if len(result) < len(frame) and ONE in frame:
                     cost += 15
                 if best is None or cost < best[0]:
@@ -373,7 +439,9 @@ class Printer:
             raise self.unsupported("a sum over an axis of no tensor")
         return best[1], _ATOM
 
-    def _frames(self, body: Any, bound: Sequence[Any], kept: Sequence[Any], frame: Frame) -> list[Frame]:
+    def _frames(
+        self, body: Any, bound: Sequence[Any], kept: Sequence[Any], frame: Frame
+    ) -> list[Frame]:
         """Orders of axes in which the body of a sum may be written."""
         found: list[Frame] = []
         letters = [*kept, *bound]
@@ -387,15 +455,19 @@ class Printer:
             order = [a if a in kept else ONE for a in frame]
             for place, q in zip(places, bound, strict=False):
                 order[place] = q
-            rest = list(bound[len(places):])
+            rest = list(bound[len(places) :])
             found.append((*rest, *order))
             found.append((*rest, *(a for a in order if a is not ONE)))
         if len(letters) <= 4:
             found += [tuple(p) for p in itertools.permutations(letters)]
         return list(dict.fromkeys(found))
 
-    def _contracted(self, body: Any, bound: Sequence[Any], kept: Sequence[Any], frame: Frame) -> tuple[str, int] | None:
-        """A sum of a product of two elements as a matrix product or an ``einsum``; None for others."""
+    def _contracted(
+        self, body: Any, bound: Sequence[Any], kept: Sequence[Any], frame: Frame
+    ) -> tuple[str, int] | None:
+        """A sum of a product of two elements as a matrix product or an ``einsum``; None for
+        others.
+        """
         factors = list(sympy.Mul.make_args(body))
         tensors = [f for f in factors if self._axes(f)]
         if len(tensors) < 2 or len(factors) != len(tensors):
@@ -420,11 +492,18 @@ class Printer:
         out = tuple(kept)
         (lt, ll, lo), (rt, rl, ro) = written
         if not self._fits(out, frame):
-            picks = [":" if a in kept else "None" for a in frame[min(frame.index(a) for a in kept):]]
+            picks = [
+                ":" if a in kept else "None" for a in frame[min(frame.index(a) for a in kept) :]
+            ]
             tail = f"[{', '.join(picks)}]"
         else:
             tail = ""
-        if len(bound) == 1 and len(out) == 2 and len(lo) == len(ro) == 2 and not (shared - set(bound)):
+        if (
+            len(bound) == 1
+            and len(out) == 2
+            and len(lo) == len(ro) == 2
+            and not (shared - set(bound))
+        ):
             q = bound[0]
             first = (lt, ll, lo) if out[0] in lo else (rt, rl, ro)
             second = (rt, rl, ro) if out[0] in lo else (lt, ll, lo)
@@ -434,7 +513,9 @@ class Printer:
             return (f"({text}){tail}", _ATOM) if tail else (text, _MUL)
         if len(bound) == 1 and len(lo) + len(ro) == 3 and len(out) == 1 and not tail:
             q = bound[0]
-            (mt, ml, mo), (vt, vl, _) = ((lt, ll, lo), (rt, rl, ro)) if len(lo) == 2 else ((rt, rl, ro), (lt, ll, lo))
+            (mt, ml, mo), (vt, vl, _) = (
+                ((lt, ll, lo), (rt, rl, ro)) if len(lo) == 2 else ((rt, rl, ro), (lt, ll, lo))
+            )
             m = self._paren(mt, ml, _ATOM)
             vector = self._paren(vt, vl, _ATOM)
             return (f"{m} @ {vector}", _MUL) if mo[1] == q else (f"{m}.T @ {vector}", _MUL)
@@ -460,7 +541,11 @@ class Printer:
         atoms = sorted(e.atoms(sympy.Indexed), key=lambda a: (-len(a.indices), str(a)))
         for atom in atoms:
             order = tuple(i for i in atom.indices if i in axes)
-            if set(order) == axes and len(order) == len(axes) and all(i.is_Symbol for i in atom.indices):
+            if (
+                set(order) == axes
+                and len(order) == len(axes)
+                and all(i.is_Symbol for i in atom.indices)
+            ):
                 return order
         return tuple(a for a in letters if a in axes)
 
@@ -510,7 +595,9 @@ class Printer:
         if isinstance(e, sympy.polygamma):
             order = int(e.args[0])
             inner = arguments[1][0]
-            return (f"torch.digamma({inner})" if order == 0 else f"torch.polygamma({order}, {inner})"), _ATOM
+            return (
+                f"torch.digamma({inner})" if order == 0 else f"torch.polygamma({order}, {inner})"
+            ), _ATOM
         import torch
 
         name = _FUNCTIONS.get(name, name)
@@ -520,8 +607,16 @@ class Printer:
             number = next(a for a in e.args if a.is_number)
             other = next(a for a in e.args if not a.is_number)
             side = "min" if name == "maximum" else "max"
-            return f"torch.clamp({self.tensor(other, frame)}, {side}={self.tensor(number, frame)})", _ATOM
-        if len(arguments) == 1 and arguments[0][1] == _ATOM and hasattr(torch.Tensor, name) and not e.args[0].is_number:
+            return (
+                f"torch.clamp({self.tensor(other, frame)}, {side}={self.tensor(number, frame)})",
+                _ATOM,
+            )
+        if (
+            len(arguments) == 1
+            and arguments[0][1] == _ATOM
+            and hasattr(torch.Tensor, name)
+            and not e.args[0].is_number
+        ):
             return f"{arguments[0][0]}.{name}()", _ATOM
         return f"torch.{name}({', '.join(t for t, _ in arguments)})", _ATOM
 
@@ -565,7 +660,13 @@ def _constant(e: Any) -> tuple[str, int]:
         square = sympy.nsimplify(sympy.simplify(e**2 / sympy.pi**k))
         if square.is_Rational and square.p < 1000 and square.q < 1000:
             p, q = int(square.p), int(square.q)
-            inner = f"{p}{root}" if q == 1 else f"{p} / {q}{root}" if k >= 0 else f"{p} / ({q} * math.pi)"
+            inner = (
+                f"{p}{root}"
+                if q == 1
+                else f"{p} / {q}{root}"
+                if k >= 0
+                else f"{p} / ({q} * math.pi)"
+            )
             inner = inner.replace("1 * math.pi", "math.pi") if p == q == 1 else inner
             return f"{sign}math.sqrt({inner})", _NEG if sign else _ATOM
     value = float(e)

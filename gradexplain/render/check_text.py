@@ -14,7 +14,13 @@ _RIGHT, _WRONG = "green", "bold red"
 #: Wrong entries that are listed, of those that a report holds.
 _LISTED = 8
 _MARKS = {"right": "", "wrong": "wrong value", "missing": "missing", "extra": "should be 0"}
-_LEGEND = {"x": "x wrong", "o": "o missing (0 instead)", "+": "+ should be 0", "=": "= right", ".": ". 0, right"}
+_LEGEND = {
+    "x": "x wrong",
+    "o": "o missing (0 instead)",
+    "+": "+ should be 0",
+    "=": "= right",
+    ".": ". 0, right",
+}
 
 
 def render(report: CheckReport, style: Style | None = None, *, everything: bool = False) -> str:
@@ -68,9 +74,7 @@ def _verdict(page: Page, report: CheckReport) -> None:
         if found.fault is None:
             page.add(page.text("right: ", _RIGHT), page.text(f"the gradient by {found.name}."))
         else:
-            page.add(
-                page.text("WRONG: ", _WRONG), page.text(f"{found.fault.sentence}."), hang=2
-            )
+            page.add(page.text("WRONG: ", _WRONG), page.text(f"{found.fault.sentence}."), hang=2)
 
 
 def _evidence(page: Page, report: CheckReport, found: InputReport, everything: bool) -> None:
@@ -117,7 +121,9 @@ def _entries(page: Page, report: CheckReport, found: InputReport, everything: bo
     shown = found.entries if everything else listed[:_LISTED]
     page.grid([_entry(page, report, found, e) for e in shown], indent=4, gap=3)
     if len(listed) > len(shown):
-        page.add(page.text(f"… and {found.wrong - len(shown)} more (--all lists them)", LABEL), indent=4)
+        page.add(
+            page.text(f"… and {found.wrong - len(shown)} more (--all lists them)", LABEL), indent=4
+        )
     width = page.style.width
     if found.picture and len(found.picture[0]) <= max(20, width - 30) and len(found.picture) <= 40:
         page.blank()
@@ -126,20 +132,22 @@ def _entries(page: Page, report: CheckReport, found: InputReport, everything: bo
             (label, row) for label, row in zip(labels, found.picture, strict=True)
             if everything or any(ch in "xo+" for ch in row)
         ]  # fmt: skip
-        kept = "" if len(rows) == len(labels) else f" (the {len(labels) - len(rows)} right rows are left out)"
+        kept = (
+            ""
+            if len(rows) == len(labels)
+            else f" (the {len(labels) - len(rows)} right rows are left out)"
+        )
         page.add(
             page.text(
-                f"a row for each element of {report.output}, a column for each of {found.name}{kept}:",
+                f"a row for each element of {report.output}, a column for each of "
+                f"{found.name}{kept}:",
                 LABEL,
             ),
             indent=4,
         )
         spaced = len(found.picture[0]) * 2 <= width - 30
         page.grid(
-            [
-                [[page.text(label, LABEL)], [_row(page, row, spaced=spaced)]]
-                for label, row in rows
-            ],
+            [[[page.text(label, LABEL)], [_row(page, row, spaced=spaced)]] for label, row in rows],
             indent=4,
         )
         used = {ch for _, row in rows for ch in row}

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (a table: one case on a line)
 """Expressions with right backwards, and the same backwards written differently.
 
 ``claims`` are in the language, which is also PyTorch's; ``variants`` are other right ones.  ``diagonal``

@@ -1,7 +1,7 @@
 """Faults as changes of a right claim's text: mechanical, one change each.
 
-`mutants` yields `Mutant`; what a mutant computes is decided by its text (or by the code that `function`
-makes of it), never by the checker that is tested with it.
+`mutants` yields `Mutant`; what a mutant computes is decided by its text (or by the code that
+`function` makes of it), never by the checker that is tested with it.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ def _drop(left: bool) -> Callable[[ast.AST], ast.AST | None]:
         if not (_mentions(node.left, "v") and _mentions(node.right, "v")):
             return None
         if left:
-            return ast.UnaryOp(ast.USub(), node.right) if isinstance(node.op, ast.Sub) else node.right
+            return (
+                ast.UnaryOp(ast.USub(), node.right) if isinstance(node.op, ast.Sub) else node.right
+            )
         return node.left
 
     return change
@@ -110,21 +112,29 @@ def _keyword(node: ast.AST, name: str) -> ast.keyword | None:
 
 
 def _reducer(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in (
-        "sum", "mean", "norm"
-    )  # fmt: skip
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("sum", "mean", "norm")
+    )
 
 
 def _other_dim(node: ast.AST) -> ast.AST | None:
     dim = _keyword(node, "dim")
-    if dim is None or not isinstance(dim.value, ast.Constant) or not (_reducer(node) or _softmax(node)):
+    if (
+        dim is None
+        or not isinstance(dim.value, ast.Constant)
+        or not (_reducer(node) or _softmax(node))
+    ):
         return None
     dim.value = ast.Constant(1 - dim.value.value)
     return node
 
 
 def _softmax(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "softmax"
+    return (
+        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "softmax"
+    )
 
 
 def _no_keepdim(node: ast.AST) -> ast.AST | None:
@@ -136,21 +146,33 @@ def _no_keepdim(node: ast.AST) -> ast.AST | None:
 
 
 def _mean(node: ast.AST) -> ast.AST | None:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("sum", "mean"):
+    if (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("sum", "mean")
+    ):
         node.func.attr = "mean" if node.func.attr == "sum" else "sum"
         return node
     return None
 
 
 def _no_sum(node: ast.AST) -> ast.AST | None:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "sum":
+    if (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "sum"
+    ):
         return node.func.value
     return None
 
 
 def _power(step: int) -> Callable[[ast.AST], ast.AST | None]:
     def change(node: ast.AST) -> ast.AST | None:
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and isinstance(node.right, ast.Constant):
+        if (
+            isinstance(node, ast.BinOp)
+            and isinstance(node.op, ast.Pow)
+            and isinstance(node.right, ast.Constant)
+        ):
             return ast.BinOp(node.left, ast.Pow(), ast.Constant(node.right.value + step))
         return None
 
@@ -159,10 +181,16 @@ def _power(step: int) -> Callable[[ast.AST], ast.AST | None]:
 
 def _square_below(node: ast.AST) -> ast.AST | None:
     """``a/b`` as ``a/b**2``."""
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and not isinstance(node.right, ast.Constant):
+    if (
+        isinstance(node, ast.BinOp)
+        and isinstance(node.op, ast.Div)
+        and not isinstance(node.right, ast.Constant)
+    ):
         if isinstance(node.right, ast.BinOp) and isinstance(node.right.op, ast.Pow):
             return None
-        if not any(isinstance(n, ast.Name) for n in ast.walk(node.right)) or "shape" in ast.unparse(node.right):
+        if not any(isinstance(n, ast.Name) for n in ast.walk(node.right)) or "shape" in ast.unparse(
+            node.right
+        ):
             return None  # a power of a number is a constant factor
         return ast.BinOp(node.left, ast.Div(), ast.BinOp(node.right, ast.Pow(), ast.Constant(2)))
     return None
@@ -171,8 +199,8 @@ def _square_below(node: ast.AST) -> ast.AST | None:
 def _squared_factor(node: ast.AST) -> ast.AST | None:
     """``v*y`` as ``v*y**2``."""
     if (
-        isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and isinstance(node.right, ast.Name)
-        and node.right.id != "v"
+        isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)
+        and isinstance(node.right, ast.Name) and node.right.id != "v"
     ):  # fmt: skip
         return ast.BinOp(node.left, ast.Mult(), ast.BinOp(node.right, ast.Pow(), ast.Constant(2)))
     return None
@@ -209,7 +237,9 @@ def _made(case: Case) -> Iterator[Mutant]:
     output = case.expression.rpartition(";")[2].strip()
 
     def mutant(fault: str, name: str, text: str, **others: Any) -> Mutant:
-        return Mutant(case, fault, {**case.claims, name: text}, name, others.pop("shapes", shapes), **others)
+        return Mutant(
+            case, fault, {**case.claims, name: text}, name, others.pop("shapes", shapes), **others
+        )
 
     for name, claim in case.claims.items():
         for text in _all(claim, _drop(True)):
@@ -251,7 +281,9 @@ def _made(case: Case) -> Iterator[Mutant]:
             if other != name:
                 yield mutant("wrong_input", name, theirs)
                 if name < other:
-                    yield Mutant(case, "swapped", {**case.claims, name: theirs, other: claim}, name, shapes)
+                    yield Mutant(
+                        case, "swapped", {**case.claims, name: theirs, other: claim}, name, shapes
+                    )
         if len(case.shapes[name]) == 2:
             yield mutant("transposed", name, f"({claim}).T")
         if len(case.shapes[name]) == 2 and case.square and "@" in output:
@@ -284,7 +316,9 @@ def mutants(case: Case) -> Iterator[Mutant]:
 
 
 def _computable(mutant: Mutant) -> Mutant | None:
-    """The mutant at shapes at which PyTorch can compute it: its own, else all axes alike; or None."""
+    """The mutant at shapes at which PyTorch can compute it: its own, else all axes alike; or
+    None.
+    """
     if mutant.code or "None" in mutant.claims.values():
         return mutant
     square = {n: tuple(3 if d != 1 else 1 for d in s) for n, s in mutant.shapes.items()}
@@ -352,16 +386,20 @@ def function(case: Case, claims: dict[str, str], code: str = "") -> Any:
         return y
 
     def backward(ctx: Any, grad: Any) -> Any:
-        scope = dict(zip(ctx.names, ctx.saved_tensors, strict=True)) | {"v": grad, "grad_output": grad}
+        scope = dict(zip(ctx.names, ctx.saved_tensors, strict=True)) | {
+            "v": grad,
+            "grad_output": grad,
+        }
         if code == "float32_rounding":
             scope = {n: t.float() for n, t in scope.items()}
         results = [
-            eval(claims[n], dict(_NAMES), scope) if claims.get(n, "None") != "None" else None for n in names
+            eval(claims[n], dict(_NAMES), scope) if claims.get(n, "None") != "None" else None
+            for n in names
         ]
         if code == "float32_rounding":
             results = [None if r is None else r.to(grad.dtype) for r in results]
         if code == "nondeterministic" and results[0] is not None:
-            results[0] = results[0]*(1 + 0.1*torch.rand_like(results[0]))
+            results[0] = results[0] * (1 + 0.1 * torch.rand_like(results[0]))
         if code == "inplace_buffer" and results[0] is not None:
             buffer = torch.zeros_like(scope[names[0]], requires_grad=True)
             buffer[...] = results[0]
@@ -379,17 +417,22 @@ def function(case: Case, claims: dict[str, str], code: str = "") -> Any:
 def inputs(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> list[Any]:
     source = torch.Generator().manual_seed(seed)
     return [
-        (0.3 + 1.5*torch.rand(s, generator=source, dtype=torch.float64)).requires_grad_() for s in shapes.values()
+        (0.3 + 1.5 * torch.rand(s, generator=source, dtype=torch.float64)).requires_grad_()
+        for s in shapes.values()
     ]
 
 
-def gradcheck(case: Case, claims: dict[str, str], shapes: dict[str, tuple[int, ...]], code: str = "") -> bool:
+def gradcheck(
+    case: Case, claims: dict[str, str], shapes: dict[str, tuple[int, ...]], code: str = ""
+) -> bool:
     """Whether ``torch.autograd.gradcheck`` passes."""
     made = function(case, claims, code)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return bool(torch.autograd.gradcheck(made.apply, tuple(inputs(shapes)), raise_exception=False))
+            return bool(
+                torch.autograd.gradcheck(made.apply, tuple(inputs(shapes)), raise_exception=False)
+            )
         except Exception:
             return False
 
@@ -410,7 +453,9 @@ def equivalent(mutant: Mutant) -> bool:
             ctx = _Context()
             try:
                 y = made.forward(ctx, *tensors)
-                v = torch.rand(y.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+                v = torch.rand(
+                    y.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64
+                )
                 results = made.backward(ctx, v)
             except Exception:
                 return False
@@ -418,6 +463,8 @@ def equivalent(mutant: Mutant) -> bool:
         for a, b in zip(*found, strict=True):
             if (a is None) != (b is None):
                 return False
-            if a is not None and (a.shape != b.shape or not torch.allclose(a, b, rtol=1e-12, atol=1e-12)):
+            if a is not None and (
+                a.shape != b.shape or not torch.allclose(a, b, rtol=1e-12, atol=1e-12)
+            ):
                 return False
     return True

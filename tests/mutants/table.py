@@ -61,7 +61,9 @@ def is_right(case: Case, claims: dict[str, str], *, code: bool) -> str:
 def run(
     cases: Sequence[Case] = CASES, *, every: int = 1, with_gradcheck: bool = True
 ) -> tuple[dict[str, Row], list[str], int]:
-    """The rows by fault, the false alarms, and the number of right variants; each ``every``-th mutant."""
+    """The rows by fault, the false alarms, and the number of right variants; each ``every``-th
+    mutant.
+    """
     rows: dict[str, Row] = {}
     alarms: list[str] = []
     right = 0
@@ -104,9 +106,11 @@ def shown(rows: Iterable[Row], alarms: Sequence[str], right: int, *, details: bo
     total = [sum(getattr(r, k) for r in rows) for k in ("made", "detected", "named", "gradcheck")]
     lines.append(f"{'all':<24}{total[0]:>8}{total[1]:>10}{total[2]:>8}{total[3]:>11}")
     if total[0]:
-        share = [100*n/total[0] for n in total[1:]]
+        share = [100 * n / total[0] for n in total[1:]]
         lines.append(f"{'%':<24}{'':>8}{share[0]:>10.1f}{share[1]:>8.1f}{share[2]:>11.1f}")
-    lines.append(f"right variants: {right} (each as a formula and as code), false alarms: {len(alarms)}")
+    lines.append(
+        f"right variants: {right} (each as a formula and as code), false alarms: {len(alarms)}"
+    )
     same = [title for r in rows for title in r.equivalent]
     lines.append(f"equivalent mutants, left out: {len(same)}")
     if details:
