@@ -105,7 +105,6 @@ class Lookup(sympy.Function):
     """
 
     is_integer = True
-    is_nonnegative = True
 
 
 class trunc(sympy.Function):

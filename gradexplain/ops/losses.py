@@ -194,10 +194,12 @@ _elementwise(
 )
 _elementwise(
     "hinge_embedding_loss(Tensor input, Tensor target, float margin=1, str reduction='mean')",
-    "input if target == 1 else max(margin - input, 0)",
+    "(input if target != -1 else 0) + (max(margin - input, 0) if target != 1 else 0)",
     ("F.hinge_embedding_loss(x[4]/3, [1, -1, -1, 1])",
      "F.hinge_embedding_loss(x[4]/3, [1, -1, -1, 1], margin=0.7, reduction='none')"),
-    derivatives={"input": "1 if target == 1 else -1 if input <= margin else 0"},
+    derivatives={
+        "input": "(1 if target != -1 else 0) - (1 if target != 1 and input <= margin else 0)"
+    },
     singular=lambda x, t, margin, _: (x == margin) & (t != 1),
     kink="at the margin itself PyTorch passes the gradient on",
 )

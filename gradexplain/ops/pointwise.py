@@ -303,6 +303,10 @@ register(Op(
     torch=lambda torch, n, x: torch.polygamma(n, x),
 ))
 register(Op(
+    "polygamma(Tensor input, int n)", _FAMILY, homes="Tensor",
+    expand=lambda b, x, n: b.call("polygamma", n, x), samples=("x[3].polygamma(1)",),
+))
+register(Op(
     "ndtr(Tensor input)", _FAMILY, formula="(1 + erf(input/sqrt(2)))/2", homes="special",
     named=True, derivatives={"input": "exp(-input**2/2)/sqrt(2*pi)"},
     samples=("torch.special.ndtr(x[3] - 2)",),

@@ -151,7 +151,7 @@ def _several(y: Any, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
     import numpy as np
 
     dims = normal_dims(dim, x.ndim)
-    wide = np.expand_dims(y, dims) if not keepdim or dim is None else y
+    wide = y if keepdim else np.expand_dims(y, dims)
     return np.reshape((x == wide).sum(axis=dims) > 1, np.shape(y))
 
 
@@ -661,8 +661,7 @@ NORM = register(Op(
     samples=("x[3].norm()", "norm(x[2,3], dim=1)", "x[2,3].norm(p=3, dim=0, keepdim=True)",
              "norm(x[3], 1)", "norm(x[3], inf)", "x[2,3].norm(-inf, dim=1)",
              "norm(x[3], 0) + x.sum()", "norm(x[3], 0.5)", "norm(x[3], 4)", "x[3].norm(1.5)"),
-    torch=lambda torch, x, p, dim, keepdim: torch.norm(x, p, dim, keepdim)
-    if dim is not None else torch.norm(x, p),
+    torch=lambda torch, x, p, dim, keepdim: torch.norm(x, p, dim, keepdim),
 ))
 register(Op(
     "norm(Tensor input, str p, int[]? dim=None, bool keepdim=False)", _FAMILY,
@@ -766,6 +765,7 @@ register(Op(
 
 def _pair_dims(a: Shape, b: Shape, dim: int) -> tuple[Shape, int]:
     shape = broadcast(a, b)
+    _not_scalar("cosine_similarity", shape)
     return shape, normal_dim(dim, len(shape))
 
 
@@ -838,6 +838,19 @@ def _lengths(b: Any, x: Any, y: Any, dim: int, eps: float) -> tuple[Any, ...]:
     )
 
 
+def _not_scalar(name: str, shape: Shape) -> None:
+    if not shape:
+        raise UnsupportedError(
+            f"{name} of a tensor of shape () is not supported",
+            remedy="give it a dimension, as in x.reshape(1)",
+        )
+
+
+def _normalize_shape(x: Shape, p: float, dim: int, *_: Any) -> Shape:
+    _not_scalar("normalize", x)
+    return _same(x, dim)
+
+
 def _normalize(k: Any, x: Any, p: float, dim: int, eps: float, n: Any) -> Any:
     return x[k.i] / n[k.put(k.i, normal_dim(dim, x.rank), 0)]
 
@@ -863,8 +876,9 @@ _P_LENGTH = register(Op(
 ))
 register(Op(
     "normalize(Tensor input, float p=2, int dim=1, float eps=1e-12, Aux n)", _FAMILY, homes="F",
-    shape=lambda x, p, dim, *_: _same(x, dim), element=_normalize, jacobian=_normalize_slope,
-    aux=lambda b, x, p, dim, eps: (b.helper(_P_LENGTH, x, p, dim, eps, label="n"),),
+    shape=_normalize_shape, element=_normalize, jacobian=_normalize_slope,
+    aux=lambda b, x, p, dim, eps: (
+        b.helper(_P_LENGTH, x, p, dim, eps, label="n") if b.shape(x) else x,),
     torch=lambda torch, x, p, dim, eps, _: torch.nn.functional.normalize(x, p, dim, eps),
     samples=("F.normalize(x[2,3])", "F.normalize(x[3], dim=0)", "F.normalize(x[2,3], p=1, dim=0)",
              "F.normalize(x[2,3], p=3)"),
