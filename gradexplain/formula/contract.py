@@ -88,7 +88,45 @@ def _term(term: Any, q: Any, ranges: Ranges) -> Any:
         body = sympy.Mul(*rest).xreplace({q: value}) if rest else sympy.S.One
         body = _decide(body, ranges) * selectors.xreplace({q: value})
         return sympy.Mul(*outside) * contract(body, extra, ranges)
+    slid = _window(inside, q, ranges)
+    if slid is not None:
+        body, tap = slid
+        return sympy.Mul(*outside) * contract(body, [tap], ranges)
     return sympy.Mul(*outside) * close_sum(sympy.Mul(*inside), [q], ranges)
+
+
+def _window(factors: list[Any], q: Any, ranges: Ranges) -> tuple[Any, Any] | None:
+    """The same sum over a short window: ``Σ_i [j − 1 ≤ i ≤ j + 1]·f(i)`` is ``Σ_p f(j + 1 − p)``.
+
+    Returns the body and its index; None where no bracket keeps ``q`` in a window of fixed width.
+    """
+    conditions = [
+        c for b in factors if isinstance(b, Bracket) for c in sympy.And.make_args(b.condition)
+    ]
+    lows, highs = [], []
+    for c in conditions:
+        if not isinstance(c, (sympy.Ge, sympy.Le)) or not c.has(q):
+            continue
+        gap = sympy.expand(c.lhs - c.rhs)
+        slope = gap.coeff(q)
+        end = sympy.expand(q - slope * gap)
+        if abs(slope) == 1 and not end.has(q):
+            (lows if isinstance(c, sympy.Ge) == (slope == 1) else highs).append((end, c))
+    pairs = [
+        (int(width) + 1, high, {first, last})
+        for low, first in lows
+        for high, last in highs
+        if (width := sympy.expand(high - low)).is_Integer and 0 <= width < ranges[q] - 1
+    ]
+    if not pairs:
+        return None
+    count, high, used = min(pairs, key=lambda pair: pair[0])
+    tap = ranges.fresh(count)
+    place = sympy.expand(high - tap)
+    others = [f for f in factors if not isinstance(f, Bracket)]
+    left = [c for c in conditions if c not in used]
+    body = sympy.Mul(*others) * ranges.bracket(sympy.And(*left))
+    return _decide(body.xreplace({q: place}), ranges) * ranges.within(place, ranges[q]), tap
 
 
 def _decide(e: Any, ranges: Ranges) -> Any:
