@@ -652,6 +652,10 @@ class LatexPrinter(TextPrinter):
             return self._slope(label, ())
         primes = label.count("′")
         word = label.replace("′", "").replace("_", r"\_")
+        stem = word.rstrip("0123456789")
+        if stem in _LATEX_NAMES:
+            number = f"_{{{word[len(stem):]}}}" if word != stem else ""
+            return _LATEX_NAMES[stem] + number + "'" * primes
         return (word if len(word) == 1 else rf"\mathrm{{{word}}}") + "'" * primes
 
     def element(self, label: str, indices: Sequence[Any]) -> str:
@@ -701,6 +705,9 @@ class LatexPrinter(TextPrinter):
     def relation(self, sign: str) -> str:
         return _LATEX_RELATIONS.get(sign, sign)
 
+
+#: Names that records give to parts of their formulas.
+_LATEX_NAMES = {"μ": r"\mu", "σ": r"\sigma", "x̂": r"\hat{x}"}
 
 _LATEX_FUNCTIONS = {
     "exp", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh", "max", "min",
