@@ -8,11 +8,10 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
+from gradexplain.checking import numeric
 from gradexplain.errors import UnsupportedError
 from gradexplain.graph import Graph, Node, Ref
-from gradexplain.routes.pytorch import call, function_of
+from gradexplain.routes.pytorch import function_of
 
 #: Names that the code uses itself.
 RESERVED = {"ctx", "torch", "F", "math", "grad_output", "self"}
@@ -133,7 +132,7 @@ class Writer:
             return f"torch.{op.name}({', '.join(self._argument(a, known) for a in given)})"
         home = op.spellings[0].rpartition(".")[0]
         if home in ("torch", "Tensor", "F", "linalg", "special"):
-            function_of(torch, op)
+            function_of(numeric.torch_module(), op)
         pieces: list[str] = []
         later = False
         method = "Tensor" in op.homes.split() and op.family in ("reduction", "shape")
@@ -192,11 +191,18 @@ class Writer:
         return repr(arg)
 
 
+#: Records that other records are made of, whose arguments are those of PyTorch's function.
+_UNSPELLED = {
+    "getitem", "roll", "index_select", "gather", "take", "take_along_dim", "masked_select",
+    "repeat_interleave", "unfold", "diagonal", "flip", "softmax", "log_softmax", "expand",
+}  # fmt: skip
+
+
 def is_spelled(node: Node) -> bool:
     """Whether PyTorch has the operation under its name."""
     op = node.op
     return op is not None and (
-        bool(op.spellings) or op.name == "getitem" or hasattr(torch, op.name)
+        bool(op.spellings) or op.name == "getitem" or op.name in _UNSPELLED
     )
 
 
@@ -239,4 +245,3 @@ def _index(index: Any) -> str:
     return ", ".join(shown)
 
 
-__all__ = ["RESERVED", "Writer", "call", "python_names"]

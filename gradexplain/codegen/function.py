@@ -635,8 +635,8 @@ class _Class:
             return f"{upstream}.flip({p['dim']}).cumsum(dim={p['dim']}).flip({p['dim']})"
         if op.name == "trace":
             self.like.add(source.label)
-            return f"torch.eye(*{like}.shape, dtype={self.v}.dtype, device={self.v}.device) * "
-            f"{upstream}"
+            kind = f"dtype={self.v}.dtype, device={self.v}.device"
+            return f"torch.eye(*{like}.shape, {kind}) * {upstream}"
         if op.name == "pad" and p.get("mode", "constant") == "constant":
             return f"F.pad({upstream}, {tuple(-n for n in p['pad'])!r})"
         if self._picks(node, source):
@@ -690,35 +690,48 @@ _PICKS = {
 
 
 def _statement(target: str, text: str) -> list[str]:
-    """``target = text`` as ruff would format it in a method."""
+    """``target = text`` as ruff would format it in a method; what is too long is named in parts."""
     line = f"        {target} = {text}"
     if len(line) <= _WIDTH:
         return [line]
-    # A sum is split at its terms, as ruff splits it.
     terms = _split(text)
-    if len(terms) > 1 or True:
-        inner = f"            {text}"
-        if len(inner) <= _WIDTH and not text.endswith(")"):
-            return [f"        {target} = (", inner, "        )"]
-        if len(terms) > 1:
-            found = []
-            for k, term in enumerate(terms):
-                sign, _, rest = term.partition(" ") if k else ("", "", term)
-                name = f"term_{k + 1}"
-                found.append(f"        {name} = {rest}")
-                terms[k] = f"{sign} {name}".strip()
-            joined = " ".join(terms)
-            if all(len(f) <= _WIDTH for f in found):
-                return [*found, f"        {target} = {joined}"]
+    inner = f"            {text}"
+    if len(terms) == 1 and len(inner) <= _WIDTH and not text.endswith(")"):
+        return [f"        {target} = (", inner, "        )"]
+    if len(terms) > 1:
+        found = []
+        for k, term in enumerate(terms):
+            sign, _, rest = term.partition(" ") if k else ("", "", term)
+            found += _statement(f"term_{k + 1}", rest)
+            terms[k] = f"{sign} term_{k + 1}".strip()
+        return [*found, f"        {target} = {' '.join(terms)}"]
+    for sign in (" / ", " * "):
+        pieces = _split(text, (sign,))
+        if len(pieces) > 1:
+            head = sign.join(p.removeprefix(sign.strip()).strip() for p in pieces[:-1])
+            last = pieces[-1]
+            if head.isidentifier():
+                rest = last.removeprefix(sign.strip()).strip()
+                if rest.isidentifier() or not rest.startswith("("):
+                    continue
+                name = "below" if sign == " / " else "factor"
+                return [
+                    *_statement(name, rest[1:-1]),
+                    *_statement(target, f"{head}{sign}{name}"),
+                ]
+            if head.startswith("(") and head.endswith(")") and len(_split(head[1:-1])) > 1:
+                head = head[1:-1]
+            name = "above" if sign == " / " else "factor"
+            return [*_statement(name, head), *_statement(target, f"{name} {last}")]
     return [line]
 
 
-def _split(text: str) -> list[str]:
-    """The terms of a sum, each but the first with its sign."""
+def _split(text: str, signs: tuple[str, ...] = (" + ", " - ")) -> list[str]:
+    """The terms of a sum (the factors of a product), each but the first with its sign."""
     depth, start, found = 0, 0, []
     for place, ch in enumerate(text):
         depth += (ch in "([") - (ch in ")]")
-        if depth == 0 and text[place : place + 3] in (" + ", " - "):
+        if depth == 0 and text[place : place + 3] in signs:
             found.append(text[start:place])
             start = place + 1
     found.append(text[start:])

@@ -308,11 +308,11 @@ class Printer:
         masks = [f for f in factors if isinstance(f, (Bracket, sympy.KroneckerDelta))]
         if masks:
             others = sympy.Mul(coefficient, *(f for f in factors if f not in masks))
-            inner, _ = self._show(others, frame)
+            chosen, _ = self._show(others, frame)
             mask = " & ".join(self._mask(m, frame) for m in masks)
             if others == 1:
                 return f"({mask}).to(grad_output.dtype)", _ATOM
-            return f"torch.where({_bare(mask) if len(masks) == 1 else mask}, {inner}, 0.0)", _ATOM
+            return f"torch.where({_bare(mask) if len(masks) == 1 else mask}, {chosen}, 0.0)", _ATOM
         above = [f for f in factors if not _below(f)]
         below = [f.base ** (-f.exp) for f in factors if _below(f)]
         top, bottom = sympy.Integer(coefficient.p), sympy.Integer(coefficient.q)
@@ -328,7 +328,7 @@ class Printer:
             )
             or "1"
         )
-        level = _MUL if len(pieces) > 1 else (pieces[0][1] if pieces else _ATOM)
+        level = _MUL if len(pieces) > 1 else (max(pieces[0][1], _MUL) if pieces else _ATOM)
         under = [self._show(f, frame) for f in sorted(below, key=self._factor_key)]
         if bottom != 1:
             under.insert(
@@ -340,8 +340,8 @@ class Printer:
             if len(under) == 1:
                 text += f" / {self._paren(under[0][0], under[0][1], _POWER)}"
             else:
-                inner = " * ".join(self._paren(t, lv, _MUL) for t, lv in under)
-                text += f" / ({inner})"
+                product = " * ".join(self._paren(t, lv, _MUL) for t, lv in under)
+                text += f" / ({product})"
             level = _MUL
         return text, level
 
@@ -519,7 +519,10 @@ class Printer:
             m = self._paren(mt, ml, _ATOM)
             vector = self._paren(vt, vl, _ATOM)
             return (f"{m} @ {vector}", _MUL) if mo[1] == q else (f"{m}.T @ {vector}", _MUL)
-        spec = f"{''.join(letter[a] for a in lo)},{''.join(letter[a] for a in ro)}->{''.join(letter[a] for a in out)}"
+        first_axes, second_axes, result = (
+            "".join(letter[a] for a in axes) for axes in (lo, ro, out)
+        )
+        spec = f"{first_axes},{second_axes}->{result}"
         return f'torch.einsum("{spec}", {lt}, {rt}){tail}', _ATOM
 
     def _split(self, factors: Sequence[Any], bound: Sequence[Any]) -> tuple[Any, Any] | None:
