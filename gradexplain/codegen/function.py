@@ -22,7 +22,7 @@ import sympy
 from gradexplain.checking import points
 from gradexplain.checking.subjects import _free_names, shapes_text
 from gradexplain.codegen.forward import RESERVED, Writer, is_spelled, python_names
-from gradexplain.codegen.printer import ONE, Printer
+from gradexplain.codegen.printer import ONE, Printer, _bare
 from gradexplain.errors import GradexplainError, InputError, UnsupportedError
 from gradexplain.explanation import Array
 from gradexplain.formula.calculus import ADJOINT, label_of
@@ -712,15 +712,14 @@ def _statement(target: str, text: str) -> list[str]:
             last = pieces[-1]
             if head.isidentifier():
                 rest = last.removeprefix(sign.strip()).strip()
-                if rest.isidentifier() or not rest.startswith("("):
+                if _bare(rest) == rest:
                     continue
                 name = "below" if sign == " / " else "factor"
                 return [
                     *_statement(name, rest[1:-1]),
                     *_statement(target, f"{head}{sign}{name}"),
                 ]
-            if head.startswith("(") and head.endswith(")") and len(_split(head[1:-1])) > 1:
-                head = head[1:-1]
+            head = _bare(head)
             name = "above" if sign == " / " else "factor"
             return [*_statement(name, head), *_statement(target, f"{name} {last}")]
     return [line]
