@@ -5,6 +5,7 @@ be.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -215,6 +216,21 @@ def test_samples(
     assert document["schema"] == "gradexplain-check/1"
     assert document["inputs"]["x"]["fault"] == fault
     assert document["verdict"] == ("wrong" if code else "right")
+
+
+@pytest.mark.parametrize("name", ["normalise", "inplace"])
+@pytest.mark.parametrize("which", ["Normalise", "Repaired"])
+def test_sample_pages(
+    name: str, which: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """UPDATE_GOLDEN=1 writes the outputs anew."""
+    monkeypatch.chdir(ROOT)
+    main(["check", f"samples/check_{name}.py:{which}"])
+    found = capsys.readouterr().out
+    golden = ROOT / "samples" / f"check_{name}.{which}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(found, "utf-8")
+    assert found == golden.read_text("utf-8")
 
 
 @pytest.mark.parametrize(

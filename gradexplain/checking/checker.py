@@ -14,6 +14,7 @@ from gradexplain.checking.faults import Case, diagnose
 from gradexplain.checking.report import CheckReport, Entry, InputReport, PointReport
 from gradexplain.checking.subjects import FormulaSubject, Subject
 from gradexplain.checking.trials import Trial, Tries, made, where
+from gradexplain.codegen.line import gradient_line
 from gradexplain.errors import InputError
 from gradexplain.explanation import Array
 from gradexplain.ops.base import Shape
@@ -171,6 +172,9 @@ def _input(
     _entries(found, worst, name)
     if write:
         formulas.describe(found, worst, tries, name)
+        found.line = gradient_line(
+            tries.subject.graph_at, worst.setting.shapes, name, report.v_name
+        )
     return found
 
 

@@ -85,6 +85,10 @@ class Subject(Protocol):
         """Whether the forward has a value at these shapes."""
         ...
 
+    def graph_at(self, shapes: Mapping[str, Shape]) -> Graph | None:
+        """The forward's graph at any shapes, None where it is not known."""
+        ...
+
 
 class FormulaSubject:
     """An expression, and claims as programs."""
@@ -110,6 +114,9 @@ class FormulaSubject:
             return tuple(shapes[name])
 
         return read(self.program, shape_of, values.get)
+
+    def graph_at(self, shapes: Mapping[str, Shape]) -> Graph | None:
+        return self.graph(shapes, {})
 
     def accepts(self, shapes: Mapping[str, Shape], values: Mapping[str, Array]) -> bool:
         try:

@@ -1,0 +1,69 @@
+"""The right gradient of one input as a line of PyTorch: the remedy that a check ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import sympy
+
+from gradexplain.codegen.forward import Writer, python_names
+from gradexplain.codegen.printer import ONE, Printer
+from gradexplain.errors import GradexplainError
+from gradexplain.formula.calculus import ADJOINT, label_of
+from gradexplain.graph import Graph
+from gradexplain.ops.base import Shape
+from gradexplain.routes.closed import ClosedForm
+
+_PRIMES = (31, 37, 41, 43)
+_LONG = 200
+
+
+def gradient_line(
+    graph_at: Callable[[Mapping[str, Shape]], Graph | None],
+    shapes: Mapping[str, Shape],
+    name: str,
+    v_name: str,
+) -> str:
+    """``grad_x = …``; "" where there is no short one.
+
+    ``graph_at`` gives the forward's graph at any shapes: it is read at axes of prime sizes, so that
+    a size in the formula is told from a number of the user's.
+    """
+    sizes = sorted({n for shape in shapes.values() for n in shape if n != 1})
+    if len(sizes) > len(_PRIMES):
+        return ""
+    primes = dict(zip(sizes, _PRIMES, strict=False))
+    try:
+        graph = graph_at({k: tuple(primes.get(n, n) for n in s) for k, s in shapes.items()})
+        return "" if graph is None else _line(graph, name, v_name)
+    except (GradexplainError, TypeError, ValueError, KeyError, IndexError, AttributeError):
+        return ""
+
+
+def _line(graph: Graph, name: str, v_name: str) -> str:
+    form = ClosedForm(graph, {}, np.zeros(()), exact=False)
+    form.v_name = v_name
+    leaf = next(n for n in graph.leaves if n.label == name)
+    formula = form.gradient(leaf)
+    if any(label_of(a).startswith(ADJOINT) for a in formula.atoms(sympy.Indexed, sympy.Symbol)):
+        return ""
+    names = {**python_names(graph), v_name: v_name}
+    writer = Writer(graph, names)
+    for node in graph.nodes:
+        if node.op is not None and not node.named:
+            text = writer.text(node, set())
+            names[node.label] = f"({text})" if node.op.infix else text
+
+    def size(n: int) -> str | None:
+        for leaf in graph.leaves:
+            if n in _PRIMES and n in leaf.shape:
+                return f"{leaf.label}.shape[{leaf.shape.index(n)}]"
+        return None
+
+    shapes = {n.label: n.shape for n in graph.nodes} | {v_name: graph.out.shape}
+    printer = Printer(names, shapes, size, form.calculus.ranges)
+    places = form.calculus.indices(leaf.shape, "d")
+    frame = tuple(ONE if p.is_Integer else p for p in places)
+    text = printer.full(formula, frame, name, leaf.shape)
+    return f"grad_{name} = {text}" if len(text) <= _LONG else ""
