@@ -17,11 +17,11 @@ _TOKEN = re.compile(
     r"\s*(?:"
     r"(?P<slope>∂[\w\u0302]+′*(?:\[[^\]]*\])?/∂[\w\u0302]+′*(?:\[[^\]]*\])?)"
     r"|(?P<power>[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+)"
-    r"|(?P<element>[^\W\d][\w\u0302]*′*(?:\.grad)?\[[^\]]*\])"
+    r"|(?P<element>[^\W\d][\w\u0302]*′*(?:\.grad)?\[(?:[^\[\]]|\[[^\[\]]*\])*\])"
     r"|(?P<number>\d+\.?\d*(?:e[+-]?\d+)?)"
     r"|(?P<big>(?:[ΣΠ]|max|min|argmax|argmin)_(?:\{[^}]*\}|\w))"
     r"|(?P<name>[^\W\d](?:(?![⁰¹²³⁴⁵⁶⁷⁸⁹])[\w\u0302])*′*)"
-    r"|(?P<sign>[-+−·/()\[\],^⌊⌋<>≤≥=≠δπ])"
+    r"|(?P<sign>[-+−·/()\[\],^⌊⌋<>≤≥=≠δπ∞])"
     r")"
 )
 _PLAIN = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
@@ -67,7 +67,7 @@ class Reader:
         self.definitions: dict[str, tuple[list[str], str]] = {}
         for line in where:
             left, _, right = line.partition(" = ")
-            if right.startswith("[") or re.fullmatch(r"-?[\d.e+-]+", right):
+            if re.fullmatch(r"[\[\]\d\s,.e+-]+", right):
                 self.arrays[left] = np.asarray(json.loads(right), dtype=float)
                 continue
             name, indices = _split(left)
@@ -100,14 +100,26 @@ class Reader:
 
 def _split(text: str) -> tuple[str, list[str]]:
     """``∂y[i]/∂h[p]`` as ``∂y/∂h`` and its indices; ``s[k]`` as ``s`` and ``k``."""
-    indices = [i for group in re.findall(r"\[([^\]]*)\]", text) for i in _commas(group)]
-    return re.sub(r"\[[^\]]*\]", "", text), indices
+    name, depth = "", 0
+    groups: list[str] = []
+    for character in text:
+        if character == "]":
+            depth -= 1
+        if depth:
+            groups[-1] += character
+        elif character not in "[]":
+            name += character
+        if character == "[":
+            if not depth:
+                groups.append("")
+            depth += 1
+    return name, [i for group in groups for i in _commas(group)]
 
 
 def _commas(text: str) -> list[str]:
     parts, depth = [""], 0
     for character in text:
-        depth += (character in "(⌊") - (character in ")⌋")
+        depth += (character in "([⌊") - (character in ")]⌋")
         if character == "," and not depth:
             parts.append("")
         else:
@@ -225,8 +237,8 @@ class _Parse:
             return float(token)
         if kind in ("slope", "element"):
             return self.reader.atom(token, self.letters)
-        if token == "π":
-            return math.pi
+        if token in ("π", "∞"):
+            return math.pi if token == "π" else math.inf
         if token == "(":
             value = self.choice()
             self.take(")")

@@ -97,14 +97,18 @@ class Letters:
             if not symbol.is_Integer and not other.is_Integer:
                 self._letters[symbol] = self[other]
 
-    def adopt(self, own: Sequence[Any], at: Sequence[Any], alphabet: str) -> None:
-        """Letters for a definition's indices: those at which it is used where these are plain."""
+    def adopt(
+        self, own: Sequence[Any], at: Sequence[Any], alphabet: str, ranges: Mapping[Any, int]
+    ) -> None:
+        """Letters for a definition's indices: those at which it is used, where these are plain and
+        run over the same range."""
         plain = [i for i in at if i.is_Symbol]
         same = len(plain) == len(set(plain)) == sum(not o.is_Integer for o in own)
         for place, symbol in enumerate(own):
             if symbol.is_Integer or symbol in self._letters:
                 continue
-            if same and at[place].is_Symbol and at[place] in self._letters:
+            known = same and at[place].is_Symbol and at[place] in self._letters
+            if known and ranges.get(at[place]) == ranges[symbol]:
                 self._letters[symbol] = self._letters[at[place]]
             else:
                 self.assign(symbol, alphabet)

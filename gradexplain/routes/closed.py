@@ -420,7 +420,7 @@ class ClosedForm:
                         continue
                 # The row's letters are taken in its lines: ∂y[i]/∂h[i] is one entry of many.
                 tied = not set(at).isdisjoint(row)
-                letters.adopt(own, () if tied else at, _OUT + "pqrstuw")
+                letters.adopt(own, () if tied else at, _OUT + "pqrstuw", self.calculus.ranges)
                 line = self._line(definition, own, letters)
                 lines[node.id] = f"{printer(name)} = {printer(line)}"
                 pending.append(line)
