@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gradexplain.accumulation import explain_calls
     from gradexplain.checking.checker import assert_backward, check
-    from gradexplain.errors import GradexplainError, InputError, UnsupportedError
     from gradexplain.engine import explain
+    from gradexplain.errors import GradexplainError, InputError, UnsupportedError
     from gradexplain.explanation import Explanation
     from gradexplain.hessians import Hessian, hessian
     from gradexplain.trace import tracing
@@ -44,6 +44,7 @@ __all__ = [
     "explain",
     "explain_calls",
     "hessian",
+    "tracing",
 ]
 
 

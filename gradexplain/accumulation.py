@@ -362,8 +362,9 @@ def _differs(
         if after is None and kept is None:
             return None
         nan = float("nan")
-        values = (nan if after is None else float(after.flat[0])), (
-            nan if kept is None else float(kept.flat[0])
+        values = (
+            (nan if after is None else float(after.flat[0])),
+            (nan if kept is None else float(kept.flat[0])),
         )
         return Difference(name, routes, (), values, 0.0, 1)
     return agreement.worst(name, routes, after, kept, tolerance)

@@ -49,12 +49,9 @@ def bind(
         if not given:
             break
         # x.permute(1, 0): the integers that follow are one list.
-        if parameter.is_list and parameter.kind == "int" and isinstance(given[0], int) and (
-            len(given) > len(positional) - place or _only_ints(given) and place == len(positional) - 1
-        ):  # fmt: skip
-            values[parameter.name] = tuple(given)
-            given = []
-        elif parameter.is_list and parameter.is_tensor and isinstance(given[0], Ref):
+        if (parameter.is_list and parameter.kind == "int" and isinstance(given[0], int) and (
+            len(given) > len(positional) - place or (_only_ints(given) and place == len(positional) - 1)
+        )) or (parameter.is_list and parameter.is_tensor and isinstance(given[0], Ref)):  # fmt: skip
             values[parameter.name] = tuple(given)
             given = []
         else:

@@ -62,7 +62,9 @@ def _entry(op: Op) -> Entry:
     expression, shapes = parse(op.samples[0])
     graph = problem_of(Request(expression, shapes=shapes, grad=ONES)).graph
     node = next((n for n in reversed(graph.nodes) if n.op is op), None)
-    formula, derivatives, made_of = "", (), ()
+    formula = ""
+    derivatives: tuple[tuple[str, str], ...] = ()
+    made_of: tuple[str, ...] = ()
     if node is None:
         names = (n.op.name for n in graph.nodes if n.op is not None)
         made_of = tuple(dict.fromkeys(names))

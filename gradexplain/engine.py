@@ -109,9 +109,7 @@ def request_of(
             remedy='write it as text, as in explain("3*a + b")',
         )
     if dtype not in agreement.ROUNDOFF:
-        raise InputError(
-            f"dtype {dtype!r} is not supported", remedy="use 'float64' or 'float32'"
-        )
+        raise InputError(f"dtype {dtype!r} is not supported", remedy="use 'float64' or 'float32'")
     names = wrt.split(",") if isinstance(wrt, str) else wrt
     return Request(
         expression,
@@ -519,9 +517,7 @@ class _Run:
         """
         shape = self.graph.out.shape
         choices: list[tuple[int, ...]] = [(d,) for d in range(len(shape)) if len(shape) > 1]
-        moved = {
-            name: value * _random(value.shape, 1) for name, value in self.values.items()
-        }
+        moved = {name: value * _random(value.shape, 1) for name, value in self.values.items()}
         for dims in [*choices, ()]:
             kept = tuple(1 if d in dims or not dims else n for d, n in enumerate(shape))
             weights = np.broadcast_to(_random(kept, 2), shape)
@@ -612,7 +608,7 @@ def _example_shape(request: Request) -> Shape:
         return () if request.at or request.shapes else (3,)
     if request.grad is None:
         return ()
-    return tuple(request.grad.shape)  # type: ignore[union-attr]
+    return tuple(request.grad.shape)
 
 
 def _wanted(graph: Graph, wrt: tuple[str, ...] | None) -> list[str]:
@@ -705,7 +701,8 @@ def _loss(v: Array, name: str, loss: str, v_name: str) -> str:
         if v.shape == ():
             return f"{loss} = {number(float(v))}·{name}"
         terms = [
-            (float(v[place]), f"{name}[{','.join(map(str, place))}]") for place in np.ndindex(*v.shape)
+            (float(v[place]), f"{name}[{','.join(map(str, place))}]")
+            for place in np.ndindex(*v.shape)
         ]
         text = ""
         for value, element in terms:
@@ -727,5 +724,3 @@ def _statements(program: Program, graph: Graph) -> tuple[str, ...]:
     if not program.statements[-1].targets:
         lines[-1] = f"{graph.out.label} = {lines[-1]}"
     return tuple(lines)
-
-

@@ -165,14 +165,20 @@ class Builder:
     def constant(self, value: Any, span: Span, *, integer: bool = False) -> Ref:
         """A number, or an array of numbers."""
         if isinstance(value, (bool, int, float)):
-            return self._add(None, False, None, (), (), span, value=float(value) if isinstance(value, bool) else value)
+            return self._add(
+                None,
+                False,
+                None,
+                (),
+                (),
+                span,
+                value=float(value) if isinstance(value, bool) else value,
+            )
         array = np.asarray(value, dtype=np.float64)
         check_size(array.shape)
         return self._add(None, False, None, (), array.shape, span, value=array, integer=integer)
 
-    def apply(
-        self, op: Op, args: tuple[Any, ...], span: Span, *, integer: bool = False
-    ) -> Ref:
+    def apply(self, op: Op, args: tuple[Any, ...], span: Span, *, integer: bool = False) -> Ref:
         """A node made by ``op``, its shape checked; errors carry ``span``."""
         if op.aux is not None:
             args = args[: sum(not p.is_aux for p in op.parameters)]
@@ -211,7 +217,15 @@ class Builder:
         self._labels.discard(node.label)
         self._labels.add(label)
         self.nodes[ref.id] = Node(
-            node.id, label, True, node.op, node.args, node.shape, node.span, node.value, node.integer
+            node.id,
+            label,
+            True,
+            node.op,
+            node.args,
+            node.shape,
+            node.span,
+            node.value,
+            node.integer,
         )
         return ref
 
@@ -230,7 +244,17 @@ class Builder:
                     count += 1
                 label = f"t{count}"
             nodes.append(
-                Node(node.id, label, node.named, node.op, node.args, node.shape, node.span, node.value, node.integer)
+                Node(
+                    node.id,
+                    label,
+                    node.named,
+                    node.op,
+                    node.args,
+                    node.shape,
+                    node.span,
+                    node.value,
+                    node.integer,
+                )
             )
         return Graph(self.source, tuple(nodes), output.id)
 

@@ -378,7 +378,11 @@ class _Making:
             block.tolerance = self._bound(size, block.value, self.problem.dtype)
             exact_bound = self._bound(size, block.value, "float64")
             block.verdict = self._compare(
-                self._left(a, "", b, ""), block.value, block.chain_rule, torch, block.tolerance,
+                self._left(a, "", b, ""),
+                block.value,
+                block.chain_rule,
+                torch,
+                block.tolerance,
                 exact_bound,
             )
         return block

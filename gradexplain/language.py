@@ -176,8 +176,12 @@ class _Reader:
             case ast.Subscript(value=value, slice=index):
                 return self._subscript(self.value(value), self.value(index), self._span(node))
             case ast.Slice(lower=lower, upper=upper, step=step):
-                parts = [None if part is None else self.value(part) for part in (lower, upper, step)]
-                if any(p is not None and (isinstance(p, bool) or not isinstance(p, int)) for p in parts):
+                parts = [
+                    None if part is None else self.value(part) for part in (lower, upper, step)
+                ]
+                if any(
+                    p is not None and (isinstance(p, bool) or not isinstance(p, int)) for p in parts
+                ):
                     raise self._error(InputError("a slice takes integers"), self._span(node))
                 return slice(*parts)
             case ast.Tuple(elts=elements):
@@ -250,7 +254,9 @@ class _Reader:
             return -operand if isinstance(op, ast.USub) else operand
         if not _is_operand(operand):
             raise self._error(
-                InputError(f"{_what(operand)} has no sign", remedy="operands are tensors and numbers"),
+                InputError(
+                    f"{_what(operand)} has no sign", remedy="operands are tensors and numbers"
+                ),
                 self._span(node.operand),
             )
         return self._operator(
@@ -260,9 +266,7 @@ class _Reader:
     def _operator(self, name: str, args: tuple[Any, ...], place: Span) -> Any:
         records = by_spelling(f"torch.{name}")
         if not records:
-            raise self._error(
-                UnsupportedError(f"`{name}` is not supported yet"), place
-            )
+            raise self._error(UnsupportedError(f"`{name}` is not supported yet"), place)
         return self._apply(records[0], args, place)
 
     def _attribute(self, node: ast.Attribute) -> Any:
@@ -272,7 +276,9 @@ class _Reader:
             if _MODULES.get(module) and last in _CONSTANTS:
                 return _CONSTANTS[last]
             if _MODULES.get(module) and self.value_of(path.partition(".")[0]) is None:
-                if module == "torch" and last.startswith(("float", "int", "bool", "double", "long")):
+                if module == "torch" and last.startswith(
+                    ("float", "int", "bool", "double", "long")
+                ):
                     raise self._error(
                         UnsupportedError(
                             f"`{path}` is not supported: the dtype is chosen for the whole run",
@@ -303,7 +309,8 @@ class _Reader:
                     return self._apply(op, (owner,), self._span(node))
             if by_spelling(f"Tensor.{name}"):
                 raise self._error(
-                    InputError(f"`.{name}` is a method", remedy=f"call it, as in `x.{name}()`"), place
+                    InputError(f"`.{name}` is a method", remedy=f"call it, as in `x.{name}()`"),
+                    place,
                 )
         raise self._error(_unknown(name, "an attribute", attributes=True), place)
 
@@ -318,9 +325,7 @@ class _Reader:
                     ) from None
             raise self._error(InputError("an index here must be an integer"), place)
         if not isinstance(owner, Ref):
-            raise self._error(
-                InputError(f"{_what(owner)} has no elements to index"), place
-            )
+            raise self._error(InputError(f"{_what(owner)} has no elements to index"), place)
         return self._apply(by_spelling("operator.getitem")[0], (owner, index), place)
 
     # -- calls -----------------------------------------------------------------------------------
@@ -388,7 +393,11 @@ class _Reader:
                 values += [self.value(keyword.value) for keyword in node.keywords]
                 if not values:
                     return shape
-                if len(values) == 1 and isinstance(values[0], int) and -len(shape) <= values[0] < len(shape):
+                if (
+                    len(values) == 1
+                    and isinstance(values[0], int)
+                    and -len(shape) <= values[0] < len(shape)
+                ):
                     return shape[values[0]]
                 raise self._error(
                     InputError(f"size() takes one dimension of the {len(shape)}"), self._span(node)
@@ -408,7 +417,9 @@ class _Reader:
             try:
                 return self._apply(op, args, place, **kwargs)
             except GradexplainError as error:
-                if len(records) == 1 or error.source is not None and not getattr(error, "binding", 0):
+                if len(records) == 1 or (
+                    error.source is not None and not getattr(error, "binding", 0)
+                ):
                     raise
                 errors.append(error)
         raise errors[0]
@@ -467,11 +478,11 @@ class _Reader:
         if len(args) == 1 and isinstance(args[0], Ref):
             return args[0]
         if len(args) != 1 or not isinstance(args[0], (list, tuple, int, float)):
-            raise self._error(
-                InputError("tensor() takes one nested list of numbers"), place
-            )
+            raise self._error(InputError("tensor() takes one nested list of numbers"), place)
         try:
-            if isinstance(args[0], (list, tuple)) and any(isinstance(p, Ref) for p in _flat(args[0])):
+            if isinstance(args[0], (list, tuple)) and any(
+                isinstance(p, Ref) for p in _flat(args[0])
+            ):
                 return self._apply(by_spelling("torch.stack")[0], args, place)
             return self._constant(args[0], place)
         except GradexplainError as error:

@@ -271,7 +271,9 @@ def _first_nan(run: _Run) -> tuple[str, str] | None:
 
 
 def _unreached(run: _Run) -> list[Note]:
-    names = [leaf.label for leaf in run.leaves if not run.graph.reach([leaf.label]) & {run.graph.output}]
+    names = [
+        leaf.label for leaf in run.leaves if not run.graph.reach([leaf.label]) & {run.graph.output}
+    ]
     if not names:
         return []
     shown = " and ".join(names) if len(names) < 3 else ", ".join(names)
@@ -326,6 +328,8 @@ def _blind(run: _Run) -> list[Note]:
             else:
                 shown = f"dim={dims[0]}" if len(dims) == 1 else f"dim={dims}"
                 what = f"the sums {y}.sum({shown}) are"
-            text += f" Here {what} the same whatever the inputs are, so ones is a blind test vector."
+            text += (
+                f" Here {what} the same whatever the inputs are, so ones is a blind test vector."
+            )
             data["constant_sum"] = list(dims)
     return [Note("blind vector", text, data)]

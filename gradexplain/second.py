@@ -56,9 +56,7 @@ class GradientGraph:
     def at(self, id: int) -> Graph:
         return Graph("", tuple(self.nodes), id)
 
-    def add(
-        self, label: str, named: bool, terms: Sequence[Term], shape: Shape, show: str
-    ) -> int:
+    def add(self, label: str, named: bool, terms: Sequence[Term], shape: Shape, show: str) -> int:
         """A node whose element is the sum of ``terms``; formulas name it if it is ``named``.
 
         A constant is written out all the same.

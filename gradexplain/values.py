@@ -340,7 +340,7 @@ def as_array(value: object, what: str) -> Value:
         warnings.simplefilter("ignore")
         try:
             found = np.asarray(value)
-        except Exception as error:  # noqa: BLE001 - whatever the object's own conversion raises
+        except Exception as error:
             ragged = "inhomogeneous" in str(error)
             reason = (
                 "lists of one level differ in length" if ragged else "it is not made of numbers"
@@ -453,7 +453,7 @@ def _read_npy(content: bytes, where: str) -> Array:
             warnings.simplefilter("ignore")  # on headers that Python 2 wrote
             version = np.lib.format.read_magic(file)
             header = _HEADERS[version](file)
-    except Exception:  # noqa: BLE001 - NumPy lets through whatever its reading of the header raises
+    except Exception:
         raise InputError(f"{where}: not a .npy file of one array", remedy=remedy) from None
     shape, fortran, dtype = header
     if dtype.hasobject:
@@ -507,7 +507,7 @@ def _read_pt(content: bytes, where: str) -> Array:
             plain = all(record.compress_type == zipfile.ZIP_STORED for record in records)
             plain = plain and structure.file_size <= MAX_PICKLE_BYTES
             names = _references(archive.read(structure)) if plain else set()
-    except Exception:  # noqa: BLE001 - zipfile and pickletools raise many kinds on damaged files
+    except Exception:
         raise InputError(
             f"{where}: not a file in the format that torch.save writes today", remedy=remedy
         ) from None
@@ -544,7 +544,7 @@ def _load_tensor(content: bytes, where: str, remedy: str) -> Any:
         warnings.simplefilter("ignore")
         try:
             loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        except Exception:  # noqa: BLE001 - on damaged files, PyTorch raises what its parts raise
+        except Exception:
             message = f"{where}: PyTorch cannot load this file"
             raise InputError(message, remedy=remedy) from None
     if not isinstance(loaded, torch.Tensor):

@@ -8,4 +8,4 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import torch  # noqa: F401
 
-from gradexplain.ops.samples import parse as sample  # noqa: E402, F401
+from gradexplain.ops.samples import parse as sample  # noqa: F401

@@ -268,9 +268,7 @@ def test_detach_stops() -> None:
         (["--grad", "1", "--grad", "1,2"], "mismatch in shape"),
     ],
 )
-def test_errors(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
-) -> None:
+def test_errors(capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str) -> None:
     error = message(capsys, "y = x*x; L = 3*y + k", "--at", "x=2", "--at", "k=1", *arguments)
     assert error.startswith("gradexplain: " + expected)
     assert error.count("remedy:") == 1

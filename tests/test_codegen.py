@@ -18,7 +18,7 @@ from tests.conftest import sample
 #: Operations whose backward cannot be written as a closed form in PyTorch yet, and why.
 NOT_YET = {
     "a product over all elements but one": "prod cumprod",
-    "the place of a chosen element": "kthvalue amax amin cummax cummin max_pool1d max_pool2d "
+    "the place of a chosen element": "max min median kthvalue amax amin cummax cummin max_pool1d max_pool2d "
     "max_pool3d",
     "a sum under a condition on places": "logcumsumexp conv1d conv2d conv3d avg_pool1d avg_pool2d "
     "avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d local_response_norm "

@@ -11,9 +11,7 @@ from test_laws import check_text
 import gradexplain
 from gradexplain.ops import Op, all_ops
 
-CASES = [
-    pytest.param(op, text, id=f"{op.name}: {text}") for op in all_ops() for text in op.samples
-]
+CASES = [pytest.param(op, text, id=f"{op.name}: {text}") for op in all_ops() for text in op.samples]
 PROGRAMS = sorted((Path(__file__).parent.parent / "samples").glob("*.expr"))
 
 

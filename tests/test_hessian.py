@@ -38,9 +38,7 @@ def by_pytorch(expression: str, at: dict[str, Any]) -> dict[tuple[str, str], Any
         return eval(last, scope)
 
     found = torch.autograd.functional.hessian(function, inputs)
-    return {
-        (a, b): found[i][j].numpy() for i, a in enumerate(names) for j, b in enumerate(names)
-    }
+    return {(a, b): found[i][j].numpy() for i, a in enumerate(names) for j, b in enumerate(names)}
 
 
 # -- figures ----------------------------------------------------------------------------------
@@ -214,7 +212,9 @@ def test_an_infinite_second_derivative() -> None:
 OPS = [
     pytest.param(op, id=op.schema.partition("(")[0] + f"-{n}")
     for n, op in enumerate(all_ops())
-    if op.samples and not op.integer and not op.stops
+    if op.samples
+    and not op.integer
+    and not op.stops
     # PyTorch's values of polygamma are single precision's, which no derivative is excused for.
     and op.name != "polygamma"
 ]
@@ -263,9 +263,7 @@ def _values(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
         (["3.0"], "there is no input to differentiate by"),
     ],
 )  # fmt: skip
-def test_errors(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
-) -> None:
+def test_errors(capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str) -> None:
     assert main(["hessian", *arguments]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -15,7 +15,6 @@ from gradexplain.engine import Request, problem_of
 from gradexplain.explanation import Explanation, Formula
 from gradexplain.graph import program
 
-
 SHAPES: dict[str, tuple[int, ...]] = {"a": (2, 3), "b": (2, 3), "c": (3,), "d": (2, 1), "s": ()}
 
 UNARY = (
@@ -161,9 +160,7 @@ def check_text(x: Explanation) -> int:
             for place in np.ndindex(*value.shape):
                 if not np.isfinite(value[place]):
                     continue
-                letters = {
-                    i: p for i, p in zip(indices, place, strict=True) if not i.isdigit()
-                }
+                letters = {i: p for i, p in zip(indices, place, strict=True) if not i.isdigit()}
                 found = reader.value(right, letters)
                 assert found == pytest.approx(value[place], rel=1e-6, abs=1e-9), (
                     formula.text, formula.where, place,

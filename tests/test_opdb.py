@@ -84,8 +84,9 @@ class Writer:
                 return f"[{inside}]"
             return f"({inside}{',' * (len(value) == 1)})"
         if isinstance(value, slice):
-            return ":".join("" if v is None else str(v) for v in (value.start, value.stop,
-                value.step))
+            return ":".join(
+                "" if v is None else str(v) for v in (value.start, value.stop, value.step)
+            )
         if value is Ellipsis:
             return "..."
         raise Skip(f"an argument of type {type(value).__name__}")

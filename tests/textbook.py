@@ -61,7 +61,9 @@ class Reader:
     ``where`` are lines ``s[k] = …`` for the other names.
     """
 
-    def __init__(self, arrays: dict[str, Any], where: tuple[str, ...], sizes: dict[str, int]) -> None:
+    def __init__(
+        self, arrays: dict[str, Any], where: tuple[str, ...], sizes: dict[str, int]
+    ) -> None:
         self.arrays = {name: np.asarray(value, dtype=float) for name, value in arrays.items()}
         self.sizes = sizes
         self.definitions: dict[str, tuple[list[str], str]] = {}
@@ -142,7 +144,7 @@ class _Parse:
 
     def all(self) -> float:
         value = self.sum()
-        assert self.place == len(self.tokens), f"left over: {self.tokens[self.place:]}"
+        assert self.place == len(self.tokens), f"left over: {self.tokens[self.place :]}"
         return value
 
     def peek(self) -> str:

@@ -51,7 +51,7 @@ _FRESH = {
 _HOMES = ("torch", "Tensor", "F", "linalg", "special")
 
 
-class Recorder(TorchFunctionMode):  # type: ignore[misc]
+class Recorder(TorchFunctionMode):
     """Records while it is entered.  ``known`` gives values of an earlier recording by name."""
 
     def __init__(self) -> None:

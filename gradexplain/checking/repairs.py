@@ -224,11 +224,8 @@ def _reductions(graph: Graph, nodes: Sequence[Node], labels: dict[int, str]) -> 
         )
         optional = any(p.name == "dim" and p.optional for p in node.op.parameters)
         for dim in [*range(rank), None]:
-            if (
-                (dim is None
-                and (not optional or now is None))
-                or (dim is not None
-                and current == {dim})
+            if (dim is None and (not optional or now is None)) or (
+                dim is not None and current == {dim}
             ):
                 continue
             value: Any = dim
@@ -435,4 +432,3 @@ def _transposes(graph: Graph, nodes: Sequence[Node], labels: dict[int, str]) -> 
                 node.id,
                 lambda builder, node, args: args[0],
             )
-

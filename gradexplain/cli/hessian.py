@@ -82,9 +82,7 @@ def _write(found: Any, out: Output) -> None:
         document = renderer.render(found, style)
     else:
         precision = out.precision or numbers.PRECISION
-        document = renderer.render(
-            found, page.Style(out.width or page.WIDTH, precision=precision)
-        )
+        document = renderer.render(found, page.Style(out.width or page.WIDTH, precision=precision))
     if out.to_stdout:
         output.write(document)
     else:

@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # from click's own printing; ours has messages that say more
         output.abandon()
         return _fail(f"the system refused: {error.strerror or error}")
-    except Exception as error:  # noqa: BLE001 - exit code 1, Python's own, means a mismatch here
+    except Exception as error:
         about = " ".join(f"{type(error).__name__}: {error}".split())[:500]
         return _fail(
             f"internal error: {about}\nremedy: please report this with the command you ran"

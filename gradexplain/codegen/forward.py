@@ -151,15 +151,14 @@ class Writer:
             keep = (
                 p.keyword_only
                 or later
-                or ((not p.is_tensor and p.name in ("dim", "dims", "keepdim"))
-                and not p.is_list)
+                or ((not p.is_tensor and p.name in ("dim", "dims", "keepdim")) and not p.is_list)
             )
             if p.name in ("dim", "keepdim"):
                 keep = True
-            if (
-                (home == "special"
-                and p.name == "dim")
-                or op.name in ("permute", "transpose", "unsqueeze")
+            if (home == "special" and p.name == "dim") or op.name in (
+                "permute",
+                "transpose",
+                "unsqueeze",
             ):
                 keep = p.keyword_only
             pieces.append(f"{p.name}={shown}" if keep else shown)
@@ -201,9 +200,7 @@ _UNSPELLED = {
 def is_spelled(node: Node) -> bool:
     """Whether PyTorch has the operation under its name."""
     op = node.op
-    return op is not None and (
-        bool(op.spellings) or op.name == "getitem" or op.name in _UNSPELLED
-    )
+    return op is not None and (bool(op.spellings) or op.name == "getitem" or op.name in _UNSPELLED)
 
 
 def _whole(values: Any) -> Any:
@@ -211,12 +208,8 @@ def _whole(values: Any) -> Any:
 
 
 def _same(a: Any, b: Any) -> bool:
-    return (
-        (type(a) is type(b)
-        and a == b)
-        or (isinstance(a, (int, float))
-        and isinstance(b, (int, float))
-        and a == b)
+    return (type(a) is type(b) and a == b) or (
+        isinstance(a, (int, float)) and isinstance(b, (int, float)) and a == b
     )
 
 
@@ -243,5 +236,3 @@ def _index(index: Any) -> str:
         else:
             raise UnsupportedError("codegen cannot write this subscript as PyTorch yet")
     return ", ".join(shown)
-
-

@@ -246,7 +246,9 @@ class Calculus:
         if not places:
             return e
         e = e.xreplace(places)
-        decided = {d: delta(*d.args, self.ranges) for d in e.atoms(sympy.KroneckerDelta)}
+        decided = {
+            d: delta(d.args[0], d.args[1], self.ranges) for d in e.atoms(sympy.KroneckerDelta)
+        }
         decided = {old: new for old, new in decided.items() if old != new}
         return e.xreplace(decided) if decided else e
 
@@ -274,9 +276,7 @@ class Calculus:
         """The record's own ``∂node[at]/∂argument[inner]``."""
         assert node.op is not None and node.op.jacobian is not None
         out = Tensor(node.shape, lambda place: self.atom(node, place))
-        kit = Kit(
-            self.ranges, node.shape, tuple(at), j=tuple(inner), wrt=name, part=part, out=out
-        )
+        kit = Kit(self.ranges, node.shape, tuple(at), j=tuple(inner), wrt=name, part=part, out=out)
         return node.op.jacobian(kit, *self._arguments(node))
 
     def slope_of(self, e: Any, leaf: Node) -> Any:
@@ -300,9 +300,7 @@ class Calculus:
         product = total
         others, left = open_sum(product, self.ranges)
         away = sympy.Or(*(sympy.Ne(p, q) for p, q in zip(left, bound, strict=True)))
-        rest = close_sum(
-            Cases((others, away), (1, True)), left, self.ranges, sympy.Product
-        )
+        rest = close_sum(Cases((others, away), (1, True)), left, self.ranges, sympy.Product)
         return contract(total_derivative(body, of_atom) * rest, bound, self.ranges)
 
     def weighted(self, jacobian: Any, upstream: str, shape: Shape) -> Any:

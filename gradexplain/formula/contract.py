@@ -103,7 +103,8 @@ def _window(factors: list[Any], q: Any, ranges: Ranges) -> tuple[Any, Any] | Non
     conditions = [
         c for b in factors if isinstance(b, Bracket) for c in sympy.And.make_args(b.condition)
     ]
-    lows, highs = [], []
+    lows: list[Any] = []
+    highs: list[Any] = []
     for c in conditions:
         if not isinstance(c, (sympy.Ge, sympy.Le)) or not c.has(q):
             continue
@@ -138,7 +139,7 @@ def _decide(e: Any, ranges: Ranges) -> Any:
         if simple != digit:
             return _decide(e.xreplace({digit: simple}), ranges)
     decided = {b: ranges.bracket(b.condition) for b in e.atoms(Bracket)}
-    decided |= {d: delta(*d.args, ranges) for d in e.atoms(KroneckerDelta)}
+    decided |= {d: delta(d.args[0], d.args[1], ranges) for d in e.atoms(KroneckerDelta)}
     decided = {old: new for old, new in decided.items() if old != new}
     return e.xreplace(decided) if decided else e
 
@@ -146,9 +147,9 @@ def _decide(e: Any, ranges: Ranges) -> Any:
 def _solve(deltas: list[Any], q: Any, ranges: Ranges) -> tuple[Any, Any, list[Any]] | None:
     """``q`` from one of ``deltas``: its value, the selectors that remain, new indices to sum over."""
     for place, d in enumerate(deltas):
-        turned = _turned(*d.args, q, ranges)
+        turned = _turned(d.args[0], d.args[1], q, ranges)
         if turned is None:
-            turned = _turned(*d.args[::-1], q, ranges)
+            turned = _turned(d.args[1], d.args[0], q, ranges)
         if turned is not None:
             others = deltas[:place] + deltas[place + 1 :]
             return turned, sympy.Mul(*others), []
@@ -157,12 +158,12 @@ def _solve(deltas: list[Any], q: Any, ranges: Ranges) -> tuple[Any, Any, list[An
         return None  # a digit of a digit: it would never end
     ranges.digits.update(digits)
     for place, d in enumerate(deltas):
-        found = _isolate(*d.args, q, ranges)
+        found = _isolate(d.args[0], d.args[1], q, ranges)
         if found is None:
             continue
         value, condition = found
         others = [
-            delta(*(a.xreplace({q: value}) for a in other.args), ranges)
+            delta(other.args[0].xreplace({q: value}), other.args[1].xreplace({q: value}), ranges)
             for other in deltas[:place] + deltas[place + 1 :]
         ]
         return value, sympy.Mul(condition, valid, *others), digits
@@ -211,7 +212,7 @@ def _isolate(a: Any, b: Any, q: Any, ranges: Ranges) -> tuple[Any, Any] | None:
     # δ(step·q + r, e) with r a digit of base step: both digits of e are found.
     constant, digit = offset.as_coeff_Add()
     span = ranges.bounds(digit)
-    if coefficient > 0 and digit != 0 and span is not None and 0 <= span[0] and span[1] < step:
+    if coefficient > 0 and digit != 0 and span is not None and span[0] >= 0 and span[1] < step:
         moved = sympy.expand(b - constant)
         value = ranges.floordiv(moved, step)
         return value, delta(digit, ranges.modulo(moved, step), ranges) * ranges.within(value, n)
@@ -281,7 +282,7 @@ def _straight(a: Any, b: Any, ranges: Ranges) -> Any:
         n = int(a.args[1])
         constant, e = a.args[0].as_coeff_Add()
         spans = ranges.bounds(e), ranges.bounds(b)
-        if all(span is not None and 0 <= span[0] and span[1] < n for span in spans):
+        if all(span is not None and span[0] >= 0 and span[1] < n for span in spans):
             return delta(e, ranges.modulo(sympy.expand(b - constant), n), ranges)
     return delta(a, b, ranges)
 
@@ -313,9 +314,7 @@ def _digit(e: Any, target: Any, d: Any) -> tuple[Any, int, int | None, Any, Any]
 
 def level(e: Any) -> int:
     """How deep sums are nested in ``e``."""
-    return max(
-        (len(s.limits) + level(s.function) for s in e.atoms(*BIG)), default=0
-    )
+    return max((len(s.limits) + level(s.function) for s in e.atoms(*BIG)), default=0)
 
 
 def close_sum(body: Any, over: list[Any], ranges: Ranges, kind: Any = sympy.Sum) -> Any:

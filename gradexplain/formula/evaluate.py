@@ -487,7 +487,9 @@ class Evaluator:
         shape = np.broadcast_shapes(*(v.shape for v in floats.values()))
         axes = tuple(sympy.Symbol(f"_a{n}", integer=True) for n in range(len(shape)))
         sizes = dict(zip(axes, shape, strict=True))
-        wide = {s: sympy.Indexed(sympy.IndexedBase(s), *axes) for s in e.free_symbols} if axes else {}
+        wide = (
+            {s: sympy.Indexed(sympy.IndexedBase(s), *axes) for s in e.free_symbols} if axes else {}
+        )
         full = {name: np.broadcast_to(v, shape) for name, v in floats.items()}
         inner = Evaluator(lambda n: (full[n], full[n]), sizes, exact=False, magnitudes=False)
         return inner.value(e.xreplace(wide), axes, shape)[0]
@@ -595,7 +597,9 @@ class Evaluator:
         size = np.asarray(np.sum(part.size, axis=places)) * times if self.magnitudes else None
         return _Part(as_array(value), size, kept)
 
-    def _flattened(self, factors: Sequence[Any], bound: list[Any], scope: dict[Any, int]) -> list[Any]:
+    def _flattened(
+        self, factors: Sequence[Any], bound: list[Any], scope: dict[Any, int]
+    ) -> list[Any]:
         """Sums inside a sum of products as one sum over all indices: which goes first is `einsum`'s
         to choose, and not the formula's, where it may make something of the size of a Jacobian."""
         flat: list[Any] = []

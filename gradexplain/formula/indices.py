@@ -65,11 +65,13 @@ class Ranges(dict[Any, int]):
             return 0, self.tables[e.args[0].name] - 1
         if isinstance(e, FloorDiv):
             inner = self.bounds(e.args[0])
-            return None if inner is None else (inner[0] // int(e.args[1]), inner[1] // int(e.args[1]))
+            return (
+                None if inner is None else (inner[0] // int(e.args[1]), inner[1] // int(e.args[1]))
+            )
         if isinstance(e, Modulo):
             inner = self.bounds(e.args[0])
             top = int(e.args[1]) - 1
-            if inner is not None and 0 <= inner[0] and inner[1] <= top:
+            if inner is not None and inner[0] >= 0 and inner[1] <= top:
                 return inner
             return 0, top
         return None
@@ -143,7 +145,11 @@ class Ranges(dict[Any, int]):
     def bracket(self, condition: Any) -> Any:
         """``[condition]``, 1 or 0 where the ranges decide it; a delta for two equal indices."""
         condition = self.decide(condition)
-        if isinstance(condition, sympy.Eq) and condition.lhs.is_integer and condition.rhs.is_integer:
+        if (
+            isinstance(condition, sympy.Eq)
+            and condition.lhs.is_integer
+            and condition.rhs.is_integer
+        ):
             return sympy.KroneckerDelta(*condition.args)
         return Bracket(condition)
 

@@ -97,7 +97,10 @@ def _derive(
     calculus = Calculus(Graph("", (*nodes, node), node.id))
     own = calculus.indices(shape, f"n{node.id}x")
     folds = [(calculus.definition(node, own), calculus.atom(node, own), own)]
-    slopes, contributions, places, sizes = [], [], [], []
+    slopes: list[Any] = []
+    contributions: list[Any] = []
+    places: list[tuple[Any, ...]] = []
+    sizes: list[dict[Any, int]] = []
     for source in nodes:
         if not source.is_leaf or source.integer or not calculus.reaches(node, source.label):
             slopes.append(None)
@@ -129,7 +132,9 @@ def renamed(e: Any, labels: dict[str, str]) -> Any:
     names = {}
     for atom in e.atoms(sympy.Indexed, sympy.Symbol):
         label = atom.base.label.name if isinstance(atom, sympy.Indexed) else atom.name
-        if label in labels and (isinstance(atom, sympy.Indexed) or atom.is_real and not atom.is_integer):
+        if label in labels and (
+            isinstance(atom, sympy.Indexed) or (atom.is_real and not atom.is_integer)
+        ):
             symbol = sympy.Symbol(labels[label], real=True)
             names[atom] = (
                 sympy.Indexed(sympy.IndexedBase(symbol), *atom.indices)

@@ -230,9 +230,7 @@ class TextPrinter:
     def _at(self, label: str, indices: Sequence[Any]) -> str:
         return self.element(label, indices) if indices else self.name(label)
 
-    def derivative(
-        self, above: str, at: Sequence[Any], below: str, places: Sequence[Any]
-    ) -> str:
+    def derivative(self, above: str, at: Sequence[Any], below: str, places: Sequence[Any]) -> str:
         """``∂y[i]/∂x[j]``."""
         return f"∂{self._at(above, at)}/∂{self._at(below, places)}"
 
@@ -418,7 +416,9 @@ class TextPrinter:
                 text = f"{decimal}{self.times}{inner}"
         if below:
             under, under_level = self._product(below)
-            if above and isinstance(sorted(above, key=self._factor_key)[-1], (sympy.Sum, sympy.Product)):
+            if above and isinstance(
+                sorted(above, key=self._factor_key)[-1], (sympy.Sum, sympy.Product)
+            ):
                 text, level = self.paren(text) if len(above) == 1 else self._closed(above), _MUL
             text = self.fraction(text, under, level, under_level)
             level = _MUL
@@ -444,9 +444,7 @@ class TextPrinter:
             self._in_parens -= bool(factor.is_Add)
             last = place == len(ordered) - 1
             big = isinstance(factor, (sympy.Sum, sympy.Product))
-            if level < _MUL or (big and not last):
-                text = self.paren(text)
-            elif level == _MUL and factor.is_Rational:
+            if level < _MUL or (big and not last) or (level == _MUL and factor.is_Rational):
                 text = self.paren(text)
             pieces.append(text)
         return self.times.join(pieces), _MUL
@@ -546,7 +544,9 @@ class TextPrinter:
 
     def _chain(self, c: Any) -> str:
         """``1 ≤ j < 3`` for two bounds of one thing, else the parts joined by "and"."""
-        parts = [_plain(p) if isinstance(p, sympy.core.relational.Relational) else p for p in c.args]
+        parts = [
+            _plain(p) if isinstance(p, sympy.core.relational.Relational) else p for p in c.args
+        ]
         lows = [p for p in parts if isinstance(p, (sympy.Ge, sympy.Gt))]
         highs = [p for p in parts if isinstance(p, (sympy.Le, sympy.Lt))]
         if len(parts) == 2 and len(lows) == 1 and len(highs) == 1 and lows[0].lhs == highs[0].lhs:
@@ -591,7 +591,11 @@ def _under_one_root(e: Any) -> Any:
     if len(numbers) != 1:
         return None
     inside = next(f.base for f in factors if not f.base.is_Integer)
-    return sympy.Mul(coefficient**2 * numbers[0], inside, evaluate=False) if not inside.is_Mul else None
+    return (
+        sympy.Mul(coefficient**2 * numbers[0], inside, evaluate=False)
+        if not inside.is_Mul
+        else None
+    )
 
 
 def _plain(c: Any) -> Any:
@@ -609,7 +613,9 @@ def _plain(c: Any) -> Any:
         return _plain(sympy.Ge(c.lhs, c.rhs + 1, evaluate=False))
     if rest.could_extract_minus_sign():
         return _plain(c.reversed) if c.reversed.lhs != c.lhs and rest.is_Mul else c
-    positive = sympy.Add(*(t for t in sympy.Add.make_args(rest) if not t.could_extract_minus_sign()))
+    positive = sympy.Add(
+        *(t for t in sympy.Add.make_args(rest) if not t.could_extract_minus_sign())
+    )
     other = positive - rest - constant
     return c.func(positive, other, evaluate=False)
 
@@ -642,9 +648,7 @@ class LatexPrinter(TextPrinter):
     greatest_sign, least_sign = r"\max", r"\min"
     constants = {sympy.pi: r"\pi", sympy.E: "e", sympy.oo: r"\infty", sympy.nan: r"\mathrm{nan}"}
 
-    def derivative(
-        self, above: str, at: Sequence[Any], below: str, places: Sequence[Any]
-    ) -> str:
+    def derivative(self, above: str, at: Sequence[Any], below: str, places: Sequence[Any]) -> str:
         top, bottom = self._at(above, at), self._at(below, places)
         return rf"\frac{{\partial {top}}}{{\partial {bottom}}}"
 
@@ -658,7 +662,7 @@ class LatexPrinter(TextPrinter):
         word = label.replace("′", "").replace("_", r"\_")
         stem = word.rstrip("0123456789")
         if stem in _LATEX_NAMES:
-            number = f"_{{{word[len(stem):]}}}" if word != stem else ""
+            number = f"_{{{word[len(stem) :]}}}" if word != stem else ""
             return _LATEX_NAMES[stem] + number + "'" * primes
         return (word if len(word) == 1 else rf"\mathrm{{{word}}}") + "'" * primes
 
@@ -695,7 +699,9 @@ class LatexPrinter(TextPrinter):
 
     def cases(self, pieces: Sequence[tuple[str, str]]) -> str:
         rows = [
-            rf"{value} & \text{{if }} {condition}" if condition else rf"{value} & \text{{otherwise}}"
+            rf"{value} & \text{{if }} {condition}"
+            if condition
+            else rf"{value} & \text{{otherwise}}"
             for value, condition in pieces
         ]
         return r"\begin{cases} " + r" \\ ".join(rows) + r" \end{cases}"

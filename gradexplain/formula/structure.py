@@ -49,7 +49,7 @@ def structure(
     ties = {row: column for row, column in pairs.values()}
     if len(ties) == len(pairs) == len(rows) == len(columns):
         straight = [ties[row] for row in rows] == columns
-        rest = formula.xreplace({d: sympy.S.One for d in formula.atoms(sympy.KroneckerDelta)})
+        rest = formula.xreplace(dict.fromkeys(formula.atoms(sympy.KroneckerDelta), sympy.S.One))
         if not straight:
             return ("a permutation" if rest == 1 else "one entry in each row and column") + linear
         if rest == 1:
@@ -63,7 +63,7 @@ def structure(
             for row, column in sorted(pairs.values(), key=lambda p: rows.index(p[0]))
         )
         blocks = [row for row, _ in pairs.values()]
-        coefficient = formula.xreplace({d: sympy.S.One for d in pairs_deltas(formula, pairs)})
+        coefficient = formula.xreplace(dict.fromkeys(pairs_deltas(formula, pairs), sympy.S.One))
         used = coefficient.free_symbols
         same = all(row not in used and column not in used for row, column in pairs.values())
         text = f"block diagonal: zero unless {shown}"

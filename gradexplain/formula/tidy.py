@@ -36,7 +36,9 @@ def _shortest(e: Any, length: Callable[[Any], float]) -> Any:
     best, shortest = e, length(e)
     for candidate in _candidates(e):
         size = length(candidate)
-        if size < shortest and (candidate.has(sympy.Sum) and _same_sums(e, candidate) or equal(e, candidate)):
+        if size < shortest and (
+            (candidate.has(sympy.Sum) and _same_sums(e, candidate)) or equal(e, candidate)
+        ):
             best, shortest = candidate, size
     return best
 
@@ -179,7 +181,7 @@ def _match(pattern: Any, part: Any, indices: Any) -> dict[Any, Any] | None:
 
 def _same_sums(e: Any, candidate: Any) -> bool:
     """Whether ``candidate`` came from merging sums, whose bodies were compared when it was made."""
-    return candidate.atoms(sympy.Sum) != e.atoms(sympy.Sum)
+    return bool(candidate.atoms(sympy.Sum) != e.atoms(sympy.Sum))
 
 
 # -- equality, by numbers ------------------------------------------------------------------------

@@ -11,7 +11,8 @@ The names that a record may use
 ``schema``
     The signature in the notation of PyTorch's own ``native_functions.yaml``, without the return type:
     ``sum(Tensor input, int[]? dim=None, bool keepdim=False)``.  Kinds: ``Tensor``, ``Tensor?``,
-    ``Tensor[]``, ``FixedTensor`` (PyTorch returns no gradient for it), ``IntTensor`` (an index: integer values, not differentiable), ``int``, ``int[]``,
+    ``Tensor[]``, ``FixedTensor`` (PyTorch returns no gradient for it), ``IntTensor`` (an index:
+    integer values, not differentiable), ``int``, ``int[]``,
     ``float``, ``bool``, ``str``, ``Index`` (a subscript), ``Any`` (as written, lists as tuples); each
     with ``?`` for "or None".  After ``*`` the arguments are keyword-only.  ``Aux`` at the end: a part
     of the formula with a name of its own (a softmax, a standard deviation), which ``aux`` makes and no
@@ -285,9 +286,7 @@ def normal_dims(dim: int | tuple[int, ...] | None, rank: int) -> tuple[int, ...]
     given = (dim,) if isinstance(dim, int) else dim
     dims = [normal_dim(d, rank) for d in given]
     if len(set(dims)) < len(dims):
-        raise InputError(
-            f"dim {given} names a dimension twice", remedy="name each dimension once"
-        )
+        raise InputError(f"dim {given} names a dimension twice", remedy="name each dimension once")
     return tuple(sorted(d for d in dims if d < rank))
 
 

@@ -1,8 +1,8 @@
 """The operations as a page, as JSON (``gradexplain-ops/1``) and as the README's table.
 
-    schema      "gradexplain-ops/1"
-    operations  [{name, family, signature, spellings, sample, formula, derivatives: {ARGUMENT: text},
-                made_of, kink}]
+schema      "gradexplain-ops/1"
+operations  [{name, family, signature, spellings, sample, formula, derivatives: {ARGUMENT: text},
+            made_of, kink}]
 """
 
 from __future__ import annotations

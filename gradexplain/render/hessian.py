@@ -221,14 +221,10 @@ def to_dict(h: Hessian, precision: int | None = None) -> dict[str, Any]:
     document: dict[str, Any] = {"schema": SCHEMA}
     document |= {key: first[key] for key in kept}
     document["scalar"] = h.scalar
-    document["hessian"] = {
-        f"{a},{b}": _block(block, digits) for (a, b), block in h.blocks.items()
-    }
+    document["hessian"] = {f"{a},{b}": _block(block, digits) for (a, b), block in h.blocks.items()}
     document["constant"] = h.constant
     document["symmetric"] = h.symmetric
-    document["eigenvalues"] = (
-        None if h.eigenvalues is None else json.plain(h.eigenvalues, digits)
-    )
+    document["eigenvalues"] = None if h.eigenvalues is None else json.plain(h.eigenvalues, digits)
     document["definiteness"] = h.definiteness or None
     document["vector"] = (
         None
@@ -261,9 +257,7 @@ def _block(block: Block, digits: int) -> dict[str, Any]:
         "value": route(block.value),
         "chain_rule": route(block.chain_rule),
         "torch": route(block.torch),
-        "tolerance": (
-            None if block.tolerance is None else json.plain(block.tolerance.tolist(), 2)
-        ),
+        "tolerance": (None if block.tolerance is None else json.plain(block.tolerance.tolist(), 2)),
         "verdict": block.verdict,
         "agrees": block.agrees,
     }
@@ -274,5 +268,3 @@ def _product_dict(product: Product, digits: int) -> dict[str, Any]:
     if not product.given:
         document |= dict.fromkeys(("value", "chain_rule", "torch", "tolerance"))
     return document
-
-

@@ -69,9 +69,7 @@ def _question(page: Page, x: Explanation) -> None:
         page.add(page.text(f"Call {call.number} is {call_text(call)}.", LABEL), hang=0)
 
 
-def question_rows(
-    page: Page, x: Explanation, vectors: Sequence[tuple[str, Array, str]]
-) -> None:
+def question_rows(page: Page, x: Explanation, vectors: Sequence[tuple[str, Array, str]]) -> None:
     """The statements, the inputs and the output; ``vectors`` is what else is given, and what as."""
     page.heading("Question")
     for statement in x.statements or x.expression.strip().splitlines():

@@ -87,9 +87,7 @@ class CallsQuestion:
     def _together(self, torch: Any, alone: tuple[Answer, ...]) -> CallsAnswer:
         tensors, kept = self._run(torch)
         owners = _owners(self.graph, tensors)
-        saved = tuple(
-            Saved(label, type(fn).__name__, _saved(fn)) for fn, label in owners.items()
-        )
+        saved = tuple(Saved(label, type(fn).__name__, _saved(fn)) for fn, label in owners.items())
         running: list[str] = []
         for fn, label in owners.items():
             fn.register_prehook(lambda grads, label=label: running.append(label))
@@ -101,9 +99,7 @@ class CallsQuestion:
                     tensor.grad = None
             output = tensors[start]
             try:
-                output.backward(
-                    torch.tensor(v, dtype=output.dtype), retain_graph=self.retain_graph
-                )
+                output.backward(torch.tensor(v, dtype=output.dtype), retain_graph=self.retain_graph)
             except RuntimeError as error:
                 failed, failed_at = first_line(error), running[-1] if running else ""
             after.append({name: to_array(torch, tensor.grad) for name, tensor in kept.items()})

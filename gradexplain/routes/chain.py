@@ -61,9 +61,7 @@ class ChainRule:
     def _kernel(self, node: Node) -> Pair:
         """The record's own numeric kernel."""
         assert node.op is not None and node.op.value is not None
-        value, size = node.op.value(
-            self.exact, *(self._argument(arg) for arg in node.args)
-        )
+        value, size = node.op.value(self.exact, *(self._argument(arg) for arg in node.args))
         return value, size
 
     def _argument(self, arg: Any) -> Any:
@@ -96,7 +94,9 @@ class ChainRule:
 
     def integers(self, node: Node) -> Any:
         """The values of an integer tensor; negative ones count from the end where it is an index."""
-        return np.asarray(self.forward[node.id][1] * 0 + _floats(self.forward[node.id][0])).astype(int)
+        return np.asarray(self.forward[node.id][1] * 0 + _floats(self.forward[node.id][0])).astype(
+            int
+        )
 
     def backward(self, v: Array, wanted: list[str]) -> None:
         """From the output to the leaves ``wanted``."""
@@ -120,9 +120,7 @@ class ChainRule:
                     continue
                 source = self.graph[id]
                 evaluator = self._evaluator(node, rule.sizes[place], self.upstream[node.id])
-                value = evaluator.value(
-                    rule.contributions[place], rule.places[place], source.shape
-                )
+                value = evaluator.value(rule.contributions[place], rule.places[place], source.shape)
                 self.contributions.append(Contribution(node, source, rule, place, value))
                 if id in self.upstream:
                     before = self.upstream[id]

@@ -145,7 +145,12 @@ class ClosedForm:
             self._folds = []
             needed = self.graph.needed()
             for node in self.graph.nodes:
-                if node.id in needed and node.op is not None and self.calculus.is_atom(node) and not node.integer:
+                if (
+                    node.id in needed
+                    and node.op is not None
+                    and self.calculus.is_atom(node)
+                    and not node.integer
+                ):
                     own = self.calculus.indices(node.shape, f"n{node.id}x")
                     definition = self.calculus.definition(node, own)
                     self._folds.append((definition, self.calculus.atom(node, own), own))
@@ -308,18 +313,14 @@ class ClosedForm:
             return self._chained_jacobian(leaf)
         out = self.calculus.indices(self.graph.out.shape, "o")
         places = self.calculus.indices(leaf.shape, "d")
-        return self._evaluator().value(
-            formula, (*out, *places), self.graph.out.shape + leaf.shape
-        )
+        return self._evaluator().value(formula, (*out, *places), self.graph.out.shape + leaf.shape)
 
     def _chained_jacobian(self, leaf: Node) -> Pair:
         """J by the chain of its parts: every part's J is computed once."""
         row = self._row
         formula = self._chained(leaf, TOTAL, row)
         places = self.calculus.indices(leaf.shape, "d")
-        return self._evaluator().value(
-            formula, (*row, *places), self.graph.out.shape + leaf.shape
-        )
+        return self._evaluator().value(formula, (*row, *places), self.graph.out.shape + leaf.shape)
 
     @property
     def _row(self) -> tuple[Any, ...]:
@@ -369,9 +370,7 @@ class ClosedForm:
         where: list[str] = []
         ranks = {node.label: len(node.shape) for node in self.graph.nodes}
         for kind in (TextPrinter, LatexPrinter):
-            printer = kind(
-                letters, self._names, ranks, self.loss_name, self.graph.out.label
-            )
+            printer = kind(letters, self._names, ranks, self.loss_name, self.graph.out.label)
             texts.append(f"{_left(left, printer)} = {printer(formula)}")
             if kind is TextPrinter:
                 where = self._definitions(formula, letters, printer, row)

@@ -146,7 +146,9 @@ def call(torch: Any, op: Op, args: Sequence[Any], tensors: Mapping[int, Any], dt
                 value = torch.tensor(float(value), dtype=dtype)
             elif isinstance(value, tuple):
                 value = tuple(
-                    torch.tensor(float(part), dtype=dtype) if isinstance(part, (int, float)) else part
+                    torch.tensor(float(part), dtype=dtype)
+                    if isinstance(part, (int, float))
+                    else part
                     for part in value
                 )
             if not parameter.keyword_only and not parameter.optional:

@@ -36,9 +36,7 @@ class SecondQuestion:
     def ask(self) -> SecondAnswer:
         import torch
 
-        question = Question(
-            self.graph, self.values, self.v, self.wanted, self.dtype, self.retain
-        )
+        question = Question(self.graph, self.values, self.v, self.wanted, self.dtype, self.retain)
         first = question.ask()
         if first.error:
             return SecondAnswer(first, first, first.error)
@@ -140,7 +138,5 @@ def again(torch: Any, total: Any, inputs: Mapping[str, Any]) -> dict[str, Array 
     """The gradients of a scalar made of gradients; None for an input that it does not depend on."""
     if not total.requires_grad:
         return dict.fromkeys(inputs)
-    found = torch.autograd.grad(
-        total, list(inputs.values()), retain_graph=True, allow_unused=True
-    )
+    found = torch.autograd.grad(total, list(inputs.values()), retain_graph=True, allow_unused=True)
     return {name: to_array(torch, g) for name, g in zip(inputs, found, strict=True)}

@@ -11,7 +11,7 @@ import sys
 try:  # first: it takes longest, and the question is not there yet
     import torch
 except ImportError:
-    torch = None  # type: ignore[assignment]
+    torch = None
 
 from gradexplain.routes.pytorch import Answer, Askable
 

@@ -139,7 +139,7 @@ class Change:
     site: Site | None
 
 
-class Recorder(TorchFunctionMode):  # type: ignore[misc]
+class Recorder(TorchFunctionMode):
     """Records while it is entered.  ``on_backward(name, function, arguments, frame)`` carries out
     each ``backward`` and ``grad`` that the script calls, and returns what the function returned.
     """

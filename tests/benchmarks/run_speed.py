@@ -29,7 +29,9 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def side_by_side(a: Callable[[], object], b: Callable[[], object], times: int) -> tuple[float, float]:
+def side_by_side(
+    a: Callable[[], object], b: Callable[[], object], times: int
+) -> tuple[float, float]:
     """The smallest time of each, taken in turn."""
     pairs = [(seconds(a), seconds(b)) for _ in range(times)]
     return min(p[0] for p in pairs), min(p[1] for p in pairs)
@@ -103,7 +105,11 @@ def evaluation() -> None:
 
         def closed(problem=problem, leaf=leaf, form=form) -> object:  # type: ignore[no-untyped-def]
             fresh = ClosedForm(
-                problem.graph, problem.values, problem.v, exact=False, magnitudes=False,
+                problem.graph,
+                problem.values,
+                problem.v,
+                exact=False,
+                magnitudes=False,
                 formulas=form,
             )
             return fresh.gradient_value(leaf)

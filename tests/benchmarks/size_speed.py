@@ -76,7 +76,9 @@ def main() -> None:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         involved = sum(math.prod(leaf.shape) for leaf in graph.leaves) + 2 * np.size(problem.v)
-        print(f"{'':10}derived in {1000 * derived:.0f} ms; peak {peak / 8 / involved:.1f} times the tensors")
+        print(
+            f"{'':10}derived in {1000 * derived:.0f} ms; peak {peak / 8 / involved:.1f} times the tensors"
+        )
 
 
 if __name__ == "__main__":
