@@ -93,11 +93,13 @@ def _prod(k: Any, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
 register(Op(
     "sum(Tensor input, int[]? dim=None, bool keepdim=False)", _FAMILY,
     shape=_reduced, element=_sum,
+    torch=lambda torch, x, dim, keepdim: torch.sum(x, dim, keepdim),
     samples=("x[2,3].sum()", "x[2,3].sum(dim=0)", "sum(x[2,3,2], dim=(0, -1), keepdim=True)"),
 ))
 register(Op(
     "mean(Tensor input, int[]? dim=None, bool keepdim=False)", _FAMILY,
     shape=_reduced, element=_mean,
+    torch=lambda torch, x, dim, keepdim: torch.mean(x, dim, keepdim),
     samples=("x[2,3].mean()", "x[2,3].mean(dim=1)", "mean(x[2,3], -1, keepdim=True)"),
 ))
 register(Op(
