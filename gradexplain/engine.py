@@ -613,6 +613,12 @@ def _example_shape(request: Request) -> Shape:
 
 def _wanted(graph: Graph, wrt: tuple[str, ...] | None) -> list[str]:
     leaves = [node.label for node in graph.leaves if not node.integer]
+    if not leaves:
+        raise InputError(
+            f"{graph.out.label} depends on no input that requires grad; PyTorch says: element 0 of "
+            "tensors does not require grad and does not have a grad_fn",
+            remedy="use a name for the value to differentiate by, as in 3*x",
+        )
     if wrt is None:
         return leaves
     for name in wrt:

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 from sample import engine, normalised, weighted
 
+import gradexplain
 from gradexplain.cli import main
 from gradexplain.cli.common import MAX_FILE
+from gradexplain.errors import InputError
 from gradexplain.render import text
 
 TESTS = Path(__file__).parent
@@ -454,3 +456,13 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert out.startswith("Usage: gradexplain")
         assert out.isascii()
         assert err == ""
+
+
+def test_a_program_without_inputs_is_refused_in_pytorchs_words() -> None:
+    with pytest.raises(InputError) as error:
+        gradexplain.explain("a = 3; a*2")
+    assert str(error.value) == (
+        "y depends on no input that requires grad; PyTorch says: element 0 of tensors does not "
+        "require grad and does not have a grad_fn\n"
+        "remedy: use a name for the value to differentiate by, as in 3*x"
+    )

@@ -260,7 +260,7 @@ def _values(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
         (["x*y", "--vector", "1", "--vector", "2"], "--vector is given twice"),
         (["x*y", "--vector", "x=1,2"], "mismatch in shape: --vector x has shape (2,)"),
         (["x*y", "--grad", "1", "--grad", "2"], "--grad is given 2 times"),
-        (["3.0"], "there is no input to differentiate by"),
+        (["3.0"], "y depends on no input that requires grad"),
     ],
 )  # fmt: skip
 def test_errors(capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str) -> None:
