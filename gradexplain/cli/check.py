@@ -8,10 +8,8 @@ from typing import Any
 
 import click
 
-from gradexplain.cli import output
 from gradexplain.cli.common import Command, Output, output_options
 from gradexplain.errors import InputError
-from gradexplain.render import ascii
 
 #: FILE.py:NAME, which no expression can be.
 _CODE = re.compile(r"(?P<path>.+\.py):(?P<name>[^\W\d]\w*)$", re.DOTALL)
@@ -117,23 +115,11 @@ def _write(report: Any, out: Output, everything: bool) -> None:
     if out.format == "json":
         from gradexplain.render import check_json
 
-        encoding = output.stdout().encoding if out.to_stdout else "utf-8"
-        ascii_only = not ascii.is_unicode(encoding)
         document = check_json.render(
-            report, out.precision, ascii_only=ascii_only, everything=everything
+            report, out.precision, ascii_only=out.ascii_only, everything=everything
         )
     else:
-        from gradexplain.render import check_text, numbers, page
+        from gradexplain.render import check_text
 
-        if out.to_stdout:
-            style = page.Style.of(output.stdout(), width=out.width, precision=out.precision)
-        else:
-            style = page.Style(
-                out.width or page.WIDTH, precision=out.precision or numbers.PRECISION
-            )
-        document = check_text.render(report, style, everything=everything)
-    if out.to_stdout:
-        output.write(document)
-    else:
-        assert out.path is not None
-        output.write_file(out.path, document)
+        document = check_text.render(report, out.style(), everything=everything)
+    out.write(document)

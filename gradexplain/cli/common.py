@@ -28,6 +28,7 @@ from gradexplain.render import ascii
 if TYPE_CHECKING:
     from gradexplain.engine import Request
     from gradexplain.explanation import Explanation
+    from gradexplain.render.page import Style
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -168,28 +169,37 @@ class Output:
     def to_stdout(self) -> bool:
         return self.path in (None, "-")
 
+    @property
+    def ascii_only(self) -> bool:
+        """Whether a JSON document has to do without letters beyond ASCII."""
+        return self.to_stdout and not ascii.is_unicode(output.stdout().encoding)
+
+    def style(self) -> Style:
+        """How a page is set: for the terminal or pipe at standard output, or for a file."""
+        from gradexplain.render import numbers, page
+
+        if self.to_stdout:
+            return page.Style.of(output.stdout(), width=self.width, precision=self.precision)
+        precision = self.precision or numbers.PRECISION
+        return page.Style(self.width or page.WIDTH, precision=precision)
+
     def section(self, explanation: Explanation, stage: str) -> None:
         """Show a stage as soon as it is there, where the output can be read as it grows."""
         if self.format == "text" and self.to_stdout:
             from gradexplain.render import text
 
-            style = text.Style.of(output.stdout(), width=self.width, precision=self.precision)
-            output.write(text.section(explanation, stage, style))
+            output.write(text.section(explanation, stage, self.style()))
 
     def finish(self, explanation: Explanation) -> None:
         """Write whatever `section` has not written."""
         if self.format == "json":
             from gradexplain.render import json
 
-            encoding = output.stdout().encoding if self.to_stdout else "utf-8"
-            ascii_only = not ascii.is_unicode(encoding)
-            self.write(json.render(explanation, self.precision, ascii_only=ascii_only))
+            self.write(json.render(explanation, self.precision, ascii_only=self.ascii_only))
         elif not self.to_stdout:
-            from gradexplain.render import numbers, text
+            from gradexplain.render import text
 
-            precision = self.precision or numbers.PRECISION
-            style = text.Style(self.width or text.WIDTH, precision=precision)
-            self.write(text.render(explanation, style))
+            self.write(text.render(explanation, self.style()))
 
     def write(self, document: str) -> None:
         """Write a finished document to where it is wanted."""

@@ -7,11 +7,9 @@ from typing import Any
 
 import click
 
-from gradexplain.cli import output
 from gradexplain.cli.common import Command, Output, Question, output_options, question_options
 from gradexplain.cli.run import EXIT
 from gradexplain.errors import InputError
-from gradexplain.render import ascii
 from gradexplain.routes import process
 
 _NAMED = re.compile(r"\s*([^\W\d]\w*)\s*=(.*)", re.DOTALL)
@@ -70,21 +68,8 @@ def _vector(texts: tuple[str, ...]) -> dict[str | None, Any]:
 
 def _write(found: Any, out: Output) -> None:
     from gradexplain.render import hessian as renderer
-    from gradexplain.render import numbers, page
 
     if out.format == "json":
-        encoding = output.stdout().encoding if out.to_stdout else "utf-8"
-        document = renderer.render_json(
-            found, out.precision, ascii_only=not ascii.is_unicode(encoding)
-        )
-    elif out.to_stdout:
-        style = page.Style.of(output.stdout(), width=out.width, precision=out.precision)
-        document = renderer.render(found, style)
+        out.write(renderer.render_json(found, out.precision, ascii_only=out.ascii_only))
     else:
-        precision = out.precision or numbers.PRECISION
-        document = renderer.render(found, page.Style(out.width or page.WIDTH, precision=precision))
-    if out.to_stdout:
-        output.write(document)
-    else:
-        assert out.path is not None
-        output.write_file(out.path, document)
+        out.write(renderer.render(found, out.style()))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gradexplain.cli import output
 from gradexplain.cli.common import Output, output_options
-from gradexplain.render import ascii
 
 
 @click.command(short_help="List the operations, with formulas and derivatives.")
@@ -20,13 +18,10 @@ def ops(name: str | None, out: Output) -> int:
     from gradexplain.catalogue import entries
     from gradexplain.render import catalogue
     from gradexplain.render.json import written
-    from gradexplain.render.page import Style
 
     found = entries(name)
     if out.format == "json":
-        ascii_only = out.to_stdout and not ascii.is_unicode(output.stdout().encoding)
-        out.write(written(catalogue.to_dict(found), "", ascii_only) + "\n")
+        out.write(written(catalogue.to_dict(found), "", out.ascii_only) + "\n")
     else:
-        style = Style.of(output.stdout(), width=out.width) if out.to_stdout else Style()
-        out.write(catalogue.render(found, style))
+        out.write(catalogue.render(found, out.style()))
     return 0

@@ -11,7 +11,6 @@ import click
 from gradexplain.cli import output
 from gradexplain.cli.common import Output, output_options
 from gradexplain.errors import InputError
-from gradexplain.render import ascii
 
 #: The worst outcome of all calls decides.
 _EXIT = {"agree": 0, "convention": 0, "skipped": 0, "mismatch": 1, "failed": 3}
@@ -110,25 +109,12 @@ def _write(found: Any, name: str, out: Output) -> None:
     if out.format == "json":
         from gradexplain.render import trace_json
 
-        encoding = output.stdout().encoding if out.to_stdout else "utf-8"
-        document = trace_json.render(
-            found, name, out.precision, ascii_only=not ascii.is_unicode(encoding or "utf-8")
-        )
+        document = trace_json.render(found, name, out.precision, ascii_only=out.ascii_only)
     else:
-        from gradexplain.render import numbers, page
         from gradexplain.render import trace as text
 
-        if out.to_stdout:
-            style = page.Style.of(output.stdout(), width=out.width, precision=out.precision)
-        else:
-            precision = out.precision or numbers.PRECISION
-            style = page.Style(out.width or page.WIDTH, precision=precision)
-        document = text.render(found, name, style)
-    if out.to_stdout:
-        output.write(document)
-    else:
-        assert out.path is not None
-        output.write_file(out.path, document)
+        document = text.render(found, name, out.style())
+    out.write(document)
 
 
 class _Progress:
