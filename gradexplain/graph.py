@@ -8,7 +8,7 @@ script that ran (`gradexplain.trace`); shapes are checked when a node is made.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -153,7 +153,6 @@ class Builder:
     source: str = ""
     nodes: list[Node] = field(default_factory=list)
     _labels: set[str] = field(default_factory=set)
-    _count: int = 0
     #: The values of inputs that are used as an index.
     known: dict[int, Any] = field(default_factory=dict)
     #: What an unnamed value is called where the name is free.
@@ -216,17 +215,7 @@ class Builder:
             return ref
         self._labels.discard(node.label)
         self._labels.add(label)
-        self.nodes[ref.id] = Node(
-            node.id,
-            label,
-            True,
-            node.op,
-            node.args,
-            node.shape,
-            node.span,
-            node.value,
-            node.integer,
-        )
+        self.nodes[ref.id] = replace(node, label=label, named=True)
         return ref
 
     def graph(self, output: Ref) -> Graph:
@@ -243,19 +232,7 @@ class Builder:
                 while f"t{count}" in self._labels:
                     count += 1
                 label = f"t{count}"
-            nodes.append(
-                Node(
-                    node.id,
-                    label,
-                    node.named,
-                    node.op,
-                    node.args,
-                    node.shape,
-                    node.span,
-                    node.value,
-                    node.integer,
-                )
-            )
+            nodes.append(replace(node, label=label))
         return Graph(self.source, tuple(nodes), output.id)
 
     def _add(

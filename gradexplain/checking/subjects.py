@@ -208,12 +208,6 @@ def _plain(found: Any) -> Array:
     return numeric.array(found) if hasattr(found, "detach") else np.asarray(float(found))
 
 
-def claim_shape(setting: Setting, name: str) -> Shape | None:
-    """The shape of the claim's result, where the claim has a graph."""
-    graph = setting.claims.get(name)
-    return None if graph is None else graph.out.shape
-
-
 def _free_names(program: Program) -> tuple[str, ...]:
     """The inputs of a program in order of first use, without knowing any shape."""
     import ast

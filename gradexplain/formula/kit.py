@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sympy
-from sympy.logic.boolalg import And, Not, Or
+from sympy.logic.boolalg import And, Or
 
 from gradexplain.formula.contract import close_sum, delta
 from gradexplain.formula.functions import (
@@ -173,9 +173,6 @@ class Kit:
 
     def any(self, *conditions: Any) -> Any:
         return Or(*conditions)
-
-    def no(self, condition: Any) -> Any:
-        return Not(condition)
 
     def build(self, formula: str, names: Mapping[str, Any]) -> Any:
         """A formula in the language of pointwise records."""

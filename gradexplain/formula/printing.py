@@ -270,7 +270,7 @@ class TextPrinter:
             return self._show(e.args[0])
         if isinstance(e, Cases):
             pieces = [(self(v), "" if c is sympy.true else self.condition(c)) for v, c in e.args]
-            return self.cases(self._tail(e, pieces)), _ATOM
+            return self.cases(pieces), _ATOM
         if isinstance(e, Lookup):
             if len(e.args) == 1:
                 return self.name(e.args[0].name), _ATOM
@@ -288,10 +288,6 @@ class TextPrinter:
         if isinstance(e, sympy.logic.boolalg.Boolean):
             return self.condition(e), _ATOM
         raise TypeError(f"no notation for {type(e).__name__}")
-
-    @staticmethod
-    def _tail(e: Any, pieces: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        return pieces
 
     def _rational(self, e: Any) -> tuple[str, int]:
         if e.is_Integer:
@@ -325,7 +321,7 @@ class TextPrinter:
         return (
             term.could_extract_minus_sign(),
             not term.has(sympy.KroneckerDelta),
-            bool(term.is_number) and not self._index_like(term),
+            bool(term.is_number),
             term.has(sympy.Sum, sympy.Product),
             self._place(term),
             self._rank(term),
@@ -342,10 +338,6 @@ class TextPrinter:
             if index.is_Integer
         ]
         return max(places, default=0)
-
-    @staticmethod
-    def _index_like(term: Any) -> bool:
-        return False
 
     def _rank(self, e: Any) -> int:
         """The earliest name in ``e`` by the order in which the user's names appear."""

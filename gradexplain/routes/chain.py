@@ -10,7 +10,7 @@ import numpy as np
 
 from gradexplain.explanation import Array
 from gradexplain.formula.calculus import literal_value
-from gradexplain.formula.evaluate import Evaluator, Pair, as_array, to_exact
+from gradexplain.formula.evaluate import Evaluator, Pair, as_array, to_exact, to_float
 from gradexplain.formula.local import RESULT, UPSTREAM, LocalRule, local_rule
 from gradexplain.graph import Graph, Node, Ref, refs
 
@@ -94,9 +94,7 @@ class ChainRule:
 
     def integers(self, node: Node) -> Any:
         """The values of an integer tensor; negative ones count from the end where it is an index."""
-        return np.asarray(self.forward[node.id][1] * 0 + _floats(self.forward[node.id][0])).astype(
-            int
-        )
+        return to_float(self.forward[node.id][0]).astype(int)
 
     def backward(self, v: Array, wanted: list[str]) -> None:
         """From the output to the leaves ``wanted``."""
@@ -127,7 +125,3 @@ class ChainRule:
                     with np.errstate(all="ignore"):
                         value = as_array(before[0] + value[0]), as_array(before[1] + value[1])
                 self.upstream[id] = value
-
-
-def _floats(array: Any) -> Array:
-    return np.asarray(array, dtype=np.float64)

@@ -29,7 +29,7 @@ from gradexplain.explanation import (
     Step,
     Upstream,
 )
-from gradexplain.formula.evaluate import Pair, to_float
+from gradexplain.formula.evaluate import Pair
 from gradexplain.graph import Graph
 from gradexplain.notes import singular_nodes
 from gradexplain.render import numbers
@@ -741,8 +741,3 @@ def _labels(snapshot: Snapshot) -> dict[int, str]:
                 count += 1
             labels[value.id] = f"{prefix}{count}"
     return labels
-
-
-def pair_floats(pair: Pair) -> Array:
-    """The values of a pair."""
-    return np.asarray(to_float(pair[0]), dtype=np.float64)
