@@ -218,7 +218,7 @@ INVERSE = register(Op(
     "inverse(Tensor input)", _FAMILY, shape=_square("inverse"), jacobian=_inverse_slope,
     value=_inverse_value, aliases=("linalg.inv",),
     show=lambda x: f"inverse({x})",
-    samples=("inverse(x[2,2])", "linalg.inv(x[2,2,2]**2)", "x[3,3].sin().inverse()"),
+    samples=("inverse(x[2,2])", "linalg.inv(x[2,2,2]**2)", "x[3,3].sqrt().inverse()"),
 ))
 _COFACTORS = register(Op(
     "cofactors(Tensor x)", _FAMILY, (), homes="", shape=_square("det"), stops=True,
@@ -243,7 +243,7 @@ register(Op(
     kink=_SINGULAR,
     singular_at=lambda y, x,
         c: abs(y) <= 1e-12 * (1 + abs(x).max(axis=(-2, -1), initial=0) ** x.shape[-1]),
-    samples=("det(x[2,2])", "linalg.det(x[2,3,3].sin())", "x[3,3].cos().det()"),
+    samples=("det(x[2,2])", "linalg.det(x[2,3,3].sqrt())", "(x[3,3]**2).det()"),
 ))
 
 
@@ -269,7 +269,7 @@ def _slogdet(b: Any, x: Any) -> Any:
 
 register(Op(
     "slogdet(Tensor input)", _FAMILY, homes="torch Tensor linalg", expand=_slogdet,
-    samples=("slogdet(x[2,2]).logabsdet", "linalg.slogdet(x[2,3,3].sin())[1]"),
+    samples=("slogdet(x[2,2]).logabsdet", "linalg.slogdet(x[2,3,3].sqrt())[1]"),
 ))
 
 
