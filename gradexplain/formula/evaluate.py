@@ -12,8 +12,10 @@ Numerical Algorithms, section 3.3).  It is the measure of what may differ (`grad
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ from gradexplain.formula.functions import (
     RecordFunction,
     mp,
 )
+from gradexplain.formula.indices import index
 
 #: What `Evaluator.value` returns: values (float64, or mpmath numbers) and their magnitudes.
 Pair = tuple[Any, Any]
@@ -41,11 +44,15 @@ _SELECTORS = (sympy.KroneckerDelta, Bracket)
 
 @dataclass(slots=True)
 class _Part:
-    """An array with one axis for each symbol of ``axes``, and the magnitudes with the same axes."""
+    """An array with one axis for each symbol of ``axes``, and the magnitudes with the same axes.
+
+    ``fresh``: the array was made for this part and nothing else holds it, so it may be written to.
+    """
 
     value: Any
     size: Any
     axes: tuple[Any, ...]
+    fresh: bool = False
 
     def __post_init__(self) -> None:
         # NumPy returns a bare number for an operation on arrays without axes.
@@ -133,13 +140,21 @@ class Evaluator:
         self.sizes = dict(sizes)
         self.exact = exact
         self.magnitudes = magnitudes
+        #: Values in float64 and nothing else.
+        self._quick = not exact and not magnitudes
         self._memo: dict[Any, _Part] = {}
+        self._repeated: frozenset[Any] = frozenset()
+        #: The place of each axis in the result.
+        self._wanted: dict[Any, int] = {}
 
     def value(self, e: Any, axes: Sequence[Any], shape: Sequence[int]) -> Pair:
         """``e`` over ``axes`` (index symbols, or 0 for an axis of one element), in ``shape``."""
+        named = tuple(a for a in axes if not a.is_Integer)
+        self._wanted = {axis: place for place, axis in enumerate(named)}
+        e = sympy.sympify(e)
+        self._repeated = _repeated(e)
         with np.errstate(all="ignore"):
-            part = self._eval(sympy.sympify(e), self.sizes)
-            named = tuple(a for a in axes if not a.is_Integer)
+            part = self._eval(e, self.sizes)
             value = self._aligned(part.value, part.axes, named)
             size = self._aligned(part.size, part.axes, named) if self.magnitudes else None
         full = [n for n, a in zip(shape, axes, strict=True) if not a.is_Integer]
@@ -175,31 +190,28 @@ class Evaluator:
         return mp.mpf(str(sympy.N(e, 60)))
 
     def _eval(self, e: Any, sizes: Mapping[Any, int]) -> _Part:
-        if e.is_number and not e.has(sympy.Sum):
-            if e.is_Number or e.is_NumberSymbol:
-                return self._constant(self._number(e))
-            if not e.is_Function or not isinstance(e, RecordFunction):
-                try:
-                    return self._constant(self._number(e))
-                except (TypeError, ValueError):
-                    pass
         if isinstance(e, sympy.Indexed):
             return self._element(str(e.base.label.name), e.indices, sizes)
         if e.is_Symbol:
             if e.is_integer:
                 return _plain(self._wrap(np.arange(sizes[e])), (e,))
             return self._element(e.name, (), sizes)
+        if e.is_Number or e.is_NumberSymbol:
+            return self._constant(self._number(e))
+        if _is_number(e) and not isinstance(e, RecordFunction):
+            try:
+                return self._constant(self._number(e))
+            except (TypeError, ValueError):
+                pass
         if e.is_Add:
-            return self._add([self._eval(term, sizes) for term in e.args])
-        key = None
-        if isinstance(e, (*BIG, sympy.Function)):
-            key = e, tuple(sorted((s.name, sizes[s]) for s in e.free_symbols if s in sizes))
-            if key in self._memo:
-                return self._memo[key]
-        part = self._compound(e, sizes)
-        if key is not None:
-            self._memo[key] = part
-        return part
+            return self._terms(e.args, sizes)
+        if e not in self._repeated:
+            return self._compound(e, sizes)
+        key = e, tuple(sorted((s.name, sizes[s]) for s in e.free_symbols if s in sizes))
+        if key not in self._memo:
+            self._memo[key] = self._compound(e, sizes)
+            self._memo[key].fresh = False
+        return self._memo[key]
 
     def _compound(self, e: Any, sizes: Mapping[Any, int]) -> _Part:
         if e.is_Mul:
@@ -296,13 +308,67 @@ class Evaluator:
         sizes = [self._aligned(p.size, p.axes, axes) if self.magnitudes else None for p in parts]
         return values, sizes, axes
 
+    def _terms(self, terms: Sequence[Any], sizes: Mapping[Any, int]) -> _Part:
+        """A sum of terms; those like ``a[i]·δ(j, idx[i])`` are added where they are not 0."""
+        placed = [(term, place) for term in terms if (place := _placed(term)) is not None]
+        if not placed or len(placed) == len(terms):
+            return self._add([self._eval(term, sizes) for term in terms])
+        apart = {term for term, _ in placed}
+        total = self._add([self._eval(term, sizes) for term in terms if term not in apart])
+        rest = []
+        for term, (factor, axis, table) in placed:
+            at, own = self._index(table, sizes)
+            part = self._eval(factor, sizes)
+            others = tuple(a for a in total.axes if a != axis)
+            if axis not in total.axes or not set(part.axes + own) <= set(others):
+                rest.append(self._eval(term, sizes))
+                continue
+            n = sizes[axis]
+            at = self._aligned(at, own, others)
+            valid = (at >= 0) & (at < n)
+            open_grid = np.ix_(*(np.arange(sizes[a]) for a in others))
+            index_of = {**dict(zip(others, open_grid, strict=True)), axis: np.clip(at, 0, n - 1)}
+            where = tuple(index_of[a] for a in total.axes)
+
+            def put(whole: Any, added: Any, part: _Part = part, others: Any = others,
+                    valid: Any = valid, where: Any = where) -> Any:  # fmt: skip
+                whole[where] += np.where(valid, self._aligned(added, part.axes, others), 0)
+                return whole
+
+            value = put(total.value if total.fresh else total.value.copy(), part.value)
+            size = put(total.size.copy(), part.size) if self.magnitudes else None
+            total = _Part(value, size, total.axes, fresh=True)
+        return self._add([total, *rest]) if rest else total
+
     def _add(self, parts: Sequence[_Part]) -> _Part:
+        if self._quick:
+            return self._folded(np.add, parts)
         values, sizes, axes = self._joined(parts)
         value, size = values[0], sizes[0]
         for v, s in zip(values[1:], sizes[1:], strict=True):
             value = value + v
             size = size + s if self.magnitudes else None
         return _Part(value, size, axes)
+
+    def _folded(self, ufunc: Any, parts: Sequence[_Part]) -> _Part:
+        """``parts`` under a ufunc, in arrays that are there already where that can be.
+
+        Small ones go first, so that few operations are of the result's size.
+        """
+        parts = sorted(parts, key=lambda part: part.value.size)
+        axes = _union(part.axes for part in parts)
+        value, fresh = self._aligned(parts[0].value, parts[0].axes, axes), parts[0].fresh
+        for part in parts[1:]:
+            other = self._aligned(part.value, part.axes, axes)
+            shape = np.broadcast_shapes(value.shape, other.shape)
+            if fresh and value.shape == shape:
+                ufunc(value, other, out=value)
+            elif part.fresh and other.shape == shape:
+                value = ufunc(value, other, out=other)
+            else:
+                value = as_array(ufunc(value, other))
+            fresh = True
+        return _Part(value, None, axes, fresh)
 
     # -- products and selectors ------------------------------------------------------------------
 
@@ -311,10 +377,18 @@ class Evaluator:
         masks = [f for f in factors if isinstance(f, _SELECTORS)]
         above = [f for f in factors if not isinstance(f, _SELECTORS) and not _is_below(f)]
         below = [f for f in factors if _is_below(f)]
-        part = self._times([self._eval(f, sizes) for f in above])
+        over = [self._eval(f, sizes) for f in above]
         if below:
             under = self._times([self._eval(f.base ** (-f.exp), sizes) for f in below])
-            part = self._divide(part, under)
+            if self._quick:
+                # What is small is divided first: few operations are of the result's size.
+                small = [p for p in over if p.value.size <= under.value.size]
+                large = [p for p in over if p.value.size > under.value.size]
+                part = self._times([self._divide(self._times(small), under), *large])
+            else:
+                part = self._divide(self._times(over), under)
+        else:
+            part = self._times(over)
         for mask in masks:
             part = self._select(part, *self._selector(mask, sizes))
         return part
@@ -322,6 +396,8 @@ class Evaluator:
     def _times(self, parts: Sequence[_Part]) -> _Part:
         if not parts:
             return self._constant(mp.one if self.exact else 1.0)
+        if self._quick:
+            return self._folded(np.multiply, parts)
         values, sizes, axes = self._joined(parts)
         value, size = values[0], sizes[0]
         for v, s in zip(values[1:], sizes[1:], strict=True):
@@ -332,6 +408,11 @@ class Evaluator:
         return _Part(value, size, axes)
 
     def _divide(self, a: _Part, b: _Part) -> _Part:
+        if self._quick:
+            axes = _union([a.axes, b.axes])
+            top, bottom = (self._aligned(part.value, part.axes, axes) for part in (a, b))
+            whole = a.fresh and top.shape == np.broadcast_shapes(top.shape, bottom.shape)
+            return _Part(np.divide(top, bottom, out=top if whole else None), None, axes, True)
         (top, bottom), (top_size, bottom_size), axes = self._joined([a, b])
         value = _divide_exact(top, bottom) if self.exact else top / bottom
         size = None
@@ -418,6 +499,8 @@ class Evaluator:
         b = self._eval(base, sizes)
         if exponent.is_Integer:
             n = int(exponent)
+            if self._quick:
+                return _Part(b.value**n, None, b.axes, True)
             value = _power_exact(b.value, mp.mpf(n)) if self.exact else b.value**n
             floats = to_float(b.value)
             return _Part(value, self._grown(value, [(n * floats ** (n - 1), b.size)]), b.axes)
@@ -445,6 +528,7 @@ class Evaluator:
         return size
 
     def _eval_record(self, e: Any, sizes: Mapping[Any, int]) -> _Part:
+        self._repeated |= _repeated(e.definition)
         return self._eval(e.definition, sizes)
 
     def _function(self, e: Any, parts: Sequence[_Part]) -> _Part:
@@ -455,9 +539,10 @@ class Evaluator:
             value = as_array(np.frompyfunc(kernel.exact, len(values), 1)(*values))
         else:
             assert kernel.numpy is not None
-            value = kernel.numpy(*values)
+            value = np.asarray(kernel.numpy(*values), dtype=np.float64)
         if not self.magnitudes:
-            return _Part(as_array(value), None, axes)
+            fresh = not any(np.may_share_memory(value, given) for given in values)
+            return _Part(as_array(value), None, axes, fresh)
         return _Part(as_array(value), self._grown(value, self._slopes(e, values, inner)), axes)
 
     def _slopes(self, e: Any, values: Sequence[Any], inner: Sequence[Any]) -> Any:
@@ -502,11 +587,14 @@ class Evaluator:
         body = e.function
         factors = list(sympy.Mul.make_args(body))
         if not self.exact:
-            factors = self._flattened(factors, bound, scope)
+            found, inner = _flattened(e)
+            factors = list(found)
+            scope |= inner
+            bound += inner
         running = self._running_sum(factors, bound, scope)
         if running is not None:
             return running
-        if len(factors) > 1 and not self.exact:
+        if not self.exact and (len(factors) > 1 or factors[0].is_Pow):
             done = self._scattered(factors, bound, scope)
             if done is None:
                 done = self._einsum(factors, bound, scope)
@@ -595,27 +683,7 @@ class Evaluator:
         kept = tuple(a for a in part.axes if a not in bound)
         value = as_array(np.sum(part.value, axis=places)) * times
         size = np.asarray(np.sum(part.size, axis=places)) * times if self.magnitudes else None
-        return _Part(as_array(value), size, kept)
-
-    def _flattened(
-        self, factors: Sequence[Any], bound: list[Any], scope: dict[Any, int]
-    ) -> list[Any]:
-        """Sums inside a sum of products as one sum over all indices: which goes first is `einsum`'s
-        to choose, and not the formula's, where it may make something of the size of a Jacobian."""
-        flat: list[Any] = []
-        for factor in factors:
-            inner = factor.function if isinstance(factor, sympy.Sum) else None
-            if inner is None or inner.is_Add or len(bound) > 20:
-                flat.append(factor)
-                continue
-            fresh = {}
-            for q, _, last in factor.limits:
-                fresh[q] = sympy.Symbol(f"{q.name}_{len(bound)}", integer=True, nonnegative=True)
-                bound.append(fresh[q])
-                scope[fresh[q]] = int(last) + 1
-            parts = sympy.Mul.make_args(inner.xreplace(fresh))
-            flat += self._flattened(parts, bound, scope)
-        return flat
+        return _Part(as_array(value), size, kept, fresh=True)
 
     def _einsum(
         self, factors: Sequence[Any], bound: Sequence[Any], scope: Mapping[Any, int]
@@ -623,9 +691,8 @@ class Evaluator:
         """A sum of products in float64, without the product of all of them ever being made."""
         parts = []
         for factor in factors:
-            if _is_below(factor):
-                one = self._constant(1.0)
-                parts.append(self._divide(one, self._eval(factor.base ** (-factor.exp), scope)))
+            if factor.is_Pow and factor.exp == 2:
+                parts += [self._eval(factor.base, scope)] * 2
             else:
                 parts.append(self._eval(factor, scope))
         if any(isinstance(f, _SELECTORS) for f in factors) and not all(
@@ -633,7 +700,8 @@ class Evaluator:
         ):
             return None
         axes = _union(p.axes for p in parts)
-        kept = tuple(a for a in axes if a not in bound)
+        # In the result's order, where they are in it: what follows then reads memory in sequence.
+        kept = tuple(sorted((a for a in axes if a not in bound), key=self._place))
         times = math.prod(scope[q] for q in bound if q not in axes)
         labels = [p.axes for p in parts]
 
@@ -649,7 +717,10 @@ class Evaluator:
                 contracted([*widths[:place], p.size, *widths[place + 1 :]])
                 for place, p in enumerate(parts)
             )
-        return _Part(value, size, kept)
+        return _Part(value, size, kept, fresh=True)
+
+    def _place(self, axis: Any) -> int:
+        return self._wanted.get(axis, len(self._wanted))
 
     def _greatest(self, e: Any, sizes: Mapping[Any, int]) -> _Part:
         scope = {**sizes, **{q: int(last) + 1 for q, _, last in e.limits}}
@@ -677,6 +748,59 @@ class Evaluator:
         return _Part(value, size, kept)
 
 
+@lru_cache(maxsize=4096)
+def _is_number(e: Any) -> bool:
+    """Whether nothing in ``e`` depends on an element or an index."""
+    return bool(e.is_number) and not e.has(sympy.Sum)
+
+
+@lru_cache(maxsize=1024)
+def _repeated(e: Any) -> frozenset[Any]:
+    """The functions and sums that stand more than once in ``e``: their values are kept."""
+    found = Counter(
+        part for part in sympy.preorder_traversal(e) if isinstance(part, (*BIG, sympy.Function))
+    )
+    return frozenset(part for part, times in found.items() if times > 1)
+
+
+@lru_cache(maxsize=1024)
+def _flattened(total: Any) -> tuple[tuple[Any, ...], dict[Any, int]]:
+    """The factors of a sum of products, those of the sums in it among them, and the inner indices.
+
+    Which sum goes first is then `einsum`'s to choose, and not the formula's, where it may make
+    something of the size of a Jacobian.
+    """
+    flat: list[Any] = []
+    inner: dict[Any, int] = {}
+    pending = list(reversed(sympy.Mul.make_args(total.function)))
+    while pending:
+        factor = pending.pop()
+        body = factor.function if isinstance(factor, sympy.Sum) else None
+        if body is None or body.is_Add or len(total.limits) + len(inner) > 20:
+            flat.append(factor)
+            continue
+        fresh = {}
+        for q, _, last in factor.limits:
+            fresh[q] = index(f"{q.name}_{len(inner)}")
+            inner[fresh[q]] = int(last) + 1
+        pending += reversed(sympy.Mul.make_args(body.xreplace(fresh)))
+    return tuple(flat), inner
+
+
+@lru_cache(maxsize=1024)
+def _placed(term: Any) -> tuple[Any, Any, Any] | None:
+    """``(a, j, table)`` of a term ``a·δ(j, table)``, of which neither a nor the table has a j."""
+    factors = sympy.Mul.make_args(term)
+    deltas = [f for f in factors if isinstance(f, sympy.KroneckerDelta) and f.has(Lookup)]
+    if len(deltas) != 1:
+        return None
+    rest = sympy.Mul(*(f for f in factors if f is not deltas[0]))
+    for axis, table in (deltas[0].args, deltas[0].args[::-1]):
+        if axis.is_Symbol and not rest.has(axis) and not table.has(axis):
+            return rest, axis, table
+    return None
+
+
 def _table_side(factor: Any, bound: Sequence[Any]) -> tuple[Any, Any] | None:
     """``(table, place)`` of ``δ(idx[i], j)`` with i bound and j not; None for any other factor."""
     if not isinstance(factor, sympy.KroneckerDelta):
@@ -690,7 +814,7 @@ def _table_side(factor: Any, bound: Sequence[Any]) -> tuple[Any, Any] | None:
 
 
 def einsum(arrays: Sequence[Any], labels: Sequence[tuple[Any, ...]], out: tuple[Any, ...]) -> Any:
-    """The sum over every label that is not in ``out`` of the product of ``arrays``.
+    """The sum over every label that is not in ``out`` of the product of ``arrays``, in an array of its own.
 
     NumPy's ``einsum`` chooses the order; each pair is a matrix product where it can be one, else a
     single pass over both (``einsum`` with ``optimize`` is several times slower at that).
@@ -704,7 +828,9 @@ def einsum(arrays: Sequence[Any], labels: Sequence[tuple[Any, ...]], out: tuple[
     target = tuple(number[a] for a in out)
     if len(operands) > 2:
         flat = [part for operand in operands for part in operand]
-        path, _ = np.einsum_path(*flat, target, optimize="greedy")
+        # Greed would join two small weights into something large; all orders of six take a millisecond.
+        how = "optimal" if len(operands) <= 6 else "greedy"
+        path, _ = np.einsum_path(*flat, target, optimize=how)
         for places in path[1:-1]:
             chosen = [operands.pop(place) for place in sorted(places, reverse=True)]
             rest = {a for _, ls in operands for a in ls} | set(target)
@@ -724,6 +850,9 @@ def _pairwise(operands: Sequence[tuple[Any, tuple[int, ...]]], out: tuple[int, .
         if summed and left and right and set(left + right) <= set(out):
             size = dict(zip(la, a.shape, strict=True)) | dict(zip(lb, b.shape, strict=True))
 
+            if out.index(right[0]) < out.index(left[0]):
+                a, la, left, b, lb, right = b, lb, right, a, la, left
+
             def grouped(array: Any, labels: tuple[int, ...], *groups: list[int]) -> Any:
                 order = [labels.index(i) for group in groups for i in group]
                 shape = [size[i] for i in batch]
@@ -738,7 +867,9 @@ def _pairwise(operands: Sequence[tuple[Any, tuple[int, ...]]], out: tuple[int, .
                 product.reshape([size[i] for i in found]), [found.index(i) for i in out]
             )
     flat = [part for operand in operands for part in operand]
-    return np.asarray(np.einsum(*flat, out))
+    result = np.asarray(np.einsum(*flat, out))
+    # Of one operand NumPy gives a view where it can.
+    return result.copy() if np.may_share_memory(result, operands[0][0]) else result
 
 
 def _product_error(value: Any, size: Any, axes: tuple[int, ...]) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 from gradexplain.errors import InputError, UnsupportedError
 from gradexplain.ops.base import Op, Shape, broadcast, register, show_shape
+from gradexplain.ops.kernels import softmax
 from gradexplain.ops.reductions import SOFTMAX, under
 
 _FAMILY = "loss"
@@ -425,22 +426,12 @@ def _ce_slope(k: Any, x: Any, target: Any, weight: Any, ignore: int, reduction: 
     return slope / _rows(k, target, weight, kept) if reduction == "mean" else slope
 
 
-def _log_p(exact: bool, x: Any, axis: int) -> Any:
-    """log_softmax of a pair, nothing overflowing."""
-    import numpy as np
-
-    with np.errstate(all="ignore"):
-        shifted = x[0] - np.max(x[0], axis=axis, keepdims=True)
-        result = shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
-    return result, np.max(x[1], axis=axis, keepdims=True) + x[1] + np.abs(result) + 1
-
-
 def _ce_value(exact: bool, x: Any, target: Any, weight: Any, ignore: int, reduction: str,
               smoothing: float, p: Any, *_: Any) -> Any:
     import numpy as np
 
     axis = 0 if x[0].ndim == 1 else 1
-    log_p, error = _log_p(exact, x, axis)
+    log_p, magnitude = softmax(x, (axis,), log=True)
     classes = x[0].shape[axis]
     target = np.asarray(target[0], dtype=np.float64).astype(int)
     kept = target != ignore
@@ -452,7 +443,7 @@ def _ce_value(exact: bool, x: Any, target: Any, weight: Any, ignore: int, reduct
         along = w.reshape([-1 if d == axis else 1 for d in range(x[0].ndim)])
         spread = -(along * log_p).sum(axis=axis) / classes
         row = (1 - smoothing) * row + smoothing * np.where(kept, spread, 0.0)
-    size_of = np.max(error, axis=axis) * (here + np.max(np.abs(w)) * bool(smoothing)) + np.abs(row)
+    size_of = np.max(magnitude(), axis=axis) * (here + np.max(np.abs(w)) * bool(smoothing)) + np.abs(row)
     if reduction == "none":
         return row, size_of
     total, spread = row.sum(), size_of.sum()

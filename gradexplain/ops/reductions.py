@@ -18,6 +18,7 @@ from gradexplain.ops.base import (
     register,
     show_shape,
 )
+from gradexplain.ops.kernels import softmax
 
 _FAMILY = "reduction"
 
@@ -469,16 +470,7 @@ def _softmax(k: Any, x: Any, dim: Any) -> Any:
 
 
 def _softmax_value(exact: bool, x: Any, dim: Any) -> Any:
-    """Shifted by the largest exponent, which then is 0: nothing overflows."""
-    import numpy as np
-
-    axes = normal_dims(dim, x[0].ndim)
-    with np.errstate(all="ignore"):
-        shifted = x[0] - np.max(x[0], axis=axes, keepdims=True)
-        powers = np.exp(shifted)
-        result = powers / powers.sum(axis=axes, keepdims=True)
-    spread = np.max(x[1], axis=axes, keepdims=True) + x[1] + np.abs(shifted)
-    return result, result * (1 + spread)
+    return softmax(x, normal_dims(dim, x[0].ndim))
 
 
 #: The softmax over some dims as a part of another formula: no gradient flows through it.

@@ -62,7 +62,7 @@ class ChainRule:
         """The record's own numeric kernel."""
         assert node.op is not None and node.op.value is not None
         value, size = node.op.value(self.exact, *(self._argument(arg) for arg in node.args))
-        return value, size
+        return value, size() if callable(size) else size
 
     def _argument(self, arg: Any) -> Any:
         if isinstance(arg, Ref):

@@ -90,8 +90,10 @@ class ClosedForm:
         #: ∂S/∂x instead of x.grad, and v, which is 1, is not mentioned.
         self.scalar = ""
         self._folds: list[tuple[Any, Any, Any]] | None = None
+        self._elements: dict[int, Any] = {}
         if formulas is not None:
             self.calculus = formulas.calculus
+            self._elements = formulas._elements
             self._jacobians, self._gradients = formulas._jacobians, formulas._gradients
             self._adjoints, self._folds = formulas._adjoints, formulas._folds
             self.scalar = formulas.scalar
@@ -249,10 +251,13 @@ class ClosedForm:
             return self._given(self._values[node.label] if node.is_leaf else node.value)
         own = self.calculus.indices(node.shape, f"n{node.id}x")
         if node.op.value is not None and not (self.exact and node.op.element is not None):
-            pair: Pair = node.op.value(self.exact, *map(self._argument, node.args))
-            return pair
-        definition = self.calculus.definition(node, own)
-        return self._evaluator().value(definition, own, node.shape)
+            value, size = node.op.value(self.exact, *map(self._argument, node.args))
+            if not self._magnitudes:
+                return value, None
+            return value, size() if callable(size) else size
+        if node.id not in self._elements:
+            self._elements[node.id] = self.calculus.definition(node, own)
+        return self._evaluator().value(self._elements[node.id], own, node.shape)
 
     def _argument(self, arg: Any) -> Any:
         """An argument as a record's kernel takes it: a tensor as its pair."""

@@ -27,24 +27,31 @@ from gradexplain.values import ONES
 
 torch.set_num_threads(1)
 
-CASES: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
-    "softmax": ("softmax(x/1000000, dim=1)", {"x": (1000, 1000)}),
-    "normalise": ("x / x.sum(dim=0)", {"x": (1000, 1000)}),
-    "layer_norm": ("F.layer_norm(x/1000000, (1000,))", {"x": (1000, 1000)}),
-    "cross_entropy": (
-        f"F.cross_entropy(x/1000000, {[n % 100 for n in range(1000)]})",
-        {"x": (1000, 1000)},
-    ),
-    "x @ w.T": ("x @ w.T", {"x": (1000, 1000), "w": (1000, 1000)}),
-    "three layers": (
-        "h1 = tanh(x @ w1.T / 1e9); h2 = tanh(h1 @ w2.T / 1e9); o = h2 @ w3.T; (o*o).mean()",
-        {"x": (1000, 1000), "w1": (300, 1000), "w2": (300, 300), "w3": (10, 300)},
-    ),
-}
+
+def cases(n: int) -> dict[str, tuple[str, dict[str, tuple[int, ...]]]]:
+    """Expressions whose largest tensor is ``n`` by ``n``."""
+    square = {"x": (n, n)}
+    deep = "h1 = tanh(x @ w1.T / 1e9); h2 = tanh(h1 @ w2.T / 1e9); o = h2 @ w3.T; (o*o).mean()"
+    return {
+        "softmax": ("softmax(x/1000000, dim=1)", square),
+        "normalise": ("x / x.sum(dim=0)", square),
+        "layer_norm": (f"F.layer_norm(x/1000000, ({n},))", square),
+        "cross_entropy": (
+            f"F.cross_entropy(x/1000000, {[row % 100 for row in range(n)]})", square
+        ),
+        "x @ w.T": ("x @ w.T", {"x": (n, n), "w": (n, n)}),
+        "three layers": (deep, {"x": (n, n), "w1": (300, n), "w2": (300, 300), "w3": (10, 300)}),
+    }  # fmt: skip
 
 
 def main() -> None:
-    for name, (expression, shapes) in CASES.items():
+    for n in (1000, 3000):
+        print(f"x of {n} × {n}")
+        compared(n)
+
+
+def compared(n: int) -> None:
+    for name, (expression, shapes) in cases(n).items():
         problem = problem_of(Request(expression, grad=ONES, shapes=shapes))
         graph = problem.graph
         start = time.perf_counter()
@@ -69,8 +76,8 @@ def main() -> None:
             return made
 
         del tensors
-        ours, theirs = side_by_side(closed, backward, 4)
-        report(f"{name}: closed form / forward + backward", ours, theirs, 1.0)
+        ours, theirs = side_by_side(closed, backward, 12 if n < 2000 else 4)
+        report(f"  {name}: closed form / forward + backward", ours, theirs, 1.0)
         tracemalloc.start()
         closed()
         peak = tracemalloc.get_traced_memory()[1]
