@@ -14,6 +14,7 @@ from gradexplain.formula.local import RESULT, local_rule, renamed
 from gradexplain.formula.printing import Letters, TextPrinter
 from gradexplain.graph import Graph, Node, refs
 from gradexplain.ops import Op, all_ops
+from gradexplain.ops.base import FAMILIES
 from gradexplain.ops.samples import parse
 from gradexplain.values import ONES
 
@@ -39,8 +40,9 @@ class Entry:
 
 
 def entries(name: str | None = None) -> list[Entry]:
-    """The operations that go by ``name`` (by any spelling), or all; `InputError` if there are none."""
+    """The operations that go by ``name`` (by any spelling), or all, by family; `InputError` if none."""
     wanted = [op for op in all_ops() if name is None or _goes_by(op, name)]
+    wanted.sort(key=lambda op: FAMILIES.index(op.family))
     if not wanted:
         assert name is not None
         known = sorted({s.rpartition(".")[2] for op in all_ops() for s in op.spellings})

@@ -58,6 +58,12 @@ from gradexplain.errors import InputError
 
 Shape = tuple[int, ...]
 
+#: The families, in the order in which they are listed.
+FAMILIES = (
+    "pointwise", "activation", "comparison", "reduction", "contraction", "linear algebra", "shape",
+    "normalisation", "loss", "constant",
+)  # fmt: skip
+
 _ARGUMENT = re.compile(
     r"(?P<kind>[A-Za-z]+)(?P<list>\[\])?(?P<optional>\?)?\s+(?P<name>\w+)(\s*=\s*(?P<default>.+))?$"
 )
@@ -179,6 +185,8 @@ def register(op: Op) -> Op:
     """Enter ``op`` in the registry; several operations may share a name and differ in their schema."""
     if op.schema in _BY_SCHEMA:
         raise ValueError(f"declared twice: {op.schema}")
+    if op.family not in FAMILIES:
+        raise ValueError(f"{op.schema}: there is no family {op.family!r}")
     _BY_SCHEMA[op.schema] = op
     for spelling in op.spellings:
         _BY_SPELLING.setdefault(spelling, []).append(op)
@@ -268,6 +276,12 @@ def broadcast(*shapes: Shape) -> Shape:
 def show_shape(shape: Shape) -> str:
     """A shape as PyTorch users write it: ``(3,)``, ``(2, 3)``, ``()``."""
     return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+
+
+def expect(condition: bool, message: str, *shapes: Shape, remedy: str = "") -> None:
+    """`InputError` unless ``condition``; ``{}`` in the message stand for the shapes."""
+    if not condition:
+        raise InputError(message.format(*map(show_shape, shapes)), remedy=remedy)
 
 
 def normal_dim(dim: int, rank: int) -> int:

@@ -1,5 +1,5 @@
-# fmt: off
 """Contractions: products summed over an index that two tensors share; convolutions and pooling."""
+# fmt: off
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-# fmt: off
 """Constants: tensors made of literal arguments, or in the shape of another tensor."""
+# fmt: off
 
 from __future__ import annotations
 

@@ -1,4 +1,3 @@
-# fmt: off
 """Linear algebra on matrices and batches of them.
 
 An element formula would be hopeless here: a record gives the derivative in terms of its result
@@ -6,6 +5,7 @@ An element formula would be hopeless here: a record gives the derivative in term
 or, for small matrices, with digits to spare.  Source of the derivatives: M. B. Giles, "Collected
 matrix derivative results for forward and reverse mode algorithmic differentiation", 2008.
 """
+# fmt: off
 
 from __future__ import annotations
 
