@@ -1,0 +1,255 @@
+"""Extrema, medians and other picks: the element, or elements, that a reduction takes."""
+# fmt: off
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradexplain.ops.base import Op, Shape, normal_dim, normal_dims, reduced, register
+from gradexplain.ops.reductions import inner, nothing, outer, reduced_shape, same_shape
+
+_FAMILY = "reduction"
+
+
+# -- extrema -------------------------------------------------------------------------------------
+
+
+def _extremum(kind: str) -> Any:
+    def element(k: Any, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+        at, bound = inner(k, x, dim, keepdim)
+        return getattr(k, kind)(x[at], *bound)
+
+    return element
+
+
+def _shared(k: Any, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    """``[x[j] = y]``, divided by the number of elements that tie."""
+    at, bound = inner(k, x, dim, keepdim)
+    y = k.out[k.i]
+    ties = k.sum(k.iverson(k.eq(x[at], y)), *bound)
+    return outer(k, x, dim, keepdim) * k.iverson(k.eq(x[k.j], y)) / ties
+
+
+def several(y: Any, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    """Where more than one element is the extremum."""
+    import numpy as np
+
+    dims = normal_dims(dim, x.ndim)
+    wide = y if keepdim else np.expand_dims(y, dims)
+    return np.reshape((x == wide).sum(axis=dims) > 1, np.shape(y))
+
+
+_TIE = "PyTorch shares the gradient evenly among the elements that tie"
+
+for _name, _kind in (("amax", "greatest"), ("amin", "least")):
+    register(Op(
+        f"{_name}(Tensor input, int[] dim=(), bool keepdim=False)", _FAMILY,
+        shape=reduced_shape, element=_extremum(_kind), jacobian=_shared, singular_at=several, kink=_TIE,
+        samples=(f"x[3].{_name}()", f"x[2,3].{_name}(dim=0)",
+                 f"{_name}(x[2,3,2], (0, 2), keepdim=True)"),
+    ))
+for _name, _kind in (("max", "greatest"), ("min", "least")):
+    register(Op(
+        f"{_name}(Tensor input)", _FAMILY,
+        shape=reduced_shape, element=_extremum(_kind), jacobian=_shared, singular_at=several, kink=_TIE,
+        samples=(f"x[3].{_name}()", f"{_name}(x[2,3])"),
+    ))
+register(Op(
+    "median(Tensor input)", _FAMILY,
+    shape=reduced_shape, jacobian=_shared, singular_at=several, kink=_TIE,
+    value=lambda exact, x: _median(x), samples=("x[3].median()", "median(x[2,3])"),
+))
+
+
+def _median(x: Any) -> Any:
+    """The lower of the two in the middle, as PyTorch."""
+    import numpy as np
+
+    order = np.argsort(x[0].ravel(), kind="stable")
+    place = order[(order.size - 1) // 2]
+    return np.reshape(x[0].ravel()[place], ()), np.reshape(x[1].ravel()[place], ())
+
+
+# -- picks along a dim: values and the indices they come from ------------------------------------
+
+
+def _picker(index: Any) -> Any:
+    """The kernel of a helper that finds which element is taken: ``index(array, axis, …)``."""
+
+    def value(exact: bool, x: Any, dim: int, *rest: Any) -> Any:
+        import numpy as np
+
+        if x[0].ndim == 0:
+            return np.zeros(()), np.zeros(())
+        found = np.asarray(index(x[0], dim, *rest), dtype=np.float64)
+        return found, np.zeros_like(found)
+
+    return value
+
+
+def _running(worse: Any) -> Any:
+    """The index of the last best element up to each place, as ``cummax``."""
+
+    def index(x: Any, dim: int) -> Any:
+        import numpy as np
+
+        x = np.moveaxis(x, dim, 0)
+        best, where = x[0], np.zeros(x.shape[1:])
+        found = [where]
+        for place in range(1, len(x)):
+            keep = worse(x[place], best)
+            best, where = np.where(keep, best, x[place]), np.where(keep, where, place)
+            found.append(where)
+        return np.moveaxis(np.array(found), 0, dim)
+
+    return index
+
+
+def _ordered(place: Any) -> Any:
+    """The index of the element that is at ``place(n, …)`` in sorted order."""
+
+    def index(x: Any, dim: int, *rest: Any) -> Any:
+        import numpy as np
+
+        n = x.shape[dim]
+        return np.take(np.argsort(x, axis=dim, kind="stable"), place(n, *rest), axis=dim)
+
+    return index
+
+
+def _argmax(x: Any, dim: int) -> Any:
+    import numpy as np
+
+    return np.argmax(x, axis=dim)
+
+
+def _argmin(x: Any, dim: int) -> Any:
+    import numpy as np
+
+    return np.argmin(x, axis=dim)
+
+
+def _index_shape(keeps: bool) -> Any:
+    def shape(x: Shape, dim: int, *_: Any) -> Shape:
+        d = normal_dim(dim, len(x))
+        return x if keeps or not x else (*x[:d], *x[d + 1 :])
+
+    return shape
+
+
+def _first(name: str) -> Any:
+    def element(k: Any, x: Any, dim: int) -> Any:
+        if x.rank == 0:
+            return k.S.S.Zero
+        d = normal_dim(dim, x.rank)
+        p = k.bound(x.shape[d])
+        if p.is_Integer:
+            return k.S.S.Zero
+        at = (*k.i[:d], p, *k.i[d:])
+        return getattr(k, f"arg{name}")(x[at], p)
+
+    return element
+
+
+def _pick(name: str, index: Any, *, keeps: bool = False, extra: str = "", call: Any = None,
+          samples: tuple[str, ...], which: str, unsure: bool = False) -> None:
+    """``name(input, dim)`` → (values, indices): the values are ``x`` at the indices.
+
+    ``unsure`` where PyTorch does not say which of the elements that tie it picks; ``keeps`` for a
+    result of the input's shape (``cummax``); ``extra`` is another argument before ``dim``
+    (``kthvalue``'s k).
+    """
+    helper = register(Op(
+        f"arg{name}(Tensor input, int dim{', ' + extra if extra else ''})", _FAMILY, (), homes="",
+        integer=True, shape=_index_shape(keeps), value=_picker(index), torch=nothing,
+        element=_first(name) if name in ("max", "min") else None,
+        jacobian=nothing if name not in ("max", "min") else None,
+    ))
+    before = f", {extra}" if extra else ""
+    keepdim = "" if keeps else ", bool keepdim=False"
+
+    def place(k: Any, x: Any, args: tuple[Any, ...]) -> tuple[int, tuple[Any, ...], Any]:
+        *rest, at = args
+        dim = rest[1] if extra else rest[0]
+        d = normal_dim(dim, x.rank)
+        wide = keeps or rest[-1]
+        return d, (k.i if keeps or not wide else k.put(k.i, d, None)), at
+
+    def element(k: Any, x: Any, *args: Any) -> Any:
+        if x.rank == 0:
+            return x[()]
+        d, i, at = place(k, x, args)
+        others = i if keeps else tuple(q for q in i if q is not None)
+        picked = at[others]
+        return x[k.put(others, d, picked) if keeps else (*others[:d], picked, *others[d:])]
+
+    def aux(b: Any, x: Any, *args: Any) -> tuple[Any, ...]:
+        dim = args[1] if extra else args[0]
+        normal_dim(dim, len(b.shape(x)))
+        rest = (args[0],) if extra else ()
+        return (b.helper(helper, x, dim, *rest, label="idx"),)
+
+    def shape(x: Shape, *args: Any) -> Shape:
+        dim = args[1] if extra else args[0]
+        if keeps or not x:
+            return same_shape(x, dim)
+        return reduced(x, normal_dims(dim, len(x)), args[-2])
+
+    def torch(torch: Any, x: Any, *args: Any) -> Any:
+        return getattr(torch, name)(x, *args[:-1])[0]
+
+    def tied(y: Any, x: Any, *args: Any) -> Any:
+        import numpy as np
+
+        dim, keepdim = args[-3], args[-2]
+        if x.ndim == 0:
+            return np.zeros((), dtype=bool)
+        wide = y if keepdim else np.expand_dims(y, dim)
+        return np.reshape((x == wide).sum(axis=dim) > 1, y.shape)
+
+    values = register(Op(
+        f"{name}(Tensor input{before}, int dim{keepdim}, Aux indices)", _FAMILY, (), homes="",
+        shape=shape, element=element, aux=aux, torch=torch, kink=_WHICH if unsure else "",
+        singular_at=tied if unsure else None,
+    ))
+
+    def expand(b: Any, x: Any, *args: Any) -> Any:
+        found = b.apply(values, x, *args)
+        indices = b.node(found).args[-1]
+        if not keeps and args[-1]:
+            indices = b.call("unsqueeze", indices, args[1] if extra else args[0])
+        return b.results(("values", "indices"), found, indices)
+
+    default = "=-1" if name in ("median", "kthvalue", "mode") else ""
+    register(Op(
+        f"{name}(Tensor input{before}, int dim{default}{keepdim})", _FAMILY, expand=expand,
+        kink=which, samples=samples,
+    ))
+
+
+_PICKED = "the element whose index is returned gets the whole gradient, also at a tie, as PyTorch"
+
+_pick("max", _argmax, which=_PICKED,
+      samples=("x[2,3].max(dim=1).values", "max(x[2,3], 0)[0]", "x[3].max(0, keepdim=True)[0]",
+               "v2, i = x[2,3].max(-1); v2*2"))
+_pick("min", _argmin, which=_PICKED,
+      samples=("x[2,3].min(dim=1).values", "min(x[2,3], 0)[0]"))
+_WHICH = "which of the elements that tie PyTorch picks, and gives the gradient to, is not specified"
+
+_pick("median", _ordered(lambda n: (n - 1) // 2), which=_WHICH, unsure=True,
+      samples=("x[2,3].median(dim=1).values", "median(x[4,2], 0)[0]"))
+_pick("kthvalue", _ordered(lambda n, k: k - 1), extra="int k", which=_WHICH, unsure=True,
+      samples=("kthvalue(x[5], 2).values", "x[2,3].kthvalue(3, 0 - 1)[0]"))
+_pick("cummax", _running(lambda new, best: new < best), keeps=True, which=_PICKED,
+      samples=("cummax(sin(x[5]), 0).values", "x[2,3].cummax(dim=1)[0]"))
+_pick("cummin", _running(lambda new, best: new > best), keeps=True, which=_PICKED,
+      samples=("cummin(sin(x[5]), 0).values", "x[2,3].cummin(dim=1)[0]"))
+
+register(Op(
+    "max(Tensor input, Tensor other)", "pointwise",
+    expand=lambda b, x, other: b.call("maximum", x, other), samples=("torch.max(x[3], y[3]/2)",),
+))
+register(Op(
+    "min(Tensor input, Tensor other)", "pointwise",
+    expand=lambda b, x, other: b.call("minimum", x, other), samples=("torch.min(x[3], y[3]/2)",),
+))
