@@ -216,7 +216,7 @@ def parse_schema(schema: str) -> tuple[str, tuple[Parameter, ...]]:
     name, _, rest = schema.partition("(")
     parameters: list[Parameter] = []
     keyword_only = False
-    for piece in (part.strip() for part in rest.rstrip(")").split(", ")):
+    for piece in (part.strip() for part in rest.removesuffix(")").split(", ")):
         if piece == "*":
             keyword_only = True
             continue

@@ -31,7 +31,7 @@ def _elementwise(
     derivatives: Mapping[str, str] | None = None,
     singular: Callable[..., Any] | None = None, kink: str = "", batchmean: bool = False,
     aliases: tuple[str, ...] = (), homes: str = "F", call: Any = None,
-) -> None:
+) -> Op:
     """A loss whose element is ``formula`` in one element of each tensor, broadcast.
 
     The schema ends in ``str reduction='mean'``; ``derivatives`` are those of a pointwise record.
@@ -105,7 +105,7 @@ def _elementwise(
         singular_at=singular_at if singular is not None else None,
     )
     place_of_reduction = [p.name for p in op.parameters].index("reduction")
-    register(op)
+    return register(op)
 
 
 _elementwise(
@@ -235,17 +235,41 @@ _elementwise(
     call=lambda torch, x, t, log_input, full, eps, r: torch.nn.functional.poisson_nll_loss(
         x, t, log_input=log_input, full=full, eps=eps, reduction=r),
 )
-_elementwise(
-    "gaussian_nll_loss(Tensor input, Tensor target, Tensor var, bool full=False, float eps=1e-6, "
-    "str reduction='mean')",
+_GAUSSIAN = _elementwise(
+    "gaussian_nll_loss(Tensor input, Tensor target, Tensor var, bool full, float eps, "
+    "str reduction)",
     "(log(max(var, eps)) + (input - target)**2/max(var, eps))/2 + (log(2*pi)/2 if full else 0)",
-    ("F.gaussian_nll_loss(x[3], t[3], w[3])",
-     "F.gaussian_nll_loss(x[2,3], t[2,3], w[2,3], full=True, reduction='none')"),
+    (), homes="",
     derivatives={
         "input": "(input - target)/max(var, eps)", "target": "(target - input)/max(var, eps)",
         "var": "(1/max(var, eps) - (input - target)**2/max(var, eps)**2)/2",
     },
+    call=lambda torch, x, t, var, full, eps, r: torch.nn.functional.gaussian_nll_loss(
+        x, t, var, full=full, eps=eps, reduction=r),
 )
+
+
+def _gaussian(b: Any, x: Any, target: Any, var: Any, full: bool, eps: float, r: str) -> Any:
+    """One variance for each row, as PyTorch reads a ``var`` that lacks the input's last dim."""
+    shape, own = b.shape(x), b.shape(var)
+    if own and own == shape[:-1]:
+        var = b.call("unsqueeze", var, -1)
+    one_differs = len(own) == len(shape) and [n for n, m in zip(own, shape, strict=True) if n != m]
+    if own and own not in (shape, shape[:-1]) and one_differs != [1]:
+        raise InputError(
+            f"gaussian_nll_loss: var of shape {show_shape(own)} does not fit the input of shape "
+            f"{show_shape(shape)}",
+            remedy="give a variance for each element, for each row, or one number",
+        )
+    return b.apply(_GAUSSIAN, x, target, var, full, eps, r)
+
+
+register(Op(
+    "gaussian_nll_loss(Tensor input, Tensor target, Tensor var, bool full=False, float eps=1e-6, "
+    "str reduction='mean')", _FAMILY, homes="F", expand=_gaussian,
+    samples=("F.gaussian_nll_loss(x[3], t[3], w[3])", "F.gaussian_nll_loss(x[2,3], t[2,3], w[2])",
+             "F.gaussian_nll_loss(x[2,3], t[2,3], w[2,3], full=True, reduction='none')"),
+))
 
 # -- losses of classes ---------------------------------------------------------------------------
 
