@@ -13,7 +13,6 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -28,8 +27,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from torch.testing._internal.common_methods_invocations import op_db
 
-#: Samples of one operation that are run, spread evenly over all it has, and elements of one sample.
-SAMPLES = 10_000 if os.environ.get("GRADEXPLAIN_OPDB") == "all" else 4
+#: Samples of one operation that are run, spread evenly over all it has that differ in more than
+#: their numbers, and elements of one sample.
+SAMPLES = 10_000 if os.environ.get("GRADEXPLAIN_OPDB") == "all" else 12
 ELEMENTS = 1000
 
 #: Names of the database's that PyTorch spells otherwise.
@@ -146,17 +146,23 @@ def joined(text: str, found: Any) -> tuple[str, torch.Tensor]:
     return f"q = {text}; cat([{pieces}])", torch.cat([found[n].ravel() for n in real])
 
 
-def samples(info: Any) -> Iterator[Any]:
-    """Samples of one operation, the same ones every time."""
-    torch.manual_seed(0)
-    found = list(info.sample_inputs("cpu", torch.float64, requires_grad=True))
-    step = max(1, -(-len(found) // SAMPLES))
-    for place, sample in enumerate(found):
-        yield sample, place % step == 0
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A sample as an expression, with its tensors' values, and PyTorch's own result."""
+
+    text: str
+    values: dict[str, Any]
+    wanted: tuple[str, ...]
+    result: torch.Tensor
+
+    @property
+    def pattern(self) -> Any:
+        """What distinguishes it from a sample that has other numbers only."""
+        return self.text, tuple(value.shape for value in self.values.values())
 
 
-def run(info: Any, path: str, sample: Any) -> None:
-    """Explain one sample; raises `Skip`, or `AssertionError` where the routes do not agree."""
+def case(info: Any, path: str, sample: Any) -> Case:
+    """One sample; raises `Skip` where there is nothing to explain."""
     text, writer = expression(info, path, sample)
     try:
         found = info.op(sample.input, *sample.args, **sample.kwargs)
@@ -171,13 +177,43 @@ def run(info: Any, path: str, sample: Any) -> None:
         raise Skip("another dtype")
     if result.numel() + sum(v.size for v in writer.values.values()) > ELEMENTS:
         raise Skip("too large")
-    request = Request(text, at=writer.values, wrt=tuple(writer.wanted))
+    return Case(text, writer.values, tuple(writer.wanted), result.detach())
+
+
+def chosen(info: Any, path: str) -> list[Case]:
+    """Samples of one operation, the same ones every time; counts the others."""
+    torch.manual_seed(0)
+    cases: list[Case] = []
+    repeated: list[Case] = []
+    patterns = set()
+    for sample in info.sample_inputs("cpu", torch.float64, requires_grad=True):
+        totals["all"] += 1
+        try:
+            found = case(info, path, sample)
+        except Skip as why:
+            totals["skipped"] += 1
+            reasons[str(why)] += 1
+            continue
+        (repeated if found.pattern in patterns else cases).append(found)
+        patterns.add(found.pattern)
+    kept = cases[:: max(1, -(-len(cases) // SAMPLES))]
+    if SAMPLES > len(cases):
+        kept += repeated[: SAMPLES - len(cases)]
+    totals["left out"] += len(cases) + len(repeated) - len(kept)
+    return kept
+
+
+def run(found: Case) -> None:
+    """Explain one sample; `AssertionError` where the routes do not agree."""
+    text = found.text
+    request = Request(text, at=found.values, wrt=found.wanted)
     bound = bound_of(request)
     shape = bound.graph.out.shape
-    assert shape == tuple(result.shape), f"{text}: shape {shape}, PyTorch's {tuple(result.shape)}"
+    theirs = tuple(found.result.shape)
+    assert shape == theirs, f"{text}: shape {shape}, PyTorch's {theirs}"
     v = np.random.default_rng(0).uniform(-1, 1, shape).round(3)
     x = explanation_of(problem_at(dataclasses.replace(request, grad=v), bound))
-    value = result.detach().numpy()
+    value = found.result.numpy()
     assert x.check is not None
     assert x.check.status in ("agree", "convention"), (
         f"{text}: {x.check.status} {x.check.reason} {x.check.differences[:2]}"
@@ -201,16 +237,9 @@ done: set[str] = set()
 def test_samples(info: Any, path: str) -> None:
     done.add(f"{info.name} {info.variant_test_name}")
     wrong = []
-    for sample, chosen in samples(info):
-        totals["all"] += 1
-        if not chosen:
-            totals["left out"] += 1
-            continue
+    for found in chosen(info, path):
         try:
-            run(info, path, sample)
-        except Skip as why:
-            totals["skipped"] += 1
-            reasons[str(why)] += 1
+            run(found)
         except GradexplainError as error:
             if "random" in error.message:
                 totals["skipped"] += 1
@@ -219,7 +248,7 @@ def test_samples(info: Any, path: str) -> None:
             totals["refused"] += 1
             reasons[f"refused: {info.name}: {error.message}"] += 1
         except AssertionError as error:
-            wrong.append(str(error))
+            wrong.append(str(error).splitlines()[0])
         else:
             totals["run"] += 1
             covered.add(info.name)
@@ -235,7 +264,7 @@ def test_coverage(capsys: pytest.CaptureFixture[str]) -> None:
             f"\nop_db: {len(covered)} operations, {totals['run']} samples agree "
             f"({totals['convention']} by a convention at a kink), {totals['refused']} refused "
             f"({100 * share:.1f} % expressible), {totals['skipped']} skipped, "
-            f"{totals['left out']} left out of {totals['all']}"
+            f"{totals['left out']} like those left out of {totals['all']}"
         )
         for why, count in reasons.most_common():
             if not why.startswith("refused") or count:
