@@ -8,14 +8,19 @@ just where it widens PyTorch's own rounding error.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from gradexplain.explanation import Array, Difference
+from gradexplain.ops.base import Op
 
 #: Unit roundoff of each dtype.
 ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24}
+
+#: Why routes differ where each difference is `by_kernel`.
+COARSE = "PyTorch's own kernel is coarser here than its dtype"
 
 #: How many roundings of the magnitude the routes may differ by.
 ROUNDINGS = 32
@@ -35,6 +40,22 @@ def differs(a: Array, b: Array, tolerance: Array) -> Any:
     with np.errstate(all="ignore"):
         same = (a == b) | (np.isnan(a) & np.isnan(b)) | (np.abs(a - b) <= tolerance)
     return ~same
+
+
+def coarseness(ops: Iterable[Op], order: int = 1) -> float:
+    """By how much of its value PyTorch's derivative of this order may be off, beyond rounding."""
+    return sum(kernel.relative for op in ops for kernel in op.coarse if kernel.order <= order)
+
+
+def by_kernel(difference: Difference, relative: float, dtype: str) -> bool:
+    """Whether a difference from PyTorch is no more than its own kernels are known to be off by.
+
+    The tolerance is a number of roundings of a scale; the kernel's error is ``relative`` of the same.
+    It is met everywhere if it is where the routes differ most.
+    """
+    a, b = difference.values
+    allowed = difference.tolerance * (1 + relative / (ROUNDINGS * ROUNDOFF[dtype]))
+    return relative > 0 and "PyTorch" in difference.routes and abs(a - b) <= allowed
 
 
 def settled(value: Array, magnitude: Any, unit: float) -> Array:

@@ -422,7 +422,7 @@ class _Run:
             chain_value = self.clean(chain) if chain is not None else zero
             size = np.maximum(closed[1], chain[1]) if chain is not None else closed[1]
             exact_tolerance = agreement.bound(size, value, self.v, "float64")
-            tolerance = agreement.bound(size, value, self.v, self.problem.dtype) + self._rough(size)
+            tolerance = agreement.bound(size, value, self.v, self.problem.dtype)
             torch: Array | None = None
             if answer is not None and not answer.error:
                 found = answer.gradients.get(leaf.label)
@@ -447,9 +447,12 @@ class _Run:
                 gradient.verdict = self._verdict(gradient)
 
     def _verdict(self, gradient: Gradient) -> str:
-        """Agree, or what a difference is: a convention's where a singular point is on the way."""
-        if any(d.input == gradient.name for d in self._differences):
-            return "convention" if self.singular else "mismatch"
+        """Agree, or what a difference is: a convention's where a singular point is on the way, or
+        where it is PyTorch's kernel that is coarse."""
+        found = [d for d in self._differences if d.input == gradient.name]
+        if found:
+            known = self.singular or all(map(self.by_kernel, found))
+            return "convention" if known else "mismatch"
         return "agree" if gradient.torch is not None else "skipped"
 
     @property
@@ -461,10 +464,10 @@ class _Run:
             self._singular = singular_nodes(self.graph, self.chain, self.wanted)
         return self._singular
 
-    def _rough(self, size: Array) -> Array:
-        """What PyTorch's own backward may be off by, where it is coarser than rounding."""
-        share = sum(node.op.rough for node in self.graph.nodes if node.op is not None)
-        return np.nan_to_num(share * size, nan=0.0, posinf=0.0) if share else np.zeros_like(size)
+    def by_kernel(self, difference: Difference) -> bool:
+        """Whether a difference is PyTorch's own, whose kernel is coarser than its dtype."""
+        relative = agreement.coarseness(node.op for node in self.graph.nodes if node.op is not None)
+        return agreement.by_kernel(difference, relative, self.problem.dtype)
 
     def _further(self, extra: Extra) -> None:
         self._others = extra.further(self)
@@ -486,6 +489,8 @@ class _Run:
         for worse in ("convention", "mismatch"):
             if worse in verdicts:
                 status = worse
+        if status == "convention" and all(map(self.by_kernel, self._differences)):
+            reason = agreement.COARSE
         explanation.check = Check(
             status,
             self.problem.dtype,

@@ -47,7 +47,7 @@ from gradexplain.formula.printing import LatexPrinter, Letters
 from gradexplain.graph import Node, Ref
 from gradexplain.notes import at as place_of
 from gradexplain.notes import singular_nodes
-from gradexplain.ops.base import by_spelling, show_shape
+from gradexplain.ops.base import show_shape
 from gradexplain.routes.calls import Part, Shared
 from gradexplain.routes.chain import ChainRule
 from gradexplain.routes.closed import ClosedForm, Shown
@@ -64,10 +64,6 @@ from gradexplain.values import ONES, Value, as_array, bind
 
 #: H is computed whole for up to this many elements of the inputs together; beyond, H·u is checked.
 WHOLE = 32
-
-
-#: PyTorch's double backward adds 1e-12 to the denominators of these.
-_ROUGH_TWICE = {"binary_cross_entropy": 1e-10}
 
 
 @dataclass(slots=True)
@@ -289,9 +285,7 @@ class _Making:
         self.borders = borders(run)
         # What PyTorch's own derivatives may be off by, where they are coarser than rounding.
         operations = [node.op for node in run.graph.nodes if node.op is not None]
-        self.rough = sum(op.rough + _ROUGH_TWICE.get(op.name, 0.0) for op in operations)
-        if any(run.closed.gradient(leaf).has(sympy.polygamma) for leaf in run.leaves):
-            self.rough += by_spelling("torch.digamma")[0].rough
+        self.coarse = agreement.coarseness(operations, order=2)
         # Each route has a graph of its own.
         self.steps = self._weighted(self._backward_graph())
         closed = formula_graph(run, self.v_name, implicit=self.implicit)
@@ -383,9 +377,10 @@ class _Making:
         return block
 
     def _bound(self, size: Any, value: Array, dtype: str) -> Array:
-        rough = self.rough * np.nan_to_num(np.asarray(size, dtype=np.float64), posinf=0.0)
-        allowed: Array = agreement.bound(size, value, self.problem.v, dtype) + rough
-        return allowed
+        return agreement.bound(size, value, self.problem.v, dtype)
+
+    def _by_kernel(self, difference: Difference) -> bool:
+        return agreement.by_kernel(difference, self.coarse, self.problem.dtype)
 
     def _compare(
         self,
@@ -404,7 +399,8 @@ class _Making:
         kept = [difference for difference in found if difference is not None]
         self.differences += kept
         if kept:
-            return "convention" if self.singular or self.borders else "mismatch"
+            known = self.singular or self.borders or all(map(self._by_kernel, kept))
+            return "convention" if known else "mismatch"
         return "skipped" if torch is None else "agree"
 
     def _chain_rows(self) -> dict[tuple[str, str], tuple[Array, Array]]:
@@ -584,9 +580,11 @@ class _Making:
         for worse in ("convention", "mismatch"):
             if worse in verdicts:
                 status = worse
+        reason = self.refused
+        if status == "convention" and all(map(self._by_kernel, self.differences)):
+            reason = agreement.COARSE
         return Check(
-            status, self.problem.dtype, max(tolerances, default=None), self.differences,
-            self.refused,
+            status, self.problem.dtype, max(tolerances, default=None), self.differences, reason,
         )  # fmt: skip
 
     def _notes(self) -> None:

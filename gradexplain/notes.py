@@ -104,7 +104,7 @@ def notes(run: _Run, singular: list[Singular]) -> list[Note]:
     explained = {note.data["node"] for note in found}
     found += [note for note in _infinities(run) if note.data["node"] not in explained]
     found += _stopped(run)
-    found += _rough(run)
+    found += _coarse(run)
     found += _conventions(run, singular)
     found += _unreached(run)
     found += _retained(run)
@@ -215,17 +215,24 @@ def _stopped(run: _Run) -> list[Note]:
     return list(found.values())
 
 
-def _rough(run: _Run) -> list[Note]:
-    """Where PyTorch's own backward is coarser than its dtype."""
-    ops = {node.op.name: node.op.rough for node in run.graph.nodes if node.op and node.op.rough}
+def _coarse(run: _Run) -> list[Note]:
+    """Where PyTorch's own backward is coarser than its dtype, and it shows."""
+    found = next(filter(run.by_kernel, run.explanation.check.differences), None)  # type: ignore
+    if found is None:
+        return []
+    ours, theirs = found.values
+    place = at(f"{found.input}.grad", found.index)
+    ops = {node.op.name: node.op for node in run.graph.nodes if node.op is not None}
     return [
         Note(
             "precision",
-            f"PyTorch computes the derivative of {name} to a relative error of about {rough:.0e} "
-            "only, in float64 too: its constants are single precision or its series short.",
-            {"op": name, "relative": rough},
+            f"{name}: {kernel.why}. The closed form's number stands; PyTorch's {place} differs from "
+            f"it by {_number(abs(theirs - ours))}.",
+            {"op": name, "relative": kernel.relative},
         )
-        for name, rough in ops.items()
+        for name, op in ops.items()
+        for kernel in op.coarse
+        if kernel.order == 1
     ]
 
 
@@ -234,7 +241,7 @@ def _conventions(run: _Run, singular: list[Singular]) -> list[Note]:
     notes = []
     for gradient in run.explanation.gradients.values():
         torch = gradient.torch
-        if gradient.verdict != "convention" or torch is None:
+        if gradient.verdict != "convention" or torch is None or not singular:
             continue
         off = differs(gradient.value, torch, gradient.tolerance)
         if not off.any():

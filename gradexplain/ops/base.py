@@ -40,6 +40,9 @@ The names that a record may use
     One sentence, printed wherever a gradient meets the operation: that it goes no further.
 ``kink``
     One sentence: what PyTorch returns where the derivative does not exist.  Printed when it matters.
+``coarse``
+    PyTorch's own kernel is known to be less exact than its dtype.  The tolerance stays as it is: a
+    difference as small as that counts as a convention, and the note names the kernel.
 ``singular``
     Conditions, as expressions in the argument names (pointwise operations), under which the
     operation has no derivative (``a == 0`` for ``abs``) or no value (``a <= 0`` for ``log``).
@@ -93,6 +96,18 @@ class Parameter:
         return self.kind == "Aux"
 
 
+@dataclass(frozen=True, slots=True)
+class Coarse:
+    """A kernel of PyTorch's that is less exact than its dtype: by how much of the value, and why.
+
+    ``order`` is that of the derivative from which on it shows.
+    """
+
+    relative: float
+    why: str
+    order: int = 1
+
+
 @dataclass(frozen=True, eq=False)
 class Op:
     """One operation.  See the module's docstring for what each field means."""
@@ -130,8 +145,8 @@ class Op:
     #: ``expand(b, *arguments)``: made of other operations, whose nodes ``b`` (a
     #: `gradexplain.language.Calls`) makes; may return a tuple of values.
     expand: Callable[..., Any] | None = None
-    #: The relative error of PyTorch's own backward, where that is more than rounding.
-    rough: float = 0.0
+    #: Where PyTorch's own backward is coarser than its dtype.
+    coarse: tuple[Coarse, ...] = ()
     #: ``aux(b, *arguments)``: the values of the ``Aux`` arguments; ``b`` is a
     #: `gradexplain.graph.Maker`.
     aux: Callable[..., tuple[Any, ...]] | None = None

@@ -8,7 +8,7 @@ from math import prod as size
 from typing import Any
 
 from gradexplain.errors import InputError, UnsupportedError
-from gradexplain.ops.base import Op, Shape, broadcast, register, show_shape
+from gradexplain.ops.base import Coarse, Op, Shape, broadcast, register, show_shape
 from gradexplain.ops.kernels import softmax
 from gradexplain.ops.reductions import SOFTMAX, under
 
@@ -31,6 +31,7 @@ def _elementwise(
     derivatives: Mapping[str, str] | None = None,
     singular: Callable[..., Any] | None = None, kink: str = "", batchmean: bool = False,
     aliases: tuple[str, ...] = (), homes: str = "F", call: Any = None,
+    coarse: tuple[Coarse, ...] = (),
 ) -> Op:
     """A loss whose element is ``formula`` in one element of each tensor, broadcast.
 
@@ -102,7 +103,7 @@ def _elementwise(
     op = Op(
         schema, _FAMILY, samples, homes=homes, aliases=aliases, shape=shape, element=element,
         jacobian=jacobian if derivatives is not None else None, kink=kink, torch=call,
-        singular_at=singular_at if singular is not None else None,
+        singular_at=singular_at if singular is not None else None, coarse=coarse,
     )
     place_of_reduction = [p.name for p in op.parameters].index("reduction")
     return register(op)
@@ -159,6 +160,7 @@ _elementwise(
     singular=lambda x, *_: (x <= 0) | (x >= 1),
     kink="at 0 and 1 PyTorch holds the logarithm at −100 and the denominator x·(1 − x) at 1e-12 "
          "(in single precision)",
+    coarse=(Coarse(1e-10, "PyTorch's double backward adds 1e-12 to the denominator x·(1 − x)", 2),),
 )
 _elementwise(
     "binary_cross_entropy_with_logits(Tensor input, Tensor target, Tensor? weight=None, "

@@ -345,6 +345,10 @@ def _verdict(page: Page, x: Explanation) -> None:
             page.add(page.text("- "), page.text(note.text), hang=2, prose=True)
 
 
+#: What a convention is, where the check names no other reason.
+CHOICE = "the routes differ where mathematics leaves a choice"
+
+
 def conclusion(page: Page, check: Check, of: str = "gradients") -> None:
     """The verdict in a sentence, and where the routes differ."""
     bound = ""
@@ -353,8 +357,7 @@ def conclusion(page: Page, check: Check, of: str = "gradients") -> None:
     words = {
         "agree": f"agree: the closed form, the chain rule and PyTorch give the same {of} "
         f"({check.dtype}{bound}).",
-        "convention": f"convention: the routes differ where mathematics leaves a choice "
-        f"({check.dtype}{bound}).",
+        "convention": f"convention: {check.reason or CHOICE} ({check.dtype}{bound}).",
         "mismatch": f"MISMATCH: the routes give different {of} ({check.dtype}{bound}).",
         "skipped": "skipped: the closed form and the chain rule were not checked against PyTorch.",
         "failed": "not checked: PyTorch could not be asked.",
@@ -362,7 +365,7 @@ def conclusion(page: Page, check: Check, of: str = "gradients") -> None:
     word, colon, rest = words.get(check.status, check.status).partition(":")
     page.add(
         page.text(word + colon, VERDICTS.get(check.status, "")),
-        page.text(f"{rest} {check.reason}".rstrip()),
+        page.text(rest if check.status == "convention" else f"{rest} {check.reason}".rstrip()),
         hang=2,
     )
     if check.differences:

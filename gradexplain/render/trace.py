@@ -428,8 +428,7 @@ def _conclusion(page: Page, x: TracedCall) -> None:
         own = "; what hooks returned is taken as it is"
     words = {
         "agree": f"agree: {who} give the same gradients{where}{own} ({check.dtype}{bound}).",
-        "convention": "convention: the routes differ where mathematics leaves a choice "
-        f"({check.dtype}{bound}).",
+        "convention": f"convention: {check.reason or text.CHOICE} ({check.dtype}{bound}).",
         "mismatch": f"MISMATCH: the routes give different gradients ({check.dtype}{bound}).",
         "skipped": f"not checked: {check.reason}",
         "failed": f"not checked: {check.reason}",

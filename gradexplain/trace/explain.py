@@ -459,11 +459,10 @@ class _Explainer:
         found = clean(pair)
         if real is None or real.shape != found.shape:
             return found
-        return numbers.settled(real, found, self._tolerance(pair, found, 0.0))
+        return numbers.settled(real, found, self._tolerance(pair, found))
 
-    def _tolerance(self, pair: Pair, found: Array, rough: float) -> Array:
-        extra = np.nan_to_num(rough * np.asarray(pair[1], dtype=np.float64), posinf=0.0)
-        return agreement.bound(pair[1], found, self.v_size, self.dtype) + extra
+    def _tolerance(self, pair: Pair, found: Array) -> Array:
+        return agreement.bound(pair[1], found, self.v_size, self.dtype)
 
     def _compare(
         self, operation: Operation, number: int, pair: Pair, real: Array
@@ -471,13 +470,11 @@ class _Explainer:
         if not self.checkable:
             return None
         found = clean(pair)
-        links = (self.links[o] for o in operation.outputs if o in self.links)
-        rough = max((link.rough() for link in links), default=0.0)
         if found.shape != real.shape:
             return None
         return agreement.worst(
             self.labels[number], (f"{operation.name} by its formula", "PyTorch"), found, real,
-            self._tolerance(pair, found, rough),
+            self._tolerance(pair, found),
         )  # fmt: skip
 
     # -- gradients -------------------------------------------------------------------------------
@@ -494,13 +491,12 @@ class _Explainer:
             found = clean(pair) if pair is not None else np.zeros(value.shape)
             magnitude = pair[1] if pair is not None else np.zeros(value.shape)
             tolerance = agreement.bound(magnitude, found, self.v_size, self.dtype)
-            tolerance = tolerance + self._rough() * np.nan_to_num(magnitude, posinf=0.0)
             verdict = "agree" if self.checkable else "skipped"
             difference = agreement.worst(
                 label, ("chain rule", "PyTorch"), found, entry.added, tolerance
             )
             if difference is not None and self.checkable:
-                verdict = "convention" if self.singular else "mismatch"
+                verdict = "convention" if self._known([difference]) else "mismatch"
                 self.differences.append(difference)
             entry.added = numbers.settled(entry.added, found, tolerance)
             if entry.kind == "retained":
@@ -509,8 +505,13 @@ class _Explainer:
                 label, None, "", "", (), "", found, found, entry.added, tolerance, verdict
             )
 
-    def _rough(self) -> float:
-        return sum(link.rough() for link in self.links.values())
+    def _by_kernel(self, difference: Difference) -> bool:
+        relative = sum(link.coarse() for link in self.links.values())
+        return agreement.by_kernel(difference, relative, self.dtype)
+
+    def _known(self, differences: list[Difference]) -> bool:
+        """Whether differences are no mistake: a singular point's, or those of a coarse kernel."""
+        return bool(self.singular) or all(map(self._by_kernel, differences))
 
     # -- the whole in closed form ----------------------------------------------------------------
 
@@ -558,7 +559,7 @@ class _Explainer:
                 routes = ("closed form", route)
                 found = agreement.worst(label, routes, closed.value, other, tolerance)
                 if found is not None and self.checkable:
-                    mine.verdict = "convention" if self.singular else "mismatch"
+                    mine.verdict = "convention" if self._known([found]) else "mismatch"
                     self.differences.append(found)
 
     def _graph(self) -> Graph | None:
@@ -597,10 +598,11 @@ class _Explainer:
             status, reason = "skipped", "half precision is not checked."
         elif x.unchecked and not x.checked:
             status, reason = "failed", "no operation of this chain has a formula."
-        elif "mismatch" in verdicts or (self.differences and not self.singular):
+        elif "mismatch" in verdicts or not self._known(self.differences):
             status = "mismatch"
         elif self.differences:
             status = "convention"
+            reason = agreement.COARSE if all(map(self._by_kernel, self.differences)) else ""
         else:
             status = "agree"
         tolerances = [g.tolerance.max() for g in x.gradients.values() if g.tolerance.size]

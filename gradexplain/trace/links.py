@@ -175,8 +175,8 @@ class Link:
             self.chain.backward(upstream, [self.graph[id].label for id in ids.values()])  # type: ignore[arg-type]
         return {n: self.chain.upstream[id] for n, id in ids.items() if id in self.chain.upstream}
 
-    def rough(self) -> float:
-        return sum(node.op.rough for node in self.graph.nodes if node.op is not None)
+    def coarse(self) -> float:
+        return agreement.coarseness(node.op for node in self.graph.nodes if node.op is not None)
 
     def texts(self, number: int) -> tuple[str, str, str]:
         """The local derivative by an input, the contribution, and the contribution in numbers."""
@@ -262,7 +262,7 @@ class Assignment:
             sent[self.value] = taken[0], taken[1]
         return sent
 
-    def rough(self) -> float:
+    def coarse(self) -> float:
         return 0.0
 
     def texts(self, number: int) -> tuple[str, str, str]:
