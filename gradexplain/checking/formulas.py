@@ -14,7 +14,7 @@ from gradexplain.formula.calculus import Calculus, element_symbol, label_of
 from gradexplain.formula.contract import contract
 from gradexplain.formula.functions import Bracket
 from gradexplain.formula.printing import Letters, TextPrinter, burden
-from gradexplain.formula.tidy import equal, tidy
+from gradexplain.formula.tidy import Folds, equal, tidy
 from gradexplain.graph import Graph, Node
 from gradexplain.routes.closed import ClosedForm
 
@@ -64,7 +64,7 @@ def _describe(found: InputReport, trial: Trial, truth: Truth, name: str) -> None
     calculus = form.calculus
     # Only the forward's values have names in these formulas.
     form._names = names = [n.label for n in graph.nodes if not n.is_literal] + [v]
-    form._folds = [fold for node in graph.nodes if (fold := _fold(node, calculus)) is not None]
+    form._folds = Folds(fold for node in graph.nodes if (fold := _fold(node, calculus)) is not None)
     places = calculus.indices(leaf.shape, "d")
     right = form.gradient(both[leaf.id])
     if form.is_long(both[leaf.id]):

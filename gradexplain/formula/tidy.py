@@ -18,18 +18,56 @@ from gradexplain.formula.functions import Bracket, Cases, FloorDiv, Lookup, Modu
 _LARGE = 150
 
 
-def tidy(e: Any, length: Callable[[Any], float], folds: Iterable[tuple[Any, Any, Any]] = ()) -> Any:
+def tidy(
+    e: Any, length: Callable[[Any], float], folds: Folds | Iterable[tuple[Any, Any, Any]] = ()
+) -> Any:
     """``e`` in its shortest form.
 
     ``length`` measures a form as printed.  ``folds`` are ``(pattern, name, indices)``: an element's
     definition, the atom that names it, and the index symbols of both.
     """
     e = _inner_sums(e, length)
-    kinds = {type(part) for part in sympy.preorder_traversal(e)}
-    for pattern, name, indices in folds:
-        if type(pattern.as_coeff_Mul()[1]) in kinds:
-            e = _fold(e, pattern, name, indices)
-    return _shortest(e, length)
+    return _shortest((folds if isinstance(folds, Folds) else Folds(folds)).put_into(e), length)
+
+
+class Folds:
+    """Definitions that may be put back into their names, found by the values that they speak of.
+
+    A long program has as many as statements, and a formula of it mentions few.
+    """
+
+    def __init__(self, folds: Iterable[tuple[Any, Any, Any]]) -> None:
+        self._folds = list(folds)
+        self._by_value: dict[Any, list[int]] = {}
+        for place, (pattern, _, _) in enumerate(self._folds):
+            first = min(_values(pattern), key=str, default=None)
+            self._by_value.setdefault(first, []).append(place)
+
+    def put_into(self, e: Any) -> Any:
+        """``e`` with every definition in it replaced by its name, in the order of the definitions."""
+        done = -1
+        while True:
+            values = _values(e)
+            kinds = {type(part) for part in sympy.preorder_traversal(e)}
+            waiting = (
+                place
+                for value in (None, *values)
+                for place in self._by_value.get(value, ())
+                if place > done and self._may_hold(place, values, kinds)
+            )
+            done = min(waiting, default=-1)
+            if done < 0:
+                return e
+            e = _fold(e, *self._folds[done])
+
+    def _may_hold(self, place: int, values: set[Any], kinds: set[type]) -> bool:
+        pattern = self._folds[place][0]
+        return type(pattern.as_coeff_Mul()[1]) in kinds and _values(pattern) <= values
+
+
+def _values(e: Any) -> set[Any]:
+    """The tensors and scalars that ``e`` speaks of."""
+    return {symbol for symbol in e.free_symbols if symbol.is_Symbol and not symbol.is_integer}
 
 
 def _shortest(e: Any, length: Callable[[Any], float]) -> Any:

@@ -29,7 +29,7 @@ from gradexplain.formula.functions import BIG, Lookup
 from gradexplain.formula.indices import index
 from gradexplain.formula.printing import LatexPrinter, Letters, TextPrinter, burden
 from gradexplain.formula.structure import structure
-from gradexplain.formula.tidy import tidy
+from gradexplain.formula.tidy import Folds, tidy
 from gradexplain.graph import Graph, Node, Ref
 from gradexplain.render.numbers import one_line
 from gradexplain.routes.names import free_names
@@ -89,7 +89,7 @@ class ClosedForm:
         #: Set where the output itself is the scalar that is differentiated: formulas then say
         #: ∂S/∂x instead of x.grad, and v, which is 1, is not mentioned.
         self.scalar = ""
-        self._folds: list[tuple[Any, Any, Any]] | None = None
+        self._folds: Folds | None = None
         self._elements: dict[int, Any] = {}
         if formulas is not None:
             self.calculus = formulas.calculus
@@ -141,10 +141,10 @@ class ClosedForm:
         return burden(e, self._names)
 
     @property
-    def folds(self) -> list[tuple[Any, Any, Any]]:
+    def folds(self) -> Folds:
         """The definitions that may be put back into their names."""
         if self._folds is None:
-            self._folds = []
+            found = []
             needed = self.graph.needed()
             for node in self.graph.nodes:
                 if (
@@ -155,7 +155,8 @@ class ClosedForm:
                 ):
                     own = self.calculus.indices(node.shape, f"n{node.id}x")
                     definition = self.calculus.definition(node, own)
-                    self._folds.append((definition, self.calculus.atom(node, own), own))
+                    found.append((definition, self.calculus.atom(node, own), own))
+            self._folds = Folds(found)
         return self._folds
 
     def _chained(self, node: Node, upper: str, at: tuple[Any, ...] = ()) -> Any:
