@@ -294,6 +294,7 @@ class _Run:
                     self.values[node.label],
                     given=node.label not in problem.examples,
                     wanted=node.label in self.wanted,
+                    integer=node.integer,
                 )
                 for node in graph.leaves
             },

@@ -42,13 +42,15 @@ class Formula:
 
 @dataclass(slots=True)
 class Input:
-    """A leaf.  ``given`` is False for example values; ``wanted`` is False when ``wrt`` leaves it out."""
+    """A leaf.  ``given`` is False for example values; ``wanted`` is False when ``wrt`` leaves it out,
+    and for an ``integer`` tensor, an index, which has no gradient."""
 
     name: str
     shape: Shape
     value: Array
     given: bool
     wanted: bool = True
+    integer: bool = False
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ import sympy
 
 from gradexplain.errors import Span
 from gradexplain.formula.calculus import Calculus
+from gradexplain.formula.functions import Lookup
 from gradexplain.formula.printing import burden
 from gradexplain.formula.tidy import tidy
 from gradexplain.graph import Graph, Node, Ref, refs
@@ -129,7 +130,11 @@ def _derive(
 
 def renamed(e: Any, labels: dict[str, str]) -> Any:
     """A local formula in the names of the graph."""
-    names = {}
+    names: dict[Any, Any] = {
+        atom: Lookup(sympy.Symbol(labels[label]), *atom.args[1:])
+        for atom in e.atoms(Lookup)
+        if (label := atom.args[0].name) in labels
+    }
     for atom in e.atoms(sympy.Indexed, sympy.Symbol):
         label = atom.base.label.name if isinstance(atom, sympy.Indexed) else atom.name
         if label in labels and (

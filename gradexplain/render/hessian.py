@@ -7,7 +7,7 @@
     scalar        the name of what is differentiated: the output's, or L for ``Σ v·output``
     grad          v, the weights of the output's elements; grad_source "given", "ones" or "implicit"
     loss          the scalar, as text
-    inputs        {NAME: {shape, value, given, wanted}}, as in gradexplain/1
+    inputs        {NAME: {shape, value, given, wanted, integer}}, as in gradexplain/1
     gradients     {NAME: {formula, latex, where, value, chain_rule, torch, tolerance, verdict,
                   agrees}}: the first derivatives, as in gradexplain/1
     hessian       {"A,B": {formula, latex, where, structure, shape, value, chain_rule, torch,

@@ -7,7 +7,7 @@
     grad        v, the argument of backward: nested lists in the output's shape
     grad_source "given", "ones" or "implicit" (1 for a scalar output)
     loss        the scalar L whose gradient v is, as text
-    inputs      {NAME: {shape, value, given, wanted}}; given is false for example values
+    inputs      {NAME: {shape, value, given, wanted, integer}}; given is false for example values
     forward     [{node, op, inputs, expression, shape, value}] in order of evaluation
     jacobian    {NAME: {formula, latex, where, structure, shape, value}}
                 value is nested to output.shape + input.shape, null when too large to show
@@ -95,6 +95,7 @@ def to_dict(x: Explanation, precision: int | None = None) -> dict[str, Any]:
                 "value": array(i.value),
                 "given": i.given,
                 "wanted": i.wanted,
+                "integer": i.integer,
             }
             for name, i in x.inputs.items()
         },

@@ -18,6 +18,7 @@ from gradexplain.explanation import (
     Check,
     Difference,
     Explanation,
+    Input,
     Jacobian,
     Shape,
     Step,
@@ -69,6 +70,13 @@ def _question(page: Page, x: Explanation) -> None:
         page.add(page.text(f"Call {call.number} is {call_text(call)}.", LABEL), hang=0)
 
 
+def _standing(i: Input) -> str:
+    """What sets an input apart from one that gets a gradient."""
+    if i.integer:
+        return "integers, an index: it has no gradient"
+    return "" if i.wanted else "a constant here: not in --wrt"
+
+
 def question_rows(page: Page, x: Explanation, vectors: Sequence[tuple[str, Array, str]]) -> None:
     """The statements, the inputs and the output; ``vectors`` is what else is given, and what as."""
     page.heading("Question")
@@ -77,8 +85,7 @@ def question_rows(page: Page, x: Explanation, vectors: Sequence[tuple[str, Array
     page.blank()
 
     rows: list[tuple[str, Shape, Array | None, str]] = [
-        (i.name, i.shape, i.value, "" if i.wanted else "a constant here: not in --wrt")
-        for i in x.inputs.values()
+        (i.name, i.shape, i.value, _standing(i)) for i in x.inputs.values()
     ]
     rows.append((x.output.name, x.output.shape, None, "the output"))
     rows += [(name, value.shape, value, remark) for name, value, remark in vectors]
