@@ -34,13 +34,17 @@ def render(entries: Sequence[Entry], style: Style) -> str:
 
 def _entry(page: Page, entry: Entry) -> None:
     page.blank()
-    page.add(page.text(entry.signature, NAME))
+    page.add(page.text(entry.signature, NAME), formula=True)
     others = [s for s in entry.spellings if s != entry.name]
     page.add(page.text("spelled  ", LABEL), page.text(", ".join(others)), indent=4, hang=9)
     if entry.formula:
-        page.add(page.text("element  ", LABEL), page.text(entry.formula), indent=4, hang=9)
+        page.add(
+            page.text("element  ", LABEL), page.text(entry.formula), indent=4, hang=9, formula=True
+        )
     for _, derivative in entry.derivatives:
-        page.add(page.text("slope    ", LABEL), page.text(derivative), indent=4, hang=9)
+        page.add(
+            page.text("slope    ", LABEL), page.text(derivative), indent=4, hang=9, formula=True
+        )
     if entry.made_of:
         page.add(
             page.text("made of  ", LABEL), page.text(", ".join(entry.made_of)), indent=4, hang=9

@@ -87,19 +87,21 @@ def _evidence(page: Page, report: CheckReport, found: InputReport, everything: b
     rows = [("right", found.right), ("claimed", found.claimed)]
     for label, text in rows:
         if text:
-            page.add(page.text(f"{label:<9}", LABEL), page.text(text), hang=13)
+            page.add(page.text(f"{label:<9}", LABEL), page.text(text), hang=13, formula=True)
     if found.difference:
         label, _, text = found.difference.partition(": ")
         if text:
-            page.add(page.text(f"{label}: ", _WRONG), page.text(text), hang=13)
+            page.add(page.text(f"{label}: ", _WRONG), page.text(text), hang=13, formula=True)
         else:
             page.add(page.text(f"{'apart':<9}", LABEL), page.text(found.difference), hang=13)
     for where in found.where:
-        page.add(page.text(f"{'':<9}where ", LABEL), page.text(where), hang=13)
+        page.add(page.text(f"{'':<9}where ", LABEL), page.text(where), hang=13, formula=True)
     if found.fault is not None and found.fault.remedy:
-        page.add(page.text("remedy   ", LABEL), page.text(found.fault.remedy), hang=13)
+        page.add(
+            page.text("remedy   ", LABEL), page.text(found.fault.remedy), hang=13, formula=True
+        )
     if found.line:
-        page.add(page.text("PyTorch  ", LABEL), page.text(found.line), hang=13)
+        page.add(page.text("PyTorch  ", LABEL), page.text(found.line), hang=13, formula=True)
     if found.entries and (found.wrong or everything):
         _entries(page, report, found, everything)
 

@@ -79,7 +79,7 @@ def render(h: Hessian, style: Style | None = None) -> str:
         page.blank()
         page.heading("Notes")
         for note in h.notes:
-            page.add(page.text("- "), page.text(note.text), hang=2, prose=True)
+            page.add(page.text("- "), page.text(note.text), hang=2)
     return page.finish(first=True)
 
 
@@ -91,16 +91,14 @@ def _question(page: Page, h: Hessian) -> None:
     if x.grad.source == "implicit":
         page.add(
             page.text(f"H holds every second derivative of {h.scalar} by {listed(wanted)}: it is "
-                      "the Jacobian of the gradient."), hang=0, prose=True,
+                      "the Jacobian of the gradient."), hang=0,
         )  # fmt: skip
         return
     page.add(page.text("H holds every second derivative of the scalar"), hang=0)
     page.blank()
     page.add(page.text(x.grad.loss, HEADING), indent=6)
     page.blank()
-    page.add(
-        page.text(f"by {listed(wanted)}: it is the Jacobian of the gradient."), hang=0, prose=True
-    )
+    page.add(page.text(f"by {listed(wanted)}: it is the Jacobian of the gradient."), hang=0)
 
 
 def _vectors(h: Hessian) -> list[tuple[str, Array, str]]:
@@ -140,7 +138,7 @@ def _blocks(page: Page, h: Hessian) -> None:
         matrix_lines(page, labels, labels, h.matrix)
     page.blank()
     for line in _signs(h, page.style.precision):
-        page.add(page.text(line), prose=True)
+        page.add(page.text(line))
     for block in shown:
         if block.verdict in ("convention", "mismatch"):
             page.blank()
@@ -180,7 +178,7 @@ def _signs(h: Hessian, precision: int) -> list[str]:
 
 
 def _routes(page: Page, block: Block) -> None:
-    page.add(page.text(block.text.partition(" = ")[0]))
+    page.add(page.text(block.text.partition(" = ")[0]), formula=True)
     assert block.value is not None and block.chain_rule is not None
     rows = [("closed form", block.value), ("chain rule", block.chain_rule)]
     if block.torch is not None:

@@ -41,13 +41,15 @@ VERDICTS = {
 }
 WORDS = {"agree": "agrees", "convention": "convention", "mismatch": "MISMATCH"}
 
-#: Where a line may be broken, best first: before an operator, at a space, inside a product or list.
+#: Where a line may be broken, best first: before an operator, at a space (but not in ``i, j = 0…2``),
+#: inside a product or list; outside of brackets if possible, and never after a sum's sign.
 _BREAKS = (
-    re.compile(r"(?<= )(?=[-+−=/] )"),
-    re.compile(r"(?<= )"),
+    re.compile(r"(?<= )(?=[-+−=/] )(?!= 0…)"),
+    re.compile(r"(?<= )(?!=? ?0…)(?!(?<=, )(?:\w+, )*\w+ = 0…)"),
     re.compile(r"(?<=[·*/;])"),
     re.compile(r"(?<=[,(\[])"),
 )
+_SIGN = re.compile(r"[ΣΠ]_(\w+|\{[^}]*\}) $")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +98,10 @@ class Page:
         if self.lines and self.lines[-1]:
             self.lines.append(Text())
 
-    def add(self, *parts: Text, indent: int = 2, hang: int = 4, prose: bool = False) -> None:
-        """One line, broken at operators and spaces where it is wider than the page.
-
-        ``prose`` is broken at spaces alone.
-        """
+    def add(self, *parts: Text, indent: int = 2, hang: int = 4, formula: bool = False) -> None:
+        """One line, broken at spaces where it is wider than the page; a ``formula`` at operators."""
         line = Text().join(parts)
-        breaks = _BREAKS[1:] if prose else _BREAKS
+        breaks = _BREAKS if formula else _BREAKS[1:]
         for piece in wrapped_lines(line, self.style.width - indent, hang, breaks):
             self.lines.append(Text(" " * indent).append_text(piece))
 
@@ -198,11 +197,27 @@ def _cut(text: str, room: int, kinds: Sequence[re.Pattern[str]]) -> int:
         used += cells(ch)
         if used > room:
             break
-    for breaks in kinds:
-        places = [m.start() for m in breaks.finditer(text, 0, end + 1) if 0 < m.start() <= end]
-        if places and places[-1] > room // 3:
-            return places[-1]
+    # In prose a bracket holds words like any others.
+    depths = _depths(text[: end + 1]) if kinds is _BREAKS else [0] * (end + 2)
+    for depth in sorted(set(depths)):
+        for breaks in kinds:
+            places = [m.start() for m in breaks.finditer(text, room // 3 + 1, end + 1)]
+            places = [
+                place
+                for place in places
+                if place <= end and depths[place] == depth and not _SIGN.search(text[:place])
+            ]
+            if places:
+                return places[-1]
     return max(1, end)
+
+
+def _depths(text: str) -> list[int]:
+    """How many brackets are open before each character, and at the end."""
+    depths = [0]
+    for ch in text:
+        depths.append(max(0, depths[-1] + (ch in "([{") - (ch in ")]}")))
+    return depths
 
 
 def elements(name: str, shape: tuple[int, ...]) -> list[str]:
@@ -236,11 +251,11 @@ def formula_lines(page: Page, formula: Formula, remark: str = "", indent: int = 
     if not known or line.cell_len + 4 + known.cell_len <= page.style.width - indent:
         page.add(line, Text("    "), known, indent=indent)
     else:
-        page.add(line, indent=indent)
-        page.add(known, indent=indent + 2)
+        page.add(line, indent=indent, formula=True)
+        page.add(known, indent=indent + 2, hang=2)
     for place, where in enumerate(formula.where):
         lead = "      " if place else "where "
-        page.add(page.text(lead, LABEL), page.text(where), indent=indent + 2, hang=10)
+        page.add(page.text(lead, LABEL), page.text(where), indent=indent + 2, hang=10, formula=True)
 
 
 def route_lines(page: Page, gradient: Gradient) -> None:

@@ -81,7 +81,7 @@ def question_rows(page: Page, x: Explanation, vectors: Sequence[tuple[str, Array
     """The statements, the inputs and the output; ``vectors`` is what else is given, and what as."""
     page.heading("Question")
     for statement in x.statements or x.expression.strip().splitlines():
-        page.add(page.text(statement))
+        page.add(page.text(statement), formula=True)
     page.blank()
 
     rows: list[tuple[str, Shape, Array | None, str]] = [
@@ -349,7 +349,7 @@ def _verdict(page: Page, x: Explanation) -> None:
         page.blank()
         page.heading("Notes")
         for note in x.notes:
-            page.add(page.text("- "), page.text(note.text), hang=2, prose=True)
+            page.add(page.text("- "), page.text(note.text), hang=2)
 
 
 #: What a convention is, where the check names no other reason.

@@ -154,7 +154,7 @@ def _meaning(page: Page, x: TracedCall) -> None:
             f"so {v} {each}is ∂{loss}/∂{names[0]}, the gradient that flows into {names[0]}; "
             f"∂{loss}/∂ of each leaf {verb}."
         )
-    page.add(page.text(ends), hang=0, prose=True)
+    page.add(page.text(ends), hang=0)
 
 
 # -- operations ------------------------------------------------------------------------------------
@@ -390,9 +390,9 @@ def _error(page: Page, x: TracedCall) -> None:
     page.add(page.text(f"{x.error[0]}: {_first(x.error[1])}", VERDICTS["mismatch"]), hang=4)
     if x.why:
         page.blank()
-        page.add(page.text(x.why), hang=0, prose=True)
+        page.add(page.text(x.why), hang=0)
     if x.remedy:
-        page.add(page.text("Remedy: ", LABEL), page.text(x.remedy), hang=2, prose=True)
+        page.add(page.text("Remedy: ", LABEL), page.text(x.remedy), hang=2)
 
 
 def _first(message: str) -> str:
@@ -407,7 +407,7 @@ def _verdict(page: Page, x: TracedCall) -> None:
         page.blank()
         page.heading("Notes")
         for note in x.notes:
-            page.add(page.text("- "), page.text(note.text), hang=2, prose=True)
+            page.add(page.text("- "), page.text(note.text), hang=2)
 
 
 def _conclusion(page: Page, x: TracedCall) -> None:
@@ -489,9 +489,9 @@ def _fault(fault: Fault, trace: Trace, style: Style) -> str:
     page.add(page.text(f"{fault.type}: {_first(fault.message)}", VERDICTS["mismatch"]), hang=4)
     if fault.why:
         page.blank()
-        page.add(page.text(fault.why), hang=0, prose=True)
+        page.add(page.text(fault.why), hang=0)
         if fault.remedy:
-            page.add(page.text("Remedy: ", LABEL), page.text(fault.remedy), hang=2, prose=True)
+            page.add(page.text("Remedy: ", LABEL), page.text(fault.remedy), hang=2)
     recorded = trace.recorded_call()
     if recorded is not None and recorded.forward:
         page.blank()
