@@ -122,7 +122,7 @@ class _Rewrite:
         return sympy.S.One if tensor is None else tensor[at]
 
 
-def _moving(node: Node) -> Node:
+def moving(node: Node) -> Node:
     """A node as the second pass sees it: a helper's value moves with its inputs.
 
     The first pass takes a record's mean or softmax as it is: its own derivative is in the record's.
@@ -144,7 +144,7 @@ def _moving(node: Node) -> Node:
 
 def _start(graph: Graph, v_name: str, implicit: bool) -> tuple[GradientGraph, int | None]:
     """The graph with v as one more input (None where it is an unmentioned 1)."""
-    made = GradientGraph([_moving(node) for node in graph.nodes], {}, {})
+    made = GradientGraph([moving(node) for node in graph.nodes], {}, {})
     return made, None if implicit else made.add_leaf(v_name, graph.out.shape)
 
 

@@ -31,12 +31,13 @@ ERRORS = sorted((HERE / "traced" / "errors").glob("*.py"))
 SAMPLES = sorted((ROOT / "samples").glob("trace_*.py"))
 
 #: Scripts in which some operation has no formula: its part is PyTorch's own, marked so.
-OPAQUE = {"custom_function", "gradient_penalty", "higher_order", "hooks", "views"}
+OPAQUE = {"hooks", "views"}
 
 #: Scripts in which every operation has one, so that the chain rule is independent of PyTorch.
 COMPLETE = {
-    "assignments", "branch_taken", "branches", "conv", "doubling", "dropout", "frozen", "gan",
-    "grad_only", "in_place", "inputs_only", "micro_batches", "mlp_adam", "multiple_losses",
+    "assignments", "branch_taken", "branches", "conv", "custom_function", "doubling", "dropout",
+    "frozen", "gan", "grad_only", "gradient_penalty", "higher_order",
+    "in_place", "inputs_only", "micro_batches", "mlp_adam", "multiple_losses",
     "no_grad", "rnn_unrolled", "shared", "train_function", "transformer", "weighted_losses",
 }  # fmt: skip
 
@@ -298,10 +299,12 @@ def test_hooks_are_seen() -> None:
 def test_a_custom_function_is_one_node() -> None:
     (call,) = traced(HERE / "traced" / "custom_function.py").calls
     assert [row.expression for row in call.forward] == ["Cube.apply(x, 2)", "y + x", "sum(t1)"]
-    assert [getattr(step, "kind", "") for step in call.steps if step.node == "y"] == ["opaque"]
+    (step,) = [step for step in call.steps if step.node == "y"]
+    assert getattr(step, "kind", "") == "formula"
+    assert step.rule
 
 
-def test_a_wrong_custom_backward_is_followed_but_marked(tmp_path: Path) -> None:
+def test_a_wrong_custom_backward_is_found(tmp_path: Path) -> None:
     (call,) = traced(script(tmp_path, (
         "class Twice(torch.autograd.Function):\n"
         "    @staticmethod\n"
@@ -313,10 +316,40 @@ def test_a_wrong_custom_backward_is_followed_but_marked(tmp_path: Path) -> None:
         "x = torch.ones(2, requires_grad=True)\n"
         "Twice.apply(x).sum().backward()\n"
     ))).calls  # fmt: skip
+    assert call.check is not None
+    assert call.check.status == "mismatch"
+    assert "check script.py:Twice" in " ".join(str(call).split())
+    np.testing.assert_array_equal(call.gradients["x"].torch, [3, 3])
+    np.testing.assert_array_equal(call.gradients["x"].value, [2, 2])
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        "torch.tensor(2 * x.detach().numpy())",
+        "x * float(x.sum())",
+        "x * x.sum().item() + x.new_tensor(x.tolist())",
+        "torch.linalg.svdvals(x.outer(x)).sum() * x",
+    ],
+)
+def test_a_forward_that_leaves_pytorch_is_not_held_against_a_formula(
+    forward: str, tmp_path: Path
+) -> None:
+    """What came back could depend on the input: its derivative is not known."""
+    (call,) = traced(script(tmp_path, (
+        "class Own(torch.autograd.Function):\n"
+        "    @staticmethod\n"
+        "    def forward(ctx, x):\n"
+        f"        return {forward}\n"
+        "    @staticmethod\n"
+        "    def backward(ctx, g):\n"
+        "        return 3*g\n"
+        "x = torch.ones(2, requires_grad=True)\n"
+        "Own.apply(x).sum().backward()\n"
+    ))).calls  # fmt: skip
     assert not call.complete
     assert (call.checked, call.unchecked) == (1, 1)
-    assert "check script.py:Twice" in str(call)
-    np.testing.assert_array_equal(call.gradients["x"].torch, [3, 3])
+    assert "check script.py:Own" in " ".join(str(call).split())
 
 
 # -- picking ---------------------------------------------------------------------------------------

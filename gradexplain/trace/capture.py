@@ -7,7 +7,7 @@ input, read from hooks on the nodes while PyTorch computes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,17 @@ import torch
 
 from gradexplain.explanation import Array
 from gradexplain.trace.frames import Site, Variables
-from gradexplain.trace.recorder import KEY, Call, Cut, Operand, Recorder
+from gradexplain.trace.recorder import (
+    KEY,
+    Call,
+    Cut,
+    Kind,
+    Operand,
+    Recorder,
+    Target,
+    _attach,
+)
+from gradexplain.trace.recorder import Term as Sent
 from gradexplain.trace.snapshot import (
     Accumulated,
     Arg,
@@ -23,6 +33,7 @@ from gradexplain.trace.snapshot import (
     LeftOut,
     Operation,
     Snapshot,
+    Term,
     Value,
 )
 
@@ -76,6 +87,8 @@ class Capture:
         self._operands: dict[tuple[int, int], list[Operand]] = {}
         self._edge_values: dict[tuple[int, int], Value] = {}
         self._used: dict[int, list[tuple[Any, int]]] = {}  # by group: the outputs used further on
+        self._consumers: dict[int, list[Group]] = {}  # by value
+        self._arrived: dict[int, Operand] = {}  # by value: its gradient, with create_graph=True
 
     # -- the graph -------------------------------------------------------------------------------
 
@@ -117,12 +130,9 @@ class Capture:
             for operand in [*call.operands, *([call.base] if call.base else [])]:
                 if operand.node is not None:
                     self._operands.setdefault((id(operand.node), operand.nr), []).append(operand)
-        for node, group in recorded:
-            if group.call is not None and group.call.custom != "autograd.grad":
-                self._expand(node, group)
-        for node, group in recorded:
-            if group.call is not None and group.call.custom == "autograd.grad":
-                self._expand(node, group)
+        # A backward pass reads what earlier calls have made within: those take their nodes first.
+        for node, group in sorted(recorded, key=_expanded):
+            self._expand(node, group)
         # What is left was made by no call that was seen.
         stack = [root.grad_fn for root in self._roots if root.grad_fn is not None]
         seen: set[int] = set()
@@ -132,7 +142,7 @@ class Capture:
                 continue
             seen.add(id(node))
             if id(node) not in self._owner:
-                group = Group(None)
+                group = Group(_own_call(node))
                 self._groups.append(group)
                 group.nodes.append(node)
                 self._owner[id(node)] = group
@@ -293,37 +303,31 @@ class Capture:
         call = group.call
         snapshot = self.snapshot
         group.id = len(snapshot.operations)
-        args: tuple[Any, ...] = ()
-        kwargs: dict[str, Any] = {}
+        form = None
         if call is not None:
-            args = tuple(self._packed(arg) for arg in call.args)
-            kwargs = {k: self._packed(arg) for k, arg in call.kwargs.items()}
-        inputs = list(dict.fromkeys(self._edge(*edge).id for edge in group.edges))
+            if not call.targets:
+                self._dropout(group)
+            form = self._form(call)
+        within = self._within(group)
+        edges = [self._edge(*edge).id for edge in group.edges]
+        inputs = [number for number in dict.fromkeys(edges) if number not in within]
         nodes = tuple(dict.fromkeys(_plain(node.name()) for node in group.nodes))
-        if call is None:
+        if call is None or form is None:
             name = _plain(group.nodes[0].name())
             operation = Operation(
                 group.id, name, (), False, tuple(Arg(i) for i in inputs), {}, None,
                 opaque="no call of the script made it",
             )  # fmt: skip
         else:
-            kind = call.kind
-            operation = Operation(
-                group.id, kind.name, kind.spellings, kind.swap, args, kwargs, call.site,
-                inplace=kind.kind == "inplace",
-            )  # fmt: skip
-            known = {a.id for a in _args((args, kwargs))}
-            if call.custom == "autograd.grad":
-                operation.opaque = "the backward pass that autograd.grad differentiated"
-                operation.args = tuple(Arg(i) for i in inputs)
-            elif call.custom:
-                operation.opaque = "a custom autograd.Function"
+            operation = form
+            operation.id, operation.within = group.id, within
+            known = {a.id for a in _args((operation.args, operation.kwargs))}
+            if operation.opaque:
+                pass
             elif call.base is not None:
                 operation.opaque = "it changes a view in place, and so the tensor behind it"
                 operation.args = tuple(Arg(i) for i in inputs)
                 operation.kwargs = {}
-            elif kind.name in _DROPOUTS:
-                self._dropout(group, operation)
             elif not known.issuperset(inputs):
                 operation.opaque = "it reads more tensors than it was given"
                 operation.args = tuple(Arg(i) for i in inputs)
@@ -335,19 +339,76 @@ class Capture:
         snapshot.operations.append(operation)
         self._outputs(group, operation)
 
-    def _dropout(self, group: Group, operation: Operation) -> None:
+    def _form(self, call: Call) -> Operation:
+        """A call with its tensors as values."""
+        kind = call.kind
+        operation = Operation(
+            -1, kind.name, kind.spellings, kind.swap,
+            tuple(self._packed(arg) for arg in call.args),
+            {k: self._packed(arg) for k, arg in call.kwargs.items()},
+            call.site, inplace=kind.kind == "inplace", graphs=call.graphs,
+        )  # fmt: skip
+        if call.custom:
+            operation.operands = tuple(_args((operation.args, operation.kwargs)))
+            if not call.graphs:
+                operation.opaque = "a custom autograd.Function"
+        if call.targets:
+            if any(target.terms is None for target in call.targets):
+                operation.opaque = "a backward pass through operations that were not seen"
+            operation.gradients = tuple(
+                tuple(
+                    Term(
+                        self._form(term.call),
+                        Arg(self._operand(target.of).id),
+                        {path: Arg(self._operand(o).id) for path, o in term.upstream.items()},
+                        self._outputs_of(term.call),
+                    )
+                    for term in target.terms or ()
+                )
+                for target in call.targets
+            )
+            operation.args = tuple(dict.fromkeys(_args(operation.gradients)))
+        return operation
+
+    def _outputs_of(self, call: Call) -> dict[tuple[int, ...], int]:
+        group = next((g for g in self._groups if g.call is call and g.id >= 0), None)
+        if group is None:
+            return {}
+        values = [self.snapshot.values[n] for n in self.snapshot.operations[group.id].outputs]
+        return {value.path: value.id for value in values if not value.hidden}
+
+    def _within(self, group: Group) -> tuple[int, ...]:
+        """What a backward pass reads of the calls that it goes through, besides their inputs."""
+        calls = {
+            id(term.call)
+            for target in (group.call.targets if group.call is not None else ())
+            for term in target.terms or ()
+        }
+        found = []
+        for node, nr in group.edges:
+            owner = self._owner.get(id(node))
+            if owner is None or owner.call is None or _is_leaf(node):
+                continue
+            value = self._edge(node, nr)
+            if id(owner.call) in calls or (calls and owner.call.targets and value.hidden):
+                found.append(value.id)
+        return tuple(dict.fromkeys(found))
+
+    def _dropout(self, group: Group) -> None:
         """Dropout is a product with the mask that it drew, which autograd has saved."""
-        node = group.nodes[0]
+        node, call = group.nodes[0], group.call
+        if call is None or call.kind.name not in _DROPOUTS:
+            return
         mask = None
         if _plain(node.name()) == "MulBackward0":
             mask = getattr(node, "_saved_other", None)
         if mask is None or tuple(mask.shape) != _shape(node, 0):
             return
-        value = self._new("constant", mask, self._array(mask))
-        value.names = ("mask",)
-        operation.args = (*operation.args[:1], Arg(value.id))
-        operation.kwargs = {}
-        operation.spellings = ("torch.mul",)
+        drawn = Operand(mask)
+        drawn.names = ("mask",)
+        source = call.args[0] if call.args else call.kwargs["input"]
+        call.args, call.kwargs = (source, drawn), {}
+        call.kind = Kind(call.kind.kind, "times_mask", ("torch.mul",))
 
     def _outputs(self, group: Group, operation: Operation) -> None:
         """A value for each place at which something of the group is used further on."""
@@ -362,10 +423,12 @@ class Capture:
         call = group.call
         for (key, nr), (node, _) in wanted.items():
             operands = self._operands.get((key, nr), [])
+            entry = node.metadata.get(KEY)
+            if call is not None and call.targets and entry is not None and nr in entry[1]:
+                operands = [*operands, call.targets[entry[1][nr][0]].value]
             tensor = next((o.value for o in operands if o.intact), None)
             if tensor is None:
                 tensor = self._root_edges.get((key, nr))
-            entry = node.metadata.get(KEY)
             value = Value(
                 id=len(self.snapshot.values),
                 kind="result",
@@ -375,7 +438,9 @@ class Capture:
                 array=self._array(tensor),
                 call=operation.id,
                 path=() if entry is None else entry[1].get(nr, ()),
-                hidden=call is not None and (entry is None or nr not in entry[1]),
+                hidden=call is not None
+                and call.kind.kind != "own"
+                and (entry is None or nr not in entry[1]),
             )
             self.snapshot.values.append(value)
             operation.outputs.append(value.id)
@@ -387,6 +452,8 @@ class Capture:
         """The names that the script's assignment gives to an output."""
         call = group.call
         if call is None or call.site is None or nr not in paths or call.base is not None:
+            return ()
+        if call.targets:
             return ()
         names, path = call.site.names, paths[nr]
         if not path:
@@ -413,6 +480,13 @@ class Capture:
             name = by_edge.get(key)
             if name and name not in value.names:
                 value.names = (*value.names, name)
+        for group in self._groups:
+            for place, target in enumerate(group.call.targets if group.call is not None else ()):
+                of = self._operand(target.of)
+                for number in self.snapshot.operations[group.id].outputs:
+                    value = self.snapshot.values[number]
+                    if value.path == (place,) and not value.names and of.names:
+                        value.names = (f"{of.names[0]}.grad",)
         # A change in place leaves the name where it was.
         values = self.snapshot.values
         changes = [o for o in self.snapshot.operations if o.inplace and o.outputs and o.args]
@@ -456,6 +530,7 @@ class Capture:
 
             def leaf_hook(_: Any, arriving: Any) -> None:
                 self._keep(self._upstream, leaf, arriving[0])
+                self._differentiable(leaf, node, 0, arriving[0])
 
             return leaf_hook
         group = self._owner[id(node)]
@@ -475,8 +550,59 @@ class Capture:
             for nr, value in arriving_at:
                 if nr < len(arriving) and arriving[nr] is not None:
                     self._keep(self._upstream, value, arriving[nr])
+                    self._differentiable(value, node, nr, arriving[nr])
 
         return hook
+
+    def _differentiable(self, value: int, node: Any, nr: int, gradient: Any) -> None:
+        """With ``create_graph=True``, a gradient is made by calls in its turn: remember by which."""
+        if not self.snapshot.create_graph or gradient is None:
+            return
+        arrived = self._arrived[value] = Operand(gradient)
+        made = gradient.grad_fn
+        if made is None:
+            return
+        entry = made.metadata.get(KEY)
+        if entry is not None and (not entry[0].targets or gradient.output_nr in entry[1]):
+            return  # passed on as it came, or v itself
+        terms = self._terms(value)
+        of = Operand.at(node, nr)
+        for term in terms or ():
+            for operand in term.call.operands:
+                if operand.same(of):
+                    of = operand
+        target = Target(of, arrived, terms)
+        if entry is not None:
+            call = entry[0]
+        else:
+            call = Call(Kind("op", "gradient"), (), {}, [], self.snapshot.site)
+        call.targets.append(target)
+        call.operands += [target.of] if target.terms is None else []
+        for term in target.terms or ():
+            call.operands += [*term.call.operands, *term.upstream.values()]
+        _attach(made, gradient.output_nr, call, (len(call.targets) - 1,))
+
+    def _terms(self, value: int) -> tuple[Sent, ...] | None:
+        """What the gradient of a value is the sum of; None where that is not known."""
+        if not self._consumers:
+            for group in self._groups:
+                for number in dict.fromkeys(self._edge(*edge).id for edge in group.edges):
+                    self._consumers.setdefault(number, []).append(group)
+        if value in self.snapshot.roots:
+            return None
+        terms = []
+        for group in self._consumers.get(value, ()):
+            operation = self.snapshot.operations[group.id]
+            upstream = {
+                self.snapshot.values[number].path: self._arrived[number]
+                for number in operation.outputs
+                if number in self._arrived
+            }
+            if group.call is None or operation.opaque or value in operation.within:
+                return None
+            if upstream:
+                terms.append(Sent(group.call, upstream))
+        return tuple(terms)
 
     def _keep(self, where: dict[Any, Array], key: Any, gradient: Any) -> None:
         array = self._array(gradient)
@@ -547,6 +673,10 @@ class Capture:
             array = to_array(gradient)
             if value is not None and array is not None:
                 value.upstream = array
+                if tensor.grad_fn is None:
+                    self._differentiable(value.id, _Leaf(tensor), 0, gradient)
+                elif value.id not in self._arrived:
+                    self._differentiable(value.id, tensor.grad_fn, tensor.output_nr, gradient)
             self.snapshot.accumulated.append(
                 Accumulated(
                     name,
@@ -649,6 +779,39 @@ class Capture:
             found.append(LeftOut(value.names[0], value.shape, why, site))
 
 
+class _Leaf:
+    """A leaf in the place of a node of autograd's."""
+
+    def __init__(self, variable: Any) -> None:
+        self.variable = variable
+
+
+#: Nodes that autograd makes without a call: for sums of gradients, and for what ``.grad`` holds.
+_OWN = {
+    "AddBackward0": "torch.add", "CloneBackward0": "torch.positive",
+    "CopyBackwards": "torch.positive",
+}  # fmt: skip
+
+
+def _own_call(node: Any) -> Call | None:
+    """A node that no call of the script made, as the call that it stands for."""
+    spelling = _OWN.get(_plain(node.name()))
+    edges = [(target, nr) for target, nr in node.next_functions if target is not None]
+    if spelling is None or len(edges) != 1 + (spelling == "torch.add"):
+        return None
+    if getattr(node, "_saved_alpha", 1) != 1:
+        return None
+    operands = [Operand.at(target, nr) for target, nr in edges]
+    name = spelling.removeprefix("torch.")
+    return Call(Kind("own", name, (spelling,)), tuple(operands), {}, operands, None)
+
+
+def _expanded(pair: tuple[Any, Group]) -> tuple[bool, int]:
+    node, group = pair
+    backward = group.call is not None and bool(group.call.targets)
+    return backward, int(node._sequence_nr()) if backward else 0
+
+
 def _time(group: Group) -> int:
     """When autograd made the group's first node: later ones have higher numbers."""
     return int(group.nodes[0]._sequence_nr())
@@ -730,6 +893,8 @@ def _args(value: Any) -> Iterator[Arg]:
     elif isinstance(value, (list, tuple)):
         for part in value:
             yield from _args(part)
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):
         for part in value.values():
             yield from _args(part)
+    elif isinstance(value, Term):
+        yield from _args((value.call.args, value.call.kwargs, value.by, value.upstream))

@@ -7,7 +7,7 @@ step.  Where an operation has no record its part is PyTorch's own, marked so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ from gradexplain.formula.evaluate import Pair
 from gradexplain.graph import Graph
 from gradexplain.notes import singular_nodes
 from gradexplain.render import numbers
+from gradexplain.second import moving
 from gradexplain.trace.links import Assignment, Link, Reading, clean, is_literal
 from gradexplain.trace.snapshot import Accumulated, Arg, LeftOut, Operation, Snapshot, Value
 
@@ -134,6 +135,12 @@ class _Explainer:
         self.singular: list[Any] = []
         self.hooked: list[int] = []
         self.opaque: dict[int, str] = {}
+        #: Values that a backward pass reads within the calls it goes back through, and the calls
+        #: between which PyTorch sends by way of them.
+        #: Custom Functions whose backward is not the derivative of their forward.
+        self.wrong: dict[int, Operation] = {}
+        self.bent: set[int] = set()
+        self.indirect: set[int] = set()
         floats = {v.dtype for v in self.values if v.dtype.startswith(("float", "bfloat", "half"))}
         self.dtype = "float64" if floats == {"float64"} else "float32"
         self.checkable = floats <= {"float32", "float64"}
@@ -207,12 +214,10 @@ class _Explainer:
         for operation in self.snapshot.operations:
             opaque = operation.opaque or self._linked(operation)
             if opaque:
-                self.opaque[operation.id] = opaque
-                for output in operation.outputs:
-                    self.links.pop(output, None)
-                    array = self.values[output].array
-                    if array is not None:
-                        self.pairs[output] = array, np.abs(array)
+                self._make_opaque(operation, opaque)
+        self._settle_within()
+        for operation in self.snapshot.operations:
+            opaque = self.opaque.get(operation.id, "")
             for output in operation.outputs:
                 if not self.values[output].hidden:
                     self.explanation.forward.append(self._row(operation, output, opaque))
@@ -220,15 +225,54 @@ class _Explainer:
             del root
             self.explanation.output.value = self._value(i)
 
+    def _make_opaque(self, operation: Operation, why: str) -> None:
+        self.opaque[operation.id] = why
+        for output in operation.outputs:
+            self.links.pop(output, None)
+            array = self.values[output].array
+            if array is not None:
+                self.pairs[output] = array, np.abs(array)
+
+    def _settle_within(self) -> None:
+        """A differentiated backward pass may read what forward calls made, within them or as their
+        result.  The formulas write those calls out, so what PyTorch sends by way of them is in
+        what the formulas send to the calls' inputs: only the two together can be compared.
+        """
+        operations = self.snapshot.operations
+        changed = True
+        while changed:
+            changed = False
+            written_out: set[int] = set()
+            for operation in operations:
+                if not operation.within or operation.id in self.opaque:
+                    continue
+                calls = {self.values[number].call for number in operation.within}
+                if calls & self.opaque.keys():
+                    self._make_opaque(operation, "it goes back through a call without a formula")
+                    changed = True
+                else:
+                    written_out.update(operation.within)
+            for operation in operations:
+                hidden = {o for o in operation.outputs if self.values[o].hidden}
+                if operation.id not in self.opaque and not hidden <= written_out:
+                    self._make_opaque(operation, "a backward pass reads a part of it")
+                    changed = True
+        self.bent = written_out
+        self.indirect = {self.values[number].call for number in written_out} | {
+            operation.id
+            for operation in operations
+            if operation.within and operation.id not in self.opaque
+        }
+
     def _linked(self, operation: Operation) -> str:
         """Make the links of a call; why there are none, where it must be opaque."""
-        if any(self.values[o].hidden for o in operation.outputs):
-            return "the backward pass that was differentiated uses a part of it"
         known = [i for i in operation.inputs if i not in self.pairs]
         if known:
             return f"the value of {self.labels[known[0]]} was not kept"
         for output in operation.outputs:
             value = self.values[output]
+            if value.hidden:
+                continue
             try:
                 kind = Assignment if operation.name == "__setitem__" else Link
                 link = kind(self.snapshot, operation, output, self.labels)
@@ -294,8 +338,9 @@ class _Explainer:
         if operation.name == "__setitem__" and len(shown) == 3:
             return f"{shown[0]} with [{shown[1]}] = {shown[2]}"
         name = operation.name
-        if operation.opaque.startswith("the backward pass"):
-            name = "autograd.grad"
+        if operation.gradients:
+            calls = [self._call(term.call) for terms in operation.gradients for term in terms]
+            return f"what {' and '.join(dict.fromkeys(calls))} sent back"
         return f"{name.strip('_') if name.startswith('__') else name}({', '.join(shown)})"
 
     def _shown(self, arg: Any) -> str:
@@ -336,13 +381,13 @@ class _Explainer:
             self._add(root, (v, np.abs(v)))
         uses: dict[int, int] = {}
         for operation in s.operations:
-            for number in operation.sent:
+            for number in self._receivers(operation):
                 uses[number] = uses.get(number, 0) + 1
         seen: dict[int, int] = {}
         for operation in reversed(s.operations):
             sent = self._sent(operation)
-            for number in operation.inputs:
-                if number not in operation.sent or number not in sent:
+            for number in self._receivers(operation):
+                if number not in sent:
                     continue
                 self._add(number, sent[number])
                 self.contributions[operation.id, number] = sent[number]
@@ -355,6 +400,18 @@ class _Explainer:
             if self.values[number].kind == "leaf":
                 self._hooks(number)
 
+    def _receivers(self, operation: Operation) -> list[int]:
+        """The inputs to which a call sends something."""
+        if not operation.within or operation.id in self.opaque:
+            return [number for number in operation.inputs if number in operation.sent]
+        links = [self.links[o] for o in operation.outputs if o in self.links]
+        return [
+            number
+            for number in operation.inputs
+            if self.values[number].kind != "constant"
+            and any(isinstance(link, Link) and link.sends_to(number) for link in links)
+        ]
+
     def _add(self, number: int, pair: Pair) -> None:
         if number in self.upstream:
             before = self.upstream[number]
@@ -365,7 +422,7 @@ class _Explainer:
     def _hooks(self, number: int) -> None:
         """Where a hook replaced the gradient, go on with what it returned."""
         value = self.values[number]
-        if value.upstream is None or value.arrived is None:
+        if value.upstream is None or value.arrived is None or value.hidden:
             return
         with np.errstate(all="ignore"):
             tolerance = 64 * agreement.ROUNDOFF[self._rounding(value)] * np.abs(value.arrived)
@@ -425,23 +482,28 @@ class _Explainer:
             except _FAILURES:
                 rule = contribution = text = ""
         up = self.upstream.get(output)
-        real = operation.sent[number]
+        real = operation.sent.get(number) if operation.id not in self.indirect else None
         shown = self._settled(pair, real, number)
-        if not opaque:
+        if not opaque and real is not None:
             difference = self._compare(operation, number, pair, real)
             if difference is not None:
                 self.differences.append(difference)
+                if operation.graphs:
+                    self.wrong[operation.id] = operation
         total = None
         if last and uses > 1:
             value = self.values[number]
-            total = self._settled(self.upstream[number], value.arrived, number)
+            arrived = None if number in self.bent else value.arrived
+            total = self._settled(self.upstream[number], arrived, number)
         site = operation.site
         self.explanation.steps.append(
             TracedStep(
                 node=self.labels[output],
                 op=operation.name,
                 input=self.labels[number],
-                upstream=self._settled(up, self.values[output].upstream, output),
+                upstream=self._settled(
+                    up, None if output in self.bent else self.values[output].upstream, output
+                ),
                 rule=rule if not opaque else "",
                 contribution_rule=contribution,
                 numbers=text,
@@ -576,6 +638,8 @@ class _Explainer:
                             ref = builder.name(ref, self.labels[number])
                         reading.refs[number] = ref
                 graph = builder.graph(reading.refs[self.snapshot.roots[0]])
+                if any(operation.gradients for operation in self.snapshot.operations):
+                    graph = replace(graph, nodes=tuple(map(moving, graph.nodes)))
             except GradexplainError:
                 return None
             if all(graph[r.id].label == self.labels[n] for n, r in reading.refs.items()):
@@ -633,6 +697,35 @@ class _Explainer:
                     )
                 )
         notes += self._infinities()
+        made = [o for o in s.operations if o.gradients and o.id not in self.opaque]
+        if made:
+            names = [self.labels[o.outputs[0]] for o in made if o.outputs]
+            verb = "is a gradient" if len(names) == 1 else "are gradients"
+            indirect = [name for name, o in zip(names, made, strict=False) if o.within]
+            text = (
+                f"{', '.join(names)} {verb} of an earlier backward pass with create_graph=True: what "
+                "it did is on the record like any other operation, and differentiated here."
+            )
+            if indirect:
+                text += (
+                    f" In {', '.join(indirect)} PyTorch reads results that the forward calls had "
+                    "saved; the formulas have those written out, so the two are compared where "
+                    "both ways have come together."
+                )
+            notes.append(Note("create_graph", text, {"nodes": names}))
+        for operation in self.wrong.values():
+            function = operation.name.removesuffix(".apply")
+            file = f"{s.site.file}:{function}" if s.site is not None else function
+            notes.append(
+                Note(
+                    "wrong backward",
+                    f"The backward of {function} is not the derivative of its forward: gradexplain "
+                    f"check {file} says what is wrong with it. A backward that is meant to differ "
+                    "(a straight-through estimator, a reversed gradient) has no derivative to be "
+                    "held against.",
+                    {"node": self.labels[operation.outputs[0]], "function": function},
+                )
+            )
         for operation in s.operations:
             why = self.opaque.get(operation.id)
             if why and operation.sent and operation.outputs:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,15 +16,19 @@ from gradexplain.formula.evaluate import Pair, to_float
 from gradexplain.graph import Graph, Ref, op_call
 from gradexplain.language import _Reader
 from gradexplain.ops import by_spelling
+from gradexplain.ops.base import Op
 from gradexplain.render.numbers import number
 from gradexplain.routes.chain import ChainRule
+from gradexplain.second import GradientGraph, backward_graph
 from gradexplain.syntax import Program
-from gradexplain.trace.snapshot import Arg, Operation, Snapshot, Value
+from gradexplain.trace.snapshot import Arg, Operation, Snapshot, Term, Value
 
 _NOWHERE = Span(0, 0)
 
 #: A local formula with more characters than this is not shown.
 _LONG = 200
+#: Nor is that of a gradient in a list of operations, with more than this.
+_READABLE = 80
 
 
 class Chain(ChainRule):
@@ -46,6 +52,8 @@ class Reading:
         self.labels = labels
         self.refs: dict[int, Ref] = {}
         self._integers: dict[str, Array] = {}
+        #: How the gradients of a backward pass read, as far as they are short.
+        self.gradients: list[str] = []
         self.reader = _Reader(Program("", ()), self._no_shape, self._integers.get)
 
     @staticmethod
@@ -59,11 +67,19 @@ class Reading:
             label = self.labels[number]
             if value.dtype.startswith(("int", "uint", "bool")) and value.array is not None:
                 self._integers[label] = value.array
-            self.refs[number] = self.reader.builder.leaf(label, value.shape, _NOWHERE)
+            integer = label in self._integers and value.dtype != "bool"
+            ref = self.reader.builder.leaf(label, value.shape, _NOWHERE, integer=integer)
+            if integer:
+                self.reader.builder.known[ref.id] = value.array
+            self.refs[number] = ref
         return self.refs[number]
 
     def apply(self, operation: Operation) -> Any:
         """What the call returns: a `Ref`, or a tuple of them.  Raises `GradexplainError`."""
+        if operation.gradients:
+            return tuple(self._gradient(terms) for terms in operation.gradients)
+        if operation.graphs:
+            return self._custom(operation)
         args = [self._argument(arg) for arg in operation.args]
         kwargs = {
             name: self._argument(arg)
@@ -84,6 +100,91 @@ class Reading:
             except GradexplainError as error:
                 problem = error
         raise problem
+
+    def _custom(self, operation: Operation) -> Any:
+        """What the forward of a custom Function computes."""
+        given = {f"a{n}": self.leaf(arg.id) for n, arg in enumerate(operation.operands)}
+        made = {
+            path: self._inlined(graph, graph.output, given)
+            for path, graph in operation.graphs.items()
+        }
+        if () in made:
+            return made[()]
+        return tuple(made.get((n,)) for n in range(1 + max(path[0] for path in made)))
+
+    def _gradient(self, terms: Sequence[Term]) -> Ref:
+        """A gradient of the first backward pass: the sum of what each call sends there."""
+        sums: list[Ref] = []
+        texts: list[tuple[str, str]] = []
+        for term in terms:
+            inner = Reading(self.snapshot, self.labels)
+            made = inner.apply(term.call)
+            by = inner.leaf(term.by.id)
+            for path, upstream in term.upstream.items():
+                part = made
+                for place in path:
+                    part = part[place]
+                label = self.labels[upstream.id]
+                if path in term.outputs:
+                    part = inner.reader.builder.name(part, self.labels[term.outputs[path]])
+                graph = inner.reader.builder.graph(part)
+                value = self.snapshot.values[upstream.id]
+                implied = is_literal(value) and value.array == 1
+                back = backward_graph(graph, [graph[by.id].label], label, implicit=implied)
+                id = back.gradients.get(graph[by.id].label)
+                if id is None:
+                    continue
+                given = {graph[ref.id].label: self.leaf(n) for n, ref in inner.refs.items()}
+                if not implied:
+                    given[label] = self._argument_ref(upstream)
+                sums.append(self._inlined(back.at(id), id, given))
+                texts.append(_readable(back, id))
+        if not sums:
+            raise UnsupportedError("nothing is sent there")
+        self.gradients.append(_joined(texts))
+        total = sums[0]
+        for ref in sums[1:]:
+            total = self.reader._apply_any(by_spelling("torch.add"), [total, ref], {}, _NOWHERE)
+        return total
+
+    def _argument_ref(self, arg: Arg) -> Ref:
+        found = self._argument(arg)
+        return found if isinstance(found, Ref) else self.reader.builder.constant(found, _NOWHERE)
+
+    def _inlined(self, graph: Graph, output: int, given: Mapping[str, Ref]) -> Ref:
+        """The node ``output`` of a graph, its leaves put in place of those of that label."""
+        builder = self.reader.builder
+        needed = replace(graph, output=output).needed()
+        made: dict[int, Ref] = {}
+
+        def moved(arg: Any) -> Any:
+            if isinstance(arg, Ref):
+                return made[arg.id]
+            return tuple(map(moved, arg)) if isinstance(arg, tuple) else arg
+
+        for node in graph.nodes:
+            if node.id not in needed:
+                continue
+            if node.is_leaf:
+                made[node.id] = given[node.label]
+                continue
+            args = moved(node.args)
+            there = None if node.op is None else self._there(node.op, args)
+            made[node.id] = there or builder._add(
+                None, False, node.op, args, node.shape, _NOWHERE,
+                value=node.value, integer=node.integer,
+            )  # fmt: skip
+        return made[output]
+
+    def _there(self, op: Op, args: tuple[Any, ...]) -> Ref | None:
+        """The node that is this operation already: a value is written down once."""
+        for node in self.reader.builder.nodes:
+            same = node.op is not None and (node.op.name, node.op.element, node.op.value) == (
+                op.name, op.element, op.value
+            )  # fmt: skip
+            if same and node.args == args and node.op is not None and node.op.formula == op.formula:
+                return Ref(node.id)
+        return None
 
     def output(self, operation: Operation, number: int, made: Any) -> Ref:
         """The output ``number`` of what `apply` returned, its shape checked."""
@@ -120,6 +221,24 @@ def _is_habit(name: str, arg: Any) -> bool:
     )  # fmt: skip
 
 
+def _readable(back: GradientGraph, id: int) -> tuple[str, str]:
+    """The formula of a gradient and its index; empty where it names what has no name here."""
+    at, text = back.texts[id]
+    unnamed = {n.label for n in back.nodes if n.op is not None and not n.named}
+    return (at, text) if unnamed.isdisjoint(re.findall(r"[\w.@′]+", text)) else ("", "")
+
+
+def _joined(texts: Sequence[tuple[str, str]]) -> str:
+    places = {at for at, _ in texts}
+    if len(places) > 1 or any(not text for _, text in texts):
+        return ""
+    at = places.pop()
+    whole = " + ".join(text for _, text in texts).replace("+ -", "- ")
+    if len(whole) > _READABLE:
+        return ""
+    return f"{whole}  for each {at}" if at else whole
+
+
 class Link:
     """One output of one call, with its own graph."""
 
@@ -138,6 +257,8 @@ class Link:
         self.graph: Graph = reading.reader.builder.graph(ref)
         self.label = label
         self.operation = operation
+        path = snapshot.values[output].path
+        self._gradient = reading.gradients[path[0]] if reading.gradients else ""
         self._labels = {node.id: _text(node) for node in self.graph.nodes}
         self.inputs = {number: r.id for number, r in reading.refs.items()}
         self.chain: Chain | None = None
@@ -145,9 +266,9 @@ class Link:
     @property
     def single(self) -> bool:
         """Whether one record is the whole call."""
-        out = self.graph.out
+        out, among = self.graph.out, self._reached() & self.graph.needed()
         return all(
-            node.op is None or node.id == out.id or node.id not in self._reached()
+            node.op is None or node.id == out.id or node.id not in among
             for node in self.graph.nodes
         )
 
@@ -156,7 +277,16 @@ class Link:
 
     def expression(self) -> str:
         """How the call reads in the values' names; empty where it is made of several."""
+        if self.operation.gradients:
+            return self._gradient
+        if self.operation.graphs:
+            return ""
         return op_call(self.graph.out, self._labels) if self.single else ""
+
+    def sends_to(self, number: int) -> bool:
+        """Whether the value depends on that input."""
+        id = self.inputs.get(number)
+        return id is not None and self.graph.output in self.graph.reach([self.graph[id].label])
 
     def forward(self, pairs: Mapping[int, Pair]) -> Pair:
         """The value by the record's formula."""

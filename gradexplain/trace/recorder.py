@@ -12,13 +12,15 @@ import inspect
 import sys
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
+from gradexplain.graph import Graph
+from gradexplain.trace.forward import Forward
 from gradexplain.trace.frames import Site, site
 
 #: Where a node of autograd's keeps the call that made it.
@@ -99,10 +101,25 @@ class Operand:
         self.cuts: tuple[Cut, ...] = ()
         self.names: tuple[str, ...] = ()
 
+    @classmethod
+    def at(cls, node: Any, nr: int) -> Operand:
+        """A place in autograd's graph of which no call told the value."""
+        self = cls.__new__(cls)
+        self.leaf = getattr(node, "variable", None)
+        self.node, self.nr = (None, 0) if self.leaf is not None else (node, nr)
+        self.value, self.version, self.cuts, self.names = None, -1, (), ()
+        return self
+
+    def same(self, other: Operand) -> bool:
+        """Whether both are the same place in autograd's graph."""
+        if self.leaf is not None or other.leaf is not None:
+            return self.leaf is other.leaf
+        return self.node is not None and self.node is other.node and self.nr == other.nr
+
     @property
     def intact(self) -> bool:
         """Whether ``value`` is still what the call saw."""
-        return bool(self.value._version == self.version)
+        return bool(self.value is not None and self.value._version == self.version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +142,31 @@ class Call:
     operands: list[Operand]
     site: Site | None
     base: Operand | None = None
-    #: The class of a custom ``autograd.Function``, or the kind of a call of ``autograd.grad``.
+    #: The class of a custom ``autograd.Function``.
     custom: str = ""
+    #: What a custom Function's forward computes, by output: graphs with leaves ``a0``, ``a1``, …
+    graphs: dict[tuple[int, ...], Graph] = field(default_factory=dict)
+    #: For a part of a backward pass with ``create_graph=True``: the gradients that it made.
+    targets: list[Target] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """What ``call`` sends to a value: its vector-Jacobian product with the gradients of its outputs,
+    which are in ``upstream`` by the output's place.
+    """
+
+    call: Call
+    upstream: Mapping[tuple[int, ...], Operand]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The gradient of the value ``of``: the sum of ``terms``, None where some are not known."""
+
+    of: Operand
+    value: Operand
+    terms: tuple[Term, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +268,9 @@ class Recorder(TorchFunctionMode):
         if not self.recording:
             return func(*args, **kwargs)
         try:
-            if kind.kind == "inplace" or (kwargs and ("out" in kwargs or kwargs.get("inplace"))):
+            if kind.kind == "inplace" or (
+                kwargs and (kwargs.get("out") is not None or kwargs.get("inplace"))
+            ):
                 return self._inplace(func, kind, args, kwargs)
             result = func(*args, **kwargs)
         except Exception:
@@ -379,9 +421,12 @@ class Recorder(TorchFunctionMode):
     def _custom(self, original: Any, cls: Any, args: Any, kwargs: Any) -> Any:
         if self._paused or not self.recording:
             return original(cls, *args, **kwargs)
+        inputs = list(_tensors((args, kwargs)))
+        forward = Forward(inputs)
         self._paused += 1
         try:
-            result = original(cls, *args, **kwargs)
+            with forward:
+                result = original(cls, *args, **kwargs)
         finally:
             self._paused -= 1
         outputs = result if isinstance(result, (tuple, list)) else [result]
@@ -397,6 +442,8 @@ class Recorder(TorchFunctionMode):
             named = {k: self._pack(v, operands) for k, v in kwargs.items()}
             kind = Kind("op", f"{cls.__name__}.apply")
             call = Call(kind, packed, named, operands, site(sys._getframe(2)), None, cls.__name__)
+            if len(operands) == len(inputs):
+                call.graphs = forward.graphs(tracked)
             for tensor, path in tracked:
                 _attach(tensor.grad_fn, tensor.output_nr, call, path)
         return result
@@ -412,19 +459,9 @@ class Recorder(TorchFunctionMode):
         bound.apply_defaults()
         self._paused += 1
         try:
-            result = self._on_backward(name, lambda: func(*args, **kwargs), bound.arguments, frame)
+            return self._on_backward(name, lambda: func(*args, **kwargs), bound.arguments, frame)
         finally:
             self._paused -= 1
-        if name == "grad" and self.recording:
-            made = [
-                (part, (place,)) for place, part in enumerate(result or ()) if _is_computed(part)
-            ]
-            if made:
-                call = Call(Kind("op", "grad"), (), {}, [], site(frame), None, "autograd.grad")
-                for tensor, path in made:
-                    if KEY not in tensor.grad_fn.metadata:
-                        _attach(tensor.grad_fn, tensor.output_nr, call, path)
-        return result
 
 
 def _is_on_top(mode: Any) -> bool:

@@ -130,9 +130,10 @@ class Trace:
         if self._progress is not None:
             self._progress(brief)
         try:
-            if not wanted:
+            # What a later backward goes back through is remembered, whether it is shown or not.
+            if not wanted and not (arguments.get("create_graph") and self.recorder.recording):
                 return function()
-            return self._captured(brief, function, arguments, roots, frame)
+            return self._captured(brief, function, arguments, roots, frame, kept=wanted)
         except Exception as error:
             brief.error = first_line(error)
             raise
@@ -147,6 +148,8 @@ class Trace:
         arguments: dict[str, Any],
         roots: list[Any],
         frame: FrameType,
+        *,
+        kept: bool,
     ) -> Any:
         names = ("gradient", "grad_tensors", "grad_outputs")
         given = _list(next((arguments[name] for name in names if name in arguments), None))
@@ -162,7 +165,8 @@ class Trace:
         )
         if self.pick.last:
             self._snapshots.clear()
-        self._snapshots[brief.index] = snapshot
+        if kept:
+            self._snapshots[brief.index] = snapshot
         given = given or [None] * len(roots)
         for root, v in zip(roots, given, strict=False):
             if v is None:

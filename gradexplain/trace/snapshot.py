@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from gradexplain.explanation import Array, Shape
+from gradexplain.graph import Graph
 from gradexplain.trace.frames import Site
 
 
@@ -73,6 +75,26 @@ class Operation:
     #: The nodes of autograd's graph that carry it out.
     nodes: tuple[str, ...] = ()
     inplace: bool = False
+    #: What a custom Function's forward computes, by output: graphs with leaves ``a0``, ``a1``, …
+    #: for ``operands``.
+    graphs: dict[tuple[int, ...], Graph] = field(default_factory=dict)
+    operands: tuple[Arg, ...] = ()
+    #: For a part of a backward pass: the terms of each gradient that it made.
+    gradients: tuple[tuple[Term, ...], ...] = ()
+    #: Values that it reads within or behind the calls in its terms, as PyTorch saves them.  The
+    #: formulas have those calls written out, so what is sent there is on its way to their inputs.
+    within: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """What ``call`` sends to the value ``by``, from the gradients of its outputs by their place."""
+
+    call: Operation
+    by: Arg
+    upstream: Mapping[tuple[int, ...], Arg]
+    #: The call's own outputs, where they are among the values.
+    outputs: Mapping[tuple[int, ...], int]
 
 
 @dataclass(slots=True)

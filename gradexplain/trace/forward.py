@@ -1,0 +1,65 @@
+"""What the forward of a custom ``autograd.Function`` computes, as graphs.
+
+The recorder of ``gradexplain check`` sees its calls.  Here the function runs once, in the midst of
+a script: what leaves PyTorch on the way (``.numpy()``, ``.item()``) or comes in as numbers cannot be
+told from a constant, so there is no graph then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gradexplain.checking.recorder import Recorder
+from gradexplain.errors import GradexplainError
+from gradexplain.graph import Graph
+
+#: Calls by which values leave PyTorch.
+_LEAVING = {
+    "item", "tolist", "numpy", "__array__", "__float__", "__int__", "__index__", "data_ptr",
+    "untyped_storage", "__dlpack__", "apply_", "map_", "storage",
+}  # fmt: skip
+
+#: Forwards with more numbers in their constants than this have no graph.
+_NUMBERS = 10_000
+
+
+class Forward(Recorder):
+    """Records while it is entered; ``inputs`` are the leaves ``a0``, ``a1``, … in order."""
+
+    def __init__(self, inputs: Sequence[Any]) -> None:
+        super().__init__()
+        self._left = False
+        for place, tensor in enumerate(inputs):
+            if tensor.is_floating_point() and id(tensor) not in self.refs:
+                self.leaf(f"a{place}", tensor)
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        self._left = self._left or getattr(func, "__name__", "") in _LEAVING
+        return super().__torch_function__(func, types, args, kwargs)
+
+    def _constant(self, tensor: Any) -> Any:
+        # A tensor of unknown origin may come from the inputs by a way outside of PyTorch.
+        self._left = self._left or (tensor.is_floating_point() and tensor.ndim > 0)
+        return None if self._left or tensor.numel() > _NUMBERS else super()._constant(tensor)
+
+    def graphs(
+        self, outputs: Sequence[tuple[Any, tuple[int, ...]]]
+    ) -> dict[tuple[int, ...], Graph]:
+        """The graph of each output by its place; none where one of them has none."""
+        found: dict[tuple[int, ...], Graph] = {}
+        for tensor, path in outputs:
+            try:
+                graph = None if self._left or self.in_place else self.graph(tensor)
+            except GradexplainError:
+                graph = None
+            if graph is None or self._left:
+                return {}
+            found[path] = graph
+        return found
