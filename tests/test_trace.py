@@ -582,3 +582,57 @@ def test_the_same_every_time(capsys: pytest.CaptureFixture[str]) -> None:
         main(["trace", "--format", "json", str(HERE / "traced" / "gan.py")])
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1]
+
+
+# -- what the script catches itself -----------------------------------------------------------------
+
+
+def test_a_step_that_fails_and_is_caught(tmp_path: Path) -> None:
+    """Recording goes on: what the script does after its own except clause is explained."""
+    found = traced(script(tmp_path, (
+        "w = torch.tensor([1.0, 2.0], requires_grad=True)\n"
+        "class Failing(torch.optim.SGD):\n"
+        "    def step(self):\n"
+        "        raise ValueError('no step')\n"
+        "for make in (Failing, torch.optim.SGD):\n"
+        "    opt = make([w], lr=0.1)\n"
+        "    opt.zero_grad()\n"
+        "    try:\n"
+        "        y = (w * w).sum()\n"
+        "        y.backward()\n"
+        "        opt.step()\n"
+        "    except ValueError:\n"
+        "        z = (w * 3).sum()\n"
+        "        z.backward()\n"
+    )))  # fmt: skip
+    assert found.fault is None
+    assert [call.complete for call in found.calls] == [True] * 3
+    assert [[row.op for row in call.forward] for call in found.calls] == [["mul", "sum"]] * 3
+
+
+def test_optimizers_are_left_as_they_were() -> None:
+    before = (torch.optim.SGD.step, torch.optim.Adam.step, torch.optim.Optimizer.profile_hook_step)
+    with gradexplain.tracing():
+        w = torch.ones(2, requires_grad=True)
+        w.sum().backward()
+        torch.optim.RMSprop([w]).step()
+    after = (torch.optim.SGD.step, torch.optim.Adam.step, torch.optim.Optimizer.profile_hook_step)
+    assert before == after
+    torch.optim.RMSprop([w]).step()
+
+
+def test_a_call_that_fails_and_is_caught(tmp_path: Path) -> None:
+    """An error that the script got over does not explain a later one."""
+    found = traced(script(tmp_path, (
+        "w = torch.tensor([1.0, 2.0], requires_grad=True)\n"
+        "try:\n"
+        "    w @ torch.ones(3)\n"
+        "except RuntimeError:\n"
+        "    pass\n"
+        "(w * w).sum().backward()\n"
+        "raise ValueError('mine')\n"
+    )))  # fmt: skip
+    assert found.fault is not None
+    assert found.fault.message == "mine"
+    assert "size" not in found.fault.why
+    assert [call.complete for call in found.calls] == [True]

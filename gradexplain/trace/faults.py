@@ -54,7 +54,8 @@ def explain_fault(
 ) -> Fault:
     """The fault behind an exception: known ones are explained."""
     message = str(error).strip()
-    scene = _Scene(recorder, variables, failed=recorder.failed, **known)
+    failed = recorder.failed if recorder.failed_with == id(error) else None
+    scene = _Scene(recorder, variables, failed=failed, **known)
     fault = Fault(type(error).__name__, message, site)
     for pattern, explain in _KNOWN:
         match = re.search(pattern, message)

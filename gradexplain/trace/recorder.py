@@ -8,8 +8,10 @@ place later would otherwise tie the graph into a cycle that is never freed.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
+import types
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -193,9 +195,8 @@ class Recorder(TorchFunctionMode):
         self._walks: dict[Any, int] = {}
         self._paused = 0
         self._apply: Any = None
-        self._steps: list[Any] = []
-        #: Whether it has stepped aside for an optimizer.
-        self._stepping = False
+        #: What was replaced in PyTorch's optimizers: the class, the name and the original.
+        self._steps: list[tuple[Any, str, Any]] = []
         #: Whether operations are recorded: not once nothing more is to be explained.
         self.recording = True
         self.changes: deque[Change] = deque(maxlen=_CHANGES)
@@ -203,15 +204,11 @@ class Recorder(TorchFunctionMode):
         self.steps: deque[tuple[str, Site | None]] = deque(maxlen=8)
         #: The last call that failed: what it was, its tensors and where.
         self.failed: tuple[Kind, tuple[Any, ...], Site | None] | None = None
+        self.failed_with = 0
 
     # -- entering --------------------------------------------------------------------------------
 
     def __enter__(self) -> Any:
-        from torch.optim.optimizer import (
-            register_optimizer_step_post_hook,
-            register_optimizer_step_pre_hook,
-        )
-
         function = torch.autograd.Function
         self._apply = function.__dict__["apply"]
         original = self._apply.__func__
@@ -221,39 +218,58 @@ class Recorder(TorchFunctionMode):
             return recorder._custom(original, cls, args, kwargs)
 
         function.apply = classmethod(apply)
-        self._steps = [
-            register_optimizer_step_pre_hook(self._step),
-            register_optimizer_step_post_hook(self._stepped),
-        ]
+        self._wrap_steps()
         return super().__enter__()
 
     def __exit__(self, *details: Any) -> None:
         torch.autograd.Function.apply = self._apply
-        for hook in self._steps:
-            hook.remove()
-        if not self._stepping:  # else a step raised an error, and it is off the stack
-            super().__exit__(*details)
-        self._stepping = False
+        for owner, name, original in self._steps:
+            setattr(owner, name, original)
+        super().__exit__(*details)
         self._cuts.clear()
 
-    def _step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        """Step aside while an optimizer makes its many small updates, unless it calls a closure."""
-        closure = kwargs.get("closure") or any(callable(arg) for arg in args[1:])
-        if closure or self._stepping or not _is_on_top(self):
-            return
-        self._stepping = True
-        torch._C._pop_torch_function_stack()
+    def _wrap_steps(self) -> None:
+        """Have every optimizer's ``step`` go through `_step`: those there are, and those to come."""
+        base = torch.optim.Optimizer
+        classes = [base]
+        for found in classes:
+            classes += [cls for cls in found.__subclasses__() if cls not in classes]
+        self._steps = [
+            (cls, "step", cls.__dict__["step"])
+            for cls in classes[1:]
+            if isinstance(cls.__dict__.get("step"), types.FunctionType)
+        ]
+        for cls, _, step in self._steps:
+            cls.step = self._step(step)
+        # A class made later is given its hooks by this when it is first used.
+        profiled = base.profile_hook_step
+        self._steps.append((base, "profile_hook_step", staticmethod(profiled)))
+        base.profile_hook_step = staticmethod(  # type: ignore[method-assign]
+            lambda step: _hooked(self._step(profiled(step)))
+        )
 
-    def _stepped(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        if self._stepping:
-            self._stepping = False
-            torch._C._push_on_torch_function_stack(self)
-        self.steps.append((type(optimizer).__name__, site(sys._getframe(1))))
+    def _step(self, step: Any) -> Any:
+        """Step aside while an optimizer makes its many small updates, unless it calls a closure."""
+
+        @functools.wraps(step)
+        def wrapper(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+            closure = kwargs.get("closure") or any(callable(arg) for arg in args)
+            aside = not closure and _is_on_top(self)
+            if aside:
+                torch._C._pop_torch_function_stack()
+            try:
+                return step(optimizer, *args, **kwargs)
+            finally:
+                if aside:
+                    torch._C._push_on_torch_function_stack(self)
+                    self.steps.append((type(optimizer).__name__, site(sys._getframe(1))))
+
+        return wrapper
 
     # -- calls -----------------------------------------------------------------------------------
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+        self, func: Any, kinds: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
         if self._paused:
@@ -273,9 +289,9 @@ class Recorder(TorchFunctionMode):
             ):
                 return self._inplace(func, kind, args, kwargs)
             result = func(*args, **kwargs)
-        except Exception:
-            if self.failed is None:
-                self.failed = kind, args, site(sys._getframe(1))
+        except Exception as error:
+            if self.failed_with != id(error):  # else it is on its way out of an inner call
+                self.failed, self.failed_with = (kind, args, site(sys._getframe(1))), id(error)
             raise
         if isinstance(result, torch.Tensor):
             if result.requires_grad:
@@ -462,6 +478,12 @@ class Recorder(TorchFunctionMode):
             return self._on_backward(name, lambda: func(*args, **kwargs), bound.arguments, frame)
         finally:
             self._paused -= 1
+
+
+def _hooked(step: Any) -> Any:
+    """Marked as PyTorch marks a ``step`` that has its hooks."""
+    step.hooked = True
+    return step
 
 
 def _is_on_top(mode: Any) -> bool:
