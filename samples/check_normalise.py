@@ -5,6 +5,7 @@ gradexplain check samples/check_normalise.py:Repaired
 """
 
 import torch
+from torch.autograd.gradcheck import GradcheckError
 
 
 class Normalise(torch.autograd.Function):
@@ -32,6 +33,9 @@ class Repaired(Normalise):
 
 
 if __name__ == "__main__":
-    x = torch.rand(3, 2, dtype=torch.float64, requires_grad=True)
+    x = torch.tensor([[2.0, 1.0], [3.0, 3.0], [5.0, 5.0]], dtype=torch.float64, requires_grad=True)
     for function in (Normalise, Repaired):
-        print(torch.autograd.gradcheck(function.apply, x, raise_exception=False))
+        try:
+            print(f"{function.__name__}:", torch.autograd.gradcheck(function.apply, x))
+        except GradcheckError as error:
+            print(f"{function.__name__}: {error}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,16 @@ def test_console(command: str, shown: str) -> None:
         place = found.index(piece, place) + len(piece)
     if "..." not in shown.splitlines():
         assert found.strip("\n") == shown.strip("\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "shown"), re.findall(r"\$ python (\S+)\n(.*?)\n```", README, re.DOTALL)
+)
+def test_script(script: str, shown: str) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.rstrip() == shown
 
 
 def test_python() -> None:
