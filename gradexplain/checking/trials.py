@@ -86,6 +86,10 @@ class Trial:
         unit = np.array([1.0])
         return agreement.bound(self._sizes[name], self.true[name], unit, dtype or self.dtype)
 
+    def _coarse(self) -> bool:
+        nodes = self.setting.graph.nodes if self.setting.graph is not None else ()
+        return agreement.coarseness(n.op for n in nodes if n.op is not None) > 0
+
     def _known(self) -> dict[str, Array] | None:
         if self.setting.graph is None:
             return None
@@ -95,14 +99,16 @@ class Trial:
         return known
 
     def wrong(self, name: str, claimed: Array | None = None) -> Array:
-        """True at each entry of J that is wrong.  At a kink PyTorch's own answer is right too."""
+        """True at each entry of J that is wrong.  At a kink PyTorch's own answer is right too, and
+        where its kernel is coarse.
+        """
         found = self.claimed(name) if claimed is None else claimed
         true = self.true[name]
         if found is None:
             return np.ones(true.shape, dtype=bool)
         tolerance = self.tolerance(name)
         wrong = np.asarray(agreement.differs(found, true, tolerance), dtype=bool)
-        if wrong.any() and self.singular:
+        if wrong.any() and (self.singular or self._coarse()):
             wrong &= np.asarray(
                 agreement.differs(found, self.reference[name], tolerance), dtype=bool
             )

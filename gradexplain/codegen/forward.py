@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import keyword
-import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from gradexplain.checking import numeric
+from gradexplain.codegen.record import Operand
 from gradexplain.errors import UnsupportedError
 from gradexplain.graph import Graph, Node, Ref
 from gradexplain.routes.pytorch import function_of
@@ -55,9 +57,16 @@ def _plain(label: str) -> str:
 class Writer:
     """Writes nodes of a graph as PyTorch.  ``known`` are the nodes that have a name in the code."""
 
-    def __init__(self, graph: Graph, names: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        names: Mapping[str, str],
+        size: Callable[[int], str | None] = lambda n: None,
+    ) -> None:
         self.graph = graph
         self.names = names
+        #: What a number is that is the size of an axis.
+        self.size = size
         #: A tensor whose dtype and device constants take.
         self.like = names[graph.leaves[0].label]
 
@@ -68,12 +77,26 @@ class Writer:
     def _value(self, id: int, known: set[int]) -> tuple[str, int]:
         node = self.graph[id]
         if node.is_literal:
-            return _number(node.value), _ATOM if node.value >= 0 else _UNARY
+            return self.number(node.value), _ATOM if node.value >= 0 else _UNARY
         if id in known or node.is_leaf:
             return self.names[node.label], _ATOM
         if node.op is None:
             return self.constant(node), _ATOM
         return self._call(node, known)
+
+    def number(self, value: Any) -> str:
+        """A number; the sizes of axes in it by name."""
+        if not isinstance(value, int) or isinstance(value, bool):
+            return _number(value)
+        left, found = max(value, 1), []
+        for p in (n for n in range(31, 62) if left % n == 0):
+            name = self.size(p)
+            while name is not None and left % p == 0:
+                left //= p
+                found.append(name)
+        if not found:
+            return repr(value)
+        return " * ".join([str(left)] * (left != 1) + found)
 
     def constant(self, node: Node) -> str:
         """A tensor of numbers that the expression holds."""
@@ -85,6 +108,9 @@ class Writer:
     def _call(self, node: Node, known: set[int]) -> tuple[str, int]:
         op = node.op
         assert op is not None
+        if op.written is not None:
+            known_names = [self._inner(arg, known) for arg in node.args]
+            return op.written(self, *known_names), _ATOM
         if op.infix in _INFIX and len(node.inputs) == 2 and all(
             p.is_aux or isinstance(a, Ref) or a == p.default
             for p, a in zip(op.parameters, node.args, strict=True)
@@ -110,7 +136,7 @@ class Writer:
             return (f"{a}.clone()" if la == _ATOM else a), la
         if op.name == "getitem":
             a, la = self._value(node.inputs[0], known)
-            return f"{a if la == _ATOM else f'({a})'}[{_index(node.args[1])}]", _ATOM
+            return f"{a if la == _ATOM else f'({a})'}[{self.index(node.args[1], known)}]", _ATOM
         if op.attribute:
             a, la = self._value(node.inputs[0], known)
             return f"{a if la == _ATOM else f'({a})'}.{op.name}", _ATOM
@@ -119,65 +145,93 @@ class Writer:
     def _function(self, node: Node, known: set[int]) -> str:
         op = node.op
         assert op is not None
-        if (
-            node.inputs
-            and all(self.graph[i].is_literal for i in node.inputs)
-            and hasattr(math, op.name)
-        ):
-            return f"math.{op.name}({', '.join(_number(self.graph[i].value) for i in node.inputs)})"
-        if not op.spellings:
-            if not is_spelled(node):
-                raise UnsupportedError(f"codegen cannot write {op.name} as PyTorch yet")
-            given = [a for p, a in zip(op.parameters, node.args, strict=True) if not p.is_aux]
-            return f"torch.{op.name}({', '.join(self._argument(a, known) for a in given)})"
-        home = op.spellings[0].rpartition(".")[0]
-        if home in ("torch", "Tensor", "F", "linalg", "special"):
+        if op.name == "sqrt" and all(self.graph[i].is_literal for i in node.inputs):
+            return f"math.sqrt({self.number(self.graph[node.inputs[0]].value)})"
+        home = op.spellings[0].rpartition(".")[0] if op.spellings else "Tensor"
+        if home not in _PREFIXES:
+            raise UnsupportedError(f"codegen cannot write {op.name} as PyTorch yet")
+        own = home == "Tensor" or (
+            "Tensor" in op.homes.split() and op.family in ("reduction", "shape")
+        )
+        if op.spellings:
             function_of(numeric.torch_module(), op)
-        pieces: list[str] = []
-        later = False
-        method = "Tensor" in op.homes.split() and op.family in ("reduction", "shape")
-        owner = ""
+        owner, pieces = "", []
         for place, (p, arg) in enumerate(zip(op.parameters, node.args, strict=True)):
-            if p.is_aux:
+            if p.is_aux or (not p.required and _same(arg, p.default)):
                 continue
-            if place == 0 and isinstance(arg, Ref) and (method or home == "Tensor"):
+            if place == 0 and own and isinstance(arg, Ref) and not self.graph[arg.id].is_literal:
                 text, level = self._value(arg.id, known)
                 owner = text if level == _ATOM else f"({text})"
                 continue
-            if not p.required and _same(arg, p.default):
-                later = True
-                continue
+            if p.name in _SETTINGS and isinstance(arg, tuple) and len(arg) == 1:
+                arg = arg[0]
             shown = self._argument(arg, known)
-            keep = (
-                p.keyword_only
-                or later
-                or ((not p.is_tensor and p.name in ("dim", "dims", "keepdim")) and not p.is_list)
-            )
-            if p.name in ("dim", "keepdim"):
-                keep = True
-            if (home == "special" and p.name == "dim") or op.name in (
-                "permute",
-                "transpose",
-                "unsqueeze",
-            ):
-                keep = p.keyword_only
-            pieces.append(f"{p.name}={shown}" if keep else shown)
-            later = later or keep
-        name = "matmul" if op.name == "matmul" else op.name
+            if p.kind == "IntTensor":
+                shown = self._operand(arg, whole=True) if self._is_number(arg) else shown
+            elif p.is_tensor and self._is_number(arg) and self._needs_tensor(node, arg):
+                shown = f"{self.like}.new_tensor({shown})"
+            # Behind what is required PyTorch has arguments that no record knows: by name.
+            named = p.keyword_only or not p.required or (p.name == "dim" and op.family != "shape")
+            pieces.append(f"{p.name}={shown}" if named else shown)
         if owner:
-            return f"{owner}.{name}({', '.join(pieces)})"
-        prefix = {"linalg": "torch.linalg", "special": "torch.special"}.get(home, home)
-        if prefix not in ("torch", "F", "torch.linalg", "torch.special"):
-            raise UnsupportedError(f"codegen cannot write {op.name} as PyTorch yet")
-        return f"{prefix}.{name}({', '.join(pieces)})"
+            return f"{owner}.{op.name}({', '.join(pieces)})"
+        return f"{_PREFIXES[home]}.{op.name}({', '.join(pieces)})"
+
+    def _is_number(self, arg: Any) -> bool:
+        return isinstance(arg, Ref) and self.graph[arg.id].is_literal
+
+    def _needs_tensor(self, node: Node, arg: Ref) -> bool:
+        """Whether PyTorch's function takes no number where the expression has one."""
+        op = node.op
+        if op is None or not op.pointwise:
+            return False
+        torch = numeric.torch_module()
+        sample = [
+            self.graph[a.id].value if a == arg else torch.ones(()) if isinstance(a, Ref) else a
+            for a in node.args
+        ]
+        try:
+            function_of(torch, op)(*sample)
+        except TypeError:
+            return True
+        except RuntimeError:  # something else is wrong with the sample
+            return False
+        return False
+
+    def _inner(self, arg: Any, known: set[int]) -> Any:
+        """An argument as ``written`` sees it: a value that may be put before a dot."""
+        if isinstance(arg, Ref):
+            text, level = self._value(arg.id, known)
+            return Operand(text if level == _ATOM else f"({text})", self.graph[arg.id].shape)
+        return arg
+
+    def operand(self, node: Node) -> Operand:
+        """A node as a record's ``backward`` sees it."""
+        text = self.number(node.value) if node.is_literal else self.names[node.label]
+        return Operand(text, node.shape)
+
+    def operands(self, node: Node) -> list[Any]:
+        """The arguments of a node as a record's ``backward`` sees them."""
+        assert node.op is not None
+        return [
+            self._operand(arg, whole=p.kind == "IntTensor")
+            for p, arg in zip(node.op.parameters, node.args, strict=True)
+        ]
+
+    def _operand(self, arg: Any, *, whole: bool = False) -> Any:
+        if isinstance(arg, Ref):
+            node = self.graph[arg.id]
+            if whole and node.is_literal:
+                text = f"torch.tensor({int(node.value)}, device={self.like}.device)"
+                return Operand(text, node.shape)
+            return self.operand(node)
+        if isinstance(arg, tuple) and any(isinstance(part, Ref) for part in arg):
+            return tuple(self._operand(part) for part in arg)
+        return arg
 
     def _argument(self, arg: Any, known: set[int]) -> str:
         if isinstance(arg, Ref):
-            text, _ = self._value(arg.id, known)
-            node = self.graph[arg.id]
-            if node.is_literal:
-                return text
-            return text
+            return self._value(arg.id, known)[0]
         if isinstance(arg, tuple):
             parts = [self._argument(part, known) for part in arg]
             if any(isinstance(part, Ref) for part in arg):
@@ -185,9 +239,34 @@ class Writer:
             return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
         if isinstance(arg, str):
             return f'"{arg}"'
-        if isinstance(arg, float):
-            return _number(arg)
-        return repr(arg)
+        return self.number(arg) if isinstance(arg, (int, float)) else repr(arg)
+
+    def index(self, index: Any, known: set[int]) -> str:
+        """A subscript as it is written."""
+        items = index if isinstance(index, tuple) else (index,)
+        return ", ".join(self._place(item, known) for item in items)
+
+    def _place(self, item: Any, known: set[int]) -> str:
+        if isinstance(item, Operand):
+            return item
+        if isinstance(item, Ref) and self.graph[item.id].op is None and item.id not in known:
+            value = self.graph[item.id].value
+            if value is not None and np.ndim(value) == 1:  # a list of lists is several subscripts
+                return repr(_whole(value.tolist()))
+        if item is Ellipsis:
+            return "..."
+        if isinstance(item, slice):
+            start, stop = ("" if n is None else str(n) for n in (item.start, item.stop))
+            return f"{start}:{stop}" + ("" if item.step is None else f":{item.step}")
+        return self._argument(item, known)
+
+
+#: Arguments for each spatial dim, of which one number stands for all.
+_SETTINGS = ("kernel_size", "stride", "padding", "dilation")
+_PREFIXES = {
+    "torch": "torch", "F": "F", "linalg": "torch.linalg", "special": "torch.special",
+    "Tensor": "torch",
+}  # fmt: skip
 
 
 #: Records that other records are made of, whose arguments are those of PyTorch's function.
@@ -200,7 +279,9 @@ _UNSPELLED = {
 def is_spelled(node: Node) -> bool:
     """Whether PyTorch has the operation under its name."""
     op = node.op
-    return op is not None and (bool(op.spellings) or op.name == "getitem" or op.name in _UNSPELLED)
+    return op is not None and (
+        bool(op.spellings) or op.written is not None or op.name in _UNSPELLED
+    )
 
 
 def _whole(values: Any) -> Any:
@@ -219,20 +300,3 @@ def _number(value: Any) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return repr(value)
     return repr(value)
-
-
-def _index(index: Any) -> str:
-    items = index if isinstance(index, tuple) else (index,)
-    shown = []
-    for item in items:
-        if item is Ellipsis:
-            shown.append("...")
-        elif isinstance(item, slice):
-            start, stop = ("" if n is None else str(n) for n in (item.start, item.stop))
-            text = f"{start}:{stop}"
-            shown.append(text + ("" if item.step is None else f":{item.step}"))
-        elif item is None or isinstance(item, int):
-            shown.append(repr(item))
-        else:
-            raise UnsupportedError("codegen cannot write this subscript as PyTorch yet")
-    return ", ".join(shown)

@@ -10,10 +10,11 @@ history, which intermediates made in ``forward`` do not have.
 
 from __future__ import annotations
 
+import ast
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,21 +23,32 @@ import sympy
 from gradexplain.checking import points
 from gradexplain.checking.subjects import _free_names, shapes_text
 from gradexplain.codegen.forward import RESERVED, Writer, is_spelled, python_names
-from gradexplain.codegen.printer import ONE, Printer, _bare
+from gradexplain.codegen.lines import (
+    WIDTH,
+    Names,
+    Statement,
+    changed,
+    cost,
+    laid_out,
+    names_in,
+    once,
+    put,
+    show,
+    split,
+    statement,
+    unpacked,
+)
+from gradexplain.codegen.printer import ONE, Printer
+from gradexplain.codegen.record import Operand, Writing
 from gradexplain.errors import GradexplainError, InputError, UnsupportedError
 from gradexplain.explanation import Array
-from gradexplain.formula.calculus import ADJOINT, label_of
+from gradexplain.formula.calculus import ADJOINT, label_of, tensor_arguments
 from gradexplain.formula.local import RESULT, UPSTREAM, local_rule
 from gradexplain.graph import Graph, Node, refs
 from gradexplain.language import read
 from gradexplain.ops.base import Shape, show_shape
 from gradexplain.routes.closed import ClosedForm
 from gradexplain.syntax import Program, parse
-
-#: Sizes of axes in the derivation: small enough for four of them, and unlike any number in a
-#: formula.
-_PRIMES = {2: 31, 3: 37, 4: 41, 5: 43, 6: 47, 7: 53}
-_WIDTH = 88
 
 
 @dataclass
@@ -84,28 +96,19 @@ def generate(
     pattern = _pattern(program, names, fixed)
     errors: list[GradexplainError] = []
     for sizes, general in _derivations(program, pattern, fixed):
+        made: list[_Class] = []
         for way in ("closed form", "steps"):
             try:
-                code = _Class(program, sizes, pattern, name, general=general, way=way).code()
+                made.append(_Class(program, sizes, pattern, name, general=general, way=way))
+            except UnsupportedError as error:
+                errors.append(error)
+        for best in sorted(made, key=lambda m: m.price):
+            try:
+                code = best.code()
             except UnsupportedError as error:
                 errors.append(error)
                 continue
-            except (
-                TypeError,
-                ValueError,
-                KeyError,
-                NotImplementedError,
-                AttributeError,
-                IndexError,
-                StopIteration,
-            ) as error:
-                errors.append(
-                    UnsupportedError(f"codegen cannot write this as PyTorch yet: {error}")
-                )
-                continue
-            if not verify:
-                return code
-            wrong = failure(code)
+            wrong = failure(code) if verify else ""
             if not wrong:
                 return code
             errors.append(UnsupportedError(f"codegen's own result was refused by check: {wrong}"))
@@ -134,9 +137,11 @@ def _derivations(
 ) -> list[tuple[dict[str, Shape], bool]]:
     """Shapes to derive at: primes for any size, else the pattern as it is."""
     sizes = sorted({n for s in pattern.values() for n in s if n != 1})
-    primes = dict(zip(sizes, [31, 37, 41, 43, 47, 53, 59, 61], strict=False))
+    # A number of the user's is no size.
+    free = [p for p in (31, 37, 41, 43, 47, 53, 59, 61) if str(p) not in program.source]
+    primes = dict(zip(sizes, free, strict=False))
     found: list[tuple[dict[str, Shape], bool]] = []
-    if len(sizes) <= len(primes):
+    if len(sizes) <= len(free):
         prime = {n: tuple(primes.get(k, k) for k in s) for n, s in pattern.items()}
         try:
             read(program, lambda n: prime[n])
@@ -167,51 +172,57 @@ class _Class:
         self.way = way
         self.graph = graph = read(program, lambda n: shapes[n])
         self.names = python_names(graph)
-        self.writer = Writer(graph, self.names)
+        self.writer = Writer(graph, self.names, self.size)
         self.leaves = [n for n in graph.leaves if not n.integer]
         values: dict[str, Array] = {}
         self.form = ClosedForm(graph, values, np.zeros(()), exact=False)
         self.form.v_name = "grad_output" if "grad_output" not in self.names else "grad_out"
         self.v = self.form.v_name
+        #: What depends on an input.
+        self.varying = {n.id for n in graph.nodes if n.is_leaf}
+        for node in graph.nodes:
+            if self.varying.intersection(node.inputs):
+                self.varying.add(node.id)
         self.labels = {n.label: n for n in graph.nodes}
-        self.temporaries: dict[str, str] = {}
+        self.by_name = {self.names[n.label]: n for n in graph.nodes if n.label in self.names}
+        self.free = Names({*self.by_name, *RESERVED, self.v})
+        self._refuse()
+        body = self._closed_form() if way == "closed form" else self._steps()
+        self.body = once(_renamed(body), self.free)
+        #: How much the backward computes.
+        self.price = cost(self.body)
 
     # -- sizes -------------------------------------------------------------------------------------
 
     def size(self, n: int) -> str | None:
         """The size ``n`` of an axis, as an expression in an input's shape."""
-        if not self.general or n < 31:
+        if not self.general:
             return None
+        sizes = {k for leaf in self.leaves for k in leaf.shape if k >= 31}
+        # (n − 1)/2 and its like: a size that was cancelled, which nothing can tell from a number.
+        cancelled = n >= 9 and any((k - 1) % n == 0 and n < k - 1 for k in sizes)
+        if cancelled and str(n) not in self.program.source:
+            raise UnsupportedError("codegen cannot tell a size from a number in this formula")
         for leaf in self.leaves:
             for axis, k in enumerate(leaf.shape):
                 if k == n:
-                    self.sized.add(leaf.label)
                     return f"{self.names[leaf.label]}.shape[{axis}]"
         return None
 
     def printer(self, names: Mapping[str, str], shapes: Mapping[str, Shape]) -> Printer:
         return Printer(names, shapes, self.size, self.form.calculus.ranges)
 
-    # -- the whole
-    # -----------------------------------------------------------------------------------
+    def gradient_name(self, node: Node) -> str:
+        return f"grad_{self.names[node.label]}"
+
+    # -- the whole ---------------------------------------------------------------------------------
 
     def code(self) -> Code:
-        self.sized: set[str] = set()
-        #: Inputs of which only the shape is needed.
-        self.like: set[str] = set()
-        body, used = self._closed_form() if self.way == "closed form" else self._steps()
-        saved = self._saved(used)
-        only = sorted(
-            (self.like | self.sized) - set(saved), key=[n.label for n in self.graph.nodes].index
-        )
-        self.only = [label for label in only if self.labels[label].is_leaf]
-        body = [(label, [self._shaped(line) for line in own]) for label, own in body]
-        used |= {label for label in only if label not in self.only}
-        saved = self._saved(used)
-        lines = self._header(saved)
-        lines += self._forward(saved)
-        lines.append("")
-        lines += self._backward(body, saved, used)
+        body = unpacked(self._owned(self._shaped(self.body)))
+        saved, again, anew = self._kept(body)
+        body, anew = self._inlined(body, saved, anew)
+        backward = self._backward(body, saved, again, anew)
+        lines = [*self._header(), *self._forward(saved), "", *backward]
         text = "\n".join(lines) + "\n"
         imports = ["import torch"]
         if re.search(r"\bF\.", text):
@@ -226,138 +237,139 @@ class _Class:
             self.name, source, self.program.source.strip(), dict(self.pattern), way, self.general
         )
 
-    def _saved(self, used: set[str]) -> list[str]:
-        """The labels that backward needs: inputs, and the output."""
-        needed: list[str] = []
-        graph = self.graph
-        pending = [self.labels[label] for label in used if label in self.labels]
-        seen: set[int] = set()
-        while pending:
-            node = pending.pop()
-            if node.id in seen:
+    def _refuse(self) -> None:
+        """What no Function can be: one whose own forward is meant to be seen by autograd."""
+        for node in self.graph.nodes:
+            if node.op is not None and node.op.name == "detach" and node.id in self.graph.needed():
+                raise UnsupportedError(
+                    "detach() has no meaning inside a torch.autograd.Function: its forward is not "
+                    "seen by autograd, and gradcheck would count the detached use too",
+                    remedy="make what is detached an input of its own, and call "
+                    "apply(x, x.detach())",
+                )
+
+    def _shaped(self, body: Sequence[Statement]) -> list[Statement]:
+        """A tensor of which only the shape is needed is its shape."""
+        self.only = {}
+        return self._by_shape(body, {n for s in body for n in _value_names(s.value)})
+
+    #: Tensors of which only the shape is needed, by name.
+    only: Mapping[str, Node]
+
+    def _by_shape(self, body: Sequence[Statement], tensors: set[str]) -> list[Statement]:
+        """Where a tensor that is not among ``tensors`` lends its shape, that shape instead."""
+
+        def change(e: ast.expr) -> ast.expr | None:
+            label = _of_shape(e)
+            if label is None or label in tensors or label not in self.by_name:
+                return None
+            self.only = {**self.only, label: self.by_name[label]}
+            shape = f"ctx.{label}_shape"
+            match e:
+                case ast.Attribute():
+                    text = shape
+                case ast.Call(func=ast.Attribute(attr="expand_as", value=owner)):
+                    text = f"{show(owner, 9)}.expand({shape})"
+                case ast.Call(func=ast.Attribute(attr="zeros_like")):
+                    text = f"{self.v}.new_zeros({shape})"
+                case ast.Call(func=ast.Attribute(attr="full_like"), args=[_, value]):
+                    text = f"{self.v}.new_full({shape}, {show(value)})"
+                case _:
+                    return None
+            new = ast.parse(text, mode="eval").body
+            return changed(new, change) if isinstance(e, ast.Call) else new
+
+        return [Statement(s.target, changed(s.value, change), s.only) for s in body]
+
+    def _owned(self, body: Sequence[Statement]) -> list[Statement]:
+        """What only one input's gradient needs is computed with it."""
+        found = list(body)
+        for place in reversed(range(len(found))):
+            s = found[place]
+            if s.only:
                 continue
-            seen.add(node.id)
-            if node.is_leaf or node.id == graph.output:
-                needed.append(node.label)
+            users = {
+                o.only for o in found[place + 1 :]
+                if s.name in names_in(o.value) or o.name == s.name
+            }  # fmt: skip
+            if len(users) == 1:
+                found[place] = Statement(s.target, s.value, users.pop())
+        return found
+
+    # -- what forward keeps for backward -----------------------------------------------------------
+
+    def _kept(self, body: Sequence[Statement]) -> tuple[list[Node], list[Node], list[Node]]:
+        """What is saved; what of it is computed anew where second derivatives are wanted, for the
+        history that a value made in forward does not have; what backward computes always.
+
+        An intermediate value that is light to compute is not saved.
+        """
+        graph = self.graph
+        wanted = {
+            self.by_name[n].id for s in body for n in _value_names(s.value) if n in self.by_name
+        }
+        made = self._closure({graph.output}, set())
+        have = {n.id for n in graph.nodes if n.is_leaf or n.id == graph.output or n.is_literal}
+        saved: set[int] = {id for id in wanted if id in have}
+        again: set[int] = set()
+        anew: set[int] = set()
+        for id in sorted(wanted - have):
+            node = graph[id]
+            if (node.integer and not self._light(node, have | saved) and is_spelled(node)) or (
+                node.op is not None and node.op.stops and node.op.spellings and id in made
+            ):
+                saved.add(id)  # no gradient goes back through it: its value is all there is
+            elif id in made and node.op is not None and not self._light(node, have | again):
+                again.add(id)
             else:
-                pending += [graph[i] for i in node.inputs]
-        order = [n.label for n in self.graph.nodes]
-        return sorted(set(needed), key=order.index)
+                anew.add(id)
+        for ids in (again, anew):
+            for id in self._closure(ids, {graph.output, *saved, *again} - ids):
+                saved |= {i for i in self._made_from(graph[id]) if i in have} - {id}
+        saved = {id for id in saved | again if not graph[id].is_literal}
+        return ([graph[id] for id in sorted(saved)], [graph[id] for id in sorted(again)],
+                [graph[id] for id in sorted(anew)])  # fmt: skip
 
-    def _shaped(self, line: str) -> str:
-        """A line in which an input of which only the shape is needed is its shape."""
-        for label in self.only:
-            x = re.escape(self.names[label])
-            shape = f"ctx.{self.names[label]}_shape"
-            line = re.sub(rf"torch\.zeros_like\({x}\)", f"{self.v}.new_zeros({shape})", line)
-            line = re.sub(rf"torch\.full_like\({x}, ", f"{self.v}.new_full({shape}, ", line)
-            line = re.sub(rf"expand_as\({x}\)", f"expand({shape})", line)
-            line = re.sub(rf"(?<![\w.]){x}\.shape", shape, line)
-        return line
+    def _inlined(
+        self, body: Sequence[Statement], saved: Sequence[Node], anew: Sequence[Node]
+    ) -> tuple[list[Statement], list[Node]]:
+        """A light value that is used once, or is a transpose, is written where it is used."""
+        self.writer.like = self.v
+        known = {n.id for n in saved}
+        left, found = list(anew), list(body)
+        for node in anew:
+            name = self.names[node.label]
+            uses = sum(ast.dump(s.value).count(f"Name(id='{name}'") for s in found)
+            plain = node.op is not None and is_spelled(node) and node.inputs and all(
+                i in known or self.graph[i].is_literal for i in node.inputs
+            )  # fmt: skip
+            if plain and node.op is not None and (uses == 1 or node.op.name in ("T", "mT", "t")):
+                new = statement(name, self.writer.text(node, known)).value
+                found = [Statement(s.target, put(s.value, name, new), s.only) for s in found]
+                left.remove(node)
+        return found, left
 
-    def _header(self, saved: Sequence[str]) -> list[str]:
-        y = self.names[self.graph.out.label]
-        statements = [
-            " ".join(self.program.source[s.span.start : s.span.end].split())
-            for s in self.program.statements
-        ]
-        if not self.program.statements[-1].targets:
-            statements[-1] = f"{y} = {statements[-1]}"
-        lines = [f"class {self.name}(torch.autograd.Function):"]
-        doc = ['    """' + _escaped("; ".join(statements)), ""]
-        if len(doc[0]) > _WIDTH:
-            doc = ['    """', *("    " + _escaped(s) for s in statements), ""]
-        shapes = dict(self.pattern)
-        if self.general:
-            shapes = {n.label: n.shape for n in self.graph.leaves}
-        letters = _letters(shapes) if self.general else {}
-        described = ", ".join(f"{self.names[n]} {_lettered(s, letters)}" for n, s in shapes.items())
-        out = f"{y} {_lettered(self.graph.out.shape, letters)}"
-        any_size = "any sizes" if self.general else "these sizes only"
-        doc += [f"    Shapes: {described} -> {out}"[: _WIDTH - 1]]
-        doc += [f"    ({any_size}).", ""] if self.general is False else [""]
-        formulas = []
-        for leaf in self.leaves:
-            if not self.form.calculus.reaches(self.graph.out, leaf.label):
-                continue
-            shown = self._small().shown_gradient(leaf)
-            texts = [shown.text, *(f"where {w}" for w in shown.where)]
-            formulas += [t for t in (_in_letters(t, letters) for t in texts) if t not in formulas]
-        if all(len(f) < 400 for f in formulas):
-            doc += ["    Gradients, in index notation:", ""]
-            for text in formulas:
-                doc += ["        " + part for part in _wrapped(_escaped(text), _WIDTH - 12)]
-        else:
-            doc.pop()
-        doc.append('    """')
-        return [*lines, *doc, ""]
+    def _light(self, node: Node, have: set[int]) -> bool:
+        """One pass of arithmetic over what is there anyway, a view of it, or a number."""
+        if node.op is None or node.id not in self.varying:
+            return True
+        cheap = node.op.moves or (node.op.pointwise and (node.op.infix or node.op.integer))
+        return bool(cheap) and all(i in have for i in node.inputs)
 
-    def _small(self) -> ClosedForm:
-        """The formulas for the docstring: sizes as they are in the pattern."""
-        if not hasattr(self, "_docs"):
-            sizes = {n.label: n.shape for n in self.graph.leaves}
-            graph = read(self.program, lambda n: sizes[n])
-            self._docs = ClosedForm(graph, {}, np.zeros(()), exact=False)
-            self._docs.v_name = "v" if "v" not in self.names else self.v
-            self._leaf = {n.label: n for n in graph.leaves}
-        docs = self._docs
-
-        class Shown:
-            @staticmethod
-            def shown_gradient(leaf: Node) -> Any:
-                return docs.shown_gradient(self._leaf[leaf.label])
-
-        return Shown  # type: ignore[return-value]
-
-    def _forward(self, saved: Sequence[str]) -> list[str]:
-        self.writer.like = self.names[self.graph.leaves[0].label]
-        arguments = ", ".join(self.names[n.label] for n in self.graph.leaves)
-        lines = ["    @staticmethod", f"    def forward(ctx, {arguments}):"]
-        lines += self._values({self.graph.output}, set())
-        y = self.names[self.graph.out.label]
-        if saved:
-            lines.append(
-                f"        ctx.save_for_backward({', '.join(self.names[s] for s in saved)})"
-            )
-        lines += [f"        ctx.{self.names[n]}_shape = {self.names[n]}.shape" for n in self.only]
-        lines.append(f"        return {y}")
-        return lines
-
-    def _values(self, wanted: set[int], known: set[int]) -> list[str]:
-        """Statements that compute ``wanted``, naming what the user named and what is used twice."""
-        graph = self.graph
+    def _closure(self, wanted: set[int], known: set[int]) -> set[int]:
+        """The operations that make ``wanted`` from the inputs and ``known``."""
         needed: set[int] = set()
         pending = [i for i in wanted if i not in known]
         while pending:
             id = pending.pop()
-            if id in needed or id in known or graph[id].is_leaf or graph[id].is_literal:
+            node = self.graph[id]
+            if id in needed or id in known or node.is_leaf or node.is_literal:
                 continue
-            if graph[id].op is None and id not in wanted:
+            if node.op is None and id not in wanted:
                 continue
             needed.add(id)
-            pending += self._made_from(graph[id])
-        uses: dict[int, int] = {}
-        for id in needed:
-            for source in self._made_from(graph[id]):
-                uses[source] = uses.get(source, 0) + 1
-                if not is_spelled(graph[id]):
-                    uses[source] += 1  # its formula speaks of elements: they need a name
-        lines = []
-        have = set(known)
-        for node in graph.nodes:
-            if node.id not in needed:
-                continue
-            if node.op is None:
-                lines += _statement(self.names[node.label], self.writer.constant(node))
-                have.add(node.id)
-                continue
-            inline = not node.named and uses.get(node.id, 0) == 1 and node.id not in wanted
-            text = self.writer.text(node, have) if is_spelled(node) else self._by_formula(node)
-            if inline and len(text) < 40:
-                continue
-            lines += _statement(self.names[node.label], text)
-            have.add(node.id)
-        return lines
+            pending += self._made_from(node)
+        return needed
 
     def _made_from(self, node: Node) -> tuple[int, ...]:
         """What a node is computed from: without the parts that only its formula has."""
@@ -368,10 +380,114 @@ class _Class:
         plain = [a for p, a in zip(node.op.parameters, node.args, strict=True) if not p.is_aux]
         return tuple(ref.id for ref in refs(plain))
 
+    # -- docstring and forward ---------------------------------------------------------------------
+
+    def _header(self) -> list[str]:
+        y = self.names[self.graph.out.label]
+        statements = [
+            " ".join(self.program.source[s.span.start : s.span.end].split())
+            for s in self.program.statements
+        ]
+        if not self.program.statements[-1].targets:
+            statements[-1] = f"{y} = {statements[-1]}"
+        lines = [f"class {self.name}(torch.autograd.Function):"]
+        doc = ['    """' + _escaped("; ".join(statements)), ""]
+        if len(doc[0]) > WIDTH:
+            doc = ['    """', *(p for s in statements for p in _indented(s, 4)), ""]
+        letters = _letters({n.label: n.shape for n in self.graph.leaves}) if self.general else {}
+        described = ", ".join(
+            f"{self.names[n.label]} {_lettered(n.shape, letters)}" for n in self.graph.leaves
+        )
+        out = f"{y} {_lettered(self.graph.out.shape, letters)}"
+        fixed = "" if self.general else " (these sizes only)"
+        doc += [*_indented(f"Shapes: {described} -> {out}{fixed}", 4), ""]
+        formulas: list[str] = []
+        for leaf in self.leaves:
+            if not self.form.calculus.reaches(self.graph.out, leaf.label):
+                continue
+            shown = self._documented().shown_gradient(leaf)
+            texts = [shown.text, *(f"where {w}" for w in shown.where)]
+            formulas += [t for t in (_in_letters(t, letters) for t in texts) if t not in formulas]
+        if all(len(f) < 400 for f in formulas):
+            doc += ["    Gradients, in index notation:", ""]
+            for text in formulas:
+                doc += _indented(text, 8)
+        else:
+            doc.pop()
+        doc.append('    """')
+        return [*lines, *doc, ""]
+
+    def _documented(self) -> ClosedForm:
+        """The closed form as the docstring shows it, the upstream gradient called v."""
+        if self._docs is None:
+            self._docs = ClosedForm(self.graph, {}, np.zeros(()), exact=False)
+            self._docs.v_name = "v" if "v" not in self.names else self.v
+        return self._docs
+
+    _docs: ClosedForm | None = None
+
+    def _forward(self, saved: Sequence[Node]) -> list[str]:
+        self.writer.like = self.names[self.graph.leaves[0].label]
+        arguments = ", ".join(self.names[n.label] for n in self.graph.leaves)
+        lines = ["    @staticmethod", f"    def forward(ctx, {arguments}):"]
+        shaped = {n.id for n in self.only.values() if not n.is_leaf}
+        wanted = {self.graph.output, *(n.id for n in saved), *shaped}
+        lines += self._values(wanted, set(), 8, Names({*self.by_name, *RESERVED}))
+        y = self.names[self.graph.out.label]
+        if saved:
+            names = ", ".join(self.names[s.label] for s in saved)
+            lines += laid_out("", ast.parse(f"ctx.save_for_backward({names})", mode="eval").body, 8)
+        lines += [f"        ctx.{n}_shape = {n}.shape" for n in self.only]
+        lines.append(f"        return {y}")
+        return lines
+
+    def _values(
+        self, wanted: set[int], known: set[int], indent: int, free: Names | None = None
+    ) -> list[str]:
+        """Statements that compute ``wanted``, naming what the user named and what is used twice."""
+        graph = self.graph
+        free = free or self.free
+        needed = self._closure(wanted, known)
+        uses: dict[int, int] = {}
+        for id in needed:
+            for source in self._made_from(graph[id]):
+                uses[source] = uses.get(source, 0) + 1
+                if not is_spelled(graph[id]):
+                    uses[source] += 1  # its formula speaks of elements: they need a name
+        found: list[Statement] = []
+        have = set(known)
+        for node in graph.nodes:
+            if node.id not in needed:
+                continue
+            if node.op is None:
+                found.append(statement(self.names[node.label], self.writer.constant(node)))
+                have.add(node.id)
+                continue
+            inline = not node.named and uses.get(node.id, 0) == 1 and node.id not in wanted
+            text = self.writer.text(node, have) if is_spelled(node) else self._by_formula(node)
+            if inline and len(text) < 40:
+                continue
+            found.append(statement(self.names[node.label], text))
+            have.add(node.id)
+        made = unpacked(once(found, free))
+        if known:  # in backward
+            have_names = {self.names[graph[i].label] for i in have if not graph[i].is_literal}
+            made = self._by_shape(made, have_names)
+        return self._written(made, indent, free)
+
+    def _written(
+        self, body: Iterable[Statement], indent: int, free: Names | None = None
+    ) -> list[str]:
+        return [
+            line
+            for s in body
+            for part in split(s, free or self.free, WIDTH - indent)
+            for line in laid_out(part.target, part.value, indent)
+        ]
+
     def _by_formula(self, node: Node) -> str:
         """A value that PyTorch has no call for, by its element formula."""
-        names = dict(self.names)
-        printer = self.printer(names, {n.label: n.shape for n in self.graph.nodes})
+        printer = self.printer(self.names, {n.label: n.shape for n in self.graph.nodes})
         places = self.form.calculus.indices(node.shape, f"n{node.id}x")
         frame = tuple(ONE if p.is_Integer else p for p in places)
         definition = self.form.calculus.definition(node, places)
@@ -379,69 +495,55 @@ class _Class:
             raise printer.unsupported(node.op.name if node.op is not None else node.label)
         return printer.full(definition, frame, "", node.shape)
 
-    # -- backward
-    # ------------------------------------------------------------------------------------
+    # -- backward ----------------------------------------------------------------------------------
 
     def _backward(
-        self, body: list[tuple[str, list[str]]], saved: Sequence[str], used: set[str]
+        self,
+        body: Sequence[Statement],
+        saved: Sequence[Node],
+        again: Sequence[Node],
+        anew: Sequence[Node],
     ) -> list[str]:
         lines = ["    @staticmethod", f"    def backward(ctx, {self.v}):"]
-        self.writer.like = self.v
         if saved:
-            names = [self.names[s] for s in saved]
-            comma = "," if len(names) == 1 else ""
-            left = ", ".join(names)
-            lines.append(
-                f"        ({left}{comma}) = ctx.saved_tensors"
-                if len(names) == 1
-                else f"        {left} = ctx.saved_tensors"
-            )
-        known = {self.labels[s].id for s in saved}
-        wanted = {
-            self.labels[u].id for u in used
-            if u in self.labels and not self.labels[u].is_leaf and self.labels[u].id not in known
-        }  # fmt: skip
-        lines += self._values(wanted, known)
+            names = [self.names[s.label] for s in saved]
+            left = f"({names[0]},)" if len(names) == 1 else ", ".join(names)
+            lines.append(f"        {left} = ctx.saved_tensors")
+        kept = {s.id for s in saved}
+        self.writer.like = self.v
+        if again:
+            lines.append("        if torch.is_grad_enabled():  # second derivatives: with history")
+            lines += self._values({n.id for n in again}, kept - {n.id for n in again}, 12)
+        if anew:
+            lines += self._values({n.id for n in anew}, kept, 8)
         many = len(self.graph.leaves) > 1
-        shared = [line for label, own in body if not label for line in own]
-        lines += [f"        {line}" for line in shared]
+        lines += self._written([s for s in body if not s.only], 8)
         results = []
-        for leaf in self.graph.leaves:
-            own = next((ls for label, ls in body if label == leaf.label), None)
-            if own is None:
+        for place, leaf in enumerate(self.graph.leaves):
+            own = [s for s in body if s.only == leaf.label]
+            if not any(s.target == self.gradient_name(leaf) for s in body):
                 results.append("None")
                 continue
-            results.append(f"grad_{self.names[leaf.label]}")
-            place = self.graph.leaves.index(leaf)
+            results.append(self.gradient_name(leaf))
+            if not own:
+                continue
             if many:
-                if not any(f"grad_{self.names[n.label]} = " in ln for n in [leaf] for ln in lines):
-                    lines.append(f"        grad_{self.names[leaf.label]} = None")
+                lines.append(f"        {results[-1]} = None")
                 lines.append(f"        if ctx.needs_input_grad[{place}]:")
-                lines += [f"            {line}" for line in own]
-            else:
-                lines += [f"        {line}" for line in own]
-        last = f"grad_{self.names[self.graph.leaves[0].label]}"
-        if (
-            not many
-            and len(lines)
-            and lines[-1].startswith(f"        {last} = ")
-            and not lines[-1].endswith("(")
-        ):
-            lines[-1] = lines[-1].replace(f"{last} = ", "return ", 1)
-        else:
-            lines.append(f"        return {', '.join(results)}")
-        return lines
+            elif own[-1].target == results[-1]:
+                own[-1] = Statement("return", own[-1].value)
+            lines += self._written(own, 12 if many else 8)
+            if own[-1].target == "return":
+                return lines
+        return [*lines, f"        return {', '.join(results)}"]
 
-    def _tidied(self, text: str, target: str) -> list[str]:
-        return [line.removeprefix("        ") for line in _statement(target, text)]
-
-    def _closed_form(self) -> tuple[list[tuple[str, list[str]]], set[str]]:
+    def _closed_form(self) -> list[Statement]:
         """``grad_x = …`` for each input, from one formula each or through the parts' gradients."""
         names = {**self.names, self.v: self.v}
         shapes = {n.label: n.shape for n in self.graph.nodes} | {self.v: self.graph.out.shape}
         printer = self.printer(names, shapes)
-        body: list[tuple[str, list[str]]] = []
-        parts: dict[str, list[str]] = {}
+        body: list[Statement] = []
+        parts: dict[str, Statement] = {}
         for node in self.graph.nodes:
             names[ADJOINT + node.label] = f"grad_{self.names.get(node.label, '')}"
             shapes[ADJOINT + node.label] = node.shape
@@ -451,290 +553,197 @@ class _Class:
             formula = self.form.gradient(leaf)
             self._adjoints(formula, printer, parts)
             places = self.form.calculus.indices(leaf.shape, "d")
-            body.append((leaf.label, self._line(formula, places, leaf, printer)))
-        used = {u for u in printer.used if not u.startswith(ADJOINT) and u != self.v}
-        for label in [n.label for n in reversed(self.graph.nodes)]:
-            if ADJOINT + label in parts:
-                body.insert(sum(1 for k, _ in body if not k), ("", parts[ADJOINT + label]))
-        return body, used
+            body.append(self._line(formula, places, leaf, printer))
+        order = [ADJOINT + n.label for n in reversed(self.graph.nodes)]
+        return [parts[label] for label in order if label in parts] + body
 
-    def _adjoints(self, formula: Any, printer: Printer, parts: dict[str, list[str]]) -> None:
+    def _adjoints(self, formula: Any, printer: Printer, parts: dict[str, Statement]) -> None:
         """The gradients of parts that a formula uses, written before it."""
         found = {
             label_of(a) for a in formula.atoms(sympy.Indexed, sympy.Symbol)
             if label_of(a).startswith(ADJOINT)
         }  # fmt: skip
-        for label in sorted(found):
-            if label in parts:
-                continue
-            parts[label] = []
+        for label in sorted(found - set(parts)):
             part = self.labels[label.removeprefix(ADJOINT)]
             places, inner = self.form._part(part, ADJOINT)
             self._adjoints(inner, printer, parts)
             parts[label] = self._line(inner, places, part, printer)
 
-    def _line(self, formula: Any, places: Sequence[Any], node: Node, printer: Printer) -> list[str]:
+    def _line(self, formula: Any, places: Sequence[Any], node: Node, printer: Printer) -> Statement:
         frame = tuple(ONE if p.is_Integer else p for p in places)
-        target = f"grad_{self.names[node.label]}"
         text = printer.full(formula, frame, self.names[node.label], node.shape)
-        if "_like(" in text or "expand_as(" in text or ".reshape(" in text:
-            self.like.add(node.label)
-        return self._tidied(text, target)
+        return statement(self.gradient_name(node), text, node.label if node.is_leaf else "")
 
-    def _picks(self, node: Node, source: Node) -> bool:
-        """Whether each element of ``node`` is an element of ``source``, its one tensor of
-        numbers.
-        """
-        assert node.op is not None
-        tensors = [self.graph[i] for i in self._made_from(node) if not self.graph[i].integer]
-        real = [n for n in tensors if n.op is not None or n.is_leaf]
-        return is_spelled(node) and _picked(node.op) and [n.id for n in real] == [source.id]
+    # -- step by step ------------------------------------------------------------------------------
 
-    def _on_places(self, node: Node, source: Node) -> Node:
-        """The node with ``places`` for its input."""
-        self.names["places"] = "places"
-        stand_in = Node(source.id, "places", True, None, (), source.shape, source.span)
-        nodes = tuple(stand_in if n.id == source.id else n for n in self.graph.nodes)
-        self.writer.graph = Graph(self.graph.source, nodes, self.graph.output)
-        return node
-
-    # -- step by step
-    # --------------------------------------------------------------------------------
-
-    def _steps(self) -> tuple[list[tuple[str, list[str]]], set[str]]:
+    def _steps(self) -> list[Statement]:
         """The chain rule, one operation at a time."""
         graph = self.graph
-        self.writer.like = self.v
-        reach = graph.reach([n.label for n in self.leaves])
-        needed = graph.needed()
-        uses: dict[int, int] = {}
-        used: set[str] = set()
-        lines: list[str] = []
-        name_of = {graph.output: self.v}
-        blocks: dict[str, list[str]] = {}
+        reach, needed = graph.reach([n.label for n in self.leaves]), graph.needed()
+        body: list[Statement] = []
+        found: dict[int, list[str]] = {}
+        upstream = {graph.output: self.v}
         for node in reversed(graph.nodes):
-            if (
-                node.op is None
-                or node.id not in reach
-                or node.id not in needed
-                or node.id not in name_of
-            ):
+            if node.id not in reach or node.id not in needed:
                 continue
-            upstream = name_of[node.id]
+            if node.id in found:
+                total = " + ".join(found[node.id])
+                upstream[node.id] = name = self.gradient_name(node)
+                if total.isidentifier() and not node.is_leaf:
+                    upstream[node.id] = total
+                else:
+                    body.append(statement(name, total, node.label if node.is_leaf else ""))
+            if node.op is None or node.id not in upstream:
+                continue
             for place, id in enumerate(dict.fromkeys(ref.id for ref in refs(node.args))):
-                source = graph[id]
-                if id not in reach:
+                if id not in reach or graph[id].op is None and not graph[id].is_leaf:
                     continue
-                text = self._contribution(node, place, source, upstream, used)
-                if text is None:
-                    continue
-                target = f"grad_{self.names[source.label]}"
-                own = f"{target}_{uses[id] + 1}" if uses.get(id) else target
-                into = blocks.setdefault(source.label, []) if source.is_leaf else lines
-                if isinstance(text, list):
-                    into += [line.format(target=own) for line in text]
-                    text = own
-                if uses.get(id):
-                    rest = text if not _split(text)[1:] else f"({text})"
-                    text = f"{name_of[id]} + {rest}"
-                uses[id] = uses.get(id, 0) + 1
-                if text.isidentifier() and not source.is_leaf:
-                    name_of[id] = text
-                    continue
-                name_of[id] = target
-                if text != target:
-                    into += self._tidied(text, target)
-        body: list[tuple[str, list[str]]] = [("", lines)]
-        body += [(n.label, blocks[n.label]) for n in self.leaves if n.label in blocks]
-        return body, used
+                text = self._contribution(node, place, graph[id], upstream[node.id], body)
+                if text is not None:
+                    found.setdefault(id, []).append(text)
+        return body
 
     def _contribution(
-        self, node: Node, place: int, source: Node, upstream: str, used: set[str]
-    ) -> str | list[str] | None:
-        moved = self._moved(node, source, upstream, used)
-        if moved is not None:
-            return moved
+        self, node: Node, place: int, source: Node, upstream: str, body: list[Statement]
+    ) -> str | None:
+        assert node.op is not None
+        if node.op.stops or node.op.integer:
+            return None
+        if node.op.backward is not None or (node.op.moves and is_spelled(node)):
+            only = source.label if source.is_leaf else ""
+            texts = [
+                self._recorded(node, source, upstream, name, part, body, only)
+                for name, part, ref in tensor_arguments(node)
+                if ref.id == source.id
+            ]
+            if texts and None not in texts:
+                return " + ".join(t for t in texts if t is not None)
+        try:
+            return self._by_rule(node, place, source, upstream)
+        except UnsupportedError:
+            if not node.op.pointwise:
+                raise
+            return self._summed(node, place, source, upstream)
+
+    def _recorded(
+        self,
+        node: Node,
+        source: Node,
+        upstream: str,
+        wrt: str,
+        part: int,
+        body: list[Statement],
+        only: str,
+    ) -> str | None:
+        """A contribution as the record writes it."""
+        assert node.op is not None
+
+        def let(hint: str, text: str) -> str:
+            name = self.free.free(hint)
+            body.append(statement(name, text, only))
+            return name
+
+        def moved(places: str) -> str:
+            names = {**self.names, source.label: places}
+            return Writer(self.graph, names, self.size).text(node, {n.id for n in self.graph.nodes})
+
+        writing = Writing(
+            Operand(upstream, node.shape), Operand(self.names[node.label], node.shape),
+            wrt=wrt, part=part, let=let, moved=moved,
+            store=lambda place, text: body.append(statement(place, text, only)),
+            index=lambda index: self.writer.index(index, {n.id for n in self.graph.nodes}),
+        )  # fmt: skip
+        if node.op.backward is None:
+            return writing.same(self.writer.operand(source))
+        return node.op.backward(writing, *self.writer.operands(node))
+
+    def _by_rule(self, node: Node, place: int, source: Node, upstream: str) -> str | None:
+        """A contribution by the operation's own closed form."""
         rule = local_rule(node, self.graph)
         formula = rule.contributions[place]
         if formula is None:
             return None
-        order = list(dict.fromkeys(ref.id for ref in refs(node.args)))
+        names, shapes = self._local_names(node, upstream)
+        printer = Printer(names, shapes, self.size, rule.sizes[place])
+        frame = tuple(ONE if p.is_Integer else p for p in rule.places[place])
+        return printer.full(formula, frame, self.names[source.label], source.shape)
+
+    def _summed(self, node: Node, place: int, source: Node, upstream: str) -> str | None:
+        """A contribution as if nothing were broadcast, summed to the input's shape."""
+        nodes = tuple(
+            n if n.is_literal or n.id == node.id else replace(n, shape=node.shape)
+            for n in self.graph.nodes
+        )
+        rule = local_rule(node, Graph(self.graph.source, nodes, self.graph.output))
+        formula = rule.contributions[place]
+        if formula is None:
+            return None
+        names, shapes = self._local_names(node, upstream)
+        shapes = {label: node.shape for label in shapes}
+        printer = Printer(names, shapes, self.size, rule.sizes[place])
+        frame = tuple(ONE if p.is_Integer else p for p in rule.places[place])
+        text = printer.full(formula, frame, self.names[source.label], node.shape)
+        return text if source.shape == node.shape else (
+            f"({text}).sum_to_size({self.names[source.label]}.shape)"
+        )  # fmt: skip
+
+    def _local_names(self, node: Node, upstream: str) -> tuple[dict[str, str], dict[str, Shape]]:
         names = {UPSTREAM: upstream, RESULT: self.names[node.label]}
         shapes = {UPSTREAM: node.shape, RESULT: node.shape}
-        for k, id in enumerate(order):
+        for k, id in enumerate(dict.fromkeys(ref.id for ref in refs(node.args))):
             names[f"a{k}"] = self.names.get(self.graph[id].label, "")
             shapes[f"a{k}"] = self.graph[id].shape
-        printer = Printer(names, shapes, self.size, rule.sizes[place])
-        places = rule.places[place]
-        frame = tuple(ONE if p.is_Integer else p for p in places)
-        like = self.names[source.label]
-        text = printer.full(formula, frame, like, source.shape)
-        if "_like(" in text or "expand_as(" in text or ".reshape(" in text:
-            self.like.add(source.label)
-        for label in printer.used:
-            if label == RESULT:
-                used.add(node.label)
-            elif label != UPSTREAM:
-                used.add(self.graph[order[int(label[1:])]].label)
-        return text
+        return names, shapes
 
-    def _moved(
-        self, node: Node, source: Node, upstream: str, used: set[str]
-    ) -> str | list[str] | None:
-        """The way back through an operation that only moves elements."""
-        op = node.op
-        assert op is not None
-        like = self.names[source.label]
-        count = node.inputs.count(source.id)
-        if op.name in (
-            "reshape",
-            "view",
-            "flatten",
-            "squeeze",
-            "unsqueeze",
-            "unflatten",
-            "ravel",
-            "view_as",
-            "reshape_as",
-            "contiguous",
-            "clone",
+
+def _renamed(body: Sequence[Statement]) -> list[Statement]:
+    """``grad_x = part``: the part is called ``grad_x`` at once."""
+    found = list(body)
+    for s in body:
+        if not isinstance(s.value, ast.Name) or not s.target.isidentifier():
+            continue
+        old = s.value.id
+        made = [o for o in found if o.name == old]
+        if made and all(s.only == o.only for o in made):
+            found.remove(s)
+            found = [o.renamed(old, s.target) for o in found]
+    return found
+
+
+def _of_shape(e: ast.expr) -> str | None:
+    """The name of which ``e`` needs the shape alone."""
+    match e:
+        case ast.Attribute(value=ast.Name(id=name), attr="shape"):
+            return name
+        case ast.Call(func=ast.Attribute(attr="expand_as"), args=[ast.Name(id=name)]):
+            return name
+        case ast.Call(
+            func=ast.Attribute(attr="zeros_like" | "full_like"), args=[ast.Name(id=name), *_]
         ):
-            if node.inputs[0] != source.id:
-                return None
-            self.like.add(source.label)
-            return f"{upstream}.reshape({like}.shape)"
-        if op.name in ("T", "t", "mT", "transpose", "permute", "swapaxes", "movedim", "flip"):
-            p = node.parameters
-            match op.name:
-                case "transpose":
-                    return f"{upstream}.transpose({p['dim0']}, {p['dim1']})"
-                case "permute":
-                    rank = len(source.shape)
-                    order = [d % rank for d in p["dims"]]
-                    inverse = tuple(order.index(d) for d in range(rank))
-                    return f"{upstream}.permute({', '.join(map(str, inverse))})"
-                case "flip":
-                    return f"{upstream}.flip({p['dims']!r})" if "dims" in p else None
-                case "movedim":
-                    return None
-                case "mT":
-                    return f"{upstream}.mT"
-            if len(source.shape) <= 2:
-                return f"{upstream}.t()" if len(source.shape) == 2 else upstream
-            return f"{upstream}.permute({', '.join(map(str, reversed(range(len(source.shape)))))})"
-        if op.name == "getitem":
-            from gradexplain.codegen.forward import _index
-
-            self.like.add(source.label)
-            index = _index(node.args[1])
-            return [f"{{target}} = torch.zeros_like({like})", f"{{target}}[{index}] = {upstream}"]
-        p = node.parameters
-        if op.name in ("tril", "triu"):
-            return f"{upstream}.{op.name}({p.get('diagonal', 0) or ''})"
-        if op.name == "cumsum":
-            return f"{upstream}.flip({p['dim']}).cumsum(dim={p['dim']}).flip({p['dim']})"
-        if op.name == "trace":
-            self.like.add(source.label)
-            kind = f"dtype={self.v}.dtype, device={self.v}.device"
-            return f"torch.eye(*{like}.shape, {kind}) * {upstream}"
-        if op.name == "pad" and p.get("mode", "constant") == "constant":
-            return f"F.pad({upstream}, {tuple(-n for n in p['pad'])!r})"
-        if self._picks(node, source):
-            # The operation on the places of its input's elements says where each came from.
-            self.like.add(source.label)
-            places = self.writer.text(self._on_places(node, source), set())
-            self.writer.graph = self.graph
-            return [
-                f"places = torch.arange({like}.shape.numel(), "
-                f"device={self.v}.device).reshape({like}.shape)",
-                f"places = {places}",
-                f"{{target}} = {upstream}.new_zeros({like}.shape.numel())",
-                f"{{target}} = {{target}}.index_add(0, places.flatten(), {upstream}.flatten())",
-                f"{{target}} = {{target}}.reshape({like}.shape)",
-            ]
-        if op.name in ("cat", "concat") and count == 1:
-            parts = node.args[0]
-            dim = int(node.args[1])
-            axis = dim % len(source.shape)
-            start = []
-            for ref in parts:
-                if ref.id == source.id:
-                    break
-                start.append(f"{self.names[self.graph[ref.id].label]}.shape[{axis}]")
-                self.like.add(self.graph[ref.id].label)
-            self.like.add(source.label)
-            at = " + ".join(start) if start else "0"
-            return f"{upstream}.narrow({axis}, {at}, {like}.shape[{axis}])"
-        if op.name == "stack" and count == 1:
-            dim = int(node.args[1])
-            axis = dim % len(node.shape)
-            number = [ref.id for ref in node.args[0]].index(source.id)
-            return f"{upstream}.select({axis}, {number})"
-        return None
+            return name
+    return None
 
 
-def _picked(op: Any) -> bool:
-    return op.name in _PICKS or op.moves
+def _value_names(e: ast.expr) -> set[str]:
+    """The names whose values ``e`` needs."""
+    shaped = {id(n) for part in ast.walk(e) if isinstance(part, ast.expr)
+              and (name := _of_shape(part)) is not None
+              for n in ast.walk(part) if isinstance(n, ast.Name) and n.id == name
+              and not _is_owner(part, n)}  # fmt: skip
+    return {n.id for n in ast.walk(e) if isinstance(n, ast.Name) and id(n) not in shaped}
 
 
-#: Operations whose every element is one of their input's, and those of the records that say so.
-_PICKS = {
-    "narrow", "select", "split", "chunk", "roll", "repeat", "tile", "repeat_interleave", "gather",
-    "take", "take_along_dim", "index_select", "diagonal", "unfold", "expand", "expand_as",
-    "broadcast_to", "rot90", "movedim", "moveaxis", "fliplr", "flipud", "unbind", "masked_select",
-    "getitem",
-}  # fmt: skip
+def _is_owner(call: ast.expr, name: ast.Name) -> bool:
+    """Whether a name stands before ``.expand_as``, where its values count."""
+    if not isinstance(call, ast.Call):
+        return False
+    owner = call.func.value if isinstance(call.func, ast.Attribute) else call.func
+    return call.func.attr == "expand_as" and any(n is name for n in ast.walk(owner))  # type: ignore[attr-defined]
 
 
-# -- lines -----------------------------------------------------------------------------------------
-
-
-def _statement(target: str, text: str) -> list[str]:
-    """``target = text`` as ruff would format it in a method; what is too long is named in parts."""
-    line = f"        {target} = {text}"
-    if len(line) <= _WIDTH:
-        return [line]
-    terms = _split(text)
-    inner = f"            {text}"
-    if len(terms) == 1 and len(inner) <= _WIDTH and not text.endswith(")"):
-        return [f"        {target} = (", inner, "        )"]
-    if len(terms) > 1:
-        found = []
-        for k, term in enumerate(terms):
-            sign, _, rest = term.partition(" ") if k else ("", "", term)
-            found += _statement(f"term_{k + 1}", rest)
-            terms[k] = f"{sign} term_{k + 1}".strip()
-        return [*found, f"        {target} = {' '.join(terms)}"]
-    for sign in (" / ", " * "):
-        pieces = _split(text, (sign,))
-        if len(pieces) > 1:
-            head = sign.join(p.removeprefix(sign.strip()).strip() for p in pieces[:-1])
-            last = pieces[-1]
-            if head.isidentifier():
-                rest = last.removeprefix(sign.strip()).strip()
-                if _bare(rest) == rest:
-                    continue
-                name = "below" if sign == " / " else "factor"
-                return [
-                    *_statement(name, rest[1:-1]),
-                    *_statement(target, f"{head}{sign}{name}"),
-                ]
-            head = _bare(head)
-            name = "above" if sign == " / " else "factor"
-            return [*_statement(name, head), *_statement(target, f"{name} {last}")]
-    return [line]
-
-
-def _split(text: str, signs: tuple[str, ...] = (" + ", " - ")) -> list[str]:
-    """The terms of a sum (the factors of a product), each but the first with its sign."""
-    depth, start, found = 0, 0, []
-    for place, ch in enumerate(text):
-        depth += (ch in "([") - (ch in ")]")
-        if depth == 0 and text[place : place + 3] in signs:
-            found.append(text[start:place])
-            start = place + 1
-    found.append(text[start:])
-    return [f.strip() for f in found]
+def _indented(text: str, indent: int) -> list[str]:
+    pad = " " * indent
+    return [pad + part for part in _wrapped(_escaped(text), WIDTH - indent)]
 
 
 def _letters(shapes: Mapping[str, Shape]) -> dict[int, str]:

@@ -19,7 +19,7 @@ from sympy.logic.boolalg import And, Not, Or
 
 from gradexplain.errors import UnsupportedError
 from gradexplain.formula.calculus import indices_of, label_of
-from gradexplain.formula.functions import Bracket, Cases, Nonzero, RecordFunction
+from gradexplain.formula.functions import Bracket, Cases, Nonzero, RecordFunction, log0
 from gradexplain.routes.pytorch import function_of
 
 _ADD, _MUL, _NEG, _POWER, _ATOM = range(5)
@@ -75,7 +75,8 @@ class Printer:
         missing = [a for a in frame if a is not ONE and a not in have]
         if not missing:
             lead = [a for a in frame if a is ONE]
-            if lead and not self._keeps(e, frame):
+            summed = bool(like) and e.has(sympy.Sum) and "keepdim=True" not in text
+            if lead and (summed or not self._keeps(e, frame)):
                 return self._call_on(text, level, f"reshape({like}.shape)")
             return text
         if not isinstance(e, sympy.Expr) or (not have and not self._tensors(e)):
@@ -130,6 +131,9 @@ class Printer:
         if isinstance(e, Nonzero):
             text = self.tensor(e.args[0], frame)
             return f"torch.where({text} == 0, math.inf, {text})", _ATOM
+        if isinstance(e, log0):
+            text = self.tensor(e.args[0], frame)
+            return f"torch.where({text} == 0, 1.0, {text}).log()", _ATOM
         if isinstance(e, (sympy.Function, sympy.Max, sympy.Min)):
             return self._function(e, frame)
         raise self.unsupported(type(e).__name__)
@@ -169,6 +173,7 @@ class Printer:
     def _integer(self, n: int) -> str:
         """A whole number, sizes of axes in it by name."""
         found = []
+        self.size(n)
         for p in _primes(n):
             name = self.size(p)
             if name is not None:
@@ -556,8 +561,17 @@ class Printer:
 
     def _mask(self, e: Any, frame: Frame) -> str:
         if isinstance(e, sympy.KroneckerDelta):
-            raise self.unsupported("a selection of places")
+            return self._diagonal(e, frame)
         return self._condition(e.condition, frame)
+
+    def _diagonal(self, e: Any, frame: Frame) -> str:
+        """Where two axes of the frame have the same place."""
+        a, b = e.args
+        if a not in frame or b not in frame:
+            raise self.unsupported("a selection of places")
+        n, device = self._integer(self.ranges[a]), f"{self._some()}.device"
+        eye = f"torch.eye({n}, dtype=torch.bool, device={device})"
+        return self._placed(eye, sorted((a, b), key=frame.index), frame)[0]
 
     def _condition(self, c: Any, frame: Frame) -> str:
         if isinstance(c, (And, Or)):

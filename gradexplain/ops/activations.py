@@ -271,7 +271,16 @@ def _glu(k: Any, x: Any, dim: int) -> Any:
     return x[k.i] * k.sigmoid(x[k.put(k.i, d, k.i[d] + half)])
 
 
+def _glu_back(c: Any, x: Any, dim: int) -> str:
+    half = f"{x}.shape[{dim}] // 2"
+    gate = c.let("gate", f"{x}.narrow({dim}, {half}, {half}).sigmoid()")
+    by_value = c.let("by_value", f"{c.grad} * {gate}")
+    by_gate = f"{by_value} * {x}.narrow({dim}, 0, {half}) * (1 - {gate})"
+    return f"torch.cat([{by_value}, {by_gate}], dim={dim})"
+
+
 register(Op(
     "glu(Tensor input, int dim=-1)", _FAMILY, homes="F", shape=_halved, element=_glu,
+    backward=lambda c, x, dim: _glu_back(c, x, dim),
     samples=("F.glu(x[4])", "F.glu(x[2,4])", "F.glu(x[4,3], dim=0)"),
 ))

@@ -36,6 +36,13 @@ The names that a record may use
 ``aux``
     ``aux(b, *arguments)`` makes the values that the ``Aux`` arguments are, with ``b.helper(op, …)``: no
     gradient flows through them, the record's ``jacobian`` is total.
+``written`` (optional)
+    ``written(c, *arguments)``: the value as PyTorch, for `gradexplain codegen`, where a plain call of
+    the first spelling would not do; arguments are names of the code (`gradexplain.codegen.record`).
+``backward`` (optional)
+    ``backward(c, *arguments)``: the gradient of the input ``c.wrt`` as a person would write it in
+    PyTorch, where the formula's own sums over places would not be that (None where they would).
+    Nothing else reads it, and what is generated with it is held against the closed form.
 ``remark``
     One sentence, printed wherever a gradient meets the operation: that it goes no further.
 ``kink``
@@ -157,6 +164,10 @@ class Op:
     #: and so does the result; its magnitude may be a function of no arguments, for where it costs as
     #: much as the value and nobody asks.
     value: Callable[..., Any] | None = None
+
+    #: The value, and the gradient of one input, as a person writes them in PyTorch.
+    written: Callable[..., str] | None = None
+    backward: Callable[..., str | None] | None = None
 
     name: str = field(init=False)
     parameters: tuple[Parameter, ...] = field(init=False)

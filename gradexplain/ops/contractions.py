@@ -63,6 +63,22 @@ def _matmul(k: Any, a: Any, b: Any) -> Any:
     return k.sum(a[[*left, *row, p]] * b[[*right, p, *column]], p)
 
 
+def _matmul_back(c: Any, a: Any, b: Any) -> str | None:
+    """``v·bᵀ`` and ``aᵀ·v``, summed over the batch that one of them does not have."""
+    if a.rank == b.rank == 1:
+        return f"{c.grad} * {b if c.wrt == 'input' else a}"
+    if min(a.rank, b.rank) == 1:
+        return None  # the formula's own sums are as short
+    first = c.wrt == "input"
+    if not first and b.rank == 2 < a.rank:
+        return f"{a}.flatten(0, -2).T @ {c.grad}.flatten(0, -2)"
+    turned = b if first else a
+    turned = f"{turned}.{'T' if turned.rank == 2 else 'mT'}"
+    product = f"{c.grad} @ {turned}" if first else f"{turned} @ {c.grad}"
+    mine = a if first else b
+    return str(c.total(product, mine, (*c.y.shape[:-2], *mine.shape[-2:])))
+
+
 def _ranks(name: str, first: int, second: int) -> Any:
     def shape(a: Shape, b: Shape) -> Shape:
         if (len(a), len(b)) != (first, second):
@@ -78,17 +94,17 @@ def _ranks(name: str, first: int, second: int) -> Any:
 
 register(Op(
     "matmul(Tensor input, Tensor other)", _FAMILY, infix="{} @ {}",
-    shape=_matmul_shape, element=_matmul, aliases=("linalg.matmul",),
+    shape=_matmul_shape, element=_matmul, backward=_matmul_back, aliases=("linalg.matmul",),
     samples=("x[2,3] @ w[3,2]", "x[3] @ w[3]", "matmul(x[2,3], w[3])", "x[3] @ w[3,2]",
              "x[2,1,2,3] @ w[2,3,2]", "torch.matmul(x[2,3], w[2,3].T)"),
 ))
 register(Op(
     "mm(Tensor input, Tensor mat2)", _FAMILY,
-    shape=_ranks("mm", 2, 2), element=_matmul, samples=("mm(x[2,3], w[3,2])",),
+    shape=_ranks("mm", 2, 2), element=_matmul, backward=_matmul_back, samples=("mm(x[2,3], w[3,2])",),
 ))
 register(Op(
     "bmm(Tensor input, Tensor mat2)", _FAMILY,
-    shape=_ranks("bmm", 3, 3), element=_matmul, samples=("bmm(x[2,2,3], w[2,3,2])",),
+    shape=_ranks("bmm", 3, 3), element=_matmul, backward=_matmul_back, samples=("bmm(x[2,2,3], w[2,3,2])",),
 ))
 register(Op(
     "mv(Tensor input, Tensor vec)", _FAMILY,
@@ -295,8 +311,25 @@ def _kron(k: Any, a: Any, b: Any) -> Any:
     return a.broadcast(high) * b.broadcast(low)
 
 
+def _kron_back(c: Any, a: Any, b: Any) -> str:
+    """Each dim of the gradient is one of ``a`` times one of ``b``; the other's is summed out."""
+    rank = max(a.rank, b.rank)
+    letters = [("acegikmo"[axis], "bdfhjlnp"[axis]) for axis in range(rank)]
+    pairs = []
+    for axis in range(rank):
+        own = [f"{t}.shape[{axis - rank}]" if axis >= rank - t.rank else "1" for t in (a, b)]
+        pairs += own
+    blocks = c.let("blocks", f"{c.grad}.reshape({', '.join(pairs)})")
+    of_a = "".join(la for la, _ in letters[rank - a.rank:])
+    of_b = "".join(lb for _, lb in letters[rank - b.rank:])
+    every = "".join(la + lb for la, lb in letters)
+    mine, other, its = (of_a, b, of_b) if c.wrt == "input" else (of_b, a, of_a)
+    return f'torch.einsum("{every},{its}->{mine}", {blocks}, {other})'
+
+
 register(Op(
     "kron(Tensor input, Tensor other)", _FAMILY, shape=_kron_shape, element=_kron,
+    backward=_kron_back,
     samples=("kron(x[2], y[3])", "kron(x[2,2], y[2,3])", "kron(x[2,2], y[3])"),
 ))
 
@@ -455,16 +488,28 @@ def _cross(k: Any, a: Any, b: Any, dim: int | None) -> Any:
     return a[one] * b[two] - a[two] * b[one]
 
 
+def _cross_text(a: Any, b: Any, dim: int | None) -> str:
+    return f"torch.linalg.cross({a}, {b}, dim={_three(broadcast(a.shape, b.shape), dim)})"
+
+
+def _cross_back(c: Any, a: Any, b: Any, dim: int | None) -> str:
+    mine, text = (a, _cross_text(b, c.grad, dim)) if c.wrt == "input" else (
+        b, _cross_text(c.grad, a, dim))
+    return str(c.total(text, mine, c.y.shape))
+
+
 register(Op(
     "cross(Tensor input, Tensor other, int? dim=None)", _FAMILY,
-    shape=_cross_shape, element=_cross,
+    shape=_cross_shape, element=_cross, backward=_cross_back,
+    written=lambda c, a, b, dim: _cross_text(a, b, dim),
     torch=lambda torch, a, b, dim: torch.cross(
         a, b, dim=_three(torch.broadcast_shapes(a.shape, b.shape), dim)),
     samples=("cross(x[3], y[3], dim=0)", "cross(x[2,3], y[2,3])", "cross(x[3,2], y[3,1], dim=0)"),
 ))
 register(Op(
     "cross(Tensor input, Tensor other, *, int dim=-1)", _FAMILY, homes="linalg",
-    shape=_cross_shape, element=_cross, samples=("linalg.cross(x[2,3], y[1,3])",),
+    shape=_cross_shape, element=_cross, backward=_cross_back,
+    samples=("linalg.cross(x[2,3], y[1,3])",),
 ))
 
 
@@ -543,11 +588,48 @@ def _conv(n: int) -> Any:
     return element
 
 
+def _conv_back(n: int) -> Any:
+    """PyTorch's own transposed maps of a convolution: `torch.nn.grad`."""
+
+    def backward(c: Any, x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any,
+                 groups: int) -> str:
+        grad = c.grad
+        batched = x.rank == n + 2
+        if c.wrt == "bias":
+            dims = [d for d in range(grad.rank) if d != grad.rank - n - 1]
+            return f"{grad}.sum(dim={dims[0] if len(dims) == 1 else tuple(dims)})"
+        stride, dilation = _each(stride, n, "stride"), _each(dilation, n, "dilation")
+        pads = _padding(padding, w.shape[2:], stride, dilation)
+        even = all(before == after for before, after in pads)
+        shown = {
+            "stride": stride, "padding": tuple(p for p, _ in pads) if even else (0,) * n,
+            "dilation": dilation, "groups": groups,
+        }
+        options = "".join(f", {key}={value[0] if value and len(set(value)) == 1 else value}"
+                          if isinstance(value, tuple) else f", {key}={value}"
+                          for key, value in shown.items()
+                          if value not in ((1,) * n if key != "padding" else (0,) * n, 1))
+        source = str(x) if batched else f"{x}.unsqueeze(0)"
+        grad = str(grad) if batched else f"{grad}.unsqueeze(0)"
+        flat = tuple(p for pair in reversed(pads) for p in pair)
+        if not even:
+            source = c.let("padded", f"F.pad({source}, {flat})")
+        if c.wrt == "weight":
+            return f"torch.nn.grad.conv{n}d_weight({source}, {w}.shape, {grad}{options})"
+        size = f"{source}.shape" if batched or not even else f"(1, *{x}.shape)"
+        found = f"torch.nn.grad.conv{n}d_input({size}, {w}, {grad}{options})"
+        if not even:
+            found = f"F.pad({found}, {tuple(-p for p in flat)})"
+        return found if batched else f"{found}.squeeze(0)"
+
+    return backward
+
+
 for _n in (1, 2, 3):
     register(Op(
         f"conv{_n}d(Tensor input, Tensor weight, Tensor? bias=None, int[] stride=1, Any padding=0, "
         "int[] dilation=1, int groups=1)", _FAMILY, homes="F", aliases=(f"torch.conv{_n}d",),
-        shape=_conv_shape(_n), element=_conv(_n),
+        shape=_conv_shape(_n), element=_conv(_n), backward=_conv_back(_n),
         samples={
             1: ("F.conv1d(x[1,2,5], w[2,2,3])",
                 "F.conv1d(x[1,1,5], w[2,1,2], b[2], stride=2, padding=1)",
@@ -611,6 +693,44 @@ def _avg_pool(n: int) -> Any:
     return element
 
 
+def _avg_back(n: int) -> Any:
+    """Each window spreads its gradient evenly: a transposed convolution with ones."""
+
+    def backward(c: Any, x: Any, kernel: Any, stride: Any, padding: Any, ceil: bool, whole: bool,
+                 divisor: int | None = None) -> str:
+        kernel, stride, padding, _ = _window(n, kernel, stride, padding)
+        grad = c.grad
+        if divisor is not None:
+            share = f"{grad} / {divisor}"
+        elif not ceil and (whole or not any(padding)):
+            share = f"{grad} / {prod(kernel)}"
+        else:
+            share = f"{grad} / ({' * '.join(counts(c, x, kernel, stride, padding, whole))})"
+        share = c.let("share", share)
+        ones = f"{grad}.new_ones({', '.join(map(str, (1, 1, *kernel)))})"
+        steps = stride[0] if len(set(stride)) == 1 else stride
+        spread = c.let("spread", f"F.conv_transpose{n}d({share}.reshape(-1, 1, *{grad}.shape[-{n}:]),"
+                       f" {ones}, stride={steps})")
+        crop = ", ".join(
+            f"{-p}, {x}.shape[{axis}]{f' + {p}' if p else ''} - {spread}.shape[{axis}]"
+            for axis, p in zip(range(-1, -n - 1, -1), reversed(padding), strict=True))
+        return f"F.pad({spread}, ({crop})).reshape({x}.shape)"
+
+    def counts(c: Any, x: Any, kernel: Shape, stride: Shape, padding: Shape,
+               whole: bool) -> list[str]:
+        """How many places each window counts along each dim."""
+        found = []
+        for axis, m, s, p in zip(range(-n, 0), kernel, stride, padding, strict=True):
+            size, place = f"{x}.shape[{axis}]", f"torch.arange({c.grad}.shape[{axis}]"
+            first = c.let("first", f"{place}, device={c.grad}.device) * {s} - {p}")
+            last = f"({first} + {m}).clamp(max={size}{f' + {p}' if whole and p else ''})"
+            inside = f"({last} - {first if whole else f'{first}.clamp(min=0)'})"
+            found.append(inside + "".join(".unsqueeze(-1)" for _ in range(-axis - 1)))
+        return found
+
+    return backward
+
+
 _WIDE = "int[] kernel_size, int[]? stride=None, int[] padding=0"
 
 for _n in (1, 2, 3):
@@ -619,7 +739,7 @@ for _n in (1, 2, 3):
         f"avg_pool{_n}d(Tensor input, {_WIDE}, bool ceil_mode=False, bool count_include_pad=True"
         f"{_override})", _FAMILY, homes="F",
         shape=lambda x, m, s, p, ceil, *_, n=_n: _pooled(n, f"avg_pool{n}d", x, m, s, p, 1, ceil),
-        element=_avg_pool(_n),
+        element=_avg_pool(_n), backward=_avg_back(_n),
         samples={
             1: ("F.avg_pool1d(x[1,1,6], 2)", "F.avg_pool1d(x[1,2,5], 3, stride=2, padding=1)",
                 "F.avg_pool1d(x[2,5], 2, padding=1, count_include_pad=False, ceil_mode=True)"),
@@ -668,15 +788,34 @@ def _max_pool(n: int) -> Any:
     return element
 
 
+def _one(value: Any) -> Any:
+    """A setting as it is written: one number where all are equal."""
+    return value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value
+
+
 def _unit_pool(n: int) -> None:
     settings = f"{_WIDE}, int[] dilation=1, bool ceil_mode=False"
 
     def shape(x: Shape, m: Any, s: Any, p: Any, d: Any, ceil: bool, *_: Any) -> Shape:
         return _pooled(n, f"max_pool{n}d", x, m, s, p, d, ceil)
 
+    def called(x: Any, m: Any, s: Any, p: Any, d: Any, ceil: bool) -> str:
+        options = {"stride": s, "padding": p, "dilation": d, "ceil_mode": ceil}
+        usual = {"stride": (None, (), m), "padding": (0, (0,)), "dilation": (1, (1,)),
+                 "ceil_mode": (False,)}
+        shown = "".join(f", {key}={_one(v)}" for key, v in options.items() if v not in usual[key])
+        return f"F.max_pool{n}d({x}, {_one(m)}{shown}, return_indices=True)"
+
+    def back(c: Any, x: Any, *args: Any) -> str:
+        """To the element that was the largest, by its place in the plane."""
+        flat = "" if n == 1 else f".flatten({-n})"
+        found = f"torch.zeros_like({x}){flat}.scatter_add(-1, {args[-1]}{flat}, {c.grad}{flat})"
+        return found if n == 1 else f"{found}.reshape({x}.shape)"
+
     helper = register(Op(
         f"argmax_pool{n}d(Tensor input, {settings})", _FAMILY, (), homes="", integer=True,
         shape=shape, value=_pool_index(n), jacobian=lambda *_: None, torch=lambda *_: None,
+        written=lambda c, x, *args: f"{called(x, *args)}[1]",
     ))
     pooled = register(Op(
         f"max_pool{n}d(Tensor input, {settings}, Aux indices)", _FAMILY, (), homes="",
@@ -684,6 +823,7 @@ def _unit_pool(n: int) -> None:
         aux=lambda b, x, *args: (b.helper(helper, x, *args, label="idx"),),
         torch=lambda torch, x, m, s, p, d, ceil, _: getattr(torch.nn.functional, f"max_pool{n}d")(
             x, m, s or m, p, d, ceil),
+        written=lambda c, x, *args: f"{called(x, *args[:-1])}[0]", backward=back,
     ))
 
     def expand(b: Any, x: Any, *args: Any) -> Any:
@@ -738,10 +878,31 @@ def _adaptive(n: int) -> Any:
     return element
 
 
+def _adaptive_back(n: int) -> Any:
+    """Along each dim a matrix that says which share of a mean an element has."""
+
+    def backward(c: Any, x: Any, out: Any) -> str:
+        shares, letters = [], "abcdef"
+        for axis in range(-n, 0):
+            size, count = f"{x}.shape[{axis}]", f"{c.grad}.shape[{axis}]"
+            spot = c.let("spot", f"torch.arange({count}, device={c.grad}.device).unsqueeze(-1)")
+            first = c.let("first", f"{spot} * {size} // {count}")
+            after = c.let("after", f"({spot} * {size} + {size} + {count} - 1) // {count}")
+            place = c.let("place", f"torch.arange({size}, device={c.grad}.device)")
+            inside = c.let("inside", f"({place} >= {first}) & ({place} < {after})")
+            shares.append(c.let("share", f"{inside}.to({c.grad}.dtype) / ({after} - {first})"))
+        own, others = letters[:n], letters[n:2 * n]
+        maps = ",".join(a + b for a, b in zip(own, others, strict=True))
+        return f'torch.einsum("...{own},{maps}->...{others}", {c.grad}, {", ".join(shares)})'
+
+    return backward
+
+
 for _n in (1, 2, 3):
     register(Op(
         f"adaptive_avg_pool{_n}d(Tensor input, Any output_size)", _FAMILY, homes="F",
         shape=lambda x, out, n=_n: (*x[:-n], *_adaptive_sizes(n, x, out)), element=_adaptive(_n),
+        backward=_adaptive_back(_n),
         samples={
             1: ("F.adaptive_avg_pool1d(x[1,1,6], 3)", "F.adaptive_avg_pool1d(x[1,1,5], 3)"),
             2: ("F.adaptive_avg_pool2d(x[1,1,4,4], 2)",
@@ -758,6 +919,8 @@ _CAUSAL = register(Op(
     "causal_mask(Tensor input)", _FAMILY, (), homes="", moves=True, shape=lambda x: x,
     element=lambda k, x: k.choose(k.i[-1] <= k.i[-2], x[k.i], -k.S.oo),
     torch=lambda torch, x: x.masked_fill(torch.ones_like(x).triu(1).bool(), float("-inf")),
+    written=lambda c, x: f"{x}.masked_fill(torch.ones_like({x}, dtype=torch.bool).triu(1), -math.inf)",
+    backward=lambda c, x: f"{c.grad}.tril()",
 ))
 
 

@@ -6,7 +6,15 @@ from __future__ import annotations
 from typing import Any
 
 from gradexplain.ops.base import Op, Shape, normal_dim, normal_dims, reduced, register
-from gradexplain.ops.reductions import inner, nothing, outer, reduced_shape, same_shape
+from gradexplain.ops.reductions import (
+    all_dims,
+    inner,
+    kept_dims,
+    nothing,
+    outer,
+    reduced_shape,
+    same_shape,
+)
 
 _FAMILY = "reduction"
 
@@ -39,12 +47,23 @@ def several(y: Any, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
     return np.reshape((x == wide).sum(axis=dims) > 1, np.shape(y))
 
 
+def _share_back(c: Any, x: Any, dim: Any = None, keepdim: bool = False) -> str:
+    """An even share to each of the elements that are the result."""
+    dims = all_dims(x, dim)
+    if not dims:
+        return str(c.grad)
+    mask = c.let("mask", f"{x} == {c.wide(c.y, x, dims, keepdim)}")
+    count = "sum()" if len(dims) == x.rank and not keepdim else f"sum({kept_dims(dims)})"
+    return f"{c.wide(c.grad, x, dims, keepdim)} * {mask} / {mask}.{count}"
+
+
 _TIE = "PyTorch shares the gradient evenly among the elements that tie"
 
 for _name, _kind in (("amax", "greatest"), ("amin", "least")):
     register(Op(
         f"{_name}(Tensor input, int[] dim=(), bool keepdim=False)", _FAMILY,
         shape=reduced_shape, element=_extremum(_kind), jacobian=_shared, singular_at=several, kink=_TIE,
+        backward=_share_back,
         samples=(f"x[3].{_name}()", f"x[2,3].{_name}(dim=0)",
                  f"{_name}(x[2,3,2], (0, 2), keepdim=True)"),
     ))
@@ -52,11 +71,11 @@ for _name, _kind in (("max", "greatest"), ("min", "least")):
     register(Op(
         f"{_name}(Tensor input)", _FAMILY,
         shape=reduced_shape, element=_extremum(_kind), jacobian=_shared, singular_at=several, kink=_TIE,
-        samples=(f"x[3].{_name}()", f"{_name}(x[2,3])"),
+        backward=_share_back, samples=(f"x[3].{_name}()", f"{_name}(x[2,3])"),
     ))
 register(Op(
     "median(Tensor input)", _FAMILY,
-    shape=reduced_shape, jacobian=_shared, singular_at=several, kink=_TIE,
+    shape=reduced_shape, jacobian=_shared, singular_at=several, kink=_TIE, backward=_share_back,
     value=lambda exact, x: _median(x), samples=("x[3].median()", "median(x[2,3])"),
 ))
 
@@ -159,9 +178,33 @@ def _pick(name: str, index: Any, *, keeps: bool = False, extra: str = "", call: 
     result of the input's shape (``cummax``); ``extra`` is another argument before ``dim``
     (``kthvalue``'s k).
     """
+    def called(x: Any, *args: Any) -> str:
+        """PyTorch's own call, which returns the values and their indices."""
+        *rest, dim = args
+        return f"{x}.{name}({''.join(f'{n}, ' for n in rest)}dim={dim})"
+
+    def written(c: Any, x: Any, *args: Any) -> str:
+        *rest, at = args
+        keepdim = not keeps and rest.pop()
+        values = f"{called(x, *rest)}.values"
+        return f"{values}.unsqueeze({rest[-1]})" if keepdim and x.rank else values
+
+    def back(c: Any, x: Any, *args: Any) -> str:
+        """To the element that was taken, by its index."""
+        *rest, at = args
+        keepdim = not keeps and rest.pop()
+        d = rest[-1]
+        if not x.rank:
+            return str(c.grad)
+        if keeps:
+            return f"torch.zeros_like({x}).scatter_add({d}, {at}, {c.grad})"
+        grad = c.grad if keepdim else f"{c.grad}.unsqueeze({d})"
+        return f"torch.zeros_like({x}).scatter({d}, {at}.unsqueeze({d}), {grad})"
+
     helper = register(Op(
         f"arg{name}(Tensor input, int dim{', ' + extra if extra else ''})", _FAMILY, (), homes="",
         integer=True, shape=_index_shape(keeps), value=_picker(index), torch=nothing,
+        written=lambda c, x, dim, *rest: f"{called(x, *rest, dim)}.indices",
         element=_first(name) if name in ("max", "min") else None,
         jacobian=nothing if name not in ("max", "min") else None,
     ))
@@ -210,7 +253,7 @@ def _pick(name: str, index: Any, *, keeps: bool = False, extra: str = "", call: 
     values = register(Op(
         f"{name}(Tensor input{before}, int dim{keepdim}, Aux indices)", _FAMILY, (), homes="",
         shape=shape, element=element, aux=aux, torch=torch, kink=_WHICH if unsure else "",
-        singular_at=tied if unsure else None,
+        singular_at=tied if unsure else None, written=written, backward=back,
     ))
 
     def expand(b: Any, x: Any, *args: Any) -> Any:

@@ -119,14 +119,24 @@ def _cat(k: Any, tensors: Any, dim: int) -> Any:
     return k.cases(*pieces)
 
 
+def _narrowed(c: Any, tensors: Any, dim: int) -> str:
+    """The part of the gradient that stands where the tensor did."""
+    mine = tensors[c.part]
+    before = [f"{x}.shape[{dim}]" for x in tensors[: c.part] if x.shape != (0,)]
+    start = " + ".join(before) or "0"
+    return f"{c.grad}.narrow({dim}, {start}, {mine}.shape[{dim}])"
+
+
 register(Op(
     "stack(Tensor[] tensors, int dim=0)", _FAMILY, moves=True, homes="torch",
     shape=_stacked, element=_stack,
+    backward=lambda c, tensors, dim: f"{c.grad}.select({dim}, {c.part})",
     samples=("stack([x[3], y[3]])", "stack([x[2,3], y[2,3]], dim=-1)"),
 ))
 register(Op(
     "cat(Tensor[] tensors, int dim=0)", _FAMILY, moves=True, homes="torch",
     aliases=("torch.concat", "torch.concatenate"), shape=_joined, element=_cat,
+    backward=lambda c, tensors, dim: _narrowed(c, tensors, dim),
     samples=("cat([x[2], y[3]])", "cat([x[2,3], y[2,1]], dim=1)"),
 ))
 
@@ -208,10 +218,18 @@ register(Op(
     "block_diag(Tensor[] tensors)", _FAMILY, homes="torch", expand=_block_diag,
     samples=("block_diag(x[2,2], y[1,3])",),
 ))
+def _cropped(c: Any, x: Any, pad: tuple[int, ...], mode: str) -> str:
+    """What was added goes; where it copies elements of ``x``, its gradient is theirs."""
+    if mode == "constant":
+        return f"F.pad({c.grad}, {tuple(-n for n in pad)})"
+    return str(c.scatter(x, lambda at: f'F.pad({at}, {pad}, mode="{mode}")', kind="torch.float64"))
+
+
 register(Op(
     "pad(Tensor input, int[] pad, str mode='constant', float? value=None)", _FAMILY, homes="F",
     shape=_pad_shape, element=_pad,
     torch=lambda torch, x, pad, mode, value: torch.nn.functional.pad(x, pad, mode, value),
+    backward=lambda c, x, pad, mode, value: _cropped(c, x, tuple(pad), mode),
     samples=("F.pad(x[3], (1, 2))", "F.pad(x[2,3], (1, -1, 0, 1), value=2)",
              "F.pad(x[1,2,4], (2, 1), mode='reflect')", "F.pad(x[1,2,3], (1, 2), mode='circular')",
              "F.pad(x[1,2,3], (2, 1), mode='replicate')"),

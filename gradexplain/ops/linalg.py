@@ -16,6 +16,7 @@ from typing import Any
 
 from gradexplain.errors import InputError, UnsupportedError
 from gradexplain.ops.base import Op, Shape, broadcast, register, show_shape
+from gradexplain.ops.reductions import products_of_others
 
 _FAMILY = "linear algebra"
 
@@ -103,9 +104,9 @@ def _inverse(name: str, exact: bool, array: Any) -> Any:
     from gradexplain.formula.functions import mp
 
     def invert(a: Any) -> Any:
-        try:
+        try:  # mpmath raises TypeError where no pivot is left in a column
             return mp.inverse(a) if exact else np.linalg.inv(a)
-        except (ZeroDivisionError, np.linalg.LinAlgError):
+        except (ZeroDivisionError, TypeError, np.linalg.LinAlgError):
             raise InputError(
                 f"{name}: the matrix is singular: it has no inverse",
                 remedy="pinv has a value there",
@@ -128,6 +129,16 @@ def _inverse_size(y: Any, x: Any) -> Any:
     return size @ (_sizes(x) + np.abs(_float(x[0]))) @ size + size
 
 
+def _mp_det(a: Any) -> Any:
+    """mpmath's determinant, which raises TypeError where no pivot is left in a column."""
+    from gradexplain.formula.functions import mp
+
+    try:
+        return mp.det(a)
+    except TypeError:
+        return mp.nan if any(mp.isnan(value) for value in a) else mp.zero
+
+
 def _cofactors(exact: bool, array: Any) -> Any:
     """``det(X)·X⁻ᵀ``, which has a value for singular matrices too."""
     import numpy as np
@@ -142,7 +153,7 @@ def _cofactors(exact: bool, array: Any) -> Any:
     def by_minors(a: Any) -> Any:
         n = a.rows
         if n > 4:
-            d = mp.det(a)
+            d = _mp_det(a)
             if abs(d) > mp.mpf(10) ** -25 * mp.mnorm(a, 1) ** n:
                 return d * mp.inverse(a).T
             return np.vectorize(mp.mpf, otypes=[object])(by_svd(np.array(a.tolist(), dtype=float)))
@@ -153,7 +164,7 @@ def _cofactors(exact: bool, array: Any) -> Any:
                 for r in range(n - 1):
                     for c in range(n - 1):
                         minor[r, c] = a[r + (r >= i), c + (c >= j)]
-                result[i, j] = (-1) ** (i + j) * (mp.det(minor) if n > 1 else mp.one)
+                result[i, j] = (-1) ** (i + j) * (_mp_det(minor) if n > 1 else mp.one)
         return result
 
     if array.shape[-1] == 0:
@@ -173,9 +184,8 @@ def _cofactors_value(exact: bool, x: Any) -> Any:
 def _det_value(exact: bool, x: Any) -> Any:
     import numpy as np
 
-    from gradexplain.formula.functions import mp
 
-    y = _each(mp.det if exact else np.linalg.det, exact, x[0]) if x[0].shape[-1] else (
+    y = _each(_mp_det if exact else np.linalg.det, exact, x[0]) if x[0].shape[-1] else (
         _float(np.linalg.det(_float(x[0]))))
     slope = np.abs(_float(_cofactors(exact, x[0])))
     return y, np.abs(_float(y)) + np.sum(slope * (_sizes(x) + np.abs(_float(x[0]))), axis=(-2, -1))
@@ -217,6 +227,7 @@ def _inverse_slope(k: Any, x: Any, *_: Any) -> Any:
 INVERSE = register(Op(
     "inverse(Tensor input)", _FAMILY, shape=_square("inverse"), jacobian=_inverse_slope,
     value=_inverse_value, aliases=("linalg.inv",),
+    backward=lambda c, x: f"-{c.y}.mT @ {c.grad} @ {c.y}.mT",
     show=lambda x: f"inverse({x})",
     samples=("inverse(x[2,2])", "linalg.inv(x[2,2,2]**2)", "x[3,3].sqrt().inverse()"),
 ))
@@ -234,12 +245,24 @@ def _per_matrix(k: Any, x: Any, slope: Any, *, turned: bool) -> Any:
     return _ties(k, k.i, there, x.shape[:-2]) * slope[at]
 
 
+def _det_back(c: Any, x: Any) -> str:
+    """The cofactors from the singular values, each the product of the others: also where the
+    matrix is singular."""
+    u, s, v = (c.operand(c.let(n, f"torch.linalg.svd({x})[{k}]"), x.shape) for k, n in
+               enumerate(("u", "s", "vh")))
+    others = products_of_others(c, c.operand(s, x.shape[:-1]), x.rank - 2)
+    sign = c.let("sign", f"torch.linalg.det({u}) * torch.linalg.det({v})")
+    scale = c.let("scale", f"(({c.grad} * {sign}).unsqueeze(-1) * {others}).unsqueeze(-2)")
+    return f"({u} * {scale}) @ {v}"
+
+
 register(Op(
     "det(Tensor input, Aux C)", _FAMILY, homes="torch Tensor linalg",
     shape=lambda x, *_: _square("det")(x)[:-2],
     jacobian=lambda k, x, c: _per_matrix(k, x, c, turned=False),
     value=lambda exact, x, c: _det_value(exact, x),
     aux=lambda b, x: (b.helper(_COFACTORS, x, label="C"),),
+    backward=lambda c, x, _: _det_back(c, x),
     kink=_SINGULAR,
     singular_at=lambda y, x,
         c: abs(y) <= 1e-12 * (1 + abs(x).max(axis=(-2, -1), initial=0) ** x.shape[-1]),
@@ -254,6 +277,8 @@ def _log_of_det(name: str, absolute: bool, torch: Any, homes: str, samples: tupl
         jacobian=lambda k, x, m: _per_matrix(k, x, m, turned=True),
         value=lambda exact, x, m: _log_value(absolute)(exact, x),
         aux=lambda b, x: (b.helper(INVERSE, x, label="M"),), torch=torch,
+        written=(lambda c, x, _: f"torch.linalg.slogdet({x}).logabsdet") if absolute else None,
+        backward=lambda c, x, _: f"{c.grad}[..., None, None] * torch.linalg.inv({x}).mT",
     ))
 
 
@@ -328,9 +353,23 @@ def _solve_value(exact: bool, a: Any, b: Any, left: bool, m: Any) -> Any:
     return (y[..., 0], bound[..., 0]) if vector else (y, bound)
 
 
+def _solve_back(c: Any, a: Any, b: Any, left: bool, _: Any) -> str:
+    """Through ``B`` by the transposed system; what falls on ``A`` is that times the solution."""
+    side = "" if left else ", left=False"
+    of_b = c.let("of_b", f"torch.linalg.solve({a}.mT, {c.grad}{side})")
+    if c.wrt == "B":
+        return str(c.total(of_b, b, c.y.shape))
+    if _is_vector(a.shape, b.shape):
+        product = f"-{of_b}.unsqueeze(-1) * {c.y}.unsqueeze(-2)"
+    else:
+        product = f"-{of_b} @ {c.y}.mT" if left else f"-{c.y}.mT @ {of_b}"
+    batch = c.y.shape[:-1] if _is_vector(a.shape, b.shape) else c.y.shape[:-2]
+    return str(c.total(product, a, (*batch, *a.shape[-2:])))
+
+
 register(Op(
     "solve(Tensor A, Tensor B, *, bool left=True, Aux M)", _FAMILY, homes="linalg",
-    shape=_solve_shape, jacobian=_solve_slope, value=_solve_value,
+    shape=_solve_shape, jacobian=_solve_slope, value=_solve_value, backward=_solve_back,
     aux=lambda b, x, y, left: (b.helper(INVERSE, x, label="M"),),
     samples=("linalg.solve(x[2,2], y[2])", "linalg.solve(x[2,2]**2, y[2,3])",
              "linalg.solve(x[2,2,2]**2, y[1,2,2], left=False)"),
@@ -413,12 +452,23 @@ def _pinv_value(exact: bool, x: Any, atol: float | None, rtol: float | None, *_:
     y = _each(by_normal if exact else by_svd, exact, x[0])
     size = np.abs(_float(y))
     grown = size @ (_sizes(x) + np.abs(_float(x[0]))) @ size
-    return y, grown * max(rows, columns) + size
+    # PyTorch's singular values and vectors are right to rounding of the largest, not of each.
+    return y, grown * max(rows, columns) + size.max(axis=(-2, -1), keepdims=True)
+
+
+def _pinv_back(c: Any, x: Any, *_: Any) -> str:
+    """Source: Golub and Pereyra, "The differentiation of pseudo-inverses", 1973."""
+    y, g = c.y, c.grad
+    rows = c.let("rows", f"{g}.mT @ {y} @ {y}.mT")
+    columns = c.let("columns", f"{y}.mT @ {y} @ {g}.mT")
+    inside = f"{rows} - {x} @ ({y} @ {rows}) + {columns} - ({columns} @ {y}) @ {x}"
+    return f"{inside} - {y}.mT @ {g} @ {y}.mT"
 
 
 register(Op(
     "pinv(Tensor A, *, float? atol=None, float? rtol=None, bool hermitian=False)", _FAMILY,
     homes="linalg", shape=_pinv_shape, jacobian=_pinv_slope, value=_pinv_value,
+    backward=_pinv_back,
     samples=("linalg.pinv(x[2,3])", "linalg.pinv(x[3,2].sin())"),
     torch=lambda torch, x, atol, rtol, hermitian: torch.linalg.pinv(
         x, atol=atol, rtol=rtol, hermitian=hermitian),
@@ -500,9 +550,27 @@ def _cholesky_slope(k: Any, x: Any, upper: bool, m: Any) -> Any:
     return _ties(k, batch, there, x.shape[:-2]) * (half(j, n) + half(n, j)) / 2
 
 
+def _cholesky_back(c: Any, x: Any, upper: bool, _: Any) -> str:
+    """``L⁻ᵀ·Φ(Lᵀ·v)·L⁻¹``, symmetric; ``Φ`` keeps the lower triangle and half of the diagonal.
+
+    Source: I. Murray, "Differentiation of the Cholesky decomposition", 2016.
+    """
+    factor = c.let("factor", f"{c.y}.mT" if upper else str(c.y))
+    grad = f"{c.grad}.mT" if upper else c.grad
+    product = c.let("product", f"({factor}.mT @ {grad}).tril()")
+    diagonal = f"torch.diag_embed({product}.diagonal(dim1=-2, dim2=-1))"
+    half = c.let("half", f"{product} - 0.5 * {diagonal}")
+    inner = c.let("inner", f"torch.linalg.solve_triangular({factor}.mT, {half}, upper=True)")
+    whole = c.let(
+        "whole", f"torch.linalg.solve_triangular({factor}, {inner}, upper=False, left=False)")
+    return f"0.5 * ({whole} + {whole}.mT)"
+
+
 register(Op(
     "cholesky(Tensor input, bool upper=False, Aux M)", _FAMILY, homes="torch Tensor",
     shape=_square("cholesky"), jacobian=_cholesky_slope, value=_cholesky_value,
+    written=lambda c, x, upper, _: f"torch.linalg.cholesky({x}{', upper=True' if upper else ''})",
+    backward=_cholesky_back,
     aux=lambda b, x, upper: (b.helper(_FACTOR_INVERSE, x, upper, label="M"),),
     aliases=("linalg.cholesky",),
     remark="only one triangle of the matrix is read; the gradient is that of a symmetric matrix, "
@@ -604,9 +672,21 @@ _EXP_SLOPES = register(Op(
         value=_exp_slopes,
     torch=lambda torch, x: x, show=lambda x: f"∫₀¹ exp(s·{x})[i,j]·exp((1−s)·{x})[l,k] ds",
 ))
+def _exp_back(c: Any, x: Any, _: Any) -> str:
+    """The upper right block of the exponential of ``[[Xᵀ, v], [0, Xᵀ]]``.
+
+    Source: R. Mathias, "A chain rule for matrix functions and applications", 1996.
+    """
+    above = f"torch.cat([{x}.mT, {c.grad}], dim=-1)"
+    below = f"torch.cat([torch.zeros_like({x}), {x}.mT], dim=-1)"
+    block = c.let("block", f"torch.cat([{above}, {below}], dim=-2)")
+    n = f"{x}.shape[-1]"
+    return f"torch.linalg.matrix_exp({block})[..., :{n}, {n}:]"
+
+
 register(Op(
     "matrix_exp(Tensor input, Aux D)", _FAMILY, homes="torch Tensor linalg",
-    shape=_square("matrix_exp"), value=_exp_value,
+    shape=_square("matrix_exp"), value=_exp_value, backward=_exp_back,
     jacobian=lambda k, x, d: _ties(k, k.i[:-2], k.j[:-2], x.shape[:-2]) * d[[*k.i, *k.j[-2:]]],
     aux=lambda b, x: (b.helper(_EXP_SLOPES, x, label="D"),),
     torch=lambda torch, x, d: torch.linalg.matrix_exp(x),

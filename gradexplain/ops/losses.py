@@ -32,6 +32,7 @@ def _elementwise(
     singular: Callable[..., Any] | None = None, kink: str = "", batchmean: bool = False,
     aliases: tuple[str, ...] = (), homes: str = "F", call: Any = None,
     coarse: tuple[Coarse, ...] = (),
+    written: Callable[..., str] | None = None,
 ) -> Op:
     """A loss whose element is ``formula`` in one element of each tensor, broadcast.
 
@@ -102,7 +103,7 @@ def _elementwise(
 
     op = Op(
         schema, _FAMILY, samples, homes=homes, aliases=aliases, shape=shape, element=element,
-        jacobian=jacobian if derivatives is not None else None, kink=kink, torch=call,
+        jacobian=jacobian if derivatives is not None else None, kink=kink, torch=call, written=written,
         singular_at=singular_at if singular is not None else None, coarse=coarse,
     )
     place_of_reduction = [p.name for p in op.parameters].index("reduction")
@@ -248,6 +249,8 @@ _GAUSSIAN = _elementwise(
     },
     call=lambda torch, x, t, var, full, eps, r: torch.nn.functional.gaussian_nll_loss(
         x, t, var, full=full, eps=eps, reduction=r),
+    written=lambda c, x, t, var, full, eps, r: f"F.gaussian_nll_loss({x}, {t}, {var}, "
+        f'full={full}, eps={eps!r}, reduction="{r}")',
 )
 
 
@@ -374,10 +377,43 @@ def _nll_slope(k: Any, x: Any, target: Any, weight: Any, ignore: int, reduction:
     return slope / _rows(k, target, weight, kept) if reduction == "mean" else slope
 
 
+def _nll_back(c: Any, x: Any, target: Any, weight: Any, ignore: int, reduction: str,
+              kept: Any) -> str:
+    """``−w[target[n]]·v/Σ w`` at the class of each row, 0 elsewhere."""
+    each, divisor = _row_weights(c, x, target, weight, ignore, reduction)
+    share = f"-{c.grad}" if each is None else f"-{c.grad} * {each}"
+    share = c.let("share", f"{share} / {divisor}" if divisor else share)
+    if reduction != "none" and each is None:
+        share = f"{share}.expand({target}.shape)"
+    axis = _axis(x)
+    # An ignored class may be no class at all: its share is 0 wherever it goes.
+    at = target if not _ignores(target, ignore) else f"{target}.clamp(0, {x}.shape[{axis}] - 1)"
+    return (f"torch.zeros_like({x}).scatter({axis}, {at}.unsqueeze({axis}), "
+            f"{share}.unsqueeze({axis}))")
+
+
+def _ignores(target: Any, ignore: int) -> bool:
+    """Whether rows may be left out: not where the ignored class is PyTorch's -100, no class."""
+    return ignore != -100
+
+
+def _row_weights(c: Any, x: Any, target: Any, weight: Any, ignore: int,
+                 reduction: str) -> tuple[str | None, str]:
+    """How much each row counts, None where all count 1; and what a mean divides by."""
+    kept = c.let("kept", f"{target} != {ignore}") if _ignores(target, ignore) else None
+    at = target if kept is None else f"{target}.clamp(0, {x}.shape[{_axis(x)}] - 1)"
+    each = None if kept is None else str(kept)
+    if weight is not None:
+        each = c.let("each", f"{weight}[{at}]" + (f" * {kept}" if kept else ""))
+    if reduction != "mean":
+        return each, ""
+    return each, f"{target}.numel()" if each is None else f"{each}.sum()"
+
+
 register(Op(
     "nll_loss(Tensor input, IntTensor target, FixedTensor? weight=None, int ignore_index=-100, "
     "str reduction='mean', Aux kept)", _FAMILY, homes="F",
-    shape=_nll_shape, element=_nll, jacobian=_nll_slope,
+    shape=_nll_shape, element=_nll, jacobian=_nll_slope, backward=_nll_back,
     torch=lambda torch, x, t, w, i, r, _: torch.nn.functional.nll_loss(
         x, torch.as_tensor(t), weight=w, ignore_index=i, reduction=r),
     aux=lambda b, x, target, weight, ignore, reduction: (_kept(b, target, ignore),),
@@ -482,13 +518,44 @@ def _probabilities(b: Any, x: Any) -> Any:
     return b.helper(SOFTMAX, x, 0 if len(b.shape(x)) == 1 else 1, label="p")
 
 
+def _ce_back(c: Any, x: Any, target: Any, weight: Any, ignore: int, reduction: str,
+             smoothing: float, *_: Any) -> str:
+    """``(p·Σ_q s[n,q] − s[n,c])·v`` for the shares ``s`` that the classes have in the target."""
+    axis = _axis(x)
+    each, divisor = _row_weights(c, x, target, weight, ignore, reduction)
+    at = f"{target}.clamp(0, {x}.shape[{axis}] - 1)" if _ignores(target, ignore) else target
+    hit = f"F.one_hot({at}, {x}.shape[{axis}])"
+    hit = c.let("hit", hit if x.rank < 3 else f"{hit}.movedim(-1, 1)")
+    p = c.let("p", f"torch.softmax({x}, dim={axis})")
+    rows = None if each is None else f"{each}.unsqueeze({axis})"
+    of_class = None if weight is None else _along(weight, axis, x.rank)
+    if smoothing and of_class is not None:
+        hit = f"{hit}.to({x}.dtype)"
+        spread = f"({p} * {weight}.sum() - {of_class}) / {x}.shape[{axis}]"
+        if _ignores(target, ignore):
+            spread = f"{spread} * ({target} != {ignore}).unsqueeze({axis})"
+        slope = f"{1 - smoothing} * {rows} * ({p} - {hit}) + {smoothing} * {spread}"
+    else:
+        own = f"{1 - smoothing} * {hit}.to({x}.dtype)"
+        share = f"({own} + {smoothing} / {x}.shape[{axis}])" if smoothing else hit
+        slope = f"{p} - {share}" if rows is None else f"({p} - {share}) * {rows}"
+    slope = c.let("slope", slope)
+    grad = f"{c.grad}.unsqueeze({axis})" if reduction == "none" else c.grad
+    return f"{grad} * {slope}" + (f" / {divisor}" if divisor else "")
+
+
+def _along(weight: Any, axis: int, rank: int) -> str:
+    """The weights of the classes where the class is dim ``axis`` of ``rank``."""
+    return f"{weight}{''.join('.unsqueeze(-1)' for _ in range(rank - 1 - axis))}"
+
+
 _CE_ARGUMENTS = ("FixedTensor? weight=None, int ignore_index=-100, str reduction='mean', "
                  "float label_smoothing=0")
 
 register(Op(
     f"cross_entropy(Tensor input, IntTensor target, {_CE_ARGUMENTS}, Aux p, Aux kept)", _FAMILY,
     homes="F",
-    shape=_ce_shape, element=_ce, jacobian=_ce_slope, value=_ce_value,
+    shape=_ce_shape, element=_ce, jacobian=_ce_slope, value=_ce_value, backward=_ce_back,
     aux=lambda b, x, target, weight, ignore, *_: (_probabilities(b, x), _kept(b, target, ignore)),
     torch=lambda torch, x, t, w, i, r, s, *_: torch.nn.functional.cross_entropy(
         x, torch.as_tensor(t), weight=w, ignore_index=i, reduction=r, label_smoothing=s),

@@ -32,6 +32,9 @@ class _Plan:
     channel: Callable[[Any], tuple[Any, ...]]
     same: Callable[[Any, Any, Any], Any]
     count: int
+    #: For generated code: how ``x`` is brought to a shape in which a group is some of its dims, and
+    #: which.
+    rows: Callable[[Any], tuple[str, tuple[int, ...]]]
 
 
 def _over(shape: Shape, axes: tuple[int, ...], channel: Callable[[Any], tuple[Any, ...]]) -> _Plan:
@@ -50,6 +53,8 @@ def _over(shape: Shape, axes: tuple[int, ...], channel: Callable[[Any], tuple[An
         channel=channel,
         same=lambda k, i, j: k.deltas([i[a] for a in kept], [j[a] for a in kept]),
         count=size(shape[axis] for axis in axes),
+        rows=lambda x: ("", tuple(axis - len(shape) for axis in axes) if axes[-1] == len(shape) - 1
+                        and axes == tuple(range(axes[0], len(shape))) else axes),
     )
 
 
@@ -71,6 +76,7 @@ def _channels(shape: Shape, groups: int) -> _Plan:
         channel=lambda at: (at[1],),
         same=lambda k, i, j: k.deltas((i[0], which(k, i)), (j[0], which(k, j))),
         count=each * size(shape[2:]),
+        rows=lambda x: (f".reshape({x}.shape[0], {groups}, -1)", (-1,)),
     )
 
 
@@ -100,7 +106,7 @@ def _nothing(*_: Any) -> None:
 def _normalisation(
     schema: str, samples: tuple[str, ...], plan: Callable[..., _Plan], call: Callable[..., Any], *,
     centred: bool = True, eps: Callable[..., float] = lambda *args: float(args[-1]),
-    homes: str = "torch F",
+    homes: str = "torch F", written: Callable[..., str] | None = None,
 ) -> Op:
     """A record whose tensors are ``input``, ``weight`` and ``bias``; the rest says how to group.
 
@@ -174,9 +180,39 @@ def _normalisation(
         sigma = b.helper(sigmas, x, mean, *given, label="σ" if centred else "rms")
         return (*parts, sigma, b.helper(hats, x, mean, sigma, *given, label="x̂"))
 
+    def backward(c: Any, x: Any, *args: Any) -> str:
+        """``(u − mean(u) − x̂·mean(u·x̂))/σ`` within each group, for ``u = weight·v``."""
+        weight, bias = (named((x, *args), which) for which in ("weight", "bias"))
+        found = plan(x.shape, *plain((x, *args)))
+        given = plain((x, *args))
+        rows, axes = found.rows(x)
+        dims = axes[0] if len(axes) == 1 else axes
+        over = f"dim={dims}, keepdim=True"
+        source = c.let("rows", f"{x}{rows}") if rows else x
+        off = c.let("off", f"{source} - {source}.mean({over})") if centred else source
+        sigma = c.let("sigma", f"torch.sqrt(({off}**2).mean({over}) + {eps(*given)!r})")
+        hat = c.let("x_hat", f"{off} / {sigma}")
+        back = f".reshape({x}.shape)" if rows else ""
+        places = [axis % x.rank for axis in found.channel(range(x.rank))]
+        others = tuple(axis for axis in range(x.rank) if axis not in places)
+        if c.wrt in ("weight", "bias"):
+            text = str(c.grad) if c.wrt == "bias" else f"{c.grad} * {hat}{back}"
+            if not others:
+                return text
+            return f"({text}).sum(dim={others[0] if len(others) == 1 else others})"
+        u = c.grad
+        if weight is not None:
+            tail = x.rank - 1 - max(places)
+            wide = f"[:, {', '.join(['None'] * tail)}]" if tail else ""
+            u = c.let("u", f"{c.grad} * {weight}{wide}")
+        u = c.let("u", f"{u}{rows}") if rows else u
+        mean = f" - {u}.mean({over})" if centred else ""
+        return f"(({u}{mean} - {hat} * ({u} * {hat}).mean({over})) / {sigma}){back}"
+
     op = Op(
         f"{schema.rstrip(')')}, {aux}", _FAMILY, samples, homes=homes, shape=shape, element=element,
-        jacobian=jacobian, aux=helpers, torch=lambda torch, *args: call(torch, *args[:-statistics]),
+        jacobian=jacobian, aux=helpers, backward=backward, written=written,
+        torch=lambda torch, *args: call(torch, *args[:-statistics]),
     )
     register(op)
     rest = ", ".join(_declared(p) for p in op.parameters if not p.is_tensor and not p.is_aux)
@@ -306,14 +342,16 @@ _BATCH = _normalisation(
     (), _batch,
     lambda torch, x, w, b, eps: torch.nn.functional.batch_norm(
         x, None, None, w, b, True, 0.1, eps),
-    homes="",
+    homes="", written=lambda c, x, w, b, eps, *_:
+        f"F.batch_norm({x}, None, None, {w}, {b}, training=True, eps={eps!r})",
 )
 _INSTANCE = _normalisation(
     "instance_norm(Tensor input, Tensor? weight=None, Tensor? bias=None, float eps=1e-05)",
     (), _instance,
     lambda torch, x, w, b, eps: torch.nn.functional.instance_norm(
         x, None, None, w, b, True, 0.1, eps),
-    homes="",
+    homes="", written=lambda c, x, w, b, eps, *_:
+        f"F.instance_norm({x}, weight={w}, bias={b}, eps={eps!r})",
 )
 
 
@@ -377,8 +415,23 @@ def _response_shape(x: Shape, *_: Any) -> Shape:
     return x
 
 
+def _response_back(c: Any, x: Any, size_: int, alpha: float, beta: float, offset: float) -> str:
+    """``v/d^β − (2αβ/size)·x·(sum over the windows that x is in of v·y/d)``."""
+
+    def windows(text: str, before: int, after: int) -> str:
+        padded = f"F.pad(({text}).movedim(1, -1), ({before}, {after}))"
+        return f"{padded}.unfold(-1, {size_}, 1).sum(dim=-1).movedim(-1, 1)"
+
+    first, last = size_ // 2, (size_ - 1) // 2
+    total = c.let("total", windows(f"{x}**2", first, last))
+    base = c.let("base", f"{offset:g} + {alpha / size_!r} * {total}")
+    spread = c.let("spread", windows(f"{c.grad} * {c.y} / {base}", last, first))
+    return f"{c.grad} / {base} ** {beta!r} - {2 * alpha * beta / size_!r} * {x} * {spread}"
+
+
 register(Op(
     "local_response_norm(Tensor input, int size, float alpha=0.0001, float beta=0.75, float k=1)",
     _FAMILY, homes="F", shape=_response_shape, element=_local_response,
+    backward=_response_back,
     samples=("F.local_response_norm(x[1,3,2], 2)", "F.local_response_norm(x[2,4,2], 3, alpha=0.5)"),
 ))

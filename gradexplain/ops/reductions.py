@@ -119,15 +119,51 @@ register(Op(
     torch=lambda torch, x, dim, keepdim: torch.mean(x, dim, keepdim),
     samples=("x[2,3].mean()", "x[2,3].mean(dim=1)", "mean(x[2,3], -1, keepdim=True)"),
 ))
+def all_dims(x: Any, dim: Any) -> tuple[int, ...]:
+    return normal_dims(dim, x.rank)
+
+
+def kept_dims(dims: Any) -> str:
+    """``dim=…, keepdim=True`` as it is written."""
+    return f"dim={dims[0] if len(dims) == 1 else tuple(dims)}, keepdim=True"
+
+
+def _before(c: Any, x: Any, d: int) -> str:
+    """The product of all elements before each one along a dim."""
+    one = f"torch.ones_like({x}.narrow({d}, 0, 1))"
+    return f"torch.cat([{one}, {x}.narrow({d}, 0, {x}.shape[{d}] - 1)], dim={d}).cumprod(dim={d})"
+
+
+def products_of_others(c: Any, x: Any, d: int) -> str:
+    """For each element the product of the others along a dim: those before times those behind."""
+    before = c.let("before", _before(c, x, d))
+    turned = c.operand(c.let("turned", f"{x}.flip({d})"), x.shape)
+    return f"{before} * {c.let('behind', f'{_before(c, turned, d)}.flip({d})')}"
+
+
+def _prod_back(c: Any, x: Any, dim: Any, keepdim: bool) -> str:
+    """Right where an element is 0: nothing is divided."""
+    if not x.rank:
+        return str(c.grad)
+    line = x if dim is not None else c.operand(c.let("line", f"{x}.flatten()"), (size(x.shape),))
+    d = 0 if dim is None else normal_dim(dim, x.rank)
+    others = products_of_others(c, line, d)
+    if dim is None:
+        return f"{c.grad} * ({others}).reshape({x}.shape)"
+    return f"{c.wide(c.grad, x, (d,), keepdim)} * {others}"
+
+
 register(Op(
     "prod(Tensor input, int? dim=None, bool keepdim=False)", _FAMILY,
     shape=reduced_shape, element=_prod,
+    backward=_prod_back,
     samples=("x[3].prod()", "x[2,3].prod(dim=1)", "prod(x[2,3], 0, keepdim=True)"),
     torch=lambda torch, x, dim, keepdim: x.prod() if dim is None else x.prod(dim, keepdim),
 ))
 register(Op(
     "trace(Tensor input)", _FAMILY,
     shape=lambda x: _square(x), element=lambda k, x: _trace(k, x),
+    backward=lambda c, x: f"{c.grad} * {c.let('eye', f'torch.eye(*{x}.shape, {c.kind})')}",
     samples=("trace(x[3,3])", "x[2,3].trace()"),
 ))
 
@@ -187,6 +223,25 @@ def _std_slope(k: Any, *args: Any) -> Any:
     return _var_slope(k, *args) / (2 * k.nonzero(k.out[k.i]))
 
 
+def _var_back(c: Any, x: Any, dim: Any, unbiased: Any, keepdim: bool, correction: Any,
+              mean: Any) -> str:
+    """``2·v·(x − mean)/(n − correction)``."""
+    dims = all_dims(x, dim)
+    over = kept_dims(dims) if dims else "dim=0, keepdim=True"
+    sizes = " * ".join(f"{x}.shape[{d}]" for d in dims) or "1"
+    free = 1 if correction is None else correction
+    free = (1 if unbiased else 0) if unbiased is not None else free
+    count = f"({sizes} - {free:g})" if free else f"({sizes})"
+    return f"2 * {c.wide(c.grad, x, dims, keepdim)} * ({x} - {x}.mean({over})) / {count}"
+
+
+def _std_back(c: Any, x: Any, dim: Any, unbiased: Any, keepdim: bool, *rest: Any) -> str:
+    """That of the variance over twice the result, 0 where the result is 0."""
+    y = c.wide(c.y, x, all_dims(x, dim), keepdim)
+    by_var = _var_back(c, x, dim, unbiased, keepdim, *rest).removeprefix("2 * ")
+    return f"{by_var} / torch.where({y} == 0, math.inf, {y})"
+
+
 def _with_mean(b: Any, x: Any, dim: Any, unbiased: Any, keepdim: bool, correction: Any) -> Any:
     return (b.helper(MEAN, x, dim, keepdim, label="μ"),)
 
@@ -201,12 +256,14 @@ def _torch_moment(name: str) -> Any:
     return call
 
 
-for _name, _element, _derivative in (("var", _var, _var_slope), ("std", _std, _std_slope)):
+for _name, _element, _derivative, _back in (
+    ("var", _var, _var_slope, _var_back), ("std", _std, _std_slope, _std_back),
+):
     register(Op(
         f"{_name}(Tensor input, int[]? dim=None, bool? unbiased=None, bool keepdim=False, *, "
         "float? correction=1, Aux mean)", _FAMILY,
         shape=lambda x, dim, unbiased, keepdim, *_: reduced_shape(x, dim, keepdim),
-        element=_element, jacobian=_derivative, aux=_with_mean, torch=_torch_moment(_name),
+        element=_element, jacobian=_derivative, backward=_back, aux=_with_mean, torch=_torch_moment(_name),
         kink="std has no derivative where all elements are equal: PyTorch returns 0"
              if _name == "std" else "",
         singular_at=(lambda y, *_: y == 0) if _name == "std" else None,
@@ -276,6 +333,8 @@ register(Op(
     "logsumexp(Tensor input, int[] dim, bool keepdim=False, Aux p)", _FAMILY,
     shape=reduced_shape, element=_logsumexp, jacobian=_logsumexp_slope, value=_logsumexp_value,
     aux=lambda b, x, dim, keepdim: (b.helper(SOFTMAX, x, dim, label="p"),),
+    backward=lambda c, x, dim, keepdim, p: f"{c.wide(c.grad, x, all_dims(x, dim), keepdim)} * "
+        f"torch.exp({x} - {c.wide(c.y, x, all_dims(x, dim), keepdim)})",
     homes="torch Tensor special", samples=("logsumexp(x[3], 0)", "x[2,3].logsumexp(dim=(0, 1))",
                                            "x[2,3].logsumexp(1, keepdim=True)"),
 ))
@@ -334,17 +393,43 @@ def _logcumsumexp_value(exact: bool, x: Any, dim: int) -> Any:
     return result, np.maximum.accumulate(x[1], axis=dim) + np.abs(result) + 1
 
 
+def _cumprod_back(c: Any, x: Any, dim: int) -> str:
+    """``Π of those before · Σ_i v[i]·Π of those after, up to i``: no division, so right at zeros."""
+    if not x.rank:
+        return str(c.grad)
+    n = f"{x}.shape[{dim}]"
+    lines = c.let("lines", f"{x}.movedim({dim}, -1)")
+    later = c.let("later", f"torch.ones({n}, {n}, dtype=torch.bool, device={x}.device).triu(1)")
+    runs = c.let("runs", f"torch.where({later}, {lines}.unsqueeze(-2), 1.0).cumprod(dim=-1).triu()")
+    total = f"({runs} @ {c.grad}.movedim({dim}, -1).unsqueeze(-1)).squeeze(-1).movedim(-1, {dim})"
+    return f"{c.let('before', _before(c, x, dim))} * {total}"
+
+
+def _logcumsumexp_back(c: Any, x: Any, dim: int) -> str:
+    """``Σ_(i ≥ j) v[i]·exp(x[j] − y[i])``: each exponent is at most 0, nothing overflows."""
+    if not x.rank:
+        return str(c.grad)
+    n = f"{x}.shape[{dim}]"
+    earlier = c.let("earlier", f"torch.ones({n}, {n}, dtype=torch.bool, device={x}.device).tril(-1)")
+    lines = f"{x}.movedim({dim}, -1).unsqueeze(-1) - {c.y}.movedim({dim}, -1).unsqueeze(-2)"
+    powers = c.let("powers", f"torch.exp(({lines}).masked_fill({earlier}, -math.inf))")
+    return f"({powers} @ {c.grad}.movedim({dim}, -1).unsqueeze(-1)).squeeze(-1).movedim(-1, {dim})"
+
+
 register(Op(
     "cumsum(Tensor input, int dim)", _FAMILY, shape=same_shape, element=_cumsum,
+    backward=lambda c, x, dim: f"{c.grad}.flip({dim}).cumsum(dim={dim}).flip({dim})" if x.rank
+        else str(c.grad),
     samples=("cumsum(x[3], 0)", "x[2,3].cumsum(dim=-1)"),
 ))
 register(Op(
     "cumprod(Tensor input, int dim)", _FAMILY,
-    shape=same_shape, element=_cumprod, jacobian=_cumprod_slope,
+    shape=same_shape, element=_cumprod, jacobian=_cumprod_slope, backward=_cumprod_back,
     samples=("cumprod(x[3], 0)", "x[2,3].cumprod(dim=-1)"),
 ))
 register(Op(
     "logcumsumexp(Tensor input, int dim)", _FAMILY,
     shape=same_shape, element=_logcumsumexp, jacobian=_logcumsumexp_slope, value=_logcumsumexp_value,
+    backward=_logcumsumexp_back,
     samples=("logcumsumexp(x[3], 0)", "x[2,3].logcumsumexp(dim=-1)"),
 ))

@@ -42,6 +42,16 @@ def _permute(k: Any, x: Any, dims: Any) -> Any:
     return x[tuple(at)]
 
 
+def _turned_back(c: Any, order: tuple[int, ...]) -> str:
+    """The gradient of a permutation: its inverse."""
+    inverse = [order.index(d) for d in range(len(order))]
+    return f"{c.grad}.T" if inverse == [1, 0] else f"{c.grad}.permute({tuple(inverse)})"
+
+
+def _reshaped_back(c: Any, x: Any, *_: Any) -> str:
+    return f"{c.grad}.reshape({x}.shape)"
+
+
 def _swapped(rank: int, dim0: int, dim1: int) -> tuple[int, ...]:
     order = list(range(rank))
     if rank:
@@ -53,12 +63,14 @@ def _swapped(rank: int, dim0: int, dim1: int) -> tuple[int, ...]:
 register(Op(
     "permute(Tensor input, int[] dims)", _FAMILY, moves=True,
     shape=lambda x, dims: tuple(x[d] for d in _permutation(dims, len(x))), element=_permute,
+    backward=lambda c, x, dims: _turned_back(c, _permutation(dims, x.rank)),
     samples=("permute(x[2,3,4], (2, 0, 1))", "x[2,3].permute(1, 0)"),
 ))
 register(Op(
     "transpose(Tensor input, int dim0, int dim1)", _FAMILY, moves=True,
     shape=lambda x, a, b: tuple(x[d] for d in _swapped(len(x), a, b)),
     element=lambda k, x, a, b: _permute(k, x, _swapped(x.rank, a, b)),
+    backward=lambda c, x, a, b: f"{c.grad}.transpose({a}, {b})",
     aliases=("torch.swapaxes", "Tensor.swapaxes", "torch.swapdims", "Tensor.swapdims"),
     samples=("x[2,3].transpose(0, 1)", "transpose(x[2,3,2], -1, 0)"),
 ))
@@ -66,12 +78,14 @@ register(Op(
     "t(Tensor input)", _FAMILY, moves=True,
     shape=lambda x: _matrix(x, "t")[::-1],
     element=lambda k, x: x[k.i[::-1]], samples=("x[2,3].t()", "x[3].t()"),
+    backward=lambda c, x: f"{c.grad}.t()",
 ))
 register(Op(
     "T(Tensor input)", _FAMILY, moves=True, attribute=True, homes="Tensor",
     shape=lambda x: x[::-1], element=lambda k, x: x[k.i[::-1]],
     show=lambda x: f"{x}.T", torch=lambda torch, x: x.permute(*reversed(range(x.ndim))),
     samples=("x[2,3].T", "x[2,3,4].T"),
+    backward=lambda c, x: _turned_back(c, tuple(reversed(range(x.rank)))),
 ))
 
 
@@ -91,6 +105,7 @@ register(Op(
     aliases=("torch.moveaxis", "Tensor.moveaxis"),
     shape=lambda x, a, b: tuple(x[d] for d in _moved(len(x), a, b)),
     element=lambda k, x, a, b: _permute(k, x, _moved(x.rank, a, b)),
+    backward=lambda c, x, a, b: f"{c.grad}.movedim({b}, {a})",
     samples=("movedim(x[2,3,2], 0, -1)", "x[2,3,4].moveaxis((0, 1), (1, 2))"),
 ))
 
@@ -108,11 +123,12 @@ for _name, _homes, _of in (
         shape=_flipped_last, element=lambda k, x: x[[*k.i[:-2], k.i[-1], k.i[-2]]],
         show=lambda x, name=_name: f"{x}.{name}",
         torch=lambda torch, x: x.transpose(-2, -1), samples=(f"{_of}.{_name}",),
+        backward=lambda c, x: f"{c.grad}.mT",
     ))
 register(Op(
     "adjoint(Tensor input)", _FAMILY, moves=True,
     shape=_flipped_last, element=lambda k, x: x[[*k.i[:-2], k.i[-1], k.i[-2]]],
-    samples=("adjoint(x[2,3])",),
+    samples=("adjoint(x[2,3])",), backward=lambda c, x: f"{c.grad}.mT",
 ))
 
 
@@ -175,22 +191,22 @@ def _flat(shape: Shape, start: int, end: int) -> Shape:
 
 register(Op(
     "reshape(Tensor input, int[] shape)", _FAMILY, moves=True,
-    shape=_filled, element=_reshape,
+    shape=_filled, element=_reshape, backward=_reshaped_back,
     samples=("x[2,3].reshape(3, 2)", "reshape(x[2,3], (-1,))", "x[4].reshape(2, 2)"),
 ))
 register(Op(
     "view(Tensor input, int[] size)", _FAMILY, moves=True, homes="Tensor",
-    shape=_filled, element=_reshape, samples=("x[2,3].view(6)", "x[2,3].view(3, -1)"),
+    shape=_filled, element=_reshape, backward=_reshaped_back, samples=("x[2,3].view(6)", "x[2,3].view(3, -1)"),
     torch=lambda torch, x, size: x.reshape(size),
 ))
 register(Op(
     "flatten(Tensor input, int start_dim=0, int end_dim=-1)", _FAMILY, moves=True,
-    shape=_flat, element=_reshape, samples=("x[2,3].flatten()", "flatten(x[2,3,2], 1)"),
+    shape=_flat, element=_reshape, backward=_reshaped_back, samples=("x[2,3].flatten()", "flatten(x[2,3,2], 1)"),
 ))
 
 
 register(Op(
-    "ravel(Tensor input)", _FAMILY, moves=True, shape=lambda x: (prod(x),), element=_reshape,
+    "ravel(Tensor input)", _FAMILY, moves=True, shape=lambda x: (prod(x),), element=_reshape, backward=_reshaped_back,
     samples=("x[2,3].ravel()",),
 ))
 
@@ -203,7 +219,7 @@ def _unflat(shape: Shape, dim: int, sizes: Any) -> Shape:
 
 register(Op(
     "unflatten(Tensor input, int dim, int[] sizes)", _FAMILY, moves=True,
-    shape=_unflat, element=_reshape,
+    shape=_unflat, element=_reshape, backward=_reshaped_back,
     samples=("x[6].unflatten(0, (2, 3))", "unflatten(x[2,6], -1, (3, -1))"),
 ))
 register(Op(
@@ -241,16 +257,40 @@ def _unsqueeze(k: Any, x: Any, dim: int) -> Any:
 
 register(Op(
     "squeeze(Tensor input, int[]? dim=None)", _FAMILY, moves=True,
-    shape=_squeezed, element=_squeeze, samples=("x[2,1,3].squeeze()", "squeeze(x[1,3,1], dim=0)"),
+    shape=_squeezed, element=_squeeze, backward=_reshaped_back, samples=("x[2,1,3].squeeze()", "squeeze(x[1,3,1], dim=0)"),
     torch=lambda torch, x, dim: x.squeeze() if dim is None else x.squeeze(dim),
 ))
 register(Op(
     "unsqueeze(Tensor input, int dim)", _FAMILY, moves=True,
-    shape=_unsqueezed, element=_unsqueeze, samples=("x[3].unsqueeze(0)", "unsqueeze(x[2,3], -1)"),
+    shape=_unsqueezed, element=_unsqueeze, backward=_reshaped_back, samples=("x[3].unsqueeze(0)", "unsqueeze(x[2,3], -1)"),
 ))
 
 
 # -- copies along a dimension ----------------------------------------------------------------------
+
+
+def _gathered(c: Any, x: Any, *_: Any) -> str:
+    return f"{c.grad}.sum_to_size({x}.shape)"
+
+
+def _counted(c: Any, x: Any, repeats: Any) -> str:
+    """Every copy is added up: the copies of a dim become a dim of their own."""
+    repeats = (1,) * (x.rank - len(repeats)) + tuple(repeats)
+    new = len(repeats) - x.rank
+    sizes: list[str] = [str(n) for n in repeats[:new]]
+    dims = list(range(new))
+    for axis, n in enumerate(repeats[new:]):
+        if n != 1:
+            dims.append(len(sizes))
+            sizes.append(str(n))
+        sizes.append(f"{x}.shape[{axis}]")
+    if not dims:
+        return str(c.grad)
+    return f"{c.grad}.reshape({', '.join(sizes)}).sum(dim={_dims_text(dims)})"
+
+
+def _dims_text(dims: Any) -> str:
+    return str(dims[0]) if len(dims) == 1 else str(tuple(dims))
 
 
 def _expanded(shape: Shape, sizes: Any) -> Shape:
@@ -277,12 +317,12 @@ def _broadcast(k: Any, x: Any, *_: Any) -> Any:
 
 register(Op(
     "expand(Tensor input, int[] size)", _FAMILY, moves=True, homes="Tensor",
-    shape=_expanded, element=_broadcast, samples=("x[1,3].expand(2, 3)", "x[3].expand(2, -1)"),
+    shape=_expanded, element=_broadcast, backward=_gathered, samples=("x[1,3].expand(2, 3)", "x[3].expand(2, -1)"),
     torch=lambda torch, x, size: x.expand(size),
 ))
 register(Op(
     "broadcast_to(Tensor input, int[] size)", _FAMILY, moves=True,
-    shape=_expanded, element=_broadcast, samples=("broadcast_to(x[3], (2, 3))",),
+    shape=_expanded, element=_broadcast, backward=_gathered, samples=("broadcast_to(x[3], (2, 3))",),
     torch=lambda torch, x, size: x.broadcast_to(size),
 ))
 register(Op(
@@ -341,7 +381,8 @@ def _repeat(k: Any, x: Any, *_: Any) -> Any:
 
 register(Op(
     "repeat(Tensor input, int[] repeats)", _FAMILY, moves=True, homes="Tensor",
-    shape=_repeated, element=_repeat, samples=("x[3].repeat(2)", "x[2,3].repeat(2, 1, 2)"),
+    shape=_repeated, element=_repeat, backward=lambda c, x, repeats: _counted(c, x, _ints(repeats)),
+    samples=("x[3].repeat(2)", "x[2,3].repeat(2, 1, 2)"),
     torch=lambda torch, x, repeats: x.repeat(repeats),
 ))
 
@@ -353,7 +394,8 @@ def _tiled(shape: Shape, dims: Any) -> Shape:
 register(Op(
     "tile(Tensor input, int[] dims)", _FAMILY, moves=True, shape=lambda x,
         dims: _tiled(x, _ints(dims)),
-    element=_repeat, samples=("tile(x[3], (2,))", "x[2,3].tile(2)"),
+    element=_repeat, backward=lambda c, x, dims: _counted(c, x, _ints(dims)),
+    samples=("tile(x[3], (2,))", "x[2,3].tile(2)"),
     torch=lambda torch, x, dims: x.tile(_ints(dims)),
 ))
 
@@ -389,6 +431,9 @@ _INTERLEAVE = register(Op(
                                 for axis, n in enumerate(x)),
     element=_interleave,
     torch=lambda torch, x, repeats, dim: x.repeat_interleave(repeats, dim),
+    written=lambda c, x, repeats, dim: f"{x}.repeat_interleave({repeats}, dim={dim})",
+    backward=lambda c, x, repeats, dim: f"{c.grad}.unflatten({dim}, (-1, {repeats}))"
+                                        f".sum(dim={normal_dim(dim, x.rank) + 1})",
 ))
 register(Op(
     "repeat_interleave(Tensor input, int repeats, int? dim=None, *, int? output_size=None)",
@@ -415,6 +460,8 @@ register(Op(
     "flip(Tensor input, int[] dims)", _FAMILY, moves=True,
     shape=lambda x, dims: normal_dims(dims, len(x)) and x if dims != () else x, element=_flip,
     torch=lambda torch, x, dims: x.flip(_ints(dims)),
+    backward=lambda c, x, dims: f"{c.grad}.flip({_dims_text(_ints(dims))})" if _ints(dims)
+        else str(c.grad),
     samples=("flip(x[3], 0)", "x[2,3].flip(0, 1)", "flip(x[2,3], [-1])"),
 ))
 for _name, _dim, _rank in (("fliplr", 1, 2), ("flipud", 0, 1)):
@@ -444,10 +491,16 @@ def _roll(k: Any, x: Any, shifts: Any, dims: Any) -> Any:
                    for d, (i, n) in enumerate(zip(k.i, x.shape, strict=True)))]
 
 
+def _roll_text(x: Any, shifts: Any, dims: Any) -> str:
+    return f"{x}.roll({_dims_text(_ints(shifts))}, dims={_dims_text(_ints(dims))})"
+
+
 _ROLL = register(Op(
     "roll(Tensor source, int[] shifts, int[] dims)", _FAMILY, (), homes="", moves=True,
     shape=lambda x, shifts, dims: (_shifts(x, shifts, dims), x)[1], element=_roll,
     torch=lambda torch, x, shifts, dims: x.roll(shifts, dims),
+    written=lambda c, x, shifts, dims: _roll_text(x, shifts, dims),
+    backward=lambda c, x, shifts, dims: _roll_text(c.grad, [-n for n in _ints(shifts)], dims),
 ))
 
 
@@ -484,6 +537,7 @@ register(Op(
 ))
 _CLONE = register(Op(
     "clone(Tensor input)", _FAMILY, moves=True, shape=lambda x: x, element=lambda k, x: x[k.i],
+    backward=lambda c, x: str(c.grad),
     samples=("torch.clone(x[3])",),
 ))
 
@@ -514,6 +568,8 @@ def _diagonal(k: Any, x: Any, offset: int, dim1: int, dim2: int) -> Any:
 register(Op(
     "diagonal(Tensor input, int offset=0, int dim1=0, int dim2=1)", _FAMILY, moves=True,
     shape=_diagonal_shape, element=_diagonal,
+    backward=lambda c, x, offset, dim1, dim2: f"torch.zeros_like({x}).diagonal_scatter("
+        f"{c.grad}, offset={offset}, dim1={dim1}, dim2={dim2})",
     samples=("diagonal(x[3,3])", "x[2,3].diagonal(1)", "diagonal(x[2,3,3], -1, 1, 2)"),
 ))
 register(Op(
@@ -543,6 +599,8 @@ def _embed(k: Any, x: Any, offset: int, dim1: int, dim2: int) -> Any:
 register(Op(
     "diag_embed(Tensor input, int offset=0, int dim1=-2, int dim2=-1)", _FAMILY,
     shape=_embedded, element=_embed,
+    backward=lambda c, x, offset, dim1, dim2:
+        f"{c.grad}.diagonal(offset={offset}, dim1={dim1}, dim2={dim2})",
     samples=("diag_embed(x[3])", "x[2,3].diag_embed(1)", "diag_embed(x[2,3], -1, 0, 2)"),
 ))
 
@@ -580,5 +638,6 @@ for _name, _keep in (("tril", lambda c, r: c <= r), ("triu", lambda c, r: c >= r
     register(Op(
         f"{_name}(Tensor input, int diagonal=0)", _FAMILY,
         shape=_matrices, element=_triangle(_keep),
+        backward=lambda c, x, d, name=_name: f"{c.grad}.{name}({d or ''})",
         samples=(f"{_name}(x[3,3])", f"x[2,2,3].{_name}(-1)"),
     ))

@@ -1,0 +1,414 @@
+"""Statements of PyTorch as a person lays them out: one name each, in lines of 88 columns.
+
+A formula comes here as text.  What it computes twice is named and computed once; what is too long for
+a line is named in parts; the rest is written as ruff would format it.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+WIDTH = 88
+
+_INFIX: dict[type[ast.operator], tuple[str, int]] = {
+    ast.BitOr: ("|", 2), ast.BitAnd: ("&", 3), ast.Add: ("+", 4), ast.Sub: ("-", 4),
+    ast.Mult: ("*", 5), ast.Div: ("/", 5), ast.FloorDiv: ("//", 5), ast.Mod: ("%", 5),
+    ast.MatMult: ("@", 5), ast.Pow: ("**", 7),
+}  # fmt: skip
+_RELATIONS: dict[type[ast.cmpop], str] = {
+    ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!=",
+    ast.Is: "is",
+}  # fmt: skip
+_COMPARE, _UNARY, _POWER, _ATOM = 1, 6, 7, 8
+
+#: Calls whose result is changed in place afterwards: each is a tensor of its own.
+_FRESH = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_full", "empty_like")
+
+
+@dataclass
+class Statement:
+    """``target = value``; the target is a name, or a place of one: ``part[0]``.
+
+    ``only`` is the one input whose gradient it is for, "" for all.
+    """
+
+    target: str
+    value: ast.expr
+    only: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.target.partition("[")[0]
+
+    def renamed(self, old: str, new: str) -> Statement:
+        target = new + self.target.removeprefix(old) if self.name == old else self.target
+        return Statement(
+            target, _put(self.value, ast.dump(ast.Name(old, ast.Load())), new), self.only
+        )
+
+
+def statement(target: str, text: str, only: str = "") -> Statement:
+    return Statement(target, ast.parse(text, mode="eval").body, only)
+
+
+# -- as text ---------------------------------------------------------------------------------------
+
+
+def show(node: ast.expr, least: int = 0) -> str:
+    """An expression on one line, as ruff writes it; in parentheses where it binds less than ``least``."""
+    text, level = _show(node)
+    return text if level >= least else f"({text})"
+
+
+def _show(node: ast.expr) -> tuple[str, int]:
+    match node:
+        case ast.Name(id=name):
+            return name, _ATOM
+        case ast.Constant(value=str() as text):
+            return f'"{text}"', _ATOM
+        case ast.Constant(value=value):
+            return "..." if value is ... else repr(value), _ATOM
+        case ast.Attribute(value=owner, attr=attr):
+            shown = show(owner, _ATOM)
+            if isinstance(owner, ast.Constant):
+                shown = f"({shown})"
+            return f"{shown}.{attr}", _ATOM
+        case ast.Call(func=func, args=args, keywords=keywords):
+            inner = [show(a) for a in args] + [_keyword(k) for k in keywords]
+            return f"{show(func, _ATOM)}({', '.join(inner)})", _ATOM
+        case ast.Subscript(value=owner, slice=ast.Tuple(elts=[_, _, *_] as parts)):
+            return f"{show(owner, _ATOM)}[{', '.join(show(p) for p in parts)}]", _ATOM
+        case ast.Subscript(value=owner, slice=place):
+            return f"{show(owner, _ATOM)}[{show(place)}]", _ATOM
+        case ast.Slice(lower=lower, upper=upper, step=step):
+            simple = all(
+                e is None or isinstance(e, (ast.Name, ast.Constant, ast.UnaryOp))
+                for e in (lower, upper)
+            )
+            colon = ":" if simple else " : "
+            text = f"{show(lower) if lower else ''}{colon}{show(upper) if upper else ''}"
+            return (text if step is None else f"{text}:{show(step)}").strip(), _ATOM
+        case ast.Tuple(elts=parts):
+            comma = "," if len(parts) == 1 else ""
+            return f"({', '.join(show(p) for p in parts)}{comma})", _ATOM
+        case ast.List(elts=parts):
+            return f"[{', '.join(show(p) for p in parts)}]", _ATOM
+        case ast.Starred(value=value):
+            return f"*{show(value, _ATOM)}", _ATOM
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            least = _POWER + 1 if isinstance(operand, ast.BinOp) else _UNARY
+            return f"-{show(operand, least)}", _UNARY
+        case ast.UnaryOp(op=ast.Invert(), operand=operand):
+            return f"~{show(operand, _POWER + 1)}", _UNARY
+        case ast.Compare(left=left, ops=[op], comparators=[right]):
+            return f"{show(left, 2)} {_RELATIONS[type(op)]} {show(right, 2)}", _COMPARE
+        case ast.BinOp(left=left, op=ast.Pow(), right=right):
+            sign = "**" if _is_simple(left) and _is_simple(right) else " ** "
+            return f"{show(left, _POWER + 1)}{sign}{show(right, _UNARY)}", _POWER
+        case ast.BinOp(left=left, op=op, right=right):
+            sign, level = _INFIX[type(op)]
+            # Products of matrices and of elements side by side are told apart by parentheses.
+            first = _ATOM if _mixed(op, left) else level
+            return f"{show(left, first)} {sign} {show(right, level + 1)}", level
+    raise TypeError(f"no such expression in generated code: {ast.unparse(node)}")
+
+
+def _mixed(op: ast.operator, left: ast.expr) -> bool:
+    if not isinstance(left, ast.BinOp) or _INFIX[type(left.op)][1] != _INFIX[type(op)][1]:
+        return False
+    return isinstance(op, ast.MatMult) != isinstance(left.op, ast.MatMult)
+
+
+def _keyword(k: ast.keyword) -> str:
+    return f"{k.arg}={show(k.value)}" if k.arg else f"**{show(k.value)}"
+
+
+def _is_simple(node: ast.expr) -> bool:
+    """An operand around which ``**`` has no blanks."""
+    if isinstance(node, ast.UnaryOp):
+        return _is_simple(node.operand)
+    if isinstance(node, ast.Attribute):
+        return _is_simple(node.value)
+    return isinstance(node, (ast.Name, ast.Constant))
+
+
+def laid_out(target: str, value: ast.expr, indent: int) -> list[str]:
+    """``target = value``, broken at its brackets where it is too long."""
+    head = "return " if target == "return" else f"{target} = " if target else ""
+    return _broken(head, value, "", indent)
+
+
+def _broken(head: str, value: ast.expr, tail: str, indent: int) -> list[str]:
+    pad = " " * indent
+    line = f"{pad}{head}{show(value)}{tail}"
+    parts: Sequence[tuple[str, ast.expr]]
+    match value:
+        case _ if len(line) <= WIDTH:
+            return [line]
+        case ast.Call(func=func, args=args, keywords=keywords):
+            opening, closing = f"{show(func, _ATOM)}(", ")"
+            parts = [("", a) for a in args] + [(f"{k.arg}=", k.value) for k in keywords]
+        case ast.List(elts=elts):
+            opening, closing, parts = "[", "]", [("", e) for e in elts]
+        case ast.Tuple(elts=elts):
+            opening, closing, parts = "(", ")", [("", e) for e in elts]
+        case _:
+            return [line]
+    inner = " " * (indent + 4) + ", ".join(f"{name}{show(v)}" for name, v in parts)
+    if len(inner) <= WIDTH and isinstance(value, ast.Call):
+        return [f"{pad}{head}{opening}", inner, f"{pad}{closing}{tail}"]
+    found = [f"{pad}{head}{opening}"]
+    for name, part in parts:
+        found += _broken(name, part, ",", indent + 4)
+    return [*found, f"{pad}{closing}{tail}"]
+
+
+# -- names for parts -------------------------------------------------------------------------------
+
+
+class Names:
+    """Gives names that are free."""
+
+    def __init__(self, taken: Iterable[str]) -> None:
+        self.taken = set(taken)
+
+    def free(self, hint: str) -> str:
+        name, count = hint, 1
+        while name in self.taken:
+            count += 1
+            name = f"{hint}_{count}"
+        self.taken.add(name)
+        return name
+
+
+def _hint(node: ast.expr) -> str:
+    match node:
+        case (
+            ast.Compare() | ast.BinOp(op=ast.BitAnd() | ast.BitOr()) | ast.UnaryOp(op=ast.Invert())
+        ):
+            return "mask"
+        case ast.Call(func=ast.Attribute(attr="sum" | "sum_to_size" | "mean")):
+            return "total"
+        case ast.Call(func=ast.Attribute(attr=attr)):
+            return _WORTH.get(attr, attr)
+        case ast.BinOp(op=ast.Sub()):
+            return "diff"
+        case ast.BinOp(op=ast.Mult() | ast.MatMult()):
+            return "product"
+        case ast.BinOp(op=ast.Div()):
+            return "ratio"
+        case ast.BinOp(op=ast.Pow()):
+            return "power"
+    return "part"
+
+
+_WORTH = {
+    "exp": "exp", "tanh": "tanh", "sigmoid": "sigmoid", "softmax": "p", "sqrt": "root",
+    "where": "chosen", "abs": "size", "inv": "inverse", "zeros_like": "zeros",
+    "new_zeros": "zeros", "ones_like": "ones", "new_ones": "ones", "arange": "places",
+    "cat": "joined", "flatten": "flat", "reshape": "shaped", "pad": "padded", "to": "cast",
+    "max": "largest", "min": "smallest", "pow": "power", "round": "rounded", "T": "turned",
+    "amax": "largest", "amin": "smallest", "median": "middle", "kthvalue": "picked",
+}  # fmt: skip
+
+
+def _parts(node: ast.AST) -> Iterator[ast.expr]:
+    """The subexpressions that may be named, outermost first; not those that are only arguments'
+    numbers."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.BinOp, ast.Compare, ast.UnaryOp)) or (
+            isinstance(child, ast.Call) and not isinstance(node, ast.Attribute)
+        ):
+            if _has_tensor(child):
+                yield child
+        yield from _parts(child)
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Call):
+        yield node.value
+
+
+def _has_tensor(node: ast.expr) -> bool:
+    """Whether it computes with tensors: numbers, sizes and dtypes do not."""
+    match node:
+        case ast.Attribute(value=ast.Name(id="math" | "torch" | "F" | "ctx")):
+            return False
+        case ast.Attribute(attr="shape" | "dtype" | "device"):
+            return False
+        case ast.Call(func=ast.Attribute(attr="numel" | "size")):
+            return False
+        case ast.Name(id=name):
+            return name not in ("math", "torch", "F", "ctx")
+    return any(_has_tensor(c) for c in ast.iter_child_nodes(node) if isinstance(c, ast.expr))
+
+
+class _Put(ast.NodeTransformer):
+    """Puts a name in the place of an expression, wherever it stands."""
+
+    def __init__(self, key: str, name: str) -> None:
+        self.key, self.name = key, name
+
+    def visit(self, node: ast.AST) -> Any:
+        if isinstance(node, ast.expr) and ast.dump(node) == self.key:
+            return ast.Name(self.name, ast.Load())
+        return self.generic_visit(node)
+
+
+def _put(node: ast.expr, key: str, name: str) -> ast.expr:
+    found: ast.expr = _Put(key, name).visit(node)
+    return found
+
+
+def put(node: ast.expr, name: str, value: ast.expr) -> ast.expr:
+    """``value`` in the place of a name; a transpose of a transpose is none."""
+
+    def change(e: ast.expr) -> ast.expr | None:
+        if isinstance(e, ast.Name) and e.id == name:
+            return value
+        match e, value:
+            case (
+                ast.Attribute(value=ast.Name(id=n), attr="T" | "mT" as attr),
+                ast.Attribute(value=inner, attr=other),
+            ) if n == name and attr == other:
+                return inner
+        return None
+
+    return changed(node, change)
+
+
+def _cheap(node: ast.expr) -> bool:
+    """What costs nothing to write twice: a view, a sign."""
+    match node:
+        case ast.UnaryOp():
+            return True
+        case ast.Call(func=ast.Attribute(attr=attr)) if attr in _VIEWS or attr in _FRESH:
+            return True
+    return False
+
+
+_VIEWS = {
+    "unsqueeze", "squeeze", "expand", "expand_as", "reshape", "permute", "transpose", "movedim",
+    "unflatten", "flatten", "detach", "diagonal", "narrow", "select", "t",
+}  # fmt: skip
+
+
+def once(statements: Sequence[Statement], names: Names) -> list[Statement]:
+    """What several statements compute, or one computes twice, is computed once."""
+    found = list(statements)
+    while True:
+        seen: dict[str, list[tuple[int, ast.expr]]] = {}
+        for place, s in enumerate(found):
+            for part in [s.value, *_parts(s.value)]:
+                if not isinstance(part, (ast.Name, ast.Constant)) and not _cheap(part):
+                    seen.setdefault(ast.dump(part), []).append((place, part))
+        repeated = {k: at for k, at in seen.items() if len(at) > 1}
+        if not repeated:
+            return found
+        key = max(repeated, key=lambda k: (len(show(repeated[k][0][1])), k))
+        places = repeated[key]
+        first, part = places[0]
+        if found[first].value is part and found[first].target.isidentifier():
+            name, start = found[first].target, first + 1
+        else:
+            users = {found[place].only for place, _ in places}
+            name, start = names.free(_hint(part)), first
+            only = users.pop() if len(users) == 1 else ""
+            part = ast.parse(ast.unparse(part), mode="eval").body
+            found.insert(first, Statement(name, part, only))
+            start = first + 1
+        changed = [
+            Statement(s.target, _put(s.value, key, name), s.only) if k >= start else s
+            for k, s in enumerate(found)
+        ]
+        if found[first].only and any(found[place].only != found[first].only for place, _ in places):
+            changed[first] = Statement(changed[first].target, changed[first].value, "")
+        found = changed
+
+
+def split(s: Statement, names: Names, room: int) -> list[Statement]:
+    """A statement in parts that each fit in ``room`` columns."""
+    width = room - len(s.target) - 3
+    if len(show(s.value)) <= width:
+        return [s]
+    best: tuple[int, ast.expr] | None = None
+    for part in _parts(s.value):
+        size = len(show(part))
+        left = len(show(s.value)) - size
+        if size < 8:
+            continue
+        worst = max(size, left)
+        if best is None or worst < best[0]:
+            best = worst, part
+    if best is None:
+        return [s]
+    name = names.free(_hint(best[1]))
+    first = Statement(name, best[1], s.only)
+    rest = Statement(s.target, _put(s.value, ast.dump(best[1]), name), s.only)
+    return [*split(first, names, room), *split(rest, names, room)]
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+def names_in(node: ast.AST) -> set[str]:
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+
+
+def cost(statements: Iterable[Statement]) -> float:
+    """A rough count of passes over memory."""
+    return sum(_price(s.value) for s in statements)
+
+
+def _price(node: ast.AST) -> float:
+    own = 0.0
+    if isinstance(node, ast.Subscript) and "None" in show(node):
+        own = 4  # an outer product, as a rule summed again
+    elif isinstance(node, (ast.BinOp, ast.Compare, ast.UnaryOp)) and _has_tensor(node):
+        own = 8 if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult) else 1
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        attr = node.func.attr
+        own = 0 if attr in _VIEWS else 3 if attr in _COSTLY else 8 if attr == "einsum" else 1
+    return own + sum(_price(child) for child in ast.iter_child_nodes(node))
+
+
+_COSTLY = {
+    "exp", "log", "tanh", "sigmoid", "erf", "ndtr", "sin", "cos", "softmax", "log_softmax", "lgamma",
+    "digamma", "inv", "cumprod", "softplus", "logsumexp",
+}  # fmt: skip
+
+
+def unpacked(found: Sequence[Statement]) -> list[Statement]:
+    """``values = z.values`` and ``idx = z.indices`` of one call ``z`` as ``values, idx = …``, the
+    same of ``u = z[0]``, ``s = z[1]``, …"""
+    left = list(found)
+    for s in found:
+        users = [o for o in left if o is not s and s.target in names_in(o.value)]
+        picked = sorted((_pick(o.value, s.target), o.target) for o in users)
+        whole = isinstance(s.value, ast.Call) and len({o.only for o in users}) == 1
+        if whole and len(users) > 1 and [p for p, _ in picked] == list(range(len(users))):
+            pair = Statement(", ".join(t for _, t in picked), s.value, users[0].only)
+            left = [pair if o is s else o for o in left if not any(o is u for u in users)]
+    return left
+
+
+def _pick(e: ast.expr, name: str) -> int:
+    """Which of several results ``e`` takes, -1 for none."""
+    match e:
+        case ast.Attribute(value=ast.Name(id=owner), attr=("values" | "indices") as attr):
+            return ("values", "indices").index(attr) if owner == name else -1
+        case ast.Subscript(value=ast.Name(id=owner), slice=ast.Constant(value=int() as place)):
+            return place if owner == name else -1
+    return -1
+
+
+def changed(node: ast.expr, change: Callable[[ast.expr], ast.expr | None]) -> ast.expr:
+    """``node`` with every expression for which ``change`` gives another replaced by it."""
+
+    class Change(ast.NodeTransformer):
+        def visit(self, node: ast.AST) -> Any:
+            new = change(node) if isinstance(node, ast.expr) else None
+            return self.generic_visit(node) if new is None else new
+
+    found: ast.expr = Change().visit(node)
+    return found
