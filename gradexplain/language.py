@@ -618,6 +618,30 @@ def _flat(value: Any) -> Any:
             yield part
 
 
+#: What belongs to a script around an expression, and what does its work here.
+_INSTEAD = {
+    "backward": "leave it out: backward is called for you, and --grad is its argument",
+    "grad": "leave it out: .grad is worked out for every input",
+    "retain_grad": "leave it out; --retain-grad NAME shows .grad of an intermediate",
+    "requires_grad": "leave it out: every input requires grad, or those that --wrt names",
+    "cuda": "leave it out: a gradient is the same on every device",
+    **dict.fromkeys(
+        ("item", "tolist", "numpy"), "leave it out: values are shown as they are, and a gradient needs tensors"
+    ),
+    **dict.fromkeys(("no_grad", "inference_mode"), "write `.detach()` where the gradient is to stop"),
+    "is_grad_enabled": "leave it out: gradients are always enabled here",
+}  # fmt: skip
+
+#: The nearest operation where the spelling would not find it.
+_NEAREST = {
+    "svd": "linalg.pinv", "svdvals": "linalg.matrix_norm", "lstsq": "linalg.pinv",
+    "eig": "matrix_power", "eigh": "matrix_power", "eigvals": "linalg.det",
+    "eigvalsh": "linalg.det", "qr": "cholesky", "lu": "linalg.solve", "lu_factor": "linalg.solve",
+    "lu_solve": "linalg.solve", "cholesky_solve": "linalg.solve", "ldl_factor": "cholesky",
+    "matrix_rank": "linalg.matrix_norm", "cond": "linalg.matrix_norm",
+}  # fmt: skip
+
+
 def _unknown(
     name: str, what: str, path: str | None = None, attributes: bool = False
 ) -> GradexplainError:
@@ -632,6 +656,9 @@ def _unknown(
             remedy="name an input instead, and give it values with --at",
         )
     if _known_to_torch(name, attributes):
+        if name in _INSTEAD:
+            return UnsupportedError(f"{shown} is no operation here", remedy=_INSTEAD[name])
+        near = [_NEAREST[name]] if name in _NEAREST else difflib.get_close_matches(name, last, n=1)
         nearest = f"; the nearest that is: `{near[0]}`" if near else ""
         return UnsupportedError(
             f"{shown} is not supported yet", remedy=f"`gradexplain ops` lists what is{nearest}"

@@ -1,0 +1,80 @@
+"""Names that are not operations: every message whole, with what to write instead."""
+
+from __future__ import annotations
+
+import pytest
+
+from gradexplain.errors import GradexplainError
+from gradexplain.language import _NEAREST, read
+from gradexplain.ops import by_spelling
+from gradexplain.syntax import parse
+
+#: Each message after the expression that leads to it.
+MESSAGES = r"""
+torch.svd(x)
+`torch.svd` is not supported yet
+  torch.svd(x)
+  ^^^^^^^^^
+remedy: `gradexplain ops` lists what is; the nearest that is: `linalg.pinv`
+
+x.cholesky_inverse()
+`cholesky_inverse` is not supported yet
+  x.cholesky_inverse()
+    ^^^^^^^^^^^^^^^^
+remedy: `gradexplain ops` lists what is; the nearest that is: `cholesky`
+
+torch.stft(x)
+`torch.stft` is not supported yet
+  torch.stft(x)
+  ^^^^^^^^^^
+remedy: `gradexplain ops` lists what is
+
+torch.rand(3) * x
+`torch.rand` is not supported: it is random, and an explanation is the same every time
+  torch.rand(3) * x
+  ^^^^^^^^^^
+remedy: name an input instead, and give it values with --at
+
+sofmax(x)
+`sofmax` is not a function of PyTorch
+  sofmax(x)
+  ^^^^^^
+remedy: did you mean `softmax`?
+
+x.quux()
+`quux` is not a method of PyTorch
+  x.quux()
+    ^^^^
+remedy: `gradexplain ops` lists what is known
+
+y = x**2; y.backward()
+`backward` is no operation here
+  y = x**2; y.backward()
+              ^^^^^^^^
+remedy: leave it out: backward is called for you, and --grad is its argument
+
+x.grad
+`grad` is no operation here
+  x.grad
+    ^^^^
+remedy: leave it out: .grad is worked out for every input
+
+x.requires_grad * 2
+`requires_grad` is no operation here
+  x.requires_grad * 2
+    ^^^^^^^^^^^^^
+remedy: leave it out: every input requires grad, or those that --wrt names
+""".strip()
+
+
+@pytest.mark.parametrize("case", MESSAGES.split("\n\n"))
+def test_message(case: str) -> None:
+    text, _, message = case.partition("\n")
+    with pytest.raises(GradexplainError) as error:
+        read(parse(text), lambda name: (3, 3))
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("name", sorted(set(_NEAREST.values())))
+def test_the_nearest_is_an_operation(name: str) -> None:
+    assert by_spelling(name if "." in name else f"torch.{name}")
