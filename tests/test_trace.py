@@ -31,14 +31,15 @@ ERRORS = sorted((HERE / "traced" / "errors").glob("*.py"))
 SAMPLES = sorted((ROOT / "samples").glob("trace_*.py"))
 
 #: Scripts in which some operation has no formula: its part is PyTorch's own, marked so.
-OPAQUE = {"hooks", "views"}
+OPAQUE = {"hooks"}
 
 #: Scripts in which every operation has one, so that the chain rule is independent of PyTorch.
 COMPLETE = {
     "assignments", "branch_taken", "branches", "conv", "custom_function", "doubling", "dropout",
     "frozen", "gan", "grad_only", "gradient_penalty", "higher_order",
     "in_place", "inputs_only", "micro_batches", "mlp_adam", "multiple_losses",
-    "no_grad", "rnn_unrolled", "shared", "train_function", "transformer", "weighted_losses",
+    "no_grad", "rnn_unrolled", "shared", "train_function", "transformer", "views",
+    "weighted_losses",
 }  # fmt: skip
 
 

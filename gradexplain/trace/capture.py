@@ -24,6 +24,7 @@ from gradexplain.trace.recorder import (
     Recorder,
     Target,
     _attach,
+    geometry,
 )
 from gradexplain.trace.recorder import Term as Sent
 from gradexplain.trace.snapshot import (
@@ -35,6 +36,7 @@ from gradexplain.trace.snapshot import (
     Snapshot,
     Term,
     Value,
+    View,
 )
 
 #: More of autograd's nodes than this are not explained one by one.
@@ -87,6 +89,7 @@ class Capture:
         self._operands: dict[tuple[int, int], list[Operand]] = {}
         self._edge_values: dict[tuple[int, int], Value] = {}
         self._used: dict[int, list[tuple[Any, int]]] = {}  # by group: the outputs used further on
+        self._parts: dict[int, int] = {}  # by operand, a view that is changed in place
         self._consumers: dict[int, list[Group]] = {}  # by value
         self._arrived: dict[int, Operand] = {}  # by value: its gradient, with create_graph=True
 
@@ -142,12 +145,42 @@ class Capture:
                 continue
             seen.add(id(node))
             if id(node) not in self._owner:
-                group = Group(_own_call(node))
+                group = Group(self._own_call(node))
                 self._groups.append(group)
                 group.nodes.append(node)
                 self._owner[id(node)] = group
                 self._expand(node, group)
             stack.extend(n for n, _ in node.next_functions if n is not None)
+
+    def _own_call(self, node: Any) -> Call | None:
+        """A node that no call of the script made, as the call that it stands for."""
+        name = _plain(node.name())
+        spelling = _OWN.get(name)
+        edges = [(target, nr) for target, nr in node.next_functions if target is not None]
+        operands = [Operand.at(target, nr) for target, nr in edges]
+        if name == "AsStridedBackward0" and len(edges) == 1:
+            owner = self._owner.get(id(edges[0][0]))
+            call = owner.call if owner is not None else None
+            if call is None or not call.operands:
+                return None
+            base = call.view[1] if call.view is not None else None
+            if base is None and call.kind.kind == "inplace":
+                base = geometry(call.operands[0].value)
+            if base is None or base[0] != _shape(*edges[0]):
+                return None
+            kind = Kind("own", "view", ("torch.as_strided",))
+            own = (
+                tuple(node._saved_size),
+                tuple(node._saved_stride),
+                base[2] if node._saved_storage_offset is None else node._saved_storage_offset,
+            )
+            return Call(kind, tuple(operands), {}, operands, None, view=(own, base))
+        if spelling is None or len(edges) != 1 + (spelling == "torch.add"):
+            return None
+        if getattr(node, "_saved_alpha", 1) != 1:
+            return None
+        name = spelling.removeprefix("torch.")
+        return Call(Kind("own", name, (spelling,)), tuple(operands), {}, operands, None)
 
     def _expand(self, start: Any, group: Group) -> None:
         """Take the nodes behind ``start`` that belong to ``group``, up to the group's inputs."""
@@ -322,9 +355,12 @@ class Capture:
             operation = form
             operation.id, operation.within = group.id, within
             known = {a.id for a in _args((operation.args, operation.kwargs))}
+            if operation.view is not None:
+                known.add(operation.view.base.id)
+                inputs = [operation.view.base.id, *inputs]
             if operation.opaque:
                 pass
-            elif call.base is not None:
+            elif call.base is not None and operation.view is None:
                 operation.opaque = "it changes a view in place, and so the tensor behind it"
                 operation.args = tuple(Arg(i) for i in inputs)
                 operation.kwargs = {}
@@ -335,6 +371,8 @@ class Capture:
         operation.inputs = list(
             dict.fromkeys([*(a.id for a in _args((operation.args, operation.kwargs))), *inputs])
         )
+        if operation.view is not None and operation.view.part in operation.inputs:
+            operation.inputs.remove(operation.view.part)
         operation.nodes = nodes
         snapshot.operations.append(operation)
         self._outputs(group, operation)
@@ -342,11 +380,12 @@ class Capture:
     def _form(self, call: Call) -> Operation:
         """A call with its tensors as values."""
         kind = call.kind
+        view = self._view(call)
         operation = Operation(
             -1, kind.name, kind.spellings, kind.swap,
             tuple(self._packed(arg) for arg in call.args),
             {k: self._packed(arg) for k, arg in call.kwargs.items()},
-            call.site, inplace=kind.kind == "inplace", graphs=call.graphs,
+            call.site, inplace=kind.kind == "inplace", graphs=call.graphs, view=view,
         )  # fmt: skip
         if call.custom:
             operation.operands = tuple(_args((operation.args, operation.kwargs)))
@@ -369,6 +408,32 @@ class Capture:
             )
             operation.args = tuple(dict.fromkeys(_args(operation.gradients)))
         return operation
+
+    def _view(self, call: Call) -> View | None:
+        """Where the elements of a view lie in its base; None where that cannot be told."""
+        if call.view is None:
+            return None
+        (size, strides, offset), (base_size, base_strides, base_offset) = call.view
+        place = _places(base_size, base_strides)
+        source = call.base if call.base is not None else call.operands[0]
+        base = Arg(self._operand(source).id)
+        places = _places(size, strides, offset - base_offset)
+        if place is None or places is None or places.size == 0:
+            return None
+        order = np.argsort(place, axis=None)
+        at = np.searchsorted(place.ravel(), places, sorter=order)
+        if at.max() >= order.size or (place.ravel()[order[at]] != places).any():
+            return None
+        if call.base is None:
+            return View(base, order[at])
+        target = call.args[0] if call.args else None
+        if not isinstance(target, Operand) or np.unique(places).size < places.size:
+            return None
+        part = self._parts.get(id(target))
+        if part is None:
+            made = self._new("part", target.value, self._array(target.value))
+            part = self._parts[id(target)] = made.id
+        return View(base, order[at], part)
 
     def _outputs_of(self, call: Call) -> dict[tuple[int, ...], int]:
         group = next((g for g in self._groups if g.call is call and g.id >= 0), None)
@@ -464,7 +529,8 @@ class Capture:
 
     def _packed(self, arg: Any) -> Any:
         if isinstance(arg, Operand):
-            return Arg(self._operand(arg).id)
+            part = self._parts.get(id(arg))
+            return Arg(self._operand(arg).id if part is None else part)
         if isinstance(arg, (list, tuple)):
             return (list if isinstance(arg, list) else tuple)(self._packed(part) for part in arg)
         return arg
@@ -491,9 +557,10 @@ class Capture:
         values = self.snapshot.values
         changes = [o for o in self.snapshot.operations if o.inplace and o.outputs and o.args]
         for operation in [*reversed(changes), *changes]:
-            target = operation.args[0]
-            if isinstance(target, Arg):
-                before, after = values[target.id], values[operation.outputs[0]]
+            view = operation.view
+            changed = operation.args[0] if view is None else view.base
+            if isinstance(changed, Arg):
+                before, after = values[changed.id], values[operation.outputs[0]]
                 before.names = before.names or after.names
                 after.names = after.names or before.names
 
@@ -793,17 +860,18 @@ _OWN = {
 }  # fmt: skip
 
 
-def _own_call(node: Any) -> Call | None:
-    """A node that no call of the script made, as the call that it stands for."""
-    spelling = _OWN.get(_plain(node.name()))
-    edges = [(target, nr) for target, nr in node.next_functions if target is not None]
-    if spelling is None or len(edges) != 1 + (spelling == "torch.add"):
+#: Views of more elements are not followed one by one.
+_PLACES = 100_000
+
+
+def _places(size: Any, strides: Any, offset: int = 0) -> Array | None:
+    """Where each element lies in the storage; None for too many."""
+    if np.prod(size, dtype=float) > _PLACES:
         return None
-    if getattr(node, "_saved_alpha", 1) != 1:
-        return None
-    operands = [Operand.at(target, nr) for target, nr in edges]
-    name = spelling.removeprefix("torch.")
-    return Call(Kind("own", name, (spelling,)), tuple(operands), {}, operands, None)
+    found = np.full(size, offset)
+    for axis, (n, stride) in enumerate(zip(size, strides, strict=True)):
+        found += (np.arange(n) * stride).reshape((-1, *[1] * (len(size) - axis - 1)))
+    return found
 
 
 def _expanded(pair: tuple[Any, Group]) -> tuple[bool, int]:

@@ -170,7 +170,7 @@ class _Explainer:
                 self.labels[v.id], v.shape, _known(v), given=True, wanted=v.kind == "leaf"
             )
             for v in self.values
-            if v.kind != "result" and not is_literal(v)
+            if v.kind not in ("result", "part") and not is_literal(v)
         }
         roots = [
             Root(self.labels[i], self.values[i].shape, v)
@@ -274,7 +274,8 @@ class _Explainer:
             if value.hidden:
                 continue
             try:
-                kind = Assignment if operation.name == "__setitem__" else Link
+                assigns = operation.name == "__setitem__" and operation.view is None
+                kind = Assignment if assigns else Link
                 link = kind(self.snapshot, operation, output, self.labels)
                 pair = link.forward(self.pairs)
                 if value.array is not None and self._differ(pair, value) is not None:
@@ -335,13 +336,18 @@ class _Explainer:
             for name, arg in operation.kwargs.items()
             if not name.startswith("_") and arg is not None
         ]
+        if operation.view is not None and operation.view.part is None:
+            return f"part of {self.labels[operation.view.base.id]}"
         if operation.name == "__setitem__" and len(shown) == 3:
             return f"{shown[0]} with [{shown[1]}] = {shown[2]}"
         name = operation.name
         if operation.gradients:
             calls = [self._call(term.call) for terms in operation.gradients for term in terms]
             return f"what {' and '.join(dict.fromkeys(calls))} sent back"
-        return f"{name.strip('_') if name.startswith('__') else name}({', '.join(shown)})"
+        called = f"{name.strip('_') if name.startswith('__') else name}({', '.join(shown)})"
+        if operation.view is not None:
+            return f"{self.labels[operation.view.base.id]} after {called}"
+        return called
 
     def _shown(self, arg: Any) -> str:
         if isinstance(arg, Arg):
@@ -587,6 +593,8 @@ class _Explainer:
             and self.values[s.roots[0]].kind == "result"
             and not self.opaque
             and not self.hooked
+            # A formula by tables of places would be no help to a reader.
+            and not any(operation.view is not None for operation in s.operations)
             and len(s.operations) <= SHORT
             and elements <= _FEW
         ):
@@ -835,4 +843,8 @@ def _labels(snapshot: Snapshot) -> dict[int, str]:
             while f"{prefix}{count}" in taken:
                 count += 1
             labels[value.id] = f"{prefix}{count}"
+    for operation in snapshot.operations:
+        view = operation.view
+        if view is not None and view.part is not None:
+            labels[view.part] = f"part of {labels[view.base.id]}"
     return labels

@@ -21,7 +21,7 @@ from gradexplain.render.numbers import number
 from gradexplain.routes.chain import ChainRule
 from gradexplain.second import GradientGraph, backward_graph
 from gradexplain.syntax import Program
-from gradexplain.trace.snapshot import Arg, Operation, Snapshot, Term, Value
+from gradexplain.trace.snapshot import Arg, Operation, Snapshot, Term, Value, View
 
 _NOWHERE = Span(0, 0)
 
@@ -29,6 +29,10 @@ _NOWHERE = Span(0, 0)
 _LONG = 200
 #: Nor is that of a gradient in a list of operations, with more than this.
 _READABLE = 80
+
+
+#: Calls that write the same value, or a tensor's, into every element.
+_WRITES = {"copy_", "fill_", "zero_"}
 
 
 class Chain(ChainRule):
@@ -80,6 +84,10 @@ class Reading:
             return tuple(self._gradient(terms) for terms in operation.gradients)
         if operation.graphs:
             return self._custom(operation)
+        if operation.view is not None:
+            return self._through_view(operation, operation.view)
+        if operation.name in _WRITES:
+            return self._written(operation)
         args = [self._argument(arg) for arg in operation.args]
         kwargs = {
             name: self._argument(arg)
@@ -100,6 +108,58 @@ class Reading:
             except GradexplainError as error:
                 problem = error
         raise problem
+
+    def _written(self, operation: Operation) -> Ref:
+        """A tensor whose every element is written anew."""
+        target = operation.args[0]
+        given = [*operation.args[1:], *operation.kwargs.values()]
+        if not isinstance(target, Arg) or (not given and operation.name != "zero_"):
+            raise UnsupportedError("it does not write into a tensor")
+        value = self._argument(given[0]) if given else 0.0
+        if not isinstance(value, Ref):
+            value = self.reader.builder.constant(float(value), _NOWHERE)
+        shape = self.snapshot.values[target.id].shape
+        return self._call("torch.broadcast_to", value, shape)  # type: ignore[no-any-return]
+
+    def _call(self, spelling: str, *args: Any) -> Any:
+        return self.reader._apply_any(by_spelling(spelling), list(args), {}, _NOWHERE)
+
+    def _through_view(self, operation: Operation, view: View) -> Ref:
+        """A view of a tensor, or the tensor once a view of it has been changed.
+
+        The new tensor takes each element from the old one or from the changed part: both stand in
+        a row, and a table says which.
+        """
+        base = self.leaf(view.base.id)
+        shape = self.snapshot.values[view.base.id].shape
+        flat = self._call("torch.reshape", base, (-1,))
+        taken = view.places
+        if view.part is None or operation.name != "__setitem__":
+            part = self._call("operator.getitem", flat, taken.ravel().tolist())
+            part = self._call("torch.reshape", part, taken.shape)
+            if view.part is None:
+                return part  # type: ignore[no-any-return]
+            self.refs[view.part] = part
+            changed = self.apply(replace(operation, view=None))
+            del self.refs[view.part]
+        else:
+            _, index, value = operation.args
+            taken = taken[_plain(index, self.snapshot)]
+            if np.unique(taken).size < taken.size:
+                raise UnsupportedError("it writes several values into one element")
+            changed = self._argument_ref(value)
+        number = self.reader.builder.nodes[changed.id].shape
+        while len(number) > taken.ndim and number[0] == 1:
+            changed = self._call("torch.squeeze", changed, 0)
+            number = number[1:]
+        changed = self._call("torch.broadcast_to", changed, taken.shape)
+        changed = self._call("torch.reshape", changed, (-1,))
+        size = int(np.prod(shape))
+        table = np.arange(size)
+        table[taken.ravel()] = size + np.arange(taken.size)
+        row = self._call("torch.cat", [flat, changed])
+        new = self._call("operator.getitem", row, table.tolist())
+        return self._call("torch.reshape", new, shape)  # type: ignore[no-any-return]
 
     def _custom(self, operation: Operation) -> Any:
         """What the forward of a custom Function computes."""
@@ -312,6 +372,8 @@ class Link:
         """The local derivative by an input, the contribution, and the contribution in numbers."""
         assert self.chain is not None
         id = self.inputs[number]
+        if self.operation.view is not None:
+            return self._of_view(self.operation.view, number), "", ""
         if self.single:
             from gradexplain.routes.steps import step_texts
 
@@ -320,6 +382,15 @@ class Link:
                     return step_texts(c, self.graph, self._labels, "L", clean, self.chain)
             return "", "", ""
         return self._whole(id), "", ""
+
+    def _of_view(self, view: View, number: int) -> str:
+        name = self.operation.name.strip("_")
+        if view.part is None:
+            return "1 for the elements that the view shows, else 0"
+        inside = "0" if name == "setitem" else f"as {name} has it"
+        if number == view.base.id:
+            return f"1 for the elements outside of the view, {inside} for those in it"
+        return "1 for the elements that go there" if name == "setitem" else f"as {name} has it"
 
     def _whole(self, id: int) -> str:
         """The closed form of a call that several records make up."""
@@ -350,7 +421,7 @@ class Assignment:
         self.target = target.id
         self.value = value.id if isinstance(value, Arg) else None
         self.number = 0.0 if isinstance(value, Arg) else float(value)
-        self.index = self._plain(index)
+        self.index = _plain(index, snapshot)
         self.shown = _index_text(index, labels)
         self.inputs = {i: i for i in (self.target, self.value) if i is not None}
         self._reach = np.zeros(snapshot.values[self.target].shape, dtype=bool)
@@ -359,16 +430,6 @@ class Assignment:
         if counts.max(initial=0) > 1:
             raise UnsupportedError("it writes several values into one element")
         self._reach = counts > 0
-
-    def _plain(self, index: Any) -> Any:
-        if isinstance(index, Arg):
-            value = self.snapshot.values[index.id]
-            if value.array is None or value.dtype.startswith("float"):
-                raise UnsupportedError("its index is not known")
-            return value.array.astype(bool if value.dtype == "bool" else int)
-        if isinstance(index, (list, tuple)):
-            return type(index)(self._plain(part) for part in index)
-        return index
 
     def expression(self) -> str:
         value = number(self.number) if self.value is None else self.labels[self.value]
@@ -399,6 +460,18 @@ class Assignment:
         if number == self.target:
             return "1 for the elements that stay, 0 for those at " + f"[{self.shown}]", "", ""
         return f"1 for the elements that go to [{self.shown}]", "", ""
+
+
+def _plain(index: Any, snapshot: Snapshot) -> Any:
+    """An index with its tensors as arrays."""
+    if isinstance(index, Arg):
+        value = snapshot.values[index.id]
+        if value.array is None or value.dtype.startswith("float"):
+            raise UnsupportedError("its index is not known")
+        return value.array.astype(bool if value.dtype == "bool" else int)
+    if isinstance(index, (list, tuple)):
+        return type(index)(_plain(part, snapshot) for part in index)
+    return index
 
 
 def _fitted(value: Array, shape: tuple[int, ...]) -> Array:

@@ -144,6 +144,8 @@ class Call:
     operands: list[Operand]
     site: Site | None
     base: Operand | None = None
+    #: How the view and its base lie in their storage, each as in `geometry`.
+    view: tuple[Any, Any] | None = None
     #: The class of a custom ``autograd.Function``.
     custom: str = ""
     #: What a custom Function's forward computes, by output: graphs with leaves ``a0``, ``a1``, …
@@ -244,9 +246,7 @@ class Recorder(TorchFunctionMode):
         # A class made later is given its hooks by this when it is first used.
         profiled = base.profile_hook_step
         self._steps.append((base, "profile_hook_step", staticmethod(profiled)))
-        base.profile_hook_step = staticmethod(  # type: ignore[method-assign]
-            lambda step: _hooked(self._step(profiled(step)))
-        )
+        base.profile_hook_step = staticmethod(lambda step: _hooked(self._step(profiled(step))))
 
     def _step(self, step: Any) -> Any:
         """Step aside while an optimizer makes its many small updates, unless it calls a closure."""
@@ -365,6 +365,8 @@ class Recorder(TorchFunctionMode):
         result = func(*args, **kwargs)
         place = site(sys._getframe(2))
         call = Call(kind, packed, named, operands, place, base)
+        if base is not None:
+            call.view = geometry(target), geometry(target._base)
         changed = target._base if base is not None else target
         if changed.grad_fn is not None:
             _attach(changed.grad_fn, changed.output_nr, call, ())
@@ -457,7 +459,7 @@ class Recorder(TorchFunctionMode):
             packed = tuple([self._pack(arg, operands) for arg in args])
             named = {k: self._pack(v, operands) for k, v in kwargs.items()}
             kind = Kind("op", f"{cls.__name__}.apply")
-            call = Call(kind, packed, named, operands, site(sys._getframe(2)), None, cls.__name__)
+            call = Call(kind, packed, named, operands, site(sys._getframe(2)), custom=cls.__name__)
             if len(operands) == len(inputs):
                 call.graphs = forward.graphs(tracked)
             for tensor, path in tracked:
@@ -498,6 +500,11 @@ def _attach(node: Any, nr: int, call: Call, path: tuple[int, ...]) -> None:
         metadata[KEY] = call, {nr: path}
     else:
         entry[1][nr] = path
+
+
+def geometry(tensor: Any) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """Size, strides and offset."""
+    return tuple(tensor.shape), tuple(tensor.stride()), int(tensor.storage_offset())
 
 
 def _tensors(value: Any) -> Iterator[Any]:

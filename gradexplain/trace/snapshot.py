@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from gradexplain.explanation import Array, Shape
 from gradexplain.graph import Graph
 from gradexplain.trace.frames import Site
@@ -22,8 +25,9 @@ class Arg:
 class Value:
     """One version of one tensor.
 
-    ``kind`` is ``leaf`` (requires grad, not computed), ``constant`` (does not require grad) or
-    ``result``.  ``names`` are what the script calls it, best first.  ``array`` is None where the
+    ``kind`` is ``leaf`` (requires grad, not computed), ``constant`` (does not require grad),
+    ``result``, or ``part`` (a view that is changed in place).
+    ``names`` are what the script calls it, best first.  ``array`` is None where the
     value is no longer known, too large to keep, or complex.
     """
 
@@ -81,9 +85,23 @@ class Operation:
     operands: tuple[Arg, ...] = ()
     #: For a part of a backward pass: the terms of each gradient that it made.
     gradients: tuple[tuple[Term, ...], ...] = ()
+    #: For a view that autograd made, or one that is changed in place: its place in its base.
+    view: View | None = None
     #: Values that it reads within or behind the calls in its terms, as PyTorch saves them.  The
     #: formulas have those calls written out, so what is sent there is on its way to their inputs.
     within: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A view's elements, by their places in the flattened ``base``.
+
+    ``part`` is the view's own value before the call changes it, None where nothing is changed.
+    """
+
+    base: Arg
+    places: npt.NDArray[np.intp]
+    part: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
