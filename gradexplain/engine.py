@@ -156,6 +156,10 @@ class Problem:
     #: What is explained beside the gradients.
     extra: Extra | None = None
 
+    def question(self, retain: tuple[str, ...] = ()) -> Question:
+        """What PyTorch is asked; ``retain`` are computed values whose gradients are wanted too."""
+        return Question(self.graph, self.values, self.v, self.wanted, self.dtype, retain)
+
 
 class Answering(Protocol):
     """Somebody who has asked PyTorch: see `gradexplain.routes.pytorch.Asked`."""
@@ -280,9 +284,7 @@ class _Run:
         self.between = named_between(graph, problem.wanted, loss, problem.retain)
         if problem.check and problem.asked is None:
             names = tuple(node.label for node in self.between)
-            self.asked = Asked(
-                Question(graph, self.values, self.v, problem.wanted, problem.dtype, names)
-            )
+            self.asked = Asked(problem.question(names))
         v_name, loss_name = free_names(graph)
         self.explanation = Explanation(
             expression=problem.source,

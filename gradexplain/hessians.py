@@ -171,9 +171,7 @@ def hessian_of(request: Request, vector: Mapping[str | None, Value]) -> Hessian:
     weights = u if u is not None or whole else _probe(leaves)
     extra = _Second(u, weights, whole)
     if problem.check:
-        question = HessianQuestion(
-            problem.graph, problem.values, problem.v, problem.wanted, problem.dtype, whole, weights
-        )
+        question = HessianQuestion(problem.question(), whole, weights)
         extra.shared = Shared(Asked(question))
         asked = Part(extra.shared, lambda answer: answer.first, last=True)
         problem = replace(problem, asked=asked)

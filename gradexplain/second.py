@@ -300,10 +300,7 @@ class SecondPass:
         if not problem.check:
             return replace(problem, extra=cls(None))
         between = _Run(replace(problem, check=False)).between
-        question = SecondQuestion(
-            problem.graph, problem.values, problem.v, problem.wanted, problem.dtype,
-            tuple(node.label for node in between),
-        )  # fmt: skip
+        question = SecondQuestion(problem.question(tuple(node.label for node in between)))
         shared = Shared(Asked(question))
         first = Part(shared, lambda answer: answer.first, last=True)
         return replace(problem, extra=cls(shared), asked=first)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from gradexplain.explanation import Array
-from gradexplain.graph import Graph
 from gradexplain.routes.pytorch import ERRORS, Answer, Question, first_line, tensors_of, to_array
 
 
@@ -26,24 +25,16 @@ class SecondAnswer:
 class SecondQuestion:
     """``backward(v, create_graph=True)``, then the sum of every gradient differentiated."""
 
-    graph: Graph
-    values: Mapping[str, Array]
-    v: Array
-    wanted: tuple[str, ...]
-    dtype: str
-    retain: tuple[str, ...] = ()
+    first: Question
 
     def ask(self) -> SecondAnswer:
         import torch
 
-        question = Question(self.graph, self.values, self.v, self.wanted, self.dtype, self.retain)
-        first = question.ask()
+        first = self.first.ask()
         if first.error:
             return SecondAnswer(first, first, first.error)
         try:
-            inputs, gradients = recorded(
-                torch, self.graph, self.values, self.v, self.wanted, self.dtype
-            )
+            inputs, gradients = recorded(torch, self.first)
             sums = [g.sum() for g in gradients.values() if g is not None]
             total = sum(sums, start=torch.zeros(()))
             second = again(torch, total, inputs)
@@ -68,24 +59,18 @@ class HessianAnswer:
 class HessianQuestion:
     """Double backward: row by row where ``whole``, and with weights ``u`` where there are any."""
 
-    graph: Graph
-    values: Mapping[str, Array]
-    v: Array
-    wanted: tuple[str, ...]
-    dtype: str
+    first: Question
     whole: bool
     u: Mapping[str, Array] | None
 
     def ask(self) -> HessianAnswer:
         import torch
 
-        first = Question(self.graph, self.values, self.v, self.wanted, self.dtype).ask()
+        first = self.first.ask()
         if first.error:
             return HessianAnswer(first, error=first.error)
         try:
-            inputs, gradients = recorded(
-                torch, self.graph, self.values, self.v, self.wanted, self.dtype
-            )
+            inputs, gradients = recorded(torch, self.first)
             blocks = self._blocks(torch, inputs, gradients) if self.whole else {}
             product: Mapping[str, Array | None] = {}
             if self.u is not None:
@@ -118,16 +103,15 @@ class HessianQuestion:
         return blocks
 
 
-def recorded(
-    torch: Any, graph: Graph, values: Mapping[str, Array], v: Array, wanted: Any, dtype: str
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def recorded(torch: Any, question: Question) -> tuple[dict[str, Any], dict[str, Any]]:
     """The inputs, and their gradients with a history (None for one that is not reached)."""
-    tensors = tensors_of(torch, graph, values, wanted, dtype)
+    graph = question.graph
+    tensors = tensors_of(torch, graph, question.values, question.wanted, question.dtype)
     inputs = {n.label: tensors[n.id] for n in graph.leaves if tensors[n.id].requires_grad}
     output = tensors[graph.output]
     if not output.requires_grad:
         return inputs, dict.fromkeys(inputs)
-    upstream = torch.tensor(v, dtype=output.dtype)
+    upstream = torch.tensor(question.v, dtype=output.dtype)
     found = torch.autograd.grad(
         output, list(inputs.values()), upstream, create_graph=True, allow_unused=True
     )
