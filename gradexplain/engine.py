@@ -31,7 +31,7 @@ from gradexplain.explanation import (
     Step,
     Upstream,
 )
-from gradexplain.graph import Graph, NamedNumber, Node, op_call
+from gradexplain.graph import Graph, Node, labels_of, op_call
 from gradexplain.language import read
 from gradexplain.limits import MAX_TOTAL_ELEMENTS
 from gradexplain.ops.base import Shape, show_shape
@@ -349,8 +349,9 @@ class _Run:
             self.problem.extra.begin(self)
 
     def _forward(self) -> None:
-        labels = _labels(self.graph)
+        labels = labels_of(self.graph)
         needed = self.graph.needed()
+        parts = self.graph.parts()
         for node in self.graph.nodes:
             if node.op is None or node.id not in needed:
                 continue
@@ -362,6 +363,7 @@ class _Run:
                     expression=op_call(node, labels),
                     shape=node.shape,
                     value=self.clean(self.chain.forward[node.id]),
+                    part_of=parts.get(node.id),
                 )
             )
         self.explanation.output.value = self.clean(self.chain.forward[self.graph.output])
@@ -389,7 +391,7 @@ class _Run:
         for c in self.chain.contributions:
             uses[c.source.id] = uses.get(c.source.id, 0) + 1
         seen: dict[int, int] = {}
-        labels = _labels(self.graph)
+        labels = labels_of(self.graph)
         for c in self.chain.contributions:
             seen[c.source.id] = seen.get(c.source.id, 0) + 1
             last = seen[c.source.id] == uses[c.source.id] > 1
@@ -698,15 +700,6 @@ def _upstream(request: Request, shape: Shape, name: str) -> Array:
 
 
 # -- words ---------------------------------------------------------------------------------------
-
-
-def _labels(graph: Graph) -> dict[int, str]:
-    def label(node: Node) -> str:
-        if isinstance(node.value, NamedNumber):
-            return node.value.name
-        return number(node.value, 17) if node.is_literal else node.label
-
-    return {node.id: label(node) for node in graph.nodes}
 
 
 def _loss(v: Array, name: str, loss: str, v_name: str) -> str:

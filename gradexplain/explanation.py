@@ -74,7 +74,11 @@ class Upstream:
 
 @dataclass(slots=True)
 class ForwardRow:
-    """One node: ``node`` is its name (the user's, or t1, t2, …), ``expression`` reads ``t1 + log(c)``."""
+    """One node: ``node`` is its name (the user's, or t1, t2, …), ``expression`` reads ``t1 + log(c)``.
+
+    ``part_of`` is set where it is no operation of the user's but a part that the formula of another
+    node names: the softmax ``p`` of a cross-entropy.
+    """
 
     node: str
     op: str
@@ -82,6 +86,7 @@ class ForwardRow:
     expression: str
     shape: Shape
     value: Array
+    part_of: str | None = None
 
 
 @dataclass(slots=True)

@@ -134,6 +134,24 @@ class Graph:
                 needed.update(node.inputs)
         return needed
 
+    def parts(self) -> dict[int, str]:
+        """The nodes that are no operation of the user's, each with the node whose record made it.
+
+        They are used as ``Aux`` arguments and by one another only.
+        """
+        owners: dict[int, str] = {}
+        own = {self.output}
+        for node in reversed(self.nodes):
+            if node.op is None:
+                continue
+            for parameter, arg in zip(node.op.parameters, node.args, strict=True):
+                for ref in refs((arg,)):
+                    if parameter.is_aux or (node.id in owners and node.id not in own):
+                        owners.setdefault(ref.id, owners.get(node.id, node.label))
+                    else:
+                        own.add(ref.id)
+        return {id: owner for id, owner in owners.items() if id not in own and not self[id].is_leaf}
+
     def uses(self) -> dict[int, int]:
         """How many times each node is used on the way to the output."""
         counts: dict[int, int] = {}
@@ -346,6 +364,17 @@ def op_call(node: Node, labels: Mapping[int, str]) -> str:
         else:
             pieces.append(f"{parameter.name}={text}")
     return f"{op.name}({', '.join(pieces)})"
+
+
+def labels_of(graph: Graph) -> dict[int, str]:
+    """Each node's label; a number as Python writes it, the shortest text that is this number."""
+
+    def label(node: Node) -> str:
+        if isinstance(node.value, NamedNumber):
+            return node.value.name
+        return repr(node.value).removesuffix(".0") if node.is_literal else node.label
+
+    return {node.id: label(node) for node in graph.nodes}
 
 
 def _is_option(parameter: Parameter) -> bool:

@@ -24,6 +24,7 @@ _TOKEN = re.compile(
     r"|(?P<sign>[-+−·/()\[\],^⌊⌋<>≤≥=≠δπ∞])"
     r")"
 )
+_CALL = re.compile(r"(\w+)\([^\[\]Σ]*\)(?:\.\w+)?")
 _PLAIN = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 
 _FUNCTIONS: dict[str, Any] = {
@@ -73,6 +74,10 @@ class Reader:
                 self.arrays[left] = np.asarray(json.loads(right), dtype=float)
                 continue
             name, indices = _split(left)
+            call = _CALL.fullmatch(right)
+            whole = self.arrays.get(name, np.zeros(())).ndim > 0
+            if not indices and (whole or (call and call[1] not in _FUNCTIONS)):
+                continue  # a value by the call that makes it, as in `M = inverse(x)`
             self.definitions[name] = indices, right
         self._known: dict[tuple[str, tuple[int, ...]], float] = {}
 

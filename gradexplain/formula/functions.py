@@ -147,6 +147,13 @@ class Nonzero(sympy.Function):
     nargs = 1
     is_positive = True
 
+    @classmethod
+    def eval(cls, denominator: Any) -> Any:
+        coefficient, rest = denominator.as_coeff_Mul()
+        if coefficient.is_Rational and coefficient > 0 and coefficient != 1:
+            return coefficient * cls(rest)
+        return None
+
     def fdiff(self, argindex: int = 1) -> Any:
         return Bracket(sympy.Ne(self.args[0], 0))
 

@@ -175,6 +175,10 @@ class Ranges(dict[Any, int]):
             return sympy.true
         if never.get(type(condition)):
             return sympy.false
+        if (low == 0 and isinstance(condition, sympy.Le)) or (
+            high == 0 and isinstance(condition, sympy.Ge)
+        ):
+            return sympy.Eq(condition.lhs, condition.rhs)
         return condition
 
     def within(self, e: Any, size: int) -> Any:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
@@ -373,7 +374,7 @@ class TextPrinter:
         rooted = _under_one_root(e)
         if rooted is not None:
             return self.root(self(rooted)), _ATOM
-        coefficient, rest = e.as_coeff_Mul()
+        coefficient, rest = _radicals(_upright(e))
         sign = ""
         if coefficient.is_Rational and coefficient < 0:
             sign, coefficient = self.negative, -coefficient
@@ -510,6 +511,8 @@ class TextPrinter:
                 name, arguments = "digamma", arguments[1:]
         else:
             name = _SPELLED.get(name, name)
+        if isinstance(e, (sympy.Max, sympy.Min)):
+            arguments.sort(key=lambda a: (bool(a.is_number), a.sort_key()))
         return self.call(name, [self(a) for a in arguments])
 
     def _sides(self, e: Any) -> list[Any]:
@@ -555,6 +558,9 @@ _SPELLED = {
 }  # fmt: skip
 
 
+_LONG = re.compile(r"(?<![\d.e-])\d{4,}(?![\d.])")
+
+
 def burden(e: Any, taken: Iterable[str] = ()) -> float:
     """How much there is to read in a formula: its characters, a fraction within a fraction more.
 
@@ -569,7 +575,56 @@ def burden(e: Any, taken: Iterable[str] = ()) -> float:
             depth -= 1
         elif character == "/" and depth and not text[place + 1].isdigit():
             extra += 3
+    # 26829/200000 is no coefficient that anybody would write.
+    extra += sum(4 * (len(number) - 3) for number in _LONG.findall(text))
     return len(text) + extra + (text.count("·") + text.count("/")) / 1000
+
+
+def _radicals(e: Any) -> tuple[Any, Any]:
+    """The coefficient of a product and the rest, ``sqrt(2)·…/(2·sqrt(π))`` as ``…/sqrt(2·π)``."""
+    coefficient, rest = e.as_coeff_Mul()
+    above, below, others = [], [], []
+    for factor in sympy.Mul.make_args(rest):
+        half = factor.is_Pow and abs(factor.exp) == sympy.S.Half
+        if half and (factor.base.is_Integer or factor.base is sympy.pi):
+            inside = factor.base
+            if factor.exp < 0:
+                below.append(inside)
+            elif inside.is_Integer and coefficient.is_Rational and coefficient.q % inside == 0:
+                coefficient *= inside
+                below.append(inside)
+            else:
+                above.append(inside)
+        else:
+            others.append(factor)
+
+    def root(parts: list[Any]) -> Any:
+        inside = sympy.Mul(*sorted(parts, key=str), evaluate=False)
+        return sympy.Pow(inside if len(parts) > 1 else parts[0], sympy.S.Half, evaluate=False)
+
+    if above and below:
+        over = sympy.Mul(*above, *(1 / part for part in below), evaluate=False)
+        others.append(sympy.Pow(over, sympy.S.Half, evaluate=False))
+    elif above:
+        others.append(root(above))
+    elif below:
+        others.append(sympy.Pow(root(below), -1, evaluate=False))
+    return coefficient, sympy.Mul(*others, evaluate=False)
+
+
+def _upright(e: Any) -> Any:
+    """``−(a + b)·c`` for ``(−a − b)·c``."""
+    factors = list(e.args)
+    turned = [f for f in factors if f.is_Add and all(t.could_extract_minus_sign() for t in f.args)]
+    for factor in turned:
+        factors[factors.index(factor)] = sympy.Add(*(-term for term in factor.args))
+    if len(turned) % 2:
+        sign = [n for n, f in enumerate(factors) if f.is_Rational]
+        if sign:
+            factors[sign[0]] = -factors[sign[0]]
+        else:
+            factors.append(sympy.S.NegativeOne)
+    return sympy.Mul(*factors, evaluate=False) if turned else e
 
 
 def _under_one_root(e: Any) -> Any:

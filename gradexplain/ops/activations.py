@@ -89,23 +89,67 @@ register(Op(
     derivatives={"input": "1 if input*beta > threshold else sigmoid(beta*input)"},
     homes="F", samples=("softplus(x[3])", "F.softplus(x[3], beta=2)", "F.softplus(x[3], 2, 3)"),
 ))
+def _with_part(
+    schema: str, formula: str, part: str, slope: str, part_shown: Any, call: Any, show: Any = None,
+    samples: tuple[str, ...] = (),
+) -> Op:
+    """A function of each element whose derivative reads best in a part of it, ``t``.
+
+    ``formula`` and ``slope`` are in ``input`` and ``t``, ``part`` says what ``t`` is.
+    """
+    name = schema.partition("(")[0]
+    helper = register(Op(
+        f"{name}_part(Tensor input)", _FAMILY, (), homes="", stops=True, formula=part,
+        show=part_shown,
+        torch=lambda *_: None,
+    ))
+
+    def built(k: Any, text: str, x: Any, t: Any) -> Any:
+        return k.build(text, {"input": x[k.i], "t": t[k.i]})
+
+    return register(Op(
+        schema, _FAMILY, samples, homes="F" if samples else "", shape=lambda x, *_: x, show=show,
+        element=lambda k, x, t: built(k, formula, x, t),
+        jacobian=lambda k, x, t: k.deltas(k.i, k.j) * built(k, slope, x, t),
+        aux=lambda b, x: (b.helper(helper, x, label="t"),), torch=call,
+    ))
+
+
+_GELU_TANH = _with_part(
+    "gelu(Tensor input, Aux t)", "input*(1 + t)/2",
+    "tanh(sqrt(2/pi)*(input + 0.044715*input**3))",
+    "(1 + t)/2 + input*(1 - t**2)*(1 + 0.134145*input**2)/sqrt(2*pi)",
+    lambda x: f"tanh(sqrt(2/pi)*({x} + 0.044715*{x}**3))",
+    lambda torch, x, _: torch.nn.functional.gelu(x, approximate="tanh"),
+    lambda x, _: f"gelu({x}, approximate='tanh')",
+)
+_GELU = register(Op(
+    "gelu(Tensor input)", _FAMILY, (), homes="", formula="input*ndtr(input)",
+    torch=lambda torch, x: torch.nn.functional.gelu(x),
+))
+
+
+def _gelu(b: Any, x: Any, approximate: str) -> Any:
+    if approximate not in ("none", "tanh"):
+        raise InputError(
+            f"gelu: {approximate!r} is no approximation", remedy="use 'none' or 'tanh'"
+        )
+    return b.apply(_GELU if approximate == "none" else _GELU_TANH, x)
+
+
 register(Op(
-    "gelu(Tensor input, *, str approximate='none')", _FAMILY, homes="F",
-    formula="input*ndtr(input) if approximate == 'none' else "
-            "input*(1 + tanh(sqrt(2/pi)*(input + 0.044715*input**3)))/2",
+    "gelu(Tensor input, *, str approximate='none')", _FAMILY, homes="F", expand=_gelu,
     samples=("F.gelu(x[3] - 2)", "F.gelu(x[3] - 2, approximate='tanh')"),
 ))
 register(Op(
     "silu(Tensor input)", _FAMILY, formula="input*sigmoid(input)", homes="F",
     samples=("F.silu(x[3] - 2)",),
 ))
-register(Op(
-    "mish(Tensor input)", _FAMILY, named=True, homes="F",
-    formula="input*tanh(log1p(exp(input)))",
-    derivatives={"input": "tanh(log1p(exp(input))) "
-                          "+ input*sigmoid(input)*(1 - tanh(log1p(exp(input)))**2)"},
-    samples=("F.mish(x[3] - 2)",),
-))
+_with_part(
+    "mish(Tensor input, Aux t)", "input*t", "tanh(softplus(input, 1, 20))",
+    "t + input*sigmoid(input)*(1 - t**2)", lambda x: f"tanh(softplus({x}))",
+    lambda torch, x, _: torch.nn.functional.mish(x), samples=("F.mish(x[3] - 2)",),
+)
 register(Op(
     "softsign(Tensor input)", _FAMILY, formula="input/(1 + abs(input))", named=True, homes="F",
     derivatives={"input": "1/(1 + abs(input))**2"}, samples=("F.softsign(x[3] - 2)",),

@@ -207,6 +207,8 @@ def _pick(name: str, index: Any, *, keeps: bool = False, extra: str = "", call: 
         written=lambda c, x, dim, *rest: f"{called(x, *rest, dim)}.indices",
         element=_first(name) if name in ("max", "min") else None,
         jacobian=nothing if name not in ("max", "min") else None,
+        show=None if name in ("max", "min") else lambda x, dim, *rest: (
+            f"{name}({', '.join((x, *rest, f'dim={dim}'))}).indices"),
     ))
     before = f", {extra}" if extra else ""
     keepdim = "" if keeps else ", bool keepdim=False"

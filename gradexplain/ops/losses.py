@@ -658,7 +658,7 @@ def _reduce(b: Any, name: str, loss: Any, reduction: str) -> Any:
 def _cosine_embedding(b: Any, x1: Any, x2: Any, target: Any, margin: float, reduction: str) -> Any:
     cos = b.call("cosine_similarity", x1, x2, len(b.shape(x1)) - 1)
     same = b.call("sub", 1, cos)
-    apart = b.call("clamp_min", b.call("sub", cos, margin), 0)
+    apart = b.call("clamp_min", b.call("sub", cos, margin) if margin else cos, 0)
     loss = b.call("where", b.call("eq", target, 1), same, apart)
     return _reduce(b, "cosine_embedding_loss", loss, reduction)
 

@@ -158,12 +158,13 @@ def _normalisation(
             return tie * hat[k.i] if k.wrt == "weight" else tie
         n = found.count
         same = found.same(k, k.i, k.j)
-        inside = n * k.deltas(k.i, k.j) - (same if centred else 0) - same * hat[k.i] * hat[k.j]
-        # The ties between groups stand in both terms: in front they read best.
-        within = [d for d in k.S.Mul.make_args(same) if d != 1]
-        if all(d in k.S.Mul.make_args(k.deltas(k.i, k.j)) for d in within):
-            own = k.S.Mul(*(d for d in k.S.Mul.make_args(k.deltas(k.i, k.j)) if d not in within))
-            inside = k.S.Mul(*within) * (n * own - (1 if centred else 0) - hat[k.i] * hat[k.j])
+        # The ties that stand in both terms read best in front.
+        own, ties = (k.S.Mul.make_args(e) for e in (k.deltas(k.i, k.j), same))
+        both = [d for d in ties if d in own]
+        own, ties = (k.S.Mul(*(d for d in e if d not in both)) for e in (own, ties))
+        inside = k.S.Mul(*both) * (
+            n * own - ties * ((1 if centred else 0) + hat[k.i] * hat[k.j])
+        )
         slope = inside / (n * sigma[found.group(k, k.i)])
         return slope if weight is None else slope * weight[found.channel(k.i)]
 
@@ -397,13 +398,28 @@ register(Op(
 ))
 
 
-def _local_response(k: Any, x: Any, size_: int, alpha: float, beta: float, offset: float) -> Any:
-    """``x/(k + α·mean of the squares of neighbouring channels)^β``."""
+def _near(k: Any, here: Any, there: Any, size_: int) -> Any:
+    """1 where the channel ``there`` is among the ``size_`` around ``here``."""
+    return k.bracket(k.all(there >= here - size_ // 2, there <= here + (size_ - 1) // 2))
+
+
+def _response(k: Any, x: Any, size_: int, alpha: float, offset: float) -> Any:
     c = k.bound(x.shape[1])
-    here = k.i[1]
-    near = k.bracket(c >= here - size_ // 2) * k.bracket(c <= here + (size_ - 1) // 2)
-    total = k.sum(x[k.put(k.i, 1, c)] ** 2 * near, c)
-    return x[k.i] / (k.number(offset) + k.number(alpha) * total / size_) ** k.number(beta)
+    total = k.sum(x[k.put(k.i, 1, c)] ** 2 * _near(k, k.i[1], c, size_), c)
+    return k.number(offset) + k.number(alpha) * total / size_
+
+
+def _local_response_slope(
+    k: Any, x: Any, size_: int, alpha: float, beta: float, offset: float, d: Any
+) -> Any:
+    """``δ/D^β − 2αβ/size·x[i]·x[j]/D^(β + 1)`` for neighbouring channels."""
+    power = k.number(beta)
+    others = k.deltas((k.i[0], *k.i[2:]), (k.j[0], *k.j[2:]))
+    factor = 2 * k.number(alpha) * power / size_
+    near = _near(k, k.i[1], k.j[1], size_)
+    return others * (
+        k.delta(k.i[1], k.j[1]) - factor * near * x[k.i] * x[k.j] / d[k.i]
+    ) / d[k.i] ** power
 
 
 def _response_shape(x: Shape, *_: Any) -> Shape:
@@ -415,7 +431,8 @@ def _response_shape(x: Shape, *_: Any) -> Shape:
     return x
 
 
-def _response_back(c: Any, x: Any, size_: int, alpha: float, beta: float, offset: float) -> str:
+def _response_back(c: Any, x: Any, size_: int, alpha: float, beta: float, offset: float,
+                   *_: Any) -> str:
     """``v/d^β − (2αβ/size)·x·(sum over the windows that x is in of v·y/d)``."""
 
     def windows(text: str, before: int, after: int) -> str:
@@ -429,9 +446,19 @@ def _response_back(c: Any, x: Any, size_: int, alpha: float, beta: float, offset
     return f"{c.grad} / {base} ** {beta!r} - {2 * alpha * beta / size_!r} * {x} * {spread}"
 
 
+_RESPONSE = register(Op(
+    "local_response(Tensor input, int size, float alpha, float k)", _FAMILY, (), homes="",
+    stops=True, torch=_nothing, shape=_response_shape, element=_response,
+    show=lambda x, size_, alpha, k: f"{k} + {alpha}·mean of {x}² over {size_} channels",
+))
 register(Op(
-    "local_response_norm(Tensor input, int size, float alpha=0.0001, float beta=0.75, float k=1)",
-    _FAMILY, homes="F", shape=_response_shape, element=_local_response,
-    backward=_response_back,
+    "local_response_norm(Tensor input, int size, float alpha=0.0001, float beta=0.75, float k=1, "
+    "Aux D)", _FAMILY, homes="F", shape=_response_shape, backward=_response_back,
+    element=lambda k, x, size_, alpha, beta, offset, d: x[k.i] / d[k.i] ** k.number(beta),
+    jacobian=_local_response_slope,
+    aux=lambda b, x, size_, alpha, beta, offset: (
+        b.helper(_RESPONSE, x, size_, alpha, offset, label="D"),),
+    torch=lambda torch, x, size_, alpha, beta, offset, _: torch.nn.functional.local_response_norm(
+        x, size_, alpha, beta, offset),
     samples=("F.local_response_norm(x[1,3,2], 2)", "F.local_response_norm(x[2,4,2], 3, alpha=0.5)"),
 ))

@@ -8,7 +8,8 @@
     grad_source "given", "ones" or "implicit" (1 for a scalar output)
     loss        the scalar L whose gradient v is, as text
     inputs      {NAME: {shape, value, given, wanted, integer}}; given is false for example values
-    forward     [{node, op, inputs, expression, shape, value}] in order of evaluation
+    forward     [{node, op, inputs, expression, shape, value, part_of}] in order of evaluation;
+                part_of is the node whose formula names this one as a part, else null
     jacobian    {NAME: {formula, latex, where, structure, shape, value}}
                 value is nested to output.shape + input.shape, null when too large to show
     steps       [{node, op, upstream, input, uses, rule, contribution_rule, numbers, contribution,
@@ -107,6 +108,7 @@ def to_dict(x: Explanation, precision: int | None = None) -> dict[str, Any]:
                 "expression": row.expression,
                 "shape": plain(row.shape, digits),
                 "value": array(row.value),
+                "part_of": row.part_of,
             }
             for row in x.forward
         ],

@@ -150,6 +150,8 @@ def _forward(page: Page, x: Explanation) -> None:
     cells: list[Cell] = []
     for row in rows:
         first, *others = page.wrapped(row.expression, width=room)
+        if row.part_of is not None:
+            others.append(page.text(f"a part of {row.part_of}", LABEL))
         name = page.text(row.node, NAME)
         name.pad_right(name_width - 2 - name.cell_len)
         name.append_text(Text("= ")).append_text(first)

@@ -30,7 +30,7 @@ from gradexplain.formula.indices import index
 from gradexplain.formula.printing import LatexPrinter, Letters, TextPrinter, burden
 from gradexplain.formula.structure import structure
 from gradexplain.formula.tidy import Folds, tidy
-from gradexplain.graph import Graph, Node, Ref
+from gradexplain.graph import Graph, Node, Ref, labels_of, op_call
 from gradexplain.render.numbers import one_line
 from gradexplain.routes.names import free_names
 
@@ -422,6 +422,9 @@ class ClosedForm:
                     definition = self.calculus.definition(node, own)
                     name = self.calculus.atom(node, own)
                     if definition == name:
+                        # No formula for an element: the call itself, and what it is called with.
+                        lines[node.id] = f"{node.label} = {op_call(node, labels_of(self.graph))}"
+                        pending += [self._plain(self.graph[i]) for i in node.inputs]
                         continue
                 # The row's letters are taken in its lines: ∂y[i]/∂h[i] is one entry of many.
                 tied = not set(at).isdisjoint(row)
@@ -432,6 +435,10 @@ class ClosedForm:
         return [slopes[id] for id in sorted(slopes, reverse=True)] + [
             values[id] for id in sorted(values)
         ]
+
+    def _plain(self, node: Node) -> Any:
+        """An element of a value, at its own indices."""
+        return self.calculus.atom(node, self.calculus.indices(node.shape, f"n{node.id}x"))
 
     def _line(self, definition: Any, own: Sequence[Any], letters: Letters) -> Any:
         """``definition`` with bound indices of its own, whose letters none of ``own`` has."""
