@@ -33,6 +33,8 @@ _BINARY: dict[type[ast.operator], tuple[str, Callable[[Any, Any], Any]]] = {
     ast.Mod: ("remainder", lambda a, b: a % b),
     ast.Pow: ("pow", lambda a, b: _power(a, b)),
     ast.MatMult: ("matmul", lambda a, b: _no_numbers()),
+    ast.BitAnd: ("bitwise_and", lambda a, b: a & b),
+    ast.BitOr: ("bitwise_or", lambda a, b: a | b),
 }
 _COMPARE: dict[type[ast.cmpop], str] = {
     ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge", ast.Eq: "eq", ast.NotEq: "ne",
@@ -424,7 +426,7 @@ class _Reader:
                 errors.append(error)
         raise errors[0]
 
-    def _apply(self, op: Op, args: Sequence[Any], place: Span, **kwargs: Any) -> Any:
+    def _apply(self, op: Op, args: Sequence[Any], place: Span, /, **kwargs: Any) -> Any:
         try:
             bound = bind(
                 op,
@@ -574,7 +576,7 @@ def _is_operand(value: Any) -> bool:
 
 def _symbol(op: type[ast.operator]) -> str:
     symbols = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.FloorDiv: "//",
-               ast.Mod: "%", ast.Pow: "**", ast.MatMult: "@"}  # fmt: skip
+               ast.Mod: "%", ast.Pow: "**", ast.MatMult: "@", ast.BitAnd: "&", ast.BitOr: "|"}  # fmt: skip
     return symbols[op]
 
 

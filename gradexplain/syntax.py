@@ -8,7 +8,7 @@ It is the part of Python that reads as a formula in PyTorch::
     expression := NAME | NUMBER | "True" | "False" | "None"
                 | "(" expression ")" | "(" items ")" | "[" items "]"
                 | ("-" | "+" | "~" | "not") expression
-                | expression ("+" | "-" | "*" | "/" | "//" | "%" | "**" | "@") expression
+                | expression ("+" | "-" | "*" | "/" | "//" | "%" | "**" | "@" | "&" | "|") expression
                 | expression ("<" | "<=" | ">" | ">=" | "==" | "!=") expression   (no chains)
                 | expression "." NAME
                 | function "(" [argument ("," argument)* [","]] ")"
@@ -133,27 +133,25 @@ _TOKEN = re.compile(
     | (?P<number> 0[xXbBoO][0-9a-fA-F_]+
                 | (?: [0-9][0-9_]*\.?[0-9_]* | \.[0-9][0-9_]* ) (?: [eE][+-]?[0-9][0-9_]* )? )
     | (?P<string> '[^'\n\\]*' | "[^"\n\\]*" )
-    | (?P<augmented> (?: \*\* | // | [-+*/%@] ) = (?!=) )
-    | (?P<foreign> >>>? | << | && | \|\| | := | -> | [&|^!?$`\\{}'"] (?!=) )
+    | (?P<augmented> (?: \*\* | // | [-+*/%@&|] ) = (?!=) )
+    | (?P<foreign> >>>? | << | && | \|\| | := | -> | [\^!?$`\\{}'"] (?!=) )
     | (?P<open> [(\[] )
     | (?P<close> [)\]] )
-    | (?P<operator> \*\* | // | [<>=!]= | [-+*/%@<>=~,.:] )
+    | (?P<operator> \*\* | // | [<>=!]= | [-+*/%@&|<>=~,.:] )
     """,
     re.VERBOSE,
 )
 
 _CLOSING = {"(": ")", "[": "]"}
 
-_CONDITIONS = "nest where(), as in `where(a > 0, where(b > 0, x, y), y)`"
+_CONDITIONS = "write one sign and parentheses, as in `(a > 0) {} (b > 0)`"
 _ASSIGN = "write a statement of its own, as in `s = x.sum(); x / s`"
 
 #: What is typed or pasted for something that the language has another spelling for.
 _REMEDIES = {
     "^": "write `**` for a power, as in `x**2`",
-    "&": _CONDITIONS,
-    "&&": _CONDITIONS,
-    "|": _CONDITIONS,
-    "||": _CONDITIONS,
+    "&&": _CONDITIONS.format("&"),
+    "||": _CONDITIONS.format("|"),
     "!": "write `not` for the opposite of a condition, prod() for a factorial",
     "<<": "write `*` and `**`, as in `a * 2**n`",
     ">>": "write `//` and `**`, as in `a // 2**n`",
@@ -364,7 +362,7 @@ def _foreign(source: str, token: _Token) -> NoReturn:
         message = "`^` is not a power in Python but the exclusive or of bits"
     elif token.text in ("'", '"'):
         message = "this string is not closed"
-    kind = UnsupportedError if token.text in ("&", "|", "<<", ">>") else InputError
+    kind = UnsupportedError if token.text in ("<<", ">>") else InputError
     _fail(source, token.span, message, remedy, kind)
 
 

@@ -77,20 +77,10 @@ remedy: close the string on the same line
   ^
 remedy: write ( ) around a part, [ ] around a list
 
-`&` is not part of the language
-  a & b
-    ^
-remedy: nest where(), as in `where(a > 0, where(b > 0, x, y), y)`
-
 `&&` is not part of the language
   a && b
     ^^
-remedy: nest where(), as in `where(a > 0, where(b > 0, x, y), y)`
-
-`|` is not part of the language
-  a | b
-    ^
-remedy: nest where(), as in `where(a > 0, where(b > 0, x, y), y)`
+remedy: write one sign and parentheses, as in `(a > 0) & (b > 0)`
 
 `<<` is not part of the language
   a << 2

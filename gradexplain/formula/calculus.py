@@ -132,9 +132,9 @@ class Calculus:
         if op.element is None:
             return self.atom(node, at)
         kit = Kit(self.ranges, node.shape, tuple(at))
-        return op.element(kit, *self._arguments(node))
+        return op.element(kit, *self.arguments(node))
 
-    def _arguments(self, node: Node) -> list[Any]:
+    def arguments(self, node: Node) -> list[Any]:
         return [self._argument(arg) for arg in node.args]
 
     def _argument(self, arg: Any) -> Any:
@@ -277,7 +277,7 @@ class Calculus:
         assert node.op is not None and node.op.jacobian is not None
         out = Tensor(node.shape, lambda place: self.atom(node, place))
         kit = Kit(self.ranges, node.shape, tuple(at), j=tuple(inner), wrt=name, part=part, out=out)
-        return node.op.jacobian(kit, *self._arguments(node))
+        return node.op.jacobian(kit, *self.arguments(node))
 
     def slope_of(self, e: Any, leaf: Node) -> Any:
         """The derivative of a formula by ``leaf[d…]``, sums contracted."""

@@ -76,7 +76,7 @@ register(Op(
 register(Op(
     "sigmoid(Tensor input)", _FAMILY, formula="1/(1 + exp(-input))", named=True,
     derivatives={"input": "y*(1 - y)"}, homes="torch Tensor F",
-    aliases=("torch.special.expit",), samples=("sigmoid(x[3])",),
+    aliases=("special.expit",), samples=("sigmoid(x[3])",),
 ))
 register(Op(
     "logsigmoid(Tensor input)", _FAMILY, named=True, homes="F",

@@ -60,13 +60,16 @@ The names that a record may use
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gradexplain.errors import InputError
 
 Shape = tuple[int, ...]
+
+#: Where PyTorch keeps an operation; ``operator`` is Python's own.
+HOMES = ("torch", "Tensor", "F", "linalg", "special", "operator")
 
 #: The families, in the order in which they are listed.
 FAMILIES = (
@@ -124,7 +127,7 @@ class Op:
     samples: tuple[str, ...]
     #: Where PyTorch keeps it: any of ``torch``, ``Tensor``, ``F``, ``linalg``, ``special``.
     homes: str = "torch Tensor"
-    #: Other spellings, with their home: ``torch.special.expit``.
+    #: Other spellings, with their home: ``special.expit``.
     aliases: tuple[str, ...] = ()
     formula: str = ""
     derivatives: Mapping[str, str] = field(default_factory=dict)
@@ -144,6 +147,9 @@ class Op:
     singular_at: Callable[..., Any] | None = None
     #: Read as an attribute: ``x.T``.
     attribute: bool = False
+    #: ``averages(*arguments)``: the sizes whose product the record divides by, for the reader to see
+    #: where 1/6 comes from.
+    averages: Callable[..., Sequence[int]] | None = None
     #: Only moves elements: written into a formula instead of being given a name.
     moves: bool = False
     #: The gradient does not pass (``detach``); the result holds no real numbers (comparisons).
@@ -176,6 +182,9 @@ class Op:
         name, parameters = parse_schema(self.schema)
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "parameters", parameters)
+        for spelling in self.aliases:
+            if spelling.partition(".")[0] not in HOMES or spelling.count(".") != 1:
+                raise ValueError(f"{name}: {spelling!r} is not a home and a name")
         if not self.samples and self.spellings:
             raise ValueError(f"{name}: an operation needs at least one sample")
         if bool(self.formula) + bool(self.element or self.jacobian) + bool(self.expand) != 1:

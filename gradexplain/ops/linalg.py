@@ -233,7 +233,7 @@ INVERSE = register(Op(
 ))
 _COFACTORS = register(Op(
     "cofactors(Tensor x)", _FAMILY, (), homes="", shape=_square("det"), stops=True,
-        jacobian=lambda *_: None, 
+        jacobian=lambda *_: None,
     value=_cofactors_value, torch=lambda torch, x: torch.linalg.det(x),
 ))
 

@@ -103,7 +103,9 @@ def _elementwise(
 
     op = Op(
         schema, _FAMILY, samples, homes=homes, aliases=aliases, shape=shape, element=element,
-        jacobian=jacobian if derivatives is not None else None, kink=kink, torch=call, written=written,
+        jacobian=jacobian if derivatives is not None else None, kink=kink, torch=call,
+        written=written,
+        averages=lambda *args: full_shape(args) if reduction(args) == "mean" else (),
         singular_at=singular_at if singular is not None else None, coarse=coarse,
     )
     place_of_reduction = [p.name for p in op.parameters].index("reduction")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gradexplain.errors import UnsupportedError
 from gradexplain.ops.base import Coarse, Op, register
 
 _FAMILY = "pointwise"
@@ -304,12 +305,12 @@ _TRIGAMMA = "PyTorch sums trigamma as a short series, which gives about nine dig
 
 register(Op(
     "lgamma(Tensor input)", _FAMILY, formula="lgamma(input)", coarse=(Coarse(1e-9, _TRIGAMMA, 2),),
-    aliases=("torch.special.gammaln",), singular=("input <= 0 and input == floor(input)",),
+    aliases=("special.gammaln",), singular=("input <= 0 and input == floor(input)",),
     samples=("lgamma(x[3])", "lgamma(x[3] - 3.5)"),
 ))
 register(Op(
     "digamma(Tensor input)", _FAMILY, formula="polygamma(0, input)",
-    aliases=("torch.special.digamma", "torch.special.psi"),
+    aliases=("special.digamma", "special.psi"),
     singular=("input <= 0 and input == floor(input)",), coarse=(Coarse(1e-9, _TRIGAMMA),),
     samples=("digamma(x[3])", "digamma(x[3] - 3.5)"),
 ))
@@ -523,6 +524,30 @@ register(Op(
     formula="1 if input or other else 0",
     samples=("where(logical_or(x[4] < 2, x > 3), x, 5)",),
 ))
+def _joined(name: str, sign: str) -> Any:
+    """``&`` and ``|`` of conditions; of integers they would be something else."""
+
+    def expand(b: Any, x: Any, other: Any) -> Any:
+        import numpy as np
+
+        for side in (x, other):
+            node = b.node(side)
+            given = node.value is not None and np.isin(node.value, (0, 1)).all()
+            if not given and (node.op is None or node.op.family != "comparison"):
+                raise UnsupportedError(
+                    f"`{sign}` joins conditions here, and {node.label} is none",
+                    remedy=f"write them in parentheses, as in `(a > 0) {sign} (b > 0)`",
+                )
+        return b.call(name, x, other)
+
+    return expand
+
+
+for _name, _sign, _of in (("and", "&", "(x[4] > 1) & (x < 4)"), ("or", "|", "(x[4] < 2) | (x > 3)")):
+    register(Op(
+        f"bitwise_{_name}(Tensor input, Tensor other)", "comparison",
+        expand=_joined(f"logical_{_name}", _sign), samples=(f"where({_of}, x, 5)",),
+    ))
 register(Op(
     "logical_xor(Tensor input, Tensor other)", "comparison", integer=True,
     formula="1 if (input and not other) or (other and not input) else 0",

@@ -116,6 +116,7 @@ register(Op(
 register(Op(
     "mean(Tensor input, int[]? dim=None, bool keepdim=False)", _FAMILY,
     shape=reduced_shape, element=_mean,
+    averages=lambda x, dim, keepdim: [x.shape[d] for d in normal_dims(dim, x.rank)],
     torch=lambda torch, x, dim, keepdim: torch.mean(x, dim, keepdim),
     samples=("x[2,3].mean()", "x[2,3].mean(dim=1)", "mean(x[2,3], -1, keepdim=True)"),
 ))

@@ -6,8 +6,9 @@ named parts, each in closed form (`ClosedForm.chained`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -346,13 +347,28 @@ class ClosedForm:
         left = ("∂", self.graph.out, out), ("∂", leaf, places)
         if formula is not None:
             words = structure(formula, self.graph, leaf, out, places, letters)
-            return self._shown(left, formula, letters, (*out, *places)), words
+            shown = self._shown(left, formula, letters, (*out, *places))
+            return replace(shown, where=(*shown.where, *self._counts(leaf))), words
         # The rows' index symbols keep their letters in every line below.
         row = self._row
         letters.share(dict(zip(row, out, strict=True)))
         formula = self._chained(leaf, TOTAL, row)
         shown = self._shown(left, formula, letters, (*out, *places), row)
         return shown, "the chain of the Jacobians of its parts"
+
+    def _counts(self, leaf: Node) -> list[str]:
+        """Where a denominator comes from: ``6 = 2·3``, the elements that a mean averages."""
+        lines: dict[str, None] = {}
+        reach = self.graph.reach([leaf.label])
+        for node in self.graph.nodes:
+            if node.op is None or node.op.averages is None or node.id not in reach:
+                continue
+            sizes = [n for n in node.op.averages(*self.calculus.arguments(node)) if n > 1]
+            if len(sizes) > 1 and node.id in self.graph.needed():
+                product = "·".join(map(str, sizes))
+                what = f"the number of elements that {node.op.name} averages"
+                lines[f"{math.prod(sizes)} = {product}, {what}"] = None
+        return list(lines)
 
     def shown_gradient(self, leaf: Node) -> Shown:
         """``leaf.grad[j] = …`` as it is shown."""
