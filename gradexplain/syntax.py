@@ -144,14 +144,14 @@ _TOKEN = re.compile(
 
 _CLOSING = {"(": ")", "[": "]"}
 
-_CONDITIONS = "write one sign and parentheses, as in `(a > 0) {} (b > 0)`"
+_CONDITIONS = "write `&` or `|` between conditions in parentheses, as in `(a > 0) & (b > 0)`"
 _ASSIGN = "write a statement of its own, as in `s = x.sum(); x / s`"
 
 #: What is typed or pasted for something that the language has another spelling for.
 _REMEDIES = {
     "^": "write `**` for a power, as in `x**2`",
-    "&&": _CONDITIONS.format("&"),
-    "||": _CONDITIONS.format("|"),
+    "&&": _CONDITIONS,
+    "||": _CONDITIONS,
     "!": "write `not` for the opposite of a condition, prod() for a factorial",
     "<<": "write `*` and `**`, as in `a * 2**n`",
     ">>": "write `//` and `**`, as in `a // 2**n`",

@@ -80,7 +80,7 @@ remedy: write ( ) around a part, [ ] around a list
 `&&` is not part of the language
   a && b
     ^^
-remedy: write one sign and parentheses, as in `(a > 0) & (b > 0)`
+remedy: write `&` or `|` between conditions in parentheses, as in `(a > 0) & (b > 0)`
 
 `<<` is not part of the language
   a << 2
@@ -345,7 +345,7 @@ remedy: choose a name that does not start with `__`
 `and` and `or` are not part of the language
   a and b
   ^^^^^^^
-remedy: nest where(), as in `where(a > 0, where(b > 0, x, y), y)`
+remedy: write `&` or `|` between conditions in parentheses, as in `(a > 0) & (b > 0)`
 
 `if … else` is not part of the language
   a if b else c

@@ -5,7 +5,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradexplain.ops.base import Op, Shape, normal_dim, normal_dims, reduced, register
+from gradexplain.ops.base import (
+    Op,
+    Shape,
+    by_schema,
+    expect,
+    normal_dim,
+    normal_dims,
+    reduced,
+    register,
+)
+from gradexplain.ops.indexing import GATHER
 from gradexplain.ops.reductions import (
     all_dims,
     inner,
@@ -170,6 +180,18 @@ def _first(name: str) -> Any:
     return element
 
 
+_INDEX = "an index is an integer: it has no derivative and no gradient gets past it"
+
+
+def _found(name: str, keeps: bool) -> Any:
+    """PyTorch's own indices."""
+
+    def call(torch: Any, x: Any, dim: int, *extra: Any) -> Any:
+        return getattr(torch, name)(x, *extra, dim)[1]
+
+    return call
+
+
 def _pick(name: str, index: Any, *, keeps: bool = False, extra: str = "", call: Any = None,
           samples: tuple[str, ...], which: str, unsure: bool = False) -> None:
     """``name(input, dim)`` → (values, indices): the values are ``x`` at the indices.
@@ -203,7 +225,8 @@ def _pick(name: str, index: Any, *, keeps: bool = False, extra: str = "", call: 
 
     helper = register(Op(
         f"arg{name}(Tensor input, int dim{', ' + extra if extra else ''})", _FAMILY, (), homes="",
-        integer=True, shape=_index_shape(keeps), value=_picker(index), torch=nothing,
+        integer=True, shape=_index_shape(keeps), value=_picker(index), torch=_found(name, keeps),
+        remark=_INDEX if name in ("max", "min") else "",
         written=lambda c, x, dim, *rest: f"{called(x, *rest, dim)}.indices",
         element=_first(name) if name in ("max", "min") else None,
         jacobian=nothing if name not in ("max", "min") else None,
@@ -289,6 +312,85 @@ _pick("cummax", _running(lambda new, best: new < best), keeps=True, which=_PICKE
       samples=("cummax(sin(x[5]), 0).values", "x[2,3].cummax(dim=1)[0]"))
 _pick("cummin", _running(lambda new, best: new > best), keeps=True, which=_PICKED,
       samples=("cummin(sin(x[5]), 0).values", "x[2,3].cummin(dim=1)[0]"))
+
+# -- sorted ------------------------------------------------------------------------------------------
+
+
+def _order(exact: bool, x: Any, dim: int, descending: bool) -> Any:
+    """Where the elements are in sorted order; those that tie stay in their order."""
+    import numpy as np
+
+    if x[0].ndim == 0:
+        return np.zeros(()), np.zeros(())
+    signed = -x[0] if descending else x[0]
+    found = np.argsort(signed, axis=dim, kind="stable").astype(np.float64)
+    return found, np.zeros_like(found)
+
+
+ARGSORT = register(Op(
+    "argsort(Tensor input, int dim=-1, bool descending=False)", _FAMILY, integer=True,
+    shape=lambda x, dim, descending: same_shape(x, dim), value=_order,
+    jacobian=lambda k, *_: k.S.S.Zero,
+    remark=_INDEX, torch=lambda torch, x, dim, descending: torch.argsort(
+        x, dim=dim, descending=descending, stable=True),
+    samples=("x[3]*argsort(x)", "x[2,3]*x.argsort(dim=0, descending=True)"),
+))
+
+
+def _sorted(b: Any, x: Any, dim: int, descending: bool, *_: Any) -> Any:
+    if not b.shape(x):
+        return b.results(("values", "indices"), b.call("clone", x), b.constant(0, integer=True))
+    index = b.apply(ARGSORT, x, dim, descending)
+    return b.results(("values", "indices"), b.apply(GATHER, x, dim, index), index)
+
+
+def _topk(b: Any, x: Any, k: int, dim: int, largest: bool, *_: Any) -> Any:
+    if b.shape(x):
+        n = b.shape(x)[normal_dim(dim, len(b.shape(x)))]
+        expect(0 <= k <= n, f"topk: {k} elements are asked for, dimension {dim} has {n}")
+    values, index = _sorted(b, x, dim, largest)
+    if not b.shape(x):
+        return b.results(("values", "indices"), values, index)
+    first = b.call("narrow", index, dim, 0, k)
+    return b.results(("values", "indices"), b.apply(GATHER, x, dim, first), first)
+
+
+register(Op(
+    "sort(Tensor input, int dim=-1, bool descending=False, *, bool stable=False)", _FAMILY,
+    expand=_sorted, kink=_WHICH,
+    samples=("sort(sin(x[4])).values", "x[2,3].sort(dim=0, descending=True)[0]"),
+))
+register(Op(
+    "msort(Tensor input)", _FAMILY, expand=lambda b, x: _sorted(b, x, 0, False)[0],
+    kink=_WHICH, samples=("msort(sin(x[4]))",),
+))
+register(Op(
+    "topk(Tensor input, int k, int dim=-1, bool largest=True, bool sorted=True)", _FAMILY,
+    expand=_topk, kink=_WHICH,
+    samples=("topk(sin(x[4]), 2).values", "x[2,3].topk(2, dim=1, largest=False)[0]"),
+))
+for _name, _index in (("max", _argmax), ("min", _argmin)):
+    _helper = by_schema(f"arg{_name}(Tensor input, int dim)")
+
+    def _place(b: Any, x: Any, dim: int | None, keepdim: bool, op: Op = _helper) -> Any:
+        rank = len(b.shape(x))
+        if dim is None:
+            found = b.apply(op, b.call("ravel", x), 0)
+            return b.call("reshape", found, (1,) * rank) if keepdim and rank else found
+        found = b.apply(op, x, dim)
+        return b.call("unsqueeze", found, dim) if keepdim and rank else found
+
+    register(Op(
+        f"arg{_name}(Tensor input, int? dim=None, bool keepdim=False)", _FAMILY, expand=_place,
+        samples=(f"x[2,3].gather(1, arg{_name}(x, 1, keepdim=True))", f"x[3].index_select(0, x.arg{_name}().reshape(1))"),
+    ))
+register(Op(
+    "aminmax(Tensor input, *, int? dim=None, bool keepdim=False)", _FAMILY,
+    expand=lambda b, x, dim, keepdim: b.results(
+        ("min", "max"), *(b.call(f"a{name}", x, () if dim is None else (dim,), keepdim)
+                          for name in ("min", "max"))),
+    samples=("aminmax(x[3]).max - aminmax(x).min", "aminmax(x[2,3], dim=1)[0]"),
+))
 
 register(Op(
     "max(Tensor input, Tensor other)", "pointwise",

@@ -263,7 +263,7 @@ def _gather(k: Any, x: Any, dim: int, index: Any) -> Any:
     return x[k.put(i, d, k.below(index[k.i], x.shape[d]))]
 
 
-_GATHER = register(Op(
+GATHER = register(Op(
     "gather(Tensor source, int dim, IntTensor index)", _FAMILY, (), homes="", moves=True,
     shape=_gather_shape, element=_gather, torch=lambda torch, x, dim, index: x.gather(dim, index),
     written=lambda c, x, dim, index: f"{x}.gather({dim}, {index})",
@@ -272,7 +272,7 @@ _GATHER = register(Op(
 ))
 register(Op(
     "gather(Tensor input, int dim, IntTensor index, *, bool sparse_grad=False)", _FAMILY,
-    expand=_checked(_GATHER),
+    expand=_checked(GATHER),
     samples=("gather(x[2,3], 1, [[0, 2], [1, 1]])", "x[3].gather(0, [2, 2])"),
 ))
 
@@ -315,7 +315,7 @@ def _take_along(b: Any, x: Any, index: Any, dim: int | None) -> Any:
         x = b.call("broadcast_to", x, tuple(wide))
     if tuple(narrow) != sizes:
         index = b.call("broadcast_to", index, tuple(narrow))
-    return b.apply(_GATHER, x, d, index)
+    return b.apply(GATHER, x, d, index)
 
 
 register(Op(

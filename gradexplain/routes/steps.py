@@ -10,7 +10,7 @@ import sympy
 
 from gradexplain.explanation import Array
 from gradexplain.formula.calculus import indices_of, label_of
-from gradexplain.formula.functions import Bracket, Cases
+from gradexplain.formula.functions import Bracket, Cases, Lookup
 from gradexplain.formula.local import RESULT, UPSTREAM, renamed
 from gradexplain.formula.printing import Letters, TextPrinter
 from gradexplain.graph import Graph, refs
@@ -81,14 +81,13 @@ def _numbers(
     by_name[c.node.label] = chain.forward[c.node.id]
     by_name[names[UPSTREAM]] = chain.upstream[c.node.id]
     values: dict[Any, str] = {}
-    for atom in contribution.atoms(sympy.Indexed, sympy.Symbol):
+    elements = contribution.atoms(sympy.Indexed, Lookup)
+    whole = {label_of(atom) for atom in elements}
+    for atom in elements | contribution.atoms(sympy.Symbol):
         if label_of(atom) not in by_name or (atom.is_Symbol and atom.is_integer):
             continue
-        if atom.is_Symbol and any(
-            isinstance(a, sympy.Indexed) and label_of(a) == label_of(atom)
-            for a in contribution.atoms(sympy.Indexed)
-        ):
-            continue
+        if atom.is_Symbol and label_of(atom) in whole:
+            continue  # the name inside an element
         pair = by_name[label_of(atom)]
         index = tuple(i.xreplace(at) for i in indices_of(atom))
         if not all(i.is_Integer for i in index):
