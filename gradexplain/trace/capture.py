@@ -486,6 +486,12 @@ class Capture:
         for node, nr in self._used.get(id(group), ()):
             wanted[id(node), nr] = node, nr
         call = group.call
+        within = {
+            (id(target), nr)
+            for node in group.nodes
+            for target, nr in node.next_functions
+            if target is not None and self._owner.get(id(target)) is group
+        }
         for (key, nr), (node, _) in wanted.items():
             operands = self._operands.get((key, nr), [])
             entry = node.metadata.get(KEY)
@@ -506,6 +512,7 @@ class Capture:
                 hidden=call is not None
                 and call.kind.kind != "own"
                 and (entry is None or nr not in entry[1]),
+                inside=(key, nr) in within,
             )
             self.snapshot.values.append(value)
             operation.outputs.append(value.id)

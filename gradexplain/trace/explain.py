@@ -257,7 +257,7 @@ class _Explainer:
                 if operation.id not in self.opaque and not hidden <= written_out:
                     self._make_opaque(operation, "a backward pass reads a part of it")
                     changed = True
-        self.bent = written_out
+        self.bent = written_out | {value.id for value in self.values if value.inside}
         self.indirect = {self.values[number].call for number in written_out} | {
             operation.id
             for operation in operations
@@ -428,7 +428,7 @@ class _Explainer:
     def _hooks(self, number: int) -> None:
         """Where a hook replaced the gradient, go on with what it returned."""
         value = self.values[number]
-        if value.upstream is None or value.arrived is None or value.hidden:
+        if value.upstream is None or value.arrived is None or value.hidden or value.inside:
             return
         with np.errstate(all="ignore"):
             tolerance = 64 * agreement.ROUNDOFF[self._rounding(value)] * np.abs(value.arrived)
@@ -599,7 +599,7 @@ class _Explainer:
             and elements <= _FEW
         ):
             graph = self._graph()
-        if graph is None:
+        if graph is None or sum(node.op is not None for node in graph.nodes) > 4 * SHORT:
             return
         wanted = tuple(
             node.label for node in graph.leaves if node.label in self.explanation.gradients

@@ -21,6 +21,7 @@ from gradexplain.render.numbers import number
 from gradexplain.routes.chain import ChainRule
 from gradexplain.second import GradientGraph, backward_graph
 from gradexplain.syntax import Program
+from gradexplain.trace import recurrent
 from gradexplain.trace.snapshot import Arg, Operation, Snapshot, Term, Value, View
 
 _NOWHERE = Span(0, 0)
@@ -29,6 +30,8 @@ _NOWHERE = Span(0, 0)
 _LONG = 200
 #: Nor is that of a gradient in a list of operations, with more than this.
 _READABLE = 80
+#: Nor that of a call that more operations than this make up.
+_MANY = 16
 
 
 #: Calls that write the same value, or a tensor's, into every element.
@@ -94,6 +97,11 @@ class Reading:
             for name, arg in operation.kwargs.items()
             if not _is_habit(name, arg)
         }
+        if operation.name in recurrent.NAMES and not kwargs:
+            nodes = self.reader.builder.nodes
+            return recurrent.written_out(
+                operation.name, args, self._call, lambda ref: nodes[ref.id].shape
+            )
         if operation.swap:
             args[:2] = args[1::-1]
         if operation.spellings == ("torch.positive",):
@@ -396,6 +404,8 @@ class Link:
         """The closed form of a call that several records make up."""
         from gradexplain.routes.closed import ClosedForm
 
+        if sum(node.op is not None for node in self.graph.nodes) > _MANY:
+            return ""
         values = {self.graph[i].label: np.zeros(self.graph[i].shape) for i in self.inputs.values()}
         form = ClosedForm(self.graph, values, np.ones(self.graph.out.shape), exact=False)
         leaf = self.graph[id]

@@ -46,6 +46,8 @@ class Value:
     arrived: Array | None = None
     #: Made within a call and used from outside, by a backward pass that was differentiated.
     hidden: bool = False
+    #: An output that another output of its call is made from: more flows into it than is sent.
+    inside: bool = False
     #: For constants: why no gradient passes, and from which leaves it was made.
     cuts: tuple[CutOff, ...] = ()
 
