@@ -186,6 +186,8 @@ class _Class:
         self.labels = {n.label: n for n in graph.nodes}
         self.by_name = {self.names[n.label]: n for n in graph.nodes if n.label in self.names}
         self.free = Names({*self.by_name, *RESERVED, self.v})
+        #: What forward computes for backward alone.
+        self.kept: list[Statement] = []
         self._refuse()
         body = self._closed_form() if way == "closed form" else self._steps()
         self.body = once(_renamed(body), self.free)
@@ -305,9 +307,10 @@ class _Class:
         An intermediate value that is light to compute is not saved.
         """
         graph = self.graph
-        wanted = {
-            self.by_name[n].id for s in body for n in _value_names(s.value) if n in self.by_name
-        }
+        wanted, behind = (
+            {self.by_name[n].id for s in part for n in _value_names(s.value) if n in self.by_name}
+            for part in (body, self.kept)
+        )
         made = self._closure({graph.output}, set())
         have = {n.id for n in graph.nodes if n.is_leaf or n.id == graph.output or n.is_literal}
         saved: set[int] = {id for id in wanted if id in have}
@@ -323,7 +326,9 @@ class _Class:
                 again.add(id)
             else:
                 anew.add(id)
-        for ids in (again, anew):
+        saved |= behind & have
+        self._behind = behind - have
+        for ids in (again, anew, self._behind):
             for id in self._closure(ids, {graph.output, *saved, *again} - ids):
                 saved |= {i for i in self._made_from(graph[id]) if i in have} - {id}
         saved = {id for id in saved | again if not graph[id].is_literal}
@@ -431,15 +436,20 @@ class _Class:
         arguments = ", ".join(self.names[n.label] for n in self.graph.leaves)
         lines = ["    @staticmethod", f"    def forward(ctx, {arguments}):"]
         shaped = {n.id for n in self.only.values() if not n.is_leaf}
-        wanted = {self.graph.output, *(n.id for n in saved), *shaped}
-        lines += self._values(wanted, set(), 8, Names({*self.by_name, *RESERVED}))
+        wanted = {self.graph.output, *(n.id for n in saved), *shaped, *self._behind}
+        free = Names({*self.by_name, *RESERVED, *(s.target for s in self.kept)})
+        lines += self._values(wanted, set(), 8, free)
+        lines += self._written(once(self.kept, free), 8, free)
         y = self.names[self.graph.out.label]
-        if saved:
-            names = ", ".join(self.names[s.label] for s in saved)
+        if saved or self.kept:
+            names = ", ".join(self._saved_names(saved))
             lines += laid_out("", ast.parse(f"ctx.save_for_backward({names})", mode="eval").body, 8)
         lines += [f"        ctx.{n}_shape = {n}.shape" for n in self.only]
         lines.append(f"        return {y}")
         return lines
+
+    def _saved_names(self, saved: Sequence[Node]) -> list[str]:
+        return [self.names[s.label] for s in saved] + [s.target for s in self.kept]
 
     def _values(
         self, wanted: set[int], known: set[int], indent: int, free: Names | None = None
@@ -505,15 +515,17 @@ class _Class:
         anew: Sequence[Node],
     ) -> list[str]:
         lines = ["    @staticmethod", f"    def backward(ctx, {self.v}):"]
-        if saved:
-            names = [self.names[s.label] for s in saved]
+        if saved or self.kept:
+            names = self._saved_names(saved)
             left = f"({names[0]},)" if len(names) == 1 else ", ".join(names)
             lines.append(f"        {left} = ctx.saved_tensors")
         kept = {s.id for s in saved}
         self.writer.like = self.v
-        if again:
+        if again or self.kept:
             lines.append("        if torch.is_grad_enabled():  # second derivatives: with history")
-            lines += self._values({n.id for n in again}, kept - {n.id for n in again}, 12)
+            lost = {n.id for n in again} | self._behind
+            lines += self._values(lost, kept - lost, 12)
+            lines += self._written(once(self.kept, self.free), 12)
         if anew:
             lines += self._values({n.id for n in anew}, kept, 8)
         many = len(self.graph.leaves) > 1
@@ -643,13 +655,18 @@ class _Class:
             body.append(statement(name, text, only))
             return name
 
+        def keep(hint: str, text: str) -> str:
+            name = self.free.free(hint)
+            self.kept.append(statement(name, text))
+            return name
+
         def moved(places: str) -> str:
             names = {**self.names, source.label: places}
             return Writer(self.graph, names, self.size).text(node, {n.id for n in self.graph.nodes})
 
         writing = Writing(
             Operand(upstream, node.shape), Operand(self.names[node.label], node.shape),
-            wrt=wrt, part=part, let=let, moved=moved,
+            wrt=wrt, part=part, let=let, keep=keep, moved=moved,
             store=lambda place, text: body.append(statement(place, text, only)),
             index=lambda index: self.writer.index(index, {n.id for n in self.graph.nodes}),
         )  # fmt: skip

@@ -7,6 +7,7 @@ a line is named in parts; the rest is written as ruff would format it.
 from __future__ import annotations
 
 import ast
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -295,7 +296,7 @@ _VIEWS = {
 
 def once(statements: Sequence[Statement], names: Names) -> list[Statement]:
     """What several statements compute, or one computes twice, is computed once."""
-    found = list(statements)
+    found = [Statement(s.target, copy.deepcopy(s.value), s.only) for s in statements]
     while True:
         seen: dict[str, list[tuple[int, ast.expr]]] = {}
         for place, s in enumerate(found):
@@ -368,14 +369,15 @@ def _price(node: ast.AST) -> float:
         own = 8 if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult) else 1
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
         attr = node.func.attr
-        own = 0 if attr in _VIEWS else 3 if attr in _COSTLY else 8 if attr == "einsum" else 1
+        own = 0 if attr in _VIEWS else _COSTLY.get(attr, 1)
     return own + sum(_price(child) for child in ast.iter_child_nodes(node))
 
 
-_COSTLY = {
-    "exp", "log", "tanh", "sigmoid", "erf", "ndtr", "sin", "cos", "softmax", "log_softmax", "lgamma",
-    "digamma", "inv", "cumprod", "softplus", "logsumexp",
-}  # fmt: skip
+#: What takes longer than one pass over memory.  ndtr is a scalar loop, einsum a matrix product.
+_COSTLY = dict.fromkeys(
+    ("exp", "log", "tanh", "sigmoid", "erf", "sin", "cos", "softmax", "log_softmax", "lgamma",
+     "digamma", "inv", "cumprod", "softplus", "logsumexp"), 3
+) | {"einsum": 8, "ndtr": 20}  # fmt: skip
 
 
 def unpacked(found: Sequence[Statement]) -> list[Statement]:

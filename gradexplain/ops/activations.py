@@ -91,7 +91,7 @@ register(Op(
 ))
 def _with_part(
     schema: str, formula: str, part: str, slope: str, part_shown: Any, call: Any, show: Any = None,
-    samples: tuple[str, ...] = (),
+    samples: tuple[str, ...] = (), written: Any = None, backward: Any = None,
 ) -> Op:
     """A function of each element whose derivative reads best in a part of it, ``t``.
 
@@ -112,7 +112,22 @@ def _with_part(
         element=lambda k, x, t: built(k, formula, x, t),
         jacobian=lambda k, x, t: k.deltas(k.i, k.j) * built(k, slope, x, t),
         aux=lambda b, x: (b.helper(helper, x, label="t"),), torch=call,
+        written=written, backward=backward,
     ))
+
+
+def _gelu_back(c: Any, x: Any, *_: Any) -> str:
+    """The slope is saved: with it backward is one product, where PyTorch's computes erf and exp."""
+    cdf = f"0.5 * (1 + torch.erf({x} / math.sqrt(2)))"
+    slope = f"{cdf} + {x} * torch.exp(-0.5 * {x}**2) / math.sqrt(2 * math.pi)"
+    return f"{c.grad} * {c.keep('slope', slope)}"
+
+
+def _gelu_tanh_back(c: Any, x: Any, *_: Any) -> str:
+    t = f"torch.tanh(math.sqrt(2 / math.pi) * ({x} + 0.044715 * {x}**3))"
+    inner = f"math.sqrt(2 / math.pi) * (1 + 0.134145 * {x}**2)"
+    slope = f"0.5 * (1 + {t} + {x} * (1 - {t}**2) * {inner})"
+    return f"{c.grad} * {c.keep('slope', slope)}"
 
 
 _GELU_TANH = _with_part(
@@ -122,10 +137,12 @@ _GELU_TANH = _with_part(
     lambda x: f"tanh(sqrt(2/pi)*({x} + 0.044715*{x}**3))",
     lambda torch, x, _: torch.nn.functional.gelu(x, approximate="tanh"),
     lambda x, _: f"gelu({x}, approximate='tanh')",
+    written=lambda c, x, _: f'F.gelu({x}, approximate="tanh")', backward=_gelu_tanh_back,
 )
 _GELU = register(Op(
     "gelu(Tensor input)", _FAMILY, (), homes="", formula="input*ndtr(input)",
     torch=lambda torch, x: torch.nn.functional.gelu(x),
+    written=lambda c, x: f"F.gelu({x})", backward=_gelu_back,
 ))
 
 
@@ -279,8 +296,14 @@ def _log_softmax_slope(k: Any, x: Any, dim: int, p: Any) -> Any:
     return same_but(k, d) * (k.delta(k.i[d], k.j[d]) - p[k.put(k.i, d, k.j[d])])
 
 
+def _softmax_back(c: Any, x: Any, dim: int) -> str:
+    """``y·(v − Σ v·y)`` in one buffer: memory is what it costs."""
+    product = c.let("product", f"{c.grad} * {c.y}")
+    return f"{product}.addcmul_({c.y}, {product}.sum(dim={dim}, keepdim=True), value=-1)"
+
+
 register(Op(
-    "softmax(Tensor input, int dim)", _FAMILY,
+    "softmax(Tensor input, int dim)", _FAMILY, backward=_softmax_back,
     shape=_same, element=_exponentials(1), jacobian=_slope(1), value=_stable(1),
     homes="torch Tensor F special",
     samples=("softmax(x[3], dim=0)", "x[2,3].softmax(-1)", "F.softmax(x[2,3,2], dim=1)"),
