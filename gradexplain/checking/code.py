@@ -327,7 +327,7 @@ class _Subject:
     def graph_at(self, shapes: Mapping[str, Shape]) -> Graph | None:
         try:
             return self.recorded(shapes, {})[0]
-        except Exception:
+        except Exception:  # the user's own code, at shapes it may not take
             return None
 
     def _recorded_run(self, tensors: Mapping[str, Any], context: Any) -> Any:
@@ -339,14 +339,17 @@ class _Subject:
         """Whether the graph computes what the forward computes, at two other points."""
         for number in (2, 3):
             values = self.values(shapes, given, number)
-            try:
-                with torch.no_grad():
-                    leaves = {n: numeric.tensor(v, "float64") for n, v in values.items()}
+            leaves = {n: numeric.tensor(v, "float64") for n, v in values.items()}
+            copies = [t.clone() for t in leaves.values()]
+            with torch.no_grad():
+                try:
                     mine = numeric.run(graph, leaves, "float64")[graph.output]
-                    copies = [t.clone() for t in leaves.values()]
+                except numeric.UNEVALUATED:
+                    return False
+                try:
                     theirs = self.run(*copies)
-            except Exception:
-                return False
+                except Exception:  # the user's own code
+                    return False
             if not torch.allclose(mine, theirs.double(), rtol=1e-5, atol=1e-6, equal_nan=True):
                 return False
         return True
@@ -466,7 +469,7 @@ class CodeSubject(_Subject):
         try:
             with torch.no_grad(), _quiet(), recorder:
                 found = self.function.backward(context, v)
-        except Exception:
+        except Exception:  # the user's own code
             return {}
         results = found if isinstance(found, (tuple, list)) else (found,)
         graphs = {}
@@ -491,7 +494,7 @@ class CodeSubject(_Subject):
                 tensors = numeric.run(graph, leaves, "float64", everything=True)
             known = {graph[i].label: t for i, t in tensors.items() if hasattr(t, "detach")}
             mine = claim_rows(claim, known, setting.grad_names, vs, "float64")
-        except Exception:
+        except numeric.UNEVALUATED:
             return False
         if real.rows is None or real.rows.shape != mine.shape:
             return real.rows is not None
@@ -499,15 +502,9 @@ class CodeSubject(_Subject):
 
 
 @dataclass(slots=True)
-class CodeSetting:
-    """See `gradexplain.checking.subjects.Setting`."""
+class CodeSetting(Setting):
+    """A claim that is code: it is run."""
 
-    shapes: dict[str, Shape]
-    graph: Graph | None
-    out_shape: Shape
-    wanted: tuple[str, ...]
-    claims: dict[str, Graph]
-    grad_names: tuple[str, ...]
     subject: CodeSubject
     #: Inputs that forward says it changes, by ctx.mark_dirty.
     dirty: tuple[str, ...] = ()
@@ -594,7 +591,7 @@ class CodeSetting:
         try:
             with torch.no_grad(), _quiet():
                 found = self.subject.function.backward(y.grad_fn, v)
-        except Exception:
+        except Exception:  # the user's own code
             return None
         results = found if isinstance(found, (tuple, list)) else (found,)
         return [

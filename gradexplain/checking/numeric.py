@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gradexplain.errors import GradexplainError
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph, Node, Ref
 from gradexplain.ops.base import Shape
@@ -16,6 +17,8 @@ from gradexplain.routes.pytorch import call
 
 #: What PyTorch raises when it does not like a call.
 REFUSALS = (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError)
+#: What evaluating a graph of our own may raise: PyTorch's refusals, and our own messages.
+UNEVALUATED = (*REFUSALS, GradexplainError)
 
 
 def torch_module() -> Any:

@@ -7,6 +7,7 @@ list of upstream gradients.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -47,7 +48,8 @@ class Implemented:
     widened: tuple[str, ...] = ()
 
 
-class Setting(Protocol):
+@dataclass(slots=True)
+class Setting(ABC):
     """The forward and the claim at one choice of shapes.  ``graph`` is None where it is not
     known.
     """
@@ -60,13 +62,15 @@ class Setting(Protocol):
     claims: dict[str, Graph]
     grad_names: tuple[str, ...]
 
+    @abstractmethod
     def implemented(
         self, values: Mapping[str, Array], vs: Sequence[Array], dtype: str
-    ) -> Implemented: ...
+    ) -> Implemented:
+        """What the claim makes of each of ``vs``."""
 
+    @abstractmethod
     def reference(self, values: Mapping[str, Array], dtype: str) -> dict[str, Array]:
         """J by each wanted input as PyTorch's autograd of the forward has it."""
-        ...
 
 
 class Subject(Protocol):
@@ -138,15 +142,9 @@ class FormulaSubject:
 
 
 @dataclass(slots=True)
-class FormulaSetting:
-    """See `Setting`."""
+class FormulaSetting(Setting):
+    """A claim that is a formula: it is evaluated."""
 
-    shapes: dict[str, Shape]
-    graph: Graph | None
-    out_shape: Shape
-    wanted: tuple[str, ...]
-    claims: dict[str, Graph]
-    grad_names: tuple[str, ...]
     _known: dict[Any, dict[str, Any]] = field(default_factory=dict)
 
     def known(self, values: Mapping[str, Array], dtype: str) -> dict[str, Any]:

@@ -1,16 +1,18 @@
 """An expression as a ``torch.autograd.Function`` with an analytical backward.
 
-The backward is the closed form of each gradient where that is one formula; where it would be long
-it goes through the gradients of the expression's parts, each in closed form; and where a formula
-speaks of places (a reshape, a slice) it goes back operation by operation.  It is derived at axes
-whose sizes are primes, so that a size in a formula is told from a number of the user's and
-written as ``x.shape[0]``. Only inputs and the output are saved: double backward needs their
-history, which intermediates made in ``forward`` do not have.
+Two ways are written and the one that computes less is taken: the closed form of each gradient
+(where it would be long, through the gradients of the expression's parts, each in closed form), and
+the chain rule operation by operation, by the record's own ``backward`` or by the operation's closed
+form.  Formulas are derived at axes whose sizes are primes, so that a size in one is told from a
+number of the user's and written as ``x.shape[0]``.  Inputs, the output and intermediate values that
+are not light to compute are saved; as an intermediate value has no history, it is computed anew
+where second derivatives are wanted.
 """
 
 from __future__ import annotations
 
 import ast
+import keyword
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -78,14 +80,17 @@ def generate(
     ``shapes`` tells the ranks and patterns of the inputs where they matter.  With ``verify`` the
     class is held against the closed form, as by `gradexplain.check`, before it is returned.
     """
-    if not name.isidentifier() or name in RESERVED:
+    if not name.isidentifier() or keyword.iskeyword(name) or name in RESERVED:
         raise InputError(
             f"{name} cannot be the name of a class", remedy="use letters, as in Normalise"
         )
     program = parse(expression)
     names = _free_names(program)
     if not names:
-        raise InputError("the expression has no inputs", remedy="there is nothing to differentiate")
+        raise InputError(
+            "the expression has no inputs, so there is nothing to differentiate",
+            remedy="name one, as in 2*x",
+        )
     fixed = {n: tuple(int(k) for k in s) for n, s in (shapes or {}).items()}
     for given in fixed:
         if given not in names:
@@ -822,36 +827,27 @@ def loaded(code: Code) -> Any:
 
 
 def failure(code: Code) -> str:
-    """Why the class is not right, "" where it is."""
+    """Why the class is not right, "" where it is: by `gradexplain.check`, at other sizes too where
+    it takes any.
+    """
     from gradexplain.checking.checker import check_subject
     from gradexplain.checking.code import subject_of
 
+    tried = [dict(code.shapes)]
+    if code.general:
+        other = next(points.others(tried[0], {}), None)
+        tried += [other] if other is not None and other != tried[0] else []
     try:
         made = loaded(code)
-        report = (
-            check_subject(
-                subject_of(made, None, None, {}),
-                {},
-                code.shapes if not code.general else {},
-                write=False,
-            )
-            if not code.general
-            else None
-        )
-        if code.general:
-            fixed = dict(code.shapes)
-            report = check_subject(subject_of(made, None, None, {}), {}, fixed, write=False)
-            other = next(points.others(fixed, {}), None)
-            if report.right and other is not None and other != fixed:
-                report = check_subject(subject_of(made, None, None, {}), {}, other, write=False)
+        for shapes in tried:
+            report = check_subject(subject_of(made, None, None, {}), {}, shapes, write=False)
+            if not report.right:
+                return "; ".join(i.fault.sentence for i in report.inputs.values() if i.fault)
     except GradexplainError as error:
         return error.message
-    except Exception as error:
+    except Exception as error:  # the code may raise anything: it is run for the first time
         return f"{type(error).__name__}: {error}"
-    assert report is not None
-    if report.right:
-        return ""
-    return "; ".join(i.fault.sentence for i in report.inputs.values() if i.fault)
+    return ""
 
 
 __all__ = ["Code", "failure", "generate", "loaded", "shapes_text", "show_shape"]
