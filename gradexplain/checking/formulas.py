@@ -33,15 +33,7 @@ def describe(found: InputReport, trial: Trial, tries: Tries, name: str) -> None:
         return
     try:
         _describe(found, trial, truth, name)
-    except (
-        GradexplainError,
-        TypeError,
-        ValueError,
-        NotImplementedError,
-        KeyError,
-        AttributeError,
-        StopIteration,
-    ):
+    except GradexplainError:  # a formula that there is no printing of: the numbers stand
         return
 
 
