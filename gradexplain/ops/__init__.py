@@ -13,6 +13,7 @@ from gradexplain.ops import (
     norms,
     pointwise,
     reductions,
+    scatters,
     shapes,
 )
 from gradexplain.ops.base import (
@@ -43,5 +44,6 @@ __all__ = [
     "norms",
     "pointwise",
     "reductions",
+    "scatters",
     "shapes",
 ]
