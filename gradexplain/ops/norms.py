@@ -7,7 +7,7 @@ from math import inf
 from typing import Any
 
 from gradexplain.errors import UnsupportedError
-from gradexplain.ops.base import Op, Shape, broadcast, normal_dim, normal_dims, register
+from gradexplain.ops.base import Op, Shape, broadcast, expect, normal_dim, normal_dims, register
 from gradexplain.ops.extrema import several
 from gradexplain.ops.reductions import (
     inner,
@@ -125,7 +125,8 @@ def _named_norm(b: Any, x: Any, p: str, dim: Any, keepdim: bool) -> Any:
 register(Op(
     "norm(Tensor A, float ord, int[]? dim=None, bool keepdim=False)", _FAMILY, homes="linalg",
     expand=lambda b, x, p, dim, keepdim: _linalg_norm(b, x, p, dim, keepdim),
-    samples=("torch.linalg.norm(x[3], 1)", "torch.linalg.norm(x[2,3], 3, dim=1)"),
+    samples=("torch.linalg.norm(x[3], 1)", "torch.linalg.norm(x[2,3], 3, dim=1)",
+             "torch.linalg.norm(x[2,3], inf)"),
 ))
 register(Op(
     "norm(Tensor A, str? ord=None, int[]? dim=None, bool keepdim=False)", _FAMILY, homes="linalg",
@@ -142,12 +143,34 @@ register(Op(
 
 def _linalg_norm(b: Any, x: Any, p: float, dim: Any, keepdim: bool) -> Any:
     rank = len(b.shape(x)) if dim is None else 1 if isinstance(dim, int) else len(dim)
-    if rank != 1:
+    if rank == 1:
+        return b.apply(VECTOR_NORM, x, p, dim, keepdim)
+    return _matrix_norm(b, x, p, (-2, -1) if dim is None else dim, keepdim)
+
+
+def _matrix_norm(b: Any, x: Any, p: float, dim: Any, keepdim: bool) -> Any:
+    """The largest (p < 0: smallest) sum of a column's, or with infinity of a row's, absolute values."""
+    rank = len(b.shape(x))
+    expect(rank > 1 and not isinstance(dim, int) and len(dim) == 2,
+           "a matrix norm needs a matrix and two dims, found shape {}", b.shape(x))
+    if p not in (1, -1, inf, -inf):
         raise UnsupportedError(
-            f"linalg.norm with ord={p:g} is a matrix norm here, which is not supported yet",
-            remedy="linalg.vector_norm takes any ord over any dims; the Frobenius norm is ord=None",
+            f"the matrix norm ord={p:g} is not supported yet: it needs singular values",
+            remedy="1, -1, inf, -inf and 'fro' are; linalg.vector_norm takes any ord",
         )
-    return b.apply(VECTOR_NORM, x, p, dim, keepdim)
+    rows, columns = (normal_dim(d, rank) for d in dim)
+    summed, kept = (rows, columns) if p in (1, -1) else (columns, rows)
+    total = b.call("sum", b.call("abs", x), (summed,), True)
+    found = b.call("amax" if p > 0 else "amin", total, (kept,), True)
+    return found if keepdim else b.call("squeeze", found, (rows, columns))
+
+
+register(Op(
+    "matrix_norm(Tensor A, float ord, int[]? dim=None, bool keepdim=False)", _FAMILY,
+    homes="linalg",
+    expand=lambda b, x, p, dim, keepdim: _matrix_norm(b, x, p, dim or (-2, -1), keepdim),
+    samples=("torch.linalg.matrix_norm(x[2,3], 1)", "torch.linalg.matrix_norm(x[2,3], -inf)"),
+))
 
 
 def _difference(k: Any, a: Any, b: Any, at: Any) -> Any:

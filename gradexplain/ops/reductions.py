@@ -10,6 +10,7 @@ from gradexplain.errors import InputError
 from gradexplain.ops.base import (
     Op,
     Shape,
+    expect,
     normal_dim,
     normal_dims,
     reduced,
@@ -434,3 +435,53 @@ register(Op(
     backward=_logcumsumexp_back,
     samples=("logcumsumexp(x[3], 0)", "x[2,3].logcumsumexp(dim=-1)"),
 ))
+
+
+# -- differences and areas -----------------------------------------------------------------------
+
+
+def _diff(b: Any, x: Any, n: int, dim: int, prepend: Any, append: Any) -> Any:
+    rank = len(b.shape(x))
+    expect(rank > 0, "diff needs a dimension, found shape {}", b.shape(x))
+    expect(n >= 0, f"diff: n is not negative, found {n}")
+    d = normal_dim(dim, rank)
+    parts = [part for part in (prepend, x, append) if part is not None]
+    if len(parts) > 1 and n:
+        x = b.call("cat", parts, d)
+    for _ in range(n):
+        size = b.shape(x)[d]
+        x = b.call("sub", *(b.call("narrow", x, d, start, max(size - 1, 0)) for start in (1, 0)))
+    return x
+
+
+register(Op(
+    "diff(Tensor input, int n=1, int dim=-1, Tensor? prepend=None, Tensor? append=None)", _FAMILY,
+    expand=_diff, samples=("diff(x[4])", "x[3,2].diff(dim=0)", "diff(x[4], n=2)"),
+))
+
+
+def _areas(b: Any, y: Any, x: Any, dx: float, dim: int) -> Any:
+    """The area of each strip between two points."""
+    rank = len(b.shape(y))
+    expect(rank > 0, "trapezoid needs a dimension, found shape {}", b.shape(y))
+    d = normal_dim(dim, rank)
+    n = b.shape(y)[d]
+    left, right = (b.call("narrow", y, d, start, max(n - 1, 0)) for start in (0, 1))
+    total = b.call("add", left, right)
+    if x is None:
+        return b.call("mul", total, dx / 2)
+    if len(b.shape(x)) == 1 and rank > 1:
+        x = b.call("reshape", x, (n, *[1] * (rank - d - 1)))
+    width = _diff(b, x, 1, d if len(b.shape(x)) == rank else 0, None, None)
+    return b.call("div", b.call("mul", total, width), 2)
+
+
+for _name, _call in (("trapezoid", "sum"), ("cumulative_trapezoid", "cumsum")):
+    def _area(b: Any, y: Any, x: Any, dx: float, dim: int, call: str = _call) -> Any:
+        return b.call(call, _areas(b, y, x, dx, dim), dim)
+
+    register(Op(
+        f"{_name}(Tensor y, Tensor? x=None, *, float dx=1, int dim=-1)", _FAMILY, homes="torch",
+        aliases=("torch.trapz",) if _name == "trapezoid" else (), expand=_area,
+        samples=(f"{_name}(y[4], dx=0.5)", f"{_name}(y[2,3], dim=0)", f"{_name}(y[4], x[4])"),
+    ))

@@ -60,14 +60,27 @@ SCATTER_ADD = register(Op(
 ))
 
 
+def _with_dim(expand: Any) -> Any:
+    """A tensor of shape () is one of shape (1,) to PyTorch here."""
+
+    def whole(b: Any, x: Any, dim: int, index: Any, *rest: Any) -> Any:
+        if b.shape(x):
+            return expand(b, x, dim, index, *rest)
+        x, index, *wide = (
+            arg if not hasattr(arg, "id") or b.shape(arg) else b.call("reshape", arg, (1,))
+            for arg in (x, index, *rest))
+        return b.call("reshape", expand(b, x, dim, index, *wide), ())
+
+    return whole
+
+
 def _adding(b: Any, x: Any, dim: int, index: Any, src: Any) -> Any:
-    if b.shape(x):
-        _in_range(b, index, b.shape(x)[normal_dim(dim, len(b.shape(x)))], "scatter_add")
+    _in_range(b, index, b.shape(x)[normal_dim(dim, len(b.shape(x)))], "scatter_add")
     return b.apply(SCATTER_ADD, x, dim, index, src)
 
 
 register(Op(
-    "scatter_add(Tensor input, int dim, IntTensor index, Tensor src)", _FAMILY, expand=_adding,
+    "scatter_add(Tensor input, int dim, IntTensor index, Tensor src)", _FAMILY, expand=_with_dim(_adding),
     samples=("scatter_add(x[3], 0, [0, 0, 1], y[3])",
              "x[2,3].scatter_add(1, [[0, 2], [1, 1]], y[2,2])"),
 ))
@@ -107,14 +120,13 @@ INDEX_ADD = register(Op(
 
 
 def _indexed(b: Any, x: Any, dim: int, index: Any, source: Any, alpha: Any) -> Any:
-    if b.shape(x):
-        _in_range(b, index, b.shape(x)[normal_dim(dim, len(b.shape(x)))], "index_add")
+    _in_range(b, index, b.shape(x)[normal_dim(dim, len(b.shape(x)))], "index_add")
     return b.apply(INDEX_ADD, x, dim, index, source, alpha)
 
 
 register(Op(
     "index_add(Tensor input, int dim, IntTensor index, Tensor source, *, float alpha=1)", _FAMILY,
-    expand=_indexed,
+    expand=_with_dim(_indexed),
     samples=("index_add(x[3], 0, [0, 2, 0], y[3])",
              "x[2,3].index_add(1, [1, 2], y[2,2], alpha=0.5)"),
 ))
@@ -199,19 +211,19 @@ def _copied(name: str) -> Any:
 
 
 register(Op(
-    "scatter(Tensor input, int dim, IntTensor index, Tensor src)", _FAMILY, expand=_scatter,
+    "scatter(Tensor input, int dim, IntTensor index, Tensor src)", _FAMILY, expand=_with_dim(_scatter),
     samples=("scatter(x[2,3], 1, [[0], [2]], y[2,1])", "x[3].scatter(0, [2, 0], y[2])"),
 ))
 register(Op(
-    "scatter(Tensor input, int dim, IntTensor index, Tensor value)", _FAMILY, expand=_scatter,
+    "scatter(Tensor input, int dim, IntTensor index, Tensor value)", _FAMILY, expand=_with_dim(_scatter),
     samples=("x[2,3].scatter(1, [[0], [2]], value=5)",),
 ))
 register(Op(
-    "index_copy(Tensor input, int dim, IntTensor index, Tensor source)", _FAMILY, expand=_copied("index_copy"),
+    "index_copy(Tensor input, int dim, IntTensor index, Tensor source)", _FAMILY, expand=_with_dim(_copied("index_copy")),
     samples=("index_copy(x[3], 0, [0, 2], y[2])", "x[2,3].index_copy(1, [1], y[2,1])"),
 ))
 register(Op(
-    "index_fill(Tensor input, int dim, IntTensor index, Tensor value)", _FAMILY, expand=_copied("index_fill"),
+    "index_fill(Tensor input, int dim, IntTensor index, Tensor value)", _FAMILY, expand=_with_dim(_copied("index_fill")),
     samples=("index_fill(x[3], 0, [0, 2], 5)", "x[2,3].index_fill(1, [1], 0.5)"),
 ))
 
