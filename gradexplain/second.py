@@ -23,7 +23,7 @@ from gradexplain.formula.functions import Lookup
 from gradexplain.formula.local import RESULT, UPSTREAM, local_rule, renamed
 from gradexplain.formula.printing import Letters, TextPrinter
 from gradexplain.graph import Graph, Node, Ref, refs
-from gradexplain.ops.base import Op, Shape
+from gradexplain.ops.base import Op, Shape, no_slope
 from gradexplain.routes.calls import Part, Shared
 from gradexplain.routes.pytorch import Asked
 from gradexplain.routes.second import SecondQuestion
@@ -130,7 +130,7 @@ def moving(node: Node) -> Node:
     op = node.op
     if op is None or not op.stops or op.spellings or op.integer or node.integer:
         return node
-    if op.element is None:
+    if op.element is None and op.jacobian in (None, no_slope):
         raise UnsupportedError(
             f"second derivatives are not supported through {op.name}, which the first derivative "
             "is made of",

@@ -296,3 +296,11 @@ def test_a_file_is_written(tmp_path: Path) -> None:
     path = tmp_path / "h.json"
     assert main(["hessian", "x**3", "--format", "json", "--output", str(path)]) == 0
     assert json.loads(path.read_text("utf-8"))["hessian"]["x,x"]["formula"] == "∂²y/∂x² = 6·x"
+
+
+@pytest.mark.parametrize("expression", ["det(x)", "linalg.slogdet(x)[1]", "logdet(x)"])
+def test_determinants(expression: str) -> None:
+    """The cofactors that the gradient is made of have derivatives of their own."""
+    found = gradexplain.hessian(expression, at={"x": [[2.0, 0.5, 1], [0.5, 1, 3], [1, 4, 20]]})
+    assert found.check is not None
+    assert found.check.status == "agree"

@@ -85,6 +85,10 @@ _DEFAULTS: Mapping[str, Any] = {
 }  # fmt: skip
 
 
+def no_slope(*_: Any) -> None:
+    """The ``jacobian`` of a helper whose own derivative has no formula here."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """One argument of a schema."""

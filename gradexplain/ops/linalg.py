@@ -15,7 +15,7 @@ from math import prod
 from typing import Any
 
 from gradexplain.errors import InputError, UnsupportedError
-from gradexplain.ops.base import Op, Shape, broadcast, register, show_shape
+from gradexplain.ops.base import Op, Shape, broadcast, no_slope, register, show_shape
 from gradexplain.ops.reductions import products_of_others
 
 _FAMILY = "linear algebra"
@@ -231,9 +231,22 @@ INVERSE = register(Op(
     show=lambda x: f"inverse({x})",
     samples=("inverse(x[2,2])", "linalg.inv(x[2,2,2]**2)", "x[3,3].sqrt().inverse()"),
 ))
+
+
+def _cofactors_slope(k: Any, x: Any, *_: Any) -> Any:
+    """By Jacobi's identity for the minors of two rows and columns; ``det`` is Σ x[0,p]·C[0,p]."""
+    *batch, i, j = k.i
+    *there, m, n = k.j
+    p = k.bound(x.shape[-1])
+    det = k.sum(x[[*batch, 0, p]] * k.out[[*batch, 0, p]], p)
+    pairs = k.out[[*batch, i, j]] * k.out[[*there, m, n]]
+    crossed = k.out[[*batch, i, n]] * k.out[[*batch, m, j]]
+    return _ties(k, batch, there, x.shape[:-2]) * (pairs - crossed) / det
+
+
 _COFACTORS = register(Op(
     "cofactors(Tensor x)", _FAMILY, (), homes="", shape=_square("det"), stops=True,
-        jacobian=lambda *_: None,
+        jacobian=_cofactors_slope,
     value=_cofactors_value, torch=lambda torch, x: torch.linalg.det(x),
 ))
 
@@ -525,7 +538,7 @@ def _inverse_factor(exact: bool, x: Any, upper: bool) -> Any:
 
 _FACTOR_INVERSE = register(Op(
     "inverse_of_cholesky(Tensor x, bool upper)", _FAMILY, (), homes="", shape=_square("cholesky"),
-    stops=True, jacobian=lambda *_: None, value=_inverse_factor, torch=lambda torch, x, upper: x,
+    stops=True, jacobian=no_slope, value=_inverse_factor, torch=lambda torch, x, upper: x,
     show=lambda x, upper: f"inverse(cholesky({x}))",
 ))
 
@@ -668,7 +681,7 @@ def _exp_slopes(exact: bool, x: Any) -> Any:
 
 _EXP_SLOPES = register(Op(
     "slopes_of_exp(Tensor x)", _FAMILY, (), homes="",
-    shape=lambda x: (*_square("matrix_exp")(x), *x[-2:]), stops=True, jacobian=lambda *_: None,
+    shape=lambda x: (*_square("matrix_exp")(x), *x[-2:]), stops=True, jacobian=no_slope,
         value=_exp_slopes,
     torch=lambda torch, x: x, show=lambda x: f"∫₀¹ exp(s·{x})[i,j]·exp((1−s)·{x})[l,k] ds",
 ))
