@@ -143,7 +143,7 @@ def _derivations(
     """Shapes to derive at: primes for any size, else the pattern as it is."""
     sizes = sorted({n for s in pattern.values() for n in s if n != 1})
     # A number of the user's is no size.
-    free = [p for p in (31, 37, 41, 43, 47, 53, 59, 61) if str(p) not in program.source]
+    free = [p for p in _PRIMES if str(p) not in program.source]
     primes = dict(zip(sizes, free, strict=False))
     found: list[tuple[dict[str, Shape], bool]] = []
     if len(sizes) <= len(free):
@@ -155,6 +155,13 @@ def _derivations(
             pass
     found.append((dict(pattern), False))
     return found
+
+
+#: Sizes of axes that formulas are derived at, and others that what holds for any size holds at too.
+_PRIMES = (31, 37, 41, 43, 47, 53, 59, 61)
+#: A number less than this far from a size is said in its letter.
+_NEAR = 10
+_OTHERS = (83, 89, 97, 101, 103, 107, 109, 113)
 
 
 class _Class:
@@ -404,22 +411,17 @@ class _Class:
         doc = ['    """' + _escaped("; ".join(statements)), ""]
         if len(doc[0]) > WIDTH:
             doc = ['    """', *(p for s in statements for p in _indented(s, 4)), ""]
-        letters = _letters({n.label: n.shape for n in self.graph.leaves}) if self.general else {}
-        described = ", ".join(
-            f"{self.names[n.label]} {_lettered(n.shape, letters)}" for n in self.graph.leaves
-        )
-        out = f"{y} {_lettered(self.graph.out.shape, letters)}"
-        fixed = "" if self.general else " (these sizes only)"
-        doc += [*_indented(f"Shapes: {described} -> {out}{fixed}", 4), ""]
-        formulas: list[str] = []
-        for leaf in self.leaves:
-            if not self.form.calculus.reaches(self.graph.out, leaf.label):
-                continue
-            shown = self._documented().shown_gradient(leaf)
-            texts = [shown.text, *(f"where {w}" for w in shown.where)]
-            formulas += [t for t in (_in_letters(t, letters) for t in texts) if t not in formulas]
+        shapes, formulas = self._described(self.graph)
+        at = ""
+        if not self.general:
+            shapes += " (these sizes only)"
+        elif (shapes, formulas) != self._described(self._at(_OTHERS)):
+            # A number in the text is a size that no letter stands for: an example has no such thing.
+            shapes, formulas = self._described(read(self.program, self.pattern.__getitem__), {})
+            shapes, at = f"{shapes}, for example", " at these shapes"
+        doc += [*_indented(f"Shapes: {shapes}", 4), ""]
         if all(len(f) < 400 for f in formulas):
-            doc += ["    Gradients, in index notation:", ""]
+            doc += [f"    Gradients{at}, in index notation:", ""]
             for text in formulas:
                 doc += _indented(text, 8)
         else:
@@ -427,14 +429,36 @@ class _Class:
         doc.append('    """')
         return [*lines, *doc, ""]
 
-    def _documented(self) -> ClosedForm:
-        """The closed form as the docstring shows it, the upstream gradient called v."""
-        if self._docs is None:
-            self._docs = ClosedForm(self.graph, {}, np.zeros(()), exact=False)
-            self._docs.v_name = "v" if "v" not in self.names else self.v
-        return self._docs
+    def _at(self, primes: Sequence[int]) -> Graph:
+        """The graph at axes of other prime sizes."""
+        sizes = sorted({n for leaf in self.graph.leaves for n in leaf.shape if n in _PRIMES})
+        put = dict(zip(sizes, primes, strict=False))
+        shapes = {n.label: tuple(put.get(k, k) for k in n.shape) for n in self.graph.leaves}
+        return read(self.program, shapes.__getitem__)
 
-    _docs: ClosedForm | None = None
+    def _described(
+        self, graph: Graph, letters: Mapping[int, str] | None = None
+    ) -> tuple[str, list[str]]:
+        """The shapes and the gradients as the docstring shows them, the upstream gradient called v.
+
+        Sizes are in the letters of the inputs' axes.
+        """
+        if letters is None:
+            letters = _letters({n.label: n.shape for n in graph.leaves}) if self.general else {}
+        described = ", ".join(
+            f"{self.names[n.label]} {_lettered(n.shape, letters)}" for n in graph.leaves
+        )
+        out = f"{self.names[graph.out.label]} {_lettered(graph.out.shape, letters)}"
+        form = ClosedForm(graph, {}, np.zeros(()), exact=False)
+        form.v_name = "v" if "v" not in self.names else self.v
+        formulas: list[str] = []
+        for leaf in graph.leaves:
+            if leaf.integer or not form.calculus.reaches(graph.out, leaf.label):
+                continue
+            shown = form.shown_gradient(leaf)
+            texts = [shown.text, *(f"where {w}" for w in shown.where)]
+            formulas += [t for t in (_in_letters(t, letters) for t in texts) if t not in formulas]
+        return f"{described} -> {out}", formulas
 
     def _forward(self, saved: Sequence[Node]) -> list[str]:
         self.writer.like = self.names[self.graph.leaves[0].label]
@@ -779,26 +803,27 @@ def _lettered(shape: Shape, letters: Mapping[int, str]) -> str:
 
 
 def _in_letters(text: str, letters: Mapping[int, str]) -> str:
-    """A formula with the letters of sizes for the primes that stand for them."""
-    for prime, letter in letters.items():
-        text = re.sub(rf"(?<![\d.]){prime}(?![\d.])", letter, text)
-        text = re.sub(rf"(?<![\d.]){prime - 1}(?![\d.])", f"({letter} − 1)", text)
-    return text
+    """A formula with the letters of sizes for the numbers that came from them."""
+
+    def put(found: re.Match[str]) -> str:
+        said = _size(int(found[0]), letters).replace("*", "·").replace("-", "−")
+        return said if said.isalnum() else f"({said})"
+
+    return re.sub(r"(?<![\w.])\d+(?![\w.])", put, text)
 
 
 def _size(n: int, letters: Mapping[int, str]) -> str:
     """``N``, ``N - 1``, ``N*M``: a size in the letters of the inputs' sizes."""
-    if n in letters:
-        return letters[n]
-    parts = [letter for prime, letter in letters.items() if n % prime == 0]
-    if parts and math.prod(p for p in letters if n % p == 0) == n:
-        return "*".join(parts)
+    rest, factors = n, []
     for prime, letter in letters.items():
-        if n % prime == 0 and n // prime < 9:
-            return f"{n // prime}*{letter}"
+        while rest % prime == 0:
+            rest //= prime
+            factors.append(letter)
+    if factors and rest < _NEAR:
+        return "*".join([str(rest)] * (rest > 1) + factors)
     for prime, letter in letters.items():
-        if prime - 9 <= n < prime:
-            return f"{letter} - {prime - n}"
+        if 0 < abs(n - prime) < _NEAR:
+            return f"{letter} {'+' if n > prime else '-'} {abs(n - prime)}"
     return str(n)
 
 
