@@ -816,7 +816,7 @@ def _size(n: int, letters: Mapping[int, str]) -> str:
     """``N``, ``N - 1``, ``N*M``: a size in the letters of the inputs' sizes."""
     rest, factors = n, []
     for prime, letter in letters.items():
-        while rest % prime == 0:
+        while rest and rest % prime == 0:
             rest //= prime
             factors.append(letter)
     if factors and rest < _NEAR:
