@@ -136,3 +136,37 @@ def test_what_cannot_be_written() -> None:
         generate("1 + 1", "Made")
     with pytest.raises(GradexplainError):
         generate("x / z", "Made", {"q": (2,)})
+
+
+def test_a_class_for_some_sizes_refuses_others() -> None:
+    code = generate("x[[0, -1]]", "Ends", {"x": (3,)})
+    assert "Shapes: x (3,) -> y (2,) (these sizes only)" in code.source
+    made = loaded(code)
+    assert made.apply(torch.tensor([1.0, 2.0, 3.0])).tolist() == [1.0, 3.0]
+    with pytest.raises(ValueError, match=r"^x must have the shape \(3,\)$"):
+        made.apply(torch.ones(4))
+
+
+@pytest.mark.parametrize(
+    ("expression", "shapes", "lines"),
+    [
+        ("x.mean()", {"x": (2, 3)}, ["Shapes: x (N, M) -> y ()", "x.grad[j,l] = v/(N·M)"]),
+        ("x[1:]", {"x": (3,)}, ["Shapes: x (N,) -> y (N - 1,)"]),
+        # The output's sizes are no simple function of the input's.
+        (
+            "F.avg_pool2d(x, 2)",
+            {"x": (1, 1, 4, 4)},
+            [
+                "Shapes: x (1, 1, 4, 4) -> y (1, 1, 2, 2), for example",
+                "Gradients at these shapes, in index notation:",
+                "x.grad[0,0,n,b] = v[0,0,⌊n/2⌋,⌊b/2⌋]/4",
+            ],
+        ),
+    ],
+)
+def test_docstrings_hold_at_other_sizes(
+    expression: str, shapes: dict[str, tuple[int, ...]], lines: list[str]
+) -> None:
+    source = generate(expression, "Made", shapes).source
+    for line in lines:
+        assert f"    {line}\n" in source
