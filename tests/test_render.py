@@ -267,10 +267,10 @@ Jacobian  J = ∂y/∂input: a row for each element
   of y, a column for the input's
   δ(i,j) is 1 where i = j, else 0
 
-  ∂y[i,k]/∂x[j,l] = (δ(i,j)·s[k]
-      − x[i,k])·δ(k,l)/s[k]²
-    one dense block for each column; i, j
-        = 0…2; k, l = 0…1
+  ∂y[i,k]/∂x[j,l] =
+      (δ(i,j)·s[k] − x[i,k])·δ(k,l)/s[k]²
+    one dense block for each column; i, j = 0…2;
+      k, l = 0…1
     where s[k] = Σ_p x[p,k]
 
             x[0,0]      x[0,1]  x[1,0]      x[1,1]
@@ -447,6 +447,7 @@ def test_json_document() -> None:
         "value": [1, 2, 3],
         "given": False,
         "wanted": True,
+        "integer": False,
     }
     assert document["jacobian"]["b"] == {
         "formula": "∂y[i]/∂b[j] = 4·b[i]·δ(i,j)",
@@ -494,7 +495,8 @@ def test_json_layout() -> None:
       "shape": [3],
       "value": [1.0, 2.0, 3.0],
       "given": false,
-      "wanted": true
+      "wanted": true,
+      "integer": false
     }
   },
   "forward": [
@@ -504,7 +506,8 @@ def test_json_layout() -> None:
       "inputs": ["3", "a"],
       "expression": "3*a",
       "shape": [3],
-      "value": [3.0, 6.0, 9.0]
+      "value": [3.0, 6.0, 9.0],
+      "part_of": null
     }
   ],
   "jacobian": {},

