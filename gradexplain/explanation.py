@@ -183,7 +183,11 @@ class Difference:
 
 @dataclass(slots=True)
 class Check:
-    """``status`` is agree, convention, mismatch, skipped or failed (PyTorch could not be asked)."""
+    """``status`` is agree, convention, mismatch, skipped or failed.
+
+    It failed where PyTorch could not be asked or, with ``differences``, where nothing else has a
+    number to hold against PyTorch's; ``reason`` says so.
+    """
 
     status: str
     dtype: str

@@ -65,6 +65,11 @@ from gradexplain.values import ONES, Value, as_array, bind
 #: H is computed whole for up to this many elements of the inputs together; beyond, H·u is checked.
 WHOLE = 32
 
+#: A difference quotient that is to bear a second derivative out: how many binary digits its step is
+#: below the point (with digits to spare, and in float64), and how near it must come.
+_FINE, _COARSE = 45, 20
+_NEAR = 1e-4
+
 
 @dataclass(slots=True)
 class Block(Formula):
@@ -281,6 +286,10 @@ class _Making:
             self.refused = ""
         self.singular = singular_nodes(run.graph, run.chain, list(problem.wanted))
         self.borders = borders(run)
+        # Whether PyTorch has nan where there is a second derivative, and one side's of two.
+        self.undefined = self.corner = False
+        # Whether the closed form has nan where PyTorch has a number: nothing checks that number.
+        self.broken = False
         # What PyTorch's own derivatives may be off by, where they are coarser than rounding.
         operations = [node.op for node in run.graph.nodes if node.op is not None]
         self.coarse = agreement.coarseness(operations, order=2)
@@ -372,7 +381,62 @@ class _Making:
                 block.tolerance,
                 exact_bound,
             )
+            if block.verdict == "mismatch" and torch is not None:
+                agreed = block.chain_rule, exact_bound
+                if not agreement.differs(block.value, *agreed).any() and self._stands(a, b, block):
+                    block.verdict = "convention"
+            if block.verdict == "convention" and torch is not None:
+                self.broken |= bool((np.isnan(block.value) & np.isfinite(torch)).any())
         return block
+
+    def _stands(self, a: Node, b: Node, block: Block) -> bool:
+        """Whether ``(∂L/∂a(b ± h) − ∂L/∂a(b))/h`` bears the closed form out where PyTorch differs.
+
+        A limit is taken from both sides.  Where PyTorch has nan the closed form must be a limit, and
+        where PyTorch has a number the two limits must be the two routes' numbers: a corner.
+        """
+        assert block.value is not None and block.torch is not None and block.tolerance is not None
+        wrong = agreement.differs(block.value, block.torch, block.tolerance)
+        places = np.argwhere(wrong)
+        columns = {tuple(place[len(a.shape) :].tolist()) for place in places}
+        limits = {column: self._quotients(a, b, column) for column in columns}
+        for place in places:
+            row, column = tuple(place[: len(a.shape)]), tuple(place[len(a.shape) :].tolist())
+            ours, theirs = block.value[tuple(place)], block.torch[tuple(place)]
+            before, after = (side[row] for side in limits[column])
+            if not np.isfinite(ours) or not np.isfinite([before, after]).all():
+                return False
+            near = [abs(limit - ours) <= _NEAR * (1 + abs(ours)) for limit in (before, after)]
+            if np.isnan(theirs):
+                if not all(near):
+                    return False
+                self.undefined = True
+                continue
+            other = after if near[0] else before
+            if not any(near) or all(near) or abs(other - theirs) > _NEAR * (1 + abs(theirs)):
+                return False
+            self.corner = True
+        return True
+
+    def _quotients(self, a: Node, b: Node, column: tuple[int, ...]) -> tuple[Array, Array]:
+        """The difference quotients of the gradient by ``b[column]`` from below and from above."""
+        form = self.run.closed
+
+        size = max(1.0, abs(float(self.problem.values[b.label][column])))
+        h = math.ldexp(1.0, math.frexp(size)[1] - (_FINE if form.exact else _COARSE))
+
+        def gradient(step: float) -> Any:
+            moved = np.array(self.problem.values[b.label], dtype=np.float64)
+            moved[column] += step
+            values = {**self.problem.values, b.label: moved}
+            there = ClosedForm(
+                self.run.graph, values, self.problem.v, exact=form.exact, formulas=form
+            )
+            return there.gradient_value(a)[0]
+
+        with np.errstate(all="ignore"):
+            below, here, above = gradient(-h), gradient(0.0), gradient(h)
+            return to_float((here - below) / h), to_float((above - here) / h)
 
     def _bound(self, size: Any, value: Array, dtype: str) -> Array:
         return agreement.bound(size, value, self.problem.v, dtype)
@@ -547,6 +611,10 @@ class _Making:
                     product.value, product.chain_rule, product.torch, product.tolerance,
                     self._bound(size, product.value, "float64"),
                 )  # fmt: skip
+                row = {block.verdict for block in self.hessian.blocks.values()
+                       if block.row == leaf.label}  # fmt: skip
+                if product.verdict == "mismatch" and "convention" in row and "mismatch" not in row:
+                    product.verdict = "convention"  # its numbers are H's, which are accounted for
             self.hessian.products[leaf.label] = product
 
     def _product_titles(self, shown: Shown, leaf: Node) -> tuple[str, str]:
@@ -579,6 +647,12 @@ class _Making:
             if worse in verdicts:
                 status = worse
         reason = self.refused
+        if self.broken and status == "convention":
+            status = "failed"
+            reason = (
+                "the closed form meets 0/0 or 0·inf at this point and has no number there; "
+                "PyTorch's numbers stand alone"
+            )
         if status == "convention" and all(map(self._by_kernel, self.differences)):
             reason = agreement.COARSE
         return Check(
@@ -588,7 +662,7 @@ class _Making:
     def _notes(self) -> None:
         h = self.hessian
         kinks = [point.node for point in self.singular if point.node.op and point.node.op.kink]
-        if kinks:
+        if kinks and not self.broken:
             names = list(dict.fromkeys(node.op.name for node in kinks if node.op))
             h.notes.append(
                 Note(
@@ -608,6 +682,23 @@ class _Making:
                     "changes: its second derivative may differ on the two sides, and PyTorch takes "
                     "that of the side on which its backward stands.",
                     {"nodes": [node.label], "index": list(index)},
+                )
+            )
+        if self.undefined:
+            h.notes.append(
+                Note(
+                    "second-order artefact",
+                    "The second derivative exists, and the difference quotients of the gradient "
+                    "tend to the closed form's number: PyTorch's nan is an artefact of its double "
+                    "backward, which meets 0/0 or 0·inf here.",
+                )
+            )
+        if self.corner:
+            h.notes.append(
+                Note(
+                    "second-order kink",
+                    "The gradient has a corner here: its difference quotients tend to the closed "
+                    "form's number on one side and to PyTorch's on the other.",
                 )
             )
         if not self.asked.whole:

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sympy
 import torch
 from conftest import sample
 
 import gradexplain
 from gradexplain.cli import main
 from gradexplain.errors import UnsupportedError
+from gradexplain.formula.functions import PRIMITIVES, Nonzero, SincSlope, mp, sinc
 from gradexplain.ops import all_ops
 
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -304,3 +306,57 @@ def test_determinants(expression: str) -> None:
     found = gradexplain.hessian(expression, at={"x": [[2.0, 0.5, 1], [0.5, 1, 3], [1, 4, 20]]})
     assert found.check is not None
     assert found.check.status == "agree"
+
+
+def test_a_removable_singularity_has_its_second_derivative() -> None:
+    """sinc''(0) = −π²/3; PyTorch's double backward has nan there, which is no mismatch."""
+    found = gradexplain.hessian("sinc(x).sum()", at={"x": [0.0, 1.0, 1e-30]}, check=False)
+    assert found.matrix is not None
+    np.testing.assert_allclose(np.diag(found.matrix), [-(np.pi**2) / 3, 2, -(np.pi**2) / 3])
+    checked = gradexplain.hessian("sinc(x)", at={"x": 0.0}, vector=2.0)
+    assert checked.check is not None
+    assert checked.check.status == "convention"
+    assert np.isnan(checked.blocks["x", "x"].torch)  # type: ignore[arg-type]
+    np.testing.assert_allclose(checked.products["x"].value, -2 * np.pi**2 / 3)
+    assert [note.kind for note in checked.notes] == ["second-order artefact", "stationary"]
+
+
+@pytest.mark.parametrize("x", [-2.5, -0.7, 1e-3, 0.999, 1.001, 40.25])
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_derivatives_of_sinc(x: float, order: int) -> None:
+    """Both kernels and the written formula, against the integral of cos(πxt) over t in (0, 1)."""
+    wave = mp.quad(
+        lambda t: (mp.pi * t) ** order * mp.cos(mp.pi * x * t + order * mp.pi / 2),
+        mp.linspace(0, 1, 60),
+    )
+    kernel = PRIMITIVES["sinc_slope"]
+    assert kernel.exact is not None and kernel.numpy is not None
+    assert abs(kernel.exact(mp.mpf(order), mp.mpf(x), mp.nan) - wave) < 1e-30
+    np.testing.assert_allclose(kernel.numpy(float(order), x, np.nan), float(wave), rtol=1e-15)
+    z = sympy.Symbol("z", real=True)
+    written = SincSlope(order, z, sinc(z)).written()
+    exact = sympy.Rational(x)
+    value = (
+        written.replace(Nonzero, lambda a: a)
+        .subs(z, exact)
+        .replace(sinc, lambda a: sympy.sin(sympy.pi * a) / (sympy.pi * a))
+    )
+    assert abs(sympy.N(value, 40) - sympy.Float(str(wave), 40)) < 1e-30
+
+
+def test_a_corner_of_the_gradient_is_a_convention() -> None:
+    """huber's gradient has a corner at delta: each route takes a side."""
+    found = gradexplain.hessian("F.huber_loss(x, y)", at={"x": 1.0, "y": 0.0})
+    assert found.check is not None
+    assert found.check.status == "convention"
+    assert found.blocks["x", "x"].value == 1
+    assert found.blocks["x", "x"].torch == 0
+    assert "second-order kink" in [note.kind for note in found.notes]
+
+
+def test_what_the_closed_form_cannot_compute_is_not_called_a_convention() -> None:
+    found = gradexplain.hessian("det(x)", at={"x": [[1.0, 2.0], [2.0, 4.0]]})
+    assert found.check is not None
+    assert found.check.status == "failed"
+    assert "not checked: the closed form meets 0/0" in str(found)
+    assert not any("no second derivative" in note.text for note in found.notes)

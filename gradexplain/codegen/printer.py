@@ -19,7 +19,7 @@ from sympy.logic.boolalg import And, Not, Or
 
 from gradexplain.errors import UnsupportedError
 from gradexplain.formula.calculus import indices_of, label_of
-from gradexplain.formula.functions import Bracket, Cases, Nonzero, RecordFunction, log0
+from gradexplain.formula.functions import Bracket, Cases, Nonzero, RecordFunction, SincSlope, log0
 from gradexplain.routes.pytorch import function_of
 
 _ADD, _MUL, _NEG, _POWER, _ATOM = range(5)
@@ -131,6 +131,8 @@ class Printer:
         if isinstance(e, Nonzero):
             text = self.tensor(e.args[0], frame)
             return f"torch.where({text} == 0, math.inf, {text})", _ATOM
+        if isinstance(e, SincSlope):
+            return self._show(e.written(), frame)
         if isinstance(e, log0):
             text = self.tensor(e.args[0], frame)
             return f"torch.where({text} == 0, 1.0, {text}).log()", _ATOM

@@ -350,8 +350,57 @@ class sinc(sympy.Function):
     is_real = True
 
     def fdiff(self, argindex: int = 1) -> Any:
-        x = self.args[0]
-        return (sympy.cos(sympy.pi * x) - self) / Nonzero(x)
+        return SincSlope(1, self.args[0], self)
+
+
+class SincSlope(sympy.Function):
+    """The ``n``-th derivative of ``y = sinc(x)``, with its limit at 0; arguments ``(n, x, y)``.
+
+    `written` has the limit nowhere: it is what a person writes, and ``0/0`` at 0.
+    """
+
+    nargs = 3
+    is_real = True
+
+    def fdiff(self, argindex: int = 1) -> Any:
+        n, x, y = tuple(self.args)
+        if argindex == 3:
+            return sympy.S.Zero  # y is there to be printed: the value is a function of x
+        if argindex == 1:
+            raise sympy.core.function.ArgumentIndexError(self, argindex)
+        return SincSlope(n + 1, x, y)
+
+    def written(self) -> Any:
+        """From ``x·sinc(x) = sin(πx)/π``, differentiated n times."""
+        order = int(self.args[0])
+        x: Any = self.args[1]
+        slope: Any = self.args[2]
+        for n in range(1, order + 1):
+            wave = sympy.pi ** (n - 1) * sympy.sin(sympy.pi * x + n * sympy.pi / 2)
+            slope = sympy.expand(wave * x ** (n - 1)) - n * slope
+        return slope / Nonzero(x) ** order
+
+
+def _sinc_slope(n: Any, x: Any, _: Any) -> Any:
+    return _vectorised(lambda n, x: float(_exact_sinc_slope(n, mp.mpf(x), x)))(n, x)
+
+
+def _exact_sinc_slope(n: Any, x: Any, _: Any) -> Any:
+    """The Taylor series about 0, and away from it the recurrence, which divides by ``x^n``."""
+    n = int(n)
+    if not mp.isfinite(x):
+        return mp.zero if mp.isinf(x) else mp.nan
+    if abs(x) >= 1:
+        slope = mp.sincpi(x)
+        for k in range(1, n + 1):
+            turn = (mp.sinpi, mp.cospi, lambda a: -mp.sinpi(a), lambda a: -mp.cospi(a))[k % 4]
+            slope = (mp.pi ** (k - 1) * turn(x) - k * slope) / x
+        return slope
+    total = mp.zero
+    for k in range((n + 1) // 2, 40):
+        factor = mp.ff(2 * k, n) / mp.factorial(2 * k + 1)
+        total += (-1) ** k * mp.pi ** (2 * k) * factor * mp.power(x, 2 * k - n)
+    return total
 
 
 class log0(sympy.Function):
@@ -408,6 +457,7 @@ PRIMITIVES: Mapping[str, Primitive] = {
         lambda n, a: _exact_polygamma(n, a),
     ),
     "sinc": Primitive(sinc, np.sinc, lambda a: mp.one if a == 0 else mp.sincpi(a)),
+    "sinc_slope": Primitive(SincSlope, _sinc_slope, _exact_sinc_slope),
     "log0": Primitive(
         log0, lambda a: np.log(np.where(a == 0, 1.0, a)), lambda a: _exact_log(a) if a else mp.zero
     ),

@@ -28,6 +28,7 @@ from gradexplain.formula.functions import (
     Modulo,
     Nonzero,
     RecordFunction,
+    SincSlope,
 )
 
 #: Letters for the axes of the output, of the input, and for bound indices, in order of use.
@@ -269,6 +270,8 @@ class TextPrinter:
             return self._total(e), _MUL
         if isinstance(e, Nonzero):
             return self._show(e.args[0])
+        if isinstance(e, SincSlope):
+            return self._show(e.written())
         if isinstance(e, Cases):
             pieces = [(self(v), "" if c is sympy.true else self.condition(c)) for v, c in e.args]
             return self.cases(pieces), _ATOM

@@ -369,7 +369,8 @@ def conclusion(page: Page, check: Check, of: str = "gradients") -> None:
         "convention": f"convention: {check.reason or CHOICE} ({check.dtype}{bound}).",
         "mismatch": f"MISMATCH: the routes give different {of} ({check.dtype}{bound}).",
         "skipped": "skipped: the closed form and the chain rule were not checked against PyTorch.",
-        "failed": "not checked: PyTorch could not be asked.",
+        # Differences are there only if it was asked.
+        "failed": "not checked:" + " PyTorch could not be asked." * (not check.differences),
     }
     word, colon, rest = words.get(check.status, check.status).partition(":")
     page.add(
