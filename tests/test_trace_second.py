@@ -155,3 +155,19 @@ def test_only_the_second_call_is_wanted(tmp_path: Path) -> None:
     assert [call.index for call in found.calls] == [2]
     x = torch.tensor(found.calls[0].inputs["x"].value)
     np.testing.assert_allclose(found.calls[0].gradients["x"].value, 2 * (2 * x).exp())
+
+
+def test_the_verdict_says_which_steps_were_compared(tmp_path: Path) -> None:
+    """A second pass takes other steps than PyTorch's: they are compared where both meet again."""
+    text = START + (
+        "y = F.linear(x, w).tanh().sum()\n"
+        "(g,) = torch.autograd.grad(y, x, create_graph=True)\n"
+        "((g.norm(dim=1) - 1) ** 2).mean().backward()\n"
+    )
+    first, second = traced(script(tmp_path, text)).calls
+    assert first.compared == first.contributions > 0
+    assert 0 < second.compared < second.contributions
+    page = " ".join(str(second).split())
+    assert "at every step" not in page
+    both = f"the {second.compared} of {second.contributions} steps that both take"
+    assert f"the same gradients, and the same contributions in {both} (float64" in page

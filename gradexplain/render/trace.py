@@ -418,7 +418,10 @@ def _conclusion(page: Page, x: TracedCall) -> None:
         bound = f", largest difference allowed {numbers.number(check.tolerance, 2)}"
     closed = any(g.text for g in x.gradients.values())
     who = "the closed form, the chain rule and PyTorch" if closed else "the chain rule and PyTorch"
-    where = "" if closed else " at every step"
+    where = "" if closed or not x.compared else " at every step"
+    if where and x.compared < x.contributions:
+        both = f"the {x.compared} of {x.contributions} steps that both take"
+        where = f", and the same contributions in {both}"
     own = ""
     if x.unchecked:
         total = x.checked + x.unchecked

@@ -104,6 +104,10 @@ class TracedCall(Explanation):
     #: How many operations of the backward pass were held against their formula, how many have none.
     checked: int = 0
     unchecked: int = 0
+    #: How many contributions the steps with a formula make, and how many of them were compared with
+    #: what PyTorch sent: the rest count in the gradients alone.
+    contributions: int = 0
+    compared: int = 0
 
     def to_dict(self, precision: int | None = None) -> dict[str, Any]:
         """The JSON document ``gradexplain/trace/1`` of this call."""
@@ -490,7 +494,9 @@ class _Explainer:
         up = self.upstream.get(output)
         real = operation.sent.get(number) if operation.id not in self.indirect else None
         shown = self._settled(pair, real, number)
-        if not opaque and real is not None:
+        self.explanation.contributions += not opaque
+        if not opaque and real is not None and real.shape == shown.shape:
+            self.explanation.compared += self.checkable
             difference = self._compare(operation, number, pair, real)
             if difference is not None:
                 self.differences.append(difference)
@@ -538,8 +544,6 @@ class _Explainer:
         if not self.checkable:
             return None
         found = clean(pair)
-        if found.shape != real.shape:
-            return None
         return agreement.worst(
             self.labels[number], (f"{operation.name} by its formula", "PyTorch"), found, real,
             self._tolerance(pair, found),
