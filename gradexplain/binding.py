@@ -8,6 +8,7 @@ a number stands for a tensor of shape ``()``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,32 @@ from gradexplain.graph import Ref
 from gradexplain.ops.base import Op, Parameter
 
 #: NumPy's names for PyTorch's arguments.
-_SYNONYMS = {"axis": "dim", "keepdims": "keepdim", "x": "input", "x1": "input", "x2": "other"}
+_SYNONYMS = {"axis": "dim", "keepdims": "keepdim", "x": "input", "x1": "input", "x2": "other",
+             "axis0": "dim0", "axis1": "dim1"}  # fmt: skip
 
 #: Arguments of PyTorch that change nothing here when they are None or False.
 _IGNORED = {"dtype": None, "out": None, "inplace": False, "layout": None, "device": None,
-            "memory_format": None, "requires_grad": None, "pin_memory": None}  # fmt: skip
+            "memory_format": None, "requires_grad": None, "pin_memory": None, "size_average": None, "reduce": None,
+            "_stacklevel": 3}  # fmt: skip
 
 _WORDS = {
     "int": "an integer", "float": "a number", "bool": "True or False", "str": "a string",
-    "Tensor": "a tensor", "FixedTensor": "a tensor", "IntTensor": "a tensor of integers", "Index": "a subscript",
+    "Tensor": "a tensor", "IntTensor": "a tensor of integers", "Index": "a subscript",
 }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Dtype:
+    """``torch.float64`` as an argument; ``own`` if the whole run has it."""
+
+    path: str
+    own: bool
+
+    def refused(self) -> UnsupportedError:
+        return UnsupportedError(
+            f"`{self.path}` is not supported: the dtype is chosen for the whole run",
+            remedy="use --dtype float64 or --dtype float32",
+        )
 
 
 def bind(
@@ -56,6 +73,11 @@ def bind(
             given = []
         else:
             values[parameter.name] = given.pop(0)
+    # After the others come inplace= (the value is the same) or dtype=.
+    if len(given) == 1 and (
+        isinstance(given[0], Dtype) or (op.inplace and isinstance(given[0], bool))
+    ):
+        kwargs = {**kwargs, "dtype" if isinstance(given[0], Dtype) else "inplace": given.pop()}
     if given:
         raise InputError(
             f"{op.name}() takes {_count(len(positional))}, found {len(args)}",
@@ -65,6 +87,12 @@ def bind(
     for key, value in kwargs.items():
         name = key if key in names else _SYNONYMS.get(key, key)
         if name not in names:
+            if key == "dtype" and isinstance(value, Dtype):
+                if value.own:
+                    continue
+                raise value.refused()
+            if key == "inplace" and op.inplace and isinstance(value, bool):
+                continue
             if key in _IGNORED:
                 if value is None or value == _IGNORED[key]:
                     continue
@@ -234,4 +262,6 @@ def signature(op: Op) -> str:
             pieces.append("*")
             starred = True
         pieces.append(p.name if p.required else f"{p.name}={p.default!r}")
+    if op.inplace:
+        pieces.append("inplace=False")
     return f"{op.name}({', '.join(pieces)})"

@@ -581,7 +581,7 @@ def _bound(program: Program, request: Request) -> tuple[Graph, dict[str, Array]]
             return given[name].shape
         return tuple(request.shapes.get(name, example))
 
-    graph = read(program, shape_of, given.get)
+    graph = read(program, shape_of, given.get, request.dtype)
     leaves = {node.label: node for node in graph.leaves}
     for name in (*request.at, *request.shapes):
         if name not in leaves:

@@ -185,7 +185,7 @@ class Difference:
 class Check:
     """``status`` is agree, convention, mismatch, skipped or failed.
 
-    It failed where PyTorch could not be asked or, with ``differences``, where nothing else has a
+    It failed where PyTorch could not be asked or refused or, with ``differences``, where nothing else has a
     number to hold against PyTorch's; ``reason`` says so.
     """
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.binding import bind, is_regular
+from gradexplain.binding import Dtype, bind, is_regular
 from gradexplain.errors import GradexplainError, InputError, Span, UnsupportedError
 from gradexplain.graph import Builder, Graph, NamedNumber, Node, Ref
 from gradexplain.ops import Op, all_spellings, by_spelling
@@ -52,6 +52,9 @@ _CONSTANTS = {
     "nan": math.nan, "tau": math.tau,
 }  # fmt: skip
 
+#: PyTorch's shorter names of dtypes.
+_ALSO = {"double": "float64", "float": "float32"}
+
 #: What draws random numbers.
 _RANDOM = {"rand", "randn", "randint", "randperm", "bernoulli", "multinomial", "normal", "dropout",
            "uniform", "poisson", "dropout1d", "dropout2d", "alpha_dropout", "empty"}  # fmt: skip
@@ -64,14 +67,16 @@ def read(
     program: Program,
     shape_of: Callable[[str], Shape],
     value_of: Callable[[str], Any] = lambda name: None,
+    dtype: str = "float64",
 ) -> Graph:
     """The graph of ``program``.
 
     ``shape_of(name)`` is the shape of an input; ``value_of(name)`` its value where the caller gave
-    one, which matters only for an input that is used as an index.  Raises `InputError` and
+    one, which matters only for an input that is used as an index; ``dtype`` is the one that an
+    argument ``dtype=`` may name.  Raises `InputError` and
     `UnsupportedError`, each with its place.
     """
-    return _Reader(program, shape_of, value_of).graph()
+    return _Reader(program, shape_of, value_of, dtype).graph()
 
 
 @dataclass(slots=True)
@@ -79,6 +84,7 @@ class _Reader:
     program: Program
     shape_of: Callable[[str], Shape]
     value_of: Callable[[str], Any]
+    dtype: str = "float64"
     builder: Builder = field(init=False)
     names: dict[str, Any] = field(default_factory=dict)
 
@@ -281,13 +287,7 @@ class _Reader:
                 if module == "torch" and last.startswith(
                     ("float", "int", "bool", "double", "long")
                 ):
-                    raise self._error(
-                        UnsupportedError(
-                            f"`{path}` is not supported: the dtype is chosen for the whole run",
-                            remedy="use --dtype float64 or --dtype float32",
-                        ),
-                        self._span(node),
-                    )
+                    return Dtype(path, _ALSO.get(last, last) == self.dtype)
                 raise self._error(
                     InputError(f"`{path}` is a function", remedy=f"call it, as in `{path}(x)`"),
                     self._span(node),
@@ -362,12 +362,32 @@ class _Reader:
             shape = self.builder.nodes[args[0].id].shape
             return shape[0] if shape else 1
         if name in ("tensor", "as_tensor", "Tensor", "array", "asarray") and not method:
-            return self._literal(args, place)
+            return self._literal(args, place, kwargs.get("dtype"))
         if not records:
             raise self._error(_unknown(name, "a method" if method else "a function", path), where)
         if name in ("requires_grad_", "requires_grad"):
             return args[0]
-        return self._apply_any(records, args, kwargs, place)
+        result = self._apply_any(records, args, kwargs, place)
+        if kwargs.get("inplace") is True or (records[0].inplace and args[-1] is True):
+            self._changed(args[0], result, place)
+        return result
+
+    def _changed(self, old: Any, new: Ref, place: Span) -> None:
+        """``inplace=True``: from here on, the names of ``old`` are those of ``new``."""
+        node = self.builder.nodes[old.id] if isinstance(old, Ref) else None
+        if node is None or node.op is None or node.op.moves:
+            what = "an input" if node is None or node.op is None else "a view of another tensor"
+            raise self._error(
+                UnsupportedError(
+                    f"inplace=True of {what} is not supported"
+                    + (": PyTorch refuses to change a leaf in place" if "input" in what else ""),
+                    remedy="leave it out, and give the result a name",
+                ),
+                place,
+            )
+        for name, value in self.names.items():
+            if value == old:
+                self.names[name] = new
 
     def _is_module(self, path: str | None) -> bool:
         if path is None:
@@ -408,6 +428,11 @@ class _Reader:
                 return len(shape)
             case "numel" | "nelement":
                 return math.prod(shape)
+            case "to" if len(node.args) == 1 and not node.keywords:
+                wanted = self.value(node.args[0])
+                if isinstance(wanted, Dtype) and not wanted.own:
+                    raise self._error(wanted.refused(), self._span(node.args[0]))
+                return owner if isinstance(wanted, Dtype) else _NOTHING
             case "clone" | "contiguous" | "double" | "float" | "requires_grad_" | "cpu":
                 return owner
         return _NOTHING
@@ -476,7 +501,10 @@ class _Reader:
                 )
         return self.builder.constant(value, place, integer=integer)
 
-    def _literal(self, args: list[Any], place: Span) -> Any:
+    def _literal(self, args: list[Any], place: Span, dtype: Any = None) -> Any:
+        whole = isinstance(dtype, Dtype) and dtype.path.rpartition(".")[2] in ("int64", "long")
+        if isinstance(dtype, Dtype) and not dtype.own and not whole:
+            raise self._error(dtype.refused(), place)
         if len(args) == 1 and isinstance(args[0], Ref):
             return args[0]
         if len(args) != 1 or not isinstance(args[0], (list, tuple, int, float)):
@@ -486,7 +514,7 @@ class _Reader:
                 isinstance(p, Ref) for p in _flat(args[0])
             ):
                 return self._apply(by_spelling("torch.stack")[0], args, place)
-            return self._constant(args[0], place)
+            return self._constant(args[0], place, whole)
         except GradexplainError as error:
             raise self._error(error, place) from None
 

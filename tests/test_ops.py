@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -480,3 +481,90 @@ def test_a_coarse_kernel_of_pytorch_is_named_and_the_tolerance_stays() -> None:
     # Twenty times the kernel's error would be a mistake.
     difference = dataclasses.replace(x.check.differences[0], values=(1 / 6, 1 / 6 + 1e-7))
     assert not by_kernel(difference, 3e-8, "float64")
+
+
+WEIGHTED = [
+    f"F.{loss}, {'' if 'soft' in loss else 'weight=w, '}reduction='{reduction}'{more})"
+    for reduction in ("none", "sum", "mean")
+    for loss, more in (
+        ("nll_loss(x, [2, 0, 1, 2]", ""),
+        ("nll_loss(x, [2, 0, 1, 2]", ", ignore_index=1"),
+        ("cross_entropy(x, [2, 0, 1, 2]", ""),
+        ("cross_entropy(x, [2, 0, 1, 2]", ", ignore_index=1, label_smoothing=0.25"),
+        ("binary_cross_entropy(x, t", ""),
+        ("soft_margin_loss(x, w", ""),
+    )
+]
+
+
+@pytest.mark.parametrize("text", WEIGHTED)
+def test_what_pytorch_refuses_to_differentiate_is_right_and_said_to_be_unchecked(
+    text: str,
+) -> None:
+    """By the weights of classes: held against central differences of PyTorch's own values."""
+    source = np.random.default_rng(0)
+    at = {"x": source.uniform(0.1, 0.9, (4, 3)), "w": source.uniform(0.5, 2, 3)}
+    if "x, t" in text:
+        at["t"] = source.uniform(0, 1, (4, 3))
+    v = source.uniform(
+        -1, 1, () if "none" not in text else (4, 3) if "t" in at or "soft" in text else 4
+    )
+    x = gradexplain.explain(text, at=at, grad=v)
+    assert x.check is not None
+    assert x.check.status == "failed"
+    assert x.check.reason.startswith("PyTorch itself refuses to differentiate this: ")
+
+    def value(w: Any) -> float:
+        call = text.replace("[2, 0, 1, 2]", "torch.tensor([2, 0, 1, 2])")
+        if "binary" in text:
+            call = call.replace("weight=w", "weight=w.expand(4, 3)")
+        call = call.replace("(x, w,", "(x, w.expand(4, 3),")
+        names = {name: torch.tensor(array) for name, array in at.items()} | {"w": torch.tensor(w)}
+        names |= {"F": torch.nn.functional, "torch": torch}
+        return float((eval(call, names).numpy() * v).sum())
+
+    slope = [(value(at["w"] + h) - value(at["w"] - h)) / 2e-5 for h in np.eye(3) * 1e-5]
+    assert np.allclose(x.gradients["w"].value, slope, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("x.sum(dtype=torch.float64)", "x.sum()"),
+        ("torch.softmax(x, 0, torch.double)", "torch.softmax(x, 0)"),
+        ("F.softmax(x, dim=0, _stacklevel=3)", "torch.softmax(x, 0)"),
+        ("torch.tensor([1, 2], dtype=torch.float64)*x", "torch.tensor([1, 2])*x"),
+        ("x[torch.tensor([1, 0], dtype=torch.long)]*x", "x[[1, 0]]*x"),
+        ("x.to(torch.float64)**2", "x**2"),
+        ("F.relu(x, False)", "F.relu(x)"),
+        ("F.elu(2*x, 1.5, True)", "F.elu(2*x, 1.5)"),
+        ("h = x - 1; k = F.relu(h, inplace=True); h*k", "h = F.relu(x - 1); h*h"),
+        ("F.dropout(x, training=False)", "1*x"),
+        ("x.reshape(1, 2).swapaxes(axis0=0, axis1=1)", "x.reshape(1, 2).T"),
+        ("F.mse_loss(x, 3*x, size_average=None, reduce=None)", "F.mse_loss(x, 3*x)"),
+        ("linalg.pinv(x.outer(x) + eye(2), 1e-15, True)", "inverse(x.outer(x) + eye(2))"),
+    ],
+)
+def test_other_forms_of_a_call_are_the_same(text: str, same: str) -> None:
+    at = {"x": np.array([0.5, 1.75])}
+    shape = gradexplain.explain(same, at=at, grad=ONES).output.shape
+    v = np.random.default_rng(1).uniform(-1, 1, shape)
+    one, other = (gradexplain.explain(t, at=at, grad=v) for t in (text, same))
+    assert one.check is not None
+    assert one.check.status == "agree"
+    assert one.output.value == pytest.approx(other.output.value, rel=1e-12)
+    assert one.gradients["x"].value == pytest.approx(other.gradients["x"].value, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x.sum(dtype=torch.float32)", "`torch.float32` is not supported: the dtype is chosen"),
+        ("F.relu(x, inplace=True)", "inplace=True of an input is not supported: PyTorch refuses"),
+        ("h = 2*x; F.relu(h[0], inplace=True) + h", "inplace=True of a view of another tensor"),
+        ("F.dropout(x)", "dropout is not supported: it is random"),
+    ],
+)
+def test_forms_that_would_change_the_numbers_are_refused(text: str, message: str) -> None:
+    with pytest.raises(GradexplainError, match=re.escape(message)):
+        gradexplain.explain(text, at={"x": np.array([0.5, 1.75])}, grad=ONES)

@@ -384,7 +384,11 @@ Verdict
             "",
             "skipped: the closed form and the chain rule were not checked against PyTorch.",
         ),
-        ("failed", "No module named torch.", "not checked: PyTorch could not be asked. No module"),
+        (
+            "failed",
+            "PyTorch could not be asked: it is not installed",
+            "not checked: PyTorch could not be asked: it is not installed. The closed form",
+        ),
     ],
 )
 def test_other_verdicts(status: str, reason: str, expected: str) -> None:

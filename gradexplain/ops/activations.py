@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradexplain.errors import InputError
+from gradexplain.errors import InputError, UnsupportedError
 from gradexplain.ops.base import Coarse, Op, Shape, normal_dim, register, show_shape
 from gradexplain.ops.kernels import softmax
 from gradexplain.ops.reductions import SOFTMAX, same_but
@@ -15,18 +15,18 @@ _FAMILY = "activation"
 # -- rectifiers ----------------------------------------------------------------------------------
 
 register(Op(
-    "relu(Tensor input)", _FAMILY, formula="input if input > 0 else 0", named=True,
+    "relu(Tensor input, bool inplace=False)", _FAMILY, formula="input if input > 0 else 0", named=True,
     singular=("input == 0",), kink="relu'(0) = 0, as PyTorch", homes="torch Tensor F",
     samples=("relu(x[2,3] - 3.5)",),
 ))
 register(Op(
-    "relu6(Tensor input)", _FAMILY, named=True, homes="F",
+    "relu6(Tensor input, bool inplace=False)", _FAMILY, named=True, homes="F",
     formula="0 if input <= 0 else input if input < 6 else 6",
     singular=("input == 0 or input == 6",), kink="relu6 has the slope 0 at 0 and at 6, as PyTorch",
     samples=("F.relu6(x[3,3] - 2.5)",),
 ))
 register(Op(
-    "leaky_relu(Tensor input, float negative_slope=0.01)", _FAMILY, named=True, homes="F",
+    "leaky_relu(Tensor input, float negative_slope=0.01, bool inplace=False)", _FAMILY, named=True, homes="F",
     formula="input if input > 0 else negative_slope*input",
     derivatives={"input": "1 if input > 0 else negative_slope"},
     singular=("input == 0",), kink="leaky_relu'(0) = negative_slope, as PyTorch",
@@ -39,33 +39,34 @@ register(Op(
     samples=("F.prelu(x[2,3] - 3.5, w[3])", "prelu(x[3] - 2.5, w[1])"),
 ))
 register(Op(
-    "rrelu(Tensor input, float lower=0.125, float upper=0.3333333333333333, bool training=False)",
+    "rrelu(Tensor input, float lower=0.125, float upper=0.3333333333333333, bool training=False, "
+    "bool inplace=False)",
     _FAMILY, homes="torch F",
     expand=lambda b, x, lower, upper, training: _rrelu(b, x, lower, upper, training),
     samples=("F.rrelu(x[3] - 2.5)", "F.rrelu(x[3] - 2.5, 0.1, 0.3)"),
 ))
 register(Op(
-    "elu(Tensor input, float alpha=1)", _FAMILY, named=True, homes="F",
+    "elu(Tensor input, float alpha=1, bool inplace=False)", _FAMILY, named=True, homes="F",
     formula="input if input > 0 else alpha*expm1(input)",
     derivatives={"input": "1 if input > 0 else alpha*exp(input)"},
     singular=("input == 0 and alpha != 1",), kink="elu'(0) = alpha, as PyTorch",
     samples=("F.elu(x[2,3] - 3.5)", "F.elu(x[3] - 2.5, alpha=0.5)"),
 ))
 register(Op(
-    "selu(Tensor input)", _FAMILY, named=True, homes="torch F",
+    "selu(Tensor input, bool inplace=False)", _FAMILY, named=True, homes="torch F",
     formula="selu_scale*input if input > 0 else selu_scale*selu_alpha*expm1(input)",
     derivatives={"input": "selu_scale if input > 0 else selu_scale*selu_alpha*exp(input)"},
     singular=("input == 0",), kink="selu'(0) is the slope from the left, as PyTorch",
     samples=("F.selu(x[2,3] - 3.5)",),
 ))
 register(Op(
-    "celu(Tensor input, float alpha=1)", _FAMILY, named=True, homes="torch F",
+    "celu(Tensor input, float alpha=1, bool inplace=False)", _FAMILY, named=True, homes="torch F",
     formula="input if input > 0 else alpha*expm1(input/alpha)",
     derivatives={"input": "1 if input > 0 else exp(input/alpha)"},
     samples=("F.celu(x[2,3] - 3.5)", "F.celu(x[3] - 2.5, alpha=2)"),
 ))
 register(Op(
-    "threshold(Tensor input, float threshold, float value)", _FAMILY, named=True, homes="torch F",
+    "threshold(Tensor input, float threshold, float value, bool inplace=False)", _FAMILY, named=True, homes="torch F",
     formula="input if input > threshold else value", singular=("input == threshold",),
     kink="threshold has the slope 0 at its threshold, as PyTorch",
     samples=("F.threshold(x[3], 1.5, 20)",),
@@ -159,11 +160,11 @@ register(Op(
     samples=("F.gelu(x[3] - 2)", "F.gelu(x[3] - 2, approximate='tanh')"),
 ))
 register(Op(
-    "silu(Tensor input)", _FAMILY, formula="input*sigmoid(input)", homes="F",
+    "silu(Tensor input, bool inplace=False)", _FAMILY, formula="input*sigmoid(input)", homes="F",
     samples=("F.silu(x[3] - 2)",),
 ))
 _with_part(
-    "mish(Tensor input, Aux t)", "input*t", "tanh(softplus(input, 1, 20))",
+    "mish(Tensor input, bool inplace=False, Aux t)", "input*t", "tanh(softplus(input, 1, 20))",
     "t + input*sigmoid(input)*(1 - t**2)", lambda x: f"tanh(softplus({x}))",
     lambda torch, x, _: torch.nn.functional.mish(x), samples=("F.mish(x[3] - 2)",),
 )
@@ -179,14 +180,14 @@ register(Op(
 # -- piecewise linear ones -----------------------------------------------------------------------
 
 register(Op(
-    "hardtanh(Tensor input, float min_val=-1, float max_val=1)", _FAMILY, named=True, homes="F",
+    "hardtanh(Tensor input, float min_val=-1, float max_val=1, bool inplace=False)", _FAMILY, named=True, homes="F",
     formula="min_val if input <= min_val else input if input < max_val else max_val",
     singular=("input == min_val or input == max_val",),
     kink="hardtanh has the slope 0 at its bounds, as PyTorch",
     samples=("F.hardtanh(x[3] - 2.5)", "F.hardtanh(x[2,3], 1.5, 4.5)"),
 ))
 register(Op(
-    "hardsigmoid(Tensor input)", _FAMILY, named=True, homes="F",
+    "hardsigmoid(Tensor input, bool inplace=False)", _FAMILY, named=True, homes="F",
     formula="0 if input <= -3 else (input + 3)/6 if input < 3 else 1",
     singular=("abs(input) == 3",), coarse=(Coarse(3e-8, "PyTorch multiplies by 1/6 rounded to single precision, "
                    "0.16666667163372, in float64 too"),),
@@ -194,7 +195,7 @@ register(Op(
     samples=("F.hardsigmoid(2*x[5] - 5.5)",),
 ))
 register(Op(
-    "hardswish(Tensor input)", _FAMILY, named=True, homes="F",
+    "hardswish(Tensor input, bool inplace=False)", _FAMILY, named=True, homes="F",
     formula="0 if input <= -3 else input*(input + 3)/6 if input < 3 else input",
     derivatives={"input": "0 if input <= -3 else (2*input + 3)/6 if input < 3 else 1"},
     singular=("abs(input) == 3",),
@@ -237,6 +238,28 @@ def _rrelu(b: Any, x: Any, lower: float, upper: float, training: bool) -> Any:
     if training:
         raise InputError("rrelu with training=True is random", remedy="use training=False")
     return b.call("leaky_relu", x, (lower + upper) / 2)
+
+
+def _dropout(b: Any, x: Any, p: float, training: bool) -> Any:
+    if training and p:
+        raise UnsupportedError(
+            "dropout is not supported: it is random, and an explanation is the same every time",
+            remedy="training=False passes everything; or give the mask as an input, "
+            "x*mask/(1 - p)",
+        )
+    return b.call("clone", x)
+
+
+for _name, _more in (
+    ("dropout", ("torch.dropout",)), ("alpha_dropout", ("torch.alpha_dropout",)),
+    ("feature_alpha_dropout", ()), ("dropout1d", ()), ("dropout2d", ()), ("dropout3d", ()),
+):
+    _training = "False" if "alpha" in _name else "True"
+    register(Op(
+        f"{_name}(Tensor input, float p=0.5, bool training={_training}, bool inplace=False)",
+        _FAMILY, homes="F", aliases=_more, expand=_dropout,
+        samples=(f"F.{_name}(x[3], training=False)", f"F.{_name}(x[3], 0)"),
+    ))
 
 
 # -- along a dim ---------------------------------------------------------------------------------

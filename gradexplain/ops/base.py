@@ -11,10 +11,11 @@ The names that a record may use
 ``schema``
     The signature in the notation of PyTorch's own ``native_functions.yaml``, without the return type:
     ``sum(Tensor input, int[]? dim=None, bool keepdim=False)``.  Kinds: ``Tensor``, ``Tensor?``,
-    ``Tensor[]``, ``FixedTensor`` (PyTorch returns no gradient for it), ``IntTensor`` (an index:
+    ``Tensor[]``, ``IntTensor`` (an index:
     integer values, not differentiable), ``int``, ``int[]``,
     ``float``, ``bool``, ``str``, ``Index`` (a subscript), ``Any`` (as written, lists as tuples); each
-    with ``?`` for "or None".  After ``*`` the arguments are keyword-only.  ``Aux`` at the end: a part
+    with ``?`` for "or None".  After ``*`` the arguments are keyword-only.  ``bool inplace=False`` says
+    that a caller may give it; the record does not see it.  ``Aux`` at the end: a part
     of the formula with a name of its own (a softmax, a standard deviation), which ``aux`` makes and no
     caller gives.
 ``formula`` (pointwise operations)
@@ -103,7 +104,7 @@ class Parameter:
 
     @property
     def is_tensor(self) -> bool:
-        return self.kind in ("Tensor", "IntTensor", "FixedTensor")
+        return self.kind in ("Tensor", "IntTensor")
 
     @property
     def is_aux(self) -> bool:
@@ -181,11 +182,15 @@ class Op:
 
     name: str = field(init=False)
     parameters: tuple[Parameter, ...] = field(init=False)
+    #: PyTorch's has an argument ``inplace``, its last.
+    inplace: bool = field(init=False)
 
     def __post_init__(self) -> None:
         name, parameters = parse_schema(self.schema)
         object.__setattr__(self, "name", name)
-        object.__setattr__(self, "parameters", parameters)
+        kept = tuple(p for p in parameters if p.name != "inplace")
+        object.__setattr__(self, "parameters", kept)
+        object.__setattr__(self, "inplace", len(kept) < len(parameters))
         for spelling in self.aliases:
             if spelling.partition(".")[0] not in HOMES or spelling.count(".") != 1:
                 raise ValueError(f"{name}: {spelling!r} is not a home and a name")

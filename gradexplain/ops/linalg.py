@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
-from gradexplain.errors import InputError, UnsupportedError
+from gradexplain.errors import InputError
 from gradexplain.ops.base import Op, Shape, broadcast, no_slope, register, show_shape
 from gradexplain.ops.reductions import products_of_others
 
@@ -410,8 +410,7 @@ register(Op(
 
 def _pinv_shape(x: Shape, atol: Any = None, rtol: Any = None, hermitian: bool = False) -> Shape:
     if hermitian:
-        raise UnsupportedError("pinv with hermitian=True is not supported yet",
-            remedy="leave it out")
+        _square("pinv with hermitian=True")(x)
     if len(x) < 2:
         raise InputError(f"pinv takes matrices, found shape {show_shape(x)}")
     return (*x[:-2], x[-1], x[-2])
@@ -432,12 +431,16 @@ def _pinv_slope(k: Any, x: Any, *_: Any) -> Any:
     return _ties(k, batch, there, x.shape[:-2]) * slope
 
 
-def _pinv_value(exact: bool, x: Any, atol: float | None, rtol: float | None, *_: Any) -> Any:
+def _pinv_value(exact: bool, x: Any, atol: float | None, rtol: float | None,
+                hermitian: bool = False) -> Any:
     import numpy as np
 
     from gradexplain.formula.functions import mp
 
     rows, columns = x[0].shape[-2:]
+    if hermitian:  # only the lower triangle is read
+        lower = np.tri(rows, dtype=bool)
+        x = tuple(a if a is None else np.where(lower, a, np.swapaxes(a, -1, -2)) for a in x)
 
     def limit(s: Any) -> float:
         largest = float(s[0]) if len(s) else 0.0
@@ -482,9 +485,15 @@ register(Op(
     "pinv(Tensor A, *, float? atol=None, float? rtol=None, bool hermitian=False)", _FAMILY,
     homes="linalg", shape=_pinv_shape, jacobian=_pinv_slope, value=_pinv_value,
     backward=_pinv_back,
-    samples=("linalg.pinv(x[2,3])", "linalg.pinv(x[3,2].sin())"),
+    samples=("linalg.pinv(x[2,3])", "linalg.pinv(x[3,2].sin())",
+             "linalg.pinv(x[2,3] @ x.T, hermitian=True)"),
     torch=lambda torch, x, atol, rtol, hermitian: torch.linalg.pinv(
         x, atol=atol, rtol=rtol, hermitian=hermitian),
+))
+register(Op(
+    "pinv(Tensor A, float rcond, bool hermitian=False)", _FAMILY, homes="linalg",
+    expand=lambda b, x, rcond, hermitian: b.call("pinv", x, rtol=rcond, hermitian=hermitian),
+    samples=("linalg.pinv(x[2,3], 1e-15)",),
 ))
 register(Op(
     "pinverse(Tensor input, float rcond=1e-15)", _FAMILY,

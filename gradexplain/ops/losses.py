@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from math import prod as size
 from typing import Any
 
-from gradexplain.errors import InputError, UnsupportedError
+from gradexplain.errors import InputError
 from gradexplain.ops.base import Coarse, Op, Shape, broadcast, register, show_shape
 from gradexplain.ops.kernels import softmax
 from gradexplain.ops.reductions import SOFTMAX, under
@@ -80,7 +80,7 @@ def _elementwise(
 
     def jacobian(k: Any, *args: Any) -> Any:
         mine = next(a for p, a in zip(op.parameters, args, strict=True) if p.name == k.wrt)
-        text = (derivatives or {}).get(k.wrt, "0")
+        text = (derivatives or {})[k.wrt]
         full = full_shape(args)
         if reduction(args) == "none":
             missing = len(full) - mine.rank
@@ -109,6 +109,9 @@ def _elementwise(
         singular_at=singular_at if singular is not None else None, coarse=coarse,
     )
     place_of_reduction = [p.name for p in op.parameters].index("reduction")
+    by = {p.name for p in op.parameters if p.is_tensor}
+    if derivatives is not None and by != set(derivatives):
+        raise ValueError(f"{name}: derivatives by {set(derivatives)}, tensors {by}")
     return register(op)
 
 
@@ -148,7 +151,7 @@ _elementwise(
     },
 )
 _elementwise(
-    "binary_cross_entropy(Tensor input, Tensor target, FixedTensor? weight=None, "
+    "binary_cross_entropy(Tensor input, Tensor target, Tensor? weight=None, "
     "str reduction='mean')",
     "-(target*max(log(input), -100) + (1 - target)*max(log(1 - input), -100))"
     "*(1 if weight is None else weight)",
@@ -159,6 +162,7 @@ _elementwise(
         "input": "(input - target)/max(input*(1 - input), 9.999999960041972e-13)"
                  "*(1 if weight is None else weight)",
         "target": "(log(1 - input) - log(input))*(1 if weight is None else weight)",
+        "weight": "-(target*max(log(input), -100) + (1 - target)*max(log(1 - input), -100))",
     },
     singular=lambda x, *_: (x <= 0) | (x >= 1),
     kink="at 0 and 1 PyTorch holds the logarithm at −100 and the denominator x·(1 − x) at 1e-12 "
@@ -223,11 +227,12 @@ _elementwise(
     kink="at the margin itself PyTorch passes the gradient on",
 )
 _elementwise(
-    "soft_margin_loss(Tensor input, FixedTensor target, str reduction='mean')",
+    "soft_margin_loss(Tensor input, Tensor target, str reduction='mean')",
     "max(-target*input, 0) + log1p(exp(-abs(target*input)))",
     ("F.soft_margin_loss(x[3], [1, -1, 1])",
      "F.soft_margin_loss(x[3], [1, -1, 1], reduction='none')"),
-    derivatives={"input": "-target*sigmoid(-target*input)"},
+    derivatives={"input": "-target*sigmoid(-target*input)",
+                 "target": "-input*sigmoid(-target*input)"},
     call=lambda torch, x, t, r: torch.nn.functional.soft_margin_loss(x, t, reduction=r),
 )
 _elementwise(
@@ -372,6 +377,9 @@ def _nll_slope(k: Any, x: Any, target: Any, weight: Any, ignore: int, reduction:
                kept: Any) -> Any:
     """``−[c = target[n]]/N``."""
     axis = _axis(x)
+    if k.wrt == "weight":
+        return _weight_slope(k, target, kept, reduction, weight,
+                             lambda at, c: -k.delta(target[at], c) * x[_with_class(at, axis, target[at])])
     at = (*k.j[:axis], *k.j[axis + 1 :])
     slope = -_counted(k, target, weight, kept, at) * k.delta(target[at], k.j[axis])
     if reduction == "none":
@@ -379,9 +387,30 @@ def _nll_slope(k: Any, x: Any, target: Any, weight: Any, ignore: int, reduction:
     return slope / _rows(k, target, weight, kept) if reduction == "mean" else slope
 
 
+def _weight_slope(k: Any, target: Any, kept: Any, reduction: str, weight: Any,
+                  share: Callable[..., Any]) -> Any:
+    """By a class's weight: its ``share(row, class)`` of each row's loss; the weights that a mean
+    divides by take ``y`` of that away."""
+    (c,) = k.j
+
+    def term(at: Any) -> Any:
+        found = share(at, c)
+        if reduction == "mean":
+            found -= k.delta(target[at], c) * k.out[()]
+        return found if kept is None else found * kept[at]
+
+    if reduction == "none":
+        return term(k.i)
+    at = k.bounds(target.shape)
+    total = k.sum(term(at), *at)
+    return total / _rows(k, target, weight, kept) if reduction == "mean" else total
+
+
 def _nll_back(c: Any, x: Any, target: Any, weight: Any, ignore: int, reduction: str,
-              kept: Any) -> str:
+              kept: Any) -> str | None:
     """``−w[target[n]]·v/Σ w`` at the class of each row, 0 elsewhere."""
+    if c.wrt == "weight":
+        return None
     each, divisor = _row_weights(c, x, target, weight, ignore, reduction)
     share = f"-{c.grad}" if each is None else f"-{c.grad} * {each}"
     share = c.let("share", f"{share} / {divisor}" if divisor else share)
@@ -413,7 +442,7 @@ def _row_weights(c: Any, x: Any, target: Any, weight: Any, ignore: int,
 
 
 register(Op(
-    "nll_loss(Tensor input, IntTensor target, FixedTensor? weight=None, int ignore_index=-100, "
+    "nll_loss(Tensor input, IntTensor target, Tensor? weight=None, int ignore_index=-100, "
     "str reduction='mean', Aux kept)", _FAMILY, homes="F",
     shape=_nll_shape, element=_nll, jacobian=_nll_slope, backward=_nll_back,
     torch=lambda torch, x, t, w, i, r, _: torch.nn.functional.nll_loss(
@@ -469,6 +498,14 @@ def _ce_slope(k: Any, x: Any, target: Any, weight: Any, ignore: int, reduction: 
               smoothing: float, p: Any, kept: Any) -> Any:
     """``(p[n,c] − [c = target[n]])/N``; with smoothing the target is spread over the classes."""
     axis, classes = _axis(x), x.shape[_axis(x)]
+    if k.wrt == "weight":
+        part = k.number(smoothing)
+
+        def share(at: Any, c: Any) -> Any:
+            own = -k.delta(target[at], c) * k.log(p[_with_class(at, axis, target[at])])
+            return (1 - part) * own - part * k.log(p[_with_class(at, axis, c)]) / classes
+
+        return _weight_slope(k, target, kept, reduction, weight, share)
     at = (*k.j[:axis], *k.j[axis + 1 :])
     c = k.j[axis]
     counted = _counted(k, target, weight, kept, at)
@@ -521,8 +558,10 @@ def _probabilities(b: Any, x: Any) -> Any:
 
 
 def _ce_back(c: Any, x: Any, target: Any, weight: Any, ignore: int, reduction: str,
-             smoothing: float, *_: Any) -> str:
+             smoothing: float, *_: Any) -> str | None:
     """``(p·Σ_q s[n,q] − s[n,c])·v`` for the shares ``s`` that the classes have in the target."""
+    if c.wrt == "weight":
+        return None
     axis = _axis(x)
     each, divisor = _row_weights(c, x, target, weight, ignore, reduction)
     at = f"{target}.clamp(0, {x}.shape[{axis}] - 1)" if _ignores(target, ignore) else target
@@ -551,7 +590,7 @@ def _along(weight: Any, axis: int, rank: int) -> str:
     return f"{weight}{''.join('.unsqueeze(-1)' for _ in range(rank - 1 - axis))}"
 
 
-_CE_ARGUMENTS = ("FixedTensor? weight=None, int ignore_index=-100, str reduction='mean', "
+_CE_ARGUMENTS = ("Tensor? weight=None, int ignore_index=-100, str reduction='mean', "
                  "float label_smoothing=0")
 
 register(Op(
@@ -615,13 +654,13 @@ def _soft_slope(k: Any, x: Any, target: Any, weight: Any, ignore: int, reduction
                 smoothing: float, p: Any) -> Any:
     """``p[n,c]·Σ_q t[n,q] − t[n,c]``, and by the target ``−log p[n,c]``."""
     axis, classes = _axis(x), x.shape[_axis(x)]
+    if k.wrt == "weight":
+        at = k.i if reduction == "none" else k.bounds((*x.shape[:axis], *x.shape[axis + 1 :]))
+        here = _with_class(at, axis, k.j[0])
+        loss = -_smoothed(k, target[here], classes, smoothing) * k.log(p[here])
+        return loss if reduction == "none" else k.sum(loss, *at) / _batch(x, reduction)
     at = (*k.j[:axis], *k.j[axis + 1 :])
     c = k.j[axis]
-    if k.wrt == "weight":
-        raise UnsupportedError(
-            "the gradient of cross_entropy by its class weights is not supported yet",
-            remedy="give the weights as numbers: weight=[1, 2, 3]",
-        )
     if k.wrt == "target":
         slope = -k.log(p[k.j]) * (1 - k.number(smoothing)) * (1 if weight is None else weight[(c,)])
     else:
@@ -646,7 +685,8 @@ register(Op(
     samples=("F.cross_entropy(x[2,3], t[2,3]/3.5)",
              "F.cross_entropy(x[3], t[3]/7, reduction='sum')",
              "F.cross_entropy(x[2,3], t[2,3]/3.5, reduction='none', label_smoothing=0.2)",
-             "F.cross_entropy(x[2,3], t[2,3]/3.5, weight=[1, 2, 3])"),
+             "F.cross_entropy(x[2,3], t[2,3]/3.5, weight=[1, 2, 3])",
+             "F.cross_entropy(x[2,3], t[2,3]/3.5, weight=w[3])"),
 ))
 
 # -- losses made of others -----------------------------------------------------------------------

@@ -211,7 +211,6 @@ register(Op(
 
 def _pair_dims(a: Shape, b: Shape, dim: int) -> tuple[Shape, int]:
     shape = broadcast(a, b)
-    _not_scalar("cosine_similarity", shape)
     return shape, normal_dim(dim, len(shape))
 
 
@@ -235,6 +234,8 @@ LENGTH = register(Op(
 
 def _cosine(k: Any, a: Any, b: Any, dim: int, eps: float, n1: Any, n2: Any) -> Any:
     shape, d = _pair_dims(a.shape, b.shape, dim)
+    if not shape:
+        return a[()] * b[()] / (n1[()] * n2[()])
     p = k.bound(shape[d])
     at = (*k.i[:d], p, *k.i[d:])
     flat = (*k.i[:d], 0, *k.i[d:])
@@ -246,6 +247,8 @@ def _cosine_slope(k: Any, a: Any, b: Any, dim: int, eps: float, n1: Any, n2: Any
     """``(other/|other| − y·mine/|mine|)/|mine|``."""
     shape, d = _pair_dims(a.shape, b.shape, dim)
     mine, other, own, its = (a, b, n1, n2) if k.wrt == "x1" else (b, a, n2, n1)
+    if not shape:
+        return other[()] / (own[()] * its[()]) - k.out[()] * mine[()] / own[()] ** 2
     missing = len(shape) - mine.rank
     if d < missing or mine.shape[d - missing] != shape[d]:
         raise UnsupportedError("cosine_similarity does not broadcast along its own dim here")
@@ -271,7 +274,7 @@ register(Op(
     aux=lambda b, x, y, dim, eps: _lengths(b, x, y, dim, eps),
     torch=lambda torch, a, b, dim, eps, *_: torch.nn.functional.cosine_similarity(a, b, dim, eps),
     samples=("cosine_similarity(x[3], y[3], dim=0)", "F.cosine_similarity(x[2,3], y[2,3])",
-             "cosine_similarity(x[2,3], y[1,3], dim=-1)"),
+             "cosine_similarity(x[2,3], y[1,3], dim=-1)", "cosine_similarity(x[2].sum(), y[2].prod(), dim=0)"),
 ))
 
 
@@ -284,26 +287,19 @@ def _lengths(b: Any, x: Any, y: Any, dim: int, eps: float) -> tuple[Any, ...]:
     )
 
 
-def _not_scalar(name: str, shape: Shape) -> None:
-    if not shape:
-        raise UnsupportedError(
-            f"{name} of a tensor of shape () is not supported",
-            remedy="give it a dimension, as in x.reshape(1)",
-        )
-
-
 def _normalize_shape(x: Shape, p: float, dim: int, *_: Any) -> Shape:
-    _not_scalar("normalize", x)
     return same_shape(x, dim)
 
 
 def _normalize(k: Any, x: Any, p: float, dim: int, eps: float, n: Any) -> Any:
-    return x[k.i] / n[k.put(k.i, normal_dim(dim, x.rank), 0)]
+    return x[k.i] / n[k.put(k.i, normal_dim(dim, x.rank), 0) if x.rank else k.i]
 
 
 def _normalize_slope(k: Any, x: Any, p: float, dim: int, eps: float, n: Any) -> Any:
     """``(δ(i,j) − y[i]·∂‖x‖/∂x[j])/‖x‖``."""
     d = normal_dim(dim, x.rank)
+    if not x.rank:
+        return (1 - k.out[()] ** 2) / n[()]
     length = n[k.put(k.i, d, 0)]
     there = k.put(k.i, d, k.j[d])
     if p == 2:
@@ -324,7 +320,7 @@ register(Op(
     "normalize(Tensor input, float p=2, int dim=1, float eps=1e-12, Aux n)", _FAMILY, homes="F",
     shape=_normalize_shape, element=_normalize, jacobian=_normalize_slope,
     aux=lambda b, x, p, dim, eps: (
-        b.helper(_P_LENGTH, x, p, dim, eps, label="n") if b.shape(x) else x,),
+        b.helper(_P_LENGTH, x, p, dim, eps, label="n"),),
     torch=lambda torch, x, p, dim, eps, _: torch.nn.functional.normalize(x, p, dim, eps),
     samples=("F.normalize(x[2,3])", "F.normalize(x[3], dim=0)", "F.normalize(x[2,3], p=1, dim=0)",
              "F.normalize(x[2,3], p=3)"),

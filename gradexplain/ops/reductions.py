@@ -287,6 +287,11 @@ for _name, _element, _derivative, _back in (
         ),
         samples=(f"torch.{_name}_mean(x[2,3], 1)[0] + torch.{_name}_mean(x, 1)[1]",),
     ))
+    register(Op(
+        f"{_name}_mean(Tensor input, bool unbiased)", _FAMILY, homes="torch",
+        expand=lambda b, x, unbiased, name=_name: b.call(f"{name}_mean", x, unbiased=unbiased),
+        samples=(f"torch.{_name}_mean(x[3], False)[0]",),
+    ))
 
 # -- logarithms of sums --------------------------------------------------------------------------
 

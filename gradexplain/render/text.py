@@ -369,13 +369,18 @@ def conclusion(page: Page, check: Check, of: str = "gradients") -> None:
         "convention": f"convention: {check.reason or CHOICE} ({check.dtype}{bound}).",
         "mismatch": f"MISMATCH: the routes give different {of} ({check.dtype}{bound}).",
         "skipped": "skipped: the closed form and the chain rule were not checked against PyTorch.",
-        # Differences are there only if it was asked.
-        "failed": "not checked:" + " PyTorch could not be asked." * (not check.differences),
+        # Differences are there only if it answered.
+        "failed": f"not checked: {check.reason}"
+        if check.differences
+        else f"not checked: {check.reason.rstrip('.')}. The closed form stands, and the chain "
+        f"rule gives the same {of}.",
     }
     word, colon, rest = words.get(check.status, check.status).partition(":")
     page.add(
         page.text(word + colon, VERDICTS.get(check.status, "")),
-        page.text(rest if check.status == "convention" else f"{rest} {check.reason}".rstrip()),
+        page.text(
+            rest if check.status in ("convention", "failed") else f"{rest} {check.reason}".rstrip()
+        ),
         hang=2,
     )
     if check.differences:

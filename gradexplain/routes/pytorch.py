@@ -48,8 +48,17 @@ class Question:
             if output.requires_grad:
                 backward(torch, output, torch.tensor(self.v, dtype=output.dtype))
         except ERRORS as error:
-            return Answer({}, first_line(error))
+            return Answer({}, refusal(error, self._verb(torch)))
         return Answer({name: to_array(torch, tensor.grad) for name, tensor in kept.items()})
+
+    def _verb(self, torch: Any) -> str:
+        """What PyTorch does not do: differentiate the graph, or compute it in the first place."""
+        try:
+            with torch.no_grad():
+                tensors_of(torch, self.graph, self.values, (), self.dtype)
+        except ERRORS:
+            return "compute"
+        return "differentiate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,11 @@ ERRORS = (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError)
 
 def first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]
+
+
+def refusal(error: Exception, verb: str = "differentiate") -> str:
+    """PyTorch's own reason, said to be that."""
+    return f"PyTorch itself refuses to {verb} this: {first_line(error)}"
 
 
 def to_array(torch: Any, tensor: Any) -> Array | None:
@@ -204,10 +218,10 @@ class Asked:
             try:
                 return self._question.ask()
             except ImportError:
-                return Answer({}, "PyTorch is not installed")
+                return Answer({}, "PyTorch could not be asked: it is not installed")
         self._thread.join()
         if self._process.returncode != 0 or not self._output:
-            return Answer({}, "PyTorch could not be run")
+            return Answer({}, "PyTorch could not be asked: its process did not answer")
         return pickle.loads(self._output)  # from our own process
 
     def drop(self) -> None:

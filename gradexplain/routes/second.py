@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gradexplain.explanation import Array
-from gradexplain.routes.pytorch import ERRORS, Answer, Question, first_line, tensors_of, to_array
+from gradexplain.routes.pytorch import ERRORS, Answer, Question, refusal, tensors_of, to_array
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class SecondQuestion:
             total = sum(sums, start=torch.zeros(()))
             second = again(torch, total, inputs)
         except ERRORS as error:
-            return SecondAnswer(first, Answer({}, first_line(error)))
+            return SecondAnswer(first, Answer({}, refusal(error)))
         return SecondAnswer(first, Answer(second))
 
 
@@ -81,7 +81,7 @@ class HessianQuestion:
                 ]
                 product = again(torch, sum(terms, start=torch.zeros(())), inputs)
         except ERRORS as error:
-            return HessianAnswer(first, refused=first_line(error))
+            return HessianAnswer(first, refused=refusal(error))
         return HessianAnswer(first, blocks, product)
 
     @staticmethod

@@ -18,6 +18,10 @@ from gradexplain.routes.pytorch import Answer, Askable
 
 def main() -> None:
     question: Askable = pickle.load(sys.stdin.buffer)
-    answer = Answer({}, "PyTorch is not installed") if torch is None else question.ask()
+    answer = (
+        Answer({}, "PyTorch could not be asked: it is not installed")
+        if torch is None
+        else question.ask()
+    )
     sys.stdout.buffer.write(pickle.dumps(answer))
     sys.stdout.buffer.flush()
