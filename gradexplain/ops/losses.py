@@ -208,7 +208,8 @@ _elementwise(
     ("F.hinge_embedding_loss(x[4]/3, [1, -1, -1, 1])",
      "F.hinge_embedding_loss(x[4]/3, [1, -1, -1, 1], margin=0.7, reduction='none')"),
     derivatives={
-        "input": "(1 if target != -1 else 0) - (1 if target != 1 and input <= margin else 0)"
+        "input": "(1 if target != -1 else 0) - (1 if target != 1 and input <= margin else 0)",
+        "target": "0",  # it only chooses between the two
     },
     singular=lambda x, t, margin, _: (x == margin) & (t != 1),
     kink="at the margin itself PyTorch passes the gradient on",
@@ -501,11 +502,11 @@ def _ce_slope(k: Any, x: Any, target: Any, weight: Any, ignore: int, reduction: 
     if k.wrt == "weight":
         part = k.number(smoothing)
 
-        def share(at: Any, c: Any) -> Any:
+        def of_class(at: Any, c: Any) -> Any:
             own = -k.delta(target[at], c) * k.log(p[_with_class(at, axis, target[at])])
             return (1 - part) * own - part * k.log(p[_with_class(at, axis, c)]) / classes
 
-        return _weight_slope(k, target, kept, reduction, weight, share)
+        return _weight_slope(k, target, kept, reduction, weight, of_class)
     at = (*k.j[:axis], *k.j[axis + 1 :])
     c = k.j[axis]
     counted = _counted(k, target, weight, kept, at)
