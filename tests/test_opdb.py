@@ -29,7 +29,7 @@ with warnings.catch_warnings():
 
 #: Samples of one operation that are run, spread evenly over all it has that differ in more than
 #: their numbers, and elements of one sample.
-SAMPLES = 10_000 if os.environ.get("GRADEXPLAIN_OPDB") == "all" else 8
+SAMPLES = 10_000 if os.environ.get("GRADEXPLAIN_OPDB") == "all" else 7
 ELEMENTS = 1000
 
 #: Names of the database's that PyTorch spells otherwise.

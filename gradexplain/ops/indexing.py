@@ -246,6 +246,23 @@ register(Op(
 ))
 
 
+def _embedding(b: Any, index: Any, weight: Any, padding: Any) -> Any:
+    expect(len(b.shape(weight)) == 2, "embedding takes a matrix of rows, found shape {}",
+           b.shape(weight))
+    if padding is not None:
+        raise UnsupportedError("embedding with padding_idx is not supported yet",
+            remedy="leave it out: the row of the padding gets a gradient then")
+    index = _wrapped(b, index, b.shape(weight)[0], 0, negative=False)
+    return b.call("getitem", weight, index)
+
+
+register(Op(
+    "embedding(IntTensor input, Tensor weight, int? padding_idx=None)", _FAMILY, homes="F",
+    expand=_embedding,
+    samples=("F.embedding([0, 2, 2], w[3,2])", "F.embedding([[0, 2], [1, 1]], w[3,2])"),
+))
+
+
 def _gather_shape(x: Shape, dim: int, index: Shape) -> Shape:
     d = normal_dim(dim, len(x))
     expect(len(index or (1,)) == len(x or (1,)) and all(

@@ -714,6 +714,20 @@ register(Op(
 ))
 
 
+def _multilabel(b: Any, x: Any, target: Any, weight: Any, reduction: str) -> Any:
+    each = b.call("binary_cross_entropy_with_logits", x, target, weight, reduction="none")
+    return _reduce(b, "multilabel_soft_margin_loss", b.call("mean", each, -1), reduction)
+
+
+register(Op(
+    "multilabel_soft_margin_loss(Tensor input, Tensor target, Tensor? weight=None, *, "
+    "str reduction='mean')", _FAMILY, homes="F", expand=_multilabel,
+    samples=("F.multilabel_soft_margin_loss(x[2,3] - 4, [[1, 0, 1], [0, 0, 1]])",
+             "F.multilabel_soft_margin_loss(x[2,3] - 4, [[1, 0, 1], [0, 0, 1]], [1, 2, 3], "
+             "reduction='none')"),
+))
+
+
 def _triplet(b: Any, anchor: Any, positive: Any, negative: Any, margin: float, p: float, eps: float,
              swap: bool, reduction: str) -> Any:
     near = b.call("pairwise_distance", anchor, positive, p, eps)
