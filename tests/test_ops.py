@@ -396,7 +396,7 @@ FORMULAS = {
     "x[3].var()": "∂y/∂x[j] = x[j] − μ",
     "cumsum(x[3], 0)": "∂y[i]/∂x[j] = [j ≤ i]",
     "F.mse_loss(x[3], [1, 2, 4])": "∂y/∂x[j] = 2·(x[j] − t1[j])/3",
-    "F.normalize(x[3], dim=0)": "∂y[i]/∂x[j] = (δ(i,j) − y[j]·y[i])/n[0]",
+    "F.normalize(x[3], dim=0)": "∂y[i]/∂x[j] = (δ(i,j) − y[j]·y[i]·[n[0] > 1e-12])/n[0]",
 }
 
 
@@ -568,3 +568,9 @@ def test_other_forms_of_a_call_are_the_same(text: str, same: str) -> None:
 def test_forms_that_would_change_the_numbers_are_refused(text: str, message: str) -> None:
     with pytest.raises(GradexplainError, match=re.escape(message)):
         gradexplain.explain(text, at={"x": np.array([0.5, 1.75])}, grad=ONES)
+
+
+@pytest.mark.parametrize("at", [[5e-14, 0.0], [0.3, 0.4]])
+@pytest.mark.parametrize("expression", ["F.normalize(x, dim=0)", "F.normalize(x, p=3, dim=0)"])
+def test_a_norm_below_eps_is_a_constant(expression: str, at: list[float]) -> None:
+    agrees(gradexplain.explain(expression, at={"x": at}, grad=[1.0, 2.0]))

@@ -244,11 +244,12 @@ def _cosine(k: Any, a: Any, b: Any, dim: int, eps: float, n1: Any, n2: Any) -> A
 
 
 def _cosine_slope(k: Any, a: Any, b: Any, dim: int, eps: float, n1: Any, n2: Any) -> Any:
-    """``(other/|other| − y·mine/|mine|)/|mine|``."""
+    """``(other/|other| − y·mine/|mine|)/|mine|``; a length below eps is eps, a constant."""
     shape, d = _pair_dims(a.shape, b.shape, dim)
     mine, other, own, its = (a, b, n1, n2) if k.wrt == "x1" else (b, a, n2, n1)
     if not shape:
-        return other[()] / (own[()] * its[()]) - k.out[()] * mine[()] / own[()] ** 2
+        varies = k.bracket(own[()] > k.number(eps))
+        return other[()] / (own[()] * its[()]) - varies * k.out[()] * mine[()] / own[()] ** 2
     missing = len(shape) - mine.rank
     if d < missing or mine.shape[d - missing] != shape[d]:
         raise UnsupportedError("cosine_similarity does not broadcast along its own dim here")
@@ -261,16 +262,26 @@ def _cosine_slope(k: Any, a: Any, b: Any, dim: int, eps: float, n1: Any, n2: Any
             ties *= k.delta(at[full], k.j[axis])
     length = own.broadcast(flat)
     y = k.out[k.i]
+    varies = k.bracket(length > k.number(eps))
     return ties * (
-        other.broadcast(at) / (length * its.broadcast(flat)) - y * mine.broadcast(at) / length**2
+        other.broadcast(at) / (length * its.broadcast(flat))
+        - varies * y * mine.broadcast(at) / length**2
     )
+
+
+def _below_eps(y: Any, a: Any, b: Any, dim: int, eps: float, n1: Any, n2: Any) -> Any:
+    """Where a length was below eps."""
+    import numpy as np
+
+    return np.reshape(np.minimum(n1, n2) <= eps, np.shape(y))
 
 
 register(Op(
     "cosine_similarity(Tensor x1, Tensor x2, int dim=1, float eps=1e-8, Aux n1, Aux n2)", _FAMILY,
     homes="torch F",
     shape=lambda a, b, dim, *_: _cosine_shape(a, b, dim),
-    element=_cosine, jacobian=_cosine_slope,
+    element=_cosine, jacobian=_cosine_slope, singular_at=_below_eps,
+    kink="a length below eps is eps, a constant, but PyTorch differentiates it as if it were not",
     aux=lambda b, x, y, dim, eps: _lengths(b, x, y, dim, eps),
     torch=lambda torch, a, b, dim, eps, *_: torch.nn.functional.cosine_similarity(a, b, dim, eps),
     samples=("cosine_similarity(x[3], y[3], dim=0)", "F.cosine_similarity(x[2,3], y[2,3])",
@@ -296,18 +307,19 @@ def _normalize(k: Any, x: Any, p: float, dim: int, eps: float, n: Any) -> Any:
 
 
 def _normalize_slope(k: Any, x: Any, p: float, dim: int, eps: float, n: Any) -> Any:
-    """``(δ(i,j) − y[i]·∂‖x‖/∂x[j])/‖x‖``."""
+    """``(δ(i,j) − y[i]·∂‖x‖/∂x[j])/‖x‖``; a norm below eps is eps, a constant."""
     d = normal_dim(dim, x.rank)
     if not x.rank:
-        return (1 - k.out[()] ** 2) / n[()]
+        return (1 - k.bracket(n[()] > k.number(eps)) * k.out[()] ** 2) / n[()]
     length = n[k.put(k.i, d, 0)]
+    varies = k.bracket(length > k.number(eps))
     there = k.put(k.i, d, k.j[d])
     if p == 2:
         own = k.out[there]
     else:
         every = k.bound(x.shape[d])
         own = _total_slope(k, p, x[there], length, x[k.put(k.i, d, every)], [every])
-    return same_but(k, d) * (k.delta(k.i[d], k.j[d]) - k.out[k.i] * own) / length
+    return same_but(k, d) * (k.delta(k.i[d], k.j[d]) - varies * k.out[k.i] * own) / length
 
 
 _P_LENGTH = register(Op(
