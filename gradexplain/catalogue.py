@@ -12,7 +12,7 @@ from gradexplain.engine import Request, problem_of
 from gradexplain.errors import InputError
 from gradexplain.formula.local import RESULT, local_rule, renamed
 from gradexplain.formula.printing import Letters, TextPrinter
-from gradexplain.graph import Graph, Node, refs
+from gradexplain.graph import Graph, Node, op_call, refs
 from gradexplain.ops import Op, all_ops
 from gradexplain.ops.base import FAMILIES
 from gradexplain.ops.samples import parse
@@ -24,8 +24,8 @@ _OUT, _IN = "ikmace", "jlnbdf"
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One operation.  ``formula`` is one element of the result in the names of the arguments, at the
-    shapes of the first sample; ``derivatives`` are ``(argument, ∂out/∂argument)``.  An operation that
-    stands for others has ``made_of`` instead.
+    shapes of the first sample; ``derivatives`` are ``(argument, ∂out/∂argument)``, and ``where`` says
+    what the other names in them are.  An operation that stands for others has ``made_of`` instead.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Entry:
     sample: str
     formula: str
     derivatives: tuple[tuple[str, str], ...]
+    where: tuple[str, ...]
     made_of: tuple[str, ...]
     kink: str
 
@@ -66,12 +67,14 @@ def _entry(op: Op) -> Entry:
     node = next((n for n in reversed(graph.nodes) if n.op is op), None)
     formula = ""
     derivatives: tuple[tuple[str, str], ...] = ()
+    where: tuple[str, ...] = ()
     made_of: tuple[str, ...] = ()
     if node is None:
         names = (n.op.name for n in graph.nodes if n.op is not None)
         made_of = tuple(dict.fromkeys(names))
     else:
         formula, derivatives = _formulas(node, graph)
+        where = _parts(node, graph)
     return Entry(
         op.name,
         op.family,
@@ -80,6 +83,7 @@ def _entry(op: Op) -> Entry:
         expression,
         formula,
         derivatives,
+        where,
         made_of,
         op.kink,
     )
@@ -103,14 +107,28 @@ def _formulas(node: Node, graph: Graph) -> tuple[str, tuple[tuple[str, str], ...
         left = show.element(RESULT, rule.axes) if rule.axes else RESULT
         formula = f"{left} = {show(renamed(rule.element, names))}"
     derivatives = []
+    aux = _aux(node)
     for place, id in enumerate(order):
         slope = rule.slopes[place]
-        if slope is None:
+        if slope is None or id in aux:
             continue
         show = printer(rule.axes, rule.places[place])
         left = show.derivative(RESULT, rule.axes, labels[id], rule.places[place])
         derivatives.append((labels[id], f"{left} = {show(renamed(slope, names))}"))
     return formula, tuple(derivatives)
+
+
+def _parts(node: Node, graph: Graph) -> tuple[str, ...]:
+    """``p = softmax(input, dim=0)``: the values that the record's formulas name beside its arguments."""
+    labels = {n.id: n.label for n in graph.nodes} | dict(_argument_names(node, graph))
+    return tuple(f"{labels[id]} = {op_call(graph[id], labels)}" for id in sorted(_aux(node)))
+
+
+def _aux(node: Node) -> set[int]:
+    """The values of a node's ``Aux`` arguments."""
+    assert node.op is not None
+    pairs = zip(node.op.parameters, node.args, strict=True)
+    return {ref.id for parameter, arg in pairs if parameter.is_aux for ref in refs((arg,))}
 
 
 def _argument_names(node: Node, graph: Graph) -> Mapping[int, str]:

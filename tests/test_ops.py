@@ -16,6 +16,7 @@ from conftest import sample
 
 import gradexplain
 from gradexplain.agreement import COARSE, by_kernel
+from gradexplain.catalogue import entries
 from gradexplain.engine import Request, problem_of
 from gradexplain.errors import GradexplainError
 from gradexplain.formula.evaluate import Evaluator, to_exact, to_float
@@ -574,3 +575,14 @@ def test_forms_that_would_change_the_numbers_are_refused(text: str, message: str
 @pytest.mark.parametrize("expression", ["F.normalize(x, dim=0)", "F.normalize(x, p=3, dim=0)"])
 def test_a_norm_below_eps_is_a_constant(expression: str, at: list[float]) -> None:
     agrees(gradexplain.explain(expression, at={"x": at}, grad=[1.0, 2.0]))
+
+
+def test_the_catalogue_speaks_of_arguments_and_says_what_else_it_names() -> None:
+    for entry in entries():
+        texts = [entry.formula, *(text for _, text in entry.derivatives), *entry.where]
+        known = {name.strip() for name in re.split(r"\W+", entry.signature)} | {"out"}
+        known |= {line.partition(" = ")[0] for line in entry.where}
+        for text in texts:
+            for name in re.findall(r"([^\W\d]\w*)\[", text):
+                base = re.sub(r"\d+$", "", name)
+                assert name in known or base in known, (entry.name, text)

@@ -130,11 +130,12 @@ def _derive(
 
 def renamed(e: Any, labels: dict[str, str]) -> Any:
     """A local formula in the names of the graph."""
-    names: dict[Any, Any] = {
+    tables: dict[Any, Any] = {
         atom: Lookup(sympy.Symbol(labels[label]), *atom.args[1:])
         for atom in e.atoms(Lookup)
         if (label := atom.args[0].name) in labels
     }
+    names = dict(tables)
     for atom in e.atoms(sympy.Indexed, sympy.Symbol):
         label = atom.base.label.name if isinstance(atom, sympy.Indexed) else atom.name
         if label in labels and (
@@ -142,7 +143,9 @@ def renamed(e: Any, labels: dict[str, str]) -> Any:
         ):
             symbol = sympy.Symbol(labels[label], real=True)
             names[atom] = (
-                sympy.Indexed(sympy.IndexedBase(symbol), *atom.indices)
+                sympy.Indexed(
+                    sympy.IndexedBase(symbol), *(i.xreplace(tables) for i in atom.indices)
+                )
                 if isinstance(atom, sympy.Indexed)
                 else symbol
             )

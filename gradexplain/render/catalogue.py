@@ -2,7 +2,7 @@
 
 schema      "gradexplain-ops/1"
 operations  [{name, family, signature, spellings, sample, formula, derivatives: {ARGUMENT: text},
-            made_of, kink}]
+            where, made_of, kink}]
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ def _entry(page: Page, entry: Entry) -> None:
         page.add(
             page.text("slope    ", LABEL), page.text(derivative), indent=4, hang=9, formula=True
         )
+    for part in entry.where:
+        page.add(page.text("where    ", LABEL), page.text(part), indent=4, hang=9, formula=True)
     if entry.made_of:
         page.add(
             page.text("made of  ", LABEL), page.text(", ".join(entry.made_of)), indent=4, hang=9
@@ -66,6 +68,7 @@ def to_dict(entries: Sequence[Entry]) -> dict[str, object]:
                 "sample": e.sample,
                 "formula": e.formula,
                 "derivatives": dict(e.derivatives),
+                "where": list(e.where),
                 "made_of": list(e.made_of),
                 "kink": e.kink,
             }
