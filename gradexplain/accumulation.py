@@ -19,7 +19,7 @@ from gradexplain.engine import (
     DType,
     Problem,
     Request,
-    _Run,
+    Run,
     bound_of,
     explanation_of,
     problem_at,
@@ -261,7 +261,7 @@ class _Several:
             return None
         return Part(self.shared, lambda answer: answer.alone[number], last)
 
-    def begin(self, run: _Run) -> None:
+    def begin(self, run: Run) -> None:
         for place, (start, problem) in enumerate(zip(self.starts, self.problems, strict=True)):
             grad = run.explanation.grad
             if place:
@@ -271,7 +271,7 @@ class _Several:
                 Call(place + 1, start.label, grad, self.plan.retain_graph, zeroed)
             )
 
-    def further(self, run: _Run) -> list[Check]:
+    def further(self, run: Run) -> list[Check]:
         x = run.explanation
         explanations = [x]
         for place, (call, problem) in enumerate(zip(x.calls, self.problems, strict=True)):

@@ -17,7 +17,7 @@ from gradexplain.explanation import Array, Difference, Intermediate, Stop
 from gradexplain.graph import Graph, Node, Ref
 
 if TYPE_CHECKING:
-    from gradexplain.engine import _Run
+    from gradexplain.engine import Run
 
 #: No more values than this are explained without being asked for: those nearest to the output.
 _MOST = 12
@@ -52,7 +52,7 @@ def cut(graph: Graph, node: Node) -> Graph:
     return Graph(graph.source, nodes, graph.output)
 
 
-def intermediates(run: _Run, answer: Any, found: list[Difference]) -> dict[str, Intermediate]:
+def intermediates(run: Run, answer: Any, found: list[Difference]) -> dict[str, Intermediate]:
     """``∂L/∂h`` for each value of ``run.between``, by three routes; differences go to ``found``."""
     made = {}
     for node in run.between:
@@ -86,7 +86,7 @@ def intermediates(run: _Run, answer: Any, found: list[Difference]) -> dict[str, 
     return made
 
 
-def _fed(run: _Run, rest: Graph, node: Node) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _fed(run: Run, rest: Graph, node: Node) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The leaves that get their whole gradient through ``node``, and those that get a part."""
     whole: list[str] = []
     part: list[str] = []

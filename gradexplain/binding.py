@@ -46,18 +46,27 @@ class Dtype:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Tensors:
+    """What is to be known of tensors: how a constant becomes one, and which hold known integers.
+
+    ``constant(value, integer=…)`` makes one of a number or a nested list.
+    """
+
+    constant: Callable[..., Ref]
+    is_integer: Callable[[Ref], bool]
+
+
 def bind(
     op: Op,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
-    constant: Callable[..., Ref],
-    is_integer: Callable[[Ref], bool],
+    tensors: Tensors,
 ) -> tuple[Any, ...]:
     """The arguments in the order of ``op``'s schema.
 
-    ``constant(value, integer=…)`` makes a tensor of a number or a nested list.  Raises `InputError`
-    where the call does not fit the schema, `UnsupportedError` for an argument of PyTorch's that is not
-    understood here.
+    Raises `InputError` where the call does not fit the schema, `UnsupportedError` for an argument of
+    PyTorch's that is not understood here.
     """
     values: dict[str, Any] = {}
     positional = [p for p in op.parameters if not p.keyword_only and not p.is_aux]
@@ -114,7 +123,7 @@ def bind(
             f"{op.name}() needs the argument {missing[0]}", remedy=f"the call is {signature(op)}"
         )
     return tuple(
-        _convert(op, p, values[p.name], constant, is_integer) if p.name in values else p.default
+        _convert(op, p, values[p.name], tensors) if p.name in values else p.default
         for p in op.parameters
         if not p.is_aux
     )
@@ -124,17 +133,16 @@ def _convert(
     op: Op,
     p: Parameter,
     value: Any,
-    constant: Callable[..., Ref],
-    is_integer: Callable[[Ref], bool],
+    tensors: Tensors,
 ) -> Any:
     if value is None and (p.optional or (not p.required and p.default is None)):
         return None
     if p.is_list and p.is_tensor:
         if isinstance(value, (tuple, list)) and value:
-            return tuple(_tensor(op, p, part, constant, is_integer) for part in value)
+            return tuple(_tensor(op, p, part, tensors) for part in value)
         raise _wrong(op, p, value, "a list of tensors")
     if p.is_tensor:
-        return _tensor(op, p, value, constant, is_integer)
+        return _tensor(op, p, value, tensors)
     if p.is_list:
         if isinstance(value, bool):
             raise _wrong(op, p, value, "an integer or a tuple of integers")
@@ -144,7 +152,7 @@ def _convert(
             return tuple(value)
         raise _wrong(op, p, value, f"{_WORDS[p.kind]} or a tuple of them")
     if p.kind == "Index":
-        return _subscript(op, p, value, constant, is_integer)
+        return _subscript(op, p, value, tensors)
     if p.kind == "Any":
         return _frozen(value)
     if _is_a(p.kind, value):
@@ -156,18 +164,17 @@ def _tensor(
     op: Op,
     p: Parameter,
     value: Any,
-    constant: Callable[..., Ref],
-    is_integer: Callable[[Ref], bool],
+    tensors: Tensors,
 ) -> Ref:
     integer = p.kind == "IntTensor"
     if isinstance(value, Ref):
-        if integer and not is_integer(value):
+        if integer and not tensors.is_integer(value):
             raise _no_index(op)
         return value
     if isinstance(value, (bool, int, float)) and not integer:
-        return constant(value)
+        return tensors.constant(value)
     if isinstance(value, (int, list, tuple)) and not isinstance(value, bool):
-        return constant(value, integer=integer)
+        return tensors.constant(value, integer=integer)
     raise _wrong(op, p, value, _WORDS[p.kind])
 
 
@@ -175,25 +182,26 @@ def _subscript(
     op: Op,
     p: Parameter,
     value: Any,
-    constant: Callable[..., Ref],
-    is_integer: Callable[[Ref], bool],
+    tensors: Tensors,
 ) -> Any:
     """A subscript, its lists of integers as tensors; a list of True and False says where it is True."""
     items: list[Any] = []
     for item in value if isinstance(value, tuple) else (value,):
-        if isinstance(item, Ref) and not is_integer(item):
+        if isinstance(item, Ref) and not tensors.is_integer(item):
             raise _no_index(op)
         if isinstance(item, (list, bool)):
             table = np.asarray(item if is_regular(item) else None)
             if table.dtype == bool and table.ndim:
-                items += [constant(axis.tolist(), integer=True) for axis in np.nonzero(table)]
+                items += [
+                    tensors.constant(axis.tolist(), integer=True) for axis in np.nonzero(table)
+                ]
                 continue
             if table.dtype.kind not in "iu" and table.size:
                 raise InputError(
                     f"{op.name}(): {item!r} is not an index",
                     remedy="an index is a list of integers, or of True and False",
                 )
-            item = constant(table.tolist(), integer=True)
+            item = tensors.constant(table.tolist(), integer=True)
         items.append(item)
     return tuple(items) if isinstance(value, tuple) or len(items) != 1 else items[0]
 

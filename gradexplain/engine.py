@@ -172,10 +172,10 @@ class Answering(Protocol):
 class Extra(Protocol):
     """What an explanation holds beside the gradients of one backward."""
 
-    def begin(self, run: _Run) -> None:
+    def begin(self, run: Run) -> None:
         """Before the first section is shown."""
 
-    def further(self, run: _Run) -> list[Check]:
+    def further(self, run: Run) -> list[Check]:
         """After the gradients; the verdict is the worst of the checks returned and its own."""
 
 
@@ -224,7 +224,7 @@ def problem_at(request: Request, bound: Bound, graph: Graph | None = None) -> Pr
 
 def stages_of(problem: Problem) -> Iterator[tuple[str, Explanation]]:
     """The stages of one problem's explanation, see `stages`."""
-    run = _Run(problem)
+    run = Run(problem)
     try:
         for stage in STAGES:
             if stage == "check" and problem.extra is not None:
@@ -269,7 +269,7 @@ def _is_noise(value: Any, magnitude: float) -> bool:
     return bool(magnitude < math.inf and abs(value) <= 1e-40 * magnitude)
 
 
-class _Run:
+class Run:
     """One explanation in the making."""
 
     def __init__(self, problem: Problem) -> None:

@@ -22,7 +22,7 @@ from gradexplain.engine import (
     DType,
     Problem,
     Request,
-    _Run,
+    Run,
     cleaned,
     explanation_of,
     is_small,
@@ -255,10 +255,10 @@ class _Second:
     shared: Shared | None = None
     found: Hessian | None = None
 
-    def begin(self, run: _Run) -> None:
+    def begin(self, run: Run) -> None:
         """Nothing is shown before all is known."""
 
-    def further(self, run: _Run) -> list[Check]:
+    def further(self, run: Run) -> list[Check]:
         made = _Making(run, self)
         self.found = made.hessian
         return [made.check()]
@@ -267,7 +267,7 @@ class _Second:
 class _Making:
     """One Hessian in the making."""
 
-    def __init__(self, run: _Run, asked: _Second) -> None:
+    def __init__(self, run: Run, asked: _Second) -> None:
         self.run = run
         self.asked = asked
         problem = run.problem
@@ -732,7 +732,7 @@ class _Making:
                     )
 
 
-def borders(run: _Run) -> list[tuple[Node, tuple[int, ...]]]:
+def borders(run: Run) -> list[tuple[Node, tuple[int, ...]]]:
     """Operations at a point where the condition between two of their formulas changes."""
     reach = run.graph.reach(run.wanted) & run.graph.needed()
     found = []

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.binding import Dtype, bind, is_regular
+from gradexplain.binding import Dtype, Tensors, bind, is_regular
 from gradexplain.errors import GradexplainError, InputError, Span, UnsupportedError
 from gradexplain.graph import Builder, Graph, NamedNumber, Node, Ref
 from gradexplain.ops import Op, all_spellings, by_spelling
@@ -76,11 +76,11 @@ def read(
     argument ``dtype=`` may name.  Raises `InputError` and
     `UnsupportedError`, each with its place.
     """
-    return _Reader(program, shape_of, value_of, dtype).graph()
+    return Reader(program, shape_of, value_of, dtype).graph()
 
 
 @dataclass(slots=True)
-class _Reader:
+class Reader:
     program: Program
     shape_of: Callable[[str], Shape]
     value_of: Callable[[str], Any]
@@ -453,13 +453,11 @@ class _Reader:
 
     def _apply(self, op: Op, args: Sequence[Any], place: Span, /, **kwargs: Any) -> Any:
         try:
-            bound = bind(
-                op,
-                args,
-                kwargs,
+            tensors = Tensors(
                 lambda value, integer=False: self._constant(value, place, integer),
                 self._is_integer,
             )
+            bound = bind(op, args, kwargs, tensors)
         except GradexplainError as error:
             error.binding = True  # type: ignore[attr-defined]
             raise self._error(error, place) from None
@@ -549,7 +547,7 @@ class Results(tuple[Any, ...]):
 class Calls:
     """What a record's ``expand`` builds with: ``b.call("narrow", x, dim, start, length)``."""
 
-    reader: _Reader
+    reader: Reader
     place: Span
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> Any:

@@ -17,7 +17,7 @@ from gradexplain.graph import Graph, Node, Ref
 from gradexplain.routes.chain import ChainRule
 
 if TYPE_CHECKING:
-    from gradexplain.engine import _Run
+    from gradexplain.engine import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def at(name: str, index: tuple[int, ...]) -> str:
     return f"{name}[{','.join(map(str, index))}]" if index else name
 
 
-def notes(run: _Run, singular: list[Singular]) -> list[Note]:
+def notes(run: Run, singular: list[Singular]) -> list[Note]:
     """Every note that applies, in a fixed order."""
     found = _kinks(run, singular)
     explained = {note.data["node"] for note in found}
@@ -112,7 +112,7 @@ def notes(run: _Run, singular: list[Singular]) -> list[Note]:
     return found
 
 
-def _kinks(run: _Run, singular: list[Singular]) -> list[Note]:
+def _kinks(run: Run, singular: list[Singular]) -> list[Note]:
     notes = []
     for point in singular:
         op = point.node.op
@@ -131,7 +131,7 @@ def _kinks(run: _Run, singular: list[Singular]) -> list[Note]:
     return notes
 
 
-def _infinities(run: _Run) -> list[Note]:
+def _infinities(run: Run) -> list[Note]:
     """The first node whose value is not finite though its inputs are, forward and backward."""
     graph, chain = run.graph, run.chain
     for node in graph.nodes:
@@ -163,7 +163,7 @@ def _infinities(run: _Run) -> list[Note]:
     return []
 
 
-def _infinity(run: _Run, node: Node, value: Array) -> Note:
+def _infinity(run: Run, node: Node, value: Array) -> Note:
     index = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
     found = _word(float(value[index]))
     inputs = []
@@ -185,7 +185,7 @@ def _infinity(run: _Run, node: Node, value: Array) -> Note:
     )
 
 
-def _call(run: _Run, node: Node) -> str:
+def _call(run: Run, node: Node) -> str:
     return next(row.expression for row in run.explanation.forward if row.node == node.label)
 
 
@@ -199,7 +199,7 @@ def _number(value: float) -> str:
     return number(value)
 
 
-def _stopped(run: _Run) -> list[Note]:
+def _stopped(run: Run) -> list[Note]:
     """What stops a gradient that would have come this way: ``detach``, ``floor``, a comparison."""
     graph = run.graph
     needed = graph.needed()
@@ -215,7 +215,7 @@ def _stopped(run: _Run) -> list[Note]:
     return list(found.values())
 
 
-def _coarse(run: _Run) -> list[Note]:
+def _coarse(run: Run) -> list[Note]:
     """Where PyTorch's own backward is coarser than its dtype, and it shows."""
     found = next(filter(run.by_kernel, run.explanation.check.differences), None)  # type: ignore
     if found is None:
@@ -236,7 +236,7 @@ def _coarse(run: _Run) -> list[Note]:
     ]
 
 
-def _conventions(run: _Run, singular: list[Singular]) -> list[Note]:
+def _conventions(run: Run, singular: list[Singular]) -> list[Note]:
     """Why PyTorch's gradient differs at a singular point: one note for each input that is concerned."""
     notes = []
     for gradient in run.explanation.gradients.values():
@@ -268,7 +268,7 @@ def _conventions(run: _Run, singular: list[Singular]) -> list[Note]:
     return notes
 
 
-def _first_nan(run: _Run) -> tuple[str, str] | None:
+def _first_nan(run: Run) -> tuple[str, str] | None:
     """The first step of the backward pass that makes a nan of numbers."""
     for c in run.chain.contributions:
         made = np.isnan(to_float(c.value[0])).any()
@@ -277,7 +277,7 @@ def _first_nan(run: _Run) -> tuple[str, str] | None:
     return None
 
 
-def _unreached(run: _Run) -> list[Note]:
+def _unreached(run: Run) -> list[Note]:
     names = [
         leaf.label for leaf in run.leaves if not run.graph.reach([leaf.label]) & {run.graph.output}
     ]
@@ -295,7 +295,7 @@ def _unreached(run: _Run) -> list[Note]:
     ]
 
 
-def _retained(run: _Run) -> list[Note]:
+def _retained(run: Run) -> list[Note]:
     names = list(run.problem.retain)
     if not names:
         return []
@@ -312,7 +312,7 @@ def _retained(run: _Run) -> list[Note]:
     ]
 
 
-def _blind(run: _Run) -> list[Note]:
+def _blind(run: Run) -> list[Note]:
     """A ``v`` for which ``Jᵀv`` is 0 for every input although J is not."""
     gradients = run.explanation.gradients
     if not run.v.any() or not gradients or run.graph.out.shape == ():

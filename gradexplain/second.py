@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import sympy
 
-from gradexplain.engine import Problem, _Run, explanation_of
+from gradexplain.engine import Problem, Run, explanation_of
 from gradexplain.errors import Span, UnsupportedError
 from gradexplain.explanation import BackwardRow, Check, Note, Second
 from gradexplain.formula.calculus import indices_of, label_of
@@ -213,7 +213,7 @@ def _text(
     return at, printer(total)
 
 
-def formula_graph(run: _Run, v_name: str, *, implicit: bool) -> GradientGraph | None:
+def formula_graph(run: Run, v_name: str, *, implicit: bool) -> GradientGraph | None:
     """The graph with each wanted leaf's gradient as one value, by its closed form.
 
     None where a gradient has no single formula.
@@ -299,16 +299,16 @@ class SecondPass:
         """``problem`` with its second pass."""
         if not problem.check:
             return replace(problem, extra=cls(None))
-        between = _Run(replace(problem, check=False)).between
+        between = Run(replace(problem, check=False)).between
         question = SecondQuestion(problem.question(tuple(node.label for node in between)))
         shared = Shared(Asked(question))
         first = Part(shared, lambda answer: answer.first, last=True)
         return replace(problem, extra=cls(shared), asked=first)
 
-    def begin(self, run: _Run) -> None:
+    def begin(self, run: Run) -> None:
         """Nothing: the first pass is explained as it always is."""
 
-    def further(self, run: _Run) -> list[Check]:
+    def further(self, run: Run) -> list[Check]:
         problem = run.problem
         implicit = problem.v_source == "implicit"
         v_name = run.explanation.grad.name

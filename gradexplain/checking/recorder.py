@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from gradexplain.errors import GradexplainError, Span
 from gradexplain.graph import Graph, Ref
-from gradexplain.language import _Reader
+from gradexplain.language import Reader
 from gradexplain.ops import Op, by_spelling
 from gradexplain.syntax import Program
 
@@ -56,7 +56,7 @@ class Recorder(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.reader = _Reader(Program("", ()), lambda name: (), lambda name: None)
+        self.reader = Reader(Program("", ()), lambda name: (), lambda name: None)
         self.builder = self.reader.builder
         self.refs: dict[int, tuple[Any, Ref]] = {}
         self.tainted: dict[int, Any] = {}

@@ -14,7 +14,7 @@ from gradexplain.errors import GradexplainError, Span, UnsupportedError
 from gradexplain.explanation import Array
 from gradexplain.formula.evaluate import Pair, to_float
 from gradexplain.graph import Graph, Ref, op_call
-from gradexplain.language import _Reader
+from gradexplain.language import Reader
 from gradexplain.ops import by_spelling
 from gradexplain.ops.base import Op
 from gradexplain.render.numbers import number
@@ -61,7 +61,7 @@ class Reading:
         self._integers: dict[str, Array] = {}
         #: How the gradients of a backward pass read, as far as they are short.
         self.gradients: list[str] = []
-        self.reader = _Reader(Program("", ()), self._no_shape, self._integers.get)
+        self.reader = Reader(Program("", ()), self._no_shape, self._integers.get)
 
     @staticmethod
     def _no_shape(name: str) -> Any:
