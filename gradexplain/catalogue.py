@@ -65,6 +65,8 @@ def _entry(op: Op) -> Entry:
     expression, shapes = parse(op.samples[0])
     graph = problem_of(Request(expression, shapes=shapes, grad=ONES)).graph
     node = next((n for n in reversed(graph.nodes) if n.op is op), None)
+    if node is None and _speaks_for(graph.out.op, op):
+        node = graph.out
     formula = ""
     derivatives: tuple[tuple[str, str], ...] = ()
     where: tuple[str, ...] = ()
@@ -87,6 +89,14 @@ def _entry(op: Op) -> Entry:
         made_of,
         op.kink,
     )
+
+
+def _speaks_for(inner: Op | None, op: Op) -> bool:
+    """Whether ``op`` stands for a record that no one calls by name, with arguments of the same names."""
+    if inner is None or inner.spellings:
+        return False
+    names = {p.name for p in op.parameters}
+    return all(p.is_aux or not p.is_tensor or p.name in names for p in inner.parameters)
 
 
 def _formulas(node: Node, graph: Graph) -> tuple[str, tuple[tuple[str, str], ...]]:
