@@ -329,14 +329,12 @@ class Evaluator:
             open_grid = np.ix_(*(np.arange(sizes[a]) for a in others))
             index_of = {**dict(zip(others, open_grid, strict=True)), axis: np.clip(at, 0, n - 1)}
             where = tuple(index_of[a] for a in total.axes)
-
-            def put(whole: Any, added: Any, part: _Part = part, others: Any = others,
-                    valid: Any = valid, where: Any = where) -> Any:  # fmt: skip
-                whole[where] += np.where(valid, self._aligned(added, part.axes, others), 0)
-                return whole
-
-            value = put(total.value if total.fresh else total.value.copy(), part.value)
-            size = put(total.size.copy(), part.size) if self.magnitudes else None
+            value = total.value if total.fresh else total.value.copy()
+            value[where] += np.where(valid, self._aligned(part.value, part.axes, others), 0)
+            size = None
+            if self.magnitudes:
+                size = total.size.copy()
+                size[where] += np.where(valid, self._aligned(part.size, part.axes, others), 0)
             total = _Part(value, size, total.axes, fresh=True)
         return self._add([total, *rest]) if rest else total
 
