@@ -38,10 +38,10 @@ from gradexplain.explanation import (
     Upstream,
 )
 from gradexplain.graph import Graph, Node
+from gradexplain.reading.arrays import Value, as_array
 from gradexplain.render.numbers import number
 from gradexplain.routes.calls import CallsQuestion, Part, Shared
 from gradexplain.routes.pytorch import Asked
-from gradexplain.values import Value, as_array
 
 
 @dataclass(frozen=True, slots=True)

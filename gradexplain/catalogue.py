@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gradexplain.binding import signature
 from gradexplain.engine import Request, problem_of
 from gradexplain.errors import InputError
 from gradexplain.formula.local import RESULT, local_rule, renamed
@@ -16,7 +15,8 @@ from gradexplain.graph import Graph, Node, op_call, refs
 from gradexplain.ops import Op, all_ops
 from gradexplain.ops.base import FAMILIES
 from gradexplain.ops.samples import parse
-from gradexplain.values import ONES
+from gradexplain.reading.arguments import signature
+from gradexplain.reading.arrays import ONES
 
 _OUT, _IN = "ikmace", "jlnbdf"
 

@@ -32,14 +32,15 @@ from gradexplain.explanation import (
     Upstream,
 )
 from gradexplain.graph import Graph, Node, labels_of, op_call
-from gradexplain.language import read
 from gradexplain.limits import MAX_TOTAL_ELEMENTS
 from gradexplain.ops.base import Shape, show_shape
+from gradexplain.reading.arrays import ONES, Value, as_array, bind
+from gradexplain.reading.language import read
+from gradexplain.reading.program import Program
+from gradexplain.reading.syntax import parse
 from gradexplain.render.numbers import number
 from gradexplain.routes.names import free_names
 from gradexplain.routes.pytorch import Asked, Question
-from gradexplain.syntax import Program, parse
-from gradexplain.values import ONES, Value, as_array, bind
 
 if TYPE_CHECKING:
     from gradexplain.notes import Singular

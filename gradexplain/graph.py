@@ -1,7 +1,7 @@
 """The computation as a graph: frozen nodes in single assignment order.
 
 Everything downstream reads the graph; nothing downstream reads text.  A `Builder` makes the nodes, one
-call of `Builder.apply` each, whether they come from an expression (`gradexplain.language`) or from a
+call of `Builder.apply` each, whether they come from an expression (`gradexplain.reading`) or from a
 script that ran (`gradexplain.trace`); shapes are checked when a node is made.
 """
 

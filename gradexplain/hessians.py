@@ -48,6 +48,7 @@ from gradexplain.graph import Node, Ref
 from gradexplain.notes import at as place_of
 from gradexplain.notes import singular_nodes
 from gradexplain.ops.base import show_shape
+from gradexplain.reading.arrays import ONES, Value, as_array, bind
 from gradexplain.routes.calls import Part, Shared
 from gradexplain.routes.chain import ChainRule
 from gradexplain.routes.closed import ClosedForm, Shown
@@ -60,7 +61,6 @@ from gradexplain.second import (
     formula_graph,
     free_label,
 )
-from gradexplain.values import ONES, Value, as_array, bind
 
 #: H is computed whole for up to this many elements of the inputs together; beyond, H·u is checked.
 WHOLE = 32

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from gradexplain.errors import GradexplainError
-from gradexplain.language import _NEAREST, read
 from gradexplain.ops import by_spelling
-from gradexplain.syntax import parse
+from gradexplain.reading.language import read
+from gradexplain.reading.names import NEAREST
+from gradexplain.reading.syntax import parse
 
 #: Each message after the expression that leads to it.
 MESSAGES = r"""
@@ -75,6 +76,6 @@ def test_message(case: str) -> None:
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize("name", sorted(set(_NEAREST.values())))
+@pytest.mark.parametrize("name", sorted(set(NEAREST.values())))
 def test_the_nearest_is_an_operation(name: str) -> None:
     assert by_spelling(name if "." in name else f"torch.{name}")

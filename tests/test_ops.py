@@ -21,12 +21,12 @@ from gradexplain.engine import Request, problem_of
 from gradexplain.errors import GradexplainError
 from gradexplain.formula.evaluate import Evaluator, to_exact, to_float
 from gradexplain.formula.functions import build, derivative, mp, named_function
-from gradexplain.language import read
 from gradexplain.ops import Op, all_ops
+from gradexplain.reading.arrays import ONES
+from gradexplain.reading.language import read
+from gradexplain.reading.syntax import parse
 from gradexplain.routes.chain import ChainRule
 from gradexplain.routes.closed import ClosedForm
-from gradexplain.syntax import parse
-from gradexplain.values import ONES
 
 CASES = [pytest.param(op, text, id=f"{op.name}: {text}") for op in all_ops() for text in op.samples]
 #: The families whose records are checked in more ways; the first sample of each record is enough.

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from gradexplain.errors import GradexplainError, InputError, Span, UnsupportedError
 from gradexplain.limits import MAX_SOURCE
-from gradexplain.syntax import Program, attribute_span, parse, span
+from gradexplain.reading.program import Program, attribute_span, span
+from gradexplain.reading.syntax import parse
 
 
 def marked(program: Program, place: Span) -> str:

@@ -22,10 +22,8 @@ from hypothesis.extra import numpy as hnp
 from gradexplain.errors import GradexplainError, InputError, UnsupportedError
 from gradexplain.explanation import Array, Shape
 from gradexplain.limits import MAX_ELEMENTS, MAX_VALUE_TEXT
-from gradexplain.values import (
-    ONES,
-    as_array,
-    bind,
+from gradexplain.reading.arrays import ONES, as_array, bind
+from gradexplain.reading.typed import (
     parse_binding,
     parse_bindings,
     parse_shape,
@@ -527,7 +525,7 @@ def test_list_that_holds_itself() -> None:
 
 def test_pytorch_is_not_imported() -> None:
     code = (
-        "import sys; from gradexplain.values import as_array, parse_value;"
+        "import sys; from gradexplain.reading.arrays import as_array; from gradexplain.reading.typed import parse_value;"
         "as_array([1, 2], 'x'); parse_value('[1]', 'x'); assert 'torch' not in sys.modules"
     )
     root = Path(__file__).parents[1]

@@ -18,7 +18,7 @@ from gradexplain.codegen.line import gradient_line
 from gradexplain.errors import InputError
 from gradexplain.explanation import Array
 from gradexplain.ops.base import Shape
-from gradexplain.syntax import parse
+from gradexplain.reading.syntax import parse
 
 #: Entries that a report lists, and rows and columns of its picture.
 _LISTED, _PICTURED = 2000, 64
@@ -47,7 +47,7 @@ def check(
 
     Raises `GradexplainError` where the question makes no sense.
     """
-    from gradexplain.values import ONES, as_array
+    from gradexplain.reading.arrays import ONES, as_array
 
     if dtype not in agreement.ROUNDOFF:
         raise InputError(f"dtype {dtype!r} is not supported", remedy="use 'float64' or 'float32'")
@@ -102,7 +102,7 @@ def check_subject(
     write: bool = True,
 ) -> CheckReport:
     """The report on a subject.  Without ``write`` no formulas are written out."""
-    from gradexplain.values import ONES
+    from gradexplain.reading.arrays import ONES
 
     tries = Tries(subject, dtype)
     upstream = None if grad is None or grad is ONES else np.asarray(grad, dtype=np.float64)

@@ -16,10 +16,11 @@ from typing import Any
 
 from gradexplain.errors import InputError, Span
 from gradexplain.graph import Graph, Node, Ref
-from gradexplain.language import read
 from gradexplain.ops.base import Shape, show_shape
+from gradexplain.reading.language import read
+from gradexplain.reading.program import Program
+from gradexplain.reading.syntax import parse
 from gradexplain.routes.names import free_names
-from gradexplain.syntax import Program, parse
 
 _HEAD = re.compile(r"\s*([^\W\d]\w*)\s*:(?![:=])")
 

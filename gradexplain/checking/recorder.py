@@ -16,10 +16,9 @@ import torch
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from gradexplain.errors import GradexplainError, Span
-from gradexplain.graph import Graph, Ref
-from gradexplain.language import Reader
+from gradexplain.graph import Builder, Graph, Ref
 from gradexplain.ops import Op, by_spelling
-from gradexplain.syntax import Program
+from gradexplain.reading.applying import Applier
 
 _NOWHERE = Span(0, 0)
 
@@ -56,8 +55,8 @@ class Recorder(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.reader = Reader(Program("", ()), lambda name: (), lambda name: None)
-        self.builder = self.reader.builder
+        self.applier = Applier(Builder(), lambda name: None)
+        self.builder = self.applier.builder
         self.refs: dict[int, tuple[Any, Ref]] = {}
         self.tainted: dict[int, Any] = {}
         self.outside: dict[int, tuple[Any, str]] = {}
@@ -230,7 +229,7 @@ class Recorder(TorchFunctionMode):
             named = {k: self._argument(v) for k, v in kwargs.items()}
             while bound and bound[-1] is None:
                 bound.pop()
-            return self.reader._apply_any(records, bound, named, _NOWHERE)
+            return self.applier.apply_any(records, bound, named, _NOWHERE)
         except (GradexplainError, _Tainted, TypeError, ValueError, AttributeError):
             return None
 

@@ -19,9 +19,9 @@ from gradexplain.checking import numeric
 from gradexplain.errors import GradexplainError, InputError
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph
-from gradexplain.language import read
 from gradexplain.ops.base import Shape, show_shape
-from gradexplain.syntax import Program
+from gradexplain.reading.language import read
+from gradexplain.reading.program import Program
 
 
 @dataclass(slots=True)
@@ -210,7 +210,7 @@ def _free_names(program: Program) -> tuple[str, ...]:
     """The inputs of a program in order of first use, without knowing any shape."""
     import ast
 
-    from gradexplain.language import _CONSTANTS, _MODULES
+    from gradexplain.reading.names import CONSTANTS, MODULES
 
     assigned: set[str] = set()
     found: dict[str, None] = {}
@@ -223,7 +223,7 @@ def _free_names(program: Program) -> tuple[str, ...]:
             if isinstance(node, ast.Name) and id(node) not in functions
         ]  # fmt: skip
         for node in sorted(nodes, key=lambda n: (n.lineno, n.col_offset)):
-            if node.id in assigned or node.id in _CONSTANTS or node.id in _MODULES:
+            if node.id in assigned or node.id in CONSTANTS or node.id in MODULES:
                 continue
             found.setdefault(node.id)
         assigned |= set(statement.targets)

@@ -31,12 +31,12 @@ class Calls:
 
     def plan(self, grads: tuple[str, ...]) -> Plan:
         """The same as values; raises `InputError` for what makes no sense."""
-        from gradexplain import values  # NumPy is loaded here, not for --help
         from gradexplain.accumulation import Plan
+        from gradexplain.reading import typed  # NumPy is loaded here, not for --help
 
         return Plan(
             self.starts,
-            tuple(values.parse_value(grad, "--grad") for grad in grads),
+            tuple(typed.parse_value(grad, "--grad") for grad in grads),
             self.zero_grad,
             self.retain_graph,
             tuple(name.strip() for names in self.retain_grad for name in names.split(",")),

@@ -68,8 +68,8 @@ def check(
             "what to check is missing",
             remedy="give an expression with --claim, or FILE.py:NAME",
         )
-    from gradexplain import values
     from gradexplain.checking.checker import check as run
+    from gradexplain.reading import typed
 
     subject: Any = what
     code = _CODE.match(what.strip())
@@ -86,9 +86,9 @@ def check(
     report = run(
         subject,
         list(claims) or None,
-        at=values.parse_bindings(at),
-        shapes=values.parse_shapes(shape),
-        grad=None if grad is None else values.parse_value(grad, "--grad"),
+        at=typed.parse_bindings(at),
+        shapes=typed.parse_shapes(shape),
+        grad=None if grad is None else typed.parse_value(grad, "--grad"),
         grad_name=grad_name,
         dtype=dtype,
         seed=seed,

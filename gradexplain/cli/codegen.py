@@ -35,10 +35,10 @@ def codegen(
         raise InputError(
             "the expression is missing", remedy='as in gradexplain codegen "x / x.sum(dim=0)"'
         )
-    from gradexplain import values
     from gradexplain.codegen.function import generate
+    from gradexplain.reading import typed
 
-    code = generate(expr, name, values.parse_shapes(shape), verify=not no_verify)
+    code = generate(expr, name, typed.parse_shapes(shape), verify=not no_verify)
     if path in (None, "-"):
         output.write(code.source)
     else:

@@ -89,14 +89,14 @@ class Question:
                 f"--grad is given {len(self.grads)} times",
                 remedy="give it once; gradexplain run takes several, one for each call of backward",
             )
-        from gradexplain import values  # NumPy is loaded here, not for --help
         from gradexplain.engine import Request
+        from gradexplain.reading import typed  # NumPy is loaded here, not for --help
 
         return Request(
             expression=expression,
-            at=values.parse_bindings(self.at),
-            grad=None if self.grad is None else values.parse_value(self.grad, "--grad"),
-            shapes=values.parse_shapes(self.shape),
+            at=typed.parse_bindings(self.at),
+            grad=None if self.grad is None else typed.parse_value(self.grad, "--grad"),
+            shapes=typed.parse_shapes(self.shape),
             wrt=None if self.wrt is None else tuple(n.strip() for n in self.wrt.split(",")),
             dtype=self.dtype,
             check=check,

@@ -50,7 +50,7 @@ def hessian(question: Question, vectors: tuple[str, ...], no_check: bool, out: O
 
 
 def _vector(texts: tuple[str, ...]) -> dict[str | None, Any]:
-    from gradexplain import values  # NumPy is loaded here, not for --help
+    from gradexplain.reading import typed  # NumPy is loaded here, not for --help
 
     found: dict[str | None, Any] = {}
     for text in texts:
@@ -62,7 +62,7 @@ def _vector(texts: tuple[str, ...]) -> dict[str | None, Any]:
                 f"{what} is given twice" if name in found else "--vector is given twice",
                 remedy="give one vector for all inputs, or one NAME=… for each",
             )
-        found[name] = values.parse_value(value, what)
+        found[name] = typed.parse_value(value, what)
     return found
 
 

@@ -47,10 +47,11 @@ from gradexplain.explanation import Array
 from gradexplain.formula.calculus import ADJOINT, label_of, tensor_arguments
 from gradexplain.formula.local import RESULT, UPSTREAM, local_rule
 from gradexplain.graph import Graph, Node, refs
-from gradexplain.language import read
 from gradexplain.ops.base import Shape, show_shape
+from gradexplain.reading.language import read
+from gradexplain.reading.program import Program
+from gradexplain.reading.syntax import parse
 from gradexplain.routes.closed import ClosedForm
-from gradexplain.syntax import Program, parse
 
 
 @dataclass

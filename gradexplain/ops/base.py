@@ -161,7 +161,7 @@ class Op:
     stops: bool = False
     integer: bool = False
     #: ``expand(b, *arguments)``: made of other operations, whose nodes ``b`` (a
-    #: `gradexplain.language.Calls`) makes; may return a tuple of values.
+    #: `gradexplain.reading.applying.Calls`) makes; may return a tuple of values.
     expand: Callable[..., Any] | None = None
     #: Where PyTorch's own backward is coarser than its dtype.
     coarse: tuple[Coarse, ...] = ()

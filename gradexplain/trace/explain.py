@@ -640,7 +640,7 @@ class _Explainer:
         """All calls in one graph, with the script's names."""
         for explicit in (False, True):
             reading = Reading(self.snapshot, self.labels)
-            builder = reading.reader.builder
+            builder = reading.applier.builder
             try:
                 for operation in self.snapshot.operations:
                     made = reading.apply(operation)

@@ -13,14 +13,13 @@ from gradexplain import agreement
 from gradexplain.errors import GradexplainError, Span, UnsupportedError
 from gradexplain.explanation import Array
 from gradexplain.formula.evaluate import Pair, to_float
-from gradexplain.graph import Graph, Ref, op_call
-from gradexplain.language import Reader
+from gradexplain.graph import Builder, Graph, Ref, op_call
 from gradexplain.ops import by_spelling
 from gradexplain.ops.base import Op
+from gradexplain.reading.applying import Applier
 from gradexplain.render.numbers import number
 from gradexplain.routes.chain import ChainRule
 from gradexplain.second import GradientGraph, backward_graph
-from gradexplain.syntax import Program
 from gradexplain.trace import recurrent
 from gradexplain.trace.snapshot import Arg, Operation, Snapshot, Term, Value, View
 
@@ -52,7 +51,7 @@ def is_literal(value: Value) -> bool:
 
 
 class Reading:
-    """Calls applied to one builder: a reader of the language without a text."""
+    """Calls applied to one builder."""
 
     def __init__(self, snapshot: Snapshot, labels: Mapping[int, str]) -> None:
         self.snapshot = snapshot
@@ -61,11 +60,7 @@ class Reading:
         self._integers: dict[str, Array] = {}
         #: How the gradients of a backward pass read, as far as they are short.
         self.gradients: list[str] = []
-        self.reader = Reader(Program("", ()), self._no_shape, self._integers.get)
-
-    @staticmethod
-    def _no_shape(name: str) -> Any:
-        raise UnsupportedError(f"{name} is not known")
+        self.applier = Applier(Builder(), self._integers.get)
 
     def leaf(self, number: int) -> Ref:
         """The value as an input of the graph."""
@@ -75,9 +70,9 @@ class Reading:
             if value.dtype.startswith(("int", "uint", "bool")) and value.array is not None:
                 self._integers[label] = value.array
             integer = label in self._integers and value.dtype != "bool"
-            ref = self.reader.builder.leaf(label, value.shape, _NOWHERE, integer=integer)
+            ref = self.applier.builder.leaf(label, value.shape, _NOWHERE, integer=integer)
             if integer:
-                self.reader.builder.known[ref.id] = value.array
+                self.applier.builder.known[ref.id] = value.array
             self.refs[number] = ref
         return self.refs[number]
 
@@ -98,7 +93,7 @@ class Reading:
             if not _is_habit(name, arg)
         }
         if operation.name in recurrent.NAMES and not kwargs:
-            nodes = self.reader.builder.nodes
+            nodes = self.applier.builder.nodes
             return recurrent.written_out(
                 operation.name, args, self._call, lambda ref: nodes[ref.id].shape
             )
@@ -112,7 +107,7 @@ class Reading:
             if not records:
                 continue
             try:
-                return self.reader._apply_any(records, args, kwargs, _NOWHERE)
+                return self.applier.apply_any(records, args, kwargs, _NOWHERE)
             except GradexplainError as error:
                 problem = error
         raise problem
@@ -125,12 +120,12 @@ class Reading:
             raise UnsupportedError("it does not write into a tensor")
         value = self._argument(given[0]) if given else 0.0
         if not isinstance(value, Ref):
-            value = self.reader.builder.constant(float(value), _NOWHERE)
+            value = self.applier.builder.constant(float(value), _NOWHERE)
         shape = self.snapshot.values[target.id].shape
         return self._call("torch.broadcast_to", value, shape)  # type: ignore[no-any-return]
 
     def _call(self, spelling: str, *args: Any) -> Any:
-        return self.reader._apply_any(by_spelling(spelling), list(args), {}, _NOWHERE)
+        return self.applier.apply_any(by_spelling(spelling), list(args), {}, _NOWHERE)
 
     def _through_view(self, operation: Operation, view: View) -> Ref:
         """A view of a tensor, or the tensor once a view of it has been changed.
@@ -156,7 +151,7 @@ class Reading:
             if np.unique(taken).size < taken.size:
                 raise UnsupportedError("it writes several values into one element")
             changed = self._argument_ref(value)
-        number = self.reader.builder.nodes[changed.id].shape
+        number = self.applier.builder.nodes[changed.id].shape
         while len(number) > taken.ndim and number[0] == 1:
             changed = self._call("torch.squeeze", changed, 0)
             number = number[1:]
@@ -194,8 +189,8 @@ class Reading:
                     part = part[place]
                 label = self.labels[upstream.id]
                 if path in term.outputs:
-                    part = inner.reader.builder.name(part, self.labels[term.outputs[path]])
-                graph = inner.reader.builder.graph(part)
+                    part = inner.applier.builder.name(part, self.labels[term.outputs[path]])
+                graph = inner.applier.builder.graph(part)
                 value = self.snapshot.values[upstream.id]
                 implied = is_literal(value) and value.array == 1
                 back = backward_graph(graph, [graph[by.id].label], label, implicit=implied)
@@ -212,16 +207,16 @@ class Reading:
         self.gradients.append(_joined(texts))
         total = sums[0]
         for ref in sums[1:]:
-            total = self.reader._apply_any(by_spelling("torch.add"), [total, ref], {}, _NOWHERE)
+            total = self.applier.apply_any(by_spelling("torch.add"), [total, ref], {}, _NOWHERE)
         return total
 
     def _argument_ref(self, arg: Arg) -> Ref:
         found = self._argument(arg)
-        return found if isinstance(found, Ref) else self.reader.builder.constant(found, _NOWHERE)
+        return found if isinstance(found, Ref) else self.applier.builder.constant(found, _NOWHERE)
 
     def _inlined(self, graph: Graph, output: int, given: Mapping[str, Ref]) -> Ref:
         """The node ``output`` of a graph, its leaves put in place of those of that label."""
-        builder = self.reader.builder
+        builder = self.applier.builder
         needed = replace(graph, output=output).needed()
         made: dict[int, Ref] = {}
 
@@ -246,7 +241,7 @@ class Reading:
 
     def _there(self, op: Op, args: tuple[Any, ...]) -> Ref | None:
         """The node that is this operation already: a value is written down once."""
-        for node in self.reader.builder.nodes:
+        for node in self.applier.builder.nodes:
             same = node.op is not None and (node.op.name, node.op.element, node.op.value) == (
                 op.name, op.element, op.value
             )  # fmt: skip
@@ -261,11 +256,11 @@ class Reading:
             made = made[place] if isinstance(made, (tuple, list)) else made
         if not isinstance(made, Ref):
             raise UnsupportedError(f"{operation.name} returns something else here")
-        node = self.reader.builder.nodes[made.id]
+        node = self.applier.builder.nodes[made.id]
         if tuple(node.shape) != value.shape:
             raise UnsupportedError(f"{operation.name} has another shape here")
         if node.op is None or any(ref.id == made.id for ref in self.refs.values()):
-            return self.reader.builder.apply(by_spelling("torch.positive")[0], (made,), _NOWHERE)
+            return self.applier.builder.apply(by_spelling("torch.positive")[0], (made,), _NOWHERE)
         ref: Ref = made
         return ref
 
@@ -321,8 +316,8 @@ class Link:
         made = reading.apply(operation)
         ref = reading.output(operation, output, made)
         label = labels[output]
-        ref = reading.reader.builder.name(ref, label)
-        self.graph: Graph = reading.reader.builder.graph(ref)
+        ref = reading.applier.builder.name(ref, label)
+        self.graph: Graph = reading.applier.builder.graph(ref)
         self.label = label
         self.operation = operation
         path = snapshot.values[output].path

@@ -23,9 +23,9 @@ from run_speed import report, side_by_side
 
 from gradexplain import explain
 from gradexplain.engine import Request, problem_of
+from gradexplain.reading.arrays import ONES
 from gradexplain.routes.closed import ClosedForm
 from gradexplain.routes.pytorch import tensors_of
-from gradexplain.values import ONES
 
 torch.set_num_threads(1)
 

@@ -9,7 +9,7 @@ from gradexplain.checking.checker import check_subject
 from gradexplain.checking.code import subject_of
 from gradexplain.checking.subjects import FormulaSubject
 from gradexplain.errors import GradexplainError
-from gradexplain.syntax import parse
+from gradexplain.reading.syntax import parse
 from tests.mutants.cases import CASES, Case
 from tests.mutants.make import Mutant, equivalent, function, gradcheck, mutants, variants
 

@@ -7,21 +7,19 @@ numbers is done here, in floats, and a number becomes a tensor of shape ``()`` w
 from __future__ import annotations
 
 import ast
-import dataclasses
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from gradexplain.binding import Dtype, Tensors, bind, is_regular
 from gradexplain.errors import GradexplainError, InputError, Span, UnsupportedError
-from gradexplain.graph import Builder, Graph, NamedNumber, Node, Ref
-from gradexplain.ops import Op, all_spellings, by_spelling
+from gradexplain.graph import Builder, Graph, NamedNumber, Ref
+from gradexplain.ops import by_spelling
 from gradexplain.ops.base import Shape
-from gradexplain.syntax import Program, attribute_span, span
+from gradexplain.reading.applying import Applier, Results, flat
+from gradexplain.reading.arguments import Dtype
+from gradexplain.reading.names import ALSO, CONSTANTS, MODULES, dotted, functions, unknown
+from gradexplain.reading.program import Program, attribute_span, span
 
 #: Python's operators, by the operation that carries them out on tensors.
 _BINARY: dict[type[ast.operator], tuple[str, Callable[[Any, Any], Any]]] = {
@@ -39,28 +37,6 @@ _BINARY: dict[type[ast.operator], tuple[str, Callable[[Any, Any], Any]]] = {
 _COMPARE: dict[type[ast.cmpop], str] = {
     ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge", ast.Eq: "eq", ast.NotEq: "ne",
 }  # fmt: skip
-
-#: Names that stand for a module of PyTorch (or Python's math) when nothing was assigned to them.
-_MODULES = {
-    "torch": "torch", "F": "F", "nn": "nn", "math": "math", "functional": "F", "special": "special",
-    "linalg": "linalg", "torch.nn": "nn", "torch.nn.functional": "F", "nn.functional": "F",
-    "torch.special": "special", "torch.linalg": "linalg", "torch.functional": "torch",
-    "torch.Tensor": "Tensor", "Tensor": "Tensor", "np": "numpy", "numpy": "numpy",
-}  # fmt: skip
-_CONSTANTS = {
-    "pi": NamedNumber("pi", math.pi), "e": NamedNumber("e", math.e), "inf": math.inf,
-    "nan": math.nan, "tau": math.tau,
-}  # fmt: skip
-
-#: PyTorch's shorter names of dtypes.
-_ALSO = {"double": "float64", "float": "float32"}
-
-#: What draws random numbers.
-_RANDOM = {"rand", "randn", "randint", "randperm", "bernoulli", "multinomial", "normal", "dropout",
-           "uniform", "poisson", "dropout1d", "dropout2d", "alpha_dropout", "empty"}  # fmt: skip
-
-#: Where a bare name is looked for, in this order.
-_BARE = ("torch", "F", "linalg", "special", "Tensor")
 
 
 def read(
@@ -86,10 +62,12 @@ class Reader:
     value_of: Callable[[str], Any]
     dtype: str = "float64"
     builder: Builder = field(init=False)
+    applier: Applier = field(init=False)
     names: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.builder = Builder(self.program.source)
+        self.applier = Applier(self.builder, self.value_of)
 
     def graph(self) -> Graph:
         last: Any = None
@@ -145,7 +123,7 @@ class Reader:
             if not shape:
                 raise self._error(InputError("a tensor of shape () cannot be unpacked"), place)
             value = tuple(
-                self._apply(by_spelling("operator.getitem")[0], (value, i), place)
+                self.applier.apply(by_spelling("operator.getitem")[0], (value, i), place)
                 for i in range(min(shape[0], 1000))
             )
         if not isinstance(value, (tuple, list)) or len(value) != len(targets):
@@ -207,8 +185,8 @@ class Reader:
     def _name(self, name: str, place: Span) -> Any:
         if name in self.names:
             return self.names[name]
-        if name in _CONSTANTS and self.value_of(name) is None:
-            return _CONSTANTS[name]
+        if name in CONSTANTS and self.value_of(name) is None:
+            return CONSTANTS[name]
         if name in ("torch", "F", "nn") and self.value_of(name) is None:
             raise self._error(
                 InputError(
@@ -275,19 +253,19 @@ class Reader:
         records = by_spelling(f"torch.{name}")
         if not records:
             raise self._error(UnsupportedError(f"`{name}` is not supported yet"), place)
-        return self._apply(records[0], args, place)
+        return self.applier.apply(records[0], args, place)
 
     def _attribute(self, node: ast.Attribute) -> Any:
-        path = _dotted(node)
+        path = dotted(node)
         if path is not None and path.partition(".")[0] not in self.names:
             module, _, last = path.rpartition(".")
-            if _MODULES.get(module) and last in _CONSTANTS:
-                return _CONSTANTS[last]
-            if _MODULES.get(module) and self.value_of(path.partition(".")[0]) is None:
+            if MODULES.get(module) and last in CONSTANTS:
+                return CONSTANTS[last]
+            if MODULES.get(module) and self.value_of(path.partition(".")[0]) is None:
                 if module == "torch" and last.startswith(
                     ("float", "int", "bool", "double", "long")
                 ):
-                    return Dtype(path, _ALSO.get(last, last) == self.dtype)
+                    return Dtype(path, ALSO.get(last, last) == self.dtype)
                 raise self._error(
                     InputError(f"`{path}` is a function", remedy=f"call it, as in `{path}(x)`"),
                     self._span(node),
@@ -308,13 +286,13 @@ class Reader:
                 return self._operator(name, (owner,), self._span(node))
             for op in by_spelling(f"Tensor.{name}"):
                 if op.attribute:
-                    return self._apply(op, (owner,), self._span(node))
+                    return self.applier.apply(op, (owner,), self._span(node))
             if by_spelling(f"Tensor.{name}"):
                 raise self._error(
                     InputError(f"`.{name}` is a method", remedy=f"call it, as in `x.{name}()`"),
                     place,
                 )
-        raise self._error(_unknown(name, "an attribute", attributes=True), place)
+        raise self._error(unknown(name, "an attribute", attributes=True), place)
 
     def _subscript(self, owner: Any, index: Any, place: Span) -> Any:
         if isinstance(owner, (tuple, list)):
@@ -328,12 +306,12 @@ class Reader:
             raise self._error(InputError("an index here must be an integer"), place)
         if not isinstance(owner, Ref):
             raise self._error(InputError(f"{_what(owner)} has no elements to index"), place)
-        return self._apply(by_spelling("operator.getitem")[0], (owner, index), place)
+        return self.applier.apply(by_spelling("operator.getitem")[0], (owner, index), place)
 
     # -- calls -----------------------------------------------------------------------------------
 
     def _call(self, node: ast.Call) -> Any:
-        path = _dotted(node.func)
+        path = dotted(node.func)
         method = isinstance(node.func, ast.Attribute) and not self._is_module(path)
         args: list[Any] = []
         if method:
@@ -354,7 +332,7 @@ class Reader:
             assert path is not None
             where = self._span(node.func)
             module, _, name = path.rpartition(".")
-            records = self._functions(_MODULES.get(module, ""), name)
+            records = functions(MODULES.get(module, ""), name)
         args += [self.value(arg) for arg in node.args]
         kwargs = {str(keyword.arg): self.value(keyword.value) for keyword in node.keywords}
         place = self._span(node)
@@ -364,10 +342,10 @@ class Reader:
         if name in ("tensor", "as_tensor", "Tensor", "array", "asarray") and not method:
             return self._literal(args, place, kwargs.get("dtype"))
         if not records:
-            raise self._error(_unknown(name, "a method" if method else "a function", path), where)
+            raise self._error(unknown(name, "a method" if method else "a function", path), where)
         if name in ("requires_grad_", "requires_grad"):
             return args[0]
-        result = self._apply_any(records, args, kwargs, place)
+        result = self.applier.apply_any(records, args, kwargs, place)
         if kwargs.get("inplace") is True or (records[0].inplace and args[-1] is True):
             self._changed(args[0], result, place)
         return result
@@ -394,15 +372,7 @@ class Reader:
             return False
         root = path.partition(".")[0]
         module = path.rpartition(".")[0]
-        return module in _MODULES and root not in self.names and self.value_of(root) is None
-
-    def _functions(self, module: str, name: str) -> list[Op]:
-        homes = (module,) if module and module not in ("math", "numpy", "nn") else _BARE
-        for home in homes:
-            records = by_spelling(f"{home}.{name}")
-            if records:
-                return records
-        return []
+        return module in MODULES and root not in self.names and self.value_of(root) is None
 
     def _builtin_method(self, owner: Any, name: str, node: ast.Call) -> Any:
         """What Python answers about a tensor without computing anything."""
@@ -437,68 +407,6 @@ class Reader:
                 return owner
         return _NOTHING
 
-    def _apply_any(self, records: list[Op], args: list[Any], kwargs: Any, place: Span) -> Any:
-        """The first record whose schema fits; else what the last but most specific one says."""
-        errors = []
-        for op in records:
-            try:
-                return self._apply(op, args, place, **kwargs)
-            except GradexplainError as error:
-                if len(records) == 1 or (
-                    error.source is not None and not getattr(error, "binding", 0)
-                ):
-                    raise
-                errors.append(error)
-        raise errors[0]
-
-    def _apply(self, op: Op, args: Sequence[Any], place: Span, /, **kwargs: Any) -> Any:
-        try:
-            tensors = Tensors(
-                lambda value, integer=False: self._constant(value, place, integer),
-                self._is_integer,
-            )
-            bound = bind(op, args, kwargs, tensors)
-        except GradexplainError as error:
-            error.binding = True  # type: ignore[attr-defined]
-            raise self._error(error, place) from None
-        if op.expand is not None:
-            try:
-                return op.expand(Calls(self, place), *bound)
-            except GradexplainError as error:
-                raise self._error(error, place) from None
-        return self.builder.apply(op, bound, place)
-
-    def _is_integer(self, ref: Ref) -> bool:
-        """Whether a tensor can be an index; an input that is used as one becomes an integer input."""
-        node = self.builder.nodes[ref.id]
-        if node.integer:
-            return True
-        value = self._known(node)
-        if value is None or not (np.isfinite(value) & (value == np.floor(value))).all():
-            return False
-        self.builder.nodes[ref.id] = dataclasses.replace(node, integer=True)
-        self.builder.known[ref.id] = value
-        return True
-
-    def _known(self, node: Node) -> Any:
-        """The value of an input or of a constant as an array, None where it is not known."""
-        if node.is_leaf:
-            return self.value_of(node.label)
-        return None if node.op is not None else np.asarray(node.value)
-
-    def _constant(self, value: Any, place: Span, integer: bool = False) -> Ref:
-        if isinstance(value, (list, tuple)):
-            if any(isinstance(part, Ref) for part in _flat(value)):
-                raise InputError(
-                    "a list of tensors is not a tensor", remedy="join them: stack([a, b])"
-                )
-            if not is_regular(value):
-                raise InputError(
-                    "a nested list of numbers must have rows of equal length",
-                    remedy="write it as in [[1, 2], [3, 4]]",
-                )
-        return self.builder.constant(value, place, integer=integer)
-
     def _literal(self, args: list[Any], place: Span, dtype: Any = None) -> Any:
         whole = isinstance(dtype, Dtype) and dtype.path.rpartition(".")[2] in ("int64", "long")
         if isinstance(dtype, Dtype) and not dtype.own and not whole:
@@ -509,10 +417,10 @@ class Reader:
             raise self._error(InputError("tensor() takes one nested list of numbers"), place)
         try:
             if isinstance(args[0], (list, tuple)) and any(
-                isinstance(p, Ref) for p in _flat(args[0])
+                isinstance(p, Ref) for p in flat(args[0])
             ):
-                return self._apply(by_spelling("torch.stack")[0], args, place)
-            return self._constant(args[0], place, whole)
+                return self.applier.apply(by_spelling("torch.stack")[0], args, place)
+            return self.applier.constant(args[0], place, whole)
         except GradexplainError as error:
             raise self._error(error, place) from None
 
@@ -521,7 +429,7 @@ class Reader:
             return value
         if isinstance(value, (int, float, list)):
             try:
-                return self._constant(value, place)
+                return self.applier.constant(value, place)
             except GradexplainError as error:
                 raise self._error(error, place) from None
         raise self._error(
@@ -530,51 +438,6 @@ class Reader:
             ),
             place,
         )
-
-
-class Results(tuple[Any, ...]):
-    """Several results with names: ``x.max(dim=0).values``."""
-
-    fields: tuple[str, ...]
-
-    def __new__(cls, fields: tuple[str, ...], values: Sequence[Any]) -> Results:
-        self = super().__new__(cls, values)
-        self.fields = fields
-        return self
-
-
-@dataclass(frozen=True, slots=True)
-class Calls:
-    """What a record's ``expand`` builds with: ``b.call("narrow", x, dim, start, length)``."""
-
-    reader: Reader
-    place: Span
-
-    def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        home = "operator" if name == "getitem" else ""
-        records = by_spelling(f"{home}.{name}") or self.reader._functions("", name)
-        return self.reader._apply_any(records, list(args), kwargs, self.place)
-
-    def apply(self, op: Op, *args: Any) -> Ref:
-        """A value of one record, its arguments in the order of the schema."""
-        return self.reader.builder.apply(op, args, self.place)
-
-    def constant(self, value: Any, *, integer: bool = False) -> Ref:
-        """A number, a nested list, or an array."""
-        return self.reader.builder.constant(value, self.place, integer=integer)
-
-    def values(self, x: Ref) -> Any:
-        """The values of an input or of a constant, None for what is computed."""
-        return self.reader._known(self.node(x))
-
-    def node(self, x: Ref) -> Node:
-        return self.reader.builder.nodes[x.id]
-
-    def shape(self, x: Ref) -> Shape:
-        return self.reader.builder.nodes[x.id].shape
-
-    def results(self, fields: tuple[str, ...], *values: Any) -> Results:
-        return Results(fields, values)
 
 
 _NOTHING = object()
@@ -623,84 +486,3 @@ def _what(value: Any) -> str:
         case list():
             return "a list"
     return "a slice" if isinstance(value, slice) else "this"
-
-
-def _dotted(node: ast.expr) -> str | None:
-    """``torch.nn.functional.relu`` for a chain of names, None for anything else."""
-    parts: list[str] = []
-    while isinstance(node, ast.Attribute):
-        parts.append(node.attr)
-        node = node.value
-    if not isinstance(node, ast.Name):
-        return None
-    return ".".join([node.id, *reversed(parts)])
-
-
-def _flat(value: Any) -> Any:
-    stack = [value]
-    while stack:
-        part = stack.pop()
-        if isinstance(part, (list, tuple)):
-            stack.extend(part)
-        else:
-            yield part
-
-
-#: What belongs to a script around an expression, and what does its work here.
-_INSTEAD = {
-    "backward": "leave it out: backward is called for you, and --grad is its argument",
-    "grad": "leave it out: .grad is worked out for every input",
-    "retain_grad": "leave it out; --retain-grad NAME shows .grad of an intermediate",
-    "requires_grad": "leave it out: every input requires grad, or those that --wrt names",
-    "cuda": "leave it out: a gradient is the same on every device",
-    **dict.fromkeys(
-        ("item", "tolist", "numpy"), "leave it out: values are shown as they are, and a gradient needs tensors"
-    ),
-    **dict.fromkeys(("no_grad", "inference_mode"), "write `.detach()` where the gradient is to stop"),
-    "is_grad_enabled": "leave it out: gradients are always enabled here",
-}  # fmt: skip
-
-#: The nearest operation where the spelling would not find it.
-_NEAREST = {
-    "svd": "linalg.pinv", "svdvals": "linalg.matrix_norm", "lstsq": "linalg.pinv",
-    "eig": "matrix_power", "eigh": "matrix_power", "eigvals": "linalg.det",
-    "eigvalsh": "linalg.det", "qr": "cholesky", "lu": "linalg.solve", "lu_factor": "linalg.solve",
-    "lu_solve": "linalg.solve", "cholesky_solve": "linalg.solve", "ldl_factor": "cholesky",
-    "matrix_rank": "linalg.matrix_norm", "cond": "linalg.matrix_norm",
-}  # fmt: skip
-
-
-def _unknown(
-    name: str, what: str, path: str | None = None, attributes: bool = False
-) -> GradexplainError:
-    """The error for a name that no record has: unknown to PyTorch too, or not supported yet."""
-    shown = f"`{path}`" if path and "." in path and what == "a function" else f"`{name}`"
-    last = {spelling.rpartition(".")[2] for spelling in all_spellings()} - {"getitem", "positive"}
-    near = difflib.get_close_matches(name, sorted(last), n=1, cutoff=0.7)
-    remedy = f"did you mean `{near[0]}`?" if near else "`gradexplain ops` lists what is known"
-    if name.rstrip("_").removesuffix("_like") in _RANDOM:
-        return UnsupportedError(
-            f"{shown} is not supported: it is random, and an explanation is the same every time",
-            remedy="name an input instead, and give it values with --at",
-        )
-    if _known_to_torch(name, attributes):
-        if name in _INSTEAD:
-            return UnsupportedError(f"{shown} is no operation here", remedy=_INSTEAD[name])
-        near = [_NEAREST[name]] if name in _NEAREST else difflib.get_close_matches(name, last, n=1)
-        nearest = f"; the nearest that is: `{near[0]}`" if near else ""
-        return UnsupportedError(
-            f"{shown} is not supported yet", remedy=f"`gradexplain ops` lists what is{nearest}"
-        )
-    return InputError(f"{shown} is not {what} of PyTorch", remedy=remedy)
-
-
-def _known_to_torch(name: str, attributes: bool) -> bool:
-    """Asked only on the way to an error: the answer takes an import of PyTorch."""
-    try:
-        import torch
-    except ImportError:
-        return False
-    homes = [torch.Tensor] if attributes else [
-        torch, torch.nn.functional, torch.linalg, torch.special, torch.Tensor,
-    ]  # fmt: skip
-    return not name.startswith("_") and any(hasattr(home, name) for home in homes)

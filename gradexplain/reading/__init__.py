@@ -1,0 +1,1 @@
+"""From what people type or paste to a graph and its values.  Nothing that is read is executed."""

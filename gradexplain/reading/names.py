@@ -1,0 +1,114 @@
+"""Names of PyTorch: its modules, its constants, and what to say of a name that no record has."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import math
+
+from gradexplain.errors import GradexplainError, InputError, UnsupportedError
+from gradexplain.graph import NamedNumber
+from gradexplain.ops import Op, all_spellings, by_spelling
+
+#: Names that stand for a module of PyTorch (or Python's math) when nothing was assigned to them.
+MODULES = {
+    "torch": "torch", "F": "F", "nn": "nn", "math": "math", "functional": "F", "special": "special",
+    "linalg": "linalg", "torch.nn": "nn", "torch.nn.functional": "F", "nn.functional": "F",
+    "torch.special": "special", "torch.linalg": "linalg", "torch.functional": "torch",
+    "torch.Tensor": "Tensor", "Tensor": "Tensor", "np": "numpy", "numpy": "numpy",
+}  # fmt: skip
+CONSTANTS = {
+    "pi": NamedNumber("pi", math.pi), "e": NamedNumber("e", math.e), "inf": math.inf,
+    "nan": math.nan, "tau": math.tau,
+}  # fmt: skip
+
+#: PyTorch's shorter names of dtypes.
+ALSO = {"double": "float64", "float": "float32"}
+
+#: What draws random numbers.
+_RANDOM = {"rand", "randn", "randint", "randperm", "bernoulli", "multinomial", "normal", "dropout",
+           "uniform", "poisson", "dropout1d", "dropout2d", "alpha_dropout", "empty"}  # fmt: skip
+
+#: Where a bare name is looked for, in this order.
+_BARE = ("torch", "F", "linalg", "special", "Tensor")
+
+
+def functions(module: str, name: str) -> list[Op]:
+    """The records of a function, looked for in its module, or everywhere where it has none."""
+    homes = (module,) if module and module not in ("math", "numpy", "nn") else _BARE
+    for home in homes:
+        records = by_spelling(f"{home}.{name}")
+        if records:
+            return records
+    return []
+
+
+def dotted(node: ast.expr) -> str | None:
+    """``torch.nn.functional.relu`` for a chain of names, None for anything else."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    if not isinstance(node, ast.Name):
+        return None
+    return ".".join([node.id, *reversed(parts)])
+
+
+#: What belongs to a script around an expression, and what does its work here.
+_INSTEAD = {
+    "backward": "leave it out: backward is called for you, and --grad is its argument",
+    "grad": "leave it out: .grad is worked out for every input",
+    "retain_grad": "leave it out; --retain-grad NAME shows .grad of an intermediate",
+    "requires_grad": "leave it out: every input requires grad, or those that --wrt names",
+    "cuda": "leave it out: a gradient is the same on every device",
+    **dict.fromkeys(
+        ("item", "tolist", "numpy"), "leave it out: values are shown as they are, and a gradient needs tensors"
+    ),
+    **dict.fromkeys(("no_grad", "inference_mode"), "write `.detach()` where the gradient is to stop"),
+    "is_grad_enabled": "leave it out: gradients are always enabled here",
+}  # fmt: skip
+
+#: The nearest operation where the spelling would not find it.
+NEAREST = {
+    "svd": "linalg.pinv", "svdvals": "linalg.matrix_norm", "lstsq": "linalg.pinv",
+    "eig": "matrix_power", "eigh": "matrix_power", "eigvals": "linalg.det",
+    "eigvalsh": "linalg.det", "qr": "cholesky", "lu": "linalg.solve", "lu_factor": "linalg.solve",
+    "lu_solve": "linalg.solve", "cholesky_solve": "linalg.solve", "ldl_factor": "cholesky",
+    "matrix_rank": "linalg.matrix_norm", "cond": "linalg.matrix_norm",
+}  # fmt: skip
+
+
+def unknown(
+    name: str, what: str, path: str | None = None, attributes: bool = False
+) -> GradexplainError:
+    """The error for a name that no record has: unknown to PyTorch too, or not supported yet."""
+    shown = f"`{path}`" if path and "." in path and what == "a function" else f"`{name}`"
+    last = {spelling.rpartition(".")[2] for spelling in all_spellings()} - {"getitem", "positive"}
+    near = difflib.get_close_matches(name, sorted(last), n=1, cutoff=0.7)
+    remedy = f"did you mean `{near[0]}`?" if near else "`gradexplain ops` lists what is known"
+    if name.rstrip("_").removesuffix("_like") in _RANDOM:
+        return UnsupportedError(
+            f"{shown} is not supported: it is random, and an explanation is the same every time",
+            remedy="name an input instead, and give it values with --at",
+        )
+    if _known_to_torch(name, attributes):
+        if name in _INSTEAD:
+            return UnsupportedError(f"{shown} is no operation here", remedy=_INSTEAD[name])
+        near = [NEAREST[name]] if name in NEAREST else difflib.get_close_matches(name, last, n=1)
+        nearest = f"; the nearest that is: `{near[0]}`" if near else ""
+        return UnsupportedError(
+            f"{shown} is not supported yet", remedy=f"`gradexplain ops` lists what is{nearest}"
+        )
+    return InputError(f"{shown} is not {what} of PyTorch", remedy=remedy)
+
+
+def _known_to_torch(name: str, attributes: bool) -> bool:
+    """Asked only on the way to an error: the answer takes an import of PyTorch."""
+    try:
+        import torch
+    except ImportError:
+        return False
+    homes = [torch.Tensor] if attributes else [
+        torch, torch.nn.functional, torch.linalg, torch.special, torch.Tensor,
+    ]  # fmt: skip
+    return not name.startswith("_") and any(hasattr(home, name) for home in homes)

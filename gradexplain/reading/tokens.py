@@ -1,0 +1,284 @@
+"""The first step of reading a program: its characters.
+
+Its messages are better than those of Python's parser, and it bounds the nesting of brackets and the
+length of numbers before that parser sees them.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import NoReturn
+
+from gradexplain.errors import GradexplainError, InputError, Span, UnsupportedError
+from gradexplain.limits import MAX_BRACKETS, MAX_DIGITS, MAX_NAME
+
+_TOKEN = re.compile(
+    r"""
+      (?P<blank> [ \t\f]+ | \\\n | \#[^\n]* )
+    | (?P<end> [\n;] )
+    | (?P<number> 0[xXbBoO][0-9a-fA-F_]+
+                | (?: [0-9][0-9_]*\.?[0-9_]* | \.[0-9][0-9_]* ) (?: [eE][+-]?[0-9][0-9_]* )? )
+    | (?P<string> '[^'\n\\]*' | "[^"\n\\]*" )
+    | (?P<augmented> (?: \*\* | // | [-+*/%@&|] ) = (?!=) )
+    | (?P<foreign> >>>? | << | && | \|\| | := | -> | [\^!?$`\\{}'"] (?!=) )
+    | (?P<open> [(\[] )
+    | (?P<close> [)\]] )
+    | (?P<operator> \*\* | // | [<>=!]= | [-+*/%@&|<>=~,.:] )
+    """,
+    re.VERBOSE,
+)
+
+_CLOSING = {"(": ")", "[": "]"}
+
+NAME_PARTS = "give parts of it names, as in `s = a + b; s * c`"
+CONDITIONS = "write `&` or `|` between conditions in parentheses, as in `(a > 0) & (b > 0)`"
+ASSIGN = "write a statement of its own, as in `s = x.sum(); x / s`"
+
+#: What is typed or pasted for something that the language has another spelling for.
+_REMEDIES = {
+    "^": "write `**` for a power, as in `x**2`",
+    "&&": CONDITIONS,
+    "||": CONDITIONS,
+    "!": "write `not` for the opposite of a condition, prod() for a factorial",
+    "<<": "write `*` and `**`, as in `a * 2**n`",
+    ">>": "write `//` and `**`, as in `a // 2**n`",
+    ">>>": "leave out Python's prompt",
+    ":=": ASSIGN,
+    "->": "leave it out",
+    "\\": "leave it out; only the end of a line may be one, to go on in the next line",
+    "{": "write ( ) around a part, [ ] around a list",
+    "}": "write ( ) around a part, [ ] around a list",
+    "'": "close the string on the same line",
+    '"': "close the string on the same line",
+    "√": "write sqrt(x)",
+    "∑": "write x.sum()",
+    "∏": "write x.prod()",
+    "∞": "write the limit of the expression, or bind a name: `--at c=inf`",
+    "ᵀ": "write `x.T`",
+    "\u00a0": "it is a no-break space; write an ordinary one",
+    **dict.fromkeys("×·⋅∙∗•", "write `*`"),
+    **dict.fromkeys("÷∕⁄", "write `/`"),
+    **dict.fromkeys("−–—‐‑", "write `-`"),
+    **dict.fromkeys("“”„«»", 'write `"`'),
+    **dict.fromkeys("‘’‚", "write `'`"),
+    "≤": "write `<=`",
+    "≥": "write `>=`",
+    "≠": "write `!=`",
+    "¬": "write `not`",
+    "∧": CONDITIONS,
+    "∨": CONDITIONS,
+    **{raised: f"write `**{digit}`" for digit, raised in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
+}
+
+#: Words that start a statement of Python, and what to write instead.
+_STATEMENTS = {
+    "import": "leave it out: torch.log, F.relu and the like are known without it",
+    "from": "leave it out: torch.log, F.relu and the like are known without it",
+    "def": "write the body's lines alone; the last one is the output",
+    "return": "write the expression alone; the last statement is the output",
+    "for": "write a reduction such as x.sum(dim=0), or each term",
+    "while": "write a reduction such as x.sum(dim=0), or each term",
+    "if": "write where(condition, a, b)",
+    "assert": "leave it out",
+    "del": "leave it out",
+    "with": "leave it out and write the lines inside it alone",
+}
+#: Python reads no text with these in it, not even in a comment.
+_UNREADABLE = re.compile("[\0\ud800-\udfff]")
+_INDENTATION = re.compile(r"[ \t\f]*")
+_STATEMENT_WORDS = set(keyword.kwlist) - {
+    *("None", "True", "False", "not", "and", "or", "in", "is", "lambda", "await", "yield"),
+}
+_OPERATOR_WORDS = set(keyword.kwlist) - {"None", "True", "False"}
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    kind: str
+    text: str
+    span: Span
+
+
+def scan(source: str) -> list[Token]:
+    """The tokens, but for blanks and comments; refuses what can be told from the characters alone."""
+    unreadable = _UNREADABLE.search(source)
+    if unreadable:
+        _foreign(source, Token("foreign", unreadable.group(), Span(*unreadable.span())))
+    tokens: list[Token] = []
+    opened: list[Token] = []
+    previous: Token | None = None  # in the same statement
+    position = 0
+    while position < len(source):
+        token = _token(source, position)
+        position = token.span.end
+        if token.kind == "blank":
+            continue
+        if token.kind == "end":
+            if token.text == ";" and opened:
+                _unclosed(source, opened[-1])
+            previous = previous if opened else None
+        else:
+            if previous is None:
+                _check_start(source, token, tokens)
+            else:
+                _check_neighbours(source, previous, token)
+            if token.kind in ("number", "name"):
+                _check_length(source, token)
+            elif token.kind == "augmented":
+                _augmented(source, token, previous)
+            elif token.kind == "foreign":
+                _foreign(source, token)
+            elif token.kind in ("open", "close"):
+                _match_bracket(source, token, opened)
+            previous = token
+        tokens.append(token)
+    if opened:
+        _unclosed(source, opened[-1])
+    if all(token.kind == "end" for token in tokens):
+        remedy = 'write one, for example "3*a + 2*b*b + log(c)"'
+        raise InputError("the expression is empty", remedy=remedy)
+    return tokens
+
+
+def _token(source: str, position: int) -> Token:
+    """The token at ``position``; a name is what Python takes for one."""
+    match = _TOKEN.match(source, position)
+    if match:
+        return Token(match.lastgroup or "", match.group(), Span(position, match.end()))
+    end = position
+    if source[position].isidentifier():
+        while (
+            end < len(source) and f"_{source[end]}".isidentifier() and source[end] not in _REMEDIES
+        ):
+            end += 1
+    kind = "name" if end > position else "foreign"
+    end = max(end, position + 1)
+    return Token(kind, source[position:end], Span(position, end))
+
+
+def _check_start(source: str, token: Token, before: list[Token]) -> None:
+    """Refuse a statement of another kind than the language's, or indented unlike the first.
+
+    Without the second rule, a line ``+ b`` that was meant to go on with the line before it would be
+    read as a statement of its own.
+    """
+    if token.kind == "name" and token.text in _STATEMENT_WORDS:
+        message = (
+            f"`{token.text}` belongs to Python's statements; "
+            "only expressions and `name = expression` are read"
+        )
+        remedy = _STATEMENTS.get(token.text, "write expressions and `name = expression` alone")
+        fail(source, token.span, message, remedy)
+    first = next((other for other in before if other.kind != "end"), token)
+    if (
+        before
+        and before[-1].text == "\n"
+        and _indentation(source, token) != _indentation(source, first)
+    ):
+        message = "this line is indented unlike the first one"
+        remedy = "indent all statements alike, or put ( ) around one of several lines"
+        fail(source, token.span, message, remedy)
+
+
+def _indentation(source: str, token: Token) -> str:
+    """The blanks at the start of the line that holds ``token``."""
+    match = _INDENTATION.match(source, source.rfind("\n", 0, token.span.start) + 1)
+    return match.group() if match else ""
+
+
+def _check_neighbours(source: str, left: Token, right: Token) -> None:
+    """Refuse two operands without an operator between them, such as ``2x`` and ``a b``."""
+    operands = ("number", "name", "string")
+    if left.kind not in (*operands, "close") or right.kind not in operands:
+        return
+    if left.text in _OPERATOR_WORDS or right.text in _OPERATOR_WORDS:
+        return
+    if "\n" in source[left.span.end : right.span.start]:
+        return  # more likely a bracket that was left open, which is found later
+    both = Span(left.span.start, right.span.end)
+    touching = left.span.end == right.span.start
+    if left.kind == "number" and touching and right.text in ("j", "J"):
+        fail(
+            source,
+            both,
+            "complex numbers are not supported",
+            "write the real and the imaginary part as two expressions",
+            UnsupportedError,
+        )
+    if left.kind == "name" and touching and right.kind == "string":
+        message = f"a string with the prefix `{left.text}` is not part of the language"
+        fail(source, both, message, f"write the string alone: {right.text}")
+    if left.kind == right.kind == "string":
+        fail(source, both, "two strings stand side by side", "write one string")
+    product = f"{left.text} * {right.text}" if left.kind != "close" else f"(…) * {right.text}"
+    message = f"there is no operator between `{left.text}` and `{right.text}`"
+    call = f", `{left.text}({right.text})` for a call" if left.kind == "name" else ""
+    fail(source, both, message, f"write `{product}` for a product{call}")
+
+
+def _check_length(source: str, token: Token) -> None:
+    if token.kind == "number" and len(token.text) > MAX_DIGITS:
+        message = f"this number has more than {MAX_DIGITS} digits"
+        fail(source, token.span, message, "write it with an exponent, as in `1e100`")
+    if token.kind == "name" and len(token.text) > MAX_NAME:
+        message = f"this name has more than {MAX_NAME} characters"
+        fail(source, token.span, message, "choose a shorter one")
+
+
+def _augmented(source: str, token: Token, previous: Token | None) -> NoReturn:
+    name = previous.text if previous and previous.kind == "name" else "x"
+    message = f"`{token.text}` changes a value in place; only `name = expression` assigns"
+    fail(source, token.span, message, f"write `{name} = {name} {token.text[:-1]} …`")
+
+
+def _foreign(source: str, token: Token) -> NoReturn:
+    """Refuse a character that the language does not use, and name the one that was meant."""
+    remedy = _REMEDIES.get(token.text)
+    if remedy is None:
+        plain = unicodedata.normalize("NFKC", token.text)
+        if plain != token.text and plain.isascii() and plain.isprintable() and plain.strip():
+            remedy = f"write `{plain}`"
+        else:
+            remedy = "delete it"
+    message = f"`{token.text}` is not part of the language"
+    if token.text == "^":
+        message = "`^` is not a power in Python but the exclusive or of bits"
+    elif token.text in ("'", '"'):
+        message = "this string is not closed"
+    kind = UnsupportedError if token.text in ("<<", ">>") else InputError
+    fail(source, token.span, message, remedy, kind)
+
+
+def _match_bracket(source: str, token: Token, opened: list[Token]) -> None:
+    """Open or close a bracket; ``opened`` are those that wait for their closing one."""
+    if token.kind == "open":
+        opened.append(token)
+        if len(opened) > MAX_BRACKETS:
+            message = f"more than {MAX_BRACKETS} brackets are open here"
+            fail(source, token.span, message, NAME_PARTS)
+        return
+    if not opened:
+        message = f"`{token.text}` closes a bracket that was never opened"
+        fail(source, token.span, message, "delete it, or open the bracket before")
+    opening = opened.pop()
+    if _CLOSING[opening.text] != token.text:
+        message = f"`{token.text}` cannot close `{opening.text}`"
+        fail(source, token.span, message, f"write `{_CLOSING[opening.text]}`")
+
+
+def _unclosed(source: str, token: Token) -> NoReturn:
+    message = f"`{token.text}` is never closed"
+    fail(source, token.span, message, f"write `{_CLOSING[token.text]}` where it ends")
+
+
+def fail(
+    source: str,
+    place: Span,
+    message: str,
+    remedy: str,
+    kind: type[GradexplainError] = InputError,
+) -> NoReturn:
+    raise kind(message, source=source, span=place, remedy=remedy)

@@ -1,0 +1,116 @@
+"""Values of the inputs and of ``v`` as options spell them.  Nothing is evaluated.
+
+::
+
+    value   := "ones" | "@" file | items        items: see `gradexplain.reading.items`
+    file    := a path that ends in .npy, .json or .pt
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+import unicodedata
+from collections.abc import Iterable
+from typing import NoReturn
+
+from gradexplain.errors import InputError, Span
+from gradexplain.explanation import Shape
+from gradexplain.limits import MAX_VALUE_TEXT
+from gradexplain.reading.arrays import ONES, Value, check_shape
+from gradexplain.reading.files import read_file
+from gradexplain.reading.items import quoted, read_items
+
+
+def parse_value(text: str, what: str) -> Value:
+    """The value that ``text`` spells.  ``what`` names it in messages: ``--grad``, ``--at x``."""
+    return _parse_value(text, 0, what)
+
+
+def parse_binding(text: str) -> tuple[str, Value]:
+    """``NAME=VALUE``, the argument of ``--at``."""
+    name, start = _parse_name(text, "--at", "NAME=VALUE", "--at x=1,2,3")
+    return name, _parse_value(text, start, f"--at {name}")
+
+
+def parse_bindings(texts: Iterable[str]) -> dict[str, Value]:
+    """All ``--at`` options; a name can be given once."""
+    values: dict[str, Value] = {}
+    for name, value in map(parse_binding, texts):
+        if name in values:
+            raise InputError(f"--at gives {name} twice", remedy="delete one of the two")
+        values[name] = value
+    return values
+
+
+def parse_shape(text: str) -> tuple[str, Shape]:
+    """``NAME=D0,D1,…``, the argument of ``--shape``.
+
+    The sizes may stand in ``( )`` or ``[ ]``, as PyTorch prints them; none is the scalar's shape.
+    """
+    name, start = _parse_name(text, "--shape", "NAME=D0,D1,…", "--shape x=2,3")
+    what = f"--shape {name}"
+    sizes = text[start:].strip()
+    if sizes[:1] + sizes[-1:] in ("()", "[]"):
+        sizes = sizes[1:-1].strip()
+    shape = []
+    for size in map(str.strip, sizes.removesuffix(",").split(",") if sizes else []):
+        if not re.fullmatch(r"[0-9]+", size):
+            found = f"{quoted(size)} is not a size" if size else "a size is missing"
+            raise InputError(
+                f"{what}: {found}",
+                source=text,
+                span=Span(start, len(text)),
+                remedy=f"write whole numbers with commas between them, as in `--shape {name}=2,3`",
+            )
+        shape.append(_whole(size))
+    check_shape(shape, what)
+    return name, tuple(shape)
+
+
+def parse_shapes(texts: Iterable[str]) -> dict[str, Shape]:
+    """All ``--shape`` options; a name can be given once."""
+    shapes: dict[str, Shape] = {}
+    for name, shape in map(parse_shape, texts):
+        if name in shapes:
+            raise InputError(f"--shape gives {name} twice", remedy="delete one of the two")
+        shapes[name] = shape
+    return shapes
+
+
+def _parse_name(text: str, option: str, form: str, example: str) -> tuple[str, int]:
+    """The name before ``=``, as Python would normalise it, and where its value starts."""
+    if len(text) > MAX_VALUE_TEXT:
+        _too_long(option)
+    name, equals, _ = text.partition("=")
+    remedy = f"write `{example}`"
+    if not equals:
+        raise InputError(f"{option} takes {form}, not {quoted(text)}", remedy=remedy)
+    plain = unicodedata.normalize("NFKC", name.strip())
+    if not plain.isidentifier() or keyword.iskeyword(plain):
+        found = f"{quoted(name.strip())} is not a name" if name.strip() else "there is no name"
+        message = f"{option}: {found}"
+        raise InputError(message, source=text, span=Span(0, len(name)), remedy=remedy)
+    return plain, len(name) + 1
+
+
+def _parse_value(source: str, start: int, what: str) -> Value:
+    if len(source) > MAX_VALUE_TEXT:
+        _too_long(what)
+    text = source[start:].strip()
+    if text == "ones":
+        return ONES
+    if text.startswith("@"):
+        return read_file(text[1:].strip(), what)
+    return read_items(source, start, what, wrapped=True)
+
+
+def _too_long(what: str) -> NoReturn:
+    message = f"{what}: the text has more than {MAX_VALUE_TEXT:,} characters"
+    raise InputError(message, remedy="save the values with numpy.save() and give `@file.npy`")
+
+
+def _whole(digits: str) -> int:
+    """``int(digits)``; past 18 digits any number is too large alike, and Python refuses 4300."""
+    digits = digits.lstrip("0") or "0"
+    return int(digits) if len(digits) <= 18 else 10**18
