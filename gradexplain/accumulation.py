@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain import agreement
 from gradexplain.engine import (
     Bound,
     DType,
@@ -42,6 +41,7 @@ from gradexplain.reading.arrays import Value, as_array
 from gradexplain.render.numbers import number
 from gradexplain.routes.calls import CallsQuestion, Part, Shared
 from gradexplain.routes.pytorch import Asked
+from gradexplain.verdict import compare
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,7 +367,7 @@ def _differs(
             (nan if kept is None else float(kept.flat[0])),
         )
         return Difference(name, routes, (), values, 0.0, 1)
-    return agreement.worst(name, routes, after, kept, tolerance)
+    return compare.worst(name, routes, after, kept, tolerance)
 
 
 # -- notes ---------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradexplain import agreement
 from gradexplain.explanation import Array, Difference, Intermediate, Stop
 from gradexplain.graph import Graph, Node, Ref
+from gradexplain.verdict import compare
 
 if TYPE_CHECKING:
     from gradexplain.engine import Run
@@ -68,15 +68,12 @@ def intermediates(run: Run, answer: Any, found: list[Difference]) -> dict[str, I
         if answer is not None and not answer.error and node.label in answer.gradients:
             kept = answer.gradients[node.label]
             torch = np.zeros(node.shape) if kept is None else kept
-        tolerance = agreement.bound(size, value, run.v, run.problem.dtype)
-        exact = agreement.bound(size, value, run.v, "float64")
+        tolerance = compare.bound(size, value, run.v, run.problem.dtype)
+        exact = compare.bound(size, value, run.v, "float64")
         pairs = [(("closed form", "chain rule"), value, by_chain, exact)]
         if torch is not None:
             pairs.append((("closed form", "PyTorch"), value, torch, tolerance))
-        for routes, a, b, bound in pairs:
-            difference = agreement.worst(node.label, routes, a, b, bound)
-            if difference is not None:
-                found.append(difference)
+        found += compare.differences(node.label, pairs)
         whole, part = _fed(run, rest, node)
         made[node.label] = Intermediate(
             node.label, shown.formula, shown.text, shown.latex, shown.where, shown.ranges,

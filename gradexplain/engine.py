@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from gradexplain import agreement
 from gradexplain.between import intermediates, named_between, stops
 from gradexplain.errors import InputError
 from gradexplain.explanation import (
@@ -41,6 +40,7 @@ from gradexplain.reading.syntax import parse
 from gradexplain.render.numbers import number
 from gradexplain.routes.names import free_names
 from gradexplain.routes.pytorch import Asked, Question
+from gradexplain.verdict import compare, fold
 
 if TYPE_CHECKING:
     from gradexplain.notes import Singular
@@ -109,7 +109,7 @@ def request_of(
             f"the expression must be a string, found {type(expression).__name__}",
             remedy='write it as text, as in explain("3*a + b")',
         )
-    if dtype not in agreement.ROUNDOFF:
+    if dtype not in compare.ROUNDOFF:
         raise InputError(f"dtype {dtype!r} is not supported", remedy="use 'float64' or 'float32'")
     names = wrt.split(",") if isinstance(wrt, str) else wrt
     return Request(
@@ -262,7 +262,7 @@ def cleaned(pair: Any, *, exact: bool) -> Array:
         with np.errstate(all="ignore"):
             noise = np.frompyfunc(_is_noise, 2, 1)(value, pair[1])
         return np.where(np.asarray(noise, dtype=bool), 0.0, to_float(value)) + 0.0
-    return agreement.settled(to_float(value), pair[1], agreement.ROUNDOFF["float64"])
+    return compare.settled(to_float(value), pair[1], compare.ROUNDOFF["float64"])
 
 
 def _is_noise(value: Any, magnitude: float) -> bool:
@@ -427,8 +427,8 @@ class Run:
             value = self.clean(closed)
             chain_value = self.clean(chain) if chain is not None else zero
             size = np.maximum(closed[1], chain[1]) if chain is not None else closed[1]
-            exact_tolerance = agreement.bound(size, value, self.v, "float64")
-            tolerance = agreement.bound(size, value, self.v, self.problem.dtype)
+            exact_tolerance = compare.bound(size, value, self.v, "float64")
+            tolerance = compare.bound(size, value, self.v, self.problem.dtype)
             torch: Array | None = None
             if answer is not None and not answer.error:
                 found = answer.gradients.get(leaf.label)
@@ -441,10 +441,7 @@ class Run:
             if torch is not None:
                 pairs.append((("closed form", "PyTorch"), value, torch, tolerance))
                 pairs.append((("chain rule", "PyTorch"), chain_value, torch, tolerance))
-            for routes, a, b, tol in pairs:
-                difference = agreement.worst(leaf.label, routes, a, b, tol)
-                if difference is not None:
-                    self._differences.append(difference)
+            self._differences += compare.differences(leaf.label, pairs)
             gradient.verdict = self._verdict(gradient)
             self.explanation.gradients[leaf.label] = gradient
         if self.between:
@@ -453,13 +450,10 @@ class Run:
                 gradient.verdict = self._verdict(gradient)
 
     def _verdict(self, gradient: Gradient) -> str:
-        """Agree, or what a difference is: a convention's where a singular point is on the way, or
-        where it is PyTorch's kernel that is coarse."""
         found = [d for d in self._differences if d.input == gradient.name]
-        if found:
-            known = self.singular or all(map(self.by_kernel, found))
-            return "convention" if known else "mismatch"
-        return "agree" if gradient.torch is not None else "skipped"
+        asked = gradient.torch is not None
+        singular = bool(found and self.singular)
+        return fold.verdict(found, asked=asked, singular=singular, by_kernel=self.by_kernel)
 
     @property
     def singular(self) -> list[Singular]:
@@ -472,8 +466,8 @@ class Run:
 
     def by_kernel(self, difference: Difference) -> bool:
         """Whether a difference is PyTorch's own, whose kernel is coarser than its dtype."""
-        relative = agreement.coarseness(node.op for node in self.graph.nodes if node.op is not None)
-        return agreement.by_kernel(difference, relative, self.problem.dtype)
+        relative = compare.coarseness(node.op for node in self.graph.nodes if node.op is not None)
+        return compare.by_kernel(difference, relative, self.problem.dtype)
 
     def _further(self, extra: Extra) -> None:
         self._others = extra.further(self)
@@ -482,30 +476,22 @@ class Run:
         from gradexplain.notes import notes
 
         explanation = self.explanation
-        tolerances = [g.tolerance.max() for g in explanation.gradients.values() if g.tolerance.size]
         found = (*explanation.gradients.values(), *explanation.intermediates.values())
-        verdicts = {gradient.verdict for gradient in found}
-        reason = ""
+        status, reason = "agree", ""
         if self._answer is None:
             status = "skipped"
         elif self._answer.error:
             status, reason = "failed", self._answer.error
-        else:
-            status = "agree"
-        for worse in ("convention", "mismatch"):
-            if worse in verdicts:
-                status = worse
-        if status == "convention" and all(map(self.by_kernel, self._differences)):
-            reason = agreement.COARSE
-        explanation.check = Check(
+        explanation.check = fold.check(
             status,
+            (gradient.verdict for gradient in found),
             self.problem.dtype,
-            float(max(tolerances)) if tolerances else None,
+            (gradient.tolerance for gradient in explanation.gradients.values()),
             self._differences,
             reason,
+            self.by_kernel,
         )
-        for other in self._others:
-            explanation.check = _worse(explanation.check, other)
+        explanation.check = fold.fold([explanation.check, *self._others])
         explanation.notes += notes(self, self.singular)
 
     # -- what notes ask --------------------------------------------------------------------------
@@ -551,19 +537,6 @@ class Run:
 def _random(shape: Shape, seed: int) -> Array:
     """Numbers of no pattern, the same ones every time."""
     return np.random.default_rng(seed).uniform(0.5, 1.5, shape)
-
-
-def _worse(a: Check, b: Check) -> Check:
-    """Two verdicts as one."""
-    order = ("agree", "skipped", "convention", "failed", "mismatch")
-    tolerances = [t for t in (a.tolerance, b.tolerance) if t is not None]
-    return Check(
-        max(a.status, b.status, key=order.index),
-        a.dtype,
-        max(tolerances, default=None),
-        a.differences + b.differences,
-        a.reason or b.reason,
-    )
 
 
 # -- binding what was given to the graph ---------------------------------------------------------

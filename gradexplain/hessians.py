@@ -17,7 +17,6 @@ import numpy as np
 import sympy
 from sympy.core.relational import Relational
 
-from gradexplain import agreement
 from gradexplain.engine import (
     DType,
     Problem,
@@ -61,6 +60,7 @@ from gradexplain.second import (
     formula_graph,
     free_label,
 )
+from gradexplain.verdict import compare, fold
 
 #: H is computed whole for up to this many elements of the inputs together; beyond, H·u is checked.
 WHOLE = 32
@@ -292,7 +292,7 @@ class _Making:
         self.broken = False
         # What PyTorch's own derivatives may be off by, where they are coarser than rounding.
         operations = [node.op for node in run.graph.nodes if node.op is not None]
-        self.coarse = agreement.coarseness(operations, order=2)
+        self.coarse = compare.coarseness(operations, order=2)
         # Each route has a graph of its own.
         self.steps = self._weighted(self._backward_graph())
         closed = formula_graph(run, self.v_name, implicit=self.implicit)
@@ -383,7 +383,7 @@ class _Making:
             )
             if block.verdict == "mismatch" and torch is not None:
                 agreed = block.chain_rule, exact_bound
-                if not agreement.differs(block.value, *agreed).any() and self._stands(a, b, block):
+                if not compare.differs(block.value, *agreed).any() and self._stands(a, b, block):
                     block.verdict = "convention"
             if block.verdict == "convention" and torch is not None:
                 self.broken |= bool((np.isnan(block.value) & np.isfinite(torch)).any())
@@ -396,7 +396,7 @@ class _Making:
         where PyTorch has a number the two limits must be the two routes' numbers: a corner.
         """
         assert block.value is not None and block.torch is not None and block.tolerance is not None
-        wrong = agreement.differs(block.value, block.torch, block.tolerance)
+        wrong = compare.differs(block.value, block.torch, block.tolerance)
         places = np.argwhere(wrong)
         columns = {tuple(place[len(a.shape) :].tolist()) for place in places}
         limits = {column: self._quotients(a, b, column) for column in columns}
@@ -439,10 +439,10 @@ class _Making:
             return to_float((here - below) / h), to_float((above - here) / h)
 
     def _bound(self, size: Any, value: Array, dtype: str) -> Array:
-        return agreement.bound(size, value, self.problem.v, dtype)
+        return compare.bound(size, value, self.problem.v, dtype)
 
     def _by_kernel(self, difference: Difference) -> bool:
-        return agreement.by_kernel(difference, self.coarse, self.problem.dtype)
+        return compare.by_kernel(difference, self.coarse, self.problem.dtype)
 
     def _compare(
         self,
@@ -454,16 +454,14 @@ class _Making:
         exact: Array,
     ) -> str:
         """The verdict on one block or product; differences are kept."""
-        pairs = [(("closed form", "chain rule"), chain, exact)]
+        pairs = [(("closed form", "chain rule"), value, chain, exact)]
         if torch is not None:
-            pairs.append((("closed form", "PyTorch"), torch, tolerance))
-        found = [agreement.worst(name, routes, value, other, t) for routes, other, t in pairs]
-        kept = [difference for difference in found if difference is not None]
-        self.differences += kept
-        if kept:
-            known = self.singular or self.borders or all(map(self._by_kernel, kept))
-            return "convention" if known else "mismatch"
-        return "skipped" if torch is None else "agree"
+            pairs.append((("closed form", "PyTorch"), value, torch, tolerance))
+        found = compare.differences(name, pairs)
+        self.differences += found
+        known = bool(self.singular or self.borders)
+        asked = torch is not None
+        return fold.verdict(found, asked=asked, singular=known, by_kernel=self._by_kernel)
 
     def _chain_rows(self) -> dict[tuple[str, str], tuple[Array, Array]]:
         """Every block by the chain rule on the graph of the backward pass, a row at a time."""
@@ -634,30 +632,25 @@ class _Making:
     def check(self) -> Check:
         h = self.hessian
         items: list[Block | Product] = [*h.blocks.values(), *h.products.values()]
-        verdicts = {item.verdict for item in items}
-        tolerances = [
-            float(item.tolerance.max())
-            for item in items
-            if item.tolerance is not None and item.tolerance.size
-        ]
         status = "agree" if self.asked.shared is not None else "skipped"
         if self.refused:
             status = "failed"
-        for worse in ("convention", "mismatch"):
-            if worse in verdicts:
-                status = worse
-        reason = self.refused
-        if self.broken and status == "convention":
-            status = "failed"
-            reason = (
+        found = fold.check(
+            status,
+            (item.verdict for item in items if item.verdict != "skipped"),
+            self.problem.dtype,
+            (item.tolerance for item in items if item.tolerance is not None),
+            self.differences,
+            self.refused,
+            self._by_kernel,
+        )
+        if self.broken and found.status == "convention":
+            found.status = "failed"
+            found.reason = (
                 "the closed form meets 0/0 or 0·inf at this point and has no number there; "
                 "PyTorch's numbers stand alone"
             )
-        if status == "convention" and all(map(self._by_kernel, self.differences)):
-            reason = agreement.COARSE
-        return Check(
-            status, self.problem.dtype, max(tolerances, default=None), self.differences, reason,
-        )  # fmt: skip
+        return found
 
     def _notes(self) -> None:
         h = self.hessian
@@ -792,7 +785,7 @@ def _eigenvalues(matrix: Array) -> tuple[float, ...]:
     found = mp.eigsy(mp.matrix(half.tolist()), eigvals_only=True)
     values = sorted(float(found[k]) for k in range(n))
     largest = max(map(abs, values), default=0.0)
-    noise = 64 * n * agreement.ROUNDOFF["float64"] * largest
+    noise = 64 * n * compare.ROUNDOFF["float64"] * largest
     return tuple(0.0 if abs(value) <= noise else value for value in values)
 
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sympy
 
-from gradexplain.agreement import differs
 from gradexplain.explanation import Array, Note
 from gradexplain.formula.evaluate import Evaluator, to_float
 from gradexplain.formula.functions import build
 from gradexplain.formula.kit import number
 from gradexplain.graph import Graph, Node, Ref
 from gradexplain.routes.chain import ChainRule
+from gradexplain.verdict.compare import differs
 
 if TYPE_CHECKING:
     from gradexplain.engine import Run

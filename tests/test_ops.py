@@ -15,7 +15,6 @@ import torch
 from conftest import sample
 
 import gradexplain
-from gradexplain.agreement import COARSE, by_kernel
 from gradexplain.catalogue import entries
 from gradexplain.engine import Request, problem_of
 from gradexplain.errors import GradexplainError
@@ -27,6 +26,7 @@ from gradexplain.reading.language import read
 from gradexplain.reading.syntax import parse
 from gradexplain.routes.chain import ChainRule
 from gradexplain.routes.closed import ClosedForm
+from gradexplain.verdict.compare import COARSE, by_kernel
 
 CASES = [pytest.param(op, text, id=f"{op.name}: {text}") for op in all_ops() for text in op.samples]
 #: The families whose records are checked in more ways; the first sample of each record is enough.

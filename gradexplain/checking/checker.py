@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain import agreement
 from gradexplain.checking import formulas
 from gradexplain.checking.claims import wrong_shape
 from gradexplain.checking.faults import Case, diagnose
@@ -19,6 +18,7 @@ from gradexplain.errors import InputError
 from gradexplain.explanation import Array
 from gradexplain.ops.base import Shape
 from gradexplain.reading.syntax import parse
+from gradexplain.verdict import compare
 
 #: Entries that a report lists, and rows and columns of its picture.
 _LISTED, _PICTURED = 2000, 64
@@ -49,7 +49,7 @@ def check(
     """
     from gradexplain.reading.arrays import ONES, as_array
 
-    if dtype not in agreement.ROUNDOFF:
+    if dtype not in compare.ROUNDOFF:
         raise InputError(f"dtype {dtype!r} is not supported", remedy="use 'float64' or 'float32'")
     found: Subject
     texts: Sequence[str] | Mapping[str, str] | None = [claim] if isinstance(claim, str) else claim
@@ -199,7 +199,7 @@ def _wrong(trial: Trial, name: str, report: CheckReport, ones: bool) -> bool:
             )
         right = v.reshape(-1) @ trial.true[name]
         tolerance = np.abs(v.reshape(-1)) @ trial.tolerance(name)
-        return bool(np.any(agreement.differs(np.asarray(row).reshape(-1), right, tolerance)))
+        return bool(np.any(compare.differs(np.asarray(row).reshape(-1), right, tolerance)))
     from gradexplain.checking.trials import is_linear
 
     if not trial.special and is_linear(trial, name) != "linear":

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gradexplain import agreement
 from gradexplain.checking import numeric, points
 from gradexplain.checking.subjects import (
     Implemented,
@@ -23,6 +22,7 @@ from gradexplain.errors import GradexplainError, InputError
 from gradexplain.explanation import Array
 from gradexplain.ops.base import Shape
 from gradexplain.routes.chain import ChainRule
+from gradexplain.verdict import compare
 
 #: J is compared entry by entry up to this size.
 MAX_ENTRIES = 4_000_000
@@ -84,11 +84,11 @@ class Trial:
                     total = total + magnitude(graph, known).reshape(1, -1)
             self._sizes[name] = total
         unit = np.array([1.0])
-        return agreement.bound(self._sizes[name], self.true[name], unit, dtype or self.dtype)
+        return compare.bound(self._sizes[name], self.true[name], unit, dtype or self.dtype)
 
     def _coarse(self) -> bool:
         nodes = self.setting.graph.nodes if self.setting.graph is not None else ()
-        return agreement.coarseness(n.op for n in nodes if n.op is not None) > 0
+        return compare.coarseness(n.op for n in nodes if n.op is not None) > 0
 
     def _known(self) -> dict[str, Array] | None:
         if self.setting.graph is None:
@@ -107,11 +107,9 @@ class Trial:
         if found is None:
             return np.ones(true.shape, dtype=bool)
         tolerance = self.tolerance(name)
-        wrong = np.asarray(agreement.differs(found, true, tolerance), dtype=bool)
+        wrong = np.asarray(compare.differs(found, true, tolerance), dtype=bool)
         if wrong.any() and (self.singular or self._coarse()):
-            wrong &= np.asarray(
-                agreement.differs(found, self.reference[name], tolerance), dtype=bool
-            )
+            wrong &= np.asarray(compare.differs(found, self.reference[name], tolerance), dtype=bool)
             if self.reference[name].size:
                 # Where the mathematics has no value and PyTorch's is nan, anything goes.
                 wrong &= ~(~np.isfinite(self.reference[name]) & ~np.isfinite(true))
@@ -218,8 +216,8 @@ class Tries:
             for name, (j, size) in truth.jacobians(values).items():
                 trial.true[name], trial.size[name] = j, size
         for name in setting.wanted:
-            tolerance = agreement.bound(trial.size[name], trial.true[name], np.ones(1), "float64")
-            apart = agreement.differs(trial.reference[name], trial.true[name], 64 * tolerance)
+            tolerance = compare.bound(trial.size[name], trial.true[name], np.ones(1), "float64")
+            apart = compare.differs(trial.reference[name], trial.true[name], 64 * tolerance)
             trial.singular = trial.singular or bool(np.any(apart))
         if finite and not special and trial.singular:
             return None

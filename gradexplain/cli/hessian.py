@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from gradexplain.cli.common import Command, Output, Question, output_options, question_options
-from gradexplain.cli.run import EXIT
 from gradexplain.errors import InputError
 from gradexplain.routes import process
+from gradexplain.verdict.status import exit_code
 
 _NAMED = re.compile(r"\s*([^\W\d]\w*)\s*=(.*)", re.DOTALL)
 
@@ -46,7 +46,7 @@ def hessian(question: Question, vectors: tuple[str, ...], no_check: bool, out: O
     found = hessian_of(request, u)
     _write(found, out)
     assert found.check is not None
-    return EXIT[found.check.status]
+    return exit_code([found.check.status])
 
 
 def _vector(texts: tuple[str, ...]) -> dict[str | None, Any]:

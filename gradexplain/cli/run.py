@@ -7,9 +7,7 @@ import click
 from gradexplain.cli.calls import Calls, calls_options
 from gradexplain.cli.common import Command, Output, Question, output_options, question_options
 from gradexplain.routes import process
-
-#: The exit code for each outcome of the check.
-EXIT = {"agree": 0, "convention": 0, "skipped": 0, "mismatch": 1, "failed": 3}
+from gradexplain.verdict.status import exit_code
 
 
 @click.command(cls=Command, short_help="Explain and check the gradients of an expression.")
@@ -54,4 +52,4 @@ def run(question: Question, calls: Calls, no_check: bool, out: Output) -> int:
         out.section(explanation, stage)
     assert explanation is not None and explanation.check is not None
     out.finish(explanation)
-    return EXIT[explanation.check.status]
+    return exit_code([explanation.check.status])

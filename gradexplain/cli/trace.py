@@ -11,9 +11,7 @@ import click
 from gradexplain.cli import output
 from gradexplain.cli.common import Output, output_options
 from gradexplain.errors import InputError
-
-#: The worst outcome of all calls decides.
-_EXIT = {"agree": 0, "convention": 0, "skipped": 0, "mismatch": 1, "failed": 3}
+from gradexplain.verdict.status import exit_code
 
 
 @click.command(
@@ -99,8 +97,7 @@ def _code(found: Any, status: int | None, name: str, call: int | None, at_line: 
             f"there is no {what} in {name}",
             remedy=f"it calls backward {count} time{'s' * (count != 1)}, on line {where}",
         )
-    codes = {_EXIT[c.check.status] for c in found.calls if c.check is not None}
-    return 1 if 1 in codes else max(codes, default=0)
+    return exit_code(c.check.status for c in found.calls if c.check is not None)
 
 
 def _write(found: Any, name: str, out: Output) -> None:

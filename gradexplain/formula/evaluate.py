@@ -6,7 +6,7 @@ letter gathers.  Nothing of the size of a Jacobian is made unless the formula is
 
 Beside each value goes its *magnitude*: a first-order bound, in units of the roundoff, of the error
 that rounding every operation makes (running error analysis: Higham, Accuracy and Stability of
-Numerical Algorithms, section 3.3).  It is the measure of what may differ (`gradexplain.agreement`).
+Numerical Algorithms, section 3.3).  It is the measure of what may differ (`gradexplain.verdict.compare`).
 """
 
 from __future__ import annotations

@@ -12,12 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain import agreement
 from gradexplain.engine import Problem, _loss, explanation_of
 from gradexplain.errors import GradexplainError
 from gradexplain.explanation import (
     Array,
-    Check,
     Difference,
     Explanation,
     ForwardRow,
@@ -36,6 +34,7 @@ from gradexplain.render import numbers
 from gradexplain.second import moving
 from gradexplain.trace.links import Assignment, Link, Reading, clean, is_literal
 from gradexplain.trace.snapshot import Accumulated, Arg, LeftOut, Operation, Snapshot, Value
+from gradexplain.verdict import compare, fold
 
 #: The closed form of the whole is given for chains of at most so many operations and elements.
 SHORT = 12
@@ -307,8 +306,8 @@ class _Explainer:
         found = clean(pair)
         if found.shape != value.array.shape:
             return Difference(self.labels[value.id], ("record", "PyTorch"), (), (0, 0), 0, 1)
-        tolerance = agreement.bound(pair[1], found, np.zeros(0), self._rounding(value))
-        return agreement.worst(
+        tolerance = compare.bound(pair[1], found, np.zeros(0), self._rounding(value))
+        return compare.worst(
             self.labels[value.id], ("record", "PyTorch"), found, value.array, tolerance * 4
         )
 
@@ -380,7 +379,7 @@ class _Explainer:
         if pair is None or number not in self.links:
             return value.array
         found = clean(pair)
-        tolerance = agreement.bound(pair[1], found, np.zeros(0), self._rounding(value))
+        tolerance = compare.bound(pair[1], found, np.zeros(0), self._rounding(value))
         return numbers.settled(value.array, found, tolerance * 4)
 
     # -- backward --------------------------------------------------------------------------------
@@ -435,8 +434,8 @@ class _Explainer:
         if value.upstream is None or value.arrived is None or value.hidden or value.inside:
             return
         with np.errstate(all="ignore"):
-            tolerance = 64 * agreement.ROUNDOFF[self._rounding(value)] * np.abs(value.arrived)
-        if not agreement.differs(value.arrived, value.upstream, tolerance + 1e-300).any():
+            tolerance = 64 * compare.ROUNDOFF[self._rounding(value)] * np.abs(value.arrived)
+        if not compare.differs(value.arrived, value.upstream, tolerance + 1e-300).any():
             return
         self.hooked.append(number)
         self.explanation.complete = False
@@ -536,7 +535,7 @@ class _Explainer:
         return numbers.settled(real, found, self._tolerance(pair, found))
 
     def _tolerance(self, pair: Pair, found: Array) -> Array:
-        return agreement.bound(pair[1], found, self.v_size, self.dtype)
+        return compare.bound(pair[1], found, self.v_size, self.dtype)
 
     def _compare(
         self, operation: Operation, number: int, pair: Pair, real: Array
@@ -544,7 +543,7 @@ class _Explainer:
         if not self.checkable:
             return None
         found = clean(pair)
-        return agreement.worst(
+        return compare.worst(
             self.labels[number], (f"{operation.name} by its formula", "PyTorch"), found, real,
             self._tolerance(pair, found),
         )  # fmt: skip
@@ -562,14 +561,13 @@ class _Explainer:
             pair = self.upstream.get(value.id)
             found = clean(pair) if pair is not None else np.zeros(value.shape)
             magnitude = pair[1] if pair is not None else np.zeros(value.shape)
-            tolerance = agreement.bound(magnitude, found, self.v_size, self.dtype)
-            verdict = "agree" if self.checkable else "skipped"
-            difference = agreement.worst(
-                label, ("chain rule", "PyTorch"), found, entry.added, tolerance
-            )
-            if difference is not None and self.checkable:
-                verdict = "convention" if self._known([difference]) else "mismatch"
-                self.differences.append(difference)
+            tolerance = compare.bound(magnitude, found, self.v_size, self.dtype)
+            differences = []
+            if self.checkable:
+                routes = ("chain rule", "PyTorch")
+                differences = compare.differences(label, [(routes, found, entry.added, tolerance)])
+                self.differences += differences
+            verdict = self._verdict(differences)
             entry.added = numbers.settled(entry.added, found, tolerance)
             if entry.kind == "retained":
                 continue
@@ -579,11 +577,15 @@ class _Explainer:
 
     def _by_kernel(self, difference: Difference) -> bool:
         relative = sum(link.coarse() for link in self.links.values())
-        return agreement.by_kernel(difference, relative, self.dtype)
+        return compare.by_kernel(difference, relative, self.dtype)
 
-    def _known(self, differences: list[Difference]) -> bool:
-        """Whether differences are no mistake: a singular point's, or those of a coarse kernel."""
-        return bool(self.singular) or all(map(self._by_kernel, differences))
+    def _verdict(self, differences: list[Difference]) -> str:
+        return fold.verdict(
+            differences,
+            asked=self.checkable,
+            singular=bool(self.singular),
+            by_kernel=self._by_kernel,
+        )
 
     # -- the whole in closed form ----------------------------------------------------------------
 
@@ -631,10 +633,10 @@ class _Explainer:
                     continue
                 tolerance = mine.tolerance + closed.tolerance
                 routes = ("closed form", route)
-                found = agreement.worst(label, routes, closed.value, other, tolerance)
-                if found is not None and self.checkable:
-                    mine.verdict = "convention" if self._known([found]) else "mismatch"
-                    self.differences.append(found)
+                found = compare.differences(label, [(routes, closed.value, other, tolerance)])
+                if found and self.checkable:
+                    mine.verdict = self._verdict(found)
+                    self.differences += found
 
     def _graph(self) -> Graph | None:
         """All calls in one graph, with the script's names."""
@@ -666,28 +668,19 @@ class _Explainer:
         sending = [operation.id for operation in self.snapshot.operations if operation.sent]
         x.unchecked = sum(number in self.opaque for number in sending)
         x.checked = len(sending) - x.unchecked
-        verdicts = {g.verdict for g in x.gradients.values()}
+        verdicts: list[str] = []
         if self.snapshot.error is not None:
-            status = "skipped"
-            reason = "PyTorch raised an error."
+            status, reason = "skipped", "PyTorch raised an error."
         elif not self.checkable:
             status, reason = "skipped", "half precision is not checked."
         elif x.unchecked and not x.checked:
             status, reason = "failed", "no operation of this chain has a formula."
-        elif "mismatch" in verdicts or not self._known(self.differences):
-            status = "mismatch"
-        elif self.differences:
-            status = "convention"
-            reason = agreement.COARSE if all(map(self._by_kernel, self.differences)) else ""
         else:
-            status = "agree"
-        tolerances = [g.tolerance.max() for g in x.gradients.values() if g.tolerance.size]
-        x.check = Check(
-            status,
-            self.dtype,
-            float(max(tolerances)) if tolerances else None,
-            self.differences[:8],
-            reason,
+            status = self._verdict(self.differences)
+            verdicts = [g.verdict for g in x.gradients.values()]
+        bounds = [g.tolerance for g in x.gradients.values()]
+        x.check = fold.check(
+            status, verdicts, self.dtype, bounds, self.differences[:8], reason, self._by_kernel
         )
 
     def _notes(self) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain import agreement
 from gradexplain.errors import GradexplainError, Span, UnsupportedError
 from gradexplain.explanation import Array
 from gradexplain.formula.evaluate import Pair, to_float
@@ -22,6 +21,7 @@ from gradexplain.routes.chain import ChainRule
 from gradexplain.second import GradientGraph, backward_graph
 from gradexplain.trace import recurrent
 from gradexplain.trace.snapshot import Arg, Operation, Snapshot, Term, Value, View
+from gradexplain.verdict import compare
 
 _NOWHERE = Span(0, 0)
 
@@ -369,7 +369,7 @@ class Link:
         return {n: self.chain.upstream[id] for n, id in ids.items() if id in self.chain.upstream}
 
     def coarse(self) -> float:
-        return agreement.coarseness(node.op for node in self.graph.nodes if node.op is not None)
+        return compare.coarseness(node.op for node in self.graph.nodes if node.op is not None)
 
     def texts(self, number: int) -> tuple[str, str, str]:
         """The local derivative by an input, the contribution, and the contribution in numbers."""
@@ -510,7 +510,7 @@ def _index_text(index: Any, labels: Mapping[int, str]) -> str:
 def clean(pair: Any) -> Array:
     """A pair as float64, rounding noise put to 0."""
     with np.errstate(all="ignore"):
-        return agreement.settled(to_float(pair[0]), pair[1], agreement.ROUNDOFF["float64"])
+        return compare.settled(to_float(pair[0]), pair[1], compare.ROUNDOFF["float64"])
 
 
 def _text(node: Any) -> str:
