@@ -1,0 +1,157 @@
+"""What the interpretations share: arrays with named axes, floats and mpmath numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gradexplain.formula.functions import mp
+from gradexplain.plan.program import Affine, Axes, Axis
+
+#: Values (floats, or mpmath numbers) and their magnitudes.
+Pair = tuple[Any, Any]
+
+
+def to_exact(array: Any) -> Any:
+    """A float64 array as mpmath numbers, each exactly the float."""
+    with np.errstate(all="ignore"):
+        exact = np.frompyfunc(lambda x: mp.mpf(float(x)), 1, 1)(np.asarray(array, dtype=object))
+    return as_array(exact)
+
+
+def to_float(array: Any) -> Any:
+    """mpmath numbers, or floats, as float64."""
+    array = np.asarray(array)
+    if array.dtype != object:
+        return array.astype(np.float64)
+    with np.errstate(all="ignore"):
+        return np.asarray(np.frompyfunc(_float, 1, 1)(array), dtype=np.float64)
+
+
+def _float(x: Any) -> float:
+    try:
+        return float(x)
+    except OverflowError:
+        return math.inf if x > 0 else -math.inf
+
+
+def as_array(value: Any) -> Any:
+    """A 0-d array where NumPy returned a scalar."""
+    if isinstance(value, np.ndarray):
+        return value
+    array = np.empty((), dtype=value.dtype if isinstance(value, np.generic) else object)
+    array[()] = value
+    return array
+
+
+def aligned(array: Any, axes: Axes, to: Axes) -> Any:
+    """``array`` with its axes in the order of ``to``, missing ones of length 1."""
+    if axes == to:
+        return array
+    order = sorted(range(len(axes)), key=lambda place: to.index(axes[place]))
+    array = np.transpose(array, order) if order else array
+    return array[tuple(slice(None) if axis in axes else None for axis in to)]
+
+
+def window(array: Any, lines: Sequence[Affine], axes: Axes, zero: Any) -> Any:
+    """``array[line, …]`` over ``axes`` as a view; ``zero`` outside of it."""
+    around = [
+        (max(0, -line.low), max(0, line.high + 1 - n))
+        for line, n in zip(lines, array.shape, strict=True)
+    ]
+    if any(pad for pair in around for pad in pair):
+        array = np.pad(array, around, constant_values=zero)
+    strides: dict[Axis, int] = dict.fromkeys(axes, 0)
+    offset = []
+    for line, (before, _), stride in zip(lines, around, array.strides, strict=True):
+        offset.append(line.start + before)
+        for axis, step in line.steps:
+            strides[axis] += step * stride
+    # A step backwards starts at the far end: the corner is where every letter is 0.
+    corner = array[tuple(slice(place, None) for place in offset)]
+    shape = tuple(axis.size for axis in axes)
+    return np.lib.stride_tricks.as_strided(corner, shape, tuple(strides.values()), writeable=False)
+
+
+def gathered(array: Any, places: Sequence[Any], axes: Sequence[Axes], to: Axes) -> Any:
+    """``array`` at computed places, those outside of it at its edge."""
+    at = tuple(
+        np.clip(aligned(place, own, to), 0, n - 1)
+        for place, own, n in zip(places, axes, array.shape, strict=True)
+    )
+    return array[at]
+
+
+def scattered(
+    node: Any, value: Any, tables: Sequence[Any], spots: Sequence[Any], add: Callable[..., Any]
+) -> Any:
+    """The sum of the terms of ``value`` over the bound axes, each at the place its tables name.
+
+    ``add(where, terms, room)`` sums terms by their place in ``room`` places.
+    """
+    part, own = node.args[0], node.args[1 : 1 + len(tables)]
+    over = node.data[0]
+    kept = tuple(a for a in node.axes if a not in {x for s in node.args[1 + len(tables) :] for x in s.axes})
+    order = (*kept, *over)
+    shape = tuple(a.size for a in order)
+    count = math.prod(a.size for a in kept)
+    where = np.arange(count).reshape([a.size if a in kept else 1 for a in order])
+    valid = np.ones(shape, dtype=bool)
+    room = count
+    for table, table_node, spot in zip(tables, own, spots, strict=True):
+        spot = np.ravel(spot)
+        back = np.full(max(int(spot.max(initial=0)), int(table.max(initial=0))) + 1, -1)
+        back[spot] = np.arange(spot.size)
+        at = back[aligned(table, table_node.axes, order)]
+        valid = valid & (at >= 0)
+        where = where * spot.size + at
+        room *= spot.size
+    terms = np.broadcast_to(aligned(value, part.axes, order), shape)[valid]
+    total = add(np.broadcast_to(where, shape)[valid], terms, room)
+    return total.reshape([a.size for a in node.axes])
+
+
+def scanned(node: Any, arrays: Sequence[Any], one: Any) -> Any:
+    """A running sum, product, product of all others, or a sum that decays from place to place."""
+    how, own, to, upward = node.data
+    part = node.args[0]
+    axes = tuple(to if a == own else a for a in part.axes)
+    value = np.moveaxis(arrays[0], axes.index(to), 0)
+    value = value if upward else value[::-1]
+    if how == "sum":
+        result = np.cumsum(value, axis=0)
+    elif how == "product":
+        result = np.multiply.accumulate(value, axis=0)
+    elif how == "before":
+        result = _before(value, one)
+    elif how == "others":
+        result = _before(value, one) * _before(value[::-1], one)[::-1]
+    else:
+        value = aligned(arrays[0], axes, node.axes)
+        step = aligned(arrays[1], node.args[1].axes, node.axes)
+        return running(value, step, node.axes.index(to), upward)
+    result = result if upward else result[::-1]
+    return np.moveaxis(result, 0, axes.index(to))
+
+
+def running(terms: Any, steps: Any, place: int, upward: bool) -> Any:
+    """``T[k] = terms[k] + steps[k]·T[k - 1]`` along an axis, or from its end."""
+    shape = np.broadcast_shapes(terms.shape, steps.shape)
+    terms, steps = (np.moveaxis(np.broadcast_to(a, shape), place, 0) for a in (terms, steps))
+    result = np.empty(terms.shape, dtype=np.result_type(terms, steps))
+    order = range(len(terms)) if upward else range(len(terms) - 1, -1, -1)
+    total = None
+    for k in order:
+        total = result[k] = terms[k] if total is None else terms[k] + steps[k] * total
+    return np.moveaxis(result, 0, place)
+
+
+def _before(value: Any, one: Any) -> Any:
+    """The product of all before each place."""
+    result = np.empty_like(value)
+    result[:1] = one
+    np.multiply.accumulate(value[:-1], axis=0, out=result[1:])
+    return result

@@ -1,0 +1,244 @@
+"""Error magnitudes beside values.
+
+A magnitude is a first-order bound, in units of the roundoff, of the error that rounding every
+operation makes (running error analysis: Higham, Accuracy and Stability of Numerical Algorithms,
+section 3.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import sympy
+
+from gradexplain.plan import contraction
+from gradexplain.plan.arrays import Pair, aligned, as_array, gathered, running, scanned, scattered, to_float, window
+from gradexplain.plan.lower import Lowering
+from gradexplain.plan.numeric import Numeric
+from gradexplain.plan.program import Node, run
+
+
+class Magnitude:
+    """Pairs of values, as ``values`` has them, and magnitudes in float64.
+
+    ``size(label)`` are the magnitudes of the inputs.
+    """
+
+    def __init__(self, values: Numeric, size: Callable[[str], Any]) -> None:
+        self._values = values
+        self._size = size
+
+    def step(self, node: Node, args: list[Any], spare: list[bool]) -> Any:
+        if node.type != "real":
+            return self._values.step(node, [a[0] for a in args], []), None
+        value = self._values.step(node, [a[0] for a in args], [False] * len(args))
+        size = getattr(self, f"_{node.kind}")(node, value, args)
+        return value, np.asarray(size, dtype=np.float64)
+
+    # -- leaves ----------------------------------------------------------------------------------
+
+    def _number(self, node: Node, value: Any, args: list[Pair]) -> Any:
+        return np.abs(to_float(value))
+
+    _real = _number
+
+    def _element(self, node: Node, value: Any, args: list[Pair]) -> Any:
+        return self._size(node.data[0])[tuple(slice(None) if p else 0 for p in node.data[1])]
+
+    def _window(self, node: Node, value: Any, args: list[Pair]) -> Any:
+        return window(self._size(node.data[0]), node.data[1], node.axes, 0.0)
+
+    def _gather(self, node: Node, value: Any, args: list[Pair]) -> Any:
+        size = self._size(node.data[0])
+        return gathered(size, [a[0] for a in args], [a.axes for a in node.args], node.axes)
+
+    # -- arithmetic ------------------------------------------------------------------------------
+
+    def _map(self, node: Node, value: Any, args: list[Pair]) -> Any:
+        what = node.data
+        values = [aligned(a[0], arg.axes, node.axes) for a, arg in zip(args, node.args, strict=True)]
+        sizes = [aligned(a[1], arg.axes, node.axes) for a, arg in zip(args, node.args, strict=True)]
+        if what == "add":
+            return sum(sizes[1:], sizes[0])
+        if what == "multiply":
+            width, size = np.abs(to_float(values[0])), sizes[0]
+            for v, s in zip(values[1:], sizes[1:], strict=True):
+                other = np.abs(to_float(v))
+                size = width * s + other * size + width * other
+                width = width * other
+            return size
+        if what == "divide":
+            width, quotient = np.abs(to_float(values[1])), np.abs(to_float(value))
+            return (sizes[0] + quotient * sizes[1]) / width + quotient
+        if isinstance(what, tuple):
+            n, base = what[1], to_float(values[0])
+            return _grown(value, [(n * base ** float(n - 1), sizes[0])])
+        if what == "sqrt":
+            return _grown(value, [(0.5 / to_float(value), sizes[0])])
+        if what == "power":
+            b, x, y = to_float(values[0]), to_float(values[1]), to_float(value)
+            slopes = [(np.where(b == 0, 0.0, y * x / b), sizes[0])]
+            if node.args[1].kind != "number":
+                slopes.append((np.where(b > 0, y * np.log(np.abs(b)), 0.0), sizes[1]))
+            return _grown(value, slopes)
+        return _grown(value, self._slopes(what, values, sizes))
+
+    def _slopes(
+        self, what: Any, values: Sequence[Any], sizes: Sequence[Any]
+    ) -> Iterator[tuple[Any, Any]]:
+        """``|f'|`` at float64 for each argument, from the function's own derivative."""
+        floats = [to_float(v) for v in values]
+        for place, size in enumerate(sizes, start=1):
+            slope = slope_of(what, len(values), place)
+            if slope is not None:
+                tensor = Numeric(lambda label: floats[int(label[1:])])
+                yield run(slope, tensor), size
+            elif slope_of(what, len(values), place, steps=True) is not None:
+                yield np.ones(()), size
+
+    # -- choices ---------------------------------------------------------------------------------
+
+    def _select(self, node: Node, value: Any, args: list[Pair]) -> Any:
+        mask = aligned(args[0][0], node.args[0].axes, node.axes)
+        return np.where(mask, aligned(args[1][1], node.args[1].axes, node.axes), 0.0)
+
+    def _choose(self, node: Node, value: Any, args: list[Pair]) -> Any:
+        mask = aligned(args[0][0], node.args[0].axes, node.axes)
+        sides = [aligned(args[k][1], node.args[k].axes, node.axes) for k in (1, 2)]
+        return np.where(mask, *sides)
+
+    # -- what runs over an axis ------------------------------------------------------------------
+
+    def _contract(self, node: Node, value: Any, args: list[Pair]) -> Any:
+        axes = [arg.axes for arg in node.args]
+        masks = [arg.type == "mask" for arg in node.args]
+        if len(args) == 1:
+            size = args[0][1] if not masks[0] else args[0][0].astype(np.float64)
+            return contraction.contracted([size], axes, node.axes)
+        widths = [
+            a[0] if mask else np.abs(to_float(a[0])) for a, mask in zip(args, masks, strict=True)
+        ]
+        finite = all(
+            mask or (np.isfinite(w).all() and np.isfinite(a[1]).all())
+            for w, a, mask in zip(widths, args, masks, strict=True)
+        )
+
+        def total(arrays: Sequence[Any]) -> Any:
+            if not finite:
+                return contraction.masked(arrays, axes, masks, node.axes, 0.0)
+            arrays = [w.astype(np.float64) for w in arrays]
+            return contraction.contracted(arrays, axes, node.axes)
+
+        size = total(widths)
+        for place, (arg, mask) in enumerate(zip(args, masks, strict=True)):
+            if not mask:
+                size = size + total([*widths[:place], arg[1], *widths[place + 1 :]])
+        return size
+
+    def _reduce(self, node: Node, value: Any, args: list[Pair]) -> Any:
+        how, bound = node.data
+        places = tuple(node.args[0].axes.index(a) for a in bound)
+        if how == "product":
+            return _product_error(np.abs(to_float(args[0][0])), args[0][1], places)
+        return np.max(args[0][1], axis=places)
+
+    def _scan(self, node: Node, value: Any, args: list[Pair]) -> Any:
+        how, _, to, upward = node.data
+        if how == "sum":
+            return scanned(node, [args[0][1]], 1.0)
+        widths = [np.abs(to_float(a[0])) for a in args]
+        if how == "decayed":
+            # T = f + d·T', T' the one before: the error of d·T' is as of any product.
+            place = node.axes.index(to)
+            total = np.moveaxis(np.abs(to_float(value)), place, 0)
+            before = np.zeros_like(total)
+            if upward:
+                before[1:] = total[:-1]
+            else:
+                before[:-1] = total[1:]
+            before = np.moveaxis(before, 0, place)
+            own = node.data[1]
+            axes = [tuple(to if a == own else a for a in node.args[0].axes), node.args[1].axes]
+            term = aligned(args[0][1], axes[0], node.axes)
+            step = aligned(args[1][1] + widths[1], axes[1], node.axes)
+            return running(term + before * step, aligned(widths[1], axes[1], node.axes), place, upward)
+        place = node.args[0].axes.index(node.data[1])
+        sides = [_product_errors(np.moveaxis(widths[0], place, 0), np.moveaxis(args[0][1], place, 0),
+                                 turn, whole=how == "product")
+                 for turn in ((True, False) if how == "others" else (upward,))]  # fmt: skip
+        product, size = sides[0]
+        if how == "others":
+            after, error = sides[1]
+            size = product * error + after * size + product * after
+        return np.moveaxis(size, 0, place)
+
+    def _scatter(self, node: Node, value: Any, args: list[Pair]) -> Any:
+        tables = node.data[1]
+
+        def add(where: Any, terms: Any, room: int) -> Any:
+            return np.bincount(where, weights=terms, minlength=room)
+
+        arrays = [a[0] for a in args]
+        return scattered(node, args[0][1], arrays[1 : 1 + tables], arrays[1 + tables :], add)
+
+    def _place(self, node: Node, value: Any, args: list[Pair]) -> Any:
+        return Numeric(lambda _: None).place(node, [args[0][1], args[1][1], args[2][0]], [])
+
+
+def _product_errors(value: Any, size: Any, upward: bool, *, whole: bool) -> Pair:
+    """The running products of ``value`` along its first axis, and their magnitudes.
+
+    With ``whole`` each has its own place in it, else it ends before.
+    """
+    if not upward:
+        value, size = value[::-1], size[::-1]
+    products = np.ones((len(value) + 1, *value.shape[1:]))
+    np.multiply.accumulate(value, axis=0, out=products[1:])
+    error = running(products[:-1] * size + products[1:], value, 0, True)
+    if not whole:
+        error = np.concatenate([np.zeros_like(error[:1]), error[:-1]])
+    pair = products[1:] if whole else products[:-1], error
+    return pair if upward else (pair[0][::-1], pair[1][::-1])
+
+
+def _grown(value: Any, slopes: Any) -> Any:
+    """The magnitude of ``f(a)``: ``|f| + Σ |f'|·magnitude(a)``."""
+    size = np.abs(to_float(value))
+    for slope, inner in slopes:
+        size = size + np.nan_to_num(np.abs(to_float(slope)) * inner, nan=0.0, posinf=0.0)
+    return size
+
+
+@lru_cache(maxsize=512)
+def slope_of(what: Any, count: int, place: int, *, steps: bool = False) -> Node | None:
+    """The derivative of a function by one of its arguments, which are the scalars ``_0``, ``_1``, …
+
+    None where it has none, and for a function of steps unless ``steps``.
+    """
+    symbols = [sympy.Symbol(f"_{n}", real=True) for n in range(count)]
+    try:
+        slope = what(*symbols).fdiff(place)
+    except sympy.core.function.ArgumentIndexError:
+        return None
+    if isinstance(slope, sympy.Heaviside) or slope.has(sympy.Heaviside, sympy.Derivative):
+        slope = sympy.S.One if steps else None
+    elif steps:
+        slope = None
+    return None if slope is None else Lowering(lambda _: ()).formula(slope, {})
+
+
+def _product_error(value: Any, size: Any, axes: tuple[int, ...]) -> Any:
+    """``|Π x| + Σ_k size_k·Π_{others} |x|`` over ``axes``, right also where an element is 0."""
+    kept = [axis for axis in range(value.ndim) if axis not in axes]
+    order = [*kept, *axes]
+    flat = [
+        np.transpose(a, order).reshape([*(a.shape[k] for k in kept), -1]) for a in (value, size)
+    ]
+    ones = np.ones_like(flat[0][..., :1])
+    before = np.cumprod(np.concatenate([ones, flat[0][..., :-1]], axis=-1), axis=-1)
+    backward = flat[0][..., :0:-1]
+    after = np.cumprod(np.concatenate([ones, backward], axis=-1), axis=-1)[..., ::-1]
+    return as_array(np.sum(before * after * flat[1], axis=-1) + np.prod(flat[0], axis=-1))
