@@ -255,7 +255,7 @@ def is_small(graph: Graph) -> bool:
 
 def cleaned(pair: Any, *, exact: bool) -> Array:
     """A pair as float64, rounding noise put to 0."""
-    from gradexplain.formula.evaluate import to_float
+    from gradexplain.plan.arrays import to_float
 
     value = pair[0]
     if exact:

@@ -39,7 +39,6 @@ from gradexplain.explanation import (
     Note,
     Shape,
 )
-from gradexplain.formula.evaluate import Evaluator, to_float
 from gradexplain.formula.functions import build, mp
 from gradexplain.formula.kit import number
 from gradexplain.formula.printing import LatexPrinter, Letters
@@ -47,6 +46,8 @@ from gradexplain.graph import Node, Ref
 from gradexplain.notes import at as place_of
 from gradexplain.notes import singular_nodes
 from gradexplain.ops.base import show_shape
+from gradexplain.plan.arrays import to_float
+from gradexplain.plan.evaluate import Evaluator
 from gradexplain.reading.arrays import ONES, Value, as_array, bind
 from gradexplain.routes.calls import Part, Shared
 from gradexplain.routes.chain import ChainRule

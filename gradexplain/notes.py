@@ -9,10 +9,11 @@ import numpy as np
 import sympy
 
 from gradexplain.explanation import Array, Note
-from gradexplain.formula.evaluate import Evaluator, to_float
 from gradexplain.formula.functions import build
 from gradexplain.formula.kit import number
 from gradexplain.graph import Graph, Node, Ref
+from gradexplain.plan.arrays import to_float
+from gradexplain.plan.evaluate import Evaluator
 from gradexplain.routes.chain import ChainRule
 from gradexplain.verdict.compare import differs
 

@@ -10,8 +10,8 @@ import numpy as np
 import sympy
 
 from gradexplain.explanation import Array
-from gradexplain.formula.evaluate import to_float
 from gradexplain.graph import Graph, Node
+from gradexplain.plan.arrays import to_float
 from gradexplain.routes.chain import ChainRule
 from gradexplain.routes.closed import ClosedForm
 

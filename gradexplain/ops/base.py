@@ -171,7 +171,7 @@ class Op:
     #: ``torch(torch, *arguments)`` where a plain call under the first spelling would not do.
     torch: Callable[..., Any] | None = None
     #: ``value(exact, *arguments)``: the result where the element formula would overflow or be hopeless
-    #: to evaluate.  Tensors come as pairs, value and magnitude (`gradexplain.formula.evaluate.Pair`),
+    #: to evaluate.  Tensors come as pairs, value and magnitude (`gradexplain.plan.arrays.Pair`),
     #: and so does the result; its magnitude may be a function of no arguments, for where it costs as
     #: much as the value and nobody asks.
     value: Callable[..., Any] | None = None

@@ -94,7 +94,9 @@ def scattered(
     """
     part, own = node.args[0], node.args[1 : 1 + len(tables)]
     over = node.data[0]
-    kept = tuple(a for a in node.axes if a not in {x for s in node.args[1 + len(tables) :] for x in s.axes})
+    kept = tuple(
+        a for a in node.axes if a not in {x for s in node.args[1 + len(tables) :] for x in s.axes}
+    )
     order = (*kept, *over)
     shape = tuple(a.size for a in order)
     count = math.prod(a.size for a in kept)

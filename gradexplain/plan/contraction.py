@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import combinations
 from typing import Any
 
@@ -74,7 +74,7 @@ def _best(factors: Sequence[Axes], out: Axes) -> tuple[tuple[tuple[int, ...], Ax
     n = len(factors)
     whole = (1 << n) - 1
 
-    @lru_cache(maxsize=None)
+    @cache
     def axes_of(subset: int) -> Axes:
         inside = union(factors[k] for k in range(n) if subset >> k & 1)
         return _kept(inside, [factors[k] for k in range(n) if not subset >> k & 1], out)
@@ -155,7 +155,9 @@ def _pair(operands: Sequence[tuple[Any, Axes]], out: Axes) -> Any:
             shape = [i.size for i in batch] + [math.prod(i.size for i in g) for g in groups[1:]]
             return np.transpose(array, [axes.index(i) for g in groups for i in g]).reshape(shape)
 
-        product = np.matmul(grouped(a, la, batch, left, summed), grouped(b, lb, batch, summed, right))
+        product = np.matmul(
+            grouped(a, la, batch, left, summed), grouped(b, lb, batch, summed, right)
+        )
         found = [*batch, *left, *right]
         product = product.reshape([i.size for i in found])
         return np.transpose(product, [found.index(i) for i in out])

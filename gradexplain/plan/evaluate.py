@@ -40,9 +40,7 @@ class Evaluator:
         # What `resolve` derives on the way may give a letter another size.
         self._sizes = dict(sizes)
         self._magnitudes = magnitudes
-        values = (
-            Exact(self._value, lookup) if exact else Numeric(self._value, lookup, dtype)
-        )
+        values = Exact(self._value, lookup) if exact else Numeric(self._value, lookup, dtype)
         self._values = values
         self._interpretation = Magnitude(values, self._size) if magnitudes else values
 

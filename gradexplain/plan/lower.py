@@ -307,7 +307,9 @@ class Lowering:
         times = math.prod(a.size for a in bound if a not in axes)
         kept = tuple(a for a in axes if a not in bound)
         part = self.program.add("contract", parts, kept, over)
-        return part if times == 1 else self._map("multiply", self._number(sympy.Integer(times)), part)
+        return (
+            part if times == 1 else self._map("multiply", self._number(sympy.Integer(times)), part)
+        )
 
     def _distributed(
         self, factors: Sequence[Any], parts: Sequence[Node], bound: Sequence[Axis], scope: Scope
@@ -336,9 +338,7 @@ class Lowering:
                 return self._folded("add", terms)
         return None
 
-    def _running(
-        self, factors: Sequence[Any], bound: Sequence[Axis], scope: Scope
-    ) -> Node | None:
+    def _running(self, factors: Sequence[Any], bound: Sequence[Axis], scope: Scope) -> Node | None:
         """``Σ_p f(p)·[p ≤ i]`` in one pass, where nothing else has the index ``i``.
 
         So too ``Σ_p f(p)·exp(g(i) − h(p))·[p ≤ i]``, each exponent taken from one place to the next,
@@ -410,7 +410,9 @@ class Lowering:
         node = self.program.add(
             "scatter", (part, *tables, *spots), (*kept, *flat), (over, len(tables))
         )
-        return node if times == 1 else self._map("multiply", self._number(sympy.Integer(times)), node)
+        return (
+            node if times == 1 else self._map("multiply", self._number(sympy.Integer(times)), node)
+        )
 
     def _big_product(self, e: Any, scope: Scope) -> Node:
         running = self._running_product(e, scope)

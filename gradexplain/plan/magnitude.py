@@ -15,7 +15,17 @@ import numpy as np
 import sympy
 
 from gradexplain.plan import contraction
-from gradexplain.plan.arrays import Pair, aligned, as_array, gathered, running, scanned, scattered, to_float, window
+from gradexplain.plan.arrays import (
+    Pair,
+    aligned,
+    as_array,
+    gathered,
+    running,
+    scanned,
+    scattered,
+    to_float,
+    window,
+)
 from gradexplain.plan.lower import Lowering
 from gradexplain.plan.numeric import Numeric
 from gradexplain.plan.program import Node, run
@@ -59,7 +69,9 @@ class Magnitude:
 
     def _map(self, node: Node, value: Any, args: list[Pair]) -> Any:
         what = node.data
-        values = [aligned(a[0], arg.axes, node.axes) for a, arg in zip(args, node.args, strict=True)]
+        values = [
+            aligned(a[0], arg.axes, node.axes) for a, arg in zip(args, node.args, strict=True)
+        ]
         sizes = [aligned(a[1], arg.axes, node.axes) for a, arg in zip(args, node.args, strict=True)]
         if what == "add":
             return sum(sizes[1:], sizes[0])
@@ -164,7 +176,9 @@ class Magnitude:
             axes = [tuple(to if a == own else a for a in node.args[0].axes), node.args[1].axes]
             term = aligned(args[0][1], axes[0], node.axes)
             step = aligned(args[1][1] + widths[1], axes[1], node.axes)
-            return running(term + before * step, aligned(widths[1], axes[1], node.axes), place, upward)
+            return running(
+                term + before * step, aligned(widths[1], axes[1], node.axes), place, upward
+            )
         place = node.args[0].axes.index(node.data[1])
         sides = [_product_errors(np.moveaxis(widths[0], place, 0), np.moveaxis(args[0][1], place, 0),
                                  turn, whole=how == "product")
@@ -199,7 +213,7 @@ def _product_errors(value: Any, size: Any, upward: bool, *, whole: bool) -> Pair
     np.multiply.accumulate(value, axis=0, out=products[1:])
     error = running(products[:-1] * size + products[1:], value, 0, True)
     if not whole:
-        error = np.concatenate([np.zeros_like(error[:1]), error[:-1]])
+        error = np.concatenate([np.ones_like(error[:1]), error[:-1]])
     pair = products[1:] if whole else products[:-1], error
     return pair if upward else (pair[0][::-1], pair[1][::-1])
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from gradexplain.explanation import Array
 from gradexplain.formula.calculus import literal_value
-from gradexplain.formula.evaluate import Evaluator, Pair, as_array, to_exact, to_float
 from gradexplain.formula.local import RESULT, UPSTREAM, LocalRule, local_rule
 from gradexplain.graph import Graph, Node, Ref, refs
+from gradexplain.plan.arrays import Pair, as_array, to_exact, to_float
+from gradexplain.plan.evaluate import Evaluator
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,13 +25,14 @@ from gradexplain.formula.calculus import (
     literal_value,
 )
 from gradexplain.formula.contract import contract, delta
-from gradexplain.formula.evaluate import Evaluator, Pair, to_exact, to_float
 from gradexplain.formula.functions import BIG, Lookup
 from gradexplain.formula.indices import index
 from gradexplain.formula.printing import LatexPrinter, Letters, TextPrinter, burden
 from gradexplain.formula.structure import structure
 from gradexplain.formula.tidy import Folds, tidy
 from gradexplain.graph import Graph, Node, Ref, labels_of, op_call
+from gradexplain.plan.arrays import Pair, to_exact, to_float
+from gradexplain.plan.evaluate import Evaluator
 from gradexplain.render.numbers import one_line
 from gradexplain.routes.names import free_names
 

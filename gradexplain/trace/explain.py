@@ -27,9 +27,9 @@ from gradexplain.explanation import (
     Step,
     Upstream,
 )
-from gradexplain.formula.evaluate import Pair
 from gradexplain.graph import Graph
 from gradexplain.notes import singular_nodes
+from gradexplain.plan.arrays import Pair
 from gradexplain.render import numbers
 from gradexplain.second import moving
 from gradexplain.trace.links import Assignment, Link, Reading, clean, is_literal

@@ -11,10 +11,10 @@ import numpy as np
 
 from gradexplain.errors import GradexplainError, Span, UnsupportedError
 from gradexplain.explanation import Array
-from gradexplain.formula.evaluate import Pair, to_float
 from gradexplain.graph import Builder, Graph, Ref, op_call
 from gradexplain.ops import by_spelling
 from gradexplain.ops.base import Op
+from gradexplain.plan.arrays import Pair, to_float
 from gradexplain.reading.applying import Applier
 from gradexplain.render.numbers import number
 from gradexplain.routes.chain import ChainRule

@@ -2,7 +2,7 @@
 
 Per element, ``tol = 32·u·(E + |g| + Σ|v|)``: ``u`` is the unit roundoff of the dtype, ``g`` the
 gradient, ``E`` the running error bound of the computation in units of ``u``
-(`gradexplain.formula.evaluate`), carried through the chain rule, so that cancellation widens the bound
+(`gradexplain.plan.magnitude`), carried through the chain rule, so that cancellation widens the bound
 just where it widens PyTorch's own rounding error.
 """
 

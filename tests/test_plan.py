@@ -1,0 +1,206 @@
+"""The array program: each operation against the formula worked out element by element."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import sympy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gradexplain.formula.functions import Bracket, Cases, FloorDiv, Greatest, Lookup
+from gradexplain.formula.indices import index
+from gradexplain.plan import contraction
+from gradexplain.plan.arrays import to_exact, to_float
+from gradexplain.plan.evaluate import Evaluator, lowered
+from gradexplain.plan.program import Axis, needed
+
+SIZES = {index(name): n for name, n in {"i": 3, "j": 3, "p": 3, "q": 4}.items()}
+i, j, p, q = SIZES
+SHAPES = {"a": (3, 4), "b": (4, 3), "c": (3,), "s": ()}
+TABLES = {"idx": np.array([2, 0, 2])}
+TENSORS = {
+    name: np.linspace(0.3, 1.7, math.prod(shape)).reshape(shape) for name, shape in SHAPES.items()
+}
+
+
+def at(name: str, *places: Any) -> Any:
+    symbol = sympy.Symbol(name, real=True)
+    return sympy.Indexed(sympy.IndexedBase(symbol), *places) if places else symbol
+
+
+def over(body: Any, *bound: Any, kind: Any = sympy.Sum) -> Any:
+    return kind(body, *((s, 0, SIZES[s] - 1) for s in bound))
+
+
+def within(value: Any, condition: Any) -> Any:
+    return Cases((value, condition), (1, True))
+
+
+idx = Lookup(sympy.Symbol("idx"), i)
+
+#: A formula and the kinds of operation that it must be lowered to.
+FORMULAS: dict[str, tuple[Any, set[str]]] = {
+    "matrix product": (over(at("a", i, q) * at("b", q, j), q), {"contract"}),
+    "inner sums": (over(at("a", i, q) * over(at("b", q, p) * at("c", p), p), q), {"contract"}),
+    "squares": (over((at("a", i, q) - at("s")) ** 2, q), {"contract"}),
+    "an index in no factor": (over(at("c", i), q), {"element"}),
+    "window": (over(at("c", i + p - 1) * Bracket(sympy.And(i + p >= 1, i + p <= 3)), p), {"window"}),
+    "diagonal": (at("a", i, i), {"window"}),
+    "backwards": (at("c", 2 - i), {"window"}),
+    "a digit": (at("c", FloorDiv(i + j, sympy.Integer(2))), {"gather"}),
+    "taken by a table": (at("c", idx) * at("c", i), {"gather"}),
+    "put by a table": (over(at("c", i) * sympy.KroneckerDelta(j, idx), i), {"scatter"}),
+    "added by a table": (at("a", i, q) + at("c", i) * sympy.KroneckerDelta(q, idx), {"place"}),
+    "greatest": (over(at("a", i, q), q, kind=Greatest), {"reduce"}),
+    "product": (over(at("a", i, q), q, kind=sympy.Product), {"reduce"}),
+    "up to": (over(at("c", p) * Bracket(sympy.Le(p, i)), p), {"scan"}),
+    "from": (over(at("c", p) * Bracket(sympy.Ge(p, i)) * at("c", i), p), {"scan"}),
+    "decayed": (over(at("c", p) * sympy.exp(at("c", i) - at("c", p)) * Bracket(i <= p), p), {"scan"}),
+    "decayed upwards": (over(sympy.exp(at("c", p) - 2 * at("c", i)) * at("c", p) * Bracket(p <= i), p), {"scan"}),
+    "running product": (over(within(at("c", p), sympy.Le(p, i)), p, kind=sympy.Product), {"scan"}),
+    "all others": (over(within(at("c", p), sympy.Ne(p, i)), p, kind=sympy.Product), {"scan"}),
+    "all before": (over(within(at("c", p), sympy.Lt(p, i)), p, kind=sympy.Product), {"scan"}),
+    "slope of a running product": (
+        over(at("c", p) * Bracket(i <= p) * over(
+            within(at("c", j), sympy.And(j <= p, sympy.Ne(j, i))), j, kind=sympy.Product), p),
+        {"scan"},
+    ),
+    "choice": (Cases((at("c", i), at("c", i) > 1), (i + 0.5, True)), {"choose"}),
+    "quotient": (at("c", i) / at("a", i, q) ** 2 / at("s"), {"map"}),
+    "delta": (sympy.KroneckerDelta(i, 1) * at("c", i), {"select"}),
+}  # fmt: skip
+
+
+def by_hand(e: Any) -> float:
+    """A formula without free indices, its sums written out."""
+    if isinstance(e, (sympy.Sum, sympy.Product, Greatest)):
+        spans = [range(int(last) + 1) for _, _, last in e.limits]
+        terms = [
+            by_hand(
+                e.function.xreplace(
+                    {s: sympy.Integer(k) for (s, *_), k in zip(e.limits, at, strict=True)}
+                )
+            )
+            for at in itertools.product(*spans)
+        ]
+        fold = {sympy.Sum: sum, sympy.Product: math.prod}.get(type(e), max)
+        return float(fold(terms))
+    if isinstance(e, sympy.Indexed):
+        return float(TENSORS[e.base.label.name][tuple(int(whole(k)) for k in e.indices)])
+    if e.is_Symbol:
+        return float(TENSORS[e.name])
+    if isinstance(e, Cases):
+        return next(by_hand(value) for value, condition in e.args if holds(condition))
+    if isinstance(e, Bracket):
+        return float(holds(e.condition))
+    if isinstance(e, sympy.KroneckerDelta):
+        return float(whole(e.args[0]) == whole(e.args[1]))
+    if e.is_Mul:
+        factors = sorted(e.args, key=lambda f: not isinstance(f, (Bracket, sympy.KroneckerDelta)))
+        total = 1.0
+        for factor in factors:
+            total *= by_hand(factor) if total else 0.0
+        return total
+    if e.is_Add:
+        return sum(by_hand(t) for t in e.args)
+    if e.is_Pow:
+        return float(by_hand(e.base) ** by_hand(e.exp))
+    if isinstance(e, sympy.exp):
+        return math.exp(by_hand(e.args[0]))
+    return float(e)
+
+
+def whole(e: Any) -> int:
+    if isinstance(e, Lookup):
+        return int(TABLES[e.args[0].name][tuple(int(k) for k in e.args[1:])])
+    if isinstance(e, FloorDiv):
+        return int(e.args[0]) // int(e.args[1])
+    return int(e)
+
+
+def holds(c: Any) -> bool:
+    if isinstance(c, sympy.And):
+        return all(holds(part) for part in c.args)
+    if c in (sympy.true, sympy.false):
+        return bool(c)
+    sides = [by_hand(side) for side in c.args]
+    return bool(c.func(*(sympy.Float(side) for side in sides)))
+
+
+def element(e: Any, places: dict[Any, int]) -> float:
+    return by_hand(e.xreplace({s: sympy.Integer(k) for s, k in places.items()}))
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("kind", ["float64", "float32", "exact"])
+def test_each_operation(name: str, kind: str) -> None:
+    formula, kinds = FORMULAS[name]
+    free = sorted((s for s in formula.free_symbols if s in SIZES), key=str)
+    shape = tuple(SIZES[s] for s in free)
+    exact = kind == "exact"
+    dtype = np.float64 if exact else np.dtype(kind)
+
+    def resolve(label: str) -> tuple[Any, Any]:
+        value = TENSORS[label]
+        return (to_exact(value) if exact else value.astype(dtype)), np.abs(value)
+
+    evaluator = Evaluator(resolve, SIZES, exact=exact, lookup=TABLES.__getitem__, dtype=dtype)
+    value, size = evaluator.value(formula, free, shape)
+    wanted = np.array([
+        element(formula, dict(zip(free, at, strict=True)))
+        for at in itertools.product(*(range(n) for n in shape))
+    ]).reshape(shape)  # fmt: skip
+    assert exact or value.dtype == dtype
+    np.testing.assert_allclose(to_float(value), wanted, rtol=1e-5 if kind == "float32" else 1e-13)
+    # A magnitude is a bound of |value| at least, and no wild one.
+    assert (size >= np.abs(wanted) * (1 - 1e-12)).all()
+    assert (size <= 1000 * (1 + np.abs(wanted))).all()
+    sizes = tuple((s, SIZES[s]) for s in free)
+    shapes = (*SHAPES.items(), *((label, t.shape) for label, t in TABLES.items()))
+    assert kinds <= {node.kind for node in needed(lowered(formula, sizes, shapes))}
+
+
+def test_what_stands_twice_is_computed_once() -> None:
+    total = over(at("a", i, q), q)
+    root = lowered(sympy.exp(total) / total + total, ((i, 3),), tuple(SHAPES.items()))
+    assert [node.kind for node in needed(root)].count("contract") == 1
+
+
+def test_a_selector_hides_what_is_not_finite() -> None:
+    """``[i = 0]/c[i]`` is 0 where c is 0, also inside a sum."""
+    zero = np.array([1.0, 0.0, 0.0])
+    formula = over(Bracket(sympy.Le(i, 0)) / at("c", i) * at("c", i) ** -1, i)
+    for exact in (False, True):
+        value = to_exact(zero) if exact else zero
+        found = Evaluator(lambda _, v=value: (v, zero), SIZES, exact=exact).value(formula, (), ())
+        assert float(to_float(found[0])) == 1.0
+        assert np.isfinite(found[1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text("ijkl", max_size=3), min_size=1, max_size=8), st.text("ijkl", max_size=3))
+def test_contractions_in_any_order(factors: list[str], out: str) -> None:
+    """Both for few factors and for many, against NumPy's own."""
+    parts = ["".join(dict.fromkeys(f)) for f in factors]
+    out = "".join(a for a in dict.fromkeys(out) if any(a in f for f in parts))
+    size = dict(zip("ijkl", (2, 3, 4, 1), strict=True))
+    source = np.random.default_rng(len(parts))
+    arrays = [source.standard_normal([size[a] for a in f]) for f in parts]
+    axes = [tuple(Axis(a, size[a]) for a in f) for f in parts]
+    target = tuple(Axis(a, size[a]) for a in out)
+    wanted = np.einsum(f"{','.join(parts)}->{out}", *arrays)
+    np.testing.assert_allclose(contraction.contracted(arrays, axes, target), wanted, atol=1e-12)
+    masks = [False] * len(parts)
+    found = contraction.masked(arrays, axes, masks, target, 0.0)
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
+
+
+def test_the_cheapest_order() -> None:
+    """``(A·B)·x`` is A·(B·x)."""
+    n, m, k = Axis("i", 50), Axis("j", 50), Axis("k", 50)
+    assert contraction.cost([(n, m), (m, k), (k,)], (m, k)) == 2 * 2500 + 50 + 2 * 2500
