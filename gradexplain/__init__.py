@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing's own takes milliseconds to import, and checkers know this one too
 if TYPE_CHECKING:
+    from typing import Any
+
     from gradexplain.accumulation import explain_calls
     from gradexplain.checking.checker import assert_backward, check
     from gradexplain.engine import explain
@@ -51,6 +51,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     value = globals()[name] = getattr(import_module(_HOMES[name]), name)
     return value
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import unicodedata
 from dataclasses import dataclass
 
+from gradexplain.limits import MAX_ECHO
+
 #: A source line longer than this is cut around the caret.
 _EXCERPT = 72
 
@@ -43,11 +45,11 @@ class GradexplainError(Exception):
         super().__init__(message)
 
     def __str__(self) -> str:
-        parts = [printable(self.message)]
+        parts = [printable(clipped(self.message))]
         if self.source is not None and self.span is not None:
             parts.extend(_excerpt(self.source, self.span))
         if self.remedy:
-            parts.append(f"remedy: {printable(self.remedy)}")
+            parts.append(f"remedy: {printable(clipped(self.remedy))}")
         return "\n".join(parts)
 
     def at(self, source: str, span: Span) -> GradexplainError:
@@ -63,6 +65,16 @@ class InputError(GradexplainError):
 
 class UnsupportedError(GradexplainError):
     """The request makes sense to PyTorch, but is not supported yet."""
+
+
+def clipped(text: str) -> str:
+    """``text`` without its middle where it is long: what was given stands there, however long.
+
+    The one place where messages are clipped.
+    """
+    if len(text) <= 2 * MAX_ECHO + 100:
+        return text
+    return f"{text[:MAX_ECHO]} … {text[-MAX_ECHO:]}"
 
 
 def printable(text: str) -> str:

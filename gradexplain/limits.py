@@ -46,3 +46,15 @@ MAX_GRAPH_NODES = 20_000
 
 #: Elements of all values of one run together: with their magnitudes, and PyTorch's copies, 2 GiB.
 MAX_TOTAL_ELEMENTS = 40_000_000
+
+#: Seconds of wall time for one command, and for one question to PyTorch's process.
+DEFAULT_TIMEOUT = 60.0
+
+#: Bytes that a command and PyTorch's process may take, each above its interpreter.
+DEFAULT_MEMORY = 2 << 30
+
+#: Bytes that an interpreter takes with NumPy, SymPy or PyTorch loaded, before it computes.
+INTERPRETER_MEMORY = 320 << 20
+
+#: Characters of a message that are kept at each end: what was given, of any length, is in the middle.
+MAX_ECHO = 150

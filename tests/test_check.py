@@ -15,7 +15,7 @@ import torch
 import gradexplain
 from gradexplain.checking.checker import check
 from gradexplain.checking.report import FAULTS
-from gradexplain.cli.main import main
+from gradexplain.cli import main
 from gradexplain.errors import InputError
 
 ROOT = Path(__file__).parent.parent

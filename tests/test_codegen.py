@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradexplain.cli.main import main
+from gradexplain.cli import main
 from gradexplain.codegen.function import Code, failure, generate, loaded
 from gradexplain.errors import GradexplainError, InputError, UnsupportedError
 from gradexplain.ops import Op, all_ops

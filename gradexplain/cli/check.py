@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from gradexplain.cli.common import Command, Output, output_options
+from gradexplain.cli.common import Command, Output, budget_options, output_options
 from gradexplain.errors import InputError
 
 #: FILE.py:NAME, which no expression can be.
@@ -35,6 +35,7 @@ _CODE = re.compile(r"(?P<path>.+\.py):(?P<name>[^\W\d]\w*)$", re.DOTALL)
 )  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="List the right entries of J too.")
 @output_options
+@budget_options
 def check(
     what: str | None,
     claims: tuple[str, ...],

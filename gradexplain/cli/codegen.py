@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from gradexplain.cli import output
-from gradexplain.cli.common import Command
+from gradexplain.cli.common import Command, budget_options
 from gradexplain.errors import InputError
 
 
@@ -17,6 +17,7 @@ from gradexplain.errors import InputError
 @click.option("--shape", metavar="NAME=D0,D1", multiple=True, help="An input's shape; repeatable.")
 @click.option("--no-verify", is_flag=True, help="Do not hold the class against the closed form.")
 @click.option("-o", "--output", "path", metavar="FILE", help="Write to a file.")
+@budget_options
 def codegen(
     expr: str | None, name: str, shape: tuple[str, ...], no_verify: bool, path: str | None
 ) -> int:

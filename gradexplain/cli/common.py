@@ -11,7 +11,9 @@ A command names the groups that it takes and gets a record for each; it never re
 from __future__ import annotations
 
 import functools
+import math
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable
@@ -22,8 +24,9 @@ import click
 
 from gradexplain.cli import output
 from gradexplain.errors import InputError
-from gradexplain.limits import MAX_SOURCE
+from gradexplain.limits import DEFAULT_MEMORY, DEFAULT_TIMEOUT, MAX_SOURCE
 from gradexplain.render import ascii
+from gradexplain.supervisor import link
 
 if TYPE_CHECKING:
     from gradexplain.engine import Request
@@ -92,11 +95,17 @@ class Question:
         from gradexplain.engine import Request
         from gradexplain.reading import typed  # NumPy is loaded here, not for --help
 
+        at = typed.parse_bindings(self.at)
+        shapes = typed.parse_shapes(self.shape)
+        link.expect(
+            sum(getattr(value, "size", 1) for value in at.values())
+            + sum(math.prod(shape) for shape in shapes.values())
+        )
         return Request(
             expression=expression,
-            at=typed.parse_bindings(self.at),
+            at=at,
             grad=None if self.grad is None else typed.parse_value(self.grad, "--grad"),
-            shapes=typed.parse_shapes(self.shape),
+            shapes=shapes,
             wrt=None if self.wrt is None else tuple(n.strip() for n in self.wrt.split(",")),
             dtype=self.dtype,
             check=check,
@@ -233,6 +242,60 @@ def output_options(command: F) -> Callable[..., Any]:
         return command(out=Output(format, precision, width, path), **others)
 
     return wrapper
+
+
+class _Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.3
+    """A time in seconds, or ``none``."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float | None:
+        if value == "none":
+            return None
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = -1.0
+        if not 0 < seconds < 1e9:
+            self.fail(f"{value} is no number of seconds above 0, nor none", param, ctx)
+        return seconds
+
+
+class _Bytes(click.ParamType):  # type: ignore[type-arg]
+    """A size in bytes, as ``512MiB`` or ``2GB``, or ``none``."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | None:
+        if value == "none":
+            return None
+        found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,9})?) ?(?:([kmgt])(i?)b?|b?)", value, re.I)
+        if found is None or float(found[1]) == 0:
+            self.fail(f"{value} is no size, as 512MiB or 2GiB, nor none", param, ctx)
+        unit = (1024 if found[3] else 1000) if found[2] else 1
+        power = " kmgt".index((found[2] or " ").lower())
+        return round(float(found[1]) * float(unit) ** power)
+
+
+def budget_options(command: F) -> F:
+    """The options that say how much time and memory the command may take."""
+
+    def set_timeout(context: Any, option: Any, value: float | None) -> None:
+        link.timeout(value)
+
+    def set_memory(context: Any, option: Any, value: int | None) -> None:
+        link.memory(value)
+
+    command = click.option(
+        "--memory", metavar="SIZE", type=_Bytes(), default=link.show_size(DEFAULT_MEMORY),
+        callback=set_memory, expose_value=False,
+        help="The most memory above the interpreter's: 512MiB, none. [2GiB]",
+    )(command)  # fmt: skip
+    return click.option(
+        "--timeout", metavar="SECONDS", type=_Seconds(), default=f"{DEFAULT_TIMEOUT:g}",
+        callback=set_timeout, expose_value=False,
+        help="The most time; what is there by then is shown. none: no limit. [60]",
+    )(command)  # fmt: skip
 
 
 def _read_file(path: str) -> str:

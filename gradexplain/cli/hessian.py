@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from gradexplain.cli.common import Command, Output, Question, output_options, question_options
+from gradexplain.cli.common import (
+    Command,
+    Output,
+    Question,
+    budget_options,
+    output_options,
+    question_options,
+)
 from gradexplain.errors import InputError
 from gradexplain.routes import process
 from gradexplain.verdict.status import exit_code
@@ -23,6 +30,7 @@ _NAMED = re.compile(r"\s*([^\W\d]\w*)\s*=(.*)", re.DOTALL)
 )  # fmt: skip
 @click.option("--no-check", is_flag=True, help="Do not compare with PyTorch.")
 @output_options
+@budget_options
 def hessian(question: Question, vectors: tuple[str, ...], no_check: bool, out: Output) -> int:
     """Second and mixed partial derivatives in closed form: EXPR, or - for standard input.
 

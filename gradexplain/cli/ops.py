@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
-from gradexplain.cli.common import Output, output_options
+from gradexplain.cli.common import Output, budget_options, output_options
 
 
 @click.command(short_help="List the operations, with formulas and derivatives.")
 @click.argument("name", required=False)
 @output_options
+@budget_options
 def ops(name: str | None, out: Output) -> int:
     """List the operations of the language by family: spellings, formula, derivative, kinks.
 

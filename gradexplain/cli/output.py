@@ -61,6 +61,12 @@ def complain(message: str) -> None:
         sys.stderr.flush()
 
 
+def flush_error() -> None:
+    """Write what is left to standard error, if there is one."""
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stderr.flush()
+
+
 def write_file(path: str, text: str) -> None:
     """Write ``text`` to the file ``path``, whole or not at all.
 

@@ -5,9 +5,28 @@ from __future__ import annotations
 import click
 
 from gradexplain.cli.calls import Calls, calls_options
-from gradexplain.cli.common import Command, Output, Question, output_options, question_options
+from gradexplain.cli.common import (
+    Command,
+    Output,
+    Question,
+    budget_options,
+    output_options,
+    question_options,
+)
 from gradexplain.routes import process
+from gradexplain.supervisor import link
 from gradexplain.verdict.status import exit_code
+
+#: What each stage adds to the answer.
+_PARTS = {
+    "question": "the question",
+    "forward": "the forward values",
+    "jacobian": "the Jacobian",
+    "steps": "the chain rule",
+    "gradients": "the gradients",
+    "further": "the gradients",
+    "check": "the verdict",
+}
 
 
 @click.command(cls=Command, short_help="Explain and check the gradients of an expression.")
@@ -15,6 +34,7 @@ from gradexplain.verdict.status import exit_code
 @click.option("--no-check", is_flag=True, help="Do not compare with PyTorch.")
 @calls_options
 @output_options
+@budget_options
 def run(question: Question, calls: Calls, no_check: bool, out: Output) -> int:
     """Explain the gradients of an expression: EXPR, or - to read it from standard input.
 
@@ -39,6 +59,8 @@ def run(question: Question, calls: Calls, no_check: bool, out: Output) -> int:
         process.start()
     request = question.request(check=not no_check, several=True)
     # Loaded after the options were understood.
+    from gradexplain.explanation import Check
+
     if calls.is_plain(question.grads):
         from gradexplain.engine import stages
 
@@ -48,8 +70,27 @@ def run(question: Question, calls: Calls, no_check: bool, out: Output) -> int:
 
         found = accumulation.stages(request, calls.plan(question.grads))
     explanation = None
-    for stage, explanation in found:
-        out.section(explanation, stage)
+    try:
+        link.missing(_missing(None))
+        for stage, explanation in found:
+            out.section(explanation, stage)
+            link.missing(_missing(stage))
+    except (link.TimeUp, MemoryError) as error:
+        if explanation is None:
+            raise
+        # What is there is shown, and what is missing; the message on standard error says it too.
+        said = link.too_long() if isinstance(error, link.TimeUp) else link.too_large()
+        explanation.check = Check("failed", explanation.dtype, None, [], said.split("\n")[0])
+        out.section(explanation, "check")
+        out.finish(explanation)
+        raise
     assert explanation is not None and explanation.check is not None
     out.finish(explanation)
     return exit_code([explanation.check.status])
+
+
+def _missing(done: str | None) -> str:
+    """The parts of the answer that come after the stage ``done``, in words."""
+    names = list(_PARTS)
+    rest = list(_PARTS.values())[0 if done is None else names.index(done) + 1 :]
+    return ", ".join(dict.fromkeys(rest)) or "nothing"

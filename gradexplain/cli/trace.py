@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from gradexplain.cli import output
-from gradexplain.cli.common import Output, output_options
+from gradexplain.cli.common import Output, budget_options, output_options
 from gradexplain.errors import InputError
 from gradexplain.verdict.status import exit_code
 
@@ -24,6 +24,7 @@ from gradexplain.verdict.status import exit_code
 @click.option("--at-line", type=click.IntRange(1), metavar="N", help="Only the calls on line N.")
 @click.option("--last", is_flag=True, help="Explain the last call only.")
 @output_options
+@budget_options
 def trace(
     script: str | None,
     arguments: tuple[str, ...],

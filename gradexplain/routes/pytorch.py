@@ -6,10 +6,9 @@ while the formulas are derived (`Asked`), unless this process has loaded it alre
 
 from __future__ import annotations
 
-import pickle
 import sys
-import threading
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +16,8 @@ from gradexplain.explanation import Array
 from gradexplain.graph import Graph, Ref
 from gradexplain.ops.base import Op
 from gradexplain.routes import process
+from gradexplain.supervisor import link
+from gradexplain.supervisor.helper import Failed, Helper
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,36 @@ class Answer:
     error: str = ""
 
 
+def asked_here(question: Askable) -> Any:
+    """The answer of this process's own PyTorch, whatever modes the program around it has set."""
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        reason = "it is not installed" if error.name == "torch" else refused_import(error)
+        return Answer({}, f"PyTorch could not be asked: {reason}")
+    except Exception as error:  # a broken installation raises whatever it likes
+        return Answer({}, f"PyTorch could not be asked: {refused_import(error)}")
+    try:
+        with ExitStack() as stack:
+            if torch.get_default_device().type != "cpu":
+                stack.enter_context(torch.device("cpu"))
+            if torch.is_autocast_enabled("cpu"):
+                stack.enter_context(torch.autocast("cpu", enabled=False))
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            return question.ask()
+    except MemoryError:
+        return Answer({}, NO_MEMORY)
+
+
+def refused_import(error: Exception) -> str:
+    return f"it cannot be imported: {type(error).__name__}: {first_line(error)}"
+
+
+#: Said where PyTorch's process has no memory left.
+NO_MEMORY = "PyTorch has not enough memory for this; --memory allows more"
+
+
 class Askable(Protocol):
     """A question: it travels to the process that has PyTorch, and asks there."""
 
@@ -86,6 +117,8 @@ def first_line(error: Exception) -> str:
 
 def refusal(error: Exception, verb: str = "differentiate") -> str:
     """PyTorch's own reason, said to be that."""
+    if "can't allocate memory" in str(error) or "bad_alloc" in str(error):
+        return NO_MEMORY
     return f"PyTorch itself refuses to {verb} this: {first_line(error)}"
 
 
@@ -192,39 +225,46 @@ def _argument(torch: Any, arg: Any, tensors: Mapping[int, Any]) -> Any:
     return arg
 
 
+@dataclass(frozen=True, slots=True)
+class _Here:
+    """A question that travels, to be asked by `asked_here` where it arrives."""
+
+    question: Askable
+
+    def ask(self) -> Any:
+        return asked_here(self.question)
+
+
 class Asked:
     """A question on its way: asked when made, answered by `answer`."""
 
     def __init__(self, question: Askable) -> None:
         self._question = question
-        self._output = b""
-        self._process = process.take()
-        if self._process is None:
-            return
-        # A thread: the question may be larger than a pipe holds before PyTorch is there to read it.
-        self._thread = threading.Thread(target=self._exchange, daemon=True)
-        self._thread.start()
-
-    def _exchange(self) -> None:
-        assert self._process is not None
+        self._helper: Helper | None = None
+        self._failed = ""
         try:
-            self._output, _ = self._process.communicate(pickle.dumps(self._question))
-        except (OSError, ValueError):  # it died, or was stopped by `drop`
-            self._output = b""
+            self._helper = process.take()
+        except OSError as error:
+            self._failed = f"its process cannot be started: {error.strerror or error}"
+        if self._helper is not None:
+            self._helper.send(_Here(question), link.current_memory())
 
     def answer(self) -> Any:
         """PyTorch's answer; an `Answer` with an error where there is none."""
-        if self._process is None:
-            try:
-                return self._question.ask()
-            except ImportError:
-                return Answer({}, "PyTorch could not be asked: it is not installed")
-        self._thread.join()
-        if self._process.returncode != 0 or not self._output:
-            return Answer({}, "PyTorch could not be asked: its process did not answer")
-        return pickle.loads(self._output)  # from our own process
+        if self._failed:
+            return Answer({}, f"PyTorch could not be asked: {self._failed}")
+        if self._helper is None:
+            return asked_here(self._question)
+        taken, self._helper = self._helper, None
+        try:
+            answer = taken.receive(link.remaining())
+        except Failed as error:
+            return Answer({}, f"PyTorch could not be asked: {error}")
+        process.keep(taken)
+        return answer
 
     def drop(self) -> None:
         """Stop a process whose answer is no longer wanted."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
+        if self._helper is not None:
+            self._helper.stop()
+            self._helper = None

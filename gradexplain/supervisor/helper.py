@@ -1,0 +1,198 @@
+"""Processes that are asked: a pickled question in, its pickled answer out, and then the next.
+
+A question is any object with a method ``ask()``.  A helper is started isolated (``-I``) with this
+process's search path, less the working directory, and this very package; it ends when its parent does
+or when it is no longer wanted, and it is kept for the next question otherwise.
+
+Only the standard library is imported here: the command line starts PyTorch's process before it loads
+NumPy, so that PyTorch's import, the longest part of a run, begins at once.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from typing import Any
+
+from gradexplain.limits import DEFAULT_TIMEOUT
+from gradexplain.supervisor import link
+
+#: Idle helpers that are kept.  More are used where several threads ask at once.
+_KEPT = 2
+
+_START = """\
+import sys
+sys.path[:] = {path!r}
+from importlib.util import module_from_spec, spec_from_file_location
+spec = spec_from_file_location("gradexplain", {file!r}, submodule_search_locations={places!r})
+sys.modules["gradexplain"] = package = module_from_spec(spec)
+spec.loader.exec_module(package)
+from gradexplain.supervisor import asked
+asked.main({preload!r}, {parent!r})
+"""
+
+
+class Failed(Exception):
+    """A helper gave no answer; the message says why, after the helper's name: ``its process …``."""
+
+
+class Helper:
+    """One process that is asked; see `take`."""
+
+    def __init__(self, preload: str) -> None:
+        import gradexplain
+
+        self.preload = preload
+        self._found: list[bytes] = []
+        self._thread: threading.Thread | None = None
+        main = threading.current_thread() is threading.main_thread()
+        code = _START.format(
+            path=[p for p in sys.path if isinstance(p, str) and os.path.isabs(p)],
+            file=gradexplain.__file__,
+            places=list(gradexplain.__path__),
+            preload=preload,
+            # The system ends it with the thread that started it: a thread of many says nothing.
+            parent=os.getpid() if main else 0,
+        )
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        link.child(self._process.pid)
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def send(self, question: Any, memory: int | None) -> None:
+        """Begin to ask ``question``, which may take ``memory`` bytes."""
+        self._found.clear()
+        # A thread: reading cannot be given a time, and a question may be larger than a pipe holds
+        # before there is somebody to read it.
+        self._thread = threading.Thread(
+            target=self._exchange, args=(pickle.dumps((question, memory)),), daemon=True
+        )
+        self._thread.start()
+
+    def receive(self, seconds: float | None) -> Any:
+        """The answer; raises `Failed` where none came in time, and then the helper is gone.
+
+        An exception of the question itself is raised here.
+        """
+        assert self._thread is not None
+        try:
+            self._thread.join(seconds)
+        except BaseException:
+            self.stop()
+            raise
+        if not self._found:
+            stopped = self._is_stopped()
+            running = self.alive and self._thread.is_alive()
+            self.stop()
+            raise Failed(self._reason(running, stopped, seconds))
+        ok, answer = pickle.loads(self._found[0])  # from our own process
+        if not ok:
+            raise answer
+        return answer
+
+    def _exchange(self, question: bytes) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(len(question).to_bytes(8, "little") + question)
+            self._process.stdin.flush()
+            size = self._process.stdout.read(8)
+            if len(size) == 8:
+                count = int.from_bytes(size, "little")
+                answer = self._process.stdout.read(count)
+                if len(answer) == count:
+                    self._found.append(answer)
+                    return
+            self._process.wait(5)
+        except (OSError, ValueError, subprocess.TimeoutExpired):
+            pass  # it died, or was stopped: there is no answer
+
+    def _is_stopped(self) -> bool:
+        try:
+            with open(f"/proc/{self._process.pid}/stat", "rb") as file:
+                return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+        except (OSError, IndexError):
+            return False
+
+    def _reason(self, running: bool, stopped: bool, seconds: float | None) -> str:
+        if stopped:
+            return "its process was stopped"
+        if running:
+            return f"its process did not answer within {seconds or DEFAULT_TIMEOUT:.3g} seconds"
+        code = self._process.returncode
+        if code is not None and code < 0:
+            import signal
+
+            return f"its process crashed ({signal.Signals(-code).name})"
+        return f"its process ended without an answer (status {code})"
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            try:
+                if pipe is not None:
+                    pipe.close()
+            except OSError:  # what was not yet written cannot be
+                pass
+
+
+_idle: list[Helper] = []
+_lock = threading.Lock()
+
+
+def start(preload: str) -> None:
+    """Have a helper ready that imports ``preload``, unless there is one."""
+    with _lock:
+        if any(helper.preload == preload for helper in _idle):
+            return
+    keep(Helper(preload))
+
+
+def take(preload: str) -> Helper:
+    """A helper of one's own, until it is given back to `keep`; raises OSError where none can start."""
+    with _lock:
+        for helper in [h for h in _idle if h.preload == preload]:
+            _idle.remove(helper)
+            if helper.alive:
+                return helper
+    return Helper(preload)
+
+
+def keep(helper: Helper) -> None:
+    """Give a helper back, for the next question."""
+    with _lock:
+        if len(_idle) < _KEPT:
+            _idle.append(helper)
+            return
+    helper.stop()
+
+
+@atexit.register
+def stop() -> None:
+    """End the helpers that nobody asks."""
+    with _lock:
+        idle, _idle[:] = list(_idle), []
+    for helper in idle:
+        helper.stop()
+
+
+def _forget() -> None:
+    """In a forked child the helpers are its parent's."""
+    global _lock
+    _lock = threading.Lock()
+    _idle.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

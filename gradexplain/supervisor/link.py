@@ -1,0 +1,251 @@
+"""The worker's side of the supervisor: its budget, what it says to the front, how it is stopped.
+
+Where there is no front (the Python API, tests) nothing here has an effect, except that the budget is
+known to who asks.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from gradexplain.limits import DEFAULT_MEMORY, DEFAULT_TIMEOUT, INTERPRETER_MEMORY
+
+
+class Stopped(BaseException):
+    """The worker is asked to stop, by a signal whose number it holds: SIGTERM, SIGHUP."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(number)
+
+
+class TimeUp(BaseException):
+    """The time of the budget is over: what is there is shown."""
+
+
+#: Elements beyond which the garbage collector does as it always does.
+_LARGE = 100_000
+
+
+class _State:
+    pipe: int | None = None
+    front = 0
+    started = 0.0
+    timeout: float | None = DEFAULT_TIMEOUT
+    memory: int | None = DEFAULT_MEMORY
+    missing = "the answer"
+    stops: list[signal.Signals] = []
+    stopping = False
+    tied = False
+    #: Whether the process ran a stranger's code, whose own exit handlers are due.
+    foreign = False
+
+
+_state = _State()
+
+
+def attach(pipe: int, front: int, started: float, stops: list[signal.Signals]) -> None:
+    """This is the worker of ``front``, which hears what is written into ``pipe``."""
+    _state.pipe, _state.front, _state.started = pipe, front, started
+    _state.stops = stops
+
+
+def attached() -> bool:
+    return _state.pipe is not None
+
+
+def catch() -> None:
+    """A signal to stop raises from now on, once: `KeyboardInterrupt` or `Stopped`; SIGALRM `TimeUp`."""
+    for number in _state.stops:
+        signal.signal(number, _raise)
+    if attached():
+        signal.signal(signal.SIGALRM, _raise)
+
+
+def _raise(number: int, frame: Any) -> None:
+    if _state.stopping:
+        return
+    _state.stopping = True
+    if number == signal.SIGALRM:
+        raise TimeUp
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise Stopped(number)
+
+
+def _tell(line: str) -> None:
+    if _state.pipe is not None:
+        try:
+            os.write(_state.pipe, f"{line}\n".encode())
+        except OSError:
+            pass  # the front is gone, and so is this process in a moment
+
+
+def timeout(seconds: float | None) -> None:
+    """The budget's time, from the start of the command."""
+    _state.timeout = seconds
+    _tell("timeout" if seconds is None else f"timeout {seconds}")
+
+
+def memory(size: int | None) -> None:
+    """The budget's memory, above the interpreter's."""
+    _state.memory = size
+    _tell("memory" if size is None else f"memory {size}")
+    if attached():
+        hold_memory(size, INTERPRETER_MEMORY)
+        tie(_state.front)
+
+
+def missing(what: str) -> None:
+    """What the answer still lacks."""
+    _state.missing = what
+    _tell(f"missing {what}")
+
+
+def child(pid: int) -> None:
+    """A helper that counts as this process."""
+    _tell(f"child {pid}")
+
+
+@contextmanager
+def foreign_code() -> Iterator[None]:
+    """While a stranger's script runs its time and memory are its own, and so is Ctrl-C."""
+    _state.foreign = True
+    if not attached():
+        yield
+        return
+    caught = signal.getsignal(signal.SIGINT) is _raise
+    _tell("pause")
+    if caught:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    hold_memory(None)
+    try:
+        yield
+    finally:
+        if caught:
+            signal.signal(signal.SIGINT, _raise)
+        hold_memory(_state.memory, 0)
+        _tell("resume")
+
+
+def ran_foreign_code() -> bool:
+    return _state.foreign
+
+
+def mark_foreign() -> None:
+    """A stranger's code runs within the budget."""
+    _state.foreign = True
+
+
+def expect(elements: int) -> None:
+    """Tensors of so many elements are to come.
+
+    Where they are large, an array in a cycle of references is freed soon rather than rarely.
+    """
+    if elements > _LARGE:
+        gc.freeze()
+        gc.set_threshold(700, 10, 10)
+
+
+def current_memory() -> int | None:
+    return _state.memory
+
+
+def remaining() -> float | None:
+    """Seconds that are left for the answer, some kept for showing it; None without a limit.
+
+    Without a front nobody counts: a helper is then given the default.
+    """
+    if not attached():
+        return DEFAULT_TIMEOUT
+    if _state.timeout is None:
+        return None
+    spent = time.monotonic() - _state.started
+    return max(0.0, 0.9 * _state.timeout - spent)
+
+
+def too_long(seconds: float | None = None, what: str | None = None) -> str:
+    seconds = _state.timeout if seconds is None else seconds
+    seconds = DEFAULT_TIMEOUT if seconds is None else seconds
+    return (
+        f"not finished within {seconds:g} seconds; missing: {what or _state.missing}\n"
+        f"remedy: --timeout {2 * seconds:g} allows more; smaller shapes have the same formulas"
+    )
+
+
+def too_large(size: int | None = None, what: str | None = None) -> str:
+    size = _state.memory if size is None else size
+    if size is None:
+        return "not enough memory for this expression\nremedy: use smaller tensors"
+    return (
+        f"not enough memory: more than {show_size(size)} is needed; "
+        f"missing: {what or _state.missing}\n"
+        f"remedy: --memory {show_size(2 * size)} allows more; smaller shapes have the same formulas"
+    )
+
+
+def show_size(size: int) -> str:
+    """``2GiB``, as ``--memory`` takes it."""
+    for unit, one in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size >= one and size % one == 0:
+            return f"{size // one}{unit}"
+    return str(size)
+
+
+# -- what the system does ------------------------------------------------------------------------
+
+
+def tie(parent: int) -> None:
+    """End this process when ``parent`` ends, whatever it is doing then (Linux)."""
+    if _state.tied or not sys.platform.startswith("linux"):
+        return
+    _state.tied = True
+    import ctypes
+
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:  # it ended before
+        os._exit(1)
+
+
+def hold_memory(size: int | None, allowance: int = 0) -> None:
+    """Let this process take ``size`` bytes more, and ``allowance``; an allocation beyond fails.
+
+    The limit is on private writable memory, which is what a computation takes (Linux); threads that
+    numerical libraries start, one a core, have stacks there too.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = most
+    if size is not None:
+        limit = size + allowance + private(os.getpid()) + 10_000_000 * (os.cpu_count() or 1)
+        if most != resource.RLIM_INFINITY:
+            limit = min(limit, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
+
+
+def private(pid: int) -> int:
+    """Bytes of private writable memory that a process has reserved."""
+    return _statm(pid, 5)
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory of its own that a process holds."""
+    return max(0, _statm(pid, 1) - _statm(pid, 2))
+
+
+def _statm(pid: int, field: int) -> int:
+    try:
+        with open(f"/proc/{pid}/statm", "rb", buffering=0) as file:
+            return int(file.read().split()[field]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):  # it has ended, or the system has no /proc
+        return 0
