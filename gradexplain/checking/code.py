@@ -16,7 +16,6 @@ import numpy as np
 from gradexplain.checking import claims as claims_
 from gradexplain.checking import numeric, points
 from gradexplain.checking.claims import Claim
-from gradexplain.checking.recorder import Recorder
 from gradexplain.checking.subjects import (
     FormulaSetting,
     Implemented,
@@ -28,6 +27,7 @@ from gradexplain.errors import GradexplainError, InputError, UnsupportedError
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph
 from gradexplain.ops.base import Shape, show_shape
+from gradexplain.recording.graphs import Recorder
 
 torch = numeric.torch_module()
 

@@ -14,19 +14,11 @@ import numpy as np
 import torch
 
 from gradexplain.explanation import Array
-from gradexplain.trace.frames import Site, Variables
-from gradexplain.trace.recorder import (
-    KEY,
-    Call,
-    Cut,
-    Kind,
-    Operand,
-    Recorder,
-    Target,
-    _attach,
-    geometry,
-)
-from gradexplain.trace.recorder import Term as Sent
+from gradexplain.recording.calls import KEY, Call, Cut, Operand, Target, attach, geometry
+from gradexplain.recording.calls import Term as Sent
+from gradexplain.recording.frames import Site, Variables
+from gradexplain.recording.operators import Kind
+from gradexplain.recording.tape import Tape
 from gradexplain.trace.snapshot import (
     Accumulated,
     Arg,
@@ -69,7 +61,7 @@ class Capture:
     """The graph behind ``roots``; `run` lets PyTorch compute and listens."""
 
     def __init__(
-        self, snapshot: Snapshot, recorder: Recorder, variables: Variables, roots: list[Any]
+        self, snapshot: Snapshot, recorder: Tape, variables: Variables, roots: list[Any]
     ) -> None:
         self.snapshot = snapshot
         self._roots = roots
@@ -84,6 +76,7 @@ class Capture:
         self._values: dict[Any, Value] = {}
         self._leaves: dict[int, Any] = {}  # value id: the tensor
         self._kept = 0
+        self._hooks: list[Any] = []
         self._sent: dict[tuple[int, int], Array] = {}
         self._upstream: dict[int, Array] = {}
         self._operands: dict[tuple[int, int], list[Operand]] = {}
@@ -573,30 +566,44 @@ class Capture:
 
     # -- the backward pass -----------------------------------------------------------------------
 
-    def run(self, function: Callable[[], Any], inputs: list[Any] | None, *, returns: bool) -> Any:
-        """Let PyTorch carry out the call, and keep what flows and what is accumulated."""
-        retained = [
+    def listen(self, inputs: list[Any] | None) -> None:
+        """Be told of what flows while PyTorch carries out the call."""
+        self._inputs = inputs
+        self._retained = [
             (name, tensor)
             for name, tensor in self.variables.tensors
             if tensor.grad_fn is not None and tensor.retains_grad
             and (id(tensor.grad_fn), tensor.output_nr) in self._edge_values
         ]  # fmt: skip
-        watched = [(self.snapshot.values[i], tensor) for i, tensor in self._leaves.items()]
-        before = {id(tensor): to_array(_grad(tensor)) for _, tensor in watched}
-        before.update((id(tensor), to_array(_grad(tensor))) for _, tensor in retained)
-        hooks = [node.register_hook(self._hook(node)) for node in self._nodes.values()]
-        try:
-            result = function()
-        finally:
-            for hook in hooks:
-                hook.remove()
-            self._flows()
+        self._watched = [(self.snapshot.values[i], tensor) for i, tensor in self._leaves.items()]
+        self._before = {id(tensor): to_array(_grad(tensor)) for _, tensor in self._watched}
+        self._before.update((id(t), to_array(_grad(t))) for _, t in self._retained)
+        for node in self._nodes.values():
+            self._hooks.append(node.register_hook(self._safe(self._hook(node))))
+
+    def deaf(self) -> None:
+        """Take the hooks away."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    def finish(self, result: Any, *, returns: bool) -> None:
+        """What has flowed, and what was accumulated or returned."""
+        self._flows()
         if returns:
-            self._returned(inputs or [], result)
+            self._returned(self._inputs or [], result)
         else:
-            self._accumulated(watched, retained, before, inputs)
-        self._left_out(inputs, returns=returns)
-        return result
+            self._accumulated(self._watched, self._retained, self._before, self._inputs)
+        self._left_out(self._inputs, returns=returns)
+
+    def _safe(self, hook: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+        def safe(sent: Any, arriving: Any) -> None:
+            try:
+                hook(sent, arriving)
+            except Exception as error:  # the backward pass is not to see that we failed
+                self.recorder.broke(error)
+
+        return safe
 
     def _hook(self, node: Any) -> Callable[[Any, Any], None]:
         if _is_leaf(node):
@@ -654,7 +661,7 @@ class Capture:
         call.operands += [target.of] if target.terms is None else []
         for term in target.terms or ():
             call.operands += [*term.call.operands, *term.upstream.values()]
-        _attach(made, gradient.output_nr, call, (len(call.targets) - 1,))
+        attach(made, gradient.output_nr, call, (len(call.targets) - 1,))
 
     def _terms(self, value: int) -> tuple[Sent, ...] | None:
         """What the gradient of a value is the sum of; None where that is not known."""

@@ -16,6 +16,7 @@ from gradexplain.engine import Problem, _loss, explanation_of
 from gradexplain.errors import GradexplainError
 from gradexplain.explanation import (
     Array,
+    Check,
     Difference,
     Explanation,
     ForwardRow,
@@ -123,6 +124,14 @@ class TracedCall(Explanation):
 def explained(snapshot: Snapshot) -> TracedCall:
     """The explanation of one captured call."""
     return _Explainer(snapshot).explained()
+
+
+def unexplained(snapshot: Snapshot, why: str) -> TracedCall:
+    """A call of which nothing can be said but what failed."""
+    blank = Snapshot(snapshot.index, snapshot.function, snapshot.site, error=snapshot.error)
+    call = _Explainer(blank).explained()
+    call.check = Check("failed", call.dtype, None, [], f"it could not be explained: {why}.")
+    return call
 
 
 class _Explainer:
@@ -255,6 +264,8 @@ class _Explainer:
                     changed = True
                 else:
                     written_out.update(operation.within)
+            # What a call without a formula sends within another call arrives there as it is.
+            written_out -= {n for o in operations if o.id in self.opaque for n in o.sent}
             for operation in operations:
                 hidden = {o for o in operation.outputs if self.values[o].hidden}
                 if operation.id not in self.opaque and not hidden <= written_out:

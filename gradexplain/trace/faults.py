@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from gradexplain.trace.frames import Site
+from gradexplain.recording.frames import Site
 
 
 @dataclass(slots=True)
@@ -30,7 +30,6 @@ class _Scene:
     roots: list[Any] = field(default_factory=list)
     given: list[Any] = field(default_factory=list)
     capture: Any = None
-    freed: Any = None
     failed: Any = None
 
     def root(self) -> str:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
 import torch
 
 from gradexplain.errors import InputError
+from gradexplain.recording.frames import Site, Variables, is_own, site, user_frame
+from gradexplain.recording.tape import TAPE
 from gradexplain.trace.capture import Capture, TooLarge, to_array
-from gradexplain.trace.explain import TracedCall, explained
+from gradexplain.trace.explain import TracedCall, explained, unexplained
 from gradexplain.trace.faults import Fault, explain_fault
-from gradexplain.trace.frames import Site, Variables, is_library, site, user_frame
-from gradexplain.trace.recorder import Recorder
+from gradexplain.trace.journal import Journal
 from gradexplain.trace.snapshot import Snapshot
 
 #: So many calls from one line are explained in full; where there are more, the first of them is.
 FULL = 3
 #: So many calls are explained in full altogether.
 MOST = 30
+#: Operations are recorded from so many calls before the one that is picked.
+_AHEAD = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,10 @@ class Brief:
     site: Site | None
     value: float | None
     error: str = ""
+    #: What failed in the recorder, or in explaining the call.
+    failure: str = ""
+    #: Whether every gradient that was added is a number.
+    finite: bool = True
 
     @property
     def text(self) -> str:
@@ -63,8 +72,10 @@ class Trace:
         self._snapshots: dict[int, Snapshot] = {}
         self._explained: dict[int, TracedCall] = {}
         self._by_line: dict[tuple[str, int], list[int]] = {}
-        self._freed: dict[int, Site | None] = {}
-        self.recorder = Recorder(self._backward)
+        self.journal = Journal()
+        #: What failed in the recorder.
+        self.failures: list[str] = []
+        self._finite = True
 
     # -- what was found --------------------------------------------------------------------------
 
@@ -89,8 +100,16 @@ class Trace:
         """The explanation of one call that was captured; calls count from 1."""
         if index not in self._explained:
             with torch.enable_grad(), torch._C.DisableTorchFunction():
-                self._explained[index] = explained(self._snapshots[index])
+                self._explained[index] = self._explain(self._snapshots[index])
         return self._explained[index]
+
+    def _explain(self, snapshot: Snapshot) -> TracedCall:
+        try:
+            return explained(snapshot)
+        except Exception as error:  # one call's failure is not to cost the others' pages
+            said = f"{type(error).__name__}: {first_line(error)}"
+            self.all[snapshot.index - 1].failure = said
+            return unexplained(snapshot, said)
 
     def recorded_call(self) -> TracedCall | None:
         """The operations that had been recorded when the block ended with an error."""
@@ -112,14 +131,80 @@ class Trace:
         key = _key(place)
         return len(self._by_line.get(key, ())) < FULL and len(self._snapshots) < MOST
 
-    def _backward(
-        self, name: str, function: Callable[[], Any], arguments: dict[str, Any], frame: FrameType
+    # -- as a listener of the tape's -------------------------------------------------------------
+
+    @property
+    def records(self) -> bool:
+        """Whether operations are still wanted; shortly before the call that is picked, or always."""
+        if self.pick.call is None:
+            return True
+        return self.pick.call - _AHEAD <= len(self.all) + 1 <= self.pick.call
+
+    def broke(self, error: Exception) -> None:
+        """The recorder failed: it is said in the page, and nowhere else."""
+        said = f"{type(error).__name__}: {first_line(error)}"
+        if self.all:
+            self.all[-1].failure = self.all[-1].failure or said
+        self.failures.append(said)
+
+    def stepped(self, optimizer: Any, place: Site | None, *, before: bool, closure: bool) -> None:
+        with self._guarded():
+            if before:
+                self.journal.step(optimizer, place, user_frame(sys._getframe(1)), closure=closure)
+            else:
+                self.journal.stepped(optimizer)
+
+    def zeroed(self, owner: Any, place: Site | None) -> None:
+        with self._guarded():
+            self.journal.zero(owner, place)
+
+    def transformed(self, name: str, frame: FrameType) -> None:
+        """A transform of ``torch.func`` differentiates by levels of its own, which no tape sees."""
+        place = site(frame)
+        if self.all and self.all[-1].site == place and self.all[-1].function == "torch.func":
+            return
+        self.all.append(Brief(len(self.all) + 1, "torch.func", place, None))
+        self._by_line.setdefault(_key(place), []).append(len(self.all))
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """What fails in here is ours, not the script's."""
+        try:
+            with torch.no_grad(), torch._C.DisableTorchFunction():
+                yield
+        except Exception as error:  # the script is to run as it would without us
+            self.broke(error)
+
+    def backward(
+        self, function: Callable[[], Any], name: str, arguments: dict[str, Any], frame: FrameType
     ) -> Any:
+        roots = _list(arguments.get("self", arguments.get("tensors", arguments.get("outputs"))))
+        if not roots or not all(isinstance(root, torch.Tensor) for root in roots):
+            return function()
+        under_way: _UnderWay | None = None
+        with self._guarded():
+            under_way = self._begin(name, arguments, roots, frame)
+        if under_way is None:
+            return function()
+        try:
+            result = function()
+        except Exception as error:
+            with self._guarded():
+                self._refused(under_way, error, arguments, frame)
+            raise
+        finally:
+            if under_way.capture is not None:
+                under_way.capture.deaf()
+        with self._guarded():
+            self._end(under_way, result, frame)
+        return result
+
+    def _begin(
+        self, name: str, arguments: dict[str, Any], roots: list[Any], frame: FrameType
+    ) -> _UnderWay:
+        """What is to be known before a call."""
         place = site(frame)
         index = len(self.all) + 1
-        roots = _list(arguments.get("self", arguments.get("tensors", arguments.get("outputs"))))
-        if not all(isinstance(root, torch.Tensor) for root in roots):
-            return function()
         value = None
         if len(roots) == 1 and roots[0].numel() == 1 and not roots[0].is_complex():
             value = float(roots[0].detach())
@@ -127,34 +212,30 @@ class Trace:
         self.all.append(brief)
         wanted = self._wanted(index, place)
         self._by_line.setdefault(_key(place), []).append(index)
+        if value is not None and not math.isfinite(value) and self._finite and self._keeps_all:
+            wanted, self._finite = True, False  # the first one is looked at, wherever it is
         if self._progress is not None:
             self._progress(brief)
-        try:
-            # What a later backward goes back through is remembered, whether it is shown or not.
-            if not wanted and not (arguments.get("create_graph") and self.recorder.recording):
-                return function()
-            return self._captured(brief, function, arguments, roots, frame, kept=wanted)
-        except Exception as error:
-            brief.error = first_line(error)
-            raise
-        finally:
-            if self.pick.call is not None and index >= self.pick.call:
-                self.recorder.recording = False
+        under_way = _UnderWay(brief, roots, returns=name == "grad")
+        if self.journal.measures(index):
+            under_way.leaves = self.journal.begin(roots)
+        # What a later backward goes back through is remembered, whether it is shown or not.
+        if wanted or (arguments.get("create_graph") and TAPE.recording):
+            self._capture(under_way, arguments, frame, kept=wanted)
+        return under_way
 
-    def _captured(
-        self,
-        brief: Brief,
-        function: Callable[[], Any],
-        arguments: dict[str, Any],
-        roots: list[Any],
-        frame: FrameType,
-        *,
-        kept: bool,
-    ) -> Any:
+    @property
+    def _keeps_all(self) -> bool:
+        return self.pick == Pick() and len(self._snapshots) < MOST
+
+    def _capture(
+        self, under_way: _UnderWay, arguments: dict[str, Any], frame: FrameType, *, kept: bool
+    ) -> None:
+        brief, roots = under_way.brief, under_way.roots
         names = ("gradient", "grad_tensors", "grad_outputs")
         given = _list(next((arguments[name] for name in names if name in arguments), None))
         retain, create = arguments.get("retain_graph"), bool(arguments.get("create_graph"))
-        snapshot = Snapshot(
+        snapshot = under_way.snapshot = Snapshot(
             index=brief.index,
             function=brief.function,
             site=brief.site,
@@ -167,45 +248,75 @@ class Trace:
             self._snapshots.clear()
         if kept:
             self._snapshots[brief.index] = snapshot
-        given = given or [None] * len(roots)
+        under_way.given = given = given or [None] * len(roots)
         for root, v in zip(roots, given, strict=False):
-            if v is None:
-                snapshot.v.append(_ones(root))
-            else:
-                array = to_array(v)
-                snapshot.v.append(_ones(root) if array is None else array)
+            array = None if v is None else to_array(v)
+            snapshot.v.append(_ones(root) if array is None else array)
         inputs = arguments.get("inputs")
         if isinstance(inputs, dict):
             inputs = list(inputs.values())
         wanted = None if inputs is None else _list(inputs)
-        variables = Variables(user_frame(frame))
-        capture = Capture(snapshot, self.recorder, variables, roots)
-        started = False
+        capture = Capture(snapshot, TAPE, Variables(user_frame(frame)), roots)
         try:
             capture.read()
-            started = True
         except TooLarge:
             snapshot.notes.append(
                 ("too large", "The graph has too many operations to be explained one by one.")
             )
-        except Exception as error:  # the script is to run as it would without us
-            snapshot.notes.append(("not read", f"The graph could not be read: {error}."))
-        try:
-            if not started:
-                return function()
-            return capture.run(function, wanted, returns=brief.function == "grad")
-        except Exception as error:
-            snapshot.error = type(error).__name__, str(error)
-            fault = explain_fault(
-                error, self.recorder, variables, brief.site, roots=roots,
-                given=given, capture=capture, freed=self._freed,
-            )  # fmt: skip
-            snapshot.error_help = fault.why, fault.remedy
-            self.fault = fault
-            raise
-        finally:
-            if not snapshot.retain_graph and snapshot.error is None:
-                capture.mark_freed(brief.site)
+        else:
+            capture.listen(wanted)
+            under_way.capture = capture
+
+    def _end(self, under_way: _UnderWay, result: Any, frame: FrameType) -> None:
+        brief = under_way.brief
+        if under_way.leaves is None:
+            self.journal.skip()
+        elif under_way.returns:
+            self.journal.returned(under_way.leaves, user_frame(frame))
+        else:
+            brief.finite = self.journal.end(
+                brief.index, under_way.leaves, brief.site, user_frame(frame)
+            )
+        if under_way.capture is not None and under_way.snapshot is not None:
+            under_way.capture.finish(result, returns=under_way.returns)
+            if not under_way.snapshot.retain_graph:
+                under_way.capture.mark_freed(brief.site)
+
+    def _refused(
+        self, under_way: _UnderWay, error: Exception, arguments: dict[str, Any], frame: FrameType
+    ) -> None:
+        """PyTorch, or a hook, raised an error."""
+        under_way.brief.error = first_line(error)
+        snapshot, capture = under_way.snapshot, under_way.capture
+        variables = Variables(user_frame(frame))
+        if snapshot is None:
+            self._capture(under_way, arguments, frame, kept=self.pick.call is None)
+            snapshot, capture = under_way.snapshot, under_way.capture
+            if capture is not None:
+                capture.deaf()
+        assert snapshot is not None
+        if capture is not None:
+            capture._flows()
+        snapshot.error = type(error).__name__, str(error)
+        fault = explain_fault(
+            error, TAPE, variables, under_way.brief.site, roots=under_way.roots,
+            given=under_way.given, capture=capture,
+        )  # fmt: skip
+        snapshot.error_help = fault.why, fault.remedy
+        self.fault = fault
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    """A call while PyTorch carries it out."""
+
+    brief: Brief
+    roots: list[Any]
+    returns: bool
+    leaves: dict[int, Any] | None = None
+    snapshot: Snapshot | None = None
+    capture: Capture | None = None
+    given: list[Any] = field(default_factory=list)
 
 
 def first_line(error: BaseException) -> str:
@@ -255,14 +366,14 @@ def tracing(
 @contextmanager
 def recording(trace: Trace) -> Iterator[None]:
     """Record into ``trace``; an exception is explained there and goes on."""
-    trace.recorder.__enter__()
+    TAPE.join(trace)
     try:
         yield
     except Exception as error:
         explain_exception(trace, error)
         raise
     finally:
-        trace.recorder.__exit__(None, None, None)
+        TAPE.leave(trace)
 
 
 def explain_exception(trace: Trace, error: Exception) -> None:
@@ -272,7 +383,7 @@ def explain_exception(trace: Trace, error: Exception) -> None:
         return
     place, frame = where(error)
     variables = Variables(frame)
-    trace.fault = explain_fault(error, trace.recorder, variables, place)
+    trace.fault = explain_fault(error, TAPE, variables, place)
     trace.recorded = _recorded(trace, variables)
 
 
@@ -284,7 +395,7 @@ def _recorded(trace: Trace, variables: Variables) -> Snapshot | None:
     made.sort(key=lambda tensor: -tensor.grad_fn._sequence_nr())
     snapshot = Snapshot(0, "", None, error=("", ""))
     try:
-        Capture(snapshot, trace.recorder, variables, made[:8]).read()
+        Capture(snapshot, TAPE, variables, made[:8]).read()
     except (TooLarge, KeyError, RuntimeError):
         return None
     snapshot.roots.clear()
@@ -297,7 +408,7 @@ def where(error: BaseException) -> tuple[Site | None, FrameType | None]:
     traceback = error.__traceback__
     while traceback is not None:
         code = traceback.tb_frame.f_code
-        if not is_library(code.co_filename):
+        if is_own(code):
             found, frame = Site(code.co_filename, traceback.tb_lineno), traceback.tb_frame
         traceback = traceback.tb_next
     return found, frame

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from gradexplain.explanation import Array, Shape
 from gradexplain.graph import Graph
-from gradexplain.trace.frames import Site
+from gradexplain.recording.frames import Site
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,25 +17,12 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from gradexplain.errors import GradexplainError, Span
 from gradexplain.graph import Builder, Graph, Ref
-from gradexplain.ops import Op, by_spelling
+from gradexplain.ops import by_spelling
 from gradexplain.reading.applying import Applier
+from gradexplain.recording.operators import Kind, classify, is_inplace
 
 _NOWHERE = Span(0, 0)
 
-#: Python's operators on tensors; those of ``_SWAPPED`` have their operands the other way round.
-_DUNDERS = {
-    "__add__": "add", "__iadd__": "add", "__sub__": "sub", "__isub__": "sub", "__mul__": "mul",
-    "__imul__": "mul", "__truediv__": "div", "__itruediv__": "div", "__div__": "div",
-    "__pow__": "pow", "__ipow__": "pow", "__matmul__": "matmul", "__neg__": "neg",
-    "__pos__": "positive", "__abs__": "abs", "__gt__": "gt", "__ge__": "ge", "__lt__": "lt",
-    "__le__": "le", "__eq__": "eq", "__ne__": "ne", "__invert__": "logical_not",
-    "__and__": "logical_and", "__or__": "logical_or", "__mod__": "remainder",
-    "__floordiv__": "floor_divide", "true_divide": "div", "clip": "clamp",
-}  # fmt: skip
-_SWAPPED = {
-    "__radd__": "add", "__rsub__": "sub", "__rmul__": "mul", "__rtruediv__": "div",
-    "__rdiv__": "div", "__rpow__": "pow", "__rmatmul__": "matmul", "rsub": "sub",
-}  # fmt: skip
 #: Calls that return their first tensor's values.
 _SAME = {
     "clone", "contiguous", "to", "type_as", "double", "float", "half", "detach", "requires_grad_",
@@ -47,7 +34,6 @@ _FRESH = {
     "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros",
     "new_ones", "new_full", "new_empty", "new_tensor", "bernoulli", "randint_like",
 }  # fmt: skip
-_HOMES = ("torch", "Tensor", "F", "linalg", "special")
 
 
 class Recorder(TorchFunctionMode):
@@ -120,11 +106,15 @@ class Recorder(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        name = _name(func)
         before = self._refs_of(args, kwargs)
         result = func(*args, **kwargs)
         with torch._C.DisableTorchFunction():
-            self._record(name, args, kwargs, before, result)
+            try:
+                self._record(func, args, kwargs, before, result)
+            except Exception as error:  # the function is not to see that we failed
+                self._taint(
+                    [r for r in _listed(result) if isinstance(r, torch.Tensor)], repr(error)
+                )
         return result
 
     def _refs_of(self, args: Any, kwargs: Any) -> dict[int, Ref | None]:
@@ -146,13 +136,10 @@ class Recorder(TorchFunctionMode):
         return found
 
     def _record(
-        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], before: Any, result: Any
+        self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], before: Any, result: Any
     ) -> None:
-        tensors = [
-            r
-            for r in (result if isinstance(result, (tuple, list)) else (result,))
-            if isinstance(r, torch.Tensor)
-        ]
+        name = _name(func)
+        tensors = [r for r in _listed(result) if isinstance(r, torch.Tensor)]
         changes = _in_place(name)
         if name == "__setitem__" or changes:
             target = args[0]
@@ -176,7 +163,7 @@ class Recorder(TorchFunctionMode):
             ref = self.ref(args[1])
         else:
             ref = None
-            made = self._apply(name, args, kwargs)
+            made = self._apply(classify(func), name, args, kwargs)
             if isinstance(made, (tuple, list)) and isinstance(result, (tuple, list)):
                 for tensor, part in zip(result, made, strict=False):
                     self._keep(tensor, part, name)
@@ -199,27 +186,13 @@ class Recorder(TorchFunctionMode):
         for tensor in tensors:
             self.tainted[id(tensor)] = tensor
 
-    def _apply(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        arguments = list(args)
-        short = name.removesuffix("_") if _in_place(name) and not name.startswith("__") else name
-        if short in _SWAPPED:
-            short, arguments = _SWAPPED[short], [args[1], args[0], *args[2:]]
-        short = _DUNDERS.get(short, short)
-        attribute = short.endswith(".__get__")
-        short = short.removesuffix(".__get__")
-        records: list[Op] = []
-        if short in ("getitem", "__getitem__"):
-            records = by_spelling("operator.getitem")
-        else:
-            for home in _HOMES:
-                records = [
-                    op
-                    for op in by_spelling(f"{home}.{short}")
-                    if op.attribute == attribute or attribute
-                ]
-                if records:
-                    break
-        if not records:
+    def _apply(self, kind: Kind, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        arguments = [args[1], args[0], *args[2:]] if kind.swap else list(args)
+        attribute = name.endswith(".__get__")
+        found = ([op for op in by_spelling(spelling) if attribute or not op.attribute]
+                 for spelling in kind.spellings)  # fmt: skip
+        records = next(filter(None, found), None)
+        if records is None:
             return None
         kwargs = {
             k: v for k, v in kwargs.items() if k not in ("dtype", "out", "_stacklevel", "inplace")
@@ -258,21 +231,9 @@ def _name(func: Any) -> str:
     return ".".join(parts[-2:]) if parts[-1] in ("__get__", "__set__") else parts[-1]
 
 
+def _listed(result: Any) -> Sequence[Any]:
+    return result if isinstance(result, (tuple, list)) else (result,)
+
+
 def _in_place(name: str) -> bool:
-    if name in ("__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__"):
-        return True
-    return (
-        name.endswith("_")
-        and not name.startswith("_")
-        and name not in ("requires_grad_", "detach_")
-    )
-
-
-def record(function: Callable[..., Any], inputs: Mapping[str, Any]) -> tuple[Recorder, Any]:
-    """``function`` run on tensors under a recorder whose leaves they are."""
-    recorder = Recorder()
-    for name, tensor in inputs.items():
-        recorder.leaf(name, tensor)
-    with recorder:
-        result = function(*inputs.values())
-    return recorder, result
+    return is_inplace(name) and name not in ("requires_grad_", "detach_", "__setitem__")

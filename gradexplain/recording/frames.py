@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any
 
+#: The name of code that calls on behalf of the script: see `caller`.
+CALLER = "<called for gradexplain>"
+
 #: What follows a call: its result is returned to the caller's own caller, or to nobody we know.
 _RETURNED = "return"
 
@@ -69,9 +72,14 @@ def is_library(filename: str) -> bool:
     return known
 
 
+def is_own(code: CodeType) -> bool:
+    """Whether code is the user's, and no call made in its name."""
+    return code.co_name != CALLER and not is_library(code.co_filename)
+
+
 def user_frame(frame: FrameType | None) -> FrameType | None:
     """The nearest frame of the user's own code."""
-    while frame is not None and is_library(frame.f_code.co_filename):
+    while frame is not None and not is_own(frame.f_code):
         frame = frame.f_back
     return frame
 
@@ -82,6 +90,9 @@ def site(frame: FrameType | None) -> Site | None:
     here = frame
     while here is not None:
         code = here.f_code
+        if code.co_name == CALLER:
+            here = here.f_back
+            continue
         library = _LIBRARY.get(code.co_filename)
         if library is None:
             library = is_library(code.co_filename)
@@ -103,7 +114,7 @@ def _returned(frame: FrameType | None) -> tuple[str, ...]:
     """The names that a value returned to ``frame`` gets, through any number of returns."""
     while frame is not None:
         after = _after(frame.f_code, frame.f_lasti)
-        if after is not _RETURNED:
+        if after is not _RETURNED and frame.f_code.co_name != CALLER:
             return () if is_library(frame.f_code.co_filename) else after
         frame = frame.f_back
     return ()
@@ -243,7 +254,7 @@ def _scopes(frame: FrameType | None) -> Iterator[dict[str, Any]]:
     """The scopes of the user's frames, the innermost first, then the script's globals."""
     globals_: list[dict[str, Any]] = []
     while frame is not None:
-        if not is_library(frame.f_code.co_filename):
+        if is_own(frame.f_code):
             if frame.f_locals is not frame.f_globals and frame.f_code.co_name != "<module>":
                 yield dict(frame.f_locals)
             if not any(frame.f_globals is known for known in globals_):

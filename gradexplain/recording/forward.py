@@ -10,15 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gradexplain.checking.recorder import Recorder
 from gradexplain.errors import GradexplainError
 from gradexplain.graph import Graph
-
-#: Calls by which values leave PyTorch.
-_LEAVING = {
-    "item", "tolist", "numpy", "__array__", "__float__", "__int__", "__index__", "data_ptr",
-    "untyped_storage", "__dlpack__", "apply_", "map_", "storage",
-}  # fmt: skip
+from gradexplain.recording.graphs import Recorder
+from gradexplain.recording.operators import LEAVING
 
 #: Forwards with more numbers in their constants than this have no graph.
 _NUMBERS = 10_000
@@ -41,7 +36,7 @@ class Forward(Recorder):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        self._left = self._left or getattr(func, "__name__", "") in _LEAVING
+        self._left = self._left or getattr(func, "__name__", "") in LEAVING
         return super().__torch_function__(func, types, args, kwargs)
 
     def _constant(self, tensor: Any) -> Any:

@@ -1,0 +1,174 @@
+"""What is kept of a call: its tensors as they were, and how it was made.
+
+It hangs on the node that autograd itself made for the result (in the node's ``metadata``), so it
+lives exactly as long as PyTorch's own graph does and is found again from there at ``backward``.  A
+recorded input is an alias of the tensor, never the tensor: what is changed in place later would
+otherwise tie the graph into a cycle that is never freed.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from gradexplain.graph import Graph
+from gradexplain.recording.frames import Site
+from gradexplain.recording.operators import Kind
+
+#: Where a node of autograd's keeps the call that made it.
+KEY = "gradexplain"
+
+
+class Operand:
+    """A tensor as it was when a call took it.
+
+    ``node`` and ``nr`` are its place in autograd's graph; both are unset for a leaf (``leaf`` is
+    the tensor) and for a tensor that does not require grad.  ``value`` shares its storage: it still
+    holds the value while its version is ``version``.
+    """
+
+    __slots__ = ("cuts", "leaf", "names", "node", "nr", "value", "version")
+
+    def __init__(self, tensor: Any, *, copy: bool = False) -> None:
+        node = tensor.grad_fn
+        self.node = node
+        self.nr = tensor.output_nr if node is not None else 0
+        self.leaf = tensor if node is None and tensor.requires_grad else None
+        value = tensor.detach()
+        self.value = value.clone() if copy else value
+        self.version = self.value._version
+        self.cuts: tuple[Cut, ...] = ()
+        self.names: tuple[str, ...] = ()
+
+    @classmethod
+    def at(cls, node: Any, nr: int) -> Operand:
+        """A place in autograd's graph of which no call told the value."""
+        self = cls.__new__(cls)
+        self.leaf = getattr(node, "variable", None)
+        self.node, self.nr = (None, 0) if self.leaf is not None else (node, nr)
+        self.value, self.version, self.cuts, self.names = None, -1, (), ()
+        return self
+
+    def same(self, other: Operand) -> bool:
+        """Whether both are the same place in autograd's graph."""
+        if self.leaf is not None or other.leaf is not None:
+            return self.leaf is other.leaf
+        return self.node is not None and self.node is other.node and self.nr == other.nr
+
+    @property
+    def intact(self) -> bool:
+        """Whether ``value`` is still what the call saw."""
+        return bool(self.value is not None and self.value._version == self.version)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cut:
+    """Where the gradient's way ends: a tensor without grad, made from some that require it."""
+
+    why: str
+    site: Site | None
+    name: str
+    sources: tuple[Any, ...]  # weak references to leaves
+
+
+@dataclass(slots=True)
+class Call:
+    """One call, with its tensors as operands.  ``base`` is the base of a view changed in place."""
+
+    kind: Kind
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    operands: list[Operand]
+    site: Site | None
+    base: Operand | None = None
+    #: How the view and its base lie in their storage, each as in `geometry`.
+    view: tuple[Any, Any] | None = None
+    #: The class of a custom ``autograd.Function``.
+    custom: str = ""
+    #: What a custom Function's forward computes, by output: graphs with leaves ``a0``, ``a1``, …
+    graphs: dict[tuple[int, ...], Graph] = field(default_factory=dict)
+    #: For a part of a backward pass with ``create_graph=True``: the gradients that it made.
+    targets: list[Target] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """What ``call`` sends to a value: its vector-Jacobian product with the gradients of its outputs,
+    which are in ``upstream`` by the output's place.
+    """
+
+    call: Call
+    upstream: Mapping[tuple[int, ...], Operand]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The gradient of the value ``of``: the sum of ``terms``, None where some are not known."""
+
+    of: Operand
+    value: Operand
+    terms: tuple[Term, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change in place that was seen: the storage, the version after it, and where."""
+
+    storage: int
+    version: int
+    name: str
+    site: Site | None
+
+
+def attach(node: Any, nr: int, call: Call, path: tuple[int, ...]) -> None:
+    metadata = node.metadata
+    entry = metadata.get(KEY)
+    if entry is None or entry[0] is not call:
+        metadata[KEY] = call, {nr: path}
+    else:
+        entry[1][nr] = path
+
+
+def geometry(tensor: Any) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """Size, strides and offset."""
+    return tuple(tensor.shape), tuple(tensor.stride()), int(tensor.storage_offset())
+
+
+def tensors_in(value: Any) -> Iterator[Any]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from tensors_in(part)
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from tensors_in(part)
+
+
+def is_computed(value: Any) -> bool:
+    """Whether autograd knows how ``value`` was made."""
+    return isinstance(value, torch.Tensor) and value.requires_grad and value.grad_fn is not None
+
+
+def leaves_behind(tensors: list[Any]) -> Iterator[Any]:
+    """Weak references to the leaves that ``tensors`` were computed from."""
+    stack: list[Any] = []
+    for tensor in tensors:
+        if tensor.grad_fn is None:
+            yield weakref.ref(tensor)
+        else:
+            stack.append(tensor.grad_fn)
+    seen: set[Any] = set()
+    while stack and len(seen) < 2000:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            yield weakref.ref(variable)
+        stack.extend(n for n, _ in node.next_functions if n is not None)

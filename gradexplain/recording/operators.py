@@ -1,0 +1,104 @@
+"""What each function of PyTorch's is to a recorder, and the spellings of its record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+#: Python's operators, as PyTorch's functions; those with a second True have their operands swapped.
+OPERATORS: dict[str, tuple[str, bool]] = {
+    "__add__": ("torch.add", False), "__radd__": ("torch.add", True),
+    "__sub__": ("torch.sub", False), "__rsub__": ("torch.sub", True), "rsub": ("torch.sub", True),
+    "__mul__": ("torch.mul", False), "__rmul__": ("torch.mul", True),
+    "__truediv__": ("torch.div", False), "__rtruediv__": ("torch.div", True),
+    "__div__": ("torch.div", False), "__rdiv__": ("torch.div", True),
+    "__pow__": ("torch.pow", False), "__rpow__": ("torch.pow", True),
+    "__matmul__": ("torch.matmul", False), "__rmatmul__": ("torch.matmul", True),
+    "__neg__": ("torch.neg", False), "__pos__": ("torch.positive", False),
+    "__abs__": ("torch.abs", False), "__getitem__": ("operator.getitem", False),
+    "__mod__": ("torch.remainder", False), "__floordiv__": ("torch.floor_divide", False),
+    "__iadd__": ("torch.add", False), "__isub__": ("torch.sub", False),
+    "__imul__": ("torch.mul", False), "__itruediv__": ("torch.div", False),
+    "__idiv__": ("torch.div", False), "__ipow__": ("torch.pow", False),
+    "__gt__": ("torch.gt", False), "__ge__": ("torch.ge", False), "__lt__": ("torch.lt", False),
+    "__le__": ("torch.le", False), "__eq__": ("torch.eq", False), "__ne__": ("torch.ne", False),
+    "__invert__": ("torch.logical_not", False), "__and__": ("torch.logical_and", False),
+    "__or__": ("torch.logical_or", False), "true_divide": ("torch.div", False),
+    "clip": ("torch.clamp", False),
+}  # fmt: skip
+
+#: Calls that give the value itself in another storage, layout or dtype.
+_COPIES = {"clone", "contiguous", "float", "double", "to", "type_as", "cpu", "alias", "type"}
+
+#: Attributes that are operations; any other attribute is a question that computes nothing.
+_ATTRIBUTES = {"T", "mT", "H", "mH", "real", "imag"}
+
+#: Calls by which values leave PyTorch.
+LEAVING = {
+    "item", "tolist", "numpy", "__array__", "__float__", "__int__", "__index__", "data_ptr",
+    "untyped_storage", "__dlpack__", "apply_", "map_", "storage",
+}  # fmt: skip
+
+#: Methods that compute no tensor.
+_QUESTIONS = LEAVING | {
+    "size", "dim", "numel", "nelement", "ndimension", "stride",
+    "__len__", "__repr__", "__str__", "__format__", "__bool__",
+    "__hash__", "is_floating_point", "is_complex", "is_contiguous", "storage_offset",
+    "register_hook", "register_post_accumulate_grad_hook", "retain_grad", "requires_grad_",
+    "get_device", "element_size", "is_same_size", "__iter__",
+    "__contains__", "__dir__", "__reduce_ex__", "__deepcopy__", "_is_view", "is_set_to", "equal",
+    "allclose", "has_names",
+} - {"apply_", "map_"}  # fmt: skip
+
+_HOMES = (
+    ("torch", torch), ("F", torch.nn.functional), ("linalg", torch.linalg),
+    ("special", torch.special), ("Tensor", torch.Tensor),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How a function of PyTorch's is treated: ``skip``, ``inplace`` or ``op``."""
+
+    kind: str
+    name: str
+    spellings: tuple[str, ...] = ()
+    swap: bool = False
+
+
+def classify(func: Any) -> Kind:
+    """How a function is treated, and the spellings under which its record may be found."""
+    name = getattr(func, "__name__", "") or type(func).__name__
+    if name in ("__get__", "__set__", "__delete__"):
+        name = getattr(getattr(func, "__self__", None), "__name__", name)
+        if func.__name__ == "__get__" and name == "data":
+            return Kind("op", "data")
+        if func.__name__ != "__get__" or name not in _ATTRIBUTES:
+            return Kind("skip", f"{name}.{func.__name__}")
+        return Kind("op", name, (f"Tensor.{name}",))
+    if name in _QUESTIONS:
+        return Kind("skip", name)
+    inplace = is_inplace(name)
+    plain = name.rstrip("_") if inplace and not name.startswith("__") else name
+    if plain in OPERATORS:
+        spelling, swap = OPERATORS[plain]
+        return Kind("inplace" if inplace else "op", name, (spelling,), swap)
+    if plain in _COPIES:
+        return Kind("op", plain, ("torch.positive",))
+    spellings = [f"{home}.{plain}" for home, owner in _HOMES if getattr(owner, name, None) is func]
+    for home, owner in _HOMES:
+        spelling = f"{home}.{plain}"
+        if spelling not in spellings and hasattr(owner, plain):
+            spellings.append(spelling)
+    return Kind("inplace" if inplace else "op", name, tuple(spellings))
+
+
+def is_inplace(name: str) -> bool:
+    """Whether a function of this name changes its first tensor."""
+    if name.startswith("__"):
+        return name == "__setitem__" or (
+            name in OPERATORS and name.startswith("__i") and name != "__invert__"
+        )
+    return name.endswith("_") and not name.startswith("_")

@@ -1,0 +1,546 @@
+"""The recorder of scripts: sees every call of PyTorch's, and keeps little of it.
+
+What is kept hangs on autograd's own nodes (`gradexplain.recording.calls`).  One tape serves all who
+listen at a time, in all threads.  It never raises into the script: what fails here is told to the
+listeners, and the script goes on.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+
+from gradexplain.recording.caller import Callers
+from gradexplain.recording.calls import (
+    Call,
+    Change,
+    Cut,
+    Operand,
+    attach,
+    geometry,
+    is_computed,
+    leaves_behind,
+    tensors_in,
+)
+from gradexplain.recording.forward import Forward
+from gradexplain.recording.frames import Site, site
+from gradexplain.recording.operators import LEAVING, Kind, classify
+from gradexplain.recording.patches import Listening
+
+#: How many of the last changes in place are remembered, for the error that one of them may cause.
+_CHANGES = 512
+
+#: Of a tensor that is made without grad, so many reasons are remembered.
+_REASONS = 4
+
+#: At one line, so many times the leaves behind a tensor that is cut off are looked for.
+_WALKS = 4
+
+#: Calls that take a tensor away from autograd and nothing else.
+_DETACHING = {"detach", "data", "detach_"}
+
+#: Calls that make a new tensor from the numbers in others.
+_COPYING = {"tensor", "as_tensor", "from_numpy", "asarray", "new_tensor"}
+
+
+class Listener(Protocol):
+    """Whom the tape tells.  ``records`` says whether operations are still wanted."""
+
+    records: bool
+
+    def backward(
+        self, function: Callable[[], Any], name: str, arguments: dict[str, Any], frame: FrameType
+    ) -> Any:
+        """Carry out a ``backward`` or ``grad`` of the script's, once, and return its result."""
+
+    def transformed(self, name: str, frame: FrameType) -> None:
+        """A transform of ``torch.func`` has differentiated."""
+
+    def stepped(self, optimizer: Any, place: Site | None, *, before: bool, closure: bool) -> None:
+        """An optimizer is about to take a step, or has taken it."""
+
+    def zeroed(self, owner: Any, place: Site | None) -> None:
+        """``zero_grad`` is about to be called on an optimizer or a module."""
+
+    def broke(self, error: Exception) -> None:
+        """Something failed in the recorder."""
+
+
+class _Local(threading.local):
+    """What holds in one thread: whether a backward, or an optimizer's step, is under way."""
+
+    paused = 0
+    inside = 0
+    stepping = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """Where numbers that require grad left PyTorch, or ``.grad`` of a result was read."""
+
+    name: str
+    site: Site | None
+    tensor: str
+    sources: tuple[Any, ...]  # weak references to leaves
+    made: Site | None = None
+    function: str = ""
+
+
+class Tape(TorchFunctionMode):
+    """Records while somebody listens: `join` and `leave` in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.callers = Callers()
+        self._listeners: list[Listener] = []
+        self._listening = Listening(self)
+        self._lock = threading.RLock()
+        self._local = _Local()
+        self._kinds: dict[Any, Kind] = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        #: By id, of tensors that do not require grad: why not, and what they are called.
+        self._cuts: dict[int, tuple[Any, tuple[Cut, ...], tuple[str, ...]]] = {}
+        self._walks: dict[Any, int] = {}
+        self.changes: deque[Change] = deque(maxlen=_CHANGES)
+        #: Where optimizers took their last steps.
+        self.steps: deque[tuple[str, Site | None]] = deque(maxlen=8)
+        #: Where values left, by the kind of call and its place.
+        self.exits: dict[Any, Exit] = {}
+        #: Where ``requires_grad`` was set to False, by id of the tensor.
+        self.frozen: dict[int, tuple[Any, Site | None]] = {}
+        #: The last call that failed: what it was, its tensors and where.
+        self.failed: tuple[Kind, tuple[Any, ...], Site | None] | None = None
+        self.failed_with = 0
+        self.recording = True
+
+    # -- listeners -------------------------------------------------------------------------------
+
+    def join(self, listener: Listener) -> None:
+        with self._lock:
+            if not self._listeners:
+                self._forget()
+                self._listening.start()
+            self._listeners.append(listener)
+        self.settle()
+
+    def leave(self, listener: Listener) -> None:
+        with self._lock:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+            if not self._listeners:
+                self._listening.stop()
+                self.callers.forget()
+                self._cuts.clear()
+                self._walks.clear()
+                self.frozen.clear()
+        self.settle()
+
+    def listens(self) -> bool:
+        """Whether a call of ``backward``, ``step`` or ``zero_grad`` is to be told of."""
+        return bool(self._listeners) and not self._local.inside
+
+    def records(self) -> bool:
+        """Whether operations are recorded here and now."""
+        return bool(self._listeners) and self.recording and not self._local.paused
+
+    def settle(self) -> None:
+        """Be on this thread's stack of modes just if operations are wanted."""
+        self.recording = any(listener.records for listener in self._listeners)
+        if self.recording:
+            self.push()
+        else:
+            self.remove()
+
+    def push(self) -> None:
+        if self.recording and not any(mode is self for mode in _get_current_function_mode_stack()):
+            torch._C._push_on_torch_function_stack(self)
+
+    def remove(self) -> None:
+        """Leave this thread's stack of modes, from wherever in it."""
+        stack = _get_current_function_mode_stack()
+        if not any(mode is self for mode in stack):
+            return
+        for _ in stack:
+            torch._C._pop_torch_function_stack()
+        for mode in stack:
+            if mode is not self:
+                torch._C._push_on_torch_function_stack(mode)
+
+    def broke(self, error: Exception) -> None:
+        for listener in self._listeners:
+            listener.broke(error)
+
+    # -- calls -----------------------------------------------------------------------------------
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        frame = sys._getframe(1)
+        call = self.callers.of(frame)
+        if self._local.paused or not self.recording or not self._listeners:
+            return call(func, args, kwargs)
+        kind = self._kinds.get(func)
+        if kind is None:
+            kind = self._kinds[func] = classify(func)
+        if torch._C._are_functorch_transforms_active():
+            return call(func, args, kwargs)
+        if kind.kind == "skip":
+            self._asked(kind, args, frame)
+            return call(func, args, kwargs)
+        change = None
+        if kind.kind == "inplace" or (
+            kwargs and (kwargs.get("out") is not None or kwargs.get("inplace"))
+        ):
+            change = self._before(kind, args, kwargs)
+        try:
+            result = call(func, args, kwargs)
+        except Exception as error:
+            if self.failed_with != id(error):  # else it is on its way out of an inner call
+                self.failed, self.failed_with = (kind, args, site(frame)), id(error)
+            raise
+        try:
+            if change is not None:
+                self._after(change, kind, args, frame)
+            elif isinstance(result, torch.Tensor):
+                if not result.requires_grad:
+                    self._cut(kind, args, result, frame)
+                elif result.grad_fn is not None:
+                    self._record(kind, args, kwargs, [(result, ())], frame)
+            elif isinstance(result, (tuple, list)):
+                outputs = [(part, (n,)) for n, part in enumerate(result) if is_computed(part)]
+                if outputs:
+                    self._record(kind, args, kwargs, outputs, frame)
+        except Exception as error:  # the script is not to see that we failed
+            self.broke(error)
+        return result
+
+    def _record(
+        self,
+        kind: Kind,
+        args: Any,
+        kwargs: Any,
+        outputs: Sequence[tuple[Any, tuple[int, ...]]],
+        frame: FrameType,
+    ) -> None:
+        operands: list[Operand] = []
+        packed = tuple([self._pack(arg, operands) for arg in args])
+        named = {k: self._pack(v, operands) for k, v in kwargs.items()} if kwargs else {}
+        call: Call | None = None
+        for tensor, path in outputs:
+            node, nr = tensor.grad_fn, tensor.output_nr
+            if any(o.node is node and o.nr == nr for o in operands):
+                continue  # the input itself: x.contiguous()
+            if call is None:
+                call = Call(kind, packed, named, operands, site(frame))
+            attach(node, nr, call, path)
+
+    def _pack(self, arg: Any, operands: list[Operand], changing: Any = None) -> Any:
+        """An argument with its tensors as operands; of ``changing`` the value is copied."""
+        if isinstance(arg, torch.Tensor):
+            operand = Operand(arg, copy=arg is changing)
+            if operand.node is None and self._cuts and operand.leaf is None:
+                entry = self._cuts.get(id(arg))
+                if entry is not None and entry[0]() is arg:
+                    operand.cuts, operand.names = entry[1:]
+            operands.append(operand)
+            return operand
+        if type(arg) in (list, tuple):
+            return type(arg)([self._pack(part, operands, changing) for part in arg])
+        return arg
+
+    def _asked(self, kind: Kind, args: Any, frame: FrameType) -> None:
+        """A question that tells something: numbers that leave, ``.grad`` of a result."""
+        name = kind.name
+        if name not in LEAVING and name not in ("grad.__get__", "requires_grad.__set__"):
+            return
+        try:
+            self._noted(name, args, frame)
+        except Exception as error:  # the script is not to see that we failed
+            self.broke(error)
+
+    def _noted(self, name: str, args: Any, frame: FrameType) -> None:
+        tensor = args[0] if args else None
+        if not isinstance(tensor, torch.Tensor):
+            return
+        if name == "requires_grad.__set__":
+            if not args[1]:
+                self.frozen[id(tensor)] = weakref.ref(tensor), site(frame)
+            return
+        if not tensor.requires_grad or tensor.grad_fn is None or tensor.retains_grad:
+            return
+        key = name, frame.f_code, frame.f_lasti
+        walks = self._walks[key] = self._walks.get(key, 0) + 1
+        if walks > _WALKS:
+            return
+        place = site(frame)
+        from gradexplain.recording.calls import KEY
+
+        entry = tensor.grad_fn.metadata.get(KEY)
+        made = entry[0] if entry is not None else None
+        names = made.site.names if made is not None and made.site is not None else ()
+        self.exits[key] = Exit(
+            name,
+            place,
+            names[0] if len(names) == 1 else "",
+            tuple(leaves_behind([tensor])),
+            None if made is None else made.site,
+            "" if made is None else made.kind.name,
+        )
+
+    # -- changes in place ------------------------------------------------------------------------
+
+    def _before(self, kind: Kind, args: Any, kwargs: Any) -> Any:
+        """What is to be known of a change before it happens; None where nothing is changed."""
+        target = kwargs["out"] if kwargs and kwargs.get("out") is not None else (
+            args[0] if args else kwargs.get("input")
+        )  # fmt: skip
+        if not isinstance(target, torch.Tensor):
+            return None
+        try:
+            tracked = torch.is_grad_enabled() and any(
+                tensor.requires_grad for tensor in tensors_in((args, kwargs))
+            )
+            if not tracked:
+                return target, None
+            operands: list[Operand] = []
+            packed = tuple([self._pack(arg, operands, target) for arg in args])
+            named = {
+                k: self._pack(v, operands, target)
+                for k, v in kwargs.items()
+                if k not in ("out", "inplace")
+            }
+            call = Call(kind, packed, named, operands, None)
+            if target._is_view() and target._base is not None:
+                call.base = Operand(target._base, copy=True)
+        except Exception as error:  # the script is not to see that we failed
+            self.broke(error)
+            return None
+        return target, call
+
+    def _after(self, change: Any, kind: Kind, args: Any, frame: FrameType) -> None:
+        target, call = change
+        place = site(frame)
+        if call is None:
+            self._changed(kind, target, place)
+            if not target.requires_grad:
+                self._cut(kind, args, target, frame)
+            return
+        call.site = place
+        changed = target
+        if call.base is not None:
+            changed = target._base
+            call.view = geometry(target), geometry(changed)
+        if changed.grad_fn is not None:
+            attach(changed.grad_fn, changed.output_nr, call, ())
+        self._changed(kind, target, place)
+
+    def _changed(self, kind: Kind, target: Any, place: Site | None) -> None:
+        with suppress(RuntimeError, NotImplementedError):  # a sparse tensor has no storage
+            storage = target.untyped_storage().data_ptr()
+            version = -1 if target.is_inference() else target._version
+            self.changes.append(Change(storage, version, kind.name, place))
+
+    # -- where the gradient's way ends -----------------------------------------------------------
+
+    def _cut(self, kind: Kind, args: Any, result: Any, frame: FrameType) -> None:
+        """Remember why ``result`` does not require grad although it was made from what does."""
+        sources = []
+        reasons: tuple[Cut, ...] = ()
+        for arg in args:
+            for tensor in arg if type(arg) in (list, tuple) else (arg,):
+                if not isinstance(tensor, torch.Tensor) or tensor is result:
+                    continue
+                if tensor.requires_grad:
+                    sources.append(tensor)
+                elif self._cuts:
+                    entry = self._cuts.get(id(tensor))
+                    if entry is not None and entry[0]() is tensor:
+                        reasons += tuple(cut for cut in entry[1] if cut not in reasons)
+        enabled = torch.is_grad_enabled()
+        if not sources and not reasons and not enabled:
+            return
+        place = site(frame)
+        if sources:
+            if kind.name in _COPYING:
+                why = "copied"
+            elif not enabled:
+                why = "no_grad"
+            elif kind.name in _DETACHING:
+                why = "detached"
+            else:
+                why = "no derivative"
+            key = (place.filename, place.line) if place is not None else None
+            walks = self._walks[key] = self._walks.get(key, 0) + 1
+            leaves = tuple(leaves_behind(sources)) if walks <= _WALKS else ()
+            reasons = (Cut(why, place, kind.name, leaves), *reasons)
+        names = place.names if place is not None and kind.kind != "inplace" else ()
+        if reasons or len(names) == 1:
+            self._remember(result, reasons, names)
+
+    def _remember(self, result: Any, reasons: tuple[Cut, ...], names: tuple[str, ...]) -> None:
+        key = id(result)
+        cuts = self._cuts
+
+        def forget(_: Any, key: int = key) -> None:
+            cuts.pop(key, None)
+
+        entry = cuts.get(key)
+        if entry is not None and entry[0]() is result:
+            reasons = (*reasons, *(cut for cut in entry[1] if cut not in reasons))
+            names = names or entry[2]
+        cuts[key] = weakref.ref(result, forget), reasons[:_REASONS], names
+
+    def cuts_of(self, tensor: Any) -> tuple[Cut, ...]:
+        """Why ``tensor`` does not require grad, where that was seen."""
+        entry = self._cuts.get(id(tensor))
+        return entry[1] if entry is not None and entry[0]() is tensor else ()
+
+    # -- custom functions ------------------------------------------------------------------------
+
+    def custom(self, original: Any, cls: Any, args: Any, kwargs: Any) -> Any:
+        """``cls.apply(…)`` of a custom ``autograd.Function``."""
+        frame = sys._getframe(2)
+        call = self.callers.of(frame)
+        if torch._C._are_functorch_transforms_active():
+            return call(original, (cls, *args), kwargs)
+        inputs = list(tensors_in((args, kwargs)))
+        forward = Forward(inputs)
+        self._local.paused += 1
+        try:
+            with forward:
+                result = call(original, (cls, *args), kwargs)
+        finally:
+            self._local.paused -= 1
+        try:
+            self._made_by(cls, result, args, kwargs, forward, len(inputs), frame)
+        except Exception as error:  # the script is not to see that we failed
+            self.broke(error)
+        return result
+
+    def _made_by(
+        self,
+        cls: Any,
+        result: Any,
+        args: Any,
+        kwargs: Any,
+        forward: Forward,
+        count: int,
+        frame: FrameType,
+    ) -> None:
+        many = isinstance(result, (tuple, list))
+        tracked = [
+            (part, (place,) if many else ())
+            for place, part in enumerate(result if many else [result])
+            if is_computed(part)
+        ]
+        if not tracked:
+            return
+        operands: list[Operand] = []
+        packed = tuple([self._pack(arg, operands) for arg in args])
+        named = {k: self._pack(v, operands) for k, v in kwargs.items()}
+        kind = Kind("op", f"{cls.__name__}.apply")
+        call = Call(kind, packed, named, operands, site(frame), custom=cls.__name__)
+        if len(operands) == count:
+            call.graphs = forward.graphs(tracked)
+        for tensor, path in tracked:
+            attach(tensor.grad_fn, tensor.output_nr, call, path)
+
+    # -- backward, steps -------------------------------------------------------------------------
+
+    def backward(self, original: Any, name: str, args: Any, kwargs: Any) -> Any:
+        """A call of ``backward`` or ``grad``, as it was written."""
+        frame = sys._getframe(2)
+        call = self.callers.of(frame)
+        try:
+            bound = inspect.signature(original).bind(*args, **kwargs)
+        except TypeError:
+            return call(original, args, kwargs)  # PyTorch's own message
+        bound.apply_defaults()
+        return self.run(lambda: call(original, args, kwargs), name, bound.arguments, frame)
+
+    def run(
+        self,
+        function: Callable[[], Any],
+        name: str,
+        arguments: dict[str, Any],
+        frame: FrameType | None = None,
+    ) -> Any:
+        """Have each listener carry out ``function``, one within the other."""
+        frame = frame or sys._getframe(2)
+        if torch._C._are_functorch_transforms_active():
+            for listener in self._listeners:
+                listener.transformed(name, frame)
+            return function()
+        for listener in self._listeners:
+            function = _within(listener, function, name, arguments, frame)
+        self._local.paused += 1
+        self._local.inside += 1
+        try:
+            return function()
+        finally:
+            self._local.paused -= 1
+            self._local.inside -= 1
+            self.settle()
+
+    @contextmanager
+    def stepping(self, optimizer: Any, *, closure: bool) -> Iterator[None]:
+        """Step aside while an optimizer makes its many small updates, unless it calls a closure."""
+        if self._local.stepping:
+            yield
+            return
+        place = site(sys._getframe(3))
+        self.steps.append((type(optimizer).__name__, place))
+        for listener in self._listeners:
+            listener.stepped(optimizer, place, before=True, closure=closure)
+        self._local.stepping += 1
+        if not closure:
+            self.remove()
+        try:
+            yield
+        finally:
+            self._local.stepping -= 1
+            if self._listeners:
+                self.push()
+            for listener in self._listeners:
+                listener.stepped(optimizer, place, before=False, closure=closure)
+
+    @contextmanager
+    def zeroing(self, owner: Any) -> Iterator[None]:
+        """Step aside while gradients are set to nothing."""
+        place = site(sys._getframe(3))
+        for listener in self._listeners:
+            listener.zeroed(owner, place)
+        self.remove()
+        try:
+            yield
+        finally:
+            if self._listeners:
+                self.push()
+
+
+def _within(
+    listener: Listener,
+    function: Callable[[], Any],
+    name: str,
+    arguments: dict[str, Any],
+    frame: FrameType,
+) -> Callable[[], Any]:
+    return lambda: listener.backward(function, name, arguments, frame)
+
+
+#: The one tape of the process.
+TAPE = Tape()

@@ -1,0 +1,325 @@
+"""What is noted of every call, explained or not: the leaves' gradients, steps, what was set to zero.
+
+Of a long loop the first calls are measured, and from then on ever fewer.  Everything here is numbers
+and places in the script; nothing keeps a tensor alive.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from gradexplain.recording.frames import Site, Variables
+
+#: So many calls are measured, and then those that are farther apart by this factor each time.
+_FIRST, _FACTOR = 24, 1.2
+
+#: Parameters of more elements together are not compared with what they were before a step.
+_COPIED = 2_000_000
+
+#: How many steps are compared so.
+_STEPS = 2
+
+#: Graphs of more nodes are not searched for their leaves.
+_NODES = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What one call added to one leaf's ``.grad``; ``before`` is the norm of what was there."""
+
+    norm: float
+    largest: float
+    finite: bool
+    before: float = 0.0
+
+
+@dataclass(slots=True)
+class Leaf:
+    """A tensor that requires grad and that the script, an optimizer or a loss reaches."""
+
+    key: int
+    name: str
+    shape: tuple[int, ...]
+    size: int
+    parameter: bool
+    reference: Any
+    stats: dict[int, Stat] = field(default_factory=dict)
+    #: Whether its ``.grad`` has been used by a step, and not been cleared since: the step's place.
+    used: tuple[Site | None] | None = None
+    #: Whether something was added to what a step had used already: the place of the backward.
+    stale: tuple[Site | None, Site | None] | None = None
+    stepped: int = 0
+    version: int = 0
+    #: ‖step‖/‖weight‖ of the steps that were compared.
+    ratio: float | None = None
+    weight: float | None = None
+
+
+@dataclass(slots=True)
+class Optimizer:
+    """An optimizer that was seen: its name, its parameters, what happened to it."""
+
+    kind: str
+    name: str
+    site: Site | None
+    leaves: tuple[int, ...]
+    steps: int = 0
+    rates: tuple[float, ...] = ()
+    #: What its gradients were when it had taken its last step, and after how many backwards.
+    left: tuple[Any, ...] = ()
+    reference: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that is not as it should be, with its places."""
+
+    kind: str
+    sites: tuple[Site | None, ...]
+    data: dict[str, Any]
+
+
+class Journal:
+    """The notes of one trace."""
+
+    def __init__(self) -> None:
+        self.leaves: dict[int, Leaf] = {}
+        self.optimizers: dict[int, Optimizer] = {}
+        self.events: list[Event] = []
+        self.zeroed: list[tuple[str, Site | None, frozenset[int]]] = []
+        self.backwards = 0
+        self._next = _FIRST
+        self._closure: Optimizer | None = None
+        self._copies: dict[int, Any] = {}
+        self._since: dict[int, tuple[int, Site | None]] = {}  # leaf: last backward since a step
+        #: Graphs that were kept, and whether a later call went through one again.
+        self.retained: dict[Any, list[tuple[int, Any]]] = {}
+        self.reused: set[Any] = set()
+
+    # -- backward --------------------------------------------------------------------------------
+
+    def measures(self, index: int) -> bool:
+        """Whether a call is measured."""
+        if index <= _FIRST:
+            return True
+        if index < self._next:
+            return False
+        self._next = int(index * _FACTOR) + 1
+        return True
+
+    def skip(self) -> None:
+        """A call that is not measured: what is known of the gradients holds no longer."""
+        self.backwards += 1
+        self._since.clear()
+        for leaf in self.leaves.values():
+            leaf.used = leaf.stale = None
+
+    def begin(self, roots: Sequence[Any]) -> dict[int, tuple[Any, Any]]:
+        """The leaves behind the roots, each with its ``.grad`` as it is now."""
+        found: dict[int, tuple[Any, Any]] = {}
+        for tensor in _leaves(roots):
+            grad = tensor.grad
+            if grad is not None and grad.layout is torch.strided and not grad.is_complex():
+                # Its own numbers change: keep what tells of them, and the values if they are few.
+                kept = grad.detach().clone() if grad.numel() <= _COPIED else grad.new_zeros(())
+                found[id(tensor)] = tensor, (float(torch.linalg.vector_norm(grad)), kept)
+            else:
+                found[id(tensor)] = tensor, None
+        return found
+
+    def end(
+        self, index: int, before: dict[int, tuple[Any, Any]], place: Site | None, frame: Any
+    ) -> bool:
+        """Note what was added; whether all of it is finite."""
+        self.backwards += 1
+        unknown = [tensor for key, (tensor, _) in before.items() if key not in self.leaves]
+        if unknown:
+            self._meet(unknown, frame)
+        finite = True
+        tensors, added = [], []
+        for tensor, old in before.values():
+            grad = tensor.grad
+            if grad is None or grad.layout is not torch.strided or grad.is_complex():
+                continue
+            tensors.append((tensor, old))
+            added.append(grad.detach() - old[1] if old is not None else grad.detach())
+        if not added:
+            return True
+        norms = torch._foreach_norm(added)
+        largest = torch._foreach_norm(added, math.inf)
+        numbers = torch.stack([torch.stack([n.double(), m.double()]) for n, m in
+                               zip(norms, largest, strict=True)]).tolist()  # fmt: skip
+        for (tensor, old), (norm, top) in zip(tensors, numbers, strict=True):
+            leaf = self.leaves[id(tensor)]
+            was = old[0] if old is not None else 0.0
+            fine = math.isfinite(norm) or math.isfinite(top)
+            finite = finite and fine
+            leaf.stats[index] = Stat(norm, top, fine, was)
+            if was == 0:
+                leaf.used = None
+            elif leaf.used is not None and norm > 0:
+                leaf.stale = leaf.used[0], place
+            elif self._closure is not None and id(tensor) in self._closure.leaves:
+                data = {"optimizer": self._closure, "leaves": [leaf]}
+                self._event("stale", (None, place, self._closure.site), data)
+            if norm > 0:
+                self._since[id(tensor)] = index, place
+        return finite
+
+    def returned(self, before: dict[int, tuple[Any, Any]], frame: Any) -> None:
+        """``autograd.grad`` adds to no ``.grad``."""
+        self.backwards += 1
+        unknown = [tensor for key, (tensor, _) in before.items() if key not in self.leaves]
+        if unknown:
+            self._meet(unknown, frame)
+
+    def _meet(self, tensors: Sequence[Any], frame: Any) -> None:
+        names = {id(tensor): name for name, tensor in Variables(frame).tensors}
+        for tensor in tensors:
+            self._leaf(tensor, names.get(id(tensor), ""))
+
+    def _leaf(self, tensor: Any, name: str) -> Leaf:
+        leaf = self.leaves.get(id(tensor))
+        if leaf is None or leaf.reference() is not tensor:
+            leaf = self.leaves[id(tensor)] = Leaf(
+                id(tensor), name, tuple(tensor.shape), tensor.numel(),
+                isinstance(tensor, torch.nn.Parameter), weakref.ref(tensor),
+            )  # fmt: skip
+        leaf.name = leaf.name or name
+        return leaf
+
+    # -- optimizers ------------------------------------------------------------------------------
+
+    def step(self, optimizer: Any, place: Site | None, frame: Any, *, closure: bool) -> None:
+        """An optimizer is about to take a step."""
+        tensors = [p for group in optimizer.param_groups for p in group["params"]]
+        known = self.optimizers.get(id(optimizer))
+        if known is None or known.reference() is not optimizer:
+            names = {id(tensor): name for name, tensor in Variables(frame).tensors}
+            for tensor in tensors:
+                self._leaf(tensor, names.get(id(tensor), ""))
+            known = self.optimizers[id(optimizer)] = Optimizer(
+                type(optimizer).__name__, _name_of(optimizer, frame), place,
+                tuple(id(tensor) for tensor in tensors), reference=weakref.ref(optimizer),
+            )  # fmt: skip
+        known.rates = tuple(float(group.get("lr", 0.0)) for group in optimizer.param_groups)
+        known.site = place
+        known.steps += 1
+        self._closure = known if closure else None
+        if closure:
+            return
+        if known.left and known.left == (self.backwards, *_marks(tensors)):
+            self._event("double step", (place,), {"optimizer": known})
+        waiting = [key for key in known.leaves if key in self._since]
+        empty = True
+        stale = []
+        for tensor in tensors:
+            leaf = self.leaves[id(tensor)]
+            leaf.stepped += 1
+            grad = tensor.grad
+            if grad is None:
+                continue
+            something = leaf.used is not None or leaf.stale is not None or bool((grad != 0).any())
+            empty = empty and not something
+            if something:
+                if leaf.stale is not None:
+                    stale.append(leaf)
+                leaf.used = (place,)
+        if stale and len(stale) >= len(waiting) / 2:
+            used, backward = stale[0].stale or (None, None)
+            self._event("stale", (used, backward, place), {"optimizer": known, "leaves": stale})
+        for leaf in stale:
+            leaf.stale = None
+        if waiting and empty:
+            last = max(self._since[key] for key in waiting)
+            mine = frozenset(known.leaves)
+            zero = next((z for z in reversed(self.zeroed) if z[2] & mine), None)
+            self._event(
+                "wiped", (zero[1] if zero else None, last[1], place),
+                {"optimizer": known, "how": zero[0] if zero else ""},
+            )  # fmt: skip
+        for key in waiting:
+            del self._since[key]
+        if known.steps <= _STEPS and sum(t.numel() for t in tensors) <= _COPIED:
+            self._copies = {id(t): t.detach().clone() for t in tensors if t.grad is not None}
+
+    def stepped(self, optimizer: Any) -> None:
+        """An optimizer has taken its step."""
+        self._closure = None
+        known = self.optimizers.get(id(optimizer))
+        if known is None:
+            return
+        marks = _marks([p for group in optimizer.param_groups for p in group["params"]])
+        known.left = (self.backwards, *marks) if marks and self.backwards else ()
+        for group in optimizer.param_groups:
+            for tensor in group["params"]:
+                old = self._copies.pop(id(tensor), None)
+                if old is None:
+                    continue
+                leaf = self.leaves[id(tensor)]
+                leaf.weight = float(torch.linalg.vector_norm(old))
+                change = float(torch.linalg.vector_norm(tensor.detach() - old))
+                leaf.ratio = change / leaf.weight if leaf.weight else None
+        self._copies.clear()
+
+    def zero(self, owner: Any, place: Site | None) -> None:
+        """``zero_grad`` is about to be called."""
+        if isinstance(owner, torch.nn.Module):
+            keys = frozenset(map(id, owner.parameters()))
+        else:
+            keys = frozenset(id(p) for group in owner.param_groups for p in group["params"])
+        self.zeroed = [*self.zeroed[-7:], (type(owner).__name__, place, keys)]
+
+    def _event(self, kind: str, sites: tuple[Site | None, ...], data: dict[str, Any]) -> None:
+        """The first event of a kind is kept, with how often it was seen."""
+        for event in self.events:
+            if event.kind == kind and event.data["optimizer"] is data["optimizer"]:
+                event.data["count"] += 1
+                return
+        self.events.append(Event(kind, sites, {**data, "count": 1, "call": self.backwards}))
+
+
+def _leaves(roots: Sequence[Any]) -> Iterator[Any]:
+    """The leaves behind the roots, each once."""
+    stack = [root.grad_fn for root in roots if root.grad_fn is not None]
+    given: set[int] = set()
+    for root in roots:
+        if root.grad_fn is None and root.requires_grad:
+            given.add(id(root))
+            yield root
+    seen: set[Any] = set()
+    while stack and len(seen) < _NODES:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None and id(variable) not in given:
+            yield variable
+        stack.extend(n for n, _ in node.next_functions if n is not None)
+
+
+def _marks(tensors: Sequence[Any]) -> list[tuple[int, int]]:
+    """What tells whether any of the first gradients has changed."""
+    return [(id(t.grad), t.grad._version) for t in tensors[:8] if t.grad is not None]
+
+
+def _name_of(optimizer: Any, frame: Any) -> str:
+    """What the script calls an optimizer."""
+    while frame is not None:
+        for scope in (frame.f_locals, frame.f_globals):
+            for name, value in list(scope.items()):
+                if value is optimizer and isinstance(name, str):
+                    return name
+                if name == "self" and hasattr(value, "__dict__"):
+                    for attribute, part in list(vars(value).items()):
+                        if part is optimizer:
+                            return f"self.{attribute}"
+        frame = frame.f_back
+    return type(optimizer).__name__
