@@ -59,7 +59,7 @@ class Listening:
             (torch.autograd, "grad", "grad"),
         ):
             patches.set(owner, name, self._backward(vars(owner)[name], said))
-        engine = torch.autograd._engine_run_backward  # type: ignore[attr-defined]
+        engine = torch.autograd._engine_run_backward
         patches.set(torch.autograd, "_engine_run_backward", self._engine(engine))
         function = torch.autograd.Function
         patches.set(function, "apply", classmethod(self._apply(function.__dict__["apply"])))

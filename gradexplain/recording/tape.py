@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from gradexplain.recording.caller import Callers
 from gradexplain.recording.calls import (
+    KEY,
     Call,
     Change,
     Cut,
@@ -55,9 +56,11 @@ _COPYING = {"tensor", "as_tensor", "from_numpy", "asarray", "new_tensor"}
 
 
 class Listener(Protocol):
-    """Whom the tape tells.  ``records`` says whether operations are still wanted."""
+    """Whom the tape tells."""
 
-    records: bool
+    @property
+    def records(self) -> bool:
+        """Whether operations are still wanted."""
 
     def backward(
         self, function: Callable[[], Any], name: str, arguments: dict[str, Any], frame: FrameType
@@ -277,7 +280,7 @@ class Tape(TorchFunctionMode):
         if not isinstance(tensor, torch.Tensor):
             return
         if name == "requires_grad.__set__":
-            if not args[1]:
+            if len(args) > 1 and not args[1]:
                 self.frozen[id(tensor)] = weakref.ref(tensor), site(frame)
             return
         if not tensor.requires_grad or tensor.grad_fn is None or tensor.retains_grad:
@@ -287,8 +290,6 @@ class Tape(TorchFunctionMode):
         if walks > _WALKS:
             return
         place = site(frame)
-        from gradexplain.recording.calls import KEY
-
         entry = tensor.grad_fn.metadata.get(KEY)
         made = entry[0] if entry is not None else None
         names = made.site.names if made is not None and made.site is not None else ()

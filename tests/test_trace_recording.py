@@ -1,0 +1,186 @@
+"""The recorder is in nobody's way: what it changes in PyTorch is counted, and put back."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import gradexplain
+from gradexplain.recording.tape import TAPE
+from gradexplain.trace.script import run
+from gradexplain.trace.session import Trace
+
+
+def state() -> tuple[Any, ...]:
+    """Everything in PyTorch that a recorder replaces."""
+    return (
+        torch.Tensor.backward, torch.autograd.backward, torch.autograd.grad,
+        torch.autograd._engine_run_backward, torch.autograd.Function.__dict__["apply"],
+        threading.Thread._bootstrap_inner,  # type: ignore[attr-defined]
+        torch.optim.SGD.step, torch.optim.Adam.step, torch.optim.Optimizer.zero_grad,
+        torch.nn.Module.zero_grad, torch.optim.Optimizer.profile_hook_step,
+        tuple(torch.overrides._get_current_function_mode_stack()),
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def unchanged() -> Iterator[None]:
+    before = state()
+    yield
+    assert state() == before
+
+
+def step() -> Any:
+    w = torch.ones(2, requires_grad=True)
+    (w * 3).sum().backward()
+    return w.grad
+
+
+def test_blocks_that_overlap() -> None:
+    first, second = gradexplain.tracing(), gradexplain.tracing()
+    a = first.__enter__()
+    b = second.__enter__()
+    step()
+    first.__exit__(None, None, None)
+    step()
+    second.__exit__(None, None, None)
+    step()
+    assert (len(a.all), len(b.all)) == (1, 2)
+    assert [call.check.status for call in (*a.calls, *b.calls) if call.check] == ["agree"] * 3
+
+
+def test_a_generator_that_is_given_up() -> None:
+    def losses() -> Iterator[Any]:
+        with gradexplain.tracing() as t:
+            while True:
+                step()
+                yield t
+
+    one, two = losses(), losses()
+    next(one)
+    next(two)
+    one.close()
+    assert len(next(two).all) == 2
+    del two
+    gc.collect()
+
+
+def test_an_exception_within_another_block() -> None:
+    with gradexplain.tracing() as outer:
+        with pytest.raises(ValueError), gradexplain.tracing():
+            raise ValueError
+        step()
+    assert len(outer.calls) == 1
+
+
+def test_backward_in_a_thread() -> None:
+    with gradexplain.tracing() as t:
+        thread = threading.Thread(target=step)
+        thread.start()
+        thread.join()
+    (call,) = t.calls
+    assert [row.op for row in call.forward] == ["mul", "sum"]
+
+
+def test_a_block_that_ends_in_another_thread() -> None:
+    block = gradexplain.tracing()
+    block.__enter__()
+    thread = threading.Thread(target=block.__exit__, args=(None, None, None))
+    thread.start()
+    thread.join()
+    step()
+    TAPE.remove()  # this thread's stack is this thread's
+
+
+def test_names_taken_before() -> None:
+    grad, backward = torch.autograd.grad, torch.autograd.backward
+    with gradexplain.tracing() as t:
+        w = torch.ones(2, requires_grad=True)
+        grad((w * 2).sum(), w)
+        backward((w * 2).sum())
+    assert [brief.function for brief in t.all] == ["grad", "autograd.backward"]
+
+
+def test_a_warning_names_the_line_it_comes_from(tmp_path: Path) -> None:
+    path = tmp_path / "warns.py"
+    path.write_text(
+        "import torch\n"
+        "x = torch.ones(3, requires_grad=True)\n"
+        "loss = torch.nn.functional.mse_loss(x,\n"
+        "                                    torch.ones(3, 1))\n"
+        "loss.backward()\n"
+        "y = torch.ones(2, requires_grad=True) * 2\n"
+        "y.grad\n"
+        "z = y.T.T + torch.ones(3, 2, 2).T.sum()\n",
+        "utf-8",
+    )
+    found = []
+    for traced in (False, True):
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            if traced:
+                run(str(path), (), Trace())
+            else:
+                exec(compile(path.read_text("utf-8"), str(path), "exec"), {"__name__": "__main__"})
+        found.append({(w.filename, w.lineno, str(w.message)) for w in seen})
+    assert found[0] == found[1]
+    assert (str(path), 3) in {warning[:2] for warning in found[0]}
+
+
+def test_a_failure_of_the_recorder_is_a_line_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any) -> None:
+        raise KeyError("ours")
+
+    with gradexplain.tracing() as t:
+        monkeypatch.setattr(TAPE, "_record", broken)
+        gradient = step()
+    torch.testing.assert_close(gradient, torch.full((2,), 3.0))
+    assert t.failures[0] == "KeyError: 'ours'"
+
+
+def test_a_call_that_cannot_be_explained_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gradexplain.trace import session
+
+    real = session.explained
+
+    def explained(snapshot: Any) -> Any:
+        if snapshot.index == 1:
+            raise KeyError(9)
+        return real(snapshot)
+
+    monkeypatch.setattr(session, "explained", explained)
+    with gradexplain.tracing() as t:
+        step()
+        step()
+    first, second = t.calls
+    assert first.check is not None and second.check is not None
+    assert (first.check.status, second.check.status) == ("failed", "agree")
+    assert t.all[0].failure == "KeyError: 9"
+
+
+def test_results_of_no_grad_added_together() -> None:
+    with gradexplain.tracing() as t:
+        w = torch.ones(3, requires_grad=True)
+        with torch.no_grad():
+            c = w * 2 + w * 3
+        (w * c).sum().backward()
+    assert t.calls[0].gradients["w"].agrees
+
+
+def test_random_numbers_are_the_scripts_own() -> None:
+    def drawn() -> list[float]:
+        torch.manual_seed(3)
+        net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Dropout(0.5))
+        net(torch.randn(2, 3)).sum().backward()
+        return torch.rand(3).tolist()  # type: ignore[no-any-return]
+
+    alone = drawn()
+    with gradexplain.tracing():
+        assert drawn() == alone
