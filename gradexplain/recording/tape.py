@@ -292,7 +292,9 @@ class Tape(TorchFunctionMode):
         place = site(frame)
         entry = tensor.grad_fn.metadata.get(KEY)
         made = entry[0] if entry is not None else None
-        names = made.site.names if made is not None and made.site is not None else ()
+        names: tuple[str, ...] = ()
+        if made is not None and made.site is not None:
+            names = made.site.names
         self.exits[key] = Exit(
             name,
             place,
