@@ -54,13 +54,7 @@ from gradexplain.routes.chain import ChainRule
 from gradexplain.routes.closed import ClosedForm, Shown
 from gradexplain.routes.pytorch import Asked
 from gradexplain.routes.second import HessianQuestion
-from gradexplain.second import (
-    GradientGraph,
-    add_weighted_sum,
-    backward_graph,
-    formula_graph,
-    free_label,
-)
+from gradexplain.second import Gradients, closed, free_label, stepped
 from gradexplain.verdict import compare, fold
 
 #: H is computed whole for up to this many elements of the inputs together; beyond, H·u is checked.
@@ -295,9 +289,12 @@ class _Making:
         operations = [node.op for node in run.graph.nodes if node.op is not None]
         self.coarse = compare.coarseness(operations, order=2)
         # Each route has a graph of its own.
-        self.steps = self._weighted(self._backward_graph())
-        closed = formula_graph(run, self.v_name, implicit=self.implicit)
-        self.formulas = self._weighted(closed or self._backward_graph())
+        v_name = None if self.implicit else self.v_name
+        steps = stepped(run.graph, problem.wanted, v_name)
+        self.steps, self.formulas = (
+            Gradients(made.summed(self.leaves, self.p_name, self.u_name), made.of)
+            for made in (steps, closed(run, v_name) or steps)
+        )
         self.values = {
             **problem.values,
             **({} if self.implicit else {self.v_name: problem.v}),
@@ -318,29 +315,12 @@ class _Making:
     def p_name(self) -> str:
         return free_label(self.run.graph, "P", "Q", "R")
 
-    def _backward_graph(self) -> GradientGraph:
-        return backward_graph(
-            self.run.graph, self.problem.wanted, self.v_name, implicit=self.implicit
-        )
-
-    def _weighted(self, made: GradientGraph) -> GradientGraph:
-        """The graph with ``Σ u·x.grad`` at its end."""
-        single = len(self.leaves) == 1
-        weights = {
-            leaf.label: made.add_leaf(
-                self.u_name if single else f"{self.u_name}.{leaf.label}", leaf.shape
-            )
-            for leaf in self.leaves
-        }
-        add_weighted_sum(made, self.leaves, self.p_name, weights)
-        return made
-
     # -- blocks ----------------------------------------------------------------------------------
 
     def _blocks(self) -> None:
         rows = self._chain_rows() if self.asked.whole else {}
         for a in self.leaves:
-            id = self.formulas.gradients.get(a.label)
+            id = self.formulas.of.get(a.label)
             form = None
             if id is not None:
                 graph = self.formulas.at(id)
@@ -466,13 +446,13 @@ class _Making:
 
     def _chain_rows(self) -> dict[tuple[str, str], tuple[Array, Array]]:
         """Every block by the chain rule on the graph of the backward pass, a row at a time."""
-        graph = self.steps.at(len(self.steps.nodes) - 1)
+        graph = self.steps.graph
         small = sum(math.prod(leaf.shape) for leaf in self.leaves) <= WHOLE // 2
         exact = is_small(graph) and small
         values = self._all_values()
         found = {}
         for a in self.leaves:
-            id = self.steps.gradients.get(a.label)
+            id = self.steps.of.get(a.label)
             rows: dict[str, list[Any]] = {b.label: [] for b in self.leaves}
             chain = None
             if id is not None:
@@ -481,8 +461,6 @@ class _Making:
                 if chain is not None:
                     basis = np.zeros(a.shape)
                     basis[place] = 1.0
-                    chain.upstream.clear()
-                    chain.contributions.clear()
                     chain.backward(basis, list(self.problem.wanted))
                 for b in self.leaves:
                     pair = None if chain is None else chain.upstream.get(b.id)
@@ -502,7 +480,7 @@ class _Making:
 
     def _all_values(self) -> dict[str, Array]:
         """The values of every leaf of the graphs; directions that are not asked for are 1."""
-        leaves = {n.label: n.shape for n in self.steps.nodes if n.is_leaf}
+        leaves = {n.label: n.shape for n in self.steps.graph.nodes if n.is_leaf}
         return {
             label: np.asarray(self.values.get(label, np.ones(shape)))
             for label, shape in leaves.items()
@@ -577,13 +555,13 @@ class _Making:
 
     def _products(self) -> None:
         weights, given = self.asked.weights, self.asked.u is not None
-        graph = self.formulas.at(len(self.formulas.nodes) - 1)
+        graph = self.formulas.graph
         exact = is_small(graph) and self.asked.whole
         form = ClosedForm(graph, self.values, np.ones(()), exact=exact)
         form.scalar = form.loss_name = self.p_name
         chain = None
         if weights is not None:
-            steps = self.steps.at(len(self.steps.nodes) - 1)
+            steps = self.steps.graph
             chain = ChainRule(steps, self.values, exact=exact and is_small(steps))
             chain.backward(np.ones(()), list(self.problem.wanted))
         for leaf in self.leaves:

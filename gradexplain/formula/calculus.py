@@ -13,6 +13,7 @@ from typing import Any
 
 import sympy
 
+from gradexplain.errors import UnsupportedError
 from gradexplain.formula.contract import close_sum, contract, delta, join_digits, open_sum
 from gradexplain.formula.functions import (
     ABSENT,
@@ -25,7 +26,7 @@ from gradexplain.formula.functions import (
 from gradexplain.formula.indices import Ranges, index
 from gradexplain.formula.kit import Kit, Tensor, number
 from gradexplain.graph import Graph, Node, Ref
-from gradexplain.ops.base import Shape
+from gradexplain.ops.base import Shape, no_slope
 
 #: What the name of ``∂L/∂h`` begins with, where it stands for a value in a formula.
 ADJOINT = "∂/∂"
@@ -275,6 +276,12 @@ class Calculus:
     def local(self, node: Node, at: Sequence[Any], name: str, part: int, inner: Any) -> Any:
         """The record's own ``∂node[at]/∂argument[inner]``."""
         assert node.op is not None and node.op.jacobian is not None
+        if node.op.jacobian is no_slope:
+            raise UnsupportedError(
+                f"second derivatives are not supported through {node.op.name}, which the first "
+                "derivative is made of",
+                remedy="gradexplain run explains the first derivative",
+            )
         out = Tensor(node.shape, lambda place: self.atom(node, place))
         kit = Kit(self.ranges, node.shape, tuple(at), j=tuple(inner), wrt=name, part=part, out=out)
         return node.op.jacobian(kit, *self.arguments(node))

@@ -55,7 +55,7 @@ def local_rule(node: Node, graph: Graph) -> LocalRule:
         for id in order
     )
     assert node.op is not None
-    return _derive(node.op, _renumbered(node.args, numbers), sources, node.shape)
+    return _derive(node.op.pattern or node.op, _renumbered(node.args, numbers), sources, node.shape)
 
 
 def _renumbered(arg: Any, numbers: dict[int, int]) -> Any:

@@ -176,6 +176,9 @@ class Op:
     #: much as the value and nobody asks.
     value: Callable[..., Any] | None = None
 
+    #: The record whose derivations this one shares: it differs from it in name alone.
+    pattern: Op | None = None
+
     #: The value, and the gradient of one input, as a person writes them in PyTorch.
     written: Callable[..., str] | None = None
     backward: Callable[..., str | None] | None = None

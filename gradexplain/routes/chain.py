@@ -1,29 +1,26 @@
-"""The chain rule, one operation at a time: forward values, then contributions from output to leaves."""
+"""The chain rule, one operation at a time: forward values, then the adjoint graph's contributions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from gradexplain.adjoint import Adjoint, Contribution, adjoint
 from gradexplain.explanation import Array
 from gradexplain.formula.calculus import literal_value
-from gradexplain.formula.local import RESULT, UPSTREAM, LocalRule, local_rule
+from gradexplain.formula.local import RESULT, UPSTREAM, local_rule
 from gradexplain.graph import Graph, Node, Ref, refs
 from gradexplain.plan.arrays import Pair, as_array, to_exact, to_float
 from gradexplain.plan.evaluate import Evaluator
 
 
 @dataclass(frozen=True, slots=True)
-class Contribution:
-    """What ``node`` sends to ``source``: the pair of values and magnitudes, and the rule behind it."""
+class Sent(Contribution):
+    """A contribution at the point: the pair of its values and magnitudes."""
 
-    node: Node
-    source: Node
-    rule: LocalRule
-    place: int
     value: Pair
 
 
@@ -40,7 +37,8 @@ class ChainRule:
         self.exact = exact
         self.forward: dict[int, Pair] = {}
         self.upstream: dict[int, Pair] = {}
-        self.contributions: list[Contribution] = []
+        self.contributions: list[Sent] = []
+        self._adjoint: tuple[tuple[str, ...], Adjoint] | None = None
         needed = graph.needed()
         for node in graph.nodes:
             if node.id in needed:
@@ -97,32 +95,18 @@ class ChainRule:
         """The values of an integer tensor; negative ones count from the end where it is an index."""
         return to_float(self.forward[node.id][0]).astype(int)
 
-    def backward(self, v: Array, wanted: list[str]) -> None:
-        """From the output to the leaves ``wanted``."""
-        reach = self.graph.reach(wanted)
-        needed = self.graph.needed()
-        self.upstream[self.graph.output] = self._pair(v)
-        for node in reversed(self.graph.nodes):
-            if node.op is None or node.id not in reach or node.id not in needed:
-                continue
-            if node.id not in self.upstream:
-                continue
-            rule = local_rule(node, self.graph)
-            order = list(dict.fromkeys(ref.id for ref in refs(node.args)))
-            helpers = {
-                arg.id
-                for parameter, arg in zip(node.op.parameters, node.args, strict=True)
-                if parameter.is_aux and isinstance(arg, Ref)
-            }
-            for place, id in enumerate(order):
-                if id not in reach or id in helpers or rule.contributions[place] is None:
-                    continue
-                source = self.graph[id]
-                evaluator = self._evaluator(node, rule.sizes[place], self.upstream[node.id])
-                value = evaluator.value(rule.contributions[place], rule.places[place], source.shape)
-                self.contributions.append(Contribution(node, source, rule, place, value))
-                if id in self.upstream:
-                    before = self.upstream[id]
-                    with np.errstate(all="ignore"):
-                        value = as_array(before[0] + value[0]), as_array(before[1] + value[1])
-                self.upstream[id] = value
+    def backward(self, v: Array, wanted: Sequence[str]) -> None:
+        """From the output to the leaves ``wanted``, along the adjoint graph."""
+        self.upstream = {self.graph.output: self._pair(v)}
+        self.contributions = []
+        if self._adjoint is None or self._adjoint[0] != tuple(wanted):
+            self._adjoint = tuple(wanted), adjoint(self.graph, wanted, UPSTREAM)
+        for c in self._adjoint[1].contributions:
+            evaluator = self._evaluator(c.node, c.rule.sizes[c.place], self.upstream[c.node.id])
+            value = evaluator.value(c.term.formula, c.term.places, c.source.shape)
+            self.contributions.append(Sent(c.node, c.source, c.rule, c.place, c.term, value))
+            if c.source.id in self.upstream:
+                before = self.upstream[c.source.id]
+                with np.errstate(all="ignore"):
+                    value = as_array(before[0] + value[0]), as_array(before[1] + value[1])
+            self.upstream[c.source.id] = value

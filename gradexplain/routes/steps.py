@@ -15,7 +15,7 @@ from gradexplain.formula.local import RESULT, UPSTREAM, renamed
 from gradexplain.formula.printing import Letters, TextPrinter
 from gradexplain.graph import Graph, refs
 from gradexplain.render.numbers import number
-from gradexplain.routes.chain import ChainRule, Contribution
+from gradexplain.routes.chain import ChainRule, Sent
 
 _OUT, _IN = "ikmace", "jlnbdf"
 
@@ -24,7 +24,7 @@ _WIDTH = 60
 
 
 def step_texts(
-    c: Contribution,
+    c: Sent,
     graph: Graph,
     labels: Mapping[int, str],
     loss: str,
@@ -60,7 +60,7 @@ def step_texts(
 
 
 def _numbers(
-    c: Contribution,
+    c: Sent,
     contribution: Any,
     text: str,
     names: Mapping[str, str],

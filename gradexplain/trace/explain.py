@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gradexplain.adjoint import moving
 from gradexplain.engine import Problem, _loss, explanation_of
 from gradexplain.errors import GradexplainError
 from gradexplain.explanation import (
@@ -32,7 +33,6 @@ from gradexplain.graph import Graph
 from gradexplain.notes import singular_nodes
 from gradexplain.plan.arrays import Pair
 from gradexplain.render import numbers
-from gradexplain.second import moving
 from gradexplain.trace.links import Assignment, Link, Reading, clean, is_literal
 from gradexplain.trace.snapshot import Accumulated, Arg, LeftOut, Operation, Snapshot, Value
 from gradexplain.verdict import compare, fold

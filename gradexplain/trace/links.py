@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gradexplain.adjoint import Adjoint, adjoint
 from gradexplain.errors import GradexplainError, Span, UnsupportedError
 from gradexplain.explanation import Array
 from gradexplain.graph import Builder, Graph, Ref, op_call
@@ -18,7 +19,6 @@ from gradexplain.plan.arrays import Pair, to_float
 from gradexplain.reading.applying import Applier
 from gradexplain.render.numbers import number
 from gradexplain.routes.chain import ChainRule
-from gradexplain.second import GradientGraph, backward_graph
 from gradexplain.trace import recurrent
 from gradexplain.trace.snapshot import Arg, Operation, Snapshot, Term, Value, View
 from gradexplain.verdict import compare
@@ -193,15 +193,15 @@ class Reading:
                 graph = inner.applier.builder.graph(part)
                 value = self.snapshot.values[upstream.id]
                 implied = is_literal(value) and value.array == 1
-                back = backward_graph(graph, [graph[by.id].label], label, implicit=implied)
-                id = back.gradients.get(graph[by.id].label)
+                back = adjoint(graph, [graph[by.id].label], None if implied else label)
+                id = back.gradients.get(by.id)
                 if id is None:
                     continue
                 given = {graph[ref.id].label: self.leaf(n) for n, ref in inner.refs.items()}
                 if not implied:
                     given[label] = self._argument_ref(upstream)
                 sums.append(self._inlined(back.at(id), id, given))
-                texts.append(_readable(back, id))
+                texts.append(_readable(back, by.id))
         if not sums:
             raise UnsupportedError("nothing is sent there")
         self.gradients.append(_joined(texts))
@@ -284,10 +284,10 @@ def _is_habit(name: str, arg: Any) -> bool:
     )  # fmt: skip
 
 
-def _readable(back: GradientGraph, id: int) -> tuple[str, str]:
+def _readable(back: Adjoint, id: int) -> tuple[str, str]:
     """The formula of a gradient and its index; empty where it names what has no name here."""
-    at, text = back.texts[id]
-    unnamed = {n.label for n in back.nodes if n.op is not None and not n.named}
+    at, text = back.text(id)
+    unnamed = {n.label for n in back.graph.nodes if n.op is not None and not n.named}
     return (at, text) if unnamed.isdisjoint(re.findall(r"[\w.@′]+", text)) else ("", "")
 
 
@@ -362,8 +362,6 @@ class Link:
         """What it sends to each of the inputs ``wanted``."""
         assert self.chain is not None
         ids = {number: id for number, id in self.inputs.items() if number in wanted}
-        self.chain.upstream.clear()
-        self.chain.contributions.clear()
         with np.errstate(all="ignore"):
             self.chain.backward(upstream, [self.graph[id].label for id in ids.values()])  # type: ignore[arg-type]
         return {n: self.chain.upstream[id] for n, id in ids.items() if id in self.chain.upstream}
