@@ -45,19 +45,12 @@ def named_between(
     return sorted({*named[-_MOST:], *asked}, key=lambda node: node.id)
 
 
-def cut(graph: Graph, node: Node) -> Graph:
-    """The graph from ``node`` on: it is an input there."""
-    leaf = Node(node.id, node.label, True, None, (), node.shape, node.span)
-    nodes = (*graph.nodes[: node.id], leaf, *graph.nodes[node.id + 1 :])
-    return Graph(graph.source, nodes, graph.output)
-
-
 def intermediates(run: Run, answer: Any, found: list[Difference]) -> dict[str, Intermediate]:
     """``∂L/∂h`` for each value of ``run.between``, by three routes; differences go to ``found``."""
     made = {}
     for node in run.between:
-        rest = cut(run.graph, node)
-        closed = run.closed.after(rest, node, implicit=run.problem.v_source == "implicit")
+        rest = run.graph.after(node.id)
+        closed = run.closed.after(node, implicit=run.problem.v_source == "implicit")
         leaf = rest[node.id]
         shown, pair = closed.shown_gradient(leaf), closed.gradient_value(leaf)
         value = run.clean(pair)

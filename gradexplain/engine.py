@@ -7,7 +7,7 @@ and answers at the end.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -43,6 +43,7 @@ from gradexplain.routes.pytorch import Asked, Question
 from gradexplain.verdict import compare, fold
 
 if TYPE_CHECKING:
+    from gradexplain.formula.sizes import Sizes
     from gradexplain.notes import Singular
     from gradexplain.routes.chain import ChainRule
     from gradexplain.routes.closed import ClosedForm
@@ -150,6 +151,8 @@ class Problem:
     statements: tuple[str, ...] = ()
     #: Computed values whose ``.grad`` is asked for (``retain_grad``).
     retain: tuple[str, ...] = ()
+    #: Reads the program with its inputs in other shapes, where there is a program.
+    reread: Callable[[Mapping[str, Shape]], Graph] | None = None
     #: Whether gradients are those of the output itself, as formulas then say: ∂S/∂x, without a v.
     scalar: bool = False
     #: Where PyTorch's answer comes from, when it is not asked for this problem alone.
@@ -192,13 +195,21 @@ class Bound:
     program: Program
     graph: Graph
     values: Mapping[str, Array]
+    given: Mapping[str, Array]
+    dtype: str
+
+    def reread(self, shapes: Mapping[str, Shape]) -> Graph:
+        """The program with its inputs in other shapes."""
+        return read(
+            self.program, lambda name: shapes[name], self.given.get, self.dtype, any_size=True
+        )
 
 
 def bound_of(request: Request) -> Bound:
     program = parse(request.expression)
-    graph, values = _bound(program, request)
+    graph, values, given = _bound(program, request)
     _check_total(graph)
-    return Bound(program, graph, values)
+    return Bound(program, graph, values, given, request.dtype)
 
 
 def problem_at(request: Request, bound: Bound, graph: Graph | None = None) -> Problem:
@@ -220,6 +231,7 @@ def problem_at(request: Request, bound: Bound, graph: Graph | None = None) -> Pr
         examples=frozenset(node.label for node in graph.leaves if node.label not in request.at),
         source=program.source,
         statements=statements,
+        reread=bound.reread if graph is bound.graph else None,
     )
 
 
@@ -324,12 +336,22 @@ class Run:
     @property
     def closed(self) -> ClosedForm:
         if self._closed is None:
-            from gradexplain.routes.closed import ClosedForm
+            self._closed = self._form(None)
+            if self.problem.reread is not None:
+                from gradexplain.formula.sizes import generalised
 
-            self._closed = ClosedForm(self.graph, self.values, self.v, exact=self.exact)
-            if self.problem.scalar:
-                self._closed.scalar = self._closed.loss_name = self.graph.out.label
+                sizes = generalised(self.graph, self.problem.reread)
+                if sizes is not None:
+                    self._closed = self._form(sizes).in_letters(self.leaves)
         return self._closed
+
+    def _form(self, sizes: Sizes | None) -> ClosedForm:
+        from gradexplain.routes.closed import ClosedForm
+
+        form = ClosedForm(self.graph, self.values, self.v, exact=self.exact, sizes=sizes)
+        if self.problem.scalar:
+            form.scalar = form.loss_name = self.graph.out.label
+        return form
 
     @property
     def chain(self) -> ChainRule:
@@ -397,7 +419,13 @@ class Run:
             seen[c.source.id] = seen.get(c.source.id, 0) + 1
             last = seen[c.source.id] == uses[c.source.id] > 1
             rule, contribution, numbers = step_texts(
-                c, self.graph, labels, self.closed.loss_name, self.clean, self.chain
+                c,
+                self.graph,
+                labels,
+                self.closed.loss_name,
+                self.clean,
+                self.chain,
+                self.closed.sizes,
             )
             assert c.node.op is not None
             self.explanation.steps.append(
@@ -542,8 +570,8 @@ def _random(shape: Shape, seed: int) -> Array:
 # -- binding what was given to the graph ---------------------------------------------------------
 
 
-def _bound(program: Program, request: Request) -> tuple[Graph, dict[str, Array]]:
-    """The graph, and the value of each leaf as the dtype holds it."""
+def _bound(program: Program, request: Request) -> tuple[Graph, dict[str, Array], dict[str, Array]]:
+    """The graph, the value of each leaf as the dtype holds it, and those that were given."""
     given: dict[str, Array] = {}
     for name, value in request.at.items():
         if value is not ONES:
@@ -583,7 +611,7 @@ def _bound(program: Program, request: Request) -> tuple[Graph, dict[str, Array]]
             run = np.arange(start, start + count, dtype=np.float64).reshape(node.shape)
             values[name] = bind(run, request.dtype, name)  # type: ignore[arg-type]
             start += count
-    return graph, values
+    return graph, values, given
 
 
 def _example_shape(request: Request) -> Shape:

@@ -110,6 +110,12 @@ class Graph:
         """The inputs, in order of first use."""
         return [node for node in self.nodes if node.is_leaf]
 
+    def after(self, id: int) -> Graph:
+        """The graph from a node on: it is an input there."""
+        node = self[id]
+        leaf = Node(id, node.label, True, None, (), node.shape, node.span)
+        return replace(self, nodes=(*self.nodes[:id], leaf, *self.nodes[id + 1 :]))
+
     def by_label(self, label: str) -> Node | None:
         return next((node for node in self.nodes if node.label == label), None)
 
@@ -173,6 +179,8 @@ class Builder:
     _labels: set[str] = field(default_factory=set)
     #: The values of inputs that are used as an index.
     known: dict[int, Any] = field(default_factory=dict)
+    #: Whether tensors may be larger than what can be worked with: only formulas are wanted.
+    any_size: bool = False
     #: What an unnamed value is called where the name is free.
     _hints: dict[int, str] = field(default_factory=dict)
 
@@ -202,7 +210,8 @@ class Builder:
             args += op.aux(Maker(self, span), *args)
         try:
             shape = self.shape_of(op, args)
-            check_size(shape)
+            if not self.any_size:
+                check_size(shape)
         except GradexplainError as error:
             raise error.at(self.source, span) from None
         moved = [self.nodes[ref.id].integer for ref in refs(args)] if op.moves else []

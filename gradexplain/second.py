@@ -79,8 +79,8 @@ def closed(run: Run, v_name: str | None) -> Gradients | None:
         ids[run.explanation.grad.name] = None
     gradients = {}
     for leaf in run.leaves:
-        places = run.closed.calculus.indices(leaf.shape, "d")
-        found = term(run.closed.gradient(leaf), places, ids)
+        formula, places = run.closed.gradient_here(leaf)
+        found = term(formula, places, ids)
         gradients[leaf.label] = len(nodes)
         nodes.append(
             formula_node(

@@ -98,6 +98,9 @@ class Calculus:
             symbol = sympy.Symbol(f"{float(node.value):g}", real=True)
             return symbol if self._literals else number(node.value)
         if node.integer and self.is_atom(node):
+            line = _line(node)
+            if line is not None:
+                return line[0] + line[1] * at[0]
             return Lookup(sympy.Symbol(self.graph[self._same[node.id]].label), *at)
         if self.is_atom(node):
             return self.atom(self.graph[self._same[node.id]], at)
@@ -340,6 +343,16 @@ def _twins(graph: Graph) -> dict[int, int]:
             what = node.op.schema, key(node.args)
         same[node.id] = seen.setdefault(what, node.id)
     return same
+
+
+def _line(node: Node) -> tuple[int, int] | None:
+    """``(a, b)`` of a constant index table ``a + b·i``: ``x[[0, 1, 2]]``; None for any other."""
+    if node.value is None or len(node.shape) != 1 or node.is_literal:
+        return None
+    values = [int(n) for n in node.value]
+    step = values[1] - values[0] if len(values) > 1 else 0
+    straight = all(n == values[0] + step * place for place, n in enumerate(values))
+    return (values[0], step) if straight and min(values, default=-1) >= 0 else None
 
 
 def literal_value(label: str) -> float | None:

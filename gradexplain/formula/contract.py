@@ -13,13 +13,14 @@ import sympy
 from sympy import KroneckerDelta
 
 from gradexplain.formula.functions import BIG, Bracket, FloorDiv, Modulo
-from gradexplain.formula.indices import Ranges, index
+from gradexplain.formula.indices import Ranges, index, joined
 
 _SELECTORS = (KroneckerDelta, Bracket)
 
 
 def delta(a: Any, b: Any, ranges: Ranges) -> Any:
     """``δ(a, b)``, decided where the ranges decide it."""
+    a, b = joined(a), joined(b)
     if a == b:
         return sympy.S.One
     gap = ranges.bounds(sympy.expand(a - b))
@@ -135,7 +136,7 @@ def _decide(e: Any, ranges: Ranges) -> Any:
     # ⌊(3·i + p)/3⌋ is i: inner ones first.
     for digit in sorted(e.atoms(FloorDiv, Modulo), key=lambda d: len(d.atoms(FloorDiv, Modulo))):
         whole = ranges.floordiv if isinstance(digit, FloorDiv) else ranges.modulo
-        simple = whole(sympy.expand(digit.args[0]), int(digit.args[1]))
+        simple = whole(joined(sympy.expand(digit.args[0])), int(digit.args[1]))
         if simple != digit:
             return _decide(e.xreplace({digit: simple}), ranges)
     decided = {b: ranges.bracket(b.condition) for b in e.atoms(Bracket)}

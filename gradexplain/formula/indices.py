@@ -22,6 +22,20 @@ def index(name: str) -> Any:
     return sympy.Symbol(name, integer=True, nonnegative=True)
 
 
+#: Letters for sizes, in order of use.
+SIZES = "NMKLPQRSTUVWABCDEFGHIJXYZ"
+
+
+def size(name: str) -> Any:
+    """The letter of a size: a positive integer symbol."""
+    return sympy.Symbol(name, integer=True, positive=True)
+
+
+def is_size(symbol: Any) -> bool:
+    """Whether a symbol is a size: indices may be 0, sizes may not."""
+    return bool(symbol.is_Symbol and symbol.is_integer and symbol.is_positive)
+
+
 class Ranges(dict[Any, int]):
     """The size of the axis that each index symbol runs over."""
 
@@ -124,7 +138,7 @@ class Ranges(dict[Any, int]):
         flat = sympy.S.Zero
         for i, n in zip(indices, shape, strict=True):
             flat = flat * n + i
-        return sympy.expand(flat)
+        return joined(sympy.expand(flat))
 
     def unravel(self, flat: Any, shape: tuple[int, ...]) -> tuple[Any, ...]:
         """The indices in a tensor of ``shape`` at a position in memory order."""
@@ -156,7 +170,8 @@ class Ranges(dict[Any, int]):
     def decide(self, condition: Any) -> Any:
         """``condition`` with every part that the ranges decide put in."""
         if isinstance(condition, (And, Or, Not)):
-            return condition.func(*(self.decide(part) for part in condition.args))
+            decided = condition.func(*(self.decide(part) for part in condition.args))
+            return _pinched(decided) if isinstance(decided, And) else decided
         if not isinstance(condition, sympy.core.relational.Relational):
             return condition
         gap = self.bounds(sympy.expand(condition.lhs - condition.rhs))
@@ -184,3 +199,34 @@ class Ranges(dict[Any, int]):
     def within(self, e: Any, size: int) -> Any:
         """``[0 ≤ e < size]``, 1 where the ranges see to it."""
         return self.bracket(sympy.And(self.decide(e >= 0), self.decide(e <= size - 1)))
+
+
+def joined(e: Any) -> Any:
+    """``n·⌊f/n⌋ + (f mod n)`` as ``f``, in a sum; other sums as they are."""
+    for digit in e.atoms(Modulo):
+        number, n = digit.args
+        factor = e.coeff(digit)
+        whole = FloorDiv(number, n)
+        if factor != 0 and e.coeff(whole) == factor * n:
+            return joined(sympy.expand(e - factor * (digit + n * whole) + factor * number))
+    return e
+
+
+def _pinched(condition: Any) -> Any:
+    """``j ≤ l ≤ j`` as ``l = j``."""
+    parts = list(condition.args)
+    for low in parts:
+        if not isinstance(low, (sympy.Ge, sympy.Le)) or not low.lhs.is_integer:
+            continue
+        gap = sympy.expand(low.lhs - low.rhs)
+        for high in parts:
+            same = isinstance(high, (sympy.Ge, sympy.Le)) and high is not low
+            if not same or not high.lhs.is_integer:
+                continue
+            other = sympy.expand(high.lhs - high.rhs)
+            if (type(low) is type(high) and other == -gap) or (
+                type(low) is not type(high) and other == gap
+            ):
+                rest = [part for part in parts if part not in (low, high)]
+                return And(sympy.Eq(low.lhs, low.rhs), *rest)
+    return condition

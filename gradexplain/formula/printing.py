@@ -30,6 +30,7 @@ from gradexplain.formula.functions import (
     RecordFunction,
     SincSlope,
 )
+from gradexplain.formula.indices import SIZES, is_size
 
 #: Letters for the axes of the output, of the input, and for bound indices, in order of use.
 _OUT = "ikmace"
@@ -156,6 +157,8 @@ class TextPrinter:
         self._last = len(self._order) - 1
         self._in_sum = 0
         self._in_parens = 0
+        #: The letters of sizes that were printed.
+        self.sizes: dict[str, None] = {}
 
     def __call__(self, e: Any) -> str:
         return self._show(sympy.sympify(e))[0]
@@ -254,8 +257,10 @@ class TextPrinter:
         if isinstance(e, sympy.Indexed):
             return self.element(str(e.base.label.name), e.indices), _ATOM
         if e.is_Symbol:
-            index = e.is_integer
-            return (self.letters[e] if index else self.name(e.name)), _ATOM
+            if is_size(e):
+                self.sizes[e.name] = None
+                return self.name(e.name), _ATOM
+            return (self.letters[e] if e.is_integer else self.name(e.name)), _ATOM
         if e.is_Add:
             return self._add(e), _ADD
         if e.is_Mul:
@@ -353,9 +358,10 @@ class TextPrinter:
 
     def _factor_key(self, factor: Any) -> tuple[Any, ...]:
         base = factor.base if factor.is_Pow else factor
-        if base.is_number:
-            kind = -1
-        elif base.is_Symbol or isinstance(base, sympy.Indexed):
+        if base.is_number or all(map(is_size, base.free_symbols)):
+            first = min((SIZES.index(s.name) for s in base.free_symbols), default=0)
+            return (-1 if base.is_number else -0.5), first, factor.sort_key()
+        if base.is_Symbol or isinstance(base, sympy.Indexed):
             kind = 1
         elif isinstance(base, (sympy.KroneckerDelta, Bracket)):
             # δ·s − x within a product reads best with the δ in front, alone with the δ last.

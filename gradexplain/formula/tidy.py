@@ -37,9 +37,9 @@ class Folds:
     """
 
     def __init__(self, folds: Iterable[tuple[Any, Any, Any]]) -> None:
-        self._folds = list(folds)
+        self.all = list(folds)
         self._by_value: dict[Any, list[int]] = {}
-        for place, (pattern, _, _) in enumerate(self._folds):
+        for place, (pattern, _, _) in enumerate(self.all):
             first = min(_values(pattern), key=str, default=None)
             self._by_value.setdefault(first, []).append(place)
 
@@ -58,10 +58,10 @@ class Folds:
             done = min(waiting, default=-1)
             if done < 0:
                 return e
-            e = _fold(e, *self._folds[done])
+            e = _fold(e, *self.all[done])
 
     def _may_hold(self, place: int, values: set[Any], kinds: set[type]) -> bool:
-        pattern = self._folds[place][0]
+        pattern = self.all[place][0]
         return type(pattern.as_coeff_Mul()[1]) in kinds and _values(pattern) <= values
 
 

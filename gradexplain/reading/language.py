@@ -44,15 +44,18 @@ def read(
     shape_of: Callable[[str], Shape],
     value_of: Callable[[str], Any] = lambda name: None,
     dtype: str = "float64",
+    *,
+    any_size: bool = False,
 ) -> Graph:
     """The graph of ``program``.
 
     ``shape_of(name)`` is the shape of an input; ``value_of(name)`` its value where the caller gave
     one, which matters only for an input that is used as an index; ``dtype`` is the one that an
-    argument ``dtype=`` may name.  Raises `InputError` and
+    argument ``dtype=`` may name; with ``any_size`` tensors may have more elements than can be
+    worked with, for formulas alone.  Raises `InputError` and
     `UnsupportedError`, each with its place.
     """
-    return Reader(program, shape_of, value_of, dtype).graph()
+    return Reader(program, shape_of, value_of, dtype, any_size).graph()
 
 
 @dataclass(slots=True)
@@ -61,12 +64,13 @@ class Reader:
     shape_of: Callable[[str], Shape]
     value_of: Callable[[str], Any]
     dtype: str = "float64"
+    any_size: bool = False
     builder: Builder = field(init=False)
     applier: Applier = field(init=False)
     names: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.builder = Builder(self.program.source)
+self.builder = Builder(self.program.source, any_size=self.any_size)
         self.applier = Applier(self.builder, self.value_of)
 
     def graph(self) -> Graph:

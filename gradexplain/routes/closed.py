@@ -7,7 +7,7 @@ named parts, each in closed form (`ClosedForm.chained`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,12 +25,14 @@ from gradexplain.formula.calculus import (
     literal_value,
 )
 from gradexplain.formula.contract import contract, delta
-from gradexplain.formula.functions import BIG, Lookup
+from gradexplain.formula.functions import BIG, Bracket, Cases, FloorDiv, Lookup, Modulo
 from gradexplain.formula.indices import index
 from gradexplain.formula.printing import LatexPrinter, Letters, TextPrinter, burden
+from gradexplain.formula.sizes import Sizes, Unlettered
 from gradexplain.formula.structure import structure
 from gradexplain.formula.tidy import Folds, tidy
 from gradexplain.graph import Graph, Node, Ref, labels_of, op_call
+from gradexplain.ops.base import Shape
 from gradexplain.plan.arrays import Pair, to_exact, to_float
 from gradexplain.plan.evaluate import Evaluator
 from gradexplain.render.numbers import one_line
@@ -61,7 +63,9 @@ class ClosedForm:
 
     ``values`` are the leaves', ``v`` the argument of ``backward``; ``exact`` chooses mpmath.
     Without ``magnitudes`` no error bounds are computed.  ``formulas`` is a closed form of the same
-    graph, whose formulas are used: they do not depend on the values.
+    graph, whose formulas are used: they do not depend on the values.  With ``sizes`` formulas are
+    derived at sizes that are letters, and hold at every size; ``graph`` is then ``sizes.graph``, and
+    the nodes of arguments may be those of either graph.
     """
 
     def __init__(
@@ -73,8 +77,11 @@ class ClosedForm:
         exact: bool,
         magnitudes: bool = True,
         formulas: ClosedForm | None = None,
+        sizes: Sizes | None = None,
     ) -> None:
-        self.graph = graph
+        self.sizes = sizes
+        self._here = graph
+        self.graph = graph = graph if sizes is None else sizes.graph
         self.calculus = Calculus(graph)
         self._magnitudes = magnitudes
         self.exact = exact
@@ -91,6 +98,8 @@ class ClosedForm:
         #: Set where the output itself is the scalar that is differentiated: formulas then say
         #: ∂S/∂x instead of x.grad, and v, which is 1, is not mentioned.
         self.scalar = ""
+        #: Set where the formulas hold at these sizes only, while the program has others.
+        self.only_here = False
         self._folds: Folds | None = None
         self._elements: dict[int, Any] = {}
         if formulas is not None:
@@ -108,6 +117,7 @@ class ClosedForm:
 
     def jacobian(self, leaf: Node) -> Any:
         """``∂y[o…]/∂leaf[d…]`` tidied; None where it would be too long."""
+        leaf = self.graph[leaf.id]
         if leaf.label not in self._jacobians:
             found: Any = None
             raw = self.calculus.jacobian(self.graph.out, leaf, limit=_TOO_LONG)
@@ -120,6 +130,7 @@ class ClosedForm:
 
     def gradient(self, leaf: Node) -> Any:
         """``Σ v·∂y/∂leaf[d…]``, tidied; in the names of the parts' gradients where J is long."""
+        leaf = self.graph[leaf.id]
         if leaf.label not in self._gradients:
             jacobian = self.jacobian(leaf)
             if jacobian is None:
@@ -140,7 +151,10 @@ class ClosedForm:
         return tidy(e, self._burden, self.folds)
 
     def _burden(self, e: Any) -> float:
-        return burden(e, self._names)
+        return burden(self._lettered(e), self._names)
+
+    def _lettered(self, e: Any) -> Any:
+        return e if self.sizes is None else self.sizes.lettered(e)
 
     @property
     def folds(self) -> Folds:
@@ -198,14 +212,24 @@ class ClosedForm:
 
     # -- values ----------------------------------------------------------------------------------
 
-    def _evaluator(self) -> Evaluator:
-        return Evaluator(
-            self._pair,
-            self.calculus.ranges,
-            exact=self.exact,
-            lookup=self._integers,
+    def _evaluate(self, formula: Any, axes: Sequence[Any], shape: Shape) -> Pair:
+        """A formula's values at the sizes that are asked about; ``shape`` is that of the graph."""
+        ranges: Mapping[Any, int] = self.calculus.ranges
+        if self.sizes is not None:
+            used = formula.atoms(sympy.Symbol).union(axes)
+            ranges = {q: self.sizes.value(n) for q, n in ranges.items() if q in used}
+            formula, shape = self.sizes.at(formula), self.sizes.shape(shape)
+        evaluator = Evaluator(
+            self._pair, ranges, exact=self.exact, lookup=self._integers,
             magnitudes=self._magnitudes,
-        )
+        )  # fmt: skip
+        return evaluator.value(formula, axes, shape)
+
+    def gradient_here(self, leaf: Node) -> tuple[Any, tuple[Any, ...]]:
+        """``gradient`` at the sizes that are asked about, and the index symbols of its place."""
+        formula = self.gradient(leaf)
+        places = self.calculus.indices(self.graph[leaf.id].shape, "d")
+        return (formula if self.sizes is None else self.sizes.at(formula)), places
 
     def _pair(self, label: str) -> Pair:
         """The value of an atom: a leaf's, v's, or that of its own closed form."""
@@ -244,7 +268,7 @@ class ClosedForm:
                 assert part is not None
                 places, formula = self._part(part, upper, row)
                 shape = (self.graph.out.shape if row else ()) + part.shape
-                return self._evaluator().value(formula, (*row, *places), shape)
+                return self._evaluate(formula, (*row, *places), shape)
         if node is None:
             return self._given(literal_value(label))
         return self._defined(node)
@@ -254,13 +278,13 @@ class ClosedForm:
             return self._given(self._values[node.label] if node.is_leaf else node.value)
         own = self.calculus.indices(node.shape, f"n{node.id}x")
         if node.op.value is not None and not (self.exact and node.op.element is not None):
-            value, size = node.op.value(self.exact, *map(self._argument, node.args))
+            value, size = node.op.value(self.exact, *map(self._argument, self._here[node.id].args))
             if not self._magnitudes:
                 return value, None
             return value, size() if callable(size) else size
         if node.id not in self._elements:
             self._elements[node.id] = self.calculus.definition(node, own)
-        return self._evaluator().value(self._elements[node.id], own, node.shape)
+        return self._evaluate(self._elements[node.id], own, node.shape)
 
     def _argument(self, arg: Any) -> Any:
         """An argument as a record's kernel takes it: a tensor as its pair."""
@@ -275,7 +299,7 @@ class ClosedForm:
         if node.is_literal or not self.calculus.is_atom(node):
             own = self.calculus.indices(node.shape, f"n{node.id}x")
             element = self.calculus.element(node, own)
-            return self._evaluator().value(element, own, node.shape)
+            return self._evaluate(element, own, node.shape)
         return self._pair(node.label)
 
     def _given(self, array: Any) -> Pair:
@@ -290,12 +314,16 @@ class ClosedForm:
             return to_float(self._pair(label)[0]).astype(int)
         return np.asarray(self._values[label] if node.is_leaf else node.value).astype(int)
 
-    def after(self, rest: Graph, node: Node, *, implicit: bool) -> ClosedForm:
-        """The closed forms of ``rest``, the graph in which ``node`` is an input.
+    def after(self, node: Node, *, implicit: bool) -> ClosedForm:
+        """The closed forms of the graph from ``node`` on, in which it is an input.
 
         With ``implicit``, v is 1 and not mentioned.
         """
-        form = ClosedForm(rest, self._values, self._v, exact=self.exact)
+        node, rest = self.graph[node.id], self.graph.after(node.id)
+        sizes = None if self.sizes is None else replace(self.sizes, graph=rest)
+        form = ClosedForm(
+            self._here.after(node.id), self._values, self._v, exact=self.exact, sizes=sizes
+        )
         form._pairs[node.label] = self._pair(node.label) if node.named else self._written(node)
         if implicit:
             v = element_symbol(self.v_name, form.calculus.indices(self.graph.out.shape, "o"))
@@ -304,31 +332,62 @@ class ClosedForm:
                 form._gradients[node.label] = form._tidy(formula.xreplace({v: sympy.S.One}))
         return form
 
+    def in_letters(self, leaves: Sequence[Node]) -> ClosedForm:
+        """This form, or the one at these sizes alone where letters say less, or not the same.
+
+        Ranges decide conditions on indices, and may decide more of them, or others, for axes of
+        known length: where there are such conditions, the formulas' values are held against those
+        that are derived at these sizes.
+        """
+        assert self.sizes is not None
+        plain = ClosedForm(self._here, self._values, self._v, exact=self.exact)
+        plain.scalar, plain.loss_name, plain.only_here = self.scalar, self.loss_name, True
+        try:
+            found = [self.sizes.lettered(e) for e in self._derived(leaves)]
+        except Unlettered:
+            return plain
+        if not any(e.has(Bracket, FloorDiv, Modulo, Cases, Lookup) for e in found):
+            return self
+        if _conditions(plain._derived(leaves)) < _conditions(found):
+            return plain
+        for leaf in leaves:
+            ours, theirs = (to_float(f.gradient_value(leaf)[0]) for f in (self, plain))
+            if not np.allclose(ours, theirs, rtol=1e-9, atol=0, equal_nan=True):
+                return plain
+        return self
+
+    def _derived(self, leaves: Sequence[Node]) -> list[Any]:
+        """Every formula that the gradients of ``leaves`` need."""
+        found = [self.gradient(leaf) for leaf in leaves]
+        return found + [pattern for pattern, *_ in self.folds.all] + list(self._adjoints.values())
+
     def _written(self, node: Node) -> Pair:
         """The value of a node that formulas may write out."""
         own = self.calculus.indices(node.shape, f"n{node.id}x")
-        return self._evaluator().value(self.calculus.element(node, own), own, node.shape)
+        return self._evaluate(self.calculus.element(node, own), own, node.shape)
 
     def gradient_value(self, leaf: Node) -> Pair:
         """``Jᵀv`` in the leaf's shape."""
+        leaf = self.graph[leaf.id]
         places = self.calculus.indices(leaf.shape, "d")
-        return self._evaluator().value(self.gradient(leaf), places, leaf.shape)
+        return self._evaluate(self.gradient(leaf), places, leaf.shape)
 
     def jacobian_value(self, leaf: Node) -> Pair | None:
         """J in the shape ``y.shape + leaf.shape``; None where it has no single formula."""
+        leaf = self.graph[leaf.id]
         formula = self.jacobian(leaf)
         if formula is None:
             return self._chained_jacobian(leaf)
         out = self.calculus.indices(self.graph.out.shape, "o")
         places = self.calculus.indices(leaf.shape, "d")
-        return self._evaluator().value(formula, (*out, *places), self.graph.out.shape + leaf.shape)
+        return self._evaluate(formula, (*out, *places), self.graph.out.shape + leaf.shape)
 
     def _chained_jacobian(self, leaf: Node) -> Pair:
         """J by the chain of its parts: every part's J is computed once."""
         row = self._row
         formula = self._chained(leaf, TOTAL, row)
         places = self.calculus.indices(leaf.shape, "d")
-        return self._evaluator().value(formula, (*row, *places), self.graph.out.shape + leaf.shape)
+        return self._evaluate(formula, (*row, *places), self.graph.out.shape + leaf.shape)
 
     @property
     def _row(self) -> tuple[Any, ...]:
@@ -339,6 +398,7 @@ class ClosedForm:
 
     def shown_jacobian(self, leaf: Node) -> tuple[Shown, str]:
         """J as it is shown, and its structure in words."""
+        leaf = self.graph[leaf.id]
         out = self.calculus.indices(self.graph.out.shape, "o")
         places = self.calculus.indices(leaf.shape, "d")
         formula = self.jacobian(leaf)
@@ -349,7 +409,8 @@ class ClosedForm:
         if formula is not None:
             words = structure(formula, self.graph, leaf, out, places, letters)
             shown = self._shown(left, formula, letters, (*out, *places))
-            return replace(shown, where=(*shown.where, *self._counts(leaf))), words
+            counts = self._counts(leaf) if self.sizes is None else []
+            return replace(shown, where=(*shown.where, *counts)), words
         # The rows' index symbols keep their letters in every line below.
         row = self._row
         letters.share(dict(zip(row, out, strict=True)))
@@ -373,6 +434,7 @@ class ClosedForm:
 
     def shown_gradient(self, leaf: Node) -> Shown:
         """``leaf.grad[j] = …`` as it is shown."""
+        leaf = self.graph[leaf.id]
         places = self.calculus.indices(leaf.shape, "d")
         letters = Letters(self._names)
         letters.axes(places, _IN)
@@ -394,7 +456,7 @@ class ClosedForm:
         ranks = {node.label: len(node.shape) for node in self.graph.nodes}
         for kind in (TextPrinter, LatexPrinter):
             printer = kind(letters, self._names, ranks, self.loss_name, self.graph.out.label)
-            texts.append(f"{_left(left, printer)} = {printer(formula)}")
+            texts.append(f"{_left(left, printer)} = {printer(self._lettered(formula))}")
             if kind is TextPrinter:
                 where = self._definitions(formula, letters, printer, row)
         # Deriving the lines below took the same symbols for other axes.
@@ -403,7 +465,9 @@ class ClosedForm:
                 if not symbol.is_Integer:
                     self.calculus.ranges[symbol] = n
         symbols = [a for a in axes if not a.is_Integer]
-        return Shown(formula, texts[0], texts[1], tuple(where), self._ranges(symbols, letters))
+        return Shown(
+            formula, texts[0], texts[1], tuple(where), self._ranges(symbols, letters, printer.sizes)
+        )
 
     def _definitions(
         self, formula: Any, letters: Letters, printer: TextPrinter, row: tuple[Any, ...]
@@ -447,7 +511,7 @@ class ClosedForm:
                 tied = not set(at).isdisjoint(row)
                 letters.adopt(own, () if tied else at, _OUT + "pqrstuw", self.calculus.ranges)
                 line = self._line(definition, own, letters)
-                lines[node.id] = f"{printer(name)} = {printer(line)}"
+                lines[node.id] = f"{printer(name)} = {printer(self._lettered(line))}"
                 pending.append(line)
         return [slopes[id] for id in sorted(slopes, reverse=True)] + [
             values[id] for id in sorted(values)
@@ -476,12 +540,27 @@ class ClosedForm:
             bound[q] = symbol
         return definition.xreplace(bound)
 
-    def _ranges(self, symbols: Sequence[Any], letters: Letters) -> str:
-        """``i, j = 0…2; k, l = 0…1``: every letter that was used, with its range."""
+    def _ranges(self, symbols: Sequence[Any], letters: Letters, sizes: Iterable[str]) -> str:
+        """``i, j = 0…2; k, l = 0…1; N = 3``: every letter that was used, with its range or value."""
         groups: dict[int, list[str]] = {}
         for symbol, letter in letters.used(symbols):
-            groups.setdefault(self.calculus.ranges[symbol] - 1, []).append(letter)
-        return "; ".join(f"{', '.join(sorted(set(ls)))} = 0…{last}" for last, ls in groups.items())
+            n = self.calculus.ranges[symbol]
+            n = n if self.sizes is None else self.sizes.value(n)
+            groups.setdefault(n - 1, []).append(letter)
+        shown = [f"{', '.join(sorted(set(ls)))} = 0…{last}" for last, ls in groups.items()]
+        if self.sizes is not None:
+            known = {size.name: n for size, n in self.sizes.values.items()}
+            said = ", ".join(f"{name} = {known[name]}" for name in known if name in set(sizes))
+            shown += [said] if said else []
+        elif self.only_here:
+            shown.append("at these sizes")
+        return "; ".join(shown)
+
+
+def _conditions(formulas: Sequence[Any]) -> int:
+    """How many places the formulas select."""
+    kinds = (Bracket, FloorDiv, Modulo, Lookup, sympy.KroneckerDelta)
+    return sum(isinstance(part, kinds) for e in formulas for part in sympy.preorder_traversal(e))
 
 
 def _left(left: Sequence[tuple[str, Node, Sequence[Any]]], printer: TextPrinter) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import sympy
 from gradexplain.explanation import Array
 from gradexplain.formula.calculus import indices_of, label_of
 from gradexplain.formula.functions import Bracket, Cases, Lookup
-from gradexplain.formula.local import RESULT, UPSTREAM, renamed
+from gradexplain.formula.local import RESULT, UPSTREAM, local_rule, renamed
 from gradexplain.formula.printing import Letters, TextPrinter
+from gradexplain.formula.sizes import Sizes, Unlettered
 from gradexplain.graph import Graph, refs
 from gradexplain.render.numbers import number
 from gradexplain.routes.chain import ChainRule, Sent
@@ -30,12 +32,21 @@ def step_texts(
     loss: str,
     clean: Callable[[Any], Array],
     chain: ChainRule,
+    sizes: Sizes | None = None,
 ) -> tuple[str, str, str]:
     """``(local derivative, contribution, contribution in numbers)``.
 
     ``∂t2[i]/∂b[j] = 2·δ(i,j)``; ``2·g[j]`` with ``g`` for ``∂L/∂t2``; ``2·0.4 = 0.8``, empty where
-    it would not fit on a line.
+    it would not fit on a line.  Sizes are letters where ``sizes`` has them.
     """
+    slope, contribution = c.rule.slopes[c.place], c.rule.contributions[c.place]
+    if sizes is not None:
+        general = local_rule(sizes.graph[c.node.id], sizes.graph)
+        with suppress(Unlettered):
+            slope, contribution = (
+                sizes.lettered(general.slopes[c.place]),
+                sizes.lettered(general.contributions[c.place]),
+            )
     order = list(dict.fromkeys(ref.id for ref in refs(c.node.args)))
     names = {f"a{place}": labels[id] for place, id in enumerate(order)}
     names[RESULT] = c.node.label
@@ -46,7 +57,7 @@ def step_texts(
     letters.axes(c.rule.axes, _OUT)
     letters.axes(c.rule.places[c.place], _IN)
     printer = TextPrinter(letters, [*known, upstream], loss=loss)
-    slope = renamed(c.rule.slopes[c.place], names)
+    slope = renamed(slope, names)
     rule = (
         printer.derivative(c.node.label, c.rule.axes, c.source.label, c.rule.places[c.place])
         + f" = {printer(slope)}"
@@ -54,9 +65,10 @@ def step_texts(
     own = Letters(known)
     own.axes(c.rule.places[c.place], _IN)
     printer = TextPrinter(own, [*known, upstream], loss=loss)
-    contribution = renamed(c.rule.contributions[c.place], names)
+    contribution = renamed(contribution, names)
     text = printer(contribution)
-    return rule, text, _numbers(c, contribution, text, names, order, clean, chain)
+    lengths = {} if sizes is None else {size: number(n) for size, n in sizes.values.items()}
+    return rule, text, _numbers(c, contribution, text, names, order, clean, chain, lengths)
 
 
 def _numbers(
@@ -67,6 +79,7 @@ def _numbers(
     order: list[int],
     clean: Callable[[Any], Array],
     chain: ChainRule,
+    lengths: Mapping[Any, str],
 ) -> str:
     """``2·b[j]·∂L/∂t3[j] = 2·4·0.1 = 0.8`` for the first element that is not 0."""
     if contribution.has(sympy.Sum, sympy.Product, Cases, Bracket, sympy.KroneckerDelta):
@@ -98,7 +111,7 @@ def _numbers(
         values[atom] = number(float(clean((pair[0][spot], pair[1][spot]))), 6)
     if not values:
         return ""
-    filled = _Filled(values)(contribution)
+    filled = _Filled({**values, **lengths})(contribution)
     if filled.strip("()") in values.values():
         return ""  # handed on as it is: there is nothing to work out
     line = f"{text} = {filled} = {number(float(value[place]), 6)}"
