@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from textbook import Reader, ranges
+from textbook import Reader, lengths, ranges
 
 import gradexplain
 from gradexplain.engine import Request, problem_of
@@ -149,7 +149,7 @@ def check_text(x: Explanation) -> int:
         if jacobian.value is not None:
             formulas.append((jacobian, jacobian.value))
         for formula, value in formulas:
-            reader = Reader(arrays, formula.where, ranges(formula.ranges))
+            reader = Reader(arrays | lengths(formula.ranges), formula.where, ranges(formula.ranges))
             left, _, right = formula.text.partition(" = ")
             indices = [
                 i for group in left.split("[")[1:] for i in group.partition("]")[0].split(",")

@@ -46,9 +46,15 @@ def ranges(text: str) -> dict[str, int]:
     """``i, j = 0…2; k = 0…1`` as the size of each letter's range."""
     sizes = {}
     for group in filter(None, text.split("; ")):
-        letters, _, last = group.partition(" = 0…")
-        sizes.update(dict.fromkeys(letters.split(", "), int(last) + 1))
+        letters, found, last = group.partition(" = 0…")
+        if found:
+            sizes.update(dict.fromkeys(letters.split(", "), int(last) + 1))
     return sizes
+
+
+def lengths(text: str) -> dict[str, int]:
+    """``i = 0…2; N = 3, M = 2`` as the value of each letter that stands for a size."""
+    return {letter: int(n) for letter, n in re.findall(r"(\w) = (\d+)(?!…)\b", text)}
 
 
 _JOIN: dict[str, Any] = {

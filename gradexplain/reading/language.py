@@ -70,7 +70,7 @@ class Reader:
     names: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-self.builder = Builder(self.program.source, any_size=self.any_size)
+        self.builder = Builder(self.program.source, any_size=self.any_size)
         self.applier = Applier(self.builder, self.value_of)
 
     def graph(self) -> Graph:
