@@ -96,7 +96,7 @@ def _describe(found: InputReport, trial: Trial, truth: Truth, name: str) -> None
         if _told(line) not in told:
             told.add(_told(line))
             found.where = (*found.where, line)
-    found.ranges = form._ranges(symbols, letters)
+    found.ranges = form._ranges(symbols, letters, ())
 
 
 def _told(line: str) -> str:

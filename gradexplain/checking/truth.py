@@ -67,11 +67,11 @@ class Truth:
         calculus = self.form.calculus
         out = calculus.indices(self.graph.out.shape, "o")
         places = calculus.indices(leaf.shape, "d")
-        evaluator = self._at(values, exact=False)._evaluator()
+        form = self._at(values, exact=False)
         shape = math.prod(self.graph.out.shape), math.prod(leaf.shape)
         return [
             to_float(
-                evaluator.value(term, (*out, *places), self.graph.out.shape + leaf.shape)[0]
+                form.evaluate(term, (*out, *places), self.graph.out.shape + leaf.shape)[0]
             ).reshape(shape)
             for term in self.terms(leaf)
         ]

@@ -97,10 +97,14 @@ class Calculus:
         if node.is_literal:
             symbol = sympy.Symbol(f"{float(node.value):g}", real=True)
             return symbol if self._literals else number(node.value)
+        if node.op is None and node.value is not None:
+            same = uniform(node)
+            if same is not None:
+                return number(int(same) if same.is_integer() else same)
         if node.integer and self.is_atom(node):
-            line = _line(node)
-            if line is not None:
-                return line[0] + line[1] * at[0]
+            first = _first(node)
+            if first is not None:
+                return first + at[0]
             return Lookup(sympy.Symbol(self.graph[self._same[node.id]].label), *at)
         if self.is_atom(node):
             return self.atom(self.graph[self._same[node.id]], at)
@@ -345,14 +349,21 @@ def _twins(graph: Graph) -> dict[int, int]:
     return same
 
 
-def _line(node: Node) -> tuple[int, int] | None:
-    """``(a, b)`` of a constant index table ``a + b·i``: ``x[[0, 1, 2]]``; None for any other."""
+def _first(node: Node) -> int | None:
+    """``a`` of a constant index table ``a, a + 1, a + 2, …``; None for any other."""
     if node.value is None or len(node.shape) != 1 or node.is_literal:
         return None
     values = [int(n) for n in node.value]
-    step = values[1] - values[0] if len(values) > 1 else 0
-    straight = all(n == values[0] + step * place for place, n in enumerate(values))
-    return (values[0], step) if straight and min(values, default=-1) >= 0 else None
+    straight = values == list(range(values[0], values[0] + len(values))) if values else False
+    return values[0] if straight and values[0] >= 0 else None
+
+
+def uniform(node: Node) -> float | None:
+    """The number that a constant holds at every place, None where there is no such number."""
+    if node.value is None or node.is_literal or node.integer or not node.value.size:
+        return None
+    value = float(node.value.flat[0])
+    return value if math.isfinite(value) and (node.value == value).all() else None
 
 
 def literal_value(label: str) -> float | None:

@@ -287,16 +287,21 @@ class TextPrinter:
         if isinstance(e, FloorDiv):
             above, level = self._show(e.args[0])
             above = self.paren(above) if level == _ADD else above
-            return self.floored(above, self(e.args[1])), _ATOM
+            return self.floored(above, self._tight(e.args[1])), _ATOM
         if isinstance(e, Modulo):
             above, level = self._show(e.args[0])
             above = self.paren(above) if level == _ADD else above
-            return self.modulo(above, self(e.args[1])), _ADD
+            return self.modulo(above, self._tight(e.args[1])), _ADD
         if isinstance(e, sympy.Function) or isinstance(e, (sympy.Max, sympy.Min)):
             return self._function(e), _ATOM
         if isinstance(e, sympy.logic.boolalg.Boolean):
             return self.condition(e), _ATOM
         raise TypeError(f"no notation for {type(e).__name__}")
+
+    def _tight(self, e: Any) -> str:
+        """A divisor: ``N``, ``(N + 2)``."""
+        text, level = self._show(e)
+        return text if level == _ATOM else self.paren(text)
 
     def _rational(self, e: Any) -> tuple[str, int]:
         if e.is_Integer:

@@ -9,6 +9,7 @@ for the letters.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,16 +17,21 @@ from typing import Any
 import sympy
 
 from gradexplain.errors import GradexplainError
+from gradexplain.formula.calculus import uniform
 from gradexplain.formula.functions import Modulo
 from gradexplain.formula.indices import SIZES, size
 from gradexplain.graph import Graph
 from gradexplain.ops.base import Shape
 
-#: Far from one another, from each other's small multiples, and from numbers that people write.
-PRIMES = (10_007, 23_017, 37_199, 53_593, 71_711, 97_177, 131_129, 171_517)
+#: Far from one another and from numbers that people write; what lies within 3 of one of them has a
+#: factor of more than `_LITERAL`, so that it is seen in a fraction that was reduced.
+PRIMES = (38_669, 60_869, 72_551, 97_259, 131_959, 172_649, 230_933, 310_511)
 
-#: A number less than this far from a product of sizes is said by it: ``N − 1``, ``2·N``.
-_NEAR = 8
+#: A number up to this, or with no prime factors but those of the program's own, is what it says.
+_LITERAL = 1000
+
+#: How far from a size, or from a sum or product of sizes, a number is said by it: ``N − 1``, ``2·N``.
+_NEAR = 3
 
 #: Of programs with more operations than this sizes are not told apart one by one.
 _MANY = 60
@@ -39,6 +45,8 @@ class Sizes:
     graph: Graph
     letters: Mapping[int, Any]
     values: Mapping[Any, int]
+    #: The prime factors of the numbers that the program is written with.
+    written: frozenset[int]
     _known: dict[int, Any] = field(default_factory=dict)
 
     def size(self, n: int) -> Any:
@@ -59,23 +67,25 @@ class Sizes:
             return None if positive is None else -positive
         rest, found = n, sympy.S.One
         for prime, letter in self.letters.items():
-            while rest and rest % prime == 0:
-                rest //= prime
-                found *= letter
-        if rest < min(PRIMES) // 2:
+            for offset in (0, -1, 1, -2, 2, -3, 3):
+                while rest and rest % (prime + offset) == 0:
+                    rest //= prime + offset
+                    found *= letter + offset
+        if rest <= _LITERAL or set(sympy.primefactors(rest)) <= self.written:
             return found * rest
-        for prime, letter in self.letters.items():
-            for count in (1, 2, 3):
-                if abs(rest - count * prime) < _NEAR:
-                    return found * (count * letter + rest - count * prime)
-        for (p, a), (q, b) in itertools.combinations(self.letters.items(), 2):
-            for sign in (1, -1):
-                if abs(rest - p * q) < _NEAR:
-                    return found * (a * b + rest - p * q)
-                if abs(rest - abs(p + sign * q)) < _NEAR:
-                    turned = 1 if p + sign * q > 0 else -1
-                    return found * turned * (a + sign * b) + found * (rest - abs(p + sign * q))
+        for total, letters in self._combined():
+            if abs(rest - total) <= _NEAR:
+                return found * (letters + rest - total)
         return None
+
+    def _combined(self) -> Iterator[tuple[int, Any]]:
+        """Sums, differences and products of sizes."""
+        for prime, letter in self.letters.items():
+            yield from ((count * prime, count * letter) for count in (2, 3))
+        for (p, a), (q, b) in itertools.permutations(self.letters.items(), 2):
+            yield p + q, a + b
+            yield p - q, a - b
+            yield p * q, a * b
 
     def ratio(self, p: int, q: int) -> Any:
         """``p/q`` in letters: what was cancelled, as in ``2/(N − 1)`` of an odd N, is put back."""
@@ -96,7 +106,7 @@ class Sizes:
         put = {
             number: self.ratio(int(number.p), int(number.q))
             for number in e.atoms(sympy.Rational)
-            if abs(number.p) > _NEAR or number.q > _NEAR
+            if abs(number.p) > _LITERAL or number.q > _LITERAL
         }
         put = {number: letters for number, letters in put.items() if number != letters}
         return e.xreplace(put) if put else e
@@ -129,6 +139,7 @@ def generalised(graph: Graph, read: Callable[[Mapping[str, Shape]], Graph]) -> S
         for axis, n in enumerate(leaf.shape)
         if n > 1
     ]
+    written = frozenset(_written(graph))
     taken = {node.label for node in graph.nodes}
     symbols = [size(name) for name in SIZES if name not in taken]
 
@@ -143,7 +154,8 @@ def generalised(graph: Graph, read: Callable[[Mapping[str, Shape]], Graph]) -> S
             for label, axis, _ in group:
                 shapes[label][axis] = prime
         try:
-            found = Sizes(read({name: tuple(s) for name, s in shapes.items()}), letters, values)
+            general = read({name: tuple(s) for name, s in shapes.items()})
+            found = Sizes(general, letters, values, written)
             return found if _same_program(found, graph) else None
         except (GradexplainError, Unlettered):
             return None
@@ -163,22 +175,34 @@ def generalised(graph: Graph, read: Callable[[Mapping[str, Shape]], Graph]) -> S
                 best, kept = found, [*kept, group]
         groups = kept
     if best is not None and len(graph.nodes) <= _MANY:
-        for finer in _splits(groups):
-            found = attempt(finer(groups))
+        for part in _parts(groups):
+            finer = _split(groups, part)
+            found = attempt(finer)
             if found is not None:
-                best, groups = found, finer(groups)
+                best, groups = found, finer
     return best
 
 
-def _splits(groups: list[list[tuple[str, int, int]]]) -> Iterator[Callable[[Any], Any]]:
-    """Ways to give one or two axes of a group a letter of their own."""
+def _written(graph: Graph) -> Iterator[int]:
+    """The prime factors of the numbers in a program, and of 10."""
+    yield from (2, 3, 5)
+    for node in graph.nodes:
+        for number in (node.value, *node.args):
+            if isinstance(number, (int, float)) and math.isfinite(number):
+                exact = sympy.Rational(repr(float(number)))
+                yield from sympy.primefactors(exact.p)
+                yield from sympy.primefactors(exact.q)
+
+
+def _parts(groups: list[list[tuple[str, int, int]]]) -> Iterator[tuple[Any, ...]]:
+    """One or two axes of a group, which might have a letter of their own."""
     for group in groups:
         if len(group) < 2:
             continue
         for count in (1, 2):
             for part in itertools.combinations(group, count):
                 if count < len(group):
-                    yield lambda groups, part=part: _split(groups, part)
+                    yield part
 
 
 def _split(groups: list[list[Any]], part: tuple[Any, ...]) -> list[list[Any]]:
@@ -196,6 +220,8 @@ def _same_program(sizes: Sizes, graph: Graph) -> bool:
         return False
     for wide, node in zip(general.nodes, graph.nodes, strict=True):
         if wide.op is not node.op or wide.label != node.label or len(wide.shape) != len(node.shape):
+            return False
+        if wide.value is not None and wide.shape != node.shape and uniform(wide) is None:
             return False
         for n, here in zip(wide.shape, node.shape, strict=True):
             if sizes.value(n) != here or (here == 1) != (n == 1):

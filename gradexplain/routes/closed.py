@@ -212,7 +212,7 @@ class ClosedForm:
 
     # -- values ----------------------------------------------------------------------------------
 
-    def _evaluate(self, formula: Any, axes: Sequence[Any], shape: Shape) -> Pair:
+    def evaluate(self, formula: Any, axes: Sequence[Any], shape: Shape) -> Pair:
         """A formula's values at the sizes that are asked about; ``shape`` is that of the graph."""
         ranges: Mapping[Any, int] = self.calculus.ranges
         if self.sizes is not None:
@@ -268,7 +268,7 @@ class ClosedForm:
                 assert part is not None
                 places, formula = self._part(part, upper, row)
                 shape = (self.graph.out.shape if row else ()) + part.shape
-                return self._evaluate(formula, (*row, *places), shape)
+                return self.evaluate(formula, (*row, *places), shape)
         if node is None:
             return self._given(literal_value(label))
         return self._defined(node)
@@ -284,7 +284,7 @@ class ClosedForm:
             return value, size() if callable(size) else size
         if node.id not in self._elements:
             self._elements[node.id] = self.calculus.definition(node, own)
-        return self._evaluate(self._elements[node.id], own, node.shape)
+        return self.evaluate(self._elements[node.id], own, node.shape)
 
     def _argument(self, arg: Any) -> Any:
         """An argument as a record's kernel takes it: a tensor as its pair."""
@@ -299,7 +299,7 @@ class ClosedForm:
         if node.is_literal or not self.calculus.is_atom(node):
             own = self.calculus.indices(node.shape, f"n{node.id}x")
             element = self.calculus.element(node, own)
-            return self._evaluate(element, own, node.shape)
+            return self.evaluate(element, own, node.shape)
         return self._pair(node.label)
 
     def _given(self, array: Any) -> Pair:
@@ -364,13 +364,13 @@ class ClosedForm:
     def _written(self, node: Node) -> Pair:
         """The value of a node that formulas may write out."""
         own = self.calculus.indices(node.shape, f"n{node.id}x")
-        return self._evaluate(self.calculus.element(node, own), own, node.shape)
+        return self.evaluate(self.calculus.element(node, own), own, node.shape)
 
     def gradient_value(self, leaf: Node) -> Pair:
         """``Jᵀv`` in the leaf's shape."""
         leaf = self.graph[leaf.id]
         places = self.calculus.indices(leaf.shape, "d")
-        return self._evaluate(self.gradient(leaf), places, leaf.shape)
+        return self.evaluate(self.gradient(leaf), places, leaf.shape)
 
     def jacobian_value(self, leaf: Node) -> Pair | None:
         """J in the shape ``y.shape + leaf.shape``; None where it has no single formula."""
@@ -380,14 +380,14 @@ class ClosedForm:
             return self._chained_jacobian(leaf)
         out = self.calculus.indices(self.graph.out.shape, "o")
         places = self.calculus.indices(leaf.shape, "d")
-        return self._evaluate(formula, (*out, *places), self.graph.out.shape + leaf.shape)
+        return self.evaluate(formula, (*out, *places), self.graph.out.shape + leaf.shape)
 
     def _chained_jacobian(self, leaf: Node) -> Pair:
         """J by the chain of its parts: every part's J is computed once."""
         row = self._row
         formula = self._chained(leaf, TOTAL, row)
         places = self.calculus.indices(leaf.shape, "d")
-        return self._evaluate(formula, (*row, *places), self.graph.out.shape + leaf.shape)
+        return self.evaluate(formula, (*row, *places), self.graph.out.shape + leaf.shape)
 
     @property
     def _row(self) -> tuple[Any, ...]:
@@ -453,12 +453,14 @@ class ClosedForm:
     ) -> Shown:
         texts = []
         where: list[str] = []
+        sizes: Iterable[str] = ()
         ranks = {node.label: len(node.shape) for node in self.graph.nodes}
         for kind in (TextPrinter, LatexPrinter):
             printer = kind(letters, self._names, ranks, self.loss_name, self.graph.out.label)
             texts.append(f"{_left(left, printer)} = {printer(self._lettered(formula))}")
             if kind is TextPrinter:
                 where = self._definitions(formula, letters, printer, row)
+                sizes = printer.sizes
         # Deriving the lines below took the same symbols for other axes.
         for _, node, places in left:
             for symbol, n in zip(places, node.shape, strict=True):
@@ -466,7 +468,7 @@ class ClosedForm:
                     self.calculus.ranges[symbol] = n
         symbols = [a for a in axes if not a.is_Integer]
         return Shown(
-            formula, texts[0], texts[1], tuple(where), self._ranges(symbols, letters, printer.sizes)
+            formula, texts[0], texts[1], tuple(where), self._ranges(symbols, letters, sizes)
         )
 
     def _definitions(
