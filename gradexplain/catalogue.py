@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+from gradexplain.document.keys import HIDDEN, Key, Keys
 from gradexplain.engine import Request, problem_of
 from gradexplain.errors import InputError
 from gradexplain.formula.local import RESULT, local_rule, renamed
@@ -38,6 +39,22 @@ class Entry:
     where: tuple[str, ...]
     made_of: tuple[str, ...]
     kink: str
+
+    JSON: ClassVar[Keys] = {"derivatives": HIDDEN, "slopes": Key("derivatives")}
+
+    @property
+    def slopes(self) -> dict[str, str]:
+        """The derivatives by argument."""
+        return dict(self.derivatives)
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """The operations that were asked for."""
+
+    operations: list[Entry]
+
+    SCHEMA: ClassVar[str] = "gradexplain-ops/1"
 
 
 def entries(name: str | None = None) -> list[Entry]:

@@ -8,10 +8,12 @@ so that no renderer has to know SymPy.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gradexplain.document.keys import HIDDEN, TOLERANCE, Key, Keys
 
 Shape = tuple[int, ...]
 Array = NDArray[np.float64]
@@ -38,6 +40,8 @@ class Formula:
     latex: str
     where: tuple[str, ...]
     ranges: str
+
+    JSON: ClassVar[Keys] = {"formula": HIDDEN, "text": Key("formula")}
 
 
 @dataclass(slots=True)
@@ -70,6 +74,12 @@ class Upstream:
     loss: str
     #: what the formulas call it: ``v``, unless an input has that name
     name: str = "v"
+
+    JSON: ClassVar[Keys] = {
+        "value": Key("grad", about="v, the argument of backward, in the output's shape"),
+        "source": Key("grad_source"),
+        "name": Key("grad_name"),
+    }
 
 
 @dataclass(slots=True)
@@ -138,6 +148,13 @@ class Gradient(Formula):
     tolerance: Array
     verdict: str = "skipped"
 
+    JSON: ClassVar[Keys] = {
+        "chain_rule": Key(computed="NumPy, where the tensors are large"),
+        "torch": Key(computed="PyTorch"),
+        "tolerance": TOLERANCE,
+        "agrees": Key(about="false only for a mismatch"),
+    }
+
     @property
     def agrees(self) -> bool:
         """False only for a mismatch."""
@@ -180,6 +197,9 @@ class Difference:
     tolerance: float
     count: int
 
+    # All digits: rounding could hide the difference.
+    JSON: ClassVar[Keys] = {"values": Key(digits=17, computed="PyTorch"), "tolerance": TOLERANCE}
+
 
 @dataclass(slots=True)
 class Check:
@@ -195,6 +215,8 @@ class Check:
     differences: list[Difference] = field(default_factory=list)
     reason: str = ""
 
+    JSON: ClassVar[Keys] = {"tolerance": TOLERANCE}
+
 
 @dataclass(slots=True)
 class Note:
@@ -203,6 +225,8 @@ class Note:
     kind: str
     text: str
     data: dict[str, Any] = field(default_factory=dict)
+
+    JSON: ClassVar[Keys] = {"data": Key(flat=True)}
 
 
 @dataclass(slots=True)
@@ -217,6 +241,8 @@ class Accumulated:
     torch: Array | None
     tolerance: Array
     verdict: str = "skipped"
+
+    JSON: ClassVar[Keys] = {"torch": Key(computed="PyTorch"), "tolerance": TOLERANCE}
 
 
 @dataclass(slots=True)
@@ -238,6 +264,13 @@ class Call:
     gradients: dict[str, Accumulated] = field(default_factory=dict)
     explanation: Explanation | None = None
 
+    JSON: ClassVar[Keys] = {
+        "start": Key("from"),
+        "grad": Key(flat=True, only=("grad", "grad_source")),
+        "error": Key(null=True),
+        "failed_at": Key(null=True),
+    }
+
 
 @dataclass(slots=True)
 class Saved:
@@ -250,6 +283,8 @@ class Saved:
     function: str
     names: tuple[str, ...]
 
+    JSON: ClassVar[Keys] = {"names": Key("saved")}
+
 
 @dataclass(slots=True)
 class BackwardRow:
@@ -260,6 +295,8 @@ class BackwardRow:
     text: str
     shape: Shape
     value: Array
+
+    JSON: ClassVar[Keys] = {"at": Key("index"), "text": Key("formula")}
 
 
 @dataclass(slots=True)
@@ -274,6 +311,11 @@ class Second:
     expression: str
     backward: list[BackwardRow]
     explanation: Explanation
+
+    JSON: ClassVar[Keys] = {
+        "name": Key("scalar"),
+        "explanation": Key(flat=True, only=("steps", "gradients", "check")),
+    }
 
 
 @dataclass(slots=True)
@@ -302,11 +344,21 @@ class Explanation:
     #: the statements, one a line, the last one named (``y = x / s``); empty: as in ``expression``
     statements: tuple[str, ...] = ()
 
+    SCHEMA: ClassVar[str] = "gradexplain/1"
+    JSON: ClassVar[Keys] = {
+        "grad": Key(flat=True),
+        "intermediates": Key(optional=True),
+        "stops": Key(optional=True),
+        "calls": Key(optional=True),
+        "saved": Key("freed", optional=True),
+        "second": Key(optional=True),
+    }
+
     def to_dict(self, precision: int | None = None) -> dict[str, Any]:
         """The JSON document ``gradexplain/1``, numbers to ``precision`` significant digits (12)."""
-        from gradexplain.render import json  # renderers read explanations, so they come later
+        from gradexplain.document import serialise
 
-        return json.to_dict(self, precision)
+        return serialise.document(self, precision)
 
     def __str__(self) -> str:
         """The explanation as the command line prints it, 100 columns wide and without colour."""

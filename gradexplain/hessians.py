@@ -11,12 +11,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import sympy
 from sympy.core.relational import Relational
 
+from gradexplain.document.keys import HIDDEN, TOLERANCE, Key, Keys
 from gradexplain.engine import (
     DType,
     Problem,
@@ -83,6 +84,13 @@ class Block(Formula):
     tolerance: Array | None
     verdict: str = "skipped"
 
+    JSON: ClassVar[Keys] = {
+        "chain_rule": Key(computed="NumPy, where the tensors are large"),
+        "torch": Key(computed="PyTorch"),
+        "tolerance": TOLERANCE,
+        "agrees": Key(about="false only for a mismatch"),
+    }
+
     @property
     def agrees(self) -> bool:
         """False only for a mismatch."""
@@ -94,6 +102,13 @@ class Product(Gradient):
     """``H·u`` for one input, in its shape; ``given`` is False where no vector was asked for."""
 
     given: bool = True
+
+    JSON: ClassVar[Keys] = {
+        "value": Key(given="given"),
+        "chain_rule": Key(given="given", computed="NumPy, where the tensors are large"),
+        "torch": Key(given="given", computed="PyTorch"),
+        "tolerance": Key(digits=2, given="given"),
+    }
 
 
 @dataclass(slots=True)
@@ -124,11 +139,35 @@ class Hessian:
     check: Check | None = None
     notes: list[Note] = field(default_factory=list)
 
+    SCHEMA: ClassVar[str] = "gradexplain-hessian/1"
+    JSON: ClassVar[Keys] = {
+        "first": Key(
+            flat=True,
+            only=(
+                "expression",
+                "dtype",
+                "output",
+                "grad",
+                "grad_source",
+                "loss",
+                "inputs",
+                "gradients",
+            ),
+        ),
+        "u": HIDDEN,
+        "p": HIDDEN,
+        "blocks": Key("hessian", about="∂²/∂A∂B for every ordered pair of inputs, by A,B"),
+        "products": Key("product", about="H·u for each input"),
+        "matrix": HIDDEN,
+        "eigenvalues": Key(about="in ascending order", computed="NumPy"),
+        "definiteness": Key(null=True),
+    }
+
     def to_dict(self, precision: int | None = None) -> dict[str, Any]:
         """The JSON document ``gradexplain-hessian/1``."""
-        from gradexplain.render import hessian  # renderers read this, so they come later
+        from gradexplain.document import serialise
 
-        return hessian.to_dict(self, precision)
+        return serialise.document(self, precision)
 
     def __str__(self) -> str:
         """The page that the command line prints, 100 columns wide and without colour."""

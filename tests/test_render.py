@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json as stdlib_json
-
 import numpy as np
 import pytest
 from sample import array, normalised, weighted
 
 from gradexplain.explanation import STAGES, Check, Difference, Note
-from gradexplain.render import ascii, json, numbers, text
+from gradexplain.render import ascii, numbers, text
 from gradexplain.render.text import Style
 
 # -- numbers ----------------------------------------------------------------------------------------
@@ -421,131 +419,3 @@ def test_a_constant_input_and_an_implied_gradient() -> None:
 
 def test_precision_reaches_every_number() -> None:
     assert "[0.0143, 0.125, 1.11e-05]" in text.render(weighted(), Style(precision=3))
-
-
-# -- json -------------------------------------------------------------------------------------------
-
-
-def test_json_document() -> None:
-    document = stdlib_json.loads(json.render(weighted()))
-    assert list(document) == [
-        "schema",
-        "expression",
-        "dtype",
-        "output",
-        "grad",
-        "grad_source",
-        "loss",
-        "inputs",
-        "forward",
-        "jacobian",
-        "steps",
-        "gradients",
-        "check",
-        "notes",
-    ]
-    assert document["schema"] == "gradexplain/1"
-    assert document["grad"] == [0.1, 1, 0.0001]
-    assert document["inputs"]["a"] == {
-        "shape": [3],
-        "value": [1, 2, 3],
-        "given": False,
-        "wanted": True,
-        "integer": False,
-    }
-    assert document["jacobian"]["b"] == {
-        "formula": "∂y[i]/∂b[j] = 4·b[i]·δ(i,j)",
-        "latex": r"4 b_i \delta_{ij}",
-        "where": [],
-        "structure": "diagonal",
-        "shape": [3, 3],
-        "value": [[16, 0, 0], [0, 20, 0], [0, 0, 24]],
-    }
-    c = document["gradients"]["c"]
-    assert c["torch"] == c["value"] == [0.0142857142857, 0.125, 1.11111111111e-05]
-    assert c["agrees"] is True
-    assert document["check"] == {
-        "status": "agree",
-        "dtype": "float64",
-        "tolerance": 7.1e-15,
-        "reason": "",
-        "differences": [],
-    }
-
-
-def test_json_layout() -> None:
-    x = weighted()
-    x.forward, x.jacobian, x.steps, x.gradients = x.forward[:1], {}, [], {}
-    x.inputs = {"a": x.inputs["a"]}
-    x.check = None
-    x.notes = [Note("infinity", "log(0)", {"node": "t5", "value": float("-inf")})]
-    assert (
-        json.render(x, 3)
-        == """\
-{
-  "schema": "gradexplain/1",
-  "expression": "3*a+2*b*b+log(c)",
-  "dtype": "float64",
-  "output": {
-    "name": "y",
-    "shape": [3],
-    "value": [36.9, 58.1, 83.2]
-  },
-  "grad": [0.1, 1.0, 0.0001],
-  "grad_source": "given",
-  "loss": "L = 0.1·y[0] + 1·y[1] + 0.0001·y[2]",
-  "inputs": {
-    "a": {
-      "shape": [3],
-      "value": [1.0, 2.0, 3.0],
-      "given": false,
-      "wanted": true,
-      "integer": false
-    }
-  },
-  "forward": [
-    {
-      "node": "t1",
-      "op": "mul",
-      "inputs": ["3", "a"],
-      "expression": "3*a",
-      "shape": [3],
-      "value": [3.0, 6.0, 9.0],
-      "part_of": null
-    }
-  ],
-  "jacobian": {},
-  "steps": [],
-  "gradients": {},
-  "check": null,
-  "notes": [
-    {
-      "kind": "infinity",
-      "text": "log(0)",
-      "node": "t5",
-      "value": "-inf"
-    }
-  ]
-}
-"""
-    )
-
-
-def test_json_non_finite_and_signed_zero() -> None:
-    x = weighted()
-    g = x.gradients["c"]
-    g.value = g.chain_rule = array([np.inf, -np.inf, -0.0])
-    g.torch = array([np.nan, -np.inf, 1e-17])
-    document = json.to_dict(x)["gradients"]["c"]
-    assert document["value"] == ["inf", "-inf", 0.0]
-    assert str(document["value"][2]) == "0.0"
-    assert document["torch"] == ["nan", "-inf", 0.0]
-    g.torch = None
-    assert json.to_dict(x)["gradients"]["c"]["torch"] is None
-
-
-def test_json_in_ascii_is_the_same_document() -> None:
-    x = normalised()
-    document = json.render(x, ascii_only=True)
-    assert document.isascii()
-    assert stdlib_json.loads(document) == stdlib_json.loads(json.render(x))

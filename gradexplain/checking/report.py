@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
+from gradexplain.document import serialise
+from gradexplain.document.keys import HIDDEN, TOLERANCE, Key, Keys
 from gradexplain.explanation import Array, Shape
 
 #: Every fault that can be named, and what it is in a few words.
@@ -89,6 +91,27 @@ class InputReport:
     picture: list[str] = field(default_factory=list)
     tolerance: float | None = None
 
+    JSON: ClassVar[Keys] = {
+        "fault": HIDDEN,
+        "code": Key("fault", null=True, about="one of the codes of `gradexplain help check`"),
+        "sentence": Key(),
+        "remedy": Key(),
+        "text": Key("claim"),
+        "tolerance": TOLERANCE,
+    }
+
+    @property
+    def code(self) -> str:
+        return "" if self.fault is None else self.fault.code
+
+    @property
+    def sentence(self) -> str:
+        return "" if self.fault is None else self.fault.sentence
+
+    @property
+    def remedy(self) -> str:
+        return "" if self.fault is None else self.fault.remedy
+
 
 @dataclass(frozen=True, slots=True)
 class PointReport:
@@ -117,6 +140,8 @@ class CheckReport:
     #: Set when one ``grad`` was given, and only ``Jᵀv`` was compared.
     grad: Array | None = None
 
+    SCHEMA: ClassVar[str] = "gradexplain-check/1"
+
     @property
     def right(self) -> bool:
         return self.verdict == "right"
@@ -131,11 +156,17 @@ class CheckReport:
         """The fault's code of each wrong input."""
         return {n: i.fault.code for n, i in self.inputs.items() if i.fault is not None}
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON document ``gradexplain-check/1``."""
-        from gradexplain.render import check_json
+    def to_dict(self, precision: int | None = None, *, everything: bool = False) -> dict[str, Any]:
+        """The JSON document ``gradexplain-check/1``; ``everything``: the right entries too."""
+        return serialise.document(self if everything else self.without_right(), precision)
 
-        return check_json.to_dict(self)
+    def without_right(self) -> CheckReport:
+        """The report without the entries of J that are right."""
+        inputs = {
+            name: replace(found, entries=[e for e in found.entries if e.kind != "right"])
+            for name, found in self.inputs.items()
+        }
+        return replace(self, inputs=inputs)
 
     def __str__(self) -> str:
         from gradexplain.render import check_text

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from gradexplain.cli.common import Command, Output, budget_options, output_options
+from gradexplain.document import serialise
 from gradexplain.errors import InputError
 
 #: FILE.py:NAME, which no expression can be.
@@ -114,11 +115,8 @@ def _argument(text: str) -> tuple[str, Any]:
 
 def _write(report: Any, out: Output, everything: bool) -> None:
     if out.format == "json":
-        from gradexplain.render import check_json
-
-        document = check_json.render(
-            report, out.precision, ascii_only=out.ascii_only, everything=everything
-        )
+        shown = report if everything else report.without_right()
+        document = serialise.text(shown, out.precision, ascii_only=out.ascii_only)
     else:
         from gradexplain.render import check_text
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 import click
 
 from gradexplain.cli import output
+from gradexplain.document import serialise
 from gradexplain.errors import InputError
 from gradexplain.limits import DEFAULT_MEMORY, DEFAULT_TIMEOUT, MAX_SOURCE
 from gradexplain.render import ascii
@@ -202,9 +203,7 @@ class Output:
     def finish(self, explanation: Explanation) -> None:
         """Write whatever `section` has not written."""
         if self.format == "json":
-            from gradexplain.render import json
-
-            self.write(json.render(explanation, self.precision, ascii_only=self.ascii_only))
+            self.write(serialise.text(explanation, self.precision, ascii_only=self.ascii_only))
         elif not self.to_stdout:
             from gradexplain.render import text
 

@@ -15,6 +15,7 @@ from gradexplain.cli.common import (
     output_options,
     question_options,
 )
+from gradexplain.document import serialise
 from gradexplain.errors import InputError
 from gradexplain.routes import process
 from gradexplain.verdict.status import exit_code
@@ -78,6 +79,6 @@ def _write(found: Any, out: Output) -> None:
     from gradexplain.render import hessian as renderer
 
     if out.format == "json":
-        out.write(renderer.render_json(found, out.precision, ascii_only=out.ascii_only))
+        out.write(serialise.text(found, out.precision, ascii_only=out.ascii_only))
     else:
         out.write(renderer.render(found, out.style()))

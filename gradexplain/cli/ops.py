@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from gradexplain.cli.common import Output, budget_options, output_options
+from gradexplain.document import serialise
 
 
 @click.command(short_help="List the operations, with formulas and derivatives.")
@@ -16,13 +17,12 @@ def ops(name: str | None, out: Output) -> int:
 
     With NAME, by any of its spellings, only that one: gradexplain ops softmax.
     """
-    from gradexplain.catalogue import entries
+    from gradexplain.catalogue import Catalogue, entries
     from gradexplain.render import catalogue
-    from gradexplain.render.json import written
 
     found = entries(name)
     if out.format == "json":
-        out.write(written(catalogue.to_dict(found), "", out.ascii_only) + "\n")
+        out.write(serialise.text(Catalogue(found), ascii_only=out.ascii_only))
     else:
         out.write(catalogue.render(found, out.style()))
     return 0

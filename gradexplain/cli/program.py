@@ -30,6 +30,7 @@ from gradexplain.cli.codegen import codegen
 from gradexplain.cli.hessian import hessian
 from gradexplain.cli.ops import ops
 from gradexplain.cli.run import run
+from gradexplain.cli.schema import schema
 from gradexplain.cli.trace import trace
 from gradexplain.errors import GradexplainError, InputError, clipped
 from gradexplain.supervisor import helper, link
@@ -53,6 +54,7 @@ cli.add_command(check)
 cli.add_command(codegen)
 cli.add_command(hessian)
 cli.add_command(trace)
+cli.add_command(schema)
 
 
 def work() -> int:

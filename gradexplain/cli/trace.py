@@ -10,6 +10,7 @@ import click
 
 from gradexplain.cli import output
 from gradexplain.cli.common import Output, budget_options, output_options
+from gradexplain.document import serialise
 from gradexplain.errors import InputError
 from gradexplain.verdict.status import exit_code
 
@@ -105,9 +106,7 @@ def _write(found: Any, name: str, out: Output) -> None:
     if not found.full and found.fault is None:
         return
     if out.format == "json":
-        from gradexplain.render import trace_json
-
-        document = trace_json.render(found, name, out.precision, ascii_only=out.ascii_only)
+        document = serialise.text(found.document(name), out.precision, ascii_only=out.ascii_only)
     else:
         from gradexplain.render import trace as text
 

@@ -1,9 +1,4 @@
-"""The operations as a page, as JSON (``gradexplain-ops/1``) and as the README's table.
-
-schema      "gradexplain-ops/1"
-operations  [{name, family, signature, spellings, sample, formula, derivatives: {ARGUMENT: text},
-            where, made_of, kink}]
-"""
+"""The operations as a page and as the README's table."""
 
 from __future__ import annotations
 
@@ -12,8 +7,6 @@ from itertools import groupby
 
 from gradexplain.catalogue import Entry
 from gradexplain.render.page import LABEL, NAME, Page, Style
-
-SCHEMA = "gradexplain-ops/1"
 
 
 def by_family(entries: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:
@@ -53,28 +46,6 @@ def _entry(page: Page, entry: Entry) -> None:
         )
     if entry.kink:
         page.add(page.text("kink     ", LABEL), page.text(entry.kink), indent=4, hang=9)
-
-
-def to_dict(entries: Sequence[Entry]) -> dict[str, object]:
-    """The JSON document."""
-    return {
-        "schema": SCHEMA,
-        "operations": [
-            {
-                "name": e.name,
-                "family": e.family,
-                "signature": e.signature,
-                "spellings": list(e.spellings),
-                "sample": e.sample,
-                "formula": e.formula,
-                "derivatives": dict(e.derivatives),
-                "where": list(e.where),
-                "made_of": list(e.made_of),
-                "kink": e.kink,
-            }
-            for e in entries
-        ],
-    }
 
 
 def markdown(entries: Sequence[Entry]) -> str:

@@ -1,39 +1,10 @@
-"""Second derivatives as a page of text and as a JSON document, ``gradexplain-hessian/1``.
-
-    schema        "gradexplain-hessian/1"
-    expression    the text as it was given
-    dtype         "float64" or "float32"
-    output        {name, shape, value}
-    scalar        the name of what is differentiated: the output's, or L for ``Σ v·output``
-    grad          v, the weights of the output's elements; grad_source "given", "ones" or "implicit"
-    loss          the scalar, as text
-    inputs        {NAME: {shape, value, given, wanted, integer}}, as in gradexplain/1
-    gradients     {NAME: {formula, latex, where, value, chain_rule, torch, tolerance, verdict,
-                  agrees}}: the first derivatives, as in gradexplain/1
-    hessian       {"A,B": {formula, latex, where, structure, shape, value, chain_rule, torch,
-                  tolerance, verdict, agrees}}: ∂²/∂A∂B for every ordered pair of inputs, nested to
-                  A.shape + B.shape; the numbers are null where the whole is too large
-    constant      whether no second derivative depends on the inputs
-    symmetric     whether the numbers are, null where they are not all there or not finite
-    eigenvalues   in ascending order, null likewise
-    definiteness  "positive definite", "negative definite", "positive semidefinite", "negative
-                  semidefinite", "indefinite", "zero", or null
-    vector        {NAME: u}, or null where none was given
-    product       {NAME: {formula, latex, where, value, chain_rule, torch, tolerance, verdict,
-                  agrees}}: H·u; the numbers are null without a vector
-    check         {status, dtype, tolerance, reason, differences}, as in gradexplain/1
-    notes         [{kind, text, …}]
-
-Keys are only ever added.
-"""
+"""Second derivatives as a page of text."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from gradexplain.explanation import Array
-from gradexplain.hessians import Block, Hessian, Product
-from gradexplain.render import json, numbers, text
+from gradexplain.hessians import Block, Hessian
+from gradexplain.render import numbers, text
 from gradexplain.render.page import (
     HEADING,
     LABEL,
@@ -45,8 +16,6 @@ from gradexplain.render.page import (
     matrix_lines,
     route_lines,
 )
-
-SCHEMA = "gradexplain-hessian/1"
 
 #: The matrix and its eigenvalues are shown for up to this many elements of all inputs.
 _SHOWN = 12
@@ -201,68 +170,3 @@ def _product(page: Page, h: Hessian) -> None:
     if h.vector is None:
         page.blank()
         page.add(page.text(f"--vector gives {h.u}, and the product's numbers.", LABEL))
-
-
-# -- JSON -------------------------------------------------------------------------------------
-
-
-def render_json(h: Hessian, precision: int | None = None, *, ascii_only: bool = False) -> str:
-    """The document as text."""
-    return json.written(to_dict(h, precision), "", ascii_only) + "\n"
-
-
-def to_dict(h: Hessian, precision: int | None = None) -> dict[str, Any]:
-    """The document as JSON values."""
-    digits = precision or json.PRECISION
-    first = json.to_dict(h.first, digits)
-    kept = ("expression", "dtype", "output", "grad", "grad_source", "loss", "inputs", "gradients")
-    document: dict[str, Any] = {"schema": SCHEMA}
-    document |= {key: first[key] for key in kept}
-    document["scalar"] = h.scalar
-    document["hessian"] = {f"{a},{b}": _block(block, digits) for (a, b), block in h.blocks.items()}
-    document["constant"] = h.constant
-    document["symmetric"] = h.symmetric
-    document["eigenvalues"] = None if h.eigenvalues is None else json.plain(h.eigenvalues, digits)
-    document["definiteness"] = h.definiteness or None
-    document["vector"] = (
-        None
-        if h.vector is None
-        else {name: json.plain(u.tolist(), digits) for name, u in h.vector.items()}
-    )
-    document["product"] = {
-        name: _product_dict(product, digits) for name, product in h.products.items()
-    }
-    document["check"] = None if h.check is None else json.check(h.check, digits)
-    document["notes"] = [
-        {"kind": note.kind, "text": note.text, **json.plain(note.data, digits)} for note in h.notes
-    ]
-    return document
-
-
-def _block(block: Block, digits: int) -> dict[str, Any]:
-    def route(values: Array | None) -> Any:
-        if values is None or block.value is None or block.tolerance is None:
-            return None
-        settled = numbers.settled(values, block.value, block.tolerance)
-        return json.plain(settled.tolist(), digits)
-
-    return {
-        "formula": block.text,
-        "latex": block.latex,
-        "where": list(block.where),
-        "structure": block.structure,
-        "shape": json.plain(block.shape, digits),
-        "value": route(block.value),
-        "chain_rule": route(block.chain_rule),
-        "torch": route(block.torch),
-        "tolerance": (None if block.tolerance is None else json.plain(block.tolerance.tolist(), 2)),
-        "verdict": block.verdict,
-        "agrees": block.agrees,
-    }
-
-
-def _product_dict(product: Product, digits: int) -> dict[str, Any]:
-    document = json.gradient(product, digits)
-    if not product.given:
-        document |= dict.fromkeys(("value", "chain_rule", "torch", "tolerance"))
-    return document

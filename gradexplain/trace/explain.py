@@ -8,11 +8,12 @@ step.  Where an operation has no record its part is PyTorch's own, marked so.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from gradexplain.adjoint import moving
+from gradexplain.document.keys import HIDDEN, Key, Keys
 from gradexplain.engine import Problem, _loss, explanation_of
 from gradexplain.errors import GradexplainError
 from gradexplain.explanation import (
@@ -70,6 +71,16 @@ class TracedStep(Step):
     kind: str = "formula"
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error of PyTorch's in a call, ``why`` it came and the ``remedy``."""
+
+    type: str
+    message: str
+    why: str
+    remedy: str
+
+
 @dataclass(slots=True)
 class Root:
     """A tensor that ``backward`` was called on, with its v."""
@@ -109,11 +120,24 @@ class TracedCall(Explanation):
     contributions: int = 0
     compared: int = 0
 
-    def to_dict(self, precision: int | None = None) -> dict[str, Any]:
-        """The JSON document ``gradexplain/trace/1`` of this call."""
-        from gradexplain.render import trace_json
+    JSON: ClassVar[Keys] = {
+        "index": Key("call"),
+        "forward": Key(of=list[TracedRow]),
+        "steps": Key(of=list[TracedStep]),
+        "left_out": Key("got_nothing"),
+        "error": HIDDEN,
+        "why": HIDDEN,
+        "remedy": HIDDEN,
+        "refusal": Key("error"),
+    }
 
-        return trace_json.call_dict(self, precision)
+    @property
+    def refusal(self) -> Refusal | None:
+        """What PyTorch raised, why, and what to do."""
+        if self.error is None:
+            return None
+        message = " ".join(self.error[1].split())
+        return Refusal(self.error[0], message, self.why, self.remedy)
 
     def __str__(self) -> str:
         from gradexplain.render import trace

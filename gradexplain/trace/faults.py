@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
+from gradexplain.document.keys import HIDDEN, Key, Keys
 from gradexplain.recording.frames import Site
 
 
@@ -19,6 +20,22 @@ class Fault:
     site: Site | None
     why: str = ""
     remedy: str = ""
+
+    JSON: ClassVar[Keys] = {
+        "message": HIDDEN,
+        "told": Key("message"),
+        "site": HIDDEN,
+        "line": Key(),
+    }
+
+    @property
+    def told(self) -> str:
+        """The message on one line."""
+        return " ".join(self.message.split())
+
+    @property
+    def line(self) -> int | None:
+        return self.site.line if self.site is not None else None
 
 
 @dataclass(slots=True)

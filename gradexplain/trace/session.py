@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
+from gradexplain.document.keys import HIDDEN, Key, Keys
 from gradexplain.errors import InputError
 from gradexplain.recording.frames import Site, Variables, is_own, site, user_frame
 from gradexplain.recording.tape import TAPE
@@ -52,9 +53,34 @@ class Brief:
     #: Whether every gradient that was added is a number.
     finite: bool = True
 
+    JSON: ClassVar[Keys] = {
+        "index": Key("call"),
+        "site": HIDDEN,
+        "line": Key(),
+        "text": Key("source"),
+        "value": Key(computed="PyTorch"),
+        "error": Key(null=True),
+    }
+
+    @property
+    def line(self) -> int | None:
+        return self.site.line if self.site is not None else None
+
     @property
     def text(self) -> str:
         return self.site.source if self.site is not None else self.function
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A traced script: the explained calls, the others in a line each, and the script's error."""
+
+    script: str
+    calls: list[TracedCall]
+    others: list[Brief]
+    error: Fault | None
+
+    SCHEMA: ClassVar[str] = "gradexplain-trace/1"
 
 
 class Trace:
@@ -95,6 +121,12 @@ class Trace:
             shown += kept if len(indices) <= FULL else kept[:1]
             shown += [i for i in kept[1:] if len(indices) > FULL and self.all[i - 1].error]
         return sorted(shown)
+
+    def document(self, script: str) -> Document:
+        """What goes to JSON."""
+        full = self.full
+        others = [brief for brief in self.all if brief.index not in full]
+        return Document(script, self.calls, others, self.fault)
 
     def call(self, index: int) -> TracedCall:
         """The explanation of one call that was captured; calls count from 1."""

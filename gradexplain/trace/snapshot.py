@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from gradexplain.document.keys import HIDDEN, Key, Keys
 from gradexplain.explanation import Array, Shape
 from gradexplain.graph import Graph
 from gradexplain.recording.frames import Site
@@ -130,6 +131,8 @@ class Accumulated:
     value: int = -1
     hooked: bool = False
 
+    JSON: ClassVar[Keys] = {"value": HIDDEN}
+
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
@@ -139,6 +142,12 @@ class LeftOut:
     shape: Shape
     why: str
     site: Site | None = None
+
+    JSON: ClassVar[Keys] = {"site": HIDDEN, "line": Key()}
+
+    @property
+    def line(self) -> int | None:
+        return self.site.line if self.site is not None else None
 
 
 @dataclass(slots=True)

@@ -1,0 +1,198 @@
+"""A page as plain data: what `gradexplain.pages` makes and `gradexplain.formats` writes.
+
+A line is spans of text; a span has a role, which a format may colour, and a kind: prose, mathematics
+or code.  Mathematics is in the notation of `gradexplain.formula.printing`, which
+`gradexplain.formats.notation` reads where a format needs its structure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gradexplain.explanation import Array
+
+Role = Literal["", "name", "flow", "label", "strong", "good", "doubt", "bad", "quiet"]
+Kind = Literal["", "math", "code"]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    text: str
+    role: Role = ""
+    kind: Kind = ""
+
+
+Line = tuple[Span, ...]
+
+
+def line(*parts: str | Span) -> Line:
+    """Spans in a row; a string is plain prose."""
+    return tuple(Span(part) if isinstance(part, str) else part for part in parts)
+
+
+def name(text: str) -> Span:
+    return Span(text, "name", "math")
+
+
+def math(text: str, role: Role = "") -> Span:
+    return Span(text, role, "math")
+
+
+def code(text: str, role: Role = "") -> Span:
+    return Span(text, role, "code")
+
+
+def label(text: str) -> Span:
+    return Span(text, "label")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tensor:
+    """The numbers of a tensor, with a remark beside them; ``of`` is what it is the gradient of."""
+
+    values: Array
+    remark: str = ""
+    of: str = ""
+
+
+#: What stands in one place of a table, under each other.
+Cell = tuple[Line | Tensor, ...]
+
+
+def cell(*parts: str | Span | Line | Tensor) -> Cell:
+    """Lines and tensors under each other; spans and strings are lines of their own."""
+    return tuple(
+        part if isinstance(part, (Tensor, tuple)) else line(part) for part in parts if part != ""
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    title: str
+    remark: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Paragraph:
+    """Prose; what does not fit in a line goes on ``hang`` columns further in."""
+
+    content: Line
+    indent: int = 2
+    hang: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Statements, as the reader wrote them."""
+
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """A displayed formula, with a remark and what the names in it stand for."""
+
+    text: str
+    latex: str = ""
+    remark: str = ""
+    where: tuple[str, ...] = ()
+    indent: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of cells.  Where they do not fit side by side, a ``stacked`` table has the cells after
+    the first ``kept`` under them."""
+
+    rows: tuple[tuple[Cell, ...], ...]
+    head: tuple[Cell, ...] = ()
+    stacked: bool = False
+    kept: int = 1
+    indent: int = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Matrix:
+    """Numbers with a label for each row and column: a Jacobian."""
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: Array
+
+
+@dataclass(frozen=True, slots=True)
+class GraphNode:
+    """``name`` is unique; ``text`` is what is drawn: an input's name, or an operation."""
+
+    name: str
+    text: str
+    role: Literal["input", "operation", "output"]
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A computation: ``edges`` go forward, from a value to the operation that uses it."""
+
+    nodes: tuple[GraphNode, ...]
+    edges: tuple[tuple[str, str], ...]
+    flow: str = "v"
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One contribution of the backward pass, for a reader who steps through it."""
+
+    node: str
+    to: str
+    expression: str
+    rule: str
+    work: str
+    words: str
+    upstream: Array
+    value: Array
+    total: Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The forward values, then the contributions in order, beside a `Table` that shows the same."""
+
+    graph: Graph
+    forward: tuple[tuple[str, str, Array], ...]
+    backward: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    items: tuple[Line, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """What is asked for rarely: a format that can, hides it until then."""
+
+    title: str
+    blocks: tuple[Block, ...]
+
+
+Block = Heading | Paragraph | Program | Formula | Table | Matrix | Graph | Steps | Notes | Fold
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A page: its title and its blocks in order."""
+
+    title: str
+    blocks: tuple[Block, ...]
+
+    def __add__(self, other: Document) -> Document:
+        return Document(self.title or other.title, (*self.blocks, *other.blocks))
+
+
+def words(content: Sequence[Span]) -> str:
+    """A line without its roles."""
+    return "".join(span.text for span in content)

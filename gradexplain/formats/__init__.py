@@ -1,0 +1,1 @@
+"""What writes a `gradexplain.document.model.Document`: one file for each format."""

@@ -1,0 +1,207 @@
+"""A document as text for a terminal, a pipe or a file: pinned width, optional colour, any encoding.
+
+One accent for v and what flows back, one for names; nothing is said by colour alone.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from rich.text import Text
+
+from gradexplain.document.model import (
+    Block,
+    Cell,
+    Document,
+    Fold,
+    Formula,
+    Graph,
+    Heading,
+    Line,
+    Matrix,
+    Notes,
+    Paragraph,
+    Program,
+    Steps,
+    Table,
+    Tensor,
+)
+from gradexplain.formats.drawing import drawing
+from gradexplain.render import numbers
+from gradexplain.render.page import Page, Style, matrix_lines, wrapped_lines
+
+STYLES = {
+    "": "", "name": "cyan", "flow": "magenta", "label": "dim", "strong": "bold", "good": "green",
+    "doubt": "yellow", "bad": "bold red", "quiet": "dim",
+}  # fmt: skip
+
+_GAP = 2
+
+#: No column of a table is squeezed below this many cells.
+_LEAST = 16
+
+
+def render(document: Document, style: Style | None = None) -> str:
+    """The whole page."""
+    page = Page(style or Style())
+    for block in document.blocks:
+        write(page, block)
+    return page.finish(first=True)
+
+
+def write(page: Page, block: Block) -> None:
+    """One block, with an empty line before it where one belongs."""
+    match block:
+        case Heading():
+            _heading(page, block)
+        case Paragraph():
+            _paragraph(page, block)
+        case Program():
+            _program(page, block)
+        case Formula():
+            _formula(page, block)
+        case Table():
+            _table(page, block)
+        case Matrix():
+            _matrix(page, block)
+        case Graph():
+            _graph(page, block)
+        case Notes():
+            _notes(page, block)
+        case Fold():
+            _fold(page, block)
+        case Steps():
+            pass  # the table beside it says the same
+
+
+def _spans(page: Page, content: Line) -> Text:
+    return Text().join(page.text(span.text, STYLES[span.role]) for span in content)
+
+
+def _heading(page: Page, block: Heading) -> None:
+    page.blank()
+    page.heading(block.title, block.remark)
+
+
+def _paragraph(page: Page, block: Paragraph) -> None:
+    math = any(span.kind == "math" for span in block.content)
+    page.add(_spans(page, block.content), indent=block.indent, hang=block.hang, formula=math)
+
+
+def _program(page: Page, block: Program) -> None:
+    for statement in block.lines:
+        page.add(page.text(statement), formula=True)
+
+
+def _formula(page: Page, block: Formula) -> None:
+    shown = page.text(block.text)
+    known = page.text(block.remark, STYLES["label"])
+    room = page.style.width - block.indent
+    if not block.remark or shown.cell_len + 4 + known.cell_len <= room:
+        page.add(shown, Text("    "), known, indent=block.indent, formula=True)
+    else:
+        page.add(shown, indent=block.indent, formula=True)
+        page.add(known, indent=block.indent + 2, hang=2)
+    for place, where in enumerate(block.where):
+        lead = "      " if place else "where "
+        page.add(
+            page.text(lead, STYLES["label"]),
+            page.text(where),
+            indent=block.indent + 2,
+            hang=10,
+            formula=True,
+        )
+
+
+def _table(page: Page, block: Table) -> None:
+    rows = [block.head, *block.rows] if block.head else list(block.rows)
+    if not rows:
+        return
+    room = page.style.width - block.indent
+    count = max(map(len, rows))
+    widths = [
+        max((_natural(page, row[c]) for row in rows if c < len(row)), default=0)
+        for c in range(count)
+    ]
+    if block.stacked and sum(widths) + _GAP * (count - 1) > room:
+        _stacked(page, block, widths[: block.kept])
+        return
+    widths = _fitted(widths, room - _GAP * (count - 1))
+    page.grid(
+        [[_cell(page, shown, widths[c]) for c, shown in enumerate(row)] for row in rows],
+        indent=block.indent,
+    )
+
+
+def _stacked(page: Page, block: Table, widths: list[int]) -> None:
+    """A row is the kept cells side by side, the others under them."""
+    room = page.style.width - block.indent
+    for row in block.rows:
+        page.grid([[_cell(page, shown, room) for shown in row[: block.kept]]], indent=block.indent)
+        for shown in row[block.kept :]:
+            for piece in _cell(page, shown, room - 4):
+                page.lines.append(Text(" " * (block.indent + 4)).append_text(piece))
+
+
+def _natural(page: Page, shown: Cell) -> int:
+    """How wide a cell is where there is room; a tensor is folded first of all."""
+    return max((t.cell_len for t in _cell(page, shown, 1000)), default=0)
+
+
+def _fitted(widths: list[int], room: int) -> list[int]:
+    """The widths of columns, the widest made narrower until all fit."""
+    widths = list(widths)
+    while sum(widths) > room and max(widths) > _LEAST:
+        widest = max(range(len(widths)), key=lambda c: (widths[c], c))
+        others = sorted(widths)[-2] if len(widths) > 1 else 0
+        over = sum(widths) - room
+        widths[widest] -= min(over, max(1, widths[widest] - max(others, _LEAST)))
+    return widths
+
+
+def _cell(page: Page, shown: Cell, width: int) -> list[Text]:
+    """The lines of a cell."""
+    lines: list[Text] = []
+    for part in shown:
+        if isinstance(part, Tensor):
+            lines += _tensor(page, part, width)
+        else:
+            lines += wrapped_lines(_spans(page, part), width, hang=2)
+    return lines
+
+
+def _tensor(page: Page, block: Tensor, width: int) -> list[Text]:
+    lines = [page.text(t) for t in numbers.tensor(block.values, page.style.precision, width)]
+    if numbers.abbreviated(block.values):
+        shape = f"  shape {numbers.shape(block.values.shape)}"
+        lines[-1].append_text(page.text(shape, STYLES["label"]))
+    if block.remark:
+        said = page.text(block.remark, STYLES["label"])
+        if len(lines) == 1 and lines[0].cell_len + 2 + said.cell_len <= width:
+            return [Text("  ").join([*lines, said])]
+        lines += wrapped_lines(said, width, 0)
+    return lines
+
+
+def _matrix(page: Page, block: Matrix) -> None:
+    label = partial(page.text, style=STYLES["label"])
+    matrix_lines(page, [*map(label, block.rows)], [*map(label, block.columns)], block.values)
+
+
+def _graph(page: Page, block: Graph) -> None:
+    lines = drawing(block, page.style.width - 2)
+    for drawn in lines:
+        page.lines.append(Text("  ").append_text(page.text(drawn)))
+    for remark in block.remarks:
+        page.add(page.text(remark, STYLES["label"]), hang=2)
+
+
+def _notes(page: Page, block: Notes) -> None:
+    for item in block.items:
+        page.add(page.text("- "), _spans(page, item), hang=2)
+
+
+def _fold(page: Page, block: Fold) -> None:
+    page.add(page.text(block.title, STYLES["label"]))
+    for inner in block.blocks:
+        write(page, inner)

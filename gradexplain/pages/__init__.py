@@ -1,0 +1,1 @@
+"""What turns an answer into a `gradexplain.document.model.Document`: one file for each kind of page."""
