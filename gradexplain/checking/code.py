@@ -28,6 +28,7 @@ from gradexplain.explanation import Array
 from gradexplain.graph import Graph
 from gradexplain.ops.base import Shape, show_shape
 from gradexplain.recording.graphs import Recorder
+from gradexplain.supervisor import link
 
 torch = numeric.torch_module()
 
@@ -50,6 +51,7 @@ def load(path: str, name: str, seed: int = 0) -> Any:
     folder = str(file.resolve().parent)
     sys.path.insert(0, folder)
     before = sys.modules.get(file.stem)
+    link.mark_foreign()
     sys.modules[file.stem] = module
     try:
         with _quiet():

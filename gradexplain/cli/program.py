@@ -69,6 +69,7 @@ def work() -> int:
         code = main(sys.argv[1:])
         helper.stop()
         if link.ran_foreign_code():
+            link.done()
             return code
         output.flush_error()
     except (KeyboardInterrupt, link.Stopped, link.TimeUp) as stop:  # at the very start, or end

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from gradexplain.errors import InputError
+from gradexplain.supervisor import link
 from gradexplain.trace.session import Trace, recording
 
 
@@ -28,7 +29,7 @@ def run(path: str, arguments: Sequence[str], trace: Trace) -> int | None:
     sys.path[0:1] = [os.path.dirname(os.path.abspath(path))]
     sys.modules["__main__"] = main
     try:
-        with _diverted(), recording(trace):
+        with _diverted(), recording(trace), link.foreign_code():
             exec(code, main.__dict__)
     except SystemExit as done:
         if isinstance(done.code, str):
