@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ _PLAIN = {"int", "float", "bool", "str", "tuple", int, float, bool, str, tuple}
 def load(path: str, name: str, seed: int = 0) -> Any:
     """What ``name`` is in the file, which is run as ``python FILE.py`` would run it."""
     file = Path(path)
-    if not file.is_file():
+    if not os.path.isfile(path):  # unlike pathlib's it answers for a path that is too long too
         raise InputError(f"there is no file {path}", remedy="give it as FILE.py:NAME")
     torch.manual_seed(seed)
     spec = importlib.util.spec_from_file_location(file.stem, file)

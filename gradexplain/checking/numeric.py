@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from gradexplain.errors import GradexplainError
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph, Node, Ref
 from gradexplain.ops.base import Shape
-from gradexplain.routes.pytorch import call
+from gradexplain.routes.pytorch import call, imported
 
 #: What PyTorch raises when it does not like a call.
 REFUSALS = (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError)
@@ -22,10 +21,7 @@ UNEVALUATED = (*REFUSALS, GradexplainError)
 
 
 def torch_module() -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import torch
-    return torch
+    return imported()
 
 
 def tensor(values: Any, dtype: str, *, grad: bool = False) -> Any:

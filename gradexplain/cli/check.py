@@ -70,6 +70,9 @@ def check(
             "what to check is missing",
             remedy="give an expression with --claim, or FILE.py:NAME",
         )
+    from gradexplain.routes.pytorch import imported
+
+    imported()  # says what is wrong where it cannot be
     from gradexplain.checking.checker import check as run
     from gradexplain.reading import typed
 
@@ -106,7 +109,7 @@ def _argument(text: str) -> tuple[str, Any]:
         raise InputError(f"--arg {text} is not NAME=VALUE", remedy="write it as in --arg dim=0")
     try:
         return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         raise InputError(
             f"--arg {text}: the value is not a number, a string, True, False, None or a tuple",
             remedy="write it as in --arg dim=0",

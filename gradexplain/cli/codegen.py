@@ -36,6 +36,9 @@ def codegen(
         raise InputError(
             "the expression is missing", remedy='as in gradexplain codegen "x / x.sum(dim=0)"'
         )
+    from gradexplain.routes.pytorch import imported
+
+    imported()  # says what is wrong where it cannot be
     from gradexplain.codegen.function import generate
     from gradexplain.reading import typed
 

@@ -60,13 +60,12 @@ def trace(
         raise InputError(
             f"there is no file {script}", remedy="trace takes the path of a Python script"
         )
-    try:
-        from gradexplain.trace import script as running
-        from gradexplain.trace.session import Pick, Trace
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise InputError(f"PyTorch cannot be imported: {error}", remedy="install torch") from None
+    from gradexplain.routes.pytorch import imported
+
+    imported()  # says what is wrong where it cannot be
+    from gradexplain.trace import script as running
+    from gradexplain.trace.session import Pick, Trace
+
     progress = _Progress()
     found = Trace(Pick(call, at_line, last), progress.show if progress.on else None)
     try:

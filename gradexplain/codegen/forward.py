@@ -16,7 +16,10 @@ from gradexplain.graph import Graph, Node, Ref
 from gradexplain.routes.pytorch import function_of
 
 #: Names that the code uses itself.
-RESERVED = {"ctx", "torch", "F", "math", "grad_output", "self"}
+RESERVED = {
+    "ctx", "torch", "F", "math", "grad_output", "self",
+    "ValueError", "float", "int", "len", "max", "min", "range", "slice", "sum", "tuple",
+}  # fmt: skip
 _ATOM, _POWER, _UNARY, _MUL, _ADD = 4, 3, 2, 1, 0
 _INFIX = {
     "{} + {}": ("+", _ADD), "{} - {}": ("-", _ADD), "{}*{}": ("*", _MUL), "{}/{}": ("/", _MUL),

@@ -15,6 +15,7 @@ import ast
 import keyword
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -42,11 +43,12 @@ from gradexplain.codegen.lines import (
 )
 from gradexplain.codegen.printer import ONE, Printer
 from gradexplain.codegen.record import Operand, Writing
-from gradexplain.errors import GradexplainError, InputError, UnsupportedError
+from gradexplain.errors import GradexplainError, InputError, UnsupportedError, printable
 from gradexplain.explanation import Array
 from gradexplain.formula.calculus import ADJOINT, label_of, tensor_arguments
 from gradexplain.formula.local import RESULT, UPSTREAM, local_rule
 from gradexplain.graph import Graph, Node, refs
+from gradexplain.limits import MAX_NAME
 from gradexplain.ops.base import Shape, show_shape
 from gradexplain.reading.language import read
 from gradexplain.reading.program import Program
@@ -66,6 +68,8 @@ class Code:
     way: str
     #: Whether it works at any sizes of the same rank.
     general: bool
+    #: What each input is called in the code, where that is not its own name.
+    renamed: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -81,9 +85,16 @@ def generate(
     ``shapes`` tells the ranks and patterns of the inputs where they matter.  With ``verify`` the
     class is held against the closed form, as by `gradexplain.check`, before it is returned.
     """
-    if not name.isidentifier() or keyword.iskeyword(name) or name in RESERVED:
+    name = unicodedata.normalize("NFKC", name)  # as Python reads it
+    if (
+        len(name) > MAX_NAME
+        or not name.isidentifier()
+        or keyword.iskeyword(name)
+        or name in RESERVED
+    ):
         raise InputError(
-            f"{name} cannot be the name of a class", remedy="use letters, as in Normalise"
+            f"{name} cannot be the name of a class",
+            remedy=f"use another, of at most {MAX_NAME} letters, as in Normalise",
         )
     program = parse(expression)
     names = _free_names(program)
@@ -249,8 +260,9 @@ class _Class:
         if way == "closed form" and any(self.form.is_long(leaf) for leaf in self.leaves):
             way = "parts"
         return Code(
-            self.name, source, self.program.source.strip(), dict(self.pattern), way, self.general
-        )
+            self.name, source, self.program.source.strip(), dict(self.pattern), way, self.general,
+            {n.label: self.names[n.label] for n in self.graph.leaves},
+        )  # fmt: skip
 
     def _refuse(self) -> None:
         """What no Function can be: one whose own forward is meant to be seen by autograd."""
@@ -842,7 +854,7 @@ def _size(n: int, letters: Mapping[int, str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    return printable(text).replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
 
 
 def _wrapped(text: str, width: int) -> list[str]:
@@ -872,7 +884,7 @@ def failure(code: Code) -> str:
     from gradexplain.checking.checker import check_subject
     from gradexplain.checking.code import subject_of
 
-    tried = [dict(code.shapes)]
+    tried = [{code.renamed.get(n, n): shape for n, shape in code.shapes.items()}]
     if code.general:
         other = next(points.others(tried[0], {}), None)
         tried += [other] if other is not None and other != tried[0] else []

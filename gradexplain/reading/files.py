@@ -71,6 +71,9 @@ def _read_npy(content: bytes, where: str) -> Array:
     except Exception:
         raise InputError(f"{where}: not a .npy file of one array", remedy=remedy) from None
     shape, fortran, dtype = header
+    if any(type(n) is not int for n in shape):
+        message = f"{where}: a size in the header's shape {shape} is no integer"
+        raise InputError(message, remedy=remedy)
     if dtype.hasobject:
         message = f"{where}: Python objects are never loaded, as that could run code"
         raise InputError(message, remedy='save numbers: numpy.save("x.npy", x.astype(float))')
@@ -146,8 +149,9 @@ def _references(structure: bytes) -> set[str]:
 
 
 def _load_tensor(content: bytes, where: str, remedy: str) -> Any:
-    import torch  # here, as most runs have no such file
+    from gradexplain.routes.pytorch import imported  # here, as most runs have no such file
 
+    torch = imported()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

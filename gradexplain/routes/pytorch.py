@@ -7,11 +7,13 @@ while the formulas are derived (`Asked`), unless this process has loaded it alre
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from gradexplain.errors import InputError
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph, Ref
 from gradexplain.ops.base import Op
@@ -73,12 +75,9 @@ class Answer:
 def asked_here(question: Askable) -> Any:
     """The answer of this process's own PyTorch, whatever modes the program around it has set."""
     try:
-        import torch
-    except ModuleNotFoundError as error:
-        reason = "it is not installed" if error.name == "torch" else refused_import(error)
-        return Answer({}, f"PyTorch could not be asked: {reason}")
-    except Exception as error:  # a broken installation raises whatever it likes
-        return Answer({}, f"PyTorch could not be asked: {refused_import(error)}")
+        torch = imported()
+    except InputError as error:
+        return Answer({}, f"PyTorch could not be asked: {error.message.removeprefix('PyTorch: ')}")
     try:
         with ExitStack() as stack:
             if torch.get_default_device().type != "cpu":
@@ -92,8 +91,26 @@ def asked_here(question: Askable) -> Any:
         return Answer({}, NO_MEMORY)
 
 
-def refused_import(error: Exception) -> str:
-    return f"it cannot be imported: {type(error).__name__}: {first_line(error)}"
+def imported() -> Any:
+    """PyTorch, in this process; raises `InputError` where it is not there, or broken."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import torch
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise _broken(error) from None
+        raise InputError("PyTorch: it is not installed", remedy="pip install torch") from None
+    except Exception as error:  # a broken installation raises whatever it likes
+        raise _broken(error) from None
+    return torch
+
+
+def _broken(error: Exception) -> InputError:
+    return InputError(
+        f"PyTorch: it cannot be imported: {type(error).__name__}: {first_line(error)}",
+        remedy='python -c "import torch" must work first',
+    )
 
 
 #: Said where PyTorch's process has no memory left.
