@@ -1,0 +1,307 @@
+"""Time, memory, interrupts and PyTorch's process, by the real command.
+
+Nothing here is timed: a test waits for what must happen, and fails by pytest's own patience.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TESTS = Path(__file__).parent
+
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="the supervisor needs Linux"
+)
+
+
+def command(*arguments: str, work: str = "", **options: Any) -> subprocess.Popen[str]:
+    """The real command; ``work`` is what stands in for the making of an explanation."""
+    code = [f"import sys; sys.path[:0] = [{str(TESTS.parent)!r}, {str(TESTS)!r}]"]
+    if work:
+        code += ["import sample; sys.modules['gradexplain.engine'] = sample.engine()"]
+        code += [f"def work():\n    {work}", "sample.weighted = work"]
+    code += ["from gradexplain.cli import main; sys.exit(main())"]
+    return subprocess.Popen(
+        [sys.executable, "-c", "\n".join(code), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+
+
+def done(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=120)
+    assert _session(process) == []
+    return process.returncode, out, err
+
+
+def _session(process: subprocess.Popen[str]) -> list[int]:
+    """What lives of a command when it has ended, which nothing should."""
+    deadline = time.monotonic() + 20
+    while True:
+        found = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if
+                 _lives(pid, process.pid)]  # fmt: skip
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
+
+
+def _lives(pid: int, session: int) -> bool:
+    try:
+        state, _, _, found = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:4]
+    except (OSError, ValueError):
+        return False
+    return int(found) == session and state not in "ZX"
+
+
+#: A loop that Python can interrupt, and an operation that nothing can.
+LOOP = "while True: pass"
+STUCK = "return 3 ** 10 ** 9"
+MISSING = (
+    "the question, the forward values, the Jacobian, the chain rule, the gradients, the verdict"
+)
+
+
+@pytest.mark.parametrize("work", [LOOP, STUCK], ids=["loop", "stuck"])
+def test_time(work: str) -> None:
+    code, out, err = done(command("run", "x", "--no-check", "--timeout", "2", work=work))
+    assert (code, out) == (3, "")
+    assert err == (
+        f"gradexplain: not finished within 2 seconds; missing: {MISSING}\n"
+        "remedy: --timeout 4 allows more; smaller shapes have the same formulas\n"
+    )
+
+
+#: An allocation that fails at once, many that together are too much, and a helper's.
+GREEDY = "return bytearray(1 << 40)"
+GROWING = "x = []\n    while True: x.append(bytearray(1 << 20))"
+
+
+@pytest.mark.parametrize("work", [GREEDY, GROWING], ids=["greedy", "growing"])
+def test_memory(work: str) -> None:
+    code, out, err = done(command("run", "x", "--no-check", "--memory", "256MiB", work=work))
+    assert (code, out) == (3, "")
+    assert err == (
+        f"gradexplain: not enough memory: more than 256MiB is needed; missing: {MISSING}\n"
+        "remedy: --memory 512MiB allows more; smaller shapes have the same formulas\n"
+    )
+
+
+def test_the_answer_so_far() -> None:
+    """What is missing is said; a command within its time is not disturbed."""
+    work = "return sample.normalised()"
+    slow = f"import itertools; {work}"
+    process = command("run", "x", "--no-check", "--timeout", "2", "--format", "json", work=slow)
+    assert done(process)[0] == 0
+    arguments = ["hessian", "x**2", "--no-check", "--timeout", "0.001"]
+    code, out, err = done(command(*arguments))
+    assert (code, out) == (3, "")
+    assert "not finished within 0.001 seconds; missing: the answer\n" in err
+
+
+def test_nonsense_budgets() -> None:
+    for option, value, message in [
+        ("--timeout", "-1", "-1 is no number of seconds above 0, nor none"),
+        ("--memory", "lots", "lots is no size, as 512MiB or 2GiB, nor none"),
+    ]:
+        code, _, err = done(command("run", "x", option, value))
+        assert code == 2
+        assert err == (
+            f"gradexplain: Invalid value for '{option}': {message}\n"
+            "remedy: gradexplain run --help lists what can be given\n"
+        )
+
+
+# -- interrupts ------------------------------------------------------------------------------------
+
+
+def _prepared(process: subprocess.Popen[str]) -> None:
+    """Wait until the command is past the interpreter's own start, which no program can provide for."""
+    bit = 1 << (signal.SIGTERM - 1)
+    while process.poll() is None:
+        status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        caught = next(line for line in status if line.startswith("SigCgt:"))
+        if int(caught.split()[1], 16) & bit:
+            return
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("group", [False, True], ids=["one", "group"])
+def test_signals(number: int, group: bool) -> None:
+    """At any moment: silent, nothing left, and the signal's code."""
+    for delay in (0, 0.03, 0.1, 0.3, 1.2):
+        process = command("run", "x", work=LOOP)
+        _prepared(process)
+        time.sleep(delay)
+        (os.killpg if group else os.kill)(process.pid, number)
+        assert done(process) == (128 + number, "", "")
+
+
+def test_a_killed_command_leaves_nothing() -> None:
+    process = command("run", "x", work=LOOP)
+    _prepared(process)
+    time.sleep(1.5)
+    process.kill()
+    process.communicate(timeout=120)
+    assert _session(process) == []
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    """As by nohup, or for a shell's background job."""
+    before = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
+    process = command("run", "x", "--no-check", "--timeout", "3", work=LOOP, **before)
+    time.sleep(1)
+    process.send_signal(signal.SIGHUP)
+    assert done(process)[0] == 3
+
+
+# -- PyTorch's process -----------------------------------------------------------------------------
+
+#: What stands in for PyTorch, and what is then said.
+TORCHES = {
+    "hangs": ("import time; time.sleep(1000)", "its process did not answer in the time allowed"),
+    "stopped": (
+        "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)",
+        "its process was stopped",
+    ),
+    "crashes": (
+        "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
+        "its process crashed (SIGSEGV)",
+    ),
+    "exits": ("import os; os._exit(7)", "its process ended without an answer (status 7)"),
+    "broken": (
+        "raise OSError('libtorch.so: cannot open shared object file')",
+        "it cannot be imported: OSError: libtorch.so: cannot open shared object file",
+    ),
+    "lacks": (
+        "import nosuchmodule",
+        "it cannot be imported: ModuleNotFoundError: No module named 'nosuchmodule'",
+    ),
+    "absent": (
+        "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')",
+        "it is not installed",
+    ),
+}
+
+
+def _with_torch(folder: Path, source: str) -> dict[str, str]:
+    (folder / "torch").mkdir()
+    (folder / "torch" / "__init__.py").write_text(source + "\n")
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+@pytest.mark.parametrize("name", TORCHES)
+def test_pytorch_that_does_not_work(name: str, tmp_path: Path) -> None:
+    source, reason = TORCHES[name]
+    environment = _with_torch(tmp_path, source)
+    arguments = ["run", "x*2", "--format", "json", "--timeout", "12"]
+    code, out, err = done(command(*arguments, env=environment))
+    assert (code, err) == (3, "")
+    answer = json.loads(out)
+    assert answer["check"]["status"] == "failed"
+    assert answer["check"]["reason"] == f"PyTorch could not be asked: {reason}"
+    assert answer["gradients"], "the closed form and the chain rule are there all the same"
+
+
+def test_commands_that_need_pytorch_say_that_it_is_broken(tmp_path: Path) -> None:
+    environment = _with_torch(tmp_path, TORCHES["broken"][0])
+    (tmp_path / "s.py").write_text("")
+    (tmp_path / "x.pt").write_bytes(b"")
+    commands = [
+        ["codegen", "x*2"],
+        ["check", "x", "--claim", "x: v"],
+        ["check", f"{tmp_path}/s.py:f"],
+        ["trace", f"{tmp_path}/s.py"],
+    ]
+    for arguments in commands:
+        assert done(command(*arguments, env=environment)) == (
+            2,
+            "",
+            f"gradexplain: PyTorch: {TORCHES['broken'][1]}\n"
+            'remedy: python -c "import torch" must work first\n',
+        )
+
+
+def test_the_python_api_in_odd_processes() -> None:
+    """Kept for the next call; a Path on sys.path; no executable; PyTorch's own modes."""
+    code = """
+import pathlib, sys
+import gradexplain
+from gradexplain.supervisor import helper
+
+def status():
+    return gradexplain.explain("x @ x", shapes={"x": (2, 2)}, grad="ones").check.status
+
+assert status() == "agree"
+(kept,) = helper._idle
+assert status() == "agree" and helper._idle == [kept]
+kept._process.kill()
+kept._process.wait()
+sys.path.insert(0, pathlib.Path("/nowhere"))
+assert status() == "agree" and helper._idle != [kept]
+helper.stop()
+sys.executable = None
+assert "torch" not in sys.modules and status() == "agree" and "torch" in sys.modules
+import torch
+with torch.device("meta"), torch.inference_mode(), torch.autocast("cpu"):
+    assert status() == "agree"
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error::UserWarning", "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=TESTS.parent,
+        start_new_session=True,
+    )
+    assert done(process) == (0, "", "")
+
+
+def test_the_module_does_not_import_from_the_working_directory(tmp_path: Path) -> None:
+    for name in ("torch", "numpy", "sympy", "click", "random", "select"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('taken from here')")
+    environment = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
+    done_ = subprocess.run(
+        [sys.executable, "-m", "gradexplain", "run", "x*2", "--format", "json"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done_.returncode, done_.stderr) == (0, "")
+    assert json.loads(done_.stdout)["check"]["status"] == "agree"
+
+
+def test_a_traced_script_has_time_and_interrupts_of_its_own(tmp_path: Path) -> None:
+    script = tmp_path / "s.py"
+    script.write_text(
+        "import atexit, os, signal, time, torch\n"
+        "atexit.register(lambda: print('at the end'))\n"
+        "x = torch.ones(3, requires_grad=True)\n"
+        "time.sleep(3)\n"
+        "x.sum().backward()\n"
+        "try:\n"
+        "    os.kill(os.getppid(), signal.SIGINT)\n"
+        "    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('caught')\n"
+    )
+    code, out, err = done(command("trace", "--timeout", "50", str(script)))
+    assert code == 0
+    assert "agree" in out
+    assert out.endswith("at the end\n")
+    assert err == "caught\n"
