@@ -246,21 +246,24 @@ class Builder:
         return ref
 
     def graph(self, output: Ref) -> Graph:
-        """The finished graph; unnamed values are numbered t1, t2, … in order."""
+        """The finished graph, twins merged; unnamed values are numbered t1, t2, … in order."""
+        nodes, same = merged(self.nodes)
         count = 0
-        nodes = []
-        for node in self.nodes:
-            label = node.label
-            if node.id in self._hints and not node.named:
-                label = self._numbered(self._hints[node.id])
+        # What only stood beside its twin is numbered last: nothing uses it any more.
+        for id in sorted(range(len(nodes)), key=lambda id: same[id] != id):
+            node = nodes[id]
+            if node.named or node.is_literal:
+                continue
+            if id in self._hints:
+                label = self._numbered(self._hints[id])
                 self._labels.add(label)
-            elif not node.named and not node.is_literal:
+            else:
                 count += 1
                 while f"t{count}" in self._labels:
                     count += 1
                 label = f"t{count}"
-            nodes.append(replace(node, label=label))
-        return Graph(self.source, tuple(nodes), output.id)
+            nodes[id] = replace(node, label=label)
+        return Graph(self.source, tuple(nodes), same[output.id])
 
     def _add(
         self,
@@ -333,6 +336,40 @@ class ValueShape(tuple[int, ...]):
         self = super().__new__(cls, shape)
         self.value = value
         return self
+
+
+def merged(nodes: Sequence[Node]) -> tuple[list[Node], list[int]]:
+    """The nodes with each use of a twin replaced by the first of them, and that one's id for each.
+
+    Twins are values of one operation, equal inputs and equal arguments, such as ``x.mean()`` written
+    twice.  A value with a name of its own stays itself: PyTorch keeps a gradient for each name.
+    Every node keeps its id.
+    """
+    seen: dict[Any, int] = {}
+    same: list[int] = []
+    found: list[Node] = []
+
+    def moved(arg: Any) -> Any:
+        if isinstance(arg, Ref):
+            return Ref(same[arg.id])
+        return tuple(map(moved, arg)) if isinstance(arg, tuple) else arg
+
+    def key(arg: Any) -> Any:
+        if isinstance(arg, Ref):
+            node = found[arg.id]
+            return ("number", repr(node.value)) if node.is_literal else ("node", arg.id)
+        return tuple(map(key, arg)) if isinstance(arg, (tuple, list)) else repr(arg)
+
+    for node in nodes:
+        node = replace(node, args=moved(node.args)) if node.args else node
+        what: Any = node.id
+        if node.op is not None and not node.named:
+            what = node.op.pattern or node.op, node.integer, key(node.args)
+        elif isinstance(node.value, np.ndarray) and not node.named:
+            what = "array", node.integer, node.shape, node.value.tobytes()
+        same.append(seen.setdefault(what, node.id))
+        found.append(node)
+    return found, same
 
 
 def check_size(shape: Shape) -> None:

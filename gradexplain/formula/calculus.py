@@ -54,7 +54,6 @@ class Calculus:
         self._reach: dict[str, set[int]] = {}
         self._parts: dict[str, list[Node]] = {}
         self._users: dict[int, set[int]] | None = None
-        self._same = _twins(graph)
         self._literals = False
 
     # -- indices and elements --------------------------------------------------------------------
@@ -105,9 +104,9 @@ class Calculus:
             first = _first(node)
             if first is not None:
                 return first + at[0]
-            return Lookup(sympy.Symbol(self.graph[self._same[node.id]].label), *at)
+            return Lookup(sympy.Symbol(node.label), *at)
         if self.is_atom(node):
-            return self.atom(self.graph[self._same[node.id]], at)
+            return self.atom(node, at)
         return self.definition(node, at)
 
     def definition(self, node: Node, at: Sequence[Any]) -> Any:
@@ -183,7 +182,6 @@ class Calculus:
                 node
                 for node in self.graph.nodes
                 if node.id in needed
-                and self._same[node.id] == node.id
                 and self.reaches(node, leaf.label)
                 and (self.is_atom(node) or node.id == self.graph.output)
             ]
@@ -197,8 +195,7 @@ class Calculus:
             for node in self.graph.nodes:
                 found: set[int] = set()
                 for id in node.inputs:
-                    same = self._same[id]
-                    found |= {same} if self.is_atom(self.graph[id]) else behind[id]
+                    found |= {id} if self.is_atom(self.graph[id]) else behind[id]
                 behind[node.id] = found
                 for id in found:
                     self._users.setdefault(id, set()).add(node.id)
@@ -321,32 +318,6 @@ class Calculus:
         """``Σ_o upstream[o]·J[o, d]``: the vector-Jacobian product, contracted."""
         out = self.indices(shape, "o")
         return contract(element_symbol(upstream, out) * jacobian, out, self.ranges)
-
-
-def _twins(graph: Graph) -> dict[int, int]:
-    """For each node the first that is computed in the same way: ``x.mean()`` written twice is one."""
-    seen: dict[Any, int] = {}
-    same: dict[int, int] = {}
-
-    def key(arg: Any) -> Any:
-        if isinstance(arg, Ref):
-            return "node", same[arg.id]
-        if isinstance(arg, (tuple, list)):
-            return tuple(key(part) for part in arg)
-        return repr(arg)
-
-    needed = graph.needed()
-    for node in graph.nodes:
-        if node.id not in needed:
-            what: Any = "not needed", node.id  # nothing of it stands for a value that is
-        elif node.is_literal:
-            what = "number", repr(node.value)
-        elif node.op is None or node.named:
-            what = node.id
-        else:
-            what = node.op.schema, key(node.args)
-        same[node.id] = seen.setdefault(what, node.id)
-    return same
 
 
 def _first(node: Node) -> int | None:

@@ -545,9 +545,28 @@ def _inverse_factor(exact: bool, x: Any, upper: bool) -> Any:
     return inverse, _inverse_size(inverse, (y, None))
 
 
+def _inverse_factor_slope(k: Any, x: Any, upper: bool) -> Any:
+    """``dM = −Φ(M·dX·Mᵀ)·M`` for ``M = L⁻¹``; ``Φ`` keeps the lower triangle and half of the diagonal.
+
+    Source: as for the factor itself, with ``dM = −M·dL·M``.
+    """
+    *batch, i, c = k.i
+    *there, j, n = k.j
+    p = k.bound(x.shape[-1])
+
+    def m(a: Any, b: Any) -> Any:
+        return k.out[[*batch, a, b]]
+
+    def half(q: Any) -> Any:
+        return (m(i, j) * m(q, n) + m(i, n) * m(q, j)) / 2 * m(q, c)
+
+    before = k.sum(k.bracket(p <= i - 1) * half(p), p)
+    return -_ties(k, batch, there, x.shape[:-2]) * (before + half(i) / 2)
+
+
 _FACTOR_INVERSE = register(Op(
     "inverse_of_cholesky(Tensor x, bool upper)", _FAMILY, (), homes="", shape=_square("cholesky"),
-    stops=True, jacobian=no_slope, value=_inverse_factor, torch=lambda torch, x, upper: x,
+    stops=True, jacobian=_inverse_factor_slope, value=_inverse_factor, torch=lambda torch, x, upper: x,
     show=lambda x, upper: f"inverse(cholesky({x}))",
 ))
 
