@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,20 @@ import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradexplain.formula.functions import Bracket, Cases, FloorDiv, Greatest, Lookup
+from gradexplain.formula.functions import (
+    PRIMITIVES,
+    Bracket,
+    Cases,
+    FloorDiv,
+    Greatest,
+    Lookup,
+    mp,
+)
 from gradexplain.formula.indices import index
 from gradexplain.plan import contraction
 from gradexplain.plan.arrays import to_exact, to_float
 from gradexplain.plan.evaluate import Evaluator, lowered
+from gradexplain.plan.exact import power
 from gradexplain.plan.program import Axis, needed
 
 SIZES = {index(name): n for name, n in {"i": 3, "j": 3, "p": 3, "q": 4}.items()}
@@ -204,3 +214,45 @@ def test_the_cheapest_order() -> None:
     """``(A·B)·x`` is A·(B·x)."""
     n, m, k = Axis("i", 50), Axis("j", 50), Axis("k", 50)
     assert contraction.cost([(n, m), (m, k), (k,)], (m, k)) == 2 * 2500 + 50 + 2 * 2500
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3])
+def test_polygamma_far_below_zero(n: int) -> None:
+    """By reflection: the recurrence would take 10⁶ steps and more."""
+    found = PRIMITIVES["polygamma"].exact
+    assert found is not None
+    for a in ("-0.3", "-7.25", "-20.5"):
+        wanted = mp.polygamma(n, mp.mpf(a))
+        assert abs(found(n, mp.mpf(a)) - wanted) <= abs(wanted) * mp.mpf(10) ** -45 + 1e-45
+    far = found(n, mp.mpf(-(10**15)) - mp.mpf("0.25"))
+    assert mp.isfinite(far) and far != 0
+
+
+def test_what_no_arithmetic_reaches() -> None:
+    """An exponent of astronomic length is an overflow, or 0."""
+    tower = mp.exp(mp.exp(mp.mpf(40)))
+    for name, below, above in (("exp", 0, mp.inf), ("sinh", -mp.inf, mp.inf), ("erfc", 2, 0)):
+        kernel = PRIMITIVES[name].exact
+        assert kernel is not None
+        assert kernel(-tower) == below and kernel(tower) == above
+    assert power(tower, tower) == mp.inf and power(tower, -tower) == 0
+    near = 1 + mp.mpf(10) ** -40
+    assert abs(power(near, mp.mpf(10) ** 30) - (1 + mp.mpf(10) ** -10)) < 1e-19
+    assert PRIMITIVES["lgamma"].exact is not None
+    assert mp.isfinite(PRIMITIVES["lgamma"].exact(mp.mpf(-(10**15)) - mp.mpf("0.5")))
+
+
+def test_windows_are_views() -> None:
+    """Of 451² windows of 2,500 elements none is copied: 5 GB would be needed."""
+    k, m = index("k"), index("m")
+    body = at("t", p + k, q + m) * Bracket(sympy.Ge(p + k, 0))
+    e = sympy.Sum(body, (k, 0, 49), (m, 0, 49))
+    values = np.arange(500.0 * 500).reshape(500, 500)
+    evaluator = Evaluator(lambda _: (values, values), {p: 451, q: 451}, exact=False)
+    tracemalloc.start()
+    found, size = evaluator.value(e, (p, q), (451, 451))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found[0, 0] == values[:50, :50].sum() and found[450, 450] == values[450:, 450:].sum()
+    assert (size == found).all()
+    assert peak < 50_000_000

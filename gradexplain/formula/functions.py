@@ -253,13 +253,6 @@ def _guarded(function: Callable[..., Any], at_pole: Any = None) -> Callable[...,
     return call
 
 
-def _erfc(x: Any) -> Any:
-    """erfc; far out by its first term, as mpmath counts the terms that it would need with integers."""
-    if x > 1e20:
-        return mp.exp(-x * x) / (x * mp.sqrt(mp.pi))
-    return mp.erfc(x)
-
-
 def _erfinv(a: Any) -> Any:
     """Newton's method from Winitzki's approximation; the tails on erfc, which keeps its digits."""
     a = np.asarray(a, dtype=np.float64)
@@ -318,14 +311,44 @@ def _lgamma(value: float) -> float:
         return math.inf
 
 
+#: Beyond ``2^±_FAR`` an exponential's exponent would itself be a number of astronomic length.
+_FAR = 60
+
+
+def _capped(function: Callable[..., Any], below: Any, above: Any) -> Callable[..., Any]:
+    """A function that grows as exp, with its limits where no arithmetic reaches."""
+    guarded = _guarded(function)
+
+    def call(value: Any) -> Any:
+        if mp.isnan(value) or value == 0 or mp.mag(value) <= _FAR:
+            return guarded(value)
+        return above if value > 0 else below
+
+    return call
+
+
+def _exact_lgamma(a: Any) -> Any:
+    """``log|Γ(a)|``, reflected below 1/2: ``Γ(a)·Γ(1 − a) = π/sin(πa)``."""
+    if a >= 0.5:
+        return mp.loggamma(a)
+    if a == mp.floor(a):
+        return mp.inf
+    return mp.log(mp.pi / abs(mp.sinpi(a))) - mp.loggamma(1 - a)
+
+
 def _exact_log(value: Any) -> Any:
     return -mp.inf if value == 0 else mp.nan if value < 0 else mp.log(value)
 
 
 def _periodic(function: Callable[..., Any]) -> Callable[..., Any]:
-    """sin, cos, tan of an infinity are nan."""
+    """sin, cos, tan of an infinity are nan, and of what has too many digits before the point."""
     guarded = _guarded(function)
-    return lambda value: mp.nan if mp.isinf(value) else guarded(value)
+
+    def call(value: Any) -> Any:
+        far = mp.isinf(value) or (mp.isnormal(value) and mp.mag(value) > 100_000)
+        return mp.nan if far else guarded(value)
+
+    return call
 
 
 def _domain(function: Callable[..., Any], low: float, high: float, ends: Any = None) -> Any:
@@ -340,6 +363,11 @@ def _domain(function: Callable[..., Any], low: float, high: float, ends: Any = N
         return guarded(value)
 
     return call
+
+
+def _exact_erfc(value: Any) -> Any:
+    """0 where the exponent of ``exp(−x²)`` is too large for mpmath."""
+    return mp.zero if value > 10**6 else mp.erfc(value)
 
 
 def _sign_exact(value: Any) -> Any:
@@ -421,7 +449,7 @@ class log0(sympy.Function):
 
 
 PRIMITIVES: Mapping[str, Primitive] = {
-    "exp": Primitive(sympy.exp, np.exp, _guarded(mp.exp)),
+    "exp": Primitive(sympy.exp, np.exp, _capped(mp.exp, mp.zero, mp.inf)),
     "log": Primitive(sympy.log, np.log, _guarded(_exact_log)),
     "log2": Primitive(
         cfunctions.log2, np.log2, _guarded(lambda a: _exact_log(a) / mp.ln2 if a else -mp.inf)
@@ -430,8 +458,8 @@ PRIMITIVES: Mapping[str, Primitive] = {
         cfunctions.log10, np.log10, _guarded(lambda a: _exact_log(a) / mp.ln10 if a else -mp.inf)
     ),
     "log1p": Primitive(cfunctions.log1p, np.log1p, _guarded(lambda a: _exact_log(1 + a))),
-    "expm1": Primitive(cfunctions.expm1, np.expm1, _guarded(mp.expm1)),
-    "exp2": Primitive(cfunctions.exp2, np.exp2, _guarded(lambda a: mp.power(2, a))),
+    "expm1": Primitive(cfunctions.expm1, np.expm1, _capped(mp.expm1, -mp.one, mp.inf)),
+    "exp2": Primitive(cfunctions.exp2, np.exp2, _capped(lambda a: mp.power(2, a), mp.zero, mp.inf)),
     "sqrt": Primitive(sympy.sqrt),
     "sin": Primitive(sympy.sin, np.sin, _periodic(mp.sin)),
     "cos": Primitive(sympy.cos, np.cos, _periodic(mp.cos)),
@@ -440,23 +468,23 @@ PRIMITIVES: Mapping[str, Primitive] = {
     "acos": Primitive(sympy.acos, np.arccos, _domain(mp.acos, -1, 1)),
     "atan": Primitive(sympy.atan, np.arctan, _guarded(mp.atan)),
     "atan2": Primitive(sympy.atan2, np.arctan2, _guarded(mp.atan2, mp.zero)),
-    "sinh": Primitive(sympy.sinh, np.sinh, _guarded(mp.sinh)),
-    "cosh": Primitive(sympy.cosh, np.cosh, _guarded(mp.cosh)),
-    "tanh": Primitive(sympy.tanh, np.tanh, _guarded(mp.tanh)),
+    "sinh": Primitive(sympy.sinh, np.sinh, _capped(mp.sinh, -mp.inf, mp.inf)),
+    "cosh": Primitive(sympy.cosh, np.cosh, _capped(mp.cosh, mp.inf, mp.inf)),
+    "tanh": Primitive(sympy.tanh, np.tanh, _capped(mp.tanh, -mp.one, mp.one)),
     "asinh": Primitive(sympy.asinh, np.arcsinh, _guarded(mp.asinh)),
     "acosh": Primitive(sympy.acosh, np.arccosh, _domain(mp.acosh, 1, math.inf)),
     "atanh": Primitive(
         sympy.atanh, np.arctanh, _domain(mp.atanh, -1, 1, (-mp.inf, mp.inf))
     ),
-    "erf": Primitive(sympy.erf, _vectorised(math.erf), _guarded(mp.erf)),
-    "erfc": Primitive(sympy.erfc, _vectorised(math.erfc), _guarded(_erfc)),
+    "erf": Primitive(sympy.erf, _vectorised(math.erf), _capped(mp.erf, -mp.one, mp.one)),
+    "erfc": Primitive(sympy.erfc, _vectorised(math.erfc), _capped(_exact_erfc, mp.mpf(2), mp.zero)),
     "erfinv": Primitive(
         sympy.erfinv, _erfinv, _domain(mp.erfinv, -1, 1, (-mp.inf, mp.inf))
     ),
     "lgamma": Primitive(
         sympy.loggamma,
         _vectorised(_lgamma),
-        _guarded(lambda a: mp.log(abs(mp.gamma(a))), mp.inf),
+        _guarded(_exact_lgamma, mp.inf),
     ),
     "polygamma": Primitive(
         sympy.polygamma,
@@ -493,12 +521,34 @@ PRIMITIVES: Mapping[str, Primitive] = {
 
 
 def _exact_polygamma(n: Any, a: Any) -> Any:
-    if a == 0:
-        return -mp.inf if int(n) % 2 == 0 else mp.inf
-    try:
-        return mp.polygamma(int(n), a)
-    except (ValueError, ZeroDivisionError):
+    """Reflected below 0, where the recurrence would take as many steps as ``|a|``.
+
+    ``(−1)ⁿ·ψₙ(1 − a) − ψₙ(a)`` is the n-th derivative of ``π·cot(πa)`` (DLMF 5.15.6).
+    """
+    n = int(n)
+    if mp.isnan(a):
         return mp.nan
+    if a == 0:
+        return -mp.inf if n % 2 == 0 else mp.inf
+    if mp.isinf(a):
+        return mp.inf if a > 0 and n == 0 else mp.zero if a > 0 else mp.nan
+    if a < 0 and a == mp.floor(a):
+        return mp.nan if n % 2 == 0 else mp.inf
+    if a > 0:
+        return mp.polygamma(n, a)
+    cot = mp.cospi(a) / mp.sinpi(a)
+    slopes = [
+        mp.zero,
+        mp.pi,
+    ]  # a polynomial in cot(πa), lowest power first; d cot(πa) = −π·(1 + cot²)
+    for _ in range(n):
+        inner = [k * c for k, c in enumerate(slopes)][1:]
+        slopes = [mp.zero] * (len(inner) + 2)
+        for k, c in enumerate(inner):
+            slopes[k] -= mp.pi * c
+            slopes[k + 2] -= mp.pi * c
+    turned = mp.polygamma(n, 1 - a)
+    return (-turned if n % 2 else turned) - mp.polyval(slopes[::-1], cot)
 
 
 #: SymPy class -> kernels, for the evaluator.
@@ -747,18 +797,26 @@ def _own_slope(expression: Any, place: int) -> Any:
 
 def sum_of_pieces(pieces: Sequence[tuple[Any, Any]]) -> Any:
     """A choice between formulas as a sum of formulas in brackets, so that it can be contracted."""
-    rest: Any = sympy.true
-    total = sympy.S.Zero
+    before: list[Any] = []  # the conditions of the pieces before
+    places: set[Any] = set()  # of "i = 2" the left sides
+    terms = []
     for value, condition in pieces:
-        if isinstance(condition, sympy.Eq) and condition.rhs.is_Integer and condition.lhs.is_Symbol:
+        at = (
+            isinstance(condition, sympy.Eq) and condition.rhs.is_Integer and condition.lhs.is_Symbol
+        )
+        if at and places <= {condition.lhs}:
             # i = 2 says already that i is neither 0 nor 1.
+            terms.append(value * sympy.KroneckerDelta(*condition.args))
+        elif at:
+            rest = sympy.And(*map(negation, before))
             apart = rest.xreplace({condition.lhs: condition.rhs}) is sympy.true
             place = sympy.KroneckerDelta(*condition.args)
-            total += value * (place if apart else place * Bracket(rest))
-        else:
-            total += select(sympy.And(rest, condition), value)
-        rest = sympy.And(rest, negation(condition))
-    return total
+            terms.append(value * (place if apart else place * Bracket(rest)))
+        elif value != 0:
+            terms.append(select(sympy.And(*map(negation, before), condition), value))
+        before.append(condition)
+        places.add(condition.lhs if at else None)
+    return sympy.Add(*terms)
 
 
 def derivative(expression: Any, symbol: Any) -> Any:

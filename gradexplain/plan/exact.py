@@ -50,7 +50,7 @@ class Exact(Numeric):
 
     def contract(self, node: Node, args: list[Any], spare: list[bool]) -> Any:
         axes = [arg.axes for arg in node.args]
-        masks = [arg.type == "mask" for arg in node.args]
+        masks = [arg.type != "real" for arg in node.args]
         return contraction.masked(args, axes, masks, node.axes, mp.zero)
 
     def scatter(self, node: Node, args: list[Any], spare: list[bool]) -> Any:
@@ -110,6 +110,11 @@ def power(a: Any, b: Any) -> Any:
         return -size if a < 0 and odd else size
     if a < 0 and not whole:
         return mp.nan
+    if mp.mag(b) + abs(mp.mag(a)).bit_length() > 60:
+        exponent = b * mp.log(abs(a))
+        if exponent and mp.mag(exponent) > 60:  # an exponent of astronomic length
+            size = mp.inf if exponent > 0 else mp.zero
+            return -size if a < 0 and odd else size
     result = mp.power(a, int(b) if whole and abs(b) < 10**6 else b)
     return result.real if isinstance(result, mp.mpc) else result
 

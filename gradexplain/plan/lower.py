@@ -225,7 +225,11 @@ class Lowering:
             return self._condition(sympy.Eq(e.args[0], e.args[1], evaluate=False), scope)
         return self._condition(e.condition, scope)
 
-    def _condition(self, c: Any, scope: Scope) -> Node:
+    def _condition(self, c: Any, scope: Scope, *, implied: bool = False) -> Node:
+        """A mask; an ``implied`` one hides what is 0 there, if all is finite."""
+        if implied:
+            sides = self._index(c.lhs, scope), self._index(c.rhs, scope)
+            return self.program.add("map", sides, data=_COMPARE[type(c)], type="implied")
         if c in (sympy.true, sympy.false):
             return self.program.add("number", data=bool(c), type="mask")
         if isinstance(c, (And, Or)):
@@ -287,11 +291,16 @@ class Lowering:
 
     def _contracted(self, factors: Sequence[Any], bound: Sequence[Axis], scope: Scope) -> Node:
         parts: list[Node] = []
+        outside: set[Any] = set()
+        for factor in factors:
+            if isinstance(factor, sympy.Indexed):
+                outside |= self._outside(factor, scope)
         for factor in factors:
             if isinstance(factor, Bracket):
-                # Each condition by itself: an array of few axes.
-                conditions = sympy.And.make_args(factor.condition)
-                parts += [self._condition(c, scope) for c in conditions]
+                # Each condition by itself: an array of few axes.  Where it fails a view is 0 already.
+                for c in sympy.And.make_args(factor.condition):
+                    implied = _at_least(c, scope) in outside
+                    parts.append(self._condition(c, scope, implied=implied))
             elif isinstance(factor, sympy.KroneckerDelta):
                 parts.append(self._selector(factor, scope))
             elif factor.is_Pow and factor.exp == 2:
@@ -300,6 +309,18 @@ class Lowering:
                 parts.append(self._real(factor, scope))
         apart = self._distributed(factors, parts, bound, scope)
         return apart if apart is not None else self._contraction(parts, bound)
+
+    def _outside(self, e: Any, scope: Scope) -> set[Any]:
+        """The affine expressions that are negative where a view reaches outside its tensor."""
+        node = self._real(e, scope)
+        if node.kind != "window":
+            return set()
+        _, lines, shape = node.data
+        found = set()
+        for line, n in zip(lines, shape, strict=True):
+            found.add((line.start, frozenset(line.steps)))
+            found.add((n - 1 - line.start, frozenset((a, -k) for a, k in line.steps)))
+        return found
 
     def _contraction(self, parts: Sequence[Node], bound: Sequence[Axis]) -> Node:
         axes = union(p.axes for p in parts)
@@ -331,10 +352,12 @@ class Lowering:
                     (index(a.name), 0, a.size - 1) for a in bound)))  # fmt: skip
                 more = tuple(Axis(q.name, n) for q, n in inner.items())
                 terms.append(self._contracted(own, (*bound, *more), self._scope(scope, inner)))
-            together = contraction.cost([p.axes for p in parts], bound) + whole.elements
+            # The terms are each made as large as their sum before they are added.
+            together = contraction.cost([p.axes for p in parts], bound)
+            together += (1 + len(factor.args)) * whole.elements
             apart = sum(contraction.cost([p.axes for p in t.args], t.data) if t.kind == "contract"
                         else t.elements for t in terms)  # fmt: skip
-            if 4 * apart < together:
+            if 2 * apart < together:
                 return self._folded("add", terms)
         return None
 
@@ -476,13 +499,26 @@ def _affine(e: Any, scope: Scope) -> Affine | None:
     return Affine(int(constant), tuple(steps))
 
 
+def _at_least(c: Any, scope: Scope) -> Any:
+    """``e`` of the condition ``e ≥ 0`` on indices, as `Lowering._outside` has it; None for another."""
+    if not isinstance(c, (sympy.Ge, sympy.Le)):
+        return None
+    low, high = (c.rhs, c.lhs) if isinstance(c, sympy.Ge) else (c.lhs, c.rhs)
+    line = _affine(sympy.expand(high - low), scope)
+    return None if line is None else (line.start, frozenset(line.steps))
+
+
 def _narrow(lines: Sequence[Affine | None], shape: Sequence[int]) -> bool:
-    """Whether the tensor with zeros around it, for a view to reach into, stays of its size."""
+    """Whether the tensor with zeros around it, for a view to reach into, stays of its size, or below
+    that of the view."""
     room = 1
+    view = math.prod(
+        a.size for a in union(tuple(a for a, _ in line.steps) for line in lines if line)
+    )
     for line, n in zip(lines, shape, strict=True):
         assert line is not None
         room *= max(line.high + 1, n) - min(line.low, 0)
-    return room <= 4 * math.prod(shape) + 1000
+    return room <= 4 * max(math.prod(shape), view) + 1000
 
 
 @lru_cache(maxsize=1024)

@@ -126,29 +126,44 @@ class Magnitude:
 
     def _contract(self, node: Node, value: Any, args: list[Pair]) -> Any:
         axes = [arg.axes for arg in node.args]
-        masks = [arg.type == "mask" for arg in node.args]
+        masks = [arg.type != "real" for arg in node.args]
         if len(args) == 1:
             size = args[0][1] if not masks[0] else args[0][0].astype(np.float64)
             return contraction.contracted([size], axes, node.axes)
-        widths = [
-            a[0] if mask else np.abs(to_float(a[0])) for a, mask in zip(args, masks, strict=True)
-        ]
+        widths = [self._width(arg, a[0]) for arg, a in zip(node.args, args, strict=True)]
         finite = all(
-            mask or (np.isfinite(w).all() and np.isfinite(a[1]).all())
-            for w, a, mask in zip(widths, args, masks, strict=True)
+            mask or self._is_finite(arg, w, a[1])
+            for arg, w, a, mask in zip(node.args, widths, args, masks, strict=True)
         )
+        used = [k for k, arg in enumerate(node.args) if arg.type != "implied" or not finite]
 
         def total(arrays: Sequence[Any]) -> Any:
             if not finite:
                 return contraction.masked(arrays, axes, masks, node.axes, 0.0)
-            arrays = [w.astype(np.float64) for w in arrays]
-            return contraction.contracted(arrays, axes, node.axes)
+            arrays = [arrays[k].astype(np.float64, copy=False) for k in used]
+            return contraction.contracted(arrays, [axes[k] for k in used], node.axes)
 
         size = total(widths)
-        for place, (arg, mask) in enumerate(zip(args, masks, strict=True)):
-            if not mask:
-                size = size + total([*widths[:place], arg[1], *widths[place + 1 :]])
+        seen: dict[int, Any] = {}
+        for place, (arg, own, mask) in enumerate(zip(node.args, args, masks, strict=True)):
+            if mask:
+                continue
+            if arg.place not in seen:  # of a square both terms are the same
+                seen[arg.place] = total([*widths[:place], own[1], *widths[place + 1 :]])
+            size = size + seen[arg.place]
         return size
+
+    def _width(self, node: Node, value: Any) -> Any:
+        """``|value|``; of a view a view."""
+        if node.kind == "window" and node.type == "real":
+            return window(np.abs(to_float(self._values.source(node))), node.data[1], node.axes, 0.0)
+        return np.abs(to_float(value)) if node.type == "real" else value
+
+    def _is_finite(self, node: Node, width: Any, size: Any) -> bool:
+        if node.kind == "window":  # a view has what its tensor has
+            width = to_float(self._values.source(node))
+            size = self._size(node.data[0])
+        return bool(np.isfinite(width).all() and np.isfinite(size).all())
 
     def _reduce(self, node: Node, value: Any, args: list[Pair]) -> Any:
         how, bound = node.data

@@ -61,7 +61,7 @@ class Numeric:
         """Indices and masks: whole numbers and truth values, whatever the dtype."""
         match node.kind:
             case "number":
-                return np.array(node.data if node.type == "mask" else int(node.data))
+                return np.array(int(node.data) if node.type == "index" else node.data)
             case "index":
                 return np.arange(node.axes[0].size)
             case "map":
@@ -145,14 +145,21 @@ class Numeric:
 
     def contract(self, node: Node, args: list[Any], spare: list[bool]) -> Any:
         axes = [arg.axes for arg in node.args]
-        masks = [arg.type == "mask" for arg in node.args]
-        finite = not any(masks) or all(
-            np.isfinite(a).all() for a, mask in zip(args, masks, strict=True) if not mask
-        )
-        if not finite:
+        kinds = [arg.type for arg in node.args]
+        if all(kind == "real" for kind in kinds):
+            return contraction.contracted(args, axes, node.axes)
+        if not all(self.finite(arg, a) for arg, a in zip(node.args, args, strict=True)):
+            masks = [kind != "real" for kind in kinds]
             return contraction.masked(args, axes, masks, node.axes, self.zero)
-        arrays = [a.astype(self.dtype) if m else a for a, m in zip(args, masks, strict=True)]
-        return contraction.contracted(arrays, axes, node.axes)
+        used = [k for k, kind in enumerate(kinds) if kind != "implied"]
+        arrays = [args[k].astype(self.dtype, copy=False) for k in used]
+        return contraction.contracted(arrays, [axes[k] for k in used], node.axes)
+
+    def finite(self, node: Node, array: Any) -> bool:
+        """Whether no infinity and no nan is in an argument; a view has what its tensor has."""
+        if node.type != "real":
+            return True
+        return bool(np.isfinite(self.source(node) if node.kind == "window" else array).all())
 
     def reduce(self, node: Node, args: list[Any], spare: list[bool]) -> Any:
         how, bound = node.data

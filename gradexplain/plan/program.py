@@ -22,7 +22,8 @@ scatter     bound axes, how many tables the sum over them of terms put at places
 place       axis                        the first, the second added to it at places on the axis
 ==========  ==========================  ===================================================
 
-Arguments of kind ``index`` hold whole numbers, those of kind ``mask`` truth values (`Node.type`).
+Arguments of kind ``index`` hold whole numbers, those of kind ``mask`` truth values (`Node.type`);
+a mask in a contraction that is ``implied`` holds wherever the other factors are not 0.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ Kind = Literal[
     "number", "index", "element", "window", "gather", "real", "map", "select", "choose",
     "contract", "reduce", "scan", "scatter", "place",
 ]  # fmt: skip
-Type = Literal["real", "index", "mask"]
+Type = Literal["real", "index", "mask", "implied"]
 
 
 class Axis(NamedTuple):
