@@ -58,3 +58,12 @@ INTERPRETER_MEMORY = 320 << 20
 
 #: Characters of a message that are kept at each end: what was given, of any length, is in the middle.
 MAX_ECHO = 150
+
+
+class _Budget:
+    """What this process may use; ``--memory`` sets it."""
+
+    memory: int | None = DEFAULT_MEMORY
+
+
+BUDGET = _Budget()

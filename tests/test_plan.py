@@ -13,6 +13,7 @@ import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gradexplain.errors import InputError
 from gradexplain.formula.functions import (
     PRIMITIVES,
     Bracket,
@@ -23,7 +24,7 @@ from gradexplain.formula.functions import (
     mp,
 )
 from gradexplain.formula.indices import index
-from gradexplain.plan import contraction
+from gradexplain.plan import contraction, cost
 from gradexplain.plan.arrays import to_exact, to_float
 from gradexplain.plan.evaluate import Evaluator, lowered
 from gradexplain.plan.exact import power
@@ -256,3 +257,20 @@ def test_windows_are_views() -> None:
     assert found[0, 0] == values[:50, :50].sum() and found[450, 450] == values[450:, 450:].sum()
     assert (size == found).all()
     assert peak < 50_000_000
+
+
+def test_costs_are_known_before_anything_runs() -> None:
+    k = index("k")
+    product = sympy.Sum(at("m", i, k) * at("m", k, j), (k, 0, 99))
+    root = lowered(product, ((i, 100), (j, 100)), (("m", (100, 100)),))
+    assert cost.cost(root) == (100**3 + 2 * 100**2, 100**2, 8 * 100**2)
+    wide = sympy.exp(at("c", i) * at("c", j)) / at("s")
+    many = lowered(wide, ((i, 30_000), (j, 30_000)), (("c", (30_000,)), ("s", ())))
+    found = cost.cost(many)
+    assert found.elements >= 9 * 10**8 and found.bytes >= 8 * 9 * 10**8
+    wanted = "outer takes 13.4 GiB here; 2 GiB allowed"
+    with pytest.raises(InputError) as error:
+        cost.hold(many, "outer", exact=False, magnitudes=False)
+    assert str(error.value) == (
+        f"{wanted}\nremedy: use smaller inputs, or allow more: --memory 32GiB"
+    )

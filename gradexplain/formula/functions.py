@@ -365,9 +365,11 @@ def _domain(function: Callable[..., Any], low: float, high: float, ends: Any = N
     return call
 
 
-def _exact_erfc(value: Any) -> Any:
-    """0 where the exponent of ``exp(−x²)`` is too large for mpmath."""
-    return mp.zero if value > 10**6 else mp.erfc(value)
+def _exact_erfc(x: Any) -> Any:
+    """erfc; far out by its first term, as mpmath counts the terms that it would need with integers."""
+    if x > 1e20:
+        return PRIMITIVES["exp"].exact(-x * x) / (x * mp.sqrt(mp.pi))  # type: ignore[misc]
+    return mp.erfc(x)
 
 
 def _sign_exact(value: Any) -> Any:

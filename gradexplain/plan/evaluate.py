@@ -11,6 +11,7 @@ import sympy
 
 from gradexplain.formula.functions import Lookup
 from gradexplain.plan.arrays import Pair, aligned
+from gradexplain.plan.cost import hold
 from gradexplain.plan.exact import Exact
 from gradexplain.plan.lower import Lowering
 from gradexplain.plan.magnitude import Magnitude
@@ -22,7 +23,8 @@ class Evaluator:
     """Values of formulas whose elements have the values that ``resolve(label)`` gives.
 
     ``sizes`` is the size of each free index; ``exact`` chooses mpmath, whose digits are the context's
-    (`gradexplain.formula.functions.mp`), else ``dtype`` is NumPy's.
+    (`gradexplain.formula.functions.mp`), else ``dtype`` is NumPy's.  What does not fit the budget is
+    refused by the name of ``what``, before it is begun (`InputError`).
     """
 
     def __init__(
@@ -34,12 +36,15 @@ class Evaluator:
         lookup: Callable[[str], Any] | None = None,
         magnitudes: bool = True,
         dtype: Any = np.float64,
+        what: str = "this formula",
     ) -> None:
         self._resolve = resolve
         self._lookup = lookup
         # What `resolve` derives on the way may give a letter another size.
         self._sizes = dict(sizes)
         self._magnitudes = magnitudes
+        self._exact = exact
+        self._what = what
         values = Exact(self._value, lookup) if exact else Numeric(self._value, lookup, dtype)
         self._values = values
         self._interpretation = Magnitude(values, self._size) if magnitudes else values
@@ -53,6 +58,7 @@ class Evaluator:
     def value(self, e: Any, axes: Sequence[Any], shape: Sequence[int]) -> Pair:
         """``e`` over ``axes`` (index symbols, or 0 for an axis of one element), in ``shape``."""
         root = self._lowered(sympy.sympify(e), axes)
+        hold(root, self._what, exact=self._exact, magnitudes=self._magnitudes)
         with np.errstate(all="ignore"):
             found = run(root, self._interpretation)
         value, size = found if self._magnitudes else (found, None)

@@ -89,7 +89,9 @@ class ChainRule:
         def lookup(label: str) -> Any:
             return self.integers(self.graph[order[int(label[1:])]])
 
-        return Evaluator(resolve, sizes, exact=self.exact, lookup=lookup)
+        assert node.op is not None
+        what = node.op.name if upstream is None else f"the gradient of {node.op.name}"
+        return Evaluator(resolve, sizes, exact=self.exact, lookup=lookup, what=what)
 
     def integers(self, node: Node) -> Any:
         """The values of an integer tensor; negative ones count from the end where it is an index."""

@@ -221,7 +221,7 @@ class ClosedForm:
             formula, shape = self.sizes.at(formula), self.sizes.shape(shape)
         evaluator = Evaluator(
             self._pair, ranges, exact=self.exact, lookup=self._integers,
-            magnitudes=self._magnitudes,
+            magnitudes=self._magnitudes, what="the closed form",
         )  # fmt: skip
         return evaluator.value(formula, axes, shape)
 

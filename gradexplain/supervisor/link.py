@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from gradexplain.limits import DEFAULT_MEMORY, DEFAULT_TIMEOUT, INTERPRETER_MEMORY
+from gradexplain.limits import BUDGET, DEFAULT_MEMORY, DEFAULT_TIMEOUT, INTERPRETER_MEMORY
 
 
 class Stopped(BaseException):
@@ -96,7 +96,7 @@ def timeout(seconds: float | None) -> None:
 
 def memory(size: int | None) -> None:
     """The budget's memory, above the interpreter's."""
-    _state.memory = size
+    _state.memory = BUDGET.memory = size
     _tell("memory" if size is None else f"memory {size}")
     if attached():
         hold_memory(size, INTERPRETER_MEMORY)
