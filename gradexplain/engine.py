@@ -153,6 +153,8 @@ class Problem:
     retain: tuple[str, ...] = ()
     #: Reads the program with its inputs in other shapes, where there is a program.
     reread: Callable[[Mapping[str, Shape]], Graph] | None = None
+    #: What the graph follows from, where formulas may be used again: the program and the shapes.
+    key: tuple[Any, ...] = ()
     #: Whether gradients are those of the output itself, as formulas then say: ∂S/∂x, without a v.
     scalar: bool = False
     #: Where PyTorch's answer comes from, when it is not asked for this problem alone.
@@ -198,6 +200,15 @@ class Bound:
     given: Mapping[str, Array]
     dtype: str
 
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What the graph follows from: the text, the shapes, the values of indices, the dtype."""
+        leaves = tuple(
+            (n.label, n.shape, self.values[n.label].tobytes() if n.integer else None)
+            for n in self.graph.leaves
+        )
+        return self.program.source, leaves, self.dtype
+
     def reread(self, shapes: Mapping[str, Shape]) -> Graph:
         """The program with its inputs in other shapes."""
         return read(
@@ -232,6 +243,7 @@ def problem_at(request: Request, bound: Bound, graph: Graph | None = None) -> Pr
         source=program.source,
         statements=statements,
         reread=bound.reread if graph is bound.graph else None,
+        key=bound.key if graph is bound.graph else (),
     )
 
 
@@ -336,22 +348,33 @@ class Run:
     @property
     def closed(self) -> ClosedForm:
         if self._closed is None:
-            self._closed = self._form(None)
-            if self.problem.reread is not None:
-                from gradexplain.formula.sizes import generalised
-
-                sizes = generalised(self.graph, self.problem.reread)
-                if sizes is not None:
-                    self._closed = self._form(sizes).in_letters(self.leaves)
+            self._closed = self._formed()
         return self._closed
 
-    def _form(self, sizes: Sizes | None) -> ClosedForm:
-        from gradexplain.routes.closed import ClosedForm
+    def _formed(self) -> ClosedForm:
+        """The closed form, with formulas that were derived before for the same program and shapes."""
+        from gradexplain.routes.closed import ClosedForm, Known
 
-        form = ClosedForm(self.graph, self.values, self.v, exact=self.exact, sizes=sizes)
-        if self.problem.scalar:
-            form.scalar = form.loss_name = self.graph.out.label
-        return form
+        key = self.problem.key and (self.problem.key, self.problem.scalar, *self.wanted)
+        known = Known.of_this_thread()
+        if key in known:
+            return known[key].at(self.values, self.v, exact=self.exact)
+
+        def form(sizes: Sizes | None) -> ClosedForm:
+            made = ClosedForm(self.graph, self.values, self.v, exact=self.exact, sizes=sizes)
+            if self.problem.scalar:
+                made.scalar = made.loss_name = self.graph.out.label
+            return made
+
+        found = form(None)
+        if self.problem.reread is not None:
+            from gradexplain.formula.sizes import generalised
+
+            sizes = generalised(self.graph, self.problem.reread)
+            found = found if sizes is None else form(sizes).in_letters(self.leaves)
+        if key:
+            known[key] = found.at({}, self.v, exact=self.exact)
+        return found
 
     @property
     def chain(self) -> ChainRule:
@@ -419,13 +442,7 @@ class Run:
             seen[c.source.id] = seen.get(c.source.id, 0) + 1
             last = seen[c.source.id] == uses[c.source.id] > 1
             rule, contribution, numbers = step_texts(
-                c,
-                self.graph,
-                labels,
-                self.closed.loss_name,
-                self.clean,
-                self.chain,
-                self.closed.sizes,
+                c, self.graph, labels, self.closed, self.clean, self.chain
             )
             assert c.node.op is not None
             self.explanation.steps.append(
@@ -556,9 +573,7 @@ class Run:
 
     def _vanishes(self, leaf: Node, v: Array, values: Mapping[str, Array]) -> bool:
         """Whether ``Jᵀv`` is 0 at ``values``."""
-        from gradexplain.routes.closed import ClosedForm
-
-        pair = ClosedForm(self.graph, values, v, exact=self.exact).gradient_value(leaf)
+        pair = self.closed.at(values, v, exact=self.exact).gradient_value(leaf)
         return not self.clean(pair).any()
 
 

@@ -7,6 +7,7 @@ two hundred nodes of one kind share a derivation.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -128,7 +129,7 @@ def _derive(
     )
 
 
-def renamed(e: Any, labels: dict[str, str]) -> Any:
+def renamed(e: Any, labels: Mapping[str, str]) -> Any:
     """A local formula in the names of the graph."""
     tables: dict[Any, Any] = {
         atom: Lookup(sympy.Symbol(labels[label]), *atom.args[1:])

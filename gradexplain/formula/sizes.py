@@ -48,6 +48,8 @@ class Sizes:
     #: The prime factors of the numbers that the program is written with.
     written: frozenset[int]
     _known: dict[int, Any] = field(default_factory=dict)
+    _lettered: dict[Any, Any] = field(default_factory=dict)
+    _here: dict[Any, Any] = field(default_factory=dict)
 
     def size(self, n: int) -> Any:
         """A number in letters, as an expression; raises `Unlettered` where there is none."""
@@ -97,6 +99,11 @@ class Sizes:
 
     def lettered(self, e: Any) -> Any:
         """``e`` with letters for every number that comes from a size."""
+        if e not in self._lettered:
+            self._lettered[e] = self._in_letters(e)
+        return self._lettered[e]
+
+    def _in_letters(self, e: Any) -> Any:
         turned = {}
         for m in e.atoms(Modulo):  # (i − 1) mod N, and not (i + N − 1) mod N
             constant, rest = m.args[0].as_coeff_Add()
@@ -113,7 +120,9 @@ class Sizes:
 
     def at(self, e: Any) -> Any:
         """``e`` at the sizes that are asked about."""
-        return self.lettered(e).xreplace(self.values)
+        if e not in self._here:
+            self._here[e] = self.lettered(e).xreplace(self.values)
+        return self._here[e]
 
     def value(self, n: int) -> int:
         """The size that a size of ``graph`` stands for."""

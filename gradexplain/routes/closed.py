@@ -7,7 +7,9 @@ named parts, each in closed form (`ClosedForm.chained`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,6 +60,24 @@ class Shown:
     ranges: str
 
 
+class Known(OrderedDict[Any, "ClosedForm"]):
+    """Formulas that were derived, of the programs that were explained last; one for each thread."""
+
+    _MOST = 64
+    _threads = threading.local()
+
+    @classmethod
+    def of_this_thread(cls) -> Known:
+        if not hasattr(cls._threads, "known"):
+            cls._threads.known = cls()
+        return cls._threads.known  # type: ignore[no-any-return]
+
+    def __setitem__(self, key: Any, form: ClosedForm) -> None:
+        super().__setitem__(key, form)
+        while len(self) > self._MOST:
+            self.popitem(last=False)
+
+
 class ClosedForm:
     """The closed forms of one graph's output by each leaf.
 
@@ -102,12 +122,15 @@ class ClosedForm:
         self.only_here = False
         self._folds: Folds | None = None
         self._elements: dict[int, Any] = {}
+        self._texts: dict[tuple[Any, ...], Any] = {}
         if formulas is not None:
             self.calculus = formulas.calculus
             self._elements = formulas._elements
             self._jacobians, self._gradients = formulas._jacobians, formulas._gradients
             self._adjoints, self._folds = formulas._adjoints, formulas._folds
-            self.scalar = formulas.scalar
+            self._texts = formulas._texts
+            self.scalar, self.loss_name = formulas.scalar, formulas.loss_name
+            self.only_here = formulas.only_here
 
     # -- formulas --------------------------------------------------------------------------------
 
@@ -332,6 +355,10 @@ class ClosedForm:
                 form._gradients[node.label] = form._tidy(formula.xreplace({v: sympy.S.One}))
         return form
 
+    def at(self, values: Mapping[str, Array], v: Array, *, exact: bool) -> ClosedForm:
+        """The same formulas at other values of the inputs and another v."""
+        return ClosedForm(self._here, values, v, exact=exact, formulas=self, sizes=self.sizes)
+
     def in_letters(self, leaves: Sequence[Node]) -> ClosedForm:
         """This form, or the one at these sizes alone where letters say less, or not the same.
 
@@ -399,6 +426,22 @@ class ClosedForm:
     def shown_jacobian(self, leaf: Node) -> tuple[Shown, str]:
         """J as it is shown, and its structure in words."""
         leaf = self.graph[leaf.id]
+        found = self.remembered(("jacobian", leaf.label), lambda: self._shown_jacobian(leaf))
+        return found  # type: ignore[no-any-return]
+
+    def shown_gradient(self, leaf: Node) -> Shown:
+        """``leaf.grad[j] = …`` as it is shown."""
+        leaf = self.graph[leaf.id]
+        found = self.remembered(("gradient", leaf.label), lambda: self._shown_gradient(leaf))
+        return found  # type: ignore[no-any-return]
+
+    def remembered(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        """What ``make`` returns, made once for these formulas."""
+        if key not in self._texts:
+            self._texts[key] = make()
+        return self._texts[key]
+
+    def _shown_jacobian(self, leaf: Node) -> tuple[Shown, str]:
         out = self.calculus.indices(self.graph.out.shape, "o")
         places = self.calculus.indices(leaf.shape, "d")
         formula = self.jacobian(leaf)
@@ -432,9 +475,7 @@ class ClosedForm:
                 lines[f"{math.prod(sizes)} = {product}, {what}"] = None
         return list(lines)
 
-    def shown_gradient(self, leaf: Node) -> Shown:
-        """``leaf.grad[j] = …`` as it is shown."""
-        leaf = self.graph[leaf.id]
+    def _shown_gradient(self, leaf: Node) -> Shown:
         places = self.calculus.indices(leaf.shape, "d")
         letters = Letters(self._names)
         letters.axes(places, _IN)

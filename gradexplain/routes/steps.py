@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -14,10 +14,11 @@ from gradexplain.formula.calculus import indices_of, label_of
 from gradexplain.formula.functions import Bracket, Cases, Lookup
 from gradexplain.formula.local import RESULT, UPSTREAM, local_rule, renamed
 from gradexplain.formula.printing import Letters, TextPrinter
-from gradexplain.formula.sizes import Sizes, Unlettered
+from gradexplain.formula.sizes import Unlettered
 from gradexplain.graph import Graph, refs
 from gradexplain.render.numbers import number
 from gradexplain.routes.chain import ChainRule, Sent
+from gradexplain.routes.closed import ClosedForm
 
 _OUT, _IN = "ikmace", "jlnbdf"
 
@@ -29,17 +30,32 @@ def step_texts(
     c: Sent,
     graph: Graph,
     labels: Mapping[int, str],
-    loss: str,
+    closed: ClosedForm,
     clean: Callable[[Any], Array],
     chain: ChainRule,
-    sizes: Sizes | None = None,
 ) -> tuple[str, str, str]:
     """``(local derivative, contribution, contribution in numbers)``.
 
     ``∂t2[i]/∂b[j] = 2·δ(i,j)``; ``2·g[j]`` with ``g`` for ``∂L/∂t2``; ``2·0.4 = 0.8``, empty where
-    it would not fit on a line.  Sizes are letters where ``sizes`` has them.
+    it would not fit on a line.  Sizes are letters where the closed form has them.
     """
+    order = list(dict.fromkeys(ref.id for ref in refs(c.node.args)))
+    names = {f"a{place}": labels[id] for place, id in enumerate(order)}
+    names |= {RESULT: c.node.label, UPSTREAM: f"∂/∂{c.node.label}"}
+    rule, contribution, text = closed.remembered(
+        ("step", c.node.id, c.place), lambda: _formulas(c, graph, names, closed)
+    )
+    sizes = closed.sizes
+    lengths = {} if sizes is None else {size: number(n) for size, n in sizes.values.items()}
+    return rule, text, _numbers(c, contribution, text, names, order, clean, chain, lengths)
+
+
+def _formulas(
+    c: Sent, graph: Graph, names: Mapping[str, str], closed: ClosedForm
+) -> tuple[str, Any, str]:
+    """The local derivative as text, the contribution, and its text."""
     slope, contribution = c.rule.slopes[c.place], c.rule.contributions[c.place]
+    sizes = closed.sizes
     if sizes is not None:
         general = local_rule(sizes.graph[c.node.id], sizes.graph)
         with suppress(Unlettered):
@@ -47,28 +63,23 @@ def step_texts(
                 sizes.lettered(general.slopes[c.place]),
                 sizes.lettered(general.contributions[c.place]),
             )
-    order = list(dict.fromkeys(ref.id for ref in refs(c.node.args)))
-    names = {f"a{place}": labels[id] for place, id in enumerate(order)}
-    names[RESULT] = c.node.label
-    upstream = f"∂/∂{c.node.label}"
-    names[UPSTREAM] = upstream
     known = [node.label for node in graph.nodes if not node.is_literal]
-    letters = Letters(known)
-    letters.axes(c.rule.axes, _OUT)
-    letters.axes(c.rule.places[c.place], _IN)
-    printer = TextPrinter(letters, [*known, upstream], loss=loss)
-    slope = renamed(slope, names)
-    rule = (
-        printer.derivative(c.node.label, c.rule.axes, c.source.label, c.rule.places[c.place])
-        + f" = {printer(slope)}"
-    )
-    own = Letters(known)
-    own.axes(c.rule.places[c.place], _IN)
-    printer = TextPrinter(own, [*known, upstream], loss=loss)
+
+    def printer(*axes: tuple[Sequence[Any], str]) -> TextPrinter:
+        letters = Letters(known)
+        for symbols, alphabet in axes:
+            letters.axes(symbols, alphabet)
+        return TextPrinter(letters, [*known, names[UPSTREAM]], loss=closed.loss_name)
+
+    own, places = c.rule.axes, c.rule.places[c.place]
+    shown = printer((own, _OUT), (places, _IN))
+    left = shown.derivative(c.node.label, own, c.source.label, places)
     contribution = renamed(contribution, names)
-    text = printer(contribution)
-    lengths = {} if sizes is None else {size: number(n) for size, n in sizes.values.items()}
-    return rule, text, _numbers(c, contribution, text, names, order, clean, chain, lengths)
+    return (
+        f"{left} = {shown(renamed(slope, names))}",
+        contribution,
+        printer((places, _IN))(contribution),
+    )
 
 
 def _numbers(

@@ -376,11 +376,14 @@ class Link:
         if self.operation.view is not None:
             return self._of_view(self.operation.view, number), "", ""
         if self.single:
+            from gradexplain.routes.closed import ClosedForm
             from gradexplain.routes.steps import step_texts
 
+            form = ClosedForm(self.graph, {}, np.zeros(self.graph.out.shape), exact=False)
+            form.loss_name = "L"
             for c in self.chain.contributions:
                 if c.source.id == id:
-                    return step_texts(c, self.graph, self._labels, "L", clean, self.chain)
+                    return step_texts(c, self.graph, self._labels, form, clean, self.chain)
             return "", "", ""
         return self._whole(id), "", ""
 

@@ -1,0 +1,75 @@
+"""Sizes as letters: what the formulas say, that they hold at other sizes, and that they are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_laws import check_text
+
+import gradexplain
+from gradexplain.routes.closed import Known
+
+CASES = [
+    ("sqrt(x).mean()", {"x": (2, 3)}, "v/(2·N·M·sqrt(x[j,l]))", "N = 2, M = 3"),
+    ("tanh(x @ w.T + b).sum()", {"x": (2, 3), "w": (4, 3), "b": (4,)}, "", ""),
+    ("x.var(1).sum()", {"x": (2, 3)}, "2·v·(x[j,l] − μ[j])/(M − 1)", "M = 3"),
+    ("F.mse_loss(x, y)", {"x": (2, 2), "y": (2, 2)}, "2·v·(x[j,l] − y[j,l])/(N·M)", "N = 2, M = 2"),
+    ("x.roll(1)", {"x": (4,)}, "v[(j + 1) mod N]", "N = 4"),
+    ("x.flip(0)", {"x": (4,)}, "v[N − j − 1]", "N = 4"),
+    ("x.diff()", {"x": (4,)}, "v[j − 1]·[j ≥ 1] − v[j]·[j ≤ N − 2]", "N = 4"),
+    ("x.reshape(6)", {"x": (2, 3)}, "v[3·j + l]", ""),
+    ("x.reshape(3, 2).reshape(-1)", {"x": (2, 3)}, "v[3·j + l]", ""),
+    ("x[[0, 1, 2]]", {"x": (3,)}, "v[j]", "at these sizes"),
+    ("x * ones(3)", {"x": (3,)}, "v[j]", ""),
+    ("(x * 3.14159).mean()", {"x": (3,)}, "3.14159·v/N", "N = 3"),
+    ("x / x.shape[0]", {"x": (5,)}, "v[j]/N", "N = 5"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "shapes", "formula", "sizes"), CASES, ids=[c[0] for c in CASES])
+def test_what_a_formula_says(text: str, shapes: Any, formula: str, sizes: str) -> None:
+    x = gradexplain.explain(text, shapes=shapes, grad="ones", check=False)
+    shown = x.gradients["x"]
+    assert formula in ("", shown.text.partition(" = ")[2])
+    assert sizes == "" or shown.ranges.endswith(f"; {sizes}")
+    assert check_text(x) > 0
+
+
+@given(st.sampled_from([c[:2] for c in CASES[:7]]), st.lists(st.integers(3, 6), min_size=3))
+@settings(max_examples=15, deadline=None, derandomize=True)
+def test_one_formula_at_every_size(case: Any, sizes: list[int]) -> None:
+    """The text is the same whatever the sizes are, and has the value that is claimed."""
+    text, shapes = case
+    here = gradexplain.explain(text, shapes=shapes, grad="ones", check=False)
+    named = dict(zip(dict.fromkeys(n for s in shapes.values() for n in s), sizes, strict=False))
+    other = {name: tuple(named[n] for n in shape) for name, shape in shapes.items()}
+    there = gradexplain.explain(text, shapes=other, grad="ones", check=False)
+    assert {n: g.text for n, g in here.gradients.items()} == {
+        n: g.text for n, g in there.gradients.items()
+    }
+    check_text(there)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return value.tolist() if isinstance(value, np.ndarray) else str(value)
+
+
+@pytest.mark.parametrize("text", ["x / x.sum(dim=0)", "softmax(x, dim=1)", "x.var(1)", "x.prod()"])
+def test_formulas_that_were_derived_before_give_the_same_page(text: str) -> None:
+    Known.of_this_thread().clear()
+    other = gradexplain.explain(text, at={"x": [[3, 1], [4, 1], [5, 9]]}, grad="ones", check=False)
+    kept = gradexplain.explain(text, shapes={"x": (3, 2)}, grad="ones", check=False)
+    Known.of_this_thread().clear()
+    fresh = gradexplain.explain(text, shapes={"x": (3, 2)}, grad="ones", check=False)
+    assert _plain(kept) == _plain(fresh) != _plain(other)
