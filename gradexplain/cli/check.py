@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from gradexplain.cli import shell
 from gradexplain.cli.common import Command, Output, budget_options, output_options
 from gradexplain.document import serialise
 from gradexplain.errors import InputError
@@ -17,7 +18,7 @@ _CODE = re.compile(r"(?P<path>.+\.py):(?P<name>[^\W\d]\w*)$", re.DOTALL)
 
 
 @click.command(cls=Command, short_help="Say what is wrong with a hand-written backward.")
-@click.argument("what", metavar="EXPR|FILE.py:NAME", required=False)
+@click.argument("what", metavar="EXPR|FILE.py:NAME", required=False, shell_complete=shell.files)
 @click.option(
     "--claim", "claims", metavar='"NAME: FORMULA"', multiple=True,
     help="What the backward returns for an input, in terms of v; repeatable.",

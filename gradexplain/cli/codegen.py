@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from gradexplain.cli import output
+from gradexplain.cli import output, shell
 from gradexplain.cli.common import Command, budget_options
 from gradexplain.errors import InputError
 
 
 @click.command(cls=Command, short_help="Write the torch.autograd.Function of an expression.")
-@click.argument("expr", required=False)
+@click.argument("expr", required=False, shell_complete=shell.operations)
 @click.option(
     "--name", default="Function", metavar="NAME", help="The name of the class. [Function]"
 )

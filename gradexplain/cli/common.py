@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 
-from gradexplain.cli import output
+from gradexplain.cli import output, shell
 from gradexplain.document import serialise
 from gradexplain.errors import InputError
 from gradexplain.limits import DEFAULT_MEMORY, DEFAULT_TIMEOUT, MAX_SOURCE
@@ -44,6 +44,8 @@ class Command(click.Command):
     """A command whose argument may begin with a minus: ``-x*2`` is an expression, not options."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if ctx.resilient_parsing:  # a line that a shell completes
+            return super().parse_args(ctx, args)
         options = {
             name: option.is_flag or option.count  # whether it takes no value
             for option in self.get_params(ctx)
@@ -136,8 +138,13 @@ class Question:
 def question_options(command: F) -> Callable[..., Any]:
     """EXPR and the options that say at which point and for which v it is explained."""
 
-    @click.argument("expr", required=False)
-    @click.option("--file", metavar="PATH", help="Read the expression from a file.")
+    @click.argument("expr", required=False, shell_complete=shell.operations)
+    @click.option(
+        "--file",
+        metavar="PATH",
+        shell_complete=shell.files,
+        help="Read the expression from a file.",
+    )
     @click.option(
         "--grad", "grads", metavar="V", multiple=True, help="The argument of backward; see below."
     )
@@ -233,7 +240,10 @@ def output_options(command: F) -> Callable[..., Any]:
         type=click.IntRange(20, 1000),
         help="Columns, 20 to 1000 [the terminal's, or 100].",
     )
-    @click.option("--output", "path", metavar="FILE", help="Write to a file; - is standard output.")
+    @click.option(
+        "--output", "path", metavar="FILE", shell_complete=shell.files,
+        help="Write to a file; - is standard output.",
+    )  # fmt: skip
     @functools.wraps(command)
     def wrapper(
         *, format: str, precision: int | None, width: int | None, path: str | None, **others: Any

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from gradexplain.cli import shell
 from gradexplain.cli.common import Output, budget_options, output_options
 from gradexplain.document import serialise
 
 
 @click.command(short_help="List the operations, with formulas and derivatives.")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=shell.operations)
 @output_options
 @budget_options
 def ops(name: str | None, out: Output) -> int:

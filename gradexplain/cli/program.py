@@ -24,7 +24,7 @@ from typing import cast
 import click
 
 from gradexplain import __version__
-from gradexplain.cli import output
+from gradexplain.cli import output, shell
 from gradexplain.cli.check import check
 from gradexplain.cli.codegen import codegen
 from gradexplain.cli.hessian import hessian
@@ -54,6 +54,8 @@ cli.add_command(check)
 cli.add_command(codegen)
 cli.add_command(hessian)
 cli.add_command(trace)
+cli.add_command(shell.completion)
+cli.add_command(shell.man)
 cli.add_command(schema)
 
 
@@ -126,6 +128,9 @@ def _internal(error: Exception, arguments: list[str]) -> str:
 
 def _invoke(arguments: list[str]) -> int:
     """Parse the arguments and run the command that they name."""
+    instruction = os.environ.get(shell.ASKING)
+    if instruction:
+        return shell.completed(cli, _PROGRAM, instruction)
     try:
         with cli.make_context(_PROGRAM, arguments) as context:
             return cast("int", cli.invoke(context))

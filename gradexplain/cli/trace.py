@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from gradexplain.cli import output
+from gradexplain.cli import output, shell
 from gradexplain.cli.common import Output, budget_options, output_options
 from gradexplain.document import serialise
 from gradexplain.errors import InputError
@@ -19,7 +19,7 @@ from gradexplain.verdict.status import exit_code
     short_help="Explain every backward of a PyTorch script.",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
-@click.argument("script", metavar="SCRIPT.py", required=False)
+@click.argument("script", metavar="SCRIPT.py", required=False, shell_complete=shell.files)
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED)
 @click.option("--call", type=click.IntRange(1), metavar="K", help="Explain the K-th call only.")
 @click.option("--at-line", type=click.IntRange(1), metavar="N", help="Only the calls on line N.")

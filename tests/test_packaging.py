@@ -1,0 +1,92 @@
+"""What is installed: metadata, licence, types, the shell's completion and the manual page."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gradexplain
+from gradexplain.cli import main
+
+ROOT = Path(gradexplain.__file__).parent
+PROJECT = (ROOT.parent / "pyproject.toml").read_text("utf-8")
+
+
+def test_metadata() -> None:
+    assert f'version = "{gradexplain.__version__}"' in PROJECT
+    assert '"click>=8.2"' in PROJECT
+    assert '"torch>=2.10"' in PROJECT
+    (licence,) = re.findall(r'license-files = \["(.*)"\]', PROJECT)
+    assert (ROOT.parent / licence).read_text("utf-8").startswith("MIT License\n")
+    assert (ROOT / "py.typed").exists()
+
+
+def test_a_program_of_a_user_passes_mypy_strict(tmp_path: Path) -> None:
+    program = tmp_path / "mine.py"
+    program.write_text(
+        "import gradexplain\n\n"
+        'found = gradexplain.explain("x * 2", at={"x": [1.0, 2.0]}, grad=[1.0, 0.5])\n'
+        'value = found.gradients["x"].value\n'
+        "reveal_type(found)\n"
+        "reveal_type(value.shape)\n"
+        'gradexplain.explain("x", wrong=1)\n'
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--no-incremental", str(program)],
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(ROOT.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("mine.py")]
+    assert 'Revealed type is "gradexplain.explanation.Explanation"' in lines[0]
+    assert 'Revealed type is "tuple[' in lines[1]
+    assert 'Unexpected keyword argument "wrong" for "explain"' in lines[2]
+    assert [line for line in lines if "error:" in line] == [lines[2]]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    assert f"_GRADEXPLAIN_COMPLETE={shell}_complete" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "answers"),
+    [
+        ("gradexplain h", ["hessian"]),
+        ("gradexplain run --ti", ["--timeout"]),
+        ("gradexplain run --dtype float3", ["float32"]),
+        ("gradexplain run log_soft", ["log_softmax"]),
+        ("gradexplain ops soft", ["soft_margin_loss", "softmax", "softmin", "softplus"]),
+        ("gradexplain codegen x/x.logsumex", ["x/x.logsumexp"]),
+    ],
+)
+def test_completion(
+    words: str,
+    answers: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("_GRADEXPLAIN_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    assert main([]) == 0
+    found = [line.partition(",")[2] for line in capsys.readouterr().out.splitlines()]
+    assert set(answers) <= set(found)
+
+
+def test_the_manual_page(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["man"]) == 0
+    page = capsys.readouterr().out
+    assert page.startswith(".TH GRADEXPLAIN 1\n") or page.startswith(".TH GRADEXPLAIN 1 ")
+    for name in ("RUN", "CHECK", "HESSIAN", "CODEGEN", "TRACE", "OPS"):
+        assert f"\n.SH {name}\n" in page
+    assert "\\fB\\-\\-timeout SECONDS\\fR\n" in page
+    assert not [line for line in page.splitlines() if line.startswith(".") and line[1] == "."]
