@@ -66,7 +66,7 @@ def _describe(found: InputReport, trial: Trial, truth: Truth, name: str) -> None
     raw = _written_out(raw, calculus, set(range(len(graph.nodes))))
     claimed = form._tidy(raw)
     gap = sympy.expand_mul(claimed) - sympy.expand_mul(right)
-    gap = tidy(sympy.expand_mul(gap), lambda e: burden(e, names), form.folds)
+    gap = tidy(sympy.expand_mul(gap), burden, form.folds)
     letters = Letters(names)
     letters.axes(places, _IN)
     ranks = {n.label: len(n.shape) for n in both.nodes}

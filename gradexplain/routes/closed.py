@@ -174,7 +174,7 @@ class ClosedForm:
         return tidy(e, self._burden, self.folds)
 
     def _burden(self, e: Any) -> float:
-        return burden(self._lettered(e), self._names)
+        return burden(self._lettered(e))
 
     def _lettered(self, e: Any) -> Any:
         return e if self.sizes is None else self.sizes.lettered(e)
