@@ -360,3 +360,10 @@ def test_what_the_closed_form_cannot_compute_is_not_called_a_convention() -> Non
     assert found.check.status == "failed"
     assert "not checked: the closed form meets 0/0" in str(found)
     assert not any("no second derivative" in note.text for note in found.notes)
+
+
+def test_a_scalar_of_any_rank() -> None:
+    h = hessian("atleast_3d(x)**3", at={"x": 2.0})
+    assert h.check is not None and h.check.status == "agree"
+    assert h.blocks["x", "x"].text == "∂²y/∂x² = 6·x"
+    assert h.blocks["x", "x"].value == 12

@@ -13,6 +13,7 @@ from typing import Any
 import sympy
 
 from gradexplain.formula.functions import Bracket, Cases, FloorDiv, Lookup, Modulo, mp
+from gradexplain.formula.printing import burden
 
 #: Beyond this many operations a formula is only factored, not rewritten as one fraction.
 _LARGE = 150
@@ -26,8 +27,12 @@ def tidy(
     ``length`` measures a form as printed.  ``folds`` are ``(pattern, name, indices)``: an element's
     definition, the atom that names it, and the index symbols of both.
     """
-    e = _inner_sums(e, length)
-    return _shortest((folds if isinstance(folds, Folds) else Folds(folds)).put_into(e), length)
+    folds = folds if isinstance(folds, Folds) else Folds(folds)
+    known = _KNOWN if length is burden else folds.shortest
+    if len(known) > 20_000:
+        known.clear()
+    e = _inner_sums(e, length, known)
+    return _shortest(folds.put_into(e), length, known)
 
 
 class Folds:
@@ -38,6 +43,8 @@ class Folds:
 
     def __init__(self, folds: Iterable[tuple[Any, Any, Any]]) -> None:
         self.all = list(folds)
+        #: Forms that were tidied already, for a reader who measures in his own way.
+        self.shortest: dict[Any, Any] = {}
         self._by_value: dict[Any, list[int]] = {}
         for place, (pattern, _, _) in enumerate(self.all):
             first = min(_values(pattern), key=str, default=None)
@@ -70,7 +77,17 @@ def _values(e: Any) -> set[Any]:
     return {symbol for symbol in e.free_symbols if symbol.is_Symbol and not symbol.is_integer}
 
 
-def _shortest(e: Any, length: Callable[[Any], float]) -> Any:
+#: The same for all who measure by `burden`.
+_KNOWN: dict[Any, Any] = {}
+
+
+def _shortest(e: Any, length: Callable[[Any], float], known: dict[Any, Any]) -> Any:
+    if e not in known:
+        known[e] = _shorter(e, length)
+    return known[e]
+
+
+def _shorter(e: Any, length: Callable[[Any], float]) -> Any:
     best, shortest = e, length(e)
     for candidate in _candidates(e):
         size = length(candidate)
@@ -150,12 +167,12 @@ def _sum(body: Any, limits: Any) -> Any:
     return outside * sympy.Sum(inside, *kept) if kept else outside * inside
 
 
-def _inner_sums(e: Any, length: Callable[[Any], float]) -> Any:
+def _inner_sums(e: Any, length: Callable[[Any], float], known: dict[Any, Any]) -> Any:
     """Every sum's body tidied, constant factors taken out of it; innermost first."""
     replaced = {}
     for total in sorted(e.atoms(sympy.Sum), key=lambda s: s.count_ops()):
-        body = _inner_sums(total.function, length)
-        body = _shortest(body, length)
+        body = _inner_sums(total.function, length, known)
+        body = _shortest(body, length, known)
         replaced[total] = _sum(body, total.limits)
     # Outer sums hold inner ones: replace the largest, which were built from tidied bodies.
     ordered = sorted(replaced, key=lambda s: -s.count_ops())

@@ -112,6 +112,7 @@ class ClosedForm:
         self._jacobians: dict[str, Any] = {}
         self._gradients: dict[str, Any] = {}
         self._adjoints: dict[tuple[int, str], Any] = {}
+        self._partials: dict[tuple[int, int], Any] = {}
         #: The names of the argument of ``backward`` and of the scalar L in formulas.
         self.v_name, self.loss_name = free_names(graph)
         self._names = [n.label for n in graph.nodes if not n.is_literal] + [self.v_name]
@@ -173,7 +174,11 @@ class ClosedForm:
     def _tidy(self, e: Any) -> Any:
         return tidy(e, self._burden, self.folds)
 
-    def _burden(self, e: Any) -> float:
+    @property
+    def _burden(self) -> Callable[[Any], float]:
+        return burden if self.sizes is None else self._lettered_burden
+
+    def _lettered_burden(self, e: Any) -> float:
         return burden(self._lettered(e))
 
     def _lettered(self, e: Any) -> Any:
@@ -206,7 +211,7 @@ class ClosedForm:
         """
         total = sympy.S.Zero
         for part in self.calculus.users(node):
-            slope = self._tidy(self.calculus.partial(part, node))
+            slope = self._partial(part, node)
             if slope == 0:
                 continue
             out = self.calculus.indices(part.shape, "o")
@@ -221,6 +226,13 @@ class ClosedForm:
                 factor = sympy.Mul(*(delta(o, a, self.calculus.ranges) for o, a in ties))
             total += contract(factor * slope, out, self.calculus.ranges)
         return self._tidy(total)
+
+    def _partial(self, part: Node, node: Node) -> Any:
+        """``∂part[o]/∂node[d]`` with the other parts held fixed, tidied."""
+        key = part.id, node.id
+        if key not in self._partials:
+            self._partials[key] = self._tidy(self.calculus.partial(part, node))
+        return self._partials[key]
 
     def _part(self, part: Node, upper: str, at: tuple[Any, ...] = ()) -> tuple[Any, Any]:
         """`_chained` by ``part``, in index symbols of the part's own, which it returns first."""
@@ -504,7 +516,8 @@ class ClosedForm:
                 sizes = printer.sizes
         # Deriving the lines below took the same symbols for other axes.
         for _, node, places in left:
-            for symbol, n in zip(places, node.shape, strict=True):
+            # A scalar of a shape such as (1, 1) is spoken of without its indices.
+            for symbol, n in zip(places, node.shape if places else (), strict=True):
                 if not symbol.is_Integer:
                     self.calculus.ranges[symbol] = n
         symbols = [a for a in axes if not a.is_Integer]
