@@ -363,7 +363,7 @@ def test_what_the_closed_form_cannot_compute_is_not_called_a_convention() -> Non
 
 
 def test_a_scalar_of_any_rank() -> None:
-    h = hessian("atleast_3d(x)**3", at={"x": 2.0})
+    h = gradexplain.hessian("atleast_3d(x)**3", at={"x": 2.0})
     assert h.check is not None and h.check.status == "agree"
     assert h.blocks["x", "x"].text == "∂²y/∂x² = 6·x"
     assert h.blocks["x", "x"].value == 12
