@@ -5,12 +5,12 @@ be.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accepting import compare
 
 import gradexplain
 from gradexplain.checking.checker import check
@@ -223,14 +223,10 @@ def test_samples(
 def test_sample_pages(
     name: str, which: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """UPDATE_GOLDEN=1 writes the outputs anew."""
     monkeypatch.chdir(ROOT)
     main(["check", f"samples/check_{name}.py:{which}"])
     found = capsys.readouterr().out
-    golden = ROOT / "samples" / f"check_{name}.{which}.txt"
-    if os.environ.get("UPDATE_GOLDEN"):
-        golden.write_text(found, "utf-8")
-    assert found == golden.read_text("utf-8")
+    compare(found, ROOT / "samples" / f"check_{name}.{which}.txt")
 
 
 @pytest.mark.parametrize(

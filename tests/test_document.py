@@ -10,8 +10,8 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from accepting import same_document
 from sample import array, normalised, weighted
-from test_samples import same_document
 
 from gradexplain.cli.program import main
 from gradexplain.cli.schema import DOCUMENTS

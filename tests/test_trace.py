@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accepting import compare
 
 import gradexplain
 from gradexplain.cli import main
@@ -562,12 +563,7 @@ def output(*arguments: str) -> bytes:
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
 def test_samples(sample: Path) -> None:
-    """UPDATE_GOLDEN=1 writes them anew; look at what changed before you commit it."""
-    golden = sample.with_suffix(".trace.txt")
-    found = output(str(sample.relative_to(ROOT)))
-    if os.environ.get("UPDATE_GOLDEN"):
-        golden.write_bytes(found)
-    assert found.decode() == golden.read_bytes().decode()
+    compare(output(str(sample.relative_to(ROOT))), sample.with_suffix(".trace.txt"))
 
 
 @pytest.mark.parametrize("width", [80, 100])
