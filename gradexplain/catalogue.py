@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 from gradexplain.document.keys import HIDDEN, Key, Keys
 from gradexplain.engine import Request, problem_of
 from gradexplain.errors import InputError
+from gradexplain.formula.letters import Letters
 from gradexplain.formula.local import RESULT, local_rule, renamed
-from gradexplain.formula.printing import Letters, TextPrinter
+from gradexplain.formula.printing import TextPrinter
 from gradexplain.graph import Graph, Node, op_call, refs
 from gradexplain.ops import Op, all_ops
 from gradexplain.ops.base import FAMILIES

@@ -42,7 +42,8 @@ from gradexplain.explanation import (
 )
 from gradexplain.formula.functions import build, mp
 from gradexplain.formula.kit import number
-from gradexplain.formula.printing import LatexPrinter, Letters
+from gradexplain.formula.latex import LatexPrinter
+from gradexplain.formula.letters import Letters
 from gradexplain.graph import Node, Ref
 from gradexplain.notes import at as place_of
 from gradexplain.notes import singular_nodes

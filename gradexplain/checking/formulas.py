@@ -10,10 +10,12 @@ from gradexplain.checking import claims
 from gradexplain.checking.report import InputReport
 from gradexplain.checking.trials import Trial, Tries
 from gradexplain.errors import GradexplainError
+from gradexplain.formula.burden import burden
 from gradexplain.formula.calculus import Calculus, element_symbol, label_of
 from gradexplain.formula.contract import contract
 from gradexplain.formula.functions import Bracket
-from gradexplain.formula.printing import Letters, TextPrinter, burden
+from gradexplain.formula.letters import Letters
+from gradexplain.formula.printing import TextPrinter
 from gradexplain.formula.tidy import Folds, equal, tidy
 from gradexplain.graph import Graph, Node
 from gradexplain.routes.closed import ClosedForm

@@ -8,7 +8,7 @@ from typing import Any
 import sympy
 
 from gradexplain.formula.functions import Bracket
-from gradexplain.formula.printing import Letters
+from gradexplain.formula.letters import Letters
 from gradexplain.graph import Graph, Node
 
 

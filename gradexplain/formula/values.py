@@ -17,8 +17,9 @@ from gradexplain.errors import Span
 from gradexplain.formula.calculus import element_symbol, indices_of, label_of
 from gradexplain.formula.functions import Lookup
 from gradexplain.formula.indices import index
+from gradexplain.formula.letters import Letters
 from gradexplain.formula.local import renamed
-from gradexplain.formula.printing import Letters, TextPrinter
+from gradexplain.formula.printing import TextPrinter
 from gradexplain.graph import Node, Ref
 from gradexplain.ops.base import Op, Shape
 

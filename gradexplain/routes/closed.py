@@ -17,6 +17,7 @@ import numpy as np
 import sympy
 
 from gradexplain.explanation import Array
+from gradexplain.formula.burden import burden
 from gradexplain.formula.calculus import (
     ADJOINT,
     TOTAL,
@@ -29,7 +30,9 @@ from gradexplain.formula.calculus import (
 from gradexplain.formula.contract import contract, delta
 from gradexplain.formula.functions import BIG, Bracket, Cases, FloorDiv, Lookup, Modulo
 from gradexplain.formula.indices import index
-from gradexplain.formula.printing import LatexPrinter, Letters, TextPrinter, burden
+from gradexplain.formula.latex import LatexPrinter
+from gradexplain.formula.letters import Letters
+from gradexplain.formula.printing import TextPrinter
 from gradexplain.formula.sizes import Sizes, Unlettered
 from gradexplain.formula.structure import structure
 from gradexplain.formula.tidy import Folds, tidy

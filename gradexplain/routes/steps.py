@@ -12,8 +12,9 @@ import sympy
 from gradexplain.explanation import Array
 from gradexplain.formula.calculus import indices_of, label_of
 from gradexplain.formula.functions import Bracket, Cases, Lookup
+from gradexplain.formula.letters import Letters
 from gradexplain.formula.local import RESULT, UPSTREAM, local_rule, renamed
-from gradexplain.formula.printing import Letters, TextPrinter
+from gradexplain.formula.printing import TextPrinter
 from gradexplain.formula.sizes import Unlettered
 from gradexplain.graph import Graph, refs
 from gradexplain.render.numbers import number

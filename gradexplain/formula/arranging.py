@@ -1,0 +1,112 @@
+"""The order and the signs in which a person writes: rearrangements that SymPy would undo."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import sympy
+
+
+def radicals(e: Any) -> tuple[Any, Any]:
+    """The coefficient of a product and the rest, ``sqrt(2)·…/(2·sqrt(π))`` as ``…/sqrt(2·π)``."""
+    coefficient, rest = e.as_coeff_Mul()
+    above, below, others = [], [], []
+    for factor in sympy.Mul.make_args(rest):
+        half = factor.is_Pow and abs(factor.exp) == sympy.S.Half
+        if half and (factor.base.is_Integer or factor.base is sympy.pi):
+            inside = factor.base
+            if factor.exp < 0:
+                below.append(inside)
+            elif inside.is_Integer and coefficient.is_Rational and coefficient.q % inside == 0:
+                coefficient *= inside
+                below.append(inside)
+            else:
+                above.append(inside)
+        else:
+            others.append(factor)
+
+    def root(parts: list[Any]) -> Any:
+        inside = sympy.Mul(*sorted(parts, key=str), evaluate=False)
+        return sympy.Pow(inside if len(parts) > 1 else parts[0], sympy.S.Half, evaluate=False)
+
+    if above and below:
+        over = sympy.Mul(*above, *(1 / part for part in below), evaluate=False)
+        others.append(sympy.Pow(over, sympy.S.Half, evaluate=False))
+    elif above:
+        others.append(root(above))
+    elif below:
+        others.append(sympy.Pow(root(below), -1, evaluate=False))
+    return coefficient, sympy.Mul(*others, evaluate=False)
+
+
+def upright(e: Any) -> Any:
+    """``−(a + b)·c`` for ``(−a − b)·c``."""
+    factors = list(e.args)
+    turned = [f for f in factors if f.is_Add and all(t.could_extract_minus_sign() for t in f.args)]
+    for factor in turned:
+        factors[factors.index(factor)] = sympy.Add(*(-term for term in factor.args))
+    if len(turned) % 2:
+        sign = [n for n, f in enumerate(factors) if f.is_Rational]
+        if sign:
+            factors[sign[0]] = -factors[sign[0]]
+        else:
+            factors.append(sympy.S.NegativeOne)
+    return sympy.Mul(*factors, evaluate=False) if turned else e
+
+
+def under_one_root(e: Any) -> Any:
+    """``s/2`` for ``sqrt(2)·sqrt(s)/2``, which SymPy makes of ``sqrt(s/2)``; None for other products."""
+    coefficient, rest = e.as_coeff_Mul()
+    factors = sympy.Mul.make_args(rest)
+    half = sympy.Rational(1, 2)
+    if len(factors) != 2 or coefficient < 0 or any(not f.is_Pow or f.exp != half for f in factors):
+        return None
+    numbers = [f.base for f in factors if f.base.is_Integer]
+    if len(numbers) != 1:
+        return None
+    inside = next(f.base for f in factors if not f.base.is_Integer)
+    return (
+        sympy.Mul(coefficient**2 * numbers[0], inside, evaluate=False)
+        if not inside.is_Mul
+        else None
+    )
+
+
+def plain(c: Any) -> Any:
+    """A condition on an index with its constant on the right: ``j − 1 ≥ 0`` as ``j ≥ 1``."""
+    if not (c.lhs.is_integer and c.rhs.is_integer):
+        if c.lhs.is_number and not c.rhs.is_number:
+            return plain(c.reversed)
+        constant, rest = c.lhs.as_coeff_Add()
+        if constant != 0 and c.rhs.is_number:
+            return c.func(rest, c.rhs - constant, evaluate=False)
+        return c
+    gap = sympy.expand(c.lhs - c.rhs)
+    constant, rest = gap.as_coeff_Add()
+    if isinstance(c, sympy.Gt):
+        return plain(sympy.Ge(c.lhs, c.rhs + 1, evaluate=False))
+    if rest.could_extract_minus_sign():
+        return plain(c.reversed) if c.reversed.lhs != c.lhs and rest.is_Mul else c
+    positive = sympy.Add(
+        *(t for t in sympy.Add.make_args(rest) if not t.could_extract_minus_sign())
+    )
+    other = positive - rest - constant
+    return c.func(positive, other, evaluate=False)
+
+
+def facing(c: Any, symbol: Any) -> Any:
+    """A condition with ``symbol`` on its left."""
+    return c.reversed if isinstance(c, sympy.core.relational.Relational) and c.rhs == symbol else c
+
+
+def decimal(value: Fraction) -> str | None:
+    """``value`` as a finite decimal of few digits, None if there is none."""
+    q = value.denominator
+    for prime in (2, 5):
+        while q % prime == 0:
+            q //= prime
+    if q != 1:
+        return None
+    text = repr(float(value)).removesuffix(".0")
+    return text if Fraction(text) == value else None
