@@ -12,8 +12,8 @@ from typing import Any
 
 import sympy
 
+from gradexplain.formula.burden import burden
 from gradexplain.formula.functions import Bracket, Cases, FloorDiv, Lookup, Modulo, mp
-from gradexplain.formula.printing import burden
 
 #: Beyond this many operations a formula is only factored, not rewritten as one fraction.
 _LARGE = 150
