@@ -7,6 +7,7 @@ and answers at the end.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -15,6 +16,7 @@ import numpy as np
 
 from gradexplain.between import intermediates, named_between, stops
 from gradexplain.errors import InputError
+from gradexplain.examples import example_values
 from gradexplain.explanation import (
     FURTHER,
     STAGES,
@@ -38,7 +40,7 @@ from gradexplain.reading.language import read
 from gradexplain.reading.program import Program
 from gradexplain.reading.syntax import parse
 from gradexplain.render.numbers import number
-from gradexplain.routes.names import free_names
+from gradexplain.routes.names import free_name, free_names, own_texts, quoted
 from gradexplain.routes.pytorch import Asked, Question
 from gradexplain.verdict import compare, fold
 
@@ -57,6 +59,9 @@ SHOWN_ENTRIES = 64
 _EXACT_ELEMENTS = 2_000
 _EXACT_WORK = 20_000
 
+#: Of a graph with more nodes no short formulas are looked for.
+_LARGE = 200
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -69,6 +74,8 @@ class Request:
     wrt: tuple[str, ...] | None = None
     dtype: str = "float64"
     check: bool = True
+    #: the element of a gradient that is to be explained in full: ``x[0,0]``
+    element: str = ""
 
 
 def explain(
@@ -161,6 +168,8 @@ class Problem:
     asked: Answering | None = None
     #: What is explained beside the gradients.
     extra: Extra | None = None
+    #: The element of a gradient that is explained in full, where one is asked for.
+    element: tuple[str, tuple[int, ...]] | None = None
 
     def question(self, retain: tuple[str, ...] = ()) -> Question:
         """What PyTorch is asked; ``retain`` are computed values whose gradients are wanted too."""
@@ -244,6 +253,7 @@ def problem_at(request: Request, bound: Bound, graph: Graph | None = None) -> Pr
         statements=statements,
         reread=bound.reread if graph is bound.graph else None,
         key=bound.key if graph is bound.graph else (),
+        element=_element(graph, wanted, request.element) if request.element else None,
     )
 
 
@@ -398,6 +408,7 @@ class Run:
         labels = labels_of(self.graph)
         needed = self.graph.needed()
         parts = self.graph.parts()
+        texts = own_texts(self.graph)
         for node in self.graph.nodes:
             if node.op is None or node.id not in needed:
                 continue
@@ -410,6 +421,8 @@ class Run:
                     shape=node.shape,
                     value=self.clean(self.chain.forward[node.id]),
                     part_of=parts.get(node.id),
+                    named=node.named,
+                    text=texts[node.id],
                 )
             )
         self.explanation.output.value = self.clean(self.chain.forward[self.graph.output])
@@ -428,6 +441,7 @@ class Run:
             )  # fmt: skip
 
     def _steps(self) -> None:
+        from gradexplain.routes.answers import step_said
         from gradexplain.routes.steps import step_texts
 
         self.explanation.stops = stops(self.graph, self.wanted)
@@ -438,6 +452,8 @@ class Run:
             uses[c.source.id] = uses.get(c.source.id, 0) + 1
         seen: dict[int, int] = {}
         labels = labels_of(self.graph)
+        names = quoted(self.graph, own_texts(self.graph))
+        g = free_name(self.graph, "g", "g_out", "grad_output")
         for c in self.chain.contributions:
             seen[c.source.id] = seen.get(c.source.id, 0) + 1
             last = seen[c.source.id] == uses[c.source.id] > 1
@@ -457,6 +473,7 @@ class Run:
                     contribution=self.clean(c.value),
                     total=self.clean(self.chain.upstream[c.source.id]) if last else None,
                     uses=uses[c.source.id],
+                    short=step_said(c, self.graph, names, g),
                 )
             )
 
@@ -493,6 +510,19 @@ class Run:
             self.explanation.intermediates = intermediates(self, answer, self._differences)
             for gradient in self.explanation.intermediates.values():
                 gradient.verdict = self._verdict(gradient)
+        self._answers()
+
+    def _answers(self) -> None:
+        """The gradients in their shortest notation, and one element in full."""
+        if self.problem.scalar or len(self.graph.nodes) > _LARGE:
+            return
+        from gradexplain.routes.answers import element_in_full, said
+
+        found = said(self)
+        for name, text in found.gradients.items():
+            self.explanation.gradients[name].short = text
+        self.explanation.definitions = found.definitions
+        self.explanation.element = element_in_full(self, self.problem.element)
 
     def _verdict(self, gradient: Gradient) -> str:
         found = [d for d in self._differences if d.input == gradient.name]
@@ -608,7 +638,8 @@ def _bound(program: Program, request: Request) -> tuple[Graph, dict[str, Array],
                 remedy="check the spelling, or leave the option out",
             )
     values: dict[str, Array] = {}
-    start = 1
+    made = [n for n in graph.leaves if n.label not in given and n.label not in request.at]
+    examples = example_values(graph, made)
     for node in graph.leaves:
         name = node.label
         if name in given:
@@ -622,10 +653,7 @@ def _bound(program: Program, request: Request) -> tuple[Graph, dict[str, Array],
         elif request.at.get(name) is ONES:
             values[name] = np.ones(node.shape)
         else:
-            count = math.prod(node.shape)
-            run = np.arange(start, start + count, dtype=np.float64).reshape(node.shape)
-            values[name] = bind(run, request.dtype, name)  # type: ignore[arg-type]
-            start += count
+            values[name] = bind(examples[name], request.dtype, name)  # type: ignore[arg-type]
     return graph, values, given
 
 
@@ -669,6 +697,34 @@ def _wanted(graph: Graph, wrt: tuple[str, ...] | None) -> list[str]:
             remedy="name inputs of the expression, separated by commas",
         )
     return [name for name in leaves if name in wrt]
+
+
+def _element(graph: Graph, wanted: Sequence[str], text: str) -> tuple[str, tuple[int, ...]]:
+    """``x[0,0]`` as a name and an index; `InputError` where there is no such element."""
+    found = re.fullmatch(r"\s*([^\W\d]\w*)\s*(?:\[([\d\s,-]*)\])?\s*", text)
+    name = found[1] if found else ""
+    if found is None or name not in wanted:
+        raise InputError(
+            f"{text.strip() or 'an empty text'} is no element of an input's gradient",
+            remedy=f"name one as in {wanted[0]}[0]; the inputs are: {', '.join(wanted)}",
+        )
+    node = graph.by_label(name)
+    assert node is not None
+    parts = [part.strip() for part in (found[2] or "").split(",") if part.strip()]
+    try:
+        index = tuple(int(part) for part in parts)
+    except ValueError:
+        index = (math.inf,)  # type: ignore[assignment]
+    shape = node.shape
+    if len(index) != len(shape) or not all(-n <= i < n for i, n in zip(index, shape, strict=True)):
+        example = ",".join("0" for _ in shape)
+        raise InputError(
+            f"{text.strip()} is no element of {name}, whose shape is {show_shape(shape)}",
+            remedy=f"give {len(shape)} indices, as in {name}[{example}]"
+            if shape
+            else f"write {name}",
+        )
+    return name, tuple(i % n for i, n in zip(index, shape, strict=True))
 
 
 def _check_total(graph: Graph) -> None:

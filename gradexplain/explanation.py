@@ -97,6 +97,9 @@ class ForwardRow:
     shape: Shape
     value: Array
     part_of: str | None = None
+    #: whether the user named it, and what it is called in words: its own text where it is short
+    named: bool = field(default=True, kw_only=True)
+    text: str = field(default="", kw_only=True)
 
 
 @dataclass(slots=True)
@@ -131,6 +134,8 @@ class Step:
     contribution: Array
     total: Array | None = None
     uses: int = 1
+    #: the contribution in terms of ``g``, the gradient that arrives at ``node``: ``b·g``
+    short: str = field(default="", kw_only=True)
 
 
 @dataclass(slots=True)
@@ -147,6 +152,10 @@ class Gradient(Formula):
     torch: Array | None
     tolerance: Array
     verdict: str = "skipped"
+    #: the right side in its shortest right notation (``4·b·v``, ``v @ wᵀ``), "" where that is ``text``
+    short: str = field(default="", kw_only=True)
+    #: a line of PyTorch that computes it, which has been run; "" where there is no short one
+    line: str = field(default="", kw_only=True)
 
     JSON: ClassVar[Keys] = {
         "chain_rule": Key(computed="NumPy, where the tensors are large"),
@@ -174,6 +183,39 @@ class Intermediate(Gradient):
     part: tuple[str, ...] = ()
     #: ``--retain-grad``: PyTorch was told to keep its ``.grad``.
     retained: bool = False
+
+
+@dataclass(slots=True)
+class Path:
+    """One way from an element's input to the output: the operations on it, and what flows along it."""
+
+    through: tuple[str, ...]
+    value: float
+
+
+@dataclass(slots=True)
+class Entry:
+    """``v[output]·J[output, element]``, one term of the sum that ``backward`` is."""
+
+    output: tuple[int, ...]
+    v: float
+    slope: float
+
+
+@dataclass(slots=True)
+class Element:
+    """One element of a gradient in full: the sum over the output, and over the paths to it.
+
+    ``entries`` are the terms that are not 0, empty where J is too large to be computed; of more
+    paths than `MOST_PATHS`, none is given.
+    """
+
+    input: str
+    index: tuple[int, ...]
+    value: float
+    entries: list[Entry]
+    paths: list[Path]
+    asked: bool = False
 
 
 @dataclass(slots=True)
@@ -343,6 +385,10 @@ class Explanation:
     second: Second | None = None
     #: the statements, one a line, the last one named (``y = x / s``); empty: as in ``expression``
     statements: tuple[str, ...] = ()
+    #: what the derivatives in the short formulas are: ``∂L/∂K = ∂L/∂Sᵀ @ Q``
+    definitions: list[str] = field(default_factory=list)
+    #: one element of a gradient in full
+    element: Element | None = None
 
     SCHEMA: ClassVar[str] = "gradexplain/1"
     JSON: ClassVar[Keys] = {
@@ -362,6 +408,7 @@ class Explanation:
 
     def __str__(self) -> str:
         """The explanation as the command line prints it, 100 columns wide and without colour."""
-        from gradexplain.render import text
+        from gradexplain.formats import terminal  # formats and pages read explanations
+        from gradexplain.pages import run
 
-        return text.render(self)
+        return terminal.render(run.page(self))

@@ -172,9 +172,10 @@ class Hessian:
 
     def __str__(self) -> str:
         """The page that the command line prints, 100 columns wide and without colour."""
-        from gradexplain.render import hessian
+        from gradexplain.formats import terminal  # formats and pages read this
+        from gradexplain.pages import hessian
 
-        return hessian.render(self)
+        return terminal.render(hessian.page(self))
 
 
 def hessian(

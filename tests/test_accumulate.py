@@ -15,7 +15,8 @@ import torch
 import gradexplain
 from gradexplain.accumulation import explain_calls
 from gradexplain.cli import main
-from gradexplain.render import text
+from gradexplain.formats import terminal
+from gradexplain.pages.run import page
 from gradexplain.render.page import Style
 
 LAYERS = "x2 = x1*w1; y = x2*w2; L = Y - y; L2 = x1*x1"
@@ -297,5 +298,5 @@ def test_pages_fit(path: Path, width: int, capsys: pytest.CaptureFixture[str]) -
 
 def test_the_page_from_python_is_the_command_lines() -> None:
     x = explain_calls("2*b*b", [1, 1], at={"b": 3})
-    assert str(x) == text.render(x, Style())
+    assert str(x) == terminal.render(page(x), Style())
     assert "call 2  y.backward(1, retain_graph=True)" in str(x)

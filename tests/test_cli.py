@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import os
 import re
@@ -15,16 +14,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sample import engine, normalised, weighted
+from sample import engine, weighted
 
 import gradexplain
 from gradexplain.cli import main
 from gradexplain.cli.common import MAX_FILE
 from gradexplain.errors import InputError
-from gradexplain.render import text
+from gradexplain.formats import terminal
+from gradexplain.pages.run import Options, page
+from gradexplain.render.page import Style
 
 TESTS = Path(__file__).parent
-PLAIN = text.render(weighted())
+PLAIN = str(weighted())
 
 
 @pytest.fixture
@@ -251,8 +252,8 @@ def test_text_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "x", "--output", "-"]) == 0
     assert capsys.readouterr().out == PLAIN
     assert main(["run", "x", "--width", "80", "--precision", "3"]) == 0
-    style = text.Style(width=80, precision=3)
-    assert capsys.readouterr().out == text.render(weighted(), style)
+    style = Style(width=80, precision=3)
+    assert capsys.readouterr().out == terminal.render(page(weighted(), Options(precision=3)), style)
 
 
 @pytest.mark.usefixtures("fake")
@@ -378,7 +379,7 @@ def test_undecodable_arguments() -> None:
 def test_a_standard_output_without_unicode() -> None:
     done = program("run", "x", env={"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0
-    assert done.stdout.decode("ascii") == text.render(weighted(), text.Style(encoding="ascii"))
+    assert done.stdout.decode("ascii") == terminal.render(page(weighted()), Style(encoding="ascii"))
     done = program("run", "x", "--format", "json", env={"PYTHONIOENCODING": "ascii"})
     assert json.loads(done.stdout.decode("ascii"))["loss"] == "L = 0.1·y[0] + 1·y[1] + 0.0001·y[2]"
 
@@ -400,32 +401,13 @@ def test_a_terminal_gets_its_width_and_colours(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("COLUMNS", "70")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    assert text.Style.of(Terminal()) == text.Style(width=70, color=True)
-    assert text.Style.of(Terminal(), width=90, precision=3) == text.Style(90, True, "utf-8", 3)
+    assert Style.of(Terminal()) == Style(width=70, color=True)
+    assert Style.of(Terminal(), width=90, precision=3) == Style(90, True, "utf-8", 3)
     monkeypatch.setenv("NO_COLOR", "1")
-    assert text.Style.of(Terminal()) == text.Style(width=70)
+    assert Style.of(Terminal()) == Style(width=70)
     monkeypatch.delenv("NO_COLOR")
     monkeypatch.setenv("TERM", "dumb")
-    assert text.Style.of(Terminal()) == text.Style(width=70)
-
-
-def test_sections_appear_as_they_are_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
-    out = Terminal()
-    module: Any = engine(normalised())
-    inner = module.stages
-
-    def stages(request: Any) -> Any:
-        for item in inner(request):
-            seen.append(len(out.getvalue()))
-            yield item
-
-    module.stages = stages
-    monkeypatch.setitem(sys.modules, "gradexplain.engine", module)
-    monkeypatch.setattr("sys.stdout", out)
-    assert main(["run", "x"]) == 0
-    assert seen[0] == 0
-    assert all(before < after for before, after in itertools.pairwise(seen))
+    assert Style.of(Terminal()) == Style(width=70)
 
 
 # -- starting ---------------------------------------------------------------------------------------

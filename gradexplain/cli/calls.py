@@ -27,7 +27,7 @@ class Calls:
 
     def is_plain(self, grads: tuple[str, ...]) -> bool:
         """Whether there is one call, on the output, and nothing else is asked."""
-        return self == Calls((), False, True, (), 1) and len(grads) <= 1
+        return self == PLAIN and len(grads) <= 1
 
     def plan(self, grads: tuple[str, ...]) -> Plan:
         """The same as values; raises `InputError` for what makes no sense."""
@@ -42,6 +42,10 @@ class Calls:
             tuple(name.strip() for names in self.retain_grad for name in names.split(",")),
             self.order,
         )
+
+
+#: One call of backward, on the output.
+PLAIN = Calls((), False, True, (), 1)
 
 
 def calls_options(command: F) -> Callable[..., Any]:

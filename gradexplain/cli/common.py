@@ -30,8 +30,8 @@ from gradexplain.render import ascii
 from gradexplain.supervisor import link
 
 if TYPE_CHECKING:
+    from gradexplain.document.model import Document
     from gradexplain.engine import Request
-    from gradexplain.explanation import Explanation
     from gradexplain.render.page import Style
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -83,6 +83,8 @@ class Question:
     dtype: str
     #: Every --grad; ``grad`` is the first.
     grads: tuple[str, ...] = ()
+    #: The element of a gradient that is asked about.
+    element: str = ""
 
     def request(self, *, check: bool = True, several: bool = False) -> Request:
         """The same as values; raises `InputError` for what makes no sense.
@@ -112,6 +114,7 @@ class Question:
             wrt=None if self.wrt is None else tuple(n.strip() for n in self.wrt.split(",")),
             dtype=self.dtype,
             check=check,
+            element=self.element,
         )
 
     def expression(self) -> str:
@@ -200,21 +203,15 @@ class Output:
         precision = self.precision or numbers.PRECISION
         return page.Style(self.width or page.WIDTH, precision=precision)
 
-    def section(self, explanation: Explanation, stage: str) -> None:
-        """Show a stage as soon as it is there, where the output can be read as it grows."""
-        if self.format == "text" and self.to_stdout:
-            from gradexplain.render import text
+    def document(self, page: Document) -> None:
+        """Write a page in the format that was asked for."""
+        from gradexplain.formats import terminal
 
-            output.write(text.section(explanation, stage, self.style()))
+        self.write(terminal.render(page, self.style()))
 
-    def finish(self, explanation: Explanation) -> None:
-        """Write whatever `section` has not written."""
-        if self.format == "json":
-            self.write(serialise.text(explanation, self.precision, ascii_only=self.ascii_only))
-        elif not self.to_stdout:
-            from gradexplain.render import text
-
-            self.write(text.render(explanation, self.style()))
+    def json(self, found: Any) -> None:
+        """Write a dataclass as JSON."""
+        self.write(serialise.text(found, self.precision, ascii_only=self.ascii_only))
 
     def write(self, document: str) -> None:
         """Write a finished document to where it is wanted."""

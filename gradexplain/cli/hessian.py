@@ -15,7 +15,7 @@ from gradexplain.cli.common import (
     output_options,
     question_options,
 )
-from gradexplain.document import serialise
+from gradexplain.cli.pages import Shown, page_options
 from gradexplain.errors import InputError
 from gradexplain.routes import process
 from gradexplain.verdict.status import exit_code
@@ -30,9 +30,12 @@ _NAMED = re.compile(r"\s*([^\W\d]\w*)\s*=(.*)", re.DOTALL)
     help="The u of H·u; with NAME= for one of several inputs.",
 )  # fmt: skip
 @click.option("--no-check", is_flag=True, help="Do not compare with PyTorch.")
+@page_options
 @output_options
 @budget_options
-def hessian(question: Question, vectors: tuple[str, ...], no_check: bool, out: Output) -> int:
+def hessian(
+    question: Question, vectors: tuple[str, ...], no_check: bool, shown: Shown, out: Output
+) -> int:
     """Second and mixed partial derivatives in closed form: EXPR, or - for standard input.
 
     \b
@@ -53,7 +56,12 @@ def hessian(question: Question, vectors: tuple[str, ...], no_check: bool, out: O
     from gradexplain.hessians import hessian_of  # after the options were understood
 
     found = hessian_of(request, u)
-    _write(found, out)
+    if out.format == "json":
+        out.json(found)
+    else:
+        from gradexplain.pages import hessian as pages
+
+        out.document(pages.page(found, shown.options(out.precision)))
     assert found.check is not None
     return exit_code([found.check.status])
 
@@ -73,12 +81,3 @@ def _vector(texts: tuple[str, ...]) -> dict[str | None, Any]:
             )
         found[name] = typed.parse_value(value, what)
     return found
-
-
-def _write(found: Any, out: Output) -> None:
-    from gradexplain.render import hessian as renderer
-
-    if out.format == "json":
-        out.write(serialise.text(found, out.precision, ascii_only=out.ascii_only))
-    else:
-        out.write(renderer.render(found, out.style()))

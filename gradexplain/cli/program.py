@@ -29,7 +29,7 @@ from gradexplain.cli.check import check
 from gradexplain.cli.codegen import codegen
 from gradexplain.cli.hessian import hessian
 from gradexplain.cli.ops import ops
-from gradexplain.cli.run import run
+from gradexplain.cli.run import run, why
 from gradexplain.cli.schema import schema
 from gradexplain.cli.trace import trace
 from gradexplain.errors import GradexplainError, InputError, clipped
@@ -49,6 +49,7 @@ def cli() -> None:
 
 
 cli.add_command(run)
+cli.add_command(why)
 cli.add_command(ops)
 cli.add_command(check)
 cli.add_command(codegen)

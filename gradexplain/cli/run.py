@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import click
 
-from gradexplain.cli.calls import Calls, calls_options
+from gradexplain.cli.calls import PLAIN, Calls, calls_options
 from gradexplain.cli.common import (
     Command,
     Output,
@@ -13,9 +16,14 @@ from gradexplain.cli.common import (
     output_options,
     question_options,
 )
+from gradexplain.cli.pages import Shown, page_options
+from gradexplain.errors import InputError
 from gradexplain.routes import process
 from gradexplain.supervisor import link
 from gradexplain.verdict.status import exit_code
+
+if TYPE_CHECKING:
+    from gradexplain.explanation import Explanation
 
 #: What each stage adds to the answer.
 _PARTS = {
@@ -32,10 +40,14 @@ _PARTS = {
 @click.command(cls=Command, short_help="Explain and check the gradients of an expression.")
 @question_options
 @click.option("--no-check", is_flag=True, help="Do not compare with PyTorch.")
+@click.option("--element", metavar="x[0,0]", default="", help="Explain this element in full.")
 @calls_options
+@page_options
 @output_options
 @budget_options
-def run(question: Question, calls: Calls, no_check: bool, out: Output) -> int:
+def run(
+    question: Question, calls: Calls, no_check: bool, element: str, shown: Shown, out: Output
+) -> int:
     """Explain the gradients of an expression: EXPR, or - to read it from standard input.
 
     \b
@@ -55,6 +67,44 @@ def run(question: Question, calls: Calls, no_check: bool, out: Output) -> int:
     Exit codes: 0 the routes agree, 1 they do not, 2 the request was not understood, 3 the
     answer could not be checked.
     """
+    return _explained(replace(question, element=element), calls, no_check, shown, out)
+
+
+@click.command(cls=Command, short_help="Explain one element of a gradient alone.")
+@question_options
+@click.argument("element", required=False)
+@click.option("--no-check", is_flag=True, help="Do not compare with PyTorch.")
+@page_options
+@output_options
+@budget_options
+def why(question: Question, element: str | None, no_check: bool, shown: Shown, out: Output) -> int:
+    """Explain one element of one gradient: EXPR ELEMENT, the latter as x[0,0].
+
+    \b
+    gradexplain why "x / x.sum(dim=0)" "x[0,0]" --at "x=[[2,1],[3,3]]" --grad "[[1,0],[0,2]]"
+
+    The sum over the output that backward is, the rows of J in it, and every path from the
+    element to the output with what flows along it.
+    """
+    if question.file is not None and element is None:
+        question, element = replace(question, expr=None), question.expr
+    if element is None:
+        raise InputError(
+            "the element is missing", remedy='name it after the expression, as in "x[0,0]"'
+        )
+    asked = replace(question, element=element)
+    return _explained(asked, PLAIN, no_check, shown, out, alone=True)
+
+
+def _explained(
+    question: Question,
+    calls: Calls,
+    no_check: bool,
+    shown: Shown,
+    out: Output,
+    *,
+    alone: bool = False,
+) -> int:
     if not no_check:
         process.start()
     request = question.request(check=not no_check, several=True)
@@ -72,8 +122,8 @@ def run(question: Question, calls: Calls, no_check: bool, out: Output) -> int:
     explanation = None
     try:
         link.missing(_missing(None))
-        for stage, explanation in found:
-            out.section(explanation, stage)
+        for stage, latest in found:
+            explanation = latest
             link.missing(_missing(stage))
     except (link.TimeUp, MemoryError) as error:
         if explanation is None:
@@ -81,11 +131,10 @@ def run(question: Question, calls: Calls, no_check: bool, out: Output) -> int:
         # What is there is shown, and what is missing; the message on standard error says it too.
         said = link.too_long() if isinstance(error, link.TimeUp) else link.too_large()
         explanation.check = Check("failed", explanation.dtype, None, [], said.split("\n")[0])
-        out.section(explanation, "check")
-        out.finish(explanation)
+        _write(explanation, shown, out, alone)
         raise
     assert explanation is not None and explanation.check is not None
-    out.finish(explanation)
+    _write(explanation, shown, out, alone)
     return exit_code([explanation.check.status])
 
 
@@ -94,3 +143,13 @@ def _missing(done: str | None) -> str:
     names = list(_PARTS)
     rest = list(_PARTS.values())[0 if done is None else names.index(done) + 1 :]
     return ", ".join(dict.fromkeys(rest)) or "nothing"
+
+
+def _write(explanation: Explanation, shown: Shown, out: Output, alone: bool) -> None:
+    if out.format == "json":
+        out.json(explanation)
+        return
+    from gradexplain.pages import run as pages
+
+    page = pages.why if alone else pages.page
+    out.document(page(explanation, shown.options(out.precision)))

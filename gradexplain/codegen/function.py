@@ -632,7 +632,7 @@ class _Class:
         }  # fmt: skip
         for label in sorted(found - set(parts)):
             part = self.labels[label.removeprefix(ADJOINT)]
-            places, inner = self.form._part(part, ADJOINT)
+            places, inner = self.form.part(part, ADJOINT)
             self._adjoints(inner, printer, parts)
             parts[label] = self._line(inner, places, part, printer)
 

@@ -32,8 +32,12 @@ def layout(graph: Graph) -> list[list[Item]]:
         if tail not in sources[head]:
             sources[head].append(tail)
     layer: dict[str, int] = {}
-    for node in graph.nodes:  # in order of evaluation
-        layer[node.name] = 1 + max((layer[s] for s in sources[node.name]), default=-1)
+    for _ in graph.nodes:  # one round is enough where they are in order of evaluation
+        before = dict(layer)
+        for node in graph.nodes:
+            layer[node.name] = 1 + max((layer.get(s, 0) for s in sources[node.name]), default=-1)
+        if layer == before:
+            break
     items: dict[tuple[str, int], Item] = {}
     for node in graph.nodes:
         items[node.name, layer[node.name]] = Item(node.name, layer[node.name], True)

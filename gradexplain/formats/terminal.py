@@ -84,6 +84,9 @@ def _heading(page: Page, block: Heading) -> None:
 
 
 def _paragraph(page: Page, block: Paragraph) -> None:
+    if not block.content:
+        page.blank()
+        return
     math = any(span.kind == "math" for span in block.content)
     page.add(_spans(page, block.content), indent=block.indent, hang=block.hang, formula=math)
 

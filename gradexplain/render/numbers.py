@@ -138,13 +138,13 @@ def _block(texts: np.ndarray, gaps: list[int | None], widths: list[int], width: 
 
 def _row(items: list[str], gap: int | None, widths: list[int], room: int) -> list[str]:
     """``[a, b, c]``, over several lines of equal columns when it is wider than ``room``."""
-    if sum(widths) + 2 * len(widths) > room:
+    if sum(widths) + 2 * (len(widths) - 1) > room:
         widths = [max(widths)] * len(widths)
     cells = [item.rjust(w) for item, w in zip(items, widths, strict=True)]
     if gap is not None:
         cells.insert(gap, _GAP)
     per_line = len(cells)
-    if sum(map(len, cells)) + 2 * len(cells) > room:
+    if sum(map(len, cells)) + 2 * (len(cells) - 1) > room:
         per_line = max(1, (room + 2) // (max(map(len, cells)) + 2))
     lines = [", ".join(cells[i : i + per_line]) for i in range(0, len(cells), per_line)]
     return [

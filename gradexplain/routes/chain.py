@@ -93,6 +93,14 @@ class ChainRule:
         what = node.op.name if upstream is None else f"the gradient of {node.op.name}"
         return Evaluator(resolve, sizes, exact=self.exact, lookup=lookup, what=what)
 
+    def along(self, path: Sequence[Sent], v: Array) -> Pair:
+        """What flows back along one path, from the output's ``v`` to the last one's source."""
+        pair = self._pair(v)
+        for c in path:
+            evaluator = self._evaluator(c.node, c.rule.sizes[c.place], pair)
+            pair = evaluator.value(c.term.formula, c.term.places, c.source.shape)
+        return pair
+
     def integers(self, node: Node) -> Any:
         """The values of an integer tensor; negative ones count from the end where it is an index."""
         return to_float(self.forward[node.id][0]).astype(int)

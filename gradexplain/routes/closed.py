@@ -150,7 +150,7 @@ class ClosedForm:
             raw = self.calculus.jacobian(self.graph.out, leaf, limit=_TOO_LONG)
             if raw is not None:
                 found = self._tidy(raw)
-                if self._burden(found) > LONG and self._has_parts(leaf):
+                if self._burden(found) > LONG and self.has_parts(leaf):
                     found = None
             self._jacobians[leaf.label] = found
         return self._jacobians[leaf.label]
@@ -161,7 +161,7 @@ class ClosedForm:
         if leaf.label not in self._gradients:
             jacobian = self.jacobian(leaf)
             if jacobian is None:
-                found = self._chained(leaf, ADJOINT)
+                found = self.chained(leaf, ADJOINT)
             elif self.scalar:
                 found = jacobian
             else:
@@ -169,7 +169,7 @@ class ClosedForm:
             self._gradients[leaf.label] = self._tidy(found)
         return self._gradients[leaf.label]
 
-    def _has_parts(self, leaf: Node) -> bool:
+    def has_parts(self, leaf: Node) -> bool:
         return any(
             part.id not in (leaf.id, self.graph.output) for part in self.calculus.parts(leaf)
         )
@@ -182,9 +182,9 @@ class ClosedForm:
         return burden if self.sizes is None else self._lettered_burden
 
     def _lettered_burden(self, e: Any) -> float:
-        return burden(self._lettered(e))
+        return burden(self.lettered(e))
 
-    def _lettered(self, e: Any) -> Any:
+    def lettered(self, e: Any) -> Any:
         return e if self.sizes is None else self.sizes.lettered(e)
 
     @property
@@ -206,7 +206,7 @@ class ClosedForm:
             self._folds = Folds(found)
         return self._folds
 
-    def _chained(self, node: Node, upper: str, at: tuple[Any, ...] = ()) -> Any:
+    def chained(self, node: Node, upper: str, at: tuple[Any, ...] = ()) -> Any:
         """The derivative by ``node[d]`` as a sum over the parts that use it directly.
 
         ``Σ_part Σ_p ∂/∂part[p]·∂part[p]/∂node[d]``: ``upper`` begins the name of the first factor,
@@ -237,12 +237,12 @@ class ClosedForm:
             self._partials[key] = self._tidy(self.calculus.partial(part, node))
         return self._partials[key]
 
-    def _part(self, part: Node, upper: str, at: tuple[Any, ...] = ()) -> tuple[Any, Any]:
-        """`_chained` by ``part``, in index symbols of the part's own, which it returns first."""
+    def part(self, part: Node, upper: str, at: tuple[Any, ...] = ()) -> tuple[Any, Any]:
+        """`chained` by ``part``, in index symbols of the part's own, which it returns first."""
         own = self.calculus.indices(part.shape, f"n{part.id}x")
         key = part.id, upper
         if key not in self._adjoints:
-            formula = self._chained(part, upper, at)
+            formula = self.chained(part, upper, at)
             places = self.calculus.indices(part.shape, "d")
             put = {d: o for d, o in zip(places, own, strict=True) if d != o}
             self._adjoints[key] = formula.xreplace(put)
@@ -304,7 +304,7 @@ class ClosedForm:
             if label.startswith(upper):
                 part = self.calculus.node(label.removeprefix(upper))
                 assert part is not None
-                places, formula = self._part(part, upper, row)
+                places, formula = self.part(part, upper, row)
                 shape = (self.graph.out.shape if row else ()) + part.shape
                 return self.evaluate(formula, (*row, *places), shape)
         if node is None:
@@ -427,7 +427,7 @@ class ClosedForm:
     def _chained_jacobian(self, leaf: Node) -> Pair:
         """J by the chain of its parts: every part's J is computed once."""
         row = self._row
-        formula = self._chained(leaf, TOTAL, row)
+        formula = self.chained(leaf, TOTAL, row)
         places = self.calculus.indices(leaf.shape, "d")
         return self.evaluate(formula, (*row, *places), self.graph.out.shape + leaf.shape)
 
@@ -472,7 +472,7 @@ class ClosedForm:
         # The rows' index symbols keep their letters in every line below.
         row = self._row
         letters.share(dict(zip(row, out, strict=True)))
-        formula = self._chained(leaf, TOTAL, row)
+        formula = self.chained(leaf, TOTAL, row)
         shown = self._shown(left, formula, letters, (*out, *places), row)
         return shown, "the chain of the Jacobians of its parts"
 
@@ -513,7 +513,7 @@ class ClosedForm:
         ranks = {node.label: len(node.shape) for node in self.graph.nodes}
         for kind in (TextPrinter, LatexPrinter):
             printer = kind(letters, self._names, ranks, self.loss_name, self.graph.out.label)
-            texts.append(f"{_left(left, printer)} = {printer(self._lettered(formula))}")
+            texts.append(f"{_left(left, printer)} = {printer(self.lettered(formula))}")
             if kind is TextPrinter:
                 where = self._definitions(formula, letters, printer, row)
                 sizes = printer.sizes
@@ -556,7 +556,7 @@ class ClosedForm:
                     continue  # done, or the bare name inside an element
                 own = self.calculus.indices(node.shape, f"n{node.id}x")
                 if upper:
-                    _, definition = self._part(node, upper, row)
+                    _, definition = self.part(node, upper, row)
                     name = element_symbol(label, (*(row if upper == TOTAL else ()), *own))
                 else:
                     definition = self.calculus.definition(node, own)
@@ -570,7 +570,7 @@ class ClosedForm:
                 tied = not set(at).isdisjoint(row)
                 letters.adopt(own, () if tied else at, _OUT + "pqrstuw", self.calculus.ranges)
                 line = self._line(definition, own, letters)
-                lines[node.id] = f"{printer(name)} = {printer(self._lettered(line))}"
+                lines[node.id] = f"{printer(name)} = {printer(self.lettered(line))}"
                 pending.append(line)
         return [slopes[id] for id in sorted(slopes, reverse=True)] + [
             values[id] for id in sorted(values)

@@ -1,0 +1,53 @@
+"""The options that say what of a page is shown, and how formulas are written."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from gradexplain.pages.run import Options
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What of the page is wanted, as it was typed."""
+
+    full: bool
+    brief: bool
+    notation: str
+    layout: str
+
+    def options(self, precision: int | None) -> Options:
+        from gradexplain.pages.run import Options
+        from gradexplain.render import numbers
+
+        return Options(
+            self.full, self.brief, self.notation, self.layout, precision or numbers.PRECISION
+        )
+
+
+def page_options(command: F) -> Callable[..., Any]:
+    """The options that say what of a page is shown."""
+
+    @click.option("--full", is_flag=True, help="Show everything.")
+    @click.option("--brief", is_flag=True, help="Show the answer alone.")
+    @click.option(
+        "--notation", type=click.Choice(["auto", "index", "matrix"]), default="auto",
+        help="How formulas are written [auto: the shortest that is right].",
+    )  # fmt: skip
+    @click.option(
+        "--layout", type=click.Choice(["numerator", "denominator"]), default="numerator",
+        help="Print J as ∂y/∂x [numerator], or transposed.",
+    )  # fmt: skip
+    @functools.wraps(command)
+    def wrapper(*, full: bool, brief: bool, notation: str, layout: str, **others: Any) -> Any:
+        return command(shown=Shown(full, brief, notation, layout), **others)
+
+    return wrapper

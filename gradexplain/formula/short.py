@@ -1,0 +1,256 @@
+"""A formula in the shortest right notation: no indices where every tensor is taken element by element,
+``@`` where it is a product of matrices.
+
+`short` answers None where neither says it, and the index notation has to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sympy
+
+from gradexplain.formula.functions import BIG, Bracket, Lookup
+from gradexplain.formula.indices import is_size
+from gradexplain.formula.printing import Letters, TextPrinter
+from gradexplain.ops.base import Shape
+
+Frame = tuple[Any, ...]
+
+
+class _NotShort(Exception):
+    """A formula that needs its indices."""
+
+
+class _Bare(TextPrinter):
+    """Names alone: every tensor stands at the indices of ``frame``, broadcast as PyTorch does."""
+
+    def __init__(
+        self,
+        frame: Frame,
+        shapes: Mapping[str, Shape],
+        names: Mapping[str, str],
+        order: Sequence[str],
+        loss: str,
+    ) -> None:
+        super().__init__(Letters(()), order, loss=loss)
+        self._frame = frame
+        self._shapes = shapes
+        self._names = names
+
+    def name(self, label: str) -> str:
+        return super().name(self._names.get(label, label))
+
+    def element(self, label: str, indices: Sequence[Any]) -> str:
+        shape = self._shapes.get(label.rpartition("/∂")[2])
+        fixed = [n for n, i in zip(shape or (), indices, strict=False) if i.is_Integer]
+        if shape is None or any(n != 1 for n in fixed) or not aligned(indices, self._frame):
+            raise _NotShort
+        if label.startswith("∂"):
+            return self._slope(label, ())
+        return self.name(label)
+
+    def call(self, name: str, arguments: Sequence[str]) -> str:
+        quoted = self._names.values()
+        return super().call(
+            name, [a[1:-1] if a in quoted and a[0] == "(" else a for a in arguments]
+        )
+
+    def _show(self, e: Any) -> tuple[str, int]:
+        if isinstance(e, (sympy.KroneckerDelta, Lookup, BIG)) or (
+            e.is_Symbol and e.is_integer and not is_size(e)
+        ):
+            raise _NotShort
+        if isinstance(e, Bracket) and not e.atoms(sympy.Indexed):
+            raise _NotShort
+        return super()._show(e)
+
+
+def aligned(indices: Sequence[Any], frame: Frame) -> bool:
+    """Whether an element at ``indices`` is the one that broadcasting puts at ``frame``."""
+    if len(indices) > len(frame):
+        return False
+    tail = frame[len(frame) - len(indices) :]
+    return all(i == f or i == 0 for i, f in zip(indices, tail, strict=True))
+
+
+def short(
+    e: Any,
+    frame: Frame,
+    shapes: Mapping[str, Shape],
+    names: Mapping[str, str] | None = None,
+    order: Sequence[str] = (),
+    loss: str = "L",
+) -> str | None:
+    """``e``, one element at ``frame``, without indices; None where it cannot be said so.
+
+    ``shapes`` are the tensors' by label, ``names`` are what labels are called, ``order`` the order in which factors stand.
+    """
+    try:
+        return _Notation(shapes, names or {}, order, loss).whole(sympy.sympify(e), frame)
+    except _NotShort:
+        return None
+
+
+class _Notation:
+    def __init__(
+        self,
+        shapes: Mapping[str, Shape],
+        names: Mapping[str, str],
+        order: Sequence[str],
+        loss: str,
+    ) -> None:
+        self._shapes, self._names, self._order, self._loss = shapes, names, order, loss
+
+    def _bare(self, e: Any, frame: Frame) -> tuple[str, int]:
+        return _Bare(frame, self._shapes, self._names, self._order, self._loss)._show(e)
+
+    def whole(self, e: Any, frame: Frame) -> str:
+        if not e.has(sympy.Sum):
+            try:
+                return self._bare(e, frame)[0]
+            except _NotShort:
+                if len(frame) != 2:
+                    raise
+                return self._piece([e], frame)
+        if e.is_Add:
+            key = TextPrinter(Letters(()), self._order)._term_key
+            shown = ""
+            for term in sorted(e.args, key=key):
+                negative = term.could_extract_minus_sign() and not term.is_Add
+                text = self.whole(-term if negative else term, frame)
+                if not shown:
+                    shown = f"−{text}" if negative else text
+                else:
+                    shown += f" − {text}" if negative else f" + {text}"
+            return shown
+        return self._term(e, frame)
+
+    def _term(self, e: Any, frame: Frame) -> str:
+        """One product with sums in it: ``(v @ wᵀ)·c/d``, each sum put into its place at the end."""
+        texts: dict[str, str] = {}
+        plain = []
+        for factor in sympy.Mul.make_args(e):
+            if factor.has(sympy.Sum):
+                mark = chr(1 + len(texts))
+                if isinstance(factor, sympy.Sum):
+                    text = self._sum(factor, frame)
+                    texts[mark] = (
+                        f"({text})" if " @ " in text and not text.startswith("sum(") else text
+                    )
+                elif factor.is_Add:
+                    texts[mark] = f"({self.whole(factor, frame)})"
+                else:
+                    raise _NotShort
+                plain.append(sympy.Symbol(mark, real=True))
+            else:
+                plain.append(factor)
+        if len(plain) == 1:
+            (text,) = texts.values()
+            return text[1:-1] if text.startswith("(") else text
+        around = self._bare(sympy.Mul(*plain), frame)[0]
+        for mark, text in texts.items():
+            around = around.replace(mark, text)
+        return around
+
+    def _sum(self, e: Any, frame: Frame) -> str:
+        """``Σ_p a[i,p]·b[p,k]`` as ``a @ b``; a sum of everything as ``sum(…)``."""
+        bound: list[Any] = []
+        body: Any = e
+        while isinstance(body, sympy.Sum):
+            bound += [limit[0] for limit in body.limits]
+            body = body.function
+        live = tuple(f for f in frame if not f.is_Integer)
+        try:
+            return self._product(body, bound, live)
+        except _NotShort:
+            return self._over(body, bound, frame)
+
+    def _over(self, body: Any, bound: Sequence[Any], frame: Frame) -> str:
+        """A sum over dims of what is taken element by element: ``sum(v·x, dim=0)``."""
+        whole: Frame = max((a.indices for a in body.atoms(sympy.Indexed)), key=len, default=())
+        dims = [place for place, i in enumerate(whole) if i in bound]
+        if len(dims) != len(bound) or len(set(whole)) != len(whole):
+            raise _NotShort
+        kept = tuple(i for i in whole if i not in bound)
+        text = self._bare(body, whole)[0]
+        if not kept:
+            return f"sum({text})"
+        if aligned(kept, frame):
+            tail = ""
+        elif len(whole) == len(frame) and all(
+            place in dims or i == f for place, (i, f) in enumerate(zip(whole, frame, strict=True))
+        ):
+            tail = ", keepdim=True"
+        else:
+            raise _NotShort
+        shown = ", ".join(map(str, dims))
+        return f"sum({text}, dim={shown if len(dims) == 1 else f'({shown})'}{tail})"
+
+    def _product(self, body: Any, bound: Sequence[Any], live: Frame) -> str:
+        """A chain of matrices, from the first index of ``live`` over the bound ones to the last."""
+        if len(live) > 2 or body.is_Add or body.has(sympy.Sum):
+            raise _NotShort
+        groups: dict[frozenset[Any], list[Any]] = {}
+        scalars = []
+        for factor in sympy.Mul.make_args(body):
+            used = frozenset(
+                i for a in factor.atoms(sympy.Indexed) for i in a.indices if not i.is_Integer
+            )
+            if used:
+                groups.setdefault(used, []).append(factor)
+            else:
+                scalars.append(factor)
+        if scalars or any(len(used) > 2 for used in groups):
+            raise _NotShort
+        # A vector beside a matrix of its index belongs to it where broadcasting puts it there.
+        start = live[0] if live else None
+        goal = live[1] if len(live) == 2 else None
+        pieces: list[str] = []
+        at, left = start, dict(groups)
+        if at is None:  # a scalar: from one vector to another
+            ends = [used for used in left if len(used) == 1]
+            if len(ends) != 2:
+                raise _NotShort
+            (at,) = ends[0]
+            pieces.append(self._piece(left.pop(ends[0]), (at,)))
+        while left:
+            near = [used for used in left if at in used]
+            if not near:
+                raise _NotShort
+            used = near[0]
+            factors = left.pop(used)
+            if len(used) == 1:
+                pieces.append(self._piece(factors, (at,)))
+                at = None
+                if left or goal is not None:
+                    raise _NotShort
+                break
+            (other,) = used - {at}
+            pieces.append(self._piece(factors, (at, other)))
+            at = other
+        if at != goal or len(groups) < 2:
+            raise _NotShort
+        passed = {i for used in groups for i in used} - set(live)
+        if passed != set(bound):
+            raise _NotShort
+        return " @ ".join(pieces)
+
+    def _piece(self, factors: Sequence[Any], ways: Frame) -> str:
+        """The factors at the indices ``ways``, transposed where they stand the other way round."""
+        product = sympy.Mul(*factors)
+        try:
+            text, level = self._bare(product, ways)
+            turned = ""
+        except _NotShort:
+            text, level = self._bare(product, ways[::-1])
+            turned = "ᵀ"
+        if any(
+            len([i for i in a.indices if not i.is_Integer]) != len(a.indices)
+            for a in product.atoms(sympy.Indexed)
+        ):
+            raise _NotShort
+        if turned and text.endswith(".T"):
+            return text.removesuffix(".T")
+        return f"({text}){turned}" if level < 3 else text + turned

@@ -1,0 +1,144 @@
+"""Several backward calls, and the backward pass differentiated: what follows the page of ``run``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gradexplain.document.model import (
+    Block,
+    Cell,
+    Formula,
+    Heading,
+    Line,
+    Paragraph,
+    Span,
+    Table,
+    Tensor,
+    cell,
+    code,
+    label,
+    line,
+    math,
+    name,
+)
+from gradexplain.explanation import Accumulated, Array, Call, Explanation, Second
+from gradexplain.pages import run as running
+from gradexplain.pages.run import Options
+from gradexplain.render import numbers
+
+
+def call_text(call: Call) -> str:
+    """``L.backward(ones, retain_graph=True)`` as a program would have it."""
+    arguments = []
+    if call.grad.source == "ones":
+        arguments.append("ones")
+    elif call.grad.source == "given":
+        value = numbers.tensor(call.grad.value)
+        arguments.append(value[0] if len(value) == 1 and len(value[0]) <= 40 else "v")
+    if call.retain_graph:
+        arguments.append("retain_graph=True")
+    return f"{call.start}.backward({', '.join(arguments)})"
+
+
+def calls(x: Explanation, options: Options) -> Iterable[Block]:
+    """Every call with what it adds, and the derivation of those from other values."""
+    yield Heading("Calls", "each backward adds its Jᵀ·v to .grad")
+    for call in x.calls:
+        if call.zeroed:
+            yield Paragraph(line(code("optimizer.zero_grad()"), label("    every .grad is None")))
+        yield Paragraph(line(label(f"call {call.number}  "), code(call_text(call), "flow")))
+        if call.error:
+            yield Paragraph(line(Span("PyTorch raises: ", "bad"), call.error), indent=4)
+            yield Paragraph(line("and .grad is by then, in PyTorch:"), indent=4)
+            rows = [
+                (cell(name(f"{n}.grad")), _value(entry.torch, "None"))
+                for n, entry in call.gradients.items()
+            ]
+            yield Table(tuple(rows), indent=6)
+        else:
+            yield _table(call)
+    shown = {x.calls[0].start}
+    for call in x.calls[1:]:
+        if call.explanation is None or call.start in shown or call.error:
+            continue
+        shown.add(call.start)
+        made = running.Page(call.explanation, options)
+        yield Heading(f"Call {call.number}", call_text(call))
+        yield from made.answer()
+        yield from made.jacobian()
+        yield from made.chain()
+    if x.saved:
+        yield Heading("Freed by call 1", "the tensors that PyTorch's backward nodes had saved")
+        yield Table(
+            tuple(
+                (
+                    cell(name(s.node)),
+                    cell(s.function),
+                    cell(", ".join(s.names)) if s.names else cell(label("saves nothing")),
+                )
+                for s in x.saved
+            )
+        )
+
+
+def _value(value: Array | None, nothing: str) -> Cell:
+    return cell(label(nothing)) if value is None else (Tensor(value),)
+
+
+def _table(call: Call) -> Table:
+    """What a call adds to each ``.grad`` and what that holds then; PyTorch's where it is another."""
+    differ = any(e.verdict in ("convention", "mismatch") for e in call.gradients.values())
+    head: list[Cell] = [cell(), cell(label("adds")), cell(label(".grad after it"))]
+    if differ:
+        head.append(cell(label("PyTorch's .grad")))
+    rows = []
+    for n, entry in call.gradients.items():
+        row = [cell(name(n)), _value(entry.added, "nothing"), _value(entry.after, "None")]
+        if differ:
+            row.append(_value(entry.torch, "None"))
+        row.append(cell(_verdict(entry)))
+        rows.append(tuple(row))
+    return Table(tuple(rows), (*head, cell()), indent=4)
+
+
+def _verdict(entry: Accumulated) -> Line:
+    words = {"agree": "PyTorch agrees", "convention": "convention", "mismatch": "MISMATCH"}
+    if entry.verdict not in words:
+        return ()
+    return line(Span(words[entry.verdict], running.ROLES[entry.verdict]))  # type: ignore[arg-type]
+
+
+def second(found: Second, options: Options) -> Iterable[Block]:
+    """The operations of the first pass, the scalar the second starts from, and its chain rule."""
+    yield Heading("Backward pass", "as operations on values: what create_graph=True records")
+    yield Table(
+        tuple(
+            (
+                cell(name(f"{row.node}{row.at}")),
+                cell(math(f"= {row.text}")),
+                cell(label(numbers.shape(row.shape))),
+                (Tensor(row.value),),
+            )
+            for row in found.backward
+        )
+    )
+    yield Heading("Second backward", "the same chain rule, on the graph of both passes")
+    yield Paragraph(line("The scalar is the sum of every element of every gradient:"), hang=0)
+    yield Formula(f"{found.name} = {found.expression}", indent=6)
+    made = running.Page(found.explanation, options)
+    if found.explanation.steps:
+        yield from made.chain()
+    else:
+        yield Paragraph(line(f"Nothing flows back: {found.name} depends on no input."))
+    yield Heading("Second derivatives", f"of {found.name}")
+    for gradient in found.explanation.gradients.values():
+        yield Formula(gradient.text, gradient.latex, gradient.ranges, gradient.where)
+        yield Table(
+            ((cell(label("value")), (Tensor(gradient.value, of=gradient.name),)),), indent=4
+        )
+    yield from running.verdict(
+        found.explanation.check,
+        found.explanation.gradients.values(),
+        options.precision,
+        "second derivatives",
+    )

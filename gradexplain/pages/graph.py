@@ -1,0 +1,74 @@
+"""The graph of a program, as it is drawn."""
+
+from __future__ import annotations
+
+from gradexplain.document.model import Graph, GraphNode
+from gradexplain.explanation import Explanation, ForwardRow
+
+_SIGNS = {
+    "add": "+", "sub": "−", "mul": "×", "div": "/", "matmul": "@", "mm": "@", "pow": "^", "neg": "−",
+}  # fmt: skip
+
+
+def graph_of(x: Explanation, *, detail: bool = False) -> Graph | None:
+    """The operations and what they are made from; None where there is nothing to draw."""
+    rows = {row.node: row for row in x.forward if row.part_of is None}
+    if not rows:
+        return None
+    nodes = [GraphNode(name, name, "input") for name in x.inputs]
+    known = {*x.inputs, *rows}
+    edges: list[tuple[str, str]] = []
+    for row in rows.values():
+        out = row.node == x.output.name
+        text = _text(row, known)
+        if row.named and not out:
+            text = f"{row.node} = {text}"
+        here = f"{row.node}\0" if out and not detail else row.node
+        nodes.append(
+            GraphNode(here, text, "output" if out and detail else "operation", row.expression)
+        )
+        edges += [(source, here) for source in dict.fromkeys(row.inputs) if source in known]
+        if out and not detail:
+            nodes.append(GraphNode(row.node, row.node, "output"))
+            edges.append((here, row.node))
+    if not any(node.role == "output" for node in nodes):
+        return None
+    used = {tail for tail, _ in edges}
+    kept = tuple(node for node in nodes if node.role != "input" or node.name in used)
+    return Graph(
+        kept, tuple(edges), x.grad.name if x.grad.source != "implicit" else "1", _remarks(x)
+    )
+
+
+def _text(row: ForwardRow, known: set[str]) -> str:
+    """An operation without the values that its edges bring: ``×3``, ``sum(dim=0)``."""
+    sign = _SIGNS.get(row.op)
+    numbers = [i for i in row.inputs if i not in known]
+    if sign is not None:
+        if row.op == "neg" or not numbers:
+            return sign
+        first = row.inputs[0] not in known
+        if row.op in ("mul", "add"):
+            return f"{sign}{numbers[0]}"
+        return f"{numbers[0]} {sign}" if first else f"{sign}{numbers[0]}"
+    head, bracket, rest = row.expression.partition("(")
+    if not bracket:
+        return row.op
+    kept = [
+        part for part in rest.removesuffix(")").split(", ")
+        if part not in known and not set(part.strip("[]").split(", ")) <= known
+    ]  # fmt: skip
+    return f"{head}({', '.join(kept)})" if kept and len(head) + len(", ".join(kept)) < 24 else head
+
+
+def _remarks(x: Explanation) -> tuple[str, ...]:
+    """Which inputs are reached by several paths."""
+    paths: dict[str, int] = {x.output.name: 1}
+    for row in reversed(x.forward):
+        for source in row.inputs:
+            paths[source] = paths.get(source, 0) + paths.get(row.node, 0)
+    return tuple(
+        f"{name} is reached by {paths[name]} paths: {paths[name]} contributions"
+        for name in x.inputs
+        if paths.get(name, 0) > 1 and x.inputs[name].wanted
+    )

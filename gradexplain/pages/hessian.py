@@ -1,0 +1,189 @@
+"""The page of ``hessian``: the first derivatives, every second one, what they say, the product H·u."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gradexplain.document.model import (
+    Block,
+    Cell,
+    Document,
+    Formula,
+    Heading,
+    Line,
+    Matrix,
+    Notes,
+    Paragraph,
+    Program,
+    Span,
+    Table,
+    Tensor,
+    cell,
+    label,
+    line,
+    name,
+)
+from gradexplain.hessians import Block as Part
+from gradexplain.hessians import Hessian
+from gradexplain.pages.run import Options, Page, verdict
+from gradexplain.render import numbers
+from gradexplain.render.page import elements, listed
+
+#: The matrix and its eigenvalues are shown for up to this many elements of all inputs.
+_SHOWN = 12
+
+_MEANING = {
+    "positive definite": "{L} curves upward in every direction",
+    "negative definite": "{L} curves downward in every direction",
+    "positive semidefinite": "{L} curves upward or not at all",
+    "negative semidefinite": "{L} curves downward or not at all",
+    "indefinite": "{L} curves upward in some directions and downward in others",
+    "zero": "{L} does not curve at all",
+}
+
+
+def page(h: Hessian, options: Options | None = None) -> Document:
+    """The whole page."""
+    options = options or Options()
+    return Document(f"Hessian of {h.scalar}", tuple(_blocks(h, options)))
+
+
+def _blocks(h: Hessian, options: Options) -> Iterable[Block]:
+    made = Page(h.first, options)
+    yield from _question(h, made)
+    yield Heading("Gradient", f"the first derivatives of {h.scalar}")
+    rows = []
+    for gradient in h.first.gradients.values():
+        left, _, right = gradient.text.partition(" = ")
+        rows.append(
+            (
+                cell(line(name(left), Span(f" = {made.renamed(right)}", "", "math"))),
+                _value(gradient.value),
+            )
+        )
+    yield Table(tuple(rows), stacked=True)
+    yield from _second(h, made)
+    yield from verdict(h.check, (), options.precision, "second derivatives")
+    yield from _product(h, made)
+    if h.notes:
+        yield Heading("Notes")
+        yield Notes(tuple(line(note.text) for note in h.notes))
+
+
+def _question(h: Hessian, made: Page) -> Iterable[Block]:
+    x, grad = h.first, h.first.grad
+    yield Program(x.statements or tuple(x.expression.strip().splitlines()))
+    yield Paragraph(())
+    rows: list[tuple[Cell, ...]] = [
+        (
+            cell(name(i.name)),
+            cell(label(numbers.shape(i.shape))),
+            made.valued(i.value, "" if i.wanted else "a constant here: not in --wrt"),
+        )
+        for i in x.inputs.values()
+    ]
+    if grad.source != "implicit":
+        said = f"the weights of {x.output.name} in {grad.loss}"
+        shape = label(numbers.shape(grad.value.shape))
+        rows.append((cell(name(grad.name)), cell(shape), made.valued(grad.value, said)))
+    many = len(h.vector or ()) > 1
+    for n, u in (h.vector or {}).items():
+        title = f"{h.u}.{n}" if many else h.u
+        shape = label(numbers.shape(u.shape))
+        rows.append((cell(name(title)), cell(shape), made.valued(u, f"the vector in H·{h.u}")))
+    yield Table(tuple(rows))
+    wanted = [n for n, i in x.inputs.items() if i.wanted]
+    yield Paragraph(
+        line(
+            f"H holds every second derivative of {h.scalar} by {listed(wanted)}: it is the Jacobian "
+            "of the gradient."
+        ),
+        hang=0,
+    )
+
+
+def _value(values: object) -> Cell:
+    return (Tensor(values),)  # type: ignore[arg-type]
+
+
+def _second(h: Hessian, made: Page) -> Iterable[Block]:
+    yield Heading("Hessian", "the gradient differentiated again")
+    names = list(h.first.inputs)
+    shown = [b for (a, c), b in h.blocks.items() if names.index(a) <= names.index(c)]
+    where: dict[str, None] = {}
+    own = {statement.partition(" ")[0] for statement in h.first.statements}
+    for block in shown:
+        yield Formula(
+            made.renamed(block.text),
+            block.latex,
+            "; ".join(p for p in (block.structure, block.ranges) if p),
+        )
+        for text in block.where:
+            if text.partition("[")[0].partition(" ")[0] not in own:
+                where[made.renamed(text)] = None
+    for place, text in enumerate(where):
+        lead = "      " if place else "where "
+        yield Paragraph(line(label(lead), Span(text, "", "math")), indent=4, hang=10)
+    if any("δ(" in block.text for block in shown):
+        yield Paragraph(line(label("δ(i,j) is 1 where i = j, else 0")), indent=4)
+    if h.matrix is not None and 0 < len(h.matrix) <= _SHOWN:
+        labels = tuple(
+            element for n, i in h.first.inputs.items() if i.wanted and (n, n) in h.blocks
+            for element in elements(n, i.shape)
+        )  # fmt: skip
+        yield Matrix(labels, labels, h.matrix)
+    yield Paragraph(())
+    for text in _signs(h, made.options.precision):
+        yield Paragraph(line(text))
+    for block in shown:
+        if block.verdict in ("convention", "mismatch"):
+            yield from _routes(block)
+
+
+def _signs(h: Hessian, precision: int) -> list[str]:
+    """The structure of the whole in words."""
+    lines = []
+    if len(h.blocks) > 1:
+        names = [n for a, n in h.blocks if a == next(iter(h.blocks))[0]]
+        lines.append(
+            f"H is symmetric, ∂²{h.scalar}/∂{names[1]}∂{names[0]} = "
+            f"∂²{h.scalar}/∂{names[0]}∂{names[1]} transposed: each pair is given once."
+        )
+    elif h.symmetric and h.matrix is not None and len(h.matrix) > 1:
+        lines.append("H is symmetric: the order in which one differentiates does not matter.")
+    if h.symmetric is False:
+        lines = ["H is not symmetric here."]
+    if h.constant:
+        quadratic = f": {h.scalar} is at most quadratic" if h.smooth else " wherever it exists"
+        lines.append(f"It is constant{quadratic}.")
+    if h.eigenvalues and len(h.eigenvalues) <= _SHOWN:
+        values = ", ".join(numbers.number(value, precision) for value in h.eigenvalues)
+        lines.append(f"eigenvalues: {values}")
+    if h.definiteness:
+        where = "everywhere" if h.constant and h.smooth else "here"
+        meaning = _MEANING[h.definiteness].format(L=h.scalar)
+        lines.append(f"{h.definiteness} {where}: {meaning}.")
+    return lines
+
+
+def _routes(block: Part) -> Iterable[Block]:
+    assert block.value is not None and block.chain_rule is not None
+    rows = [("closed form", block.value), ("chain rule", block.chain_rule)]
+    if block.torch is not None:
+        rows.append(("PyTorch", block.torch))
+    yield Formula(block.text.partition(" = ")[0])
+    yield Table(tuple((cell(label(title)), _value(value)) for title, value in rows), indent=4)
+
+
+def _product(h: Hessian, made: Page) -> Iterable[Block]:
+    yield Heading(
+        "Hessian-vector product",
+        f"H·{h.u} is the gradient of {h.p} = Σ {h.u}·∇{h.scalar}: H is never made",
+    )
+    for product in h.products.values():
+        yield Formula(made.renamed(product.text), product.latex, product.ranges)
+        if product.given:
+            parts: Line = line(label("value"))
+            yield Table(((cell(parts), _value(product.value)),), indent=4)
+    if h.vector is None:
+        yield Paragraph(line(label(f"--vector gives {h.u}, and the product's numbers.")))

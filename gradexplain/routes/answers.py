@@ -1,0 +1,209 @@
+"""How an answer is said: each gradient in its shortest right notation, unnamed values by their text.
+
+Where the closed form needs indices but the chain of the program's own values does not
+(``Wq.grad = xᵀ @ ∂L/∂Q``), the chain is given, and each derivative in it is defined once for the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import sympy
+
+from gradexplain.explanation import Element, Entry, Path
+from gradexplain.formula.calculus import ADJOINT, element_symbol, label_of
+from gradexplain.formula.local import RESULT, UPSTREAM, renamed
+from gradexplain.formula.printing import Letters, TextPrinter
+from gradexplain.formula.short import short
+from gradexplain.graph import Graph, Node, labels_of, refs
+from gradexplain.routes.chain import Sent
+from gradexplain.routes.names import own_texts, quoted
+
+if TYPE_CHECKING:
+    from gradexplain.engine import Run
+
+#: A formula of more characters is given by the chain of its parts, where there is one.
+_LONG = 48
+
+_IN = "jlnbdf"
+
+
+@dataclass(slots=True)
+class Said:
+    """``gradients[name]`` is the right side of a gradient's shortest formula, and ``definitions``
+    the lines that say what the derivatives in them are, once for all."""
+
+    gradients: dict[str, str] = field(default_factory=dict)
+    definitions: list[str] = field(default_factory=list)
+
+
+def said(run: Run) -> Said:
+    """Every gradient of ``run`` as it reads best."""
+    found = Said()
+    names = quoted(run.graph, own_texts(run.graph))
+    wanted: list[str] = []
+    for leaf in run.leaves:
+        leaf = run.closed.graph[leaf.id]
+        frame = run.closed.calculus.indices(leaf.shape, "d")
+        formula = run.closed.gradient(leaf)
+        text = _said(run, formula, frame, names)
+        if (text is None or len(text) > _LONG) and run.closed.has_parts(leaf):
+            chained = run.closed.chained(leaf, ADJOINT)
+            shorter = _said(run, chained, frame, names)
+            if shorter is not None and (text is None or len(shorter) < len(text)):
+                text, formula = shorter, chained
+        if text is not None:
+            found.gradients[leaf.label] = text
+            wanted += _parts(formula)
+    done: dict[int, str] = {}
+    while wanted:
+        node = run.closed.calculus.node(wanted.pop(0))
+        if node is None or node.id in done:
+            continue
+        own, formula = run.closed.part(node, ADJOINT)
+        text = _said(run, formula, own, names)
+        label = names.get(node.label, node.label)
+        if text is None:
+            letters = Letters(names)
+            letters.axes(own, _IN)
+            printer = TextPrinter(letters, list(names), loss=run.closed.loss_name)
+            left = printer.element(f"{ADJOINT}{label}", own)
+            done[node.id] = f"{left} = {printer(run.closed.lettered(_one(run, formula)))}"
+        else:
+            done[node.id] = f"∂{run.closed.loss_name}/∂{label} = {text}"
+        wanted += _parts(formula)
+    found.definitions = [done[id] for id in sorted(done, reverse=True)]
+    return found
+
+
+def _said(run: Run, formula: Any, frame: tuple[Any, ...], names: Mapping[str, str]) -> str | None:
+    order = [node.label for node in run.graph.nodes if not node.is_literal]
+    order += [run.closed.v_name]
+    graph = run.closed.graph
+    shapes = {node.label: node.shape for node in graph.nodes}
+    shapes[run.closed.v_name] = graph.out.shape
+    return short(
+        run.closed.lettered(_one(run, formula)), frame, shapes, names, order, run.closed.loss_name
+    )
+
+
+def _one(run: Run, formula: Any) -> Any:
+    """``formula`` without a v that is 1 because the output is a scalar."""
+    if run.problem.v_source != "implicit":
+        return formula
+    places = run.closed.calculus.indices(run.closed.graph.out.shape, "o")
+    return formula.xreplace({element_symbol(run.closed.v_name, places): sympy.S.One})
+
+
+def _parts(formula: Any) -> list[str]:
+    labels: Iterable[Any] = formula.atoms(sympy.Indexed, sympy.Symbol)
+    found = {label_of(a) for a in labels}
+    return sorted(name.removeprefix(ADJOINT) for name in found if name.startswith(ADJOINT))
+
+
+def step_said(c: Sent, graph: Graph, names: Mapping[str, str], g: str) -> str:
+    """What a step sends on, in terms of ``g``, the gradient that arrives there: ``b·g``."""
+    order = list(dict.fromkeys(ref.id for ref in refs(c.node.args)))
+    texts = labels_of(graph)
+    labels = {f"a{place}": texts[id] for place, id in enumerate(order)}
+    labels[RESULT], labels[UPSTREAM] = c.node.label, g
+    formula = renamed(c.term.formula, labels)
+    known = [node.label for node in graph.nodes if not node.is_literal]
+    shapes = {node.label: node.shape for node in graph.nodes} | {g: c.node.shape}
+    text = short(formula, c.term.places, shapes, names, [*known, g])
+    if text is not None:
+        return text
+    letters = Letters([*known, g])
+    letters.axes(c.term.places, _IN)
+    return _Named(letters, names, [*known, g])(formula)
+
+
+class _Named(TextPrinter):
+    """Index notation with unnamed values by their text."""
+
+    def __init__(self, letters: Letters, names: Mapping[str, str], order: list[str]) -> None:
+        super().__init__(letters, order)
+        self._names = names
+
+    def name(self, label: str) -> str:
+        return super().name(self._names.get(label, label))
+
+
+#: No more paths than this are listed.
+MOST_PATHS = 24
+
+
+def element_in_full(run: Run, asked: tuple[str, tuple[int, ...]] | None) -> Element | None:
+    """The element that was ``asked`` for, or one that shows something: not 0 where there is
+    another, and the most paths and terms."""
+    x = run.explanation
+    if asked is None:
+        found = [c for name, g in x.gradients.items() if (c := _telling(run, name, g.value))]
+        if not found:
+            return None
+        _, name, index = max(found, key=lambda c: c[0])
+    else:
+        name, index = asked
+    node = run.graph.by_label(name)
+    assert node is not None
+    value = float(x.gradients[name].value[index])
+    return Element(
+        name, index, value, _entries(run, name, index), _paths(run, node, index), asked is not None
+    )
+
+
+def _telling(run: Run, name: str, value: Any) -> tuple[Any, str, tuple[int, ...]] | None:
+    """How much an input's best element shows, and which it is."""
+    if not value.size or not np.isfinite(value).all():
+        return None
+    places = np.argwhere(value != 0)
+    if not len(places):
+        return None
+    index = tuple(int(i) for i in places[0])
+    uses = sum(step.input == name for step in run.explanation.steps)
+    terms = len(_entries(run, name, index))
+    return (uses > 1, terms > 1, -len(name)), name, index
+
+
+def _entries(run: Run, name: str, index: tuple[int, ...]) -> list[Entry]:
+    jacobian = run.explanation.jacobian.get(name)
+    if jacobian is None or jacobian.value is None:
+        return []
+    rows = jacobian.value.reshape(*run.v.shape, -1)[..., _flat(index, run, name)]
+    return [
+        Entry(tuple(int(i) for i in place), float(run.v[tuple(place)]), float(rows[tuple(place)]))
+        for place in np.argwhere((rows != 0) & (run.v != 0))
+    ]
+
+
+def _flat(index: tuple[int, ...], run: Run, name: str) -> int:
+    return int(np.ravel_multi_index(index, run.explanation.inputs[name].shape)) if index else 0
+
+
+def _paths(run: Run, leaf: Node, index: tuple[int, ...]) -> list[Path]:
+    """Every way from ``leaf`` to the output, the one nearest to the output first."""
+    by_node: dict[int, list[Sent]] = {}
+    for c in run.chain.contributions:
+        by_node.setdefault(c.node.id, []).append(c)
+    ways: list[list[Sent]] = []
+    pending: list[tuple[int, list[Sent]]] = [(run.graph.output, [])]
+    while pending:
+        at, before = pending.pop()
+        for c in reversed(by_node.get(at, [])):
+            if c.source.id == leaf.id:
+                ways.append([*before, c])
+            else:
+                pending.append((c.source.id, [*before, c]))
+        if len(ways) + len(pending) > MOST_PATHS:
+            return []
+    texts = own_texts(run.graph)
+    return [
+        Path(
+            tuple(texts[c.node.id] for c in reversed(way)),
+            float(run.clean(run.chain.along(way, run.v))[index]),
+        )
+        for way in ways
+    ]

@@ -1,0 +1,228 @@
+"""Pages as documents, and the terminal's writing of them, against whole strings."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from sample import array, normalised, weighted
+
+from gradexplain.document.model import Graph, GraphNode
+from gradexplain.engine import explain
+from gradexplain.errors import InputError
+from gradexplain.explanation import Check, Difference, Explanation, Note
+from gradexplain.formats import terminal
+from gradexplain.formats.drawing import drawing
+from gradexplain.pages.run import Options, page, why
+from gradexplain.render.page import Style
+
+
+def shown(x: Explanation, width: int = 100, **options: bool | str) -> str:
+    return terminal.render(page(x, Options(**options)), Style(width=width))  # type: ignore[arg-type]
+
+
+FIRST = """\
+  y = 3*a+2*b*b+log(c)
+
+  a  (3,)  [1, 2, 3]
+  b  (3,)  [4, 5, 6]
+  c  (3,)  [7, 8, 9]
+  y  (3,)  [36.9459, 58.0794, 83.1972]
+  v  (3,)  [0.1, 1, 0.0001]  what backward is given: ∂L/∂y of L = 0.1·y[0] + 1·y[1] + 0.0001·y[2]
+
+Graph
+  a ──── ×3 ────────┐
+  b ──┬─ ×2 ──┐     ├─ + ─┐
+  c ─┐└───────┴─ × ─┘     ├─ + ── y ◄ v
+     └── log ─────────────┘
+  b is reached by 2 paths: 2 contributions
+
+Gradients
+  a.grad = 3·v    [0.3, 3, 0.0003]
+  b.grad = 4·b·v  [1.6, 20, 0.0024]
+  c.grad = v/c    [0.0142857, 0.125, 1.11111e-05]
+"""
+
+FIRST_STEPS = """\
+One element  b.grad[0] is a sum
+  b.grad[0] = (via 2*b*b) 0.8 + (via 2*b) 0.8 = 1.6
+"""
+
+
+@pytest.fixture(scope="module")
+def first() -> Explanation:
+    return explain(
+        "3*a+2*b*b+log(c)",
+        at={"a": [1, 2, 3], "b": [4, 5, 6], "c": [7, 8, 9]},
+        grad=[0.1, 1, 0.0001],
+    )
+
+
+@pytest.fixture(scope="module")
+def columns() -> Explanation:
+    return explain(
+        "x / x.sum(dim=0)", at={"x": [[2, 1], [3, 3], [5, 5]]}, grad=[[1, 0], [0, 2], [0.5, -1]]
+    )
+
+
+@pytest.fixture(scope="module")
+def attention() -> Explanation:
+    return explain(
+        "Q = x @ Wq; K = x @ Wk; V = x @ Wv; softmax(Q @ K.T / 2, dim=-1) @ V",
+        shapes={"x": (3, 4), "Wq": (4, 4), "Wk": (4, 4), "Wv": (4, 4)},
+        grad="ones",
+    )
+
+
+def test_the_answer_comes_first(first: Explanation) -> None:
+    found = shown(first)
+    assert found.startswith(FIRST)
+    assert FIRST_STEPS in found
+    assert found.index("Gradients") < found.index("Jacobian") < found.index("Chain rule")
+
+
+def test_pages_are_as_long_as_they_may_be(
+    first: Explanation, columns: Explanation, attention: Explanation
+) -> None:
+    assert shown(first).count("\n") <= 45
+    assert shown(columns).count("\n") <= 60
+    assert shown(attention).count("\n") <= 90
+    assert shown(first, brief=True).count("\n") <= 12
+    for x in (first, columns, attention):
+        lines = [shown(x, **o).count("\n") for o in ({"brief": True}, {}, {"full": True})]  # type: ignore[arg-type]
+        assert lines == sorted(set(lines))
+
+
+def test_matrices_are_products(attention: Explanation) -> None:
+    found = shown(attention)
+    assert "x.grad = ∂L/∂Q @ Wqᵀ + ∂L/∂K @ Wkᵀ + ∂L/∂V @ Wvᵀ" in found
+    assert "Wq.grad = xᵀ @ ∂L/∂Q" in found
+    assert "∂L/∂K = ∂L/∂(Q @ K.T)ᵀ @ Q" in found
+    assert not re.search(r"(?<!\w)t[0-35-9](?!\w)", found)  # t4, the softmax, has a legend
+    assert "t4 = softmax(Q @ K.T/2, dim=-1)" in found
+
+
+def test_index_notation_is_there_for_who_wants_it(first: Explanation) -> None:
+    found = shown(first, notation="index")
+    assert "b.grad[j] = 4·b[j]·v[j]" in found
+    assert "j = 0…2" in found
+
+
+def test_one_element_in_full(columns: Explanation) -> None:
+    assert "x.grad[0,0] = Σ_{i,k} v[i,k]·∂y[i,k]/∂x[0,0] = 1·0.08 + 0.5·(−0.05) = 0.055" in shown(
+        columns
+    )
+    assert "(via y) 0.1 + (via sum(x, dim=0)) (−0.045) = 0.055" in shown(columns)
+
+
+def test_why_explains_one_element_alone(columns: Explanation) -> None:
+    found = terminal.render(why(columns))
+    assert "One element" in found and "Chain rule" not in found and "Jacobian" not in found
+
+
+def test_denominator_layout_is_the_transpose(columns: Explanation) -> None:
+    found = shown(columns, layout="denominator")
+    assert "denominator layout" in found
+    assert re.search(r"x\[0,1\] +0 +0\.0987654", found)
+
+
+@pytest.mark.parametrize(
+    ("element", "message"),
+    [
+        ("z[0]", "z[0] is no element of an input's gradient"),
+        ("x[0]", "x[0] is no element of x, whose shape is (2, 2)"),
+        ("x[2,0]", "x[2,0] is no element of x, whose shape is (2, 2)"),
+        ("x[a]", "x[a] is no element of an input's gradient"),
+    ],
+)
+def test_an_element_that_is_none(element: str, message: str) -> None:
+    from gradexplain.engine import Request, problem_of
+    from gradexplain.reading.arrays import ONES
+
+    request = Request("2*x", shapes={"x": (2, 2)}, grad=ONES, element=element)
+    with pytest.raises(InputError, match=re.escape(message)):
+        problem_of(request)
+
+
+def test_colour_changes_no_character() -> None:
+    for x in (weighted(), normalised()):
+        coloured = terminal.render(page(x), Style(width=80, color=True))
+        assert "\x1b[32magree: \x1b[0m" in coloured
+        plain = re.sub(r"\x1b\[[\d;]*m", "", coloured)
+        assert plain == shown(x, 80)
+
+
+@pytest.mark.parametrize("width", [20, 33, 60, 80, 100, 1000])
+def test_no_line_ends_in_a_space(width: int) -> None:
+    for x in (weighted(), normalised()):
+        lines = shown(x, width).splitlines()
+        assert all(line == line.rstrip() for line in lines)
+        if width >= 80:
+            assert max(map(len, lines)) <= width
+
+
+def test_stand_ins_for_a_terminal_without_unicode() -> None:
+    found = terminal.render(page(normalised()), Style(encoding="ascii"))
+    assert found.isascii()
+    assert "  x -+- s = x.sum(dim=0) -+- / -- y < v\n" in found
+
+
+def test_nothing_typed_is_interpreted() -> None:
+    x = weighted()
+    x.expression = "[red]a[/red] :smile: \x1b[31m \u202e"
+    x.statements = ()
+    x.notes = [Note("n", "[bold]\x07 {x}")]
+    found = shown(x)
+    assert "  [red]a[/red] :smile: \\x1b[31m \\u202e\n" in found
+    assert "  - [bold]\\x07 {x}\n" in found
+    assert "\x1b" not in found
+
+
+def test_a_mismatch_shows_the_routes() -> None:
+    x = weighted()
+    x.gradients["b"].verdict = "mismatch"
+    x.gradients["b"].torch = array([1.6, 20.5, 0.0024])
+    routes = ("closed form", "PyTorch")
+    x.check = Check(
+        "mismatch", "float64", 7.1e-15, [Difference("b", routes, (1,), (20.0, 20.5), 7.1e-15, 2)]
+    )
+    found = shown(x, brief=True)
+    assert (
+        "  MISMATCH: the routes give different gradients (float64; bound 7.1e-15).\n"
+        "  b.grad[1]  closed form 20  PyTorch 20.5  differ by 0.5, allowed 7.1e-15  largest of 2\n"
+        "  b.grad  closed form  [1.6, 20, 0.0024]\n"
+        "          chain rule   [1.6, 20, 0.0024]\n"
+        "          PyTorch      [1.6, 20.5, 0.0024]\n"
+    ) in found
+
+
+def graph(edges: str, output: str) -> Graph:
+    pairs = tuple(tuple(edge.split(">")) for edge in edges.split())
+    names = dict.fromkeys(name for pair in pairs for name in pair)
+    inner = {head for _, head in pairs}
+    return Graph(
+        tuple(
+            GraphNode(n, n, "output" if n == output else "operation" if n in inner else "input")
+            for n in names
+        ),
+        pairs,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(
+    ("edges", "drawn"),
+    [
+        ("x>f f>y", ["x ── f ── y ◄ v"]),
+        ("a>+ b>+ +>y", ["a ─┬─ + ── y ◄ v", "b ─┘"]),
+        ("x>s x>/ s>/ />y", ["x ─┬─ s ─┬─ / ── y ◄ v", "   └─────┘"]),
+    ],
+)
+def test_a_graph_in_characters(edges: str, drawn: list[str]) -> None:
+    assert drawing(graph(edges, "y"), 80) == drawn
+
+
+def test_a_graph_that_does_not_fit_is_not_drawn() -> None:
+    wide = graph("x>f f>y", "y")
+    assert drawing(wide, 10) == []
+    chain = " ".join(f"n{k}>n{k + 1}" for k in range(20))
+    assert drawing(graph(chain, "n20"), 1000) == []
