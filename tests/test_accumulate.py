@@ -243,7 +243,7 @@ def test_where_the_pass_stops() -> None:
         ("t2", "t1", "constant"),
         ("h", "w", "not wanted"),
     ]
-    assert "to w  stops here    w does not require grad: it is not in --wrt" in str(x)
+    assert "to w  stops here: w does not require grad: it is not in --wrt" in str(x)
 
 
 def test_detach_stops() -> None:

@@ -193,6 +193,9 @@ def _matrix(page: Page, block: Matrix) -> None:
 
 def _graph(page: Page, block: Graph) -> None:
     lines = drawing(block, page.style.width - 2)
+    if not lines:
+        return
+    _heading(page, Heading("Graph"))
     for drawn in lines:
         page.lines.append(Text("  ").append_text(page.text(drawn)))
     for remark in block.remarks:

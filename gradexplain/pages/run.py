@@ -199,7 +199,6 @@ class Page:
     def drawing(self) -> Iterable[Block]:
         graph = graph_of(self.x)
         if graph is not None:
-            yield Heading("Graph")
             yield graph
 
     # -- the answer ------------------------------------------------------------------------------
@@ -252,6 +251,8 @@ class Page:
         for gradient in self.x.gradients.values():
             for part in gradient.ranges.split("; "):
                 letters, _, bound = part.partition(" = ")
+                if self.is_short(gradient) and not letters.isupper():
+                    continue
                 kept = [
                     letter for letter in letters.split(", ")
                     if re.search(
@@ -391,7 +392,7 @@ class Page:
             for text in jacobian.where:
                 if text.partition("[")[0].partition(" ")[0] not in own:
                     where[self.renamed(text)] = None
-            if value is not None and value.size and diagonal is None:
+            if value is not None and value.size > 1 and diagonal is None:
                 if not value.any():
                     yield Paragraph(line(label("every entry is 0 here")), indent=4)
                 elif size <= _SMALL or self.options.full:
@@ -461,11 +462,11 @@ class Page:
         for node, group in groupby(x.steps, key=lambda step: step.node):
             steps = list(group)
             shown = self.expression(node)
-            stops = [stop for stop in x.stops if stop.node == node and stop.kind == "stopped"]
+            stops = [stop for stop in x.stops if stop.node == node]
             passing = [
                 s for s in steps if s.short == g and s.contribution.shape == s.upstream.shape
             ]
-            if len(passing) == len(steps) > 1 and all(s.total is None for s in steps):
+            if len(passing) == len(steps) > 1 and all(s.total is None for s in steps) and not stops:
                 to = ", ".join(self.said.get(s.input, s.input) for s in steps)
                 yield (
                     cell(math(shown)),
@@ -482,11 +483,9 @@ class Page:
                 for place, step in enumerate(steps):
                     yield self.step(step, "" if place else shown, g)
             for stop in stops:
-                yield (
-                    cell(),
-                    cell(line(label("to "), name(self.said.get(stop.input, stop.input)))),
-                    cell(label(stop.reason)),
-                )
+                target = name(self.said.get(stop.input, stop.input))
+                reason = label(f"stops here: {self.renamed(stop.reason)}")
+                yield cell(), cell(line(label("to "), target)), cell(reason)
 
     def step(self, step: Step, shown: str, g: str) -> tuple[Cell, ...]:
         """One contribution: what it is by, its formula with one element's numbers, its value."""
@@ -616,9 +615,10 @@ class Page:
             shown = numbers.tensor(i.value, self.options.precision, 60)
             short = len(shown) == 1 and len(shown[0]) <= 40
             call = f"{i.name}.backward({shown[0] if short else 'v'})"
-            parts: list[Line | Tensor] = [line(label("; ".join(gives)))]
+            said = "; ".join(gives)
+            parts: list[Line | Tensor] = [line(label(said if short else f"{said}, with v ="))]
             if not short:
-                parts.append(Tensor(i.value, "v"))
+                parts.append(Tensor(i.value))
             rows.append((cell(code(call, "flow")), tuple(parts)))
         yield Table(tuple(rows))
 

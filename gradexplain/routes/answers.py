@@ -69,11 +69,11 @@ def said(run: Run) -> Said:
         if text is None:
             letters = Letters(names)
             letters.axes(own, _IN)
-            printer = TextPrinter(letters, list(names), loss=run.closed.loss_name)
+            printer = TextPrinter(letters, list(names), loss=_loss(run))
             left = printer.element(f"{ADJOINT}{label}", own)
             done[node.id] = f"{left} = {printer(run.closed.lettered(_one(run, formula)))}"
         else:
-            done[node.id] = f"∂{run.closed.loss_name}/∂{label} = {text}"
+            done[node.id] = f"∂{_loss(run)}/∂{label} = {text}"
         wanted += _parts(formula)
     found.definitions = [done[id] for id in sorted(done, reverse=True)]
     return found
@@ -85,9 +85,12 @@ def _said(run: Run, formula: Any, frame: tuple[Any, ...], names: Mapping[str, st
     graph = run.closed.graph
     shapes = {node.label: node.shape for node in graph.nodes}
     shapes[run.closed.v_name] = graph.out.shape
-    return short(
-        run.closed.lettered(_one(run, formula)), frame, shapes, names, order, run.closed.loss_name
-    )
+    return short(run.closed.lettered(_one(run, formula)), frame, shapes, names, order, _loss(run))
+
+
+def _loss(run: Run) -> str:
+    """What is differentiated: the scalar output itself, or ``L = Σ v·y``."""
+    return run.graph.out.label if run.problem.v_source == "implicit" else run.closed.loss_name
 
 
 def _one(run: Run, formula: Any) -> Any:
