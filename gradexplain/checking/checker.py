@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from gradexplain.checking import formulas
 from gradexplain.checking.claims import wrong_shape
-from gradexplain.checking.faults import Case, diagnose
-from gradexplain.checking.report import CheckReport, Entry, InputReport, PointReport
+from gradexplain.checking.code import Asked, Question, integers, subjects_of
+from gradexplain.checking.faults import UNMENDED, Case, diagnose
+from gradexplain.checking.report import CheckReport, Entry, Fault, InputReport, PointReport
 from gradexplain.checking.subjects import FormulaSubject, Subject
 from gradexplain.checking.trials import Trial, Tries, made, where
 from gradexplain.codegen.line import gradient_line
-from gradexplain.errors import InputError
+from gradexplain.errors import GradexplainError, InputError
 from gradexplain.explanation import Array
 from gradexplain.ops.base import Shape
+from gradexplain.reading.arrays import ONES, as_array
 from gradexplain.reading.syntax import parse
 from gradexplain.verdict import compare
 
@@ -35,56 +39,113 @@ def check(
     dtype: str = "float64",
     seed: int = 0,
     arguments: Mapping[str, Any] | None = None,
+    absent: Sequence[str] = (),
+    frozen: Sequence[str] = (),
+    intended: str | Sequence[str] | Mapping[str, str] | None = None,
+    against: Any = None,
 ) -> CheckReport:
     """Is a hand-written backward right, and if not, what is wrong with it?
 
     ``subject`` is an expression, with a ``claim`` about the gradient by each input (``{"x":
-    "v/x"}`` or ``"x: v/x"``, ``v`` being the upstream gradient); or a
-    ``torch.autograd.Function``, whose own backward is the claim; or a function of tensors with a
-    claim.  ``at`` gives values, ``shapes`` shapes; without either several points of several
-    shapes are tried.  ``arguments`` are a Function's other arguments, by name.  With ``grad``
-    only that upstream gradient is compared.
+    "v/x"}`` or ``"x: v/x"``, ``v`` being the upstream gradient); or an operation whose own
+    backward is the claim: a ``torch.autograd.Function``, a module, a ``custom_op`` or a callable
+    that applies one; or a function of tensors with a claim.
+
+    ``at`` gives values, ``shapes`` shapes, by the names of forward's parameters; without either
+    several points of several shapes are tried.  Integers stay integers, and where one of the
+    tensors requires grad, gradients are asked for those alone that do.  ``arguments`` are
+    parameters that are no tensors; those of ``absent`` are None, those of ``frozen`` need no
+    gradient.  With ``grad`` only that upstream gradient is compared.
+
+    J is held against that of the forward, or of ``against`` (an expression or a callable of the
+    same inputs), or against what is ``intended``: ``"straight-through"``, or claims.
 
     Raises `GradexplainError` where the question makes no sense.
     """
-    from gradexplain.reading.arrays import ONES, as_array
-
     if dtype not in compare.ROUNDOFF:
         raise InputError(f"dtype {dtype!r} is not supported", remedy="use 'float64' or 'float32'")
-    found: Subject
     texts: Sequence[str] | Mapping[str, str] | None = [claim] if isinstance(claim, str) else claim
-    if isinstance(subject, str):
-        if texts is None:
-            raise InputError(
-                "there is no claim to check",
-                remedy='say what the backward returns, as in claim="x: v/x.sum(dim=0)"',
-            )
-        found = FormulaSubject(parse(subject), texts, grad_name)
-    else:
-        from gradexplain.checking.code import subject_of
-
-        found = subject_of(subject, texts, grad_name, arguments or {}, seed)
-    given: dict[str, Array] = {}
-    for name, value in (at or {}).items():
-        values = as_array(value, f"at[{name!r}]")
-        if values is ONES:
-            if name not in (shapes or {}):
-                raise InputError(
-                    f"at[{name!r}] is ones, of no known shape", remedy="give its shape too"
-                )
-            values = np.ones(tuple(int(n) for n in (shapes or {})[name]))
-        given[name] = _as_dtype(values, dtype)
-    upstream = None if grad is None else as_array(grad, "grad")
     sizes: dict[str, Shape] = {
         name: tuple(int(n) for n in shape) for name, shape in (shapes or {}).items()
     }
+    given = {n: _value(v, n, sizes, dtype) for n, v in (at or {}).items()}
+    upstream = None if grad is None else as_array(grad, "grad")
     for name, shape in sizes.items():
         if name in given and given[name].shape != shape:
             raise InputError(
                 f"{name} has shape {given[name].shape} by its value but {shape} by its shape",
                 remedy="leave one of the two out",
             )
-    return check_subject(found, given, sizes, dtype, upstream)
+    if isinstance(subject, str):
+        if texts is None:
+            raise InputError(
+                "there is no claim to check",
+                remedy='say what the backward returns, as in claim="x: v/x.sum(dim=0)"',
+            )
+        return check_subject(
+            FormulaSubject(parse(subject), texts, grad_name), given, sizes, dtype, upstream
+        )
+    question = Question(texts, grad_name, seed, intended, against)
+    arguments = {**(arguments or {}), **dict.fromkeys(absent)}
+    return check_code(subject, question, at or {}, given, sizes, arguments, frozen, dtype, upstream)
+
+
+def check_code(
+    subject: Any,
+    question: Question,
+    at: Mapping[str, Any],
+    given: dict[str, Array],
+    sizes: dict[str, Shape],
+    arguments: Mapping[str, Any],
+    frozen: Sequence[str],
+    dtype: str,
+    upstream: Any,
+) -> CheckReport:
+    """The report on an operation: at the first way to read its parameters at which it runs."""
+    wanted = None
+    if any(getattr(v, "requires_grad", False) for v in at.values()):
+        wanted = tuple(n for n, v in at.items() if getattr(v, "requires_grad", False))
+    whole = {n: integers(v) for n, v in at.items()}
+    whole = {n: v for n, v in whole.items() if v is not None}
+    first: GradexplainError | None = None
+    for kept in [whole, {}] if whole else [{}]:
+        floats = {n: v for n, v in given.items() if n not in kept}
+        asked = Asked(arguments, (*floats, *(n for n in sizes if n not in given)), kept,
+                      tuple(frozen), wanted)  # fmt: skip
+        tried = 0
+        try:
+            found = subjects_of(subject, question, asked)
+        except InputError as error:
+            first = first or error
+            continue
+        for one in found:
+            here = {n: s for n, s in sizes.items() if n not in kept}
+            try:
+                report = check_subject(one, floats, here, dtype, upstream)
+            except InputError as error:
+                first = first or error
+                tried += 1
+                continue
+            others = [o for o in found[tried + 1 :] if set(o.names) < set(one.names)]
+            if report.right and others and len(one.names) > len(asked.tensors):
+                # An argument that may be left out is: the backward has to be right then too.
+                with contextlib.suppress(InputError):
+                    without = check_subject(others[0], floats, here, dtype, upstream)
+                    return without if not without.right else report
+            return report
+    assert first is not None
+    raise first
+
+
+def _value(value: Any, name: str, sizes: Mapping[str, Shape], dtype: str) -> Array:
+    values = as_array(value, f"at[{name!r}]")
+    if values is ONES:
+        if name not in sizes:
+            raise InputError(
+                f"at[{name!r}] is ones, of no known shape", remedy="give its shape too"
+            )
+        values = np.ones(sizes[name])
+    return _as_dtype(values, dtype)
 
 
 def _as_dtype(values: Any, dtype: str) -> Array:
@@ -126,8 +187,9 @@ def check_subject(
         v_name=first.setting.grad_names[0],
         grad=upstream,
     )
+    joint = _joint(trials, tries, report)
     for name in first.setting.wanted:
-        report.inputs[name] = _input(name, trials, tries, report, write, grad is ONES)
+        report.inputs[name] = _input(name, trials, tries, report, write, grad is ONES, joint)
     for trial in trials:
         wrong = tuple(n for n in first.setting.wanted if not trial.right(n))
         report.points.append(
@@ -145,8 +207,9 @@ def check_subject(
 
 
 def _input(
-    name: str, trials: list[Trial], tries: Tries, report: CheckReport, write: bool, ones: bool
-) -> InputReport:
+    name: str, trials: list[Trial], tries: Tries, report: CheckReport, write: bool, ones: bool,
+    joint: Fault | None,
+) -> InputReport:  # fmt: skip
     found = InputReport(name, trials[0].shape(name))
     wrong = [t for t in trials if _wrong(t, name, report, ones)]
     tolerances = [t.tolerance(name).max(initial=0.0) for t in trials]
@@ -162,7 +225,7 @@ def _input(
     found.point = trials.index(worst)
     found.shape = worst.shape(name)
     case = Case(name, trials, tries, report.output, report.v_name)
-    found.fault = diagnose(case)
+    found.fault = joint or diagnose(case)
     if found.fault.code == "wrong_shape" and worst.result(name).rows is not None:
         claim = next((c for c in getattr(tries.subject, "claimed", ()) if c.name == name), None)
         if claim is not None:
@@ -175,14 +238,42 @@ def _input(
         found.line = gradient_line(
             tries.subject.graph_at, worst.setting.shapes, name, report.v_name
         )
+        if getattr(worst.setting, "functions", ()):
+            _mend(found, case)
     return found
+
+
+def _mend(found: InputReport, case: Case) -> None:
+    """A remedy of code is one that has been run; what is only advice is a hint."""
+    assert found.fault is not None
+    if found.fault.patch or found.fault.code in UNMENDED:
+        return
+    mend = case.written(found.line)
+    found.fault = replace(
+        found.fault,
+        hint=found.fault.remedy,
+        remedy="" if mend is None else mend.remedy,
+        patch=() if mend is None else mend.patch,
+    )
+
+
+def _joint(trials: list[Trial], tries: Tries, report: CheckReport) -> Fault | None:
+    """The one edit that mends every input, where the backward raises and so each is wrong."""
+    first = trials[0].setting
+    if len(first.wanted) < 2 or not any(
+        t.result(first.wanted[0]).problem == "raises" for t in trials
+    ):
+        return None
+    case = Case(first.wanted[0], trials, tries, report.output, report.v_name)
+    case.together = tuple(first.wanted)
+    return case.repaired()
 
 
 def _wrong(trial: Trial, name: str, report: CheckReport, ones: bool) -> bool:
     """Whether the claim is wrong at this trial: in any entry of J, or for the one v given."""
     found = trial.implemented
     result = trial.result(name)
-    if found.mutated or found.buffer or name in found.unsteady:
+    if found.mutated or found.buffer or found.v_changed or name in found.unsteady:
         return True
     if result.problem == "none":
         return bool(np.abs(trial.true[name]).max(initial=0.0) > 0)
@@ -286,6 +377,13 @@ def _notes(report: CheckReport, subject: Subject, trials: list[Trial]) -> None:
                 f"J is "
                 f"({where(hole)}): a factor is divided by and multiplied with."
             )
+    for name in report.inputs:
+        kink = next((t for t in trials if name in t.kinks), None)
+        if kink is not None:
+            report.notes.append(
+                f"At a kink ({where(kink)}) the backward takes another slope by {name} than "
+                "PyTorch's autograd of the forward; each of them is right."
+            )
     singular = [t for t in trials if t.singular]
     if singular:
         report.notes.append(
@@ -296,32 +394,29 @@ def _notes(report: CheckReport, subject: Subject, trials: list[Trial]) -> None:
 
 
 def assert_backward(function: Any, *inputs: Any, **options: Any) -> CheckReport:
-    """Assert that the backward of a ``torch.autograd.Function`` is right at ``inputs``.
+    """Assert that the backward of an operation is right at ``inputs``.
 
     ``inputs`` are forward's arguments in order, tensors and others; without any, points of our
     own are tried.  ``options`` are those of `check`.  Fails with the explanation as its message.
     """
-    import inspect
+    from gradexplain.checking.operation import Operation
 
-    from gradexplain.checking.code import _is_function_class, _is_new_style
-
-    owner = getattr(function, "__self__", None)
-    if getattr(function, "__name__", "") == "apply" and _is_function_class(owner):
-        function = owner
     if inputs:
-        skip = 0 if not _is_function_class(function) or _is_new_style(function) else 1
-        target = function.forward if _is_function_class(function) else function
-        names = list(inspect.signature(target).parameters)[skip:]
+        operation = Operation(function)
+        names = [p.name for p in operation.parameters]
+        if operation.rest:
+            names += [f"{operation.rest}{i}" for i in range(len(inputs) - len(names))]
         if len(inputs) > len(names):
             raise InputError(
-                f"{function.__name__} takes {len(names)} arguments, found {len(inputs)}",
+                f"{operation.title} takes {len(names)} arguments, found {len(inputs)}",
                 remedy=f"give {', '.join(names)}",
             )
         tensors = {n: v for n, v in zip(names, inputs, strict=False) if hasattr(v, "detach")}
         others = {n: v for n, v in zip(names, inputs, strict=False) if not hasattr(v, "detach")}
         options["at"] = {**tensors, **(options.get("at") or {})}
         options["arguments"] = {**others, **(options.get("arguments") or {})}
-        if tensors and all(str(t.dtype) == "torch.float32" for t in tensors.values()):
+        floats = [t for t in tensors.values() if t.is_floating_point()]
+        if floats and all(str(t.dtype) == "torch.float32" for t in floats):
             options.setdefault("dtype", "float32")
     report = check(function, **options)
     if not report.right:

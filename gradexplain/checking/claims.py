@@ -126,6 +126,22 @@ def claim_graph(claim: Claim, forward: Graph, grad_names: Sequence[str]) -> Grap
     return read(claim.program, shape_of, lambda name: None)
 
 
+def declared(claim: Claim, known: Mapping[str, Shape]) -> Graph:
+    """The graph of what is declared as a gradient, of the names in ``known``."""
+
+    def shape_of(name: str) -> Shape:
+        if name not in known:
+            raise InputError(
+                f"what is declared of {claim.name} uses {name}",
+                remedy=f"it may use {', '.join(known)}",
+            )
+        return known[name]
+
+    if claim.program is None:
+        raise InputError(f"{claim.name}: None declares no gradient", remedy="write 0*v")
+    return read(claim.program, shape_of, lambda name: None)
+
+
 def combined(
     forward: Graph, claims: Mapping[str, Graph], grad_names: Sequence[str]
 ) -> tuple[Graph, dict[str, int]]:

@@ -1,331 +1,226 @@
-"""A backward written as code: a ``torch.autograd.Function`` of the user's own, imported and run."""
+"""A backward written as code, checked as it is: run, and held against the plain forward."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import inspect
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from gradexplain.checking import claims as claims_
-from gradexplain.checking import numeric, points
+from gradexplain.checking import differences, numeric, points
 from gradexplain.checking.claims import Claim
+from gradexplain.checking.operation import (
+    Binding,
+    Operation,
+    bindings,
+    plainly,
+    quiet,
+    said,
+)
 from gradexplain.checking.subjects import (
     FormulaSetting,
     Implemented,
     Result,
     Setting,
     claim_rows,
+    free_names,
 )
 from gradexplain.errors import GradexplainError, InputError, UnsupportedError
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph
 from gradexplain.ops.base import Shape, show_shape
+from gradexplain.reading.language import read
+from gradexplain.reading.syntax import parse
 from gradexplain.recording.graphs import Recorder
-from gradexplain.supervisor import link
 
 torch = numeric.torch_module()
 
-#: Types of a parameter that is no tensor.
-_PLAIN = {"int", "float", "bool", "str", "tuple", int, float, bool, str, tuple}
+#: A recorded forward of more calls than this has no closed form that anyone would read.
+_LONG = 60
 
 
-# -- finding it ----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Asked:
+    """What the user said of the arguments, by name."""
+
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    tensors: tuple[str, ...] = ()
+    #: Integer tensors, which stay what they are.
+    integers: Mapping[str, Any] = field(default_factory=dict)
+    frozen: tuple[str, ...] = ()
+    wanted: tuple[str, ...] | None = None
 
 
-def load(path: str, name: str, seed: int = 0) -> Any:
-    """What ``name`` is in the file, which is run as ``python FILE.py`` would run it."""
-    file = Path(path)
-    if not os.path.isfile(path):  # unlike pathlib's it answers for a path that is too long too
-        raise InputError(f"there is no file {path}", remedy="give it as FILE.py:NAME")
-    torch.manual_seed(seed)
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    folder = str(file.resolve().parent)
-    sys.path.insert(0, folder)
-    before = sys.modules.get(file.stem)
-    link.mark_foreign()
-    sys.modules[file.stem] = module
+@dataclass(frozen=True)
+class Question:
+    """What is compared with what: the backward, or ``texts`` as claims, with J of the forward, of
+    ``against``, or with what is ``intended``.
+    """
+
+    texts: Sequence[str] | Mapping[str, str] | None = None
+    grad_name: str | None = None
+    seed: int = 0
+    intended: str | Sequence[str] | Mapping[str, str] | None = None
+    against: Any = None
+
+
+def integers(value: Any) -> Any:
+    """A value that is made of integers as a tensor of them, else None."""
+    if isinstance(value, torch.Tensor):
+        return None if value.is_floating_point() or value.is_complex() else value.detach()
     try:
-        with _quiet():
-            spec.loader.exec_module(module)
-    except SystemExit as error:
-        raise InputError(
-            f"{path} ends by itself when it is imported (exit {error.code})",
-            remedy='put what runs under if __name__ == "__main__":',
-        ) from None
-    except Exception as error:
-        raise InputError(
-            f"{path} does not import: {_said(error, file)}", remedy=f"python {path} shows where"
-        ) from None
-    finally:
-        sys.path.remove(folder)
-        if before is not None:
-            sys.modules[file.stem] = before
-    found = getattr(module, name, None)
-    if found is None:
-        own = [
-            n for n, o in vars(module).items()
-            if not n.startswith("_") and (_is_function_class(o) or inspect.isfunction(o))
-            and getattr(o, "__module__", "") == file.stem
-        ]  # fmt: skip
-        raise InputError(
-            f"{path} has no {name}",
-            remedy=f"it has {', '.join(own)}" if own else "check the name after the colon",
-        )
-    with contextlib.suppress(AttributeError, TypeError):
-        found._gradexplain_title = f"{path}:{name}"
-    return found
+        found = np.asarray(value)
+    except (TypeError, ValueError):
+        return None
+    return torch.from_numpy(found.astype(np.int64)) if found.dtype.kind in "iub" else None
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """What the user's code prints goes to standard error."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
-
-
-def _said(error: BaseException, file: Path | None = None) -> str:
-    text = f"{type(error).__name__}: {error}".strip().split("\n")[0][:300]
-    place = error.__traceback__
-    line = getattr(error, "lineno", None)
-    while place is not None:
-        if file is not None and Path(place.tb_frame.f_code.co_filename).name == file.name:
-            line = place.tb_lineno
-        place = place.tb_next
-    return f"{text} (line {line})" if line else text
-
-
-def _is_function_class(found: Any) -> bool:
-    return isinstance(found, type) and issubclass(found, torch.autograd.Function)
-
-
-def subject_of(
-    found: Any,
-    texts: Sequence[str] | Mapping[str, str] | None,
-    grad_name: str | None,
-    arguments: Mapping[str, Any],
-    seed: int = 0,
-) -> CodeSubject | CallSubject:
-    """A Function, or a function of tensors with claims, as something to check."""
-    owner = getattr(found, "__self__", None)
-    if getattr(found, "__name__", "") == "apply" and _is_function_class(owner):
-        found = owner
-    title = getattr(found, "_gradexplain_title", None) or getattr(found, "__name__", "the function")
-    if _is_function_class(found):
-        forward, names = _forward_of(found, arguments)
-        if texts is None:
-            return CodeSubject(found, forward, names, str(title), arguments, seed)
-    elif callable(found) and not isinstance(found, type):
-        names = _tensor_names(inspect.signature(found), arguments, str(title))
-
-        def forward(*tensors: Any) -> Any:
-            return found(**dict(zip(names, tensors, strict=True)), **arguments)
-
-        if texts is None:
+def subjects_of(found: Any, question: Question, asked: Asked) -> list[CodeSubject | CallSubject]:
+    """A callable of tensors as something to check: one subject for each way to read its
+    parameters.
+    """
+    texts = question.texts
+    operation = Operation(found)
+    known = {p.name for p in operation.parameters} | set(operation.owned)
+    for name in (*asked.arguments, *asked.tensors, *asked.integers, *asked.frozen):
+        if name not in known and not operation.rest and not operation.keywords:
             raise InputError(
-                f"{title} is a function, not a torch.autograd.Function: it has no backward to "
-                f"check",
-                remedy="give a claim about its gradient, as in --claim "
-                f'"{next(iter(names), "x")}: v*…"',
+                f"{operation.title} has no argument {name}",
+                remedy=f"it has {', '.join(p.name for p in operation.parameters)}",
             )
-    else:
-        raise InputError(
-            f"{title} is {type(found).__name__}, not a torch.autograd.Function or a function",
-            remedy="name a class with static methods forward and backward",
+    ways = list(
+        bindings(
+            operation, asked.tensors, {**asked.arguments, **asked.integers}, asked.frozen,
+            asked.wanted,
         )
-    return CallSubject(forward, names, str(title), texts, grad_name, seed)
-
-
-def _tensor_names(
-    signature: inspect.Signature, arguments: Mapping[str, Any], title: str, skip: int = 0
-) -> tuple[str, ...]:
-    """The parameters that are tensors: those without a default, a plain type or a value given."""
-    names = []
-    parameters = list(signature.parameters.values())[skip:]
-    for p in parameters:
-        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
-            raise InputError(
-                f"{title} takes any number of arguments ({p}): which are tensors is not known",
-                remedy="name its parameters",
-            )
-        annotation = p.annotation
-        if isinstance(annotation, str):
-            annotation = annotation.partition("[")[0].strip()
-        if p.name in arguments or p.default is not p.empty or annotation in _PLAIN:
-            if p.name not in arguments and p.default is p.empty:
-                raise InputError(
-                    f"{title} needs a value for its argument {p.name}",
-                    remedy=f"give it, as in --arg {p.name}=0",
-                )
-            continue
-        names.append(p.name)
-    unknown = set(arguments) - {p.name for p in parameters}
-    if unknown:
+    )  # fmt: skip
+    ways = [way for way in ways if way.names and (way.wanted or texts is not None)]
+    if not ways:
         raise InputError(
-            f"{title} has no argument {sorted(unknown)[0]}",
-            remedy=f"it has {', '.join(p.name for p in parameters)}",
+            f"{operation.title} takes no tensors that need a gradient",
+            remedy="there is no gradient to check",
         )
-    if not names:
-        raise InputError(f"{title} takes no tensors", remedy="there is no gradient to check")
-    return tuple(names)
+    if texts is not None:
+        return [
+            CallSubject(operation, way, texts, question.grad_name, question.seed) for way in ways
+        ]
+    return [CodeSubject(operation, way, question) for way in ways]
 
 
-class _Context:
-    """What ``forward`` and ``backward`` see as ``ctx`` while they are recorded."""
-
-    def __init__(self, count: int) -> None:
-        self.needs_input_grad = (True,) * count
-        self.saved_tensors: tuple[Any, ...] = ()
-        self.dirty: tuple[Any, ...] = ()
-
-    def save_for_backward(self, *tensors: Any) -> None:
-        self.saved_tensors = tensors
-
-    save_for_forward = save_for_backward
-
-    def mark_dirty(self, *tensors: Any) -> None:
-        self.dirty = tensors
-
-    def mark_non_differentiable(self, *tensors: Any) -> None:
-        pass
-
-    def set_materialize_grads(self, value: bool) -> None:
-        pass
-
-
-def _is_new_style(function: Any) -> bool:
-    own = getattr(function, "setup_context", None)
-    base = torch.autograd.Function.setup_context
-    return own is not None and getattr(own, "__func__", own) is not getattr(base, "__func__", base)
-
-
-def _forward_of(
-    function: Any, arguments: Mapping[str, Any]
-) -> tuple[Callable[..., Any], tuple[str, ...]]:
-    """``forward(*tensors, context=None)`` as a plain function, and its tensors' names."""
-    new_style = _is_new_style(function)
-    signature = inspect.signature(function.forward)
-    names = _tensor_names(signature, arguments, function.__name__, 0 if new_style else 1)
-
-    def forward(*tensors: Any, context: Any = None) -> Any:
-        context = context or _Context(len(signature.parameters))
-        values = _positional(signature, names, tensors, arguments, 0 if new_style else 1)
-        if not new_style:
-            return function.forward(context, *values)
-        result = function.forward(*values)
-        function.setup_context(context, tuple(values), result)
-        return result
-
-    return forward, names
-
-
-def _positional(
-    signature: inspect.Signature,
-    names: Sequence[str],
-    tensors: Sequence[Any],
-    arguments: Mapping[str, Any],
-    skip: int,
-) -> list[Any]:
-    """All arguments of forward, in order."""
-    by_name = dict(zip(names, tensors, strict=True))
-    return [
-        by_name[p.name] if p.name in by_name else arguments.get(p.name, p.default)
-        for p in list(signature.parameters.values())[skip:]
-    ]
-
-
-# -- running it ----------------------------------------------------------------------------------
+def subject_of(found: Any) -> CodeSubject:
+    """An operation whose backward is checked at shapes that are given."""
+    return subjects_of(found, Question(), Asked())[0]  # type: ignore[return-value]
 
 
 class _Subject:
     """What both kinds of code share: a forward that is run to see what it does."""
 
-    def __init__(
-        self, forward: Callable[..., Any], names: tuple[str, ...], title: str, seed: int
-    ) -> None:
-        self.forward = forward
-        self.names = names
-        self.wanted = names
-        self.title = title
-        self.output = "y"
+    output = "y"
+
+    def __init__(self, operation: Operation, binding: Binding, seed: int) -> None:
+        self.operation = operation
+        self.binding = binding
+        self.title = operation.title
+        self.names = (*binding.names, *binding.integers)
+        self.wanted = binding.wanted
         self.seed = seed
         self.notes: list[str] = []
-        self._refusal: Exception | None = None
+        if binding.assumed:
+            self.notes.append(
+                f"Run with {', '.join(binding.assumed)}: no value was given (--arg gives others)."
+            )
+        idle = [n for n in binding.names if n not in binding.wanted]
+        if idle and isinstance(self, CodeSubject):
+            self.notes.append(f"No gradient is asked for {', '.join(idle)}.")
+        self.refusal: Exception | None = None
+        #: The shapes of a module's own parameters, which are what they are.
+        self.owned = {n: tuple(p.shape) for n, (_, p) in operation.owned.items() if n in self.names}
+        #: What J is held against, once that is settled: see `CodeSetting.by`.
+        self.by: str | None = None
+        #: Which of the outputs have a gradient, once the operation has been run.
+        self.kept: tuple[int, ...] | None = None
 
     def values(
         self, shapes: Mapping[str, Shape], given: Mapping[str, Array], number: int = 0
     ) -> dict[str, Array]:
-        kinds = list(points.regular(dict(shapes), 1 + number))
-        return {**kinds[0][1], **given}
+        free = {n: s for n, s in shapes.items() if n not in given}
+        values = next(points.regular(free, 1 + number))[1]
+        return {n: given[n] if n in given else values[n] for n in shapes}
 
-    def accepts(self, shapes: Mapping[str, Shape], values: Mapping[str, Array]) -> bool:
-        tensors = [numeric.tensor(v, "float64") for v in self.values(shapes, values).values()]
-        try:
-            with torch.no_grad():
-                y = self.run(*tensors)
-        except GradexplainError:
-            raise
-        except Exception as error:
-            self._refusal = error
-            return False
-        entries = y.numel() * max([1, *(t.numel() for t in tensors)])
-        return bool(0 < entries <= 4000)
+    def tensors(self, values: Mapping[str, Array], dtype: str, *, grad: bool = False) -> Any:
+        found = {}
+        for name, value in values.items():
+            if name in self.binding.integers:
+                found[name] = torch.arange(value.size).reshape(value.shape) % 2
+            else:
+                found[name] = numeric.tensor(value, dtype, grad=grad and name in self.wanted)
+        return found
 
-    def run(self, *tensors: Any, **others: Any) -> Any:
-        """The forward's one output, or `InputError` for any other."""
+    def run(self, tensors: Mapping[str, Any], *, plain: bool = False) -> Any:
+        """The outputs that have a gradient, as one tensor."""
         torch.manual_seed(self.seed)
-        with _quiet():
-            return self.one(self.forward(*tensors, **others))
+        result = self.operation.run(tensors, self.binding.arguments, plain=plain)
+        return self.one(result)
 
-    def one(self, y: Any) -> Any:
-        if isinstance(y, (tuple, list)) and len(y) == 1 and isinstance(y[0], torch.Tensor):
-            return y[0]
-        if not isinstance(y, torch.Tensor):
-            what = f"{len(y)} results" if isinstance(y, (tuple, list)) else type(y).__name__
+    def one(self, result: Any) -> Any:
+        parts = list(result) if isinstance(result, (tuple, list)) else [result]
+        parts = [p for p in parts if p is not None]
+        floats = [
+            i for i, p in enumerate(parts) if isinstance(p, torch.Tensor) and p.is_floating_point()
+        ]
+        if not floats:
+            what = parts[0] if len(parts) == 1 else parts
+            kind = f"a tensor of {what.dtype}" if isinstance(what, torch.Tensor) else (
+                f"{len(parts)} results" if len(parts) != 1 else type(what).__name__
+            )  # fmt: skip
             raise InputError(
-                f"{self.title} returns {what}; check takes a function of one output",
-                remedy="return one tensor, or check one output at a time",
-            )
-        if not y.is_floating_point():
-            raise InputError(
-                f"{self.title} returns a tensor of {y.dtype}, which has no gradient",
+                f"{self.title} returns {kind}, which has no gradient",
                 remedy="return a floating-point tensor",
             )
-        return y
+        if self.kept is not None:
+            floats = [i for i in self.kept if i < len(parts)]
+        if len(floats) == 1:
+            return parts[floats[0]]
+        return torch.cat([parts[i].reshape(-1) for i in floats])
+
+    def accepts(self, shapes: Mapping[str, Shape], values: Mapping[str, Array]) -> bool:
+        """Whether the operation runs at these shapes, and what comes out depends on what goes in."""
+        try:
+            tensors = self.tensors(self.values(shapes, values), "float64", grad=True)
+            y = self.run({n: t.clone() for n, t in tensors.items()})
+        except GradexplainError as error:
+            self.refusal = error
+            return False
+        except Exception as error:  # the user's own code, at shapes that it may not take
+            self.refusal = error
+            return False
+        sizes = [int(np.prod(s)) for s in shapes.values()]
+        return bool(0 < y.numel() * max([1, *sizes]) <= 6000)
+
+    def plain(self, tensors: Mapping[str, Any]) -> Any:
+        return self.run(tensors, plain=True)
 
     def recorded(
         self, shapes: Mapping[str, Shape], given: Mapping[str, Array]
     ) -> tuple[Graph | None, Recorder, Any, dict[str, Any], Any]:
-        """The forward's graph, which is None where a call has no record, and the recording."""
-        values = self.values(shapes, given)
-        tensors = {n: numeric.tensor(v, "float64") for n, v in values.items()}
-        context = _Context(8)
+        """The plain forward's graph, None where a call has no record, and the recording."""
+        tensors = self.tensors(self.values(shapes, given), "float64")
         recorder = Recorder()
         for name, tensor in tensors.items():
-            recorder.leaf(name, tensor)
-        with torch.no_grad(), recorder:
-            y = self._recorded_run(tensors, context)
+            if name not in self.binding.integers:
+                recorder.leaf(name, tensor)
+        with torch.no_grad(), plainly() as log, recorder:
+            y = self.plain(tensors)
         graph = recorder.graph(y)
+        if graph is not None and len(graph.nodes) > _LONG:
+            graph, recorder.reason = None, "too many steps for a formula"
         if graph is not None and not self._true_to(graph, shapes, given):
             graph = None
             recorder.reason = recorder.reason or "a step that PyTorch does not report"
-        if graph is None:
-            note = (
-                f"The forward uses {recorder.reason.strip('_') or 'an operation'}, which is not "
-                "known here: compared with autograd of the forward instead of a closed form."
-            )
-            if note not in self.notes:
-                self.notes.append(note)
-        return graph, recorder, y, tensors, context
+        return graph, recorder, y, tensors, log
 
     def graph_at(self, shapes: Mapping[str, Shape]) -> Graph | None:
         try:
@@ -333,44 +228,49 @@ class _Subject:
         except Exception:  # the user's own code, at shapes it may not take
             return None
 
-    def _recorded_run(self, tensors: Mapping[str, Any], context: Any) -> Any:
-        return self.run(*tensors.values())
+    def forward(self, values: Mapping[str, Array]) -> Array:
+        """The operation's own numbers, in float64."""
+        with torch.no_grad():
+            found: Array = numeric.array(self.run(self.tensors(values, "float64")))
+            return found
 
     def _true_to(
         self, graph: Graph, shapes: Mapping[str, Shape], given: Mapping[str, Array]
     ) -> bool:
         """Whether the graph computes what the forward computes, at two other points."""
         for number in (2, 3):
-            values = self.values(shapes, given, number)
+            values = self.values(shapes, {}, number)
             leaves = {n: numeric.tensor(v, "float64") for n, v in values.items()}
-            copies = [t.clone() for t in leaves.values()]
             with torch.no_grad():
                 try:
                     mine = numeric.run(graph, leaves, "float64")[graph.output]
-                except numeric.UNEVALUATED:
+                    theirs = numeric.array(self.plain(self.tensors(values, "float64")))
+                except Exception:  # the user's own code, and PyTorch's refusals of ours
                     return False
-                try:
-                    theirs = self.run(*copies)
-                except Exception:  # the user's own code
-                    return False
-            if not torch.allclose(mine, theirs.double(), rtol=1e-5, atol=1e-6, equal_nan=True):
+            if not np.allclose(numeric.array(mine), theirs, rtol=1e-9, atol=1e-12, equal_nan=True):
                 return False
         return True
 
-    def refuse(self) -> GradexplainError:
-        said = _said(self._refusal) if self._refusal is not None else "no value"
+    def refuse(self, tried: str = "") -> GradexplainError:
+        if isinstance(self.refusal, GradexplainError):
+            return self.refusal
+        why = said(self.refusal) if self.refusal is not None else "no value"
         return InputError(
-            f"{self.title}: forward raises at every shape that was tried: {said}",
+            f"{self.title}: forward raises at every shape that was tried{tried}: {why}",
             remedy=f"give the shapes, as in --shape {self.names[0]}=2,3; other arguments as in "
             "--arg dim=0",
         )
 
     def check_here(self, shapes: Mapping[str, Shape], values: Mapping[str, Array]) -> None:
         """Raises `InputError` where the forward does not run at these shapes."""
-        if not self.accepts(shapes, values) and self._refusal is not None:
+        if not self.accepts(shapes, values):
+            if isinstance(self.refusal, GradexplainError) or self.refusal is None:
+                raise self.refusal or InputError(
+                    f"{self.title}: J is too large at these shapes", remedy="use smaller ones"
+                )
             at = ", ".join(f"{n} {show_shape(s)}" for n, s in shapes.items())
             raise InputError(
-                f"{self.title}: forward raises at {at}: {_said(self._refusal)}",
+                f"{self.title}: forward raises at {at}: {said(self.refusal)}",
                 remedy="give other shapes or values with --shape and --at",
             )
 
@@ -380,16 +280,15 @@ class CallSubject(_Subject):
 
     def __init__(
         self,
-        forward: Callable[..., Any],
-        names: tuple[str, ...],
-        title: str,
+        operation: Operation,
+        binding: Binding,
         texts: Sequence[str] | Mapping[str, str],
         grad_name: str | None,
         seed: int,
     ) -> None:
-        super().__init__(forward, names, title, seed)
+        super().__init__(operation, binding, seed)
         self._grad_name = grad_name
-        self.claimed: list[Claim] = claims_.read_claims(texts, names)
+        self.claimed: list[Claim] = claims_.read_claims(texts, self.names)
         self.wanted = tuple(c.name for c in self.claimed)
 
     def setting(self, shapes: Mapping[str, Shape], values: Mapping[str, Array]) -> Setting:
@@ -398,8 +297,7 @@ class CallSubject(_Subject):
         if graph is None:
             raise UnsupportedError(
                 f"{self.title} uses {recorder.reason.strip('_')}, which is not supported yet: a "
-                f"claim "
-                "cannot be compared with its closed form",
+                "claim cannot be compared with its closed form",
                 remedy="write the claim as the backward of a torch.autograd.Function, which is "
                 "compared with autograd of the forward",
             )
@@ -413,53 +311,88 @@ class CallSubject(_Subject):
 
 
 class CodeSubject(_Subject):
-    """A ``torch.autograd.Function``: its own backward is the claim."""
+    """An operation whose own backward is the claim."""
 
-    def __init__(
-        self,
-        function: Any,
-        forward: Callable[..., Any],
-        names: tuple[str, ...],
-        title: str,
-        arguments: Mapping[str, Any],
-        seed: int,
-    ) -> None:
-        super().__init__(forward, names, title, seed)
-        self.function = function
-        self.arguments = arguments
-        self._skip = 0 if _is_new_style(function) else 1
-        self.signature = inspect.signature(function.forward)
-        order = list(self.signature.parameters)[self._skip :]
-        #: The place of each tensor among what backward returns.
-        self.places = {name: order.index(name) for name in names}
+    def __init__(self, operation: Operation, binding: Binding, question: Question) -> None:
+        super().__init__(operation, binding, question.seed)
+        self.question = question
+        self.reference = None if question.against is None else _reference(question.against)
 
-    def apply(self, *tensors: Any) -> Any:
-        values = _positional(self.signature, self.names, tensors, self.arguments, self._skip)
+    @property
+    def has_backward(self) -> bool:
+        """Whether there is a backward that is not autograd's own, or one is compared anyway."""
+        return (
+            self.operation.function is not None
+            or hasattr(self.operation.found, "_init_fn")
+            or self.question.against is not None
+            or self.question.intended is not None
+        )
+
+    def plain(self, tensors: Mapping[str, Any]) -> Any:
+        """The forward as J is asked of it: the operation's own, or the reference's."""
+        if self.reference is None:
+            return self.run(tensors, plain=True)
         torch.manual_seed(self.seed)
-        with _quiet():
-            return self.one(self.function.apply(*values))
-
-    def _recorded_run(self, tensors: Mapping[str, Any], context: Any) -> Any:
-        return self.run(*tensors.values(), context=context)
+        return self.one(self.reference(tensors, self.binding.arguments))
 
     def setting(self, shapes: Mapping[str, Shape], values: Mapping[str, Array]) -> CodeSetting:
         self.check_here(shapes, values)
-        graph, recorder, y, tensors, context = self.recorded(shapes, values)
+        tensors = self.tensors(self.values(shapes, values), "float64", grad=True)
+        self._keep(tensors)
+        graph, recorder, y, log = None, Recorder(), None, None
+        leaves: dict[str, Any] = {}
+        try:
+            graph, recorder, y, leaves, log = self.recorded(shapes, values)
+        except Exception as error:  # a forward that runs in its Function only
+            recorder.reason = said(error)
+        with torch.no_grad():
+            out_shape = tuple(self.run({n: t.detach().clone() for n, t in tensors.items()}).shape)
         setting = CodeSetting(
-            dict(shapes), graph, tuple(y.shape), self.names, {}, ("grad_output",), self
+            dict(shapes), graph, out_shape, self.wanted, {}, ("grad_output",), self
         )
-        setting.dirty = tuple(
-            name for name, tensor in tensors.items() if any(tensor is d for d in context.dirty)
-        )
-        if graph is not None:
-            setting.grad_names = claims_.upstream_names(graph, None)
-            setting.claims = self._backward_graphs(graph, recorder, y, context, setting)
+        if log is not None and not log.met and not self.has_backward:
+            raise InputError(
+                f"{self.title} applies no torch.autograd.Function: it has no backward to check",
+                remedy="give a claim about its gradient, as in --claim "
+                f'"{next(iter(self.names), "x")}: v*…", or a reference with --against',
+            )
+        setting.settle(self.values(shapes, values), recorder.reason)
+        if log is not None:
+            setting.functions = tuple(dict.fromkeys(cls for cls, _, _ in log.met))
+            setting.dirty = tuple(
+                n for n, t in leaves.items()
+                if any(t is d for _, context, _ in log.met for d in context.dirty)
+            )  # fmt: skip
+        if setting.graph is not None:
+            setting.grad_names = claims_.upstream_names(setting.graph, None)
+            if log is not None and len(log.met) == 1 and log.met[0][2] is y:
+                setting.claims = self._backward_graphs(recorder, log.met[0], setting)
         return setting
 
+    def _keep(self, tensors: Mapping[str, Any]) -> None:
+        """Look which outputs have a gradient."""
+        self.kept = None
+        torch.manual_seed(self.seed)
+        copies = {n: t.clone() if t.is_floating_point() else t for n, t in tensors.items()}
+        try:
+            result = self.operation.run(copies, self.binding.arguments)
+        except Exception:  # the user's own code: `implemented` says what it raises
+            return
+        parts = list(result) if isinstance(result, (tuple, list)) else [result]
+        parts = [p for p in parts if p is not None]
+        kept = tuple(
+            i for i, p in enumerate(parts)
+            if isinstance(p, torch.Tensor) and p.is_floating_point() and p.requires_grad
+        )  # fmt: skip
+        self.kept = kept or None
+
     def _backward_graphs(
-        self, graph: Graph, forward: Recorder, y: Any, context: Any, setting: CodeSetting
+        self, forward: Recorder, met: tuple[Any, Any, Any], setting: CodeSetting
     ) -> dict[str, Graph]:
         """What the backward computes, where it can be recorded; held against the real one."""
+        function, context, y = met
+        graph = setting.graph
+        assert graph is not None
         recorder = Recorder()
         for id_, (tensor, ref) in forward.refs.items():
             node = graph[ref.id] if ref.id < len(graph.nodes) else None
@@ -470,13 +403,14 @@ class CodeSubject(_Subject):
         v = numeric.tensor(0.5 + points.spread(tuple(y.shape), 7), "float64")
         recorder.known(v, setting.grad_names[0])
         try:
-            with torch.no_grad(), _quiet(), recorder:
-                found = self.function.backward(context, v)
+            with torch.no_grad(), quiet(), recorder:
+                found = inspect.unwrap(function.backward)(context, v)
         except Exception:  # the user's own code
             return {}
         results = found if isinstance(found, (tuple, list)) else (found,)
         graphs = {}
-        for name, place in self.places.items():
+        for name in self.wanted:
+            place = self.operation.place(name, self.names)
             if place < len(results) and isinstance(results[place], torch.Tensor):
                 try:
                     one = recorder.graph(results[place])
@@ -490,7 +424,7 @@ class CodeSubject(_Subject):
         """Whether the recorded backward computes what the real one does, at another point."""
         values = self.values(setting.shapes, {}, 2)
         vs = [points.spread(setting.out_shape, 9)]
-        real = setting.implemented(values, vs, "float64").results[name]
+        real = setting.implemented(values, vs, "float64", quick=True).results[name]
         try:
             with torch.no_grad():
                 leaves = {n: numeric.tensor(v, "float64") for n, v in values.items()}
@@ -500,7 +434,7 @@ class CodeSubject(_Subject):
         except numeric.UNEVALUATED:
             return False
         if real.rows is None or real.rows.shape != mine.shape:
-            return real.rows is not None
+            return False
         return bool(np.allclose(real.rows, mine, rtol=1e-6, atol=1e-9, equal_nan=True))
 
 
@@ -511,54 +445,182 @@ class CodeSetting(Setting):
     subject: CodeSubject
     #: Inputs that forward says it changes, by ctx.mark_dirty.
     dirty: tuple[str, ...] = ()
+    #: The Functions that are applied, in order.
+    functions: tuple[Any, ...] = ()
+    #: What J is held against: "" for the closed form or autograd, else "differences".
+    by: str = ""
+    #: What is declared as the gradient of each input, where it is.
+    meant: dict[str, Graph] = field(default_factory=dict)
+    _slack: dict[bytes, dict[str, Array]] = field(default_factory=dict)
 
-    def reference(self, values: Mapping[str, Array], dtype: str) -> dict[str, Array]:
+    def settle(self, values: Mapping[str, Array], reason: str) -> None:
+        """Choose what J is held against: autograd of the forward must agree with differences."""
+        if self.subject.question.intended is not None:
+            self.graph, self.by = None, "intended"
+            self._intend()
+            return
+        if self.subject.reference is not None:
+            return
+        if self.subject.by is not None:
+            self.by = self.subject.by
+            self.graph = None if self.by else self.graph
+            return
+        found = differences.jacobians(self.subject.forward, values, self.wanted, most=10)
+        try:
+            mine = self._autograd(values, "float64")
+        except Exception as error:  # the user's own code, which autograd cannot follow
+            mine, reason = {}, reason or said(error)
+        agrees = all(
+            n in mine and mine[n].shape == j.shape and _near(mine[n], j, error)
+            for n, (j, error) in found.items()
+        )
+        notes = self.subject.notes
+        self.subject.by = "" if agrees else "differences"
+        if not agrees:
+            self.graph, self.by = None, "differences"
+            note = (
+                "Autograd does not see through the forward: compared with central differences of "
+                "it in float64, extrapolated by Richardson."
+            )
+        elif self.graph is None:
+            note = (
+                f"The forward uses {reason.strip('_') or 'an operation'}, which is not known here: "
+                "compared with autograd of the forward instead of a closed form."
+            )
+        else:
+            return
+        if note not in notes:
+            notes.append(note)
+
+    def _intend(self) -> None:
+        """The declared backward of each input as a graph."""
+        texts = self.subject.question.intended
+        if isinstance(texts, str):
+            texts = dict.fromkeys(self.wanted, "v") if texts == "straight-through" else [texts]
+        known = {**self.shapes, "v": self.out_shape, "grad_output": self.out_shape,
+                 "y": self.out_shape}  # fmt: skip
+        for claim in claims_.read_claims(texts or (), self.wanted):
+            self.meant[claim.name] = claims_.declared(claim, known)
+        missing = [n for n in self.wanted if n not in self.meant]
+        if missing:
+            raise InputError(
+                f"nothing is declared of the gradient by {missing[0]}",
+                remedy=f'say it too: --as "{missing[0]}: …", or --no-grad {missing[0]}',
+            )
+
+    def _autograd(self, values: Mapping[str, Array], dtype: str) -> dict[str, Array]:
         if self.graph is not None:
             return numeric.jacobians(self.graph, values, self.wanted, dtype)
-        leaves = [numeric.tensor(values[n], dtype, grad=True) for n in self.wanted]
-        copies = [leaf.clone() for leaf in leaves]
-        return numeric.rows_of(self.subject.run(*copies), leaves, self.wanted)
+        leaves = self.subject.tensors(values, dtype, grad=True)
+        copies = {n: t.clone() if t.requires_grad else t for n, t in leaves.items()}
+        with plainly():
+            y = self.subject.plain(copies)
+        return numeric.rows_of(y, [leaves[n] for n in self.wanted], self.wanted)
+
+    def reference(self, values: Mapping[str, Array], dtype: str) -> dict[str, Array]:
+        if self.by == "intended":
+            known = {n: numeric.tensor(v, dtype) for n, v in values.items()}
+            known["y"] = numeric.tensor(self.subject.forward(values), dtype)
+            units = numeric.basis(self.out_shape)
+            return {
+                n: claim_rows(self.meant[n], known, ("v",), units, dtype).reshape(len(units), -1)
+                for n in self.wanted
+            }
+        if self.by != "differences":
+            return self._autograd(values, dtype)
+        found = differences.jacobians(self.subject.forward, values, self.wanted)
+        self._slack[_key(values)] = {n: 10 * e + 1e-7 * np.abs(j).max(initial=0.0)
+                                     for n, (j, e) in found.items()}  # fmt: skip
+        # What differences cannot tell is no truth: a point that has such entries is left out.
+        return {n: np.where(_told(j, e), j, np.nan) for n, (j, e) in found.items()}
+
+    def has_shapes(self, given: Mapping[str, Array]) -> bool:
+        values = self.subject.values(self.shapes, given)
+        found = self.implemented(values, [points.spread(self.out_shape, 7)], "float64", quick=True)
+        return all(
+            r.problem != "raises" and (r.rows is None or r.rows.shape[1:] == self.shapes[n])
+            for n, r in found.results.items()
+        )
+
+    def mendable(self, trials: Sequence[Any]) -> bool:
+        """Whether one edit of the source makes the backward right here."""
+        from gradexplain.checking import edits
+
+        return any(edits.find(f, trials, self.wanted, pairs=False) for f in self.functions)
+
+    @property
+    def kinked(self) -> bool:
+        return self.by == ""
+
+    def slack(self, values: Mapping[str, Array], name: str) -> Any:
+        """What the truth itself may be off by."""
+        return self._slack.get(_key(values), {}).get(name, 0.0)
+
+    def between(
+        self, values: Mapping[str, Array], name: str, wrong: Array, claimed: Array
+    ) -> Array:
+        """``wrong`` without the entries at which the claim is a slope to one side, or between the
+        two: at a kink of the forward any of them is right.
+        """
+        left_wrong: Array = wrong.copy()
+        for place in np.unique(np.argwhere(wrong)[:, 1]):
+            sides = [
+                differences.one_sided(self.subject.forward, values, name, int(place), side)
+                for side in (-1, 1)
+            ]
+            low, high = np.minimum(*sides), np.maximum(*sides)
+            room = 1e-4 * (1 + np.maximum(np.abs(low), np.abs(high)))
+            here = claimed[:, place]
+            with np.errstate(all="ignore"):
+                inside = (here >= low - room) & (here <= high + room)
+                inside |= ~np.isfinite(here)
+            left_wrong[inside, place] = False
+        return left_wrong
+
+    # -- the claim ---------------------------------------------------------------------------------
+
+    def applied(self, values: Mapping[str, Array], dtype: str) -> tuple[Any, list[Any]]:
+        """The output of the operation and the leaves it depends on."""
+        leaves = self.subject.tensors(values, dtype, grad=True)
+        # Not leaves: a Function that marks its input as dirty may change it in place.
+        inputs = {n: t.clone() if t.requires_grad else t for n, t in leaves.items()}
+        return self.subject.run(inputs), [leaves[n] for n in self.wanted]
 
     def implemented(
-        self, values: Mapping[str, Array], vs: Sequence[Array], dtype: str
+        self, values: Mapping[str, Array], vs: Sequence[Array], dtype: str, *, quick: bool = False
     ) -> Implemented:
         subject = self.subject
-        leaves = [numeric.tensor(values[n], dtype, grad=True) for n in self.wanted]
-        # Not leaves: a Function that marks its input as dirty may change it in place.
-        inputs = [leaf.clone() for leaf in leaves]
-        versions = [t._version for t in inputs]
+        leaves = subject.tensors(values, dtype, grad=True)
+        inputs = {n: t.clone() if t.is_floating_point() else t for n, t in leaves.items()}
+        versions = {n: t._version for n, t in inputs.items()}
         try:
-            y = subject.apply(*inputs)
+            y = subject.run(inputs)
         except GradexplainError:
             raise
-        except Exception as error:
+        except Exception as error:  # the user's own code
             return Implemented(
-                {n: Result(problem="raises", error=_said(error)) for n in self.wanted}
+                {n: Result(problem="raises", error=said(error)) for n in self.wanted}
             )
         mutated = tuple(
-            name
-            for name, leaf, tensor, version in zip(
-                self.wanted, leaves, inputs, versions, strict=True
-            )
-            if (tensor._version != version or not torch.equal(tensor, leaf))
+            name for name, tensor in inputs.items()
+            if (tensor._version != versions[name] or not torch.equal(tensor, leaves[name]))
             and name not in self.dirty
-        )
+        )  # fmt: skip
+        wanted = [leaves[n] for n in self.wanted]
         if not y.requires_grad:
             return Implemented({n: Result(problem="detached") for n in self.wanted}, mutated)
         rows: dict[str, list[Any]] = {n: [] for n in self.wanted}
         problem: dict[str, Result] = {}
-        widened: tuple[str, ...] = ()
-        for place, v in enumerate(vs):
-            grads = self._gradients(y, leaves, numeric.tensor(v, dtype), problem)
+        changed = False
+        for v in vs:
+            upstream = numeric.tensor(v, dtype)
+            kept = upstream.clone()
+            grads = self._gradients(y, wanted, upstream, problem)
+            changed = changed or not torch.equal(upstream, kept)
             if grads is None:
                 break
             for name, grad in zip(self.wanted, grads, strict=True):
-                if grad is None:
-                    rows[name].append(None)
-                else:
-                    rows[name].append(numeric.array(grad))
-            if place == 0:
-                widened = self._widened(y, numeric.tensor(v, dtype))
+                rows[name].append(None if grad is None else numeric.array(grad))
         if not problem:
             for name, found in rows.items():
                 if all(row is None for row in found):
@@ -567,68 +629,84 @@ class CodeSetting(Setting):
                     shape = next(r.shape for r in found if r is not None)
                     found[:] = [np.zeros(shape) if r is None else r for r in found]
         results = {name: problem.get(name) or Result(np.array(rows[name])) for name in self.wanted}
-        return Implemented(
-            results, mutated, self._unsteady(y, leaves, dtype, problem), self._buffer(y, leaves,
-            dtype), widened,
-        )  # fmt: skip
+        implemented = Implemented(results, mutated, v_changed=changed)
+        if quick:
+            return implemented
+        if not problem:
+            self._steadiness(implemented, y, wanted, values, dtype)
+            implemented.widened = self._widened(y, numeric.tensor(vs[0], dtype)) if len(vs) else ()
+        implemented.buffer = self._buffer(y, wanted, dtype)
+        return implemented
 
     def _gradients(
         self, y: Any, leaves: Sequence[Any], v: Any, problem: dict[str, Result]
     ) -> Sequence[Any] | None:
         try:
-            with _quiet():
+            with quiet():
                 return tuple(
                     torch.autograd.grad(y, leaves, v, retain_graph=True, allow_unused=True)
                 )
-        except Exception as error:
-            said = str(error).strip().split("\n")[0]
+        except Exception as error:  # the user's own code
+            first = str(error).strip().split("\n")[0]
             raw = self._raw(y, v)
-            if raw is not None and "shape" in said:
+            if raw is not None and "shape" in first and all(r is not None for r in raw):
                 return raw
             for name in self.wanted:
-                problem[name] = Result(problem="raises", error=_said(error))
+                problem[name] = Result(problem="raises", error=said(error))
             return None
 
     def _raw(self, y: Any, v: Any) -> list[Any] | None:
         """What backward itself returns, before PyTorch fits it to the inputs."""
+        function = self.subject.operation.function
+        if function is None:
+            return None
         try:
-            with torch.no_grad(), _quiet():
-                found = self.subject.function.backward(y.grad_fn, v)
+            with torch.no_grad(), quiet():
+                found = inspect.unwrap(function.backward)(y.grad_fn, v)
         except Exception:  # the user's own code
             return None
         results = found if isinstance(found, (tuple, list)) else (found,)
-        return [
-            results[self.subject.places[n]] if self.subject.places[n] < len(results) else None
-            for n in self.wanted
-        ]
+        places = [self.subject.operation.place(n, self.subject.names) for n in self.wanted]
+        return [results[p] if p < len(results) else None for p in places]
 
     def _widened(self, y: Any, v: Any) -> tuple[str, ...]:
-        raw = self._raw(y, v)
         return tuple(
-            name
-            for name, grad in zip(self.wanted, raw or (), strict=False)
+            name for name, grad in zip(self.wanted, self._raw(y, v) or (), strict=False)
             if isinstance(grad, torch.Tensor) and tuple(grad.shape) != self.shapes[name]
-        )
+        )  # fmt: skip
 
-    def _unsteady(
-        self, y: Any, leaves: Sequence[Any], dtype: str, problem: Mapping[str, Any]
-    ) -> tuple[str, ...]:
-        """The inputs whose gradient is not the same each time."""
-        if problem:
-            return ()
+    def _steadiness(
+        self, found: Implemented, y: Any, leaves: Sequence[Any], values: Mapping[str, Array],
+        dtype: str,
+    ) -> None:  # fmt: skip
+        """Note the inputs whose gradient is not the same each time, and whether chance or what the
+        backward leaves behind is to blame.
+        """
         v = numeric.tensor(0.5 + points.spread(self.out_shape, 7), dtype)
-        scratch: dict[str, Result] = {}
-        runs = [self._gradients(y, leaves, v, scratch) for _ in range(3)]
-        found = []
-        for place, name in enumerate(self.wanted):
-            grads = [r[place] for r in runs if r is not None and r[place] is not None]
-            if grads and not all(
-                g.shape == grads[0].shape
-                and torch.allclose(g, grads[0], rtol=1e-6, atol=1e-9, equal_nan=True)
-                for g in grads
-            ):
-                found.append(name)
-        return tuple(found)
+
+        def several(seeded: bool) -> list[Sequence[Any] | None]:
+            runs = []
+            for _ in range(3):
+                if seeded:
+                    torch.manual_seed(self.subject.seed)
+                runs.append(self._gradients(y, leaves, v.clone(), {}))
+            return runs
+
+        def differ(runs: list[Sequence[Any] | None]) -> list[str]:
+            names = []
+            for place, name in enumerate(self.wanted):
+                grads = [r[place] for r in runs if r is not None and r[place] is not None]
+                if grads and not all(
+                    g.shape == grads[0].shape
+                    and torch.allclose(g, grads[0], rtol=1e-6, atol=1e-9, equal_nan=True)
+                    for g in grads
+                ):
+                    names.append(name)
+            return names
+
+        found.unsteady = tuple(differ(several(seeded=False)))
+        if found.unsteady:
+            found.leftover = bool(differ(several(seeded=True)))
 
     def _buffer(self, y: Any, leaves: Sequence[Any], dtype: str) -> str:
         """The message, where the backward assigns in place to a leaf that requires grad."""
@@ -637,19 +715,70 @@ class CodeSetting(Setting):
         if any(isinstance(g, torch.Tensor) and g.requires_grad and g.is_leaf for g in raw or ()):
             return "the buffer requires grad"
         try:
-            with _quiet():
+            with quiet():
                 torch.autograd.grad(
-                    y,
-                    leaves,
-                    v.requires_grad_(),
-                    retain_graph=True,
-                    create_graph=True,
+                    y, leaves, v.requires_grad_(), retain_graph=True, create_graph=True,
                     allow_unused=True,
-                )
+                )  # fmt: skip
         except RuntimeError as error:
-            said = str(error)
-            if "leaf Variable that requires grad" in said and "in-place" in said:
-                return said.split("\n")[0]
-        except Exception:
+            text = str(error)
+            if "leaf Variable that requires grad" in text and "in-place" in text:
+                return text.split("\n")[0]
+        except Exception:  # the user's own code
             return ""
         return ""
+
+
+def _reference(against: Any) -> Callable[[Mapping[str, Any], Mapping[str, Any]], Any]:
+    """The reference as a function of tensors and other arguments by name."""
+    if isinstance(against, str):
+        program = parse(against)
+        free = free_names(program)
+
+        def formula(tensors: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
+            known = {n: t for n, t in tensors.items() if n in free}
+            missing = [n for n in free if n not in known]
+            if missing:
+                raise InputError(
+                    f"the reference uses {missing[0]}, which is no input of the operation; its "
+                    f"inputs are: {', '.join(tensors)}",
+                    remedy="name the reference's inputs as forward's parameters are named",
+                )
+            graph = read(program, lambda n: tuple(known[n].shape), lambda n: None)
+            dtype = str(next(iter(known.values())).dtype).removeprefix("torch.")
+            return numeric.run(graph, known, dtype)[graph.output]
+
+        return formula
+    other = Operation(against)
+    names = {p.name for p in other.parameters}
+
+    def function(tensors: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
+        kept = {n: v for n, v in arguments.items() if n in names}
+        own = [p.name for p in other.parameters if p.name not in kept]
+        placed = (
+            tensors if set(tensors) <= names
+            else dict(zip(own, tensors.values(), strict=False))
+        )  # fmt: skip
+        return other.run(placed, kept)
+
+    return function
+
+
+def _near(a: Array, b: Array, error: Array) -> bool:
+    """Whether autograd's J is that of the differences, as far as they can tell."""
+    scale = np.abs(b[np.isfinite(b)]).max(initial=0.0)
+    told = _told(b, error)
+    with np.errstate(all="ignore"):
+        return bool(
+            (np.logical_not(told) | (np.abs(a - b) <= 100 * error + 1e-6 * max(scale, 1e-6))).all()
+        )
+
+
+def _told(j: Array, error: Array) -> Array:
+    """Where the differences have digits."""
+    scale = np.abs(j[np.isfinite(j)]).max(initial=0.0)
+    return np.asarray(np.isfinite(j) & (error <= 1e-3 * max(scale, 1e-6)))
+
+
+def _key(values: Mapping[str, Array]) -> bytes:
+    return b"".join(v.tobytes() for v in values.values())

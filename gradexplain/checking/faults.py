@@ -12,12 +12,12 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from gradexplain.checking import numeric, repairs
+from gradexplain.checking import edits, numeric, repairs
 from gradexplain.checking.report import Fault
 from gradexplain.checking.trials import Trial, Tries, close, is_linear
 from gradexplain.explanation import Array
@@ -62,8 +62,44 @@ class Case:
         """The fault whose correction in the claim's own graph makes it right."""
         if not self._looked:
             self._looked = True
-            self._repaired = repairs.find(self.name, self.regular, self.v, self.output)
+            self._repaired = self._by_edits() or repairs.find(
+                self.name, self.regular, self.v, self.output
+            )
         return self._repaired
+
+    #: Whether a fault has been named by what J is: then two edits are not looked for.
+    named: bool = False
+    #: Every input that is wrong, and the fault whose mend mends them all.
+    together: tuple[str, ...] = ()
+
+    def _by_edits(self) -> Fault | None:
+        """The fault whose mend is an edit of the user's own source."""
+        for function in getattr(self.first.setting, "functions", ()):
+            found = edits.find(function, self.telling, self.names, pairs=not self.named)
+            if found:
+                return edits.fault(function, found)
+        return None
+
+    @property
+    def telling(self) -> list[Trial]:
+        """Trials that tell a right backward from this one, those at which it is wrong first."""
+        wrong = [t for t in self.trials if any(not t.right(n) for n in self.names)]
+        found = sorted(self.regular, key=lambda t: t not in wrong)[:3]
+        special = [t for t in wrong if t not in found][:1]
+        return [*special, *found] if special and not any(t in wrong for t in found) else found
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The inputs that a mend has to mend: all, where the backward does not even run."""
+        return self.together or (self.name,)
+
+    def written(self, line: str) -> Fault | None:
+        """A mend that writes the right gradient for what is returned."""
+        for function in getattr(self.first.setting, "functions", ()):
+            found = edits.written(function, self.telling, self.name, line)
+            if found:
+                return edits.fault(function, found)
+        return None
 
     def cuts(self, trial: Trial) -> list[tuple[Node, int, dict[str, Array]]]:
         """J with one use of one value detached, for each use: (node, which tensor, J by input)."""
@@ -94,11 +130,22 @@ def _is_use(node: Node, use: int) -> Callable[[Node, int], bool]:
     return lambda n, u: n.id == node.id and u == use
 
 
+#: Faults of the forward, or of how the backward runs: no other formula mends them.
+UNMENDED = ("inplace_forward", "inplace_buffer", "nondeterministic")
+
+
 def diagnose(case: Case) -> Fault:
     """The simplest fault that explains every trial."""
-    for hypothesis in _HYPOTHESES:
+    code = bool(getattr(case.first.setting, "functions", ()))
+    for hypothesis in _OF_CODE if code else _HYPOTHESES:
         fault = hypothesis(case)
         if fault is not None:
+            case.named = True
+            mend = (
+                case.repaired() if code and fault.code not in UNMENDED and not fault.patch else None
+            )
+            if mend is not None and mend.patch:
+                fault = replace(fault, remedy=mend.remedy, patch=mend.patch)
             return fault
     wrong = [t for t in case.regular if not t.right(case.name)]
     if len(wrong) < len(case.regular):
@@ -127,6 +174,17 @@ def _in_place(case: Case) -> Fault | None:
         f"(and what the caller holds) is no longer {names}",
         f"compute a new tensor in forward, as in {changed[0]} = {changed[0]}.clone(); or "
         f"out = {changed[0]} / s instead of {changed[0]} /= s",
+    )
+
+
+def _upstream_changed(case: Case) -> Fault | None:
+    if not any(t.implemented.v_changed for t in case.trials):
+        return None
+    return Fault(
+        "grad_output_changed",
+        f"the backward changes the upstream gradient {case.v} in place: what else uses it gets the "
+        "changed values",
+        "work on a copy, as in grad_input = grad_output.clone()",
     )
 
 
@@ -162,6 +220,13 @@ def _none(case: Case) -> Fault | None:
 
 
 def _unsteady(case: Case) -> Fault | None:
+    if any(t.implemented.leftover for t in case.trials):
+        return Fault(
+            "not_reentrant",
+            f"the backward is not reentrant: run again with the same {case.v} (retain_graph=True) "
+            "it gives another gradient, because it changes what it keeps",
+            "leave ctx and the saved tensors as they are: work on copies",
+        )
     if any(case.name in t.implemented.unsteady for t in case.trials):
         return Fault(
             "nondeterministic",
@@ -415,6 +480,11 @@ def _other_input(case: Case) -> Fault | None:
                 "wrong_input", f"what is returned for {name} is the gradient of {leaf.label}"
             )
     return None
+
+
+def _swapped(case: Case) -> Fault | None:
+    fault = _other_input(case)
+    return fault if fault is not None and fault.code == "swapped" else None
 
 
 def _autograd(trial: Trial, name: str) -> Array | None:
@@ -749,7 +819,8 @@ def _transposed(case: Case) -> Fault | None:
 
 
 def _edited(case: Case) -> Fault | None:
-    return case.repaired()
+    fault = case.repaired()
+    return None if fault is None or fault.code == "unknown" else fault
 
 
 def _by_power(case: Case) -> Fault | None:
@@ -799,4 +870,11 @@ def _by_power(case: Case) -> Fault | None:
 _HYPOTHESES: tuple[Callable[[Case], Fault | None], ...] = (
     _in_place, _buffer, _detached, _none, _unsteady, _raises, _shape, _rounding, _linearity, _kink,
     _zero, _other_input, _sign, _diagonal, _uses, _factor, _term, _transposed, _edited, _by_power,
+)  # fmt: skip
+
+#: For code: what its own source shows comes before what J alone suggests.
+_OF_CODE: tuple[Callable[[Case], Fault | None], ...] = (
+    _in_place, _upstream_changed, _buffer, _detached, _none, _unsteady, _rounding, _linearity,
+    _zero, _swapped, _diagonal, _edited, _kink, _uses, _raises, _shape, _other_input, _sign, _factor, _term,
+    _transposed, _by_power,
 )  # fmt: skip

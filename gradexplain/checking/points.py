@@ -15,7 +15,21 @@ from gradexplain.explanation import Array
 from gradexplain.graph import Graph
 from gradexplain.ops.base import Shape
 
-_UNIFORM: tuple[Shape, ...] = ((2, 3), (3,), (2, 3, 4), (), (2, 3, 4, 5))
+_UNIFORM: tuple[Shape, ...] = (
+    (2, 3), (3,), (2, 3, 4), (), (2, 3, 4, 5), (2, 4), (4,), (3, 3), (2, 4, 6), (2, 2, 4, 4), (8,),
+    (4, 8), (1, 2, 8, 8), (6, 6), (1,),
+)  # fmt: skip
+#: Shapes of several inputs that belong together: a layer and its weights, a convolution.
+_LAYERS: tuple[tuple[Shape, ...], ...] = (
+    ((4, 3), (3,)), ((2, 4, 3), (3,)), ((4, 3), (2, 3)), ((4, 3), (3, 2)), ((3,), (3, 3)),
+    ((3, 3), (3,)), ((4, 3), (4,)), ((4, 3), ()), ((2, 2, 6), (3, 2, 3)), ((2, 1, 5), (1, 1, 3)),
+    ((2, 2, 5, 5), (3, 2, 3, 3)), ((1, 1, 5, 5), (1, 1, 3, 3)), ((2, 2, 5, 5), (2,)),
+    ((5, 5), (3, 3)), ((8,), (3,)), ((4, 4), (2,)),
+    ((4, 3), (3,), (3,)), ((2, 4, 3), (3,), (3,)), ((4, 3), (2, 3), (2,)), ((4, 3), (3, 2), (2,)),
+    ((4, 3), (4, 3), ()), ((3,), (3, 3), (3,)), ((2, 2, 6), (3, 2, 3), (3,)),
+    ((2, 2, 5, 5), (3, 2, 3, 3), (3,)), ((2, 2, 5, 5), (2,), (2,)), ((4, 3), (), ()),
+    ((3, 4), (5, 4), (5, 2)), ((2, 3, 4), (2, 5, 4), (2, 5, 2)),
+)  # fmt: skip
 _MIXED: tuple[Shape, ...] = (
     (2, 3), (3, 4), (4, 2), (3,), (4,), (2,), (3, 2), (4, 3), (2, 4), (2, 1), (3, 1), (1, 3), (),
     (2, 3, 4), (2, 4, 3),
@@ -24,7 +38,10 @@ _SQUARE: tuple[Shape, ...] = ((3, 3), (3,), (3, 3, 3))
 #: At most this many choices of shapes are tried.
 _TRIES = 3500
 #: Another size for each: all sizes of a choice still differ from each other.
-_OTHER = ({2: 4, 3: 2, 4: 3, 5: 5}, {2: 3, 3: 5, 4: 2, 5: 4}, {2: 5, 3: 4, 4: 6, 5: 3})
+_OTHER: tuple[dict[int, int], ...] = (
+    {2: 4, 3: 2, 4: 3, 5: 5}, {2: 3, 3: 5, 4: 2, 5: 4}, {2: 5, 3: 4, 4: 6, 5: 3},
+    {2: 4, 4: 2}, {2: 3, 4: 6, 6: 4, 8: 4}, {4: 2}, {2: 3}, {5: 6, 6: 5}, {3: 5}, {3: 2},
+)  # fmt: skip
 
 Shapes = dict[str, Shape]
 
@@ -38,6 +55,9 @@ def choices(names: Sequence[str], fixed: Mapping[str, Shape]) -> Iterator[Shapes
     first = next(iter(fixed.values()), None)
     for shape in (*((first,) if first is not None else ()), *_UNIFORM[:1]):
         yield {**fixed, **dict.fromkeys(free, shape)}
+    for layer in _LAYERS:
+        if len(layer) == len(free) and not fixed:
+            yield dict(zip(free, layer, strict=True))
     tries = _TRIES
     for shapes in itertools.product(_MIXED, repeat=len(free)):
         if len(set(shapes)) > 1 and all(len(s) == 2 for s in shapes):
@@ -104,6 +124,13 @@ _SIGNED: tuple[tuple[str, Callable[[Array], Array]], ...] = (
 )
 
 
+def _heavy(shape: Shape) -> Array | float:
+    """What a larger square matrix gets on its diagonal: it shall be far from singular."""
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 4:
+        return 0.0
+    return np.asarray(shape[0] * np.eye(shape[0]))
+
+
 def regular(
     shapes: Shapes, seed: int, *, signed: bool = False
 ) -> Iterator[tuple[str, dict[str, Array]]]:
@@ -112,7 +139,7 @@ def regular(
         yield (
             what,
             {
-                name: of(spread(shape, seed + 5 * place))
+                name: of(spread(shape, seed + 5 * place)) + _heavy(shape)
                 for place, (name, shape) in enumerate(shapes.items())
             },
         )

@@ -36,20 +36,68 @@ FAULTS = {
     "inplace_forward": "the forward changes its input in place",
     "inplace_buffer": "a gradient buffer with requires_grad=True is assigned in place",
     "float32_rounding": "float32 rounding, and nothing else",
+    "missing_factor": "a factor is missing",
+    "extra_factor": "a factor too many",
+    "extra_term": "a term too many",
+    "inverse": "a factor is multiplied where it divides, or the other way round",
+    "wrong_constant": "a wrong constant",
+    "square_of_difference": "(1 - y)**2 where 1 - y**2 belongs",
+    "biased_variance": "n where the variance has n - 1, or the other way round",
+    "eps": "eps is missing, or in the wrong place",
+    "mask_not_applied": "the forward's mask is not applied",
+    "wrong_condition": "a condition is wrong",
+    "swapped_branches": "the branches of a where are swapped",
+    "swapped_halves": "the halves of what was split or joined are swapped",
+    "missing_unsqueeze": "unsqueeze is missing",
+    "extra_keepdim": "keepdim=True where the dim has to go",
+    "symmetric_assumption": "right for symmetric matrices only",
+    "condition": "right under a condition only",
+    "approximation": "an approximation where the exact derivative is needed",
+    "kernel_not_flipped": "a kernel or a sequence is not flipped",
+    "wrong_slice": "a wrong slice or index",
+    "wrong_function": "a wrong function",
+    "missing_call": "a function is not applied",
+    "not_reentrant": "the backward changes what it keeps: a second run differs",
+    "grad_output_changed": "the backward changes grad_output in place",
+    "needs_input_grad": "wrong when only some inputs need a gradient",
+    "second_order": "right at first order, wrong when differentiated again",
+    "forward_differs": "the forward is not that of the reference",
     "raises": "the backward raises an error",
     "unknown": "no single fault that is known here explains it",
 }
 
 
+def title(code: str) -> str:
+    """What a fault is, in a few words; of each, where there are several."""
+    return "; and ".join(FAULTS[c] for c in code.split("+"))
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """Lines ``line`` to ``end`` of the user's file become ``text``; what changes stands at
+    ``column``, ``width`` wide, of the first.
+    """
+
+    line: int
+    end: int
+    text: str
+    old: str
+    column: int
+    width: int
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """``code`` is one of `FAULTS`; ``sentence`` says it of this case, ``remedy`` is a line of
-    PyTorch.
+    """``code`` is one of `FAULTS`, or several with a + between them; ``sentence`` says it of this
+    case, ``remedy`` is a line of PyTorch, ``patch`` the same as a change of the user's file.
     """
 
     code: str
     sentence: str
     remedy: str = ""
+    patch: tuple[Patch, ...] = ()
+    #: Advice in words, which nothing has been run for.
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +144,8 @@ class InputReport:
         "code": Key("fault", null=True, about="one of the codes of `gradexplain help check`"),
         "sentence": Key(),
         "remedy": Key(),
+        "patch": Key(about="lines of the file that become text, which has been run"),
+        "hint": Key(),
         "text": Key("claim"),
         "tolerance": TOLERANCE,
     }
@@ -103,6 +153,14 @@ class InputReport:
     @property
     def code(self) -> str:
         return "" if self.fault is None else self.fault.code
+
+    @property
+    def patch(self) -> tuple[Patch, ...]:
+        return () if self.fault is None else self.fault.patch
+
+    @property
+    def hint(self) -> str:
+        return "" if self.fault is None else self.fault.hint
 
     @property
     def sentence(self) -> str:

@@ -46,6 +46,10 @@ class Implemented:
     buffer: str = ""
     #: Inputs whose raw result was wider than the input, and which PyTorch summed.
     widened: tuple[str, ...] = ()
+    #: The backward changes the upstream gradient that it is given.
+    v_changed: bool = False
+    #: `unsteady` is by what the backward leaves behind, not by chance.
+    leftover: bool = False
 
 
 @dataclass(slots=True)
@@ -71,6 +75,27 @@ class Setting(ABC):
     @abstractmethod
     def reference(self, values: Mapping[str, Array], dtype: str) -> dict[str, Array]:
         """J by each wanted input as PyTorch's autograd of the forward has it."""
+
+    def has_shapes(self, given: Mapping[str, Array]) -> bool:
+        """Whether the claim returns a gradient of each input's shape here."""
+        return all(
+            n not in self.claims or self.claims[n].out.shape == self.shapes[n] for n in self.wanted
+        )
+
+    @property
+    def kinked(self) -> bool:
+        """Whether points are tried that may be kinks."""
+        return True
+
+    def slack(self, values: Mapping[str, Array], name: str) -> Any:
+        """What the truth itself may be off by, at each entry."""
+        return 0.0
+
+    def between(
+        self, values: Mapping[str, Array], name: str, wrong: Array, claimed: Array
+    ) -> Array:
+        """``wrong`` without what is right by another convention at a kink."""
+        return wrong
 
 
 class Subject(Protocol):
@@ -107,7 +132,7 @@ class FormulaSubject:
         self.program = program
         self.title = title or program.source.strip()
         #: The inputs in order of first use: the names that are read before anything is assigned.
-        self.names = _free_names(program)
+        self.names = free_names(program)
         self._grad_name = grad_name
         self.claimed = claims_.read_claims(texts, self.names)
         self.wanted = tuple(claim.name for claim in self.claimed)
@@ -206,7 +231,7 @@ def _plain(found: Any) -> Array:
     return numeric.array(found) if hasattr(found, "detach") else np.asarray(float(found))
 
 
-def _free_names(program: Program) -> tuple[str, ...]:
+def free_names(program: Program) -> tuple[str, ...]:
     """The inputs of a program in order of first use, without knowing any shape."""
     import ast
 

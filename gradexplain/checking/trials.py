@@ -50,6 +50,8 @@ class Trial:
     singular: bool = False
     #: Inputs whose claim is not finite here, though nothing is singular.
     holes: set[str] = field(default_factory=set)
+    #: Inputs whose claim takes another slope at a kink than PyTorch.
+    kinks: set[str] = field(default_factory=set)
     _sizes: dict[str, Array] = field(default_factory=dict)
     _smooth: bool | None = None
 
@@ -84,7 +86,8 @@ class Trial:
                     total = total + magnitude(graph, known).reshape(1, -1)
             self._sizes[name] = total
         unit = np.array([1.0])
-        return compare.bound(self._sizes[name], self.true[name], unit, dtype or self.dtype)
+        found = compare.bound(self._sizes[name], self.true[name], unit, dtype or self.dtype)
+        return np.asarray(found + self.setting.slack(self.values, name))
 
     def _coarse(self) -> bool:
         nodes = self.setting.graph.nodes if self.setting.graph is not None else ()
@@ -119,6 +122,12 @@ class Trial:
             # x·y/x at 0: another way to write what is right, with a hole where there is no kink.
             self.holes.add(name)
             wrong &= np.isfinite(found)
+        if wrong.any() and self.special:
+            kept = self.setting.between(self.values, name, wrong, found)
+            gone = np.asarray(wrong & ~np.asarray(kept, dtype=bool))
+            if gone.any():
+                (self.holes if not np.isfinite(found[gone]).any() else self.kinks).add(name)
+            wrong = kept
         return wrong
 
     @property
@@ -260,6 +269,7 @@ def made(
     """The trials of a check: at the point given, or at several of our own."""
     subject = tries.subject
     fixed = {name: value.shape for name, value in given.items()} | dict(shapes)
+    fixed |= {n: s for n, s in getattr(subject, "owned", {}).items() if n not in fixed}
     for name in fixed:
         if name not in subject.names:
             raise InputError(
@@ -274,11 +284,18 @@ def made(
         return [trial]
     fallback, settings = _settings(subject, fixed, given)
     trials = _at_settings(tries, settings, given, grad)
-    if fallback and not all(t.right(n) for t in trials for n in t.setting.wanted):
-        # The shapes were chosen to suit the claim, and it is wrong there too: the likeliest shapes
-        # show better what is wrong.
+    if fallback:
+        # The shapes were chosen to suit the claim.  Where it is wrong there too, or one edit makes
+        # it right at the likeliest shapes, these show what is wrong.
+        right = all(t.right(n) for t in trials for n in t.setting.wanted)
         _, settings = _settings(subject, fixed, given, plain=True)
-        trials = _at_settings(tries, settings, given, grad)
+        if not right:
+            return _at_settings(tries, settings, given, grad)
+        likeliest = settings[0]
+        if getattr(likeliest, "functions", ()):
+            others = _at_settings(tries, settings[:1], given, grad)
+            if likeliest.mendable([t for t in others if not t.special]):  # type: ignore[attr-defined]
+                return others
     return trials
 
 
@@ -301,7 +318,7 @@ def _at_settings(
                 if trial is not None:
                     trials.append(trial)
                     break
-        if number == 0 and grad is None and not given:
+        if number == 0 and grad is None and not given and setting.kinked:
             for what, values in points.special(free, setting.graph):
                 trial = tries.trial(
                     setting, what, _held(values, setting, tries.dtype), special=True
@@ -340,6 +357,10 @@ def _check_size(setting: Setting) -> None:
         )
 
 
+#: So many shapes at which the forward runs and the backward does not are passed over.
+_PASSED_OVER = 12
+
+
 def _settings(
     subject: Subject,
     fixed: Mapping[str, Shape],
@@ -350,12 +371,13 @@ def _settings(
     """Settings at several shapes of one pattern, at which the forward and the claim have values.
 
     Also whether likelier shapes were passed over because the claim's result has another shape
-    there; ``plain`` takes these.
+    there, or none; ``plain`` takes these.
     """
-    pattern: points.Shapes | None = None
+    pattern: Setting | None = None
     fallback: Setting | None = None
     refused: GradexplainError | None = None
     first: GradexplainError | None = None
+    passed = 0
     for shapes in points.choices(subject.names, fixed):
         if not subject.accepts(shapes, given):
             if first is None or len(fixed) == len(subject.names):
@@ -366,13 +388,14 @@ def _settings(
         except GradexplainError as error:
             refused = refused or error
             continue
-        if all(_has_shape(setting, name) for name in setting.wanted):
-            pattern = shapes
+        if setting.has_shapes(given):
+            pattern = setting
             break
         fallback = fallback or setting
-        if plain or len(subject.names) == 1:
+        passed += 1
+        if plain or passed > _PASSED_OVER:
             break
-    if pattern is None and refused is not None and fallback is None:
+    if pattern is None and refused is not None:
         for shapes in points.squares(subject.names, fixed):
             if not subject.accepts(shapes, given):
                 continue
@@ -380,27 +403,30 @@ def _settings(
                 setting = subject.setting(shapes, given)
             except GradexplainError:
                 continue
-            if all(_has_shape(setting, name) for name in setting.wanted):
+            if setting.has_shapes(given):
                 return False, [setting]
-    if pattern is None and fallback is None:
+    chosen = pattern or fallback
+    if chosen is None:
         if refused is not None:
             raise refused
         refuse = getattr(subject, "refuse", None)
         if refuse is not None:
             raise refuse()
         raise no_shapes(subject, first if len(fixed) == len(subject.names) else None)
-    chosen = pattern or (fallback.shapes if fallback is not None else {})
-    found = [subject.setting(chosen, given)]
-    seen = [chosen]
-    for shapes in points.others(chosen, fixed):
+    found = [chosen]
+    seen = [chosen.shapes]
+    for shapes in points.others(chosen.shapes, fixed):
         if shapes in seen or not subject.accepts(shapes, given):
             continue
         seen.append(shapes)
         try:
-            found.append(subject.setting(shapes, given))
+            other = subject.setting(shapes, given)
         except GradexplainError:
             continue
-        if len(seen) == 3:
+        if fallback is not None and pattern is not None and not other.has_shapes(given):
+            continue
+        found.append(other)
+        if len(found) == 3:
             break
     return fallback is not None and pattern is not None, found
 
@@ -413,11 +439,6 @@ def _why(
     except GradexplainError as error:
         return error
     return None
-
-
-def _has_shape(setting: Setting, name: str) -> bool:
-    graph = setting.claims.get(name)
-    return graph is None or graph.out.shape == setting.shapes[name]
 
 
 def is_linear(trial: Trial, name: str, dtype: str | None = None) -> str:

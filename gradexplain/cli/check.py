@@ -35,6 +35,20 @@ _CODE = re.compile(r"(?P<path>.+\.py):(?P<name>[^\W\d]\w*)$", re.DOTALL)
     "--arg", "arguments", metavar="NAME=VALUE", multiple=True,
     help="Another argument of a Function's forward: dim=0.",
 )  # fmt: skip
+@click.option("--no", "absent", metavar="NAME", multiple=True, help="An argument that is None.")
+@click.option(
+    "--no-grad", "frozen", metavar="NAME", multiple=True, help="An input that needs no gradient."
+)
+@click.option(
+    "--against", metavar="EXPR|FILE.py:NAME", help="The reference; without it, the forward itself."
+)
+@click.option(
+    "--intended", metavar="straight-through", help="A surrogate gradient, not the true one."
+)
+@click.option(
+    "--as", "declared", metavar='"NAME: FORMULA"', multiple=True,
+    help="The surrogate gradient of an input, in terms of v.",
+)  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="List the right entries of J too.")
 @output_options
 @budget_options
@@ -48,6 +62,11 @@ def check(
     dtype: str,
     seed: int,
     arguments: tuple[str, ...],
+    absent: tuple[str, ...],
+    frozen: tuple[str, ...],
+    against: str | None,
+    intended: str | None,
+    declared: tuple[str, ...],
     everything: bool,
     out: Output,
 ) -> int:
@@ -80,7 +99,7 @@ def check(
     subject: Any = what
     code = _CODE.match(what.strip())
     if code is not None:
-        from gradexplain.checking.code import load
+        from gradexplain.checking.operation import load
 
         subject = load(code["path"], code["name"], seed)
     elif not claims:
@@ -92,13 +111,17 @@ def check(
     report = run(
         subject,
         list(claims) or None,
-        at=typed.parse_bindings(at),
+        at=_whole(at, typed.parse_bindings(at)) if code is not None else typed.parse_bindings(at),
         shapes=typed.parse_shapes(shape),
         grad=None if grad is None else typed.parse_value(grad, "--grad"),
         grad_name=grad_name,
         dtype=dtype,
         seed=seed,
         arguments=dict(map(_argument, arguments)),
+        absent=absent,
+        frozen=frozen,
+        intended=_intended(intended, declared),
+        against=_against(against, seed),
     )
     _write(report, out, everything)
     return 0 if report.right else 1
@@ -115,6 +138,40 @@ def _argument(text: str) -> tuple[str, Any]:
             f"--arg {text}: the value is not a number, a string, True, False, None or a tuple",
             remedy="write it as in --arg dim=0",
         ) from None
+
+
+def _whole(texts: tuple[str, ...], values: dict[str, Any]) -> dict[str, Any]:
+    """The values, of integers where they are written as such: ``t=[0,2]`` is an index."""
+    found = dict(values)
+    for text in texts:
+        name, _, value = (part.strip() for part in text.partition("="))
+        if re.fullmatch(r"[-+0-9,;\s\[\]()]+", value) and not isinstance(values[name], str):
+            found[name] = values[name].astype("int64")
+    return found
+
+
+def _intended(name: str | None, declared: tuple[str, ...]) -> Any:
+    if name is not None and declared:
+        raise InputError(
+            "--intended and --as are given together", remedy="leave one of the two out"
+        )
+    if name not in (None, "straight-through"):
+        raise InputError(
+            f"--intended {name} is not known",
+            remedy='use --intended straight-through, or declare it: --as "x: v*(abs(x) <= 1)"',
+        )
+    return name or list(declared) or None
+
+
+def _against(text: str | None, seed: int) -> Any:
+    if text is None:
+        return None
+    code = _CODE.match(text.strip())
+    if code is None:
+        return text
+    from gradexplain.checking.operation import load
+
+    return load(code["path"], code["name"], seed)
 
 
 def _write(report: Any, out: Output, everything: bool) -> None:

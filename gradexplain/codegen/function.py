@@ -24,7 +24,7 @@ import numpy as np
 import sympy
 
 from gradexplain.checking import points
-from gradexplain.checking.subjects import _free_names, shapes_text
+from gradexplain.checking.subjects import free_names, shapes_text
 from gradexplain.codegen.forward import RESERVED, Writer, is_spelled, python_names
 from gradexplain.codegen.lines import (
     WIDTH,
@@ -97,7 +97,7 @@ def generate(
             remedy=f"use another, of at most {MAX_NAME} letters, as in Normalise",
         )
     program = parse(expression)
-    names = _free_names(program)
+    names = free_names(program)
     if not names:
         raise InputError(
             "the expression has no inputs, so there is nothing to differentiate",
@@ -891,7 +891,7 @@ def failure(code: Code) -> str:
     try:
         made = loaded(code)
         for shapes in tried:
-            report = check_subject(subject_of(made, None, None, {}), {}, shapes, write=False)
+            report = check_subject(subject_of(made), {}, shapes, write=False)
             if not report.right:
                 return "; ".join(i.fault.sentence for i in report.inputs.values() if i.fault)
     except GradexplainError as error:

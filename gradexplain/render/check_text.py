@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from gradexplain.checking.report import FAULTS, CheckReport, Entry, InputReport
+from gradexplain.checking.report import CheckReport, Entry, InputReport, title
 from gradexplain.render import numbers
 from gradexplain.render.page import LABEL, NAME, Page, Style, elements, listed
 
@@ -82,7 +82,7 @@ def _evidence(page: Page, report: CheckReport, found: InputReport, everything: b
         return
     page.blank()
     page.heading(
-        found.name, "" if found.fault is None else f"{found.fault.code}: {FAULTS[found.fault.code]}"
+        found.name, "" if found.fault is None else f"{found.fault.code}: {title(found.fault.code)}"
     )
     rows = [("right", found.right), ("claimed", found.claimed)]
     for label, text in rows:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gradexplain.cli.main import main
+
 from tests.functions.corpus import Variant
 
 
@@ -40,10 +41,14 @@ class Score:
 def ask(file: Path, variant: Variant, source: str) -> tuple[int, dict[str, Any], str]:
     """``(exit code, JSON document, what stands on standard error)`` of the command."""
     file.write_text(source, "utf-8")
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(["check", f"{file}:{variant.name}", *variant.options, "--format", "json"])
-    return code, json.loads(out.getvalue()) if out.getvalue() else {}, err.getvalue()
+    answer, said = file.with_suffix(".json"), io.StringIO()
+    answer.unlink(missing_ok=True)
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        code = main(
+            ["check", f"{file}:{variant.name}", *variant.options, "--format", "json"]
+            + ["--output", str(answer)]
+        )
+    return code, json.loads(answer.read_text("utf-8")) if answer.exists() else {}, said.getvalue()
 
 
 def run(variants: Iterable[Variant]) -> Score:
@@ -93,7 +98,11 @@ def mended(file: Path, variant: Variant, document: dict[str, Any]) -> str:
     if lines == variant.source.splitlines():
         return "it is no change of the source"
     code, after, error = ask(file, variant, "\n".join(lines) + "\n")
-    return "" if code == 0 else str(error.strip() or {n: i["remedy"] for n, i in after["inputs"].items()})
+    return (
+        ""
+        if code == 0
+        else str(error.strip() or {n: i["remedy"] for n, i in after["inputs"].items()})
+    )
 
 
 def shown(score: Score, *, details: bool = True) -> str:

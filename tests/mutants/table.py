@@ -30,7 +30,7 @@ def found(mutant: Mutant) -> str:
     """The fault that check names for a mutant, "" where it says right."""
     try:
         if mutant.code:
-            subject = subject_of(function(mutant.case, mutant.claims, mutant.code), None, None, {})
+            subject = subject_of(function(mutant.case, mutant.claims, mutant.code))
         else:
             subject = FormulaSubject(parse(mutant.case.expression), mutant.claims, None)  # type: ignore[assignment]
         shapes = mutant.shapes if _sensible(mutant) else mutant.case.shapes
@@ -49,7 +49,7 @@ def is_right(case: Case, claims: dict[str, str], *, code: bool) -> str:
     """ "" where check says right, else what it says."""
     try:
         if code:
-            subject = subject_of(function(case, claims), None, None, {})
+            subject = subject_of(function(case, claims))
         else:
             subject = FormulaSubject(parse(case.expression), claims, None)  # type: ignore[assignment]
         report = check_subject(subject, {}, case.shapes, write=False)
