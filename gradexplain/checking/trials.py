@@ -285,17 +285,16 @@ def made(
     fallback, settings = _settings(subject, fixed, given)
     trials = _at_settings(tries, settings, given, grad)
     if fallback:
-        # The shapes were chosen to suit the claim.  Where it is wrong there too, or one edit makes
-        # it right at the likeliest shapes, these show what is wrong.
-        right = all(t.right(n) for t in trials for n in t.setting.wanted)
+        # The shapes were chosen to suit the claim.  Where it is wrong there too the likeliest shapes
+        # show better what is wrong; of code, where one edit makes it right at them.
         _, settings = _settings(subject, fixed, given, plain=True)
-        if not right:
-            return _at_settings(tries, settings, given, grad)
         likeliest = settings[0]
         if getattr(likeliest, "functions", ()):
             others = _at_settings(tries, settings[:1], given, grad)
             if likeliest.mendable([t for t in others if not t.special]):  # type: ignore[attr-defined]
                 return others
+        elif not all(t.right(n) for t in trials for n in t.setting.wanted):
+            return _at_settings(tries, settings, given, grad)
     return trials
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gradexplain.cli.main import main
+from gradexplain.cli import main
 
 from tests.functions.corpus import Variant
 
