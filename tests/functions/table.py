@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from gradexplain.cli import main
-
 from tests.functions.corpus import Variant
 
 
