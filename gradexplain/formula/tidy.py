@@ -6,6 +6,7 @@ stand for it; what is printed is therefore equal to what was derived.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,6 +18,9 @@ from gradexplain.formula.functions import Bracket, Cases, FloorDiv, Lookup, Modu
 
 #: Beyond this many operations a formula is only factored, not rewritten as one fraction.
 _LARGE = 150
+
+#: A formula that has more terms than this when it is multiplied out is not.
+_MOST_TERMS = 64
 
 
 def tidy(
@@ -111,10 +115,21 @@ def _candidates(e: Any) -> Iterable[Any]:
     merged = _merged(together)
     if merged is not None:
         yield merged
-    if e.is_Add or any(f.is_Add for f in e.args):
+    if (e.is_Add or any(f.is_Add for f in e.args)) and _terms(e) <= _MOST_TERMS:
         expanded = sympy.expand_mul(e)
         yield sympy.factor_terms(expanded)
         yield sympy.factor_terms(sympy.together(expanded))
+
+
+def _terms(e: Any) -> int:
+    """How many terms ``e`` would have if its products were multiplied out."""
+    if e.is_Add:
+        return sum(map(_terms, e.args))
+    if e.is_Mul:
+        return math.prod(map(_terms, e.args))
+    if e.is_Pow and e.exp.is_Integer and e.exp > 0:
+        return int(min(_terms(e.base), _MOST_TERMS + 1) ** min(int(e.exp), _MOST_TERMS))
+    return 1
 
 
 def _merged(e: Any) -> Any:
