@@ -202,9 +202,7 @@ def _retained(graph: Graph, name: str, starts: Sequence[Node]) -> str:
 
 def _named(graph: Graph, name: str, option: str) -> Node:
     """The value that a name stands for at the end of the program: ``x = x*2`` gives x a new one."""
-    found = None
-    while (node := graph.by_label(name)) is not None:
-        found, name = node, name + "′"
+    found = graph.latest(name)
     if found is None:
         known = _computed(graph)
         raise InputError(

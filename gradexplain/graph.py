@@ -7,6 +7,7 @@ script that ran (`gradexplain.trace`); shapes are checked when a node is made.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -17,6 +18,9 @@ import numpy as np
 from gradexplain.errors import GradexplainError, InputError, Span
 from gradexplain.limits import MAX_ELEMENTS, MAX_GRAPH_NODES
 from gradexplain.ops.base import Op, Parameter, Shape, broadcast, show_shape
+
+#: A name is given to more values than this with a number instead of primes.
+_PRIMES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +123,14 @@ class Graph:
     def by_label(self, label: str) -> Node | None:
         return next((node for node in self.nodes if node.label == label), None)
 
+    def latest(self, name: str) -> Node | None:
+        """The value that a name stands for at the end of the program: ``x = x*2`` gives x a new one."""
+        by_label = {node.label: node for node in self.nodes}
+        found, count = None, 0
+        while (node := by_label.get(version(name, count))) is not None:
+            found, count = node, count + 1
+        return found
+
     def reach(self, wanted: Sequence[str]) -> set[int]:
         """The nodes through which a gradient flows to one of the leaves ``wanted``."""
         return self.downstream({node.id for node in self.leaves if node.label in wanted})
@@ -181,6 +193,8 @@ class Builder:
     known: dict[int, Any] = field(default_factory=dict)
     #: Whether tensors may be larger than what can be worked with: only formulas are wanted.
     any_size: bool = False
+    #: How many values each name had when it was last given.
+    _versions: dict[str, int] = field(default_factory=dict)
     #: What an unnamed value is called where the name is free.
     _hints: dict[int, str] = field(default_factory=dict)
 
@@ -300,10 +314,17 @@ class Builder:
         return label
 
     def _free(self, name: str) -> str:
-        """``name``, or ``name′``, ``name″`` … where it was used before (``x = x*2``)."""
-        while name in self._labels:
-            name += "′"
-        return name
+        """``name``, or what its next value is called where it was used before (``x = x*2``)."""
+        count = self._versions.get(name, 0)
+        while (label := version(name, count)) in self._labels:
+            count += 1
+        self._versions[name] = count
+        return label
+
+
+def version(name: str, count: int) -> str:
+    """What the value of ``name`` after ``count`` earlier ones is called: ``x``, ``x′``, … ``x@5``."""
+    return name + "′" * count if count <= _PRIMES else f"{name}@{count + 1}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,7 +453,7 @@ def program(graph: Graph) -> str:
 
     Names that are not identifiers (``x′``) are spelled with underscores.
     """
-    names = {node.id: node.label.replace("′", "_") for node in graph.nodes}
+    names = {node.id: re.sub("[′@]", "_", node.label) for node in graph.nodes}
     taken = set(names.values())
     for node in graph.nodes:
         if node.label != names[node.id]:

@@ -106,3 +106,10 @@ def test_two_names_of_one_value_keep_a_gradient_each() -> None:
     assert x.intermediates["a"].value.tolist() == [4.0, 36.0]
     assert x.intermediates["b"].torch is not None
     assert x.intermediates["b"].torch.tolist() == [4.0, 36.0]
+
+
+def test_a_name_given_often_is_numbered() -> None:
+    x = explain("y = x\n" + "y = y*x\n" * 7, at={"x": 1.5})
+    assert [row.node for row in x.forward] == ["y", "y′", "y′′", "y′′′", "y@5", "y@6", "y@7"]
+    assert "y^{(6)}" in x.gradients["x"].latex
+    assert x.check is not None and x.check.status == "agree"

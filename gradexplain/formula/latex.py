@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,12 +35,15 @@ class LatexPrinter(TextPrinter):
         if label.startswith("∂"):
             return self._slope(label, ())
         primes = label.count("′")
+        version = "".join(re.findall(r"@(\d+)", label))
+        label = re.sub(r"@\d+", "", label)
         word = label.replace("′", "").replace("_", r"\_")
+        above = f"^{{({version})}}" if version else "'" * primes
         stem = word.rstrip("0123456789")
         if stem in _LATEX_NAMES:
             number = f"_{{{word[len(stem) :]}}}" if word != stem else ""
-            return _LATEX_NAMES[stem] + number + "'" * primes
-        return (word if len(word) == 1 else rf"\mathrm{{{word}}}") + "'" * primes
+            return _LATEX_NAMES[stem] + number + above
+        return (word if len(word) == 1 else rf"\mathrm{{{word}}}") + above
 
     def element(self, label: str, indices: Sequence[Any]) -> str:
         if label.startswith("∂"):
