@@ -72,7 +72,7 @@ def test_what_has_no_second_derivative_here_has_a_first() -> None:
         hessian("matrix_exp(x).sum()", at=at)
     assert str(error.value) == (
         "second derivatives are not supported through slopes_of_exp, which the first derivative is "
-        "made of"
+        "made of\nremedy: gradexplain run explains the first derivative"
     )
 
 
