@@ -37,6 +37,7 @@ from gradexplain.render import numbers
 from gradexplain.trace.links import Assignment, Link, Reading, clean, is_literal
 from gradexplain.trace.snapshot import Accumulated, Arg, LeftOut, Operation, Snapshot, Value
 from gradexplain.verdict import compare, fold
+from gradexplain.verdict.status import worst
 
 #: The closed form of the whole is given for chains of at most so many operations and elements.
 SHORT = 12
@@ -150,6 +151,22 @@ def explained(snapshot: Snapshot) -> TracedCall:
     return _Explainer(snapshot).explained()
 
 
+#: Unit roundoff of the dtypes that are held against PyTorch.
+_UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+
+#: A half-precision kernel computes in float32 and rounds at its end, a few times at the most.
+_HALF = 0.25
+
+
+def _bound(pair: Pair, found: Array, unit: float, beside: Array | None = None) -> Array:
+    """What one operation's roundings may come to, from its own magnitudes alone."""
+    size = pair[1] if beside is None else pair[1] + np.abs(beside)
+    bound = compare.bound(size, found, np.zeros(0), "float32") * (
+        unit / compare.ROUNDOFF["float32"]
+    )
+    return bound * _HALF if unit > 2.0**-20 else bound
+
+
 def unexplained(snapshot: Snapshot, why: str) -> TracedCall:
     """A call of which nothing can be said but what failed."""
     blank = Snapshot(snapshot.index, snapshot.function, snapshot.site, error=snapshot.error)
@@ -165,6 +182,8 @@ class _Explainer:
         self.labels = _labels(snapshot)
         self.links: dict[int, Link | Assignment] = {}  # by output
         self.pairs: dict[int, Pair] = {}
+        #: What the records make of PyTorch's own inputs.
+        self.made: dict[int, Pair] = {}
         self.upstream: dict[int, Pair] = {}
         self.contributions: dict[tuple[int, int], Pair] = {}
         self.differences: list[Difference] = []
@@ -179,9 +198,11 @@ class _Explainer:
         self.indirect: set[int] = set()
         floats = {v.dtype for v in self.values if v.dtype.startswith(("float", "bfloat", "half"))}
         self.dtype = "float64" if floats == {"float64"} else "float32"
-        self.checkable = floats <= {"float32", "float64"}
-        v = [np.abs(v[np.isfinite(v)]).sum() for v in snapshot.v]
-        self.v_size = np.array([sum(v)], dtype=np.float64)
+        self.checkable = floats <= _UNIT.keys()
+        #: Operations that have been held against PyTorch, and those at a singular point of theirs.
+        self.compared: set[int] = set()
+        self.at_singular: set[int] = set()
+        self.verdicts: list[str] = []
         self.explanation = self._begun()
 
     def explained(self) -> TracedCall:
@@ -317,23 +338,16 @@ class _Explainer:
                 link = kind(self.snapshot, operation, output, self.labels)
                 pair = link.forward(self.pairs)
                 if value.array is not None and self._differ(pair, value) is not None:
-                    # Is it the record, or what has come before?
-                    arrays = {
-                        i: (a, np.abs(a))
-                        for i in operation.inputs
-                        if (a := self.values[i].array) is not None
-                    }
-                    if len(arrays) < len(operation.inputs):
-                        return "its value is not the one that its record gives"
-                    pair = link.forward(arrays)
-                    if self._differ(pair, value) is not None:
-                        return "its value is not the one that its record gives"
+                    return "its value is not the one that its record gives"
             except GradexplainError:
                 return "it has no record"
             except _FAILURES:
                 return "its record does not fit here"
             self.links[output] = link
-            self.pairs[output] = pair
+            self.made[output] = pair
+            # What comes after is held against PyTorch at PyTorch's own value.
+            own = value.array
+            self.pairs[output] = pair if own is None else (own, np.abs(own))
         return "" if operation.outputs else "nothing is known of it"
 
     def _differ(self, pair: Pair, value: Value) -> Difference | None:
@@ -341,13 +355,17 @@ class _Explainer:
         found = clean(pair)
         if found.shape != value.array.shape:
             return Difference(self.labels[value.id], ("record", "PyTorch"), (), (0, 0), 0, 1)
-        tolerance = compare.bound(pair[1], found, np.zeros(0), self._rounding(value))
+        tolerance = _bound(pair, found, self._unit([value.id, *self._inputs_of(value)])) * 4
         return compare.worst(
-            self.labels[value.id], ("record", "PyTorch"), found, value.array, tolerance * 4
+            self.labels[value.id], ("record", "PyTorch"), found, value.array, tolerance
         )
 
-    def _rounding(self, value: Value) -> str:
-        return "float64" if value.dtype == "float64" and self.dtype == "float64" else "float32"
+    def _inputs_of(self, value: Value) -> list[int]:
+        return self.snapshot.operations[value.call].inputs if value.call >= 0 else []
+
+    def _unit(self, ids: list[int]) -> float:
+        """The unit roundoff of the coarsest of these values."""
+        return max((_UNIT.get(self.values[n].dtype, 0.0) for n in ids), default=0.0) or 2.0**-24
 
     def _row(self, operation: Operation, output: int, opaque: str) -> TracedRow:
         link = self.links.get(output)
@@ -413,8 +431,10 @@ class _Explainer:
             return clean(pair) if pair is not None else np.full(value.shape, np.nan)
         if pair is None or number not in self.links:
             return value.array
-        found = clean(pair)
-        tolerance = compare.bound(pair[1], found, np.zeros(0), self._rounding(value))
+        found = clean(self.made.get(number, pair))
+        tolerance = _bound(
+            self.made.get(number, pair), found, self._unit([number, *self._inputs_of(value)])
+        )
         return numbers.settled(value.array, found, tolerance * 4)
 
     # -- backward --------------------------------------------------------------------------------
@@ -469,7 +489,7 @@ class _Explainer:
         if value.upstream is None or value.arrived is None or value.hidden or value.inside:
             return
         with np.errstate(all="ignore"):
-            tolerance = 64 * compare.ROUNDOFF[self._rounding(value)] * np.abs(value.arrived)
+            tolerance = 64 * self._unit([number]) * np.abs(value.arrived)
         if not compare.differs(value.arrived, value.upstream, tolerance + 1e-300).any():
             return
         self.hooked.append(number)
@@ -502,7 +522,7 @@ class _Explainer:
             if output not in self.upstream:
                 continue
             link = self.links[output]
-            for number, pair in link.backward(self.upstream[output], wanted).items():
+            for number, pair in link.backward(self._own(output), wanted).items():
                 if number in sent:
                     pair = sent[number][0] + pair[0], sent[number][1] + pair[1]
                 sent[number] = pair
@@ -511,9 +531,17 @@ class _Explainer:
             assert link.chain is not None
             labels = [self.labels[i] for i in wanted if i in link.inputs]
             for point in singular_nodes(link.graph, link.chain, labels):
+                self.at_singular.add(operation.id)
                 if point not in self.singular:
                     self.singular.append(point)
         return sent
+
+    def _own(self, number: int) -> Pair:
+        """PyTorch's own gradient of a value where it is known, else what the formulas send there."""
+        real = self.values[number].upstream
+        if real is None or number in self.bent or self.values[number].hidden:
+            return self.upstream[number]
+        return real, np.abs(real)
 
     def _step(self, operation: Operation, number: int, pair: Pair, uses: int, last: bool) -> None:
         opaque = self.opaque.get(operation.id, "")
@@ -527,20 +555,22 @@ class _Explainer:
                 rule = contribution = text = ""
         up = self.upstream.get(output)
         real = operation.sent.get(number) if operation.id not in self.indirect else None
-        shown = self._settled(pair, real, number)
+        unit = self._unit([number, *operation.outputs])
+        shown = self._settled(pair, real, unit)
         self.explanation.contributions += not opaque
-        if not opaque and real is not None and real.shape == shown.shape:
-            self.explanation.compared += self.checkable
-            difference = self._compare(operation, number, pair, real)
-            if difference is not None:
-                self.differences.append(difference)
-                if operation.graphs:
-                    self.wrong[operation.id] = operation
+        if not opaque and real is not None and real.shape == shown.shape and self.checkable:
+            self.explanation.compared += 1
+            self.compared.add(operation.id)
+            found = clean(pair)
+            routes = f"{operation.name} by its formula", "PyTorch"
+            self._hold(
+                self.labels[number], routes, found, real, _bound(pair, found, unit), operation
+            )
         total = None
         if last and uses > 1:
             value = self.values[number]
             arrived = None if number in self.bent else value.arrived
-            total = self._settled(self.upstream[number], arrived, number)
+            total = self._settled(self.upstream[number], arrived, unit)
         site = operation.site
         self.explanation.steps.append(
             TracedStep(
@@ -548,7 +578,7 @@ class _Explainer:
                 op=operation.name,
                 input=self.labels[number],
                 upstream=self._settled(
-                    up, None if output in self.bent else self.values[output].upstream, output
+                    up, None if output in self.bent else self.values[output].upstream, unit
                 ),
                 rule=rule if not opaque else "",
                 contribution_rule=contribution,
@@ -561,27 +591,36 @@ class _Explainer:
             )
         )
 
-    def _settled(self, pair: Pair | None, real: Array | None, number: int) -> Array:
+    def _settled(self, pair: Pair | None, real: Array | None, unit: float) -> Array:
         if pair is None:
-            return real if real is not None else np.full(self.values[number].shape, np.nan)
+            return real if real is not None else np.full((), np.nan)
         found = clean(pair)
         if real is None or real.shape != found.shape:
             return found
-        return numbers.settled(real, found, self._tolerance(pair, found))
+        return numbers.settled(real, found, _bound(pair, found, unit))
 
-    def _tolerance(self, pair: Pair, found: Array) -> Array:
-        return compare.bound(pair[1], found, self.v_size, self.dtype)
-
-    def _compare(
-        self, operation: Operation, number: int, pair: Pair, real: Array
-    ) -> Difference | None:
-        if not self.checkable:
-            return None
-        found = clean(pair)
-        return compare.worst(
-            self.labels[number], (f"{operation.name} by its formula", "PyTorch"), found, real,
-            self._tolerance(pair, found),
-        )  # fmt: skip
+    def _hold(
+        self,
+        name: str,
+        routes: tuple[str, str],
+        found: Array,
+        real: Array,
+        bound: Array,
+        operation: Operation,
+    ) -> None:
+        """Hold what a call sends against what PyTorch sent, at PyTorch's own numbers."""
+        difference = compare.worst(name, routes, found, real, bound)
+        if difference is None:
+            return
+        self.differences.append(difference)
+        links = [self.links[o] for o in operation.outputs if o in self.links]
+        relative = sum(link.coarse() for link in links)
+        if operation.id in self.at_singular or compare.by_kernel(difference, relative, self.dtype):
+            self.verdicts.append("convention")
+            return
+        self.verdicts.append("mismatch")
+        if operation.graphs:
+            self.wrong[operation.id] = operation
 
     # -- gradients -------------------------------------------------------------------------------
 
@@ -595,14 +634,25 @@ class _Explainer:
             entry.hooked = value.id in self.hooked
             pair = self.upstream.get(value.id)
             found = clean(pair) if pair is not None else np.zeros(value.shape)
-            magnitude = pair[1] if pair is not None else np.zeros(value.shape)
-            tolerance = compare.bound(magnitude, found, self.v_size, self.dtype)
+            senders = [o for o in self.snapshot.operations if value.id in o.sent]
+            tolerance = _bound(
+                pair or (found, found), found, self._unit([value.id]),
+                # .grad is rounded with what it held before
+                None if entry.before is None else entry.before,
+            ) * max(1, len(senders))  # fmt: skip
             differences = []
-            if self.checkable:
+            if self.checkable and value.id not in self.hooked:
                 routes = ("chain rule", "PyTorch")
                 differences = compare.differences(label, [(routes, found, entry.added, tolerance)])
+            verdict = fold.verdict(
+                differences,
+                asked=self.checkable,
+                singular=any(o.id in self.at_singular for o in senders),
+                by_kernel=self._by_kernel,
+            )
+            if differences:
                 self.differences += differences
-            verdict = self._verdict(differences)
+                self.verdicts.append(verdict)
             entry.added = numbers.settled(entry.added, found, tolerance)
             if entry.kind == "retained":
                 continue
@@ -707,12 +757,17 @@ class _Explainer:
         if self.snapshot.error is not None:
             status, reason = "skipped", "PyTorch raised an error."
         elif not self.checkable:
-            status, reason = "skipped", "half precision is not checked."
+            kinds = sorted({v.dtype for v in self.values} - _UNIT.keys())
+            status, reason = "failed", f"no formula here is for {', '.join(kinds)}."
         elif x.unchecked and not x.checked:
             status, reason = "failed", "no operation of this chain has a formula."
         else:
-            status = self._verdict(self.differences)
+            status = worst(self.verdicts)
             verdicts = [g.verdict for g in x.gradients.values()]
+            if x.unchecked and worst([status, *verdicts]) != "mismatch":
+                status, verdicts = "failed", []
+                of = x.checked + x.unchecked
+                reason = f"{x.checked} of {of} operations were compared, and they agree."
         bounds = [g.tolerance for g in x.gradients.values()]
         x.check = fold.check(
             status, verdicts, self.dtype, bounds, self.differences[:8], reason, self._by_kernel
