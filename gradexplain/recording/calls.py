@@ -93,6 +93,8 @@ class Call:
     graphs: dict[tuple[int, ...], Graph] = field(default_factory=dict)
     #: For a part of a backward pass with ``create_graph=True``: the gradients that it made.
     targets: list[Target] = field(default_factory=list)
+    #: When it was made, among the calls and the changes in place.
+    stamp: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ class Change:
     version: int
     name: str
     site: Site | None
+    stamp: int = 0
 
 
 def attach(node: Any, nr: int, call: Call, path: tuple[int, ...]) -> None:

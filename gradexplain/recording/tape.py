@@ -48,6 +48,9 @@ _REASONS = 4
 #: At one line, so many times the leaves behind a tensor that is cut off are looked for.
 _WALKS = 4
 
+#: So many places are remembered at which a way was cut.
+_LOGGED = 400
+
 #: Calls that take a tensor away from autograd and nothing else.
 _DETACHING = {"detach", "data", "detach_"}
 
@@ -120,8 +123,15 @@ class Tape(TorchFunctionMode):
         self.changes: deque[Change] = deque(maxlen=_CHANGES)
         #: Where optimizers took their last steps.
         self.steps: deque[tuple[str, Site | None]] = deque(maxlen=8)
+        #: Counts calls and changes in place, in order.
+        self.clock = 0
+        self.backwards = 0
         #: Where values left, by the kind of call and its place.
         self.exits: dict[Any, Exit] = {}
+        #: Where the way to some leaves was cut, the first time at each place.
+        self.cut_log: dict[Any, tuple[str, str, Site | None, frozenset[int]]] = {}
+        #: Leaves whose ``.grad`` was read and was None after a backward: where.
+        self.reads: dict[int, tuple[Any, Site | None]] = {}
         #: Where ``requires_grad`` was set to False, by id of the tensor.
         self.frozen: dict[int, tuple[Any, Site | None]] = {}
         #: The last call that failed: what it was, its tensors and where.
@@ -248,7 +258,8 @@ class Tape(TorchFunctionMode):
             if any(o.node is node and o.nr == nr for o in operands):
                 continue  # the input itself: x.contiguous()
             if call is None:
-                call = Call(kind, packed, named, operands, site(frame))
+                self.clock += 1
+                call = Call(kind, packed, named, operands, site(frame), stamp=self.clock)
             attach(node, nr, call, path)
 
     def _pack(self, arg: Any, operands: list[Operand], changing: Any = None) -> Any:
@@ -283,14 +294,20 @@ class Tape(TorchFunctionMode):
             if len(args) > 1 and not args[1]:
                 self.frozen[id(tensor)] = weakref.ref(tensor), site(frame)
             return
-        if not tensor.requires_grad or tensor.grad_fn is None or tensor.retains_grad:
+        if not tensor.requires_grad:
+            return
+        if tensor.grad_fn is None and name == "grad.__get__":
+            if self.backwards and tensor.grad is None:
+                self.reads[id(tensor)] = weakref.ref(tensor), site(frame)
+            return
+        if name == "grad.__get__" and tensor.retains_grad:
             return
         key = name, frame.f_code, frame.f_lasti
         walks = self._walks[key] = self._walks.get(key, 0) + 1
         if walks > _WALKS:
             return
         place = site(frame)
-        entry = tensor.grad_fn.metadata.get(KEY)
+        entry = None if tensor.grad_fn is None else tensor.grad_fn.metadata.get(KEY)
         made = entry[0] if entry is not None else None
         names: tuple[str, ...] = ()
         if made is not None and made.site is not None:
@@ -342,7 +359,8 @@ class Tape(TorchFunctionMode):
             if not target.requires_grad:
                 self._cut(kind, args, target, frame)
             return
-        call.site = place
+        self.clock += 1
+        call.site, call.stamp = place, self.clock
         changed = target
         if call.base is not None:
             changed = target._base
@@ -355,7 +373,8 @@ class Tape(TorchFunctionMode):
         with suppress(RuntimeError, NotImplementedError):  # a sparse tensor has no storage
             storage = target.untyped_storage().data_ptr()
             version = -1 if target.is_inference() else target._version
-            self.changes.append(Change(storage, version, kind.name, place))
+            self.clock += 1
+            self.changes.append(Change(storage, version, kind.name, place, self.clock))
 
     # -- where the gradient's way ends -----------------------------------------------------------
 
@@ -389,6 +408,9 @@ class Tape(TorchFunctionMode):
             key = (place.filename, place.line) if place is not None else None
             walks = self._walks[key] = self._walks.get(key, 0) + 1
             leaves = tuple(leaves_behind(sources)) if walks <= _WALKS else ()
+            if leaves and len(self.cut_log) < _LOGGED:
+                ids = frozenset(id(leaf()) for leaf in leaves)
+                self.cut_log.setdefault((key, kind.name), (why, kind.name, place, ids))
             reasons = (Cut(why, place, kind.name, leaves), *reasons)
         names = place.names if place is not None and kind.kind != "inplace" else ()
         if reasons or len(names) == 1:
@@ -488,6 +510,7 @@ class Tape(TorchFunctionMode):
             for listener in self._listeners:
                 listener.transformed(name, frame)
             return function()
+        self.backwards += 1
         for listener in self._listeners:
             function = _within(listener, function, name, arguments, frame)
         self._local.paused += 1

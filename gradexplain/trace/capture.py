@@ -25,6 +25,7 @@ from gradexplain.trace.snapshot import (
     CutOff,
     LeftOut,
     Operation,
+    Silent,
     Snapshot,
     Term,
     Value,
@@ -96,6 +97,7 @@ class Capture:
             self._operation(group)
         self.snapshot.roots += [self._root(root).id for root in self._roots]
         self._name()
+        self._silent()
 
     def _collect(self, roots: list[Any]) -> None:
         stack = list(roots)
@@ -247,6 +249,32 @@ class Capture:
             if id(target) in self._owner
         )
         return by_time if after else order
+
+    def _silent(self) -> None:
+        """What was changed after a call had saved it, without PyTorch's counting the change."""
+        changes = self.recorder.changes
+        if not changes:
+            return
+        by_storage: dict[int, list[Any]] = {}
+        for change in changes:
+            by_storage.setdefault(change.storage, []).append(change)
+        for group in self._groups:
+            call = group.call
+            for operand in call.operands if call is not None and call.stamp else ():
+                if not operand.intact or operand.value.layout is not torch.strided:
+                    continue
+                after = [
+                    c
+                    for c in by_storage.get(operand.value.untyped_storage().data_ptr(), ())
+                    if c.stamp > call.stamp  # type: ignore[union-attr]
+                ]
+                if after and _saves(group.nodes, operand.value):
+                    known = self._operand(operand)
+                    name = known.names[0] if known.names else "a tensor"
+                    assert call is not None
+                    self.snapshot.silent.append(
+                        Silent(name, call.kind.name, call.site, after[0].name, after[0].site)
+                    )
 
     # -- values ----------------------------------------------------------------------------------
 
@@ -819,34 +847,41 @@ class Capture:
     def _left_out(self, inputs: list[Any] | None, *, returns: bool) -> None:
         snapshot = self.snapshot
         found = snapshot.left_out
+
+        def left(name: str, tensor: Any, why: str, site: Site | None = None) -> LeftOut:
+            parameter = isinstance(tensor, torch.nn.Parameter)
+            return LeftOut(
+                name, tuple(tensor.shape), why, site, parameter, bool(tensor.requires_grad)
+            )
+
         cuts = [(value, cut) for value in snapshot.values for cut in value.cuts]
         reached = {id(tensor): number for number, tensor in self._leaves.items()}
         for name, tensor in self.variables.tensors:
             if not tensor.is_leaf or not tensor.requires_grad:
                 continue
-            shape = tuple(tensor.shape)
             number = reached.get(id(tensor))
             if number is not None:
                 value = snapshot.values[number]
                 if inputs is not None and not any(tensor is other for other in inputs):
                     where = "inputs=" if not returns else "the inputs that grad was asked for"
-                    found.append(LeftOut(name, shape, f"it is not among {where}"))
+                    found.append(left(name, tensor, f"it is not among {where}"))
                 elif value.upstream is None and value.arrived is None:
-                    found.append(LeftOut(name, shape, "no gradient is sent to it"))
+                    found.append(left(name, tensor, "no gradient is sent to it"))
                 continue
             if returns:
                 continue
             cut = next((cut for _, cut in cuts if id(tensor) in cut.leaves), None)
             if cut is None:
                 why = "the output was not computed from it"
-                found.append(LeftOut(name, shape, why))
+                found.append(left(name, tensor, why))
             else:
-                found.append(LeftOut(name, shape, _why(cut), cut.site))
+                found.append(left(name, tensor, _why(cut), cut.site))
         used = {value.names[0] for value in snapshot.values if value.names}
         for name, tensor in self.variables.tensors:
             frozen = isinstance(tensor, torch.nn.Parameter) and not tensor.requires_grad
             if frozen and name not in used:
-                found.append(LeftOut(name, tuple(tensor.shape), "it does not require grad"))
+                frozen_at = self.recorder.frozen.get(id(tensor), (None, None))[1]
+                found.append(left(name, tensor, "it does not require grad", frozen_at))
         for value in snapshot.values:
             if value.kind != "constant" or not value.names or value.names == ("mask",):
                 continue
@@ -858,6 +893,22 @@ class Capture:
             else:
                 why = "it does not require grad"
             found.append(LeftOut(value.names[0], value.shape, why, site))
+
+
+def _saves(nodes: list[Any], tensor: Any) -> bool:
+    """Whether one of the nodes has kept the tensor's own memory for its backward."""
+    place = tensor.data_ptr()
+    for node in nodes:
+        for name in dir(node):
+            if not name.startswith("_saved_"):
+                continue
+            try:
+                saved = getattr(node, name)
+            except RuntimeError:  # freed, or changed as PyTorch notices itself
+                continue
+            if isinstance(saved, torch.Tensor) and saved.data_ptr() == place:
+                return True
+    return False
 
 
 class _Leaf:
@@ -905,6 +956,7 @@ class TooLarge(Exception):
 
 _WHY = {
     "detached": "detached",
+    "copied": "copied as numbers",
     "no_grad": "computed under no_grad",
     "no derivative": "has no derivative",
 }

@@ -179,7 +179,7 @@ class _Explainer:
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.values = snapshot.values
-        self.labels = _labels(snapshot)
+        self.labels = labels_of(snapshot)
         self.links: dict[int, Link | Assignment] = {}  # by output
         self.pairs: dict[int, Pair] = {}
         #: What the records make of PyTorch's own inputs.
@@ -899,7 +899,7 @@ def _known(value: Value) -> Array:
     return value.array if value.array is not None else np.full(value.shape, np.nan)
 
 
-def _labels(snapshot: Snapshot) -> dict[int, str]:
+def labels_of(snapshot: Snapshot) -> dict[int, str]:
     """A name for each value, each once: the script's, versions told apart, or t1, t2, …"""
     versions: dict[str, list[int]] = {}
     for value in snapshot.values:

@@ -25,6 +25,12 @@ _COPIED = 2_000_000
 #: How many steps are compared so.
 _STEPS = 2
 
+#: Where a node of autograd's says which call asked for its graph to be kept.
+_KEPT = "gradexplain kept"
+
+#: At this call the script's optimizers are looked for.
+_LOOK = 3
+
 #: Graphs of more nodes are not searched for their leaves.
 _NODES = 50_000
 
@@ -55,7 +61,9 @@ class Leaf:
     #: Whether something was added to what a step had used already: the place of the backward.
     stale: tuple[Site | None, Site | None] | None = None
     stepped: int = 0
+    #: Its version and its place in memory when it was met: an update by hand changes them.
     version: int = 0
+    place: int = 0
     #: ‖step‖/‖weight‖ of the steps that were compared.
     ratio: float | None = None
     weight: float | None = None
@@ -94,13 +102,14 @@ class Journal:
         self.events: list[Event] = []
         self.zeroed: list[tuple[str, Site | None, frozenset[int]]] = []
         self.backwards = 0
+        #: Optimizers that the script has, by id: what it calls them.
+        self.at_hand: dict[int, str] = {}
         self._next = _FIRST
         self._closure: Optimizer | None = None
         self._copies: dict[int, Any] = {}
         self._since: dict[int, tuple[int, Site | None]] = {}  # leaf: last backward since a step
-        #: Graphs that were kept, and whether a later call went through one again.
-        self.retained: dict[Any, list[tuple[int, Any]]] = {}
-        self.reused: set[Any] = set()
+        #: By place: how often retain_graph=True was asked for, how often such a graph was used again.
+        self.kept: dict[Site | None, list[int]] = {}
 
     # -- backward --------------------------------------------------------------------------------
 
@@ -113,12 +122,46 @@ class Journal:
         self._next = int(index * _FACTOR) + 1
         return True
 
+    def look_round(self, frame: Any, index: int) -> None:
+        """Which optimizers the script has by its third call, to tell one that takes no step."""
+        if index != _LOOK:
+            return
+        while frame is not None:
+            for scope in (frame.f_locals, frame.f_globals):
+                for name, value in list(scope.items()):
+                    if isinstance(value, torch.optim.Optimizer) and isinstance(name, str):
+                        self.at_hand.setdefault(id(value), name)
+            frame = frame.f_back
+
     def skip(self) -> None:
         """A call that is not measured: what is known of the gradients holds no longer."""
         self.backwards += 1
         self._since.clear()
         for leaf in self.leaves.values():
             leaf.used = leaf.stale = None
+
+    @property
+    def updated(self) -> bool:
+        """Whether some parameter was changed, by whomever."""
+        tensors = [(leaf, leaf.reference()) for leaf in self.leaves.values() if leaf.stats]
+        return any(t is None or t._version != leaf.version for leaf, t in tensors)
+
+    def keep(self, roots: Sequence[Any], place: Site | None, *, retain: bool) -> None:
+        """Whether a graph is to be kept, and whether one that was kept is gone through again."""
+        if not retain and not self.kept:
+            return
+        again: set[Site | None] = set()
+        for node in _nodes(roots):
+            if type(node).__name__ == "AccumulateGrad":
+                continue
+            if _KEPT in node.metadata:
+                again.add(node.metadata[_KEPT])
+            if retain:
+                node.metadata[_KEPT] = place
+        for before in again:
+            self.kept[before][1] += 1
+        if retain:
+            self.kept.setdefault(place, [0, 0])[0] += 1
 
     def begin(self, roots: Sequence[Any]) -> dict[int, tuple[Any, Any]]:
         """The leaves behind the roots, each with its ``.grad`` as it is now."""
@@ -190,6 +233,7 @@ class Journal:
             leaf = self.leaves[id(tensor)] = Leaf(
                 id(tensor), name, tuple(tensor.shape), tensor.numel(),
                 isinstance(tensor, torch.nn.Parameter), weakref.ref(tensor),
+                version=tensor._version, place=tensor.data_ptr() if _is_dense(tensor) else 0,
             )  # fmt: skip
         leaf.name = leaf.name or name
         return leaf
@@ -287,22 +331,32 @@ class Journal:
 
 def _leaves(roots: Sequence[Any]) -> Iterator[Any]:
     """The leaves behind the roots, each once."""
-    stack = [root.grad_fn for root in roots if root.grad_fn is not None]
     given: set[int] = set()
     for root in roots:
         if root.grad_fn is None and root.requires_grad:
             given.add(id(root))
             yield root
+    for node in _nodes(roots):
+        variable = getattr(node, "variable", None)
+        if variable is not None and id(variable) not in given:
+            yield variable
+
+
+def _nodes(roots: Sequence[Any]) -> Iterator[Any]:
+    """Autograd's nodes behind the roots, each once."""
+    stack = [root.grad_fn for root in roots if root.grad_fn is not None]
     seen: set[Any] = set()
     while stack and len(seen) < _NODES:
         node = stack.pop()
         if node in seen:
             continue
         seen.add(node)
-        variable = getattr(node, "variable", None)
-        if variable is not None and id(variable) not in given:
-            yield variable
+        yield node
         stack.extend(n for n, _ in node.next_functions if n is not None)
+
+
+def _is_dense(tensor: Any) -> bool:
+    return bool(tensor.layout is torch.strided and tensor.device.type != "meta")
 
 
 def _marks(tensors: Sequence[Any]) -> list[tuple[int, int]]:

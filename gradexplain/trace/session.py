@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from gradexplain.errors import InputError
 from gradexplain.recording.frames import Site, Variables, is_own, site, user_frame
 from gradexplain.recording.tape import TAPE
 from gradexplain.trace.capture import Capture, TooLarge, to_array
+from gradexplain.trace.diagnose.finding import Finding
 from gradexplain.trace.explain import TracedCall, explained, unexplained
 from gradexplain.trace.faults import Fault, explain_fault
 from gradexplain.trace.journal import Journal
@@ -102,6 +104,14 @@ class Trace:
         #: What failed in the recorder.
         self.failures: list[str] = []
         self._finite = True
+        #: The first call whose value or gradients are no numbers.
+        self.bad = 0
+        #: What the tape has seen by the end: where ways were cut, where numbers left, reads of .grad.
+        self.cuts: list[tuple[str, str, Site | None, frozenset[int]]] = []
+        self.left: list[tuple[str, Site | None, frozenset[int]]] = []
+        self.reads: dict[int, tuple[str, Site | None]] = {}
+        self.result_reads: list[tuple[str, Site | None, str, Site | None]] = []
+        self._findings: list[Finding] | None = None
 
     # -- what was found --------------------------------------------------------------------------
 
@@ -117,7 +127,7 @@ class Trace:
             return sorted(self._snapshots)
         shown = []
         for indices in self._by_line.values():
-            kept = [index for index in indices if index in self._snapshots]
+            kept = [i for i in indices if i in self._snapshots and not self._snapshots[i].late]
             shown += kept if len(indices) <= FULL else kept[:1]
             shown += [i for i in kept[1:] if len(indices) > FULL and self.all[i - 1].error]
         return sorted(shown)
@@ -163,6 +173,46 @@ class Trace:
         key = _key(place)
         return len(self._by_line.get(key, ())) < FULL and len(self._snapshots) < MOST
 
+    @property
+    def snapshots(self) -> list[Snapshot]:
+        """The captured calls that are looked at: of each line the first, and the first bad one."""
+        first = {indices[0] for indices in self._by_line.values()}
+        return [
+            snapshot
+            for index, snapshot in sorted(self._snapshots.items())
+            if index in first or snapshot.error is not None or snapshot.late
+            or index == self.bad or self.pick != Pick()
+        ]  # fmt: skip
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What is wrong, the most telling first."""
+        if self._findings is None:
+            from gradexplain.trace.diagnose import diagnosed
+
+            try:
+                self._findings = diagnosed(self)
+            except Exception as error:  # a diagnosis that fails is not to cost the page
+                self.failures.append(f"{type(error).__name__}: {first_line(error)}")
+                self._findings = []
+        return self._findings
+
+    def close(self) -> None:
+        """Take over what the tape has seen."""
+        self.cuts = list(TAPE.cut_log.values())
+        for found in TAPE.exits.values():
+            leaves = frozenset(id(leaf()) for leaf in found.sources if leaf() is not None)
+            if found.name == "grad.__get__":
+                self.result_reads.append((found.tensor, found.made, found.function, found.site))
+            else:
+                self.left.append((found.name, found.site, leaves))
+        for key, (reference, place) in TAPE.reads.items():
+            tensor = reference()
+            if tensor is not None and tensor.grad is None:
+                source = "" if place is None else place.source
+                match = re.search(r"([A-Za-z_][\w.]*(?:\[[^\]]*\])?)\.grad\b", source)
+                self.reads[key] = match[1] if match else "", place
+
     # -- as a listener of the tape's -------------------------------------------------------------
 
     @property
@@ -180,14 +230,14 @@ class Trace:
         self.failures.append(said)
 
     def stepped(self, optimizer: Any, place: Site | None, *, before: bool, closure: bool) -> None:
-        with self._guarded():
+        with self.guarded():
             if before:
                 self.journal.step(optimizer, place, user_frame(sys._getframe(1)), closure=closure)
             else:
                 self.journal.stepped(optimizer)
 
     def zeroed(self, owner: Any, place: Site | None) -> None:
-        with self._guarded():
+        with self.guarded():
             self.journal.zero(owner, place)
 
     def transformed(self, name: str, frame: FrameType) -> None:
@@ -199,7 +249,7 @@ class Trace:
         self._by_line.setdefault(_key(place), []).append(len(self.all))
 
     @contextmanager
-    def _guarded(self) -> Iterator[None]:
+    def guarded(self) -> Iterator[None]:
         """What fails in here is ours, not the script's."""
         try:
             with torch.no_grad(), torch._C.DisableTorchFunction():
@@ -214,20 +264,20 @@ class Trace:
         if not roots or not all(isinstance(root, torch.Tensor) for root in roots):
             return function()
         under_way: _UnderWay | None = None
-        with self._guarded():
+        with self.guarded():
             under_way = self._begin(name, arguments, roots, frame)
         if under_way is None:
             return function()
         try:
             result = function()
         except Exception as error:
-            with self._guarded():
+            with self.guarded():
                 self._refused(under_way, error, arguments, frame)
             raise
         finally:
             if under_way.capture is not None:
                 under_way.capture.deaf()
-        with self._guarded():
+        with self.guarded():
             self._end(under_way, result, frame)
         return result
 
@@ -246,10 +296,14 @@ class Trace:
         self._by_line.setdefault(_key(place), []).append(index)
         if value is not None and not math.isfinite(value) and self._finite and self._keeps_all:
             wanted, self._finite = True, False  # the first one is looked at, wherever it is
+            self.bad = index
         if self._progress is not None:
             self._progress(brief)
         under_way = _UnderWay(brief, roots, returns=name == "grad")
+        self.journal.look_round(user_frame(frame), index)
         if self.journal.measures(index):
+            retain = bool(arguments.get("retain_graph"))
+            self.journal.keep(roots, place, retain=retain and not arguments.get("create_graph"))
             under_way.leaves = self.journal.begin(roots)
         # What a later backward goes back through is remembered, whether it is shown or not.
         if wanted or (arguments.get("create_graph") and TAPE.recording):
@@ -309,10 +363,23 @@ class Trace:
             brief.finite = self.journal.end(
                 brief.index, under_way.leaves, brief.site, user_frame(frame)
             )
+            if not brief.finite and _scaled(user_frame(frame)):
+                brief.finite = True  # GradScaler skips such a step, and makes its factor smaller
+            elif not brief.finite and self._finite and self._keeps_all:
+                self._finite, self.bad = False, brief.index
+                if under_way.capture is None and TAPE.recording:
+                    self._read_late(under_way, frame)
         if under_way.capture is not None and under_way.snapshot is not None:
             under_way.capture.finish(result, returns=under_way.returns)
             if not under_way.snapshot.retain_graph:
                 under_way.capture.mark_freed(brief.site)
+
+    def _read_late(self, under_way: _UnderWay, frame: FrameType) -> None:
+        """The operations of a call that is over, for their values: its flows are gone."""
+        brief = under_way.brief
+        snapshot = Snapshot(brief.index, brief.function, brief.site, late=True)
+        Capture(snapshot, TAPE, Variables(user_frame(frame)), under_way.roots).read()
+        self._snapshots[brief.index] = snapshot
 
     def _refused(
         self, under_way: _UnderWay, error: Exception, arguments: dict[str, Any], frame: FrameType
@@ -349,6 +416,18 @@ class _UnderWay:
     snapshot: Snapshot | None = None
     capture: Capture | None = None
     given: list[Any] = field(default_factory=list)
+
+
+def _scaled(frame: FrameType | None) -> bool:
+    """Whether the script scales its losses, so that an overflow is expected."""
+    while frame is not None:
+        for scope in (frame.f_locals, frame.f_globals):
+            if any(
+                isinstance(v, torch.amp.GradScaler) and v.is_enabled() for v in [*scope.values()]
+            ):
+                return True
+        frame = frame.f_back
+    return False
 
 
 def first_line(error: BaseException) -> str:
@@ -405,6 +484,8 @@ def recording(trace: Trace) -> Iterator[None]:
         explain_exception(trace, error)
         raise
     finally:
+        with trace.guarded():
+            trace.close()
         TAPE.leave(trace)
 
 

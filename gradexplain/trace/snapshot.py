@@ -142,6 +142,20 @@ class LeftOut:
     shape: Shape
     why: str
     site: Site | None = None
+    #: Whether it is a parameter of a module, and whether it requires grad.
+    parameter: bool = False
+    requires: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """A value that was changed through ``.data`` after an operation had saved it."""
+
+    name: str
+    operation: str
+    saved: Site | None
+    function: str
+    changed: Site | None
 
     JSON: ClassVar[Keys] = {"site": HIDDEN, "line": Key()}
 
@@ -169,6 +183,10 @@ class Snapshot:
     accumulated: list[Accumulated] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     notes: list[tuple[str, str]] = field(default_factory=list)
+    #: Read after the call: what flowed is not known.
+    late: bool = False
+    #: Values that were changed behind autograd's back.
+    silent: list[Silent] = field(default_factory=list)
     #: The type and the message of what it raised.
     error: tuple[str, str] | None = None
     error_help: tuple[str, str] = ("", "")

@@ -1,0 +1,63 @@
+"""What is wrong with a training, in one sentence each: kind by kind, from what was seen.
+
+`steps` reads the order of backward, step and zero_grad, `values` the numbers of a captured call,
+`nan` where the first nan or infinity comes from, `cuts` who got no gradient.  Nothing is said of
+what is as it should be: a false diagnosis is a defect.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gradexplain.trace.diagnose.cuts import of_changes, of_cuts
+from gradexplain.trace.diagnose.finding import Finding, Scene
+from gradexplain.trace.diagnose.nan import of_calls, of_numbers
+from gradexplain.trace.diagnose.steps import of_steps
+from gradexplain.trace.diagnose.values import of_values
+from gradexplain.trace.explain import labels_of
+
+if TYPE_CHECKING:
+    from gradexplain.trace.session import Trace
+
+#: The order in which findings are told: what explains others comes first.
+_ORDER = (
+    "not a number", "changed behind autograd", "zero_grad before step", "zero_grad forgotten",
+    "step taken twice", "step never taken", "cut off", "not in the optimizer", "softmax twice",
+    "sigmoid twice", "nll_loss without log_softmax", "broadcast in the loss", "derivative 0",
+    "dead units", "saturated", "vanishing", "exploding", "diverging", "unstable form",
+    "grad of a result", "graph kept", "optimised but unused", "constant loss",
+    "bias before a normalisation",
+)  # fmt: skip
+
+#: What another finding, when there is one, explains already.
+_FOLLOWS = {
+    "constant loss": set(_ORDER[:15]),
+    "optimised but unused": {"cut off", "not in the optimizer"},
+    "vanishing": {"not a number", "dead units", "saturated"},
+    "exploding": {"not a number"},
+    "diverging": {"not a number", "zero_grad forgotten"},
+    "dead units": {"not a number"},
+    "saturated": {"not a number"},
+    "bias before a normalisation": {"not a number"},
+}  # fmt: skip
+
+
+def diagnosed(trace: Trace) -> list[Finding]:
+    """The findings of a trace, the most telling first; each sentence once."""
+    found = [*of_steps(trace), *of_cuts(trace)]
+    snapshots = trace.snapshots
+    for snapshot in snapshots:
+        scene = Scene(snapshot, labels_of(snapshot))
+        found += [*of_numbers(scene), *of_changes(snapshot)]
+        if snapshot.error is None and not snapshot.late:
+            found += of_values(scene)
+    found += of_calls(trace, {snapshot.index for snapshot in snapshots})
+    kinds = {finding.kind for finding in found}
+    told: dict[tuple[str, int | None], Finding] = {}
+    for finding in found:
+        if not kinds & _FOLLOWS.get(finding.kind, set()):
+            told.setdefault((finding.kind, finding.line), finding)
+    return sorted(told.values(), key=lambda f: _ORDER.index(f.kind))
+
+
+__all__ = ["Finding", "diagnosed"]

@@ -1,0 +1,120 @@
+"""What is wrong, said in one sentence with its line, and what to write instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gradexplain.explanation import Array
+from gradexplain.recording.frames import Site
+from gradexplain.trace.snapshot import Arg, Operation, Snapshot, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """``kind`` is its name in JSON; a ``remark`` is no fault, it explains a number."""
+
+    kind: str
+    text: str
+    remedy: str = ""
+    line: int | None = None
+    call: int | None = None
+    remark: bool = False
+
+
+def at(site: Site | None) -> str:
+    """``line 12``."""
+    return "an unknown line" if site is None else f"line {site.line}"
+
+
+def line_of(*sites: Site | None) -> int | None:
+    """The line of the first place that is known."""
+    return next((site.line for site in sites if site is not None), None)
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """``a, b and 4 more``."""
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} more"
+    return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
+
+
+def short(value: float) -> str:
+    """Three digits."""
+    return f"{value:.3g}"
+
+
+@dataclass(slots=True)
+class Scene:
+    """One captured call, and the ways through it."""
+
+    snapshot: Snapshot
+    labels: dict[int, str]
+    #: By value: the operations that read it.
+    readers: dict[int, list[Operation]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for operation in self.snapshot.operations:
+            for number in operation.inputs:
+                self.readers.setdefault(number, []).append(operation)
+
+    @property
+    def operations(self) -> list[Operation]:
+        return self.snapshot.operations
+
+    def value(self, number: int) -> Value:
+        return self.snapshot.values[number]
+
+    def name(self, number: int) -> str:
+        return self.labels[number]
+
+    def maker(self, number: int) -> Operation | None:
+        """The operation that made a value; None for a leaf or a constant."""
+        call = self.value(number).call
+        return self.operations[call] if call >= 0 else None
+
+    def output(self, operation: Operation) -> Value | None:
+        """The value that an operation with one result made."""
+        values = [self.value(n) for n in operation.outputs if not self.value(n).hidden]
+        return values[0] if values else None
+
+    def given(self, operation: Operation) -> list[Value]:
+        """The tensors among an operation's arguments, in order."""
+        return [self.value(arg.id) for arg in _args((operation.args, operation.kwargs))]
+
+    def behind(self, number: int) -> Iterator[Operation]:
+        """Every operation that a value was made by, the nearest first."""
+        stack, seen = [number], set()
+        while stack:
+            maker = self.maker(stack.pop(0))
+            if maker is None or maker.id in seen:
+                continue
+            seen.add(maker.id)
+            yield maker
+            stack.extend(maker.inputs)
+
+
+def _args(value: object) -> Iterator[Arg]:
+    if isinstance(value, Arg):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _args(part)
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _args(part)
+
+
+def norm(array: Array | None) -> float:
+    """The Euclidean norm of what is finite in an array; 0 for none."""
+    if array is None or array.size == 0:
+        return 0.0
+    flat = array[np.isfinite(array)]
+    return float(np.sqrt(np.sum(flat * flat))) if flat.size else 0.0
+
+
+def plain(name: str) -> str:
+    """An operation's name without what says how it was called."""
+    return name.strip("_") if name.startswith("__") else name.rstrip("_")

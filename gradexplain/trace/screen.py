@@ -1,0 +1,388 @@
+"""One screen of a trace, as data: the verdict, what is wrong, a row for each parameter, the path."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gradexplain.trace.diagnose.finding import Finding, Scene, line_of, norm, plain
+from gradexplain.trace.explain import labels_of
+from gradexplain.verdict.status import worst
+
+if TYPE_CHECKING:
+    from gradexplain.trace.session import Brief, Trace
+    from gradexplain.trace.snapshot import Operation, Snapshot
+
+#: The table has so many rows at the most; more are collapsed, layer by layer and then by module.
+ROWS = 22
+#: The path has so many.
+_STEPS = 7
+_CALLS = 5
+_NOTHING = 5
+
+
+@dataclass(slots=True)
+class Row:
+    """A parameter, or several alike: the norm of what the first call added, and the last."""
+
+    name: str
+    shape: str
+    count: int
+    norm: float
+    largest: float
+    zeros: float | None
+    ratio: float | None
+    last: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """An operation on the gradient's path, repeated: the norm goes on by ``factor`` each time."""
+
+    operation: str
+    line: int | None
+    times: int
+    factor: float
+
+
+@dataclass(slots=True)
+class Path:
+    """The longest way from the output back: norms at both ends and what lies between."""
+
+    start: str
+    end: str
+    first: float
+    last: float
+    factors: list[Factor] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Calls in a row that one line made."""
+
+    first: int
+    last: int
+    function: str
+    line: int | None
+    source: str
+    values: tuple[float | None, float | None]
+    error: str
+    failure: str
+
+
+@dataclass(slots=True)
+class Screen:
+    """What the screen shows."""
+
+    script: str
+    status: str
+    sentence: str
+    checked: int
+    operations: int
+    findings: list[Finding]
+    rows: list[Row]
+    last_call: int | None
+    path: Path | None
+    nothing: list[tuple[str, str, int | None]]
+    more_nothing: int
+    accumulated: list[str]
+    calls: list[Calls]
+    failures: list[str]
+
+
+def screen_of(trace: Trace, script: str) -> Screen:
+    """The screen of a script that has ended."""
+    explained = [trace.call(snapshot.index) for snapshot in trace.snapshots if not snapshot.late]
+    checks = [call.check for call in explained if call.check is not None and call.error is None]
+    status = worst([check.status for check in checks]) if checks else "failed"
+    checked = sum(call.checked for call in explained)
+    operations = checked + sum(call.unchecked for call in explained)
+    if any(b.failure or b.function == "torch.func" for b in trace.all) and status != "mismatch":
+        status = "failed"
+    main = next((s for s in reversed(trace.snapshots) if s.error is None and s.operations), None)
+    first = next((s for s in trace.snapshots if s.error is None and s.accumulated), main)
+    nothing = _nothing(trace)
+    rows, last = _rows(trace, first)
+    return Screen(
+        script=script,
+        status=status,
+        sentence=_sentence(trace, status, checked, operations),
+        checked=checked,
+        operations=operations,
+        findings=trace.findings,
+        rows=rows,
+        last_call=last,
+        path=None if first is None else path_of(Scene(first, labels_of(first))),
+        nothing=nothing[:_NOTHING],
+        more_nothing=max(0, len(nothing) - _NOTHING),
+        accumulated=_accumulated(trace),
+        calls=_calls(trace.all),
+        failures=trace.failures,
+    )
+
+
+# -- verdict ---------------------------------------------------------------------------------------
+
+
+def _sentence(trace: Trace, status: str, checked: int, operations: int) -> str:
+    indices = [s.index for s in trace.snapshots if s.error is None and not s.late]
+    which = (
+        f"call {indices[0]}" if len(indices) == 1 else f"calls {', '.join(map(str, indices[:6]))}"
+    )
+    if len(indices) > 6:
+        which += ", …"
+    if not indices:
+        functional = [brief for brief in trace.all if brief.function == "torch.func"]
+        if functional:
+            return "torch.func differentiates by transforms of its own, which no formula is held against."
+        return "no call could be compared."
+    compared = f"{checked} of {operations} operations of {which} were held against their formulas"
+    return {
+        "agree": f"{compared}, and PyTorch's gradients are theirs.",
+        "convention": f"{compared}; where they differ, mathematics leaves a choice.",
+        "mismatch": f"{compared}, and some send back another gradient than their formula.",
+        "failed": f"{compared}.",
+        "skipped": f"{compared}.",
+    }[status]
+
+
+# -- rows ------------------------------------------------------------------------------------------
+
+
+def _rows(trace: Trace, snapshot: Snapshot | None) -> tuple[list[Row], int | None]:
+    zeros: dict[str, float] = {}
+    for entry in snapshot.accumulated if snapshot is not None else ():
+        if entry.added is not None and entry.added.size:
+            zeros[entry.name] = float((entry.added == 0).mean())
+    rows = []
+    calls = sorted({call for leaf in trace.journal.leaves.values() for call in leaf.stats})
+    last = calls[-1] if len(calls) > 1 else None
+    for leaf in trace.journal.leaves.values():
+        if not leaf.stats or not (leaf.name or leaf.parameter):
+            continue
+        first = leaf.stats[min(leaf.stats)]
+        final = leaf.stats[max(leaf.stats)] if len(leaf.stats) > 1 else None
+        rows.append(
+            Row(
+                leaf.name or "a parameter", "×".join(map(str, leaf.shape)) or "scalar", 1,
+                first.norm, first.largest, zeros.get(leaf.name), leaf.ratio,
+                None if final is None else final.norm,
+            )
+        )  # fmt: skip
+    if not rows and snapshot is not None:
+        for entry in snapshot.accumulated:
+            if entry.added is not None and entry.name:
+                rows.append(
+                    Row(
+                        entry.name, "×".join(map(str, entry.shape)) or "scalar", 1, norm(entry.added),
+                        float(np.abs(entry.added).max(initial=0)), zeros.get(entry.name), None, None,
+                    )
+                )  # fmt: skip
+    order = {row.name: place for place, row in enumerate(rows)}
+    if snapshot is not None:
+        made = {e.name: n for n, e in enumerate(snapshot.accumulated)}
+        order |= {row.name: made.get(row.name, len(made) + order[row.name]) for row in rows}
+    rows.sort(key=lambda row: order[row.name])
+    return collapsed(rows), last
+
+
+def collapsed(rows: list[Row]) -> list[Row]:
+    """At most `ROWS` rows: repeated layers as one, then a row for each module."""
+    for key in (_layer, _layers_twice, _module, _outer):
+        if len(rows) <= ROWS:
+            return rows
+        rows = _merged(rows, key)
+    return rows[: ROWS - 1] + [_one(rows[ROWS - 1 :], f"{len(rows) - ROWS + 1} more")]
+
+
+def _layer(name: str) -> str:
+    """``blocks.3.attn.weight`` as ``blocks.#.attn.weight``."""
+    return re.sub(r"(?<=[.\[])\d+(?=[.\]])", "#", name, count=1)
+
+
+def _layers_twice(name: str) -> str:
+    return re.sub(r"(?<=[.\[])(?:\d+|[\d…#]+)(?=[.\]])", "#", name)
+
+
+def _module(name: str) -> str:
+    return _layers_twice(name).rpartition(".")[0] or name
+
+
+def _outer(name: str) -> str:
+    return ".".join(_layers_twice(name).split(".")[:2])
+
+
+def _merged(rows: list[Row], key: object) -> list[Row]:
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row.name), []).append(row)  # type: ignore[operator]
+    made = []
+    for pattern, members in groups.items():
+        if len(members) == 1:
+            made.append(members[0])
+        else:
+            made.append(_one(members, _spanned(pattern, [row.name for row in members])))
+    return made
+
+
+def _spanned(pattern: str, names: Sequence[str]) -> str:
+    """``blocks.0…11.attn.weight``: what the numbers of the members span."""
+    if "#" not in pattern:
+        return f"{pattern}.*"
+    spans = []
+    for place in range(pattern.count("#")):
+        found = [re.findall(r"(?<=[.\[])(\d+)(?:…(\d+))?(?=[.\]])", name) for name in names]
+        ends = [int(n) for parts in found if place < len(parts) for n in parts[place] if n]
+        spans.append(f"{min(ends)}…{max(ends)}" if ends and min(ends) < max(ends) else
+                     str(ends[0]) if ends else "#")  # fmt: skip
+    whole = pattern
+    for span in spans:
+        whole = whole.replace("#", span, 1)
+    return whole if names[0].count(".") == pattern.count(".") else f"{whole}.*"
+
+
+def _one(rows: Sequence[Row], name: str) -> Row:
+    shapes = {row.shape for row in rows}
+    zeros = [row.zeros for row in rows if row.zeros is not None]
+    ratios = [row.ratio for row in rows if row.ratio is not None]
+    lasts = [row.last for row in rows if row.last is not None]
+    return Row(
+        name, shapes.pop() if len(shapes) == 1 else f"{sum(row.count for row in rows)} tensors",
+        sum(row.count for row in rows), math.hypot(*(row.norm for row in rows)),
+        max(row.largest for row in rows), float(np.mean(zeros)) if zeros else None,
+        float(np.median(ratios)) if ratios else None, math.hypot(*lasts) if lasts else None,
+    )  # fmt: skip
+
+
+# -- the path --------------------------------------------------------------------------------------
+
+
+def path_of(scene: Scene) -> Path | None:
+    """The longest way of the gradient from the output back, with a factor for each operation."""
+    depth: dict[int, int] = {}
+    by: dict[int, tuple[Operation, int]] = {}
+    for operation in scene.operations:
+        ways = [n for n in operation.inputs if scene.value(n).kind != "constant"]
+        if not ways:
+            continue
+        deepest = max(ways, key=lambda n: (depth.get(n, 0), scene.value(n).kind != "leaf"))
+        for output in operation.outputs:
+            depth[output] = depth.get(deepest, 0) + 1
+            by[output] = operation, deepest
+    roots = [n for n in scene.snapshot.roots if n in by]
+    if not roots:
+        return None
+    here = max(roots, key=lambda n: depth[n])
+    start = here
+    steps: list[tuple[str, int | None, float]] = []
+    first = norm(scene.value(here).upstream if scene.value(here).upstream is not None
+                 else scene.value(here).arrived)  # fmt: skip
+    size = first
+    while here in by:
+        operation, below = by[here]
+        value = scene.value(below)
+        array = value.upstream if value.upstream is not None else operation.sent.get(below)
+        if array is None:
+            break
+        now = norm(array)
+        if size > 0:
+            steps.append((plain(operation.name), line_of(operation.site), now / size))
+        here, size = below, now
+    if len(steps) < 3:
+        return None
+    path = Path(scene.name(start), scene.name(here), first, size)
+    grouped: dict[tuple[str, int | None], list[float]] = {}
+    for name, line, factor in steps:
+        grouped.setdefault((name, line), []).append(factor)
+    for (name, line), factors in grouped.items():
+        mean = 0.0
+        if all(factor > 0 for factor in factors):
+            mean = float(np.exp(np.mean(np.log(factors))))
+        path.factors.append(Factor(name, line, len(factors), mean))
+    if len(path.factors) > _STEPS:
+        path.factors = _telling(path.factors)
+    return path
+
+
+def _telling(factors: list[Factor]) -> list[Factor]:
+    """Those that change the gradient most, in their order."""
+    weight = {id(f): abs(math.log(f.factor)) * f.times if f.factor > 0 else 1e9 for f in factors}
+    kept = sorted(factors, key=lambda f: -weight[id(f)])[:_STEPS]
+    return [factor for factor in factors if factor in kept]
+
+
+# -- what got nothing, what was there, the calls ---------------------------------------------------
+
+
+def _nothing(trace: Trace) -> list[tuple[str, str, int | None]]:
+    """Leaves that got no gradient in any call, and why."""
+    got = {leaf.name for leaf in trace.journal.leaves.values() if leaf.stats}
+    found: dict[str, tuple[str, str, int | None]] = {}
+    for snapshot in trace.snapshots:
+        for left in snapshot.left_out:
+            frozen = left.why == "it does not require grad" and left.parameter
+            if left.name in got or not (left.requires or frozen):
+                continue
+            line = line_of(left.site)
+            found.setdefault(left.name, (left.name, left.why, line))
+    by_reason: dict[tuple[str, int | None], list[str]] = {}
+    for name, why, line in found.values():
+        by_reason.setdefault((why, line), []).append(name)
+    return [(_names(names), why, line) for (why, line), names in by_reason.items()]
+
+
+def _names(names: list[str]) -> str:
+    if len(names) <= 3:
+        return ", ".join(names)
+    return f"{names[0]}, {names[1]} … {names[-1]} ({len(names)})"
+
+
+def _accumulated(trace: Trace) -> list[str]:
+    """Calls that added to what was there."""
+    calls: dict[int, list[tuple[str, float, float]]] = {}
+    for leaf in trace.journal.leaves.values():
+        for call, stat in leaf.stats.items():
+            if stat.before > 0:
+                calls.setdefault(call, []).append((leaf.name, stat.before, stat.norm))
+    lines = []
+    for call, entries in sorted(calls.items())[:1]:
+        name, before, added = max(entries, key=lambda e: e[1])
+        more = f" and {len(entries) - 1} more" if len(entries) > 1 else ""
+        again = f"; the same in {len(calls) - 1} more calls" if len(calls) > 1 else ""
+        lines.append(
+            f"call {call} adds to what was there: {name or 'a leaf'} held a gradient of norm "
+            f"{before:.3g}, {added:.3g} was added{more}{again}."
+        )
+    return lines
+
+
+def _calls(briefs: Sequence[Brief]) -> list[Calls]:
+    made = []
+    for _, group in groupby(briefs, key=lambda b: (b.site, b.function, bool(b.error), b.failure)):
+        members = list(group)
+        first, last = members[0], members[-1]
+        made.append(
+            Calls(
+                first.index, last.index, first.function, line_of(first.site), first.text,
+                (first.value, last.value), first.error, first.failure,
+            )
+        )  # fmt: skip
+    if len(made) > _CALLS:  # lines that take turns
+        turns: dict[tuple[int | None, str, str], list[Calls]] = {}
+        for calls in made:
+            turns.setdefault((calls.line, calls.source, calls.error), []).append(calls)
+        made = [
+            Calls(
+                parts[0].first, parts[-1].last, parts[0].function, parts[0].line,
+                parts[0].source, (parts[0].values[0], parts[-1].values[1]), parts[0].error,
+                next((p.failure for p in parts if p.failure), ""),
+            )
+            for parts in turns.values()
+        ]  # fmt: skip
+    return made
