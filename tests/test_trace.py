@@ -32,7 +32,7 @@ ERRORS = sorted((HERE / "traced" / "errors").glob("*.py"))
 SAMPLES = sorted((ROOT / "samples").glob("trace_*.py"))
 
 #: Scripts in which some operation has no formula: its part is PyTorch's own, marked so.
-OPAQUE = {"hooks"}
+OPAQUE = {"hooks", "attention", "embedding"}
 
 #: Scripts in which every operation has one, so that the chain rule is independent of PyTorch.
 COMPLETE = {
@@ -131,7 +131,8 @@ def test_right(path: Path) -> None:
     for brief in trace.all:
         call = trace.call(brief.index)
         assert call.check is not None
-        assert call.check.status == "agree", call.check
+        whole = path.stem not in OPAQUE
+        assert call.check.status == ("agree" if whole else "failed"), call.check
         if call.function != "grad":
             backward.append(call)
     if path.stem != "checkpoint":  # which calls backward inside of backward
@@ -166,7 +167,7 @@ WORDS = {
     "caught": ("has shape (2,)", "torch.ones_like(y)"),
     "changed_in_place": ("saved y", "make a new tensor at line 8"),
     "freed_graph": ("The backward at line 7", "retain_graph=True"),
-    "hidden_state": ("The backward at line 10", "detach() it"),
+    "hidden_state": ("made at line 8 in a step before", "h = h.detach()"),
     "integers": ("integers", "make it a float"),
     "leaf_in_place": ("w is a leaf", "torch.no_grad()"),
     "no_grad_fn": ("y does not depend on any tensor", "requires_grad=True"),
@@ -359,7 +360,7 @@ def test_a_forward_that_leaves_pytorch_is_not_held_against_a_formula(
 
 def test_a_long_loop_is_explained_once(capsys: pytest.CaptureFixture[str]) -> None:
     path = str(HERE / "traced" / "mlp_adam.py")
-    assert main(["trace", path]) == 0
+    assert main(["trace", "--full", path]) == 0
     out, _ = capsys.readouterr()
     assert out.count("Call ") == 1
     assert "5 other calls" in out
@@ -525,12 +526,15 @@ def test_a_wrong_number_is_found_where_it_arises() -> None:
     assert "MISMATCH" in str(call)
 
 
-def test_half_precision_is_not_checked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_held_to_its_own_roundings(dtype: str, tmp_path: Path) -> None:
     (call,) = traced(script(tmp_path, (
-        "x = torch.ones(2, dtype=torch.bfloat16, requires_grad=True)\n(x*3).sum().backward()\n"
+        f"x = torch.tensor([1.5, 2.25], dtype=torch.{dtype}, requires_grad=True)\n"
+        "((x*3).tanh() * x).sum().backward()\n"
     ))).calls  # fmt: skip
     assert call.check is not None
-    assert call.check.status == "skipped"
+    assert call.check.status == "agree"
+    assert call.compared == call.contributions
 
 
 def test_a_large_graph_is_not_explained_one_by_one(tmp_path: Path) -> None:
@@ -563,13 +567,15 @@ def output(*arguments: str) -> bytes:
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
 def test_samples(sample: Path) -> None:
-    compare(output(str(sample.relative_to(ROOT))), sample.with_suffix(".trace.txt"))
+    compare(output("--full", str(sample.relative_to(ROOT))), sample.with_suffix(".trace.txt"))
 
 
 @pytest.mark.parametrize("width", [80, 100])
 @pytest.mark.parametrize("name", ["doubling", "hooks", "views", "no_grad", "gan"])
 def test_width(name: str, width: int, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["trace", "--width", str(width), str(HERE / "traced" / f"{name}.py")]) == 0
+    assert (
+        main(["trace", "--full", "--width", str(width), str(HERE / "traced" / f"{name}.py")]) == 0
+    )
     assert max(map(len, capsys.readouterr().out.splitlines())) <= width
 
 

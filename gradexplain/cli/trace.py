@@ -24,6 +24,19 @@ from gradexplain.verdict.status import exit_code
 @click.option("--call", type=click.IntRange(1), metavar="K", help="Explain the K-th call only.")
 @click.option("--at-line", type=click.IntRange(1), metavar="N", help="Only the calls on line N.")
 @click.option("--last", is_flag=True, help="Explain the last call only.")
+@click.option("--op", metavar="NAME", help="Show only the operations of this name.")
+@click.option("--param", metavar="NAME", help="Show the ways to this parameter.")
+@click.option("--full", is_flag=True, help="Explain every line's first call, step by step.")
+@click.option("--values", is_flag=True, help="Write all numbers to JSON, of large tensors too.")
+@click.option("--watch", is_flag=True, help="Show the gradients while the script runs.")
+@click.option(
+    "--budget",
+    type=click.FloatRange(0.05),
+    metavar="GIB",
+    default=1.0,
+    show_default=True,
+    help="Memory for what is kept of the calls, in GiB.",
+)
 @output_options
 @budget_options
 def trace(
@@ -32,17 +45,27 @@ def trace(
     call: int | None,
     at_line: int | None,
     last: bool,
+    op: str | None,
+    param: str | None,
+    full: bool,
+    values: bool,
+    watch: bool,
+    budget: float,
     out: Output,
 ) -> int:
     """Run a PyTorch script and explain every backward() in it, torch.autograd.grad included.
 
     \b
     gradexplain trace train.py --epochs 3
-    gradexplain trace --call 2 --format json train.py
+    gradexplain trace --call 2 train.py
+    gradexplain trace --format json --values train.py
+
+    One screen: whether PyTorch's gradients are those of the operations' formulas, what is wrong
+    with the training, the parameters' gradients, the path of the gradient, what got nothing.
+    --call, --at-line, --last and --full explain calls step by step.
 
     Options before SCRIPT.py are gradexplain's; what follows it is the script's own. What the
-    script prints goes to standard error. Where one line calls backward more than three times,
-    the first of its calls is explained in full and the others in a line each.
+    script prints goes to standard error.
 
     Exit codes: 0 the routes agree for every call, 1 they do not for some, 2 the script could
     not be run, raised an error, exited with a status or never called backward, 3 for some call
@@ -66,15 +89,32 @@ def trace(
     from gradexplain.trace import script as running
     from gradexplain.trace.session import Pick, Trace
 
-    progress = _Progress()
-    found = Trace(Pick(call, at_line, last), progress.show if progress.on else None)
+    progress = _Progress(live=watch)
+    show = progress.show if progress.on else None
+    found = Trace(Pick(call, at_line, last), show, budget=int(budget * 2**30))
+    progress.trace = found
     try:
         status = running.run(script, arguments, found)
     finally:
         progress.clear()
     name = os.path.basename(script)
-    _write(found, name, out)
+    if param is not None:
+        _write_ways(found, name, param, out)
+    elif op is not None or full or found.pick != Pick() or out.format == "json":
+        _write(found, name, out, op, values=values)
+    elif found.all or found.fault is not None:
+        _write_screen(found, name, out)
     return _code(found, status, name, call, at_line)
+
+
+def ways(parameter: str, script: str, out: Output) -> int:
+    """The ways from the loss of a script to one of its parameters."""
+    assert trace.callback is not None
+    found: int = trace.callback.__wrapped__(  # type: ignore[attr-defined]
+        script, (), call=None, at_line=None, last=False, op=None, param=parameter, full=False,
+        values=False, watch=False, budget=1.0, out=out,
+    )  # fmt: skip
+    return found
 
 
 def _code(found: Any, status: int | None, name: str, call: int | None, at_line: int | None) -> int:
@@ -98,25 +138,94 @@ def _code(found: Any, status: int | None, name: str, call: int | None, at_line: 
             f"there is no {what} in {name}",
             remedy=f"it calls backward {count} time{'s' * (count != 1)}, on line {where}",
         )
-    return exit_code(c.check.status for c in found.calls if c.check is not None)
+    return exit_code([found.screen(name).status])
 
 
-def _write(found: Any, name: str, out: Output) -> None:
+def _write(found: Any, name: str, out: Output, op: str | None, *, values: bool) -> None:
     if not found.full and found.fault is None:
         return
     if out.format == "json":
-        document = serialise.text(found.document(name), out.precision, ascii_only=out.ascii_only)
+        made = serialise.document(found.document(name), out.precision)
+        if not values:
+            made = brief(made)
+        document = serialise.written(made, "", out.ascii_only) + "\n"
     else:
         from gradexplain.render import trace as text
 
-        document = text.render(found, name, out.style())
+        document = text.render(found, name, out.style(), op)
     out.write(document)
+
+
+def _write_screen(found: Any, name: str, out: Output) -> None:
+    from gradexplain.pages import screen
+
+    out.write(screen.text(found.screen(name), out.style()))
+
+
+def _write_ways(found: Any, name: str, param: str, out: Output) -> None:
+    from gradexplain.formats import terminal
+    from gradexplain.pages import screen
+
+    if not found.all:
+        return
+    ways, snapshot, known = found.ways(param)
+    if snapshot is None:
+        raise InputError(
+            f"{name} has no {param} that a gradient flows to",
+            remedy=f"it has {', '.join(known[:12])}" if known else "see gradexplain trace",
+        )
+    line = snapshot.site.line if snapshot.site is not None else None
+    out.write(terminal.render(screen.why(param, ways, snapshot.index, line), out.style()))
+
+
+#: Tensors of more elements are given to JSON by their shape, norm and ends.
+_WHOLE = 24
+
+
+def brief(value: Any) -> Any:
+    """A JSON document with large tensors by their shape, norm, largest element and ends."""
+    if isinstance(value, dict):
+        return {key: brief(item) for key, item in value.items()}
+    if not isinstance(value, list):
+        return value
+    shape, flat = _flat(value)
+    if flat is None:
+        return [brief(item) for item in value]
+    if len(flat) <= _WHOLE:
+        return value
+    finite = [x for x in flat if isinstance(x, (int, float))]
+    norm = sum(x * x for x in finite) ** 0.5
+    return {
+        "shape": shape,
+        "norm": float(f"{norm:.6g}"),
+        "largest": max((abs(x) for x in finite), default=0),
+        "ends": [*flat[:3], *flat[-3:]],
+    }
+
+
+def _flat(value: list[Any]) -> tuple[list[int], list[Any] | None]:
+    """The shape and the elements of nested lists of numbers; None for anything else."""
+    if not value:
+        return [0], None
+    if not any(isinstance(item, list) for item in value):
+        numbers = all(
+            (isinstance(x, (int, float)) and not isinstance(x, bool)) or x in ("inf", "-inf", "nan")
+            for x in value
+        )
+        return [len(value)], value if numbers else None
+    parts = [_flat(item) if isinstance(item, list) else ([], None) for item in value]
+    if any(flat is None or shape != parts[0][0] for shape, flat in parts):
+        return [], None
+    return [len(value), *parts[0][0]], [x for _, flat in parts for x in flat or ()]
 
 
 class _Progress:
     """One line on the terminal that counts the calls while the script runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, live: bool = False) -> None:
+        self.trace: Any = None
+        self._live = live
+        self._table: Any = None
         self.on = sys.stderr is not None and sys.stderr.isatty()
         self._shown = False
         self._last = 0.0
@@ -128,12 +237,33 @@ class _Progress:
         if now - self._last < 0.1:
             return
         self._last = now
+        if self._live:
+            self._watch(now)
+            return
         self._shown = True
         value = "" if brief.value is None else f"  at {brief.value:.4g}"
         sys.stderr.write(f"\r\x1b[Kbackward {brief.index}{value}\r")
         sys.stderr.flush()
 
+    def _watch(self, now: float) -> None:
+        """The table of the parameters as it is now, in its place on the terminal."""
+        from rich.console import Console
+        from rich.live import Live
+        from rich.text import Text
+
+        from gradexplain.formats import terminal
+        from gradexplain.pages import screen
+        from gradexplain.render.page import Style
+
+        if self._table is None:
+            self._table = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
+            self._table.start()
+        shown = terminal.render(screen.live(self.trace.rows(), self.trace.all[-1]), Style())
+        self._table.update(Text(shown), refresh=True)
+
     def clear(self) -> None:
+        if self._table is not None:
+            self._table.stop()
         if self._shown:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()

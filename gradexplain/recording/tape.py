@@ -229,7 +229,7 @@ class Tape(TorchFunctionMode):
             if change is not None:
                 self._after(change, kind, args, frame)
             elif isinstance(result, torch.Tensor):
-                if not result.requires_grad:
+                if not result.requires_grad or (kind.name in _COPYING and result.is_leaf):
                     self._cut(kind, args, result, frame)
                 elif result.grad_fn is not None:
                     self._record(kind, args, kwargs, [(result, ())], frame)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +39,13 @@ _ENDS = 25
 _LINES = 6
 
 
-def render(trace: Trace, script: str, style: Style | None = None) -> str:
-    """The whole page of a script."""
+def render(trace: Trace, script: str, style: Style | None = None, op: str | None = None) -> str:
+    """The whole page of a script; with ``op`` only the operations of that name."""
     style = style or Style()
     full = trace.full
-    pages = [render_call(trace.call(index), style, total=len(trace.all)) for index in full]
+    pages = [
+        render_call(_only(trace.call(index), op), style, total=len(trace.all)) for index in full
+    ]
     others = _others(trace, full, script, style)
     if others:
         pages.append(others)
@@ -73,6 +76,21 @@ def render_call(call: TracedCall, style: Style | None = None, *, total: int = 0)
     while page.lines and not page.lines[-1]:
         page.lines.pop()
     return page.finish(first=True)
+
+
+def _only(call: TracedCall, op: str | None) -> TracedCall:
+    """A call with its operations of one name, and what they send."""
+    if op is None:
+        return call
+
+    def named(name: str) -> bool:
+        return name.strip("_") == op or name == op
+
+    return replace(
+        call, forward=[row for row in call.forward if named(row.op)],
+        steps=[step for step in call.steps if named(step.op)],
+        jacobian={}, gradients={}, accumulated=[], left_out=[], notes=[],
+    )  # fmt: skip
 
 
 def _tensor(page: Page, values: Array, used: int) -> list[Text]:

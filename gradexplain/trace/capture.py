@@ -7,7 +7,9 @@ input, read from hooks on the nodes while PyTorch computes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,6 +45,19 @@ _DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout"
 
 #: Where a node of autograd's keeps which backward freed it.
 _FREED = "gradexplain freed"
+
+
+@dataclass(frozen=True, slots=True)
+class Overwritten:
+    """A saved value that was changed in place: who saved it, and what changed it, where seen."""
+
+    name: str
+    saved: str
+    saved_at: Site | None
+    changed: str
+    changed_at: Site | None
+    #: Whether it is the call's own result.
+    result: bool = False
 
 
 class Group:
@@ -814,9 +829,23 @@ class Capture:
                 return found
         return None
 
-    def overwritten(self, version: int | None, made_by: str) -> tuple[str, Any]:
-        """The value that was changed in place after it was saved, and the change, where seen."""
-        choices: list[tuple[str, Any]] = []
+    def carried_over(self) -> tuple[str, Site | None]:
+        """The value by which this graph hangs on one that was freed: its name, and where it was made."""
+        for node in self._nodes.values():
+            if _is_leaf(node) or _FREED in node.metadata:
+                continue
+            for target, nr in node.next_functions:
+                if target is None or _is_leaf(target) or _FREED not in target.metadata:
+                    continue
+                value = self._edge_values.get((id(target), nr))
+                group = self._owner.get(id(target))
+                site = group.call.site if group is not None and group.call is not None else None
+                return (value.names[0] if value is not None and value.names else ""), site
+        return "", None
+
+    def overwritten(self, made_by: str) -> Overwritten | None:
+        """The value that was changed in place after it was saved, the change, and who had saved it."""
+        choices: list[Overwritten] = []
         for group in self._groups:
             for operand in group.call.operands if group.call is not None else ():
                 if operand.intact:
@@ -837,10 +866,35 @@ class Capture:
                     ),
                     None,
                 )
-                first = operand.node is not None and operand.node.name().endswith(made_by)
-                item = (found.names[0] if found.names else "", change)
+                first = operand.node is not None and _bare(operand.node.name()) == _bare(made_by)
+                assert group.call is not None
+                item = Overwritten(
+                    found.names[0] if found.names else "",
+                    group.call.kind.name, group.call.site,
+                    "" if change is None else change.name,
+                    None if change is None else change.site,
+                )  # fmt: skip
                 choices.insert(0 if first and made_by else len(choices), item)
-        return choices[0] if choices else ("", None)
+        return choices[0] if choices else self._own_result(made_by)
+
+    def _own_result(self, made_by: str) -> Overwritten | None:
+        """A call's own result that it had saved, as exp does, and another call changed."""
+        for group in self._groups:
+            call = group.call
+            if call is None or call.kind.kind != "inplace" or not call.operands:
+                continue
+            before = call.operands[0]
+            entry = before.node.metadata.get(KEY) if before.node is not None else None
+            if entry is None or _bare(before.node.name()) != _bare(made_by):
+                continue
+            maker = entry[0]
+            value = self._edge_values.get((id(before.node), before.nr))
+            names = value.names if value is not None else ()
+            return Overwritten(
+                names[0] if names else "", maker.kind.name, maker.site, call.kind.name, call.site,
+                result=True,
+            )  # fmt: skip
+        return None
 
     # -- what got nothing ------------------------------------------------------------------------
 
@@ -996,6 +1050,11 @@ def _grad(tensor: Any) -> Any:
 
 def _is_leaf(node: Any) -> bool:
     return bool(type(node).__name__ == _LEAF)
+
+
+def _bare(name: str) -> str:
+    """A node's name without what PyTorch adds: ``Exp`` of ``ExpBackward0``."""
+    return re.sub(r"Backward\d*$", "", _plain(name))
 
 
 def _plain(name: str) -> str:

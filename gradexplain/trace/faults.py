@@ -116,17 +116,39 @@ def _mismatch(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
 
 def _freed(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
     name = scene.root()
-    first = None
+    first, carried, made = None, "", None
     if scene.capture is not None:
         first = scene.capture.freed_at()
+        carried, made = scene.capture.carried_over()
     by = f"The backward at {_at(first)}" if first is not None else "An earlier backward"
-    return (
+    why = (
         f"{by} went through the same graph and freed what its operations had saved for it, so "
-        f"there is nothing left to compute the gradient of {name} with.",
+        f"there is nothing left to compute the gradient of {name} with."
+    )
+    if made is not None:
+        carried = carried or _kept_name(made.source)
+        what = carried or "a value"
+        return (
+            f"{why} This graph hangs on that one by {what}, made at {_at(made)} in a step before and "
+            "used again.",
+            f"detach {what} where one step ends and the next begins, as in "
+            f"{carried or 'h'} = {carried or 'h'}.detach(); if the gradient is to go through both "
+            "steps, add the losses and call backward once.",
+        )
+    return (
+        why,
         "if both gradients are wanted, add the losses and call backward once, or pass "
         "retain_graph=True to the earlier call; if a value is carried over from one step to the "
         "next, detach() it; if the output is meant to be computed anew, do so before backward.",
     )
+
+
+def _kept_name(source: str) -> str:
+    """The name that a line assigns and reads: ``h`` in ``out, h = rnn(x, h)``."""
+    targets, _, rest = source.partition("=")
+    read = set(re.findall(r"[A-Za-z_]\w*", rest))
+    names = [name for name in re.findall(r"[A-Za-z_]\w*", targets) if name in read]
+    return names[0] if len(names) == 1 else ""
 
 
 def _leaf_in_place(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
@@ -143,34 +165,48 @@ def _leaf_in_place(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
 
 def _modified(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
     kind = re.search(r"output (\d+) of (\w+)", match.string)
-    versions = re.search(r"is at version (\d+); expected version (\d+)", match.string)
-    change: Any = None
-    name = ""
+    found = None
     if scene.capture is not None:
-        name, change = scene.capture.overwritten(
-            int(versions[2]) if versions else None, kind[2] if kind else ""
-        )
-    what = name or "a tensor"
-    stepped = [s for s in scene.recorder.steps if change is None or s[1] == change.site]
-    if change is not None and not stepped:
-        how = f"{change.name} at {_at(change.site)} changed it in place."
-        where = f" at {_at(change.site)}"
+        found = scene.capture.overwritten(kind[2] if kind else "")
+    what = (found.name if found is not None else "") or "a tensor"
+    changed_at = None if found is None else found.changed_at
+    saved = "An operation"
+    if found is not None and found.saved_at is not None:
+        saved = f"{_spoken(found.saved)} at {_at(found.saved_at)}"
+        what = f"its result {found.name}".rstrip() if found.result else what
+    stepped = [s for s in scene.recorder.steps if changed_at is None or s[1] == changed_at]
+    if found is not None and found.changed_at is not None and not stepped:
+        how = f"{_spoken(found.changed)} at {_at(changed_at)} changed it in place."
+        where = f" at {_at(changed_at)}"
     elif stepped:
         optimizer, place = stepped[-1]
         how = f"{optimizer}.step() at {_at(place)} changes the parameters in place."
         return (
-            f"An operation saved {what} for the backward pass. {how} PyTorch noticed by the "
+            f"{saved} saved {what} for the backward pass. {how} PyTorch noticed by the "
             "tensor's version and refuses to compute with the wrong value.",
             "call every backward before the optimizer's step, or compute the output anew after it.",
         )
     else:
         how, where = "It was changed in place afterwards.", ""
     return (
-        f"An operation saved {what} for the backward pass. {how} PyTorch noticed by the tensor's "
+        f"{saved} saved {what} for the backward pass. {how} PyTorch noticed by the tensor's "
         "version and refuses to compute with the wrong value.",
         f"make a new tensor{where} instead of changing the old one (`x = x + 1`, not `x += 1`), or "
         "change a clone().",
     )
+
+
+#: Calls that Python spells as operators.
+_SPOKEN = {
+    "__iadd__": "+=", "__isub__": "-=", "__imul__": "*=", "__itruediv__": "/=", "__idiv__": "/=",
+    "__ipow__": "**=", "__setitem__": "x[…] = …", "__mul__": "*", "__rmul__": "*", "__add__": "+",
+    "__truediv__": "/", "__pow__": "**", "__matmul__": "@", "__sub__": "-", "__rtruediv__": "/",
+    "__radd__": "+", "__rsub__": "-",
+}  # fmt: skip
+
+
+def _spoken(name: str) -> str:
+    return _SPOKEN.get(name, name)
 
 
 def _no_grad(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
@@ -181,15 +217,26 @@ def _no_grad(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
         what = {
             "no_grad": f"it was computed under torch.no_grad() ({_at(cut.site)})",
             "detached": f"its way to the leaves was cut by {cut.name} ({_at(cut.site)})",
+            "copied": f"torch.{cut.name} ({_at(cut.site)}) copies numbers and leaves the graph behind",
             "no derivative": f"{cut.name} ({_at(cut.site)}) has no derivative",
         }[cut.why]
         remedy = {
             "no_grad": "compute it outside of torch.no_grad().",
             "detached": f"leave out {cut.name}, or call backward on something that still depends "
             "on a leaf.",
+            "copied": "use torch.stack for a list of tensors, or the tensor itself.",
             "no derivative": f"use a function with a derivative in place of {cut.name}.",
         }[cut.why]
         return f"{name} has no grad_fn: {what}, so nothing leads back to a leaf.", remedy
+    left = [found for found in scene.recorder.exits.values() if found.name != "grad.__get__"]
+    if left and left[-1].site is not None:
+        found = left[-1]
+        return (
+            f"{name} does not depend on any tensor that requires grad: {found.name}() at "
+            f"{_at(found.site)} turned {found.tensor or 'one that does'} into plain numbers, and "
+            "nothing leads back from there.",
+            f"keep the tensor instead of {found.name}() on the way to {name}.",
+        )
     return (
         f"{name} does not depend on any tensor that requires grad, so there is nothing to "
         "differentiate by.",

@@ -64,6 +64,8 @@ class Leaf:
     #: Its version and its place in memory when it was met: an update by hand changes them.
     version: int = 0
     place: int = 0
+    changed: bool = False
+    requires: bool = False
     #: ‖step‖/‖weight‖ of the steps that were compared.
     ratio: float | None = None
     weight: float | None = None
@@ -140,11 +142,14 @@ class Journal:
         for leaf in self.leaves.values():
             leaf.used = leaf.stale = None
 
-    @property
-    def updated(self) -> bool:
-        """Whether some parameter was changed, by whomever."""
-        tensors = [(leaf, leaf.reference()) for leaf in self.leaves.values() if leaf.stats]
-        return any(t is None or t._version != leaf.version for leaf, t in tensors)
+    def close(self) -> None:
+        """Look at the leaves once more, while they are there."""
+        for leaf in self.leaves.values():
+            tensor = leaf.reference()
+            if tensor is None or not _is_dense(tensor):
+                continue
+            leaf.changed = tensor._version != leaf.version or tensor.data_ptr() != leaf.place
+            leaf.requires = tensor.requires_grad
 
     def keep(self, roots: Sequence[Any], place: Site | None, *, retain: bool) -> None:
         """Whether a graph is to be kept, and whether one that was kept is gone through again."""

@@ -77,6 +77,18 @@ class Calls:
 
 
 @dataclass(slots=True)
+class Stop:
+    """The error that ended the script, or that it caught."""
+
+    title: str
+    where: str
+    source: str
+    message: str
+    why: str
+    remedy: str
+
+
+@dataclass(slots=True)
 class Screen:
     """What the screen shows."""
 
@@ -94,6 +106,7 @@ class Screen:
     accumulated: list[str]
     calls: list[Calls]
     failures: list[str]
+    stop: Stop | None = None
 
 
 def screen_of(trace: Trace, script: str) -> Screen:
@@ -108,7 +121,7 @@ def screen_of(trace: Trace, script: str) -> Screen:
     main = next((s for s in reversed(trace.snapshots) if s.error is None and s.operations), None)
     first = next((s for s in trace.snapshots if s.error is None and s.accumulated), main)
     nothing = _nothing(trace)
-    rows, last = _rows(trace, first)
+    rows, last = rows_of(trace, first)
     return Screen(
         script=script,
         status=status,
@@ -124,7 +137,20 @@ def screen_of(trace: Trace, script: str) -> Screen:
         accumulated=_accumulated(trace),
         calls=_calls(trace.all),
         failures=trace.failures,
+        stop=_stop(trace),
     )
+
+
+def _stop(trace: Trace) -> Stop | None:
+    fault = trace.fault
+    if fault is None or not (trace.stopped or fault.why):
+        return None
+    where = "" if fault.site is None else f"line {fault.site.line} of {fault.site.file}"
+    return Stop(
+        "The script stopped" if trace.stopped else "An error that the script caught",
+        where, "" if fault.site is None else fault.site.source,
+        f"{fault.type}: {' '.join(fault.message.split())[:300]}", fault.why, fault.remedy,
+    )  # fmt: skip
 
 
 # -- verdict ---------------------------------------------------------------------------------------
@@ -155,7 +181,7 @@ def _sentence(trace: Trace, status: str, checked: int, operations: int) -> str:
 # -- rows ------------------------------------------------------------------------------------------
 
 
-def _rows(trace: Trace, snapshot: Snapshot | None) -> tuple[list[Row], int | None]:
+def rows_of(trace: Trace, snapshot: Snapshot | None) -> tuple[list[Row], int | None]:
     zeros: dict[str, float] = {}
     for entry in snapshot.accumulated if snapshot is not None else ():
         if entry.added is not None and entry.added.size:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from gradexplain.errors import InputError
+from gradexplain.recording.frames import CALLER
 from gradexplain.supervisor import link
 from gradexplain.trace.session import Trace, recording
 
@@ -100,11 +101,11 @@ def _print_traceback(error: BaseException, path: str) -> None:
     """The traceback as Python prints it, without our own frames and without folders."""
     import traceback
 
-    here = os.path.dirname(os.path.abspath(__file__))
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     rest = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not os.path.abspath(frame.filename).startswith(here)
+        if not os.path.abspath(frame.filename).startswith(here) and frame.name != CALLER
     ]
     lines = ["Traceback (most recent call last):\n"]
     for frame in rest:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -24,10 +24,18 @@ from gradexplain.trace.faults import Fault, explain_fault
 from gradexplain.trace.journal import Journal
 from gradexplain.trace.snapshot import Snapshot
 
+if TYPE_CHECKING:
+    from gradexplain.trace.screen import Row, Screen
+    from gradexplain.trace.ways import Way
+
 #: So many calls from one line are explained in full; where there are more, the first of them is.
 FULL = 3
 #: So many calls are explained in full altogether.
 MOST = 30
+#: Bytes that are kept of all captured calls, if nothing else is said.
+BUDGET = 2**30
+#: A call of which more elements are kept than this is the only one of its line that is captured.
+_LARGE = 1_000_000
 #: Operations are recorded from so many calls before the one that is picked.
 _AHEAD = 2
 
@@ -88,7 +96,14 @@ class Document:
 class Trace:
     """What was seen: every call of ``backward`` in ``all``, the explained ones in ``calls``."""
 
-    def __init__(self, pick: Pick | None = None, progress: Callable[[Brief], None] | None = None):
+    def __init__(
+        self,
+        pick: Pick | None = None,
+        progress: Callable[[Brief], None] | None = None,
+        *,
+        budget: int = BUDGET,
+    ) -> None:
+        self._budget = budget
         self.pick = pick or Pick()
         self.all: list[Brief] = []
         self.fault: Fault | None = None
@@ -112,6 +127,7 @@ class Trace:
         self.reads: dict[int, tuple[str, Site | None]] = {}
         self.result_reads: list[tuple[str, Site | None, str, Site | None]] = []
         self._findings: list[Finding] | None = None
+        self._screen: Screen | None = None
 
     # -- what was found --------------------------------------------------------------------------
 
@@ -184,6 +200,36 @@ class Trace:
             or index == self.bad or self.pick != Pick()
         ]  # fmt: skip
 
+    def screen(self, script: str) -> Screen:
+        """The one screen of all calls."""
+        if self._screen is None:
+            from gradexplain.trace.screen import screen_of
+
+            self._screen = screen_of(self, script)
+        return self._screen
+
+    def rows(self) -> list[Row]:
+        """The table of the gradients, as far as they are known."""
+        from gradexplain.trace.screen import rows_of
+
+        return rows_of(self, None)[0]
+
+    def ways(self, parameter: str) -> tuple[list[Way], Snapshot | None, list[str]]:
+        """The ways to a parameter in the first captured call that has it, and the names there are."""
+        from gradexplain.trace.diagnose.finding import Scene
+        from gradexplain.trace.explain import labels_of
+        from gradexplain.trace.ways import ways_to
+
+        known: dict[str, None] = {}
+        for snapshot in self.snapshots:
+            scene = Scene(snapshot, labels_of(snapshot))
+            for value in snapshot.values:
+                if value.kind == "leaf" and scene.name(value.id) == parameter:
+                    return ways_to(scene, value.id), snapshot, []
+                if value.kind == "leaf":
+                    known.setdefault(scene.name(value.id))
+        return [], None, list(known)
+
     @property
     def findings(self) -> list[Finding]:
         """What is wrong, the most telling first."""
@@ -199,6 +245,7 @@ class Trace:
 
     def close(self) -> None:
         """Take over what the tape has seen."""
+        self.journal.close()
         self.cuts = list(TAPE.cut_log.values())
         for found in TAPE.exits.values():
             leaves = frozenset(id(leaf()) for leaf in found.sources if leaf() is not None)

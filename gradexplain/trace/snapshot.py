@@ -146,6 +146,12 @@ class LeftOut:
     parameter: bool = False
     requires: bool = False
 
+    JSON: ClassVar[Keys] = {"site": HIDDEN, "line": Key(), "parameter": HIDDEN, "requires": HIDDEN}
+
+    @property
+    def line(self) -> int | None:
+        return self.site.line if self.site is not None else None
+
 
 @dataclass(frozen=True, slots=True)
 class Silent:
@@ -156,12 +162,6 @@ class Silent:
     saved: Site | None
     function: str
     changed: Site | None
-
-    JSON: ClassVar[Keys] = {"site": HIDDEN, "line": Key()}
-
-    @property
-    def line(self) -> int | None:
-        return self.site.line if self.site is not None else None
 
 
 @dataclass(slots=True)

@@ -24,7 +24,11 @@ def of_steps(trace: Trace) -> Iterator[Finding]:
     journal = trace.journal
     for event in journal.events:
         yield _EVENTS[event.kind](event, journal)
-    if journal.at_hand and not journal.optimizers and not journal.updated:
+    if (
+        journal.at_hand
+        and not journal.optimizers
+        and not any(leaf.changed for leaf in journal.leaves.values())
+    ):
         names = list(dict.fromkeys(journal.at_hand.values()))
         yield Finding(
             "step never taken",
@@ -106,7 +110,7 @@ def _memberships(journal: Journal) -> Iterator[Finding]:
     inside = {key for optimizer in optimizers for key in optimizer.leaves}
     got = [leaf for leaf in journal.leaves.values() if _got(leaf)]
     left = [leaf for leaf in got if leaf.parameter and leaf.key not in inside and leaf.name]
-    left = [leaf for leaf in left if not _changed(leaf)]
+    left = [leaf for leaf in left if not leaf.changed]
     if left and len(left) < len(got):
         names = [leaf.name for leaf in left]
         verb = "gets a gradient and is" if len(left) == 1 else "get gradients and are"
@@ -130,7 +134,7 @@ def _memberships(journal: Journal) -> Iterator[Finding]:
         return
     for optimizer in optimizers:
         members = [journal.leaves[key] for key in optimizer.leaves if key in journal.leaves]
-        unused = [leaf for leaf in members if not leaf.stats and leaf.stepped and _requires(leaf)]
+        unused = [leaf for leaf in members if not leaf.stats and leaf.stepped and leaf.requires]
         if unused and len(unused) < len(members) and journal.backwards:
             names = [leaf.name or "a parameter without a name" for leaf in unused]
             yield Finding(
@@ -146,17 +150,6 @@ def _memberships(journal: Journal) -> Iterator[Finding]:
 
 def _got(leaf: Leaf) -> bool:
     return any(stat.norm > 0 for stat in leaf.stats.values())
-
-
-def _requires(leaf: Leaf) -> bool:
-    tensor = leaf.reference()
-    return tensor is not None and bool(tensor.requires_grad)
-
-
-def _changed(leaf: Leaf) -> bool:
-    """Whether something changed the tensor since it was met: an update by hand."""
-    tensor = leaf.reference()
-    return tensor is None or tensor._version != leaf.version or tensor.data_ptr() != leaf.place
 
 
 # -- losses ----------------------------------------------------------------------------------------

@@ -1,0 +1,277 @@
+"""The one screen of a traced script, and the ways to one of its parameters."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from gradexplain.document.model import (
+    Block,
+    Cell,
+    Document,
+    Heading,
+    Notes,
+    Paragraph,
+    Program,
+    Role,
+    Span,
+    Table,
+    cell,
+    code,
+    label,
+    line,
+    name,
+)
+from gradexplain.formats import terminal
+from gradexplain.render import numbers
+from gradexplain.render.page import Style
+
+if TYPE_CHECKING:
+    from gradexplain.trace.screen import Calls, Factor, Path, Row, Screen, Stop
+    from gradexplain.trace.session import Brief
+    from gradexplain.trace.ways import Way
+
+#: No more lines than this are written, for any model.
+LINES = 60
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+#: So many rows, findings and lines of calls are shown, and fewer where the page would be longer.
+_ROOM = ((22, 5, 6), (14, 4, 5), (8, 3, 4), (4, 2, 3))
+
+_WORDS: dict[str, tuple[str, Role]] = {
+    "agree": ("agree", "good"), "convention": ("convention", "doubt"),
+    "mismatch": ("MISMATCH", "bad"), "skipped": ("not checked", "quiet"),
+    "failed": ("cannot tell", "doubt"),
+}  # fmt: skip
+
+
+def text(screen: Screen, style: Style | None = None) -> str:
+    """The screen for a terminal, at most `LINES` lines."""
+    written = ""
+    for rows, findings, calls in _ROOM:
+        written = terminal.render(document(screen, rows, findings, calls), style)
+        if written.count("\n") <= LINES:
+            return written
+    return "".join(written.splitlines(keepends=True)[: LINES - 1]) + "…\n"
+
+
+def document(screen: Screen, rows: int = 22, findings: int = 5, calls: int = 6) -> Document:
+    """The verdict, what is wrong, the gradients, the path, what got nothing, the calls."""
+    total = max((c.last for c in screen.calls), default=0)
+    word, role = _WORDS[screen.status]
+    blocks: list[Block] = [
+        Heading(screen.script, f"{total} call{'s' * (total != 1)} of backward"),
+        Paragraph(line(Span(f"{word}: ", role), screen.sentence)),
+    ]
+    if screen.stop is not None:
+        head = blocks if screen.calls else []
+        blocks = [*_stop(screen.stop), *head]
+    blocks += _wrong(screen, findings)
+    blocks += _table(screen, rows)
+    blocks += _path(screen.path)
+    blocks += _rest(screen)
+    blocks += _calls(screen, calls)
+    return Document(screen.script, tuple(blocks))
+
+
+def _stop(stop: Stop) -> list[Block]:
+    blocks: list[Block] = [Heading(stop.title, stop.where)]
+    if stop.source:
+        blocks.append(Program((stop.source,)))
+    blocks.append(Paragraph(line(Span(stop.message, "bad"))))
+    if stop.why:
+        blocks.append(Paragraph(line(stop.why)))
+    if stop.remedy:
+        blocks.append(Paragraph(line(label("Remedy: "), stop.remedy)))
+    return blocks
+
+
+def _wrong(screen: Screen, most: int) -> list[Block]:
+    found = [finding for finding in screen.findings if not finding.remark]
+    if not found:
+        return []
+    blocks: list[Block] = [Heading("What is wrong")]
+    for finding in found[:most]:
+        blocks.append(Notes((line(finding.text),)))
+        if finding.remedy:
+            blocks.append(Paragraph(line(label("Remedy: "), finding.remedy), indent=4))
+    if len(found) > most:
+        more = f"{len(found) - most} more: --format json has them all."
+        blocks.append(Paragraph(line(label(more))))
+    return blocks
+
+
+# -- the table -------------------------------------------------------------------------------------
+
+
+def _table(screen: Screen, most: int) -> list[Block]:
+    if not screen.rows:
+        return []
+    rows = screen.rows if len(screen.rows) <= most else screen.rows[: most - 1]
+    ratios = any(row.ratio is not None for row in rows)
+    zeros = any(row.zeros for row in rows)
+    heads = ["", "shape", "norm", "largest", *["zeros"] * zeros, *["step/weight"] * ratios]
+    heads += [f"at call {screen.last_call}"] * (screen.last_call is not None)
+    ends = _ends(screen.rows)
+    shown = []
+    for row in rows:
+        cells = [row.shape, _short(row.norm), _short(row.largest)]
+        cells += ["" if row.zeros is None else f"{row.zeros:.0%}"] * zeros
+        cells += ["" if row.ratio is None else _short(row.ratio)] * ratios
+        cells += ["" if row.last is None else _short(row.last)] * (screen.last_call is not None)
+        bar = label(_bar(row.norm, ends))
+        shown.append((cell(name(_fitting(row.name))), *(cell(c) for c in cells), cell(bar)))
+    remark = "what the first call added to each .grad: its Euclidean norm and its largest element"
+    blocks: list[Block] = [
+        Heading("Gradients", remark),
+        Table(tuple(shown), tuple(cell(label(head)) for head in heads)),
+    ]
+    if len(rows) < len(screen.rows):
+        blocks.append(Paragraph(line(label(f"… {len(screen.rows) - len(rows)} more rows"))))
+    return blocks
+
+
+def _fitting(text: str) -> str:
+    return text if len(text) <= 38 else f"{text[:18]}…{text[-19:]}"
+
+
+def _short(value: float) -> str:
+    return numbers.number(value, 3)
+
+
+def _ends(rows: list[Row]) -> tuple[float, float]:
+    logs = [math.log10(row.norm) for row in rows if 0 < row.norm < math.inf]
+    return (min(logs), max(logs)) if logs else (0.0, 0.0)
+
+
+def _bar(value: float, ends: tuple[float, float]) -> str:
+    """A block on a log scale that spans at least three powers of ten."""
+    if value != value or value == math.inf:
+        return "!"
+    if value == 0:
+        return "0"
+    low, high = min(ends[0], ends[1] - 3), ends[1]
+    return _BLOCKS[min(7, max(0, round((math.log10(value) - low) / (high - low) * 7)))]
+
+
+# -- the path --------------------------------------------------------------------------------------
+
+
+def _path(path: Path | None) -> list[Block]:
+    if path is None or not path.factors:
+        return []
+    whole = f"from {path.start} back to {path.end}: norm {_short(path.first)} → {_short(path.last)}"
+    rows = tuple(_factor(factor) for factor in path.factors)
+    return [Heading("Path of the gradient", whole), Table(rows)]
+
+
+def _factor(factor: Factor) -> tuple[Cell, ...]:
+    where = "" if factor.line is None else f"line {factor.line}"
+    times = ""
+    if factor.times > 1:
+        times = f"{factor.times} times: ×{_short(factor.factor**factor.times)}"
+    each = "each " if factor.times > 1 else ""
+    cells = (
+        cell(Span(f"×{_short(factor.factor)}")), cell(f"at {each}{factor.operation}"),
+        cell(label(where)), cell(times),
+    )  # fmt: skip
+    return cells
+
+
+# -- the rest --------------------------------------------------------------------------------------
+
+
+def _rest(screen: Screen) -> list[Block]:
+    blocks: list[Block] = []
+    if screen.nothing:
+        blocks.append(Heading("Got nothing"))
+        for names, why, number in screen.nothing:
+            where = "" if number is None else f" (line {number})"
+            blocks.append(Paragraph(line(name(names), f": {why}{where}")))
+        if screen.more_nothing:
+            blocks.append(Paragraph(line(label(f"{screen.more_nothing} more"))))
+    remarks = [finding for finding in screen.findings if finding.remark]
+    items = [line(said) for said in screen.accumulated]
+    items += [line(f"{r.text} {r.remedy[:1].upper()}{r.remedy[1:]}") for r in remarks[:1]]
+    if len(remarks) > 1:
+        items.append(line(f"the same in {len(remarks) - 1} more layers"))
+    items += [line(Span("the recorder failed: ", "bad"), failed) for failed in screen.failures[:2]]
+    if items:
+        blocks += [Heading("To know"), Notes(tuple(items))]
+    return blocks
+
+
+def _calls(screen: Screen, most: int) -> list[Block]:
+    if not screen.calls:
+        return []
+    remark = "--call K opens one, --full all; gradexplain why PARAM follows one parameter"
+    blocks: list[Block] = [
+        Heading("Calls", remark),
+        Table(tuple(_call(calls) for calls in screen.calls[:most])),
+    ]
+    if len(screen.calls) > most:
+        more = f"… {len(screen.calls) - most} more lines that call backward"
+        blocks.append(Paragraph(line(label(more))))
+    return blocks
+
+
+def _call(calls: Calls) -> tuple[Cell, ...]:
+    which = f"{calls.first}" if calls.first == calls.last else f"{calls.first}…{calls.last}"
+    first, last = calls.values
+    value = "" if first is None else _short(first)
+    if last is not None and calls.first != calls.last:
+        value += f" → {_short(last)}"
+    if calls.error:
+        value = f"failed: {calls.error[:40]}"
+    if calls.failure:
+        value = f"could not be explained: {calls.failure[:40]}"
+    where = "" if calls.line is None else f"line {calls.line}"
+    return cell(name(which)), cell(label(where)), cell(code(calls.source[:46])), cell(value)
+
+
+def live(rows: list[Row], brief: Brief) -> Document:
+    """The table while the script runs."""
+    at = "" if brief.value is None else f"at {_short(brief.value)}"
+    ends = _ends(rows)
+    shown = tuple(
+        (cell(name(_fitting(row.name))), cell(row.shape), cell(_short(row.norm)),
+         cell("" if row.last is None else _short(row.last)), cell(label(_bar(row.norm, ends))))
+        for row in rows
+    )  # fmt: skip
+    head = tuple(cell(label(text)) for text in ("", "shape", "norm at first", "now", ""))
+    return Document("", (Heading(f"call {brief.index}", at), Table(shown, head)))
+
+
+# -- why -------------------------------------------------------------------------------------------
+
+
+def why(parameter: str, ways: list[Way], call: int, place: int | None) -> Document:
+    """The ways from the loss to one parameter."""
+    where = "" if place is None else f", line {place}"
+    total = ways[0].total if ways else 0.0
+    blocks: list[Block] = [
+        Heading(f"{parameter}.grad", f"of call {call}{where}: norm {_short(total)}"),
+    ]
+    if len(ways) > 1:
+        said = f"It is the sum of {len(ways)} contributions, the largest first."
+        blocks.append(Paragraph(line(said)))
+    for way in ways[:3]:
+        share = "" if len(ways) == 1 else f"contribution of norm {_short(way.norm)}"
+        blocks.append(Heading(f"From {way.start} by {way.operation}", share))
+        steps = way.steps
+        if len(steps) > 18:
+            steps = [*steps[:9], replace(steps[9], operation="…", line=None), *steps[-8:]]
+        rows = []
+        for step in steps:
+            at = "" if step.line is None else f"line {step.line}"
+            rows.append(
+                (cell(name(step.value)), cell(f"norm {_short(step.norm)}"),
+                 cell("" if step.factor is None else f"×{_short(step.factor)}"),
+                 cell(step.operation), cell(label(at)), cell(code(step.source[:40])))
+            )  # fmt: skip
+        blocks.append(Table(tuple(rows)))
+    if len(ways) > 3:
+        blocks.append(Paragraph(line(label(f"{len(ways) - 3} smaller contributions"))))
+    return Document(parameter, tuple(blocks))
