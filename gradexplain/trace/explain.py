@@ -597,7 +597,9 @@ class _Explainer:
         found = clean(pair)
         if real is None or real.shape != found.shape:
             return found
-        return numbers.settled(real, found, _bound(pair, found, unit))
+        # What is rounding of the dtype it was computed in, and nothing else, is 0.
+        shown = compare.settled(found, pair[1], unit)
+        return numbers.settled(real, shown, _bound(pair, found, unit))
 
     def _hold(
         self,
@@ -653,6 +655,8 @@ class _Explainer:
             if differences:
                 self.differences += differences
                 self.verdicts.append(verdict)
+            if pair is not None:
+                found = compare.settled(found, pair[1], self._unit([value.id]))
             entry.added = numbers.settled(entry.added, found, tolerance)
             if entry.kind == "retained":
                 continue
