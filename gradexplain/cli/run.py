@@ -85,7 +85,16 @@ def why(question: Question, element: str | None, no_check: bool, shown: Shown, o
 
     The sum over the output that backward is, the rows of J in it, and every path from the
     element to the output with what flows along it.
+
+    \b
+    gradexplain why model.0.weight train.py
+
+    runs a script, as trace does, and shows the ways from its loss to one parameter.
     """
+    if element is not None and element.endswith(".py"):
+        from gradexplain.cli import trace
+
+        return trace.ways(question.expr or "", element, out)
     if question.file is not None and element is None:
         question, element = replace(question, expr=None), question.expr
     if element is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -75,6 +76,32 @@ def trace(
         raise InputError(
             "the script is missing", remedy="name it, as in gradexplain trace train.py"
         )
+    shown = _Shown(call, at_line, last, op, param, full, values, watch, budget)
+    return _traced(script, arguments, shown, out)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """Which calls are explained, and what is shown of them."""
+
+    call: int | None = None
+    at_line: int | None = None
+    last: bool = False
+    op: str | None = None
+    param: str | None = None
+    full: bool = False
+    values: bool = False
+    watch: bool = False
+    budget: float = 1.0
+
+
+def ways(parameter: str, script: str, out: Output) -> int:
+    """The ways from the loss of a script to one of its parameters."""
+    return _traced(script, (), _Shown(param=parameter), out)
+
+
+def _traced(script: str, arguments: tuple[str, ...], shown: _Shown, out: Output) -> int:
+    call, at_line, last = shown.call, shown.at_line, shown.last
     if sum([call is not None, at_line is not None, last]) > 1:
         raise InputError(
             "--call, --at-line and --last exclude each other", remedy="give one of them"
@@ -89,32 +116,22 @@ def trace(
     from gradexplain.trace import script as running
     from gradexplain.trace.session import Pick, Trace
 
-    progress = _Progress(live=watch)
+    progress = _Progress(live=shown.watch)
     show = progress.show if progress.on else None
-    found = Trace(Pick(call, at_line, last), show, budget=int(budget * 2**30))
+    found = Trace(Pick(call, at_line, last), show, budget=int(shown.budget * 2**30))
     progress.trace = found
     try:
         status = running.run(script, arguments, found)
     finally:
         progress.clear()
     name = os.path.basename(script)
-    if param is not None:
-        _write_ways(found, name, param, out)
-    elif op is not None or full or found.pick != Pick() or out.format == "json":
-        _write(found, name, out, op, values=values)
+    if shown.param is not None:
+        _write_ways(found, name, shown.param, out)
+    elif shown.op is not None or shown.full or found.pick != Pick() or out.format == "json":
+        _write(found, name, out, shown.op, values=shown.values)
     elif found.all or found.fault is not None:
         _write_screen(found, name, out)
     return _code(found, status, name, call, at_line)
-
-
-def ways(parameter: str, script: str, out: Output) -> int:
-    """The ways from the loss of a script to one of its parameters."""
-    assert trace.callback is not None
-    found: int = trace.callback.__wrapped__(  # type: ignore[attr-defined]
-        script, (), call=None, at_line=None, last=False, op=None, param=parameter, full=False,
-        values=False, watch=False, budget=1.0, out=out,
-    )  # fmt: skip
-    return found
 
 
 def _code(found: Any, status: int | None, name: str, call: int | None, at_line: int | None) -> int:

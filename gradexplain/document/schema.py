@@ -18,8 +18,10 @@ from gradexplain.document.keys import Key, keys_of
 
 _NUMBER = {"anyOf": [{"type": "number"}, {"enum": ["inf", "-inf", "nan"]}]}
 _TENSOR = {
-    "description": "a tensor: a number, or nested lists in its shape",
+    "description": "a tensor: a number, or nested lists in its shape; a large one in a trace by its "
+    "shape, norm, largest element and ends",
     "anyOf": [
+        {"type": "object", "required": ["shape", "norm", "largest", "ends"]},
         {"$ref": "#/$defs/number"},
         {"type": "array", "items": {"$ref": "#/$defs/tensor"}},
     ],

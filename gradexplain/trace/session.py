@@ -22,10 +22,11 @@ from gradexplain.trace.diagnose.finding import Finding
 from gradexplain.trace.explain import TracedCall, explained, unexplained
 from gradexplain.trace.faults import Fault, explain_fault
 from gradexplain.trace.journal import Journal
+from gradexplain.trace.rows import Row
 from gradexplain.trace.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from gradexplain.trace.screen import Row, Screen
+    from gradexplain.trace.screen import Screen
     from gradexplain.trace.ways import Way
 
 #: So many calls from one line are explained in full; where there are more, the first of them is.
@@ -89,6 +90,10 @@ class Document:
     calls: list[TracedCall]
     others: list[Brief]
     error: Fault | None
+    #: The verdict over all calls, what is wrong, and the rows of the screen's table.
+    verdict: str = ""
+    findings: list[Finding] = field(default_factory=list)
+    gradients: list[Row] = field(default_factory=list)
 
     SCHEMA: ClassVar[str] = "gradexplain-trace/1"
 
@@ -152,7 +157,10 @@ class Trace:
         """What goes to JSON."""
         full = self.full
         others = [brief for brief in self.all if brief.index not in full]
-        return Document(script, self.calls, others, self.fault)
+        screen = self.screen(script)
+        return Document(
+            script, self.calls, others, self.fault, screen.status, screen.findings, screen.rows
+        )
 
     def call(self, index: int) -> TracedCall:
         """The explanation of one call that was captured; calls count from 1."""
