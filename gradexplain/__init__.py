@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gradexplain.accumulation import explain_calls
+    from gradexplain.batch.many import explain_many
     from gradexplain.checking.checker import assert_backward, check
     from gradexplain.engine import explain
     from gradexplain.errors import GradexplainError, InputError, UnsupportedError
@@ -23,6 +24,7 @@ _HOMES = {
     "check": "gradexplain.checking.checker",
     "explain": "gradexplain.engine",
     "explain_calls": "gradexplain.accumulation",
+    "explain_many": "gradexplain.batch.many",
     "Explanation": "gradexplain.explanation",
     "Hessian": "gradexplain.hessians",
     "hessian": "gradexplain.hessians",
@@ -43,6 +45,7 @@ __all__ = [
     "check",
     "explain",
     "explain_calls",
+    "explain_many",
     "hessian",
     "tracing",
 ]

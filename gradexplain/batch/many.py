@@ -30,7 +30,9 @@ def answers(
     rest = iter(problems)
     more = True
     while more or under_way:
-        while more and len(under_way) < _AHEAD * pool.places and len(ready) < _WAITING * pool.places:
+        while (
+            more and len(under_way) < _AHEAD * pool.places and len(ready) < _WAITING * pool.places
+        ):
             problem = next(rest, None)
             if problem is None:
                 more = False
@@ -73,7 +75,9 @@ def explain_many(
     pool = (
         pools.local(jobs, timeout, memory)
         if executor is None
-        else pools.executor(executor, max(jobs, getattr(executor, "_max_workers", 1)), timeout, memory)
+        else pools.executor(
+            executor, max(jobs, getattr(executor, "_max_workers", 1)), timeout, memory
+        )
     )
     with pool as made:
         for answer in answers(lines, made, ordered=ordered):

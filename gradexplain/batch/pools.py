@@ -133,9 +133,7 @@ def executor(
 
 
 @contextmanager
-def cluster(
-    address: str, jobs: int, timeout: float | None, memory: int | None
-) -> Iterator[Pool]:
+def cluster(address: str, jobs: int, timeout: float | None, memory: int | None) -> Iterator[Pool]:
     """A cluster of ``dask.distributed`` at ``address``; ``local`` starts one of ``jobs`` workers."""
     try:
         from distributed import Client, LocalCluster

@@ -123,7 +123,9 @@ def _run(problem: Mapping[str, Any]) -> tuple[str, Any]:
     from gradexplain.document import serialise
     from gradexplain.engine import explain
 
-    found = explain(problem["expression"], **_given(problem, "at", "grad", "shapes", "wrt", "dtype", "check"))
+    found = explain(
+        problem["expression"], **_given(problem, "at", "grad", "shapes", "wrt", "dtype", "check")
+    )
     assert found.check is not None
     return found.check.status, serialise.document(found)
 
