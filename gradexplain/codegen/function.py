@@ -40,9 +40,11 @@ from gradexplain.codegen.lines import (
     split,
     statement,
     unpacked,
+    untransposed,
 )
 from gradexplain.codegen.printer import ONE, Printer
 from gradexplain.codegen.record import Operand, Writing
+from gradexplain.codegen.tangent import Tangents
 from gradexplain.errors import GradexplainError, InputError, UnsupportedError, printable
 from gradexplain.explanation import Array
 from gradexplain.formula.calculus import ADJOINT, label_of, tensor_arguments
@@ -79,11 +81,13 @@ def generate(
     shapes: Mapping[str, Sequence[int]] | None = None,
     *,
     verify: bool = True,
+    jvp: bool = False,
 ) -> Code:
     """The source of a ``torch.autograd.Function`` for an expression.
 
     ``shapes`` tells the ranks and patterns of the inputs where they matter.  With ``verify`` the
     class is held against the closed form, as by `gradexplain.check`, before it is returned.
+    With ``jvp`` it has a forward-mode derivative too; `torch.compile` traces no class that has one.
     """
     name = unicodedata.normalize("NFKC", name)  # as Python reads it
     if (
@@ -113,10 +117,12 @@ def generate(
     pattern = _pattern(program, names, fixed)
     errors: list[GradexplainError] = []
     for sizes, general in _derivations(program, pattern, fixed):
-        made: list[_Class] = []
+        made: list[Making] = []
         for way in ("closed form", "steps"):
             try:
-                made.append(_Class(program, sizes, pattern, name, general=general, way=way))
+                made.append(
+                    Making(program, sizes, pattern, name, general=general, way=way, jvp=jvp)
+                )
             except UnsupportedError as error:
                 errors.append(error)
         for best in sorted(made, key=lambda m: m.price):
@@ -176,7 +182,7 @@ _NEAR = 10
 _OTHERS = (37, 41, 43, 47, 53, 59, 61, 67)
 
 
-class _Class:
+class Making:
     """One class in the making."""
 
     def __init__(
@@ -188,7 +194,9 @@ class _Class:
         *,
         general: bool,
         way: str,
+        jvp: bool,
     ) -> None:
+        self.jvp = jvp
         self.program = program
         self.pattern = dict(pattern)
         self.name = name
@@ -210,11 +218,9 @@ class _Class:
         self.labels = {n.label: n for n in graph.nodes}
         self.by_name = {self.names[n.label]: n for n in graph.nodes if n.label in self.names}
         self.free = Names({*self.by_name, *RESERVED, self.v})
-        #: What forward computes for backward alone.
-        self.kept: list[Statement] = []
         self._refuse()
         body = self._closed_form() if way == "closed form" else self._steps()
-        self.body = once(_renamed(body), self.free)
+        self.body = once(untransposed(_renamed(body)), self.free)
         #: How much the backward computes.
         self.price = cost(self.body)
 
@@ -245,10 +251,12 @@ class _Class:
 
     def code(self) -> Code:
         body = unpacked(self._owned(self._shaped(self.body)))
-        saved, again, anew = self._kept(body)
+        saved, anew = self._saved(body)
         body, anew = self._inlined(body, saved, anew)
-        backward = self._backward(body, saved, again, anew)
-        lines = [*self._header(), *self._forward(saved), "", *backward]
+        lines = [*self._header(), "    generate_vmap_rule = True", "", *self._forward(), ""]
+        lines += [*self._setup(saved), "", *self._backward(body, saved, anew)]
+        if self.jvp:
+            lines += ["", *Tangents(self).lines()]
         text = "\n".join(lines) + "\n"
         imports = ["import torch"]
         if re.search(r"\bF\.", text):
@@ -282,6 +290,15 @@ class _Class:
 
     #: Tensors of which only the shape is needed, by name.
     only: Mapping[str, Node]
+    #: Whether a shape may stand for such a tensor, as in backward.
+    shapes_by_name = True
+
+    def free_names(self) -> Names:
+        return Names({*self.by_name, *RESERVED})
+
+    @staticmethod
+    def value_names(e: ast.expr) -> set[str]:
+        return _value_names(e)
 
     def _by_shape(self, body: Sequence[Statement], tensors: set[str]) -> list[Statement]:
         """Where a tensor that is not among ``tensors`` lends its shape, that shape instead."""
@@ -289,6 +306,9 @@ class _Class:
         def change(e: ast.expr) -> ast.expr | None:
             label = _of_shape(e)
             if label is None or label in tensors or label not in self.by_name:
+                return None
+            node = self.by_name[label]
+            if not node.is_leaf and node.id != self.graph.output:
                 return None
             self.only = {**self.only, label: self.by_name[label]}
             shape = f"ctx.{label}_shape"
@@ -323,42 +343,26 @@ class _Class:
                 found[place] = Statement(s.target, s.value, users.pop())
         return found
 
-    # -- what forward keeps for backward -----------------------------------------------------------
+    # -- what is saved for backward ----------------------------------------------------------------
 
-    def _kept(self, body: Sequence[Statement]) -> tuple[list[Node], list[Node], list[Node]]:
-        """What is saved; what of it is computed anew where second derivatives are wanted, for the
-        history that a value made in forward does not have; what backward computes always.
+    def _saved(self, body: Sequence[Statement]) -> tuple[list[Node], list[Node]]:
+        """What is saved, and what backward computes anew from it.
 
-        An intermediate value that is light to compute is not saved.
+        Saved are inputs and the output: what else forward computes has no history, without which
+        there are no second derivatives, and `torch.func` allows nothing else.
         """
         graph = self.graph
-        wanted, behind = (
-            {self.by_name[n].id for s in part for n in _value_names(s.value) if n in self.by_name}
-            for part in (body, self.kept)
-        )
-        made = self._closure({graph.output}, set())
+        wanted = {
+            self.by_name[n].id for s in body for n in names_in(s.value) if n in self.by_name
+        }
         have = {n.id for n in graph.nodes if n.is_leaf or n.id == graph.output or n.is_literal}
-        saved: set[int] = {id for id in wanted if id in have}
-        again: set[int] = set()
-        anew: set[int] = set()
-        for id in sorted(wanted - have):
-            node = graph[id]
-            if (node.integer and not self._light(node, have | saved) and is_spelled(node)) or (
-                node.op is not None and node.op.stops and node.op.spellings and id in made
-            ):
-                saved.add(id)  # no gradient goes back through it: its value is all there is
-            elif id in made and node.op is not None and not self._light(node, have | again):
-                again.add(id)
-            else:
-                anew.add(id)
-        saved |= behind & have
-        self._behind = behind - have
-        for ids in (again, anew, self._behind):
-            for id in self._closure(ids, {graph.output, *saved, *again} - ids):
-                saved |= {i for i in self._made_from(graph[id]) if i in have} - {id}
-        saved = {id for id in saved | again if not graph[id].is_literal}
-        return ([graph[id] for id in sorted(saved)], [graph[id] for id in sorted(again)],
-                [graph[id] for id in sorted(anew)])  # fmt: skip
+        saved, anew = wanted & have, wanted - have
+        for id in self._closure(anew, {graph.output, *saved} - anew):
+            saved |= {i for i in self._made_from(graph[id]) if i in have} - {id}
+        return (
+            [graph[id] for id in sorted(saved) if not graph[id].is_literal],
+            [graph[id] for id in sorted(anew)],
+        )
 
     def _inlined(
         self, body: Sequence[Statement], saved: Sequence[Node], anew: Sequence[Node]
@@ -378,13 +382,6 @@ class _Class:
                 found = [Statement(s.target, put(s.value, name, new), s.only) for s in found]
                 left.remove(node)
         return found, left
-
-    def _light(self, node: Node, have: set[int]) -> bool:
-        """One pass of arithmetic over what is there anyway, a view of it, or a number."""
-        if node.op is None or node.id not in self.varying:
-            return True
-        cheap = node.op.moves or (node.op.pointwise and (node.op.infix or node.op.integer))
-        return bool(cheap) and all(i in have for i in node.inputs)
 
     def _closure(self, wanted: set[int], known: set[int]) -> set[int]:
         """The operations that make ``wanted`` from the inputs and ``known``."""
@@ -473,24 +470,44 @@ class _Class:
             formulas += [t for t in (_in_letters(t, letters) for t in texts) if t not in formulas]
         return f"{described} -> {out}", formulas
 
-    def _forward(self, saved: Sequence[Node]) -> list[str]:
+    def _forward(self) -> list[str]:
         self.writer.like = self.names[self.graph.leaves[0].label]
         arguments = ", ".join(self.names[n.label] for n in self.graph.leaves)
-        lines = ["    @staticmethod", f"    def forward(ctx, {arguments}):"]
+        lines = ["    @staticmethod", f"    def forward({arguments}):"]
         if not self.general:
             lines += self._guards()
-        shaped = {n.id for n in self.only.values() if not n.is_leaf}
-        wanted = {self.graph.output, *(n.id for n in saved), *shaped, *self._behind}
-        free = Names({*self.by_name, *RESERVED, *(s.target for s in self.kept)})
-        lines += self._values(wanted, set(), 8, free)
-        lines += self._written(once(self.kept, free), 8, free)
+        free = Names({*self.by_name, *RESERVED})
+        made = self.values({self.graph.output}, set(), 8, free)
         y = self.names[self.graph.out.label]
-        if saved or self.kept:
-            names = ", ".join(self._saved_names(saved))
-            lines += laid_out("", ast.parse(f"ctx.save_for_backward({names})", mode="eval").body, 8)
-        lines += [f"        ctx.{n}_shape = {n}.shape" for n in self.only]
-        lines.append(f"        return {y}")
-        return lines
+        if len(made) == 1 and made[0].startswith(f"        {y} = "):
+            return [*lines, made[0].replace(f"{y} = ", "return ", 1)]
+        return [*lines, *made, f"        return {y}"]
+
+    def _setup(self, saved: Sequence[Node]) -> list[str]:
+        """``setup_context``: what backward and jvp need of inputs and output."""
+        y = self.graph.out
+        used = {n.label for n in saved if n.is_leaf} | {n.label for n in self.only.values()}
+        if self.jvp:
+            used |= {n.label for n in self.graph.leaves}
+        inputs = [self.names[n.label] if n.label in used else "_" for n in self.graph.leaves]
+        left = f"({inputs[0]},)" if len(inputs) == 1 else ", ".join(inputs)
+        lines = ["    @staticmethod", "    def setup_context(ctx, inputs, output):"]
+        if used:
+            lines.append(f"        {left} = inputs")
+        names = [self.names[s.label] if s.is_leaf else "output" for s in saved]
+        if names:
+            call = f"ctx.save_for_backward({', '.join(names)})"
+            lines += laid_out("", ast.parse(call, mode="eval").body, 8)
+        forward = [self.names[n.label] for n in self.graph.leaves]
+        if self.jvp:
+            call = f"ctx.save_for_forward({', '.join(forward)})"
+            lines += laid_out("", ast.parse(call, mode="eval").body, 8)
+        for name, node in self.only.items():
+            source = name if node.is_leaf else "output" if node.id == y.id else None
+            if source is None:
+                raise UnsupportedError(f"codegen cannot write the shape of {name} as PyTorch yet")
+            lines.append(f"        ctx.{name}_shape = {source}.shape")
+        return lines if len(lines) > 2 else [*lines, "        pass"]
 
     def _guards(self) -> list[str]:
         """At other sizes the numbers of this backward would be wrong: forward refuses them."""
@@ -503,10 +520,7 @@ class _Class:
             ]
         return lines
 
-    def _saved_names(self, saved: Sequence[Node]) -> list[str]:
-        return [self.names[s.label] for s in saved] + [s.target for s in self.kept]
-
-    def _values(
+    def values(
         self, wanted: set[int], known: set[int], indent: int, free: Names | None = None
     ) -> list[str]:
         """Statements that compute ``wanted``, naming what the user named and what is used twice."""
@@ -535,12 +549,12 @@ class _Class:
             found.append(statement(self.names[node.label], text))
             have.add(node.id)
         made = unpacked(once(found, free))
-        if known:  # in backward
+        if known and self.shapes_by_name:  # in backward
             have_names = {self.names[graph[i].label] for i in have if not graph[i].is_literal}
             made = self._by_shape(made, have_names)
-        return self._written(made, indent, free)
+        return self.written(made, indent, free)
 
-    def _written(
+    def written(
         self, body: Iterable[Statement], indent: int, free: Names | None = None
     ) -> list[str]:
         return [
@@ -566,25 +580,18 @@ class _Class:
         self,
         body: Sequence[Statement],
         saved: Sequence[Node],
-        again: Sequence[Node],
         anew: Sequence[Node],
     ) -> list[str]:
         lines = ["    @staticmethod", f"    def backward(ctx, {self.v}):"]
-        if saved or self.kept:
-            names = self._saved_names(saved)
+        if saved:
+            names = [self.names[s.label] for s in saved]
             left = f"({names[0]},)" if len(names) == 1 else ", ".join(names)
             lines.append(f"        {left} = ctx.saved_tensors")
-        kept = {s.id for s in saved}
         self.writer.like = self.v
-        if again or self.kept:
-            lines.append("        if torch.is_grad_enabled():  # second derivatives: with history")
-            lost = {n.id for n in again} | self._behind
-            lines += self._values(lost, kept - lost, 12)
-            lines += self._written(once(self.kept, self.free), 12)
         if anew:
-            lines += self._values({n.id for n in anew}, kept, 8)
+            lines += self.values({n.id for n in anew}, {s.id for s in saved}, 8)
         many = len(self.graph.leaves) > 1
-        lines += self._written([s for s in body if not s.only], 8)
+        lines += self.written([s for s in body if not s.only], 8)
         results = []
         for place, leaf in enumerate(self.graph.leaves):
             own = [s for s in body if s.only == leaf.label]
@@ -599,7 +606,7 @@ class _Class:
                 lines.append(f"        if ctx.needs_input_grad[{place}]:")
             elif own[-1].target == results[-1]:
                 own[-1] = Statement("return", own[-1].value)
-            lines += self._written(own, 12 if many else 8)
+            lines += self.written(own, 12 if many else 8)
             if own[-1].target == "return":
                 return lines
         return [*lines, f"        return {', '.join(results)}"]
@@ -712,7 +719,7 @@ class _Class:
 
         def keep(hint: str, text: str) -> str:
             name = self.free.free(hint)
-            self.kept.append(statement(name, text))
+            body.append(statement(name, text, only))
             return name
 
         def moved(places: str) -> str:
@@ -735,7 +742,7 @@ class _Class:
         formula = rule.contributions[place]
         if formula is None:
             return None
-        names, shapes = self._local_names(node, upstream)
+        names, shapes = self.local_names(node, upstream)
         printer = Printer(names, shapes, self.size, rule.sizes[place])
         frame = tuple(ONE if p.is_Integer else p for p in rule.places[place])
         return printer.full(formula, frame, self.names[source.label], source.shape)
@@ -750,7 +757,7 @@ class _Class:
         formula = rule.contributions[place]
         if formula is None:
             return None
-        names, shapes = self._local_names(node, upstream)
+        names, shapes = self.local_names(node, upstream)
         shapes = {label: node.shape for label in shapes}
         printer = Printer(names, shapes, self.size, rule.sizes[place])
         frame = tuple(ONE if p.is_Integer else p for p in rule.places[place])
@@ -759,7 +766,7 @@ class _Class:
             f"({text}).sum_to_size({self.names[source.label]}.shape)"
         )  # fmt: skip
 
-    def _local_names(self, node: Node, upstream: str) -> tuple[dict[str, str], dict[str, Shape]]:
+    def local_names(self, node: Node, upstream: str) -> tuple[dict[str, str], dict[str, Shape]]:
         names = {UPSTREAM: upstream, RESULT: self.names[node.label]}
         shapes = {UPSTREAM: node.shape, RESULT: node.shape}
         for k, id in enumerate(dict.fromkeys(ref.id for ref in refs(node.args))):

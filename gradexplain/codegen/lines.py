@@ -55,6 +55,52 @@ def statement(target: str, text: str, only: str = "") -> Statement:
     return Statement(target, ast.parse(text, mode="eval").body, only)
 
 
+def joined(terms: Sequence[str]) -> str:
+    """The sum of ``terms``, those that begin with a minus taken off."""
+    total = ast.parse(terms[0], mode="eval").body
+    for text in terms[1:]:
+        term = ast.parse(text, mode="eval").body
+        positive = _without_minus(term)
+        sign = ast.Add() if positive is None else ast.Sub()
+        total = ast.BinOp(total, sign, term if positive is None else positive)
+    return show(total)
+
+
+def _without_minus(e: ast.expr) -> ast.expr | None:
+    """``a*b`` of ``-a*b``; None where there is no minus to take off."""
+    if isinstance(e, ast.UnaryOp) and isinstance(e.op, ast.USub):
+        return e.operand
+    if isinstance(e, ast.BinOp) and isinstance(e.op, (ast.Mult, ast.Div)):
+        left = _without_minus(e.left)
+        return None if left is None else ast.BinOp(left, e.op, e.right)
+    return None
+
+
+def untransposed(body: Sequence[Statement]) -> list[Statement]:
+    """``p = a.T @ b; g = p.T`` as ``g = b.T @ a``, where p is used nowhere else."""
+    found = list(body)
+    for s in body:
+        match s.value:
+            case ast.Attribute(value=ast.Name(id=name), attr="T"):
+                makers = [o for o in found if o.target == name]
+                uses = sum(ast.dump(o.value).count(f"Name(id='{name}'") for o in found)
+                if len(makers) != 1 or uses != 1:
+                    continue
+                match makers[0].value:
+                    case ast.BinOp(left=left, op=ast.MatMult(), right=right):
+                        value = ast.BinOp(_turned(right), ast.MatMult(), _turned(left))
+                        found.remove(makers[0])
+                        found = [Statement(o.target, value, o.only) if o is s else o for o in found]
+    return found
+
+
+def _turned(e: ast.expr) -> ast.expr:
+    """``e.T``, of a transpose what it is of."""
+    if isinstance(e, ast.Attribute) and e.attr == "T":
+        return e.value
+    return ast.Attribute(e, "T", ast.Load())
+
+
 # -- as text ---------------------------------------------------------------------------------------
 
 

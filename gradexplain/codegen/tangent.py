@@ -1,0 +1,134 @@
+"""``jvp``: the tangent of each value from those of its inputs, in the order of the forward pass."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import sympy
+
+from gradexplain.codegen.forward import Writer, is_spelled
+from gradexplain.codegen.lines import Statement, joined, once, statement, unpacked
+from gradexplain.codegen.printer import ONE, Printer
+from gradexplain.errors import UnsupportedError
+from gradexplain.formula.calculus import element_symbol, label_of
+from gradexplain.formula.contract import contract
+from gradexplain.formula.indices import Ranges
+from gradexplain.formula.local import RESULT, LocalRule, local_rule
+from gradexplain.formula.printing import burden
+from gradexplain.formula.tidy import tidy
+from gradexplain.graph import Node, refs
+
+if TYPE_CHECKING:
+    from gradexplain.codegen.function import Making
+
+#: The name of an input's tangent in a local formula.
+_TANGENT = "t"
+
+
+class Tangents:
+    """The ``jvp`` of a class in the making."""
+
+    def __init__(self, making: Making) -> None:
+        self._making = making
+        self._graph = making.graph
+        self._names = making.names
+        self._tangents: dict[int, str] = {}
+
+    def lines(self) -> list[str]:
+        """The method; `UnsupportedError` where an operation's derivative cannot be written."""
+        making, graph = self._making, self._graph
+        free = making.free_names()
+        for leaf in graph.leaves:
+            if not leaf.integer:
+                self._tangents[leaf.id] = free.free(f"{self._names[leaf.label]}_t")
+        body: list[Statement] = []
+        needed = graph.needed()
+        for node in graph.nodes:
+            if node.op is None or node.id not in needed or node.integer or node.op.stops:
+                continue
+            text = self._sum(node)
+            if text is not None:
+                self._tangents[node.id] = free.free(f"{self._names[node.label]}_t")
+                body.append(statement(self._tangents[node.id], text))
+        if graph.output not in self._tangents:
+            raise UnsupportedError("codegen cannot write jvp: no gradient reaches an input")
+        return self._method(body)
+
+    def _method(self, body: list[Statement]) -> list[str]:
+        making, graph = self._making, self._graph
+        names = [self._names[n.label] for n in graph.leaves]
+        given = [self._tangents.get(n.id, "_") for n in graph.leaves]
+        lines = ["    @staticmethod", f"    def jvp(ctx, {', '.join(_apart(given))}):"]
+        left = f"({names[0]},)" if len(names) == 1 else ", ".join(names)
+        lines.append(f"        {left} = ctx.saved_tensors")
+        if len(names) > 1:
+            # An input without a tangent stands still.
+            for name, tangent in zip(names, given, strict=True):
+                if tangent != "_":
+                    lines.append(f"        if {tangent} is None:")
+                    lines.append(f"            {tangent} = torch.zeros_like({name})")
+        body = unpacked(once(body, making.free))
+        used = {n for s in body for n in making.value_names(s.value)}
+        wanted = {making.by_name[n].id for n in used if n in making.by_name}
+        known = {n.id for n in graph.nodes if n.is_leaf}
+        making.writer.like = names[0]
+        making.shapes_by_name = False
+        lines += making.values(wanted, known, 8)
+        last = body[-1]
+        lines += making.written(body[:-1], 8)
+        lines += making.written([Statement("return", last.value)], 8)
+        return lines
+
+    def _sum(self, node: Node) -> str | None:
+        """The tangent of a node; None where no input of it has one."""
+        found = []
+        rule: LocalRule | None = None
+        for place, id in enumerate(dict.fromkeys(ref.id for ref in refs(node.args))):
+            if id not in self._tangents:
+                continue
+            rule = rule or local_rule(node, self._graph)
+            slope = rule.slopes[place]
+            if slope is None or slope == 0:
+                continue
+            found.append(self._term(node, place, self._graph[id], rule))
+        return joined(found) if found else None
+
+    def _term(self, node: Node, place: int, source: Node, rule: LocalRule) -> str:
+        if self._linear(node, place, rule):
+            names = {**self._names, source.label: self._tangents[source.id]}
+            writer = Writer(self._graph, names, self._making.size)
+            writer.like = self._tangents[source.id]
+            return writer.text(node, {n.id for n in self._graph.nodes})
+        ranges = Ranges(rule.sizes[place])
+        there = rule.places[place]
+        formula = contract(rule.slopes[place] * element_symbol(_TANGENT, there), there, ranges)
+        formula = tidy(formula, burden, [])
+        names, shapes = self._making.local_names(node, "")
+        names[_TANGENT], shapes[_TANGENT] = self._tangents[source.id], source.shape
+        printer = Printer(names, shapes, self._making.size, ranges)
+        frame = tuple(ONE if o.is_Integer else o for o in rule.axes)
+        text = printer.full(formula, frame, self._names[node.label], node.shape)
+        return text if _is_atom(formula) else f"({text})"
+
+    def _linear(self, node: Node, place: int, rule: LocalRule) -> bool:
+        """Whether the operation is linear in this input, so that it takes the tangent as it is."""
+        if not is_spelled(node) or list(node.inputs).count(node.inputs[place]) > 1:
+            return False
+        name = f"a{place}"
+        terms = sympy.Add.make_args(rule.element)
+        slope = rule.slopes[place]
+        constant = not _has(slope, name) and not _has(slope, RESULT)
+        return constant and all(_has(t, name) for t in terms)
+
+
+def _has(e: Any, label: str) -> bool:
+    return any(label_of(a) == label for a in e.atoms(sympy.Indexed, sympy.Symbol))
+
+
+def _is_atom(e: Any) -> bool:
+    return isinstance(e, sympy.Indexed) or bool(e.is_Symbol)
+
+
+def _apart(names: list[str]) -> list[str]:
+    """``_`` for each input without a tangent, no two of one name."""
+    return [n if n != "_" else "_" * (1 + names[:k].count("_")) for k, n in enumerate(names)]
