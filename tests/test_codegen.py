@@ -170,3 +170,80 @@ def test_docstrings_hold_at_other_sizes(
     source = generate(expression, "Made", shapes).source
     for line in lines:
         assert f"    {line}\n" in source
+
+
+def transformed(code: Code) -> None:
+    """Right under torch.func, and traced whole by torch.compile."""
+    call = loaded(code).apply
+    xs = inputs(code)
+    places = tuple(range(len(xs)))
+    y = call(*xs)
+    v = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).reshape(y.shape)
+    wanted = torch.autograd.grad(y, xs, v)
+
+    def total(*xs: torch.Tensor) -> torch.Tensor:
+        return (call(*xs) * v).sum()
+
+    torch.testing.assert_close(torch.func.grad(total, places)(*xs), wanted)
+    two = [torch.stack([x.detach(), 1.1 * x.detach()]) for x in xs]
+    torch.testing.assert_close(torch.func.vmap(call)(*two)[0], y)
+    each = torch.func.vmap(torch.func.grad(total, places))(*two)
+    torch.testing.assert_close(tuple(g[0] for g in each), wanted)
+    if "def jvp(" in code.source:
+        found = torch.func.jacfwd(call, places)(*xs)
+        torch.testing.assert_close(found, torch.func.jacrev(call, places)(*xs))
+        return
+    torch._dynamo.reset()
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(torch.autograd.grad(compiled(*xs), xs, v), wanted)
+
+
+@pytest.mark.parametrize(
+    ("expression", "jvp"),
+    [
+        ("softmax(q @ k.T / 5, dim=1) @ v", False), ("x / x.sum(dim=0)", False),
+        ("F.gelu(x @ w)**2", False), ("cummin(sin(x), 0).values", False),
+        ("softmax(q @ k.T / 5, dim=1) @ v", True), ("x / x.sum(dim=0)", True),
+        ("x.T", True), ("m = x.mean(dim=1, keepdim=True); tanh((x - m) @ w)", True),
+    ],
+)  # fmt: skip
+def test_transforms(expression: str, jvp: bool, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        code = generate(expression, "Made", jvp=jvp)
+        transformed(code)
+    formatted([code], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("expression", "more"),
+    [
+        ("softmax(q @ k.T / 5, dim=1) @ v", ["--style", "custom_op"]),
+        ("x.T", ["--style", "custom_op"]),
+        ("tanh(x @ w)", ["--jvp"]),
+    ],
+)
+def test_written_tests_pass(expression: str, more: list[str], tmp_path: Path) -> None:
+    """``--test``: the file is formatted as by ruff, and passes."""
+    path = tmp_path / "made.py"
+    arguments = ["codegen", expression, "--name", "Made", "-o", str(path), "--test", *more]
+    assert main(arguments) == 0
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "ignore", "-p", "no:cacheprovider"]
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout.decode()[-2000:]
+    ruff = [sys.executable, "-m", "ruff", "format", "--isolated", "--diff", str(tmp_path)]
+    done = subprocess.run(ruff, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout.decode()
+
+
+def test_styles_that_do_not_go_together(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["codegen", "x.T", "--jvp", "--style", "custom_op"]) == 2
+    assert capsys.readouterr().err == (
+        "gradexplain: a torch.library.custom_op has no forward-mode derivative\n"
+        "remedy: leave out --jvp, or take --style function\n"
+    )
+    assert main(["codegen", "x.T", "--test"]) == 2
+    assert capsys.readouterr().err == (
+        "gradexplain: --test writes a file beside the one of the code, which has to be a module\n"
+        "remedy: name it with -o, as in -o normalise.py\n"
+    )

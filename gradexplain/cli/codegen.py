@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from gradexplain.cli import output, shell
@@ -15,16 +17,32 @@ from gradexplain.errors import InputError
     "--name", default="Function", metavar="NAME", help="The name of the class. [Function]"
 )
 @click.option("--shape", metavar="NAME=D0,D1", multiple=True, help="An input's shape; repeatable.")
+@click.option(
+    "--style", type=click.Choice(["function", "custom_op"]), default="function",
+    help="A torch.autograd.Function, or a torch.library.custom_op. [function]",
+)  # fmt: skip
+@click.option(
+    "--jvp", is_flag=True, help="A forward-mode derivative too; torch.compile takes none."
+)
+@click.option("--test", "tests", is_flag=True, help="Write a pytest file beside FILE too.")
 @click.option("--no-verify", is_flag=True, help="Do not hold the class against the closed form.")
 @click.option("-o", "--output", "path", metavar="FILE", help="Write to a file.")
 @budget_options
 def codegen(
-    expr: str | None, name: str, shape: tuple[str, ...], no_verify: bool, path: str | None
+    expr: str | None,
+    name: str,
+    shape: tuple[str, ...],
+    style: str,
+    jvp: bool,
+    tests: bool,
+    no_verify: bool,
+    path: str | None,
 ) -> int:
     """Write a torch.autograd.Function with an analytical backward, from the closed form.
 
     \b
     gradexplain codegen "x / x.sum(dim=0)" --name Normalise -o normalise.py
+    gradexplain codegen "x / x.sum(dim=0)" --style custom_op -o normalise.py --test
 
     The ranks of the inputs, and which of their sizes are equal, are found or given with --shape;
     the class works at any sizes, and says so where it does not. It is held against the closed
@@ -40,12 +58,23 @@ def codegen(
 
     imported()  # says what is wrong where it cannot be
     from gradexplain.codegen.function import generate
+    from gradexplain.codegen.styles import sizes_of, styled, test_file
     from gradexplain.reading import typed
 
-    code = generate(expr, name, typed.parse_shapes(shape), verify=not no_verify)
+    module = Path(path or "-").stem
+    if tests and not (path and path.endswith(".py") and module.isidentifier()):
+        raise InputError(
+            "--test writes a file beside the one of the code, which has to be a module",
+            remedy="name it with -o, as in -o normalise.py",
+        )
+    made = generate(expr, name, typed.parse_shapes(shape), verify=not no_verify, jvp=jvp)
+    code = styled(made, style)
     if path in (None, "-"):
         output.write(code.source)
     else:
         assert path is not None
         output.write_file(path, code.source)
+        if tests:
+            beside = str(Path(path).with_name(f"test_{module}.py"))
+            output.write_file(beside, test_file(code, module, sizes_of(code)))
     return 0

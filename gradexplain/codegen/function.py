@@ -352,9 +352,7 @@ class Making:
         there are no second derivatives, and `torch.func` allows nothing else.
         """
         graph = self.graph
-        wanted = {
-            self.by_name[n].id for s in body for n in names_in(s.value) if n in self.by_name
-        }
+        wanted = {self.by_name[n].id for s in body for n in names_in(s.value) if n in self.by_name}
         have = {n.id for n in graph.nodes if n.is_leaf or n.id == graph.output or n.is_literal}
         saved, anew = wanted & have, wanted - have
         for id in self._closure(anew, {graph.output, *saved} - anew):
