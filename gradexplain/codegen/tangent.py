@@ -10,11 +10,11 @@ from gradexplain.codegen.forward import Writer, is_spelled
 from gradexplain.codegen.lines import Statement, joined, once, statement, unpacked
 from gradexplain.codegen.printer import ONE, Printer
 from gradexplain.errors import UnsupportedError
+from gradexplain.formula.burden import burden
 from gradexplain.formula.calculus import element_symbol, label_of
 from gradexplain.formula.contract import contract
 from gradexplain.formula.indices import Ranges
 from gradexplain.formula.local import RESULT, LocalRule, local_rule
-from gradexplain.formula.printing import burden
 from gradexplain.formula.tidy import tidy
 from gradexplain.graph import Node, refs
 
