@@ -6,10 +6,8 @@ TYPE_CHECKING = False  # typing's own takes milliseconds to import, and checkers
 if TYPE_CHECKING:
     from typing import Any
 
-    from gradexplain.accumulation import explain_calls
-    from gradexplain.batch.many import explain_many
+    from gradexplain.accumulation import explain, explain_calls
     from gradexplain.checking.checker import assert_backward, check
-    from gradexplain.engine import explain
     from gradexplain.errors import GradexplainError, InputError, UnsupportedError
     from gradexplain.explanation import Explanation
     from gradexplain.hessians import Hessian, hessian
@@ -22,9 +20,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "assert_backward": "gradexplain.checking.checker",
     "check": "gradexplain.checking.checker",
-    "explain": "gradexplain.engine",
+    "explain": "gradexplain.accumulation",
     "explain_calls": "gradexplain.accumulation",
-    "explain_many": "gradexplain.batch.many",
     "Explanation": "gradexplain.explanation",
     "Hessian": "gradexplain.hessians",
     "hessian": "gradexplain.hessians",
@@ -45,7 +42,6 @@ __all__ = [
     "check",
     "explain",
     "explain_calls",
-    "explain_many",
     "hessian",
     "tracing",
 ]

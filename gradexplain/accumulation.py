@@ -60,6 +60,32 @@ class Plan:
     order: int = 1
 
 
+def explain(
+    expression: str,
+    *,
+    at: Mapping[str, Any] | None = None,
+    grad: Any = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    wrt: str | Sequence[str] | None = None,
+    dtype: DType | None = None,
+    check: bool = True,
+) -> Explanation:
+    """Explain ``expression.backward(grad)``.
+
+    ``at`` gives the inputs' values and ``grad`` the argument of ``backward`` (in the output's shape),
+    each a number, a nested list, a NumPy array, a tensor or ``"ones"``.  ``shapes`` gives the shapes
+    of example values for inputs that are not in ``at``; ``wrt`` names the inputs to differentiate by,
+    all of them by default; ``dtype`` is float64, or that of the tensors which the expression makes
+    itself (``torch.tensor(…, requires_grad=True)``).  ``J`` has the shape ``y.shape + x.shape`` (numerator layout); a gradient
+    has its input's shape.  Without ``check`` PyTorch is not asked.
+
+    Raises `GradexplainError` (`InputError`, `UnsupportedError`) with the message of the command line.
+    """
+    grads = () if grad is None else (as_array(grad, "grad"),)
+    request = request_of(expression, at, None, shapes, wrt, dtype, check)
+    return explanation_of(problem_of(request, Plan(grads=grads)))
+
+
 def explain_calls(
     expression: str,
     grads: Sequence[Any] = (),
@@ -72,7 +98,7 @@ def explain_calls(
     retain_graph: bool = True,
     retain_grad: str | Sequence[str] = (),
     order: int = 1,
-    dtype: DType = "float64",
+    dtype: DType | None = None,
     check: bool = True,
 ) -> Explanation:
     """Explain ``start.backward(grad)`` for each of ``starts`` and ``grads``, one after another.
@@ -97,30 +123,52 @@ def explain_calls(
 
 
 def stages(request: Request, plan: Plan) -> Iterator[tuple[str, Explanation]]:
-    """``(stage, explanation so far)``, as `gradexplain.engine.stages` gives them for one call."""
+    """``(stage, explanation so far)`` as each stage of `gradexplain.explanation.STAGES` is done."""
     yield from stages_of(problem_of(request, plan))
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """One call of backward: ``zeroed`` are the values whose ``.grad`` is zeroed before it."""
+
+    start: Node
+    grad: Value | None
+    retain_graph: bool
+    zeroed: frozenset[str] = frozenset()
+    #: The inputs that it asks for; None for all.
+    wanted: tuple[str, ...] | None = None
 
 
 def problem_of(request: Request, plan: Plan) -> Problem:
     """The problem of the first call, which holds the others."""
     calls = _paired(plan)
     bound = bound_of(replace(request, grad=calls[0][1]))
-    starts = [_start(bound.graph, name) for name, _ in calls]
+    if len(bound.reading.calls) > 1:
+        made = _of_text(bound, plan)
+    else:
+        made = [
+            _Made(
+                _start(bound.graph, name), grad, plan.retain_graph, _zeroed_by(plan, bound, place)
+            )
+            for place, (name, grad) in enumerate(calls)
+        ]
+    starts = [call.start for call in made]
     retain = tuple(_retained(bound.graph, name, starts) for name in plan.retain_grad)
+    retain = tuple(dict.fromkeys((*bound.reading.retain, *retain)))
     problems = [
-        _problem(replace(request, grad=grad), bound, start, retain, reached_only=place > 0)
-        for place, (start, (_, grad)) in enumerate(zip(starts, calls, strict=True))
+        _problem(request, bound, call, retain, reached_only=place > 0)
+        for place, call in enumerate(made)
     ]
     if plan.order == 2:
         from gradexplain.second import SecondPass
 
-        if len(calls) > 1 or plan.zero_grad or not plan.retain_graph:
+        if len(made) > 1 or plan.zero_grad or not plan.retain_graph:
             raise InputError(
                 "--order 2 differentiates one backward call, found several",
                 remedy="leave --order out, or give one --grad",
             )
         return SecondPass.added_to(problems[0])
-    if len(calls) == 1:
+    if len(made) == 1:
         if plan.zero_grad:
             raise InputError(
                 "--zero-grad zeroes between calls of backward, and there is one call",
@@ -129,9 +177,29 @@ def problem_of(request: Request, plan: Plan) -> Problem:
         if plan.retain_graph:
             return problems[0]
         # The second call is the one that the user asks about.
-        starts, problems = starts * 2, problems * 2
-    several = _Several(bound, starts, problems, retain, plan)
+        made, problems = made * 2, problems * 2
+    several = _Several(bound, made, problems, retain)
     return replace(problems[0], extra=several, asked=several.part(0, last=True))
+
+
+def _of_text(bound: Bound, plan: Plan) -> list[_Made]:
+    """The calls that the text makes."""
+    if plan.starts or plan.grads or plan.zero_grad:
+        raise InputError(
+            f"the text calls backward {len(bound.reading.calls)} times itself",
+            remedy="leave --grad, --from and --zero-grad out, or delete the calls in the text",
+        )
+    return [
+        _Made(bound.graph[call.start], call.v, call.retain_graph, call.zeroed, call.wanted)
+        for call in bound.reading.calls
+    ]
+
+
+def _zeroed_by(plan: Plan, bound: Bound, place: int) -> frozenset[str]:
+    """What --zero-grad zeroes before a call: every .grad, but before the first."""
+    if not plan.zero_grad or place == 0:
+        return frozenset()
+    return frozenset(node.label for node in bound.graph.nodes)
 
 
 def _paired(plan: Plan) -> list[tuple[str | None, Value | None]]:
@@ -150,10 +218,16 @@ def _paired(plan: Plan) -> list[tuple[str | None, Value | None]]:
 
 
 def _problem(
-    request: Request, bound: Bound, start: Node, retain: tuple[str, ...], *, reached_only: bool
+    request: Request, bound: Bound, call: _Made, retain: tuple[str, ...], *, reached_only: bool
 ) -> Problem:
-    graph = Graph(bound.graph.source, bound.graph.nodes, start.id)
-    problem = problem_at(request, bound, graph)
+    start = call.start
+    graph = bound.graph
+    if start.id != graph.output:
+        graph = Graph(graph.source, graph.nodes, start.id)
+    problem = problem_at(replace(request, grad=call.grad), bound, graph)
+    if call.wanted is not None:
+        wanted = tuple(name for name in problem.wanted if name in call.wanted)
+        problem = replace(problem, wanted=wanted or problem.wanted)
     if start.id not in bound.graph.reach(problem.wanted):
         raise InputError(
             f"{start.label} does not require grad: it depends on no input that does",
@@ -230,10 +304,9 @@ class _Several:
     """The calls beyond the first, and what all of them leave in ``.grad``."""
 
     bound: Bound
-    starts: list[Node]
+    made: list[_Made]
     problems: list[Problem]
     retain: tuple[str, ...]
-    plan: Plan
     shared: Shared | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -243,13 +316,13 @@ class _Several:
         question = CallsQuestion(
             self.bound.graph,
             self.bound.values,
-            tuple(start.id for start in self.starts),
+            tuple(call.start.id for call in self.made),
             tuple(problem.v for problem in self.problems),
             first.wanted,
             self.retain,
             first.dtype,
-            self.plan.zero_grad,
-            self.plan.retain_graph,
+            tuple(call.zeroed for call in self.made),
+            tuple(call.retain_graph for call in self.made),
         )
         self.shared = Shared(Asked(question))
 
@@ -260,13 +333,13 @@ class _Several:
         return Part(self.shared, lambda answer: answer.alone[number], last)
 
     def begin(self, run: Run) -> None:
-        for place, (start, problem) in enumerate(zip(self.starts, self.problems, strict=True)):
+        for place, (made, problem) in enumerate(zip(self.made, self.problems, strict=True)):
             grad = run.explanation.grad
             if place:
                 grad = Upstream(problem.v, problem.v_source, "", grad.name)
-            zeroed = self.plan.zero_grad and place > 0
+            zeroed = place > 0 and set(problem.wanted) <= made.zeroed
             run.explanation.calls.append(
-                Call(place + 1, start.label, grad, self.plan.retain_graph, zeroed)
+                Call(place + 1, made.start.label, grad, made.retain_graph, zeroed)
             )
 
     def further(self, run: Run) -> list[Check]:
@@ -283,9 +356,13 @@ class _Several:
         if answer is not None and answer.error:
             answer = None
         differences = self._accumulate(x, explanations, answer)
-        if answer is not None and not self.plan.retain_graph:
+        frees = any(not call.retain_graph for call in self.made[:-1])
+        if self.bound.reading.calls:
+            # The text's own calls may each have a graph of their own.
+            frees = any(call.error for call in x.calls)
+        if answer is not None and frees:
             x.saved = [saved for saved in answer.saved if self._is_used(saved.node)]
-        x.notes += _notes(x, self.plan, answer)
+        x.notes += _notes(x, answer, frees=frees, returned=self.bound.reading.returned)
         checks = [made.check for made in explanations[1:] if made.check is not None]
         if differences:
             checks.append(Check("mismatch", run.problem.dtype, None, differences))
@@ -298,7 +375,7 @@ class _Several:
 
     def _is_used(self, label: str) -> bool:
         """Whether the first call goes through a value."""
-        first = self.starts[0]
+        first = self.made[0].start
         node = self.bound.graph.by_label(label)
         return node is not None and node.id in Graph("", self.bound.graph.nodes, first.id).needed()
 
@@ -315,14 +392,15 @@ class _Several:
                 break
             if answer is not None and answer.failed and place == len(answer.after) - 1:
                 call.error, call.failed_at = answer.failed, answer.failed_at
-            reached = self.bound.graph, self.starts[place]
+            reached = self.bound.graph, self.made[place].start
+            zeroed = self.made[place].zeroed
             for name in names:
                 gradient = made.gradients.get(name) or made.intermediates.get(name)
                 added = None
                 if gradient is not None and _reaches(*reached, name):
                     added = gradient.value
-                before = None if call.zeroed else total[name]
-                allowed = 0.0 if call.zeroed else slack[name]
+                before = None if name in zeroed else total[name]
+                allowed = 0.0 if name in zeroed else slack[name]
                 after = before
                 if added is not None and gradient is not None:
                     allowed = allowed + gradient.tolerance
@@ -371,9 +449,10 @@ def _differs(
 # -- notes ---------------------------------------------------------------------------------------
 
 
-def _notes(x: Explanation, plan: Plan, answer: Any) -> list[Note]:
-    notes = [_zeroed(x) if plan.zero_grad else _summed(x)]
-    if not plan.retain_graph:
+def _notes(x: Explanation, answer: Any, *, frees: bool, returned: bool) -> list[Note]:
+    zeroed = all(call.zeroed for call in x.calls[1:])
+    notes = [_returned() if returned else _zeroed(x) if zeroed else _summed(x)]
+    if frees:
         notes.append(_freed(x, answer))
     return [note for note in notes if note is not None]
 
@@ -381,6 +460,8 @@ def _notes(x: Explanation, plan: Plan, answer: Any) -> list[Note]:
 def _summed(x: Explanation) -> Note | None:
     """The sum that ``.grad`` is by now, in numbers where it is short."""
     last = [call for call in x.calls if call.gradients and not call.error]
+    since = max((place for place, call in enumerate(last) if call.zeroed), default=0)
+    last = last[since:]
     if len(last) < 2:
         return None
     for name, entry in last[-1].gradients.items():
@@ -409,6 +490,13 @@ def _zeroed(x: Explanation) -> Note:
         "zeroed",
         "optimizer.zero_grad() sets every .grad to None before each call after the first, so that "
         ".grad holds the last call's gradient alone.",
+    )
+
+
+def _returned() -> Note:
+    return Note(
+        "returned",
+        "torch.autograd.grad returns the gradients of each call and adds nothing to any .grad.",
     )
 
 

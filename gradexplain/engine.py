@@ -16,7 +16,6 @@ import numpy as np
 
 from gradexplain.between import intermediates, named_between, stops
 from gradexplain.errors import InputError
-from gradexplain.examples import example_values
 from gradexplain.explanation import (
     FURTHER,
     STAGES,
@@ -28,6 +27,7 @@ from gradexplain.explanation import (
     Gradient,
     Input,
     Jacobian,
+    Note,
     Output,
     Step,
     Upstream,
@@ -36,12 +36,14 @@ from gradexplain.graph import Graph, Node, labels_of, op_call
 from gradexplain.limits import MAX_TOTAL_ELEMENTS
 from gradexplain.ops.base import Shape, show_shape
 from gradexplain.reading.arrays import ONES, Value, as_array, bind
-from gradexplain.reading.language import read
+from gradexplain.reading.examples import Inputs
+from gradexplain.reading.language import Reading, read, read_text
 from gradexplain.reading.program import Program
 from gradexplain.reading.syntax import parse
 from gradexplain.render.numbers import number
 from gradexplain.routes.names import free_name, free_names, own_texts, quoted
 from gradexplain.routes.pytorch import Asked, Question
+from gradexplain.routes.replay import Replay
 from gradexplain.verdict import compare, fold
 
 if TYPE_CHECKING:
@@ -72,34 +74,11 @@ class Request:
     grad: Value | None = None
     shapes: Mapping[str, Shape] = field(default_factory=dict)
     wrt: tuple[str, ...] | None = None
-    dtype: str = "float64"
+    #: None: that of the tensors which the text makes, else float64.
+    dtype: str | None = None
     check: bool = True
     #: the element of a gradient that is to be explained in full: ``x[0,0]``
     element: str = ""
-
-
-def explain(
-    expression: str,
-    *,
-    at: Mapping[str, Any] | None = None,
-    grad: Any = None,
-    shapes: Mapping[str, Sequence[int]] | None = None,
-    wrt: str | Sequence[str] | None = None,
-    dtype: DType = "float64",
-    check: bool = True,
-) -> Explanation:
-    """Explain ``expression.backward(grad)``.
-
-    ``at`` gives the inputs' values and ``grad`` the argument of ``backward`` (in the output's shape),
-    each a number, a nested list, a NumPy array, a tensor or ``"ones"``.  ``shapes`` gives the shapes
-    of example values for inputs that are not in ``at``; ``wrt`` names the inputs to differentiate by,
-    all of them by default.  ``J`` has the shape ``y.shape + x.shape`` (numerator layout); a gradient
-    has its input's shape.  Without ``check`` PyTorch is not asked.
-
-    Raises `GradexplainError` (`InputError`, `UnsupportedError`) with the message of the command line.
-    """
-    request = request_of(expression, at, grad, shapes, wrt, dtype, check)
-    return explanation_of(problem_of(request))
 
 
 def request_of(
@@ -108,7 +87,7 @@ def request_of(
     grad: Any,
     shapes: Mapping[str, Sequence[int]] | None,
     wrt: str | Sequence[str] | None,
-    dtype: str,
+    dtype: str | None,
     check: bool,
 ) -> Request:
     """A request from what a Python program gives."""
@@ -117,7 +96,7 @@ def request_of(
             f"the expression must be a string, found {type(expression).__name__}",
             remedy='write it as text, as in explain("3*a + b")',
         )
-    if dtype not in compare.ROUNDOFF:
+    if dtype is not None and dtype not in compare.ROUNDOFF:
         raise InputError(f"dtype {dtype!r} is not supported", remedy="use 'float64' or 'float32'")
     names = wrt.split(",") if isinstance(wrt, str) else wrt
     return Request(
@@ -129,11 +108,6 @@ def request_of(
         dtype,
         check,
     )
-
-
-def stages(request: Request) -> Iterator[tuple[str, Explanation]]:
-    """``(stage, explanation so far)`` as each stage of `gradexplain.explanation.STAGES` is done."""
-    yield from stages_of(problem_of(request))
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +144,8 @@ class Problem:
     extra: Extra | None = None
     #: The element of a gradient that is explained in full, where one is asked for.
     element: tuple[str, tuple[int, ...]] | None = None
+    #: What is to be said of the text.
+    remarks: tuple[Note, ...] = ()
 
     def question(self, retain: tuple[str, ...] = ()) -> Question:
         """What PyTorch is asked; ``retain`` are computed values whose gradients are wanted too."""
@@ -201,13 +177,15 @@ def problem_of(request: Request) -> Problem:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A request's program as a graph, with the leaves' values; ``v`` is not looked at."""
+    """What a request's text says, with the leaves' values as the dtype holds them.
+
+    The request's ``v`` is not looked at.
+    """
 
     program: Program
-    graph: Graph
+    reading: Reading
     values: Mapping[str, Array]
     given: Mapping[str, Array]
-    dtype: str
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -224,35 +202,46 @@ class Bound:
             self.program, lambda name: shapes[name], self.given.get, self.dtype, any_size=True
         )
 
+    @property
+    def graph(self) -> Graph:
+        return self.reading.graph
+
+    @property
+    def dtype(self) -> str:
+        return self.reading.dtype
+
 
 def bound_of(request: Request) -> Bound:
     program = parse(request.expression)
-    graph, values, given = _bound(program, request)
-    _check_total(graph)
-    return Bound(program, graph, values, given, request.dtype)
+    reading, values = _bound(program, request)
+    _check_total(reading.graph)
+    given = {name: values[name] for name, value in request.at.items() if value is not ONES}
+    return Bound(program, reading, values, given)
 
 
 def problem_at(request: Request, bound: Bound, graph: Graph | None = None) -> Problem:
     """The problem of ``request``, for the output of ``graph`` where that is another one."""
-    program, values = bound.program, bound.values
-    statements = _statements(program, bound.graph)
+    program, values, reading = bound.program, bound.values, bound.reading
     graph = graph or bound.graph
-    wanted = _wanted(graph, request.wrt)
+    wanted = _wanted(graph, request.wrt, reading.wanted)
+    grad = request.grad
+    if grad is None and len(reading.calls) == 1 and graph.output == reading.calls[0].start:
+        grad = reading.calls[0].v
     return Problem(
         graph=graph,
         values=values,
-        v=_upstream(request, graph.out.shape, graph.out.label),
+        v=_upstream(grad, bound.dtype, graph.out.shape, graph.out.label),
         wanted=tuple(wanted),
-        dtype=request.dtype,
+        dtype=bound.dtype,
         check=request.check,
-        v_source=(
-            "implicit" if request.grad is None else "ones" if request.grad is ONES else "given"
-        ),
-        examples=frozenset(node.label for node in graph.leaves if node.label not in request.at),
+        v_source="implicit" if grad is None else "ones" if grad is ONES else "given",
+        examples=reading.examples,
         source=program.source,
-        statements=statements,
-        reread=bound.reread if graph is bound.graph else None,
-        key=bound.key if graph is bound.graph else (),
+        statements=reading.statements,
+        retain=reading.retain,
+        remarks=tuple(Note(remark.kind, remark.text) for remark in reading.remarks),
+        reread=bound.reread if graph is bound.graph and not reading.script else None,
+        key=bound.key if graph is bound.graph and not reading.script else (),
         element=_element(graph, wanted, request.element) if request.element else None,
     )
 
@@ -343,6 +332,7 @@ class Run:
                 v_name,
             ),
             statements=problem.statements,
+            notes=list(problem.remarks),
         )
         #: Whether values are computed with digits to spare.
         self.exact = is_small(graph)
@@ -615,21 +605,17 @@ def _random(shape: Shape, seed: int) -> Array:
 # -- binding what was given to the graph ---------------------------------------------------------
 
 
-def _bound(program: Program, request: Request) -> tuple[Graph, dict[str, Array], dict[str, Array]]:
-    """The graph, the value of each leaf as the dtype holds it, and those that were given."""
-    given: dict[str, Array] = {}
-    for name, value in request.at.items():
-        if value is not ONES:
-            given[name] = bind(value, request.dtype, f"--at {name}")  # type: ignore[arg-type]
+def _bound(program: Program, request: Request) -> tuple[Reading, dict[str, Array]]:
+    """What the text says, and the value of each leaf as the dtype holds it."""
+    given = {name: value for name, value in request.at.items() if value is not ONES}
     example = _example_shape(request)
 
     def shape_of(name: str) -> Shape:
-        if name in given:
-            return given[name].shape
-        return tuple(request.shapes.get(name, example))
+        return given[name].shape if name in given else example
 
-    graph = read(program, shape_of, given.get, request.dtype)
-    leaves = {node.label: node for node in graph.leaves}
+    inputs = Inputs(given, frozenset(request.at) - frozenset(given), request.shapes, shape_of)
+    reading = read_text(program, inputs, request.dtype, Replay())
+    leaves = {node.label: node for node in reading.graph.leaves}
     for name in (*request.at, *request.shapes):
         if name not in leaves:
             known = ", ".join(leaves) or "none"
@@ -637,24 +623,18 @@ def _bound(program: Program, request: Request) -> tuple[Graph, dict[str, Array],
                 f"{name} is not an input of the expression; its inputs are: {known}",
                 remedy="check the spelling, or leave the option out",
             )
-    values: dict[str, Array] = {}
-    made = [n for n in graph.leaves if n.label not in given and n.label not in request.at]
-    examples = example_values(graph, made)
-    for node in graph.leaves:
-        name = node.label
-        if name in given:
-            if name in request.shapes and tuple(request.shapes[name]) != node.shape:
-                raise InputError(
-                    f"{name} has shape {show_shape(node.shape)} by --at but "
-                    f"{show_shape(tuple(request.shapes[name]))} by --shape",
-                    remedy="leave one of the two out",
-                )
-            values[name] = given[name]
-        elif request.at.get(name) is ONES:
-            values[name] = np.ones(node.shape)
-        else:
-            values[name] = bind(examples[name], request.dtype, name)  # type: ignore[arg-type]
-    return graph, values, given
+        shape = given[name].shape if name in given else leaves[name].shape
+        if tuple(request.shapes.get(name, shape)) != shape:
+            raise InputError(
+                f"{name} has shape {show_shape(shape)} by --at but "
+                f"{show_shape(tuple(request.shapes[name]))} by --shape",
+                remedy="leave one of the two out",
+            )
+    values = {
+        name: bind(value, reading.dtype, f"--at {name}" if name in given else name)  # type: ignore[arg-type]
+        for name, value in reading.values.items()
+    }
+    return reading, values
 
 
 def _example_shape(request: Request) -> Shape:
@@ -666,8 +646,11 @@ def _example_shape(request: Request) -> Shape:
     return tuple(request.grad.shape)
 
 
-def _wanted(graph: Graph, wrt: tuple[str, ...] | None) -> list[str]:
+def _wanted(graph: Graph, wrt: tuple[str, ...] | None, own: tuple[str, ...] | None) -> list[str]:
+    """The leaves to differentiate by: those of ``wrt``, else those that the text says, else all."""
     leaves = [node.label for node in graph.leaves if not node.integer]
+    if own is not None and wrt is None:
+        leaves = [label for label in leaves if label in own]
     if not leaves:
         raise InputError(
             f"{graph.out.label} depends on no input that requires grad; PyTorch says: element 0 of "
@@ -737,9 +720,8 @@ def _check_total(graph: Graph) -> None:
         )
 
 
-def _upstream(request: Request, shape: Shape, name: str) -> Array:
+def _upstream(grad: Value | None, dtype: str, shape: Shape, name: str) -> Array:
     """v in the output's shape, or the error that PyTorch would raise."""
-    grad = request.grad
     if grad is None:
         if math.prod(shape) != 1:
             flat = len(shape) == 1
@@ -753,7 +735,7 @@ def _upstream(request: Request, shape: Shape, name: str) -> Array:
         return np.ones(shape)
     if grad is ONES:
         return np.ones(shape)
-    v = bind(grad, request.dtype, "--grad")  # type: ignore[arg-type]
+    v = bind(grad, dtype, "--grad")  # type: ignore[arg-type]
     if v.shape != shape:
         if math.prod(shape) == v.size and math.prod(shape) > 0:
             remedy = f"v has the right number of elements: nest it as shape {show_shape(shape)}"
@@ -793,14 +775,3 @@ def _loss(v: Array, name: str, loss: str, v_name: str) -> str:
     index = ",".join(letters)
     under = letters if len(letters) == 1 else f"{{{index}}}"
     return f"{loss} = Σ_{under} {v_name}[{index}]·{name}[{index}]"
-
-
-def _statements(program: Program, graph: Graph) -> tuple[str, ...]:
-    """The statements as typed, one each; a bare last expression gets the output's name."""
-    lines = []
-    for statement in program.statements:
-        text = program.source[statement.span.start : statement.span.end]
-        lines.append(" ".join(text.split()))
-    if not program.statements[-1].targets:
-        lines[-1] = f"{graph.out.label} = {lines[-1]}"
-    return tuple(lines)

@@ -186,7 +186,7 @@ def hessian(
     shapes: Mapping[str, Sequence[int]] | None = None,
     wrt: str | Sequence[str] | None = None,
     vector: Any = None,
-    dtype: DType = "float64",
+    dtype: DType | None = None,
     check: bool = True,
 ) -> Hessian:
     """Every second and mixed partial derivative of ``expression``, as `gradexplain.explain` has it.
@@ -206,7 +206,7 @@ def hessian_of(request: Request, vector: Mapping[str | None, Value]) -> Hessian:
     """The Hessian that a request asks for; ``vector`` is by input, or under None for all."""
     problem = problem_of(request)
     leaves = [n for n in problem.graph.leaves if n.label in problem.wanted and not n.integer]
-    u = _vector(vector, leaves, request.dtype)
+    u = _vector(vector, leaves, problem.dtype)
     problem = replace(problem, scalar=problem.v_source == "implicit")
     whole = sum(math.prod(leaf.shape) for leaf in leaves) <= WHOLE
     weights = u if u is not None or whole else _probe(leaves)

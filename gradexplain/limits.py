@@ -59,6 +59,12 @@ INTERPRETER_MEMORY = 320 << 20
 #: Characters of a message that are kept at each end: what was given, of any length, is in the middle.
 MAX_ECHO = 150
 
+#: Statements and expressions of a program that are worked out, each turn of a loop anew.
+MAX_STEPS = 50_000
+
+#: Functions of a program's own that call one another.
+MAX_CALLS = 40
+
 
 class _Budget:
     """What this process may use; ``--memory`` sets it."""

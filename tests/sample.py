@@ -210,10 +210,11 @@ class Request:
     wrt: tuple[str, ...] | None
     dtype: str
     check: bool
+    element: str = ""
 
 
 def engine(made: Explanation | None = None, status: str = "agree") -> Any:
-    """A stand-in for ``gradexplain.engine``: it remembers the requests and answers with ``made``.
+    """A stand-in for the engine and the several calls: it remembers the requests and answers with ``made``.
 
     A request for an expression that is the name of a built-in exception raises it.
     """
@@ -221,7 +222,7 @@ def engine(made: Explanation | None = None, status: str = "agree") -> Any:
     module.Request = Request
     module.requests = []
 
-    def stages(request: Request) -> Iterator[tuple[str, Explanation]]:
+    def stages(request: Request, plan: object) -> Iterator[tuple[str, Explanation]]:
         module.requests.append(request)
         error = getattr(builtins, request.expression, None)
         if error is not None:
@@ -235,4 +236,5 @@ def engine(made: Explanation | None = None, status: str = "agree") -> Any:
             yield stage, x
 
     module.stages = stages
+    module.Plan = lambda *args: args
     return module

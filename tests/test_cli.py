@@ -32,6 +32,7 @@ PLAIN = str(weighted())
 def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
     module = engine()
     monkeypatch.setitem(sys.modules, "gradexplain.engine", module)
+    monkeypatch.setitem(sys.modules, "gradexplain.accumulation", module)
     return module
 
 
@@ -42,6 +43,7 @@ def program(
     code = (
         f"import sys; sys.path[:0] = [{str(TESTS.parent)!r}, {str(TESTS)!r}]\n"
         f"import sample; sys.modules['gradexplain.engine'] = sample.engine(status={status!r})\n"
+        "sys.modules['gradexplain.accumulation'] = sys.modules['gradexplain.engine']\n"
         f"{before}\n"
         "from gradexplain.cli import main; sys.exit(main())"
     )
@@ -74,7 +76,7 @@ def test_defaults(fake: Any) -> None:
     assert main(["run", "x"]) == 0
     (request,) = fake.requests
     assert (request.at, request.grad, request.shapes, request.wrt) == ({}, None, {}, None)
-    assert (request.dtype, request.check) == ("float64", True)
+    assert (request.dtype, request.check) == (None, True)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +240,9 @@ def test_an_interrupt() -> None:
     [("agree", 0), ("convention", 0), ("skipped", 0), ("mismatch", 1), ("failed", 3)],
 )
 def test_exit_codes(status: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "gradexplain.engine", engine(status=status))
+    module = engine(status=status)
+    for name in ("gradexplain.engine", "gradexplain.accumulation"):
+        monkeypatch.setitem(sys.modules, name, module)
     assert main(["run", "x"]) == code
 
 

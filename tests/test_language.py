@@ -49,15 +49,15 @@ x.quux()
 remedy: `gradexplain ops` lists what is known
 
 y = x**2; y.backward()
-`backward` is no operation here
+grad can be implicitly created only for scalar outputs; y has shape (3, 3)
   y = x**2; y.backward()
-              ^^^^^^^^
-remedy: leave it out: backward is called for you, and --grad is its argument
+            ^^^^^^^^^^^^
+remedy: give v in that shape, as in `.backward(torch.ones(3, 3))`, or make the output a scalar, as in `y.sum().backward()`
 
 x.grad
 `grad` is no operation here
   x.grad
-    ^^^^
+  ^^^^^^
 remedy: leave it out: .grad is worked out for every input
 
 x.requires_grad * 2

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gradexplain.errors import GradexplainError, InputError, Span, UnsupportedError
 from gradexplain.limits import MAX_SOURCE
+from gradexplain.reading.language import read
 from gradexplain.reading.program import Program, attribute_span, span
 from gradexplain.reading.syntax import parse
 
@@ -47,11 +48,6 @@ remedy: write `**2`
     ^
 remedy: write `-`
 
-`“` is not part of the language
-  f(“mean”)
-    ^
-remedy: write `"`
-
 `＋` is not part of the language
   ｘ＋１
     ^^
@@ -72,10 +68,10 @@ this string is not closed
   ^
 remedy: close the string on the same line
 
-`{` is not part of the language
+a dict is not a tensor
   {1: 2}
-  ^
-remedy: write ( ) around a part, [ ] around a list
+  ^^^^^^
+remedy: the last statement must be a tensor
 
 `&&` is not part of the language
   a && b
@@ -102,65 +98,40 @@ remedy: delete it
   ^
 remedy: leave it out; only the end of a line may be one, to go on in the next line
 
-`>>>` is not part of the language
-  >>> x
-  ^^^
-remedy: leave out Python's prompt
-
-`:=` is not part of the language
-  (s := x)
-     ^^
-remedy: write a statement of its own, as in `s = x.sum(); x / s`
-
-`->` is not part of the language
+`->` cannot stand here
   a -> b
     ^^
-remedy: leave it out
+remedy: write a value or a name before it, or delete it
 
-`import` belongs to Python's statements; only expressions and `name = expression` are read
+the text computes nothing that could be differentiated
   import torch
-  ^^^^^^
-remedy: leave it out: torch.log, F.relu and the like are known without it
+  ^^^^^^^^^^^^
+remedy: end with an expression, as in `y = f(x)`; a function is read where it is called
 
-`for` belongs to Python's statements; only expressions and `name = expression` are read
-  for i in x: i
-  ^^^
-remedy: write a reduction such as x.sum(dim=0), or each term
-
-`def` belongs to Python's statements; only expressions and `name = expression` are read
+the text computes nothing that could be differentiated
   def f(x): x
-  ^^^
-remedy: write the body's lines alone; the last one is the output
+  ^^^^^^^^^^^
+remedy: end with an expression, as in `y = f(x)`; a function is read where it is called
 
-`return` belongs to Python's statements; only expressions and `name = expression` are read
-  return x
-  ^^^^^^
-remedy: write the expression alone; the last statement is the output
-
-`if` belongs to Python's statements; only expressions and `name = expression` are read
+Boolean value of Tensor with more than one value is ambiguous
   if x: y
-  ^^
-remedy: write where(condition, a, b)
+     ^
+remedy: reduce it, as in `x.sum() > 0`, or write where(condition, a, b)
 
-`del` belongs to Python's statements; only expressions and `name = expression` are read
-  x = 1; del x
-         ^^^
-remedy: leave it out
-
-`class` belongs to Python's statements; only expressions and `name = expression` are read
+a class of one's own is not read: A
   class A: pass
-  ^^^^^
-remedy: write expressions and `name = expression` alone
+  ^^^^^^^
+remedy: write it as nn.Sequential(…), or the lines of its forward alone; or run the script: gradexplain trace FILE.py
 
-`while` belongs to Python's statements; only expressions and `name = expression` are read
+Boolean value of Tensor with more than one value is ambiguous
   while x: y
-  ^^^^^
-remedy: write a reduction such as x.sum(dim=0), or each term
+        ^
+remedy: reduce it, as in `x.sum() > 0`, or write where(condition, a, b)
 
-`pass` belongs to Python's statements; only expressions and `name = expression` are read
+the text computes nothing that could be differentiated
   pass
   ^^^^
-remedy: write expressions and `name = expression` alone
+remedy: end with an expression, as in `y = f(x)`; a function is read where it is called
 
 there is no operator between `2` and `x`
   2x
@@ -192,25 +163,25 @@ complex numbers are not supported
   ^^
 remedy: write the real and the imaginary part as two expressions
 
-a string with the prefix `f` is not part of the language
+a string is not a tensor
   f'{x}'
   ^^^^^^
-remedy: write the string alone: '{x}'
+remedy: the last statement must be a tensor
 
-two strings stand side by side
+`f` is not a function of PyTorch
   f("a" "b")
-    ^^^^^^^
-remedy: write one string
+  ^
+remedy: `gradexplain ops` lists what is known
 
-`+=` changes a value in place; only `name = expression` assigns
+a leaf Variable that requires grad is being used in an in-place operation
   x += 1
-    ^^
-remedy: write `x = x + …`
+  ^^^^^^
+remedy: PyTorch refuses it; write `y = x + …` for a new tensor, or change it under torch.no_grad()
 
-`*=` changes a value in place; only `name = expression` assigns
+a leaf Variable that requires grad is being used in an in-place operation
   x[0] *= 2
-       ^^
-remedy: write `x = x * …`
+  ^^^^^^^^^
+remedy: PyTorch refuses it; write `y = x + …` for a new tensor, or change it under torch.no_grad()
 
 `(` is never closed
   log(x
@@ -307,30 +278,15 @@ remedy: write it without leading zeros and doubled underscores
   ^^^^
 remedy: write it without leading zeros and doubled underscores
 
-annotations are not part of the language
-  x: int = 3
-  ^^^^^^^^^^
-remedy: write `name = expression`
-
-one statement can assign only once
-  a = b = c
-  ^^^^^^^^^
-remedy: write two statements, as in `a = x + 1; b = a`
-
-assigning to a part of a tensor is not supported
+a leaf Variable that requires grad is being used in an in-place operation
   x[0] = 1
-  ^^^^
-remedy: build a new tensor with where(), cat() or stack()
+  ^^^^^^^^
+remedy: PyTorch refuses it; write `y = x + …` for a new tensor, or change it under torch.no_grad()
 
-assigning to a part of a tensor is not supported
+assigning to `.y` is not read
   x.y = 1
-  ^^^
-remedy: build a new tensor with where(), cat() or stack()
-
-only a name can stand to the left of `=`
-  a, *b = x
-     ^^
-remedy: write a plain name
+    ^
+remedy: assign to a plain name
 
 there is no name here to assign to
   () = x
@@ -342,37 +298,32 @@ remedy: write a name
   ^^^
 remedy: choose a name that does not start with `__`
 
-`and` and `or` are not part of the language
+`and` and `or` do not join conditions on tensors
   a and b
-  ^^^^^^^
+  ^
 remedy: write `&` or `|` between conditions in parentheses, as in `(a > 0) & (b > 0)`
 
-`if … else` is not part of the language
+Boolean value of Tensor with more than one value is ambiguous
   a if b else c
-  ^^^^^^^^^^^^^
-remedy: write where(condition, a, b)
+       ^
+remedy: reduce it, as in `x.sum() > 0`, or write where(condition, a, b)
 
-`lambda` is not part of the language
+a function is not a tensor
   lambda x: x
   ^^^^^^^^^^^
-remedy: write the expression itself
+remedy: the last statement must be a tensor
 
-comprehensions are not part of the language
+the last statement gives 3 tensors; backward starts from one
   [i for i in x]
   ^^^^^^^^^^^^^^
-remedy: write a reduction such as x.sum(dim=0), or each element in a list
+remedy: pick one, as in `q[0]`, or join them with cat or stack
 
-comprehensions are not part of the language
-  sum(i for i in x)
-     ^^^^^^^^^^^^^^
-remedy: write a reduction such as x.sum(dim=0), or each element in a list
-
-`*` cannot unpack values here
+permute() takes at most 2 arguments, found 4
   x.permute(*d)
-            ^^
-remedy: write each value out, as in `x.permute(1, 0)`
+  ^^^^^^^^^^^^^
+remedy: the call is permute(input, dims)
 
-`**` cannot unpack arguments here
+`**` cannot unpack a tensor
   f(**k)
     ^^^
 remedy: write each argument out, as in `x.sum(dim=0)`
@@ -392,17 +343,17 @@ remedy: leave it out
   ^^^^^^^
 remedy: leave it out
 
-chained comparisons are not part of the language
+Boolean value of Tensor with more than one value is ambiguous
   0 < x < 1
   ^^^^^^^^^
-remedy: write where() for each, as in `where(0 < x, where(x < 1, a, b), b)`
+remedy: reduce it, as in `x.sum() > 0`, or write where(condition, a, b)
 
-`in` and `is` are not part of the language
+`in` and `is` do not compare tensors
   a in b
   ^^^^^^
 remedy: compare with `==` or `!=`
 
-`in` and `is` are not part of the language
+`in` and `is` do not compare tensors
   x is None
   ^^^^^^^^^
 remedy: compare with `==` or `!=`
@@ -422,40 +373,35 @@ remedy: write a method, as in `x.log()`
   ^^^^^^^^^^
 remedy: choose a name that does not start with `__`
 
-the result of a call cannot be called
-  nn.ReLU()(x)
-  ^^^^^^^^^^^^
-remedy: write the function, as in `F.relu(x)` for `nn.ReLU()(x)`
-
-only a function's name can stand before `(`
+a number cannot be called
   2(a + b)
-  ^^^^^^^^
+  ^
 remedy: write `*` for a product, as in `2*(a + b)`
 
-the result of a call cannot be called
+`a` is not a function of PyTorch
   (a)(b)(c)
-  ^^^^^^^^^
-remedy: write the function, as in `F.relu(x)` for `nn.ReLU()(x)`
+   ^
+remedy: `gradexplain ops` lists what is known
 
-a string can only be an argument, as in `reduction="mean"`
+the text computes nothing that could be differentiated
   'mean'
   ^^^^^^
-remedy: write a name without quotes
+remedy: end with an expression, as in `y = f(x)`; a function is read where it is called
 
-a string can only be an argument, as in `reduction="mean"`
+a string cannot be an operand of `+`
   f('a' + x)
     ^^^
-remedy: write a name without quotes
+remedy: operands are tensors and numbers
 
-`...` can only stand in an index, as in `x[..., 0]`
+the text computes nothing that could be differentiated
   ...
   ^^^
-remedy: write the terms out
+remedy: end with an expression, as in `y = f(x)`; a function is read where it is called
 
-`...` can only stand in an index, as in `x[..., 0]`
+`f` is not a function of PyTorch
   f(...)
-    ^^^
-remedy: write the terms out
+  ^
+remedy: `gradexplain ops` lists what is known
 
 this number is too large for a float64
   1e999
@@ -465,12 +411,10 @@ remedy: write one below 1.8e308
 
 #: Those of them that PyTorch could make sense of.
 UNSUPPORTED = {
-    "`&` is not part of the language",
     "`<<` is not part of the language",
-    "`|` is not part of the language",
-    "assigning to a part of a tensor is not supported",
+    "a class of one's own is not read: A",
+    "assigning to `.y` is not read",
     "complex numbers are not supported",
-    "the result of a call cannot be called",
 }
 
 #: Messages on texts that are not shown as they are: several lines, or unprintable characters.
@@ -484,26 +428,12 @@ SPECIAL = [
             "remedy: write `**` for a power, as in `x**2`"
         ),
     ),
-    (
-        "a\xa0+ b",
-        (
-            "`\xa0` is not part of the language\n"
-            "  a\xa0+ b\n"
-            "   ^\n"
-            "remedy: it is a no-break space; write an ordinary one"
-        ),
-    ),
-    ("x\u200b", "`\\u200b` is not part of the language\n  x\\u200b\n   ^^^^^^\nremedy: delete it"),
     ("x \x00", "`\\x00` is not part of the language\n  x \\x00\n    ^^^^\nremedy: delete it"),
     (
         "# \x1b\x00",
         "`\\x00` is not part of the language\n  # \\x1b\\x00\n        ^^^^\nremedy: delete it",
     ),
     ("\x1b[31m", "`\\x1b` is not part of the language\n  \\x1b[31m\n  ^^^^\nremedy: delete it"),
-    (
-        "'''a\nb'''",
-        "this string is not closed\n  '''a\n    ^\nremedy: close the string on the same line",
-    ),
     (
         "y = a\n   + b",
         (
@@ -533,7 +463,7 @@ SPECIAL = [
 def test_message(message: str) -> None:
     first, text, *_ = message.split("\n")
     with pytest.raises(GradexplainError) as caught:
-        parse(text[2:])
+        read(parse(text[2:]), lambda name: (3,))
     assert str(caught.value) == message
     assert type(caught.value) is (UnsupportedError if first in UNSUPPORTED else InputError)
 
@@ -593,8 +523,9 @@ def test_depth_is_shown_at_its_place() -> None:
     with pytest.raises(InputError) as caught:
         parse("y = 2\n" + "-" * 201 + "x")
     assert str(caught.value).startswith(TOO_DEEP.split("\n", maxsplit=1)[0])
-    assert caught.value.span == Span(6 + 200, 6 + 202)
-    parse("-" * 199 + "x")
+    assert caught.value.span is not None
+    assert caught.value.span.end == 6 + 202
+    parse("-" * 190 + "x")
 
 
 def test_length() -> None:
@@ -648,10 +579,21 @@ def test_length_of_numbers_and_names() -> None:
         "\ufeffx\r\ny\rz",
         "\tx\n\ty",
         "a\fb".replace("b", "+ b"),
+        "a\xa0+ b\u200b",
+        "f(“mean”)",
+        "y = 1; x += y",
+        "for i in range(3): x = x * i",
+        "def f(x, *, y=2):\n    return x\nf(3)",
+        "import torch; from torch import nn as n, optim",
+        "[1 if i else 2 for i in x if i]",
+        "f'{x}' '''a\nb'''",
+        "{'a': 1, **k}",
+        "lambda x: (y := x)",
+        "with torch.no_grad():\n    x[0] = 1",
     ],
 )
 def test_read(text: str) -> None:
-    assert parse(text).statements
+    assert parse(text).body
 
 
 def test_statements() -> None:
@@ -663,7 +605,7 @@ def test_statements() -> None:
         for s in program.statements
     ]
     assert found == [
-        (("s",), False, "s = x.sum(\n dim=0)", "x.sum(\n dim=0)"),
+        (("s",), False, "s = x.sum(\ndim=0)", "x.sum(\ndim=0)"),
         (("é", "_"), True, "é, _ = f(s)", "f(s)"),
         (("q",), True, "q, = g(é)", "g(é)"),
         ((), False, "x / é", "x / é"),
@@ -682,7 +624,7 @@ def test_every_node_has_its_place_in_the_text() -> None:
         if isinstance(node, (ast.expr, ast.keyword))
     }
     assert found == {
-        *("é.sum(\n dim = -1)", "é.sum", "é", "dim = -1", "-1", "1"),
+        *("é.sum(\ndim = -1)", "é.sum", "é", "dim = -1", "-1", "1"),
         *("(ü  +変[ 0 ,é]) * ｘ . log ( )", "ü  +変[ 0 ,é]", "ü", "変[ 0 ,é]", "変", "0 ,é", "0"),
         *("ｘ . log ( )", "ｘ . log", "ｘ"),
     }
@@ -735,9 +677,9 @@ def test_any_text_is_read_or_refused(text: str) -> None:
             assert error.source is not None
             assert 0 <= error.span.start <= error.span.end <= len(error.source)
         return
-    assert program.statements
-    for statement in program.statements:
-        for node in ast.walk(statement.value):
+    assert program.body
+    for statement in program.body:
+        for node in ast.walk(statement):
             if isinstance(node, ast.expr):
                 part = marked(program, span(program, node))
                 assert part == part.strip()

@@ -25,10 +25,6 @@ class Calls:
     retain_grad: tuple[str, ...]
     order: int
 
-    def is_plain(self, grads: tuple[str, ...]) -> bool:
-        """Whether there is one call, on the output, and nothing else is asked."""
-        return self == PLAIN and len(grads) <= 1
-
     def plan(self, grads: tuple[str, ...]) -> Plan:
         """The same as values; raises `InputError` for what makes no sense."""
         from gradexplain.accumulation import Plan

@@ -80,7 +80,7 @@ class Question:
     at: tuple[str, ...]
     shape: tuple[str, ...]
     wrt: str | None
-    dtype: str
+    dtype: str | None
     #: Every --grad; ``grad`` is the first.
     grads: tuple[str, ...] = ()
     #: The element of a gradient that is asked about.
@@ -155,7 +155,9 @@ def question_options(command: F) -> Callable[..., Any]:
     @click.option("--shape", metavar="NAME=D0,D1", multiple=True, help="An example input's shape.")
     @click.option("--wrt", metavar="NAMES", help="Differentiate only these inputs: a,b.")
     @click.option(
-        "--dtype", type=click.Choice(["float64", "float32"]), default="float64", help="[float64]"
+        "--dtype",
+        type=click.Choice(["float64", "float32"]),
+        help="[EXPR's own, or float64]",
     )
     @functools.wraps(command)
     def wrapper(
@@ -166,7 +168,7 @@ def question_options(command: F) -> Callable[..., Any]:
         at: tuple[str, ...],
         shape: tuple[str, ...],
         wrt: str | None,
-        dtype: str,
+        dtype: str | None,
         **others: Any,
     ) -> Any:
         grad = grads[0] if grads else None
@@ -250,7 +252,7 @@ def output_options(command: F) -> Callable[..., Any]:
     return wrapper
 
 
-class Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.3
+class _Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.3
     """A time in seconds, or ``none``."""
 
     name = "seconds"
@@ -267,7 +269,7 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic before 
         return seconds
 
 
-class Bytes(click.ParamType):  # type: ignore[type-arg]
+class _Bytes(click.ParamType):  # type: ignore[type-arg]
     """A size in bytes, as ``512MiB`` or ``2GB``, or ``none``."""
 
     name = "size"
@@ -293,12 +295,12 @@ def budget_options(command: F) -> F:
         link.memory(value)
 
     command = click.option(
-        "--memory", metavar="SIZE", type=Bytes(), default=link.show_size(DEFAULT_MEMORY),
+        "--memory", metavar="SIZE", type=_Bytes(), default=link.show_size(DEFAULT_MEMORY),
         callback=set_memory, expose_value=False,
         help="The most memory above the interpreter's: 512MiB, none. [2GiB]",
     )(command)  # fmt: skip
     return click.option(
-        "--timeout", metavar="SECONDS", type=Seconds(), default=f"{DEFAULT_TIMEOUT:g}",
+        "--timeout", metavar="SECONDS", type=_Seconds(), default=f"{DEFAULT_TIMEOUT:g}",
         callback=set_timeout, expose_value=False,
         help="The most time; what is there by then is shown. none: no limit. [60]",
     )(command)  # fmt: skip

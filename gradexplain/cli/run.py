@@ -118,16 +118,10 @@ def _explained(
         process.start()
     request = question.request(check=not no_check, several=True)
     # Loaded after the options were understood.
+    from gradexplain.accumulation import stages
     from gradexplain.explanation import Check
 
-    if calls.is_plain(question.grads):
-        from gradexplain.engine import stages
-
-        found = stages(request)
-    else:
-        from gradexplain import accumulation
-
-        found = accumulation.stages(request, calls.plan(question.grads))
+    found = stages(request, calls.plan(question.grads))
     explanation = None
     try:
         link.missing(_missing(None))

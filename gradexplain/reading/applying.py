@@ -19,6 +19,7 @@ from gradexplain.ops import Op, by_spelling
 from gradexplain.ops.base import Shape
 from gradexplain.reading.arguments import Tensors, bind, is_regular
 from gradexplain.reading.names import functions
+from gradexplain.reading.objects import Results
 
 
 @dataclass(slots=True)
@@ -93,17 +94,6 @@ class Applier:
                     remedy="write it as in [[1, 2], [3, 4]]",
                 )
         return self.builder.constant(value, place, integer=integer)
-
-
-class Results(tuple[Any, ...]):
-    """Several results with names: ``x.max(dim=0).values``."""
-
-    fields: tuple[str, ...]
-
-    def __new__(cls, fields: tuple[str, ...], values: Sequence[Any]) -> Results:
-        self = super().__new__(cls, values)
-        self.fields = fields
-        return self
 
 
 @dataclass(frozen=True, slots=True)

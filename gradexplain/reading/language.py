@@ -1,42 +1,28 @@
-"""From a program's tree to a graph: names, calls and operators become nodes.
-
-A value is either a `Ref` (a tensor) or plain Python (a number, a shape, a dim): arithmetic on plain
-numbers is done here, in floats, and a number becomes a tensor of shape ``()`` where it meets one.
-"""
+"""From a program's tree to a graph, and to what the text itself asks of ``backward``."""
 
 from __future__ import annotations
 
 import ast
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
-from gradexplain.errors import GradexplainError, InputError, Span, UnsupportedError
-from gradexplain.graph import Builder, Graph, NamedNumber, Ref
+import numpy as np
+
+from gradexplain.errors import InputError, Span
+from gradexplain.examples import example_values
+from gradexplain.explanation import Array
+from gradexplain.graph import Graph, Ref
 from gradexplain.ops import by_spelling
 from gradexplain.ops.base import Shape
-from gradexplain.reading.applying import Applier, Results, flat
-from gradexplain.reading.arguments import Dtype
-from gradexplain.reading.names import ALSO, CONSTANTS, MODULES, dotted, functions, unknown
-from gradexplain.reading.program import Program, attribute_span, span
-
-#: Python's operators, by the operation that carries them out on tensors.
-_BINARY: dict[type[ast.operator], tuple[str, Callable[[Any, Any], Any]]] = {
-    ast.Add: ("add", lambda a, b: a + b),
-    ast.Sub: ("sub", lambda a, b: a - b),
-    ast.Mult: ("mul", lambda a, b: a * b),
-    ast.Div: ("div", lambda a, b: a / b),
-    ast.FloorDiv: ("floor_divide", lambda a, b: a // b),
-    ast.Mod: ("remainder", lambda a, b: a % b),
-    ast.Pow: ("pow", lambda a, b: _power(a, b)),
-    ast.MatMult: ("matmul", lambda a, b: _no_numbers()),
-    ast.BitAnd: ("bitwise_and", lambda a, b: a & b),
-    ast.BitOr: ("bitwise_or", lambda a, b: a | b),
-}
-_COMPARE: dict[type[ast.cmpop], str] = {
-    ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge", ast.Eq: "eq", ast.NotEq: "ne",
-}  # fmt: skip
+from gradexplain.reading.examples import Inputs
+from gradexplain.reading.objects import Tensor, what
+from gradexplain.reading.program import Program
+from gradexplain.reading.session import BackwardCall, Numbers, Remark, Session
+from gradexplain.reading.statements import connect, run_whole
 
 
 def read(
@@ -55,438 +41,337 @@ def read(
     worked with, for formulas alone.  Raises `InputError` and
     `UnsupportedError`, each with its place.
     """
-    return Reader(program, shape_of, value_of, dtype, any_size).graph()
+    s = Session(program, Inputs(_Given(value_of), default=shape_of), dtype, any_size=any_size)
+    output = _read(s)
+    if s.calls:
+        _named(s, s.calls)
+        output = Ref(s.calls[-1].start)
+    return s.builder.graph(output)
 
 
-@dataclass(slots=True)
-class Reader:
-    program: Program
-    shape_of: Callable[[str], Shape]
-    value_of: Callable[[str], Any]
-    dtype: str = "float64"
-    any_size: bool = False
-    builder: Builder = field(init=False)
-    applier: Applier = field(init=False)
-    names: dict[str, Any] = field(default_factory=dict)
+class _Given(dict[str, Any]):
+    """Values that a function knows."""
 
-    def __post_init__(self) -> None:
-        self.builder = Builder(self.program.source, any_size=self.any_size)
-        self.applier = Applier(self.builder, self.value_of)
+    def __init__(self, value_of: Callable[[str], Any]) -> None:
+        super().__init__()
+        self.value_of = value_of
 
-    def graph(self) -> Graph:
-        last: Any = None
-        for statement in self.program.statements:
-            last = self.value(statement.value)
-            if statement.unpacks:
-                last = self._unpack(last, statement.targets, statement.span)
-            elif statement.targets:
-                last = self._assign(statement.targets[0], last)
-        if isinstance(last, (tuple, list)) and last and all(isinstance(r, Ref) for r in last):
-            raise self._error(
-                InputError(
-                    f"the last statement gives {len(last)} tensors; backward starts from one",
-                    remedy="pick one, as in `q[0]`, or join them with cat or stack",
-                ),
-                self.program.statements[-1].span,
-            )
-        output = self._tensor(last, self.program.statements[-1].span)
-        node = self.builder.nodes[output.id]
-        if node.integer:
-            raise self._error(
-                InputError(
-                    "the output holds integers or true/false, which have no gradient",
-                    remedy="end with a real-valued expression",
-                ),
-                self.program.statements[-1].span,
-            )
-        if node.op is None:
-            # ``y = x``: a node of its own, so that the output is something computed.
-            output = self.builder.apply(by_spelling("torch.positive")[0], (output,), node.span)
-        if not self.builder.nodes[output.id].named:
-            taken = set(self.names) | {n.label for n in self.builder.nodes if n.named}
-            free = next(name for name in self._output_names() if name not in taken)
-            output = self.builder.name(output, free)
-        return self.builder.graph(output)
+    def __contains__(self, name: object) -> bool:
+        return self.value_of(str(name)) is not None
 
-    def _output_names(self) -> Any:
-        yield from ("y", "z", "out", "result")
-        count = 1
-        while True:
-            yield f"y{count}"
-            count += 1
+    def __getitem__(self, name: str) -> Any:
+        return self.value_of(name)
 
-    def _assign(self, name: str, value: Any) -> Any:
-        if isinstance(value, Ref):
-            value = self.builder.name(value, name)
-        self.names[name] = value
-        return value
+    def get(self, name: str, default: Any = None) -> Any:
+        found = self.value_of(name)
+        return default if found is None else found
 
-    def _unpack(self, value: Any, targets: Sequence[str], place: Span) -> Any:
-        if isinstance(value, Ref):
-            shape = self.builder.nodes[value.id].shape
-            if not shape:
-                raise self._error(InputError("a tensor of shape () cannot be unpacked"), place)
-            value = tuple(
-                self.applier.apply(by_spelling("operator.getitem")[0], (value, i), place)
-                for i in range(min(shape[0], 1000))
-            )
-        if not isinstance(value, (tuple, list)) or len(value) != len(targets):
-            found = len(value) if isinstance(value, (tuple, list)) else 1
-            raise self._error(
-                InputError(
-                    f"{len(targets)} names for {found} value{'s' * (found != 1)}",
-                    remedy="give as many names as there are values",
-                ),
-                place,
-            )
-        for name, part in zip(targets, value, strict=True):
-            self._assign(name, part)
-        return value
 
-    # -- expressions -----------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a text says: a graph, the values of its leaves, and the calls of ``backward`` in it.
 
-    def value(self, node: ast.expr) -> Any:
-        """The value of an expression: a `Ref`, or plain Python."""
-        match node:
-            case ast.Constant(value=value):
-                return value
-            case ast.Name(id=name):
-                return self._name(name, self._span(node))
-            case ast.BinOp(left=left, op=op, right=right):
-                return self._binary(node, type(op), self.value(left), self.value(right))
-            case ast.UnaryOp(op=op, operand=operand):
-                return self._unary(node, op, self.value(operand))
-            case ast.Compare(left=left, ops=[op], comparators=[right]):
-                a, b = self.value(left), self.value(right)
-                return self._operator(_COMPARE[type(op)], (a, b), self._span(node))
-            case ast.Call():
-                return self._call(node)
-            case ast.Attribute():
-                return self._attribute(node)
-            case ast.Subscript(value=value, slice=index):
-                return self._subscript(self.value(value), self.value(index), self._span(node))
-            case ast.Slice(lower=lower, upper=upper, step=step):
-                parts = [
-                    None if part is None else self.value(part) for part in (lower, upper, step)
-                ]
-                if any(
-                    p is not None and (isinstance(p, bool) or not isinstance(p, int)) for p in parts
-                ):
-                    raise self._error(InputError("a slice takes integers"), self._span(node))
-                return slice(*parts)
-            case ast.Tuple(elts=elements):
-                return tuple(self.value(part) for part in elements)
-            case ast.List(elts=elements):
-                return [self.value(part) for part in elements]
-        raise self._error(InputError("this is not part of the language"), self._span(node))
+    ``graph`` ends at the output: where the first call starts, or the last statement's value.
+    ``values`` are those of every leaf, ``examples`` the leaves whose values nobody gave.  ``wanted``
+    are the leaves that require grad, None for all.  ``dtype`` is the run's.  ``retain`` names
+    computed values whose ``.grad`` is kept, ``statements`` what was computed, one line each.
+    """
 
-    def _span(self, node: ast.AST) -> Span:
-        return span(self.program, node)
+    graph: Graph
+    values: Mapping[str, Array]
+    examples: frozenset[str]
+    wanted: tuple[str, ...] | None
+    dtype: str
+    calls: tuple[BackwardCall, ...]
+    retain: tuple[str, ...]
+    statements: tuple[str, ...]
+    remarks: tuple[Remark, ...]
+    #: The text is a script, whose tensors have the sizes that it gives them.
+    script: bool = False
+    #: Gradients are returned (``torch.autograd.grad``): nothing accumulates.
+    returned: bool = False
 
-    def _error(self, error: GradexplainError, place: Span) -> GradexplainError:
-        return error.at(self.program.source, place)
 
-    def _name(self, name: str, place: Span) -> Any:
-        if name in self.names:
-            return self.names[name]
-        if name in CONSTANTS and self.value_of(name) is None:
-            return CONSTANTS[name]
-        if name in ("torch", "F", "nn") and self.value_of(name) is None:
-            raise self._error(
-                InputError(
-                    f"`{name}` is PyTorch's module, not a tensor",
-                    remedy="name one of its functions, as in `torch.log(x)`",
-                ),
-                place,
-            )
-        try:
-            shape = self.shape_of(name)
-        except GradexplainError as error:
-            raise self._error(error, place) from None
-        self.names[name] = self.builder.leaf(name, shape, place)
-        return self.names[name]
+def read_text(
+    program: Program, inputs: Inputs, dtype: str | None, numbers: Numbers | None = None
+) -> Reading:
+    """What ``program`` says.  ``dtype`` None leaves the dtype to the text; ``numbers`` is asked where
+    the text depends on numbers that are computed in it.
+    """
+    s = Session(program, inputs, dtype, numbers, values=True)
+    output = _read(s)
+    if s.calls:
+        return _of_calls(s)
+    graph = s.builder.graph(output)
+    return _finished(
+        s, graph, (), _statements(program, graph) if not s.script else _shown(s, graph)
+    )
 
-    def _binary(self, node: ast.BinOp, op: type[ast.operator], a: Any, b: Any) -> Any:
-        name, plain = _BINARY[op]
-        place = self._span(node)
-        if _is_number(a) and _is_number(b):
-            try:
-                result = plain(a, b)
-            except (ArithmeticError, ValueError, TypeError):
-                result = math.nan
-            if isinstance(result, complex) or result != result or abs(result) > 1e308:
-                raise self._error(
-                    InputError(
-                        "this arithmetic has no finite real value",
-                        remedy="numbers are computed in float64, up to 1.8e308",
-                    ),
-                    place,
-                )
-            # Integers stay integers (a dim, a size) while a float could hold them too.
-            return result if abs(result) < 2**53 else float(result)
-        for side, operand in ((node.left, a), (node.right, b)):
-            if not _is_operand(operand):
-                raise self._error(
-                    InputError(
-                        f"{_what(operand)} cannot be an operand of `{_symbol(op)}`",
-                        remedy="operands are tensors and numbers",
-                    ),
-                    self._span(side),
-                )
-        return self._operator(name, (a, b), place)
 
-    def _unary(self, node: ast.UnaryOp, op: ast.unaryop, operand: Any) -> Any:
-        if isinstance(op, (ast.Not, ast.Invert)):
-            if isinstance(operand, bool):
-                return not operand
-            return self._operator("logical_not", (operand,), self._span(node))
-        if _is_number(operand):
-            return -operand if isinstance(op, ast.USub) else operand
-        if not _is_operand(operand):
-            raise self._error(
-                InputError(
-                    f"{_what(operand)} has no sign", remedy="operands are tensors and numbers"
-                ),
-                self._span(node.operand),
-            )
-        return self._operator(
-            "neg" if isinstance(op, ast.USub) else "positive", (operand,), self._span(node)
-        )
+def _read(s: Session) -> Ref:
+    """Read the text; the node of its output, which means nothing where it calls backward."""
+    s.script = _is_script(s.program.body)
+    connect(s)
+    last = run_whole(s, s.program.body)
+    return Ref(s.calls[-1].start) if s.calls else _output(s, last, s.program)
 
-    def _operator(self, name: str, args: tuple[Any, ...], place: Span) -> Any:
-        records = by_spelling(f"torch.{name}")
-        if not records:
-            raise self._error(UnsupportedError(f"`{name}` is not supported yet"), place)
-        return self.applier.apply(records[0], args, place)
 
-    def _attribute(self, node: ast.Attribute) -> Any:
-        path = dotted(node)
-        if path is not None and path.partition(".")[0] not in self.names:
-            module, _, last = path.rpartition(".")
-            if MODULES.get(module) and last in CONSTANTS:
-                return CONSTANTS[last]
-            if MODULES.get(module) and self.value_of(path.partition(".")[0]) is None:
-                if module == "torch" and last.startswith(
-                    ("float", "int", "bool", "double", "long")
-                ):
-                    return Dtype(path, ALSO.get(last, last) == self.dtype)
-                raise self._error(
-                    InputError(f"`{path}` is a function", remedy=f"call it, as in `{path}(x)`"),
-                    self._span(node),
-                )
-        owner = self.value(node.value)
-        name = node.attr
-        place = attribute_span(self.program, node)
-        if isinstance(owner, Results) and name in owner.fields:
-            return owner[owner.fields.index(name)]
-        if isinstance(owner, Ref):
-            shape = self.builder.nodes[owner.id].shape
-            if name == "shape":
-                return shape
-            if name in ("ndim",):
-                return len(shape)
-            if name == "data":
-                name = "detach"
-                return self._operator(name, (owner,), self._span(node))
-            for op in by_spelling(f"Tensor.{name}"):
-                if op.attribute:
-                    return self.applier.apply(op, (owner,), self._span(node))
-            if by_spelling(f"Tensor.{name}"):
-                raise self._error(
-                    InputError(f"`.{name}` is a method", remedy=f"call it, as in `x.{name}()`"),
-                    place,
-                )
-        raise self._error(unknown(name, "an attribute", attributes=True), place)
+def _is_script(body: tuple[ast.stmt, ...]) -> bool:
+    """Whether the text is a script and not a formula: it imports, makes leaves or calls backward."""
+    for statement in body:
+        for node in ast.walk(statement):
+            if isinstance(node, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.For, ast.With)):
+                return True
+            if isinstance(node, ast.keyword) and node.arg == "requires_grad":
+                return True
+            if isinstance(node, ast.Attribute) and node.attr in (
+                "backward", "requires_grad_", "autograd", "Variable", "Parameter",
+            ):  # fmt: skip
+                return True
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                if node.func.id in ("Variable", "print"):
+                    return True
+    return False
 
-    def _subscript(self, owner: Any, index: Any, place: Span) -> Any:
-        if isinstance(owner, (tuple, list)):
-            if isinstance(index, (int, slice)) and not isinstance(index, bool):
-                try:
-                    return owner[index]
-                except IndexError:
-                    raise self._error(
-                        InputError(f"index {index} is out of range for {len(owner)} values"), place
-                    ) from None
-            raise self._error(InputError("an index here must be an integer"), place)
-        if not isinstance(owner, Ref):
-            raise self._error(InputError(f"{_what(owner)} has no elements to index"), place)
-        return self.applier.apply(by_spelling("operator.getitem")[0], (owner, index), place)
 
-    # -- calls -----------------------------------------------------------------------------------
+# -- the output ------------------------------------------------------------------------------------
 
-    def _call(self, node: ast.Call) -> Any:
-        path = dotted(node.func)
-        method = isinstance(node.func, ast.Attribute) and not self._is_module(path)
-        args: list[Any] = []
-        if method:
-            assert isinstance(node.func, ast.Attribute)
-            owner = self.value(node.func.value)
-            name = node.func.attr
-            where = attribute_span(self.program, node.func)
-            known = self._builtin_method(owner, name, node)
-            if known is not _NOTHING:
-                return known
-            if _is_number(owner):
-                owner = self.builder.constant(owner, self._span(node.func.value))
-            if not isinstance(owner, Ref):
-                raise self._error(InputError(f"{_what(owner)} has no methods"), where)
-            args.append(owner)
-            records = [op for op in by_spelling(f"Tensor.{name}") if not op.attribute]
-        else:
-            assert path is not None
-            where = self._span(node.func)
-            module, _, name = path.rpartition(".")
-            records = functions(MODULES.get(module, ""), name)
-        args += [self.value(arg) for arg in node.args]
-        kwargs = {str(keyword.arg): self.value(keyword.value) for keyword in node.keywords}
-        place = self._span(node)
-        if not method and name == "len" and len(args) == 1 and isinstance(args[0], Ref):
-            shape = self.builder.nodes[args[0].id].shape
-            return shape[0] if shape else 1
-        if name in ("tensor", "as_tensor", "Tensor", "array", "asarray") and not method:
-            return self._literal(args, place, kwargs.get("dtype"))
-        if not records:
-            raise self._error(unknown(name, "a method" if method else "a function", path), where)
-        if name in ("requires_grad_", "requires_grad"):
-            return args[0]
-        result = self.applier.apply_any(records, args, kwargs, place)
-        if kwargs.get("inplace") is True or (records[0].inplace and args[-1] is True):
-            self._changed(args[0], result, place)
-        return result
 
-    def _changed(self, old: Any, new: Ref, place: Span) -> None:
-        """``inplace=True``: from here on, the names of ``old`` are those of ``new``."""
-        node = self.builder.nodes[old.id] if isinstance(old, Ref) else None
-        if node is None or node.op is None or node.op.moves:
-            what = "an input" if node is None or node.op is None else "a view of another tensor"
-            raise self._error(
-                UnsupportedError(
-                    f"inplace=True of {what} is not supported"
-                    + (": PyTorch refuses to change a leaf in place" if "input" in what else ""),
-                    remedy="leave it out, and give the result a name",
-                ),
-                place,
-            )
-        for name, value in self.names.items():
-            if value == old:
-                self.names[name] = new
-
-    def _is_module(self, path: str | None) -> bool:
-        if path is None:
-            return False
-        root = path.partition(".")[0]
-        module = path.rpartition(".")[0]
-        return module in MODULES and root not in self.names and self.value_of(root) is None
-
-    def _builtin_method(self, owner: Any, name: str, node: ast.Call) -> Any:
-        """What Python answers about a tensor without computing anything."""
-        if not isinstance(owner, Ref):
-            return _NOTHING
-        shape = self.builder.nodes[owner.id].shape
-        match name:
-            case "size":
-                values = [self.value(arg) for arg in node.args]
-                values += [self.value(keyword.value) for keyword in node.keywords]
-                if not values:
-                    return shape
-                if (
-                    len(values) == 1
-                    and isinstance(values[0], int)
-                    and -len(shape) <= values[0] < len(shape)
-                ):
-                    return shape[values[0]]
-                raise self._error(
-                    InputError(f"size() takes one dimension of the {len(shape)}"), self._span(node)
-                )
-            case "dim" | "ndimension":
-                return len(shape)
-            case "numel" | "nelement":
-                return math.prod(shape)
-            case "to" if len(node.args) == 1 and not node.keywords:
-                wanted = self.value(node.args[0])
-                if isinstance(wanted, Dtype) and not wanted.own:
-                    raise self._error(wanted.refused(), self._span(node.args[0]))
-                return owner if isinstance(wanted, Dtype) else _NOTHING
-            case "clone" | "contiguous" | "double" | "float" | "requires_grad_" | "cpu":
-                return owner
-        return _NOTHING
-
-    def _literal(self, args: list[Any], place: Span, dtype: Any = None) -> Any:
-        whole = isinstance(dtype, Dtype) and dtype.path.rpartition(".")[2] in ("int64", "long")
-        if isinstance(dtype, Dtype) and not dtype.own and not whole:
-            raise self._error(dtype.refused(), place)
-        if len(args) == 1 and isinstance(args[0], Ref):
-            return args[0]
-        if len(args) != 1 or not isinstance(args[0], (list, tuple, int, float)):
-            raise self._error(InputError("tensor() takes one nested list of numbers"), place)
-        try:
-            if isinstance(args[0], (list, tuple)) and any(
-                isinstance(p, Ref) for p in flat(args[0])
-            ):
-                return self.applier.apply(by_spelling("torch.stack")[0], args, place)
-            return self.applier.constant(args[0], place, whole)
-        except GradexplainError as error:
-            raise self._error(error, place) from None
-
-    def _tensor(self, value: Any, place: Span) -> Ref:
-        if isinstance(value, Ref):
-            return value
-        if isinstance(value, (int, float, list)):
-            try:
-                return self.applier.constant(value, place)
-            except GradexplainError as error:
-                raise self._error(error, place) from None
-        raise self._error(
-            InputError(
-                f"{_what(value)} is not a tensor", remedy="the last statement must be a tensor"
-            ),
+def _output(s: Session, last: Any, program: Program) -> Ref:
+    """The node that backward starts from where the text does not call it: the last value."""
+    place = _last_place(s, program)
+    if s.script and not isinstance(last, Tensor):
+        tensors = [v for v in s.scopes[0].values() if isinstance(v, Tensor)]
+        last = next((t for t in reversed(tensors) if s.requires(t)), last)
+    if isinstance(last, (tuple, list)) and last and all(isinstance(r, Tensor) for r in last):
+        s.fail(
+            f"the last statement gives {len(last)} tensors; backward starts from one",
             place,
+            "pick one, as in `q[0]`, or join them with cat or stack",
         )
+    if isinstance(last, list) or (isinstance(last, (int, float)) and not isinstance(last, bool)):
+        ref = _constant(s, last, place)
+    elif isinstance(last, Tensor):
+        ref = s.ref(last)
+    elif isinstance(last, bool):
+        ref = _constant(s, last, place)
+    elif last is None:
+        s.fail(
+            "the text computes nothing that could be differentiated",
+            place,
+            "end with an expression, as in `y = f(x)`; a function is read where it is called",
+        )
+    else:
+        s.fail(f"{what(last)} is not a tensor", place, "the last statement must be a tensor")
+    node = s.builder.nodes[ref.id]
+    if node.integer:
+        s.fail(
+            "the output holds integers or true/false, which have no gradient",
+            place,
+            "end with a real-valued expression",
+        )
+    if node.op is None:
+        # ``y = x``: a node of its own, so that the output is something computed.
+        ref = s.builder.apply(by_spelling("torch.positive")[0], (ref,), node.span)
+    if not s.builder.nodes[ref.id].named:
+        taken = {name for scope in s.scopes for name in scope}
+        taken |= {n.label for n in s.builder.nodes if n.named}
+        ref = s.builder.name(ref, next(name for name in _output_names() if name not in taken))
+    return ref
 
 
-_NOTHING = object()
+def _constant(s: Session, value: Any, place: Span) -> Ref:
+    try:
+        return s.applier.constant(value, place)
+    except InputError as error:
+        raise s.at(error, place) from None
 
 
-def _power(a: float, b: float) -> float:
-    """In floats: 9**9**9**9 must not become an integer of a billion digits."""
-    result = float(a) ** float(b)
-    whole = isinstance(a, int) and isinstance(b, int) and b >= 0
-    return int(result) if whole and abs(result) < 2**53 else result
+def _last_place(s: Session, program: Program) -> Span:
+    if program.statements:
+        return program.statements[-1].span
+    return Span(0, len(program.source))
 
 
-def _no_numbers() -> float:
-    raise TypeError
+def _output_names() -> Iterator[str]:
+    yield from ("y", "z", "out", "result")
+    count = 1
+    while True:
+        yield f"y{count}"
+        count += 1
 
 
-def _is_number(value: Any) -> bool:
-    """Whether arithmetic on it is done here; pi and e stay themselves in formulas."""
-    return isinstance(value, (int, float)) and not isinstance(value, (bool, NamedNumber))
+# -- what the text asks ----------------------------------------------------------------------------
 
 
-def _is_operand(value: Any) -> bool:
-    return isinstance(value, (Ref, int, float, list))
+def _of_calls(s: Session) -> Reading:
+    """The reading of a text that calls backward itself."""
+    kept = _kept(s)
+    if len(kept) < len(s.calls):
+        s.remark(
+            "earlier calls",
+            f"The text calls backward {len(s.calls)} times and changes its leaves in between: the "
+            f"last {'call is' if len(kept) == 1 else f'{len(kept)} calls are'} explained, at the "
+            "values that the leaves have by then. gradexplain trace runs a script and shows every "
+            "step.",
+        )
+        kept[0] = dataclasses.replace(kept[0], zeroed=frozenset())
+    _named(s, kept)
+    for call in kept:
+        s.leaves(Graph("", tuple(s.builder.nodes), call.start))
+    graph = s.builder.graph(Ref(kept[0].start))
+    graph, calls = _renamed(s, graph, kept)
+    return _finished(s, graph, calls, _shown(s, graph, calls))
 
 
-def _symbol(op: type[ast.operator]) -> str:
-    symbols = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.FloorDiv: "//",
-               ast.Mod: "%", ast.Pow: "**", ast.MatMult: "@", ast.BitAnd: "&", ast.BitOr: "|"}  # fmt: skip
-    return symbols[op]
+def _kept(s: Session) -> list[BackwardCall]:
+    """The last call, and those before it that were made at the same values."""
+    last = _versions(s, s.calls[-1])
+    kept: list[BackwardCall] = []
+    for call in reversed(s.calls):
+        versions = _versions(s, call)
+        if any(last.get(tensor, label) != label for tensor, label in versions.items()):
+            break
+        kept.insert(0, call)
+        last = {**versions, **last}
+    return kept
 
 
-def _what(value: Any) -> str:
-    match value:
-        case Ref():
-            return "a tensor"
-        case None:
-            return "None"
-        case bool():
-            return f"{value}"
-        case int() | float():
-            return "a number"
-        case str():
-            return "a string"
-        case tuple():
-            return "a tuple"
-        case list():
-            return "a list"
-    return "a slice" if isinstance(value, slice) else "this"
+def _versions(s: Session, call: BackwardCall) -> dict[int, str]:
+    """The label that each tensor's leaf has in a call."""
+    graph = Graph("", tuple(s.builder.nodes), call.start)
+    needed = graph.needed()
+    return {
+        id(s.made[n.label].tensor): n.label
+        for n in graph.nodes
+        if n.id in needed and n.is_leaf and s.made[n.label].requires_grad
+    }
+
+
+def _named(s: Session, calls: list[BackwardCall]) -> None:
+    """Give every start a name, and make it something computed."""
+    for place, call in enumerate(calls):
+        node = s.builder.nodes[call.start]
+        ref = Ref(call.start)
+        if node.op is None:
+            ref = s.builder.apply(by_spelling("torch.positive")[0], (ref,), node.span)
+        if not s.builder.nodes[ref.id].named:
+            taken = {name for scope in s.scopes for name in scope}
+            taken |= {n.label for n in s.builder.nodes if n.named}
+            names = (name for name in chain(["L"], _output_names()) if name not in taken)
+            ref = s.builder.name(ref, next(names))
+        calls[place] = dataclasses.replace(call, start=ref.id)
+
+
+def _renamed(
+    s: Session, graph: Graph, calls: list[BackwardCall]
+) -> tuple[Graph, tuple[BackwardCall, ...]]:
+    """The leaves that were changed by their own names: ``w`` for ``w″``."""
+    new: dict[str, str] = {}
+    for call in calls:
+        for label in _versions(s, call).values():
+            base = re.sub("′+$|@[0-9]+$", "", label)
+            if base != label and s.made.get(base) is not None:
+                if s.made[base].tensor is s.made[label].tensor:
+                    new[label], new[base] = base, label
+    if not new:
+        return graph, tuple(calls)
+    nodes = tuple(
+        dataclasses.replace(n, label=new.get(n.label, n.label)) if n.is_leaf else n
+        for n in graph.nodes
+    )
+    s.made = {new.get(label, label): leaf for label, leaf in s.made.items()}
+    changed = tuple(
+        dataclasses.replace(
+            call,
+            zeroed=frozenset(new.get(label, label) for label in call.zeroed),
+            wanted=None if call.wanted is None else tuple(new.get(n, n) for n in call.wanted),
+        )
+        for call in calls
+    )
+    return Graph(graph.source, nodes, graph.output), changed
+
+
+def _finished(
+    s: Session, graph: Graph, calls: tuple[BackwardCall, ...], statements: tuple[str, ...]
+) -> Reading:
+    starts = [call.start for call in calls] or [graph.output]
+    needed: set[int] = set()
+    for start in starts:
+        needed |= Graph("", graph.nodes, start).needed()
+    whole = Graph("", graph.nodes, starts[-1])
+    labels = [n.label for n in graph.nodes if n.is_leaf and (n.id in needed or not s.script)]
+    own = [n for n in labels if s.made[n].dtype is not None and s.made[n].requires_grad]
+    asked = {label for call in calls for label in call.wanted or ()}
+    leaves = [label for label in own if not asked or label in asked]
+    retain = [
+        n.label
+        for t in s.retained
+        if t.ref is not None and (n := graph.nodes[t.ref.id]).id in needed
+    ]
+    retain += [label for label in asked if label not in labels]
+    if s.script and not own:
+        leaves = [label for label in labels if s.made[label].requires_grad]
+    values = _values(s, graph, labels)
+    examples = {label for label in labels if s.made[label].example and label not in s.inputs.given}
+    examples -= s.inputs.ones
+    return Reading(
+        graph,
+        values,
+        frozenset(examples),
+        tuple(leaves) if s.script else None,
+        s.run_dtype(whole),
+        calls,
+        tuple(dict.fromkeys(retain)),
+        statements,
+        tuple(s.remarks),
+        s.script,
+        s.returned,
+    )
+
+
+def _values(s: Session, graph: Graph, labels: Sequence[str]) -> dict[str, Array]:
+    """The value of every leaf; those that nobody gave are made to suit the whole graph."""
+    free = [n for n in graph.leaves if s.made[n.label].value is None and not s.made[n.label].later]
+    made = example_values(graph, [n for n in free if not s.inputs.gives(n.label)])
+    values: dict[str, Array] = {}
+    for node in graph.leaves:
+        leaf = s.made[node.label]
+        if node.label in made:
+            leaf.value = made[node.label]
+        elif node.label not in labels and leaf.later:
+            leaf.value = np.ones(node.shape)  # it plays no part: any value will do
+        values[node.label] = s.leaf_value(node.label, node.shape)
+    return values
+
+
+# -- what is shown ---------------------------------------------------------------------------------
+
+
+def _shown(s: Session, graph: Graph, calls: tuple[BackwardCall, ...] = ()) -> tuple[str, ...]:
+    """The statements of a script that computed what is differentiated, and the calls of backward."""
+    starts = [call.start for call in calls] or [graph.output]
+    needed: set[int] = set()
+    for start in starts:
+        needed |= Graph("", graph.nodes, start).needed()
+    computed = {id for id in needed if graph.nodes[id].op is not None}
+    lines: list[str] = []
+    told: set[int] = set()
+    for text, first, last in s.shown:
+        made = {id for id in range(first, last) if id in computed} - told
+        if made and "backward(" not in text:
+            lines.append(text)
+            told |= made
+    lines += [s.text(call.place) for call in calls]
+    return tuple(lines)
+
+
+def _statements(program: Program, graph: Graph) -> tuple[str, ...]:
+    """The statements as typed, one each; a bare last expression gets the output's name."""
+    lines = []
+    for statement in program.statements:
+        text = program.source[statement.span.start : statement.span.end]
+        lines.append(" ".join(text.split()))
+    if lines and not program.statements[-1].targets:
+        lines[-1] = f"{graph.out.label} = {lines[-1]}"
+    return tuple(lines)

@@ -10,13 +10,26 @@ from gradexplain.errors import GradexplainError, InputError, UnsupportedError
 from gradexplain.graph import NamedNumber
 from gradexplain.ops import Op, all_spellings, by_spelling
 
-#: Names that stand for a module of PyTorch (or Python's math) when nothing was assigned to them.
-MODULES = {
-    "torch": "torch", "F": "F", "nn": "nn", "math": "math", "functional": "F", "special": "special",
-    "linalg": "linalg", "torch.nn": "nn", "torch.nn.functional": "F", "nn.functional": "F",
-    "torch.special": "special", "torch.linalg": "linalg", "torch.functional": "torch",
-    "torch.Tensor": "Tensor", "Tensor": "Tensor", "np": "numpy", "numpy": "numpy",
+#: Modules by the names that they go by without an import.
+DEFAULTS = {
+    "torch": "torch", "F": "torch.nn.functional", "nn": "torch.nn", "math": "math", "np": "numpy",
+    "numpy": "numpy", "functional": "torch.nn.functional", "special": "torch.special",
+    "linalg": "torch.linalg", "Tensor": "torch.Tensor", "optim": "torch.optim",
+    "autograd": "torch.autograd",
 }  # fmt: skip
+
+#: Where the records of a module's functions are: their home, "" for any.
+HOMES = {
+    "torch": "torch", "torch.cuda": "cuda", "torch.nn.functional": "F", "torch.special": "special", "torch.functional": "torch",
+    "torch.linalg": "linalg", "torch.Tensor": "Tensor", "torch.nn": "", "math": "", "numpy": "",
+    "torch.fft": "fft", "numpy.linalg": "linalg", "cmath": "", "scipy.special": "special",
+}  # fmt: skip
+
+#: Modules that a text may name; of any other nothing is known.
+MODULES = {*HOMES, "torch.autograd", "torch.autograd.functional", "torch.func", "torch.optim",
+           "torch.nn.init", "torch.random", "torch.cuda", "torch.nn.parameter", "torch.nn.utils",
+           "numpy.random", "torch.autograd.variable", "torch.nn.modules", "torch.optim.sgd"}  # fmt: skip
+
 CONSTANTS = {
     "pi": NamedNumber("pi", math.pi), "e": NamedNumber("e", math.e), "inf": math.inf,
     "nan": math.nan, "tau": math.tau,
@@ -35,7 +48,7 @@ _BARE = ("torch", "F", "linalg", "special", "Tensor")
 
 def functions(module: str, name: str) -> list[Op]:
     """The records of a function, looked for in its module, or everywhere where it has none."""
-    homes = (module,) if module and module not in ("math", "numpy", "nn") else _BARE
+    homes = (module,) if module else _BARE
     for home in homes:
         records = by_spelling(f"{home}.{name}")
         if records:

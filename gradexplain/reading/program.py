@@ -25,13 +25,15 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """The statements of a text, at least one.  Every span is a range of ``source``.
+    """A text as Python's tree.  Every span is a range of ``source``.
 
-    ``source`` is the text as given, but for line ends (always a line feed) and a byte order mark.
+    ``source`` is the text without what clings to a pasted one (`gradexplain.reading.pasted`);
+    ``statements`` are those of ``body`` that are plain assignments and expressions.
     """
 
     source: str
     statements: tuple[Statement, ...]
+    body: tuple[ast.stmt, ...] = ()
 
 
 def span(program: Program | str, node: ast.AST) -> Span:
@@ -55,12 +57,11 @@ def attribute_span(program: Program | str, node: ast.Attribute) -> Span:
 
 @lru_cache(maxsize=8)
 def lines(source: str) -> tuple[tuple[int, str], ...]:
-    """Each line without its indentation, and where in ``source`` it starts."""
+    """Each line, and where in ``source`` it starts."""
     lines = []
     start = 0
     for line in source.split("\n"):
-        text = line.lstrip(" \t\f")
-        lines.append((start + len(line) - len(text), text))
+        lines.append((start, line))
         start += len(line) + 1
     return tuple(lines)
 

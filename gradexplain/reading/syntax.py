@@ -1,26 +1,35 @@
 """The language: a text becomes a `Program`, or an error with its place.  Nothing is evaluated.
 
-It is the part of Python that reads as a formula in PyTorch::
+It is the part of Python in which people write PyTorch::
 
-    program    := [statement] ((";" | line break) [statement])*     the last one is the output
-    statement  := [targets "="] expression
-    targets    := NAME | NAME ("," NAME)* [","]                     several unpack x.split(2), …
-    expression := NAME | NUMBER | "True" | "False" | "None"
-                | "(" expression ")" | "(" items ")" | "[" items "]"
-                | ("-" | "+" | "~" | "not") expression
+    program    := statement ((";" | line break) statement)*       the last value is the output, or
+                                                                  what backward is called on
+    statement  := expression | assignment | import | "pass" | "del" NAME | "assert" expression
+                | "for" targets "in" expression ":" block | "while" expression ":" block
+                | "if" expression ":" block ["else" ":" block] | "with" expression ":" block
+                | "def" NAME "(" arguments ")" ":" block | "return" expression | "break" | "continue"
+                | "try" ":" block ("except" … ":" block)*
+    assignment := (targets "=")+ expression | target ("+" | "-" | "*" | "/" | …) "=" expression
+    targets    := target ("," target)* [","]                        several unpack x.split(2), …
+    target     := NAME | expression "[" index "]" | expression "." NAME
+    expression := NAME | NUMBER | STRING | "True" | "False" | "None" | "..."
+                | "(" expression ")" | "(" items ")" | "[" items "]" | "{" key ":" expression "}"
+                | ("-" | "+" | "~" | "not") expression | expression "if" expression "else" expression
                 | expression ("+" | "-" | "*" | "/" | "//" | "%" | "**" | "@" | "&" | "|") expression
-                | expression ("<" | "<=" | ">" | ">=" | "==" | "!=") expression   (no chains)
+                | expression ("<" | "<=" | ">" | ">=" | "==" | "!=" | "and" | "or" | "in") expression
                 | expression "." NAME
-                | function "(" [argument ("," argument)* [","]] ")"
+                | expression "(" [argument ("," argument)* [","]] ")"
                 | expression "[" index ("," index)* [","] "]"
+                | "[" expression "for" targets "in" expression ["if" expression] "]"
+                | "lambda" arguments ":" expression
     items      := [expression ("," expression)* [","]]
-    function   := NAME | expression "." NAME
-    argument   := [NAME "="] (expression | STRING)
-    index      := expression | "..." | [expression] ":" [expression] [":" [expression]]
+    argument   := [NAME "="] expression
+    index      := expression | [expression] ":" [expression] [":" [expression]]
 
 Precedence is Python's.  ``#`` starts a comment, a line goes on inside brackets or after a final
-backslash, and all statements are indented alike, by any depth, so pasted text needs no tidying.
-Names are those of Python: letters of any script, in Unicode's NFKC form.
+backslash.  Names are those of Python: letters of any script, in Unicode's NFKC form.  Loops and
+functions are written out as they are read; classes, files and what other modules compute are not
+read.  What clings to a pasted text is taken away first (`gradexplain.reading.pasted`).
 
 The text is read in three steps, each of which bounds the work of the next: `scan` goes over the
 characters once, `ast.parse` makes the tree, `_check` goes over its nodes once, without recursion.
@@ -31,25 +40,26 @@ from __future__ import annotations
 import ast
 import math
 import warnings
+from collections.abc import Iterator
 
 from gradexplain.errors import InputError, Span, UnsupportedError
 from gradexplain.limits import MAX_DEPTH, MAX_SOURCE, MAX_TREE_NODES
-from gradexplain.reading.program import Program, Statement, attribute_span, lines, span
-from gradexplain.reading.tokens import ASSIGN, CONDITIONS, NAME_PARTS, Token, fail, scan
+from gradexplain.reading.pasted import cleaned
+from gradexplain.reading.program import Program, Statement, lines, span
+from gradexplain.reading.tokens import NAME_PARTS, Token, fail, scan
 
 
 def parse(text: str) -> Program:
     """The program that ``text`` spells."""
-    source = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    if len(source) > MAX_SOURCE:
+    if len(text) > MAX_SOURCE:
         raise InputError(
-            f"the expression has {len(source):,} characters; at most {MAX_SOURCE:,} are read",
+            f"the expression has {len(text):,} characters; at most {MAX_SOURCE:,} are read",
             remedy="shorten it; values belong in --at, as in `--at x=@file.npy`",
         )
-    tokens = scan(source)
-    statements = tuple(_statement(source, node) for node in _parse_tree(source, tokens))
-    _check(source, [statement.value for statement in statements])
-    return Program(source, statements)
+    source = cleaned(text)
+    body = _parse_tree(source, scan(source))
+    _check(source, body)
+    return Program(source, tuple(_statements(source, body)), tuple(body))
 
 
 # ---- the second step: Python's parser ------------------------------------------------------------
@@ -58,12 +68,11 @@ _TOO_DEEP = f"the expression holds more than {MAX_DEPTH} operations inside one a
 
 
 def _parse_tree(source: str, tokens: list[Token]) -> list[ast.stmt]:
-    """Python's tree of ``source``, its indentation taken away."""
-    text = "\n".join(line for _, line in lines(source))
+    """Python's tree of ``source``."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python's advice on code that is never run
-            return ast.parse(text).body
+            return ast.parse(source).body
     except SyntaxError as error:
         raise _translated(source, tokens, error) from None
     except ValueError:
@@ -86,6 +95,11 @@ def _translated(source: str, tokens: list[Token], error: SyntaxError) -> InputEr
         remedy = "write `name = expression`, or `==` for a comparison"
     elif error.msg.startswith("positional argument follows keyword"):
         message, remedy = "a value follows a named argument", "move the named arguments to the end"
+    elif isinstance(error, IndentationError) and "unexpected indent" in error.msg:
+        message = "this line is indented unlike the first one"
+        remedy = "indent all statements alike, or put ( ) around one of several lines"
+    elif isinstance(error, IndentationError):
+        message, remedy = "this line is indented wrongly", "indent what belongs to a block, alike"
     elif error.msg.startswith("expected 'else'"):
         message, remedy = "`if` stands without `else`", "write where(condition, a, b)"
     elif token and token.kind == "number":
@@ -104,178 +118,98 @@ def _translated(source: str, tokens: list[Token], error: SyntaxError) -> InputEr
     )
 
 
-def _statement(source: str, node: ast.stmt) -> Statement:
-    """``node`` as a `Statement`; its expression is not checked yet."""
-    place = span(source, node)
-    if isinstance(node, ast.Expr):
-        return Statement((), (), False, node.value, place)
-    if isinstance(node, ast.AnnAssign):
-        remedy = "write `name = expression`"
-        fail(source, place, "annotations are not part of the language", remedy)
-    if not isinstance(node, ast.Assign):  # `scan` has refused the words that start one
-        fail(source, place, "only expressions and `name = expression` are read", "leave it out")
-    if len(node.targets) > 1:
-        message = "one statement can assign only once"
-        fail(source, place, message, "write two statements, as in `a = x + 1; b = a`")
-    target = node.targets[0]
-    unpacks = isinstance(target, (ast.Tuple, ast.List))
-    names = target.elts if isinstance(target, (ast.Tuple, ast.List)) else [target]
-    for name in names:
-        _check_target(source, name)
-    if not names:
-        fail(source, span(source, target), "there is no name here to assign to", "write a name")
-    return Statement(
-        tuple(name.id for name in names if isinstance(name, ast.Name)),
-        tuple(span(source, name) for name in names),
-        unpacks,
-        node.value,
-        place,
-    )
-
-
-def _check_target(source: str, node: ast.expr) -> None:
-    place = span(source, node)
-    if isinstance(node, ast.Name):
-        _check_private(source, node)
-    elif isinstance(node, (ast.Subscript, ast.Attribute)):
-        message = "assigning to a part of a tensor is not supported"
-        remedy = "build a new tensor with where(), cat() or stack()"
-        fail(source, place, message, remedy, UnsupportedError)
-    else:
-        fail(source, place, "only a name can stand to the left of `=`", "write a plain name")
+def _statements(source: str, body: list[ast.stmt]) -> Iterator[Statement]:
+    """The plain assignments to names, and the expressions."""
+    for node in body:
+        place = span(source, node)
+        if isinstance(node, ast.Expr):
+            yield Statement((), (), False, node.value, place)
+        elif isinstance(node, ast.Assign):
+            target = node.targets[0]
+            unpacks = isinstance(target, (ast.Tuple, ast.List))
+            parts = target.elts if isinstance(target, (ast.Tuple, ast.List)) else [target]
+            names = [part for part in parts if isinstance(part, ast.Name)]
+            if names:
+                spans = tuple(span(source, name) for name in names)
+                yield Statement(tuple(n.id for n in names), spans, unpacks, node.value, place)
 
 
 # ---- the third step: nodes -----------------------------------------------------------------------
 
-_REDUCE = "write a reduction such as x.sum(dim=0), or each element in a list"
-
 #: Expressions of Python that are not part of the language: what they are called, and the remedy.
-_REFUSED: dict[type[ast.expr], tuple[str, str]] = {
-    ast.BoolOp: ("`and` and `or` are not part of the language", CONDITIONS),
-    ast.IfExp: (
-        "`if … else` is not part of the language",
-        "write where(condition, a, b)",
-    ),
-    ast.Lambda: ("`lambda` is not part of the language", "write the expression itself"),
-    ast.ListComp: ("comprehensions are not part of the language", _REDUCE),
-    ast.GeneratorExp: ("comprehensions are not part of the language", _REDUCE),
-    ast.Starred: ("`*` cannot unpack values here", "write each value out, as in `x.permute(1, 0)`"),
-    ast.NamedExpr: ("`:=` is not part of the language", ASSIGN),
+_REFUSED: dict[type[ast.AST], tuple[str, str]] = {
     ast.Await: ("`await` is not part of the language", "leave it out"),
     ast.Yield: ("`yield` is not part of the language", "leave it out"),
     ast.YieldFrom: ("`yield` is not part of the language", "leave it out"),
+    ast.AsyncFunctionDef: ("`async` is not part of the language", "leave it out"),
+    ast.AsyncFor: ("`async` is not part of the language", "leave it out"),
+    ast.AsyncWith: ("`async` is not part of the language", "leave it out"),
+    ast.Match: ("`match` is not part of the language", "write if and else"),
 }
-_ALLOWED = (
-    *(ast.Name, ast.Constant, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Call, ast.Attribute),
-    *(ast.Subscript, ast.Slice, ast.List, ast.Tuple),
-)
 
 
-def _check(source: str, expressions: list[ast.expr]) -> None:
+def _check(source: str, body: list[ast.stmt]) -> None:
     """Refuse every node that the language does not have; each is seen once, in reading order."""
-    strings: set[ast.expr] = set()  # where a string may stand
-    ellipses: set[ast.expr] = set()  # where `...` may stand
-    pending = [(node, 1) for node in reversed(expressions)]
+    pending: list[tuple[ast.AST, int]] = [(node, 0) for node in reversed(body)]
     count = 0
     while pending:
         node, depth = pending.pop()
-        count += 1
+        if isinstance(node, ast.expr):
+            count += 1
         if count > MAX_TREE_NODES:
             message = (
                 f"the expression has more than {MAX_TREE_NODES:,} names, numbers and operations"
             )
             raise InputError(message, remedy="shorten it")
-        if depth > MAX_DEPTH:
+        if depth > MAX_DEPTH and isinstance(node, ast.expr):
             fail(source, span(source, node), _TOO_DEEP, NAME_PARTS)
         _check_node(source, node)
-        if isinstance(node, ast.Constant):
-            _check_constant(source, node, node in strings, node in ellipses)
-        elif isinstance(node, ast.Call):
-            strings.update(node.args)
-            strings.update(keyword.value for keyword in node.keywords)
-        elif isinstance(node, ast.Subscript):
-            index = node.slice
-            ellipses.update(index.elts if isinstance(index, ast.Tuple) else [index])
-        pending.extend((child, depth + 1) for child in reversed(_children(node)))
+        pending.extend((child, depth + 1) for child in reversed([*ast.iter_child_nodes(node)]))
 
 
-def _children(node: ast.expr) -> list[ast.expr]:
-    """The expressions directly inside ``node``, in reading order."""
-    children = []
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.expr):
-            children.append(child)
-        elif isinstance(child, ast.keyword):
-            children.append(child.value)
-    return children
-
-
-def _check_node(source: str, node: ast.expr) -> None:
+def _check_node(source: str, node: ast.AST) -> None:
     """Refuse ``node`` for what it is; what is inside it comes later."""
-    if not isinstance(node, _ALLOWED):
-        refused = _REFUSED.get(type(node), ("this is not part of the language", "leave it out"))
-        fail(source, span(source, node), *refused)
+    if type(node) in _REFUSED:
+        fail(source, span(source, node), *_REFUSED[type(node)])
     if isinstance(node, ast.Name):
         _check_private(source, node)
-    elif isinstance(node, ast.Attribute) and node.attr.startswith("_"):
-        message = f"`{node.attr}` is private to Python; only methods and functions can be named"
-        fail(source, attribute_span(source, node), message, "write a method, as in `x.log()`")
-    elif isinstance(node, ast.Compare):
-        _check_comparison(source, node)
     elif isinstance(node, ast.Call):
         _check_call(source, node)
+    elif isinstance(node, ast.Constant):
+        _check_constant(source, node)
+    elif isinstance(node, ast.Assign):
+        for target in node.targets:
+            _check_target(source, target)
 
 
-def _check_comparison(source: str, node: ast.Compare) -> None:
-    if len(node.ops) > 1:
-        remedy = "write where() for each, as in `where(0 < x, where(x < 1, a, b), b)`"
-        message = "chained comparisons are not part of the language"
-        fail(source, span(source, node), message, remedy)
-    if isinstance(node.ops[0], (ast.In, ast.NotIn, ast.Is, ast.IsNot)):
-        message = "`in` and `is` are not part of the language"
-        fail(source, span(source, node), message, "compare with `==` or `!=`")
+def _check_target(source: str, target: ast.expr) -> None:
+    if isinstance(target, (ast.Tuple, ast.List)) and not target.elts:
+        fail(source, span(source, target), "there is no name here to assign to", "write a name")
 
 
 def _check_call(source: str, node: ast.Call) -> None:
-    if isinstance(node.func, ast.Call):
-        message = "the result of a call cannot be called"
-        remedy = "write the function, as in `F.relu(x)` for `nn.ReLU()(x)`"
-        fail(source, span(source, node), message, remedy, UnsupportedError)
-    if not isinstance(node.func, (ast.Name, ast.Attribute)):
-        message = "only a function's name can stand before `(`"
-        fail(source, span(source, node), message, "write `*` for a product, as in `2*(a + b)`")
     seen = set()
     for argument in node.keywords:
-        if argument.arg is None:
-            message = "`**` cannot unpack arguments here"
-            remedy = "write each argument out, as in `x.sum(dim=0)`"
-            fail(source, span(source, argument), message, remedy)
-        if argument.arg in seen:
+        if argument.arg is not None and argument.arg in seen:
             message = f"the argument `{argument.arg}` is given twice"
             fail(source, span(source, argument), message, "delete one of the two")
         seen.add(argument.arg)
 
 
-def _check_constant(source: str, node: ast.Constant, string: bool, ellipsis: bool) -> None:
-    """Refuse a constant that is of no use where it stands, or that no float64 can hold."""
+def _check_constant(source: str, node: ast.Constant) -> None:
+    """Refuse a constant that no float64 can hold."""
     value = node.value
-    if isinstance(value, str) and not string:
-        message = 'a string can only be an argument, as in `reduction="mean"`'
-        remedy = "write a name without quotes"
-    elif value is ... and not ellipsis:
-        message, remedy = (
-            "`...` can only stand in an index, as in `x[..., 0]`",
-            "write the terms out",
-        )
-    elif isinstance(value, float) and math.isinf(value):
+    if isinstance(value, float) and math.isinf(value):
         message, remedy = "this number is too large for a float64", "write one below 1.8e308"
-    else:
-        return
-    fail(source, span(source, node), message, remedy)
+        fail(source, span(source, node), message, remedy)
+    if isinstance(value, (complex, bytes)):
+        what = "complex numbers are" if isinstance(value, complex) else "bytes are"
+        remedy = "write the real and the imaginary part as two expressions"
+        fail(source, span(source, node), f"{what} not supported", remedy, UnsupportedError)
 
 
 def _check_private(source: str, node: ast.Name) -> None:
-    if node.id.startswith("__"):
+    if node.id.startswith("__") and node.id not in ("__name__", "__file__"):
         message = f"`{node.id}` is private to Python and cannot be a name here"
         remedy = "choose a name that does not start with `__`"
         fail(source, span(source, node), message, remedy)

@@ -21,21 +21,21 @@ _TOKEN = re.compile(
     | (?P<end> [\n;] )
     | (?P<number> 0[xXbBoO][0-9a-fA-F_]+
                 | (?: [0-9][0-9_]*\.?[0-9_]* | \.[0-9][0-9_]* ) (?: [eE][+-]?[0-9][0-9_]* )? )
-    | (?P<string> '[^'\n\\]*' | "[^"\n\\]*" )
-    | (?P<augmented> (?: \*\* | // | [-+*/%@&|] ) = (?!=) )
-    | (?P<foreign> >>>? | << | && | \|\| | := | -> | [\^!?$`\\{}'"] (?!=) )
-    | (?P<open> [(\[] )
-    | (?P<close> [)\]] )
-    | (?P<operator> \*\* | // | [<>=!]= | [-+*/%@&|<>=~,.:] )
+    | (?P<string> (?:[rRbBuUfF]{1,2}(?=['"]))? (?: '{3}[\s\S]*?'{3} | "{3}[\s\S]*?"{3}
+                | '(?:\\.|[^'\n\\])*' | "(?:\\.|[^"\n\\])*" ) )
+    | (?P<foreign> >>>? | << | && | \|\| | [\^!?$`\\'"] (?!=) )
+    | (?P<open> [(\[{] )
+    | (?P<close> [)\]}] )
+    | (?P<operator> (?: \*\* | // | [-+*/%@&|] ) = (?!=) | := | -> | \*\* | // | [<>=!]=
+                | [-+*/%@&|<>=~,.:] )
     """,
     re.VERBOSE,
 )
 
-_CLOSING = {"(": ")", "[": "]"}
+_CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 NAME_PARTS = "give parts of it names, as in `s = a + b; s * c`"
 CONDITIONS = "write `&` or `|` between conditions in parentheses, as in `(a > 0) & (b > 0)`"
-ASSIGN = "write a statement of its own, as in `s = x.sum(); x / s`"
 
 #: What is typed or pasted for something that the language has another spelling for.
 _REMEDIES = {
@@ -46,11 +46,7 @@ _REMEDIES = {
     "<<": "write `*` and `**`, as in `a * 2**n`",
     ">>": "write `//` and `**`, as in `a // 2**n`",
     ">>>": "leave out Python's prompt",
-    ":=": ASSIGN,
-    "->": "leave it out",
     "\\": "leave it out; only the end of a line may be one, to go on in the next line",
-    "{": "write ( ) around a part, [ ] around a list",
-    "}": "write ( ) around a part, [ ] around a list",
     "'": "close the string on the same line",
     '"': "close the string on the same line",
     "√": "write sqrt(x)",
@@ -58,12 +54,9 @@ _REMEDIES = {
     "∏": "write x.prod()",
     "∞": "write the limit of the expression, or bind a name: `--at c=inf`",
     "ᵀ": "write `x.T`",
-    "\u00a0": "it is a no-break space; write an ordinary one",
     **dict.fromkeys("×·⋅∙∗•", "write `*`"),
     **dict.fromkeys("÷∕⁄", "write `/`"),
     **dict.fromkeys("−–—‐‑", "write `-`"),
-    **dict.fromkeys("“”„«»", 'write `"`'),
-    **dict.fromkeys("‘’‚", "write `'`"),
     "≤": "write `<=`",
     "≥": "write `>=`",
     "≠": "write `!=`",
@@ -73,25 +66,8 @@ _REMEDIES = {
     **{raised: f"write `**{digit}`" for digit, raised in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
 }
 
-#: Words that start a statement of Python, and what to write instead.
-_STATEMENTS = {
-    "import": "leave it out: torch.log, F.relu and the like are known without it",
-    "from": "leave it out: torch.log, F.relu and the like are known without it",
-    "def": "write the body's lines alone; the last one is the output",
-    "return": "write the expression alone; the last statement is the output",
-    "for": "write a reduction such as x.sum(dim=0), or each term",
-    "while": "write a reduction such as x.sum(dim=0), or each term",
-    "if": "write where(condition, a, b)",
-    "assert": "leave it out",
-    "del": "leave it out",
-    "with": "leave it out and write the lines inside it alone",
-}
 #: Python reads no text with these in it, not even in a comment.
 _UNREADABLE = re.compile("[\0\ud800-\udfff]")
-_INDENTATION = re.compile(r"[ \t\f]*")
-_STATEMENT_WORDS = set(keyword.kwlist) - {
-    *("None", "True", "False", "not", "and", "or", "in", "is", "lambda", "await", "yield"),
-}
 _OPERATOR_WORDS = set(keyword.kwlist) - {"None", "True", "False"}
 
 
@@ -121,14 +97,10 @@ def scan(source: str) -> list[Token]:
                 _unclosed(source, opened[-1])
             previous = previous if opened else None
         else:
-            if previous is None:
-                _check_start(source, token, tokens)
-            else:
+            if previous is not None:
                 _check_neighbours(source, previous, token)
             if token.kind in ("number", "name"):
                 _check_length(source, token)
-            elif token.kind == "augmented":
-                _augmented(source, token, previous)
             elif token.kind == "foreign":
                 _foreign(source, token)
             elif token.kind in ("open", "close"):
@@ -159,36 +131,6 @@ def _token(source: str, position: int) -> Token:
     return Token(kind, source[position:end], Span(position, end))
 
 
-def _check_start(source: str, token: Token, before: list[Token]) -> None:
-    """Refuse a statement of another kind than the language's, or indented unlike the first.
-
-    Without the second rule, a line ``+ b`` that was meant to go on with the line before it would be
-    read as a statement of its own.
-    """
-    if token.kind == "name" and token.text in _STATEMENT_WORDS:
-        message = (
-            f"`{token.text}` belongs to Python's statements; "
-            "only expressions and `name = expression` are read"
-        )
-        remedy = _STATEMENTS.get(token.text, "write expressions and `name = expression` alone")
-        fail(source, token.span, message, remedy)
-    first = next((other for other in before if other.kind != "end"), token)
-    if (
-        before
-        and before[-1].text == "\n"
-        and _indentation(source, token) != _indentation(source, first)
-    ):
-        message = "this line is indented unlike the first one"
-        remedy = "indent all statements alike, or put ( ) around one of several lines"
-        fail(source, token.span, message, remedy)
-
-
-def _indentation(source: str, token: Token) -> str:
-    """The blanks at the start of the line that holds ``token``."""
-    match = _INDENTATION.match(source, source.rfind("\n", 0, token.span.start) + 1)
-    return match.group() if match else ""
-
-
 def _check_neighbours(source: str, left: Token, right: Token) -> None:
     """Refuse two operands without an operator between them, such as ``2x`` and ``a b``."""
     operands = ("number", "name", "string")
@@ -208,11 +150,8 @@ def _check_neighbours(source: str, left: Token, right: Token) -> None:
             "write the real and the imaginary part as two expressions",
             UnsupportedError,
         )
-    if left.kind == "name" and touching and right.kind == "string":
-        message = f"a string with the prefix `{left.text}` is not part of the language"
-        fail(source, both, message, f"write the string alone: {right.text}")
     if left.kind == right.kind == "string":
-        fail(source, both, "two strings stand side by side", "write one string")
+        return  # Python joins them
     product = f"{left.text} * {right.text}" if left.kind != "close" else f"(…) * {right.text}"
     message = f"there is no operator between `{left.text}` and `{right.text}`"
     call = f", `{left.text}({right.text})` for a call" if left.kind == "name" else ""
@@ -226,12 +165,6 @@ def _check_length(source: str, token: Token) -> None:
     if token.kind == "name" and len(token.text) > MAX_NAME:
         message = f"this name has more than {MAX_NAME} characters"
         fail(source, token.span, message, "choose a shorter one")
-
-
-def _augmented(source: str, token: Token, previous: Token | None) -> NoReturn:
-    name = previous.text if previous and previous.kind == "name" else "x"
-    message = f"`{token.text}` changes a value in place; only `name = expression` assigns"
-    fail(source, token.span, message, f"write `{name} = {name} {token.text[:-1]} …`")
 
 
 def _foreign(source: str, token: Token) -> NoReturn:

@@ -48,8 +48,9 @@ class CallsQuestion:
     wanted: tuple[str, ...]
     retain: tuple[str, ...]
     dtype: str
-    zero_grad: bool
-    retain_graph: bool
+    #: What is zeroed before each call, and whether each keeps the graph.
+    zeroed: tuple[frozenset[str], ...]
+    retain_graph: tuple[bool, ...]
 
     def ask(self) -> CallsAnswer:
         import torch
@@ -94,12 +95,12 @@ class CallsQuestion:
         after: list[Mapping[str, Array | None]] = []
         failed = failed_at = ""
         for number, (start, v) in enumerate(zip(self.starts, self.vs, strict=True)):
-            if self.zero_grad and number:
-                for tensor in kept.values():
-                    tensor.grad = None
+            for name in self.zeroed[number] & kept.keys():
+                kept[name].grad = None
             output = tensors[start]
             try:
-                output.backward(torch.tensor(v, dtype=output.dtype), retain_graph=self.retain_graph)
+                retain = self.retain_graph[number]
+                output.backward(torch.tensor(v, dtype=output.dtype), retain_graph=retain)
             except RuntimeError as error:
                 failed, failed_at = first_line(error), running[-1] if running else ""
             after.append({name: to_array(torch, tensor.grad) for name, tensor in kept.items()})

@@ -1,0 +1,163 @@
+"""What stands after a dot and is not called: shapes, ``.grad``, constants, members of modules."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from gradexplain.errors import InputError, Span
+from gradexplain.ops import by_spelling
+from gradexplain.reading.arguments import Dtype
+from gradexplain.reading.names import ALSO, CONSTANTS, MODULES, unknown
+from gradexplain.reading.objects import (
+    WHOLE,
+    Function,
+    Layer,
+    Method,
+    Module,
+    Optimizer,
+    Results,
+    Tensor,
+    Unread,
+)
+from gradexplain.reading.plain import TRACE
+from gradexplain.reading.session import Session
+
+#: PyTorch's names of element types.
+_DTYPES = {
+    "float64", "double", "float32", "float", "float16", "half", "bfloat16", "int64", "long", "int32",
+    "int", "int16", "short", "int8", "uint8", "bool", "complex64", "complex128", "cfloat",
+}  # fmt: skip
+_SHORT = {**ALSO, "long": "int64", "int": "int32", "short": "int16", "half": "float16"}
+
+
+def dtype_name(path: str) -> str:
+    """``float32`` for ``torch.float``."""
+    last = path.rpartition(".")[2]
+    return _SHORT.get(last, last)
+
+
+def attribute(s: Session, owner: Any, name: str, where: Span, place: Span) -> Any:
+    """``owner.name``; ``where`` is the place of the name alone."""
+    if name.startswith("_"):
+        s.fail(
+            f"`{name}` is private to Python; only methods and functions can be named",
+            where,
+            "write a method, as in `x.log()`",
+        )
+    match owner:
+        case Module(path=path):
+            return member(s, path, name)
+        case Unread(why=why):
+            return Unread(s.text(place), why)
+        case Results() if name in owner.fields:
+            return owner[owner.fields.index(name)]
+        case Tensor():
+            return _of_tensor(s, owner, name, where, place)
+        case Layer():
+            if name in owner.parameters:
+                return owner.parameters[name]
+            return Method(owner, name, place)
+        case Optimizer() | list() | tuple() | dict() | str():
+            return Method(owner, name, place)
+    raise s.at(unknown(name, "an attribute", attributes=True), where)
+
+
+def member(s: Session, path: str, name: str) -> Any:
+    """What a module holds by a name."""
+    whole = f"{path}.{name}"
+    if whole in MODULES:
+        return Module(whole)
+    if path in ("torch", "numpy") and name in _DTYPES or (path == "numpy" and name == "float_"):
+        kind = dtype_name(name)
+        open_ = s.script and s.dtype is None
+        own = kind in ("float32", "float64") if open_ else kind == (s.dtype or "float64")
+        return Dtype(whole, own)
+    if name in CONSTANTS:
+        return CONSTANTS[name]
+    if path == "numpy" and name in ("newaxis",):
+        return None
+    if path.partition(".")[0] in ("torch", "numpy", "math"):
+        return Function(whole)
+    return Function(whole)
+
+
+def _of_tensor(s: Session, owner: Tensor, name: str, where: Span, place: Span) -> Any:
+    match name:
+        case "shape":
+            return owner.shape
+        case "ndim":
+            return len(owner.shape)
+        case "grad":
+            return gradient(s, owner, place)
+        case "data":
+            return data(s, owner, place)
+        case "dtype":
+            kind = owner.dtype or s.dtype or "float64"
+            return Dtype(f"torch.{kind}", kind == (s.dtype or kind))
+        case "requires_grad" if s.script:
+            return s.requires(owner)
+        case "is_leaf":
+            return not s.requires(owner) or owner.is_leaf or owner.name in s.made
+        case "device" | "grad_fn" | "layout" | "is_cuda" | "names":
+            return Unread(s.text(place), TRACE)
+        case "size" if not by_spelling("Tensor.size"):
+            return Method(owner, name, place)
+        case "real":
+            return owner
+    for op in by_spelling(f"Tensor.{name}"):
+        if op.attribute:
+            return s.apply([op], (owner,), {}, place)
+    if by_spelling(f"Tensor.{name}"):
+        if s.script:
+            return Method(owner, name, place)
+        error = InputError(f"`.{name}` is a method", remedy=f"call it, as in `x.{name}()`")
+        raise s.at(error, where)
+    raise s.at(unknown(name, "an attribute", attributes=True), where)
+
+
+def data(s: Session, owner: Tensor, place: Span) -> Tensor:
+    """``x.data``: the same elements, without a gradient."""
+    if owner.is_leaf or not s.requires(owner):
+        if owner.ref is None:
+            return owner
+    with s.gradients(True):
+        found = s.apply(by_spelling("torch.detach"), (owner,), {}, place)
+    assert isinstance(found, Tensor)
+    return found
+
+
+def gradient(s: Session, owner: Tensor, place: Span) -> Any:
+    """``x.grad``: what the calls so far left in it."""
+    if owner.grad is None and s.requires(owner) and not owner.is_leaf and not owner.retained:
+        if _label(s, owner) and owner.ref is not None and s.builder.nodes[owner.ref.id].op:
+            _no_leaf(s, owner, place)
+    if owner.grad is None and not s.script:
+        raise s.at(unknown("grad", "an attribute", attributes=True), place)
+    return owner.grad
+
+
+def _label(s: Session, owner: Tensor) -> str:
+    return "" if owner.ref is None else s.builder.nodes[owner.ref.id].label
+
+
+def _no_leaf(s: Session, owner: Tensor, place: Span) -> None:
+    """Why ``.grad`` of a result is None."""
+    shown = s.text(place).removesuffix(".grad")
+    s.remark(
+        "no leaf",
+        f"{shown}.grad is None: {shown} is computed, not a leaf, and PyTorch keeps .grad for leaves "
+        f"only. {shown}.retain_grad() before backward keeps it here too.",
+    )
+
+
+def one_number(s: Session, value: Any, place: Span) -> float:
+    """The number that a tensor of one element holds."""
+    if math.prod(value.shape) != 1:
+        s.fail(
+            f"a Tensor with {math.prod(value.shape)} elements cannot be converted to Scalar",
+            place,
+            "reduce it first, as in `x.sum()`",
+        )
+    found = float(s.number(value, place).reshape(-1)[0])
+    return int(found) if value.dtype in WHOLE else found

@@ -1,0 +1,441 @@
+"""Functions that make tensors of literals: a text's own inputs and constants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gradexplain.errors import GradexplainError, InputError
+from gradexplain.explanation import Array, Shape
+from gradexplain.ops import by_spelling
+from gradexplain.reading.applying import flat
+from gradexplain.reading.arguments import Dtype, is_regular
+from gradexplain.reading.arrays import check_shape
+from gradexplain.reading.attributes import dtype_name
+from gradexplain.reading.autograd import requires_grad
+from gradexplain.reading.objects import WHOLE, Call, Tensor, Unread, what
+from gradexplain.reading.plain import TRACE
+from gradexplain.reading.session import Session, promoted
+
+
+def _finished(s: Session, tensor: Tensor, call: Call) -> Any:
+    """The tensor with what every such function takes: dtype=, requires_grad=, device=."""
+    device = call.kwargs.get("device")
+    if isinstance(device, str) and not device.startswith("cpu"):
+        s.remark("device", f"A gradient is the same on every device: `{device}` is passed over.")
+    if call.kwargs.get("requires_grad") is True:
+        return requires_grad(s, tensor, True, call.place)
+    return tensor
+
+
+def _dtype(s: Session, call: Call, otherwise: str | None) -> str | None:
+    found = call.kwargs.get("dtype")
+    if not isinstance(found, Dtype):
+        return otherwise
+    name = dtype_name(found.path)
+    if name.startswith("complex"):
+        s.unsupported(
+            "complex numbers are not supported",
+            call.place,
+            "write the real and the imaginary part as two tensors",
+        )
+    if not found.own and name not in WHOLE:
+        raise s.at(found.refused(), call.place)
+    return name
+
+
+def _elements(s: Session, call: Call) -> Any:
+    data = call.get(0, "data")
+    if isinstance(data, Unread):
+        s.unsupported(f"`{data.text}` is not read", call.place, data.why)
+    if isinstance(data, range):
+        return list(data)
+    if len(call.args) > 1 or not isinstance(data, (list, tuple, int, float, Tensor)):
+        s.fail(
+            f"{call.name}() takes one nested list of numbers, found {what(data)}",
+            call.place,
+            "write it as in `torch.tensor([[1., 2.], [3., 4.]])`",
+        )
+    return data
+
+
+def _made(s: Session, data: Any, dtype: str | None, call: Call) -> Any:
+    """A tensor of nested lists, which may hold tensors."""
+    parts = list(flat(data)) if isinstance(data, (list, tuple)) else [data]
+    if any(isinstance(part, Tensor) for part in parts):
+        return _joined(s, data, dtype, call)
+    for part in parts:
+        if isinstance(part, Unread):
+            s.unsupported(f"`{part.text}` is not read", call.place, part.why)
+        if not isinstance(part, (int, float)):
+            s.fail(f"{what(part)} is not a number", call.place, "write numbers in nested lists")
+    if isinstance(data, (list, tuple)) and not is_regular(data):
+        s.fail(
+            "a nested list of numbers must have rows of equal length",
+            call.place,
+            "write it as in [[1, 2], [3, 4]]",
+        )
+    if not parts:
+        s.fail("an empty list holds no elements", call.place, "write numbers in it")
+    if dtype is None:
+        if all(isinstance(part, bool) for part in parts):
+            dtype = "bool"
+        else:
+            whole = all(isinstance(part, int) for part in parts)
+            dtype = "int64" if whole else s.default
+    check(s, np.shape(data), call)
+    return s.literal(data, dtype, call.place)
+
+
+def _joined(s: Session, data: Any, dtype: str | None, call: Call) -> Any:
+    """``torch.tensor([a, b])`` of tensors: PyTorch takes their numbers, without a gradient."""
+    if isinstance(data, Tensor):
+        return data
+    parts = [
+        part if isinstance(part, Tensor) else _made(s, part, dtype or "float32", call)
+        for part in data
+    ]
+    values = [None if s.requires(part) else s.known(part) for part in parts]
+    known = [value for value in values if value is not None]
+    if len(known) == len(parts):
+        return s.literal(np.stack(known), promoted(part.dtype for part in parts), call.place)
+    found = s.apply(by_spelling("torch.stack"), (parts,), {}, call.place)
+    if s.script and call.name in ("tensor", "Tensor", "FloatTensor"):
+        s.remark(
+            "new tensor",
+            f"`{s.text(call.place)}` copies numbers into a new tensor: no gradient flows through "
+            "it. torch.stack joins tensors with their gradients.",
+        )
+        found = s.apply(by_spelling("torch.detach"), (found,), {}, call.place)
+    return found
+
+
+def check(s: Session, shape: Shape, call: Call) -> None:
+    try:
+        check_shape(shape, f"{call.name}()")
+    except GradexplainError as error:
+        raise s.at(error, call.place) from None
+
+
+def _tensor(s: Session, call: Call) -> Any:
+    data = _elements(s, call)
+    if isinstance(data, Tensor):
+        return _finished(s, _copied(s, data, call), call)
+    dtype = _dtype(s, call, None)
+    if not s.script and dtype is None:
+        # In a formula a tensor of numbers has the dtype of the run.
+        whole = isinstance(call.kwargs.get("dtype"), Dtype)
+        made = _made(s, data, "float64" if not whole else None, call)
+        if isinstance(made, Tensor) and made.ref is None:
+            made.dtype = None
+            made.value = np.asarray(data, dtype=np.float64)
+        return _finished(s, made, call)
+    return _finished(s, _made(s, data, dtype, call), call)
+
+
+def _copied(s: Session, data: Tensor, call: Call) -> Tensor:
+    """``torch.tensor(x)`` of a tensor: its elements in a new one."""
+    known = s.known(data)
+    if known is None or s.requires(data):
+        return data
+    return s.literal(known, _dtype(s, call, data.dtype), call.place, example=data.example)
+
+
+def _typed(dtype: str | None) -> Callable[[Session, Call], Any]:
+    """``torch.FloatTensor([1, 2])``, ``torch.Tensor(2, 3)``."""
+
+    def make(s: Session, call: Call) -> Any:
+        kind = dtype or s.default
+        if call.args and all(isinstance(n, int) for n in call.args):
+            return _finished(s, _open(s, tuple(call.args), kind, call, signs=True), call)
+        if not call.args:
+            s.fail("an empty tensor holds no elements", call.place, "write numbers in a list")
+        data = _elements(s, call)
+        if isinstance(data, Tensor):
+            return data
+        made = _made(s, data, kind if s.script or kind in WHOLE else None, call)
+        return _finished(s, made, call)
+
+    return make
+
+
+def _array(s: Session, call: Call) -> Any:
+    """``np.array([1., 2.])``: float64, or the integers' int64."""
+    data = _elements(s, call)
+    if isinstance(data, Tensor):
+        return data
+    if not s.script:
+        return _tensor(s, call)
+    before, s.default = s.default, "float64"
+    try:
+        return _made(s, data, _dtype(s, call, None), call)
+    finally:
+        s.default = before
+
+
+def _same(s: Session, call: Call) -> Any:
+    data = call.get(0, "data")
+    if isinstance(data, Tensor):
+        known = s.known(data)
+        if known is None or data.ref is not None or s.requires(data):
+            return data
+        return s.literal(known, _dtype(s, call, data.dtype), call.place, example=data.example)
+    return _tensor(s, call)
+
+
+def _variable(s: Session, call: Call) -> Any:
+    """``Variable(t, requires_grad=True)``, ``nn.Parameter(t)``: the tensor itself."""
+    data = call.get(0, "data")
+    if not isinstance(data, Tensor):
+        if isinstance(data, (list, tuple, int, float)):
+            s.fail(
+                f"{call.name}() takes a tensor, found {what(data)}",
+                call.place,
+                "write torch.tensor([...]) inside",
+            )
+        s.unsupported(f"{what(data)} is not read", call.place, TRACE)
+    wanted = call.kwargs.get("requires_grad", call.name == "Parameter")
+    if wanted is True:
+        return requires_grad(s, data, True, call.place)
+    return data
+
+
+# -- by a shape ------------------------------------------------------------------------------------
+
+
+def _shape(s: Session, call: Call, first: int = 0) -> Shape | None:
+    """The sizes among the arguments; None where they are not plain."""
+    args = call.args[first:] or (call.kwargs.get("size", call.kwargs.get("shape", ())),)
+    if len(args) == 1 and isinstance(args[0], (list, tuple)):
+        args = tuple(args[0])
+    if not all(isinstance(n, int) and not isinstance(n, bool) for n in args):
+        return None
+    check(s, tuple(args), call)
+    return tuple(args)
+
+
+def _filled(value: float) -> Callable[[Session, Call], Any]:
+    def make(s: Session, call: Call) -> Any:
+        shape = _shape(s, call)
+        if shape is None or not _is_own(s, call):
+            return NotImplemented
+        dtype = _dtype(s, call, s.default if call.name != "numpy" else "float64")
+        return _finished(
+            s, s.literal(np.full(shape, value), dtype, call.place, hint=call.name), call
+        )
+
+    return make
+
+
+def _is_own(s: Session, call: Call) -> bool:
+    """Whether the tensor is the text's: in a formula, a record makes it in the dtype of the run."""
+    return s.script or "requires_grad" in call.kwargs
+
+
+def _full(s: Session, call: Call) -> Any:
+    size, value = call.get(0, "size"), call.get(1, "fill_value")
+    shape = (size,) if isinstance(size, int) else size
+    if (
+        not _is_own(s, call)
+        or not isinstance(value, (int, float))
+        or not isinstance(shape, (list, tuple))
+    ):
+        return NotImplemented
+    check(s, tuple(shape), call)
+    dtype = _dtype(s, call, "int64" if isinstance(value, int) else s.default)
+    return _finished(
+        s, s.literal(np.full(tuple(shape), value), dtype, call.place, hint="full"), call
+    )
+
+
+def _like(value: float | None) -> Callable[[Session, Call], Any]:
+    def make(s: Session, call: Call) -> Any:
+        other = call.get(0, "input")
+        if not isinstance(other, Tensor) or not _is_own(s, call):
+            return NotImplemented
+        filled = value if value is not None else call.get(1, "fill_value")
+        if not isinstance(filled, (int, float)):
+            return NotImplemented
+        dtype = _dtype(s, call, other.dtype)
+        return _finished(
+            s, s.literal(np.full(other.shape, filled), dtype, call.place, hint=call.name), call
+        )
+
+    return make
+
+
+def _random_like(s: Session, call: Call) -> Any:
+    other = call.get(0, "input")
+    if not isinstance(other, Tensor):
+        return NotImplemented
+    signs = call.name.startswith("randn")
+    return _finished(
+        s, _open(s, other.shape, _dtype(s, call, other.dtype), call, signs=signs), call
+    )
+
+
+def _open(s: Session, shape: Shape, dtype: str | None, call: Call, *, signs: bool) -> Tensor:
+    """A tensor whose elements the text leaves open."""
+    check(s, shape, call)
+    value = s.inputs.example(shape, signs=signs)
+    return s.literal(value, dtype or s.default, call.place, example=True, hint=call.name)
+
+
+def _random(*, signs: bool) -> Callable[[Session, Call], Any]:
+    def make(s: Session, call: Call) -> Any:
+        if not s.script:
+            return NotImplemented
+        first = (
+            2 if call.name == "normal" and call.args and not isinstance(call.args[0], tuple) else 0
+        )
+        shape = _shape(s, call, first)
+        if shape is None:
+            s.fail("sizes are expected", call.place, f"write `torch.{call.name}(2, 3)`")
+        return _finished(s, _open(s, shape, _dtype(s, call, None), call, signs=signs), call)
+
+    return make
+
+
+def _empty(s: Session, call: Call) -> Any:
+    """``torch.empty``: whatever was in memory; zeros stand for it until it is filled."""
+    return _filled(0.0)(s, call)
+
+
+def _integers(s: Session, call: Call) -> Any:
+    """``torch.randint(0, 10, (3,))``: 0, 1, 2, … within the bounds."""
+    args = list(call.args)
+    size = args.pop() if args and isinstance(args[-1], (tuple, list)) else call.kwargs.get("size")
+    low, high = (args[0], args[1]) if len(args) > 1 else (0, args[0] if args else None)
+    if not s.script or not isinstance(high, int) or not isinstance(low, int) or high <= low:
+        return NotImplemented
+    if not isinstance(size, (tuple, list)):
+        return NotImplemented
+    check(s, tuple(size), call)
+    count = math.prod(size)
+    values = (low + np.arange(count) % (high - low)).reshape(tuple(size))
+    made = s.literal(values, _dtype(s, call, "int64"), call.place, example=True, hint="randint")
+    return _finished(s, made, call)
+
+
+def _permutation(s: Session, call: Call) -> Any:
+    n = call.get(0, "n")
+    if not s.script or not isinstance(n, int):
+        return NotImplemented
+    check(s, (n,), call)
+    return s.literal(np.arange(n)[::-1], "int64", call.place, example=True, hint="randperm")
+
+
+# -- by a rule -------------------------------------------------------------------------------------
+
+
+def _eye(s: Session, call: Call) -> Any:
+    n, m = call.get(0, "n"), call.get(1, "m")
+    if not _is_own(s, call) or not isinstance(n, int):
+        return NotImplemented
+    columns = m if isinstance(m, int) else n
+    check(s, (n, columns), call)
+    return _finished(
+        s, s.literal(np.eye(n, columns), _dtype(s, call, s.default), call.place, hint="eye"), call
+    )
+
+
+def _arange(s: Session, call: Call) -> Any:
+    if not _is_own(s, call):
+        return NotImplemented
+    given = [*call.args]
+    start, end, step = 0, call.kwargs.get("end"), call.get(2, "step", 1)
+    if len(given) == 1:
+        end = given[0]
+    elif len(given) >= 2:
+        start, end = given[0], given[1]
+    start = call.kwargs.get("start", start)
+    ends = (start, end, step)
+    if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in ends) or step == 0:
+        return NotImplemented
+    assert isinstance(end, (int, float))
+    count = math.ceil((end - start) / step)
+    if count <= 0:
+        s.fail("this range holds no elements", call.place, "write `torch.arange(3.)`")
+    check(s, (count,), call)
+    whole = all(isinstance(n, int) for n in ends)
+    values: Array = start + step * np.arange(count, dtype=np.float64)
+    made = s.literal(
+        values, _dtype(s, call, "int64" if whole else s.default), call.place, hint="arange"
+    )
+    return _finished(s, made, call)
+
+
+def _spaced(s: Session, call: Call) -> Any:
+    start, end, steps = call.get(0, "start"), call.get(1, "end"), call.get(2, "steps", 50)
+    if not _is_own(s, call) or not isinstance(steps, int) or steps < 1:
+        return NotImplemented
+    if not all(isinstance(n, (int, float)) for n in (start, end)):
+        return NotImplemented
+    check(s, (steps,), call)
+    values = np.linspace(start, end, steps)
+    if call.name == "logspace":
+        values = np.power(call.get(3, "base", 10.0), values)
+    return _finished(
+        s, s.literal(values, _dtype(s, call, s.default), call.place, hint=call.name), call
+    )
+
+
+def _set_default(s: Session, call: Call) -> Any:
+    kind = call.get(0, "d")
+    if isinstance(kind, Dtype):
+        s.default = dtype_name(kind.path)
+    elif "Double" in str(getattr(kind, "path", kind)):
+        s.default = "float64"
+    return None
+
+
+def _one_hot(s: Session, call: Call) -> Any:
+    index, classes = call.get(0, "tensor"), call.get(1, "num_classes", -1)
+    if not isinstance(index, Tensor) or s.known(index) is None:
+        return NotImplemented
+    places = np.asarray(s.known(index)).astype(int)
+    count = classes if isinstance(classes, int) and classes > 0 else int(places.max()) + 1
+    if places.min() < 0 or places.max() >= count:
+        raise s.at(
+            InputError("an index is outside the classes", remedy="give num_classes="), call.place
+        )
+    return s.literal(np.eye(count)[places], "int64", call.place, hint="one_hot")
+
+
+FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
+    **dict.fromkeys(("tensor", "torch.tensor"), _tensor),
+    **dict.fromkeys(("as_tensor", "torch.as_tensor", "torch.from_numpy", "from_numpy", "torch.asarray"), _same),
+    **dict.fromkeys(("Tensor", "torch.Tensor"), _typed(None)),
+    "torch.FloatTensor": _typed("float32"),
+    "torch.cuda.FloatTensor": _typed("float32"),
+    "torch.DoubleTensor": _typed("float64"),
+    **dict.fromkeys(("torch.LongTensor", "torch.IntTensor"), _typed("int64")),
+    **dict.fromkeys(("numpy.array", "numpy.asarray", "array", "asarray"), _array),
+    **dict.fromkeys(
+        ("Variable", "torch.autograd.Variable", "torch.nn.Parameter", "torch.nn.parameter.Parameter",
+         "torch.autograd.variable.Variable"), _variable),
+    **dict.fromkeys(("zeros", "torch.zeros"), _filled(0.0)),
+    **dict.fromkeys(("ones", "torch.ones"), _filled(1.0)),
+    **dict.fromkeys(("empty", "torch.empty"), _empty),
+    **dict.fromkeys(("full", "torch.full"), _full),
+    **dict.fromkeys(("zeros_like", "torch.zeros_like", "torch.empty_like"), _like(0.0)),
+    **dict.fromkeys(("ones_like", "torch.ones_like"), _like(1.0)),
+    **dict.fromkeys(("full_like", "torch.full_like"), _like(None)),
+    **dict.fromkeys(("torch.randn", "randn", "torch.normal", "numpy.random.randn",
+                     "numpy.random.normal"), _random(signs=True)),
+    **dict.fromkeys(("torch.rand", "rand", "numpy.random.rand", "numpy.random.random",
+                     "numpy.random.uniform"), _random(signs=False)),
+    **dict.fromkeys(("torch.rand_like", "torch.randn_like"), _random_like),
+    **dict.fromkeys(("torch.randint", "numpy.random.randint"), _integers),
+    "torch.randperm": _permutation,
+    **dict.fromkeys(("eye", "torch.eye", "numpy.eye"), _eye),
+    **dict.fromkeys(("arange", "torch.arange", "numpy.arange"), _arange),
+    **dict.fromkeys(("linspace", "torch.linspace", "torch.logspace", "numpy.linspace"), _spaced),
+    **dict.fromkeys(("torch.set_default_dtype", "torch.set_default_tensor_type"), _set_default),
+    "torch.nn.functional.one_hot": _one_hot,
+    **dict.fromkeys(("numpy.ones",), _filled(1.0)),
+    **dict.fromkeys(("numpy.zeros",), _filled(0.0)),
+}  # fmt: skip

@@ -1,0 +1,371 @@
+"""Expressions: each node of the tree to its value, a `Tensor` or plain Python."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from gradexplain.errors import Span
+from gradexplain.limits import MAX_TREE_NODES
+from gradexplain.reading import attributes
+from gradexplain.reading.calls import call
+from gradexplain.reading.names import CONSTANTS, DEFAULTS
+from gradexplain.reading.objects import (
+    Function,
+    Layer,
+    Method,
+    Module,
+    Own,
+    Tensor,
+    Unread,
+    what,
+)
+from gradexplain.reading.operators import COMPARE, binary, compare, subscript, unary
+from gradexplain.reading.program import attribute_span, span
+from gradexplain.reading.session import Session
+
+
+def value(s: Session, node: ast.expr) -> Any:
+    """The value of an expression; raises `GradexplainError` with the place of what is wrong."""
+    s.step(span(s.program, node))
+    match node:
+        case ast.Constant(value=constant):
+            return constant
+        case ast.Name(id=name):
+            return name_of(s, node, name)
+        case ast.BinOp(left=left, op=op, right=right):
+            a, b = value(s, left), value(s, right)
+            return binary(s, type(op), a, b, span(s.program, node), (left, right))
+        case ast.UnaryOp(op=op, operand=operand):
+            return unary(s, op, value(s, operand), span(s.program, node), operand)
+        case ast.BoolOp(op=op, values=parts):
+            return _bool_op(s, op, parts)
+        case ast.Compare():
+            return _compare(s, node)
+        case ast.IfExp(test=test, body=body, orelse=other):
+            return value(s, body if truth(s, value(s, test), test) else other)
+        case ast.Call():
+            return _call(s, node)
+        case ast.Attribute():
+            return attribute(s, node)
+        case ast.Subscript(value=owner, slice=index):
+            return subscript(s, value(s, owner), value(s, index), span(s.program, node))
+        case ast.Slice(lower=lower, upper=upper, step=step):
+            return _slice(s, node, [lower, upper, step])
+        case ast.Tuple(elts=parts):
+            return tuple(_items(s, parts))
+        case ast.List(elts=parts):
+            return list(_items(s, parts))
+        case ast.Set(elts=parts):
+            return list(_items(s, parts))
+        case ast.Dict(keys=keys, values=values):
+            return _dict(s, keys, values)
+        case ast.JoinedStr() | ast.FormattedValue():
+            return s.text(span(s.program, node))
+        case ast.ListComp(elt=element, generators=loops):
+            return list(_comprehension(s, element, loops))
+        case (
+            ast.GeneratorExp(elt=element, generators=loops)
+            | ast.SetComp(elt=element, generators=loops)
+        ):
+            return list(_comprehension(s, element, loops))
+        case ast.DictComp(key=key, value=element, generators=loops):
+            pair = ast.Tuple([key, element], ast.Load())
+            ast.copy_location(pair, element)
+            return dict(_comprehension(s, pair, loops))
+        case ast.Lambda(args=arguments, body=expression):
+            return Own(
+                "lambda", arguments, expression, defaults(s, arguments), s.scopes,
+                span(s.program, node),
+            )  # fmt: skip
+        case ast.NamedExpr(target=target, value=part):
+            found = value(s, part)
+            s.assign(target.id, found)
+            return found
+        case ast.Starred(value=part):
+            s.fail(
+                "`*` cannot unpack values here",
+                span(s.program, part),
+                "write each value out, as in `x.permute(1, 0)`",
+            )
+    s.fail("this is not part of the language", span(s.program, node), "leave it out")
+
+
+def name_of(s: Session, node: ast.expr, name: str) -> Any:
+    """What a name stands for: what was assigned, a constant, a module, else an input."""
+    place = span(s.program, node)
+    try:
+        return s.lookup(name)
+    except KeyError:
+        pass
+    given = name in s.inputs.given or name in s.inputs.ones
+    if name in CONSTANTS and not given:
+        return CONSTANTS[name]
+    if name in ("torch", "F", "nn") and not given:
+        s.fail(
+            f"`{name}` is PyTorch's module, not a tensor",
+            place,
+            "name one of its functions, as in `torch.log(x)`",
+        )
+    if name in ("__name__", "__file__"):
+        return "__main__"
+    if s.script and name in PLAIN and not given:
+        return Function(name)
+    return s.free(name, place)
+
+
+#: Python's own functions that may be handed on by name, as in ``map(float, …)``.
+PLAIN = frozenset({"float", "int", "str", "bool", "abs", "len", "print", "tuple", "list", "dict"})
+
+
+def truth(s: Session, found: Any, node: ast.expr) -> bool:
+    """Whether a condition holds; one of a tensor is computed."""
+    place = span(s.program, node)
+    if isinstance(found, Tensor):
+        if math.prod(found.shape) != 1:
+            s.fail(
+                "Boolean value of Tensor with more than one value is ambiguous",
+                place,
+                "reduce it, as in `x.sum() > 0`, or write where(condition, a, b)",
+            )
+        numbers = s.number(found, place)
+        s.remark(
+            "branch",
+            f"`{s.text(place)}` was decided by the numbers here: other inputs may take another way, "
+            "with other formulas.",
+        )
+        return bool(numbers.reshape(-1)[0])
+    if isinstance(found, Unread):
+        s.unsupported(f"`{found.text}` is not known here", place, found.why)
+    return bool(found)
+
+
+def defaults(s: Session, arguments: ast.arguments) -> dict[str, Any]:
+    """The default values of a function's arguments, worked out where it is written."""
+    names = [a.arg for a in (*arguments.posonlyargs, *arguments.args)]
+    last = names[len(names) - len(arguments.defaults) :]
+    found = {name: value(s, node) for name, node in zip(last, arguments.defaults, strict=True)}
+    for argument, node in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        if node is not None:
+            found[argument.arg] = value(s, node)
+    return found
+
+
+def iterated(s: Session, found: Any, place: Span) -> list[Any]:
+    """The values that a loop goes through."""
+    if isinstance(found, Tensor):
+        if not found.shape:
+            s.fail("iteration over a 0-d tensor", place, "loop over a tensor with dimensions")
+        return [subscript(s, found, n, place) for n in range(found.shape[0])]
+    if isinstance(found, dict):
+        return list(found)
+    if isinstance(found, (list, tuple, range, str)):
+        if len(found) > MAX_TREE_NODES:
+            s.unsupported(
+                f"a loop of {len(found):,} turns is not written out; the most is {MAX_TREE_NODES:,}",
+                place,
+                "shorten it: the formulas of a turn are the same",
+            )
+        return list(found)
+    if isinstance(found, Unread):
+        s.unsupported(f"what `{found.text}` gives is not known here", place, found.why)
+    if isinstance(found, Layer):
+        return list(found.children)
+    s.fail(f"{what(found)} cannot be looped over", place, "loop over a range or a list")
+
+
+def unpacked(s: Session, found: Any, count: int, place: Span) -> list[Any]:
+    """The parts of a value, one for each of ``count`` names."""
+    if isinstance(found, Unread):
+        return [found] * count
+    if isinstance(found, Tensor) and not found.shape:
+        s.fail("a tensor of shape () cannot be unpacked", place, "leave the comma out")
+    parts = (
+        iterated(s, found, place)
+        if isinstance(found, (Tensor, list, tuple, range, str))
+        else [found]
+    )
+    if len(parts) != count:
+        s.fail(
+            f"{count} names for {len(parts)} value{'s' * (len(parts) != 1)}",
+            place,
+            "give as many names as there are values",
+        )
+    return parts
+
+
+def attribute(s: Session, node: ast.Attribute) -> Any:
+    """``x.shape``, ``torch.pi``, a method that is about to be called."""
+    owner = _owner(s, node.value)
+    return attributes.attribute(
+        s, owner, node.attr, attribute_span(s.program, node), span(s.program, node)
+    )
+
+
+def _owner(s: Session, node: ast.expr) -> Any:
+    """What stands before a dot: there, the name of a module is the module."""
+    if isinstance(node, ast.Name) and not s.assigned(node.id) and node.id in DEFAULTS:
+        if node.id not in s.inputs.given and node.id not in s.inputs.ones:
+            return Module(DEFAULTS[node.id])
+    return value(s, node)
+
+
+def _call(s: Session, node: ast.Call) -> Any:
+    place = span(s.program, node)
+    where = place
+    if isinstance(node.func, ast.Name):
+        where = span(s.program, node.func)
+        name = node.func.id
+        function = s.lookup(name) if s.assigned(name) else Function(name)
+    elif isinstance(node.func, ast.Attribute):
+        owner = _owner(s, node.func.value)
+        if isinstance(owner, (Module, Unread)):
+            where = span(s.program, node.func)
+            function = attribute(s, node.func) if isinstance(owner, Module) else owner
+        else:
+            where = attribute_span(s.program, node.func)
+            function = Method(owner, node.func.attr, span(s.program, node.func.value))
+    else:
+        where = span(s.program, node.func)
+        function = value(s, node.func)
+    args = _items(s, node.args)
+    kwargs: dict[str, Any] = {}
+    for keyword in node.keywords:
+        found = value(s, keyword.value)
+        if keyword.arg is not None:
+            kwargs[keyword.arg] = found
+        elif isinstance(found, dict):
+            kwargs |= {str(key): part for key, part in found.items()}
+        else:
+            s.fail(
+                f"`**` cannot unpack {what(found)}",
+                span(s.program, keyword),
+                "write each argument out, as in `x.sum(dim=0)`",
+            )
+    if not callable_(function):
+        s.fail(
+            f"{what(function)} cannot be called",
+            where,
+            "write `*` for a product, as in `2*(a + b)`",
+        )
+    return call(s, function, tuple(args), kwargs, place, where)
+
+
+def callable_(found: Any) -> bool:
+    return isinstance(found, (Function, Own, Layer, Method, Unread, Module))
+
+
+def _items(s: Session, nodes: list[ast.expr]) -> list[Any]:
+    """The values of a list's elements, ``*parts`` spread."""
+    found: list[Any] = []
+    for node in nodes:
+        if isinstance(node, ast.Starred):
+            found += iterated(s, value(s, node.value), span(s.program, node))
+        else:
+            found.append(value(s, node))
+    return found
+
+
+def _dict(s: Session, keys: list[ast.expr | None], values: list[ast.expr]) -> dict[Any, Any]:
+    found: dict[Any, Any] = {}
+    for key, node in zip(keys, values, strict=True):
+        part = value(s, node)
+        if key is None:
+            found |= part if isinstance(part, dict) else {}
+            continue
+        name = value(s, key)
+        found[name if isinstance(name, (str, int, float)) else str(name)] = part
+    return found
+
+
+def _slice(s: Session, node: ast.Slice, ends: list[ast.expr | None]) -> slice:
+    parts = [None if end is None else value(s, end) for end in ends]
+    parts = [
+        int(s.number(p, span(s.program, node)).reshape(-1)[0])
+        if isinstance(p, Tensor) and math.prod(p.shape) == 1 and p.dtype in ("int64", "int32")
+        else p
+        for p in parts
+    ]
+    if any(p is not None and (isinstance(p, bool) or not isinstance(p, int)) for p in parts):
+        s.fail("a slice takes integers", span(s.program, node), "write whole numbers")
+    return slice(*parts)
+
+
+def _bool_op(s: Session, op: ast.boolop, parts: list[ast.expr]) -> Any:
+    found: Any = None
+    for part in parts:
+        found = value(s, part)
+        if isinstance(found, Tensor) and not s.script:
+            place = span(s.program, part)
+            s.fail(
+                "`and` and `or` do not join conditions on tensors",
+                place,
+                "write `&` or `|` between conditions in parentheses, as in `(a > 0) & (b > 0)`",
+            )
+        if truth(s, found, part) != isinstance(op, ast.And):
+            break
+    return found
+
+
+def _compare(s: Session, node: ast.Compare) -> Any:
+    """A comparison; a chain of them is one of each pair, as in Python."""
+    left = value(s, node.left)
+    found: Any = True
+    for op, right_node in zip(node.ops, node.comparators, strict=True):
+        right = value(s, right_node)
+        place = span(s.program, node)
+        words = (ast.Is, ast.IsNot, ast.In, ast.NotIn)
+        if isinstance(op, words) and not s.script:
+            s.fail("`in` and `is` do not compare tensors", place, "compare with `==` or `!=`")
+        if isinstance(op, (ast.Is, ast.IsNot)):
+            found = (left is right) == isinstance(op, ast.Is)
+        elif isinstance(op, (ast.In, ast.NotIn)):
+            held = right if isinstance(right, (list, tuple, dict, str, range)) else ()
+            found = (not isinstance(left, Tensor) and left in held) == isinstance(op, ast.In)
+        else:
+            found = compare(s, COMPARE[type(op)], left, right, place)
+        if len(node.ops) > 1 and not truth(s, found, node):
+            return False
+        left = right
+    return found
+
+
+def _comprehension(s: Session, element: ast.expr, loops: list[ast.comprehension]) -> Iterator[Any]:
+    """The elements of a comprehension, in a scope of its own."""
+    with s.scope((*s.scopes, {})):
+        yield from _looped(s, element, loops)
+
+
+def _looped(s: Session, element: ast.expr, loops: list[ast.comprehension]) -> Iterator[Any]:
+    if not loops:
+        yield value(s, element)
+        return
+    loop = loops[0]
+    for part in iterated(s, value(s, loop.iter), span(s.program, loop.iter)):
+        bind(s, loop.target, part)
+        if all(truth(s, value(s, test), test) for test in loop.ifs):
+            yield from _looped(s, element, loops[1:])
+
+
+def bind(s: Session, target: ast.expr, found: Any) -> None:
+    """Assign to names, nested as the target is."""
+    if isinstance(target, ast.Name):
+        s.assign(target.id, found)
+    elif isinstance(target, (ast.Tuple, ast.List)):
+        place = span(s.program, target)
+        star = next((n for n, t in enumerate(target.elts) if isinstance(t, ast.Starred)), None)
+        if star is not None:
+            parts = iterated(s, found, place)
+            after = len(target.elts) - star - 1
+            middle = parts[star : len(parts) - after]
+            parts = [*parts[:star], middle, *parts[len(parts) - after :]]
+        else:
+            parts = unpacked(s, found, len(target.elts), place)
+        for name, part in zip(target.elts, parts, strict=True):
+            bind(s, name.value if isinstance(name, ast.Starred) else name, part)
+    else:
+        s.unsupported(
+            "this cannot be assigned to here", span(s.program, target), "assign to a plain name"
+        )

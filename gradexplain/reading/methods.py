@@ -1,0 +1,423 @@
+"""Methods: of tensors, where they do more than a record, of layers, optimizers and lists."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gradexplain.errors import Span, UnsupportedError
+from gradexplain.graph import NamedNumber
+from gradexplain.ops import by_spelling
+from gradexplain.reading import autograd
+from gradexplain.reading.arguments import Dtype
+from gradexplain.reading.attributes import data, dtype_name, one_number
+from gradexplain.reading.names import unknown
+from gradexplain.reading.objects import (
+    WHOLE,
+    Call,
+    Function,
+    Layer,
+    Module,
+    Optimizer,
+    Own,
+    Results,
+    Tensor,
+    Unread,
+    what,
+)
+from gradexplain.reading.operators import change_in_place, replace
+from gradexplain.reading.plain import TRACE
+from gradexplain.reading.session import Session
+
+
+def method(s: Session, owner: Any, call: Call) -> Any:
+    match owner:
+        case Tensor():
+            return _of_tensor(s, owner, call)
+        case Layer():
+            return _of_layer(s, owner, call)
+        case Optimizer():
+            return autograd.optimizer(s, owner, call)
+        case Unread(why=why):
+            return Unread(s.text(call.place), why)
+        case list() | dict() | str() | Results() | tuple() | range():
+            return _of_plain(s, owner, call)
+        case bool() | None:
+            pass
+        case int() | float() if by_spelling(f"Tensor.{call.name}"):
+            number = s.computed(s.builder.constant(owner, call.place), None, call.place)
+            return _of_tensor(s, number, call)
+        case Own() | Function() | Module():
+            return Unread(s.text(call.place), TRACE)
+    if isinstance(owner, NamedNumber):
+        number = s.computed(s.builder.constant(owner, call.place), None, call.place)
+        return _of_tensor(s, number, call)
+    if owner is None and call.name in ("zero_", "zero", "detach_", "fill_"):
+        return None
+    if owner is None and s.script:
+        s.fail(
+            f"`{call.name}` is called on None",
+            call.where,
+            "a .grad is None until backward has reached the tensor, and again after it was zeroed",
+        )
+    s.fail(f"{what(owner)} has no methods", call.where, "call it on a tensor")
+
+
+def _of_tensor(s: Session, owner: Tensor, call: Call) -> Any:
+    name = call.name
+    if owner.grad_of is not None and name in ("zero_", "fill_"):
+        autograd.zero(s, owner.grad_of)
+        return owner
+    if name in _METHODS:
+        found = _METHODS[name](s, owner, call)
+        if found is not NotImplemented:
+            return found
+    for part in (*call.args, *call.kwargs.values()):
+        if isinstance(part, Unread):
+            s.unsupported(f"`{part.text}` is not read", call.place, part.why)
+    records = [op for op in by_spelling(f"Tensor.{name}") if not op.attribute]
+    if not records and name.endswith("_") and name != "requires_grad_":
+        return in_place(s, owner, name[:-1], Call(name, (owner, *call.args), call.kwargs, call.place, call.where))  # fmt: skip
+    if not records:
+        raise s.at(unknown(name, "a method"), call.where)
+    return s.apply(records, (owner, *call.args), call.kwargs, call.place)
+
+
+def in_place(s: Session, owner: Tensor, name: str, call: Call) -> Any:
+    """``x.add_(1)``: the tensor becomes the result of ``x.add(1)``."""
+    args = call.args
+    if name in ("zero", "fill", "copy"):
+        new: Any = 0.0 if name == "zero" else args[1]
+        change_in_place(s, owner, call.place)
+        if isinstance(new, Tensor):
+            made = s.apply(by_spelling("torch.broadcast_to"), (new, owner.shape), {}, call.place)
+        else:
+            made = s.literal(np.full(owner.shape, float(new)), owner.dtype, call.place)
+        _set(s, owner, made)
+        return owner
+    if name in ("normal", "uniform", "exponential", "random", "bernoulli", "xavier_uniform"):
+        owner.value, owner.example = s.inputs.example(owner.shape, signs=name == "normal"), True
+        return owner
+    records = [op for op in by_spelling(f"Tensor.{name}") if not op.attribute]
+    if not records:
+        raise s.at(unknown(f"{name}_", "a method"), call.where)
+    change_in_place(s, owner, call.place)
+    made = s.apply(records, args, call.kwargs, call.place)
+    _set(s, owner, made)
+    return owner
+
+
+def _set(s: Session, owner: Tensor, made: Tensor) -> None:
+    if not s.grad_enabled and owner.requires_grad:
+        replace(s, owner, made)
+        return
+    if owner.ref is None and owner.rows is None and not s.requires(made) and owner.is_leaf:
+        owner.later = None
+        owner.value = s.known(made)
+        if owner.value is None:
+            owner.ref = s.ref(made)
+        return
+    replace(s, owner, made)
+
+
+def changed(s: Session, old: Tensor, new: Tensor, place: Span) -> None:
+    """``inplace=True``: from here on, the tensor is the result."""
+    node = s.builder.nodes[old.ref.id] if old.ref is not None else None
+    if node is None or node.op is None or node.op.moves:
+        what_ = "an input" if node is None or node.op is None else "a view of another tensor"
+        error = UnsupportedError(
+            f"inplace=True of {what_} is not supported"
+            + (": PyTorch refuses to change a leaf in place" if "input" in what_ else ""),
+            remedy="leave it out, and give the result a name",
+        )
+        raise s.at(error, place)
+    old.ref, old.value, old.rows = new.ref, None, None
+
+
+# -- conversions -----------------------------------------------------------------------------------
+
+
+def _to(s: Session, owner: Tensor, call: Call) -> Any:
+    wanted = [part for part in (*call.args, *call.kwargs.values()) if isinstance(part, Dtype)]
+    for part in call.args:
+        if isinstance(part, Tensor) and part.dtype:
+            return cast(s, owner, part.dtype, call)
+    for part in (*call.args, call.kwargs.get("device")):
+        if isinstance(part, str) and part.startswith(("cuda", "mps")):
+            _device(s, part)
+    if not wanted:
+        return owner
+    if not wanted[0].own and (s.dtype is not None or not owner.dtype):
+        if dtype_name(wanted[0].path) not in WHOLE:
+            raise s.at(wanted[0].refused(), call.place)
+    return cast(s, owner, dtype_name(wanted[0].path), call)
+
+
+def _device(s: Session, name: str) -> None:
+    s.remark("device", f"A gradient is the same on every device: `{name}` is passed over.")
+
+
+def cast(s: Session, owner: Tensor, dtype: str, call: Call) -> Any:
+    """The tensor with another element type; a new literal where the text has its elements."""
+    if dtype in ("float16", "bfloat16") and owner.dtype is not None:
+        s.unsupported(
+            f"{dtype} is not computed here", call.place, "use float32 or float64; the formulas are the same"
+        )  # fmt: skip
+    known = s.known(owner)
+    if known is not None and not owner.requires_grad and owner.ref is None:
+        array = np.trunc(known) if dtype in WHOLE and dtype != "bool" else known
+        if dtype == "bool":
+            array = (known != 0).astype(np.float64)
+        made = s.literal(array, dtype, call.place)
+        made.example, made.hint = owner.example, owner.hint
+        return made
+    if dtype in WHOLE:
+        if known is None:
+            return s.apply(by_spelling("torch.detach"), (owner,), {}, call.place)
+        return s.literal(np.trunc(known), dtype, call.place)
+    if owner.ref is None and owner.rows is None:
+        s.ref(owner)
+    copy = Tensor(owner.shape, call.place, s.ref(owner), dtype, s.requires(owner))
+    copy.name = owner.name
+    return copy
+
+
+def _cast_to(dtype: str) -> Callable[[Session, Tensor, Call], Any]:
+    def converted(s: Session, owner: Tensor, call: Call) -> Any:
+        if owner.dtype is None and dtype in ("float64", "float32"):
+            return owner
+        return cast(s, owner, dtype, call)
+
+    return converted
+
+
+def _type(s: Session, owner: Tensor, call: Call) -> Any:
+    kind = call.get(0, "dtype")
+    if isinstance(kind, Dtype):
+        return cast(s, owner, dtype_name(kind.path), call)
+    names = {"FloatTensor": "float32", "DoubleTensor": "float64", "LongTensor": "int64"}
+    last = (kind.path if isinstance(kind, Function) else str(kind)).rpartition(".")[2]
+    if last in names:
+        return cast(s, owner, names[last], call)
+    return f"torch.{owner.dtype}"
+
+
+def _same(s: Session, owner: Tensor, call: Call) -> Any:
+    return owner
+
+
+def _cuda(s: Session, owner: Tensor, call: Call) -> Any:
+    _device(s, "cuda()")
+    return owner
+
+
+def _clone(s: Session, owner: Tensor, call: Call) -> Any:
+    if s.known(owner) is not None and not s.requires(owner) and owner.ref is None:
+        return s.literal(s.known(owner), owner.dtype, call.place, example=owner.example)
+    if not s.script or (owner.later is not None and owner.ref is None):
+        return owner
+    return s.apply(by_spelling("torch.clone"), (owner,), {}, call.place)
+
+
+def _detach(s: Session, owner: Tensor, call: Call) -> Any:
+    if owner.grad_of is not None:
+        return owner
+    known = s.known(owner)
+    if known is not None and not owner.requires_grad and owner.ref is None:
+        return s.literal(known, owner.dtype, call.place, example=owner.example)
+    return NotImplemented
+
+
+def _item(s: Session, owner: Tensor, call: Call) -> Any:
+    if not s.script and s.numbers is None:
+        return NotImplemented
+    if owner.grad_of is not None or s.requires(owner):
+        return later_number(s, owner, call.place)
+    return one_number(s, owner, call.place)
+
+
+def later_number(s: Session, owner: Tensor, place: Span) -> Any:
+    """A number that is worked out where it is needed: as a tensor of no dimensions, detached."""
+    if owner.later is not None and owner.ref is None:
+        return owner
+    return data(s, owner, place)
+
+
+def _to_list(s: Session, owner: Tensor, call: Call) -> Any:
+    known = s.known(owner)
+    return Unread(s.text(call.place), TRACE) if known is None else known.tolist()
+
+
+def _numpy(s: Session, owner: Tensor, call: Call) -> Any:
+    if not s.script:
+        return NotImplemented
+    if s.requires(owner) and owner.is_leaf is False and s.known(owner) is None:
+        return data(s, owner, call.place)
+    return owner
+
+
+# -- sizes -----------------------------------------------------------------------------------------
+
+
+def _size(s: Session, owner: Tensor, call: Call) -> Any:
+    values = [*call.args, *call.kwargs.values()]
+    if not values:
+        return owner.shape
+    rank = len(owner.shape)
+    if len(values) == 1 and isinstance(values[0], int) and -rank <= values[0] < rank:
+        return owner.shape[values[0]]
+    s.fail(f"size() takes one dimension of the {rank}", call.place, "count from 0, or from -1 back")
+
+
+# -- autograd --------------------------------------------------------------------------------------
+
+
+def _requires_grad_(s: Session, owner: Tensor, call: Call) -> Any:
+    wanted = call.get(0, "requires_grad", True) is not False
+    if owner.ref is not None and s.requires(owner):
+        if not wanted:
+            s.unsupported(
+                "requires_grad is switched off after the tensor was used",
+                call.place,
+                "use detach()",
+            )
+        return owner
+    return autograd.requires_grad(s, owner, wanted, call.place)
+
+
+def _retain_grad(s: Session, owner: Tensor, call: Call) -> Any:
+    autograd.retain(s, owner, call.place)
+    return None
+
+
+def _hook(s: Session, owner: Tensor, call: Call) -> Any:
+    s.unsupported(
+        "a hook is a function that runs in the middle of backward",
+        call.place,
+        "gradexplain trace runs a script, hooks and all",
+    )
+
+
+def _permuted(s: Session, owner: Tensor, call: Call) -> Any:
+    """Reshaping what the text has: the same elements in another shape."""
+    known = s.known(owner)
+    if known is None or owner.ref is not None or s.requires(owner) or call.kwargs or owner.example:
+        return NotImplemented
+    args = call.args[0] if len(call.args) == 1 and isinstance(call.args[0], tuple) else call.args
+    if not all(isinstance(n, int) for n in args) or math.prod(known.shape) == 0:
+        return NotImplemented
+    try:
+        return s.literal(known.reshape(args), owner.dtype, call.place)
+    except ValueError:
+        return NotImplemented
+
+
+_METHODS: dict[str, Callable[[Session, Tensor, Call], Any]] = {
+    "backward": autograd.backward_method,
+    "requires_grad_": _requires_grad_,
+    "retain_grad": _retain_grad,
+    "register_hook": _hook,
+    "to": _to,
+    "type": _type,
+    "type_as": lambda s, owner, call: owner,
+    "float": _cast_to("float32"),
+    "double": _cast_to("float64"),
+    "half": _cast_to("float16"),
+    "bfloat16": _cast_to("bfloat16"),
+    "long": _cast_to("int64"),
+    "int": _cast_to("int32"),
+    "cuda": _cuda,
+    **dict.fromkeys(("cpu", "contiguous", "share_memory_", "pin_memory", "resolve_conj"), _same),
+    "clone": _clone,
+    "copy": _clone,
+    "detach": _detach,
+    "item": _item,
+    "tolist": _to_list,
+    "numpy": _numpy,
+    "size": _size,
+    "dim": lambda s, owner, call: len(owner.shape),
+    "ndimension": lambda s, owner, call: len(owner.shape),
+    "numel": lambda s, owner, call: math.prod(owner.shape),
+    "nelement": lambda s, owner, call: math.prod(owner.shape),
+    "view": _permuted,
+    "reshape": _permuted,
+    "astype": _type,
+    "is_floating_point": lambda s, owner, call: owner.dtype not in WHOLE,
+}
+
+
+# -- other values ----------------------------------------------------------------------------------
+
+
+def _of_layer(s: Session, owner: Layer, call: Call) -> Any:
+    match call.name:
+        case "parameters":
+            return owner.all_parameters()
+        case "named_parameters":
+            return [(p.name, p) for p in owner.all_parameters()]
+        case "zero_grad":
+            for parameter in owner.all_parameters():
+                autograd.zero(s, parameter)
+            return None
+        case "train" | "eval":
+            owner.training = call.name == "train" and call.get(0, "mode", True) is not False
+            for child in owner.children:
+                _of_layer(s, child, call)
+            return owner
+        case "forward" | "__call__":
+            return owner.call(call)
+        case "append":
+            owner.children.append(call.args[0])
+            return owner
+        case "to" | "cuda" | "cpu" | "float" | "requires_grad_":
+            return owner
+        case "double":
+            for parameter in owner.all_parameters():
+                parameter.dtype = "float64"
+            return owner
+        case "children" | "modules":
+            return list(owner.children)
+        case "apply" | "register_forward_hook" | "register_full_backward_hook":
+            s.unsupported(f"`{call.name}` of a module is not read", call.where, TRACE)
+    return Unread(s.text(call.place), TRACE)
+
+
+def _of_plain(s: Session, owner: Any, call: Call) -> Any:
+    if isinstance(owner, list):
+        match call.name:
+            case "append" if len(call.args) == 1:
+                owner.append(call.args[0])
+                return None
+            case "extend" if call.args and isinstance(call.args[0], (list, tuple)):
+                owner.extend(call.args[0])
+                return None
+            case "insert" if len(call.args) == 2 and isinstance(call.args[0], int):
+                owner.insert(*call.args)
+                return None
+            case "pop":
+                return owner.pop(*call.args) if owner else None
+            case "copy":
+                return list(owner)
+            case "reverse":
+                owner.reverse()
+                return None
+    if isinstance(owner, dict):
+        match call.name:
+            case "items":
+                return list(owner.items())
+            case "keys":
+                return list(owner)
+            case "values":
+                return list(owner.values())
+            case "get" if call.args:
+                return owner.get(*call.args[:2])
+    if isinstance(owner, str):
+        return s.text(call.place)
+    if isinstance(owner, tuple) and call.name == "numel":
+        return math.prod(owner)
+    if not s.script:
+        s.fail(f"{what(owner)} has no methods", call.where, "call it on a tensor")
+    return Unread(s.text(call.place), TRACE)

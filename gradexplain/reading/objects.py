@@ -1,0 +1,189 @@
+"""What a name of a program can stand for, beside Python's numbers, texts, lists and functions."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gradexplain.errors import Span
+from gradexplain.explanation import Array, Shape
+from gradexplain.graph import NamedNumber, Ref
+
+#: Element types without a gradient.
+WHOLE = frozenset({"int8", "int16", "int32", "int64", "uint8", "bool"})
+
+
+@dataclass(eq=False, slots=True)
+class Tensor:
+    """A tensor: an object of its own, as in PyTorch, whose value a node of the graph stands for.
+
+    ``ref`` is None until the value is used: then a leaf is made where it has a name or requires grad,
+    else a constant.  ``dtype`` None is that of the whole run.
+    """
+
+    shape: Shape
+    place: Span
+    ref: Ref | None = None
+    dtype: str | None = None
+    requires_grad: bool = False
+    #: The elements, where the text has them.
+    value: Array | None = None
+    #: The elements, worked out when they are needed: a gradient, or what is made of one.
+    later: Callable[[], Array] | None = None
+    #: Whether the elements are made up, because the text leaves them open (``torch.randn``).
+    example: bool = False
+    name: str = ""
+    #: What it is called where nobody gives it a name.
+    hint: str = ""
+    #: Whether ``.grad`` is kept although it is computed.
+    retained: bool = False
+    grad: Tensor | None = None
+    #: The tensor whose ``.grad`` this is.
+    grad_of: Tensor | None = None
+    #: The rows written into it one by one (``y[0] = …``), None where a row is still the first value's.
+    rows: list[Any] | None = None
+
+    @property
+    def is_leaf(self) -> bool:
+        """Made by the text, not computed by an operation."""
+        return self.value is not None or self.later is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A module of Python by its own name, whatever it was imported as."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function of a module: ``torch.nn.functional.relu``."""
+
+    path: str
+
+
+@dataclass(eq=False, slots=True)
+class Own:
+    """A ``def`` or ``lambda`` of the text, with the scopes it was written in."""
+
+    name: str
+    arguments: ast.arguments
+    body: list[ast.stmt] | ast.expr
+    defaults: Mapping[str, Any]
+    scopes: tuple[dict[str, Any], ...]
+    place: Span
+
+
+@dataclass(eq=False, slots=True)
+class Layer:
+    """A module of ``torch.nn``: the function it applies, and its parameters."""
+
+    kind: str
+    call: Callable[..., Any]
+    parameters: dict[str, Tensor] = field(default_factory=dict)
+    children: list[Layer] = field(default_factory=list)
+    training: bool = True
+
+    def all_parameters(self) -> list[Tensor]:
+        return [*self.parameters.values(), *(p for c in self.children for p in c.all_parameters())]
+
+    def names(self, prefix: str) -> None:
+        """Give the parameters the names that they have in ``prefix``."""
+        for name, parameter in self.parameters.items():
+            parameter.name = parameter.name or f"{prefix}_{name}"
+        for place, child in enumerate(self.children):
+            child.names(f"{prefix}_{place}")
+
+
+@dataclass(eq=False, slots=True)
+class Optimizer:
+    """An optimizer: the tensors whose ``.grad`` it zeroes, and its step where that is plain."""
+
+    kind: str
+    parameters: Sequence[Tensor]
+    rate: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """What is not read: it may be passed over, and is refused where a tensor would be made of it."""
+
+    text: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method of a value before it is called."""
+
+    owner: Any
+    name: str
+    place: Span
+
+
+class Results(tuple[Any, ...]):
+    """Several results with names: ``x.max(dim=0).values``."""
+
+    fields: tuple[str, ...]
+
+    def __new__(cls, fields: tuple[str, ...], values: Sequence[Any]) -> Results:
+        self = super().__new__(cls, values)
+        self.fields = fields
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call with its arguments worked out; ``where`` is the place of the function's name."""
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    place: Span
+    where: Span
+
+    def get(self, index: int, name: str, default: Any = None) -> Any:
+        """An argument by its place or its name."""
+        if index < len(self.args):
+            return self.args[index]
+        return self.kwargs.get(name, default)
+
+
+def is_number(value: Any) -> bool:
+    """Whether arithmetic on it is done here; pi and e stay themselves in formulas."""
+    return isinstance(value, (int, float)) and not isinstance(value, (bool, NamedNumber))
+
+
+def what(value: Any) -> str:
+    """A value in words."""
+    match value:
+        case Tensor() | Ref():
+            return "a tensor"
+        case None:
+            return "None"
+        case bool():
+            return f"{value}"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case tuple():
+            return "a tuple"
+        case list():
+            return "a list"
+        case dict():
+            return "a dict"
+        case slice():
+            return "a slice"
+        case Own() | Function() | Method():
+            return "a function"
+        case Layer():
+            return f"nn.{value.kind}"
+        case Unread():
+            return f"`{value.text}`"
+        case Module():
+            return f"the module `{value.path}`"
+    return "this"

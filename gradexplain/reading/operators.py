@@ -1,0 +1,353 @@
+"""Operators and subscripts: on plain numbers as Python has them, on tensors as records."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gradexplain.errors import Span
+from gradexplain.ops import by_spelling
+from gradexplain.reading.objects import WHOLE, Layer, Tensor, Unread, is_number, what
+from gradexplain.reading.program import span
+from gradexplain.reading.session import Session, promoted
+
+
+def _power(a: float, b: float) -> float:
+    """In floats: 9**9**9**9 must not become an integer of a billion digits."""
+    result = float(a) ** float(b)
+    whole = isinstance(a, int) and isinstance(b, int) and b >= 0
+    return int(result) if whole and abs(result) < 2**53 else result
+
+
+def _no_numbers(a: Any, b: Any) -> float:
+    raise TypeError
+
+
+#: Python's operators: the operation that carries them out on tensors, their sign, and numbers.
+BINARY: dict[type[ast.operator], tuple[str, str, Callable[[Any, Any], Any]]] = {
+    ast.Add: ("add", "+", lambda a, b: a + b),
+    ast.Sub: ("sub", "-", lambda a, b: a - b),
+    ast.Mult: ("mul", "*", lambda a, b: a * b),
+    ast.Div: ("div", "/", lambda a, b: a / b),
+    ast.FloorDiv: ("floor_divide", "//", lambda a, b: a // b),
+    ast.Mod: ("remainder", "%", lambda a, b: a % b),
+    ast.Pow: ("pow", "**", _power),
+    ast.MatMult: ("matmul", "@", _no_numbers),
+    ast.BitAnd: ("bitwise_and", "&", lambda a, b: a & b),
+    ast.BitOr: ("bitwise_or", "|", lambda a, b: a | b),
+}
+COMPARE: dict[type[ast.cmpop], str] = {
+    ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge", ast.Eq: "eq", ast.NotEq: "ne",
+}  # fmt: skip
+_COMPARED: dict[str, Callable[[Any, Any], bool]] = {
+    "lt": lambda a, b: a < b, "le": lambda a, b: a <= b, "gt": lambda a, b: a > b,
+    "ge": lambda a, b: a >= b, "eq": lambda a, b: a == b, "ne": lambda a, b: a != b,
+}  # fmt: skip
+
+#: What is computed at once on tensors that the text has: exactly rounded, as PyTorch does it.
+_FOLDED = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}
+
+
+def binary(
+    s: Session,
+    op: type[ast.operator],
+    a: Any,
+    b: Any,
+    place: Span,
+    sides: Sequence[ast.AST] = (),
+) -> Any:
+    if op not in BINARY:
+        s.unsupported(
+            "this operator is not supported",
+            place,
+            "write `*` and `**` for shifts, `&` and `|` between conditions",
+        )
+    name, sign, plain = BINARY[op]
+    if is_number(a) and is_number(b):
+        return _number(s, plain, a, b, place)
+    joined = _joined(op, a, b)
+    if joined is not None:
+        return joined
+    for side, operand in zip(sides, (a, b), strict=False):
+        if not is_operand(operand):
+            refuse_operand(s, operand, sign, span(s.program, side))
+    folded = _fold(s, name, a, b, place)
+    return operator(s, name, (a, b), place) if folded is None else folded
+
+
+def refuse_operand(s: Session, operand: Any, sign: str, place: Span) -> None:
+    if isinstance(operand, Unread):
+        s.unsupported(f"`{operand.text}` is not read", place, operand.why)
+    s.fail(
+        f"{what(operand)} cannot be an operand of `{sign}`",
+        place,
+        "call it, as in `layer(x)`"
+        if isinstance(operand, Layer)
+        else "operands are tensors and numbers",
+    )
+
+
+def _joined(op: type[ast.operator], a: Any, b: Any) -> Any:
+    """Lists and texts, which + joins and * repeats."""
+    if op is ast.Add and type(a) is type(b) and isinstance(a, (list, tuple, str)):
+        return a + b
+    if op is ast.Mult:
+        for held, times in ((a, b), (b, a)):
+            if isinstance(held, (list, tuple, str)) and isinstance(times, int) and times <= 1000:
+                return held * times
+    if op is ast.Mod and isinstance(a, str):
+        return a
+    return None
+
+
+def _number(s: Session, plain: Callable[[Any, Any], Any], a: Any, b: Any, place: Span) -> Any:
+    try:
+        result = plain(a, b)
+    except (ArithmeticError, ValueError, TypeError):
+        result = math.nan
+    if isinstance(result, complex) or result != result or abs(result) > 1e308:
+        s.fail(
+            "this arithmetic has no finite real value",
+            place,
+            "numbers are computed in float64, up to 1.8e308",
+        )
+    # Integers stay integers (a dim, a size) while a float could hold them too.
+    return result if abs(result) < 2**53 else float(result)
+
+
+def _fold(s: Session, name: str, a: Any, b: Any, place: Span) -> Tensor | None:
+    """The result where both operands are numbers of the text and nothing requires grad."""
+    if name not in _FOLDED or not any(_is_known(s, t) and t.ref is None for t in (a, b)):
+        return None
+    if not all(is_number(t) or (_is_known(s, t) and not t.example) for t in (a, b)):
+        return None
+    kinds = [t.dtype for t in (a, b) if isinstance(t, Tensor)]
+    dtype = promoted(kinds)
+    floating = name == "div" or any(isinstance(t, float) for t in (a, b))
+    if dtype in WHOLE and floating:
+        dtype = s.default
+    unit = np.float32 if dtype == "float32" else np.float64
+    values = [unit(s.known(t)) if isinstance(t, Tensor) else unit(t) for t in (a, b)]
+    try:
+        with np.errstate(all="ignore"):
+            found = _FOLDED[name](*values)
+    except ValueError:
+        return None  # shapes that do not fit: the record says it better
+    return s.literal(found, dtype, place)
+
+
+def _is_known(s: Session, value: Any) -> bool:
+    return isinstance(value, Tensor) and not value.requires_grad and s.known(value) is not None
+
+
+def operator(s: Session, name: str, args: tuple[Any, ...], place: Span) -> Any:
+    return s.apply(by_spelling(f"torch.{name}")[:1], args, {}, place)
+
+
+def unary(s: Session, op: ast.unaryop, operand: Any, place: Span, node: ast.AST) -> Any:
+    if isinstance(op, (ast.Not, ast.Invert)):
+        if isinstance(operand, bool):
+            return not operand
+        if isinstance(op, ast.Not) and not isinstance(operand, Tensor):
+            return not operand
+        return operator(s, "logical_not", (operand,), place)
+    if is_number(operand):
+        return -operand if isinstance(op, ast.USub) else operand
+    if not is_operand(operand):
+        s.fail(
+            f"{what(operand)} has no sign",
+            span(s.program, node),
+            "operands are tensors and numbers",
+        )
+    if isinstance(op, ast.USub) and _is_known(s, operand) and operand.ref is None:
+        return s.literal(-np.asarray(s.known(operand)), operand.dtype, place)
+    return operator(s, "neg" if isinstance(op, ast.USub) else "positive", (operand,), place)
+
+
+def compare(s: Session, name: str, a: Any, b: Any, place: Span) -> Any:
+    if isinstance(a, Tensor) or isinstance(b, Tensor) or not s.script:
+        for operand in (a, b):
+            if isinstance(operand, Unread):
+                s.unsupported(f"`{operand.text}` is not read", place, operand.why)
+        if not isinstance(a, str) and not isinstance(b, str):
+            return operator(s, name, (a, b), place)
+    try:
+        return _COMPARED[name](a, b)
+    except TypeError:
+        s.fail(f"{what(a)} and {what(b)} cannot be compared", place, "compare numbers")
+
+
+def is_operand(value: Any) -> bool:
+    return isinstance(value, (Tensor, int, float, list))
+
+
+# -- subscripts ------------------------------------------------------------------------------------
+
+
+def subscript(s: Session, owner: Any, index: Any, place: Span) -> Any:
+    if isinstance(owner, Unread):
+        return Unread(s.text(place), owner.why)
+    if isinstance(owner, dict):
+        if isinstance(index, Tensor) or index not in owner:
+            s.fail("there is no such key", place, f"its keys are: {', '.join(map(str, owner))}")
+        return owner[index]
+    if isinstance(owner, Layer) and isinstance(index, int):
+        if -len(owner.children) <= index < len(owner.children):
+            return owner.children[index]
+        s.fail(f"it holds {len(owner.children)} modules", place, "count from 0")
+    if isinstance(owner, (tuple, list, range, str)):
+        if isinstance(index, (int, slice)) and not isinstance(index, bool):
+            try:
+                return owner[index]
+            except IndexError:
+                s.fail(
+                    f"index {index} is out of range for {len(owner)} values", place, "count from 0"
+                )
+        s.fail("an index here must be an integer", place, "write a whole number")
+    if not isinstance(owner, Tensor):
+        s.fail(f"{what(owner)} has no elements to index", place, "index a tensor or a list")
+    if owner.rows is not None and isinstance(index, int):
+        row = owner.rows[index] if -len(owner.rows) <= index < len(owner.rows) else None
+        if row is not None:
+            return row
+    if _is_known(s, owner) and owner.ref is None and owner.rows is None and not owner.example:
+        taken = _taken(s, s.known(owner), index)
+        if taken is not None:
+            return s.literal(taken, owner.dtype, place)
+    return s.apply(by_spelling("operator.getitem"), (owner, index), {}, place)
+
+
+def _taken(s: Session, array: Any, index: Any) -> Any:
+    """The elements at integers and slices, None where the record has to say what is wrong."""
+    items = index if isinstance(index, tuple) else (index,)
+    if not all(isinstance(item, (int, slice, type(...))) or item is None for item in items):
+        return None
+    try:
+        taken = array[index]
+    except (IndexError, ValueError):
+        return None
+    return taken if np.size(taken) else None
+
+
+def plain_index(s: Session, index: Any, place: Span) -> Any:
+    """A subscript as NumPy takes it."""
+    if isinstance(index, Tensor):
+        numbers = s.number(index, place)
+        return numbers.astype(bool) if index.dtype == "bool" else numbers.astype(np.int64)
+    if isinstance(index, tuple):
+        return tuple(plain_index(s, part, place) for part in index)
+    return index
+
+
+def put(s: Session, target: Tensor, index: Any, new: Any, place: Span) -> None:
+    """``target[index] = new``: from here on the tensor is one with these elements in place."""
+    if isinstance(new, Tensor) and new.grad_of is not None:
+        target.value, target.rows, target.ref = None, None, None
+        target.later = lambda: _unfollowed(s, place)
+        return
+    if target.later is not None and target.ref is None:
+        return
+    if target.ref is None and target.value is not None and target.shape and isinstance(index, int):
+        n = target.shape[0]
+        wide = isinstance(new, Tensor) and new.shape == target.shape[1:]
+        if -n <= index < n and wide and not target.requires_grad:
+            target.rows = target.rows or [None] * n
+            target.rows[index % n] = new
+            return
+    change_in_place(s, target, place)
+    items = list(index) if isinstance(index, tuple) else [index]
+    if all(isinstance(item, (int, slice)) and not isinstance(item, bool) for item in items):
+        replace(s, target, _written(s, target, items, 0, new, place))
+    else:
+        replace(s, target, _scattered(s, target, index, new, place))
+
+
+def _written(
+    s: Session, target: Tensor, items: list[Any], dim: int, new: Any, place: Span
+) -> Tensor:
+    """The tensor with ``new`` at integers and slices, one dimension after the other."""
+    while items and items[0] == slice(None):
+        items, dim = items[1:], dim + 1
+    if not items:
+        made = new if isinstance(new, Tensor) else s.literal(new, target.dtype, place)
+        return made if made.shape == target.shape else _call(s, "broadcast_to", (made, target.shape), place)  # fmt: skip
+    item, rest = items[0], items[1:]
+    before = (slice(None),) * dim
+    part = subscript(s, target, (*before, item), place)
+    if isinstance(item, int):
+        inner = _written(s, part, rest, dim, new, place)
+        return _call(s, "select_scatter", (target, inner, dim, item), place)
+    inner = _written(s, part, rest, dim + 1, new, place)
+    ends = (item.start, item.stop, item.step or 1)
+    return _call(s, "slice_scatter", (target, inner, dim, *ends), place)
+
+
+def _scattered(s: Session, target: Tensor, index: Any, new: Any, place: Span) -> Tensor:
+    """The tensor with ``new`` at tables of places: each element is the old one or a new one."""
+    places = np.arange(math.prod(target.shape)).reshape(target.shape)
+    try:
+        taken = places[plain_index(s, index, place)]
+    except (IndexError, ValueError):
+        s.fail("this index does not fit the tensor", place, f"its shape is {target.shape}")
+    if not isinstance(new, Tensor):
+        new = s.literal(new, target.dtype, place)
+    part = new if new.shape == taken.shape else _call(s, "broadcast_to", (new, taken.shape), place)
+    flat = [_call(s, "reshape", (each, (-1,)), place) for each in (target, part)]
+    table = np.arange(places.size)
+    table[taken.ravel()] = places.size + np.arange(taken.size)
+    row = _call(s, "cat", (flat,), place)
+    chosen = s.apply(by_spelling("operator.getitem"), (row, table.tolist()), {}, place)
+    return _call(s, "reshape", (chosen, target.shape), place)
+
+
+def _unfollowed(s: Session, place: Span) -> Any:
+    s.unsupported(
+        "a tensor that gradients are written into is not followed",
+        place,
+        "gradexplain trace runs a script",
+    )
+
+
+def _call(s: Session, name: str, args: tuple[Any, ...], place: Span) -> Tensor:
+    return s.apply(by_spelling(f"torch.{name}"), args, {}, place)  # type: ignore[no-any-return]
+
+
+def change_in_place(s: Session, target: Tensor, place: Span) -> None:
+    """Refuse a change in place where PyTorch does."""
+    node = s.builder.nodes[target.ref.id] if target.ref is not None else None
+    computed = node is not None and node.op is not None
+    if s.grad_enabled and target.requires_grad and not computed and target.rows is None:
+        s.fail(
+            "a leaf Variable that requires grad is being used in an in-place operation",
+            place,
+            "PyTorch refuses it; write `y = x + …` for a new tensor, or change it under "
+            "torch.no_grad()",
+        )
+
+
+def replace(s: Session, target: Tensor, new: Tensor) -> None:
+    """The tensor has another value from here on, in every name that it goes by."""
+    if target.is_leaf and target.requires_grad:
+        renewed(s, target, new)
+        return
+    target.rows, target.value = None, new.value
+    target.ref = new.ref
+    if new.ref is not None:
+        target.requires_grad = s.requires(new)
+        name = next((n for scope in s.scopes for n, v in scope.items() if v is target), target.name)
+        if name:
+            target.ref = s.builder.name(new.ref, name)
+
+
+def renewed(s: Session, target: Tensor, new: Tensor) -> None:
+    """A leaf whose elements were changed: the same leaf with other values."""
+    place = new.place
+    known = s.known(new)
+    target.ref = None
+    target.value = None if known is None else known
+    target.later = None if known is not None else (lambda: s.number(new, place))
+    target.example = False

@@ -1,0 +1,242 @@
+"""Python's own functions and those of ``math``, on numbers and lists."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from gradexplain.ops import by_spelling
+from gradexplain.reading.objects import Call, Tensor, Unread, is_number
+from gradexplain.reading.operators import binary, subscript
+from gradexplain.reading.session import Session
+
+#: What to do where a text is not read on.
+TRACE = "give its value here as a literal; or gradexplain trace FILE runs the whole script"
+
+_MAX_RANGE = 100_000
+
+
+def mathematics(s: Session, call: Call) -> float | None:
+    """``math.sqrt(2)``: a function of ``math`` or NumPy on plain numbers."""
+    function = getattr(math, {"abs": "fabs", "absolute": "fabs"}.get(call.name, call.name), None)
+    if function is None or call.kwargs:
+        return None
+    try:
+        found = function(*call.args)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return found if isinstance(found, (int, float)) else None
+
+
+def _range(s: Session, call: Call) -> Any:
+    ends = [integer(s, end, call) for end in call.args]
+    if not 1 <= len(ends) <= 3 or (len(ends) == 3 and ends[2] == 0):
+        s.fail("range() takes one to three integers", call.place, "write `range(3)`")
+    found = range(*ends)
+    if len(found) > _MAX_RANGE:
+        s.unsupported(f"a range of {len(found):,} is too long", call.place, "shorten it")
+    return found
+
+
+def integer(s: Session, value: Any, call: Call) -> int:
+    """A whole number: a literal, or a tensor of one element that holds one."""
+    if isinstance(value, Tensor) and math.prod(value.shape) == 1:
+        value = float(s.number(value, call.place).reshape(-1)[0])
+    if isinstance(value, (int, float)) and value == int(value):
+        return int(value)
+    if isinstance(value, Unread):
+        s.unsupported(f"`{value.text}` is not known here", call.place, value.why)
+    s.fail("a whole number is expected", call.place, "write one")
+
+
+def _parts(s: Session, value: Any, call: Call) -> list[Any]:
+    if isinstance(value, Tensor):
+        return [
+            subscript(s, value, n, call.place) for n in range(value.shape[0] if value.shape else 0)
+        ]
+    if isinstance(value, (list, tuple, range, dict, str)):
+        return list(value)
+    if isinstance(value, Unread):
+        s.unsupported(f"`{value.text}` is not known here", call.place, value.why)
+    s.fail(f"{call.name}() takes lists", call.place, "write a list or a range")
+
+
+def _len(s: Session, call: Call) -> Any:
+    if len(call.args) == 1 and isinstance(call.args[0], Tensor):
+        shape = call.args[0].shape
+        return shape[0] if shape else 1
+    if len(call.args) == 1 and isinstance(call.args[0], Unread):
+        return Unread(s.text(call.place), call.args[0].why)
+    return len(_parts(s, call.args[0], call)) if call.args else NotImplemented
+
+
+def _sum(s: Session, call: Call) -> Any:
+    """Python's sum of a list; of a tensor, in a script, over its first dimension."""
+    if not call.args or call.kwargs.keys() - {"start"}:
+        return NotImplemented
+    value = call.args[0]
+    if isinstance(value, Tensor):
+        if s.script and len(value.shape) > 1 and len(call.args) == 1:
+            return s.apply(by_spelling("torch.sum"), (value, 0), {}, call.place)
+        return NotImplemented
+    parts = _parts(s, value, call)
+    if not parts or all(map(is_number, parts)):
+        start = call.get(1, "start", 0)
+        return sum(parts, start) if is_number(start) else NotImplemented
+    total = parts[0]
+    for part in parts[1:]:
+        total = binary(s, ast.Add, total, part, call.place)
+    return total
+
+
+def _extreme(pick: Callable[[Iterable[Any]], Any]) -> Callable[[Session, Call], Any]:
+    def chosen(s: Session, call: Call) -> Any:
+        args = call.args
+        if len(args) == 1 and isinstance(args[0], (list, tuple, range)):
+            args = tuple(args[0])
+        if args and all(map(is_number, args)):
+            return pick(args)
+        return NotImplemented
+
+    return chosen
+
+
+def _convert(kind: Callable[[Any], Any]) -> Callable[[Session, Call], Any]:
+    """``float("inf")``, ``int(3.7)``, ``float(x.sum())``."""
+
+    def converted(s: Session, call: Call) -> Any:
+        if not call.args:
+            return kind(0)
+        value = call.args[0]
+        if isinstance(value, Tensor):
+            if math.prod(value.shape) != 1:
+                s.fail(
+                    "only one element tensors can be converted to Python scalars",
+                    call.place,
+                    "reduce it first, as in `x.sum()`",
+                )
+            value = float(s.number(value, call.place).reshape(-1)[0])
+        if isinstance(value, Unread):
+            return Unread(s.text(call.place), value.why)
+        try:
+            return kind(value)
+        except (ValueError, TypeError, OverflowError):
+            s.fail("this is no number", call.place, 'write one, as in `float("inf")`')
+
+    return converted
+
+
+def _zip(s: Session, call: Call) -> Any:
+    return list(zip(*(_parts(s, part, call) for part in call.args), strict=False))
+
+
+def _enumerate(s: Session, call: Call) -> Any:
+    return list(enumerate(_parts(s, call.args[0], call), integer(s, call.get(1, "start", 0), call)))
+
+
+def _map(s: Session, call: Call) -> Any:
+    return [s.call(call.args[0], parts, {}, call.place, call.where)
+            for parts in zip(*(_parts(s, part, call) for part in call.args[1:]), strict=False)]  # fmt: skip
+
+
+def _list(s: Session, call: Call) -> Any:
+    return _parts(s, call.args[0], call) if call.args else []
+
+
+def _abs(s: Session, call: Call) -> Any:
+    return abs(call.args[0]) if len(call.args) == 1 and is_number(call.args[0]) else NotImplemented
+
+
+def _round(s: Session, call: Call) -> Any:
+    return round(*call.args) if call.args and is_number(call.args[0]) else NotImplemented
+
+
+def _pow(s: Session, call: Call) -> Any:
+    if len(call.args) == 2:
+        return binary(s, ast.Pow, *call.args, call.place)
+    return NotImplemented
+
+
+def _is_instance(s: Session, call: Call) -> Any:
+    return isinstance(call.args[0], Tensor) if call.args else False
+
+
+def _passed(s: Session, call: Call) -> Any:
+    """What is of no consequence here: printing, seeds, timing."""
+    return None
+
+
+def _sorted(s: Session, call: Call) -> Any:
+    parts = _parts(s, call.args[0], call)
+    if not all(map(is_number, parts)):
+        s.unsupported("only numbers are sorted here", call.place, TRACE)
+    return sorted(parts, reverse=bool(call.kwargs.get("reverse")))
+
+
+def _reversed(s: Session, call: Call) -> Any:
+    return _parts(s, call.args[0], call)[::-1]
+
+
+def _shape(s: Session, call: Call) -> Any:
+    return call.args[0].shape if call.args and isinstance(call.args[0], Tensor) else NotImplemented
+
+
+def _is_tensor(s: Session, call: Call) -> Any:
+    return bool(call.args) and isinstance(call.args[0], Tensor)
+
+
+def _product(s: Session, call: Call) -> Any:
+    parts = call.args[0] if call.args else None
+    if isinstance(parts, (list, tuple)) and all(map(is_number, parts)):
+        return math.prod(parts)
+    return NotImplemented
+
+
+def _all_close(s: Session, call: Call) -> Any:
+    return True
+
+
+FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
+    "range": _range,
+    "len": _len,
+    "sum": _sum,
+    "min": _extreme(min),
+    "max": _extreme(max),
+    "float": _convert(float),
+    "int": _convert(int),
+    "bool": _convert(bool),
+    "str": lambda s, call: s.text(call.place),
+    "repr": lambda s, call: s.text(call.place),
+    "zip": _zip,
+    "enumerate": _enumerate,
+    "map": _map,
+    "list": _list,
+    "tuple": lambda s, call: tuple(_list(s, call)),
+    "set": _list,
+    "dict": lambda s, call: dict(call.kwargs),
+    "abs": _abs,
+    "round": _round,
+    "pow": _pow,
+    "sorted": _sorted,
+    "reversed": _reversed,
+    "isinstance": _is_instance,
+    "type": lambda s, call: Unread(s.text(call.place), TRACE),
+    "id": lambda s, call: Unread(s.text(call.place), TRACE),
+    "torch.is_tensor": _is_tensor,
+    "torch.cuda.is_available": lambda s, call: False,
+    "torch.device": lambda s, call: str(call.get(0, "type", "cpu")),
+    "numpy.shape": _shape,
+    "math.prod": _product,
+    "numpy.prod": _product,
+    **dict.fromkeys(("torch.allclose", "torch.equal", "torch.is_grad_enabled"), _all_close),
+    **dict.fromkeys(
+        ("print", "display", "pprint", "help", "torch.manual_seed", "torch.seed",
+         "torch.set_printoptions", "numpy.random.seed", "random.seed", "torch.cuda.manual_seed",
+         "torch.cuda.manual_seed_all", "torch.autograd.set_detect_anomaly",
+         "torch.use_deterministic_algorithms", "torch.random.manual_seed",
+         "torch.set_num_threads", "numpy.set_printoptions", "torch.cuda.empty_cache"),
+        _passed,
+    ),
+}  # fmt: skip

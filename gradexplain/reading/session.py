@@ -1,0 +1,414 @@
+"""What a program has made so far: the graph, the tensors, the names, the calls of ``backward``.
+
+The parts that read expressions, statements and calls all work on one `Session`.  A value is a
+`Tensor` or plain Python; arithmetic on plain numbers is done where it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+
+from gradexplain.errors import GradexplainError, InputError, Span, UnsupportedError
+from gradexplain.explanation import Array, Shape
+from gradexplain.graph import Builder, Graph, Ref
+from gradexplain.limits import MAX_STEPS
+from gradexplain.ops import Op, by_spelling
+from gradexplain.reading.applying import Applier
+from gradexplain.reading.examples import Inputs
+from gradexplain.reading.objects import WHOLE, Own, Results, Tensor
+from gradexplain.reading.program import Program
+
+
+@dataclass(frozen=True, slots=True)
+class BackwardCall:
+    """One call of ``backward`` in the text; ``start`` is a node's id.
+
+    ``v`` is None for the 1 of a scalar.  ``zeroed`` are the labels whose ``.grad`` was zeroed since
+    the call before; ``wanted`` those that the call asks for, None for every one that requires grad.
+    """
+
+    start: int
+    v: Array | None
+    retain_graph: bool
+    zeroed: frozenset[str]
+    wanted: tuple[str, ...] | None
+    place: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """What the page should say of the text.  ``kind`` is a stable word for programs."""
+
+    kind: str
+    text: str
+
+
+class Numbers(Protocol):
+    """Somebody who can run a graph: PyTorch, which is asked only where the text depends on numbers."""
+
+    def value(self, graph: Graph, leaves: Mapping[str, Array], dtype: str) -> Array:
+        """The output's elements."""
+
+    def gradients(
+        self,
+        graph: Graph,
+        leaves: Mapping[str, Array],
+        dtype: str,
+        v: Array | None,
+        wanted: Sequence[str],
+    ) -> Mapping[str, Array | None]:
+        """What one call of backward gives the leaves and computed values named in ``wanted``."""
+
+
+@dataclass(slots=True)
+class Leaf:
+    """A leaf of the graph as it was when its node was made."""
+
+    tensor: Tensor
+    value: Array | None
+    later: Callable[[], Array] | None
+    dtype: str | None
+    requires_grad: bool
+    example: bool
+
+
+@dataclass(slots=True)
+class Session:
+    program: Program
+    inputs: Inputs
+    #: The dtype that was asked for; None leaves it to the text.
+    dtype: str | None
+    numbers: Numbers | None = None
+    any_size: bool = False
+    #: Whether the values of leaves are wanted: a named tensor of numbers is a leaf then, else it is
+    #: written where it is used.
+    values: bool = False
+    #: Calls a function of the text, and any function; set by the reader of statements.
+    call_own: Callable[[Own, Sequence[Any], Mapping[str, Any], Span], Any] = field(init=False)
+    call: Callable[[Any, tuple[Any, ...], Mapping[str, Any], Span, Span], Any] = field(init=False)
+    builder: Builder = field(init=False)
+    applier: Applier = field(init=False)
+    scopes: tuple[dict[str, Any], ...] = field(default_factory=lambda: ({},))
+    calls: list[BackwardCall] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
+    #: The leaves by label.
+    made: dict[str, Leaf] = field(default_factory=dict)
+    zeroed: set[str] = field(default_factory=set)
+    #: Computed tensors whose ``.grad`` is kept.
+    retained: list[Tensor] = field(default_factory=list)
+    #: Gradients were returned (``torch.autograd.grad``), not added to ``.grad``.
+    returned: bool = False
+    #: The text is a script: it imports, makes its own leaves or calls backward.
+    script: bool = False
+    grad_enabled: bool = True
+    default: str = "float32"
+    #: Each statement that was read, with the range of nodes that it made.
+    shown: list[tuple[str, int, int]] = field(default_factory=list)
+    depth: int = 0
+    _steps: int = 0
+    _seen: int = 0
+    _requiring: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.builder = Builder(self.program.source, any_size=self.any_size)
+        self.applier = Applier(self.builder, self._known)
+
+    # -- errors ----------------------------------------------------------------------------------
+
+    def fail(self, message: str, place: Span, remedy: str) -> NoReturn:
+        raise InputError(message, source=self.program.source, span=place, remedy=remedy)
+
+    def unsupported(self, message: str, place: Span, remedy: str) -> NoReturn:
+        raise UnsupportedError(message, source=self.program.source, span=place, remedy=remedy)
+
+    def at(self, error: GradexplainError, place: Span) -> GradexplainError:
+        return error.at(self.program.source, place)
+
+    def text(self, place: Span) -> str:
+        """The text at a place, on one line."""
+        return " ".join(self.program.source[place.start : place.end].split())
+
+    def remark(self, kind: str, text: str) -> None:
+        if Remark(kind, text) not in self.remarks:
+            self.remarks.append(Remark(kind, text))
+
+    def step(self, place: Span) -> None:
+        """Count a statement or an expression that is worked out: loops must end."""
+        self._steps += 1
+        if self._steps > MAX_STEPS:
+            self.unsupported(
+                f"more than {MAX_STEPS:,} steps were read so far",
+                place,
+                "shorten the loops; gradexplain trace runs a script",
+            )
+
+    # -- names -----------------------------------------------------------------------------------
+
+    def lookup(self, name: str) -> Any:
+        """The value of a name, `KeyError` where nothing was assigned to it."""
+        for scope in reversed(self.scopes):
+            if name in scope:
+                return scope[name]
+        raise KeyError(name)
+
+    def assigned(self, name: str) -> bool:
+        return any(name in scope for scope in self.scopes)
+
+    def assign(self, name: str, value: Any) -> None:
+        if isinstance(value, Tensor):
+            self._name(value, name)
+        elif hasattr(value, "names"):
+            value.names(name)
+        self.scopes[-1][name] = value
+
+    def _name(self, tensor: Tensor, name: str) -> None:
+        if tensor.ref is not None:
+            tensor.ref = self.builder.name(tensor.ref, name)
+        elif not tensor.name and tensor.is_leaf:
+            tensor.name = name
+            given = self.inputs.given.get(name)
+            if given is not None and tensor.grad_of is None:
+                tensor.value, tensor.shape, tensor.example = given, given.shape, False
+            elif name in self.inputs.shapes and tensor.example:
+                tensor.shape = self.inputs.shape(name)
+                tensor.value = self.inputs.example(tensor.shape, signs=True)
+
+    @contextmanager
+    def scope(self, scopes: tuple[dict[str, Any], ...]) -> Iterator[None]:
+        """Names are looked up in ``scopes`` meanwhile, and assigned in the last."""
+        before, self.scopes = self.scopes, scopes
+        try:
+            yield
+        finally:
+            self.scopes = before
+
+    @contextmanager
+    def gradients(self, enabled: bool) -> Iterator[None]:
+        before, self.grad_enabled = self.grad_enabled, enabled
+        try:
+            yield
+        finally:
+            self.grad_enabled = before
+
+    # -- tensors ---------------------------------------------------------------------------------
+
+    def free(self, name: str, place: Span) -> Tensor:
+        """An input that the text does not make: its value comes from outside."""
+        try:
+            shape = self.inputs.shape(name)
+        except GradexplainError as error:
+            raise self.at(error, place) from None
+        tensor = Tensor(shape, place, name=name, requires_grad=True)
+        tensor.ref = self.builder.leaf(name, shape, place)
+        self._requiring.add(tensor.ref.id)
+        self.made[name] = Leaf(tensor, None, None, None, True, True)
+        self.scopes[0][name] = tensor
+        return tensor
+
+    def ref(self, tensor: Tensor) -> Ref:
+        """The node of a tensor, made where there is none yet."""
+        if tensor.rows is not None:
+            return self._stacked(tensor)
+        if tensor.ref is not None:
+            return tensor.ref
+        whole = tensor.dtype in WHOLE
+        own = tensor.requires_grad or tensor.example or tensor.later
+        if not own and not (tensor.name and self.script and self.values):
+            tensor.ref = self.builder.constant(tensor.value, tensor.place, integer=whole)
+            return tensor.ref
+        name = tensor.name or tensor.hint or "leaf"
+        try:
+            ref = self.builder.leaf(name, tensor.shape, tensor.place, integer=whole)
+        except GradexplainError as error:
+            raise self.at(error, tensor.place) from None
+        label = self.builder.nodes[ref.id].label
+        self.made[label] = Leaf(
+            tensor, tensor.value, tensor.later, tensor.dtype, tensor.requires_grad, tensor.example
+        )
+        if whole:
+            self.builder.known[ref.id] = tensor.value
+        if tensor.requires_grad:
+            self._requiring.add(ref.id)
+        if tensor.example and not tensor.grad_of:
+            self.remark(
+                "example values",
+                f"The text leaves the values of {label} open (`{self.text(tensor.place)}`): example "
+                f"values stand for them; --at {label}=… gives others.",
+            )
+        tensor.ref = ref
+        return ref
+
+    def _stacked(self, tensor: Tensor) -> Ref:
+        """A tensor that was filled row by row."""
+        assert tensor.rows is not None and tensor.value is not None
+        rows = [
+            self.builder.constant(tensor.value[n], tensor.place) if row is None else self.ref(row)
+            for n, row in enumerate(tensor.rows)
+        ]
+        tensor.rows = None
+        tensor.ref = self.applier.apply(by_spelling("torch.stack")[0], (rows,), tensor.place)
+        if tensor.name:
+            tensor.ref = self.builder.name(tensor.ref, tensor.name)
+        tensor.value = None
+        self.follow()
+        return tensor.ref
+
+    def requires(self, tensor: Tensor) -> bool:
+        if tensor.ref is None and tensor.rows is None:
+            return tensor.requires_grad
+        ref = self.ref(tensor)
+        self.follow()
+        return ref.id in self._requiring
+
+    def follow(self) -> None:
+        """Which of the nodes made since require grad."""
+        nodes = self.builder.nodes
+        for node in nodes[self._seen :]:
+            if node.op is not None and not node.integer and not node.op.stops:
+                if any(id in self._requiring for id in node.inputs):
+                    self._requiring.add(node.id)
+        self._seen = len(nodes)
+
+    def apply(
+        self, records: list[Op], args: Sequence[Any], kwargs: Mapping[str, Any], place: Span
+    ) -> Any:
+        """What a call of the first record that fits gives, as tensors."""
+        given = [part for arg in (*args, *kwargs.values()) for part in _tensors(arg)]
+        plain = [self.plain(arg) for arg in args]
+        named = {name: self.plain(arg) for name, arg in kwargs.items()}
+        found = self.applier.apply_any(records, plain, named, place)
+        if not self.grad_enabled:
+            self.follow()
+            found = _mapped(found, lambda ref: self._detached(ref, place))
+        dtype = promoted(part.dtype for part in given)
+        return _mapped(found, lambda ref: self.computed(ref, dtype, place))
+
+    def _detached(self, ref: Ref, place: Span) -> Ref:
+        if ref.id not in self._requiring:
+            return ref
+        return self.applier.apply(by_spelling("torch.detach")[0], (ref,), place)  # type: ignore[no-any-return]
+
+    def plain(self, value: Any) -> Any:
+        """A value as records take it: tensors as their nodes."""
+        if isinstance(value, Tensor):
+            return self.ref(value)
+        if isinstance(value, (list, tuple)) and not isinstance(value, Results):
+            return type(value)(self.plain(part) for part in value)
+        return value
+
+    def computed(self, ref: Ref, dtype: str | None, place: Span) -> Tensor:
+        node = self.builder.nodes[ref.id]
+        kind = "bool" if node.op is not None and node.op.integer else dtype
+        return Tensor(node.shape, place, ref, kind, requires_grad=ref.id in self._requiring)
+
+    def literal(self, value: Any, dtype: str | None, place: Span, **more: Any) -> Tensor:
+        """A tensor with known elements, as its dtype holds them."""
+        array = np.asarray(value, dtype=np.float64)
+        if dtype == "float32":
+            with np.errstate(over="ignore"):
+                array = array.astype(np.float32).astype(np.float64)
+        return Tensor(array.shape, place, dtype=dtype, value=array, **more)
+
+    # -- numbers ---------------------------------------------------------------------------------
+
+    def known(self, tensor: Tensor) -> Array | None:
+        """The elements where the text has them; None for what is computed."""
+        if tensor.rows is not None or tensor.later is not None:
+            return None
+        if tensor.value is not None:
+            return tensor.value
+        if tensor.ref is not None and self.builder.nodes[tensor.ref.id].op is None:
+            value = self.builder.nodes[tensor.ref.id].value
+            return self.inputs.given.get(tensor.name) if value is None else np.asarray(value)
+        return None
+
+    def _known(self, label: str) -> Any:
+        """The value of an input that may be used as an index."""
+        leaf = self.made.get(label)
+        if leaf is not None and leaf.value is not None:
+            return leaf.value
+        return self.inputs.given.get(label)
+
+    def number(self, tensor: Tensor, place: Span) -> Array:
+        """The elements of a tensor, computed by PyTorch where need be."""
+        known = self.known(tensor)
+        if known is not None:
+            return known
+        if tensor.ref is None and tensor.later is not None:
+            return tensor.later()
+        graph = Graph("", tuple(self.builder.nodes), self.ref(tensor).id)
+        return self.runner(place).value(graph, self.leaves(graph), self.run_dtype(graph))
+
+    def runner(self, place: Span) -> Numbers:
+        if self.numbers is None:
+            self.unsupported(
+                "the text depends on a number that is computed here",
+                place,
+                "gradexplain run follows it; here write the number itself",
+            )
+        return self.numbers
+
+    def leaves(self, graph: Graph) -> dict[str, Array]:
+        """The values of the leaves that a graph's output is made from."""
+        needed = graph.needed()
+        found: dict[str, Array] = {}
+        for node in graph.nodes:
+            if node.is_leaf:
+                needless = node.id not in needed
+                found[node.label] = (
+                    np.zeros(node.shape) if needless else self.leaf_value(node.label, node.shape)
+                )
+        return found
+
+    def leaf_value(self, label: str, shape: Shape) -> Array:
+        leaf = self.made[label]
+        if leaf.value is None:
+            leaf.value = leaf.later() if leaf.later else self.inputs.value(label, shape)
+        return leaf.value
+
+    def run_dtype(self, graph: Graph) -> str:
+        """The dtype of a run: the one asked for, else the widest of the leaves that the text makes."""
+        if self.dtype is not None:
+            return self.dtype
+        needed = graph.needed()
+        labels = [n.label for n in graph.nodes if n.is_leaf and n.id in needed and not n.integer]
+        leaves = [self.made[label] for label in labels if label in self.made]
+        if not any(leaf.requires_grad and leaf.dtype for leaf in leaves):
+            return "float64"
+        kinds = {leaf.dtype for leaf in leaves if leaf.dtype is not None}
+        return "float64" if "float64" in kinds else "float32"
+
+
+def promoted(kinds: Iterator[str | None] | Any) -> str | None:
+    """The dtype of a result; None where an argument has that of the run."""
+    found = list(kinds)
+    floats = [k for k in found if k is None or k not in WHOLE]
+    if not floats:
+        return found[0] if found else None
+    if None in floats:
+        return None
+    return "float64" if "float64" in floats else "float32"
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _tensors(part)
+
+
+def _mapped(found: Any, change: Callable[[Ref], Any]) -> Any:
+    """What a record gives, each tensor changed."""
+    if isinstance(found, Ref):
+        return change(found)
+    if isinstance(found, Results):
+        return Results(found.fields, [_mapped(part, change) for part in found])
+    if isinstance(found, (tuple, list)):
+        return type(found)(_mapped(part, change) for part in found)
+    return found

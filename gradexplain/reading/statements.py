@@ -1,0 +1,473 @@
+"""Statements: assignments, loops and functions, written out as they are met.  Nothing is executed."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from gradexplain.errors import InputError, Span
+from gradexplain.limits import MAX_CALLS
+from gradexplain.reading import autograd, calls
+from gradexplain.reading.expressions import bind, defaults, iterated, truth, unpacked, value
+from gradexplain.reading.names import MODULES
+from gradexplain.reading.objects import Function, Layer, Module, Own, Tensor, Unread, what
+from gradexplain.reading.operators import binary, change_in_place, put, replace, subscript
+from gradexplain.reading.plain import TRACE
+from gradexplain.reading.program import attribute_span, span
+from gradexplain.reading.session import Session
+
+
+class _Return(Exception):
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class _Break(Exception):
+    pass
+
+
+class _Continue(Exception):
+    pass
+
+
+def run_whole(s: Session, body: Sequence[ast.stmt]) -> Any:
+    """Read a whole text; a ``return`` outside a function, as of a body that was copied, ends it."""
+    try:
+        return run(s, body)
+    except _Return as done:
+        return done.value
+    except (_Break, _Continue):
+        s.fail("`break` stands outside a loop", Span(0, len(s.program.source)), "leave it out")
+
+
+#: Calls in a statement that is passed over which are read all the same.
+_GRADIENTS = {"grad", "backward", "jacobian", "vjp"}
+
+
+def connect(s: Session) -> None:
+    """Tell the session how functions are called."""
+    s.call = lambda f, args, kwargs, place, where: calls.call(s, f, args, kwargs, place, where)
+    s.call_own = lambda own, args, kwargs, place: _called(s, own, args, kwargs, place)
+
+
+def run(s: Session, body: Sequence[ast.stmt]) -> Any:
+    """Read statements one after the other; the value of the last one that has a value."""
+    last: Any = None
+    for node in body:
+        first = len(s.builder.nodes)
+        s.step(span(s.program, node))
+        found = _statement(s, node)
+        if found is not None:
+            last = found
+        if isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Expr, ast.Return)):
+            s.shown.append((s.text(span(s.program, node)), first, len(s.builder.nodes)))
+    return last
+
+
+def _statement(s: Session, node: ast.stmt) -> Any:
+    reader = _STATEMENTS.get(type(node))
+    if reader is None:
+        place = span(s.program, node)
+        s.unsupported("this statement of Python is not read", place, TRACE)
+    return reader(s, node)
+
+
+# -- assignments -----------------------------------------------------------------------------------
+
+
+def _assign(s: Session, node: ast.Assign) -> Any:
+    found = value(s, node.value)
+    for target in node.targets:
+        found = _to(s, target, found, node)
+    return found
+
+
+def _annotated(s: Session, node: ast.AnnAssign) -> Any:
+    return None if node.value is None else _to(s, node.target, value(s, node.value), node)
+
+
+def _to(s: Session, target: ast.expr, found: Any, node: ast.stmt) -> Any:
+    """Assign to one target; what stands there afterwards."""
+    place = span(s.program, node)
+    if isinstance(target, ast.Name):
+        s.assign(target.id, found)
+        return found
+    if isinstance(target, (ast.Tuple, ast.List)):
+        if not any(isinstance(part, ast.Starred) for part in target.elts):
+            found = tuple(unpacked(s, found, len(target.elts), place))
+        bind(s, target, found)
+        return found
+    if isinstance(target, ast.Subscript):
+        owner, index = value(s, target.value), value(s, target.slice)
+        if isinstance(owner, Tensor):
+            if owner.grad_of is None:
+                put(s, owner, index, found, place)
+        elif isinstance(owner, (list, dict)):
+            try:
+                owner[index] = found
+            except (IndexError, TypeError):
+                s.fail("this index does not fit the list", place, "count from 0")
+        elif not isinstance(owner, Unread):
+            s.fail(f"{what(owner)} has no elements to assign to", place, "assign to a name")
+        return None
+    if isinstance(target, ast.Attribute):
+        return _to_attribute(s, value(s, target.value), target, found, place)
+    s.unsupported("this cannot be assigned to here", place, "assign to a plain name")
+
+
+def _to_attribute(s: Session, owner: Any, target: ast.Attribute, found: Any, place: Span) -> None:
+    if isinstance(owner, Tensor):
+        match target.attr:
+            case "grad":
+                if found is None:
+                    autograd.zero(s, owner)
+                    return
+                if isinstance(found, Tensor) and found.grad_of is owner:
+                    return
+                s.unsupported("a .grad that the text writes is not followed", place, TRACE)
+            case "requires_grad":
+                autograd.requires_grad(s, owner, bool(found), place)
+                return
+            case "data" if isinstance(found, Tensor):
+                with s.gradients(False):
+                    replace(s, owner, found)
+                return
+    if isinstance(owner, Layer):
+        if target.attr in owner.parameters and isinstance(found, Tensor):
+            found.name = found.name or owner.parameters[target.attr].name
+            owner.parameters[target.attr] = found
+        return
+    if isinstance(owner, (Unread, Module)):
+        return
+    s.unsupported(
+        f"assigning to `.{target.attr}` is not read",
+        attribute_span(s.program, target),
+        "assign to a plain name",
+    )
+
+
+def _augmented(s: Session, node: ast.AugAssign) -> Any:
+    """``x += 1``: a tensor is changed in place, as PyTorch does it."""
+    place = span(s.program, node)
+    target = node.target
+    change = value(s, node.value)
+    if isinstance(target, ast.Subscript):
+        owner, index = value(s, target.value), value(s, target.slice)
+        new = binary(s, type(node.op), subscript(s, owner, index, place), change, place)
+        if isinstance(owner, Tensor):
+            put(s, owner, index, new, place)
+        elif isinstance(owner, (list, dict)):
+            owner[index] = new
+        return None
+    if isinstance(target, ast.Attribute):
+        owner = value(s, target.value)
+        if isinstance(owner, Tensor) and target.attr == "data":
+            with s.gradients(False):
+                replace(s, owner, binary(s, type(node.op), owner, change, place))
+            return None
+        if isinstance(owner, Tensor) and target.attr == "grad":
+            s.unsupported("a .grad that the text writes is not followed", place, TRACE)
+        s.unsupported("this cannot be changed here", place, "assign to a plain name")
+    old = value(s, target)
+    if isinstance(old, list) and isinstance(change, (list, tuple)) and isinstance(node.op, ast.Add):
+        old.extend(change)
+        return None
+    new = binary(s, type(node.op), old, change, place, (target, node.value))
+    if not isinstance(old, Tensor) or not isinstance(new, Tensor):
+        s.assign(target.id, new)
+        return new
+    change_in_place(s, old, place)
+    if new.shape != old.shape:
+        s.fail(
+            f"output with shape {list(old.shape)} doesn't match the broadcast shape {list(new.shape)}",
+            place,
+            "`+=` keeps the shape; write `y = y + …`",
+        )
+    replace(s, old, new)
+    return old
+
+
+# -- expressions as statements ---------------------------------------------------------------------
+
+
+def _expression(s: Session, node: ast.Expr) -> Any:
+    inner = node.value
+    if isinstance(inner, ast.Constant) and isinstance(inner.value, (str, type(...))):
+        return None
+    if s.script and _is_passed(inner):
+        _look(s, inner)
+        return None
+    return value(s, inner)
+
+
+def _is_passed(node: ast.expr) -> bool:
+    """Whether a bare expression changes nothing: ``x.grad``, ``print(…)`` without gradient calls."""
+    if isinstance(node, ast.Call):
+        function = node.func
+        name = function.id if isinstance(function, ast.Name) else ""
+        return name in ("print", "display", "pprint", "type", "len", "help", "str") or (
+            isinstance(function, ast.Attribute)
+            and function.attr
+            in ("allclose", "equal", "format", "join", "item", "tolist", "numpy", "assert_close")
+        )
+    return not isinstance(node, (ast.Await, ast.Yield))
+
+
+def _look(s: Session, node: ast.expr) -> None:
+    """What is only shown is passed over, but for what it asks of gradients."""
+    for part in ast.walk(node):
+        if (
+            isinstance(part, ast.Attribute)
+            and part.attr == "grad"
+            and isinstance(part.ctx, ast.Load)
+        ):
+            if isinstance(part.value, ast.Name) and s.assigned(part.value.id):
+                value(s, part)
+        elif isinstance(part, ast.Call):
+            function = part.func
+            name = (
+                function.attr
+                if isinstance(function, ast.Attribute)
+                else getattr(function, "id", "")
+            )
+            if name in _GRADIENTS or (isinstance(function, ast.Name) and _calls_gradients(s, name)):
+                value(s, part)
+                return
+
+
+def _calls_gradients(s: Session, name: str) -> bool:
+    """Whether a function of the text calls for gradients."""
+    own = s.lookup(name) if s.assigned(name) else None
+    if isinstance(own, Function):
+        return own.path.rpartition(".")[2] in _GRADIENTS
+    if not isinstance(own, Own) or isinstance(own.body, ast.expr):
+        return False
+    return any(
+        isinstance(part, ast.Attribute) and part.attr in _GRADIENTS
+        for statement in own.body
+        for part in ast.walk(statement)
+    )
+
+
+def _assert(s: Session, node: ast.Assert) -> None:
+    _look(s, node.test)
+
+
+# -- control flow ----------------------------------------------------------------------------------
+
+
+def _for(s: Session, node: ast.For) -> Any:
+    last = None
+    parts = iterated(s, value(s, node.iter), span(s.program, node.iter))
+    for part in parts:
+        _bind_turn(s, node.target, part)
+        try:
+            found = run(s, node.body)
+            last = found if found is not None else last
+        except _Continue:
+            continue
+        except _Break:
+            break
+    else:
+        run(s, node.orelse)
+    return last
+
+
+def _bind_turn(s: Session, target: ast.expr, part: Any) -> None:
+    """The loop's name for one turn; a tensor keeps the name that it has."""
+    if isinstance(target, ast.Name) and isinstance(part, Tensor):
+        s.scopes[-1][target.id] = part
+    else:
+        bind(s, target, part)
+
+
+def _while(s: Session, node: ast.While) -> Any:
+    last = None
+    while truth(s, value(s, node.test), node.test):
+        s.step(span(s.program, node.test))
+        try:
+            found = run(s, node.body)
+            last = found if found is not None else last
+        except _Continue:
+            continue
+        except _Break:
+            break
+    return last
+
+
+def _if(s: Session, node: ast.If) -> Any:
+    return run(s, node.body if truth(s, value(s, node.test), node.test) else node.orelse)
+
+
+def _with(s: Session, node: ast.With) -> Any:
+    enabled = s.grad_enabled
+    for item in node.items:
+        enabled = _enabled(s, item.context_expr, enabled)
+        if item.optional_vars is not None:
+            place = span(s.program, item.context_expr)
+            bind(s, item.optional_vars, Unread(s.text(place), TRACE))
+    with s.gradients(enabled):
+        return run(s, node.body)
+
+
+def _enabled(s: Session, node: ast.expr, before: bool) -> bool:
+    """Whether gradients are recorded inside ``with`` this."""
+    function = node.func if isinstance(node, ast.Call) else node
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    if name in ("no_grad", "inference_mode"):
+        return False
+    if name == "enable_grad":
+        return True
+    if name == "set_grad_enabled" and isinstance(node, ast.Call) and node.args:
+        return bool(value(s, node.args[0]))
+    return before
+
+
+def _try(s: Session, node: ast.Try) -> Any:
+    """A ``try`` that shows an error: what PyTorch would say goes to the page."""
+    try:
+        return run(s, node.body)
+    except InputError as error:
+        if not node.handlers:
+            raise
+        place = (
+            f"`{s.text(error.span)}`: " if error.span and error.source == s.program.source else ""
+        )
+        s.remark("refused", f"PyTorch refuses {place}{error.message}.")
+        return None
+    finally:
+        run(s, node.finalbody)
+
+
+# -- functions -------------------------------------------------------------------------------------
+
+
+def _def(s: Session, node: ast.FunctionDef) -> None:
+    body = list(node.body)
+    for decorator in node.decorator_list:
+        if not _enabled(s, decorator, True):
+            block = ast.With([ast.withitem(decorator)], body)
+            body = [ast.copy_location(block, node)]
+    given = defaults(s, node.args)
+    scopes = s.scopes
+    s.assign(node.name, Own(node.name, node.args, body, given, scopes, span(s.program, node)))
+
+
+def _called(
+    s: Session, own: Own, args: Sequence[Any], kwargs: Mapping[str, Any], place: Span
+) -> Any:
+    """A function of the text, its lines written out."""
+    if len(s.scopes) > MAX_CALLS or s.depth >= MAX_CALLS:
+        s.unsupported(
+            f"functions call one another more than {MAX_CALLS} deep", place, "write the calls out"
+        )
+    names = [a.arg for a in (*own.arguments.posonlyargs, *own.arguments.args)]
+    local: dict[str, Any] = dict(own.defaults)
+    local |= dict(zip(names, args, strict=False))
+    if own.arguments.vararg is not None:
+        local[own.arguments.vararg.arg] = tuple(args[len(names) :])
+    elif len(args) > len(names):
+        s.fail(
+            f"{own.name}() takes {len(names)} arguments, found {len(args)}",
+            place,
+            "count them again",
+        )
+    known = {*names, *(a.arg for a in own.arguments.kwonlyargs)}
+    extra = {name: part for name, part in kwargs.items() if name not in known}
+    if extra and own.arguments.kwarg is None:
+        s.fail(f"{own.name}() has no argument {next(iter(extra))}=", place, "leave it out")
+    local |= {name: part for name, part in kwargs.items() if name in known}
+    if own.arguments.kwarg is not None:
+        local[own.arguments.kwarg.arg] = extra
+    missing = [name for name in names if name not in local]
+    if missing:
+        s.fail(f"{own.name}() needs the argument {missing[0]}", place, "give it")
+    s.depth += 1
+    try:
+        with s.scope((*own.scopes, local)):
+            if isinstance(own.body, ast.expr):
+                return value(s, own.body)
+            run(s, own.body)
+    except _Return as done:
+        return done.value
+    finally:
+        s.depth -= 1
+    return None
+
+
+def _return(s: Session, node: ast.Return) -> NoReturn:
+    first = len(s.builder.nodes)
+    found = None if node.value is None else value(s, node.value)
+    s.shown.append((s.text(span(s.program, node)), first, len(s.builder.nodes)))
+    raise _Return(found)
+
+
+def _break(s: Session, node: ast.Break) -> NoReturn:
+    raise _Break
+
+
+def _continue(s: Session, node: ast.Continue) -> NoReturn:
+    raise _Continue
+
+
+# -- imports and what is not read ------------------------------------------------------------------
+
+
+def _import(s: Session, node: ast.Import) -> None:
+    for name in node.names:
+        if name.asname:
+            s.scopes[-1][name.asname] = Module(name.name)
+        else:
+            root = name.name.partition(".")[0]
+            s.scopes[-1][root] = Module(root)
+
+
+def _import_from(s: Session, node: ast.ImportFrom) -> None:
+    module = node.module or ""
+    for name in node.names:
+        path = f"{module}.{name.name}"
+        if name.name == "*":
+            continue
+        found = Module(path) if path in MODULES else calls.imported(module, name.name)
+        s.scopes[-1][name.asname or name.name] = found
+
+
+def _class(s: Session, node: ast.ClassDef) -> NoReturn:
+    place = Span(
+        span(s.program, node).start, span(s.program, node).start + len(f"class {node.name}")
+    )
+    bases = [ast.unparse(base) for base in node.bases]
+    if any(base.endswith("Function") for base in bases):
+        remedy = f"gradexplain check FILE.py:{node.name} checks a Function of one's own"
+    else:
+        remedy = (
+            "write it as nn.Sequential(…), or the lines of its forward alone; or run the script: "
+            "gradexplain trace FILE.py"
+        )
+    s.unsupported(f"a class of one's own is not read: {node.name}", place, remedy)
+
+
+def _raise(s: Session, node: ast.Raise) -> NoReturn:
+    place = span(s.program, node)
+    s.fail("the text raises an error here", place, "leave it out, or take the other way")
+
+
+def _pass(s: Session, node: ast.stmt) -> None:
+    return None
+
+
+def _delete(s: Session, node: ast.Delete) -> None:
+    for target in node.targets:
+        if isinstance(target, ast.Name):
+            s.scopes[-1].pop(target.id, None)
+
+
+_STATEMENTS: dict[type[ast.stmt], Callable[[Session, Any], Any]] = {
+    ast.Assign: _assign, ast.AnnAssign: _annotated, ast.AugAssign: _augmented, ast.Expr: _expression,
+    ast.Assert: _assert, ast.For: _for, ast.While: _while, ast.If: _if, ast.With: _with,
+    ast.Try: _try, ast.FunctionDef: _def, ast.Return: _return, ast.Break: _break,
+    ast.Continue: _continue, ast.Import: _import, ast.ImportFrom: _import_from,
+    ast.ClassDef: _class, ast.Raise: _raise, ast.Pass: _pass, ast.Delete: _delete,
+    ast.Global: _pass, ast.Nonlocal: _pass,
+}  # fmt: skip

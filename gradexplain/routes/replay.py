@@ -1,0 +1,80 @@
+"""Numbers that decide how a text goes on: a loop's condition, a leaf that was changed by its gradient.
+
+PyTorch computes them, as it would have while the text ran.  They are part of the question: no answer
+is made of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradexplain.errors import UnsupportedError
+from gradexplain.explanation import Array
+from gradexplain.graph import Graph
+from gradexplain.routes.pytorch import (
+    ERRORS,
+    Answer,
+    Asked,
+    Question,
+    refusal,
+    tensors_of,
+    to_array,
+)
+
+_REMEDY = "write the number itself, or run the script with gradexplain trace"
+
+
+@dataclass(frozen=True, slots=True)
+class ValueQuestion:
+    """The output's elements."""
+
+    graph: Graph
+    values: Mapping[str, Array]
+    dtype: str
+
+    def ask(self) -> Answer:
+        import torch
+
+        try:
+            with torch.no_grad():
+                tensors = tensors_of(torch, self.graph, self.values, (), self.dtype)
+        except ERRORS as error:
+            return Answer({}, refusal(error, "compute"))
+        found = tensors[self.graph.output]
+        if not isinstance(found, torch.Tensor):
+            found = torch.tensor(found, dtype=torch.float64)
+        return Answer({"": to_array(torch, found)})
+
+
+class Replay:
+    """`gradexplain.reading.session.Numbers` by PyTorch."""
+
+    def value(self, graph: Graph, leaves: Mapping[str, Array], dtype: str) -> Array:
+        found = self._asked(ValueQuestion(graph, leaves, dtype))[""]
+        assert found is not None
+        return found
+
+    def gradients(
+        self,
+        graph: Graph,
+        leaves: Mapping[str, Array],
+        dtype: str,
+        v: Array | None,
+        wanted: Sequence[str],
+    ) -> Mapping[str, Array | None]:
+        v = np.ones(graph.out.shape) if v is None else v
+        inputs = [n.label for n in graph.leaves if not n.integer]
+        computed = tuple(name for name in wanted if name not in inputs)
+        return self._asked(Question(graph, leaves, v, tuple(inputs), dtype, computed))
+
+    def _asked(self, question: ValueQuestion | Question) -> Mapping[str, Array | None]:
+        answer: Answer = Asked(question).answer()
+        if answer.error:
+            raise UnsupportedError(
+                f"the text depends on a number that is computed in it: {answer.error}",
+                remedy=_REMEDY,
+            )
+        return answer.gradients
