@@ -58,3 +58,10 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOMES})
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """``%load_ext gradexplain``: `gradexplain.notebook`."""
+    from gradexplain import notebook
+
+    notebook.load(shell)

@@ -412,3 +412,18 @@ class Explanation:
         from gradexplain.pages import run
 
         return terminal.render(run.page(self))
+
+    def _repr_html_(self) -> str:
+        from gradexplain import notebook
+
+        return notebook.html(self)
+
+    def _repr_latex_(self) -> str:
+        from gradexplain import notebook
+
+        return notebook.latex(self)
+
+    def _repr_markdown_(self) -> str:
+        from gradexplain import notebook
+
+        return notebook.markdown(self)

@@ -16,7 +16,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
@@ -186,6 +186,8 @@ class Output:
     precision: int | None
     width: int | None
     path: str | None
+    standalone: bool = False
+    open: bool = False
 
     @property
     def to_stdout(self) -> bool:
@@ -205,11 +207,61 @@ class Output:
         precision = self.precision or numbers.PRECISION
         return page.Style(self.width or page.WIDTH, precision=precision)
 
-    def document(self, page: Document) -> None:
-        """Write a page in the format that was asked for."""
+    def document(self, page: Document, found: Any = None) -> None:
+        """Write a page in the format that was asked for; ``found`` holds the numbers behind it."""
+        made = self._made(page, found)
+        if self.open:
+            self._show(made)
+        else:
+            self.write(made)
+
+    def _made(self, page: Document, found: Any) -> str:
+        from gradexplain.document.model import Graph
+        from gradexplain.render import numbers
+
+        precision = self.precision or numbers.PRECISION
+        if self.format in ("dot", "svg"):
+            from gradexplain.formats import svg
+
+            graph = next((block for block in page.blocks if isinstance(block, Graph)), None)
+            if graph is None:
+                raise InputError(
+                    "there is no graph to draw", remedy="leave --brief out, or explain an operation"
+                )
+            return svg.dot(graph) if self.format == "dot" else svg.svg(graph, alone=True) + "\n"
+        if self.format == "html" or self.open:
+            from gradexplain.explanation import Explanation
+            from gradexplain.formats import html
+
+            return html.render(page, found if isinstance(found, Explanation) else None, precision)
+        if self.format == "markdown":
+            from gradexplain.formats import markdown
+
+            return markdown.render(page, precision)
+        if self.format == "latex":
+            from gradexplain.formats import latex
+
+            return latex.render(page, precision, standalone=self.standalone)
         from gradexplain.formats import terminal
 
-        self.write(terminal.render(page, self.style()))
+        return terminal.render(page, self.style())
+
+    def _show(self, made: str) -> None:
+        """Put an HTML page where it stays, and show it in the browser."""
+        import tempfile
+        import webbrowser
+
+        path = self.path
+        if path in (None, "-"):
+            handle, path = tempfile.mkstemp(".html", "gradexplain-")
+            os.close(handle)
+        assert path is not None
+        output.write_file(path, made)
+        if not webbrowser.open(f"file://{os.path.abspath(path)}"):
+            raise InputError(
+                "no browser could be started",
+                remedy="write the page with --format html -o page.html",
+            )
 
     def json(self, found: Any) -> None:
         """Write a dataclass as JSON."""
@@ -223,33 +275,56 @@ class Output:
             output.write_file(self.path, document)
 
 
-def output_options(command: F) -> Callable[..., Any]:
-    """The options that say how and where the answer is written."""
+def _output_options(formats: Sequence[str]) -> Callable[[F], Callable[..., Any]]:
+    """The options that say how and where the answer is written, in one of ``formats``."""
 
-    @click.option("--format", type=click.Choice(["text", "json"]), default="text", help="[text]")
-    @click.option(
-        "--precision",
-        metavar="N",
-        type=click.IntRange(1, 17),
-        help="Significant digits, 1 to 17 [6; JSON 12].",
-    )
-    @click.option(
-        "--width",
-        metavar="N",
-        type=click.IntRange(20, 1000),
-        help="Columns, 20 to 1000 [the terminal's, or 100].",
-    )
-    @click.option(
-        "--output", "path", metavar="FILE", shell_complete=shell.files,
-        help="Write to a file; - is standard output.",
-    )  # fmt: skip
-    @functools.wraps(command)
-    def wrapper(
-        *, format: str, precision: int | None, width: int | None, path: str | None, **others: Any
-    ) -> Any:
-        return command(out=Output(format, precision, width, path), **others)
+    def options(command: F) -> Callable[..., Any]:
+        @click.option("--format", type=click.Choice(formats), default="text", help="[text]")
+        @click.option(
+            "--precision",
+            metavar="N",
+            type=click.IntRange(1, 17),
+            help="Significant digits, 1 to 17 [6; JSON 12].",
+        )
+        @click.option(
+            "--width",
+            metavar="N",
+            type=click.IntRange(20, 1000),
+            help="Columns, 20 to 1000 [the terminal's, or 100].",
+        )
+        @click.option(
+            "-o", "--output", "path", metavar="FILE", shell_complete=shell.files,
+            help="Write to a file; - is standard output.",
+        )  # fmt: skip
+        @functools.wraps(command)
+        def wrapper(
+            *,
+            format: str,
+            precision: int | None,
+            width: int | None,
+            path: str | None,
+            standalone: bool = False,
+            open: bool = False,
+            **others: Any,
+        ) -> Any:
+            return command(out=Output(format, precision, width, path, standalone, open), **others)
 
-    return wrapper
+        return wrapper
+
+    return options
+
+
+#: For a command whose answer is text or JSON.
+output_options = _output_options(["text", "json"])
+
+_FORMATS = ["text", "json", "markdown", "latex", "html", "dot", "svg"]
+
+
+def page_output_options(command: F) -> Callable[..., Any]:
+    """For a command whose answer is a page: every format, and where it is shown."""
+    command = click.option("--open", is_flag=True, help="Show the page in the browser.")(command)
+    command = click.option("--standalone", is_flag=True, help="LaTeX with a preamble.")(command)
+    return _output_options(_FORMATS)(command)
 
 
 class _Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.3

@@ -12,7 +12,7 @@ from gradexplain.cli.common import (
     Output,
     Question,
     budget_options,
-    output_options,
+    page_output_options,
     question_options,
 )
 from gradexplain.cli.pages import Shown, page_options
@@ -31,7 +31,7 @@ _NAMED = re.compile(r"\s*([^\W\d]\w*)\s*=(.*)", re.DOTALL)
 )  # fmt: skip
 @click.option("--no-check", is_flag=True, help="Do not compare with PyTorch.")
 @page_options
-@output_options
+@page_output_options
 @budget_options
 def hessian(
     question: Question, vectors: tuple[str, ...], no_check: bool, shown: Shown, out: Output

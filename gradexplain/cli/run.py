@@ -13,7 +13,7 @@ from gradexplain.cli.common import (
     Output,
     Question,
     budget_options,
-    output_options,
+    page_output_options,
     question_options,
 )
 from gradexplain.cli.pages import Shown, page_options
@@ -43,7 +43,7 @@ _PARTS = {
 @click.option("--element", metavar="x[0,0]", default="", help="Explain this element in full.")
 @calls_options
 @page_options
-@output_options
+@page_output_options
 @budget_options
 def run(
     question: Question, calls: Calls, no_check: bool, element: str, shown: Shown, out: Output
@@ -75,7 +75,7 @@ def run(
 @click.argument("element", required=False)
 @click.option("--no-check", is_flag=True, help="Do not compare with PyTorch.")
 @page_options
-@output_options
+@page_output_options
 @budget_options
 def why(question: Question, element: str | None, no_check: bool, shown: Shown, out: Output) -> int:
     """Explain one element of one gradient: EXPR ELEMENT, the latter as x[0,0].
@@ -155,4 +155,4 @@ def _write(explanation: Explanation, shown: Shown, out: Output, alone: bool) -> 
     from gradexplain.pages import run as pages
 
     page = pages.why if alone else pages.page
-    out.document(page(explanation, shown.options(out.precision)))
+    out.document(page(explanation, shown.options(out.precision)), explanation)

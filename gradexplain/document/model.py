@@ -50,11 +50,15 @@ def label(text: str) -> Span:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tensor:
-    """The numbers of a tensor, with a remark beside them; ``of`` is what it is the gradient of."""
+    """The numbers of a tensor, with a remark beside them.
+
+    ``of`` names what it is the gradient of, whose elements a reader may ask about, or what it is.
+    """
 
     values: Array
     remark: str = ""
     of: str = ""
+    asked: bool = True
 
 
 #: What stands in one place of a table, under each other.

@@ -13,7 +13,8 @@ import sympy
 
 from gradexplain.formula.functions import BIG, Bracket, Lookup
 from gradexplain.formula.indices import is_size
-from gradexplain.formula.printing import Letters, TextPrinter
+from gradexplain.formula.letters import Letters
+from gradexplain.formula.printing import TextPrinter
 from gradexplain.ops.base import Shape
 
 Frame = tuple[Any, ...]

@@ -23,7 +23,7 @@ def graph_of(x: Explanation, *, detail: bool = False) -> Graph | None:
         text = _text(row, known)
         if row.named and not out:
             text = f"{row.node} = {text}"
-        here = f"{row.node}\0" if out and not detail else row.node
+        here = f"{row.node}=" if out and not detail else row.node
         nodes.append(
             GraphNode(here, text, "output" if out and detail else "operation", row.expression)
         )

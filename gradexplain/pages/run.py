@@ -110,6 +110,12 @@ class Page:
         self.said = {row.node: row.text for row in x.forward if not row.named and row.text}
         self.scalar = not x.output.shape or x.grad.value.size == 1
 
+    @property
+    def arriving(self) -> str:
+        """What the chain rule calls the gradient that arrives at an operation."""
+        names = {*self.x.inputs, *(row.node for row in self.x.forward)}
+        return next((w for w in ("g", "g_out", "grad_output") if w not in names), "grad_output_")
+
     # -- order -----------------------------------------------------------------------------------
 
     def blocks(self) -> Iterable[Block]:
@@ -151,7 +157,7 @@ class Page:
                 (
                     cell(Span(x.grad.name, "flow", "math")),
                     cell(label(numbers.shape(x.grad.value.shape))),
-                    self.valued(x.grad.value, self.meaning()),
+                    self.valued(x.grad.value, self.meaning(), x.grad.name),
                 )
             )
         yield Table(tuple(rows))
@@ -173,7 +179,7 @@ class Page:
                 hang=0,
             )
 
-    def valued(self, values: Array, remark: str = "") -> Cell:
+    def valued(self, values: Array, remark: str = "", of: str = "") -> Cell:
         """A tensor, in words where it is one number many times."""
         if values.size > _WORDS and np.isfinite(values).all() and (values == values.flat[0]).all():
             said = numbers.number(float(values.flat[0]), self.options.precision)
@@ -183,7 +189,7 @@ class Page:
                     label(f"  {remark}" if remark else ""),
                 )
             )
-        return (Tensor(values, remark),)
+        return (Tensor(values, remark, of, asked=False),)
 
     def meaning(self) -> str:
         """What v is, beside it."""
@@ -200,6 +206,25 @@ class Page:
         graph = graph_of(self.x)
         if graph is not None:
             yield graph
+        yield from self.stepper()
+
+    def stepper(self) -> Iterable[Block]:
+        """What a format that moves steps through."""
+        x = self.x
+        g = self.arriving
+        graph = graph_of(x, detail=True)
+        if graph is not None:
+            yield Steps(
+                graph,
+                tuple((row.node, row.expression, row.value) for row in x.forward),
+                tuple(
+                    SteppedStep(
+                        s.node, s.input, self.expression(s.node), self.renamed(s.rule),
+                        self.work(s), self.words(s, g), s.upstream, s.contribution, s.total,
+                    )
+                    for s in x.steps
+                ),
+            )  # fmt: skip
 
     # -- the answer ------------------------------------------------------------------------------
 
@@ -323,13 +348,13 @@ class Page:
                 ]
                 yield Table(tuple(rows), indent=4)
         if len(found.paths) > 1 or (found.asked and found.paths):
-            worked = " + ".join(
-                f"(via {self.via(found, p.through)}) {_signed(self.number(p.value))}"
-                for p in found.paths
-            )
-            yield Formula(
-                f"{spot} = {worked} = {total}" if len(found.paths) > 1 else f"{spot} = {worked}"
-            )
+            sides: list[str | Span] = [math(spot), " ="]
+            for place, path in enumerate(found.paths):
+                sides += [" +" * bool(place) + f" (via {self.via(found, path.through)}) "]
+                sides.append(math(_signed(self.number(path.value))))
+            if len(found.paths) > 1:
+                sides += [" = ", math(total)]
+            yield Paragraph(line(*sides), hang=4)
             if found.asked:
                 for path in found.paths:
                     way = " → ".join([found.input, *path.through])
@@ -435,25 +460,12 @@ class Page:
         x = self.x
         if not x.steps:
             return
-        g = next((word for word in ("g", "g_out", "grad_output") if word not in x.inputs), "g")
+        g = self.arriving
         yield Heading(
             "Chain rule",
             f"from {x.output.name} back; {g} is what arrives at an operation (PyTorch's grad_output)",
         )
         yield Table(tuple(self.steps(g)), indent=2)
-        graph = graph_of(x, detail=True)
-        if graph is not None:
-            yield Steps(
-                graph,
-                tuple((row.node, row.expression, row.value) for row in x.forward),
-                tuple(
-                    SteppedStep(
-                        s.node, s.input, self.expression(s.node), self.renamed(s.rule),
-                        self.work(s), self.words(s, g), s.upstream, s.contribution, s.total,
-                    )
-                    for s in x.steps
-                ),
-            )  # fmt: skip
         if self.options.full:
             yield from self.everything()
 

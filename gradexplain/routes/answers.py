@@ -15,8 +15,9 @@ import sympy
 
 from gradexplain.explanation import Element, Entry, Path
 from gradexplain.formula.calculus import ADJOINT, element_symbol, label_of
+from gradexplain.formula.letters import Letters
 from gradexplain.formula.local import RESULT, UPSTREAM, renamed
-from gradexplain.formula.printing import Letters, TextPrinter
+from gradexplain.formula.printing import TextPrinter
 from gradexplain.formula.short import short
 from gradexplain.graph import Graph, Node, labels_of, refs
 from gradexplain.routes.chain import Sent

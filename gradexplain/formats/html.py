@@ -1,0 +1,267 @@
+"""A document as one HTML file: native MathML, light and dark, readable without JavaScript.
+
+With it, a stepper walks over the graph, forward and then backward, and a number of a gradient says
+what it is the sum of.  Nothing is loaded from anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from gradexplain.document import serialise
+from gradexplain.document.model import (
+    Block,
+    Cell,
+    Document,
+    Fold,
+    Formula,
+    Graph,
+    Heading,
+    Line,
+    Matrix,
+    Notes,
+    Paragraph,
+    Program,
+    Span,
+    Steps,
+    Table,
+    Tensor,
+)
+from gradexplain.explanation import Explanation
+from gradexplain.formats.notation import mathml
+from gradexplain.formats.svg import svg
+from gradexplain.render import numbers
+
+#: A Jacobian of more rows or columns has no picture of its structure.
+_PICTURE = 64
+
+
+def render(
+    document: Document, x: Explanation | None = None, precision: int = numbers.PRECISION
+) -> str:
+    """The whole file; ``x`` holds the numbers that the page's own sums are made of."""
+    body = body_of(document, x, precision)
+    style = files("gradexplain.formats").joinpath("page.css").read_text("utf-8")
+    script = files("gradexplain.formats").joinpath("page.js").read_text("utf-8")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
+        f"<title>{escape(document.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f"{body}\n<script>\n{script}</script>\n</body>\n</html>\n"
+    )
+
+
+def body_of(document: Document, x: Explanation | None, precision: int) -> str:
+    """What stands in the body: also what a notebook shows."""
+    writer = _Writer(precision)
+    blocks = "\n".join(part for block in document.blocks if (part := writer.block(block)))
+    data = json.dumps(_data(document, x, precision), ensure_ascii=False).replace("<", "\\u003c")
+    return (
+        f"<main>\n<h1>{escape(document.title)}</h1>\n{blocks}\n"
+        '<div id="sum" role="status" aria-live="polite"></div>\n</main>\n'
+        f'<script type="application/json" id="data">{data}</script>'
+    )
+
+
+def _data(document: Document, x: Explanation | None, precision: int) -> dict[str, Any]:
+    """What the script works with."""
+    steps: list[dict[str, Any]] = []
+    for block in document.blocks:
+        if isinstance(block, Steps):
+            steps += _forward(block, precision)
+            steps += _backward(block, precision)
+    found: dict[str, Any] = {"steps": steps, "precision": precision, "jacobian": {}}
+    if x is not None:
+        found["jacobian"] = {
+            name: serialise.plain(j.value, serialise.PRECISION) for name, j in x.jacobian.items()
+        }
+        found |= {
+            "v": serialise.plain(x.grad.value, serialise.PRECISION),
+            "vname": x.grad.name,
+            "output": x.output.name,
+            "rank": len(x.output.shape),
+        }
+    return found
+
+
+def _text(values: Any, precision: int) -> list[str]:
+    return numbers.tensor(values, precision, 70, threshold=64)
+
+
+def _brief(values: Any, precision: int) -> str:
+    lines = _text(values, precision)
+    return lines[0] if len(lines) == 1 and len(lines[0]) <= 24 else f"{numbers.shape(values.shape)}"
+
+
+def _forward(block: Steps, precision: int) -> Iterable[dict[str, Any]]:
+    for node, expression, value in block.forward:
+        title = f"forward, {node} = {expression}"
+        yield {"node": node, "title": title, "lines": _text(value, precision)}
+
+
+def _backward(block: Steps, precision: int) -> Iterable[dict[str, Any]]:
+    for step in block.backward:
+        lines = ["what arrives (upstream gradient):", *_text(step.upstream, precision)]
+        if step.rule:
+            lines.append(f"local derivative: {step.rule}")
+        if step.words or step.work:
+            lines.append(step.words or step.work)
+        lines += ["what it sends on (contribution):", *_text(step.value, precision)]
+        if step.total is not None:
+            lines += [f"the sum of the contributions to {step.to}:", *_text(step.total, precision)]
+        yield {
+            "node": step.node,
+            "to": step.to,
+            "expression": step.expression,
+            "title": f"backward, {step.expression} to {step.to}",
+            "lines": lines,
+            "short": _brief(step.value, precision),
+            "value": serialise.plain(step.value, serialise.PRECISION),
+        }
+
+
+class _Writer:
+    def __init__(self, precision: int) -> None:
+        self.precision = precision
+
+    def block(self, block: Block) -> str:
+        match block:
+            case Heading():
+                remark = f'<p class="remark">{escape(block.remark)}</p>' if block.remark else ""
+                return f"<h2>{escape(block.title)}</h2>{remark}"
+            case Paragraph():
+                return f"<p>{self.line(block.content)}</p>" if block.content else ""
+            case Program():
+                return f'<pre tabindex="0">{escape(chr(10).join(block.lines))}</pre>'
+            case Formula():
+                return self.formula(block)
+            case Table():
+                return self.table(block)
+            case Matrix():
+                return self.matrix(block)
+            case Graph():
+                return "".join(f'<p class="remark">{escape(r)}</p>' for r in block.remarks)
+            case Steps():
+                return self.steps(block)
+            case Notes():
+                items = "".join(f"<li>{self.line(item)}</li>" for item in block.items)
+                return f"<ul>{items}</ul>"
+            case Fold():
+                inner = "".join(map(self.block, block.blocks))
+                return f"<details><summary>{escape(block.title)}</summary>{inner}</details>"
+
+    def formula(self, block: Formula) -> str:
+        remark = f' <span class="remark">{escape(block.remark)}</span>' if block.remark else ""
+        shown = wide(f"{mathml(block.text)}{remark}", "a formula")
+        if block.where:
+            lines = "".join(f"<p>{mathml(text)}</p>" for text in block.where)
+            shown += f"<details><summary>what the names stand for</summary>{lines}</details>"
+        return shown
+
+    def table(self, block: Table) -> str:
+        def row(cells: Iterable[Cell]) -> str:
+            return "<tr>" + "".join(f"<td>{self.cell(cell)}</td>" for cell in cells) + "</tr>"
+
+        rows = [block.head, *block.rows] if block.head else list(block.rows)
+        return wide(f"<table>{''.join(map(row, rows))}</table>", "a table") if rows else ""
+
+    def cell(self, cell: Cell) -> str:
+        return "<br>".join(
+            self.tensor(part) if isinstance(part, Tensor) else self.line(part) for part in cell
+        )
+
+    def tensor(self, block: Tensor) -> str:
+        """The numbers in their columns; those of a gradient can be asked what they are made of."""
+        lines = numbers.tensor(block.values, self.precision, 90)
+        text = escape("\n".join(lines))
+        if block.of and not numbers.abbreviated(block.values):
+            text = _asked("\n".join(lines), block)
+        remark = f' <span class="label">{escape(block.remark)}</span>' if block.remark else ""
+        return f'<span class="t">{text}</span>{remark}'
+
+    def line(self, content: Line) -> str:
+        return "".join(map(self.span, content))
+
+    def span(self, span: Span) -> str:
+        text = span.text
+        if span.kind == "code":
+            shown = f"<code>{escape(text)}</code>"
+        elif span.kind == "math" and text.strip():
+            bare = text.strip()
+            relation = "<span> = </span>" if bare.startswith("= ") else ""
+            shown = relation + mathml(bare.removeprefix("= "))
+        else:
+            shown = escape(text)
+        return f'<span class="{span.role}">{shown}</span>' if span.role else shown
+
+    def matrix(self, block: Matrix) -> str:
+        values = block.values.reshape(len(block.rows), len(block.columns))
+        head = "".join(f'<th scope="col">{escape(c)}</th>' for c in block.columns)
+        rows = "".join(
+            f'<tr><th scope="row">{escape(label)}</th>'
+            + "".join(
+                f'<td data-r="{escape(label)}" data-c="{escape(column)}">'
+                f"{numbers.number(value, self.precision)}</td>"
+                for column, value in zip(block.columns, row, strict=True)
+            )
+            + "</tr>"
+            for label, row in zip(block.rows, values.tolist(), strict=True)
+        )
+        table = f'<table class="j"><tr><td></td>{head}</tr>{rows}</table>'
+        return wide(table, "the Jacobian") + _picture(values)
+
+    def steps(self, block: Steps) -> str:
+        drawn = svg(block.graph).replace("<svg ", '<svg class="g" ', 1)
+        controls = (
+            '<div class="js"><h2>Step by step</h2><div id="bar">'
+            '<button id="back" type="button" aria-label="one step back">←</button>'
+            '<input id="slider" type="range" min="0" value="0" aria-label="step">'
+            '<button id="next" type="button" aria-label="one step on">→</button></div>'
+            '<div id="say" role="status" aria-live="polite"></div></div>'
+        )
+        return controls + wide(drawn, "the graph of the computation")
+
+
+def wide(inner: str, label: str) -> str:
+    """What may be wider than the screen scrolls by itself, with the keyboard too."""
+    return f'<div class="wide" tabindex="0" role="group" aria-label="{escape(label)}">{inner}</div>'
+
+
+def _asked(text: str, block: Tensor) -> str:
+    """The numbers of a tensor as buttons."""
+    places = list(np.ndindex(*block.values.shape))
+    found: list[str] = []
+    word = ""
+    for ch in text + "\n":
+        if ch in "[], \n":
+            if word:
+                at = list(places[len([part for part in found if part.startswith("<")])])
+                tag = 'button type="button" class="n"' if block.asked else "span"
+                data = f'data-of="{escape(block.of)}" data-at="{json.dumps(at, separators=(",", ":"))}"'
+                found.append(f"<{tag} {data}>{escape(word)}</{tag.partition(' ')[0]}>")
+                word = ""
+            found.append(ch)
+        else:
+            word += ch
+    return "".join(found).removesuffix("\n")
+
+
+def _picture(values: Any) -> str:
+    """Where a Jacobian is not 0."""
+    height, width = values.shape
+    if max(height, width) > _PICTURE or height * width < 9:
+        return ""
+    cells = "".join(
+        f'<rect class="f" x="{c * 6}" y="{r * 6}" width="5" height="5"/>'
+        for r, c in np.argwhere(values != 0).tolist()
+    )
+    return (
+        f'<svg class="s" role="img" aria-label="where J is not 0" width="{width * 6}" '
+        f'height="{height * 6}"><rect width="{width * 6}" height="{height * 6}"/>{cells}</svg>'
+    )

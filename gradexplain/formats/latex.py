@@ -1,0 +1,182 @@
+"""A document as a fragment of a LaTeX article: plain ``pdflatex`` with amsmath compiles it."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from gradexplain.document.model import (
+    Block,
+    Cell,
+    Document,
+    Fold,
+    Formula,
+    Graph,
+    Heading,
+    Line,
+    Matrix,
+    Notes,
+    Paragraph,
+    Program,
+    Span,
+    Steps,
+    Table,
+    Tensor,
+)
+from gradexplain.explanation import Array
+from gradexplain.formats.notation import latex, plain_latex
+from gradexplain.render import ascii, numbers
+
+_PREAMBLE = r"""\documentclass{article}
+\usepackage[utf8]{inputenc}
+\usepackage[margin=2cm]{geometry}
+\usepackage{amsmath}
+\setcounter{MaxMatrixCols}{20}
+\begin{document}
+"""
+
+#: A tensor of more elements is given by its shape.
+_MOST = 60
+
+
+def render(
+    document: Document, precision: int = numbers.PRECISION, *, standalone: bool = False
+) -> str:
+    """The whole page; ``standalone`` with a preamble, else what stands in a document's body."""
+    parts = [rf"\section*{{{plain_latex(document.title)}}}"]
+    parts += [_block(block, precision) for block in document.blocks]
+    body = "\n\n".join(part for part in parts if part) + "\n"
+    return _PREAMBLE + body + "\\end{document}\n" if standalone else body
+
+
+def _block(block: Block, precision: int) -> str:
+    match block:
+        case Heading():
+            remark = f"\n{plain_latex(block.remark)}" if block.remark else ""
+            return rf"\subsection*{{{plain_latex(block.title)}}}{remark}"
+        case Paragraph():
+            return _line(block.content)
+        case Program():
+            lines = "\n".join(ascii.fold(line, "ascii") for line in block.lines)
+            return "\\begin{verbatim}\n" + lines + "\n\\end{verbatim}"
+        case Formula():
+            shown = [_display(block.text)]
+            if block.remark:
+                shown.append(plain_latex(block.remark))
+            shown += [f"where ${latex(text)}$" for text in block.where]
+            return "\n\n".join(shown)
+        case Table():
+            return _table(block, precision)
+        case Matrix():
+            return _jacobian(block, precision)
+        case Graph():
+            return "\n\n".join(plain_latex(remark) for remark in block.remarks)
+        case Notes():
+            items = "\n".join(rf"\item {_line(item)}" for item in block.items)
+            return f"\\begin{{itemize}}\n{items}\n\\end{{itemize}}"
+        case Fold():
+            return "\n\n".join(_block(part, precision) for part in block.blocks)
+        case Steps():
+            return _steps(block)
+
+
+def _display(text: str) -> str:
+    """A displayed formula, broken before each relation but the first."""
+    shown = latex(text)
+    if len(text) > 70 and not shown.startswith(r"\text{"):
+        pieces = [latex(piece) for piece in text.split(" = ")]
+        lines = (
+            r" \\ & = ".join([f"{pieces[0]} & = {pieces[1]}", *pieces[2:]])
+            if len(pieces) > 1
+            else shown
+        )
+        return f"\\begin{{align*}}\n{lines}\n\\end{{align*}}"
+    return f"\\[\n{shown}\n\\]"
+
+
+def _table(block: Table, precision: int) -> str:
+    count = max(map(len, block.rows), default=0)
+    rows = [block.head, *block.rows] if block.head else list(block.rows)
+    lines = []
+    for row in rows:
+        cells = [_cell(cell, precision) for cell in row]
+        lines.append(" & ".join(cells + [""] * (count - len(cells))) + r" \\")
+    columns = "l" * (count - 1) + r"p{0.55\linewidth}"
+    body = "\n".join(lines)
+    return f"\\noindent{{\\small\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}}}"
+
+
+def _cell(cell: Cell, precision: int) -> str:
+    shown = []
+    for part in cell:
+        if isinstance(part, Tensor):
+            remark = f" {plain_latex(part.remark)}" if part.remark else ""
+            shown.append(f"${tensor(part.values, precision)}${remark}")
+        else:
+            shown.append(_line(part))
+    return r" \newline ".join(shown)
+
+
+def _line(content: Line) -> str:
+    return "".join(map(_span, content))
+
+
+def _span(span: Span) -> str:
+    text = span.text
+    if not text.strip():
+        return text
+    if span.kind == "math":
+        lead, bare = (" " if text[0] == " " else ""), text.strip()
+        relation = "= " if bare.startswith("= ") else ""
+        return f"{lead}${relation}{latex(bare.removeprefix('= '))}$"
+    if span.kind == "code":
+        return rf"\texttt{{{plain_latex(text)}}}"
+    shown = plain_latex(text)
+    return rf"\textbf{{{shown}}}" if span.role in ("strong", "bad", "good") else shown
+
+
+def tensor(values: Array, precision: int) -> str:
+    """A number, a vector or a matrix; a larger one by its shape."""
+    if values.ndim == 0:
+        return number(values.item(), precision)
+    if values.size > _MOST or values.ndim > 2 or values.size == 0:
+        return rf"\text{{a tensor of shape }} {numbers.shape(values.shape)}"
+    rows = np.atleast_2d(values).tolist()
+    body = r" \\ ".join(" & ".join(number(v, precision) for v in row) for row in rows)
+    return rf"\begin{{bmatrix}} {body} \end{{bmatrix}}"
+
+
+def number(value: float, precision: int) -> str:
+    """A number with its power of ten set as one."""
+    text = numbers.number(value, precision)
+    mantissa, e, power = text.partition("e")
+    if text in ("inf", "-inf", "nan"):
+        return {"inf": r"\infty", "-inf": r"-\infty", "nan": r"\mathrm{nan}"}[text]
+    return rf"{mantissa} \cdot 10^{{{int(power)}}}" if e else text
+
+
+def _jacobian(block: Matrix, precision: int) -> str:
+    rows = block.values.reshape(len(block.rows), len(block.columns)).tolist()
+    if len(block.columns) > 12:
+        return ""
+    head = " & ".join(["", *(f"{latex(c)}" for c in block.columns)]) + r" \\ \hline"
+    body = "\n".join(
+        " & ".join([latex(label), *(number(v, precision) for v in row)]) + r" \\"
+        for label, row in zip(block.rows, rows, strict=True)
+    )
+    columns = "l|" + "r" * len(block.columns)
+    return f"\\[\\small\n\\begin{{array}}{{{columns}}}\n{head}\n{body}\n\\end{{array}}\n\\]"
+
+
+def _steps(block: Steps) -> str:
+    """The steps of the chain rule, aligned and numbered, the operation beside each."""
+    lines = []
+    for step in block.backward:
+        rule = re.sub(r"\s+", " ", step.rule)
+        if " = " in rule:
+            left, _, right = rule.partition(" = ")
+            lines.append(
+                rf"{latex(left)} & = {latex(right)} && \text{{{plain_latex(step.expression)}}}"
+            )
+    return "\\begin{align}\n" + " \\\\\n".join(lines) + "\n\\end{align}" if lines else ""

@@ -1,0 +1,355 @@
+"""The notation of formulas, read, and written as LaTeX and as MathML.
+
+    line    := sum (relation sum)*                   a = b, i ≠ j, p → q
+    sum     := [−] product ((+ | −) product)*
+    product := power ((· | * | × | / | @) power)*    a quotient is a fraction
+    power   := atom (superscript | ^ power | ᵀ | [line, …])*
+    atom    := number | name | name(line, …) | (line) | [line] | ∂atom/∂atom | Σ_i product | …
+
+What is written otherwise (a remark, a program's own text) is text, never an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from html import escape
+
+_TOKEN = re.compile(
+    r"\s*(?:(?P<number>\d+(?:\.\d+)?(?:e[+\-−]?\d+)?|∞)"
+    r"|(?P<big>(?:[ΣΠ]|argmax|argmin|max|min)_(?:\{[^}]*\}|\w))"
+    r"|(?P<name>[^\W\d²³¹⁰⁴-⁹](?:[^\W²³¹⁰⁴-⁹]|̂)*[′″]*(?:\.[^\W\d]\w*)*)"
+    r"|(?P<power>[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+)"
+    r"|(?P<sign>\*\*|[-−+·*×/@=<>≤≥≠→,()\[\]^ᵀ∂…:√∇]))"
+)
+_POWERS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+_RELATIONS = {"=", "<", ">", "≤", "≥", "≠", "→", ":"}
+_WORDS = {"if", "else", "and", "or", "not", "mod", "for", "in"}
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """``kind`` says what stands in ``parts``; ``text`` is a leaf's own."""
+
+    kind: str
+    text: str = ""
+    parts: tuple[Tree, ...] = ()
+
+
+class _Unreadable(Exception):
+    """Text that is no formula."""
+
+
+@lru_cache(maxsize=2048)
+def read(text: str) -> Tree:
+    """The tree of a formula; of anything else a leaf of kind ``text``."""
+    try:
+        reader = _Reader(text)
+        found = reader.line()
+        if reader.kind:
+            raise _Unreadable
+    except (_Unreadable, RecursionError):
+        return Tree("text", text)
+    return found
+
+
+class _Reader:
+    def __init__(self, text: str) -> None:
+        self._tokens: list[tuple[str, str]] = []
+        place = 0
+        text = text.strip()
+        while place < len(text):
+            found = _TOKEN.match(text, place)
+            if found is None or found.lastgroup is None:
+                raise _Unreadable
+            self._tokens.append((found.lastgroup, found[found.lastgroup]))
+            place = found.end()
+        self._at = 0
+
+    @property
+    def kind(self) -> str:
+        return self._tokens[self._at][0] if self._at < len(self._tokens) else ""
+
+    @property
+    def token(self) -> str:
+        return self._tokens[self._at][1] if self._at < len(self._tokens) else ""
+
+    def take(self, wanted: str = "") -> str:
+        token = self.token
+        if not token or (wanted and token != wanted):
+            raise _Unreadable
+        self._at += 1
+        return token
+
+    def line(self) -> Tree:
+        parts = [self.sum()]
+        while self.token in _RELATIONS or self.token in _WORDS:
+            parts += [Tree("op", self.take()), self.sum()]
+        return parts[0] if len(parts) == 1 else Tree("row", parts=tuple(parts))
+
+    def sum(self) -> Tree:
+        parts: list[Tree] = []
+        if self.token in ("−", "-", "+", "not"):
+            parts.append(Tree("op", self.take()))
+        parts.append(self.product())
+        while self.token in ("+", "−", "-"):
+            parts += [Tree("op", self.take()), self.product()]
+        return parts[0] if len(parts) == 1 else Tree("row", parts=tuple(parts))
+
+    def product(self) -> Tree:
+        parts = [self.power()]
+        while self.token in ("·", "*", "×", "/", "@", "mod"):
+            sign = self.take()
+            following = self.power()
+            if sign == "/":
+                above = Tree("row", parts=tuple(parts)) if len(parts) > 1 else parts[0]
+                parts = [Tree("fraction", parts=(_inner(above), _inner(following)))]
+            else:
+                parts += [Tree("op", sign), following]
+        return parts[0] if len(parts) == 1 else Tree("row", parts=tuple(parts))
+
+    def power(self) -> Tree:
+        found = self.atom()
+        while True:
+            if self.kind == "power":
+                found = Tree("power", parts=(found, Tree("number", self.take().translate(_POWERS))))
+            elif self.token in ("^", "**"):
+                self.take()
+                sign = (Tree("op", self.take()),) if self.token in ("-", "−") else ()
+                raised = self.power()
+                found = Tree("power", parts=(found, Tree("row", parts=(*sign, _inner(raised)))))
+            elif self.token == "ᵀ":
+                self.take()
+                found = Tree("power", parts=(found, Tree("op", "ᵀ")))
+            elif self.token == "[" and found.kind not in ("number",):
+                self.take()
+                found = Tree("index", parts=(found, *self.list("]")))
+            else:
+                return found
+
+    def list(self, end: str) -> list[Tree]:
+        items: list[Tree] = []
+        while self.token != end:
+            if self.token == ":":
+                items.append(Tree("op", self.take()))
+            else:
+                items.append(self.line())
+            if self.token == ",":
+                self.take()
+        self.take(end)
+        return items
+
+    def atom(self) -> Tree:
+        if self.kind == "number":
+            return Tree("number", self.take())
+        if self.kind == "big":
+            sign, _, under = self.take().partition("_")
+            bound = Tree("list", parts=tuple(read(part) for part in under.strip("{}").split(",")))
+            return Tree("big", sign, (bound, self.product()))
+        if self.token == "∂":
+            return self.derivative()
+        if self.kind == "name":
+            if self.token in _WORDS:
+                raise _Unreadable
+            word = self.take()
+            if self.token == "(":
+                self.take()
+                return Tree("call", word, tuple(self.list(")")))
+            return Tree("name", word)
+        if self.token in ("∇", "…"):
+            sign = self.take()
+            following = (self.power(),) if sign == "∇" else ()
+            return Tree("row", parts=(Tree("op", sign), *following))
+        if self.token == "(":
+            self.take()
+            return Tree("paren", "()", tuple(self.list(")")))
+        if self.token == "[":
+            self.take()
+            return Tree("paren", "[]", tuple(self.list("]")))
+        raise _Unreadable
+
+    def derivative(self) -> Tree:
+        above = self.slopes()
+        if self.token == "/" and self._tokens[self._at + 1][1] == "∂":
+            self.take()
+            return Tree("fraction", parts=(above, self.slopes()))
+        return above
+
+    def slopes(self) -> Tree:
+        """``∂²y``, or ``∂x∂z``."""
+        parts: list[Tree] = []
+        while self.token == "∂":
+            sign = Tree("op", self.take())
+            if self.kind == "power":
+                sign = Tree("power", parts=(sign, Tree("number", self.take().translate(_POWERS))))
+            parts += [sign]
+            if self.kind == "name" or self.token == "(":
+                parts.append(self.power())
+        return Tree("row", parts=tuple(parts))
+
+
+def _inner(tree: Tree) -> Tree:
+    """What stands in parentheses that a fraction or a raised place makes unnecessary."""
+    if tree.kind == "paren" and tree.text == "()" and len(tree.parts) == 1:
+        return tree.parts[0]
+    return tree
+
+
+# -- LaTeX -----------------------------------------------------------------------------------------
+
+_LATEX = {
+    "·": r" \cdot ", "*": r" \cdot ", "×": r" \times ", "@": r" \, ", "−": "-", "∂": r"\partial ",
+    "≤": r" \le ", "≥": r" \ge ", "≠": r" \ne ", "→": r" \to ", "…": r"\dots ", "ᵀ": r"\top",
+    "∇": r"\nabla ", "Σ": r"\sum", "Π": r"\prod", "∞": r"\infty", "=": " = ", "+": " + ",
+}  # fmt: skip
+_GREEK = {
+    "δ": r"\delta", "μ": r"\mu", "σ": r"\sigma", "π": r"\pi", "α": r"\alpha", "β": r"\beta",
+    "γ": r"\gamma", "λ": r"\lambda", "θ": r"\theta", "ε": r"\varepsilon", "x̂": r"\hat{x}",
+}  # fmt: skip
+_FUNCTIONS = {"exp", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh", "max", "min"}
+_ESCAPES = str.maketrans(
+    {c: f"\\{c}" for c in "#$%&_{}"} | {"\\": r"\backslash ", "~": r"\sim ", "^": r"\hat{}"}
+)
+
+
+def latex(text: str) -> str:
+    """A formula as LaTeX, for inside ``$…$``."""
+    return _latex(read(text))
+
+
+def plain_latex(text: str) -> str:
+    """Prose as LaTeX."""
+    found = text.translate(_ESCAPES | {ord("\\"): r"\textbackslash{}", ord("~"): r"\textasciitilde{}",
+                                       ord("^"): r"\textasciicircum{}"})  # fmt: skip
+    return "".join(_prose(ch) for ch in found)
+
+
+def _prose(ch: str) -> str:
+    if ch in "<>|":
+        return f"${ch}$"
+    if ch.isascii():
+        return ch
+    return f"${_LATEX[ch].strip()}$" if ch in _LATEX else f"${_GREEK[ch]}$" if ch in _GREEK else {
+        "‘": "`", "’": "'", "“": "``", "”": "''", "–": "--", "—": "---", "²": "$^2$", "³": "$^3$",
+        "ᵀ": r"$^\top$", "√": r"$\surd$", "ⁿ": "$^n$", "̂": "",
+    }.get(ch, "?")  # fmt: skip
+
+
+def _latex(tree: Tree) -> str:
+    parts = tree.parts
+    match tree.kind:
+        case "text":
+            return rf"\text{{{plain_latex(tree.text)}}}"
+        case "number":
+            mantissa, e, power = tree.text.replace("−", "-").partition("e")
+            shown = _LATEX.get(mantissa, mantissa)
+            return rf"{shown} \cdot 10^{{{int(power)}}}" if e else shown
+        case "name":
+            return _latex_name(tree.text)
+        case "op":
+            word = rf" \ \text{{{tree.text}}}\ " if tree.text in _WORDS else tree.text
+            return _LATEX.get(tree.text, word)
+        case "row":
+            return "".join(map(_latex, parts))
+        case "list":
+            return ",".join(map(_latex, parts))
+        case "fraction":
+            return rf"\frac{{{_latex(parts[0])}}}{{{_latex(parts[1])}}}"
+        case "power":
+            return rf"{{{_latex(parts[0])}}}^{{{_latex(parts[1])}}}"
+        case "index":
+            return rf"{{{_latex(parts[0])}}}_{{{','.join(map(_latex, parts[1:]))}}}"
+        case "big":
+            sign = _LATEX.get(tree.text, rf"\operatorname*{{{tree.text}}}")
+            return rf"{sign}_{{{_latex(parts[0])}}} {_latex(parts[1])}"
+        case "paren":
+            left, right = tree.text[0], tree.text[1]
+            return rf"\left{left}{', '.join(map(_latex, parts))}\right{right}"
+        case _:
+            return _latex_call(tree)
+
+
+def _latex_call(tree: Tree) -> str:
+    inner = ", ".join(map(_latex, tree.parts))
+    if tree.text == "sqrt":
+        return rf"\sqrt{{{inner}}}"
+    if tree.text == "δ":
+        return rf"\delta_{{{inner}}}"
+    word = (
+        rf"\{tree.text}"
+        if tree.text in _FUNCTIONS
+        else rf"\operatorname{{{tree.text.translate(_ESCAPES)}}}"
+    )
+    return rf"{word}\left({inner}\right)"
+
+
+def _latex_name(word: str) -> str:
+    primes = word.count("′") + 2 * word.count("″")
+    word = word.rstrip("′″")
+    if word in _GREEK:
+        return _GREEK[word] + "'" * primes
+    if word.endswith(".grad"):
+        return rf"\mathrm{{{word.translate(_ESCAPES)}}}"
+    stem = word.rstrip("0123456789")
+    if len(stem) == 1 and stem.isascii():
+        digits = word[1:]
+        return (rf"{stem}_{{{digits}}}" if digits else stem) + "'" * primes
+    shown = "".join(_GREEK.get(ch, ch if ch.isascii() else "?") for ch in word.translate(_ESCAPES))
+    return rf"\mathrm{{{shown}}}" + "'" * primes
+
+
+# -- MathML ----------------------------------------------------------------------------------------
+
+
+def mathml(text: str, *, display: bool = False) -> str:
+    """A formula as a MathML element, with its own text as what a screen reader says."""
+    found = read(text)
+    mode = ' display="block"' if display else ""
+    return f'<math{mode} aria-label="{escape(text)}">{_mathml(found)}</math>'
+
+
+def _mathml(tree: Tree) -> str:
+    parts = tree.parts
+    row: Callable[[str], str] = "<mrow>{}</mrow>".format
+    match tree.kind:
+        case "text":
+            return f"<mtext>{escape(tree.text)}</mtext>"
+        case "number":
+            return f"<mn>{escape(tree.text)}</mn>"
+        case "name":
+            return f"<mi>{escape(tree.text)}</mi>"
+        case "op":
+            shown = (
+                f" {tree.text} "
+                if tree.text in _WORDS
+                else {"ᵀ": "⊤", "*": "·"}.get(tree.text, tree.text)
+            )
+            return f"<mo>{escape(shown)}</mo>"
+        case "row":
+            return row("".join(map(_mathml, parts)))
+        case "list":
+            return row(_listed(parts))
+        case "fraction":
+            return f"<mfrac>{_mathml(parts[0])}{_mathml(parts[1])}</mfrac>"
+        case "power":
+            return f"<msup>{row(_mathml(parts[0]))}{row(_mathml(parts[1]))}</msup>"
+        case "index":
+            return f"<msub>{row(_mathml(parts[0]))}{row(_listed(parts[1:]))}</msub>"
+        case "big":
+            under = f"<munder><mo>{escape(tree.text)}</mo>{row(_mathml(parts[0]))}</munder>"
+            return row(under + _mathml(parts[1]))
+        case "paren":
+            left, right = tree.text[0], tree.text[1]
+            return row(f"<mo>{left}</mo>{_listed(parts)}<mo>{right}</mo>")
+        case _:
+            if tree.text == "sqrt":
+                return f"<msqrt>{_listed(parts)}</msqrt>"
+            if tree.text == "δ":
+                return f"<msub><mi>δ</mi>{row(_listed(parts))}</msub>"
+            return row(f"<mi>{escape(tree.text)}</mi><mo>(</mo>{_listed(parts)}<mo>)</mo>")
+
+
+def _listed(parts: tuple[Tree, ...]) -> str:
+    return "<mo>,</mo>".join(map(_mathml, parts))
