@@ -68,6 +68,10 @@ FORMULAS: dict[str, tuple[Any, set[str]]] = {
     "put by a table": (over(at("c", i) * sympy.KroneckerDelta(j, idx), i), {"scatter"}),
     "added by a table": (at("a", i, q) + at("c", i) * sympy.KroneckerDelta(q, idx), {"place"}),
     "greatest": (over(at("a", i, q), q, kind=Greatest), {"reduce"}),
+    "the mean of each block": (
+        over(at("b", j, sympy.S(2)) * at("a", FloorDiv(i, sympy.Integer(2)), q), q) * at("c", i),
+        {"take"},
+    ),
     "product": (over(at("a", i, q), q, kind=sympy.Product), {"reduce"}),
     "up to": (over(at("c", p) * Bracket(sympy.Le(p, i)), p), {"scan"}),
     "from": (over(at("c", p) * Bracket(sympy.Ge(p, i)) * at("c", i), p), {"scan"}),
@@ -274,3 +278,18 @@ def test_costs_are_known_before_anything_runs() -> None:
     assert str(error.value) == (
         f"{wanted}\nremedy: use smaller inputs, or allow more: --memory 32GiB"
     )
+
+
+def test_a_difference_larger_than_its_terms_is_distributed() -> None:
+    """``Σ_m (c[p]·c[m] − c[j])·c[m]`` over 300³: no array has 300³ elements, 27 million."""
+    m = index("m")
+    body = (at("c", p) * at("c", m) - at("c", j)) * at("c", m)
+    e = sympy.Sum(body, (m, 0, 299))
+    values = np.linspace(-1, 2, 300)
+    root = lowered(e, ((j, 300), (p, 300)), (("c", (300,)),))
+    assert max(node.elements for node in needed(root)) <= 300**2
+    found, _ = Evaluator(lambda _: (values, values), {j: 300, p: 300}, exact=False).value(
+        e, (p, j), (300, 300)
+    )
+    wanted = np.outer(values, np.full(300, (values**2).sum())) - values * values.sum()
+    np.testing.assert_allclose(found, wanted, atol=1e-11)

@@ -31,7 +31,7 @@ from gradexplain.formula.functions import (
     RecordFunction,
 )
 from gradexplain.formula.indices import index
-from gradexplain.plan import contraction
+from gradexplain.plan.cost import cost
 from gradexplain.plan.program import Affine, Axis, Node, Program, union
 
 _SELECTORS = (sympy.KroneckerDelta, Bracket)
@@ -290,6 +290,10 @@ class Lowering:
         return self._contracted(factors, bound, scope)
 
     def _contracted(self, factors: Sequence[Any], bound: Sequence[Axis], scope: Scope) -> Node:
+        if any(factor.has(FloorDiv) for factor in factors):
+            blocks = self._by_blocks(factors, bound, scope)
+            if blocks is not None:
+                return blocks
         parts: list[Node] = []
         outside: set[Any] = set()
         for factor in factors:
@@ -338,27 +342,50 @@ class Lowering:
         """``Σ (a − b)·c`` as ``Σ a·c − Σ b·c`` where the difference is far larger than its terms."""
         if max(part.elements for part in parts) < _LARGE * 10:
             return None
+        together = self._contraction(parts, bound)
         for place, factor in enumerate(factors):
             if not factor.is_Add:
                 continue
             rest = [*factors[:place], *factors[place + 1 :]]
-            whole = self._real(factor, scope)
-            if any(self._real(t, scope).elements >= whole.elements for t in factor.args
-                   if not t.has(*BIG)):  # fmt: skip
-                continue
             terms = []
             for term in factor.args:
                 own, inner = _flattened(sympy.Sum(sympy.Mul(term, *rest), *(
                     (index(a.name), 0, a.size - 1) for a in bound)))  # fmt: skip
                 more = tuple(Axis(q.name, n) for q, n in inner.items())
                 terms.append(self._contracted(own, (*bound, *more), self._scope(scope, inner)))
-            # The terms are each made as large as their sum before they are added.
-            together = contraction.cost([p.axes for p in parts], bound)
-            together += (1 + len(factor.args)) * whole.elements
-            apart = sum(contraction.cost([p.axes for p in t.args], t.data) if t.kind == "contract"
-                        else t.elements for t in terms)  # fmt: skip
-            if 2 * apart < together:
-                return self._folded("add", terms)
+            apart = self._folded("add", terms)
+            if 2 * _burden(apart) < _burden(together):
+                return apart
+        return None
+
+    def _by_blocks(
+        self, factors: Sequence[Any], bound: Sequence[Axis], scope: Scope
+    ) -> Node | None:
+        """A sum that has a letter ``d`` only in ``⌊d/n⌋``: once for each block, then taken from it."""
+        names = {a.name for a in bound}
+        inside = [f for f in factors if any(s.name in names for s in f.free_symbols if s.is_Symbol)]
+        outside = [f for f in factors if f not in inside]
+        body = sympy.Mul(*inside)
+        for digit in sorted(body.atoms(FloorDiv), key=str):
+            d, n = digit.args
+            if not d.is_Symbol or d not in scope or d.name in names:
+                continue
+            count = (scope[d] - 1) // int(n) + 1
+            block = index(f"{d.name}_by{n}")
+            put = {digit: block}
+            if any(f.xreplace(put).has(d) for f in inside) or scope.get(block, count) != count:
+                continue
+            inner = self._scope(scope, {block: count})
+            part = self._contracted([f.xreplace(put) for f in inside], bound, inner)
+            axis = Axis(block.name, count)
+            own = Axis(d.name, scope[d])
+            if axis not in part.axes:
+                return None
+            kept = tuple(own if a == axis else a for a in part.axes)
+            part = self.program.add("take", (part, self._index(digit, scope)), kept, axis)
+            if not outside:
+                return part
+            return self._folded("multiply", [self._real(sympy.Mul(*outside), scope), part])
         return None
 
     def _running(self, factors: Sequence[Any], bound: Sequence[Axis], scope: Scope) -> Node | None:
@@ -622,6 +649,12 @@ def _step(tied: Any, q: Any, i: Any, *, upward: bool) -> Any:
             return None
         return value.xreplace({p: ahead})
     return None
+
+
+def _burden(root: Node) -> int:
+    """What a program costs: a pass over memory takes as long as some ten products of a matrix product."""
+    found = cost(root)
+    return found.terms + 10 * found.elements
 
 
 def _is_below(e: Any) -> bool:

@@ -216,6 +216,9 @@ class Magnitude:
     def _place(self, node: Node, value: Any, args: list[Pair]) -> Any:
         return Numeric(lambda _: None).place(node, [args[0][1], args[1][1], args[2][0]], [])
 
+    def _take(self, node: Node, value: Any, args: list[Pair]) -> Any:
+        return np.take(args[0][1], args[1][0], axis=node.args[0].axes.index(node.data))
+
 
 def _product_errors(value: Any, size: Any, upward: bool, *, whole: bool) -> Pair:
     """The running products of ``value`` along its first axis, and their magnitudes.

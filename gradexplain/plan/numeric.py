@@ -192,3 +192,6 @@ class Numeric:
         value = np.array(aligned(args[0], node.args[0].axes, node.axes))
         value[tuple(index[a] for a in node.axes)] += np.where(valid, term, self.zero)
         return value
+
+    def take(self, node: Node, args: list[Any], spare: list[bool]) -> Any:
+        return np.take(args[0], args[1], axis=node.args[0].axes.index(node.data))

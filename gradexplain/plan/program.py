@@ -20,6 +20,7 @@ reduce      how, bound axes             the greatest, least, product, … over t
 scan        how, from, to, direction    running along an axis, which is renamed
 scatter     bound axes, how many tables the sum over them of terms put at places
 place       axis                        the first, the second added to it at places on the axis
+take        axis                        the first at places on its axis, which the second gives
 ==========  ==========================  ===================================================
 
 Arguments of kind ``index`` hold whole numbers, those of kind ``mask`` truth values (`Node.type`);
@@ -35,7 +36,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 Kind = Literal[
     "number", "index", "element", "window", "gather", "real", "map", "select", "choose",
-    "contract", "reduce", "scan", "scatter", "place",
+    "contract", "reduce", "scan", "scatter", "place", "take",
 ]  # fmt: skip
 Type = Literal["real", "index", "mask", "implied"]
 
