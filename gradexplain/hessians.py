@@ -41,6 +41,7 @@ from gradexplain.explanation import (
     Shape,
 )
 from gradexplain.formula.functions import build, mp
+from gradexplain.formula.indices import Ranges, index
 from gradexplain.formula.kit import number
 from gradexplain.formula.latex import LatexPrinter
 from gradexplain.formula.letters import Letters
@@ -62,6 +63,14 @@ from gradexplain.verdict import compare, fold
 #: H is computed whole for up to this many elements of the inputs together; beyond, H·u is checked.
 WHOLE = 32
 
+#: The formulas of a pair of inputs are written out whatever their length for up to ``_FEW`` inputs, as
+#: far as they are short for more, and for each input with itself alone beyond ``_MANY``.
+_FEW, _MANY = 3, 12
+_SHORT = 60
+
+#: What is said of a second derivative whose formula is not written out.
+BY_NUMBERS = "by numbers"
+
 #: A difference quotient that is to bear a second derivative out: how many binary digits its step is
 #: below the point (with digits to spare, and in float64), and how near it must come.
 _FINE, _COARSE = 45, 20
@@ -72,7 +81,8 @@ _NEAR = 1e-4
 class Block(Formula):
     """``∂²L/∂row∂column`` in the shape ``row.shape + column.shape``, by three routes.
 
-    ``value`` is None where it is too large to compute whole.
+    ``formula`` is None where it would be too long to be read: there ``value`` is None, and the chain
+    rule's numbers are compared with PyTorch's.  All are None where H is too large to compute whole.
     """
 
     row: str
@@ -93,6 +103,13 @@ class Block(Formula):
     }
 
     @property
+    def known(self) -> Array:
+        """The numbers: the closed form's, or the chain rule's where there is no formula."""
+        found = self.chain_rule if self.value is None else self.value
+        assert found is not None
+        return found
+
+    @property
     def agrees(self) -> bool:
         """False only for a mismatch."""
         return self.verdict != "mismatch"
@@ -100,7 +117,17 @@ class Block(Formula):
 
 @dataclass(slots=True)
 class Product(Gradient):
-    """``H·u`` for one input, in its shape; ``given`` is False where no vector was asked for."""
+    """``H·u`` for one input, in its shape; ``given`` is False where no vector was asked for.
+
+    ``value`` is None where its formula would be too long to be read.
+    """
+
+    value: Array | None  # type: ignore[assignment]
+
+    @property
+    def known(self) -> Array:
+        """The numbers: the closed form's, or the chain rule's where there is no formula."""
+        return self.chain_rule if self.value is None else self.value
 
     given: bool = True
 
@@ -312,6 +339,7 @@ class _Making:
         self.implicit = problem.v_source == "implicit"
         self.v_name = run.explanation.grad.name
         scalar = run.graph.out.label if self.implicit else run.closed.loss_name
+        self.forms: dict[str, ClosedForm] = {}
         self.hessian = Hessian(run.explanation, scalar, self.u_name, self.p_name, vector=asked.u)
         self.differences: list[Difference] = []
         self.answer = None if asked.shared is None else asked.shared.answer()
@@ -362,54 +390,74 @@ class _Making:
         rows = self._chain_rows() if self.asked.whole else {}
         for a in self.leaves:
             id = self.formulas.of.get(a.label)
-            form = None
             if id is not None:
                 graph = self.formulas.at(id)
                 exact = is_small(graph) and self.asked.whole
                 form = ClosedForm(graph, self.values, np.ones(a.shape), exact=exact)
+                if len(self.leaves) > _FEW:
+                    form.long = _SHORT
+                self.forms[a.label] = form
+        for a in self.leaves:
             for b in self.leaves:
-                self.hessian.blocks[a.label, b.label] = self._block(a, b, form, rows)
+                self.hessian.blocks[a.label, b.label] = self._block(a, b, rows)
 
-    def _block(
-        self, a: Node, b: Node, form: ClosedForm | None, rows: Mapping[tuple[str, str], Any]
-    ) -> Block:
+    def _formed(self, a: Node, b: Node) -> bool:
+        """Whether ``∂²L/∂a∂b`` is given by a formula; derived once for both orders."""
+        if a.id != b.id and len(self.leaves) > _MANY:
+            return False
+        form, other = self.forms[a.label], self.forms.get(b.label)
+        places = [leaf.label for leaf in self.leaves]
+        if other is not None and places.index(b.label) < places.index(a.label):
+            if other.is_long(a):
+                return len(self.leaves) <= _FEW
+            form.give(b, *_transposed(other, b, a))
+        return len(self.leaves) <= _FEW or not form.is_long(b)
+
+    def _block(self, a: Node, b: Node, rows: Mapping[tuple[str, str], Any]) -> Block:
         name, shape = f"{a.label},{b.label}", a.shape + b.shape
+        form = self.forms.get(a.label)
+        d, latex = self._left(a, "", b, ""), self._latex_left(a, "", b, "")
         if form is None:  # no gradient flows to it at all
             zero = np.zeros(shape) if self.asked.whole else None
-            d, latex = self._left(a, "", b, ""), self._latex_left(a, "", b, "")
             return Block(name, 0, f"{d} = 0", f"{latex} = 0", (), "", a.label, b.label, "zero",
                          shape, zero, zero, zero, zero)  # fmt: skip
-        shown, words = form.shown_jacobian(b)
-        text, latex = self._titled(shown, a, b)
-        block = Block(
-            name, shown.formula, text, latex, shown.where, shown.ranges, a.label, b.label,
-            _words(words, self.hessian.scalar, a, b), shape, None, None, None, None,
-        )  # fmt: skip
+        formed = self._formed(a, b)
+        if formed:
+            shown, words = form.shown_jacobian(b)
+            text, latex = self._titled(shown, a, b)
+            block = Block(
+                name, shown.formula, text, latex, shown.where, shown.ranges, a.label, b.label,
+                _words(words, self.hessian.scalar, a, b), shape, None, None, None, None,
+            )  # fmt: skip
+        else:
+            block = Block(name, None, f"{d} = …", f"{latex} = \\dots", (), "", a.label, b.label,
+                          BY_NUMBERS, shape, None, None, None, None)  # fmt: skip
         if self.asked.whole:
+            self._numbers(a, b, block, form if formed else None, *rows[a.label, b.label])
+        return block
+
+    def _numbers(
+        self, a: Node, b: Node, block: Block, form: ClosedForm | None, stepped: Array, size: Array
+    ) -> None:
+        """The block's values by each route, and the verdict on them."""
+        block.chain_rule = stepped
+        block.torch = None if self.answer is None else self.answer.blocks.get((a.label, b.label))
+        if form is not None:
             pair = form.jacobian_value(b)
             assert pair is not None
             block.value = cleaned(pair, exact=form.exact)
-            block.chain_rule = rows[a.label, b.label][0]
-            size = np.maximum(pair[1], rows[a.label, b.label][1])
-            torch = None if self.answer is None else self.answer.blocks.get((a.label, b.label))
-            block.torch = torch
-            block.tolerance = self._bound(size, block.value, self.problem.dtype)
-            exact_bound = self._bound(size, block.value, "float64")
-            block.verdict = self._compare(
-                self._left(a, "", b, ""),
-                block.value,
-                block.chain_rule,
-                torch,
-                block.tolerance,
-                exact_bound,
-            )
-            if block.verdict == "mismatch" and torch is not None:
-                agreed = block.chain_rule, exact_bound
-                if not compare.differs(block.value, *agreed).any() and self._stands(a, b, block):
-                    block.verdict = "convention"
-            if block.verdict == "convention" and torch is not None:
-                self.broken |= bool((np.isnan(block.value) & np.isfinite(torch)).any())
-        return block
+            size = np.maximum(pair[1], size)
+        block.tolerance, exact = self._bounds(size, block.known)
+        block.verdict = self._compare(
+            self._left(a, "", b, ""), block.value, stepped, block.torch, block.tolerance, exact
+        )
+        if block.value is None or block.torch is None:
+            return
+        if block.verdict == "mismatch" and not compare.differs(block.value, stepped, exact).any():
+            if self._stands(a, b, block):
+                block.verdict = "convention"
+        if block.verdict == "convention":
+            self.broken |= bool((np.isnan(block.value) & np.isfinite(block.torch)).any())
 
     def _stands(self, a: Node, b: Node, block: Block) -> bool:
         """Whether ``(∂L/∂a(b ± h) − ∂L/∂a(b))/h`` bears the closed form out where PyTorch differs.
@@ -460,8 +508,11 @@ class _Making:
             below, here, above = gradient(-h), gradient(0.0), gradient(h)
             return to_float((here - below) / h), to_float((above - here) / h)
 
-    def _bound(self, size: Any, value: Array, dtype: str) -> Array:
-        return compare.bound(size, value, self.problem.v, dtype)
+    def _bounds(self, size: Any, value: Array) -> tuple[Array, Array]:
+        """What PyTorch may differ by, and what the other two routes may."""
+        dtypes = self.problem.dtype, "float64"
+        found, exact = (compare.bound(size, value, self.problem.v, dtype) for dtype in dtypes)
+        return found, exact
 
     def _by_kernel(self, difference: Difference) -> bool:
         return compare.by_kernel(difference, self.coarse, self.problem.dtype)
@@ -469,16 +520,19 @@ class _Making:
     def _compare(
         self,
         name: str,
-        value: Array,
+        value: Array | None,
         chain: Array,
         torch: Array | None,
         tolerance: Array,
         exact: Array,
     ) -> str:
         """The verdict on one block or product; differences are kept."""
-        pairs = [(("closed form", "chain rule"), value, chain, exact)]
+        pairs = []
+        if value is not None:
+            pairs.append((("closed form", "chain rule"), value, chain, exact))
         if torch is not None:
-            pairs.append((("closed form", "PyTorch"), value, torch, tolerance))
+            first = ("chain rule", chain) if value is None else ("closed form", value)
+            pairs.append(((first[0], "PyTorch"), first[1], torch, tolerance))
         found = compare.differences(name, pairs)
         self.differences += found
         known = bool(self.singular or self.borders)
@@ -564,7 +618,10 @@ class _Making:
         h = self.hessian
         reach = self.run.graph.reach(list(self.problem.wanted))
         moving = {n.label for n in self.run.graph.nodes if n.id in reach}
-        h.constant = all(_is_constant(block.formula, moving) for block in h.blocks.values())
+        h.constant = all(
+            block.formula is not None and _is_constant(block.formula, moving)
+            for block in h.blocks.values()
+        )
         h.smooth = not any(
             n.op is not None and (n.op.kink or n.op.singular or n.op.singular_at is not None)
             for n in self.run.graph.nodes
@@ -577,9 +634,7 @@ class _Making:
         allowed = []
         for a, n in zip(self.leaves, sizes, strict=True):
             blocks = [h.blocks[a.label, b.label] for b in self.leaves]
-            rows.append(
-                [np.asarray(k.value).reshape(n, m) for k, m in zip(blocks, sizes, strict=True)]
-            )
+            rows.append([k.known.reshape(n, m) for k, m in zip(blocks, sizes, strict=True)])
             allowed.append(
                 [np.asarray(k.tolerance).reshape(n, m) for k, m in zip(blocks, sizes, strict=True)]
             )
@@ -606,44 +661,79 @@ class _Making:
             chain = ChainRule(steps, self.values, exact=exact and is_small(steps))
             chain.backward(np.ones(()), list(self.problem.wanted))
         for leaf in self.leaves:
-            shown = form.shown_gradient(leaf)
-            text, latex = self._product_titles(shown, leaf)
-            zero = np.zeros(leaf.shape)
-            product = Product(
-                leaf.label, shown.formula, text, latex, shown.where, shown.ranges, zero, zero,
-                None, zero, given=given,
-            )  # fmt: skip
-            if chain is not None:
-                pair = form.gradient_value(leaf)
-                stepped = chain.upstream.get(leaf.id)
-                size = pair[1] if stepped is None else np.maximum(pair[1], stepped[1])
-                product.value = cleaned(pair, exact=exact)
-                if stepped is not None:
-                    product.chain_rule = cleaned(stepped, exact=chain.exact)
-                if self.answer is not None:
-                    kept = self.answer.product.get(leaf.label)
-                    product.torch = zero if kept is None else kept
-                product.tolerance = self._bound(size, product.value, self.problem.dtype)
-                product.verdict = self._compare(
-                    f"(H·{self.u_name})" + (f".{leaf.label}" if len(self.leaves) > 1 else ""),
-                    product.value, product.chain_rule, product.torch, product.tolerance,
-                    self._bound(size, product.value, "float64"),
-                )  # fmt: skip
-                row = {block.verdict for block in self.hessian.blocks.values()
-                       if block.row == leaf.label}  # fmt: skip
-                if product.verdict == "mismatch" and "convention" in row and "mismatch" not in row:
-                    product.verdict = "convention"  # its numbers are H's, which are accounted for
+            product = self._product(leaf, form)
+            product.given = given
             self.hessian.products[leaf.label] = product
+            if chain is None:
+                continue
+            zero = np.zeros(leaf.shape)
+            size: Any = 0.0
+            if leaf.id in chain.upstream:
+                pair = chain.upstream[leaf.id]
+                product.chain_rule, size = cleaned(pair, exact=chain.exact), pair[1]
+            if product.value is not None:
+                pair = form.gradient_value(leaf)
+                product.value = cleaned(pair, exact=exact)
+                size = np.maximum(pair[1], size)
+            if self.answer is not None:
+                kept = self.answer.product.get(leaf.label)
+                product.torch = zero if kept is None else kept
+            product.tolerance, bound = self._bounds(size, product.known)
+            product.verdict = self._compare(
+                f"(H·{self.u_name})" + (f".{leaf.label}" if len(self.leaves) > 1 else ""),
+                product.value, product.chain_rule, product.torch, product.tolerance, bound,
+            )  # fmt: skip
+            row = {
+                block.verdict for block in self.hessian.blocks.values() if block.row == leaf.label
+            }
+            if product.verdict == "mismatch" and "convention" in row and "mismatch" not in row:
+                product.verdict = "convention"  # its numbers are H's, which are accounted for
 
-    def _product_titles(self, shown: Shown, leaf: Node) -> tuple[str, str]:
+    def _product(self, leaf: Node, form: ClosedForm) -> Product:
+        """``H·u`` for one input without its numbers: ``Σ_a u_a·∂²L/∂a∂leaf``."""
+        zero = np.zeros(leaf.shape)
+        column = [
+            (a, block)
+            for a in self.leaves
+            if (block := self.hessian.blocks[a.label, leaf.label]).formula != 0
+        ]
+        if len(self.leaves) > _FEW and any(block.formula is None for _, block in column):
+            text, latex = self._product_titles("", "", "…", r"\dots", leaf)
+            return Product(leaf.label, None, text, latex, (), "", None, zero, None, zero)
+        if not any(self.forms[a.label].is_long(leaf) for a, _ in column):
+            total, ranges = sympy.S.Zero, Ranges()
+            for a, _ in column:
+                u = self.u_name if len(self.leaves) == 1 else f"{self.u_name}.{a.label}"
+                calculus = self.forms[a.label].calculus
+                total += calculus.weighted(self.forms[a.label].jacobian(leaf), u, a.shape)
+                ranges |= calculus.ranges
+            form.give(leaf, total, ranges)
+        shown = form.shown_gradient(leaf)
         left, _, right = shown.text.partition(" = ")
         at = left.rsplit("/∂", 1)[1][len(leaf.label) :]
         tex_left, _, tex_right = shown.latex.partition(" = ")
         places = re.fullmatch(r"\\frac\{\\partial .*\}\{\\partial (.*)\}", tex_left)
         name = LatexPrinter(Letters(())).name
         tex_at = places[1].removeprefix(name(leaf.label)) if places is not None else ""
+        text, latex = self._product_titles(at, tex_at, right, tex_right, leaf)
+        return Product(
+            leaf.label,
+            shown.formula,
+            text,
+            latex,
+            shown.where,
+            shown.ranges,
+            zero,
+            zero,
+            None,
+            zero,
+        )
+
+    def _product_titles(
+        self, at: str, tex_at: str, right: str, tex_right: str, leaf: Node
+    ) -> tuple[str, str]:
         of = "" if len(self.leaves) == 1 else f".{leaf.label}"
-        u = self.u_name
+        u, name = self.u_name, LatexPrinter(Letters(())).name
         tex_of = "" if not of else rf"^{{({name(leaf.label)})}}"
         return f"(H·{u}){of}{at} = {right}", f"(H {u}){tex_of}{tex_at} = {tex_right}"
 
@@ -685,16 +775,16 @@ class _Making:
                     {"nodes": [node.label for node in kinks]},
                 )
             )
-        for node, index in self.borders:
+        for node, at in self.borders:
             if node.op is None or node in kinks:
                 continue
             h.notes.append(
                 Note(
                     "second-order kink",
-                    f"{place_of(node.label, index)} is where the formula of {node.op.name} "
+                    f"{place_of(node.label, at)} is where the formula of {node.op.name} "
                     "changes: its second derivative may differ on the two sides, and PyTorch takes "
                     "that of the side on which its backward stands.",
-                    {"nodes": [node.label], "index": list(index)},
+                    {"nodes": [node.label], "index": list(at)},
                 )
             )
         if self.undefined:
@@ -712,6 +802,15 @@ class _Making:
                     "second-order kink",
                     "The gradient has a corner here: its difference quotients tend to the closed "
                     "form's number on one side and to PyTorch's on the other.",
+                )
+            )
+        long = [block for block in h.blocks.values() if block.formula is None]
+        if long and self.asked.whole:
+            h.notes.append(
+                Note(
+                    "long",
+                    f"{len(long)} of the {len(h.blocks)} second derivatives have no formula here: "
+                    "for these the chain rule and PyTorch alone are compared.",
                 )
             )
         if not self.asked.whole:
@@ -781,6 +880,19 @@ def borders(run: Run) -> list[tuple[Node, tuple[int, ...]]]:
                 found.append((node, tuple(int(i) for i in np.argwhere(mask)[0])))
                 break
     return found
+
+
+def _transposed(form: ClosedForm, row: Node, column: Node) -> tuple[Any, Ranges]:
+    """``∂²L/∂column∂row`` from ``∂²L/∂row∂column``, and the ranges of its indices."""
+    formula, known = form.jacobian(column), form.calculus.ranges
+    rows, columns = ((form.calculus.indices(n.shape, c), n) for n, c in ((row, "o"), (column, "d")))
+    swapped = {}
+    for (places, _), letter in ((rows, "d"), (columns, "o")):
+        for axis, place in enumerate(places):
+            if not place.is_Integer:
+                swapped[place] = index(f"{letter}{axis}")
+    bound = Ranges({symbol: n for symbol, n in known.items() if "_" in symbol.name})
+    return formula.xreplace(swapped), bound
 
 
 def _words(words: str, scalar: str, a: Node, b: Node) -> str:

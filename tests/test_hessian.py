@@ -367,3 +367,29 @@ def test_a_scalar_of_any_rank() -> None:
     assert h.check is not None and h.check.status == "agree"
     assert h.blocks["x", "x"].text == "∂²y/∂x² = 6·x"
     assert h.blocks["x", "x"].value == 12
+
+
+def test_of_many_inputs_the_short_formulas_are_written_out() -> None:
+    at = {"x": [[0.2, 0.1]], "w": [[0.3, -0.2], [0.5, 0.4]], "u": [[0.7, 0.1], [0.2, 0.6]],
+          "a": [[1.0], [-1.0]]}  # fmt: skip
+    found = gradexplain.hessian("((tanh(tanh(x@w)@u)@a)**2).sum()", at=at)
+    assert found.check is not None and found.check.status == "agree"
+    assert found.blocks["a", "a"].text == "∂²y/∂a[i,0]∂a[j,0] = 2·tanh(t3[0,j])·tanh(t3[0,i])"
+    long = found.blocks["w", "x"]
+    assert (long.formula, long.value, long.text, long.verdict) == (
+        None, None, "∂²y/∂w∂x = …", "agree",
+    )  # fmt: skip
+    assert long.chain_rule is not None and long.torch is not None
+    assert np.allclose(long.chain_rule, long.torch, rtol=1e-12)
+    assert found.matrix is not None and np.isfinite(found.matrix).all()
+    page = str(found)
+    assert "Too long to be read, so not written out: " in page and "∂²y/∂x∂w" in page
+    assert any(note.kind == "long" for note in found.notes)
+
+
+def test_of_a_great_many_inputs_each_with_itself() -> None:
+    names = [f"x{n}" for n in range(40)]
+    found = gradexplain.hessian("*".join(names), check=False)
+    assert found.blocks["x0", "x0"].text == "∂²y/∂x0² = 0"
+    assert found.blocks["x0", "x1"].formula is None
+    assert "and 772 more" in " ".join(str(found).split())

@@ -32,6 +32,9 @@ from gradexplain.render.page import elements, listed
 #: The matrix and its eigenvalues are shown for up to this many elements of all inputs.
 _SHOWN = 12
 
+#: How many of the second derivatives that are not written out are named.
+_NAMED = 8
+
 _MEANING = {
     "positive definite": "{L} curves upward in every direction",
     "negative definite": "{L} curves downward in every direction",
@@ -109,7 +112,8 @@ def _value(values: object) -> Cell:
 def _second(h: Hessian, made: Page) -> Iterable[Block]:
     yield Heading("Hessian", "the gradient differentiated again")
     names = list(h.first.inputs)
-    shown = [b for (a, c), b in h.blocks.items() if names.index(a) <= names.index(c)]
+    first = [b for (a, c), b in h.blocks.items() if names.index(a) <= names.index(c)]
+    shown = [block for block in first if block.formula is not None]
     where: dict[str, None] = {}
     own = {statement.partition(" ")[0] for statement in h.first.statements}
     for block in shown:
@@ -124,6 +128,16 @@ def _second(h: Hessian, made: Page) -> Iterable[Block]:
     for place, text in enumerate(where):
         lead = "      " if place else "where "
         yield Paragraph(line(label(lead), Span(text, "", "math")), indent=4, hang=10)
+    long = [block.text.partition(" = ")[0] for block in first if block.formula is None]
+    if long:
+        more = f" and {len(long) - _NAMED} more" if len(long) > _NAMED else ""
+        yield Paragraph(
+            line(
+                f"Too long to be read, so not written out: {', '.join(long[:_NAMED])}{more}. Name "
+                "up to three inputs in --wrt to have their formulas; the numbers are the chain "
+                "rule's, on the graph of the backward pass."
+            )
+        )
     if any("δ(" in block.text for block in shown):
         yield Paragraph(line(label("δ(i,j) is 1 where i = j, else 0")), indent=4)
     if h.matrix is not None and 0 < len(h.matrix) <= _SHOWN:
@@ -135,7 +149,7 @@ def _second(h: Hessian, made: Page) -> Iterable[Block]:
     yield Paragraph(())
     for text in _signs(h, made.options.precision):
         yield Paragraph(line(text))
-    for block in shown:
+    for block in first:
         if block.verdict in ("convention", "mismatch"):
             yield from _routes(block)
 
@@ -167,12 +181,10 @@ def _signs(h: Hessian, precision: int) -> list[str]:
 
 
 def _routes(block: Part) -> Iterable[Block]:
-    assert block.value is not None and block.chain_rule is not None
-    rows = [("closed form", block.value), ("chain rule", block.chain_rule)]
-    if block.torch is not None:
-        rows.append(("PyTorch", block.torch))
+    routes = {"closed form": block.value, "chain rule": block.chain_rule, "PyTorch": block.torch}
+    rows = [(cell(label(t)), _value(value)) for t, value in routes.items() if value is not None]
     yield Formula(block.text.partition(" = ")[0])
-    yield Table(tuple((cell(label(title)), _value(value)) for title, value in rows), indent=4)
+    yield Table(tuple(rows), indent=4)
 
 
 def _product(h: Hessian, made: Page) -> Iterable[Block]:
@@ -181,9 +193,11 @@ def _product(h: Hessian, made: Page) -> Iterable[Block]:
         f"H·{h.u} is the gradient of {h.p} = Σ {h.u}·∇{h.scalar}: H is never made",
     )
     for product in h.products.values():
+        if product.formula is None and not product.given:
+            continue  # too long to be read
         yield Formula(made.renamed(product.text), product.latex, product.ranges)
         if product.given:
-            parts: Line = line(label("value"))
-            yield Table(((cell(parts), _value(product.value)),), indent=4)
+            title: Line = line(label("chain rule" if product.value is None else "value"))
+            yield Table(((cell(title), _value(product.known)),), indent=4)
     if h.vector is None:
         yield Paragraph(line(label(f"--vector gives {h.u}, and the product's numbers.")))

@@ -29,7 +29,7 @@ from gradexplain.formula.calculus import (
 )
 from gradexplain.formula.contract import contract, delta
 from gradexplain.formula.functions import BIG, Bracket, Cases, FloorDiv, Lookup, Modulo
-from gradexplain.formula.indices import index
+from gradexplain.formula.indices import Ranges, index
 from gradexplain.formula.latex import LatexPrinter
 from gradexplain.formula.letters import Letters
 from gradexplain.formula.printing import TextPrinter
@@ -46,8 +46,8 @@ from gradexplain.routes.names import free_names
 #: A formula with more to read than this is given as a chain of the parts' formulas instead.
 LONG = 100
 
-#: A derivation that grows past this is given up for the chain before it is tidied.
-_TOO_LONG = 120
+#: A derivation that grows past that by more than this is given up for the chain before it is tidied.
+_MORE = 20
 
 _OUT, _IN = "ikmace", "jlnbdf"
 
@@ -116,6 +116,7 @@ class ClosedForm:
         self._gradients: dict[str, Any] = {}
         self._adjoints: dict[tuple[int, str], Any] = {}
         self._partials: dict[tuple[int, int], Any] = {}
+        self.long = LONG
         #: The names of the argument of ``backward`` and of the scalar L in formulas.
         self.v_name, self.loss_name = free_names(graph)
         self._names = [n.label for n in graph.nodes if not n.is_literal] + [self.v_name]
@@ -138,6 +139,15 @@ class ClosedForm:
 
     # -- formulas --------------------------------------------------------------------------------
 
+    def give(self, leaf: Node, formula: Any, ranges: Ranges) -> None:
+        """``formula`` is J by ``leaf``, known from elsewhere, in the indices that it has here.
+
+        ``ranges`` are those of its bound indices.
+        """
+        for symbol, n in ranges.items():
+            self.calculus.ranges.setdefault(symbol, n)
+        self._jacobians[leaf.label] = self._tidy(formula)
+
     def is_long(self, leaf: Node) -> bool:
         """Whether J by ``leaf`` is given as a chain."""
         return self.jacobian(leaf) is None
@@ -147,10 +157,10 @@ class ClosedForm:
         leaf = self.graph[leaf.id]
         if leaf.label not in self._jacobians:
             found: Any = None
-            raw = self.calculus.jacobian(self.graph.out, leaf, limit=_TOO_LONG)
+            raw = self.calculus.jacobian(self.graph.out, leaf, limit=self.long + _MORE)
             if raw is not None:
                 found = self._tidy(raw)
-                if self._burden(found) > LONG and self.has_parts(leaf):
+                if self._burden(found) > self.long and self.has_parts(leaf):
                     found = None
             self._jacobians[leaf.label] = found
         return self._jacobians[leaf.label]
