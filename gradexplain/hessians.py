@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -629,23 +629,28 @@ class _Making:
         )
         if not self.asked.whole:
             return
-        sizes = [math.prod(leaf.shape) for leaf in self.leaves]
-        rows = []
-        allowed = []
-        for a, n in zip(self.leaves, sizes, strict=True):
-            blocks = [h.blocks[a.label, b.label] for b in self.leaves]
-            rows.append([k.known.reshape(n, m) for k, m in zip(blocks, sizes, strict=True)])
-            allowed.append(
-                [np.asarray(k.tolerance).reshape(n, m) for k, m in zip(blocks, sizes, strict=True)]
-            )
-        h.matrix = np.block(rows) if sum(sizes) else np.zeros((0, 0))
+        h.matrix = self._joined(lambda block: block.known)
         if not h.matrix.size or not np.isfinite(h.matrix).all():
             return
-        slack = np.block(allowed)
-        h.symmetric = bool((np.abs(h.matrix - h.matrix.T) <= slack + slack.T).all())
+        slack = self._joined(lambda block: block.tolerance)
+        # Of two orders of differentiating the closed form derives one, the chain rule both.
+        stepped = self._joined(lambda block: block.chain_rule)
+        h.symmetric = bool((np.abs(stepped - stepped.T) <= slack + slack.T).all())
         if h.symmetric:
             h.eigenvalues = _eigenvalues(h.matrix)
             h.definiteness = _definiteness(h.eigenvalues)
+
+    def _joined(self, part: Callable[[Block], Array | None]) -> Array:
+        """A matrix of the blocks' arrays, with the elements of all inputs in order."""
+        sizes = {leaf.label: math.prod(leaf.shape) for leaf in self.leaves}
+        rows = [
+            [
+                np.reshape(np.asarray(part(self.hessian.blocks[a, b])), (n, m))
+                for b, m in sizes.items()
+            ]
+            for a, n in sizes.items()
+        ]
+        return np.block(rows) if sum(sizes.values()) else np.zeros((0, 0))
 
     # -- H·u -------------------------------------------------------------------------------------
 
