@@ -53,7 +53,7 @@ class Calculus:
         self._slopes: dict[tuple[int, str], Any] = {}
         self._reach: dict[str, set[int]] = {}
         self._parts: dict[str, list[Node]] = {}
-        self._users: dict[int, set[int]] | None = None
+        self._users: dict[int, list[Node]] | None = None
         self._literals = False
 
     # -- indices and elements --------------------------------------------------------------------
@@ -191,16 +191,18 @@ class Calculus:
         """The parts whose formula has ``source`` in it, written out values between looked through."""
         if self._users is None:
             self._users = {}
+            needed = self.graph.needed()
             behind: dict[int, set[int]] = {}  # the atoms in each value's formula
             for node in self.graph.nodes:
-                found: set[int] = set()
+                behind[node.id] = found = set()
+                if node.op is None or node.integer or node.op.stops:
+                    continue  # no gradient flows through it
                 for id in node.inputs:
                     found |= {id} if self.is_atom(self.graph[id]) else behind[id]
-                behind[node.id] = found
-                for id in found:
-                    self._users.setdefault(id, set()).add(node.id)
-        users = self._users.get(source.id, set())
-        return [part for part in self.parts(source) if part.id in users and part.id != source.id]
+                if node.id in needed and (self.is_atom(node) or node.id == self.graph.output):
+                    for id in found:
+                        self._users.setdefault(id, []).append(node)
+        return self._users.get(source.id, [])
 
     def partial(self, node: Node, source: Node) -> Any:
         """``∂node[o…]/∂source[d…]`` with every other atom held fixed."""

@@ -49,9 +49,19 @@ class Folds:
         self.all = list(folds)
         #: Forms that were tidied already, for a reader who measures in his own way.
         self.shortest: dict[Any, Any] = {}
-        self._by_value: dict[Any, list[int]] = {}
+        #: The type and the values of each pattern that can be found again.
+        self._marks: dict[int, tuple[type, set[Any]]] = {}
+        uses: dict[Any, int] = {}
         for place, (pattern, _, _) in enumerate(self.all):
-            first = min(_values(pattern), key=str, default=None)
+            core = pattern.as_coeff_Mul()[1]
+            if isinstance(core, (sympy.Sum, sympy.Function, sympy.Pow)):
+                self._marks[place] = type(core), _values(pattern)
+                for value in self._marks[place][1]:
+                    uses[value] = uses.get(value, 0) + 1
+        # Each is looked for where the rarest of its values is.
+        self._by_value: dict[Any, list[int]] = {}
+        for place, (_, values) in self._marks.items():
+            first = min(values, key=lambda v: (uses[v], str(v)), default=None)
             self._by_value.setdefault(first, []).append(place)
 
     def put_into(self, e: Any) -> Any:
@@ -59,21 +69,19 @@ class Folds:
         done = -1
         while True:
             values = _values(e)
-            kinds = {type(part) for part in sympy.preorder_traversal(e)}
-            waiting = (
+            waiting = [
                 place
                 for value in (None, *values)
                 for place in self._by_value.get(value, ())
-                if place > done and self._may_hold(place, values, kinds)
-            )
+                if place > done and self._marks[place][1] <= values
+            ]
+            if waiting:
+                kinds = {type(part) for part in sympy.preorder_traversal(e)}
+                waiting = [place for place in waiting if self._marks[place][0] in kinds]
             done = min(waiting, default=-1)
             if done < 0:
                 return e
             e = _fold(e, *self.all[done])
-
-    def _may_hold(self, place: int, values: set[Any], kinds: set[type]) -> bool:
-        pattern = self.all[place][0]
-        return type(pattern.as_coeff_Mul()[1]) in kinds and _values(pattern) <= values
 
 
 def _values(e: Any) -> set[Any]:

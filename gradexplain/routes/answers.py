@@ -6,8 +6,9 @@ Where the closed form needs indices but the chain of the program's own values do
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from gradexplain.formula.local import RESULT, UPSTREAM, renamed
 from gradexplain.formula.printing import TextPrinter
 from gradexplain.formula.short import short
 from gradexplain.graph import Graph, Node, labels_of, refs
+from gradexplain.ops.base import Shape
 from gradexplain.routes.chain import Sent
 from gradexplain.routes.names import own_texts, quoted
 
@@ -111,18 +113,24 @@ def _parts(formula: Any) -> list[str]:
 def step_said(c: Sent, graph: Graph, names: Mapping[str, str], g: str) -> str:
     """What a step sends on, in terms of ``g``, the gradient that arrives there: ``b·g``."""
     order = list(dict.fromkeys(ref.id for ref in refs(c.node.args)))
-    texts = labels_of(graph)
+    texts, shown, shapes = _of_graph(graph)
     labels = {f"a{place}": texts[id] for place, id in enumerate(order)}
     labels[RESULT], labels[UPSTREAM] = c.node.label, g
     formula = renamed(c.term.formula, labels)
-    known = [node.label for node in graph.nodes if not node.is_literal]
-    shapes = {node.label: node.shape for node in graph.nodes} | {g: c.node.shape}
-    text = short(formula, c.term.places, shapes, names, [*known, g])
+    known = [*shown, g]
+    text = short(formula, c.term.places, shapes | {g: c.node.shape}, names, known)
     if text is not None:
         return text
-    letters = Letters([*known, g])
+    letters = Letters(known)
     letters.axes(c.term.places, _IN)
-    return _Named(letters, names, [*known, g])(formula)
+    return _Named(letters, names, known)(formula)
+
+
+@lru_cache(maxsize=4)
+def _of_graph(graph: Graph) -> tuple[Mapping[int, str], Sequence[str], dict[str, Shape]]:
+    """What nodes are called, the names of those that are no numbers, and every shape by name."""
+    known = tuple(node.label for node in graph.nodes if not node.is_literal)
+    return labels_of(graph), known, {node.label: node.shape for node in graph.nodes}
 
 
 class _Named(TextPrinter):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -112,6 +113,7 @@ class ClosedForm:
         self._v = v
         self._pairs: dict[str, Pair] = {}
         self._sources: list[Node] | None = None
+        self._done = 0
         self._jacobians: dict[str, Any] = {}
         self._gradients: dict[str, Any] = {}
         self._adjoints: dict[tuple[int, str], Any] = {}
@@ -304,7 +306,12 @@ class ClosedForm:
                 for n in self.graph.nodes
                 if n.id in needed and n.op is not None and self.calculus.is_atom(n)
             ]
-        return [n.label for n in self._sources if n.id < part.id]
+        # Those of the call before have been found by now.
+        first, self._done = (
+            self._done,
+            max(self._done, bisect_left(self._sources, part.id, key=_id)),
+        )
+        return [n.label for n in self._sources[first : self._done]]
 
     def _found(self, label: str) -> Pair:
         node = self.calculus.node(label)
@@ -630,6 +637,10 @@ def _conditions(formulas: Sequence[Any]) -> int:
     """How many places the formulas select."""
     kinds = (Bracket, FloorDiv, Modulo, Lookup, sympy.KroneckerDelta)
     return sum(isinstance(part, kinds) for e in formulas for part in sympy.preorder_traversal(e))
+
+
+def _id(node: Node) -> int:
+    return node.id
 
 
 def _left(left: Sequence[tuple[str, Node, Sequence[Any]]], printer: TextPrinter) -> str:
