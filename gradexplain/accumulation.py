@@ -386,7 +386,10 @@ class _Several:
         differences: list[Difference] = []
         names = [*explanations[0].gradients, *self.retain]
         total: dict[str, Array | None] = dict.fromkeys(names)
+        #: The same sum of PyTorch's own numbers, with what adding them may round away.
+        real: dict[str, Array | None] = dict.fromkeys(names)
         slack: dict[str, Any] = dict.fromkeys(names, 0.0)
+        unit = 4 * compare.FORMATS[explanations[0].dtype].unit
         for place, (call, made) in enumerate(zip(x.calls, explanations, strict=True)):
             if answer is not None and place >= len(answer.after):
                 break
@@ -402,9 +405,14 @@ class _Several:
                 before = None if name in zeroed else total[name]
                 allowed = 0.0 if name in zeroed else slack[name]
                 after = before
+                own = None if call.zeroed else real[name]
                 if added is not None and gradient is not None:
-                    allowed = allowed + gradient.tolerance
                     after = added if before is None else before + added
+                    if gradient.torch is not None:
+                        own = gradient.torch if own is None else own + gradient.torch
+                        with np.errstate(all="ignore"):
+                            rounded = np.nan_to_num(unit * np.abs(own), nan=0.0, posinf=0.0)
+                        allowed = allowed + rounded
                 kept = None if answer is None else answer.after[place].get(name)
                 node = self.bound.graph.by_label(name)
                 assert node is not None
@@ -415,12 +423,12 @@ class _Several:
                     entry.added = entry.after = None
                 elif answer is not None:
                     entry.verdict = "agree"
-                    difference = _differs(name, after, kept, tolerance)
+                    difference = _differs(name, own, kept, tolerance)
                     if difference is not None:
                         entry.verdict = "mismatch"
                         differences.append(difference)
                 call.gradients[name] = entry
-                total[name], slack[name] = after, allowed
+                total[name], real[name], slack[name] = after, own, allowed
         return differences
 
 
@@ -433,7 +441,7 @@ def _reaches(graph: Graph, start: Node, name: str) -> bool:
 def _differs(
     name: str, after: Array | None, kept: Array | None, tolerance: Array
 ) -> Difference | None:
-    routes = "the sum of the calls", "PyTorch's .grad"
+    routes = "the sum of PyTorch's calls", "PyTorch's .grad"
     if after is None or kept is None:
         if after is None and kept is None:
             return None

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from gradexplain.explanation import Array, Difference, Intermediate, Stop
+from gradexplain.explanation import Intermediate, Stop
 from gradexplain.graph import Graph, Node, Ref
-from gradexplain.verdict import compare
 
 if TYPE_CHECKING:
     from gradexplain.engine import Run
@@ -45,33 +42,18 @@ def named_between(
     return sorted({*named[-_MOST:], *asked}, key=lambda node: node.id)
 
 
-def intermediates(run: Run, answer: Any, found: list[Difference]) -> dict[str, Intermediate]:
-    """``∂L/∂h`` for each value of ``run.between``, by three routes; differences go to ``found``."""
+def intermediates(run: Run) -> dict[str, Intermediate]:
+    """``∂L/∂h`` for each value of ``run.between``, by three routes."""
     made = {}
     for node in run.between:
         rest = run.graph.after(node.id)
         closed = run.closed.after(node, implicit=run.problem.v_source == "implicit")
         leaf = rest[node.id]
         shown, pair = closed.shown_gradient(leaf), closed.gradient_value(leaf)
-        value = run.clean(pair)
-        chain = run.chain.upstream.get(node.id)
-        by_chain = run.clean(chain) if chain is not None else np.zeros(node.shape)
-        size = np.maximum(pair[1], chain[1]) if chain is not None else pair[1]
-        torch: Array | None = None
-        if answer is not None and not answer.error and node.label in answer.gradients:
-            kept = answer.gradients[node.label]
-            torch = np.zeros(node.shape) if kept is None else kept
-        tolerance = compare.bound(size, value, run.v, run.problem.dtype)
-        exact = compare.bound(size, value, run.v, "float64")
-        pairs = [(("closed form", "chain rule"), value, by_chain, exact)]
-        if torch is not None:
-            pairs.append((("closed form", "PyTorch"), value, torch, tolerance))
-        found += compare.differences(node.label, pairs)
         whole, part = _fed(run, rest, node)
         made[node.label] = Intermediate(
             node.label, shown.formula, shown.text, shown.latex, shown.where, shown.ranges,
-            value, by_chain, torch, tolerance, "skipped", node.shape, whole, part,
-            node.label in run.problem.retain,
+            *run.routes(node, pair), node.shape, whole, part, node.label in run.problem.retain,
         )  # fmt: skip
     return made
 

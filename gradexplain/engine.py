@@ -45,12 +45,16 @@ from gradexplain.routes.names import free_name, free_names, own_texts, quoted
 from gradexplain.routes.pytorch import Asked, Question
 from gradexplain.routes.replay import Replay
 from gradexplain.verdict import compare, fold
+from gradexplain.verdict import digits as measure
+from gradexplain.verdict.status import worst
 
 if TYPE_CHECKING:
     from gradexplain.formula.sizes import Sizes
     from gradexplain.notes import Singular
     from gradexplain.routes.chain import ChainRule
     from gradexplain.routes.closed import ClosedForm
+    from gradexplain.routes.pytorch import Steps
+    from gradexplain.verdict.steps import JudgedSteps
 
 DType = Literal["float64", "float32"]
 
@@ -254,7 +258,7 @@ def stages_of(problem: Problem) -> Iterator[tuple[str, Explanation]]:
             if stage == "check" and problem.extra is not None:
                 run._further(problem.extra)
                 yield FURTHER, run.explanation
-            getattr(run, f"_{stage}")()
+            run.do(stage)
             yield stage, run.explanation
     finally:
         run.close()
@@ -274,23 +278,6 @@ def is_small(graph: Graph) -> bool:
         elements += sizes[-1]
         work += max(max(sizes), round(math.prod(sizes) ** (1 / 2)) if len(sizes) == 3 else 0)
     return elements <= _EXACT_ELEMENTS and work <= _EXACT_WORK
-
-
-def cleaned(pair: Any, *, exact: bool) -> Array:
-    """A pair as float64, rounding noise put to 0."""
-    from gradexplain.plan.arrays import to_float
-
-    value = pair[0]
-    if exact:
-        with np.errstate(all="ignore"):
-            noise = np.frompyfunc(_is_noise, 2, 1)(value, pair[1])
-        return np.where(np.asarray(noise, dtype=bool), 0.0, to_float(value)) + 0.0
-    return compare.settled(to_float(value), pair[1], compare.ROUNDOFF["float64"])
-
-
-def _is_noise(value: Any, magnitude: float) -> bool:
-    """Whether a number with digits to spare is 0 but for its rounding."""
-    return bool(magnitude < math.inf and abs(value) <= 1e-40 * magnitude)
 
 
 class Run:
@@ -340,6 +327,11 @@ class Run:
         self._singular: list[Singular] | None = None
         self._closed: ClosedForm | None = None
         self._chain: ChainRule | None = None
+        self._answer: Any = None
+        #: Decimal digits of the exact arithmetic.
+        self.precision = 0
+        #: PyTorch's steps, each held against its own rule.
+        self.judged: JudgedSteps | None = None
 
     def close(self) -> None:
         if self.asked is not None:
@@ -378,16 +370,45 @@ class Run:
 
     @property
     def chain(self) -> ChainRule:
+        """The chain rule's values and contributions, with as many digits as they need."""
         if self._chain is None:
-            from gradexplain.routes.chain import ChainRule
+            from gradexplain.routes.chain import settled_chain
 
-            self._chain = ChainRule(self.graph, self.values, exact=self.exact)
+            self._chain, self.precision = settled_chain(
+                self.graph, self.values, self.v, self.wanted, exact=self.exact
+            )
         return self._chain
 
+    @property
+    def answer(self) -> Any:
+        """PyTorch's answer; None where it was not asked."""
+        if self._answer is None and self.asked is not None:
+            self._answer = self.asked.answer()
+        return self._answer
+
+    @property
+    def real(self) -> Steps | None:
+        """PyTorch's own numbers on the way."""
+        return None if self.answer is None else self.answer.steps
+
     def clean(self, pair: Any) -> Array:
+        from gradexplain.routes.chain import cleaned
+
         return cleaned(pair, exact=self.exact)
 
     # -- stages ----------------------------------------------------------------------------------
+
+    def do(self, stage: str) -> None:
+        """One of `STAGES`, with the digits that the values need."""
+        make = getattr(self, f"_{stage}")
+        if stage == "question":
+            make()
+            return
+        from gradexplain.formula.functions import mp
+
+        assert self.chain is not None
+        with mp.workdps(self.precision or mp.dps):
+            make()
 
     def _question(self) -> None:
         """Filled when the run was made: nothing is left to derive."""
@@ -395,27 +416,37 @@ class Run:
             self.problem.extra.begin(self)
 
     def _forward(self) -> None:
+        for leaf in self.leaves:
+            # What takes longest, while PyTorch computes.
+            self.closed.shown_jacobian(leaf)
         labels = labels_of(self.graph)
         needed = self.graph.needed()
         parts = self.graph.parts()
         texts = own_texts(self.graph)
+        real = self.real
         for node in self.graph.nodes:
             if node.op is None or node.id not in needed:
                 continue
-            self.explanation.forward.append(
-                ForwardRow(
-                    node=node.label,
-                    op=node.op.name,
-                    inputs=tuple(labels[i] for i in node.inputs),
-                    expression=op_call(node, labels),
-                    shape=node.shape,
-                    value=self.clean(self.chain.forward[node.id]),
-                    part_of=parts.get(node.id),
-                    named=node.named,
-                    text=texts[node.id],
-                )
+            exact = self.clean(self.chain.forward[node.id])
+            value = exact if real is None else real.forward.get(node.id, exact)
+            row = ForwardRow(
+                node=node.label,
+                op=node.op.name,
+                inputs=tuple(labels[i] for i in node.inputs),
+                expression=op_call(node, labels),
+                shape=node.shape,
+                value=value,
+                part_of=parts.get(node.id),
+                named=node.named,
+                text=texts[node.id],
             )
-        self.explanation.output.value = self.clean(self.chain.forward[self.graph.output])
+            if real is not None and _shown_apart(value, exact, self.problem.dtype):
+                row.exact = exact
+            self.explanation.forward.append(row)
+            if node.id == self.graph.output:
+                self.explanation.output.value = value
+        if self.explanation.output.value is None:
+            self.explanation.output.value = self.clean(self.chain.forward[self.graph.output])
 
     def _jacobian(self) -> None:
         for leaf in self.leaves:
@@ -436,7 +467,6 @@ class Run:
 
         self.explanation.stops = stops(self.graph, self.wanted)
 
-        self.chain.backward(self.v, self.wanted)
         uses: dict[int, int] = {}
         for c in self.chain.contributions:
             uses[c.source.id] = uses.get(c.source.id, 0) + 1
@@ -468,38 +498,17 @@ class Run:
             )
 
     def _gradients(self) -> None:
-        answer = self.asked.answer() if self.asked is not None else None
-        self._answer = answer
         self._differences: list[Difference] = []
+        self._judge_steps()
         for leaf in self.leaves:
             shown = self.closed.shown_gradient(leaf)
-            closed = self.closed.gradient_value(leaf)
-            zero = np.zeros(leaf.shape)
-            chain = self.chain.upstream.get(leaf.id)
-            value = self.clean(closed)
-            chain_value = self.clean(chain) if chain is not None else zero
-            size = np.maximum(closed[1], chain[1]) if chain is not None else closed[1]
-            exact_tolerance = compare.bound(size, value, self.v, "float64")
-            tolerance = compare.bound(size, value, self.v, self.problem.dtype)
-            torch: Array | None = None
-            if answer is not None and not answer.error:
-                found = answer.gradients.get(leaf.label)
-                torch = zero if found is None else found
             gradient = Gradient(
                 leaf.label, shown.formula, shown.text, shown.latex, shown.where, shown.ranges,
-                value, chain_value, torch, tolerance,
+                *self.routes(leaf, self.closed.gradient_value(leaf)),
             )  # fmt: skip
-            pairs = [(("closed form", "chain rule"), value, chain_value, exact_tolerance)]
-            if torch is not None:
-                pairs.append((("closed form", "PyTorch"), value, torch, tolerance))
-                pairs.append((("chain rule", "PyTorch"), chain_value, torch, tolerance))
-            self._differences += compare.differences(leaf.label, pairs)
-            gradient.verdict = self._verdict(gradient)
             self.explanation.gradients[leaf.label] = gradient
         if self.between:
-            self.explanation.intermediates = intermediates(self, answer, self._differences)
-            for gradient in self.explanation.intermediates.values():
-                gradient.verdict = self._verdict(gradient)
+            self.explanation.intermediates = intermediates(self)
         self._answers()
 
     def _answers(self) -> None:
@@ -514,11 +523,70 @@ class Run:
         self.explanation.definitions = found.definitions
         self.explanation.element = element_in_full(self, self.problem.element)
 
-    def _verdict(self, gradient: Gradient) -> str:
-        found = [d for d in self._differences if d.input == gradient.name]
-        asked = gradient.torch is not None
-        singular = bool(found and self.singular)
-        return fold.verdict(found, asked=asked, singular=singular, by_kernel=self.by_kernel)
+    def _judge_steps(self) -> None:
+        """Each step of PyTorch's backward pass at its own numbers."""
+        if self.real is None:
+            return
+        from gradexplain.verdict import steps
+
+        chain, dtype = self.chain, self.problem.dtype
+        made = steps.judged(self.graph, chain.contributions, self.real, self.wanted, dtype)
+        self.judged = made
+        self._differences += made.differences()
+        for step, c in zip(self.explanation.steps, chain.contributions, strict=True):
+            found = made.steps.get((c.node.id, c.source.id))
+            if found is not None:
+                step.torch, step.expected, step.tolerance = found.torch, found.expected, found.bound
+                step.margin, step.verdict = found.margin, found.verdict
+
+    def routes(
+        self, node: Node, closed: Any
+    ) -> tuple[Array, Array, Array | None, Array, str, float | None]:
+        """``∂L/∂node`` by the three routes, the bound, the verdict and PyTorch's right digits."""
+        dtype, label = self.problem.dtype, node.label
+        zero = np.zeros(node.shape)
+        chain = self.chain.upstream.get(node.id, (zero, zero))
+        value, by_chain = self.clean(closed), self.clean(chain)
+        size = np.maximum(closed[1], chain[1])
+        allowed = compare.bound(size, value, self.v, "float64")
+        if self.exact:
+            allowed = compare.exact_bound(size, value, by_chain, self.precision)
+        routes = "closed form", "chain rule"
+        scale = float(np.abs(self.v[np.isfinite(self.v)]).max(initial=0.0))
+        between = compare.judge(label, routes, value, by_chain, allowed, "float64", scale)
+        found = [] if between.difference is None else [between.difference]
+        verdicts = [between.verdict]
+        answer = self.answer
+        if answer is None or answer.error or not self._asked_of(node, answer):
+            verdicts = [fold.verdict(found, asked=False, singular=bool(found and self.singular),
+                                     by_kernel=self.by_kernel)]  # fmt: skip
+            self._differences += found
+            return value, by_chain, None, allowed, verdicts[0], None
+        kept = answer.gradients.get(label)
+        torch = zero if kept is None else kept
+        digits = None
+        if self.judged is None:
+            allowed = compare.bound(size, value, self.v, dtype)
+            routes = "closed form", "PyTorch"
+            result = compare.judge(label, routes, value, torch, allowed, dtype, scale)
+            verdicts.append(result.verdict)
+            found += [] if result.difference is None else [result.difference]
+        else:
+            steps = self.judged.on_the_way(self.graph, node)
+            verdicts += [step.verdict for step in steps]
+            allowed = self.judged.arriving(node)
+            digits = measure.whole(torch, value, dtype, scale)
+            if measure.few(digits, dtype):
+                verdicts.append("convention")
+            else:
+                digits = None
+        self._differences += found
+        if found and (self.singular or all(map(self.by_kernel, found))):
+            verdicts = ["convention" if v == "mismatch" else v for v in verdicts]
+        return value, by_chain, torch, allowed, worst(verdicts), digits
+
+    def _asked_of(self, node: Node, answer: Any) -> bool:
+        return node.op is None or node.label in answer.gradients
 
     @property
     def singular(self) -> list[Singular]:
@@ -541,12 +609,12 @@ class Run:
         from gradexplain.notes import notes
 
         explanation = self.explanation
-        found = (*explanation.gradients.values(), *explanation.intermediates.values())
+        found = self._found()
         status, reason = "agree", ""
-        if self._answer is None:
+        if self.answer is None:
             status = "skipped"
-        elif self._answer.error:
-            status, reason = "failed", self._answer.error
+        elif self.answer.error:
+            status, reason = "cannot tell", self.answer.error
         explanation.check = fold.check(
             status,
             (gradient.verdict for gradient in found),
@@ -556,8 +624,37 @@ class Run:
             reason,
             self.by_kernel,
         )
+        if self.judged is not None:
+            explanation.check.compared = self.judged.compared
+            explanation.check.operations = self.judged.operations
+            if not explanation.check.reason:
+                explanation.check.reason = self._reason(explanation.check.status)
         explanation.check = fold.fold([explanation.check, *self._others])
         explanation.notes += notes(self, self.singular)
+
+    def _reason(self, status: str) -> str:
+        """Why PyTorch's numbers are no plain agreement though each of its steps may be right."""
+        assert self.judged is not None
+        if status == "cannot tell":
+            left = self.judged.operations - self.judged.compared
+            return (
+                f"in {left} of {self.judged.operations} operations of the backward pass PyTorch's "
+                "own roundings may be as large as its numbers, so that an error would not be seen."
+                if left
+                else "the closed form cannot be told from the chain rule in this arithmetic."
+            )
+        if status != "convention" or self.singular:
+            return ""
+        if any(gradient.digits is not None for gradient in self._found()):
+            return "PyTorch's arithmetic runs out: every step is right at its numbers, the whole is not"
+        whys = {step.why for step in self.judged.steps.values() if step.why}
+        if whys & {"overflow", "special"}:
+            return "nan, inf and -0.0 follow IEEE's rules here, which no formula has"
+        return ""
+
+    def _found(self) -> list[Gradient]:
+        x = self.explanation
+        return [*x.gradients.values(), *x.intermediates.values()]
 
     # -- what notes ask --------------------------------------------------------------------------
 
@@ -595,6 +692,12 @@ class Run:
         """Whether ``Jᵀv`` is 0 at ``values``."""
         pair = self.closed.at(values, v, exact=self.exact).gradient_value(leaf)
         return not self.clean(pair).any()
+
+
+def _shown_apart(value: Array, exact: Array, dtype: str) -> bool:
+    """Whether two arrays differ in the digits that a page shows and the dtype has."""
+    shown = min(6.0, measure.in_format(dtype) - 1)
+    return bool((measure.right(value, exact, dtype) < shown).any())
 
 
 def _random(shape: Shape, seed: int) -> Array:

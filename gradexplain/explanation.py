@@ -86,6 +86,7 @@ class Upstream:
 class ForwardRow:
     """One node: ``node`` is its name (the user's, or t1, t2, …), ``expression`` reads ``t1 + log(c)``.
 
+    ``value`` is what the dtype gives, operation by operation (PyTorch's, where it was asked).
     ``part_of`` is set where it is no operation of the user's but a part that the formula of another
     node names: the softmax ``p`` of a cross-entropy.
     """
@@ -100,6 +101,8 @@ class ForwardRow:
     #: whether the user named it, and what it is called in words: its own text where it is short
     named: bool = field(default=True, kw_only=True)
     text: str = field(default="", kw_only=True)
+    #: The exact value, where it is another one in the digits shown.
+    exact: Array | None = None
 
 
 @dataclass(slots=True)
@@ -117,6 +120,8 @@ class Jacobian(Formula):
 @dataclass(slots=True)
 class Step:
     """One contribution of the backward pass: what ``node`` sends to ``input``.
+
+    ``verdict`` is agree, convention, mismatch, cannot tell or skipped.
 
     ``upstream`` is the gradient of L with respect to ``node``.  ``rule`` is the local derivative and
     the contribution in index notation, ``numbers`` the same for one element with its numbers
@@ -136,15 +141,30 @@ class Step:
     uses: int = 1
     #: the contribution in terms of ``g``, the gradient that arrives at ``node``: ``b·g``
     short: str = field(default="", kw_only=True)
+    #: PyTorch's own contribution, what the record gives at PyTorch's own inputs and upstream gradient
+    #: there, how far that operation's roundings may take the two apart, and how many times an error of
+    #: 1 % would exceed that bound.  None where PyTorch was not asked.
+    torch: Array | None = None
+    expected: Array | None = None
+    tolerance: Array | None = None
+    margin: float | None = None
+    verdict: str = "skipped"
+
+    JSON: ClassVar[Keys] = {
+        "torch": Key(computed="PyTorch"),
+        "expected": Key(computed="PyTorch and NumPy"),
+        "tolerance": TOLERANCE,
+        "margin": Key(digits=2),
+    }
 
 
 @dataclass(slots=True)
 class Gradient(Formula):
     """``Jᵀv`` for one leaf, in its shape, by three routes.
 
-    ``value`` is the closed form's, ``chain_rule`` the step by step one's, ``torch`` PyTorch's (None
-    when it was not asked), ``tolerance`` the bound per element.  ``verdict`` is agree, convention,
-    mismatch or skipped.
+    ``value`` is the closed form's, ``chain_rule`` the step by step one's, ``torch`` PyTorch's as it
+    gave it (None when it was not asked).  ``tolerance`` bounds, per element, what the roundings of the
+    last steps alone may add.  ``verdict`` is agree, convention, mismatch, cannot tell or skipped.
     """
 
     value: Array
@@ -156,6 +176,8 @@ class Gradient(Formula):
     short: str = field(default="", kw_only=True)
     #: a line of PyTorch that computes it, which has been run; "" where there is no short one
     line: str = field(default="", kw_only=True)
+    #: How many decimal digits of PyTorch's numbers are right, as a whole, where they are few.
+    digits: float | None = None
 
     JSON: ClassVar[Keys] = {
         "chain_rule": Key(computed="NumPy, where the tensors are large"),
@@ -245,10 +267,11 @@ class Difference:
 
 @dataclass(slots=True)
 class Check:
-    """``status`` is agree, convention, mismatch, skipped or failed.
+    """``status`` is agree, convention, mismatch, cannot tell or skipped.
 
-    It failed where PyTorch could not be asked or refused or, with ``differences``, where nothing else has a
-    number to hold against PyTorch's; ``reason`` says so.
+    Nothing can be told where PyTorch could not be asked or refused, where nothing else has a number to
+    hold against PyTorch's, or where a bound is no smaller than what it bounds; ``reason`` says so.
+    ``compared`` of ``operations`` backward operations were held against PyTorch's one by one.
     """
 
     status: str
@@ -256,6 +279,8 @@ class Check:
     tolerance: float | None
     differences: list[Difference] = field(default_factory=list)
     reason: str = ""
+    compared: int = 0
+    operations: int = 0
 
     JSON: ClassVar[Keys] = {"tolerance": TOLERANCE}
 

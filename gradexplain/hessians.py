@@ -23,7 +23,6 @@ from gradexplain.engine import (
     Problem,
     Request,
     Run,
-    cleaned,
     explanation_of,
     is_small,
     problem_of,
@@ -53,7 +52,7 @@ from gradexplain.plan.arrays import to_float
 from gradexplain.plan.evaluate import Evaluator
 from gradexplain.reading.arrays import ONES, Value, as_array, bind
 from gradexplain.routes.calls import Part, Shared
-from gradexplain.routes.chain import ChainRule
+from gradexplain.routes.chain import ChainRule, cleaned
 from gradexplain.routes.closed import ClosedForm, Shown
 from gradexplain.routes.pytorch import Asked
 from gradexplain.routes.second import HessianQuestion
@@ -749,7 +748,7 @@ class _Making:
         items: list[Block | Product] = [*h.blocks.values(), *h.products.values()]
         status = "agree" if self.asked.shared is not None else "skipped"
         if self.refused:
-            status = "failed"
+            status = "cannot tell"
         found = fold.check(
             status,
             (item.verdict for item in items),
@@ -760,7 +759,7 @@ class _Making:
             self._by_kernel,
         )
         if self.broken and found.status == "convention":
-            found.status = "failed"
+            found.status = "cannot tell"
             found.reason = (
                 "the closed form meets 0/0 or 0·inf at this point and has no number there; "
                 "PyTorch's numbers stand alone"

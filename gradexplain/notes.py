@@ -28,6 +28,8 @@ class Singular:
     node: Node
     index: tuple[int, ...]
     count: int
+    #: True at each element of the result where it is.
+    mask: Any
 
 
 def singular_nodes(graph: Graph, chain: ChainRule, wanted: list[str]) -> list[Singular]:
@@ -44,7 +46,7 @@ def singular_nodes(graph: Graph, chain: ChainRule, wanted: list[str]) -> list[Si
         mask = _mask(node, graph, chain)
         if mask is not None and mask.any():
             index = tuple(int(i) for i in np.argwhere(mask)[0])
-            found.append(Singular(node, index, int(mask.sum())))
+            found.append(Singular(node, index, int(mask.sum()), mask))
     return found
 
 
@@ -103,10 +105,13 @@ def notes(run: Run, singular: list[Singular]) -> list[Note]:
     """Every note that applies, in a fixed order."""
     found = _kinks(run, singular)
     explained = {note.data["node"] for note in found}
+    lost = _lost(run)
+    explained |= {note.data["node"] for note in lost}
     found += [note for note in _infinities(run) if note.data["node"] not in explained]
     found += _stopped(run)
     found += _coarse(run)
     found += _conventions(run, singular)
+    found += lost
     found += _unreached(run)
     found += _retained(run)
     found += _blind(run)
@@ -235,6 +240,81 @@ def _coarse(run: Run) -> list[Note]:
         for kernel in op.coarse
         if kernel.order == 1
     ]
+
+
+#: So many places where digits are lost are named.
+_PLACES = 3
+
+
+def _lost(run: Run) -> list[Note]:
+    """Where PyTorch's digits went, where a gradient or the output has few of them left."""
+    from gradexplain.verdict import digits
+    from gradexplain.verdict.rewrites import rewrites
+
+    if run.real is None:
+        return []
+    x, dtype = run.explanation, run.problem.dtype
+    gradients = [*x.gradients.values(), *x.intermediates.values()]
+    if all(gradient.digits is None for gradient in gradients):
+        return []
+    exact = {id: _within(run.clean(pair), pair[0]) for id, pair in run.chain.forward.items()}
+    found = []
+    for loss in digits.forward_losses(run.graph, run.real.forward, exact, dtype)[:_PLACES]:
+        node, place = loss.node, at(loss.node.label, loss.index)
+        call = f"{place} in {node.label} = {_call(run, node)}" if node.named else place
+        if call.startswith(f"{node.label} in "):
+            call = call.removeprefix(f"{node.label} in ")
+        if loss.overflow:
+            text = f"{call} is too large for {dtype}: PyTorch has {_number(loss.found)}."
+        else:
+            kept = f"{round(loss.after)} of {loss.of:.0f} digits"
+            text = (
+                f"{call} has {kept} left in PyTorch, {_number(loss.found)} for "
+                f"{_number(loss.exact)}: they are lost here."
+            )
+        other = next(rewrites(run.graph, node), None)
+        data = {"node": node.label, "index": list(loss.index), "digits": round(loss.after)}
+        if other is not None:
+            text += f" Write {other.instead} for {other.written}."
+            data["instead"] = other.instead
+        found.append(Note("overflow" if loss.overflow else "cancellation", text, data))
+    return found or _lost_on_the_way_back(run)
+
+
+def _within(rounded: Array, exact: Any) -> Array:
+    """Numbers that are finite as the largest float at most."""
+    if exact.dtype != object:
+        return rounded
+    finite = np.frompyfunc(lambda x: bool(abs(x) < x.context.inf), 1, 1)(exact)
+    finite = np.asarray(finite, dtype=bool)
+    most = np.finfo(np.float64).max
+    return np.where(finite, np.clip(rounded, -most, most), rounded)
+
+
+def _lost_on_the_way_back(run: Run) -> list[Note]:
+    """The first value whose gradient has few digits though what was sent to it came of many."""
+    from gradexplain.verdict import digits
+
+    assert run.real is not None
+    dtype = run.problem.dtype
+    scale = float(np.abs(run.v[np.isfinite(run.v)]).max(initial=0.0))
+    for c in run.chain.contributions:
+        real = run.real.upstream.get(c.source.id)
+        if real is None:
+            continue
+        ours = run.clean(run.chain.upstream[c.source.id])
+        left = digits.whole(real, ours, dtype, scale)
+        if digits.few(left, dtype):
+            return [
+                Note(
+                    "cancellation",
+                    f"What arrives at {c.source.label} on the way back has {round(left)} of "
+                    f"{digits.in_format(dtype):.0f} digits left in PyTorch: what {c.node.label} = "
+                    f"{_call(run, c.node)} sends there is a difference of nearly equal numbers.",
+                    {"node": c.node.label, "input": c.source.label, "digits": round(left)},
+                )
+            ]
+    return []
 
 
 def _conventions(run: Run, singular: list[Singular]) -> list[Note]:

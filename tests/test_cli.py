@@ -237,7 +237,7 @@ def test_an_interrupt() -> None:
 
 @pytest.mark.parametrize(
     ("status", "code"),
-    [("agree", 0), ("convention", 0), ("skipped", 0), ("mismatch", 1), ("failed", 3)],
+    [("agree", 0), ("convention", 0), ("skipped", 0), ("mismatch", 1), ("cannot tell", 3)],
 )
 def test_exit_codes(status: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     module = engine(status=status)

@@ -133,7 +133,7 @@ def _explained(
             raise
         # What is there is shown, and what is missing; the message on standard error says it too.
         said = link.too_long() if isinstance(error, link.TimeUp) else link.too_large()
-        explanation.check = Check("failed", explanation.dtype, None, [], said.split("\n")[0])
+        explanation.check = Check("cannot tell", explanation.dtype, None, [], said.split("\n")[0])
         _write(explanation, shown, out, alone)
         raise
     assert explanation is not None and explanation.check is not None

@@ -70,7 +70,7 @@ _SMALL = 36
 #: What a convention is, where the check names no other reason.
 CHOICE = "the routes differ where mathematics leaves a choice"
 
-ROLES = {"agree": "good", "convention": "doubt", "mismatch": "bad", "failed": "doubt"}
+ROLES = {"agree": "good", "convention": "doubt", "mismatch": "bad", "cannot tell": "doubt"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -695,36 +695,42 @@ def verdict(
     """The verdict in one line, and where the routes differ, the routes' numbers."""
     if check is None:
         return
-    bound = ""
-    if check.tolerance is not None:
-        bound = f"; bound {numbers.number(check.tolerance, 2)}"
-    reason = check.reason
+    scope, reason = compared(check), check.reason
     said = {
-        "agree": f"closed form = chain rule = PyTorch ({check.dtype}{bound}). {reason}",
-        "convention": f"{reason or CHOICE} ({check.dtype}{bound}).",
-        "mismatch": f"the routes give different {of} ({check.dtype}{bound}). {reason}",
+        "agree": f"closed form = chain rule = PyTorch ({scope}). {reason}",
+        "convention": f"{reason or CHOICE} ({scope}).",
+        "mismatch": f"the routes give different {of} ({scope}). {reason}",
         "skipped": "closed form = chain rule; PyTorch was not asked.",
-        "failed": reason
-        if check.differences
+        "cannot tell": reason
+        if check.differences or check.operations
         else f"{reason.rstrip('.')}. The closed form stands, and the chain rule gives the same {of}.",
     }.get(check.status, reason)
-    word = {"mismatch": "MISMATCH", "skipped": "not checked", "failed": "cannot tell"}.get(
-        check.status, check.status
-    )
+    word = {"mismatch": "MISMATCH", "skipped": "not checked"}.get(check.status, check.status)
     yield Paragraph(line(Span(f"{word}: ", ROLES.get(check.status, "label")), said.strip()), hang=2)  # type: ignore[arg-type]
     if check.differences:
         yield Table(tuple(_difference(d, check.status, precision) for d in check.differences))
-        for gradient in gradients:
-            if gradient.verdict in ("convention", "mismatch"):
-                routes = [("closed form", gradient.value), ("chain rule", gradient.chain_rule)]
-                if gradient.torch is not None:
-                    routes.append(("PyTorch", gradient.torch))
-                yield Table(
-                    tuple(
-                        (cell(name(f"{gradient.name}.grad") if not place else ""), cell(label(title)), (Tensor(value),))
-                        for place, (title, value) in enumerate(routes)
-                    )
-                )  # fmt: skip
+    for gradient in gradients:
+        if gradient.verdict in ("convention", "mismatch", "cannot tell"):
+            routes = [("closed form", gradient.value), ("chain rule", gradient.chain_rule)]
+            if gradient.torch is not None:
+                routes.append(("PyTorch", gradient.torch))
+            if all(np.array_equal(gradient.value, value, equal_nan=True) for _, value in routes):
+                continue
+            yield Table(
+                tuple(
+                    (cell(name(f"{gradient.name}.grad") if not place else ""), cell(label(title)), (Tensor(value),))
+                    for place, (title, value) in enumerate(routes)
+                )
+            )  # fmt: skip
+
+
+def compared(check: Check) -> str:
+    """The dtype, and how much of the backward pass was held against PyTorch's step by step."""
+    if not check.operations:
+        return check.dtype
+    number, many = check.compared, check.operations
+    part = f"{number} of {many} operations" if number < many else "each operation"
+    return f"{check.dtype}; {part if many > 1 else 'its one operation'} compared"
 
 
 def _difference(d: Difference, status: str, precision: int) -> tuple[Cell, ...]:

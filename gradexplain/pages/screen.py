@@ -43,7 +43,7 @@ _ROOM = ((22, 5, 6), (14, 4, 5), (8, 3, 4), (4, 2, 3))
 _WORDS: dict[str, tuple[str, Role]] = {
     "agree": ("agree", "good"), "convention": ("convention", "doubt"),
     "mismatch": ("MISMATCH", "bad"), "skipped": ("not checked", "quiet"),
-    "failed": ("cannot tell", "doubt"),
+    "cannot tell": ("cannot tell", "doubt"),
 }  # fmt: skip
 
 

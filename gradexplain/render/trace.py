@@ -452,7 +452,7 @@ def _conclusion(page: Page, x: TracedCall) -> None:
         "convention": f"convention: {check.reason or text.CHOICE} ({check.dtype}{bound}).",
         "mismatch": f"MISMATCH: the routes give different gradients ({check.dtype}{bound}).",
         "skipped": f"not checked: {check.reason}",
-        "failed": f"not checked: {check.reason}",
+        "cannot tell": f"cannot tell: {check.reason}",
     }
     word, colon, rest = words[check.status].partition(":")
     page.add(page.text(word + colon, VERDICTS.get(check.status, "")), page.text(rest), hang=2)

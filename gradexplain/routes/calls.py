@@ -11,7 +11,15 @@ from gradexplain.explanation import Array, Saved
 from gradexplain.graph import Graph
 from gradexplain.ops.base import Op
 from gradexplain.routes import pytorch
-from gradexplain.routes.pytorch import ERRORS, Answer, Asked, first_line, tensors_of, to_array
+from gradexplain.routes.pytorch import (
+    ERRORS,
+    Answer,
+    Asked,
+    Question,
+    first_line,
+    tensors_of,
+    to_array,
+)
 
 #: Python's own operators, by how a record shows them: ``3*x`` saves another tensor than mul(3, x).
 _OPERATORS: Mapping[str, Callable[..., Any]] = {
@@ -57,8 +65,11 @@ class CallsQuestion:
 
         try:
             alone = tuple(
-                self._alone(torch, start, v) for start, v in zip(self.starts, self.vs, strict=True)
+                self._alone(start, v) for start, v in zip(self.starts, self.vs, strict=True)
             )
+            refused = next((answer.error for answer in alone if answer.error), "")
+            if refused:
+                return CallsAnswer((), (), error=refused)
             return self._together(torch, alone)
         except ERRORS as error:
             return CallsAnswer((), (), error=first_line(error))
@@ -79,11 +90,9 @@ class CallsQuestion:
                     tensors[node.id].retain_grad()
         return tensors, kept
 
-    def _alone(self, torch: Any, start: int, v: Array) -> Answer:
-        tensors, kept = self._run(torch)
-        output = tensors[start]
-        pytorch.backward(torch, output, torch.tensor(v, dtype=output.dtype))
-        return Answer({name: to_array(torch, tensor.grad) for name, tensor in kept.items()})
+    def _alone(self, start: int, v: Array) -> Answer:
+        graph = Graph(self.graph.source, self.graph.nodes, start)
+        return Question(graph, self.values, v, self.wanted, self.dtype, self.retain).ask()
 
     def _together(self, torch: Any, alone: tuple[Answer, ...]) -> CallsAnswer:
         tensors, kept = self._run(torch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,28 @@ import numpy as np
 from gradexplain.adjoint import Adjoint, Contribution, adjoint
 from gradexplain.explanation import Array
 from gradexplain.formula.calculus import literal_value
+from gradexplain.formula.functions import mp
 from gradexplain.formula.local import RESULT, UPSTREAM, local_rule
 from gradexplain.graph import Graph, Node, Ref, refs
 from gradexplain.plan.arrays import Pair, as_array, to_exact, to_float
 from gradexplain.plan.evaluate import Evaluator
+from gradexplain.verdict import compare
+
+
+def cleaned(pair: Any, *, exact: bool) -> Array:
+    """A pair as float64, rounding noise put to 0."""
+    value = pair[0]
+    if exact:
+        unit = mp.mpf(10) ** (10 - mp.dps)
+        with np.errstate(all="ignore"):
+            noise = np.frompyfunc(lambda x, size: _is_noise(x, size, unit), 2, 1)(value, pair[1])
+        return np.where(np.asarray(noise, dtype=bool), 0.0, to_float(value)) + 0.0
+    return compare.settled(to_float(value), pair[1], compare.ROUNDOFF["float64"])
+
+
+def _is_noise(value: Any, magnitude: float, unit: Any) -> bool:
+    """Whether a number with digits to spare is 0 but for its rounding."""
+    return bool(magnitude < math.inf and abs(value) <= unit * magnitude)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +41,30 @@ class Sent(Contribution):
     """A contribution at the point: the pair of its values and magnitudes."""
 
     value: Pair
+
+
+#: Decimal digits with which values are computed first, and where those are not enough.
+DIGITS, MORE_DIGITS = 50, 400
+
+#: So many digits are to be right.
+_WANTED = 18
+
+
+def settled_chain(
+    graph: Graph, values: Mapping[str, Array], v: Array, wanted: list[str], *, exact: bool
+) -> tuple[ChainRule, int]:
+    """The chain rule carried through, and the digits with which it was.
+
+    Where fewer than 18 digits of a number are certain it is all done again with `MORE_DIGITS`; what is
+    then no more than its own rounding is 0.
+    """
+    for digits in (DIGITS, MORE_DIGITS):
+        with mp.workdps(digits):
+            chain = ChainRule(graph, values, exact=exact)
+            chain.backward(v, wanted)
+        if not exact or chain.is_certain(digits):
+            break
+    return chain, digits
 
 
 class ChainRule:
@@ -43,6 +86,16 @@ class ChainRule:
         for node in graph.nodes:
             if node.id in needed:
                 self.forward[node.id] = self._value(node, values)
+
+    def is_certain(self, digits: int) -> bool:
+        """Whether enough of the ``digits`` are left in every number."""
+        found = [*self.forward.values(), *self.upstream.values()]
+        found += [c.value for c in self.contributions]
+        with np.errstate(all="ignore"):
+            return not any(
+                (np.abs(to_float(value)) < size * 10.0 ** (_WANTED - digits)).any()
+                for value, size in found
+            )
 
     def _pair(self, array: Any) -> Pair:
         array = np.asarray(array, dtype=np.float64)
@@ -83,7 +136,7 @@ class ChainRule:
             if literal is not None:
                 return self._pair(literal)
             if label == RESULT:
-                return self.forward[node.id]
+                return self._result(node)
             return self.forward[order[int(label[1:])]]
 
         def lookup(label: str) -> Any:
@@ -100,6 +153,9 @@ class ChainRule:
             evaluator = self._evaluator(c.node, c.rule.sizes[c.place], pair)
             pair = evaluator.value(c.term.formula, c.term.places, c.source.shape)
         return pair
+
+    def _result(self, node: Node) -> Pair:
+        return self.forward[node.id]
 
     def integers(self, node: Node) -> Any:
         """The values of an integer tensor; negative ones count from the end where it is an index."""

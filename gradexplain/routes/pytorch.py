@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from gradexplain.errors import InputError
 from gradexplain.explanation import Array
-from gradexplain.graph import Graph, Ref
+from gradexplain.graph import Graph, Ref, refs
 from gradexplain.ops.base import Op
 from gradexplain.routes import process
 from gradexplain.supervisor import link
@@ -40,19 +40,72 @@ class Question:
 
         graph = self.graph
         try:
-            tensors = tensors_of(torch, graph, self.values, self.wanted, self.dtype)
+            tensors = tensors_of(torch, graph, self.values, self.wanted, self.dtype, run=self.apart)
             output = tensors[graph.output]
-            kept = {n.label: tensors[n.id] for n in graph.leaves if n.label in self.wanted}
             for node in graph.nodes:
-                if node.label in self.retain and node.id in tensors:
-                    kept[node.label] = tensors[node.id]
-                    if tensors[node.id].requires_grad:
-                        tensors[node.id].retain_grad()
+                tensor = tensors.get(node.id)
+                if node.op is not None and tensor is not None and tensor.requires_grad:
+                    tensor.retain_grad()
             if output.requires_grad:
                 backward(torch, output, torch.tensor(self.v, dtype=output.dtype))
+            kept = {
+                node.label: to_array(torch, tensors[node.id].grad)
+                for node in graph.nodes
+                if node.id in tensors
+                and (node.label in self.retain or (node.is_leaf and node.label in self.wanted))
+            }
+            return Answer(kept, steps=self._steps(torch, tensors))
         except ERRORS as error:
             return Answer({}, refusal(error, self._verb(torch)))
-        return Answer({name: to_array(torch, tensor.grad) for name, tensor in kept.items()})
+
+    def run(
+        self, torch: Any, op: Op, args: Sequence[Any], tensors: Mapping[int, Any], dtype: Any
+    ) -> Any:
+        """One operation, with its backward."""
+        return call(torch, op, args, tensors, dtype)
+
+    def apart(
+        self, torch: Any, op: Op, args: Sequence[Any], tensors: Mapping[int, Any], dtype: Any
+    ) -> Any:
+        """One operation's result as a tensor of its own, also where it hands on what it was given."""
+        found = self.run(torch, op, args, tensors, dtype)
+        if found is None:
+            return None  # a part of another operation, which PyTorch has no name for
+        given = any(found is tensors.get(ref.id) for ref in refs(args))
+        return found.view_as(found) if given else found
+
+    def _steps(self, torch: Any, tensors: Mapping[int, Any]) -> Steps:
+        """What PyTorch computed on the way, and each operation's backward by itself."""
+        forward: dict[int, Array] = {}
+        upstream: dict[int, Array] = {}
+        contributions: dict[tuple[int, int], Array] = {}
+        dtype = getattr(torch, self.dtype)
+        needed, parts = self.graph.needed(), self.graph.parts()
+        for node in self.graph.nodes:
+            tensor = tensors.get(node.id)
+            if node.id not in needed or node.id in parts or node.is_literal or tensor is None:
+                continue
+            forward[node.id] = numbers_of(torch, tensor)
+            if not tensor.requires_grad or tensor.grad is None:
+                continue
+            upstream[node.id] = numbers_of(torch, tensor.grad)
+            if node.op is None:
+                continue
+            local = dict(tensors)
+            inputs = {}
+            for id in dict.fromkeys(node.inputs):
+                if isinstance(tensors.get(id), torch.Tensor) and tensors[id].requires_grad:
+                    local[id] = inputs[id] = tensors[id].detach().requires_grad_()
+            result = self.run(torch, node.op, node.args, local, dtype)
+            if not inputs or not result.requires_grad:
+                continue
+            found = torch.autograd.grad(
+                result, list(inputs.values()), tensor.grad, allow_unused=True
+            )
+            for id, part in zip(inputs, found, strict=True):
+                if part is not None:
+                    contributions[node.id, id] = numbers_of(torch, part)
+        return Steps(forward, upstream, contributions)
 
     def _verb(self, torch: Any) -> str:
         """What PyTorch does not do: differentiate the graph, or compute it in the first place."""
@@ -65,11 +118,26 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class Steps:
+    """PyTorch's numbers on the way, by the nodes' ids.
+
+    ``upstream[n]`` is the gradient that arrived at n, ``contributions[n, m]`` what the backward of
+    n's operation alone makes of it for m, at PyTorch's own values.  Where no gradient flows there is
+    no entry.
+    """
+
+    forward: Mapping[int, Array]
+    upstream: Mapping[int, Array]
+    contributions: Mapping[tuple[int, int], Array]
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """``gradients[name]`` is None where PyTorch leaves ``.grad`` None; ``error`` if it raised."""
 
     gradients: Mapping[str, Array | None]
     error: str = ""
+    steps: Steps | None = None
 
 
 def asked_here(question: Askable) -> Any:
@@ -141,9 +209,11 @@ def refusal(error: Exception, verb: str = "differentiate") -> str:
 
 def to_array(torch: Any, tensor: Any) -> Array | None:
     """A tensor of PyTorch's in float64, None for None."""
-    if tensor is None:
-        return None
-    # A copy: PyTorch adds to .grad in place.
+    return None if tensor is None else numbers_of(torch, tensor)
+
+
+def numbers_of(torch: Any, tensor: Any) -> Array:
+    """A tensor of PyTorch's in float64: a copy, since PyTorch adds to .grad in place."""
     array: Array = tensor.detach().to(torch.float64, copy=True).numpy()
     return array
 

@@ -171,7 +171,7 @@ def unexplained(snapshot: Snapshot, why: str) -> TracedCall:
     """A call of which nothing can be said but what failed."""
     blank = Snapshot(snapshot.index, snapshot.function, snapshot.site, error=snapshot.error)
     call = _Explainer(blank).explained()
-    call.check = Check("failed", call.dtype, None, [], f"it could not be explained: {why}.")
+    call.check = Check("cannot tell", call.dtype, None, [], f"it could not be explained: {why}.")
     return call
 
 
@@ -762,14 +762,14 @@ class _Explainer:
             status, reason = "skipped", "PyTorch raised an error."
         elif not self.checkable:
             kinds = sorted({v.dtype for v in self.values} - _UNIT.keys())
-            status, reason = "failed", f"no formula here is for {', '.join(kinds)}."
+            status, reason = "cannot tell", f"no formula here is for {', '.join(kinds)}."
         elif x.unchecked and not x.checked:
-            status, reason = "failed", "no operation of this chain has a formula."
+            status, reason = "cannot tell", "no operation of this chain has a formula."
         else:
             status = worst(self.verdicts)
             verdicts = [g.verdict for g in x.gradients.values()]
             if x.unchecked and worst([status, *verdicts]) != "mismatch":
-                status, verdicts = "failed", []
+                status, verdicts = "cannot tell", []
                 of = x.checked + x.unchecked
                 reason = f"{x.checked} of {of} operations were compared, and they agree."
         bounds = [g.tolerance for g in x.gradients.values()]

@@ -97,11 +97,11 @@ def screen_of(trace: Trace, script: str) -> Screen:
     """The screen of a script that has ended."""
     explained = [trace.call(snapshot.index) for snapshot in trace.snapshots if not snapshot.late]
     checks = [call.check for call in explained if call.check is not None and call.error is None]
-    status = worst([check.status for check in checks]) if checks else "failed"
+    status = worst([check.status for check in checks]) if checks else "cannot tell"
     checked = sum(call.checked for call in explained)
     operations = checked + sum(call.unchecked for call in explained)
     if any(b.failure or b.function == "torch.func" for b in trace.all) and status != "mismatch":
-        status = "failed"
+        status = "cannot tell"
     main = next((s for s in reversed(trace.snapshots) if s.error is None and s.operations), None)
     first = next((s for s in trace.snapshots if s.error is None and s.accumulated), main)
     nothing = _nothing(trace)
@@ -157,7 +157,7 @@ def _sentence(trace: Trace, status: str, checked: int, operations: int) -> str:
         "agree": f"{compared}, and PyTorch's gradients are theirs.",
         "convention": f"{compared}; where they differ, mathematics leaves a choice.",
         "mismatch": f"{compared}, and some send back another gradient than their formula.",
-        "failed": f"{compared}.",
+        "cannot tell": f"{compared}.",
         "skipped": f"{compared}.",
     }[status]
 

@@ -54,5 +54,7 @@ def fold(checks: Iterable[Check]) -> Check:
             max(tolerances, default=None),
             first.differences + other.differences,
             first.reason or other.reason,
+            first.compared + other.compared,
+            first.operations + other.operations,
         )
     return first

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 #: The exit code of each verdict, from the best to the worst.  ``skipped``: PyTorch was not to be asked.
-EXIT = {"agree": 0, "skipped": 0, "convention": 0, "failed": 3, "mismatch": 1}
+EXIT = {"agree": 0, "skipped": 0, "convention": 0, "cannot tell": 3, "mismatch": 1}
 
 
 def worst(statuses: Iterable[str]) -> str:

@@ -1,0 +1,101 @@
+"""How many digits of a floating point computation are right, and which operation lost them.
+
+The exact values are those of an evaluation with digits to spare.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradexplain.explanation import Array
+from gradexplain.graph import Graph, Node
+from gradexplain.verdict.compare import FORMATS
+
+#: An operation has lost digits when its result has so many fewer than what it was made from.
+_LOSS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """The operation in which digits were lost.
+
+    ``index`` is the element of its result that is worst off, with ``before`` right digits in the
+    operands and ``after`` in the result, of ``of`` in the dtype; ``overflow`` says that the result was
+    too large for the dtype.
+    """
+
+    node: Node
+    index: tuple[int, ...]
+    before: float
+    after: float
+    of: float
+    exact: float
+    found: float
+    overflow: bool = False
+
+
+def in_format(dtype: str) -> float:
+    """The decimal digits of a dtype."""
+    return -math.log10(FORMATS[dtype].unit)
+
+
+def right(found: Array, exact: Array, dtype: str) -> Array:
+    """The right decimal digits of each element, from 0 to the dtype's."""
+    most = in_format(dtype)
+    with np.errstate(all="ignore"):
+        apart = np.abs(found - exact) / np.abs(exact)
+        digits = -np.log10(apart)
+    same = (found == exact) | (np.isnan(found) & np.isnan(exact))
+    digits = np.where(same, most, np.nan_to_num(digits, nan=0.0, posinf=most, neginf=0.0))
+    return np.clip(digits, 0.0, most)
+
+
+def whole(found: Array, exact: Array, dtype: str, scale: float) -> float:
+    """The right digits of a tensor as a whole: the largest error against the largest element.
+
+    Where all of it should be 0, it is held against ``scale``.
+    """
+    most = in_format(dtype)
+    if not np.array_equal(np.isfinite(found), np.isfinite(exact)):
+        return 0.0
+    finite = np.isfinite(found)
+    if not np.array_equal(found[~finite], exact[~finite], equal_nan=True):
+        return 0.0
+    size = float(np.abs(exact[finite]).max(initial=0.0)) or scale
+    error = float(np.abs(found[finite] - exact[finite]).max(initial=0.0))
+    if error == 0 or size == 0:
+        return most
+    return min(most, max(0.0, math.log10(size) - math.log10(error)))
+
+
+def few(digits: float, dtype: str) -> bool:
+    """Whether so few digits are worth a word: less than half of the dtype's."""
+    return digits < in_format(dtype) / 2
+
+
+def forward_losses(
+    graph: Graph, found: Mapping[int, Array], exact: Mapping[int, Array], dtype: str
+) -> list[Loss]:
+    """The operations whose results have far fewer right digits than what they were made from."""
+    most = in_format(dtype)
+    digits: dict[int, float] = {}
+    losses = []
+    for node in graph.nodes:
+        if node.id not in found or node.id not in exact or found[node.id].size == 0:
+            continue
+        each = right(found[node.id], exact[node.id], dtype)
+        index = tuple(int(i) for i in np.unravel_index(int(np.argmin(each)), each.shape))
+        digits[node.id] = after = float(each[index])
+        if node.op is None:
+            continue
+        before = min((digits.get(i, most) for i in node.inputs), default=most)
+        if before - after < _LOSS and not (before > 0.5 and after == 0):
+            continue
+        value, true = float(found[node.id][index]), float(exact[node.id][index])
+        overflow = not math.isfinite(value) and before > 0
+        losses.append(Loss(node, index, before, after, most, true, value, overflow))
+    return losses

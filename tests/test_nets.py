@@ -1,0 +1,33 @@
+"""Deep nets with planted faults: none is overlooked, and no right one is called wrong."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+from nets import DTYPES, judge, places, problem, status_of, table
+
+
+def test_planted_faults_are_found_where_they_are() -> None:
+    for dtype, counts in table(6, seed=1).items():
+        totals: Counter[str] = Counter()
+        for (what, _), count in counts.items():  # type: ignore[misc]
+            totals[what] += count
+        assert counts["right nets", "mismatch"] == 0, dtype  # type: ignore[index]
+        assert counts["faults", "mismatch elsewhere"] == 0, dtype  # type: ignore[index]
+        assert counts["faults", "agree"] == counts["faults", "convention"] == 0, dtype  # type: ignore[index]
+        assert counts["faults", "cannot tell"] <= 0.05 * totals["faults"], dtype  # type: ignore[index]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_zeros_for_a_gradient_never_pass(dtype: str) -> None:
+    source = random.Random(dtype)
+    p = problem(source, dtype)
+    for place in source.sample(places(p), 5):
+        right = judge(p)
+        made = judge(p, *place, 0.0)
+        if np.any(right.steps[place].torch):
+            assert made.steps[place].verdict == "mismatch"
+            assert status_of(made) == "mismatch"
