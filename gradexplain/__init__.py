@@ -7,8 +7,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gradexplain.accumulation import explain, explain_calls
+    from gradexplain.batch.many import explain_many
     from gradexplain.checking.checker import assert_backward, check
-    from gradexplain.errors import GradexplainError, InputError, UnsupportedError
+    from gradexplain.errors import BudgetError, GradexplainError, InputError, UnsupportedError
     from gradexplain.explanation import Explanation
     from gradexplain.hessians import Hessian, hessian
     from gradexplain.trace import tracing
@@ -22,9 +23,11 @@ _HOMES = {
     "check": "gradexplain.checking.checker",
     "explain": "gradexplain.accumulation",
     "explain_calls": "gradexplain.accumulation",
+    "explain_many": "gradexplain.batch.many",
     "Explanation": "gradexplain.explanation",
     "Hessian": "gradexplain.hessians",
     "hessian": "gradexplain.hessians",
+    "BudgetError": "gradexplain.errors",
     "GradexplainError": "gradexplain.errors",
     "InputError": "gradexplain.errors",
     "UnsupportedError": "gradexplain.errors",
@@ -32,6 +35,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "BudgetError",
     "Explanation",
     "GradexplainError",
     "Hessian",
@@ -42,6 +46,7 @@ __all__ = [
     "check",
     "explain",
     "explain_calls",
+    "explain_many",
     "hessian",
     "tracing",
 ]

@@ -41,6 +41,7 @@ from gradexplain.reading.arrays import Value, as_array
 from gradexplain.render.numbers import number
 from gradexplain.routes.calls import CallsQuestion, Part, Shared
 from gradexplain.routes.pytorch import Asked
+from gradexplain.supervisor.within import within
 from gradexplain.verdict import compare
 
 
@@ -69,6 +70,7 @@ def explain(
     wrt: str | Sequence[str] | None = None,
     dtype: DType | None = None,
     check: bool = True,
+    timeout: float | None = None,
 ) -> Explanation:
     """Explain ``expression.backward(grad)``.
 
@@ -76,14 +78,19 @@ def explain(
     each a number, a nested list, a NumPy array, a tensor or ``"ones"``.  ``shapes`` gives the shapes
     of example values for inputs that are not in ``at``; ``wrt`` names the inputs to differentiate by,
     all of them by default; ``dtype`` is float64, or that of the tensors which the expression makes
-    itself (``torch.tensor(…, requires_grad=True)``).  ``J`` has the shape ``y.shape + x.shape`` (numerator layout); a gradient
-    has its input's shape.  Without ``check`` PyTorch is not asked.
+    itself (``torch.tensor(…, requires_grad=True)``).  ``J`` has the shape ``y.shape + x.shape``
+    (numerator layout); a gradient has its input's shape.  Without ``check`` PyTorch is not asked.  With
+    ``timeout`` it is done in a process of its own, which is ended after so many seconds, or at 2 GiB.
 
-    Raises `GradexplainError` (`InputError`, `UnsupportedError`) with the message of the command line.
+    Raises `GradexplainError` (`InputError`, `UnsupportedError`, `BudgetError`) with the message of the
+    command line.
     """
     grads = () if grad is None else (as_array(grad, "grad"),)
     request = request_of(expression, at, None, shapes, wrt, dtype, check)
-    return explanation_of(problem_of(request, Plan(grads=grads)))
+    plan = Plan(grads=grads)
+    return (
+        _explained(request, plan) if timeout is None else within(timeout, _explained, request, plan)
+    )
 
 
 def explain_calls(
@@ -100,13 +107,14 @@ def explain_calls(
     order: int = 1,
     dtype: DType | None = None,
     check: bool = True,
+    timeout: float | None = None,
 ) -> Explanation:
     """Explain ``start.backward(grad)`` for each of ``starts`` and ``grads``, one after another.
 
     Without ``starts`` every call is on the output; a grad that is None is a scalar's 1.
     ``zero_grad`` zeroes between calls, ``retain_graph=False`` lets each call free the graph.
     ``retain_grad`` names computed values whose ``.grad`` is kept.  ``order=2`` differentiates the
-    first backward pass.
+    first backward pass.  ``timeout`` is `gradexplain.explain`'s.
     """
     names = (retain_grad,) if isinstance(retain_grad, str) else tuple(retain_grad)
     plan = Plan(
@@ -118,6 +126,12 @@ def explain_calls(
         order,
     )
     request = request_of(expression, at, None, shapes, wrt, dtype, check)
+    return (
+        _explained(request, plan) if timeout is None else within(timeout, _explained, request, plan)
+    )
+
+
+def _explained(request: Request, plan: Plan) -> Explanation:
     *_, (_, explanation) = stages(request, plan)
     return explanation
 

@@ -63,6 +63,10 @@ class InputError(GradexplainError):
     """The request makes no sense: no version of the tool could carry it out."""
 
 
+class BudgetError(GradexplainError):
+    """The request takes more time or memory than it was given."""
+
+
 class UnsupportedError(GradexplainError):
     """The request makes sense to PyTorch, but is not supported yet."""
 

@@ -57,6 +57,7 @@ from gradexplain.routes.closed import ClosedForm, Shown
 from gradexplain.routes.pytorch import Asked
 from gradexplain.routes.second import HessianQuestion
 from gradexplain.second import Gradients, closed, free_label, stepped
+from gradexplain.supervisor.within import within
 from gradexplain.verdict import compare, fold
 
 #: H is computed whole for up to this many elements of the inputs together; beyond, H·u is checked.
@@ -214,18 +215,23 @@ def hessian(
     vector: Any = None,
     dtype: DType | None = None,
     check: bool = True,
+    timeout: float | None = None,
 ) -> Hessian:
     """Every second and mixed partial derivative of ``expression``, as `gradexplain.explain` has it.
 
     ``grad`` weighs the elements of an output that is not a scalar.  ``vector`` is the ``u`` of the
-    product ``H·u``: an array in the input's shape, or a mapping from inputs to theirs.
+    product ``H·u``: an array in the input's shape, or a mapping from inputs to theirs.  ``timeout`` is
+    `gradexplain.explain`'s.
     """
     u: dict[str | None, Value] = {}
     if isinstance(vector, Mapping):
         u = {name: as_array(value, f"vector[{name!r}]") for name, value in vector.items()}
     elif vector is not None:
         u = {None: as_array(vector, "vector")}
-    return hessian_of(request_of(expression, at, grad, shapes, wrt, dtype, check), u)
+    request = request_of(expression, at, grad, shapes, wrt, dtype, check)
+    if timeout is not None:
+        return within(timeout, hessian_of, request, u)
+    return hessian_of(request, u)
 
 
 def hessian_of(request: Request, vector: Mapping[str | None, Value]) -> Hessian:

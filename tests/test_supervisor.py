@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from gradexplain.supervisor import helper
+
 TESTS = Path(__file__).parent
 
 pytestmark = pytest.mark.skipif(
@@ -305,3 +307,30 @@ def test_a_traced_script_has_time_and_interrupts_of_its_own(tmp_path: Path) -> N
     assert "agree" in out
     assert out.endswith("at the end\n")
     assert err == "caught\n"
+
+
+def test_the_python_api_within_a_time() -> None:
+    """The same explanation, the same errors, and an end that nothing can put off."""
+    import gradexplain
+    from gradexplain.supervisor.within import within
+
+    try:
+        found = gradexplain.explain("x ** 2", at={"x": 3}, timeout=100)
+        assert found.check is not None and found.check.status == "agree"
+        assert found.gradients["x"].value == 6
+        assert gradexplain.hessian("x ** 2", at={"x": 3}, timeout=100).check.status == "agree"  # type: ignore[union-attr]
+        twice = gradexplain.explain_calls("x ** 2", [1, 1], at={"x": 3}, timeout=100)
+        assert twice.check is not None and twice.check.status == "agree"
+        with pytest.raises(gradexplain.InputError, match="something is missing"):
+            gradexplain.explain("x *", timeout=100)
+        with pytest.raises(gradexplain.BudgetError) as error:
+            within(1, pow, 3, 10**9)
+        assert str(error.value) == ("not finished within 1 seconds\nremedy: timeout=2 allows more")
+        with pytest.raises(gradexplain.BudgetError) as error:
+            within(100, bytearray, 1 << 40)
+        assert str(error.value) == (
+            "not enough memory: more than 2GiB is needed\n"
+            "remedy: smaller shapes have the same formulas"
+        )
+    finally:
+        helper.stop()

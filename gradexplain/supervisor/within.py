@@ -1,0 +1,58 @@
+"""A call of the Python API within a time: in a helper process, which can be ended at any moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from gradexplain.errors import BudgetError, InputError
+from gradexplain.limits import DEFAULT_MEMORY
+from gradexplain.supervisor import helper, link
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call that travels."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+    def ask(self) -> Any:
+        return self.function(*self.arguments)
+
+
+def within(timeout: float, function: Callable[..., T], *arguments: Any) -> T:
+    """``function(*arguments)`` in a helper that is kept for the next call.
+
+    Raises `BudgetError` where it takes more than ``timeout`` seconds, the start of the helper
+    included, or 2 GiB, and what the function raises.
+    """
+    if not timeout > 0:
+        raise InputError(
+            f"timeout is {timeout}, not a number of seconds above 0", remedy="leave it out"
+        )
+    taken = helper.take("gradexplain.engine")
+    taken.send(_Call(function, arguments), DEFAULT_MEMORY)
+    try:
+        found: T = taken.receive(timeout)
+    except helper.Failed as error:
+        if "in the time allowed" not in str(error):
+            raise BudgetError(f"no answer: {error}", remedy="use smaller tensors") from None
+        raise BudgetError(
+            f"not finished within {timeout:g} seconds",
+            remedy=f"timeout={2 * timeout:g} allows more",
+        ) from None
+    except MemoryError:
+        helper.keep(taken)
+        raise BudgetError(
+            f"not enough memory: more than {link.show_size(DEFAULT_MEMORY)} is needed",
+            remedy="smaller shapes have the same formulas",
+        ) from None
+    except Exception:
+        helper.keep(taken)
+        raise
+    helper.keep(taken)
+    return found
