@@ -327,7 +327,7 @@ def page_output_options(command: F) -> Callable[..., Any]:
     return _output_options(_FORMATS)(command)
 
 
-class _Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.3
+class Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.3
     """A time in seconds, or ``none``."""
 
     name = "seconds"
@@ -344,7 +344,7 @@ class _Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic before
         return seconds
 
 
-class _Bytes(click.ParamType):  # type: ignore[type-arg]
+class Bytes(click.ParamType):  # type: ignore[type-arg]
     """A size in bytes, as ``512MiB`` or ``2GB``, or ``none``."""
 
     name = "size"
@@ -370,12 +370,12 @@ def budget_options(command: F) -> F:
         link.memory(value)
 
     command = click.option(
-        "--memory", metavar="SIZE", type=_Bytes(), default=link.show_size(DEFAULT_MEMORY),
+        "--memory", metavar="SIZE", type=Bytes(), default=link.show_size(DEFAULT_MEMORY),
         callback=set_memory, expose_value=False,
         help="The most memory above the interpreter's: 512MiB, none. [2GiB]",
     )(command)  # fmt: skip
     return click.option(
-        "--timeout", metavar="SECONDS", type=_Seconds(), default=f"{DEFAULT_TIMEOUT:g}",
+        "--timeout", metavar="SECONDS", type=Seconds(), default=f"{DEFAULT_TIMEOUT:g}",
         callback=set_timeout, expose_value=False,
         help="The most time; what is there by then is shown. none: no limit. [60]",
     )(command)  # fmt: skip

@@ -29,7 +29,7 @@ def stdout() -> TextIO:
 def write(text: str) -> None:
     """Write ``text`` to standard output, at once."""
     stream = stdout()
-    with _refusals("standard output"):
+    with refusals("standard output"):
         stream.write(text)
         stream.flush()
 
@@ -37,7 +37,7 @@ def write(text: str) -> None:
 def flush() -> None:
     """Write what is left to standard output, here rather than at exit, where it could not fail well."""
     if sys.stdout is not None:
-        with _refusals("standard output"):
+        with refusals("standard output"):
             sys.stdout.flush()
 
 
@@ -74,12 +74,12 @@ def write_file(path: str, text: str) -> None:
     named pipe) is written to: replacing it would destroy it.
     """
     data = text.encode("utf-8", "backslashreplace")
-    with _refusals(path):
+    with refusals(path):
         target = Path(os.path.realpath(path))
         status = target.stat() if target.exists() else None
         if status is not None and not stat.S_ISREG(status.st_mode):
             with target.open("wb", buffering=0) as file:
-                _write_all(file.fileno(), data)
+                write_all(file.fileno(), data)
         elif status is not None and not os.access(target, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         else:
@@ -91,7 +91,7 @@ def _replace(target: Path, data: bytes, mode: int | None) -> None:
     temporary = target.parent / f".gradexplain-{secrets.token_hex(8)}"
     try:
         with temporary.open("xb", buffering=0) as file:
-            _write_all(file.fileno(), data)
+            write_all(file.fileno(), data)
         if mode is not None:
             temporary.chmod(mode)
         temporary.replace(target)
@@ -99,14 +99,14 @@ def _replace(target: Path, data: bytes, mode: int | None) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
 @contextmanager
-def _refusals(name: str) -> Iterator[None]:
+def refusals(name: str) -> Iterator[None]:
     """An operating system's refusal to write to ``name``, as our error; a closed pipe as it is."""
     try:
         yield

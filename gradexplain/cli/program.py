@@ -25,6 +25,7 @@ import click
 
 from gradexplain import __version__
 from gradexplain.cli import output, shell
+from gradexplain.cli.batch import batch
 from gradexplain.cli.check import check
 from gradexplain.cli.codegen import codegen
 from gradexplain.cli.hessian import hessian
@@ -49,6 +50,7 @@ def cli() -> None:
 
 
 cli.add_command(run)
+cli.add_command(batch)
 cli.add_command(why)
 cli.add_command(ops)
 cli.add_command(check)

@@ -85,6 +85,22 @@ def gathered(array: Any, places: Sequence[Any], axes: Sequence[Axes], to: Axes) 
     return array[at]
 
 
+def _found(table: Any, spot: Any) -> Any:
+    """Where each entry of ``table`` stands among ``spot``, the last time; -1 where it does not."""
+    if table.size == 0 or spot.size == 0:
+        return np.full(table.shape, -1)
+    most = max(int(spot.max()), int(table.max()))
+    if most <= 16 * (spot.size + table.size):
+        back = np.full(most + 1, -1)
+        back[spot] = np.arange(spot.size)
+        return back[table]
+    # Far apart, as the places of an example of astronomic size are: no table of all numbers.
+    by_value = np.argsort(spot, kind="stable")
+    place = np.searchsorted(spot, table, side="right", sorter=by_value) - 1
+    last = by_value[np.maximum(place, 0)]
+    return np.where((place >= 0) & (spot[last] == table), last, -1)
+
+
 def scattered(
     node: Any, value: Any, tables: Sequence[Any], spots: Sequence[Any], add: Callable[..., Any]
 ) -> Any:
@@ -105,9 +121,7 @@ def scattered(
     room = count
     for table, table_node, spot in zip(tables, own, spots, strict=True):
         spot = np.ravel(spot)
-        back = np.full(max(int(spot.max(initial=0)), int(table.max(initial=0))) + 1, -1)
-        back[spot] = np.arange(spot.size)
-        at = back[aligned(table, table_node.axes, order)]
+        at = aligned(_found(np.asarray(table), spot), table_node.axes, order)
         valid = valid & (at >= 0)
         where = where * spot.size + at
         room *= spot.size

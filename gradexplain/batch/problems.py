@@ -1,0 +1,160 @@
+"""One problem, a line of JSON, and its answer, another.
+
+    {"id": "a1", "expression": "x / x.sum()", "at": {"x": [1, 2]}, "grad": [1, 0]}
+    {"line": 1, "id": "a1", "status": "agree", "answer": {"schema": "gradexplain/1", …}}
+    {"line": 2, "status": "error", "error": "line 2 is not JSON: …"}
+
+``line`` is the problem's line, from 1.  ``status`` is the answer's verdict (agree, convention, mismatch,
+failed, skipped), or else ``error`` where the problem makes no sense, or ``timeout``, ``memory`` or
+``crashed``; then ``error`` says why and there is no ``answer``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gradexplain.errors import GradexplainError, InputError, clipped, printable
+from gradexplain.limits import MAX_VALUE_TEXT
+from gradexplain.supervisor import link
+
+#: Statuses of a problem that was answered; every other is one that was not.
+VERDICTS = ("agree", "convention", "skipped", "failed", "mismatch")
+
+_COMMON = {"id", "command", "expression", "at", "grad", "shapes", "dtype"}
+_MORE = {"run": {"wrt", "check"}, "hessian": {"wrt", "check", "vector"}, "check": {"claims"}}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One line of answers."""
+
+    line: int
+    status: str
+    text: str
+
+    @property
+    def failed(self) -> bool:
+        return self.status not in VERDICTS
+
+
+def answered(line: int, text: str) -> Answer:
+    """The answer to the problem on a line.  Nothing is raised, except for an interrupt."""
+    found: dict[str, Any] = {"line": line}
+    try:
+        problem = _problem(line, text)
+        if "id" in problem:
+            found["id"] = problem["id"]
+        status, answer = _ANSWERS[problem.get("command", "run")](problem)
+        found |= {"status": status, "answer": answer}
+    except GradexplainError as error:
+        found |= {"status": "error", "error": str(error)}
+    except MemoryError:
+        found |= {"status": "memory", "error": link.too_large(what="the answer").split("\n")[0]}
+    except RecursionError:
+        found |= {"status": "error", "error": "the expression is nested too deeply"}
+    except Exception as error:  # one problem is never the end of the others
+        about = clipped(f"{type(error).__name__}: {error}")
+        found |= {"status": "error", "error": f"internal error: {about}"}
+    return _written(found)
+
+
+def unanswered(line: int, text: str, status: str, reason: str) -> Answer:
+    """The line of a problem that was given up: ``timeout``, ``crashed``."""
+    found: dict[str, Any] = {"line": line}
+    try:
+        problem = _problem(line, text)
+        if "id" in problem:
+            found["id"] = problem["id"]
+    except GradexplainError:
+        pass  # it has no id
+    return _written(found | {"status": status, "error": reason})
+
+
+def _written(found: dict[str, Any]) -> Answer:
+    if "error" in found:
+        found["error"] = printable(found["error"])
+    text = json.dumps(found, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Answer(found["line"], found["status"], text.replace("\u2028", "\\u2028") + "\n")
+
+
+def _problem(line: int, text: str) -> dict[str, Any]:
+    """The problem on a line; raises `InputError` with the line's number."""
+    if len(text) > MAX_VALUE_TEXT:
+        raise InputError(f"line {line} has more than {MAX_VALUE_TEXT:,} characters")
+    try:
+        problem = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"line {line} is not JSON: {error}") from None
+    if not isinstance(problem, dict):
+        raise InputError(f"line {line} is {type(problem).__name__}, not a JSON object")
+    command = problem.get("command", "run")
+    if command not in _MORE:
+        raise InputError(f"line {line}: command {command!r} is none of {', '.join(_MORE)}")
+    for key in problem:
+        if key not in _COMMON | _MORE[command]:
+            known = ", ".join(sorted(_COMMON | _MORE[command]))
+            raise InputError(f"line {line}: {key!r} is no key of {command}; its keys are: {known}")
+    for key, kinds, words in _KINDS:
+        if key in problem and not isinstance(problem[key], kinds):
+            raise InputError(f"line {line}: {key!r} is not {words}")
+    if "expression" not in problem:
+        raise InputError(f"line {line} has no 'expression'")
+    for name, shape in problem.get("shapes", {}).items():
+        if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+            raise InputError(f"line {line}: the shape of {name!r} is not a list of sizes")
+    return problem
+
+
+_KINDS: tuple[tuple[str, Any, str], ...] = (
+    ("expression", str, "text"),
+    ("at", dict, "an object of values by name"),
+    ("shapes", dict, "an object of shapes by name"),
+    ("wrt", (str, list), "a name or a list of names"),
+    ("dtype", str, "text"),
+    ("check", bool, "true or false"),
+    ("claims", (str, list, dict), "a claim, a list of claims or an object of formulas by name"),
+)
+
+
+def _run(problem: Mapping[str, Any]) -> tuple[str, Any]:
+    from gradexplain.accumulation import explain
+    from gradexplain.document import serialise
+
+    found = explain(
+        problem["expression"], **_given(problem, "at", "grad", "shapes", "wrt", "dtype", "check")
+    )
+    assert found.check is not None
+    return found.check.status, serialise.document(found)
+
+
+def _hessian(problem: Mapping[str, Any]) -> tuple[str, Any]:
+    from gradexplain.document import serialise
+    from gradexplain.hessians import hessian
+
+    given = _given(problem, "at", "grad", "shapes", "wrt", "dtype", "check", "vector")
+    found = hessian(problem["expression"], **given)
+    assert found.check is not None
+    return found.check.status, serialise.document(found)
+
+
+def _check(problem: Mapping[str, Any]) -> tuple[str, Any]:
+    from gradexplain.checking.checker import check
+    from gradexplain.document import serialise
+
+    claims = problem.get("claims")
+    found = check(problem["expression"], claims, **_given(problem, "at", "grad", "shapes", "dtype"))
+    return "agree" if found.right else "mismatch", serialise.document(found)
+
+
+def _given(problem: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: problem[key] for key in keys if key in problem}
+
+
+_ANSWERS: dict[str, Callable[[Mapping[str, Any]], tuple[str, Any]]] = {
+    "run": _run,
+    "hessian": _hessian,
+    "check": _check,
+}

@@ -1,0 +1,243 @@
+"""``gradexplain batch``: problems in, one JSON object a line; their answers out, one a line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+
+from gradexplain.cli import output, shell
+from gradexplain.cli.common import Bytes, Seconds
+from gradexplain.errors import InputError
+from gradexplain.limits import DEFAULT_MEMORY, DEFAULT_TIMEOUT, MAX_VALUE_TEXT
+from gradexplain.supervisor import link
+
+if TYPE_CHECKING:
+    from gradexplain.batch.pools import Pool
+    from gradexplain.batch.problems import Answer
+
+
+@click.command(short_help="Answer many problems, one JSON object a line.")
+@click.argument("problems", metavar="PROBLEMS.jsonl", required=False, shell_complete=shell.files)
+@click.option(
+    "-o", "--output", "path", metavar="FILE", shell_complete=shell.files,
+    help="Write to a file; - is standard output.",
+)  # fmt: skip
+@click.option("--jobs", metavar="N", type=click.IntRange(1, 1024), help="Processes. [one a core]")
+@click.option(
+    "--timeout", metavar="SECONDS", type=Seconds(), default=f"{DEFAULT_TIMEOUT:g}",
+    help="The most time for one problem; none: no limit. [60]",
+)  # fmt: skip
+@click.option(
+    "--memory", metavar="SIZE", type=Bytes(), default=link.show_size(DEFAULT_MEMORY),
+    help="The most memory for one problem: 512MiB, none. [2GiB]",
+)  # fmt: skip
+@click.option("--resume", is_flag=True, help="Leave out the problems that FILE has answers to.")
+@click.option("--unordered", is_flag=True, help="Write answers as they come.")
+@click.option(
+    "--cluster", metavar="ADDRESS", help="dask.distributed's scheduler, tcp://…, or local."
+)
+@click.option(
+    "--generate", "names", metavar="OP", multiple=True, shell_complete=shell.operations,
+    help="Write random problems of an operation instead; repeatable.",
+)  # fmt: skip
+@click.option("--all", "everything", is_flag=True, help="Write random problems of every operation.")
+@click.option("-n", "count", metavar="N", type=click.IntRange(1), default=1000, help="[1000]")
+@click.option("--seed", type=int, default=1, help="The same seed, the same problems. [1]")
+def batch(
+    problems: str | None,
+    path: str | None,
+    jobs: int | None,
+    timeout: float | None,
+    memory: int | None,
+    resume: bool,
+    unordered: bool,
+    cluster: str | None,
+    names: tuple[str, ...],
+    everything: bool,
+    count: int,
+    seed: int,
+) -> int:
+    """Answer problems, one JSON object a line of PROBLEMS.jsonl, or - for standard input.
+
+    \b
+    gradexplain batch --all -n 1000 -o problems.jsonl
+    gradexplain batch problems.jsonl -o answers.jsonl --jobs 4
+
+    A problem has an expression and what run takes: at, grad, shapes, wrt, dtype, check; a command
+    (run, hessian, or check with claims) and an id. Its answer has its line, its id, a status
+    (agree, convention, mismatch, failed, skipped; or error, timeout, memory, crashed, with the
+    error) and the answer itself, as --format json. The answers are in the order of the problems.
+
+    A problem that makes no sense, or passes its time or memory, is one line of the answers.
+    What was answered when the command is stopped stays; --resume goes on from there.
+
+    Exit codes: 0 every problem was answered and agrees, 1 some do not agree, 2 the request was
+    not understood, 3 some could not be answered or checked.
+    """
+    link.timeout(None)  # time and memory are each problem's own
+    link.memory(None)
+    if names or everything:
+        from gradexplain.batch import generated
+
+        if problems is not None:
+            raise InputError(
+                "--generate and --all write problems; they take none",
+                remedy=f"leave {problems} out",
+            )
+        with _lines_out(path, False) as write:
+            for text in generated.problems(() if everything else names, count, seed):
+                write(text)
+        return 0
+    if problems is None:
+        raise InputError(
+            "the problems are missing",
+            remedy="name a file of them, as in gradexplain batch problems.jsonl; or --generate",
+        )
+    from gradexplain.batch import many, pools
+
+    done, codes = _done(path) if resume else (frozenset(), set())
+    jobs = jobs or os.cpu_count() or 1
+    pool: AbstractContextManager[Pool] = (
+        pools.local(jobs, timeout, memory)
+        if cluster is None
+        else pools.cluster(cluster, jobs, timeout, memory)
+    )
+    with (
+        _opened(problems) as file,
+        _lines_out(path, resume) as write,
+        _progress(problems, len(done)) as progress,
+        pool as places,
+    ):
+        for answer in many.answers(_problems(file, done), places, ordered=not unordered):
+            write(answer.text)
+            codes.add(_code(answer.status))
+            progress(answer)
+    return 1 if 1 in codes else max(codes, default=0)
+
+
+def _code(status: str) -> int:
+    from gradexplain.verdict.status import EXIT
+
+    return EXIT.get(status, 3)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[BinaryIO]:
+    if path == "-":
+        if sys.stdin is None:
+            raise InputError("standard input is closed", remedy="name a file of problems")
+        yield sys.stdin.buffer
+        return
+    try:
+        file = open(path, "rb")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"cannot read {path}: {reason}", remedy="batch takes a file of problems"
+        ) from None
+    with file:
+        yield file
+
+
+def _problems(file: BinaryIO, done: frozenset[int]) -> Iterator[tuple[int, str]]:
+    """The lines that are problems, with their numbers; blank ones are none."""
+    number = 0
+    while data := file.readline(MAX_VALUE_TEXT + 2):
+        number += 1
+        whole = data.endswith(b"\n")
+        while not whole and (rest := file.readline(MAX_VALUE_TEXT)):
+            data, whole = data[: MAX_VALUE_TEXT + 1], rest.endswith(b"\n")
+        text = data.decode("utf-8-sig" if number == 1 else "utf-8", "replace")
+        if text.strip() and number not in done:
+            yield number, text
+
+
+@contextmanager
+def _lines_out(path: str | None, resume: bool) -> Iterator[Any]:
+    """A function that writes one whole line, at once."""
+    if path in (None, "-"):
+        yield output.write
+        return
+    assert path is not None
+    with output.refusals(path):
+        file = open(path, "ab" if resume else "wb", buffering=0)
+    with file:
+
+        def write(text: str) -> None:
+            with output.refusals(path):
+                output.write_all(file.fileno(), text.encode())
+
+        yield write
+
+
+def _done(path: str | None) -> tuple[frozenset[int], set[int]]:
+    """The lines that ``path`` has answers to, and their exit codes; what is no whole line is cut off."""
+    import json
+
+    if path in (None, "-"):
+        raise InputError("--resume needs the file of answers", remedy="give it with -o FILE")
+    assert path is not None
+    done: set[int] = set()
+    codes: set[int] = set()
+    if not os.path.exists(path):
+        return frozenset(), codes
+    with output.refusals(path), open(path, "rb+") as file:
+        end = 0
+        for data in file:
+            if not data.endswith(b"\n"):
+                break
+            try:
+                answer = json.loads(data)
+                done.add(answer["line"])
+                codes.add(_code(answer["status"]))
+            except (ValueError, TypeError, KeyError):
+                raise InputError(
+                    f"{path} is no file of answers: its line {len(done) + 1} is something else",
+                    remedy="name the file that batch wrote, or leave --resume out",
+                ) from None
+            end += len(data)
+        file.truncate(end)
+    return frozenset(done), codes
+
+
+@contextmanager
+def _progress(path: str, done: int) -> Iterator[Any]:
+    """A function that counts answers, on a terminal."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda answer: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    total = None
+    if os.path.isfile(path):
+        with open(path, "rb") as file:
+            total = sum(1 for line in file if line.strip())
+    bar = Progress(
+        BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}  {task.fields[failed]} failed"),
+        TimeRemainingColumn(), console=Console(stderr=True), transient=True,
+    )  # fmt: skip
+    failed = 0
+    with bar:
+        task = bar.add_task("", total=total, completed=done, rate="", failed=0)
+
+        def show(answer: Answer) -> None:
+            nonlocal failed
+            failed += answer.failed
+            speed = bar.tasks[0].speed
+            rate = "" if speed is None else f"{speed:.1f}/s"
+            bar.update(task, advance=1, rate=rate, failed=failed)
+
+        yield show
