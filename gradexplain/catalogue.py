@@ -60,7 +60,7 @@ class Catalogue:
 
 def entries(name: str | None = None) -> list[Entry]:
     """The operations that go by ``name`` (by any spelling), or all, by family; `InputError` if none."""
-    wanted = [op for op in all_ops() if name is None or _goes_by(op, name)]
+    wanted = [op for op in all_ops() if name is None or goes_by(op, name)]
     wanted.sort(key=lambda op: FAMILIES.index(op.family))
     if not wanted:
         assert name is not None
@@ -73,7 +73,7 @@ def entries(name: str | None = None) -> list[Entry]:
     return [_entry(op) for op in wanted]
 
 
-def _goes_by(op: Op, name: str) -> bool:
+def goes_by(op: Op, name: str) -> bool:
     return any(name in (s, s.rpartition(".")[2]) for s in op.spellings) or (
         name.startswith("torch.nn.functional.") and f"F.{name.rpartition('.')[2]}" in op.spellings
     )
