@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from test_laws import check_text
 
 import gradexplain
+from gradexplain.cli import main
 from gradexplain.routes.closed import Known
 
 CASES = [
@@ -73,3 +75,52 @@ def test_formulas_that_were_derived_before_give_the_same_page(text: str) -> None
     Known.of_this_thread().clear()
     fresh = gradexplain.explain(text, shapes={"x": (3, 2)}, grad="ones", check=False)
     assert _plain(kept) == _plain(fresh) != _plain(other)
+
+
+VARIANCE = """\
+  y = x[1:-1].var()
+
+  x  (N,)
+  y  ()
+
+Gradients  at every size
+  ∂y/∂x[j] = 2·(x[j] − μ)·[1 ≤ j ≤ N − 2]/(N − 3)    j = 0…N − 1; p = 0…N − 3
+    where μ = (Σ_p x[p + 1])/(N − 2)
+"""
+
+
+def test_letters_for_sizes_give_the_formulas_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "x[1:-1].var()", "--shape", "x=N"]) == 0
+    assert capsys.readouterr().out == VARIANCE
+    assert main(["run", "x @ w", "--shape", "x=B,K", "--shape", "w=K,4", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["inputs"] == {"x": ["B", "K"], "w": ["K", 4]}
+    assert found["output_shape"] == ["B", "4"]
+    assert found["gradients"]["x"]["formula"] == "x.grad[j,l] = Σ_k v[j,k]·w[l,k]"
+    assert found["gradients"]["x"]["ranges"] == "j = 0…B − 1; l = 0…K − 1; k = 0…3"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["x*2", "--shape", "x=N", "--at", "x=1"],
+         "gradexplain: --at speaks of numbers, and a size is a letter by --shape\n"
+         "remedy: leave --at out, or give every size as a number\n"),
+        (["N*x", "--shape", "x=N"],
+         "gradexplain: N is a value of the expression, and a size by --shape\n"
+         "remedy: use another letter for the size\n"),
+        (["x*2", "--shape", "y=N"],
+         "gradexplain: y is not an input of the expression; its inputs are: x\n"
+         "remedy: check the spelling, or leave the option out\n"),
+        (["x.reshape(6)", "--shape", "x=N,M"],
+         "gradexplain: shape (6,) is invalid for input of size N·M (shape (N, M))\n"
+         "  x.reshape(6)\n  ^^^^^^^^^^^^\n"
+         "remedy: the product of the sizes must stay the same\n"),
+    ],
+    ids=["a value", "a name", "no input", "a size that is wanted"],
+)  # fmt: skip
+def test_letters_that_cannot_be(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", *arguments]) == 2
+    assert capsys.readouterr().err == said

@@ -18,6 +18,7 @@ from gradexplain.cli.common import (
 )
 from gradexplain.cli.pages import Shown, page_options
 from gradexplain.errors import InputError
+from gradexplain.reading import typed
 from gradexplain.routes import process
 from gradexplain.supervisor import link
 from gradexplain.verdict.status import exit_code
@@ -61,13 +62,42 @@ def run(
     file (@v.npy, @v.json). Without --grad, v is 1 for a scalar output. An input without --at
     gets example values 1, 2, 3, ...
 
+    With letters for sizes, as in --shape x=N,M, the formulas alone are shown, at no size.
+
     Several --grad are several calls of backward on the same graph, which add up in .grad;
     --from starts from a value in the middle, or from several.
 
     Exit codes: 0 the routes agree, 1 they do not, 2 the request was not understood, 3 the
     answer could not be checked.
     """
+    letters = typed.parse_letters(question.shape)
+    if letters is not None:
+        return _in_letters(question, letters, element, out)
     return _explained(replace(question, element=element), calls, no_check, shown, out)
+
+
+def _in_letters(
+    question: Question, letters: dict[str, tuple[int | str, ...]], element: str, out: Output
+) -> int:
+    """The formulas alone."""
+    given = {"--at": question.at, "--grad": question.grads, "--element": element}
+    for option, value in given.items():
+        if value:
+            raise InputError(
+                f"{option} speaks of numbers, and a size is a letter by --shape",
+                remedy=f"leave {option} out, or give every size as a number",
+            )
+    from gradexplain.formulas import formulas
+
+    names = question.wrt and tuple(name.strip() for name in question.wrt.split(","))
+    found = formulas(question.expression(), letters, names or None)
+    if out.format == "json":
+        out.json(found)
+    else:
+        from gradexplain.pages.formulas import page
+
+        out.document(page(found))
+    return 0
 
 
 @click.command(cls=Command, short_help="Explain one element of a gradient alone.")

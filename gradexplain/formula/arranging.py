@@ -7,6 +7,8 @@ from typing import Any
 
 import sympy
 
+from gradexplain.formula.indices import is_size
+
 
 def radicals(e: Any) -> tuple[Any, Any]:
     """The coefficient of a product and the rest, ``sqrt(2)·…/(2·sqrt(π))`` as ``…/sqrt(2·π)``."""
@@ -86,13 +88,19 @@ def plain(c: Any) -> Any:
     constant, rest = gap.as_coeff_Add()
     if isinstance(c, sympy.Gt):
         return plain(sympy.Ge(c.lhs, c.rhs + 1, evaluate=False))
-    if rest.could_extract_minus_sign():
-        return plain(c.reversed) if c.reversed.lhs != c.lhs and rest.is_Mul else c
     positive = sympy.Add(
         *(t for t in sympy.Add.make_args(rest) if not t.could_extract_minus_sign())
     )
+    if rest.could_extract_minus_sign() and (positive == 0 or not rest.has(*_sizes(rest))):
+        return plain(c.reversed) if c.reversed.lhs != c.lhs and rest.is_Mul else c
+    if all(map(is_size, positive.free_symbols)) and rest != positive:
+        return plain(c.reversed)  # the letter that runs stands on the left: i ≤ N − 1
     other = positive - rest - constant
     return c.func(positive, other, evaluate=False)
+
+
+def _sizes(e: Any) -> list[Any]:
+    return [symbol for symbol in e.free_symbols if is_size(symbol)]
 
 
 def facing(c: Any, symbol: Any) -> Any:

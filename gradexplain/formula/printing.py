@@ -268,7 +268,7 @@ class TextPrinter:
     def _factor_key(self, factor: Any) -> tuple[Any, ...]:
         base = factor.base if factor.is_Pow else factor
         if base.is_number or all(map(is_size, base.free_symbols)):
-            first = min((SIZES.index(s.name) for s in base.free_symbols), default=0)
+            first = min((SIZES.find(s.name) for s in base.free_symbols), default=0)
             return (-1 if base.is_number else -0.5), first, factor.sort_key()
         if base.is_Symbol or isinstance(base, sympy.Indexed):
             kind = 1

@@ -20,6 +20,8 @@ from gradexplain.errors import GradexplainError
 from gradexplain.formula.calculus import uniform
 from gradexplain.formula.functions import Modulo
 from gradexplain.formula.indices import SIZES, size
+from gradexplain.formula.letters import Letters
+from gradexplain.formula.printing import TextPrinter
 from gradexplain.graph import Graph
 from gradexplain.ops.base import Shape
 
@@ -128,12 +130,22 @@ class Sizes:
         """The size that a size of ``graph`` stands for."""
         return int(self.size(n).xreplace(self.values))
 
+    def text(self, n: int) -> str:
+        """A size as text: ``N``, ``N − 1``."""
+        return TextPrinter(Letters(()))(self.size(n))
+
     def shape(self, shape: Shape) -> Shape:
         return tuple(map(self.value, shape))
 
 
 class Unlettered(ValueError):
     """A number that is no product of sizes: the formula holds at these sizes only."""
+
+
+def lettered(graph: Graph, primes: Mapping[str, int]) -> Sizes:
+    """The sizes of a graph that was read at ``primes``, each with its letter."""
+    letters = {prime: size(letter) for letter, prime in primes.items()}
+    return Sizes(graph, letters, {}, frozenset(_written(graph)) - frozenset(primes.values()))
 
 
 def generalised(graph: Graph, read: Callable[[Mapping[str, Shape]], Graph]) -> Sizes | None:

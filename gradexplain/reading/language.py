@@ -104,7 +104,7 @@ def read_text(
         return _of_calls(s)
     graph = s.builder.graph(output)
     return _finished(
-        s, graph, (), _statements(program, graph) if not s.script else _shown(s, graph)
+        s, graph, (), statements_of(program, graph) if not s.script else _shown(s, graph)
     )
 
 
@@ -366,7 +366,7 @@ def _shown(s: Session, graph: Graph, calls: tuple[BackwardCall, ...] = ()) -> tu
     return tuple(lines)
 
 
-def _statements(program: Program, graph: Graph) -> tuple[str, ...]:
+def statements_of(program: Program, graph: Graph) -> tuple[str, ...]:
     """The statements as typed, one each; a bare last expression gets the output's name."""
     lines = []
     for statement in program.statements:

@@ -68,6 +68,23 @@ def parse_shape(text: str) -> tuple[str, Shape]:
     return name, tuple(shape)
 
 
+def parse_letters(texts: Iterable[str]) -> dict[str, tuple[int | str, ...]] | None:
+    """All ``--shape`` options where a size is a letter, as in ``x=N,M``; None where none is."""
+    found: dict[str, tuple[int | str, ...]] = {}
+    for text in texts:
+        name, start = _parse_name(text, "--shape", "NAME=D0,D1,…", "--shape x=2,3")
+        sizes = [size.strip() for size in text[start:].strip(" ()[],").split(",") if size.strip()]
+        numbers = [re.sub(r"^[A-Za-z]\w*$", "2", size) for size in sizes]
+        if name in found:
+            parse_shapes(texts)  # which says so
+        _, shape = parse_shape(f"{name}={','.join(numbers)}")
+        found[name] = tuple(
+            size if size[0].isalpha() else n for size, n in zip(sizes, shape, strict=True)
+        )
+    lettered = any(isinstance(n, str) for shape in found.values() for n in shape)
+    return found if lettered else None
+
+
 def parse_shapes(texts: Iterable[str]) -> dict[str, Shape]:
     """All ``--shape`` options; a name can be given once."""
     shapes: dict[str, Shape] = {}

@@ -617,12 +617,18 @@ class ClosedForm:
         return definition.xreplace(bound)
 
     def _ranges(self, symbols: Sequence[Any], letters: Letters, sizes: Iterable[str]) -> str:
-        """``i, j = 0…2; k, l = 0…1; N = 3``: every letter that was used, with its range or value."""
-        groups: dict[int, list[str]] = {}
+        """``i, j = 0…2; k, l = 0…1; N = 3``: every letter that was used, with its range or value.
+
+        Where sizes have no values, ``j = 0…N − 1``.
+        """
+        groups: dict[int | str, list[str]] = {}
         for symbol, letter in letters.used(symbols):
             n = self.calculus.ranges[symbol]
-            n = n if self.sizes is None else self.sizes.value(n)
-            groups.setdefault(n - 1, []).append(letter)
+            last: int | str = n - 1
+            if self.sizes is not None:
+                known = self.sizes.values
+                last = self.sizes.value(n) - 1 if known else self.sizes.text(n - 1)
+            groups.setdefault(last, []).append(letter)
         shown = [f"{', '.join(sorted(set(ls)))} = 0…{last}" for last, ls in groups.items()]
         if self.sizes is not None:
             known = {size.name: n for size, n in self.sizes.values.items()}

@@ -1,0 +1,47 @@
+"""The page of formulas alone: ``run --shape x=N,M``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gradexplain.document.model import (
+    Block,
+    Document,
+    Formula,
+    Heading,
+    Paragraph,
+    Program,
+    Table,
+    cell,
+    label,
+    name,
+)
+from gradexplain.explanation import Formula as Derived
+from gradexplain.formulas import Formulas, Lettered
+
+
+def page(x: Formulas) -> Document:
+    """The question, the gradients and the Jacobians, with sizes that are letters."""
+    return Document(f"{x.output}.backward(v)", tuple(_blocks(x)))
+
+
+def _blocks(x: Formulas) -> Iterable[Block]:
+    yield Program(x.statements)
+    yield Paragraph(())
+    shapes = {**x.inputs, x.output: x.output_shape}
+    yield Table(
+        tuple((cell(name(label_)), cell(label(_shape(shape)))) for label_, shape in shapes.items())
+    )
+    yield Heading("Gradients", "Jᵀ·v at every size" if x.output_shape else "at every size")
+    yield from map(_shown, x.gradients.values())
+    if x.output_shape:
+        yield Heading("Jacobian", f"J = ∂{x.output}/∂input")
+        yield from map(_shown, x.jacobian.values())
+
+
+def _shown(formula: Derived) -> Formula:
+    return Formula(formula.text, formula.latex, formula.ranges, formula.where)
+
+
+def _shape(shape: Lettered) -> str:
+    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
