@@ -28,7 +28,8 @@ from gradexplain.render import numbers
 from gradexplain.render.page import Style
 
 if TYPE_CHECKING:
-    from gradexplain.trace.screen import Calls, Factor, Path, Row, Screen, Stop
+    from gradexplain.trace.rows import Row
+    from gradexplain.trace.screen import Calls, Factor, Path, Screen, Stop
     from gradexplain.trace.session import Brief
     from gradexplain.trace.ways import Way
 

@@ -61,6 +61,7 @@ class Leaf:
     #: Whether something was added to what a step had used already: the place of the backward.
     stale: tuple[Site | None, Site | None] | None = None
     stepped: int = 0
+    reached: bool = False
     #: Its version and its place in memory when it was met: an update by hand changes them.
     version: int = 0
     place: int = 0
@@ -193,6 +194,7 @@ class Journal:
         tensors, added = [], []
         for tensor, old in before.values():
             grad = tensor.grad
+            self.leaves[id(tensor)].reached |= grad is not None
             if grad is None or grad.layout is not torch.strided or grad.is_complex():
                 continue
             tensors.append((tensor, old))
@@ -210,7 +212,7 @@ class Journal:
             finite = finite and fine
             leaf.stats[index] = Stat(norm, top, fine, was)
             if was == 0:
-                leaf.used = None
+                leaf.used = leaf.stale = None
             elif leaf.used is not None and norm > 0:
                 leaf.stale = leaf.used[0], place
             elif self._closure is not None and id(tensor) in self._closure.leaves:
@@ -274,7 +276,8 @@ class Journal:
             grad = tensor.grad
             if grad is None:
                 continue
-            something = leaf.used is not None or leaf.stale is not None or bool((grad != 0).any())
+            something = leaf.used is not None or leaf.stale is not None or not _is_dense(grad)
+            something = something or bool((grad != 0).any())
             empty = empty and not something
             if something:
                 if leaf.stale is not None:

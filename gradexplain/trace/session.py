@@ -486,7 +486,7 @@ def _scaled(frame: FrameType | None) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]
+    return str(error).strip().split("\n")[0][:200]
 
 
 def _list(value: Any) -> list[Any]:

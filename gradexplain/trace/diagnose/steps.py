@@ -134,7 +134,7 @@ def _memberships(journal: Journal) -> Iterator[Finding]:
         return
     for optimizer in optimizers:
         members = [journal.leaves[key] for key in optimizer.leaves if key in journal.leaves]
-        unused = [leaf for leaf in members if not leaf.stats and leaf.stepped and leaf.requires]
+        unused = [leaf for leaf in members if not leaf.reached and leaf.stepped and leaf.requires]
         if unused and len(unused) < len(members) and journal.backwards:
             names = [leaf.name or "a parameter without a name" for leaf in unused]
             yield Finding(
