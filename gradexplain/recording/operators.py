@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -66,6 +68,16 @@ class Kind:
     name: str
     spellings: tuple[str, ...] = ()
     swap: bool = False
+    #: The usual values of its parameters, where Python can tell.
+    defaults: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
+def _defaults(func: Any) -> dict[str, Any]:
+    try:
+        parameters = inspect.signature(func).parameters.values()
+    except (TypeError, ValueError):  # written in C++
+        return {}
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 def classify(func: Any) -> Kind:
@@ -92,7 +104,8 @@ def classify(func: Any) -> Kind:
         spelling = f"{home}.{plain}"
         if spelling not in spellings and hasattr(owner, plain):
             spellings.append(spelling)
-    return Kind("inplace" if inplace else "op", name, tuple(spellings))
+    kind = "inplace" if inplace else "op"
+    return Kind(kind, name, tuple(spellings), defaults=_defaults(func))
 
 
 def is_inplace(name: str) -> bool:

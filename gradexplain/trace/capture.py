@@ -422,6 +422,7 @@ class Capture:
             tuple(self._packed(arg) for arg in call.args),
             {k: self._packed(arg) for k, arg in call.kwargs.items()},
             call.site, inplace=kind.kind == "inplace", graphs=call.graphs, view=view,
+            defaults=kind.defaults,
         )  # fmt: skip
         if call.custom:
             operation.operands = tuple(_args((operation.args, operation.kwargs)))

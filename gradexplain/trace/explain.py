@@ -154,6 +154,9 @@ def explained(snapshot: Snapshot) -> TracedCall:
 #: Unit roundoff of the dtypes that are held against PyTorch.
 _UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
+#: So many roundings of the largest element are allowed everywhere.
+_BLOCKS = 16
+
 #: A half-precision kernel computes in float32 and rounds at its end, a few times at the most.
 _HALF = 0.25
 
@@ -161,9 +164,11 @@ _HALF = 0.25
 def _bound(pair: Pair, found: Array, unit: float, beside: Array | None = None) -> Array:
     """What one operation's roundings may come to, from its own magnitudes alone."""
     size = pair[1] if beside is None else pair[1] + np.abs(beside)
-    bound = compare.bound(size, found, np.zeros(0), "float32") * (
-        unit / compare.ROUNDOFF["float32"]
-    )
+    scale = unit / compare.ROUNDOFF["float32"]
+    bound = compare.bound(size, found, np.zeros(0), "float32") * scale
+    # A kernel that works in blocks (attention, convolution) rounds by the size of its largest.
+    with np.errstate(all="ignore"):
+        bound = bound + _BLOCKS * unit * np.abs(found[np.isfinite(found)]).max(initial=0.0)
     return bound * _HALF if unit > 2.0**-20 else bound
 
 
@@ -638,7 +643,8 @@ class _Explainer:
             found = clean(pair) if pair is not None else np.zeros(value.shape)
             senders = [o for o in self.snapshot.operations if value.id in o.sent]
             tolerance = _bound(
-                pair or (found, found), found, self._unit([value.id]),
+                pair or (found, found), found,
+                self._unit([value.id, *(n for o in senders for n in o.outputs)]),
                 # .grad is rounded with what it held before
                 None if entry.before is None else entry.before,
             ) * max(1, len(senders))  # fmt: skip

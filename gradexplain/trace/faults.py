@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from gradexplain.document.keys import HIDDEN, Key, Keys
 from gradexplain.recording.frames import Site
+from gradexplain.trace import mistakes
 
 
 @dataclass(slots=True)
@@ -78,6 +79,8 @@ def explain_fault(
         if match:
             fault.why, fault.remedy = explain(match, scene)
             break
+    else:
+        fault.why, fault.remedy = mistakes.explained(message, failed)
     return fault
 
 

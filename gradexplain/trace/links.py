@@ -19,7 +19,7 @@ from gradexplain.plan.arrays import Pair, to_float
 from gradexplain.reading.applying import Applier
 from gradexplain.render.numbers import number
 from gradexplain.routes.chain import ChainRule
-from gradexplain.trace import recurrent
+from gradexplain.trace import compositions, recurrent
 from gradexplain.trace.snapshot import Arg, Operation, Snapshot, Term, Value, View
 from gradexplain.verdict import compare
 
@@ -97,20 +97,38 @@ class Reading:
             return recurrent.written_out(
                 operation.name, args, self._call, lambda ref: nodes[ref.id].shape
             )
+        if operation.name in compositions.NAMES:
+            return self._composed(operation, args, kwargs)
         if operation.swap:
             args[:2] = args[1::-1]
         if operation.spellings == ("torch.positive",):
             args, kwargs = args[:1], {}
         problem: GradexplainError = UnsupportedError(f"{operation.name} has no record")
+        plain = {n: a for n, a in kwargs.items() if not _is_default(a, operation.defaults.get(n))}
         for spelling in operation.spellings:
             records = by_spelling(spelling)
             if not records:
                 continue
-            try:
-                return self.applier.apply_any(records, args, kwargs, _NOWHERE)
-            except GradexplainError as error:
-                problem = error
+            # What has its usual value need not be a parameter of the record.
+            for named in (kwargs, plain) if plain != kwargs else (kwargs,):
+                try:
+                    return self.applier.apply_any(records, args, named, _NOWHERE)
+                except GradexplainError as error:
+                    problem = error
         raise problem
+
+    def _composed(self, operation: Operation, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """A call that PyTorch makes in one, written out."""
+        builder = self.applier.builder
+        for place, arg in enumerate((*operation.args, *operation.kwargs.values())):
+            if isinstance(arg, Arg) and self.snapshot.values[arg.id].dtype == "bool":
+                raise UnsupportedError(f"its argument {place} is true or false")
+        writer = compositions.Writer(
+            self._call,
+            lambda ref: tuple(builder.nodes[ref.id].shape),
+            lambda array: builder.constant(np.asarray(array, dtype=np.float64), _NOWHERE),
+        )
+        return compositions.written_out(operation.name, args, kwargs, writer)
 
     def _written(self, operation: Operation) -> Ref:
         """A tensor whose every element is written anew."""
@@ -275,6 +293,10 @@ class Reading:
         if type(arg) in (list, tuple):
             return type(arg)(self._argument(part) for part in arg)
         return arg
+
+
+def _is_default(arg: Any, usual: Any) -> bool:
+    return isinstance(arg, (bool, int, float, str)) and type(usual) is type(arg) and arg == usual
 
 
 def _is_habit(name: str, arg: Any) -> bool:

@@ -90,6 +90,8 @@ class Operation:
     gradients: tuple[tuple[Term, ...], ...] = ()
     #: For a view that autograd made, or one that is changed in place: its place in its base.
     view: View | None = None
+    #: The usual values of its parameters.
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     #: Values that it reads within or behind the calls in its terms, as PyTorch saves them.  The
     #: formulas have those calls written out, so what is sent there is on its way to their inputs.
     within: tuple[int, ...] = ()

@@ -1,16 +1,21 @@
 import torch
-from torch import nn
 import torch.nn.functional as F
+from torch import nn
 
 torch.manual_seed(0)
+
+
 class AC(nn.Module):
     def __init__(self):
         super().__init__()
         self.body = nn.Linear(4, 8)
         self.actor, self.critic = nn.Linear(8, 2), nn.Linear(8, 1)
+
     def forward(self, x):
         h = torch.tanh(self.body(x))
         return F.softmax(self.actor(h), dim=-1), self.critic(h)
+
+
 model = AC()
 opt = torch.optim.Adam(model.parameters(), lr=3e-2)
 for episode in range(2):

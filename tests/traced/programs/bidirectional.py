@@ -1,6 +1,6 @@
 import torch
-from torch import nn
 import torch.nn.functional as F
+from torch import nn
 
 torch.manual_seed(0)
 rnn = nn.LSTM(3, 4, num_layers=2, bidirectional=True, batch_first=True)

@@ -1,17 +1,22 @@
 import torch
-from torch import nn
 import torch.nn.functional as F
+from torch import nn
 
 torch.manual_seed(0)
+
+
 class CharRNN(nn.Module):
     def __init__(self, vocab=9, hidden=6):
         super().__init__()
         self.emb = nn.Embedding(vocab, 5)
         self.rnn = nn.LSTM(5, hidden, batch_first=True)
         self.out = nn.Linear(hidden, vocab)
+
     def forward(self, x, state):
         y, state = self.rnn(self.emb(x), state)
         return self.out(y), state
+
+
 model = CharRNN()
 opt = torch.optim.Adam(model.parameters(), lr=2e-3)
 state = None

@@ -1,9 +1,9 @@
 import torch
 from torch import nn
-import torch.nn.functional as F
 
 torch.manual_seed(0)
 from torch.utils.checkpoint import checkpoint
+
 a, b = nn.Linear(4, 6), nn.Linear(6, 2)
 opt = torch.optim.SGD([*a.parameters(), *b.parameters()], lr=0.1)
 for step in range(2):

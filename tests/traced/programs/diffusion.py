@@ -1,6 +1,6 @@
 import torch
-from torch import nn
 import torch.nn.functional as F
+from torch import nn
 
 torch.manual_seed(0)
 net = nn.Sequential(nn.Linear(3, 16), nn.SiLU(), nn.Linear(16, 2))

@@ -1,9 +1,9 @@
 import torch
 from torch import nn
-import torch.nn.functional as F
 
 torch.manual_seed(0)
 import copy
+
 q = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
 target = copy.deepcopy(q)
 opt = torch.optim.AdamW(q.parameters(), lr=1e-3)

@@ -1,9 +1,10 @@
 import torch
-from torch import nn
 import torch.nn.functional as F
+from torch import nn
 
 torch.manual_seed(0)
 import copy
+
 student = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 3))
 teacher = copy.deepcopy(student)
 opt = torch.optim.SGD(student.parameters(), lr=0.1)

@@ -1,4 +1,5 @@
 import torch
+
 torch.manual_seed(0)
 x = torch.linspace(-3, 3, 50)
 y = torch.sin(x)
@@ -6,7 +7,7 @@ a = torch.randn((), requires_grad=True)
 b = torch.randn((), requires_grad=True)
 c = torch.randn((), requires_grad=True)
 for t in range(5):
-    y_pred = a + b * x + c * x ** 2
+    y_pred = a + b * x + c * x**2
     loss = (y_pred - y).pow(2).sum()
     loss.backward()
     with torch.no_grad():

@@ -1,5 +1,4 @@
 import torch
-from torch import nn
 import torch.nn.functional as F
 
 torch.manual_seed(0)
@@ -8,8 +7,12 @@ b1 = torch.zeros(5, requires_grad=True)
 w2 = (torch.randn(1, 5) * 0.5).requires_grad_()
 b2 = torch.zeros(1, requires_grad=True)
 params = [w1, b1, w2, b2]
+
+
 def forward(x, p):
     return F.linear(torch.tanh(F.linear(x, p[0], p[1])), p[2], p[3])
+
+
 meta = torch.optim.Adam(params, lr=1e-2)
 for step in range(2):
     meta.zero_grad()

@@ -1,6 +1,6 @@
 import torch
-from torch import nn
 import torch.nn.functional as F
+from torch import nn
 
 torch.manual_seed(0)
 users, items = nn.Embedding(5, 3, sparse=True), nn.Embedding(7, 3, sparse=True)

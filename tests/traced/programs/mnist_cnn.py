@@ -1,9 +1,12 @@
 """A CNN for digits, in the manner of the classic example."""
+
 import torch
-from torch import nn
 import torch.nn.functional as F
+from torch import nn
 
 torch.manual_seed(0)
+
+
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
@@ -12,11 +15,14 @@ class Net(nn.Module):
         self.dropout = nn.Dropout(0.25)
         self.fc1 = nn.Linear(8 * 4 * 4, 16)
         self.fc2 = nn.Linear(16, 10)
+
     def forward(self, x):
         x = F.relu(self.conv1(x))
         x = F.max_pool2d(F.relu(self.conv2(x)), 2)
         x = self.dropout(torch.flatten(x, 1))
         return F.log_softmax(self.fc2(F.relu(self.fc1(x))), dim=1)
+
+
 model = Net()
 optimizer = torch.optim.Adadelta(model.parameters(), lr=1.0)
 scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.7)

@@ -1,6 +1,6 @@
 import torch
-from torch import nn
 import torch.nn.functional as F
+from torch import nn
 
 torch.manual_seed(0)
 body, a, b = nn.Linear(4, 6), nn.Linear(6, 1), nn.Linear(6, 3)

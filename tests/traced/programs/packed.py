@@ -1,9 +1,10 @@
 import torch
-from torch import nn
 import torch.nn.functional as F
+from torch import nn
 
 torch.manual_seed(0)
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
 rnn, head = nn.GRU(3, 4, batch_first=True), nn.Linear(4, 2)
 opt = torch.optim.SGD([*rnn.parameters(), *head.parameters()], lr=0.1)
 for step in range(2):

@@ -1,15 +1,19 @@
 import torch
 from torch import nn
-import torch.nn.functional as F
 
 torch.manual_seed(0)
+
+
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.features = nn.Sequential(nn.Linear(6, 8), nn.ReLU())
         self.fc = nn.Linear(8, 3)
+
     def forward(self, x):
         return self.fc(self.features(x))
+
+
 model = Net()
 for param in model.parameters():
     param.requires_grad = False

@@ -1,6 +1,6 @@
 import torch
-from torch import nn
 import torch.nn.functional as F
+from torch import nn
 
 torch.manual_seed(0)
 ntoken, ninp = 9, 6
@@ -13,7 +13,7 @@ for step in range(2):
     data = torch.randint(0, ntoken, (5, 2))
     for p in params:
         p.grad = None
-    out = encoder(emb(data[:-1]) * ninp ** 0.5, mask=mask)
+    out = encoder(emb(data[:-1]) * ninp**0.5, mask=mask)
     loss = F.nll_loss(F.log_softmax(dec(out), dim=-1).view(-1, ntoken), data[1:].reshape(-1))
     loss.backward()
     torch.nn.utils.clip_grad_norm_(params, 0.25)

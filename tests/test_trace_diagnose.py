@@ -1,0 +1,135 @@
+"""Scripts with one planted cause each: the sentence names the cause and its line; healthy: silence."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import runpy
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gradexplain.pages import screen
+from gradexplain.trace.script import run
+from gradexplain.trace.session import Trace
+
+HERE = Path(__file__).parent / "traced"
+
+HEAD = "import torch\nfrom torch import nn\nimport torch.nn.functional as F\ntorch.manual_seed(0)\n"
+
+
+def planted() -> dict[str, tuple[str, str, str]]:
+    """By name: the kind of the finding, a word of it, and the script."""
+    text = (HERE / "planted.txt").read_text("utf-8")
+    found = {}
+    for part in text.split("\n==== ")[1:]:
+        head, _, body = part.partition("\n")
+        name, kind, word = head.split(" | ")
+        found[name] = kind, word, body
+    return found
+
+
+PLANTED = planted()
+PROGRAMS = sorted((HERE / "programs").glob("*.py"))
+HEALTHY = [*PROGRAMS, *sorted(HERE.glob("*.py"))]
+
+
+def traced(path: Path) -> Trace:
+    trace = Trace()
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        run(str(path), (), trace)
+    torch.set_default_dtype(torch.float32)
+    assert trace.failures == []
+    return trace
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_planted(name: str, tmp_path: Path) -> None:
+    kind, word, body = PLANTED[name]
+    path = tmp_path / "script.py"
+    path.write_text(HEAD + body, "utf-8")
+    lines = [n for n, line in enumerate((HEAD + body).splitlines(), 1) if line.endswith("#!")]
+    trace = traced(path)
+    page = screen.text(trace.screen("script.py"))
+    if kind == "error":
+        assert trace.fault is not None
+        assert trace.fault.why
+        assert trace.fault.remedy
+        assert trace.fault.site is not None
+        assert trace.fault.site.line in lines
+        assert word in f"{trace.fault.why} {trace.fault.remedy}"
+    else:
+        found = trace.findings
+        assert [finding.kind for finding in found][:1] == [kind]
+        assert found[0].line in lines
+        assert word in f"{found[0].text} {found[0].remedy}"
+        assert f"line {found[0].line}" in " ".join(page.split())
+    assert page.count("\n") <= screen.LINES
+
+
+def test_there_are_enough() -> None:
+    assert len(PLANTED) >= 60
+    assert len(HEALTHY) >= 60
+    assert len(PROGRAMS) >= 40
+
+
+def gradients(namespace: dict[str, Any]) -> str:
+    """A hash of every ``.grad`` that a script leaves behind."""
+    digest = hashlib.sha256()
+    for name in sorted(namespace):
+        value = namespace[name]
+        if isinstance(value, torch.nn.Module):
+            for path, parameter in sorted(value.named_parameters()):
+                if parameter.grad is not None:
+                    digest.update(path.encode() + parameter.grad.to_dense().numpy().tobytes())
+        elif isinstance(value, torch.Tensor) and value.is_leaf and value.grad is not None:
+            digest.update(name.encode() + value.grad.to_dense().numpy().tobytes())
+    return digest.hexdigest()
+
+
+#: Programs some of whose operations have no formula, or draw their numbers within PyTorch.
+PARTLY = {
+    "char_rnn", "func_grad", "gaussian_process", "gumbel", "matrix_factorisation", "packed", "pinn",
+    "word_lm",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", HEALTHY, ids=lambda path: path.stem)
+def test_nothing_is_said_of_what_is_healthy(path: Path) -> None:
+    trace = traced(path)
+    assert [finding for finding in trace.findings if not finding.remark] == []
+    page = screen.text(trace.screen(path.name))
+    assert page.count("\n") <= screen.LINES
+    assert all(len(line) <= 100 for line in page.splitlines())
+    if path in PROGRAMS:
+        status = trace.screen(path.name).status
+        assert status == ("failed" if path.stem in PARTLY else "agree")
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
+def test_gradients_are_as_without_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    with warnings.catch_warnings(), redirect_stdout(out):
+        warnings.simplefilter("ignore")
+        alone = runpy.run_path(str(path), run_name="__main__")
+        seen: dict[str, Any] = {}
+        trace = Trace()
+        close = trace.close
+
+        def keep() -> None:
+            import sys
+
+            seen.update(vars(sys.modules["__main__"]))
+            close()
+
+        monkeypatch.setattr(trace, "close", keep)
+        with redirect_stderr(out):
+            run(str(path), (), trace)
+    assert gradients(seen) == gradients(alone)
+    assert re.sub(r"\n+", "\n", out.getvalue()).count("Traceback") == 0
