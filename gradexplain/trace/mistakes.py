@@ -39,6 +39,10 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
         "A target in the shape of the logits means class probabilities; these are {1}.", _TARGET,
     ),
     (
+        r"expected target dtype to be Long or Byte, but got (\w+)",
+        "cross_entropy takes class numbers as targets; these are {1}.", _TARGET,
+    ),
+    (
         r"Expected input batch_size \((\d+)\) to match target batch_size \((\d+)\)",
         "There are {1} rows of logits and {2} targets.",
         "give a target for each row: look at what view or reshape did to the batch.",

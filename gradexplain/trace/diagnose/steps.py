@@ -139,8 +139,8 @@ def _memberships(journal: Journal) -> Iterator[Finding]:
             names = [leaf.name or "a parameter without a name" for leaf in unused]
             yield Finding(
                 "optimised but unused",
-                f"{listed(names)} {'is' if len(names) == 1 else 'are'} in {optimizer.name}, but no "
-                "backward ever reaches "
+                f"{listed(names)} {'is' if len(names) == 1 else 'are'} in {optimizer.name} (its step "
+                f"is at {at(optimizer.site)}), but no backward ever reaches "
                 f"{'it' if len(names) == 1 else 'them'}: the loss is not computed from "
                 f"{'it' if len(names) == 1 else 'them'}.",
                 "use it in forward, or take it out of the model.",

@@ -20,6 +20,9 @@ _FEW = 4
 #: A gradient that is smaller by this at the one end than at the other, over this many layers.
 _VANISHED, _LAYERS = 1e-5, 5
 
+#: A gradient of this size per element, in a network of layers, has exploded.
+_LARGE = 1e4
+
 _RECTIFIERS = {"relu", "relu6", "threshold", "clamp_min"}
 
 #: Functions with a derivative that is 0 wherever there is one.
@@ -354,13 +357,14 @@ def _depth(scene: Scene) -> Iterator[Finding]:
             "and an initialisation for that activation.",
             line_of(operation.site),
         )
-    elif last > 0 and first > last / _VANISHED and first > 1:
-        factor = (first / last) ** (1 / (len(layers) - 1))
+    elif max(sizes) > _LARGE or (last > 0 and first > last / _VANISHED and first > 1):
+        top, number, operation = max(layers, key=lambda layer: layer[0])
+        back = scene.value(operation.outputs[0]).upstream
         yield Finding(
             "exploding",
-            f"The gradient explodes on its way back: {short(last)} per element in "
-            f"{scene.name(end)}, {short(first)} in {scene.name(number)} ({at(operation.site)}), a "
-            f"factor of {short(factor)} per layer over {len(layers)} layers.",
+            f"The gradient explodes: it reaches {short(top)} per element in {scene.name(number)} "
+            f"({at(operation.site)}), over {len(layers)} layers (what flows back there has norm "
+            f"{short(norm(back))}).",
             "start with smaller weights (the default initialisation), normalise between the layers, "
             "and clip: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) before step.",
             line_of(operation.site),
