@@ -206,7 +206,14 @@ class Bench:
     def __init__(self, function: Any, trials: Sequence[Trial], names: Sequence[str]) -> None:
         self.function = function
         self.trials = list(trials)
-        self.names = tuple(names)
+        #: Those to be mended, and those that are right and have to stay so.
+        self.names = (
+            *names,
+            *(
+                n for n in (self.trials[0].setting.wanted if self.trials else ())
+                if n not in names and all(t.right(n) for t in self.trials)
+            ),
+        )  # fmt: skip
         own = inspect.unwrap(function.backward)
         code = getattr(own, "__code__", None)
         tree = backward_tree(function)
@@ -342,7 +349,8 @@ def _scope(tree: ast.FunctionDef, seen: dict[str, Any], made: Any, function: Any
             isinstance(v, int) for v in value
         ) and "needs" not in name:  # fmt: skip
             numbers += [f"{name}[{i}]" for i in range(min(len(value), 4))]
-    for name in sorted(upstream | inputs):
+    others = [n for n in tensors if n not in upstream | inputs and "." not in n][:3]
+    for name in [*sorted(upstream | inputs), *others]:
         if tensors.get(name):
             numbers += [f"{name}.shape[{i}]" for i in range(tensors[name])] + [f"{name}.numel()"]
     dims = list(dict.fromkeys(["-1", "0", "1", *_dims_of(tree)]))
@@ -351,7 +359,7 @@ def _scope(tree: ast.FunctionDef, seen: dict[str, Any], made: Any, function: Any
     outputs |= {result} - {""}
     idle = {n for n in seen if n not in loads and n in tensors and n not in upstream}
     return Scope(
-        tensors, tuple(dict.fromkeys(numbers))[:14], frozenset(booleans), upstream,
+        tensors, tuple(dict.fromkeys(numbers))[:24], frozenset(booleans), upstream,
         frozenset(outputs), frozenset(inputs), conditions, epsilons, frozenset(idle), "",
         tuple(dims[:6]),
     )  # fmt: skip
@@ -488,7 +496,7 @@ def written(function: Any, trials: Sequence[Trial], name: str, line: str) -> lis
                 and torch.equal(t.to(leaf.dtype), leaf.detach())]  # fmt: skip
         if same:
             put[label] = same[0]
-    put["y"] = next(iter(sorted(scope.outputs)), "y")
+    put.setdefault("y", next(iter(sorted(scope.outputs)), "y"))
     expression = ast.parse(line.partition(" = ")[2], mode="eval").body
     for part in ast.walk(expression):
         if isinstance(part, ast.Name):
@@ -524,16 +532,31 @@ def _pair(bench: Bench, kept: list[Edit]) -> list[Edit]:
     for count, (one, two) in enumerate(_likely(running)):
         if count > _PAIRS:
             break
-        if one.slot is two.slot or _inside(one, two) or _inside(two, one):
+        if one.slot is two.slot:
             continue
-        one.slot.put(one.new)
-        two.slot.put(two.new)
-        right = bench.right()
-        two.slot.put(two.old)
-        one.slot.put(one.old)
+        if _inside(one, two) or _inside(two, one):
+            outer, inner = (two, one) if _inside(one, two) else (one, two)
+            if not (_operator(outer.old) and _operator(outer.new)):
+                continue
+            # An operator is changed where it stands, so that the other edit keeps its place.
+            kept_op, outer.old.op = outer.old.op, outer.new.op
+            inner.slot.put(inner.new)
+            right = bench.right()
+            inner.slot.put(inner.old)
+            outer.old.op = kept_op
+        else:
+            one.slot.put(one.new)
+            two.slot.put(two.new)
+            right = bench.right()
+            two.slot.put(two.old)
+            one.slot.put(one.old)
         if right:
             return [one, two]
     return []
+
+
+def _operator(node: Any) -> bool:
+    return isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Sub))
 
 
 _LIKELY = ("wrong_sign", "exponent", "transposed", "missing_factor", "square_of_difference",
@@ -564,14 +587,42 @@ def fault(function: Any, found: Sequence[Edit], codes: Sequence[str] = ()) -> Fa
     assert tree is not None
     patches: dict[int, Patch] = {}
     sentences = []
+    joined = _joined(file, found) if len(found) == 2 else None
     for edit in found:
         sentences.append(edit.sentence)
-        patch = _patched(file, edit, patches)
+        patch = joined or _patched(file, edit, patches)
         if patch is not None:
             patches[patch.line] = patch
     code = "+".join(sorted(set(codes or [e.code for e in found])))
     remedy = "; ".join(p.text.strip() for p in patches.values())
     return Fault(code, "; and ".join(sentences), remedy, tuple(patches.values()))
+
+
+def _joined(file: str, found: Sequence[Edit]) -> Patch | None:
+    """Two edits of one statement, which is written anew."""
+    one, two = found
+    statement = one.slot.within
+    if statement is None or statement is not two.slot.within:
+        return None
+    line, end = statement.lineno, statement.end_lineno  # type: ignore[attr-defined]
+    lines = [linecache.getline(file, n).rstrip("\n") for n in range(line, end + 1)]
+    outer, inner = (two, one) if _inside(one, two) else (one, two)
+    nested = _inside(inner, outer)
+    if nested:
+        kept, outer.old.op = outer.old.op, outer.new.op
+    else:
+        outer.slot.put(outer.new)
+    inner.slot.put(inner.new)
+    shown = text(statement)
+    inner.slot.put(inner.old)
+    if nested:
+        outer.old.op = kept
+    else:
+        outer.slot.put(outer.old)
+    column: int = statement.col_offset  # type: ignore[attr-defined]
+    tail = lines[-1][statement.end_col_offset :]  # type: ignore[attr-defined]
+    whole = lines[0][:column] + shown + tail
+    return Patch(line, end, whole, "\n".join(lines), column, len(lines[0].rstrip()) - column)
 
 
 def _patched(file: str, edit: Edit, before: dict[int, Patch]) -> Patch | None:
@@ -586,9 +637,7 @@ def _patched(file: str, edit: Edit, before: dict[int, Patch]) -> Patch | None:
     head, tail, new = lines[0][:start], lines[-1][stop:], text(edit.new)
     earlier = before.get(line)
     if earlier is not None:
-        # Two edits of one line: the second is put into what the first has made of it.
-        found = earlier.text.replace(text(old), new, 1)
-        return Patch(line, end, found, earlier.old, earlier.column, earlier.width)
+        return None
     bare = slot.field in ("value", "elts", "args", "slice", "body", "targets") and not isinstance(
         slot.owner, (ast.Attribute, ast.Subscript)
     )

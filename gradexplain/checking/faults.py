@@ -537,6 +537,28 @@ def _letters(shape: tuple[int, ...], letters: str) -> str:
     return f"[{','.join(letters[: len(shape)])}]" if shape else ""
 
 
+def _approximation(case: Case) -> Fault | None:
+    """Near the truth everywhere, and not it: tanh's approximation of erf, in GELU."""
+    name = case.name
+    graph = case.graph
+    exact = graph is not None and any(
+        n.op is not None and n.op.name in ("erf", "gelu", "erfc") for n in graph.nodes
+    )
+    if not exact or any(t.claimed(name) is None for t in case.regular):
+        return None
+    for t in case.regular:
+        gap = np.abs(np.asarray(t.claimed(name)) - t.true[name]).max(initial=0.0)
+        if not gap <= 5e-3 * np.abs(t.true[name]).max(initial=0.0):
+            return None
+    return Fault(
+        "approximation",
+        f"the gradient by {name} is that of an approximation: it is right to two or three digits "
+        "everywhere, where the forward computes the exact function",
+        "use the same function in both: F.gelu(x) with erf's derivative, or "
+        'F.gelu(x, approximate="tanh") with that of tanh',
+    )
+
+
 def _uses(case: Case) -> Fault | None:
     """J without the contribution of one use of a value, or with that of one use alone."""
     name = case.name
@@ -869,12 +891,12 @@ def _by_power(case: Case) -> Fault | None:
 
 _HYPOTHESES: tuple[Callable[[Case], Fault | None], ...] = (
     _in_place, _buffer, _detached, _none, _unsteady, _raises, _shape, _rounding, _linearity, _kink,
-    _zero, _other_input, _sign, _diagonal, _uses, _factor, _term, _transposed, _edited, _by_power,
+    _zero, _other_input, _sign, _diagonal, _approximation, _uses, _factor, _term, _transposed, _edited, _by_power,
 )  # fmt: skip
 
 #: For code: what its own source shows comes before what J alone suggests.
 _OF_CODE: tuple[Callable[[Case], Fault | None], ...] = (
     _in_place, _upstream_changed, _buffer, _detached, _none, _unsteady, _rounding, _linearity,
-    _zero, _swapped, _diagonal, _edited, _kink, _uses, _raises, _shape, _other_input, _sign, _factor, _term,
+    _zero, _swapped, _diagonal, _approximation, _edited, _kink, _uses, _raises, _shape, _other_input, _sign, _factor, _term,
     _transposed, _by_power,
 )  # fmt: skip

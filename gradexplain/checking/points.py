@@ -53,7 +53,8 @@ def choices(names: Sequence[str], fixed: Mapping[str, Shape]) -> Iterator[Shapes
         yield dict(fixed)
         return
     first = next(iter(fixed.values()), None)
-    for shape in (*((first,) if first is not None else ()), *_UNIFORM[:1]):
+    wide = [(2, *first)] if first is not None and len(first) == 1 and first[0] > 1 else []
+    for shape in (*wide, *((first,) if first is not None else ()), *_UNIFORM[:1]):
         yield {**fixed, **dict.fromkeys(free, shape)}
     for layer in _LAYERS:
         if len(layer) == len(free) and not fixed:

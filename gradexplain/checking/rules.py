@@ -484,6 +484,15 @@ def _removed(node: ast.AST, scope: Scope) -> Iterator[Found]:
             )
 
 
+def _factors_of(node: ast.AST) -> Iterator[ast.AST]:
+    """The factors of a product."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Mult, ast.Div)):
+        yield from _factors_of(node.left)
+        yield from _factors_of(node.right)
+    else:
+        yield node
+
+
 def _standing(node: ast.AST, scope: Scope) -> bool:
     """Whether a factor may be missing here."""
     return isinstance(node, ast.expr) and not isinstance(
@@ -498,9 +507,8 @@ def _factors(node: ast.AST, scope: Scope) -> Iterator[Found]:
     for name in scope.tensors:
         if name in scope.upstream:
             continue
-        if name == text(node):
-            yield "exponent", made("A * A", A=node)
-            continue
+        if name in {text(part) for part in _factors_of(node)}:
+            yield "exponent", made(f"A * {name}", A=node)
         masked = name in scope.booleans or any(w in name.lower() for w in ("mask", "keep"))
         code = "mask_not_applied" if masked else "missing_factor"
         yield code, made(f"A * {name}", A=node)
@@ -510,9 +518,10 @@ def _factors(node: ast.AST, scope: Scope) -> Iterator[Found]:
             yield code, made(f"A * (1 - {name} ** 2)", A=node)
             yield code, made(f"A * {name}.exp()", A=node)
     for number in scope.numbers:
-        sized = "." in number and "ctx" not in number or _size(ast.parse(number, mode="eval").body)
-        yield "missing_factor", made(f"A * {number}", A=node)
-        yield ("sum_vs_mean" if sized else "missing_factor"), made(f"A / {number}", A=node)
+        sized = _size(ast.parse(number, mode="eval").body)
+        plain = "constant_factor" if number[0].isdigit() else "missing_factor"
+        yield plain, made(f"A * {number}", A=node)
+        yield ("sum_vs_mean" if sized else plain), made(f"A / {number}", A=node)
         if not sized:
             yield "missing_factor", made(f"A / (1 - {number})", A=node)
     for condition in scope.conditions:
@@ -671,7 +680,7 @@ def _assigned(node: ast.AST, scope: Scope) -> Iterator[Found]:
         yield ast.Assign([node.target], node.value)
 
 
-@rule("constant_factor")
+@rule("constant_factor", paired=True)
 def _scaled(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if _standing(node, scope):
         for factor in _FACTORS:
