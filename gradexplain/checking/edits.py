@@ -13,6 +13,7 @@ import inspect
 import itertools
 import linecache
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -251,11 +252,13 @@ class Bench:
         body.decorator_list = []
         module = ast.fix_missing_locations(ast.Module([body], []))
         space: dict[str, Any] = {}
-        # The user's own source, edited.
-        exec(compile(module, "<edited>", "exec"), self.source.__globals__, space)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)
+            # The user's own source, edited.
+            exec(compile(module, "<edited>", "exec"), self.source.__globals__, space)
         return space[self.tree.name]
 
-    def gradients(self, backward: Any, k: int, v: Any) -> list[Any] | None:
+    def gradients(self, backward: Any, k: int, v: Any, *, again: bool = True) -> list[Any] | None:
         """What ``backward`` gives at the k-th trial for each input that is looked at."""
         y, leaves = self.made[k]
         upstream = numeric.tensor(v, "float64")
@@ -265,7 +268,12 @@ class Bench:
                 found = torch.autograd.grad(
                     y, leaves, upstream, retain_graph=True, allow_unused=True
                 )
-        except Exception:  # the user's own code, edited
+        except Exception as error:  # the user's own code, edited
+            if "modified by an inplace" in str(error) and again:
+                # By this edit, or by one before it: what was saved is made anew.
+                setting = cast("CodeSetting", self.trials[k].setting)
+                self.made[k] = setting.applied(self.trials[k].values, "float64")
+                return self.gradients(backward, k, v, again=False)
             return None
         finally:
             self.function.backward = self.original
@@ -397,7 +405,7 @@ def _of_forward(
         if isinstance(node, ast.Compare) and len(node.ops) == 1:
             shown = _in_names(node, known)
             if shown:
-                conditions.append(shown)
+                conditions += [shown, _opposite(shown)]
         conditions += _clamped(node, known)
         if (
             isinstance(node, ast.Constant)
@@ -415,6 +423,13 @@ def _of_forward(
         tuple(dict.fromkeys(conditions))[:6], tuple(dict.fromkeys(epsilons))[:4], constants[:4],
         result,
     )  # fmt: skip
+
+
+def _opposite(condition: str) -> str:
+    for a, b in ((" <= ", " > "), (" >= ", " < "), (" < ", " >= "), (" > ", " <= ")):
+        if a in condition:
+            return condition.replace(a, b)
+    return f"~({condition})"
 
 
 def _clamped(node: ast.AST, known: dict[str, Any]) -> list[str]:
@@ -536,6 +551,15 @@ def _pair(bench: Bench, kept: list[Edit]) -> list[Edit]:
             continue
         if _inside(one, two) or _inside(two, one):
             outer, inner = (two, one) if _inside(one, two) else (one, two)
+            if any(part is inner.slot.owner for part in ast.walk(outer.new)):
+                outer.slot.put(outer.new)
+                inner.slot.put(inner.new)
+                right = bench.right()
+                inner.slot.put(inner.old)
+                outer.slot.put(outer.old)
+                if right:
+                    return [one, two]
+                continue
             if not (_operator(outer.old) and _operator(outer.new)):
                 continue
             # An operator is changed where it stands, so that the other edit keeps its place.
@@ -607,7 +631,9 @@ def _joined(file: str, found: Sequence[Edit]) -> Patch | None:
     line, end = statement.lineno, statement.end_lineno  # type: ignore[attr-defined]
     lines = [linecache.getline(file, n).rstrip("\n") for n in range(line, end + 1)]
     outer, inner = (two, one) if _inside(one, two) else (one, two)
-    nested = _inside(inner, outer)
+    nested = _inside(inner, outer) and not any(
+        part is inner.slot.owner for part in ast.walk(outer.new)
+    )
     if nested:
         kept, outer.old.op = outer.old.op, outer.new.op
     else:
