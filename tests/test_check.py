@@ -14,7 +14,7 @@ from accepting import compare
 
 import gradexplain
 from gradexplain.checking.checker import check
-from gradexplain.checking.report import FAULTS
+from gradexplain.checking.codes import KINDS, Kind
 from gradexplain.cli import main
 from gradexplain.errors import InputError
 
@@ -273,4 +273,24 @@ def test_widths(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_fault_is_described() -> None:
-    assert all(FAULTS.values())
+    assert len({k.code for k in KINDS}) == len({k.name for k in KINDS}) == len(KINDS)
+    assert all(k.title and k.about for k in KINDS)
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k.example], ids=lambda k: k.code)
+def test_the_example_of_a_fault_has_it(kind: Kind) -> None:
+    assert kind.example is not None
+    expression, wrong, right = kind.example
+    assert kind.name in check(expression, wrong).faults.values()
+    assert check(expression, right).right
+
+
+def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "GX104"]) == 0
+    found = capsys.readouterr().out
+    assert "missing_off_diagonal" in found and "gradexplain check" in found
+    assert main(["explain"]) == 0
+    listed = capsys.readouterr().out
+    assert all(k.code in listed and k.name in listed for k in KINDS)
+    assert main(["explain", "GX999"]) == 2
+    assert "there is no fault GX999" in capsys.readouterr().err

@@ -275,6 +275,8 @@ def _wrong(trial: Trial, name: str, report: CheckReport, ones: bool) -> bool:
     result = trial.result(name)
     if found.mutated or found.buffer or found.v_changed or name in found.unsteady:
         return True
+    if trial.setting.forward_gap(trial.values, trial.dtype) is not None:
+        return True
     if result.problem == "none":
         return bool(np.abs(trial.true[name]).max(initial=0.0) > 0)
     if result.rows is None or result.rows.shape[1:] != trial.shape(name):

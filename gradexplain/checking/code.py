@@ -15,6 +15,7 @@ from gradexplain.checking.claims import Claim
 from gradexplain.checking.operation import (
     Binding,
     Operation,
+    Plainly,
     bindings,
     plainly,
     quiet,
@@ -358,7 +359,7 @@ class CodeSubject(_Subject):
             )
         setting.settle(self.values(shapes, values), recorder.reason)
         if log is not None:
-            setting.functions = tuple(dict.fromkeys(cls for cls, _, _ in log.met))
+            setting.functions = self._functions(log, tensors)
             setting.dirty = tuple(
                 n for n, t in leaves.items()
                 if any(t is d for _, context, _ in log.met for d in context.dirty)
@@ -368,6 +369,18 @@ class CodeSubject(_Subject):
             if log is not None and len(log.met) == 1 and log.met[0][2] is y:
                 setting.claims = self._backward_graphs(recorder, log.met[0], setting)
         return setting
+
+    def _functions(self, log: Plainly, tensors: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The Functions that the operation applies, in order."""
+        met = log.met
+        if self.reference is not None:
+            try:
+                with torch.no_grad(), plainly() as own:
+                    self.run({n: t.detach().clone() for n, t in tensors.items()}, plain=True)
+            except Exception:  # the user's own code
+                return ()
+            met = own.met
+        return tuple(dict.fromkeys(cls for cls, _, _ in met))
 
     def _keep(self, tensors: Mapping[str, Any]) -> None:
         """Look which outputs have a gradient."""
@@ -576,6 +589,22 @@ class CodeSetting(Setting):
                 inside |= ~np.isfinite(here)
             left_wrong[inside, place] = False
         return left_wrong
+
+    def forward_gap(self, values: Mapping[str, Array], dtype: str) -> float | None:
+        """By how much the forward differs from the reference's, beyond rounding; None where it does
+        not, or there is no reference.
+        """
+        subject = self.subject
+        if subject.reference is None:
+            return None
+        with torch.no_grad():
+            mine = numeric.array(subject.run(subject.tensors(values, dtype)))
+            theirs = numeric.array(subject.plain(subject.tensors(values, "float64")))
+        if mine.shape != theirs.shape:
+            return float("inf")
+        gap = float(np.abs(mine - theirs).max(initial=0.0))
+        scale = float(np.abs(theirs).max(initial=0.0))
+        return gap if gap > (1e-9 if dtype == "float64" else 1e-4) * max(scale, 1e-12) else None
 
     # -- the claim ---------------------------------------------------------------------------------
 

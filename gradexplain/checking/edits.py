@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from gradexplain.checking import numeric, points
+from gradexplain.checking.codes import BY_NAME
 from gradexplain.checking.operation import backward_tree, quiet
-from gradexplain.checking.report import FAULTS, Fault, Patch
+from gradexplain.checking.report import Fault, Patch
 from gradexplain.checking.rules import RULES, Scope, text
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Edit:
 
     @property
     def sentence(self) -> str:
-        return f"{FAULTS[self.code]}: {text(self.old)} should be {text(self.new)}"
+        return f"{BY_NAME[self.code].title}: {text(self.old)} should be {text(self.new)}"
 
 
 # -- where edits go --------------------------------------------------------------------------------

@@ -131,7 +131,7 @@ def _is_use(node: Node, use: int) -> Callable[[Node, int], bool]:
 
 
 #: Faults of the forward, or of how the backward runs: no other formula mends them.
-UNMENDED = ("inplace_forward", "inplace_buffer", "nondeterministic")
+UNMENDED = ("forward_differs", "inplace_forward", "inplace_buffer", "nondeterministic")
 
 
 def diagnose(case: Case) -> Fault:
@@ -175,6 +175,18 @@ def _in_place(case: Case) -> Fault | None:
         f"compute a new tensor in forward, as in {changed[0]} = {changed[0]}.clone(); or "
         f"out = {changed[0]} / s instead of {changed[0]} /= s",
     )
+
+
+def _forward_differs(case: Case) -> Fault | None:
+    for t in case.regular:
+        gap = t.setting.forward_gap(t.values, t.dtype)
+        if gap is not None:
+            return Fault(
+                "forward_differs",
+                f"the forward is not that of the reference: they differ by up to {number(gap)}",
+                "make the forward right first: its backward is compared with the reference's",
+            )
+    return None
 
 
 def _upstream_changed(case: Case) -> Fault | None:
@@ -380,7 +392,7 @@ def _kink(case: Case) -> Fault | None:
     """Wrong at special points only."""
     name = case.name
     wrong = [t for t in case.trials if not t.right(name)]
-    if not all(t.special for t in wrong) or all(t.special for t in case.trials):
+    if not wrong or not all(t.special for t in wrong) or all(t.special for t in case.trials):
         return None
     graph, trial = wrong[0].setting.graph, wrong[0]
     place = np.argwhere(trial.wrong(name))[0]
@@ -896,7 +908,7 @@ _HYPOTHESES: tuple[Callable[[Case], Fault | None], ...] = (
 
 #: For code: what its own source shows comes before what J alone suggests.
 _OF_CODE: tuple[Callable[[Case], Fault | None], ...] = (
-    _in_place, _upstream_changed, _buffer, _detached, _none, _unsteady, _rounding, _linearity,
+    _in_place, _forward_differs, _upstream_changed, _buffer, _detached, _none, _unsteady, _rounding, _linearity,
     _zero, _swapped, _diagonal, _approximation, _edited, _kink, _uses, _raises, _shape, _other_input, _sign, _factor, _term,
     _transposed, _by_power,
 )  # fmt: skip

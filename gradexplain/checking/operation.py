@@ -319,7 +319,8 @@ def bindings(
             options.append([(p.name, "given" if given else "wanted", None)])
         elif p.default is not p.empty:
             kinds = [(p.name, "left out", None)]
-            if p.default is None and (p.name in _OPTIONAL or "Tensor" in str(p.annotation)):
+            optional = p.name in _OPTIONAL or "Tensor" in str(p.annotation)
+            if p.default is None and optional and place not in none:
                 kinds.insert(0, (p.name, "wanted", None))
             options.append(kinds)
         else:

@@ -5,71 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+from gradexplain.checking.codes import codes
 from gradexplain.document import serialise
 from gradexplain.document.keys import HIDDEN, TOLERANCE, Key, Keys
 from gradexplain.explanation import Array, Shape
-
-#: Every fault that can be named, and what it is in a few words.
-FAULTS = {
-    "missing_off_diagonal": "the off-diagonal terms of J are missing",
-    "missing_term": "a term of a sum is missing",
-    "missing_accumulation": "the contribution of one use of a repeated value is missing",
-    "constant_factor": "off by a constant factor",
-    "wrong_sign": "a wrong sign",
-    "transposed": "the transposed Jacobian",
-    "missing_broadcast_sum": "the sum over a broadcast dimension is forgotten",
-    "wrong_dim": "a reduction over the wrong dim",
-    "sum_vs_mean": "a sum where a mean was needed, or a mean where a sum was",
-    "missing_keepdim": "keepdim=True is missing",
-    "output_for_input": "evaluated at the output where the input belongs, or the other way round",
-    "v_unused": "the upstream gradient v is not used",
-    "v_nonlinear": "not linear in v: the upstream gradient is used twice",
-    "wrong_input": "the gradient of another input",
-    "swapped": "the gradients of two inputs are swapped",
-    "none": "None instead of a gradient",
-    "detached": "the result is detached: no gradient flows",
-    "wrong_shape": "a result of the wrong shape",
-    "kink": "wrong only at a kink",
-    "one_point": "wrong only at particular points",
-    "exponent": "an exponent is off by one",
-    "nondeterministic": "the backward is not deterministic",
-    "inplace_forward": "the forward changes its input in place",
-    "inplace_buffer": "a gradient buffer with requires_grad=True is assigned in place",
-    "float32_rounding": "float32 rounding, and nothing else",
-    "missing_factor": "a factor is missing",
-    "extra_factor": "a factor too many",
-    "extra_term": "a term too many",
-    "inverse": "a factor is multiplied where it divides, or the other way round",
-    "wrong_constant": "a wrong constant",
-    "square_of_difference": "(1 - y)**2 where 1 - y**2 belongs",
-    "biased_variance": "n where the variance has n - 1, or the other way round",
-    "eps": "eps is missing, or in the wrong place",
-    "mask_not_applied": "the forward's mask is not applied",
-    "wrong_condition": "a condition is wrong",
-    "swapped_branches": "the branches of a where are swapped",
-    "swapped_halves": "the halves of what was split or joined are swapped",
-    "missing_unsqueeze": "unsqueeze is missing",
-    "extra_keepdim": "keepdim=True where the dim has to go",
-    "symmetric_assumption": "right for symmetric matrices only",
-    "condition": "right under a condition only",
-    "approximation": "an approximation where the exact derivative is needed",
-    "kernel_not_flipped": "a kernel or a sequence is not flipped",
-    "wrong_slice": "a wrong slice or index",
-    "wrong_function": "a wrong function",
-    "missing_call": "a function is not applied",
-    "not_reentrant": "the backward changes what it keeps: a second run differs",
-    "grad_output_changed": "the backward changes grad_output in place",
-    "needs_input_grad": "wrong when only some inputs need a gradient",
-    "second_order": "right at first order, wrong when differentiated again",
-    "forward_differs": "the forward is not that of the reference",
-    "raises": "the backward raises an error",
-    "unknown": "no single fault that is known here explains it",
-}
-
-
-def title(code: str) -> str:
-    """What a fault is, in a few words; of each, where there are several."""
-    return "; and ".join(FAULTS[c] for c in code.split("+"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +27,9 @@ class Patch:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """``code`` is one of `FAULTS`, or several with a + between them; ``sentence`` says it of this
-    case, ``remedy`` is a line of PyTorch, ``patch`` the same as a change of the user's file.
+    """``code`` is the name of one of `gradexplain.checking.codes.KINDS`, or several with a +
+    between them; ``sentence`` says it of this case, ``remedy`` is a line of PyTorch, ``patch`` the
+    same as a change of the user's file.
     """
 
     code: str
@@ -142,6 +82,7 @@ class InputReport:
     JSON: ClassVar[Keys] = {
         "fault": HIDDEN,
         "code": Key("fault", null=True, about="one of the codes of `gradexplain help check`"),
+        "number": Key("code", null=True, about="GX and a number: `gradexplain explain GX104`"),
         "sentence": Key(),
         "remedy": Key(),
         "patch": Key(about="lines of the file that become text, which has been run"),
@@ -153,6 +94,10 @@ class InputReport:
     @property
     def code(self) -> str:
         return "" if self.fault is None else self.fault.code
+
+    @property
+    def number(self) -> str:
+        return "" if self.fault is None else codes(self.fault.code)
 
     @property
     def patch(self) -> tuple[Patch, ...]:

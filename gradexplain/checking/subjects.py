@@ -87,6 +87,10 @@ class Setting(ABC):
         """Whether points are tried that may be kinks."""
         return True
 
+    def forward_gap(self, values: Mapping[str, Array], dtype: str) -> float | None:
+        """By how much the forward differs from a reference's, None where it does not."""
+        return None
+
     def slack(self, values: Mapping[str, Array], name: str) -> Any:
         """What the truth itself may be off by, at each entry."""
         return 0.0

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from gradexplain.cli import shell
-from gradexplain.cli.common import Command, Output, budget_options, output_options
+from gradexplain.cli.common import Command, Output, budget_options, output_options_of
 from gradexplain.document import serialise
 from gradexplain.errors import InputError
 
@@ -50,7 +50,7 @@ _CODE = re.compile(r"(?P<path>.+\.py):(?P<name>[^\W\d]\w*)$", re.DOTALL)
     help="The surrogate gradient of an input, in terms of v.",
 )  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="List the right entries of J too.")
-@output_options
+@output_options_of(["text", "json", "github", "sarif"])
 @budget_options
 def check(
     what: str | None,
@@ -178,6 +178,10 @@ def _write(report: Any, out: Output, everything: bool) -> None:
     if out.format == "json":
         shown = report if everything else report.without_right()
         document = serialise.text(shown, out.precision, ascii_only=out.ascii_only)
+    elif out.format in ("github", "sarif"):
+        from gradexplain.checking import annotations
+
+        document = (annotations.github if out.format == "github" else annotations.sarif)(report)
     else:
         from gradexplain.render import check_text
 

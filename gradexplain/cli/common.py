@@ -275,7 +275,7 @@ class Output:
             output.write_file(self.path, document)
 
 
-def _output_options(formats: Sequence[str]) -> Callable[[F], Callable[..., Any]]:
+def output_options_of(formats: Sequence[str]) -> Callable[[F], Callable[..., Any]]:
     """The options that say how and where the answer is written, in one of ``formats``."""
 
     def options(command: F) -> Callable[..., Any]:
@@ -315,7 +315,7 @@ def _output_options(formats: Sequence[str]) -> Callable[[F], Callable[..., Any]]
 
 
 #: For a command whose answer is text or JSON.
-output_options = _output_options(["text", "json"])
+output_options = output_options_of(["text", "json"])
 
 _FORMATS = ["text", "json", "markdown", "latex", "html", "dot", "svg"]
 
@@ -324,7 +324,7 @@ def page_output_options(command: F) -> Callable[..., Any]:
     """For a command whose answer is a page: every format, and where it is shown."""
     command = click.option("--open", is_flag=True, help="Show the page in the browser.")(command)
     command = click.option("--standalone", is_flag=True, help="LaTeX with a preamble.")(command)
-    return _output_options(_FORMATS)(command)
+    return output_options_of(_FORMATS)(command)
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.3

@@ -28,6 +28,7 @@ from gradexplain.cli import output, shell
 from gradexplain.cli.batch import batch
 from gradexplain.cli.check import check
 from gradexplain.cli.codegen import codegen
+from gradexplain.cli.faults import explain
 from gradexplain.cli.hessian import hessian
 from gradexplain.cli.ops import ops
 from gradexplain.cli.run import run, why
@@ -54,6 +55,7 @@ cli.add_command(batch)
 cli.add_command(why)
 cli.add_command(ops)
 cli.add_command(check)
+cli.add_command(explain)
 cli.add_command(codegen)
 cli.add_command(hessian)
 cli.add_command(trace)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from gradexplain.checking.report import CheckReport, Entry, InputReport, title
+from gradexplain.checking.codes import codes, title
+from gradexplain.checking.report import CheckReport, Entry, InputReport, Patch
 from gradexplain.render import numbers
 from gradexplain.render.page import LABEL, NAME, Page, Style, elements, listed
 
@@ -82,7 +83,10 @@ def _evidence(page: Page, report: CheckReport, found: InputReport, everything: b
         return
     page.blank()
     page.heading(
-        found.name, "" if found.fault is None else f"{found.fault.code}: {title(found.fault.code)}"
+        found.name,
+        ""
+        if found.fault is None
+        else f"{codes(found.fault.code)} {found.fault.code}: {title(found.fault.code)}",
     )
     rows = [("right", found.right), ("claimed", found.claimed)]
     for label, text in rows:
@@ -96,6 +100,10 @@ def _evidence(page: Page, report: CheckReport, found: InputReport, everything: b
             page.add(page.text(f"{'apart':<9}", LABEL), page.text(found.difference), hang=13)
     for where in found.where:
         page.add(page.text(f"{'':<9}where ", LABEL), page.text(where), hang=13, formula=True)
+    for patch in found.patch:
+        _place(page, patch)
+    if found.hint:
+        page.add(page.text("hint     ", LABEL), page.text(found.hint), hang=13)
     if found.fault is not None and found.fault.remedy:
         page.add(
             page.text("remedy   ", LABEL), page.text(found.fault.remedy), hang=13, formula=True
@@ -104,6 +112,16 @@ def _evidence(page: Page, report: CheckReport, found: InputReport, everything: b
         page.add(page.text("PyTorch  ", LABEL), page.text(found.line), hang=13, formula=True)
     if found.entries and (found.wrong or everything):
         _entries(page, report, found, everything)
+
+
+def _place(page: Page, patch: Patch) -> None:
+    """The user's own line with a caret under what the remedy changes."""
+    line = patch.old.splitlines()[0]
+    indent = len(line) - len(line.lstrip())
+    head = f"line {patch.line}"
+    page.add(page.text(f"{head:<9}", LABEL), page.text(line.strip()))
+    width = max(1, min(patch.width, len(line.rstrip()) - patch.column))
+    page.add(page.text(" " * (9 + patch.column - indent)), page.text("^" * width, _WRONG))
 
 
 def _entries(page: Page, report: CheckReport, found: InputReport, everything: bool) -> None:
