@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from gradexplain.checking.checker import assert_backward, check
     from gradexplain.errors import BudgetError, GradexplainError, InputError, UnsupportedError
     from gradexplain.explanation import Explanation
-    from gradexplain.hessians import Hessian, hessian
+    from gradexplain.hessians import hessian
+    from gradexplain.second.model import Hessian
     from gradexplain.trace import tracing
 
 __version__ = "0.1.0"
@@ -25,7 +26,7 @@ _HOMES = {
     "explain_calls": "gradexplain.accumulation",
     "explain_many": "gradexplain.batch.many",
     "Explanation": "gradexplain.explanation",
-    "Hessian": "gradexplain.hessians",
+    "Hessian": "gradexplain.second.model",
     "hessian": "gradexplain.hessians",
     "BudgetError": "gradexplain.errors",
     "GradexplainError": "gradexplain.errors",

@@ -174,7 +174,7 @@ def problem_of(request: Request, plan: Plan) -> Problem:
         for place, call in enumerate(made)
     ]
     if plan.order == 2:
-        from gradexplain.second import SecondPass
+        from gradexplain.second.twice import SecondPass
 
         if len(made) > 1 or plan.zero_grad or not plan.retain_graph:
             raise InputError(

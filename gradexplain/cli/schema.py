@@ -12,7 +12,7 @@ from gradexplain.cli import output
 DOCUMENTS = {
     "run": ("gradexplain.explanation", "Explanation"),
     "check": ("gradexplain.checking.report", "CheckReport"),
-    "hessian": ("gradexplain.hessians", "Hessian"),
+    "hessian": ("gradexplain.second.model", "Hessian"),
     "trace": ("gradexplain.trace.session", "Document"),
     "ops": ("gradexplain.catalogue", "Catalogue"),
 }

@@ -23,11 +23,11 @@ from gradexplain.document.model import (
     line,
     name,
 )
-from gradexplain.hessians import Block as Part
-from gradexplain.hessians import Hessian
 from gradexplain.pages.run import Options, Page, verdict
 from gradexplain.render import numbers
 from gradexplain.render.page import elements, listed
+from gradexplain.second.model import Block as Part
+from gradexplain.second.model import Hessian
 
 #: The matrix and its eigenvalues are shown for up to this many elements of all inputs.
 _SHOWN = 12

@@ -1,0 +1,515 @@
+"""One Hessian in the making: every block and product by three routes, held against each other."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sympy
+
+from gradexplain.engine import Problem, Run, is_small
+from gradexplain.explanation import Array, Check, Difference
+from gradexplain.formula.indices import Ranges, index
+from gradexplain.formula.latex import LatexPrinter
+from gradexplain.formula.letters import Letters
+from gradexplain.graph import Node
+from gradexplain.notes import singular_nodes
+from gradexplain.plan.arrays import to_float
+from gradexplain.routes.calls import Shared
+from gradexplain.routes.chain import ChainRule, cleaned
+from gradexplain.routes.closed import ClosedForm, Shown
+from gradexplain.second.gradients import Gradients, closed, free_label, stepped
+from gradexplain.second.model import WHOLE, Block, Hessian, Product
+from gradexplain.second.notes import add_notes
+from gradexplain.second.signs import borders, definiteness, eigenvalues, is_constant, words
+from gradexplain.verdict import compare, fold
+
+#: The formulas of a pair of inputs are written out whatever their length for up to ``_FEW`` inputs, as
+#: far as they are short for more, and for each input with itself alone beyond ``_MANY``.
+_FEW, _MANY = 3, 12
+_SHORT = 60
+
+#: What is said of a second derivative whose formula is not written out.
+BY_NUMBERS = "by numbers"
+
+#: A difference quotient that is to bear a second derivative out: how many binary digits its step is
+#: below the point (with digits to spare, and in float64), and how near it must come.
+_FINE, _COARSE = 45, 20
+_NEAR = 1e-4
+
+
+@dataclass(slots=True)
+class HessianAsked:
+    """The second derivatives, made when the gradient has been explained."""
+
+    u: dict[str, Array] | None
+    weights: dict[str, Array] | None
+    whole: bool
+    shared: Shared | None = None
+    found: Hessian | None = None
+
+    def begin(self, run: Run) -> None:
+        """Nothing is shown before all is known."""
+
+    def further(self, run: Run) -> list[Check]:
+        made = Making(run, self)
+        self.found = made.hessian
+        return [made.check()]
+
+
+class Making:
+    """One Hessian in the making."""
+
+    def __init__(self, run: Run, asked: HessianAsked) -> None:
+        self.run = run
+        self.asked = asked
+        problem = run.problem
+        self.problem: Problem = problem
+        self.leaves = run.leaves
+        self.implicit = problem.v_source == "implicit"
+        self.v_name = run.explanation.grad.name
+        scalar = run.graph.out.label if self.implicit else run.closed.loss_name
+        self.forms: dict[str, ClosedForm] = {}
+        self.hessian = Hessian(run.explanation, scalar, self.u_name, self.p_name, vector=asked.u)
+        self.differences: list[Difference] = []
+        self.answer = None if asked.shared is None else asked.shared.answer()
+        if self.answer is not None and (self.answer.error or self.answer.refused):
+            self.refused = self.answer.error or self.answer.refused
+            self.answer = None
+        else:
+            self.refused = ""
+        self.singular = singular_nodes(run.graph, run.chain, list(problem.wanted))
+        self.borders = borders(run)
+        # Whether PyTorch has nan where there is a second derivative, and one side's of two.
+        self.undefined = self.corner = False
+        # Whether the closed form has nan where PyTorch has a number: nothing checks that number.
+        self.broken = False
+        # What PyTorch's own derivatives may be off by, where they are coarser than rounding.
+        operations = [node.op for node in run.graph.nodes if node.op is not None]
+        self.coarse = compare.coarseness(operations, order=2)
+        # Each route has a graph of its own.
+        v_name = None if self.implicit else self.v_name
+        steps = stepped(run.graph, problem.wanted, v_name)
+        self.steps, self.formulas = (
+            Gradients(made.summed(self.leaves, self.p_name, self.u_name), made.of)
+            for made in (steps, closed(run, v_name) or steps)
+        )
+        self.values = {
+            **problem.values,
+            **({} if self.implicit else {self.v_name: problem.v}),
+            **{f"{self.u_name}.{n}": u for n, u in (asked.weights or {}).items()},
+        }
+        if len(self.leaves) == 1 and asked.weights is not None:
+            (self.values[self.u_name],) = asked.weights.values()
+        self._blocks()
+        self._whole()
+        self._products()
+        add_notes(self)
+
+    @property
+    def u_name(self) -> str:
+        return free_label(self.run.graph, "u", "w", "direction")
+
+    @property
+    def p_name(self) -> str:
+        return free_label(self.run.graph, "P", "Q", "R")
+
+    # -- blocks ----------------------------------------------------------------------------------
+
+    def _blocks(self) -> None:
+        rows = self._chain_rows() if self.asked.whole else {}
+        for a in self.leaves:
+            id = self.formulas.of.get(a.label)
+            if id is not None:
+                graph = self.formulas.at(id)
+                exact = is_small(graph) and self.asked.whole
+                form = ClosedForm(graph, self.values, np.ones(a.shape), exact=exact)
+                if len(self.leaves) > _FEW:
+                    form.long = _SHORT
+                self.forms[a.label] = form
+        for a in self.leaves:
+            for b in self.leaves:
+                self.hessian.blocks[a.label, b.label] = self._block(a, b, rows)
+
+    def _formed(self, a: Node, b: Node) -> bool:
+        """Whether ``∂²L/∂a∂b`` is given by a formula; derived once for both orders."""
+        if a.id != b.id and len(self.leaves) > _MANY:
+            return False
+        form, other = self.forms[a.label], self.forms.get(b.label)
+        places = [leaf.label for leaf in self.leaves]
+        if other is not None and places.index(b.label) < places.index(a.label):
+            if other.is_long(a):
+                return len(self.leaves) <= _FEW
+            form.give(b, *_transposed(other, b, a))
+        return len(self.leaves) <= _FEW or not form.is_long(b)
+
+    def _block(self, a: Node, b: Node, rows: Mapping[tuple[str, str], Any]) -> Block:
+        name, shape = f"{a.label},{b.label}", a.shape + b.shape
+        form = self.forms.get(a.label)
+        d, latex = self._left(a, "", b, ""), self._latex_left(a, "", b, "")
+        if form is None:  # no gradient flows to it at all
+            zero = np.zeros(shape) if self.asked.whole else None
+            return Block(name, 0, f"{d} = 0", f"{latex} = 0", (), "", a.label, b.label, "zero",
+                         shape, zero, zero, zero, zero)  # fmt: skip
+        formed = self._formed(a, b)
+        if formed:
+            shown, structure = form.shown_jacobian(b)
+            text, latex = self._titled(shown, a, b)
+            block = Block(
+                name, shown.formula, text, latex, shown.where, shown.ranges, a.label, b.label,
+                words(structure, self.hessian.scalar, a, b), shape, None, None, None, None,
+            )  # fmt: skip
+        else:
+            block = Block(name, None, f"{d} = …", f"{latex} = \\dots", (), "", a.label, b.label,
+                          BY_NUMBERS, shape, None, None, None, None)  # fmt: skip
+        if self.asked.whole:
+            self._numbers(a, b, block, form if formed else None, *rows[a.label, b.label])
+        return block
+
+    def _numbers(
+        self, a: Node, b: Node, block: Block, form: ClosedForm | None, stepped: Array, size: Array
+    ) -> None:
+        """The block's values by each route, and the verdict on them."""
+        block.chain_rule = stepped
+        block.torch = None if self.answer is None else self.answer.blocks.get((a.label, b.label))
+        if form is not None:
+            pair = form.jacobian_value(b)
+            assert pair is not None
+            block.value = cleaned(pair, exact=form.exact)
+            size = np.maximum(pair[1], size)
+        block.tolerance, exact = self._bounds(size, block.known)
+        block.verdict = self._compare(
+            self._left(a, "", b, ""), block.value, stepped, block.torch, block.tolerance, exact
+        )
+        if block.value is None or block.torch is None:
+            return
+        if block.verdict == "mismatch" and not compare.differs(block.value, stepped, exact).any():
+            if self._stands(a, b, block):
+                block.verdict = "convention"
+        if block.verdict == "convention":
+            self.broken |= bool((np.isnan(block.value) & np.isfinite(block.torch)).any())
+
+    def _stands(self, a: Node, b: Node, block: Block) -> bool:
+        """Whether ``(∂L/∂a(b ± h) − ∂L/∂a(b))/h`` bears the closed form out where PyTorch differs.
+
+        A limit is taken from both sides.  Where PyTorch has nan the closed form must be a limit, and
+        where PyTorch has a number the two limits must be the two routes' numbers: a corner.
+        """
+        assert block.value is not None and block.torch is not None and block.tolerance is not None
+        wrong = compare.differs(block.value, block.torch, block.tolerance)
+        places = np.argwhere(wrong)
+        columns = {tuple(place[len(a.shape) :].tolist()) for place in places}
+        limits = {column: self._quotients(a, b, column) for column in columns}
+        for place in places:
+            row, column = tuple(place[: len(a.shape)]), tuple(place[len(a.shape) :].tolist())
+            ours, theirs = block.value[tuple(place)], block.torch[tuple(place)]
+            before, after = (side[row] for side in limits[column])
+            if not np.isfinite(ours) or not np.isfinite([before, after]).all():
+                return False
+            near = [abs(limit - ours) <= _NEAR * (1 + abs(ours)) for limit in (before, after)]
+            if np.isnan(theirs):
+                if not all(near):
+                    return False
+                self.undefined = True
+                continue
+            other = after if near[0] else before
+            if not any(near) or all(near) or abs(other - theirs) > _NEAR * (1 + abs(theirs)):
+                return False
+            self.corner = True
+        return True
+
+    def _quotients(self, a: Node, b: Node, column: tuple[int, ...]) -> tuple[Array, Array]:
+        """The difference quotients of the gradient by ``b[column]`` from below and from above."""
+        form = self.run.closed
+
+        size = max(1.0, abs(float(self.problem.values[b.label][column])))
+        h = math.ldexp(1.0, math.frexp(size)[1] - (_FINE if form.exact else _COARSE))
+
+        def gradient(step: float) -> Any:
+            moved = np.array(self.problem.values[b.label], dtype=np.float64)
+            moved[column] += step
+            values = {**self.problem.values, b.label: moved}
+            there = ClosedForm(
+                self.run.graph, values, self.problem.v, exact=form.exact, formulas=form
+            )
+            return there.gradient_value(a)[0]
+
+        with np.errstate(all="ignore"):
+            below, here, above = gradient(-h), gradient(0.0), gradient(h)
+            return to_float((here - below) / h), to_float((above - here) / h)
+
+    def _bounds(self, size: Any, value: Array) -> tuple[Array, Array]:
+        """What PyTorch may differ by, and what the other two routes may."""
+        dtypes = self.problem.dtype, "float64"
+        found, exact = (compare.bound(size, value, self.problem.v, dtype) for dtype in dtypes)
+        return found, exact
+
+    def _by_kernel(self, difference: Difference) -> bool:
+        return compare.by_kernel(difference, self.coarse, self.problem.dtype)
+
+    def _compare(
+        self,
+        name: str,
+        value: Array | None,
+        chain: Array,
+        torch: Array | None,
+        tolerance: Array,
+        exact: Array,
+    ) -> str:
+        """The verdict on one block or product; differences are kept."""
+        pairs = []
+        if value is not None:
+            pairs.append((("closed form", "chain rule"), value, chain, exact))
+        if torch is not None:
+            first = ("chain rule", chain) if value is None else ("closed form", value)
+            pairs.append(((first[0], "PyTorch"), first[1], torch, tolerance))
+        found = compare.differences(name, pairs)
+        self.differences += found
+        known = bool(self.singular or self.borders)
+        asked = torch is not None
+        return fold.verdict(found, asked=asked, singular=known, by_kernel=self._by_kernel)
+
+    def _chain_rows(self) -> dict[tuple[str, str], tuple[Array, Array]]:
+        """Every block by the chain rule on the graph of the backward pass, a row at a time."""
+        graph = self.steps.graph
+        small = sum(math.prod(leaf.shape) for leaf in self.leaves) <= WHOLE // 2
+        exact = is_small(graph) and small
+        values = self._all_values()
+        found = {}
+        for a in self.leaves:
+            id = self.steps.of.get(a.label)
+            rows: dict[str, list[Any]] = {b.label: [] for b in self.leaves}
+            chain = None
+            if id is not None:
+                chain = ChainRule(self.steps.at(id), values, exact=exact)
+            for place in np.ndindex(*a.shape):
+                if chain is not None:
+                    basis = np.zeros(a.shape)
+                    basis[place] = 1.0
+                    chain.backward(basis, list(self.problem.wanted))
+                for b in self.leaves:
+                    pair = None if chain is None else chain.upstream.get(b.id)
+                    zero = np.zeros(b.shape)
+                    rows[b.label].append(
+                        (zero, zero)
+                        if pair is None
+                        else (cleaned(pair, exact=exact), np.asarray(pair[1], dtype=np.float64))
+                    )
+            for b in self.leaves:
+                shape = a.shape + b.shape
+                found[a.label, b.label] = (
+                    np.array([row[0] for row in rows[b.label]]).reshape(shape),
+                    np.array([row[1] for row in rows[b.label]]).reshape(shape),
+                )
+        return found
+
+    def _all_values(self) -> dict[str, Array]:
+        """The values of every leaf of the graphs; directions that are not asked for are 1."""
+        leaves = {n.label: n.shape for n in self.steps.graph.nodes if n.is_leaf}
+        return {
+            label: np.asarray(self.values.get(label, np.ones(shape)))
+            for label, shape in leaves.items()
+        }
+
+    # -- titles ----------------------------------------------------------------------------------
+
+    def _titled(self, shown: Shown, a: Node, b: Node) -> tuple[str, str]:
+        """The formula's lines with ``∂²L/∂a∂b`` to the left."""
+        left, _, right = shown.text.partition(" = ")
+        above, below = left[1:].rsplit("/∂", 1)
+        text = self._left(a, above.removeprefix(f"{a.label}.grad"), b, below[len(b.label) :])
+        tex_left, _, tex_right = shown.latex.partition(" = ")
+        places = re.fullmatch(r"\\frac\{\\partial (.*)\}\{\\partial (.*)\}", tex_left)
+        tops = ["", ""]
+        if places is not None:
+            name = LatexPrinter(Letters(())).name
+            tops = [
+                places[1].removeprefix(name(f"{a.label}.grad")),
+                places[2].removeprefix(name(b.label)),
+            ]
+        return f"{text} = {right}", f"{self._latex_left(a, tops[0], b, tops[1])} = {tex_right}"
+
+    def _left(self, a: Node, at: str, b: Node, there: str) -> str:
+        scalar = self.hessian.scalar
+        if a.id == b.id and not a.shape:
+            return f"∂²{scalar}/∂{a.label}²"
+        return f"∂²{scalar}/∂{a.label}{at}∂{b.label}{there}"
+
+    def _latex_left(self, a: Node, at: str, b: Node, there: str) -> str:
+        name = LatexPrinter(Letters(())).name
+        below = rf"\partial {name(a.label)}{at} \, \partial {name(b.label)}{there}"
+        if a.id == b.id and not a.shape:
+            below = rf"\partial {name(a.label)}^2"
+        return rf"\frac{{\partial^2 {name(self.hessian.scalar)}}}{{{below}}}"
+
+    # -- the whole -------------------------------------------------------------------------------
+
+    def _whole(self) -> None:
+        h = self.hessian
+        reach = self.run.graph.reach(list(self.problem.wanted))
+        moving = {n.label for n in self.run.graph.nodes if n.id in reach}
+        h.constant = all(
+            block.formula is not None and is_constant(block.formula, moving)
+            for block in h.blocks.values()
+        )
+        h.smooth = not any(
+            n.op is not None and (n.op.kink or n.op.singular or n.op.singular_at is not None)
+            for n in self.run.graph.nodes
+            if n.id in reach & self.run.graph.needed()
+        )
+        if not self.asked.whole:
+            return
+        h.matrix = self._joined(lambda block: block.known)
+        if not h.matrix.size or not np.isfinite(h.matrix).all():
+            return
+        slack = self._joined(lambda block: block.tolerance)
+        # Of two orders of differentiating the closed form derives one, the chain rule both.
+        stepped = self._joined(lambda block: block.chain_rule)
+        h.symmetric = bool((np.abs(stepped - stepped.T) <= slack + slack.T).all())
+        if h.symmetric:
+            h.eigenvalues = eigenvalues(h.matrix)
+            h.definiteness = definiteness(h.eigenvalues)
+
+    def _joined(self, part: Callable[[Block], Array | None]) -> Array:
+        """A matrix of the blocks' arrays, with the elements of all inputs in order."""
+        sizes = {leaf.label: math.prod(leaf.shape) for leaf in self.leaves}
+        rows = [
+            [
+                np.reshape(np.asarray(part(self.hessian.blocks[a, b])), (n, m))
+                for b, m in sizes.items()
+            ]
+            for a, n in sizes.items()
+        ]
+        return np.block(rows) if sum(sizes.values()) else np.zeros((0, 0))
+
+    # -- H·u -------------------------------------------------------------------------------------
+
+    def _products(self) -> None:
+        weights, given = self.asked.weights, self.asked.u is not None
+        graph = self.formulas.graph
+        exact = is_small(graph) and self.asked.whole
+        form = ClosedForm(graph, self.values, np.ones(()), exact=exact)
+        form.scalar = form.loss_name = self.p_name
+        chain = None
+        if weights is not None:
+            steps = self.steps.graph
+            chain = ChainRule(steps, self.values, exact=exact and is_small(steps))
+            chain.backward(np.ones(()), list(self.problem.wanted))
+        for leaf in self.leaves:
+            product = self._product(leaf, form)
+            product.given = given
+            self.hessian.products[leaf.label] = product
+            if chain is None:
+                continue
+            zero = np.zeros(leaf.shape)
+            size: Any = 0.0
+            if leaf.id in chain.upstream:
+                pair = chain.upstream[leaf.id]
+                product.chain_rule, size = cleaned(pair, exact=chain.exact), pair[1]
+            if product.value is not None:
+                pair = form.gradient_value(leaf)
+                product.value = cleaned(pair, exact=exact)
+                size = np.maximum(pair[1], size)
+            if self.answer is not None:
+                kept = self.answer.product.get(leaf.label)
+                product.torch = zero if kept is None else kept
+            product.tolerance, bound = self._bounds(size, product.known)
+            product.verdict = self._compare(
+                f"(H·{self.u_name})" + (f".{leaf.label}" if len(self.leaves) > 1 else ""),
+                product.value, product.chain_rule, product.torch, product.tolerance, bound,
+            )  # fmt: skip
+            row = {
+                block.verdict for block in self.hessian.blocks.values() if block.row == leaf.label
+            }
+            if product.verdict == "mismatch" and "convention" in row and "mismatch" not in row:
+                product.verdict = "convention"  # its numbers are H's, which are accounted for
+
+    def _product(self, leaf: Node, form: ClosedForm) -> Product:
+        """``H·u`` for one input without its numbers: ``Σ_a u_a·∂²L/∂a∂leaf``."""
+        zero = np.zeros(leaf.shape)
+        column = [
+            (a, block)
+            for a in self.leaves
+            if (block := self.hessian.blocks[a.label, leaf.label]).formula != 0
+        ]
+        if len(self.leaves) > _FEW and any(block.formula is None for _, block in column):
+            text, latex = self._product_titles("", "", "…", r"\dots", leaf)
+            return Product(leaf.label, None, text, latex, (), "", None, zero, None, zero)
+        if not any(self.forms[a.label].is_long(leaf) for a, _ in column):
+            total, ranges = sympy.S.Zero, Ranges()
+            for a, _ in column:
+                u = self.u_name if len(self.leaves) == 1 else f"{self.u_name}.{a.label}"
+                calculus = self.forms[a.label].calculus
+                total += calculus.weighted(self.forms[a.label].jacobian(leaf), u, a.shape)
+                ranges |= calculus.ranges
+            form.give(leaf, total, ranges)
+        shown = form.shown_gradient(leaf)
+        left, _, right = shown.text.partition(" = ")
+        at = left.rsplit("/∂", 1)[1][len(leaf.label) :]
+        tex_left, _, tex_right = shown.latex.partition(" = ")
+        places = re.fullmatch(r"\\frac\{\\partial .*\}\{\\partial (.*)\}", tex_left)
+        name = LatexPrinter(Letters(())).name
+        tex_at = places[1].removeprefix(name(leaf.label)) if places is not None else ""
+        text, latex = self._product_titles(at, tex_at, right, tex_right, leaf)
+        return Product(
+            leaf.label,
+            shown.formula,
+            text,
+            latex,
+            shown.where,
+            shown.ranges,
+            zero,
+            zero,
+            None,
+            zero,
+        )
+
+    def _product_titles(
+        self, at: str, tex_at: str, right: str, tex_right: str, leaf: Node
+    ) -> tuple[str, str]:
+        of = "" if len(self.leaves) == 1 else f".{leaf.label}"
+        u, name = self.u_name, LatexPrinter(Letters(())).name
+        tex_of = "" if not of else rf"^{{({name(leaf.label)})}}"
+        return f"(H·{u}){of}{at} = {right}", f"(H {u}){tex_of}{tex_at} = {tex_right}"
+
+    # -- verdict ---------------------------------------------------------------------------------
+
+    def check(self) -> Check:
+        h = self.hessian
+        items: list[Block | Product] = [*h.blocks.values(), *h.products.values()]
+        status = "agree" if self.asked.shared is not None else "skipped"
+        if self.refused:
+            status = "cannot tell"
+        found = fold.check(
+            status,
+            (item.verdict for item in items),
+            self.problem.dtype,
+            (item.tolerance for item in items if item.tolerance is not None),
+            self.differences,
+            self.refused,
+            self._by_kernel,
+        )
+        if self.broken and found.status == "convention":
+            found.status = "cannot tell"
+            found.reason = (
+                "the closed form meets 0/0 or 0·inf at this point and has no number there; "
+                "PyTorch's numbers stand alone"
+            )
+        return found
+
+
+def _transposed(form: ClosedForm, row: Node, column: Node) -> tuple[Any, Ranges]:
+    """``∂²L/∂column∂row`` from ``∂²L/∂row∂column``, and the ranges of its indices."""
+    formula, known = form.jacobian(column), form.calculus.ranges
+    rows, columns = ((form.calculus.indices(n.shape, c), n) for n, c in ((row, "o"), (column, "d")))
+    swapped = {}
+    for (places, _), letter in ((rows, "d"), (columns, "o")):
+        for axis, place in enumerate(places):
+            if not place.is_Integer:
+                swapped[place] = index(f"{letter}{axis}")
+    bound = Ranges({symbol: n for symbol, n in known.items() if "_" in symbol.name})
+    return formula.xreplace(swapped), bound
