@@ -29,6 +29,7 @@ from gradexplain.cli.batch import batch
 from gradexplain.cli.check import check
 from gradexplain.cli.codegen import codegen
 from gradexplain.cli.faults import explain
+from gradexplain.cli.help import help_command
 from gradexplain.cli.hessian import hessian
 from gradexplain.cli.ops import ops
 from gradexplain.cli.run import run, why
@@ -62,6 +63,7 @@ cli.add_command(trace)
 cli.add_command(shell.completion)
 cli.add_command(shell.man)
 cli.add_command(schema)
+cli.add_command(help_command)
 
 
 def work() -> int:

@@ -44,7 +44,7 @@
       else return;
       e.preventDefault();
     });
-    show(0);
+    show(Math.min(steps.length, +location.hash.slice(6) || 1) - 1); // page.html#step=4
   }
 
   // A number of a gradient: what it is the sum of.

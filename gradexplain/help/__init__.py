@@ -1,0 +1,1 @@
+"""The reference as text files, see `gradexplain.cli.help`."""
