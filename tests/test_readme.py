@@ -12,10 +12,14 @@ import pytest
 from test_samples import output
 
 from gradexplain.catalogue import entries
+from gradexplain.cli.help import TOPICS, topic
+from gradexplain.errors import InputError
 from gradexplain.render.catalogue import markdown
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text("utf-8")
+HELP = sorted((ROOT / "gradexplain" / "help").glob("*.md"))
+#: The README, and the help that is text in the package.
+README = "\n\n".join(path.read_text("utf-8") for path in (ROOT / "README.md", *HELP))
 CONSOLE = re.findall(r"```console\n\$ gradexplain (.*?)\n(.*?)\n```", README, re.DOTALL)
 
 
@@ -49,8 +53,28 @@ def test_python() -> None:
             exec(compile(code, "README.md", "exec"), {})
 
 
-def test_the_list_of_operations_is_current() -> None:
-    assert markdown(entries()) in README
+@pytest.mark.parametrize("name", TOPICS)
+def test_help(name: str) -> None:
+    text = topic(name)
+    assert text.startswith("# ") and text.endswith("\n")
+    if name == "operations":
+        assert markdown(entries()) in text
+
+
+def test_a_topic_that_is_none() -> None:
+    with pytest.raises(InputError, match="there is no help on nothing"):
+        topic("nothing")
+
+
+def test_the_readme_is_short_and_names_what_is_there() -> None:
+    own = (ROOT / "README.md").read_text("utf-8")
+    assert own.count("\n") <= 350
+    assert (ROOT / "samples" / "stepper.png").stat().st_size < 100_000
+    for folder in (
+        path for path in (ROOT / "gradexplain").iterdir() if (path / "__init__.py").exists()
+    ):
+        if folder.name not in ("cli", "render", "help"):
+            assert f"`{folder.name}/`" in own or f"{folder.name}/" in own, folder.name
 
 
 def test_there_are_commands() -> None:

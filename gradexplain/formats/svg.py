@@ -7,7 +7,7 @@ from html import escape
 from gradexplain.document.model import Graph
 from gradexplain.formats.layout import Item, layout
 
-_ROW, _HEIGHT, _GAP, _MARGIN = 58, 32, 46, 12
+_ROW, _HEIGHT, _GAP, _MARGIN, _TOP = 62, 32, 46, 12, 28
 
 _STYLE = (
     "rect{fill:#fff;stroke:#555}text{font:13px monospace;fill:#111}path{fill:none;stroke:#555}"
@@ -26,13 +26,13 @@ def svg(graph: Graph, *, alone: bool = False) -> str:
     lefts = [_MARGIN + sum(widths[:n]) + _GAP * n for n in range(len(layers))]
     flow = f"◄ {graph.flow}"
     width = lefts[-1] + widths[-1] + _MARGIN + 10 * len(flow)
-    height = 2 * _MARGIN + max(i.row for level in layers for i in level) * _ROW + _HEIGHT
+    height = _TOP + _MARGIN + max(i.row for level in layers for i in level) * _ROW + _HEIGHT
 
     def box(item: Item) -> tuple[float, float, float]:
         """Left, right and middle of an item."""
         wide = 8 * len(texts[item.name].text) + 20 if item.real else widths[item.layer]
         left = lefts[item.layer]
-        return left, left + wide, _MARGIN + item.row * _ROW + _HEIGHT / 2
+        return left, left + wide, _TOP + item.row * _ROW + _HEIGHT / 2
 
     lines: list[str] = []
     marks: list[str] = []
@@ -52,7 +52,7 @@ def svg(graph: Graph, *, alone: bool = False) -> str:
         data = f'data-tail="{escape(tail)}" data-head="{escape(head)}"'
         lines.append(f'<path class="edge" {data} d="{path}"/>')
         x = (points[-2][0] + points[-1][0]) / 2
-        y = (points[-2][1] + points[-1][1]) / 2 - 6
+        y = min(points[-2][1], points[-1][1]) - _HEIGHT / 2 - 6
         marks.append(f'<text class="mark" {data} x="{x:g}" y="{y:g}" text-anchor="middle"></text>')
     boxes = []
     for level in layers:
