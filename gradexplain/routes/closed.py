@@ -225,6 +225,8 @@ class ClosedForm:
         `ADJOINT` for the gradient of L and `TOTAL` for the Jacobian's row at the output's ``at``.
         """
         total = sympy.S.Zero
+        # A slope that is known already leaves its index symbols to whatever shape had them last.
+        self.calculus.indices(node.shape, "d")
         for part in self.calculus.users(node):
             slope = self._partial(part, node)
             if slope == 0:
