@@ -78,6 +78,7 @@ register(Op(
     "sigmoid(Tensor input)", _FAMILY, formula="1/(1 + exp(-input))", named=True,
     derivatives={"input": "y*(1 - y)"}, homes="torch Tensor F",
     aliases=("special.expit",), samples=("sigmoid(x[3])",),
+    spelt=("1/(1 + exp(-input))", "exp(input)/(1 + exp(input))"),
 ))
 register(Op(
     "logsigmoid(Tensor input)", _FAMILY, named=True, homes="F",
@@ -330,6 +331,7 @@ register(Op(
     shape=_same, element=_exponentials(1), jacobian=_slope(1), value=_stable(1),
     homes="torch Tensor F special",
     samples=("softmax(x[3], dim=0)", "x[2,3].softmax(-1)", "F.softmax(x[2,3,2], dim=1)"),
+    spelt=("exp(input)/exp(input).sum({dim}, keepdim=True)", "exp(input)/exp(input).sum()"),
 ))
 register(Op(
     "softmin(Tensor input, int dim)", _FAMILY, homes="F",

@@ -44,6 +44,9 @@ The names that a record may use
     ``backward(c, *arguments)``: the gradient of the input ``c.wrt`` as a person would write it in
     PyTorch, where the formula's own sums over places would not be that (None where they would).
     Nothing else reads it, and what is generated with it is held against the closed form.
+``spelt`` (optional)
+    How people write the operation in others, ``1/(1 + exp(-input))``, in the language; ``{dim}`` is
+    any dim.  Closed forms of such programs are derived with this record.
 ``remark``
     One sentence, printed wherever a gradient meets the operation: that it goes no further.
 ``kink``
@@ -141,6 +144,7 @@ class Op:
     jacobian: Callable[..., Any] | None = None
     #: Shown as a function, ``sigmoid(x[i])``, instead of written out.
     named: bool = False
+    spelt: tuple[str, ...] = ()
     #: How a node is shown in the forward table: ``{} + {}`` in its tensors' names, or a function of
     #: all arguments as text; without either as a call.
     infix: str = ""

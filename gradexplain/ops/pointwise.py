@@ -271,6 +271,8 @@ register(Op("cosh(Tensor input)", _FAMILY, formula="cosh(input)", samples=("cosh
 register(Op(
     "tanh(Tensor input)", _FAMILY, formula="tanh(input)", homes="torch Tensor F",
     samples=("tanh(x[3])",),
+    spelt=("(exp(input) - exp(-input))/(exp(input) + exp(-input))",
+           "(exp(2*input) - 1)/(exp(2*input) + 1)"),
 ))
 register(Op(
     "asinh(Tensor input)", _FAMILY, formula="asinh(input)",

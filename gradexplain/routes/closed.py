@@ -34,6 +34,7 @@ from gradexplain.formula.indices import Ranges, index
 from gradexplain.formula.latex import LatexPrinter
 from gradexplain.formula.letters import Letters
 from gradexplain.formula.printing import TextPrinter
+from gradexplain.formula.recognised import recognised
 from gradexplain.formula.sizes import Sizes, Unlettered
 from gradexplain.formula.structure import structure
 from gradexplain.formula.tidy import Folds, tidy
@@ -105,7 +106,7 @@ class ClosedForm:
     ) -> None:
         self.sizes = sizes
         self._here = graph
-        self.graph = graph = graph if sizes is None else sizes.graph
+        self.graph = graph = recognised(graph if sizes is None else sizes.graph)
         self.calculus = Calculus(graph)
         self._magnitudes = magnitudes
         self.exact = exact
