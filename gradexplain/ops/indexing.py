@@ -18,6 +18,14 @@ _FAMILY = "shape"
 def _items(index: Any, rank: int) -> list[Any]:
     """A subscript with ``...`` written out, one item for each axis and each ``None``."""
     items = list(index) if isinstance(index, tuple) and not _is_table(index) else [index]
+    for item in items:
+        parts = (item.start, item.stop, item.step) if isinstance(item, slice) else (item,)
+        if any(isinstance(part, (str, float)) for part in parts):
+            raise InputError(
+                "a subscript is made of integers, slices of integers, None, ... and lists of "
+                f"integers; found {next(p for p in parts if isinstance(p, (str, float)))!r}",
+                remedy="write it as in x[0, 1:]",
+            )
     taken = sum(item is not None and item is not Ellipsis for item in items)
     if sum(item is Ellipsis for item in items) > 1:
         raise InputError("a subscript has one '...' at the most", remedy="write ':' for the others")

@@ -1,0 +1,7 @@
+"""Random abuse of the command line: see `tests.fuzz.kinds` for what is tried, `tests.fuzz.trial` for what
+must hold.
+
+    python -m tests.fuzz --minutes 60 --seed 7
+
+prints each failure as the command that shows it, and at the end a table of what was tried.
+"""

@@ -1,0 +1,103 @@
+"""One command line tried in a process of its own, and what must hold of it."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import tempfile
+import time
+import unicodedata
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+
+from gradexplain.cli import main
+from gradexplain.supervisor import link
+
+#: Seconds after which a trial is given up; the command itself would be ended by its supervisor.
+PATIENCE = 20.0
+
+MEMORY = 2 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """``code`` is None where the time was over; ``wrong`` says what did not hold, "" for nothing."""
+
+    code: int | None
+    wrong: str
+
+
+def loaded() -> None:
+    """Load what commands load, here rather than in each fork."""
+    import torch
+
+    torch.set_num_threads(1)  # a fork has one thread
+    with redirect_stdout(io.StringIO()):
+        for command in (["run", "x.sum()"], ["hessian", "x*x"], ["codegen", "x*x"], ["ops", "exp"]):
+            main(command)
+        main(["check", "x*x", "--claim", "x: 2*x*v"])
+
+
+def tried(arguments: list[str], patience: float = PATIENCE) -> Outcome:
+    """The command with ``arguments``, in a fork of this process, where all is loaded."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        pid = os.fork()
+        if pid == 0:
+            _work(arguments, out.fileno(), err.fileno())
+        code = _ended(pid, patience)
+        out.seek(0)
+        err.seek(0)
+        shown = out.read().decode("utf-8", "replace"), err.read().decode("utf-8", "replace")
+    return Outcome(code, "" if code is None else _wrong(code, *shown))
+
+
+def _work(arguments: list[str], out: int, err: int) -> None:
+    code = 99
+    try:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        sys.stdin, sys.stdout, sys.stderr = (
+            open(k, mode, encoding="utf-8", errors="surrogateescape", closefd=False)
+            for k, mode in ((0, "r"), (1, "w"), (2, "w"))
+        )
+        link.hold_memory(MEMORY)
+        code = main(arguments)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:  # nothing may escape: it is what is looked for
+        import traceback
+
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def _ended(pid: int, patience: float) -> int | None:
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return None
+
+
+def _wrong(code: int, out: str, err: str) -> str:
+    if code not in (0, 1, 2, 3):
+        return f"exit code {code}: {err.strip()[-300:]}"
+    if "Traceback" in err or "internal error" in err:
+        return err.strip()[-300:]
+    if code == 2 and not (err.startswith("gradexplain: ") and err.endswith("\n")):
+        return f"exit code 2 with the message {err[:300]!r}"
+    if code in (0, 1) and err:
+        return f"exit code {code}, and on standard error {err[:300]!r}"
+    if max(map(len, err.splitlines()), default=0) > 1000:
+        return "a message of more than 1000 characters a line"
+    steering = {ch for ch in out + err if unicodedata.category(ch) in ("Cc", "Cf") and ch != "\n"}
+    return f"characters that steer a terminal: {sorted(map(ascii, steering))}" if steering else ""

@@ -1,0 +1,87 @@
+"""A short run of `tests.fuzz` with a fixed seed, and every failure that it has found."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from gradexplain.cli import main
+from tests.fuzz.kinds import KINDS
+from tests.fuzz.trial import loaded, tried
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_short_run(kind: str, tmp_path: Path) -> None:
+    loaded()
+    for number in range(5):
+        arguments = KINDS[kind](random.Random(f"suite {number} {kind}"), tmp_path)
+        assert tried(arguments, patience=5).wrong == "", arguments
+
+
+#: What once was an internal error, a message without end, or worse; and what it is now.
+FOUND = [
+    (["run", "x['a']", "--shape", "x=3"], 2, "a subscript is made of integers"),
+    (["run", "x[1.5]", "--shape", "x=3"], 2, "a subscript is made of integers"),
+    (["hessian", "x[:'a']", "--shape", "x=3"], 2, "a slice takes integers"),
+    (["hessian", "atleast_3d(x)", "--at", "x=1"], 0, ""),
+    (["run", "erfc(x)", "--at", "x=1e300"], 0, ""),
+    (["check", "x", "--claim", "x: v", "--arg", "x={[]:1}"], 2, "the value is not a number"),
+    (["run", "take(x, [0, 4, -1])", "--shape", "x=2,3", "--grad", "ones", "--no-check"], 0, ""),
+    (["codegen", "self*2"], 0, ""),
+    (["codegen", "x*2", "--name", "\ufb01oo"], 0, ""),
+    (["check", "a" * 5000 + ".py:f"], 2, "there is no file aaa"),
+    (["trace", "a" * 5000 + ".py"], 2, "there is no file aaa"),
+    *[
+        (arguments, 2, "")
+        for arguments in [
+            ["run", "x", "--wrt", "a" * 5000],
+            ["run", "x", "--at", "a" * 5000],
+            ["run", "x", "--shape", "a" * 5000],
+            ["run", "x", "--from", "a" * 5000],
+            ["run", "--file", "a" * 5000],
+            ["run", "x", "--no-check", "--output", "/" + "a" * 5000],
+            ["run", "x", "--at", "x=@" + "a" * 5000 + ".npy"],
+            ["check", "x", "--claim", "a" * 5000 + ": v"],
+            ["ops", "a" * 5000],
+            ["a" * 5000],
+            ["run", "x", "--" + "a" * 5000],
+            ["run", "x", "--timeout", "a" * 5000],
+            ["codegen", "x", "--name", "a" * 5000],
+        ]
+    ],
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"), FOUND, ids=[" ".join(a)[:40] for a, _, _ in FOUND]
+)
+def test_what_was_found(
+    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == code
+    err = capsys.readouterr().err
+    assert message in err
+    assert max(map(len, err.splitlines()), default=0) < 600
+    assert err.startswith("gradexplain: ") == (code == 2)
+
+
+def test_a_header_with_a_truth_value_for_a_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (True, 2), }"
+    header += b" " * (117 - len(header)) + b"\n"
+    path = tmp_path / "x.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(16))
+    assert main(["run", "x", "--at", f"x=@{path}", "--grad", "ones"]) == 2
+    assert "a size in the header's shape (True, 2) is no integer" in capsys.readouterr().err
+
+
+def test_escapes_of_a_comment_are_text_in_generated_code(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["codegen", "s = (x # \x1b[31m \u202e\n *2)\ns + x"]) == 0
+    source = capsys.readouterr().out
+    compile(source, "made", "exec")
+    assert "\x1b" not in source and "\u202e" not in source
