@@ -149,10 +149,10 @@ def test_a_call_that_cannot_be_explained_costs_no_other(monkeypatch: pytest.Monk
 
     real = session.explained
 
-    def explained(snapshot: Any) -> Any:
+    def explained(snapshot: Any, until: float) -> Any:
         if snapshot.index == 1:
             raise KeyError(9)
-        return real(snapshot)
+        return real(snapshot, until)
 
     monkeypatch.setattr(session, "explained", explained)
     with gradexplain.tracing() as t:
@@ -171,6 +171,36 @@ def test_results_of_no_grad_added_together() -> None:
             c = w * 2 + w * 3
         (w * c).sum().backward()
     assert t.calls[0].gradients["w"].agrees
+
+
+def test_what_is_compiled_runs_compiled() -> None:
+    torch.manual_seed(0)
+    with gradexplain.tracing() as t:
+        net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh())
+        compiled = torch.compile(net, backend="eager")
+        compiled(torch.randn(2, 3)).sum().backward()
+    assert torch._dynamo.utils.counters["frames"]["ok"] >= 1
+    assert t.failures == []
+    assert {entry.name for entry in t.calls[0].accumulated} == {"net.0.weight", "net.0.bias"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = torch.ones(3, dtype=torch.complex64, requires_grad=True)\n(x * x.conj()).real.sum().backward()\n",
+        "w = torch.ones(3, 2, requires_grad=True)\ntorch.sparse.mm(torch.eye(3).to_sparse(), w).sum().backward()\n",
+        "torch.func.grad(lambda t: (t ** 2).sum())(torch.ones(2))\n",
+        "torch.func.jacrev(lambda t: t ** 2)(torch.ones(2))\n",
+        "torch.func.vmap(torch.func.grad(lambda t: t.sin()))(torch.ones(3))\n",
+    ],
+)
+def test_what_has_no_formula_cannot_be_told(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "script.py"
+    path.write_text("import torch\n" + text, "utf-8")
+    trace = Trace()
+    run(str(path), (), trace)
+    assert trace.failures == []
+    assert trace.screen("script.py").status == "cannot tell"
 
 
 def test_random_numbers_are_the_scripts_own() -> None:

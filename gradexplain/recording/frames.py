@@ -204,9 +204,13 @@ class Variables:
         for name, value in objects:  # self.model in a method
             for attribute, part in list(vars(value).items()):
                 self._look(f"{name}.{attribute}", part, modules, [])
-        inner = {id(part) for _, module in modules for path, part in module.named_modules() if path}
+        inner = {id(part) for _, m in modules for path, part in m.named_modules() if path}
         # The outermost module's names first.
-        for name, module in sorted(modules, key=lambda item: id(item[1]) in inner):
+        compiled = {id(module) for _, module in modules if hasattr(module, "_orig_mod")}
+        order = sorted(modules, key=lambda item: (id(item[1]) in compiled, id(item[1]) in inner))
+        # What is compiled keeps the names of the module it was compiled from.
+        inner -= {id(module._orig_mod) for _, module in modules if id(module) in compiled}
+        for name, module in order:
             for path, parameter in [*module.named_parameters(), *module.named_buffers()]:
                 self._add(f"{name}.{path}", parameter)
         for name, tensor in self._later:

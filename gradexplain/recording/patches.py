@@ -64,6 +64,8 @@ class Listening:
         function = torch.autograd.Function
         patches.set(function, "apply", classmethod(self._apply(function.__dict__["apply"])))
         patches.set(threading.Thread, "_bootstrap_inner", self._thread())
+        patches.set(torch, "compile", self._compile(torch.compile))
+        self._compiled_modules()
         self._optimizers(patches)
 
     def stop(self) -> None:
@@ -129,6 +131,41 @@ class Listening:
                 tape.remove()
 
         return run
+
+    # -- what is compiled ------------------------------------------------------------------------
+
+    def _compile(self, original: Any) -> Any:
+        """What is compiled runs compiled: a mode on the stack would be compiled with it."""
+
+        @functools.wraps(original)
+        def wrapper(model: Any = None, **kwargs: Any) -> Any:
+            made = original(model, **kwargs)
+            self._compiled_modules()
+            if model is None or isinstance(made, torch.nn.Module) or not callable(made):
+                return made
+            return self._aside(made)
+
+        return wrapper
+
+    def _compiled_modules(self) -> None:
+        """Once there are compiled modules, have their calls go by here."""
+        frames = sys.modules.get("torch._dynamo.eval_frame")
+        module = getattr(frames, "OptimizedModule", None)
+        if module is not None and not hasattr(module.__call__, _OURS):
+            self._patches.set(module, "__call__", self._aside(module.__call__))
+
+    def _aside(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        tape = self._tape
+
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if not tape.listens():
+                return function(*args, **kwargs)
+            with tape.aside():
+                return function(*args, **kwargs)
+
+        setattr(wrapper, _OURS, True)
+        return wrapper
 
     # -- optimizers ------------------------------------------------------------------------------
 

@@ -545,6 +545,20 @@ class Tape(TorchFunctionMode):
                 listener.stepped(optimizer, place, before=False, closure=closure)
 
     @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Neither record nor listen in this thread."""
+        self.remove()
+        self._local.paused += 1
+        self._local.inside += 1
+        try:
+            yield
+        finally:
+            self._local.paused -= 1
+            self._local.inside -= 1
+            if self._listeners:
+                self.push()
+
+    @contextmanager
     def zeroing(self, owner: Any) -> Iterator[None]:
         """Step aside while gradients are set to nothing."""
         place = site(sys._getframe(3))

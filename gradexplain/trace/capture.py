@@ -77,8 +77,14 @@ class Capture:
     """The graph behind ``roots``; `run` lets PyTorch compute and listens."""
 
     def __init__(
-        self, snapshot: Snapshot, recorder: Tape, variables: Variables, roots: list[Any]
+        self,
+        snapshot: Snapshot,
+        recorder: Tape,
+        variables: Variables,
+        roots: list[Any],
+        most: int = MAX_KEPT,
     ) -> None:
+        self._most = min(most, MAX_KEPT)
         self.snapshot = snapshot
         self._roots = roots
         self._root_edges = {
@@ -308,7 +314,8 @@ class Capture:
         """A copy in float64; None for what cannot be or is not kept."""
         if tensor is None:
             return None
-        if self._kept + tensor.numel() > MAX_KEPT:
+        if self._kept + tensor.numel() > self._most:
+            self.snapshot.spent = True
             return None
         array = to_array(tensor)
         if array is not None:
@@ -326,8 +333,10 @@ class Capture:
 
     def _constant(self, operand: Operand) -> Value:
         tensor = operand.value
-        place = tensor.data_ptr() if tensor.numel() else id(operand)
-        key = "constant", place, tensor.shape, tensor.stride(), operand.version
+        dense = tensor.layout is torch.strided and tensor.numel() > 0
+        place = tensor.data_ptr() if dense else id(operand)
+        strides = tensor.stride() if dense else ()
+        key = "constant", place, tensor.shape, strides, operand.version
         if key not in self._values:
             array = self._array(tensor) if operand.intact else None
             value = self._values[key] = self._new("constant", tensor, array)
@@ -920,7 +929,7 @@ class Capture:
                 if inputs is not None and not any(tensor is other for other in inputs):
                     where = "inputs=" if not returns else "the inputs that grad was asked for"
                     found.append(left(name, tensor, f"it is not among {where}"))
-                elif value.upstream is None and value.arrived is None:
+                elif value.upstream is None and value.arrived is None and tensor.grad is None:
                     found.append(left(name, tensor, "no gradient is sent to it"))
                 continue
             if returns:
@@ -948,6 +957,11 @@ class Capture:
             else:
                 why = "it does not require grad"
             found.append(LeftOut(value.names[0], value.shape, why, site))
+
+    @property
+    def kept(self) -> int:
+        """How many elements are kept of this call."""
+        return self._kept
 
 
 def _saves(nodes: list[Any], tensor: Any) -> bool:

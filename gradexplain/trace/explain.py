@@ -7,6 +7,8 @@ step.  Where an operation has no record its part is PyTorch's own, marked so.
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -146,9 +148,9 @@ class TracedCall(Explanation):
         return trace.render_call(self)
 
 
-def explained(snapshot: Snapshot) -> TracedCall:
-    """The explanation of one captured call."""
-    return _Explainer(snapshot).explained()
+def explained(snapshot: Snapshot, until: float = math.inf) -> TracedCall:
+    """The explanation of one captured call; formulas are evaluated ``until`` that time."""
+    return _Explainer(snapshot, until).explained()
 
 
 #: Unit roundoff of the dtypes that are held against PyTorch.
@@ -156,6 +158,9 @@ _UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat1
 
 #: So many roundings of the largest element are allowed everywhere.
 _BLOCKS = 16
+
+#: An operation of more products than this is not worked out by its formula.
+_WORK = 1e8
 
 #: A half-precision kernel computes in float32 and rounds at its end, a few times at the most.
 _HALF = 0.25
@@ -169,7 +174,7 @@ def _bound(pair: Pair, found: Array, unit: float, beside: Array | None = None) -
     # A kernel that works in blocks (attention, convolution) rounds by the size of its largest.
     with np.errstate(all="ignore"):
         bound = bound + _BLOCKS * unit * np.abs(found[np.isfinite(found)]).max(initial=0.0)
-    return bound * _HALF if unit > 2.0**-20 else bound
+    return np.asarray(bound * (_HALF if unit > 2.0**-20 else 1.0), dtype=np.float64)
 
 
 def unexplained(snapshot: Snapshot, why: str) -> TracedCall:
@@ -181,8 +186,9 @@ def unexplained(snapshot: Snapshot, why: str) -> TracedCall:
 
 
 class _Explainer:
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, until: float = math.inf) -> None:
         self.snapshot = snapshot
+        self.until = until
         self.values = snapshot.values
         self.labels = labels_of(snapshot)
         self.links: dict[int, Link | Assignment] = {}  # by output
@@ -274,7 +280,7 @@ class _Explainer:
             if value.kind != "result" and value.array is not None:
                 self.pairs[value.id] = value.array, np.abs(value.array)
         for operation in self.snapshot.operations:
-            opaque = operation.opaque or self._linked(operation)
+            opaque = operation.opaque or self._spent(operation) or self._linked(operation)
             if opaque:
                 self._make_opaque(operation, opaque)
         self._settle_within()
@@ -286,6 +292,23 @@ class _Explainer:
         for root, i in zip(self.explanation.roots[:1], self.snapshot.roots, strict=False):
             del root
             self.explanation.output.value = self._value(i)
+
+    def _spent(self, operation: Operation) -> str:
+        """Why an operation is not worked out: the budget."""
+        if time.monotonic() > self.until:
+            return "the time for comparing was spent"
+        shapes = [self.values[n].shape for n in (*operation.inputs, *operation.outputs)]
+        sizes = [math.prod(shape) for shape in shapes]
+        work = float(max(sizes, default=0))
+        if operation.name.startswith(("conv", "linear", "__matmul__", "matmul", "bmm")):
+            weights = [
+                self.values[n].shape for n in operation.inputs if len(self.values[n].shape) > 1
+            ]
+            if len(weights) > 1:
+                work = math.prod(self.values[operation.outputs[0]].shape) * float(
+                    math.prod(weights[1][1:])
+                )
+        return "it is too large to be compared within the budget" if work > _WORK else ""
 
     def _make_opaque(self, operation: Operation, why: str) -> None:
         self.opaque[operation.id] = why
@@ -766,6 +789,11 @@ class _Explainer:
         verdicts: list[str] = []
         if self.snapshot.error is not None:
             status, reason = "skipped", "PyTorch raised an error."
+        elif any(v.dtype.startswith("complex") for v in self.values):
+            status, reason = (
+                "cannot tell",
+                "the formulas are for real numbers, and these are complex.",
+            )
         elif not self.checkable:
             kinds = sorted({v.dtype for v in self.values} - _UNIT.keys())
             status, reason = "cannot tell", f"no formula here is for {', '.join(kinds)}."

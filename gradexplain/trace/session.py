@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ FULL = 3
 MOST = 30
 #: Bytes that are kept of all captured calls, if nothing else is said.
 BUDGET = 2**30
+#: So long formulas are held against PyTorch, over all calls.
+SECONDS = 30.0
 #: A call of which more elements are kept than this is the only one of its line that is captured.
 _LARGE = 1_000_000
 #: Operations are recorded from so many calls before the one that is picked.
@@ -109,6 +112,10 @@ class Trace:
         budget: int = BUDGET,
     ) -> None:
         self._budget = budget
+        #: How many elements are kept of all calls, and the lines whose calls are large.
+        self._kept = 0
+        self._large: dict[tuple[str, int], bool] = {}
+        self._until: float | None = None
         self.pick = pick or Pick()
         self.all: list[Brief] = []
         self.fault: Fault | None = None
@@ -171,7 +178,9 @@ class Trace:
 
     def _explain(self, snapshot: Snapshot) -> TracedCall:
         try:
-            return explained(snapshot)
+            if self._until is None:
+                self._until = time.monotonic() + SECONDS
+            return explained(snapshot, self._until)
         except Exception as error:  # one call's failure is not to cost the others' pages
             said = f"{type(error).__name__}: {first_line(error)}"
             self.all[snapshot.index - 1].failure = said
@@ -195,6 +204,8 @@ class Trace:
         if pick.at_line is not None and (place is None or place.line != pick.at_line):
             return False
         key = _key(place)
+        if self._by_line.get(key) and self._large.get(key):
+            return False
         return len(self._by_line.get(key, ())) < FULL and len(self._snapshots) < MOST
 
     @property
@@ -397,7 +408,8 @@ class Trace:
         if isinstance(inputs, dict):
             inputs = list(inputs.values())
         wanted = None if inputs is None else _list(inputs)
-        capture = Capture(snapshot, TAPE, Variables(user_frame(frame)), roots)
+        room = self._budget // (2 * 8) - self._kept
+        capture = Capture(snapshot, TAPE, Variables(user_frame(frame)), roots, max(0, room))
         try:
             capture.read()
         except TooLarge:
@@ -426,6 +438,9 @@ class Trace:
                     self._read_late(under_way, frame)
         if under_way.capture is not None and under_way.snapshot is not None:
             under_way.capture.finish(result, returns=under_way.returns)
+            if not self.pick.last:
+                self._kept += under_way.capture.kept
+            self._large[_key(brief.site)] = under_way.capture.kept > _LARGE
             if not under_way.snapshot.retain_graph:
                 under_way.capture.mark_freed(brief.site)
 

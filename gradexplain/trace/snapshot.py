@@ -187,6 +187,8 @@ class Snapshot:
     notes: list[tuple[str, str]] = field(default_factory=list)
     #: Read after the call: what flowed is not known.
     late: bool = False
+    #: Whether something was not kept, for want of memory.
+    spent: bool = False
     #: Values that were changed behind autograd's back.
     silent: list[Silent] = field(default_factory=list)
     #: The type and the message of what it raised.
