@@ -143,14 +143,18 @@ def _pattern(
 ) -> dict[str, Shape]:
     """Small shapes at which the expression has a value."""
     first: GradexplainError | None = None
-    for shapes in points.choices(names, fixed):
-        try:
-            graph = read(program, shapes.__getitem__)
-        except GradexplainError as error:
-            first = first or error
-            continue
-        if math.prod(graph.out.shape) > 0:
-            return {n.label: n.shape for n in graph.leaves}
+    for matrices in (True, False):
+        for shapes in points.choices(names, fixed):
+            # Matrices where they do: a weight is not taken for a vector.
+            if all(len(s) == 2 for n, s in shapes.items() if n not in fixed) != matrices:
+                continue
+            try:
+                graph = read(program, shapes.__getitem__)
+            except GradexplainError as error:
+                first = first or error
+                continue
+            if math.prod(graph.out.shape) > 0:
+                return {n.label: n.shape for n in graph.leaves}
     assert first is not None
     raise first
 
@@ -478,7 +482,9 @@ class Making:
         made = self.values({self.graph.output}, set(), 8, free)
         y = self.names[self.graph.out.label]
         if len(made) == 1 and made[0].startswith(f"        {y} = "):
-            return [*lines, made[0].replace(f"{y} = ", "return ", 1)]
+            last = made[0].replace(f"{y} = ", "return ", 1)
+            if len(last) <= WIDTH:
+                return [*lines, last]
         return [*lines, *made, f"        return {y}"]
 
     def _setup(self, saved: Sequence[Node]) -> list[str]:
@@ -681,21 +687,34 @@ class Making:
         assert node.op is not None
         if node.op.stops or node.op.integer:
             return None
-        if node.op.backward is not None or (node.op.moves and is_spelled(node)):
-            only = source.label if source.is_leaf else ""
-            texts = [
-                self._recorded(node, source, upstream, name, part, body, only)
-                for name, part, ref in tensor_arguments(node)
-                if ref.id == source.id
-            ]
-            if texts and None not in texts:
-                return " + ".join(t for t in texts if t is not None)
+        if node.op.backward is not None:
+            recorded = self._by_record(node, source, upstream, body)
+            if recorded is not None:
+                return recorded
         try:
             return self._by_rule(node, place, source, upstream)
         except UnsupportedError:
+            if node.op.moves and is_spelled(node):
+                recorded = self._by_record(node, source, upstream, body)
+                if recorded is not None:
+                    return recorded
             if not node.op.pointwise:
                 raise
             return self._summed(node, place, source, upstream)
+
+    def _by_record(
+        self, node: Node, source: Node, upstream: str, body: list[Statement]
+    ) -> str | None:
+        """A contribution as the record writes it, or by where each element of a view came from."""
+        only = source.label if source.is_leaf else ""
+        texts = [
+            self._recorded(node, source, upstream, name, part, body, only)
+            for name, part, ref in tensor_arguments(node)
+            if ref.id == source.id
+        ]
+        return (
+            " + ".join(t for t in texts if t is not None) if texts and None not in texts else None
+        )
 
     def _recorded(
         self,

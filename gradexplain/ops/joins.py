@@ -130,7 +130,6 @@ def _narrowed(c: Any, tensors: Any, dim: int) -> str:
 register(Op(
     "stack(Tensor[] tensors, int dim=0)", _FAMILY, moves=True, homes="torch",
     shape=_stacked, element=_stack,
-    backward=lambda c, tensors, dim: f"{c.grad}.select({dim}, {c.part})",
     samples=("stack([x[3], y[3]])", "stack([x[2,3], y[2,3]], dim=-1)"),
 ))
 register(Op(

@@ -291,7 +291,6 @@ def _log_of_det(name: str, absolute: bool, torch: Any, homes: str, samples: tupl
         value=lambda exact, x, m: _log_value(absolute)(exact, x),
         aux=lambda b, x: (b.helper(INVERSE, x, label="M"),), torch=torch,
         written=(lambda c, x, _: f"torch.linalg.slogdet({x}).logabsdet") if absolute else None,
-        backward=lambda c, x, _: f"{c.grad}[..., None, None] * torch.linalg.inv({x}).mT",
     ))
 
 
@@ -366,23 +365,9 @@ def _solve_value(exact: bool, a: Any, b: Any, left: bool, m: Any) -> Any:
     return (y[..., 0], bound[..., 0]) if vector else (y, bound)
 
 
-def _solve_back(c: Any, a: Any, b: Any, left: bool, _: Any) -> str:
-    """Through ``B`` by the transposed system; what falls on ``A`` is that times the solution."""
-    side = "" if left else ", left=False"
-    of_b = c.let("of_b", f"torch.linalg.solve({a}.mT, {c.grad}{side})")
-    if c.wrt == "B":
-        return str(c.total(of_b, b, c.y.shape))
-    if _is_vector(a.shape, b.shape):
-        product = f"-{of_b}.unsqueeze(-1) * {c.y}.unsqueeze(-2)"
-    else:
-        product = f"-{of_b} @ {c.y}.mT" if left else f"-{c.y}.mT @ {of_b}"
-    batch = c.y.shape[:-1] if _is_vector(a.shape, b.shape) else c.y.shape[:-2]
-    return str(c.total(product, a, (*batch, *a.shape[-2:])))
-
-
 register(Op(
     "solve(Tensor A, Tensor B, *, bool left=True, Aux M)", _FAMILY, homes="linalg",
-    shape=_solve_shape, jacobian=_solve_slope, value=_solve_value, backward=_solve_back,
+    shape=_solve_shape, jacobian=_solve_slope, value=_solve_value,
     aux=lambda b, x, y, left: (b.helper(INVERSE, x, label="M"),),
     samples=("linalg.solve(x[2,2], y[2])", "linalg.solve(x[2,2]**2, y[2,3])",
              "linalg.solve(x[2,2,2]**2, y[1,2,2], left=False)"),

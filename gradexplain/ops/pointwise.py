@@ -81,17 +81,6 @@ register(Op(
     samples=("x[2,3] % 2.5", "remainder(x[2,3], y[3])"),
     torch=lambda torch, a, b: torch.remainder(a, b),
 ))
-def _pow_back(c: Any, a: Any, b: Any) -> str | None:
-    """At 0 as PyTorch: no gradient by the base for the exponent 0, and none by the exponent."""
-    if not (a.is_tensor and b.is_tensor):
-        return None
-    if c.wrt == "input":
-        slope = f"torch.where({b} == 0, 0.0, {b} * {a} ** torch.where({b} == 0, 1.0, {b} - 1))"
-    else:
-        slope = f"{c.y} * torch.where({a} == 0, 1.0, {a}).log()"
-    return str(c.total(f"{c.grad} * {slope}", a if c.wrt == "input" else b, c.y.shape))
-
-
 register(Op(
     "pow(Tensor input, Tensor exponent)", _FAMILY,
     formula="input**exponent", infix="{}**{}",
@@ -99,14 +88,12 @@ register(Op(
     kink="pow at 0: PyTorch returns exponent·0^(exponent − 1), and 0 for the exponent 0",
     samples=("x[2,3]**2", "x[3]**y[2,3]", "2**x[3]", "x[3]**-0.5", "pow(x[3], 3)"),
     torch=lambda torch, a, b: a**b,
-    backward=_pow_back,
 ))
 register(Op(
     "float_power(Tensor input, Tensor exponent)", _FAMILY,
     formula="input**exponent", singular=("input == 0 and exponent < 1",),
     samples=("float_power(x[2,3], 2)", "x[3].float_power(y[3])", "float_power(2, x[3])"),
     torch=lambda torch, a, b: torch.float_power(a, b),
-    backward=_pow_back,
 ))
 register(Op(
     "neg(Tensor input)", _FAMILY, formula="-input", infix="-{}",

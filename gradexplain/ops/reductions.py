@@ -225,25 +225,6 @@ def _std_slope(k: Any, *args: Any) -> Any:
     return _var_slope(k, *args) / (2 * k.nonzero(k.out[k.i]))
 
 
-def _var_back(c: Any, x: Any, dim: Any, unbiased: Any, keepdim: bool, correction: Any,
-              mean: Any) -> str:
-    """``2·v·(x − mean)/(n − correction)``."""
-    dims = all_dims(x, dim)
-    over = kept_dims(dims) if dims else "dim=0, keepdim=True"
-    sizes = " * ".join(f"{x}.shape[{d}]" for d in dims) or "1"
-    free = 1 if correction is None else correction
-    free = (1 if unbiased else 0) if unbiased is not None else free
-    count = f"({sizes} - {free:g})" if free else f"({sizes})"
-    return f"2 * {c.wide(c.grad, x, dims, keepdim)} * ({x} - {x}.mean({over})) / {count}"
-
-
-def _std_back(c: Any, x: Any, dim: Any, unbiased: Any, keepdim: bool, *rest: Any) -> str:
-    """That of the variance over twice the result, 0 where the result is 0."""
-    y = c.wide(c.y, x, all_dims(x, dim), keepdim)
-    by_var = _var_back(c, x, dim, unbiased, keepdim, *rest).removeprefix("2 * ")
-    return f"{by_var} / torch.where({y} == 0, math.inf, {y})"
-
-
 def _with_mean(b: Any, x: Any, dim: Any, unbiased: Any, keepdim: bool, correction: Any) -> Any:
     return (b.helper(MEAN, x, dim, keepdim, label="μ"),)
 
@@ -258,14 +239,14 @@ def _torch_moment(name: str) -> Any:
     return call
 
 
-for _name, _element, _derivative, _back in (
-    ("var", _var, _var_slope, _var_back), ("std", _std, _std_slope, _std_back),
+for _name, _element, _derivative in (
+    ("var", _var, _var_slope), ("std", _std, _std_slope),
 ):
     register(Op(
         f"{_name}(Tensor input, int[]? dim=None, bool? unbiased=None, bool keepdim=False, *, "
         "float? correction=1, Aux mean)", _FAMILY,
         shape=lambda x, dim, unbiased, keepdim, *_: reduced_shape(x, dim, keepdim),
-        element=_element, jacobian=_derivative, backward=_back, aux=_with_mean, torch=_torch_moment(_name),
+        element=_element, jacobian=_derivative, aux=_with_mean, torch=_torch_moment(_name),
         kink="std has no derivative where all elements are equal: PyTorch returns 0"
              if _name == "std" else "",
         singular_at=(lambda y, *_: y == 0) if _name == "std" else None,

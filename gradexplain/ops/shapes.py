@@ -42,12 +42,6 @@ def _permute(k: Any, x: Any, dims: Any) -> Any:
     return x[tuple(at)]
 
 
-def _turned_back(c: Any, order: tuple[int, ...]) -> str:
-    """The gradient of a permutation: its inverse."""
-    inverse = [order.index(d) for d in range(len(order))]
-    return f"{c.grad}.T" if inverse == [1, 0] else f"{c.grad}.permute({tuple(inverse)})"
-
-
 def _reshaped_back(c: Any, x: Any, *_: Any) -> str:
     return f"{c.grad}.reshape({x}.shape)"
 
@@ -63,14 +57,12 @@ def _swapped(rank: int, dim0: int, dim1: int) -> tuple[int, ...]:
 register(Op(
     "permute(Tensor input, int[] dims)", _FAMILY, moves=True,
     shape=lambda x, dims: tuple(x[d] for d in _permutation(dims, len(x))), element=_permute,
-    backward=lambda c, x, dims: _turned_back(c, _permutation(dims, x.rank)),
     samples=("permute(x[2,3,4], (2, 0, 1))", "x[2,3].permute(1, 0)"),
 ))
 register(Op(
     "transpose(Tensor input, int dim0, int dim1)", _FAMILY, moves=True,
     shape=lambda x, a, b: tuple(x[d] for d in _swapped(len(x), a, b)),
     element=lambda k, x, a, b: _permute(k, x, _swapped(x.rank, a, b)),
-    backward=lambda c, x, a, b: f"{c.grad}.transpose({a}, {b})",
     aliases=("torch.swapaxes", "Tensor.swapaxes", "torch.swapdims", "Tensor.swapdims"),
     samples=("x[2,3].transpose(0, 1)", "transpose(x[2,3,2], -1, 0)"),
 ))
@@ -78,14 +70,12 @@ register(Op(
     "t(Tensor input)", _FAMILY, moves=True,
     shape=lambda x: _matrix(x, "t")[::-1],
     element=lambda k, x: x[k.i[::-1]], samples=("x[2,3].t()", "x[3].t()"),
-    backward=lambda c, x: f"{c.grad}.t()",
 ))
 register(Op(
     "T(Tensor input)", _FAMILY, moves=True, attribute=True, homes="Tensor",
     shape=lambda x: x[::-1], element=lambda k, x: x[k.i[::-1]],
     show=lambda x: f"{x}.T", torch=lambda torch, x: x.permute(*reversed(range(x.ndim))),
     samples=("x[2,3].T", "x[2,3,4].T"),
-    backward=lambda c, x: _turned_back(c, tuple(reversed(range(x.rank)))),
 ))
 
 
@@ -105,7 +95,6 @@ register(Op(
     aliases=("torch.moveaxis", "Tensor.moveaxis"),
     shape=lambda x, a, b: tuple(x[d] for d in _moved(len(x), a, b)),
     element=lambda k, x, a, b: _permute(k, x, _moved(x.rank, a, b)),
-    backward=lambda c, x, a, b: f"{c.grad}.movedim({b}, {a})",
     samples=("movedim(x[2,3,2], 0, -1)", "x[2,3,4].moveaxis((0, 1), (1, 2))"),
 ))
 
@@ -123,12 +112,11 @@ for _name, _homes, _of in (
         shape=_flipped_last, element=lambda k, x: x[[*k.i[:-2], k.i[-1], k.i[-2]]],
         show=lambda x, name=_name: f"{x}.{name}",
         torch=lambda torch, x: x.transpose(-2, -1), samples=(f"{_of}.{_name}",),
-        backward=lambda c, x: f"{c.grad}.mT",
     ))
 register(Op(
     "adjoint(Tensor input)", _FAMILY, moves=True,
     shape=_flipped_last, element=lambda k, x: x[[*k.i[:-2], k.i[-1], k.i[-2]]],
-    samples=("adjoint(x[2,3])",), backward=lambda c, x: f"{c.grad}.mT",
+    samples=("adjoint(x[2,3])",),
 ))
 
 
@@ -257,20 +245,16 @@ def _unsqueeze(k: Any, x: Any, dim: int) -> Any:
 
 register(Op(
     "squeeze(Tensor input, int[]? dim=None)", _FAMILY, moves=True,
-    shape=_squeezed, element=_squeeze, backward=_reshaped_back, samples=("x[2,1,3].squeeze()", "squeeze(x[1,3,1], dim=0)"),
+    shape=_squeezed, element=_squeeze, samples=("x[2,1,3].squeeze()", "squeeze(x[1,3,1], dim=0)"),
     torch=lambda torch, x, dim: x.squeeze() if dim is None else x.squeeze(dim),
 ))
 register(Op(
     "unsqueeze(Tensor input, int dim)", _FAMILY, moves=True,
-    shape=_unsqueezed, element=_unsqueeze, backward=_reshaped_back, samples=("x[3].unsqueeze(0)", "unsqueeze(x[2,3], -1)"),
+    shape=_unsqueezed, element=_unsqueeze, samples=("x[3].unsqueeze(0)", "unsqueeze(x[2,3], -1)"),
 ))
 
 
 # -- copies along a dimension ----------------------------------------------------------------------
-
-
-def _gathered(c: Any, x: Any, *_: Any) -> str:
-    return f"{c.grad}.sum_to_size({x}.shape)"
 
 
 def _counted(c: Any, x: Any, repeats: Any) -> str:
@@ -317,12 +301,12 @@ def _broadcast(k: Any, x: Any, *_: Any) -> Any:
 
 register(Op(
     "expand(Tensor input, int[] size)", _FAMILY, moves=True, homes="Tensor",
-    shape=_expanded, element=_broadcast, backward=_gathered, samples=("x[1,3].expand(2, 3)", "x[3].expand(2, -1)"),
+    shape=_expanded, element=_broadcast, samples=("x[1,3].expand(2, 3)", "x[3].expand(2, -1)"),
     torch=lambda torch, x, size: x.expand(size),
 ))
 register(Op(
     "broadcast_to(Tensor input, int[] size)", _FAMILY, moves=True,
-    shape=_expanded, element=_broadcast, backward=_gathered, samples=("broadcast_to(x[3], (2, 3))",),
+    shape=_expanded, element=_broadcast, samples=("broadcast_to(x[3], (2, 3))",),
     torch=lambda torch, x, size: x.broadcast_to(size),
 ))
 register(Op(
@@ -537,7 +521,6 @@ register(Op(
 ))
 _CLONE = register(Op(
     "clone(Tensor input)", _FAMILY, moves=True, shape=lambda x: x, element=lambda k, x: x[k.i],
-    backward=lambda c, x: str(c.grad),
     samples=("torch.clone(x[3])",),
 ))
 
