@@ -68,6 +68,6 @@ def __dir__() -> list[str]:
 
 def load_ipython_extension(shell: Any) -> None:
     """``%load_ext gradexplain``: `gradexplain.notebook`."""
-    from gradexplain import notebook
+    from importlib import import_module
 
-    notebook.load(shell)
+    import_module("gradexplain.notebook").load(shell)

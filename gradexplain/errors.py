@@ -117,3 +117,8 @@ def _excerpt(source: str, span: Span) -> list[str]:
         after = after if len(after) <= room else after[:room] + "…"
     before, marked, after = printable(before), printable(marked), printable(after)
     return [f"  {before}{marked}{after}", "  " + " " * cells(before) + "^" * max(1, cells(marked))]
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says."""
+    return str(error).strip().split("\n")[0]

@@ -8,15 +8,13 @@ so that no renderer has to know SymPy.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from gradexplain.document.keys import HIDDEN, TOLERANCE, Key, Keys
-
-Shape = tuple[int, ...]
-Array = NDArray[np.float64]
+from gradexplain.document.shows import Shows
+from gradexplain.tensors import Array as Array
+from gradexplain.tensors import Shape as Shape
 
 #: The sections of an explanation in the order in which they are made and shown.
 STAGES = ("question", "forward", "jacobian", "steps", "gradients", "check")
@@ -386,7 +384,7 @@ class Second:
 
 
 @dataclass(slots=True)
-class Explanation:
+class Explanation(Shows):
     """Everything that was asked and found out, ready to be rendered."""
 
     expression: str
@@ -416,6 +414,7 @@ class Explanation:
     element: Element | None = None
 
     SCHEMA: ClassVar[str] = "gradexplain/1"
+    PAGE: ClassVar[str] = "gradexplain.pages.run"
     JSON: ClassVar[Keys] = {
         "grad": Key(flat=True),
         "intermediates": Key(optional=True),
@@ -425,30 +424,5 @@ class Explanation:
         "second": Key(optional=True),
     }
 
-    def to_dict(self, precision: int | None = None) -> dict[str, Any]:
-        """The JSON document ``gradexplain/1``, numbers to ``precision`` significant digits (12)."""
-        from gradexplain.document import serialise
-
-        return serialise.document(self, precision)
-
-    def __str__(self) -> str:
-        """The explanation as the command line prints it, 100 columns wide and without colour."""
-        from gradexplain.formats import terminal  # formats and pages read explanations
-        from gradexplain.pages import run
-
-        return terminal.render(run.page(self))
-
     def _repr_html_(self) -> str:
-        from gradexplain import notebook
-
-        return notebook.html(self)
-
-    def _repr_latex_(self) -> str:
-        from gradexplain import notebook
-
-        return notebook.latex(self)
-
-    def _repr_markdown_(self) -> str:
-        from gradexplain import notebook
-
-        return notebook.markdown(self)
+        return import_module("gradexplain.notebook").html(self)  # type: ignore[no-any-return]

@@ -9,7 +9,11 @@
 from __future__ import annotations
 
 import shlex
+from html import escape
 from typing import TYPE_CHECKING, Any
+
+from gradexplain.formats import html as writer
+from gradexplain.pages.run import page
 
 if TYPE_CHECKING:
     from gradexplain.explanation import Explanation
@@ -17,27 +21,8 @@ if TYPE_CHECKING:
 
 def html(x: Explanation) -> str:
     """What a notebook shows of an explanation: the page, in a frame that keeps its style to itself."""
-    from html import escape
-
-    from gradexplain.formats import html as writer
-    from gradexplain.pages.run import page
-
     whole = writer.render(page(x), x)
     return f'<iframe srcdoc="{escape(whole)}" width="100%" height="640" style="border:0"></iframe>'
-
-
-def latex(x: Explanation) -> str:
-    from gradexplain.formats import latex as writer
-    from gradexplain.pages.run import page
-
-    return writer.render(page(x))
-
-
-def markdown(x: Explanation) -> str:
-    from gradexplain.formats import markdown as writer
-    from gradexplain.pages.run import page
-
-    return writer.render(page(x))
 
 
 def load(shell: Any) -> None:

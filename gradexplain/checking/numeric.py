@@ -11,8 +11,9 @@ import numpy as np
 from gradexplain.errors import GradexplainError
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph, Node, Ref
+from gradexplain.installed import imported
 from gradexplain.ops.base import Shape
-from gradexplain.routes.pytorch import call, imported
+from gradexplain.routes.pytorch import call
 
 #: What PyTorch raises when it does not like a call.
 REFUSALS = (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError)

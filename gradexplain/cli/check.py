@@ -90,7 +90,7 @@ def check(
             "what to check is missing",
             remedy="give an expression with --claim, or FILE.py:NAME",
         )
-    from gradexplain.routes.pytorch import imported
+    from gradexplain.installed import imported
 
     imported()  # says what is wrong where it cannot be
     from gradexplain.checking.checker import check as run

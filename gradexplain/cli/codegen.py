@@ -54,7 +54,7 @@ def codegen(
         raise InputError(
             "the expression is missing", remedy='as in gradexplain codegen "x / x.sum(dim=0)"'
         )
-    from gradexplain.routes.pytorch import imported
+    from gradexplain.installed import imported
 
     imported()  # says what is wrong where it cannot be
     from gradexplain.codegen.function import generate

@@ -110,7 +110,7 @@ def _traced(script: str, arguments: tuple[str, ...], shown: _Shown, out: Output)
         raise InputError(
             f"there is no file {script}", remedy="trace takes the path of a Python script"
         )
-    from gradexplain.routes.pytorch import imported
+    from gradexplain.installed import imported
 
     imported()  # says what is wrong where it cannot be
     from gradexplain.trace import script as running

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gradexplain.explanation import Array
+from gradexplain.tensors import Array
 
 Role = Literal["", "name", "flow", "label", "strong", "good", "doubt", "bad", "quiet"]
 Kind = Literal["", "math", "code"]

@@ -24,9 +24,9 @@ from gradexplain.document.model import (
     Table,
     Tensor,
 )
-from gradexplain.explanation import Array
 from gradexplain.formats.notation import latex, plain_latex
 from gradexplain.render import ascii, numbers
+from gradexplain.tensors import Array
 
 _PREAMBLE = r"""\documentclass{article}
 \usepackage[utf8]{inputenc}

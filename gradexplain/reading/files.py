@@ -149,7 +149,7 @@ def _references(structure: bytes) -> set[str]:
 
 
 def _load_tensor(content: bytes, where: str, remedy: str) -> Any:
-    from gradexplain.routes.pytorch import imported  # here, as most runs have no such file
+    from gradexplain.installed import imported  # here, as most runs have no such file
 
     torch = imported()
     with warnings.catch_warnings():

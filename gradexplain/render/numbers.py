@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradexplain.explanation import Array, Shape
+from gradexplain.tensors import Array, Shape
 
 PRECISION = 6
 #: A tensor with more elements than this shows only `EDGE` items at both ends of each axis.

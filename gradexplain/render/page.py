@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from gradexplain.errors import cells, printable
-from gradexplain.explanation import Array
 from gradexplain.render import ascii, numbers
+from gradexplain.tensors import Array
 
 if TYPE_CHECKING:
     from typing import TextIO

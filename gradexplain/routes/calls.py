@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gradexplain.errors import first_line
 from gradexplain.explanation import Array, Saved
 from gradexplain.graph import Graph
 from gradexplain.ops.base import Op
@@ -16,7 +17,6 @@ from gradexplain.routes.pytorch import (
     Answer,
     Asked,
     Question,
-    first_line,
     tensors_of,
     to_array,
 )

@@ -34,7 +34,6 @@ from gradexplain.formula.indices import Ranges, index
 from gradexplain.formula.latex import LatexPrinter
 from gradexplain.formula.letters import Letters
 from gradexplain.formula.printing import TextPrinter
-from gradexplain.formula.recognised import recognised
 from gradexplain.formula.sizes import Sizes, Unlettered
 from gradexplain.formula.structure import structure
 from gradexplain.formula.tidy import Folds, tidy
@@ -44,6 +43,7 @@ from gradexplain.plan.arrays import Pair, to_exact, to_float
 from gradexplain.plan.evaluate import Evaluator
 from gradexplain.render.numbers import one_line
 from gradexplain.routes.names import free_names
+from gradexplain.routes.recognised import recognised
 
 #: A formula with more to read than this is given as a chain of the parts' formulas instead.
 LONG = 100

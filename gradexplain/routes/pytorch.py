@@ -7,15 +7,15 @@ while the formulas are derived (`Asked`), unless this process has loaded it alre
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gradexplain.errors import InputError
+from gradexplain.errors import InputError, first_line
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph, Ref, refs
+from gradexplain.installed import imported
 from gradexplain.ops.base import Op
 from gradexplain.routes import process
 from gradexplain.supervisor import link
@@ -159,28 +159,6 @@ def asked_here(question: Askable) -> Any:
         return Answer({}, NO_MEMORY)
 
 
-def imported() -> Any:
-    """PyTorch, in this process; raises `InputError` where it is not there, or broken."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import torch
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise _broken(error) from None
-        raise InputError("PyTorch: it is not installed", remedy="pip install torch") from None
-    except Exception as error:  # a broken installation raises whatever it likes
-        raise _broken(error) from None
-    return torch
-
-
-def _broken(error: Exception) -> InputError:
-    return InputError(
-        f"PyTorch: it cannot be imported: {type(error).__name__}: {first_line(error)}",
-        remedy='python -c "import torch" must work first',
-    )
-
-
 #: Said where PyTorch's process has no memory left.
 NO_MEMORY = "PyTorch has not enough memory for this; --memory allows more"
 
@@ -194,10 +172,6 @@ class Askable(Protocol):
 
 #: What PyTorch raises where it cannot do what it is asked.
 ERRORS = (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError)
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
 
 
 def refusal(error: Exception, verb: str = "differentiate") -> str:

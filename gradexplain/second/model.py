@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from gradexplain.document.keys import HIDDEN, TOLERANCE, Key, Keys
+from gradexplain.document.shows import Shows
 from gradexplain.explanation import Array, Check, Explanation, Formula, Gradient, Note, Shape
 
 #: H is computed whole for up to this many elements of the inputs together; beyond, H·u is checked.
@@ -75,7 +76,7 @@ class Product(Gradient):
 
 
 @dataclass(slots=True)
-class Hessian:
+class Hessian(Shows):
     """Every second derivative of a scalar, of ``Σ v·y`` where the output is not one.
 
     ``first`` explains the gradient; ``blocks[a, b]`` is ``∂²L/∂a∂b``.  ``matrix`` is H with the
@@ -103,6 +104,7 @@ class Hessian:
     notes: list[Note] = field(default_factory=list)
 
     SCHEMA: ClassVar[str] = "gradexplain-hessian/1"
+    PAGE: ClassVar[str] = "gradexplain.pages.hessian"
     JSON: ClassVar[Keys] = {
         "first": Key(
             flat=True,
@@ -125,16 +127,3 @@ class Hessian:
         "eigenvalues": Key(about="in ascending order", computed="NumPy"),
         "definiteness": Key(null=True),
     }
-
-    def to_dict(self, precision: int | None = None) -> dict[str, Any]:
-        """The JSON document ``gradexplain-hessian/1``."""
-        from gradexplain.document import serialise
-
-        return serialise.document(self, precision)
-
-    def __str__(self) -> str:
-        """The page that the command line prints, 100 columns wide and without colour."""
-        from gradexplain.formats import terminal  # formats and pages read this
-        from gradexplain.pages import hessian
-
-        return terminal.render(hessian.page(self))

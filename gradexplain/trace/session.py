@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from gradexplain.document.keys import HIDDEN, Key, Keys
-from gradexplain.errors import InputError
+from gradexplain.errors import InputError, first_line
 from gradexplain.recording.frames import Site, Variables, is_own, site, user_frame
 from gradexplain.recording.tape import TAPE
 from gradexplain.trace.capture import Capture, TooLarge, to_array
@@ -498,10 +498,6 @@ def _scaled(frame: FrameType | None) -> bool:
                 return True
         frame = frame.f_back
     return False
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0][:200]
 
 
 def _list(value: Any) -> list[Any]:
