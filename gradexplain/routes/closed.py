@@ -225,7 +225,7 @@ class ClosedForm:
         ``Σ_part Σ_p ∂/∂part[p]·∂part[p]/∂node[d]``: ``upper`` begins the name of the first factor,
         `ADJOINT` for the gradient of L and `TOTAL` for the Jacobian's row at the output's ``at``.
         """
-        total = sympy.S.Zero
+        terms = []
         # A slope that is known already leaves its index symbols to whatever shape had them last.
         self.calculus.indices(node.shape, "d")
         for part in self.calculus.users(node):
@@ -242,8 +242,8 @@ class ClosedForm:
             else:
                 ties = zip(out, at, strict=True)
                 factor = sympy.Mul(*(delta(o, a, self.calculus.ranges) for o, a in ties))
-            total += contract(factor * slope, out, self.calculus.ranges)
-        return self._tidy(total)
+            terms.append(contract(factor * slope, out, self.calculus.ranges))
+        return self._tidy(sympy.Add(*terms))
 
     def _partial(self, part: Node, node: Node) -> Any:
         """``∂part[o]/∂node[d]`` with the other parts held fixed, tidied."""
