@@ -718,7 +718,9 @@ class CodeSetting(Setting):
             for _ in range(3):
                 if seeded:
                     torch.manual_seed(self.subject.seed)
-                runs.append(self._gradients(y, leaves, v.clone(), {}))
+                run = self._gradients(y, leaves, v.clone(), {})
+                # Copies: what a backward keeps and returns may change the next time.
+                runs.append(None if run is None else [g if g is None else g.clone() for g in run])
             return runs
 
         def differ(runs: list[Sequence[Any] | None]) -> list[str]:

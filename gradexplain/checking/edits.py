@@ -119,7 +119,7 @@ def slots(tree: ast.AST) -> Iterator[Slot]:
         for name, i, child in children(node):
             if isinstance(child, (ast.Assign, ast.AugAssign, ast.Return)) or (
                 isinstance(child, ast.Expr)
-            ) or (isinstance(node, ast.Tuple) and isinstance(within, ast.Return)):  # fmt: skip
+            ) or (isinstance(within, ast.Return) and node is within.value and isinstance(node, ast.Tuple)):  # fmt: skip
                 inner: ast.AST | None = child
             else:
                 inner = within

@@ -532,7 +532,9 @@ def _diagonal(case: Case) -> Fault | None:
     def diagonal(t: Trial) -> Array:
         return t.true[name] * np.eye(len(t.true[name]))
 
-    if not case.explains(diagonal):
+    if all(np.array_equal(diagonal(t), t.true[name]) for t in case.regular) or not case.explains(
+        diagonal
+    ):
         return None
     trial = case.first
     off = trial.true[name] * (1 - np.eye(len(trial.true[name])))

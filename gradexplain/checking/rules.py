@@ -462,6 +462,8 @@ def _removed(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if isinstance(node, ast.BinOp):
         if isinstance(node.op, (ast.Mult, ast.Div)):
             code = "constant_factor" if _number(node.right) is not None else "extra_factor"
+            if _size(node.right) and isinstance(node.op, ast.Div):
+                code = "sum_vs_mean"
             yield code, node.left
             if isinstance(node.op, ast.Mult):
                 code = "constant_factor" if _number(node.left) is not None else "extra_factor"
@@ -517,6 +519,7 @@ def _factors(node: ast.AST, scope: Scope) -> Iterator[Found]:
             yield code, made(f"A * (1 - {name})", A=node)
             yield code, made(f"A * (1 - {name} ** 2)", A=node)
             yield code, made(f"A * {name}.exp()", A=node)
+    yield "constant_factor", made("2 * A", A=node)
     for number in scope.numbers:
         sized = _size(ast.parse(number, mode="eval").body)
         plain = "constant_factor" if number[0].isdigit() else "missing_factor"
@@ -577,6 +580,25 @@ def _functions(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if atom(node, scope) in scope.tensors and atom(node, scope):
         for other in _WRAPS:
             yield "missing_call", made(f"A.{other}()", A=node)
+
+
+@rule("missing_factor")
+def _products(node: ast.AST, scope: Scope) -> Iterator[Found]:
+    """A matrix that multiplies, a sum that scales."""
+    if not _standing(node, scope) and scope.place != "factor":
+        return
+    matrices = [n for n, rank in scope.tensors.items() if rank >= 2 and n not in scope.upstream]
+    for name in matrices:
+        for shown in (f"A @ {name}", f"A @ {name}.mT", f"{name} @ A", f"{name}.mT @ A"):
+            yield made(shown, A=node)
+    for name in scope.tensors:
+        if name not in scope.upstream and name not in scope.booleans:
+            for dim in scope.dims:
+                yield made(f"A * {name}.sum({dim}, keepdim=True)", A=node)
+    if isinstance(node, (ast.BinOp, ast.Call)):
+        yield "missing_call", made("(A).sqrt()", A=node)
+        yield "missing_call", made("(A).rsqrt()", A=node)
+        yield "missing_call", made("(A).exp()", A=node)
 
 
 @rule("missing_broadcast_sum", paired=True)
@@ -708,6 +730,11 @@ def _terms(node: ast.AST, scope: Scope) -> Iterator[Found]:
         for kind in _REDUCTIONS:
             for name in tensors:
                 yield made(f"(A - {name} * (A * {name}).{kind}({dim}, keepdim=True))", A=node)
+    if scope.place == "head":
+        both = [n for n in scope.tensors if n not in scope.booleans]
+        for one, two in itertools.combinations(both, 2):
+            yield made(f"(A + {one} * {two})", A=node)
+            yield made(f"(A - {one} * {two})", A=node)
     for name in tensors:
         yield made(f"(A - {name} * {name} * A)", A=node)
         if scope.tensors[name] == 2 and atom(node, scope) == name:
