@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from gradexplain.checking import formulas
+from gradexplain.checking.case import Case
 from gradexplain.checking.claims import wrong_shape
 from gradexplain.checking.code import Asked, Question, integers, subjects_of
-from gradexplain.checking.faults import UNMENDED, Case, diagnose
+from gradexplain.checking.faults import UNMENDED, diagnose
 from gradexplain.checking.report import CheckReport, Entry, Fault, InputReport, PointReport
 from gradexplain.checking.subjects import FormulaSubject, Subject
 from gradexplain.checking.trials import Trial, Tries, made, where

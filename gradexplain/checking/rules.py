@@ -10,128 +10,28 @@ from __future__ import annotations
 import ast
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
-#: ``(node, scope)`` to the nodes that could stand in its place, each with the fault's code if it
-#: is not the rule's own.
-Found = ast.AST | tuple[str, ast.AST]
-Rewrite = Callable[[ast.AST, "Scope"], Iterator[Found]]
-
-_REDUCTIONS = ("sum", "mean")
-_SWAPS = (
-    ("sin", "cos"), ("sinh", "cosh", "tanh"), ("exp", "log", "sigmoid"), ("erf", "tanh"),
-    ("sqrt", "rsqrt"), ("max", "min"), ("amax", "amin"), ("scatter_", "scatter_add_"),
-    ("index_copy_", "index_add_"), ("sigmoid", "tanh"), ("cumsum", "cumprod"), ("sin", "tan"),
-    ("floor", "ceil"), ("ones_like", "zeros_like"),
-)  # fmt: skip
-_WRAPS = ("exp", "log", "sqrt", "sigmoid", "tanh", "abs", "sign")
-
-
-@dataclass
-class Scope:
-    """What a backward can name: tensors with their ranks, numbers, and what the names are."""
-
-    tensors: Mapping[str, int] = field(default_factory=dict)
-    numbers: tuple[str, ...] = ()
-    booleans: frozenset[str] = frozenset()
-    upstream: frozenset[str] = frozenset()
-    #: Names of the output, and of inputs.
-    outputs: frozenset[str] = frozenset()
-    inputs: frozenset[str] = frozenset()
-    #: Conditions of the forward that the backward can state, and its small constants.
-    conditions: tuple[str, ...] = ()
-    epsilons: tuple[str, ...] = ()
-    #: Names that are assigned and not used.
-    idle: frozenset[str] = frozenset()
-    #: Where a node stands: "head", "term", "inside", "factor", "exponent", "base", "size" or "".
-    place: str = ""
-    #: Dims that reductions of this source run over.
-    dims: tuple[str, ...] = ("-1", "0", "1")
-
-
-@dataclass(frozen=True)
-class Rule:
-    code: str
-    rewrite: Rewrite
-    #: Tried in pairs too, where no single edit will do.
-    paired: bool = False
-
-
-RULES: list[Rule] = []
-
-
-def rule(code: str, *, paired: bool = False) -> Callable[[Rewrite], Rewrite]:
-    def enter(rewrite: Rewrite) -> Rewrite:
-        RULES.append(Rule(code, rewrite, paired))
-        return rewrite
-
-    return enter
-
-
-# -- small makers ----------------------------------------------------------------------------------
-
-
-def text(node: ast.AST) -> str:
-    return ast.unparse(node)
-
-
-def made(source: str, **parts: ast.AST) -> ast.expr:
-    """An expression in which the names of ``parts`` stand for nodes."""
-
-    class Put(ast.NodeTransformer):
-        def visit_Name(self, node: ast.Name) -> ast.AST:
-            return parts.get(node.id, node)
-
-    tree: ast.expr = Put().visit(ast.parse(source, mode="eval").body)
-    return tree
-
-
-def atom(node: ast.AST, scope: Scope) -> str:
-    """The name of a tensor, a number of ctx included; "" for anything else."""
-    if isinstance(node, (ast.Name, ast.Attribute)) and isinstance(
-        getattr(node, "ctx", None), ast.Load
-    ):
-        name = text(node)
-        return name if name in scope.tensors or name in scope.numbers else ""
-    return ""
-
-
-def _number(node: ast.AST) -> float | None:
-    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
-        return None if isinstance(node.value, bool) else float(node.value)
-    return None
-
-
-def _called(node: ast.AST) -> str:
-    if isinstance(node, ast.Call):
-        if isinstance(node.func, ast.Attribute):
-            return node.func.attr
-        if isinstance(node.func, ast.Name):
-            return node.func.id
-    return ""
-
-
-def _is_eps(name: str, scope: Scope) -> bool:
-    return name in scope.epsilons or any(w in name.lower() for w in ("eps", "smooth"))
-
-
-def _keyword(node: ast.Call, name: str, value: ast.expr | None) -> ast.Call:
-    new = copy.copy(node)
-    new.keywords = [k for k in node.keywords if k.arg != name]
-    if value is not None:
-        new.keywords.append(ast.keyword(name, value))
-    return new
-
-
-def _size(node: ast.AST) -> bool:
-    """Whether a node reads as a size: ``n``, ``x.shape[0]``, ``x.numel()``."""
-    if isinstance(node, ast.Subscript):
-        return isinstance(node.value, ast.Attribute) and node.value.attr == "shape"
-    if isinstance(node, ast.Name):
-        return node.id in ("n", "N", "m", "M", "d", "D", "count", "B", "batch", "size", "H", "C")
-    return _called(node) in ("numel", "size", "len")
-
+from gradexplain.checking.rewriting import (
+    REDUCTIONS,
+    SWAPS,
+    WRAPS,
+    Found,
+    Scope,
+    atom,
+    called,
+    factors_of,
+    is_eps,
+    keyword,
+    load,
+    made,
+    number,
+    rule,
+    size,
+    standing,
+    text,
+    turned,
+)
 
 # -- the table -------------------------------------------------------------------------------------
 
@@ -149,7 +49,7 @@ def _returned(node: ast.AST, scope: Scope) -> Iterator[Found]:
 def _halves(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if (
         isinstance(node, (ast.List, ast.Tuple)) and len(node.elts) == 2 and scope.place != "head"
-        and isinstance(node.ctx, ast.Load) and all(_number(e) is None for e in node.elts)
+        and isinstance(node.ctx, ast.Load) and all(number(e) is None for e in node.elts)
     ):  # fmt: skip
         yield type(node)(node.elts[::-1], ast.Load())
     if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple) and (
@@ -160,7 +60,7 @@ def _halves(node: ast.AST, scope: Scope) -> Iterator[Found]:
 
 @rule("swapped_branches")
 def _branches(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    if _called(node) == "where" and isinstance(node, ast.Call) and len(node.args) == 3:
+    if called(node) == "where" and isinstance(node, ast.Call) and len(node.args) == 3:
         new = copy.copy(node)
         new.args = [node.args[0], node.args[2], node.args[1]]
         yield new
@@ -169,13 +69,13 @@ def _branches(node: ast.AST, scope: Scope) -> Iterator[Found]:
 @rule("square_of_difference", paired=True)
 def _square_of(node: ast.AST, scope: Scope) -> Iterator[Found]:
     inner: ast.AST | None = None
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and _number(node.right) == 2:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and number(node.right) == 2:
         inner = node.left
     elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and (
         ast.dump(node.left) == ast.dump(node.right)
     ):  # fmt: skip
         inner = node.left
-    elif _called(node) in ("pow", "square") and isinstance(node, ast.Call):
+    elif called(node) in ("pow", "square") and isinstance(node, ast.Call):
         inner = node.func.value if isinstance(node.func, ast.Attribute) else None
     if isinstance(inner, ast.BinOp) and isinstance(inner.op, ast.Sub):
         yield made("A - B ** 2", A=inner.left, B=inner.right)
@@ -191,10 +91,10 @@ def _sign(node: ast.AST, scope: Scope) -> Iterator[Found]:
         yield ast.AugAssign(node.target, other, node.value)
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         yield node.operand
-    elif _called(node) in ("neg", "negative") and isinstance(node, ast.Call) and not node.args:
+    elif called(node) in ("neg", "negative") and isinstance(node, ast.Call) and not node.args:
         yield node.func.value  # type: ignore[attr-defined]
     elif isinstance(node, ast.expr) and (
-        scope.place == "head" or (scope.place == "inside" and _number(node) is None)
+        scope.place == "head" or (scope.place == "inside" and number(node) is None)
     ) and not isinstance(node, (ast.Tuple, ast.List, ast.Constant)):  # fmt: skip
         yield ast.UnaryOp(ast.USub(), node)
 
@@ -218,20 +118,20 @@ def _idle(node: ast.AST, scope: Scope) -> Iterator[Found]:
 def _keepdim(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
         return
-    if node.func.attr in (*_REDUCTIONS, "norm", "var", "std", "amax", "logsumexp") and (
+    if node.func.attr in (*REDUCTIONS, "norm", "var", "std", "amax", "logsumexp") and (
         node.args or node.keywords
     ):
         if not any(k.arg == "keepdim" for k in node.keywords):
-            yield _keyword(node, "keepdim", ast.Constant(True))
+            yield keyword(node, "keepdim", ast.Constant(True))
         else:
-            yield "extra_keepdim", _keyword(node, "keepdim", None)
+            yield "extra_keepdim", keyword(node, "keepdim", None)
 
 
 @rule("wrong_dim", paired=True)
 def _dims(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    name = _called(node)
+    name = called(node)
     if not isinstance(node, ast.Call) or name not in (
-        *_REDUCTIONS, "norm", "var", "std", "softmax", "log_softmax", "cumsum", "flip", "unsqueeze",
+        *REDUCTIONS, "norm", "var", "std", "softmax", "log_softmax", "cumsum", "flip", "unsqueeze",
         "logsumexp", "cat", "stack", "scatter_add_", "scatter_", "index_add_", "gather", "chunk",
     ):  # fmt: skip
         return
@@ -254,7 +154,7 @@ def _dims(node: ast.AST, scope: Scope) -> Iterator[Found]:
 
 @rule("wrong_dim")
 def _permuted(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    if _called(node) == "permute" and isinstance(node, ast.Call) and 2 <= len(node.args) <= 4:
+    if called(node) == "permute" and isinstance(node, ast.Call) and 2 <= len(node.args) <= 4:
         for order in itertools.permutations(node.args):
             if list(order) != node.args:
                 new = copy.copy(node)
@@ -264,8 +164,8 @@ def _permuted(node: ast.AST, scope: Scope) -> Iterator[Found]:
 
 @rule("sum_vs_mean", paired=True)
 def _sum_mean(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    name = _called(node)
-    if name in _REDUCTIONS and isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+    name = called(node)
+    if name in REDUCTIONS and isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
         new = copy.copy(node)
         new.func = ast.Attribute(node.func.value, "mean" if name == "sum" else "sum", ast.Load())
         yield new
@@ -274,33 +174,33 @@ def _sum_mean(node: ast.AST, scope: Scope) -> Iterator[Found]:
 @rule("biased_variance", paired=True)
 def _variance(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub) and (
-        _number(node.right) == 1 and _size(node.left)
+        number(node.right) == 1 and size(node.left)
     ):  # fmt: skip
         yield node.left
-    elif _size(node) and scope.place != "size" and isinstance(node, ast.expr):
+    elif size(node) and scope.place != "size" and isinstance(node, ast.expr):
         yield made("(A - 1)", A=node)
     elif isinstance(node, ast.Call):
         for k in node.keywords:
             if k.arg in ("unbiased", "correction") and isinstance(k.value, ast.Constant):
                 flipped = not k.value.value
                 kept = flipped if isinstance(k.value.value, bool) else int(flipped)
-                yield _keyword(node, k.arg, ast.Constant(kept))
-        if _called(node) in ("var", "std") and not any(k.arg == "unbiased" for k in node.keywords):
-            yield _keyword(node, "unbiased", ast.Constant(False))
+                yield keyword(node, k.arg, ast.Constant(kept))
+        if called(node) in ("var", "std") and not any(k.arg == "unbiased" for k in node.keywords):
+            yield keyword(node, "unbiased", ast.Constant(False))
 
 
 @rule("eps", paired=True)
 def _epsilon(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Sub)):
         shown = text(node.right)
-        if _is_eps(shown, scope):
+        if is_eps(shown, scope):
             yield node.left
-            if _called(node.left) == "sqrt" and isinstance(node.left, ast.Call):
+            if called(node.left) == "sqrt" and isinstance(node.left, ast.Call):
                 inner = node.left.args[0] if node.left.args else node.left.func.value  # type: ignore[attr-defined]
                 yield made(f"torch.sqrt(A + {shown})", A=inner)
-    if isinstance(node, ast.Call) and _called(node) in ("sqrt", "rsqrt") and not node.args:
+    if isinstance(node, ast.Call) and called(node) in ("sqrt", "rsqrt") and not node.args:
         inner = node.func.value  # type: ignore[attr-defined]
-        if isinstance(inner, ast.BinOp) and _is_eps(text(inner.right), scope):
+        if isinstance(inner, ast.BinOp) and is_eps(text(inner.right), scope):
             yield made(f"(A.sqrt() + {text(inner.right)})", A=inner.left)
     if isinstance(node, ast.expr) and scope.place != "head" and (
         atom(node, scope) in scope.tensors or isinstance(node, (ast.Call, ast.BinOp))
@@ -313,7 +213,7 @@ def _epsilon(node: ast.AST, scope: Scope) -> Iterator[Found]:
 @rule("exponent", paired=True)
 def _powers(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
-        n = _number(node.right)
+        n = number(node.right)
         if n is not None:
             for step in (1, -1, 2, -2):
                 value = n + step
@@ -327,15 +227,15 @@ def _powers(node: ast.AST, scope: Scope) -> Iterator[Found]:
             yield made("A ** (B + 1)", A=node.left, B=node.right)
             if isinstance(node.right, ast.BinOp):
                 yield made("A ** B", A=node.left, B=node.right.left)
-    elif _called(node) == "pow" and isinstance(node, ast.Call) and node.args:
+    elif called(node) == "pow" and isinstance(node, ast.Call) and node.args:
         last = node.args[-1]
         for step in (1, -1):
             new = copy.copy(node)
-            power = _number(last)
+            power = number(last)
             new.args = [*node.args[:-1], ast.Constant(power + step) if power is not None
                         else made(f"A {'+' if step > 0 else '-'} 1", A=last)]  # fmt: skip
             yield new
-            if isinstance(last, ast.BinOp) and _number(last.right) == 1:
+            if isinstance(last, ast.BinOp) and number(last.right) == 1:
                 new = copy.copy(node)
                 new.args = [*node.args[:-1], last.left]
                 yield new
@@ -346,7 +246,7 @@ def _powers(node: ast.AST, scope: Scope) -> Iterator[Found]:
     ):  # fmt: skip
         yield node.left
     elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
-        if _number(node.right) is None:
+        if number(node.right) is None:
             yield made("A / B ** 2", A=node.left, B=node.right)
             yield made("A / B ** 3", A=node.left, B=node.right)
 
@@ -356,7 +256,7 @@ _FACTORS = ("2", "0.5", "3", "4", "6", "(1 / 3)", "0.25")
 
 @rule("constant_factor", paired=True)
 def _constants(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    n = _number(node)
+    n = number(node)
     if n is None or scope.place in ("index", "size", "exponent") or isinstance(n, bool):
         return
     code = "constant_factor" if scope.place == "factor" else "wrong_constant"
@@ -414,29 +314,20 @@ def _conditions(node: ast.AST, scope: Scope) -> Iterator[Found]:
 def _symmetric(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
         for two, other in ((node.left, node.right), (node.right, node.left)):
-            if _number(two) == 2 and scope.tensors.get(atom(other, scope)) == 2:
+            if number(two) == 2 and scope.tensors.get(atom(other, scope)) == 2:
                 yield made("(A + A.T)", A=other)
-
-
-def _turned(node: ast.AST) -> ast.AST | None:
-    """What is transposed in a transpose, else None."""
-    if isinstance(node, ast.Attribute) and node.attr in ("T", "mT"):
-        return node.value
-    if _called(node) in ("t", "transpose") and isinstance(node, ast.Call):
-        return node.func.value if isinstance(node.func, ast.Attribute) else None
-    return None
 
 
 @rule("transposed", paired=True)
 def _transposes(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    inner = _turned(node)
+    inner = turned(node)
     if inner is not None:
         yield inner
     product: tuple[ast.expr, ast.expr] | None = None
     shape = "A @ B"
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
         product = node.left, node.right
-    elif _called(node) in ("mm", "matmul", "bmm", "mv") and isinstance(node, ast.Call):
+    elif called(node) in ("mm", "matmul", "bmm", "mv") and isinstance(node, ast.Call):
         if len(node.args) == 2:
             product, shape = (node.args[0], node.args[1]), f"{text(node.func)}(A, B)"
         elif len(node.args) == 1 and isinstance(node.func, ast.Attribute):
@@ -445,7 +336,7 @@ def _transposes(node: ast.AST, scope: Scope) -> Iterator[Found]:
         a, b = product
 
         def t(e: ast.expr) -> ast.expr:
-            undone = _turned(e)
+            undone = turned(e)
             return undone if isinstance(undone, ast.expr) else made("A.mT", A=e)
 
         yield made(shape, A=b, B=a)
@@ -461,14 +352,14 @@ def _transposes(node: ast.AST, scope: Scope) -> Iterator[Found]:
 def _removed(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if isinstance(node, ast.BinOp):
         if isinstance(node.op, (ast.Mult, ast.Div)):
-            code = "constant_factor" if _number(node.right) is not None else "extra_factor"
-            if _size(node.right) and isinstance(node.op, ast.Div):
+            code = "constant_factor" if number(node.right) is not None else "extra_factor"
+            if size(node.right) and isinstance(node.op, ast.Div):
                 code = "sum_vs_mean"
             yield code, node.left
             if isinstance(node.op, ast.Mult):
-                code = "constant_factor" if _number(node.left) is not None else "extra_factor"
+                code = "constant_factor" if number(node.left) is not None else "extra_factor"
                 yield code, node.right
-            inverse = "constant_factor" if _number(node.right) is not None else "inverse"
+            inverse = "constant_factor" if number(node.right) is not None else "inverse"
             if isinstance(node.op, ast.Mult):
                 yield inverse, made("A / B", A=node.left, B=node.right)
             else:
@@ -486,30 +377,14 @@ def _removed(node: ast.AST, scope: Scope) -> Iterator[Found]:
             )
 
 
-def _factors_of(node: ast.AST) -> Iterator[ast.AST]:
-    """The factors of a product."""
-    if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Mult, ast.Div)):
-        yield from _factors_of(node.left)
-        yield from _factors_of(node.right)
-    else:
-        yield node
-
-
-def _standing(node: ast.AST, scope: Scope) -> bool:
-    """Whether a factor may be missing here."""
-    return isinstance(node, ast.expr) and not isinstance(
-        node, (ast.Tuple, ast.List, ast.Constant, ast.Compare)
-    ) and scope.place in ("head", "term", "inside", "result")  # fmt: skip
-
-
 @rule("missing_factor", paired=True)
 def _factors(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    if not _standing(node, scope):
+    if not standing(node, scope):
         return
     for name in scope.tensors:
         if name in scope.upstream:
             continue
-        if name in {text(part) for part in _factors_of(node)}:
+        if name in {text(part) for part in factors_of(node)}:
             yield "exponent", made(f"A * {name}", A=node)
         masked = name in scope.booleans or any(w in name.lower() for w in ("mask", "keep"))
         code = "mask_not_applied" if masked else "missing_factor"
@@ -520,20 +395,20 @@ def _factors(node: ast.AST, scope: Scope) -> Iterator[Found]:
             yield code, made(f"A * (1 - {name} ** 2)", A=node)
             yield code, made(f"A * {name}.exp()", A=node)
     yield "constant_factor", made("2 * A", A=node)
-    for number in scope.numbers:
-        sized = _size(ast.parse(number, mode="eval").body)
-        plain = "constant_factor" if number[0].isdigit() else "missing_factor"
-        yield plain, made(f"A * {number}", A=node)
-        yield ("sum_vs_mean" if sized else plain), made(f"A / {number}", A=node)
+    for known in scope.numbers:
+        sized = size(ast.parse(known, mode="eval").body)
+        plain = "constant_factor" if known[0].isdigit() else "missing_factor"
+        yield plain, made(f"A * {known}", A=node)
+        yield ("sum_vs_mean" if sized else plain), made(f"A / {known}", A=node)
         if not sized:
-            yield "missing_factor", made(f"A / (1 - {number})", A=node)
+            yield "missing_factor", made(f"A / (1 - {known})", A=node)
     for condition in scope.conditions:
         yield "mask_not_applied", made(f"A * ({condition})", A=node)
 
 
 @rule("v_unused")
 def _upstream(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    if _standing(node, scope):
+    if standing(node, scope):
         for name in scope.upstream:
             yield made(f"{name} * A", A=node)
 
@@ -556,9 +431,9 @@ def _inner_factors(node: ast.AST, scope: Scope) -> Iterator[Found]:
 
 @rule("wrong_function", paired=True)
 def _functions(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    name = _called(node)
+    name = called(node)
     if isinstance(node, ast.Call):
-        for group in _SWAPS:
+        for group in SWAPS:
             for other in group if name in group else ():
                 if other != name:
                     new = copy.copy(node)
@@ -578,14 +453,14 @@ def _functions(node: ast.AST, scope: Scope) -> Iterator[Found]:
                 crossed = atom(inner, scope) in scope.outputs and atom(inner, scope)
                 yield ("output_for_input" if crossed else "wrong_function"), inner
     if atom(node, scope) in scope.tensors and atom(node, scope):
-        for other in _WRAPS:
+        for other in WRAPS:
             yield "missing_call", made(f"A.{other}()", A=node)
 
 
 @rule("missing_factor")
 def _products(node: ast.AST, scope: Scope) -> Iterator[Found]:
     """A matrix that multiplies, a sum that scales."""
-    if not _standing(node, scope) and scope.place != "factor":
+    if not standing(node, scope) and scope.place != "factor":
         return
     matrices = [n for n, rank in scope.tensors.items() if rank >= 2 and n not in scope.upstream]
     for name in matrices:
@@ -603,17 +478,15 @@ def _products(node: ast.AST, scope: Scope) -> Iterator[Found]:
 
 @rule("missing_broadcast_sum", paired=True)
 def _sums(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    if not _standing(node, scope) and not (
-        atom(node, scope) in scope.tensors and atom(node, scope)
-    ):
+    if not standing(node, scope) and not (atom(node, scope) in scope.tensors and atom(node, scope)):
         return
-    if isinstance(node, ast.Name) and _called(node):
+    if isinstance(node, ast.Name) and called(node):
         return
     for dim in scope.dims:
         yield made(f"A.sum({dim})", A=node)
         yield made(f"A.sum({dim}, keepdim=True)", A=node)
     yield made("A.sum()", A=node)
-    if isinstance(node, ast.Call) and _called(node) == "sum":
+    if isinstance(node, ast.Call) and called(node) == "sum":
         yield "wrong_dim", made("A.sum((0, 1))", A=node.func.value)  # type: ignore[attr-defined]
 
 
@@ -636,12 +509,12 @@ def _flipped(node: ast.AST, scope: Scope) -> Iterator[Found]:
             yield made(f"A.flip({dim})", A=node)
         if rank >= 2:
             yield made(f"A.flip({rank - 2}, {rank - 1})", A=node)
-    if _called(node) == "cumsum" and isinstance(node, ast.Call) and len(node.args) == 2:
+    if called(node) == "cumsum" and isinstance(node, ast.Call) and len(node.args) == 2:
         a, d = node.args
         yield made("torch.cumsum(A.flip(D), D).flip(D)", A=a, D=d)
-    if _called(node) == "flip" and isinstance(node, ast.Call):
+    if called(node) == "flip" and isinstance(node, ast.Call):
         yield node.args[0] if len(node.args) == 2 else node.func.value  # type: ignore[attr-defined]
-    if _called(node) == "reversed" and isinstance(node, ast.Call) and len(node.args) == 1:
+    if called(node) == "reversed" and isinstance(node, ast.Call) and len(node.args) == 1:
         yield node.args[0]
 
 
@@ -660,8 +533,8 @@ def _slices(node: ast.AST, scope: Scope) -> Iterator[Found]:
         for lower, upper in ((node.upper, None), (None, node.lower)):
             if (lower or upper) is not None:
                 yield ast.Slice(lower, upper, node.step)
-    if scope.place == "index" and _number(node) is not None:
-        place = int(_number(node) or 0)
+    if scope.place == "index" and number(node) is not None:
+        place = int(number(node) or 0)
         for at in (0, 1, 2, -1):
             if at != place:
                 yield ast.Constant(at)
@@ -672,24 +545,16 @@ def _accumulated(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
         target = node.targets[0]
         yield ast.Expr(
-            made("T.index_put_((I,), V, accumulate=True)", T=_load(target.value),
+            made("T.index_put_((I,), V, accumulate=True)", T=load(target.value),
                  I=target.slice, V=node.value)
         )  # fmt: skip
-
-
-def _load(node: ast.AST) -> ast.AST:
-    new = copy.deepcopy(node)
-    for part in ast.walk(new):
-        if hasattr(part, "ctx"):
-            part.ctx = ast.Load()
-    return new
 
 
 @rule("grad_output_changed")
 def _in_place(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if atom(node, scope) in scope.upstream and atom(node, scope):
         yield made("A.clone()", A=node)
-    name = _called(node)
+    name = called(node)
     if isinstance(node, ast.Call) and name.endswith("_") and not name.startswith("_"):
         new = copy.copy(node)
         new.func = ast.Attribute(node.func.value, name[:-1], ast.Load())  # type: ignore[attr-defined]
@@ -704,66 +569,6 @@ def _assigned(node: ast.AST, scope: Scope) -> Iterator[Found]:
 
 @rule("constant_factor", paired=True)
 def _scaled(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    if _standing(node, scope):
+    if standing(node, scope):
         for factor in _FACTORS:
             yield made(f"{factor} * A", A=node)
-
-
-@rule("missing_term", paired=False)
-def _terms(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    """A term that a normalisation or a product has, and this sum has not."""
-    if not isinstance(node, ast.expr) or isinstance(node, (ast.Tuple, ast.List, ast.Constant)):
-        return
-    if scope.place not in ("head", "term", "result", "inside", "factor") and not atom(node, scope):
-        return
-    tensors = [n for n in scope.tensors if n not in scope.upstream and n not in scope.booleans]
-    for constant in ("1", "2", *scope.numbers, *scope.epsilons):
-        yield made(f"(A + {constant})", A=node)
-        yield made(f"(A - {constant})", A=node)
-        yield made(f"({constant} - A)", A=node)
-    for name in tensors:
-        if name != text(node):
-            yield made(f"(A - {name})", A=node)
-            yield made(f"(A + {name})", A=node)
-    for dim in scope.dims:
-        yield made(f"(A - A.mean({dim}, keepdim=True))", A=node)
-        for kind in _REDUCTIONS:
-            for name in tensors:
-                yield made(f"(A - {name} * (A * {name}).{kind}({dim}, keepdim=True))", A=node)
-    if scope.place == "head":
-        both = [n for n in scope.tensors if n not in scope.booleans]
-        for one, two in itertools.combinations(both, 2):
-            yield made(f"(A + {one} * {two})", A=node)
-            yield made(f"(A - {one} * {two})", A=node)
-    for name in tensors:
-        yield made(f"(A - {name} * {name} * A)", A=node)
-        if scope.tensors[name] == 2 and atom(node, scope) == name:
-            yield made("(A + A.T)", A=node)
-
-
-@rule("unknown")
-def _forms(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    """Derivatives of normalisations, which have a row of J for each element."""
-    if scope.place != "head" or isinstance(node, (ast.Tuple, ast.Constant)):
-        return
-    tensors = [n for n in scope.tensors if n not in scope.upstream and n not in scope.booleans]
-    for v in scope.upstream:
-        for dim in scope.dims:
-            for y in tensors:
-                yield made(f"{y} * ({v} - ({v} * {y}).sum({dim}, keepdim=True))")
-                yield made(f"{v} - {y} * {v}.sum({dim}, keepdim=True)")
-                yield made(f"{v} - {y}.exp() * {v}.sum({dim}, keepdim=True)")
-                for s in tensors:
-                    yield made(f"({v} - {y} * ({v} * {y}).sum({dim}, keepdim=True)) / {s}")
-                    yield made(f"({v} - ({v} * {y}).sum({dim}, keepdim=True)) / {s}")
-                    yield made(f"({v} - {v}.mean({dim}, keepdim=True) - {y} * ({v} * {y})"
-                               f".mean({dim}, keepdim=True)) * {s}")  # fmt: skip
-
-
-@rule("v_nonlinear")
-def _nonlinear(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-        if text(node.right) in scope.upstream:
-            yield node.left
-        if text(node.left) in scope.upstream:
-            yield node.right

@@ -1,0 +1,472 @@
+"""Hypotheses about J: what it would be with a fault, held against what the claim implements."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from gradexplain.checking import numeric
+from gradexplain.checking.case import Case
+from gradexplain.checking.report import Fault
+from gradexplain.checking.trials import Trial, close
+from gradexplain.explanation import Array
+from gradexplain.graph import Graph, Node, op_call
+from gradexplain.render.numbers import number
+
+# -- hypotheses about J ---------------------------------------------------------------------------
+
+
+def by_zero(case: Case) -> Fault | None:
+    if case.explains(lambda t: np.zeros_like(t.true[case.name])):
+        return Fault(
+            "detached",
+            f"the gradient by {case.name} is 0 everywhere, as if the result were detached",
+            f"return the gradient of {case.name}, not zeros",
+        )
+    return None
+
+
+def by_other_input(case: Case) -> Fault | None:
+    """The gradient of another input, or two swapped."""
+    name = case.name
+    for other in case.first.setting.wanted:
+        if other == name:
+            continue
+        if not all(_gives(t, name, other) for t in case.regular):
+            continue
+        if all(
+            t.shape(name) == t.shape(other) and close(t.true[name], t.true[other], t.true[name])
+            for t in case.regular
+        ):
+            continue
+        if all(_gives(t, other, name) for t in case.regular):
+            return Fault(
+                "swapped",
+                f"the gradients of {name} and {other} are swapped",
+                f"return the gradients in the order of forward's arguments: "
+                f"{', '.join(case.first.setting.shapes)}",
+            )
+        return Fault(
+            "wrong_input",
+            f"what is returned for {name} is the gradient of {other}",
+            f"return the gradient of {name} in its place",
+        )
+    # Another input about which there is no claim.
+    graph = case.graph
+    for leaf in graph.leaves if graph is not None else ():
+        if leaf.label in case.first.setting.wanted or leaf.integer:
+            continue
+        if case.explains(functools.partial(_autograd, name=leaf.label)):
+            return Fault(
+                "wrong_input", f"what is returned for {name} is the gradient of {leaf.label}"
+            )
+    return None
+
+
+def by_swapped(case: Case) -> Fault | None:
+    fault = by_other_input(case)
+    return fault if fault is not None and fault.code == "swapped" else None
+
+
+def _autograd(trial: Trial, name: str) -> Array | None:
+    if trial.setting.graph is None:
+        return None
+    return numeric.jacobians(trial.setting.graph, trial.values, [name])[name]
+
+
+def _gives(trial: Trial, name: str, other: str) -> bool:
+    """Whether the result for ``name`` is the true gradient of ``other``."""
+    rows = trial.result(name).rows
+    if rows is None or rows.shape[1:] != trial.shape(other):
+        return False
+    return close(rows.reshape(len(rows), -1), trial.true[other], trial.true[other], trial.dtype)
+
+
+def by_sign(case: Case) -> Fault | None:
+    if case.explains(lambda t: -t.true[case.name]):
+        return Fault(
+            "wrong_sign",
+            f"the gradient by {case.name} has the wrong sign throughout",
+            f"grad_{case.name} = -grad_{case.name}",
+        )
+    return None
+
+
+def by_diagonal(case: Case) -> Fault | None:
+    """Right on the diagonal, and 0 elsewhere."""
+    name = case.name
+    if not all(t.out_shape == t.shape(name) for t in case.regular):
+        return None
+
+    def diagonal(t: Trial) -> Array:
+        return t.true[name] * np.eye(len(t.true[name]))
+
+    if all(np.array_equal(diagonal(t), t.true[name]) for t in case.regular) or not case.explains(
+        diagonal
+    ):
+        return None
+    trial = case.first
+    off = trial.true[name] * (1 - np.eye(len(trial.true[name])))
+    blank = int((off != 0).sum())
+    element = f"{case.output}{_letters(trial.out_shape, 'ikmac')}"
+    return Fault(
+        "missing_off_diagonal",
+        f"the off-diagonal terms of J are missing: each {element} depends on other elements "
+        f"of {name} too ({blank} entries that are not 0 here)",
+    )
+
+
+def _letters(shape: tuple[int, ...], letters: str) -> str:
+    return f"[{','.join(letters[: len(shape)])}]" if shape else ""
+
+
+def by_approximation(case: Case) -> Fault | None:
+    """Near the truth everywhere, and not it: tanh's approximation of erf, in GELU."""
+    name = case.name
+    graph = case.graph
+    exact = graph is not None and any(
+        n.op is not None and n.op.name in ("erf", "gelu", "erfc") for n in graph.nodes
+    )
+    if not exact or any(t.claimed(name) is None for t in case.regular):
+        return None
+    for t in case.regular:
+        gap = np.abs(np.asarray(t.claimed(name)) - t.true[name]).max(initial=0.0)
+        if not gap <= 5e-3 * np.abs(t.true[name]).max(initial=0.0):
+            return None
+    return Fault(
+        "approximation",
+        f"the gradient by {name} is that of an approximation: it is right to two or three digits "
+        "everywhere, where the forward computes the exact function",
+        "use the same function in both: F.gelu(x) with erf's derivative, or "
+        'F.gelu(x, approximate="tanh") with that of tanh',
+    )
+
+
+def by_uses(case: Case) -> Fault | None:
+    """J without the contribution of one use of a value, or with that of one use alone."""
+    name = case.name
+    trials = case.regular
+    if not trials or any(t.setting.graph is None or t.claimed(name) is None for t in trials):
+        return None
+    cuts = [case.cuts(t) for t in trials]
+    if len({len(c) for c in cuts}) != 1:
+        return None
+    graph = trials[0].setting.graph
+    assert graph is not None
+    uses = graph.uses()
+    labels = _labels(graph)
+    for place, (node, use, _) in enumerate(cuts[0]):
+        if not all(t.fits(name, c[place][2][name]) for t, c in zip(trials, cuts, strict=True)):
+            continue
+        source = graph[node.inputs[use]]
+        into = op_call(node, labels)
+        if uses.get(source.id, 0) >= 2:
+            return Fault(
+                "missing_accumulation",
+                f"{labels[source.id]} is used {_times(uses[source.id])}, and the contribution of "
+                f"its use in {into} is missing from the gradient by {name}",
+                f"add the contribution that flows through {_title(node, labels)}",
+            )
+        return Fault(
+            "missing_term",
+            f"the contribution to {name} through {labels[source.id]} is missing, as if "
+            f"{labels[source.id]} were a constant in {into}",
+            f"add the contribution that flows through {labels[source.id]}",
+        )
+    # One use alone, of a value that is used more than twice.
+    for source in graph.nodes:
+        mine = [p for p, (n, u, _) in enumerate(cuts[0]) if n.inputs[u] == source.id]
+        if len(mine) < 3:
+            continue
+        for place in mine:
+
+            def alone(t: Trial, c: list[Any], place: int = place, mine: list[int] = mine) -> Array:
+                total = sum(t.true[name] - c[p][2][name] for p in mine if p != place)
+                return np.asarray(t.true[name] - total)
+
+            if all(t.fits(name, alone(t, c)) for t, c in zip(trials, cuts, strict=True)):
+                return Fault(
+                    "missing_accumulation",
+                    f"{labels[source.id]} is used {_times(len(mine))}, and only one contribution "
+                    f"is in the gradient by {name}: they must be added",
+                    f"grad_{name} = the sum of all {len(mine)} contributions",
+                )
+    return None
+
+
+def _times(count: int) -> str:
+    return {2: "twice", 3: "three times", 4: "four times"}.get(count, f"{count} times")
+
+
+def _title(node: Node, labels: dict[int, str]) -> str:
+    assert node.op is not None
+    return labels[node.id] if node.named else op_call(node, labels)
+
+
+def _labels(graph: Graph) -> dict[int, str]:
+    """Labels for a sentence: an unnamed value reads as its call."""
+    labels: dict[int, str] = {}
+    for node in graph.nodes:
+        if node.is_literal:
+            labels[node.id] = number(node.value, 17)
+        elif node.op is None or node.named:
+            labels[node.id] = node.label
+        else:
+            text = op_call(node, labels)
+            labels[node.id] = f"({text})" if node.op.infix else text
+    return labels
+
+
+def by_term(case: Case) -> Fault | None:
+    """J with one additive term left out, of the wrong sign, or with a wrong factor."""
+    name = case.name
+    trials = case.regular
+    if any(t.setting.graph is None or t.claimed(name) is None for t in trials):
+        return None
+    values = []
+    for t in trials:
+        truth = case.tries.truth(t.setting)
+        assert truth is not None
+        leaf = next(n for n in truth.leaves if n.label == name)
+        values.append(truth.term_values(leaf, t.values))
+    count = len(values[0])
+    if count < 2 or count > 8 or any(len(v) != count for v in values):
+        return None
+    for size in (1, 2):
+        if size >= count:
+            break
+        for group in itertools.combinations(range(count), size):
+            factors = []
+            for t, terms in zip(trials, values, strict=True):
+                gap = np.asarray(t.claimed(name)) - t.true[name]
+                term = np.asarray(sum(terms[k] for k in group))
+                factors.append(_ratio(gap, term, t.true[name], t.dtype))
+            if any(f is None for f in factors):
+                continue
+            found = [f for f in factors if f is not None]
+            same = max(found) - min(found) <= 1e-9 * max(map(abs, found))
+            factor = found[0]
+            which = "a term" if size == 1 else "two terms"
+            if same and abs(factor + 1) < 1e-9:
+                return Fault(
+                    "missing_term",
+                    f"{which} of the gradient by {name} {'is' if size == 1 else 'are'} missing",
+                )
+            if size > 1:
+                continue
+            if same and abs(factor + 2) < 1e-9:
+                return Fault("wrong_sign", f"one term of the gradient by {name} has the wrong sign")
+            fault = case.repaired()
+            if fault is not None:
+                return fault
+            if same:
+                return Fault(
+                    "constant_factor",
+                    f"one term of the gradient by {name} is off by the constant factor "
+                    f"{number(1 + factor)}",
+                )
+            size_name = _size_factor([1 + f for f in found], trials, name)
+            if size_name is not None:
+                return Fault(
+                    "constant_factor",
+                    f"one term of the gradient by {name} is off by the factor {size_name}",
+                )
+    return None
+
+
+def _ratio(a: Array, b: Array, scale: Array, dtype: str) -> float | None:
+    """``c`` such that ``a = c·b`` throughout; None where there is none."""
+    place = np.unravel_index(int(np.argmax(np.abs(np.nan_to_num(b)))), b.shape)
+    if not np.isfinite(a).all() or not np.isfinite(b).all() or b[place] == 0:
+        return None
+    c = float(a[place] / b[place])
+    if c == 0 or not close(a, c * b, scale, dtype):
+        return None
+    return c
+
+
+def by_factor(case: Case) -> Fault | None:
+    """A constant times J."""
+    name = case.name
+    found = []
+    for t in case.regular:
+        claimed = t.claimed(name)
+        ratio = None if claimed is None else _ratio(claimed, t.true[name], t.true[name], t.dtype)
+        if ratio is None:
+            return None
+        found.append(ratio)
+    if not found:
+        return None
+    if max(found) - min(found) <= 1e-9 * max(map(abs, found)):
+        size_name = None
+        several = len({t.out_shape for t in case.regular}) > 1
+        means = case.graph is not None and any(
+            n.op is not None and n.op.name == "mean" for n in case.graph.nodes
+        )
+        if not several:
+            # At one shape 1/N and 1/2 may be the same number.
+            fault = case.repaired()
+            if fault is not None and fault.code == "sum_vs_mean" and (abs(found[0]) < 1 or means):
+                return fault
+        if not several and abs(found[0]) not in (2.0, 0.5):
+            size_name = _size_factor(found, case.regular, name)
+        value = size_name or _fraction(found[0])
+        inverse = f"/ {value}" if not size_name else f"/ ({value})"
+        return Fault(
+            "constant_factor",
+            f"the gradient by {name} is {value} times what it should be",
+            f"grad_{name} = grad_{name} {inverse}",
+        )
+    fault = case.repaired()
+    if fault is not None and fault.code in ("sum_vs_mean", "wrong_dim"):
+        return fault
+    size_name = _size_factor(found, case.regular, name)
+    if size_name is None:
+        return None
+    means = case.graph is not None and any(
+        n.op is not None and n.op.name == "mean" for n in case.graph.nodes
+    )
+    if means and abs(found[0]) > 1:
+        return Fault(
+            "sum_vs_mean",
+            f"the gradient by {name} is {size_name} times what it should be: the mean in the "
+            "forward divides by it, and the backward does not",
+            f"grad_{name} = grad_{name} / ({size_name})",
+        )
+    return Fault(
+        "constant_factor",
+        f"the gradient by {name} is {size_name} times what it should be",
+        f"grad_{name} = grad_{name} / ({size_name})",
+    )
+
+
+def _fraction(value: float) -> str:
+    for q in range(1, 13):
+        p = value * q
+        if abs(p - round(p)) < 1e-9 * abs(p):
+            return f"{round(p)}/{q}" if q > 1 else f"{round(p)}"
+    return number(value)
+
+
+def _size_factor(found: Sequence[float], trials: Sequence[Trial], name: str) -> str | None:
+    """``found`` as the sizes of dims at every trial: ``1/x.shape[0]``; None if it is none."""
+    for inverse in (False, True):
+        for what, of in _sizes(trials[0], name):
+            sizes = [of(t) for t in trials]
+            if all(n is not None for n in sizes) and all(
+                abs(f - (1 / n if inverse else n)) <= 1e-9 * abs(f)
+                for f, n in zip(found, sizes, strict=True)
+                if n
+            ):
+                return f"1/{what}" if inverse else what
+    return None
+
+
+def _sizes(trial: Trial, name: str) -> Iterator[tuple[str, Callable[[Trial], float]]]:
+    """The sizes that a factor may be, by name."""
+
+    def of_input(label: str, dim: int) -> Callable[[Trial], float]:
+        return lambda t: t.shape(label)[dim]
+
+    def of_output(dim: int) -> Callable[[Trial], float]:
+        return lambda t: t.out_shape[dim]
+
+    def count(label: str) -> Callable[[Trial], float]:
+        return lambda t: math.prod(t.shape(label))
+
+    shapes = dict(trial.setting.shapes)
+    for label in (name, *(n for n in shapes if n != name)):
+        for dim in range(len(shapes[label])):
+            yield f"{label}.shape[{dim}]", of_input(label, dim)
+        yield f"{label}.numel()", count(label)
+    for dim in range(len(trial.out_shape)):
+        yield f"the output's size in dim {dim}", of_output(dim)
+    yield "the output's number of elements", lambda t: math.prod(t.out_shape)
+
+
+def by_transposed(case: Case) -> Fault | None:
+    name = case.name
+    fault = case.repaired()
+    if fault is not None and fault.code == "transposed":
+        return fault
+    if all(len(t.true[name]) == t.true[name].shape[1] for t in case.regular) and case.explains(
+        lambda t: t.true[name].T
+    ):
+        return Fault(
+            "transposed",
+            f"the claim multiplies by J where Jᵀ belongs: its Jacobian by {name} is the transpose",
+            "contract the output's index with v: Jᵀv[j] = Σ_i J[i,j]·v[i]",
+        )
+    for axes_of in ("input", "output"):
+        for axes in itertools.permutations(
+            range(len(case.first.shape(name) if axes_of == "input" else case.first.out_shape))
+        ):
+            if list(axes) == sorted(axes):
+                continue
+
+            def moved(
+                t: Trial, axes: tuple[int, ...] = axes, axes_of: str = axes_of
+            ) -> Array | None:
+                full = t.true[name].reshape(t.out_shape + t.shape(name))
+                lead = len(t.out_shape)
+                order = (
+                    (*range(lead), *(lead + a for a in axes))
+                    if axes_of == "input"
+                    else (*axes, *range(lead, full.ndim))
+                )
+                turned = full.transpose(order)
+                return turned.reshape(t.true[name].shape) if turned.shape == full.shape else None
+
+            if case.explains(moved):
+                what = f"the gradient by {name}" if axes_of == "input" else case.v
+                return Fault("transposed", f"{what} is transposed", f"transpose {what} back (.T)")
+    return None
+
+
+def by_power(case: Case) -> Fault | None:
+    """J times a power of a forward value, entry by entry: an exponent off by one."""
+    name = case.name
+    trials = case.regular
+    if any(t.setting.graph is None or t.claimed(name) is None for t in trials):
+        return None
+    from gradexplain.checking.trials import forward_values
+
+    known = [forward_values(t.setting, t.values) for t in trials]
+    for label in known[0]:
+        for power in (1, -1):
+            for side in ("input", "output"):
+
+                def scaled(
+                    t: Trial,
+                    k: dict[str, Array],
+                    label: str = label,
+                    power: int = power,
+                    side: str = side,
+                ) -> Array | None:
+                    shape = t.shape(name) if side == "input" else t.out_shape
+                    try:
+                        with np.errstate(all="ignore"):
+                            factor = np.broadcast_to(k[label], shape).ravel() ** float(power)
+                    except ValueError:
+                        return None
+                    return t.true[name] * (factor[None, :] if side == "input" else factor[:, None])
+
+                if all(t.fits(name, scaled(t, k)) for t, k in zip(trials, known, strict=True)):
+                    graph = trials[0].setting.graph
+                    assert graph is not None
+                    node = graph.by_label(label)
+                    assert node is not None
+                    shown = _labels(graph)[node.id]
+                    extra = "too many" if power == 1 else "missing"
+                    return Fault(
+                        "exponent",
+                        f"the exponent of {shown} is off by one in the gradient by {name}: one "
+                        f"factor {shown} is {extra}",
+                        f"grad_{name} = grad_{name} {'/' if power == 1 else '*'} {shown}",
+                    )
+    return None

@@ -1,0 +1,308 @@
+"""Hypotheses about what a backward returns, before its J can be spoken of."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from gradexplain.checking.case import Case
+from gradexplain.checking.jacobian import (
+    by_diagonal,
+    by_other_input,
+    by_sign,
+    by_term,
+    by_uses,
+)
+from gradexplain.checking.report import Fault
+from gradexplain.checking.trials import Trial, close, is_linear
+from gradexplain.explanation import Array
+from gradexplain.ops.base import show_shape
+from gradexplain.render.numbers import number
+
+# -- before J can be spoken of -------------------------------------------------------------------
+
+
+def by_in_place(case: Case) -> Fault | None:
+    changed = case.first.implemented.mutated
+    if not changed:
+        return None
+    names = " and ".join(changed)
+    return Fault(
+        "inplace_forward",
+        f"the forward changes its input {names} in place, so what is saved for the backward "
+        f"(and what the caller holds) is no longer {names}",
+        f"compute a new tensor in forward, as in {changed[0]} = {changed[0]}.clone(); or "
+        f"out = {changed[0]} / s instead of {changed[0]} /= s",
+    )
+
+
+def by_forward_differs(case: Case) -> Fault | None:
+    for t in case.regular:
+        gap = t.setting.forward_gap(t.values, t.dtype)
+        if gap is not None:
+            return Fault(
+                "forward_differs",
+                f"the forward is not that of the reference: they differ by up to {number(gap)}",
+                "make the forward right first: its backward is compared with the reference's",
+            )
+    return None
+
+
+def by_upstream_changed(case: Case) -> Fault | None:
+    if not any(t.implemented.v_changed for t in case.trials):
+        return None
+    return Fault(
+        "grad_output_changed",
+        f"the backward changes the upstream gradient {case.v} in place: what else uses it gets the "
+        "changed values",
+        "work on a copy, as in grad_input = grad_output.clone()",
+    )
+
+
+def by_buffer(case: Case) -> Fault | None:
+    if not any(t.implemented.buffer for t in case.trials):
+        return None
+    return Fault(
+        "inplace_buffer",
+        "the backward assigns in place to a buffer made with requires_grad=True: PyTorch refuses "
+        "that as soon as gradients are recorded (create_graph=True, double backward)",
+        f"grad_{case.name} = torch.zeros_like({case.name})  # without requires_grad=True",
+    )
+
+
+def by_detached(case: Case) -> Fault | None:
+    if any(t.result(case.name).problem == "detached" for t in case.trials):
+        return Fault(
+            "detached",
+            f"{case.output} is detached: no gradient flows back to {case.name} at all",
+            "do not call detach(), item() or ctx.mark_non_differentiable on what is returned",
+        )
+    return None
+
+
+def by_none(case: Case) -> Fault | None:
+    if any(t.result(case.name).problem == "none" for t in case.trials):
+        return Fault(
+            "none",
+            f"the backward returns None for {case.name}, whose gradient is not 0",
+            f"return the gradient by {case.name} in its place among forward's arguments",
+        )
+    return None
+
+
+def by_unsteady(case: Case) -> Fault | None:
+    if any(t.implemented.leftover for t in case.trials):
+        return Fault(
+            "not_reentrant",
+            f"the backward is not reentrant: run again with the same {case.v} (retain_graph=True) "
+            "it gives another gradient, because it changes what it keeps",
+            "leave ctx and the saved tensors as they are: work on copies",
+        )
+    if any(case.name in t.implemented.unsteady for t in case.trials):
+        return Fault(
+            "nondeterministic",
+            f"the backward is not deterministic: the same {case.v} gives different gradients "
+            f"by {case.name}",
+            "save what forward drew at random (a dropout mask) instead of drawing it again",
+        )
+    return None
+
+
+def by_raises(case: Case) -> Fault | None:
+    trial = next((t for t in case.trials if t.result(case.name).problem == "raises"), None)
+    if trial is None:
+        return None
+    return Fault("raises", f"the backward raises: {trial.result(case.name).error}")
+
+
+def by_shape(case: Case) -> Fault | None:
+    """A result whose shape is not the input's: what would make it right?"""
+    name = case.name
+    bad = [t for t in case.trials if _result_shape(t, name) not in (None, t.shape(name))]
+    if not bad:
+        return None
+    first = bad[0]
+    found, expected = _result_shape(first, name), first.shape(name)
+    assert found is not None
+    shapes = f"{show_shape(found)} instead of {show_shape(expected)}"
+
+    def all_right(change: Callable[[Trial, Array], Array | None]) -> bool:
+        for t in case.regular:
+            rows = t.result(name).rows
+            if rows is None:
+                return False
+            try:
+                changed = np.array([change(t, row) for row in rows])
+            except (ValueError, IndexError):
+                return False
+            if changed.shape[1:] != t.shape(name):
+                return False
+            if not close(changed.reshape(len(changed), -1), t.true[name], t.true[name], t.dtype):
+                return False
+        return True
+
+    other = by_other_input(case)
+    if other is not None and other.code == "swapped":
+        return other
+    if all_right(lambda t, row: _sum_to(row, t.shape(name))):
+        dims = _summed(found, expected)
+        keep = ", keepdim=True" if len(found) == len(expected) else ""
+        dim = dims[0] if len(dims) == 1 else tuple(dims)
+        return Fault(
+            "missing_broadcast_sum",
+            f"{name} was broadcast, and the gradient is not summed over the dims that "
+            f"broadcasting widened: it has shape {shapes}",
+            f"grad_{name} = grad_{name}.sum(dim={dim}{keep})",
+        )
+    for axes in itertools.permutations(range(len(found))):
+        if list(axes) != sorted(axes) and all_right(_turned(axes)):
+            fix = ".T" if len(axes) == 2 else f".permute{axes}"
+            return Fault(
+                "transposed",
+                f"the gradient by {name} is transposed: it has shape {shapes}",
+                f"grad_{name} = grad_{name}{fix}",
+            )
+    fault = other or case.repaired() or by_widened(case)
+    if fault is not None:
+        return fault
+    if all_right(lambda t, row: row.reshape(t.shape(name))):
+        return Fault(
+            "wrong_shape",
+            f"the gradient by {name} has the right numbers in the wrong shape: {shapes}",
+            f"grad_{name} = grad_{name}.reshape({name}.shape)",
+        )
+    wide = first.out_shape == found and found != expected
+    return Fault(
+        "wrong_shape",
+        f"the gradient by {name} has shape {shapes}"
+        + (f": that is the shape of {case.output}" if wide else ""),
+        f"return a gradient of {name}'s own shape",
+    )
+
+
+def _turned(axes: tuple[int, ...]) -> Callable[[Trial, Array], Array]:
+    return lambda t, row: row.transpose(axes)
+
+
+def by_widened(case: Case) -> Fault | None:
+    """What is wrong besides, where the result broadcasts to the input's shape."""
+    name = case.name
+    kept = [t.result(name).rows for t in case.regular]
+    try:
+        for t, rows in zip(case.regular, kept, strict=True):
+            if rows is None or math.prod(rows.shape[1:]) == 1:
+                return None
+            wide = [np.broadcast_to(row, t.shape(name)) for row in rows]
+            t.result(name).rows = np.array(wide)
+        return next(
+            (f for f in (h(case) for h in (by_sign, by_diagonal, by_uses, by_term)) if f), None
+        )
+    except ValueError:
+        return None
+    finally:
+        for t, rows in zip(case.regular, kept, strict=True):
+            t.result(name).rows = rows
+
+
+def _result_shape(trial: Trial, name: str) -> tuple[int, ...] | None:
+    rows = trial.result(name).rows
+    return None if rows is None else rows.shape[1:]
+
+
+def _sum_to(row: Array, shape: tuple[int, ...]) -> Array | None:
+    lead = row.ndim - len(shape)
+    if lead < 0 or any(m != n and m != 1 for n, m in zip(row.shape[lead:], shape, strict=True)):
+        return None
+    axes = tuple(i + lead for i, m in enumerate(shape) if m == 1 and row.shape[i + lead] != 1)
+    return np.asarray(row.sum(axis=(*range(lead), *axes))).reshape(shape)
+
+
+def _summed(found: tuple[int, ...], expected: tuple[int, ...]) -> list[int]:
+    lead = len(found) - len(expected)
+    return [*range(lead), *(i + lead for i, m in enumerate(expected) if m != found[i + lead])]
+
+
+def by_linearity(case: Case) -> Fault | None:
+    kinds = {is_linear(t, case.name) for t in case.regular}
+    v = case.v
+    if "nonlinear" in kinds:
+        return Fault(
+            "v_nonlinear",
+            f"the gradient by {case.name} is not linear in {v}: doubling {v} does not double it, "
+            f"as if {v} were used twice",
+            f"multiply by {v} exactly once in each term",
+        )
+    if "constant" in kinds:
+        return Fault(
+            "v_unused",
+            f"the gradient by {case.name} does not depend on {v}: the upstream gradient is "
+            "not used",
+            f"grad_{case.name} = {v} * …",
+        )
+    if "affine" in kinds:
+        return Fault(
+            "v_unused",
+            f"a term of the gradient by {case.name} does not depend on {v}: for {v} = 0 the "
+            "gradient is not 0",
+            f"multiply every term by {v}",
+        )
+    return None
+
+
+def by_kink(case: Case) -> Fault | None:
+    """Wrong at special points only."""
+    name = case.name
+    wrong = [t for t in case.trials if not t.right(name)]
+    if not wrong or not all(t.special for t in wrong) or all(t.special for t in case.trials):
+        return None
+    graph, trial = wrong[0].setting.graph, wrong[0]
+    place = np.argwhere(trial.wrong(name))[0]
+    index = np.unravel_index(int(place[1]), trial.shape(name))
+    at = f"{name}[{','.join(map(str, map(int, index)))}]" if index else name
+    value = number(float(trial.values[name][tuple(index)]))
+    want = number(float(trial.reference[name][tuple(place)]))
+    got_matrix = trial.claimed(name)
+    got = number(float(got_matrix[tuple(place)])) if got_matrix is not None else "nothing"
+    kinks = [n.op.kink for n in graph.nodes if n.op is not None and n.op.kink] if graph else []
+    kinked = any(
+        n.op is not None and (n.op.kink or n.op.singular or n.op.singular_at)
+        for n in (graph.nodes if graph else ())
+    )
+    convention = f" ({kinks[0]})" if kinks else ""
+    return Fault(
+        "kink" if kinked else "one_point",
+        f"the gradient by {name} is right but for single points: at {at} = {value} the entry of J "
+        f"is {want}{convention}, and the claim has {got}",
+        f"treat {at} = {value} as PyTorch does, with torch.where or a strict comparison",
+    )
+
+
+def by_rounding(case: Case) -> Fault | None:
+    """Every difference is within what float32 explains."""
+    name = case.name
+    if case.first.dtype == "float32" or all(
+        t.right(name) and is_linear(t, name) == "linear" for t in case.regular
+    ):
+        return None
+    for trial in case.regular:
+        if is_linear(trial, name, "float32") != "linear":
+            return None
+        claimed = trial.claimed(name)
+        if claimed is None:
+            return None
+        with np.errstate(all="ignore"):
+            gap = np.abs(claimed - trial.true[name])
+        if not (gap <= trial.tolerance(name, "float32")).all():
+            return None
+        scale = np.abs(trial.true[name]).max(initial=0.0)
+        if gap.max(initial=0.0) > 1e-5 * max(scale, 1e-3):
+            return None
+    return Fault(
+        "float32_rounding",
+        f"the gradient by {name} differs by no more than float32 rounding: a step of the backward "
+        "is computed in float32, and nothing else is wrong",
+        "keep grad_output's dtype (no .float(), no torch.float32 constants); test with float64",
+    )

@@ -1,0 +1,177 @@
+"""Where a backward's source can be edited."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# The table is what these two enter into it.
+from gradexplain.checking import rules, terms  # noqa: F401
+from gradexplain.checking.codes import BY_NAME
+from gradexplain.checking.rewriting import RULES, Scope, text
+
+
+@dataclass(eq=False)
+class Slot:
+    """A place in a tree that an edit can fill."""
+
+    owner: ast.AST
+    field: str
+    index: int | None
+    place: str
+    #: The statement, or the part of a return, that it belongs to.
+    within: ast.AST | None = None
+
+    def get(self) -> Any:
+        found = getattr(self.owner, self.field)
+        return found if self.index is None else found[self.index]
+
+    def put(self, node: Any) -> None:
+        if self.index is None:
+            setattr(self.owner, self.field, node)
+        else:
+            getattr(self.owner, self.field)[self.index] = node
+
+
+@dataclass(eq=False)
+class Edit:
+    code: str
+    slot: Slot
+    old: Any
+    new: Any
+    paired: bool
+
+    @property
+    def sentence(self) -> str:
+        return f"{BY_NAME[self.code].title}: {text(self.old)} should be {text(self.new)}"
+
+
+# -- where edits go --------------------------------------------------------------------------------
+
+
+def slots(tree: ast.AST) -> Iterator[Slot]:
+    """Every place of a function's body that can be edited, in source order."""
+
+    def children(node: ast.AST) -> Iterator[tuple[str, int | None, ast.AST]]:
+        for name, value in ast.iter_fields(node):
+            if isinstance(value, list):
+                for i, item in enumerate(value):
+                    if isinstance(item, ast.AST):
+                        yield name, i, item
+            elif isinstance(value, ast.AST):
+                yield name, None, value
+
+    def place(owner: ast.AST, name: str, node: ast.AST, above: str) -> str:
+        if isinstance(owner, (ast.Return, ast.Assign, ast.AugAssign)) and name == "value":
+            return "head"
+        if isinstance(owner, ast.Tuple) and above == "head":
+            return "head"
+        if isinstance(owner, (ast.If, ast.IfExp)) and name == "test":
+            return "test"
+        if isinstance(owner, ast.BinOp):
+            if isinstance(owner.op, (ast.Add, ast.Sub)):
+                return "term"
+            if isinstance(owner.op, (ast.Mult, ast.Div)):
+                return "factor"
+            if isinstance(owner.op, ast.Pow):
+                return "exponent" if name == "right" else "base"
+        if isinstance(owner, ast.UnaryOp):
+            return above or "term"
+        if isinstance(owner, ast.Subscript) and name == "slice":
+            return "index"
+        if above == "index" and isinstance(owner, (ast.Tuple, ast.Slice, ast.UnaryOp)):
+            return "index"
+        if isinstance(owner, ast.keyword):
+            return "index"
+        if isinstance(owner, ast.Call) and name == "args":
+            return "inside"
+        if isinstance(owner, ast.Attribute):
+            return "inside"
+        if isinstance(owner, ast.Subscript):
+            return "size"
+        return ""
+
+    def walk(node: ast.AST, above: str, within: ast.AST | None) -> Iterator[Slot]:
+        for name, i, child in children(node):
+            if isinstance(child, (ast.Assign, ast.AugAssign, ast.Return)) or (
+                isinstance(child, ast.Expr)
+            ) or (isinstance(within, ast.Return) and node is within.value and isinstance(node, ast.Tuple)):  # fmt: skip
+                inner: ast.AST | None = child
+            else:
+                inner = within
+            if name in ("decorator_list", "args") and isinstance(node, ast.FunctionDef):
+                continue
+            if name == "func" and isinstance(child, ast.Name):
+                continue
+            if isinstance(child, (ast.expr_context, ast.operator, ast.cmpop, ast.unaryop)):
+                continue
+            if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
+                continue
+            here = place(node, name, child, above)
+            method = isinstance(node, ast.Call) and name == "func"
+            if not method and not isinstance(child, ast.keyword):
+                yield Slot(node, name, i, here, inner)
+            if isinstance(child, ast.Attribute) and isinstance(child.value, ast.Name) and (
+                child.value.id == "ctx"
+            ):  # fmt: skip
+                continue
+            yield from walk(child, here, inner)
+
+    yield from walk(tree, "", None)
+
+
+def edits(tree: ast.FunctionDef, scope: Scope, places: Sequence[int]) -> Iterator[Edit]:
+    """Every edit of the table at every place that bears on the returned values at ``places``, in
+    the table's order.
+    """
+    found = [slot for slot in slots(tree) if _bears(slot, _statements(tree, places))]
+    for one in RULES:
+        for slot in found:
+            node = slot.get()
+            scope.place = slot.place
+            output = isinstance(node, ast.expr) and text(node) in scope.outputs
+            for new in one.rewrite(node, scope):
+                code, made = new if isinstance(new, tuple) else (one.code, new)
+                if output and code in ("extra_factor", "wrong_function", "extra_term"):
+                    code = "output_for_input"
+                if isinstance(made, ast.AST):
+                    yield Edit(code, slot, node, made, one.paired)
+
+
+def _statements(tree: ast.FunctionDef, places: Sequence[int]) -> set[ast.AST]:
+    """The statements, and parts of returns, that the returned values at ``places`` come from."""
+    kept: set[ast.AST] = set()
+    names: set[str] = set()
+    whole = False
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Return) and node.value is not None:
+            kept.add(node)
+            if isinstance(node.value, ast.Tuple) and not any(
+                isinstance(e, ast.Starred) for e in node.value.elts
+            ):
+                parts = [e for i, e in enumerate(node.value.elts) if i in places]
+            else:
+                parts = [node.value]
+                whole = whole or not isinstance(node.value, ast.Name)
+            kept.update(parts)
+            names |= {n.id for p in parts for n in ast.walk(p) if isinstance(n, ast.Name)}
+    for _ in range(8):
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Assign, ast.AugAssign, ast.Expr)):
+                used = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+                targets = node.targets if isinstance(node, ast.Assign) else [
+                    node.target if isinstance(node, ast.AugAssign) else node.value
+                ]  # fmt: skip
+                stored = {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+                if stored & names:
+                    kept.add(node)
+                    names |= used
+            elif isinstance(node, (ast.If, ast.For, ast.With)):
+                kept.add(node)
+    return kept
+
+
+def _bears(slot: Slot, kept: set[ast.AST]) -> bool:
+    return slot.within is None or slot.within in kept
