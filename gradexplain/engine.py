@@ -558,7 +558,7 @@ class Run:
         verdicts = [between.verdict]
         answer = self.answer
         if answer is None or answer.error or not self._asked_of(node, answer):
-            verdicts = [fold.verdict(found, asked=False, singular=bool(found and self.singular),
+            verdicts = [fold.verdict(found, asked=False, singular=bool(found and (self.singular or self.special)),
                                      by_kernel=self.by_kernel)]  # fmt: skip
             self._differences += found
             return value, by_chain, None, allowed, verdicts[0], None
@@ -581,7 +581,7 @@ class Run:
             else:
                 digits = None
         self._differences += found
-        if found and (self.singular or all(map(self.by_kernel, found))):
+        if found and (self.singular or self.special or all(map(self.by_kernel, found))):
             verdicts = ["convention" if v == "mismatch" else v for v in verdicts]
         return value, by_chain, torch, allowed, worst(verdicts), digits
 
@@ -596,6 +596,16 @@ class Run:
 
             self._singular = singular_nodes(self.graph, self.chain, self.wanted)
         return self._singular
+
+    @property
+    def special(self) -> bool:
+        """Whether there is a nan or a -0.0 among the values: no formula has rules for those."""
+        given = [*self.values.values()]
+        given += [np.asarray(n.value) for n in self.graph.nodes if n.is_literal]
+        if any(((a == 0) & np.signbit(a)).any() for a in given):
+            return True
+        real = {} if self.real is None else self.real.forward
+        return any(np.isnan(array).any() for array in (*given, *real.values()))
 
     def by_kernel(self, difference: Difference) -> bool:
         """Whether a difference is PyTorch's own, whose kernel is coarser than its dtype."""
@@ -645,11 +655,13 @@ class Run:
             )
         if status != "convention" or self.singular:
             return ""
+        whys = {step.why for step in self.judged.steps.values() if step.why}
+        if "special" in whys or (self.special and "overflow" not in whys):
+            return "nan, inf and -0.0 follow IEEE's rules here, which no formula has"
         if any(gradient.digits is not None for gradient in self._found()):
             return "PyTorch's arithmetic runs out: every step is right at its numbers, the whole is not"
-        whys = {step.why for step in self.judged.steps.values() if step.why}
-        if whys & {"overflow", "special"}:
-            return "nan, inf and -0.0 follow IEEE's rules here, which no formula has"
+        if "overflow" in whys:
+            return "PyTorch's arithmetic overflows"
         return ""
 
     def _found(self) -> list[Gradient]:

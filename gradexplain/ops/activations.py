@@ -63,6 +63,7 @@ register(Op(
     "celu(Tensor input, float alpha=1, bool inplace=False)", _FAMILY, named=True, homes="torch F",
     formula="input if input > 0 else alpha*expm1(input/alpha)",
     derivatives={"input": "1 if input > 0 else exp(input/alpha)"},
+    coarse=(Coarse(2e-7, "PyTorch takes 1/alpha in single precision, in float64 too"),),
     samples=("F.celu(x[2,3] - 3.5)", "F.celu(x[3] - 2.5, alpha=2)"),
 ))
 register(Op(

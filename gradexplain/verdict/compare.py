@@ -181,7 +181,7 @@ def _scaled(
     unit = FORMATS[dtype].unit
     weights = np.abs(expected[finite])
     roundings = float(np.dot(allowed[finite], weights) / np.dot(weights, weights))
-    share = roundings / FEW_ROUNDINGS * (0.5 + 1 / np.sqrt(distinct)) + unit / 4
+    share = unit + 1.5 * roundings / FEW_ROUNDINGS / np.sqrt(distinct)
     if abs(_factor(expected[finite], found[finite]) - 1) <= share:
         return None
     gap = np.where(finite, np.abs(expected - found), -1.0)

@@ -184,13 +184,16 @@ def _judge(
     if result.verdict != "mismatch":
         return step
     wrong = compare.differs(expected, given, allowed)
-    special = _special(steps, node, source, upstream)
+    special = _special(at.graph, steps, node, source, upstream)
     with np.errstate(all="ignore"):
         large = ~(np.asarray(size, dtype=np.float64) <= compare.FORMATS[dtype].largest)
         over = ~np.isfinite(given) & np.isfinite(expected)
     overflowed = over & (large | ~np.isfinite(steps.forward[node.id]).all())
     relative = compare.coarseness([node.op])
     if singular is not None and not (wrong & ~_at(singular, node, source)).any():
+        step.verdict, step.why = "convention", "singular"
+    elif wrong.any() and not (wrong & np.isfinite(expected)).any() and not special.any():
+        # The derivative is infinite or does not exist where PyTorch has something else.
         step.verdict, step.why = "convention", "singular"
     elif not (wrong & ~(special | overflowed)).any() and wrong.any():
         special_only = not overflowed.any() or not _finite_inputs(steps, node)
@@ -200,10 +203,14 @@ def _judge(
     return step
 
 
-def _special(steps: Steps, node: Node, source: Node, upstream: Array) -> Any:
+def _special(graph: Graph, steps: Steps, node: Node, source: Node, upstream: Array) -> Any:
     """Where IEEE's arithmetic has rules that no formula has: nan and inf, and an operand of −0.0."""
     assert node.op is not None
-    operands = [steps.forward[id] for id in node.inputs if id in steps.forward]
+    operands = [
+        np.asarray(graph[id].value) if graph[id].is_literal else steps.forward[id]
+        for id in node.inputs
+        if graph[id].is_literal or id in steps.forward
+    ]
     odd = [~np.isfinite(array) for array in (*operands, upstream, steps.forward[node.id])]
     mask = np.zeros(source.shape, dtype=bool)
     if node.op.pointwise:
