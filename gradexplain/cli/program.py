@@ -34,6 +34,7 @@ from gradexplain.cli.hessian import hessian
 from gradexplain.cli.ops import ops
 from gradexplain.cli.run import run, why
 from gradexplain.cli.schema import schema
+from gradexplain.cli.stability import stability
 from gradexplain.cli.trace import trace
 from gradexplain.errors import GradexplainError, InputError, clipped
 from gradexplain.supervisor import helper, link
@@ -64,6 +65,7 @@ cli.add_command(shell.completion)
 cli.add_command(shell.man)
 cli.add_command(schema)
 cli.add_command(help_command)
+cli.add_command(stability)
 
 
 def work() -> int:

@@ -174,6 +174,12 @@ def _getitem(b: Any, x: Any, index: Any) -> Any:
                 "a condition as an index: the shape of the result would depend on the values",
                 remedy="where(condition, x, 0) keeps the shape; masked_select takes a given mask",
             )
+    items = [] if single else _items(index, len(shape))
+    if any(isinstance(item, int) for item in items):
+        # PyTorch selects at integers first; what is left is indexed by the tables.
+        chosen = tuple(i if isinstance(i, int) else slice(None) for i in items if i is not None)
+        left = tuple(item for item in items if not isinstance(item, int))
+        return _getitem(b, b.apply(_GETITEM, x, chosen), left)
     as_seen = tuple(_Table(b.shape(i)) if hasattr(i,
         "id") else i for i in ([index] if single else index))
     items = _items(as_seen, len(shape))

@@ -1,0 +1,206 @@
+"""Digits: what PyTorch computes at the samples of a range, against the exact value there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gradexplain.errors import UnsupportedError
+from gradexplain.explanation import Array, Shape
+from gradexplain.formula.functions import mp
+from gradexplain.graph import Graph
+from gradexplain.routes.chain import ChainRule
+from gradexplain.routes.pytorch import ERRORS, Answer, Asked, refusal, tensors_of, to_array
+
+#: Digits with which the exact values are evaluated, one after the other until two agree to 50.
+_PRECISIONS = (80, 240, 960)
+
+#: Digits in which two exact numbers are compared.
+_DIGITS = 80
+
+#: The digits that each dtype holds, its largest number and its smallest.
+FULL = {"float64": 15.95, "float32": 7.22}
+_LARGEST = {"float64": 1.7976931348623157e308, "float32": 3.4028234663852886e38}
+_SMALLEST = {"float64": 2.3e-308, "float32": 1.2e-38}
+
+
+@dataclass(frozen=True, slots=True)
+class SamplesQuestion:
+    """Every needed value and its gradient at each sample, as PyTorch computes them."""
+
+    graph: Graph
+    samples: tuple[Mapping[str, Array], ...]
+    wanted: tuple[str, ...]
+    dtype: str
+
+    def ask(self) -> Any:
+        import torch
+
+        found: list[dict[int, tuple[Array | None, Array | None]]] = []
+        try:
+            for values in self.samples:
+                tensors = tensors_of(torch, self.graph, values, self.wanted, self.dtype)
+                held = {i: t for i, t in tensors.items() if isinstance(t, torch.Tensor)}
+                for tensor in held.values():
+                    if tensor.requires_grad:
+                        tensor.retain_grad()
+                output = tensors[self.graph.output]
+                output.backward(torch.tensor(weights(tuple(output.shape)), dtype=output.dtype))
+                found.append(
+                    {i: (to_array(torch, t), to_array(torch, t.grad)) for i, t in held.items()}
+                )
+        except ERRORS as error:
+            return Answer({}, refusal(error))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """The exact values and gradients at one sample, by node."""
+
+    values: Mapping[int, Any]
+    gradients: Mapping[int, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Digits right at each sample, forward and backward."""
+
+    forward: tuple[float, ...]
+    backward: tuple[float, ...]
+    exact: tuple[Exact, ...]
+    pytorch: tuple[Mapping[int, tuple[Array | None, Array | None]], ...]
+
+    def digits(self, sample: int) -> float:
+        return min(self.forward[sample], self.backward[sample])
+
+    @property
+    def worst(self) -> int:
+        """The sample with the fewest digits, the first of several."""
+        return min(range(len(self.forward)), key=self.digits)
+
+
+def measure(
+    graph: Graph, samples: Sequence[Mapping[str, Array]], wanted: Sequence[str], dtype: str
+) -> Measured:
+    """The digits of ``graph`` at ``samples``, whose values the dtype holds."""
+    asked = Asked(SamplesQuestion(graph, tuple(samples), tuple(wanted), dtype))
+    exact = tuple(exact_at(graph, values, wanted) for values in samples)
+    found = asked.answer()
+    if isinstance(found, Answer):
+        raise UnsupportedError(
+            f"the digits cannot be measured: {found.error}", remedy="gradexplain run explains it"
+        )
+    leaves = [n.id for n in graph.leaves if n.label in wanted]
+    forward = tuple(
+        digits(got[graph.output][0], true.values[graph.output], dtype)
+        for got, true in zip(found, exact, strict=True)
+    )
+    backward = tuple(
+        min(
+            0.0
+            if _is_needless(got[graph.output][0], got[leaf][1])
+            else digits(got[leaf][1], true.gradients.get(leaf), dtype)
+            for leaf in leaves
+            if leaf in got
+        )
+        for got, true in zip(found, exact, strict=True)
+    )
+    return Measured(forward, backward, exact, tuple(found))
+
+
+def _is_needless(value: Array | None, gradient: Array | None) -> bool:
+    """Whether a gradient is nan where the value is a number: a branch not taken spoils it."""
+    if value is None or gradient is None:
+        return False
+    return bool(np.isfinite(value).all() and np.isnan(gradient).any())
+
+
+def weights(shape: Shape) -> Array:
+    """The v of backward: 1 for a scalar; ones would hide what a sum does not depend on."""
+    size = math.prod(shape)
+    return (1 - np.arange(size) / (2 * size)).reshape(shape)
+
+
+def exact_at(graph: Graph, values: Mapping[str, Array], wanted: Sequence[str]) -> Exact:
+    """Values and gradients to 50 digits: with more digits each time until two evaluations agree."""
+    found = _evaluated(graph, values, wanted, _PRECISIONS[0])
+    for precision in _PRECISIONS[1:]:
+        before, found = found, _evaluated(graph, values, wanted, precision)
+        held = [(before.values, found.values), (before.gradients, found.gradients)]
+        # A 0 may be what is left of a difference that is smaller than all the digits.
+        if all(_equal(a[i], b[i]) and np.all(b[i] != 0) for a, b in held for i in b):
+            break
+    return found
+
+
+def _evaluated(
+    graph: Graph, values: Mapping[str, Array], wanted: Sequence[str], precision: int
+) -> Exact:
+    with mp.workdps(precision):
+        chain = ChainRule(graph, values, exact=True)
+        chain.backward(weights(graph.out.shape), wanted)
+    return Exact(
+        {i: pair[0] for i, pair in chain.forward.items()},
+        {i: pair[0] for i, pair in chain.upstream.items()},
+    )
+
+
+def digits(found: Array | None, true: Any, dtype: str) -> float:
+    """The decimal digits of ``found`` that are right, relative to the largest element of ``true``.
+
+    An infinity counts as right where the exact value is beyond the dtype, a 0 where it is below.
+    """
+    full = FULL[dtype]
+    if found is None or true is None:
+        none = true is None or all(part == 0 for part in np.asarray(true, dtype=object).ravel())
+        return full if none else 0.0
+    pairs = [*zip(np.ravel(found).tolist(), np.asarray(true, dtype=object).ravel(), strict=True)]
+    with mp.workdps(_DIGITS):
+        known = [abs(mp.mpf(t)) for _, t in pairs if not mp.isnan(t)]
+        scale = max(known, default=mp.zero)
+        return min(_digits(a, mp.mpf(b), scale, dtype) for a, b in pairs)
+
+
+def _digits(found: float, true: Any, scale: Any, dtype: str) -> float:
+    full = FULL[dtype]
+    if mp.isnan(true) or math.isnan(found):
+        return full if mp.isnan(true) and math.isnan(found) else 0.0
+    if abs(true) > _LARGEST[dtype]:
+        return full if math.isinf(found) and (found > 0) == (true > 0) else 0.0
+    if math.isinf(found):
+        return 0.0
+    if scale < _SMALLEST[dtype]:
+        return full if abs(found) <= _SMALLEST[dtype] else 0.0
+    off = abs(mp.mpf(found) - true) / scale
+    return full if off == 0 else float(min(full, max(0.0, -mp.log10(off))))
+
+
+def same(a: Measured, b: Measured, ids: tuple[int, int], leaves: Sequence[tuple[int, int]]) -> bool:
+    """Whether two programs are equal to 50 digits at all samples, values and gradients."""
+    for one, other in zip(a.exact, b.exact, strict=True):
+        pairs = [(one.values[ids[0]], other.values[ids[1]])]
+        pairs += [(one.gradients.get(x), other.gradients.get(y)) for x, y in leaves]
+        if not all(_equal(x, y) for x, y in pairs):
+            return False
+    return True
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if a is None or b is None:
+        return a is None and b is None
+    x, y = np.asarray(a, dtype=object), np.asarray(b, dtype=object)
+    if x.shape != y.shape:
+        return False
+    with mp.workdps(_DIGITS):
+        for p, q in zip(x.ravel(), y.ravel(), strict=True):
+            p, q = mp.mpf(p), mp.mpf(q)
+            if mp.isnan(p) or mp.isnan(q) or mp.isinf(p):
+                continue  # the original has no value here: the rewrite may have one
+            if abs(p - q) > mp.mpf(10) ** -50 * max(abs(p), abs(q)):
+                return False
+    return True
