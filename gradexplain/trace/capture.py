@@ -37,7 +37,7 @@ from gradexplain.trace.snapshot import (
 #: More of autograd's nodes than this are not explained one by one.
 MAX_NODES = 20_000
 #: Of one ``backward``, the values kept have at most so many elements together.
-MAX_KEPT = 20_000_000
+MAX_KEPT = 40_000_000
 
 _LEAF = "AccumulateGrad"
 

@@ -297,6 +297,11 @@ class _Explainer:
         """Why an operation is not worked out: the budget."""
         if time.monotonic() > self.until:
             return "the time for comparing was spent"
+        if self.snapshot.spent:
+            flows = [self.values[n].upstream for n in operation.outputs]
+            given = [n for n in operation.inputs if self.values[n].kind != "constant"]
+            if any(flow is None for flow in flows) or not operation.sent.keys() >= set(given):
+                return "it was not kept, for want of memory"
         shapes = [self.values[n].shape for n in (*operation.inputs, *operation.outputs)]
         sizes = [math.prod(shape) for shape in shapes]
         work = float(max(sizes, default=0))
@@ -672,12 +677,15 @@ class _Explainer:
                 None if entry.before is None else entry.before,
             ) * max(1, len(senders))  # fmt: skip
             differences = []
-            if self.checkable and value.id not in self.hooked:
+            whole = not self.snapshot.spent or all(
+                value.id in o.sent for o in self.snapshot.operations if value.id in o.inputs
+            )
+            if self.checkable and whole and value.id not in self.hooked:
                 routes = ("chain rule", "PyTorch")
                 differences = compare.differences(label, [(routes, found, entry.added, tolerance)])
             verdict = fold.verdict(
                 differences,
-                asked=self.checkable,
+                asked=self.checkable and whole,
                 singular=any(o.id in self.at_singular for o in senders),
                 by_kernel=self._by_kernel,
             )
@@ -783,7 +791,11 @@ class _Explainer:
     def _check(self) -> None:
         x = self.explanation
         reason = ""
-        sending = [operation.id for operation in self.snapshot.operations if operation.sent]
+        sending = [
+            operation.id
+            for operation in self.snapshot.operations
+            if operation.sent or self.snapshot.spent
+        ]
         x.unchecked = sum(number in self.opaque for number in sending)
         x.checked = len(sending) - x.unchecked
         verdicts: list[str] = []
