@@ -516,10 +516,13 @@ class Run:
         if self.problem.scalar or len(self.graph.nodes) > _LARGE:
             return
         from gradexplain.routes.answers import element_in_full, said
+        from gradexplain.routes.lines import lines
 
         found = said(self)
         for name, text in found.gradients.items():
             self.explanation.gradients[name].short = text
+        for name, text in lines(self).items():
+            self.explanation.gradients[name].line = text
         self.explanation.definitions = found.definitions
         self.explanation.element = element_in_full(self, self.problem.element)
 

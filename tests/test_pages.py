@@ -38,9 +38,9 @@ Graph
   b is reached by 2 paths: 2 contributions
 
 Gradients
-  a.grad = 3·v    [0.3, 3, 0.0003]
-  b.grad = 4·b·v  [1.6, 20, 0.0024]
-  c.grad = v/c    [0.0142857, 0.125, 1.11111e-05]
+  a.grad = 3·v    [0.3, 3, 0.0003]                 3 * v
+  b.grad = 4·b·v  [1.6, 20, 0.0024]                4 * v * b
+  c.grad = v/c    [0.0142857, 0.125, 1.11111e-05]  v / c
 """
 
 FIRST_STEPS = """\
@@ -91,6 +91,18 @@ def test_pages_are_as_long_as_they_may_be(
     for x in (first, columns, attention):
         lines = [shown(x, **o).count("\n") for o in ({"brief": True}, {}, {"full": True})]  # type: ignore[arg-type]
         assert lines == sorted(set(lines))
+
+
+def test_a_line_of_pytorch_stands_beside_a_gradient() -> None:
+    import torch
+
+    x = explain("((w*x + b - t)**2).mean()", at={"w": 2, "x": [1, 2, 3], "b": 1, "t": [1, 2, 4]})
+    known = {name: torch.tensor(i.value) for name, i in x.inputs.items()}
+    assert x.gradients["w"].line and x.gradients["x"].line
+    for gradient in x.gradients.values():
+        if gradient.line:
+            found = eval(gradient.line, {"torch": torch, **known})
+            assert torch.allclose(found, torch.tensor(gradient.value))
 
 
 def test_matrices_are_products(attention: Explanation) -> None:

@@ -20,7 +20,6 @@ TOPICS = {
     "operations": "the operations by family",
     "calls": "several calls, starts in the middle, second derivatives",
     "check": "what is wrong with a hand-written backward",
-    "faults": "the faults that check names",
     "codegen": "the backward that is right, as code",
     "trace": "a script of your own",
     "conventions": "layout, names, notation, example values",
@@ -50,17 +49,6 @@ def _operations() -> str:
     return (
         "# Operations\n\n`gradexplain ops NAME` shows one with its element formula, derivative and "
         f"kinks.\n\n{markdown(entries())}"
-    )
-
-
-def _faults() -> str:
-    from gradexplain.checking.report import FAULTS
-
-    lines = [f"    {code:<22}{text}" for code, text in FAULTS.items()]
-    return (
-        "# Faults\n\nWhat `gradexplain check` names, in JSON as `fault`:\n\n"
-        + "\n".join(lines)
-        + "\n"
     )
 
 
@@ -112,7 +100,6 @@ def _kind(found: dict[str, Any]) -> str:
 
 _MADE: dict[str, Callable[[], str]] = {
     "operations": _operations,
-    "faults": _faults,
     "json": _json,
 }
 

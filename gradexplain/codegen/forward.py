@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import sys
 import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -156,7 +157,7 @@ class Writer:
         own = home == "Tensor" or (
             "Tensor" in op.homes.split() and op.family in ("reduction", "shape")
         )
-        if op.spellings:
+        if op.spellings and "torch" in sys.modules:  # else it is found out when the line is run
             function_of(numeric.torch_module(), op)
         owner, pieces = "", []
         for place, (p, arg) in enumerate(zip(op.parameters, node.args, strict=True)):
@@ -186,7 +187,7 @@ class Writer:
     def _needs_tensor(self, node: Node, arg: Ref) -> bool:
         """Whether PyTorch's function takes no number where the expression has one."""
         op = node.op
-        if op is None or not op.pointwise:
+        if op is None or not op.pointwise or "torch" not in sys.modules:
             return False
         torch = numeric.torch_module()
         sample = [

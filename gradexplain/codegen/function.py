@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import sympy
 
-from gradexplain.checking import points
+from gradexplain.checking import numeric, points
 from gradexplain.checking.subjects import free_names, shapes_text
 from gradexplain.codegen.forward import RESERVED, Writer, is_spelled, python_names
 from gradexplain.codegen.lines import (
@@ -89,6 +89,7 @@ def generate(
     class is held against the closed form, as by `gradexplain.check`, before it is returned.
     With ``jvp`` it has a forward-mode derivative too; `torch.compile` traces no class that has one.
     """
+    numeric.torch_module()  # what PyTorch has is asked while the code is written
     name = unicodedata.normalize("NFKC", name)  # as Python reads it
     if (
         len(name) > MAX_NAME

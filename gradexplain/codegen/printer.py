@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -617,10 +618,9 @@ class Printer:
             return (
                 f"torch.digamma({inner})" if order == 0 else f"torch.polygamma({order}, {inner})"
             ), _ATOM
-        import torch
-
+        torch = sys.modules.get("torch")  # without it a line is only held against the numbers
         name = _FUNCTIONS.get(name, name)
-        if not hasattr(torch, name):
+        if torch is not None and not hasattr(torch, name):
             raise self.unsupported(f"the function {name}")
         if name in ("maximum", "minimum") and any(a.is_number for a in e.args):
             number = next(a for a in e.args if a.is_number)
@@ -633,7 +633,7 @@ class Printer:
         if (
             len(arguments) == 1
             and arguments[0][1] == _ATOM
-            and hasattr(torch.Tensor, name)
+            and (torch is None or hasattr(torch.Tensor, name))
             and not e.args[0].is_number
         ):
             return f"{arguments[0][0]}.{name}()", _ATOM
@@ -641,9 +641,9 @@ class Printer:
 
     def _record(self, e: Any, frame: Frame) -> tuple[str, int]:
         """A named pointwise record: ``torch.sigmoid(x)``, ``F.softplus(x, beta=2)``."""
-        import torch
-
-        function_of(torch, e.op)
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            function_of(torch, e.op)
         home = e.op.spellings[0].rpartition(".")[0]
         prefix = {"linalg": "torch.linalg", "special": "torch.special"}.get(home, home)
         pieces = []

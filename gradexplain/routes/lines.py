@@ -1,0 +1,92 @@
+"""The line of PyTorch that computes each gradient: written by `codegen`, run, and kept if it is right."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradexplain.codegen.line import gradient_line
+from gradexplain.explanation import Array
+from gradexplain.routes.pytorch import Answer, Asked
+
+if TYPE_CHECKING:
+    from gradexplain.engine import Run
+
+#: Of larger programs no lines are written: they would be long, and there are the closed forms.
+_NODES, _LEAVES = 16, 4
+
+#: A longer line does not stand beside a formula.
+_LONG = 72
+
+
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """What PyTorch is asked: what each line gives, the names in it having these values."""
+
+    lines: Mapping[str, str]
+    values: Mapping[str, Array]
+
+    def ask(self) -> Answer:
+        import torch
+
+        known: dict[str, Any] = {
+            "torch": torch,
+            "F": torch.nn.functional,
+            "math": __import__("math"),
+        }
+        known |= {name: torch.tensor(value) for name, value in self.values.items()}
+        found: dict[str, Array | None] = {}
+        for name, text in self.lines.items():
+            try:
+                value = eval(text, known)  # our own code, of names that are identifiers
+            except (RuntimeError, NameError, TypeError, ValueError, IndexError, AttributeError):
+                continue
+            found[name] = np.asarray(torch.as_tensor(value), dtype=np.float64)
+        return Answer(found)
+
+
+def lines(run: Run) -> dict[str, str]:
+    """``v / s - (v * x).sum(dim=0) / s**2`` by input, where it is short and gives the gradient."""
+    reread, graph = run.problem.reread, run.graph
+    if (
+        not run.problem.check
+        or reread is None
+        or len(graph.nodes) > _NODES
+        or len(run.leaves) > _LEAVES
+    ):
+        return {}
+    shapes = {node.label: node.shape for node in graph.leaves}
+    made = {}
+    for leaf in run.leaves:
+        text = gradient_line(reread, shapes, leaf.label, run.closed.v_name).partition(" = ")[2]
+        if run.problem.v_source == "implicit":  # v is 1
+            text = re.sub(rf"\b{run.closed.v_name} \* ", "", text)
+            if re.search(rf"\b{run.closed.v_name}\b", text):
+                continue
+        if text and len(text) <= _LONG:
+            made[leaf.label] = text
+    if not made:
+        return {}
+    values = {n.label: np.asarray(run.values[n.label]) for n in graph.leaves}
+    for node in graph.nodes:
+        if node.named and node.op is not None and node.id in run.chain.forward:
+            values[node.label] = run.clean(run.chain.forward[node.id])
+    values[run.closed.v_name] = run.v
+    answer = Asked(_Lines(made, values)).answer()
+    return {
+        name: text
+        for name, text in made.items()
+        if _same(answer.gradients.get(name), run.explanation.gradients[name].value)
+    }
+
+
+def _same(found: Array | None, value: Array) -> bool:
+    """Whether a line gave the gradient, in its shape or in one that broadcasts to it."""
+    if found is None or not np.isfinite(value).all() or found.shape != value.shape:
+        return False
+    size = float(np.abs(value).max(initial=0.0))
+    return bool(np.allclose(found, value, rtol=1e-9, atol=1e-12 * max(size, 1.0)))
