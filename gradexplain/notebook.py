@@ -46,9 +46,10 @@ def _magic(line: str, cell: str | None = None) -> Any:
 
 
 def _explained(words: list[str], cell: str | None) -> Explanation:
-    from gradexplain.engine import Request, explanation_of, problem_of
+    from gradexplain.accumulation import explain
     from gradexplain.errors import InputError
     from gradexplain.reading import typed
+    from gradexplain.reading.arrays import ONES
 
     found: dict[str, list[str]] = {"--grad": [], "--at": [], "--shape": [], "--wrt": []}
     expression = [cell] if cell is not None else []
@@ -66,14 +67,14 @@ def _explained(words: list[str], cell: str | None) -> Explanation:
         else:
             expression.append(word)
     grads, wrt = found["--grad"], found["--wrt"]
-    return explanation_of(
-        problem_of(
-            Request(
-                " ".join(expression),
-                at=typed.parse_bindings(found["--at"]),
-                grad=typed.parse_value(grads[0], "--grad") if grads else None,
-                shapes=typed.parse_shapes(found["--shape"]),
-                wrt=tuple(n.strip() for n in wrt[0].split(",")) if wrt else None,
-            )
-        )
+
+    def value(found: Any) -> Any:
+        return "ones" if found is ONES else found
+
+    return explain(
+        " ".join(expression),
+        at={name: value(v) for name, v in typed.parse_bindings(found["--at"]).items()},
+        grad=value(typed.parse_value(grads[0], "--grad")) if grads else None,
+        shapes=typed.parse_shapes(found["--shape"]),
+        wrt=wrt[0] if wrt else None,
     )

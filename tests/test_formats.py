@@ -15,7 +15,7 @@ import pytest
 
 from gradexplain.cli.program import main
 from gradexplain.document.model import Document, Graph
-from gradexplain.engine import explain
+from gradexplain import explain
 from gradexplain.explanation import Explanation
 from gradexplain.formats import html, latex, markdown, notation, svg
 from gradexplain.pages.run import Options, page

@@ -8,7 +8,7 @@ import pytest
 from sample import array, normalised, weighted
 
 from gradexplain.document.model import Graph, GraphNode
-from gradexplain.engine import explain
+from gradexplain import explain
 from gradexplain.errors import InputError
 from gradexplain.explanation import Check, Difference, Explanation, Note
 from gradexplain.formats import terminal
