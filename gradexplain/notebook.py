@@ -68,13 +68,13 @@ def _explained(words: list[str], cell: str | None) -> Explanation:
             expression.append(word)
     grads, wrt = found["--grad"], found["--wrt"]
 
-    def value(found: Any) -> Any:
-        return "ones" if found is ONES else found
+    def given(value: Any) -> Any:
+        return "ones" if value is ONES else value
 
     return explain(
         " ".join(expression),
-        at={name: value(v) for name, v in typed.parse_bindings(found["--at"]).items()},
-        grad=value(typed.parse_value(grads[0], "--grad")) if grads else None,
+        at={name: given(v) for name, v in typed.parse_bindings(found["--at"]).items()},
+        grad=given(typed.parse_value(grads[0], "--grad")) if grads else None,
         shapes=typed.parse_shapes(found["--shape"]),
         wrt=wrt[0] if wrt else None,
     )

@@ -13,9 +13,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from gradexplain import explain
 from gradexplain.cli.program import main
 from gradexplain.document.model import Document, Graph
-from gradexplain import explain
 from gradexplain.explanation import Explanation
 from gradexplain.formats import html, latex, markdown, notation, svg
 from gradexplain.pages.run import Options, page

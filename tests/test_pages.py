@@ -7,8 +7,8 @@ import re
 import pytest
 from sample import array, normalised, weighted
 
-from gradexplain.document.model import Graph, GraphNode
 from gradexplain import explain
+from gradexplain.document.model import Graph, GraphNode
 from gradexplain.errors import InputError
 from gradexplain.explanation import Check, Difference, Explanation, Note
 from gradexplain.formats import terminal
