@@ -1,11 +1,15 @@
 """`gradexplain check`: is a hand-written backward right, and if not, what exactly is wrong.
 
-claim (formula) ──claims──┐
-Function (code) ──code────┤ subjects: the forward as a graph, the backward as a linear map in v
-                          ▼
+claim (formula) ──claims────┐
+operation (code) ──operation┤ subjects, code, setting: the forward as a graph, the backward as a
+                            │ linear map in v; differences where autograd does not see through it
+                            ▼
    points ──▶ trials: J in closed form, J as PyTorch has it, J as the claim implements it
-                          ▼
-   faults: the simplest fault that explains every trial; repairs: the edit that makes it right
-                          ▼
-                 CheckReport (plain data) ──▶ render/check_text, render/check_json
+                            ▼
+   faults ── outcomes: what came back, before J can be spoken of
+          ── jacobian: rewrites of the true J that the claim may implement
+          ── edits: rewrites of the user's own source (rules, terms) at its places, run on a bench;
+             repairs: the same of a claim's graph
+                            ▼
+     CheckReport (plain data, faults by codes) ──▶ render/check_text, JSON, annotations
 """

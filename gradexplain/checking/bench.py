@@ -17,7 +17,7 @@ from gradexplain.checking.operation import backward_tree, quiet
 from gradexplain.checking.rewriting import Scope, text
 
 if TYPE_CHECKING:
-    from gradexplain.checking.code import CodeSetting
+    from gradexplain.checking.setting import CodeSetting
     from gradexplain.checking.trials import Trial
 
 torch = numeric.torch_module()
