@@ -854,6 +854,8 @@ def _upstream(grad: Value | None, dtype: str, shape: Shape, name: str) -> Array:
     if grad is ONES:
         return np.ones(shape)
     v = bind(grad, dtype, "--grad")  # type: ignore[arg-type]
+    if v.shape == () and math.prod(shape) == 1:
+        return v.reshape(shape)  # one number for one element, whatever the dimensions
     if v.shape != shape:
         if math.prod(shape) == v.size and math.prod(shape) > 0:
             remedy = f"v has the right number of elements: nest it as shape {show_shape(shape)}"

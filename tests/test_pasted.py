@@ -17,9 +17,11 @@ import pytest
 import torch
 
 from gradexplain import explain
+from gradexplain.errors import GradexplainError
 from gradexplain.explanation import Explanation, Shape
 from gradexplain.reading.examples import Inputs
 from gradexplain.reading.pasted import cleaned
+from gradexplain.reading.typed import parse_value
 
 _ANSWER = re.compile(r"^#: (\w+) = (.+)$", re.MULTILINE)
 
@@ -96,3 +98,75 @@ def test_script(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         expected = eval(place, names).detach()
         bits = 1e-5 if expected.dtype == torch.float32 else 1e-12
         np.testing.assert_allclose(gradient(found, leaf), expected.numpy(), rtol=bits, atol=bits)
+
+
+# -- what is pasted into options -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("torch.ones(2)", [1, 1]),
+        ("torch.full((2,), 0.5)", [0.5, 0.5]),
+        ("torch.eye(2)[1]", [0, 1]),
+        ("torch.tensor([1., 2.])", [1, 2]),
+        ("torch.FloatTensor([1, 2])", [1, 2]),
+    ],
+)
+def test_value(text: str, expected: list[float]) -> None:
+    np.testing.assert_array_equal(parse_value(text, "--grad"), expected)
+
+
+def test_one_number_fits_one_element_of_any_shape() -> None:
+    found = explain("x.sum(dim=0, keepdim=True)", at={"x": [1.0, 2.0]}, grad=3.0)
+    np.testing.assert_array_equal(found.gradients["x"].value, [3, 3])
+
+
+# -- what PyTorch refuses, and what is not read ----------------------------------------------------
+
+REFUSED = r"""
+x = torch.ones(3, requires_grad=True); y = x * 2; y.backward()
+grad can be implicitly created only for scalar outputs; y has shape (3,)
+remedy: give v in that shape, as in `.backward(torch.ones(3))`, or make the output a scalar, as in `y.sum().backward()`
+
+x = torch.tensor([1, 2], requires_grad=True)
+only Tensors of floating point and complex dtype can require gradients; this one holds int64
+remedy: write `1.` for `1`, or give dtype=torch.float32
+
+x = torch.ones(2); y = x.sum(); y.backward()
+element 0 of tensors does not require grad and does not have a grad_fn
+remedy: make an input with requires_grad=True; what is computed under no_grad() or detached requires none
+
+x = torch.ones(2, requires_grad=True); x += 1
+a leaf Variable that requires grad is being used in an in-place operation
+remedy: PyTorch refuses it; write `y = x + …` for a new tensor, or change it under torch.no_grad()
+
+x = torch.load("x.pt"); y = (x * 2).sum(); y.backward()
+a file is not read from a text
+remedy: leave the line out and give the value, as in `--at x=@x.npy`; or gradexplain trace FILE runs the whole script
+
+import pandas as pd; d = pd.read_csv("a.csv"); y = torch.tensor(d.values) * 2; y.backward()
+`d.values` is not read
+remedy: give its value here as a literal; or gradexplain trace FILE runs the whole script
+""".strip()
+
+
+@pytest.mark.parametrize("case", REFUSED.split("\n\n"))
+def test_refused(case: str) -> None:
+    text, message, remedy = case.split("\n")
+    with pytest.raises(GradexplainError) as error:
+        explain(text)
+    shown = str(error.value).split("\n")
+    assert (shown[0], shown[-1]) == (message, remedy)
+    assert "^" in shown[2]
+
+
+def test_what_is_said_of_the_text() -> None:
+    found = explain(
+        "x = 2 * torch.ones(2, requires_grad=True)\ny = (x * x).sum()\ny.backward()\nprint(x.grad)"
+    )
+    kinds = {note.kind: note.text for note in found.notes}
+    assert "x.grad is None: x is computed, not a leaf" in kinds["no leaf"]
+    found = explain("x = torch.randn(3, requires_grad=True)\n(x ** 2).sum().backward()")
+    kinds = {note.kind: note.text for note in found.notes}
+    assert kinds["example values"].startswith("The text leaves the values of x open")

@@ -16,6 +16,7 @@ import os
 import re
 import stat
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -40,6 +41,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 MAX_FILE = 4 * MAX_SOURCE
 
 
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+
+
 class Command(click.Command):
     """A command whose argument may begin with a minus: ``-x*2`` is an expression, not options."""
 
@@ -54,14 +58,19 @@ class Command(click.Command):
         }
         kept: list[str] = []
         expressions: list[str] = []
-        rest = iter(args)
-        for arg in rest:
+        rest = deque(args)
+        while rest:
+            arg = rest.popleft()
             if arg == "--":
                 expressions += rest
-            elif options.get(arg, True) is False:
-                value = next(rest, None)
-                if value is None:
+                break
+            if options.get(arg, True) is False:
+                if not rest:
                     raise click.BadOptionUsage(arg, f"Option '{arg}' requires an argument", ctx)
+                value = rest.popleft()
+                if arg == "--grad" and _NUMBER.fullmatch(value):
+                    while rest and _NUMBER.fullmatch(rest[0]):
+                        value = f"{value},{rest.popleft()}"  # --grad 0.1 1.0 0.0001
                 kept += [arg, value]
             elif arg in options or arg.startswith("--"):
                 kept.append(arg)

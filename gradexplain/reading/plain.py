@@ -198,6 +198,15 @@ def _all_close(s: Session, call: Call) -> Any:
     return True
 
 
+def _file(s: Session, call: Call) -> Any:
+    s.unsupported(
+        "a file is not read from a text",
+        call.place,
+        "leave the line out and give the value, as in `--at x=@x.npy`; or gradexplain trace FILE runs "
+        "the whole script",
+    )
+
+
 FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
     "range": _range,
     "len": _len,
@@ -225,6 +234,7 @@ FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
     "type": lambda s, call: Unread(s.text(call.place), TRACE),
     "id": lambda s, call: Unread(s.text(call.place), TRACE),
     "torch.is_tensor": _is_tensor,
+    **dict.fromkeys(("torch.load", "numpy.load", "numpy.loadtxt", "numpy.genfromtxt", "open"), _file),
     "torch.cuda.is_available": lambda s, call: False,
     "torch.device": lambda s, call: str(call.get(0, "type", "cpu")),
     "numpy.shape": _shape,

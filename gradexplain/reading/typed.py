@@ -2,7 +2,8 @@
 
 ::
 
-    value   := "ones" | "@" file | items        items: see `gradexplain.reading.items`
+    value   := "ones" | "@" file | items | call items: see `gradexplain.reading.items`
+    call    := a tensor of literals as PyTorch makes it: torch.ones(2, 3), torch.eye(3)[0]
     file    := a path that ends in .npy, .json or .pt
 """
 
@@ -119,7 +120,15 @@ def _parse_value(source: str, start: int, what: str) -> Value:
         return ONES
     if text.startswith("@"):
         return read_file(text[1:].strip(), what)
+    if _MADE.match(text):
+        from gradexplain.reading.literal import literal  # the language, which few values need
+
+        return literal(text, what)
     return read_items(source, start, what, wrapped=True)
+
+
+#: A tensor made by a function of PyTorch: ``torch.ones(2)``.
+_MADE = re.compile(r"(?:torch\.)?(?:ones|zeros|full|eye|arange|linspace|Tensor|FloatTensor)\s*\(")
 
 
 def _too_long(what: str) -> NoReturn:
