@@ -334,3 +334,24 @@ def test_the_python_api_within_a_time() -> None:
         )
     finally:
         helper.stop()
+
+
+def test_the_same_bytes_whatever_the_machine() -> None:
+    """Threads, kernels, capabilities, hash seeds and locales change nothing."""
+    arguments = ["run", "softmax(x @ w, dim=1)", "--shape", "x=3,4", "--shape", "w=4,2"]
+    arguments += ["--grad", "ones", "--format", "json"]
+    pages = {
+        done(command(*arguments, env={**os.environ, **environment}))[1]
+        for environment in [
+            {"PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8", "COLUMNS": "40"},
+            {"PYTHONHASHSEED": "2", "OPENBLAS_CORETYPE": "Nehalem", "OPENBLAS_NUM_THREADS": "1"},
+            {
+                "PYTHONHASHSEED": "3",
+                "ATEN_CPU_CAPABILITY": "default",
+                "LC_ALL": "C",
+                "TZ": "Asia/Tokyo",
+            },
+        ]
+    }
+    assert len(pages) == 1
+    assert '"status": "agree"' in pages.pop()
