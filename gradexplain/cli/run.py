@@ -18,7 +18,6 @@ from gradexplain.cli.common import (
 )
 from gradexplain.cli.pages import Shown, page_options
 from gradexplain.errors import InputError
-from gradexplain.reading import typed
 from gradexplain.routes import process
 from gradexplain.supervisor import link
 from gradexplain.verdict.status import exit_code
@@ -70,7 +69,11 @@ def run(
     Exit codes: 0 the routes agree, 1 they do not, 2 the request was not understood, 3 the
     answer could not be checked.
     """
-    letters = typed.parse_letters(question.shape)
+    letters = None
+    if question.shape:
+        from gradexplain.reading import typed  # NumPy is loaded here, not for --help
+
+        letters = typed.parse_letters(question.shape)
     if letters is not None:
         return _in_letters(question, letters, element, out)
     return _explained(replace(question, element=element), calls, no_check, shown, out)
