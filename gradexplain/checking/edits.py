@@ -196,7 +196,8 @@ def _joined(file: str, found: Sequence[Edit]) -> Patch | None:
     else:
         outer.slot.put(outer.new)
     inner.slot.put(inner.new)
-    shown = text(statement)
+    # What is replaced whole is not changed where it stood.
+    shown = text(outer.new if outer.old is statement and not nested else statement)
     inner.slot.put(inner.old)
     if nested:
         outer.old.op = kept
