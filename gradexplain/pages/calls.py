@@ -24,6 +24,7 @@ from gradexplain.document.model import (
 from gradexplain.explanation import Accumulated, Array, Call, Explanation, Second
 from gradexplain.pages import run as running
 from gradexplain.pages.run import Options
+from gradexplain.pages.verdict import ROLES, verdict
 from gradexplain.render import numbers
 
 
@@ -105,7 +106,7 @@ def _verdict(entry: Accumulated) -> Line:
     words = {"agree": "PyTorch agrees", "convention": "convention", "mismatch": "MISMATCH"}
     if entry.verdict not in words:
         return ()
-    return line(Span(words[entry.verdict], running.ROLES[entry.verdict]))  # type: ignore[arg-type]
+    return line(Span(words[entry.verdict], ROLES[entry.verdict]))  # type: ignore[arg-type]
 
 
 def second(found: Second, options: Options) -> Iterable[Block]:
@@ -136,7 +137,7 @@ def second(found: Second, options: Options) -> Iterable[Block]:
         yield Table(
             ((cell(label("value")), (Tensor(gradient.value, of=gradient.name),)),), indent=4
         )
-    yield from running.verdict(
+    yield from verdict(
         found.explanation.check,
         found.explanation.gradients.values(),
         options.precision,

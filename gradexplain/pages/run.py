@@ -39,16 +39,19 @@ from gradexplain.document.model import (
 from gradexplain.document.model import Step as SteppedStep
 from gradexplain.explanation import (
     Array,
-    Check,
-    Difference,
-    Element,
     Explanation,
-    ForwardRow,
     Gradient,
-    Input,
     Step,
 )
+from gradexplain.pages.element import element, entry
 from gradexplain.pages.graph import graph_of
+from gradexplain.pages.verdict import verdict
+from gradexplain.pages.words import (
+    definitions,
+    merged,
+    quoted,
+    standing,
+)
 from gradexplain.render import numbers
 from gradexplain.render.page import elements, listed
 
@@ -66,11 +69,6 @@ _DEFINED = 2
 
 #: Entries of J beyond this are shown with ``--full`` only.
 _SMALL = 36
-
-#: What a convention is, where the check names no other reason.
-CHOICE = "the routes differ where mathematics leaves a choice"
-
-ROLES = {"agree": "good", "convention": "doubt", "mismatch": "bad", "cannot tell": "doubt"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +91,7 @@ def page(x: Explanation, options: Options | None = None) -> Document:
 def why(x: Explanation, options: Options | None = None) -> Document:
     """One element of a gradient alone."""
     made = Page(x, options or Options())
-    return Document(made.title, (*made.question(), *made.element(), *made.entry()))
+    return Document(made.title, (*made.question(), *element(made), *entry(made)))
 
 
 class Page:
@@ -106,7 +104,7 @@ class Page:
             f"{x.output.name}.backward({'' if x.grad.source == 'implicit' else x.grad.name})"
         )
         #: What unnamed values are called on the page; of those that stay numbers, what they are.
-        self.called = {row.node: _quoted(row) for row in x.forward if not row.named and row.text}
+        self.called = {row.node: quoted(row) for row in x.forward if not row.named and row.text}
         self.said = {row.node: row.text for row in x.forward if not row.named and row.text}
         self.scalar = not x.output.shape or x.grad.value.size == 1
 
@@ -125,7 +123,7 @@ class Page:
             return
         yield from self.drawing()
         yield from self.answer()
-        yield from self.element()
+        yield from element(self)
         yield from self.jacobian()
         yield from self.chain()
         yield from self.further()
@@ -145,7 +143,7 @@ class Page:
             (
                 cell(name(i.name)),
                 cell(label(numbers.shape(i.shape))),
-                self.valued(i.value, _standing(i)),
+                self.valued(i.value, standing(i)),
             )
             for i in x.inputs.values()
         ]
@@ -265,7 +263,7 @@ class Page:
             numbered = not row.named and row.text == row.node
             if numbered and re.search(rf"(?<!\w){row.node}(?!\w)", used):
                 where[self.expression(row.node)] = None
-        yield from _where(where)
+        yield from definitions(where)
         if sizes := self.sizes(used):
             yield Paragraph(line(label(sizes)), indent=4)
         yield from verdict(x.check, x.gradients.values(), self.options.precision)
@@ -305,82 +303,6 @@ class Page:
             return text
         names = "|".join(map(re.escape, self.called))
         return re.sub(rf"(?<![\w.])({names})(?!\w)", lambda m: self.called[m[1]], text)
-
-    # -- one element -----------------------------------------------------------------------------
-
-    def element(self) -> Iterable[Block]:
-        found = self.x.element
-        if found is None:
-            return
-        lines = list(self.sums(found))
-        if not lines:
-            return
-        spot = _at(f"{found.input}.grad", found.index)
-        yield Heading("One element", f"{spot} is a sum")
-        yield from lines
-
-    def sums(self, found: Element) -> Iterable[Block]:
-        v, y = self.x.grad.name, self.x.output.name
-        spot = _at(f"{found.input}.grad", found.index)
-        below = _at(found.input, found.index)
-        total = self.number(found.value)
-        if not self.scalar and found.entries and (len(found.entries) > 1 or found.asked):
-            shown = found.entries[:8]
-            more = " + …" if len(found.entries) > len(shown) else ""
-            letters = _letters(len(self.x.output.shape), {*self.x.inputs, v, y})
-            index = ",".join(letters)
-            under = index if len(letters) == 1 else "{" + index + "}"
-            worked = " + ".join(
-                f"{_signed(self.number(e.v))}·{_signed(self.number(e.slope))}" for e in shown
-            )
-            yield Formula(
-                f"{spot} = Σ_{under} {v}[{index}]·∂{y}[{index}]/∂{below} = {worked}{more} = {total}"
-            )
-            if found.asked:
-                rows = [
-                    (
-                        cell(math(_at(y, e.output))),
-                        cell(math(f"∂{_at(y, e.output)}/∂{below} = {self.number(e.slope)}")),
-                        cell(math(f"{_at(v, e.output)} = {self.number(e.v)}")),
-                        cell(math(f"{self.number(e.v * e.slope)}")),
-                    )
-                    for e in found.entries
-                ]
-                yield Table(tuple(rows), indent=4)
-        if len(found.paths) > 1 or (found.asked and found.paths):
-            sides: list[str | Span] = [math(spot), " ="]
-            for place, path in enumerate(found.paths):
-                sides += [" +" * bool(place) + f" (via {self.via(found, path.through)}) "]
-                sides.append(math(_signed(self.number(path.value))))
-            if len(found.paths) > 1:
-                sides += [" = ", math(total)]
-            yield Paragraph(line(*sides), hang=4)
-            if found.asked:
-                for path in found.paths:
-                    way = " → ".join([found.input, *path.through])
-                    yield Paragraph(
-                        line(math(way), label(f"  contributes {self.number(path.value)}")), indent=4
-                    )
-
-    def via(self, found: Element, through: tuple[str, ...]) -> str:
-        """What tells one path from the others: where it leaves them."""
-        others = [p.through for p in found.paths if p.through != through]
-        return next(
-            (step for step in through if all(step != other[0] for other in others)),
-            through[0],
-        )
-
-    def entry(self) -> Iterable[Block]:
-        """What is left to say of an element that was asked for: the whole gradient, the verdict."""
-        found = self.x.element
-        if found is None:
-            return
-        gradient = self.x.gradients[found.input]
-        left, right = self.formula(gradient)
-        yield Heading("The whole")
-        yield Formula(f"{left} = {right}", gradient.latex)
-        yield Table(((cell(label("value")), (Tensor(gradient.value, of=found.input),)),), indent=4)
-        yield from verdict(self.x.check, [gradient], self.options.precision)
 
     def number(self, value: float) -> str:
         return numbers.number(value, self.options.precision).replace("-", "−")
@@ -422,12 +344,12 @@ class Page:
                     yield Paragraph(line(label("every entry is 0 here")), indent=4)
                 elif size <= _SMALL or self.options.full:
                     yield self.matrix(value, jacobian.name, layout)
-        yield from _where(where)
+        yield from definitions(where)
         ranges = dict.fromkeys(j.ranges for j in found)
         tail = "δ(i,j) is 1 where i = j, else 0" if deltas else ""
         if long:
             yield Paragraph(line(label(f"J by {listed(long)} takes more lines: --full shows it")))
-        known = _merged(ranges)
+        known = merged(ranges)
         if said := "; ".join(part for part in (tail, known) if part):
             yield Paragraph(line(label(said)), indent=4)
 
@@ -640,108 +562,3 @@ class Page:
         if self.x.notes:
             yield Heading("Notes")
             yield Notes(tuple(line(self.renamed(note.text)) for note in self.x.notes))
-
-
-def _merged(ranges: Iterable[str]) -> str:
-    """``i, j = 0…2`` once for all formulas; a letter that has two ranges has neither."""
-    bounds: dict[str, set[str]] = {}
-    for part in (p for r in ranges for p in r.split("; ") if p):
-        letters, _, bound = part.partition(" = ")
-        for letter in letters.split(", "):
-            bounds.setdefault(letter, set()).add(bound)
-    groups: dict[str, list[str]] = {}
-    for letter in sorted(bounds):
-        if len(bounds[letter]) == 1:
-            groups.setdefault(bounds[letter].pop(), []).append(letter)
-    return "; ".join(f"{', '.join(letters)} = {bound}" for bound, letters in groups.items())
-
-
-def _where(lines: Iterable[str]) -> Iterable[Block]:
-    """What the names in the formulas above stand for."""
-    for place, text in enumerate(lines):
-        yield Paragraph(line(label("      " if place else "where "), math(text)), indent=4, hang=10)
-
-
-def _quoted(row: ForwardRow) -> str:
-    loose = row.op in ("add", "sub", "mul", "div", "matmul", "pow", "neg") and row.text != row.node
-    return f"({row.text})" if loose else row.text
-
-
-def _standing(i: Input) -> str:
-    """What sets an input apart from one that gets a gradient."""
-    if i.integer:
-        return "integers, an index: it has no gradient"
-    return "" if i.wanted else "a constant here: not in --wrt"
-
-
-def _at(label: str, index: tuple[int, ...]) -> str:
-    return f"{label}[{','.join(map(str, index))}]" if index else label
-
-
-def _signed(text: str) -> str:
-    return f"({text})" if text.startswith("−") else text
-
-
-def _letters(count: int, taken: set[str]) -> list[str]:
-    return [letter for letter in "ikmacegopqrstu" if letter not in taken][:count]
-
-
-# -- the verdict -----------------------------------------------------------------------------------
-
-
-def verdict(
-    check: Check | None, gradients: Iterable[Gradient], precision: int, of: str = "gradients"
-) -> Iterable[Block]:
-    """The verdict in one line, and where the routes differ, the routes' numbers."""
-    if check is None:
-        return
-    scope, reason = compared(check), check.reason
-    said = {
-        "agree": f"closed form = chain rule = PyTorch ({scope}). {reason}",
-        "convention": f"{reason or CHOICE} ({scope}).",
-        "mismatch": f"the routes give different {of} ({scope}). {reason}",
-        "skipped": "closed form = chain rule; PyTorch was not asked.",
-        "cannot tell": reason
-        if check.differences or check.operations
-        else f"{reason.rstrip('.')}. The closed form stands, and the chain rule gives the same {of}.",
-    }.get(check.status, reason)
-    word = {"mismatch": "MISMATCH", "skipped": "not checked"}.get(check.status, check.status)
-    yield Paragraph(line(Span(f"{word}: ", ROLES.get(check.status, "label")), said.strip()), hang=2)  # type: ignore[arg-type]
-    if check.differences:
-        yield Table(tuple(_difference(d, check.status, precision) for d in check.differences))
-    for gradient in gradients:
-        if gradient.verdict in ("convention", "mismatch", "cannot tell"):
-            routes = [("closed form", gradient.value), ("chain rule", gradient.chain_rule)]
-            if gradient.torch is not None:
-                routes.append(("PyTorch", gradient.torch))
-            if all(np.array_equal(gradient.value, value, equal_nan=True) for _, value in routes):
-                continue
-            yield Table(
-                tuple(
-                    (cell(name(f"{gradient.name}.grad") if not place else ""), cell(label(title)), (Tensor(value),))
-                    for place, (title, value) in enumerate(routes)
-                )
-            )  # fmt: skip
-
-
-def compared(check: Check) -> str:
-    """The dtype, and how much of the backward pass was held against PyTorch's step by step."""
-    if not check.operations:
-        return check.dtype
-    number, many = check.compared, check.operations
-    part = f"{number} of {many} operations" if number < many else "each operation"
-    return f"{check.dtype}; {part if many > 1 else 'its one operation'} compared"
-
-
-def _difference(d: Difference, status: str, precision: int) -> tuple[Cell, ...]:
-    """One row: which element, what each route gave, and how far apart that is."""
-    where = d.input if d.input.startswith(("∂", "(")) else f"{d.input}.grad"
-    values = numbers.distinct(*d.values, precision=precision)
-    apart = numbers.number(abs(d.values[0] - d.values[1]), 2)
-    return (
-        cell(Span(_at(where, d.index), ROLES.get(status, ""))),  # type: ignore[arg-type]
-        cell(f"{d.routes[0]} {values[0]}"),
-        cell(f"{d.routes[1]} {values[1]}"),
-        cell(f"differ by {apart}, allowed {numbers.number(d.tolerance, 2)}"),
-        cell(label(f"largest of {d.count}")) if d.count > 1 else cell(),
-    )

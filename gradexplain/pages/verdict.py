@@ -1,0 +1,86 @@
+"""The verdict in one line, and the routes' numbers where they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from gradexplain.document.model import (
+    Block,
+    Cell,
+    Paragraph,
+    Span,
+    Table,
+    Tensor,
+    cell,
+    label,
+    line,
+    name,
+)
+from gradexplain.explanation import Check, Difference, Gradient
+from gradexplain.pages.words import spot_of
+from gradexplain.render import numbers
+
+#: What a convention is, where the check names no other reason.
+CHOICE = "the routes differ where mathematics leaves a choice"
+
+ROLES = {"agree": "good", "convention": "doubt", "mismatch": "bad", "cannot tell": "doubt"}
+
+
+def verdict(
+    check: Check | None, gradients: Iterable[Gradient], precision: int, of: str = "gradients"
+) -> Iterable[Block]:
+    """The verdict in one line, and where the routes differ, the routes' numbers."""
+    if check is None:
+        return
+    scope, reason = compared(check), check.reason
+    said = {
+        "agree": f"closed form = chain rule = PyTorch ({scope}). {reason}",
+        "convention": f"{reason or CHOICE} ({scope}).",
+        "mismatch": f"the routes give different {of} ({scope}). {reason}",
+        "skipped": "closed form = chain rule; PyTorch was not asked.",
+        "cannot tell": reason
+        if check.differences or check.operations
+        else f"{reason.rstrip('.')}. The closed form stands, and the chain rule gives the same {of}.",
+    }.get(check.status, reason)
+    word = {"mismatch": "MISMATCH", "skipped": "not checked"}.get(check.status, check.status)
+    yield Paragraph(line(Span(f"{word}: ", ROLES.get(check.status, "label")), said.strip()), hang=2)  # type: ignore[arg-type]
+    if check.differences:
+        yield Table(tuple(_difference(d, check.status, precision) for d in check.differences))
+    for gradient in gradients:
+        if gradient.verdict in ("convention", "mismatch", "cannot tell"):
+            routes = [("closed form", gradient.value), ("chain rule", gradient.chain_rule)]
+            if gradient.torch is not None:
+                routes.append(("PyTorch", gradient.torch))
+            if all(np.array_equal(gradient.value, value, equal_nan=True) for _, value in routes):
+                continue
+            yield Table(
+                tuple(
+                    (cell(name(f"{gradient.name}.grad") if not place else ""), cell(label(title)), (Tensor(value),))
+                    for place, (title, value) in enumerate(routes)
+                )
+            )  # fmt: skip
+
+
+def compared(check: Check) -> str:
+    """The dtype, and how much of the backward pass was held against PyTorch's step by step."""
+    if not check.operations:
+        return check.dtype
+    number, many = check.compared, check.operations
+    part = f"{number} of {many} operations" if number < many else "each operation"
+    return f"{check.dtype}; {part if many > 1 else 'its one operation'} compared"
+
+
+def _difference(d: Difference, status: str, precision: int) -> tuple[Cell, ...]:
+    """One row: which element, what each route gave, and how far apart that is."""
+    where = d.input if d.input.startswith(("∂", "(")) else f"{d.input}.grad"
+    values = numbers.distinct(*d.values, precision=precision)
+    apart = numbers.number(abs(d.values[0] - d.values[1]), 2)
+    return (
+        cell(Span(spot_of(where, d.index), ROLES.get(status, ""))),  # type: ignore[arg-type]
+        cell(f"{d.routes[0]} {values[0]}"),
+        cell(f"{d.routes[1]} {values[1]}"),
+        cell(f"differ by {apart}, allowed {numbers.number(d.tolerance, 2)}"),
+        cell(label(f"largest of {d.count}")) if d.count > 1 else cell(),
+    )
