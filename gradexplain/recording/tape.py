@@ -114,6 +114,7 @@ class Tape(TorchFunctionMode):
         self._lock = threading.RLock()
         self._local = _Local()
         self._kinds: dict[Any, Kind] = {}
+        self._signatures: dict[str, inspect.Signature] = {}
         self._forget()
 
     def _forget(self) -> None:
@@ -145,6 +146,7 @@ class Tape(TorchFunctionMode):
         with self._lock:
             if not self._listeners:
                 self._forget()
+                self._signatures.clear()
                 self._listening.start()
             self._listeners.append(listener)
         self.settle()
@@ -491,7 +493,10 @@ class Tape(TorchFunctionMode):
         frame = sys._getframe(2)
         call = self.callers.of(frame)
         try:
-            bound = inspect.signature(original).bind(*args, **kwargs)
+            signature = self._signatures.get(name)
+            if signature is None:
+                signature = self._signatures[name] = inspect.signature(original)
+            bound = signature.bind(*args, **kwargs)
         except TypeError:
             return call(original, args, kwargs)  # PyTorch's own message
         bound.apply_defaults()

@@ -109,6 +109,8 @@ class Journal:
         self.at_hand: dict[int, str] = {}
         self._next = _FIRST
         self._closure: Optimizer | None = None
+        #: Whether the last call was measured.
+        self._measuring = True
         self._copies: dict[int, Any] = {}
         self._since: dict[int, tuple[int, Site | None]] = {}  # leaf: last backward since a step
         #: By place: how often retain_graph=True was asked for, how often such a graph was used again.
@@ -139,6 +141,9 @@ class Journal:
     def skip(self) -> None:
         """A call that is not measured: what is known of the gradients holds no longer."""
         self.backwards += 1
+        if not self._measuring:
+            return
+        self._measuring = False
         self._since.clear()
         for leaf in self.leaves.values():
             leaf.used = leaf.stale = None
@@ -187,6 +192,7 @@ class Journal:
     ) -> bool:
         """Note what was added; whether all of it is finite."""
         self.backwards += 1
+        self._measuring = True
         unknown = [tensor for key, (tensor, _) in before.items() if key not in self.leaves]
         if unknown:
             self._meet(unknown, frame)
@@ -249,6 +255,10 @@ class Journal:
 
     def step(self, optimizer: Any, place: Site | None, frame: Any, *, closure: bool) -> None:
         """An optimizer is about to take a step."""
+        if not self._measuring and id(optimizer) in self.optimizers:
+            self.optimizers[id(optimizer)].steps += 1
+            self.optimizers[id(optimizer)].left = ()
+            return
         tensors = [p for group in optimizer.param_groups for p in group["params"]]
         known = self.optimizers.get(id(optimizer))
         if known is None or known.reference() is not optimizer:
@@ -305,7 +315,7 @@ class Journal:
         """An optimizer has taken its step."""
         self._closure = None
         known = self.optimizers.get(id(optimizer))
-        if known is None:
+        if known is None or not self._measuring:
             return
         marks = _marks([p for group in optimizer.param_groups for p in group["params"]])
         known.left = (self.backwards, *marks) if marks and self.backwards else ()
