@@ -316,6 +316,14 @@ def _symmetric(node: ast.AST, scope: Scope) -> Iterator[Found]:
         for two, other in ((node.left, node.right), (node.right, node.left)):
             if number(two) == 2 and scope.tensors.get(atom(other, scope)) == 2:
                 yield made("(A + A.T)", A=other)
+        left = node.left
+        if (
+            isinstance(left, ast.BinOp)
+            and isinstance(left.op, ast.Mult)
+            and number(left.right) == 2
+            and scope.tensors.get(atom(node.right, scope)) == 2
+        ):
+            yield made("L * (A + A.T)", L=left.left, A=node.right)
 
 
 @rule("transposed", paired=True)
@@ -375,6 +383,13 @@ def _removed(node: ast.AST, scope: Scope) -> Iterator[Found]:
                     else ast.UnaryOp(ast.USub(), node.right)
                 ),
             )
+        inner = node.left
+        if (
+            isinstance(node.op, ast.Div)
+            and isinstance(inner, ast.BinOp)
+            and isinstance(inner.op, ast.Mult)
+        ):
+            yield "inverse", made("L * B / A", L=inner.left, A=inner.right, B=node.right)
 
 
 @rule("missing_factor", paired=True)
