@@ -305,15 +305,18 @@ def _lost_on_the_way_back(run: Run) -> list[Note]:
         ours = run.clean(run.chain.upstream[c.source.id])
         left = digits.whole(real, ours, dtype, scale)
         if digits.few(left, dtype):
-            return [
-                Note(
-                    "cancellation",
-                    f"What arrives at {c.source.label} on the way back has {round(left)} of "
-                    f"{digits.in_format(dtype):.0f} digits left in PyTorch: what {c.node.label} = "
-                    f"{_call(run, c.node)} sends there is a difference of nearly equal numbers.",
-                    {"node": c.node.label, "input": c.source.label, "digits": round(left)},
-                )
-            ]
+            sends = f"{c.node.label} = {_call(run, c.node)}"
+            text = (
+                f"What arrives at {c.source.label} on the way back has {round(left)} of "
+                f"{digits.in_format(dtype):.0f} digits left in PyTorch: "
+            )
+            text += (
+                f"what {sends} sends there is a difference of nearly equal numbers."
+                if np.isfinite(real).all()
+                else f"the backward of {sends} meets 0·inf or 0/0, or overflows, in its arithmetic."
+            )
+            data = {"node": c.node.label, "input": c.source.label, "digits": round(left)}
+            return [Note("cancellation", text, data)]
     return []
 
 
