@@ -83,7 +83,7 @@ def test_the_page_fits(width: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", *arguments, "--order", "2", "--width", str(width)]) == 0
     page = capsys.readouterr().out
     assert max(map(len, page.splitlines())) <= width
-    assert "create_graph=True" in page and "s.grad[j] = " in page
+    assert "create_graph=True" in page and " s.grad[j] = −(" in " ".join(page.split())
 
 
 def test_without_the_check() -> None:
