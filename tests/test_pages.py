@@ -105,6 +105,11 @@ def test_a_line_of_pytorch_stands_beside_a_gradient() -> None:
             assert torch.allclose(found, torch.tensor(gradient.value))
 
 
+@pytest.mark.parametrize("program", ["x.var(dim=1)", "x.std()", "x[:, 0]*x.sum()"])
+def test_a_line_that_is_no_good_is_not_shown(program: str) -> None:
+    assert explain(program, shapes={"x": (2, 3)}, grad="ones").gradients["x"].agrees
+
+
 def test_matrices_are_products(attention: Explanation) -> None:
     found = shown(attention)
     assert "x.grad = ∂L/∂Q @ Wqᵀ + ∂L/∂K @ Wkᵀ + ∂L/∂V @ Wvᵀ" in found

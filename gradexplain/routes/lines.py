@@ -43,7 +43,7 @@ class _Lines:
         for name, text in self.lines.items():
             try:
                 value = eval(text, known)  # our own code, of names that are identifiers
-            except (RuntimeError, NameError, TypeError, ValueError, IndexError, AttributeError):
+            except Exception:  # a line that is no Python, or that PyTorch refuses, is not shown
                 continue
             found[name] = np.asarray(torch.as_tensor(value), dtype=np.float64)
         return Answer(found)
@@ -62,7 +62,10 @@ def lines(run: Run) -> dict[str, str]:
     shapes = {node.label: node.shape for node in graph.leaves}
     made = {}
     for leaf in run.leaves:
-        text = gradient_line(reread, shapes, leaf.label, run.closed.v_name).partition(" = ")[2]
+        try:
+            text = gradient_line(reread, shapes, leaf.label, run.closed.v_name).partition(" = ")[2]
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError):
+            continue  # nothing that codegen cannot write is worth a page
         if run.problem.v_source == "implicit":  # v is 1
             text = re.sub(rf"\b{run.closed.v_name} \* ", "", text)
             if re.search(rf"\b{run.closed.v_name}\b", text):
