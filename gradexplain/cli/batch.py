@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Leave out the problems that FILE has answers to.")
 @click.option("--unordered", is_flag=True, help="Write answers as they come.")
 @click.option(
-    "--cluster", metavar="ADDRESS", help="dask.distributed's scheduler, tcp://…, or local."
+    "--cluster", metavar="ADDRESS", help="dask.distributed's scheduler, tcp://HOST:PORT, or local."
 )
 @click.option(
     "--generate", "names", metavar="OP", multiple=True, shell_complete=shell.operations,

@@ -104,7 +104,7 @@ _MADE: dict[str, Callable[[], str]] = {
 }
 
 
-@click.command("help", short_help="The reference: language, JSON, exit codes, operations, …")
+@click.command("help", short_help="The reference: language, JSON, exit codes, operations and more.")
 @click.argument("name", metavar="TOPIC", required=False)
 def help_command(name: str | None) -> int:
     """Show a part of the reference; without TOPIC, what there is."""

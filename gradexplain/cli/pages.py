@@ -44,7 +44,7 @@ def page_options(command: F) -> Callable[..., Any]:
     )  # fmt: skip
     @click.option(
         "--layout", type=click.Choice(["numerator", "denominator"]), default="numerator",
-        help="Print J as ∂y/∂x [numerator], or transposed.",
+        help="Print J as dy by dx [numerator], or transposed.",
     )  # fmt: skip
     @functools.wraps(command)
     def wrapper(*, full: bool, brief: bool, notation: str, layout: str, **others: Any) -> Any:
