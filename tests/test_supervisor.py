@@ -29,7 +29,9 @@ def command(*arguments: str, work: str = "", **options: Any) -> subprocess.Popen
     """The real command; ``work`` is what stands in for the making of an explanation."""
     code = [f"import sys; sys.path[:0] = [{str(TESTS.parent)!r}, {str(TESTS)!r}]"]
     if work:
-        code += ["import sample; sys.modules['gradexplain.engine'] = sample.engine()"]
+        code += [
+            "import sample; sys.modules['gradexplain.accumulation'] = sys.modules['gradexplain.engine'] = sample.engine()"
+        ]
         code += [f"def work():\n    {work}", "sample.weighted = work"]
     code += ["from gradexplain.cli import main; sys.exit(main())"]
     return subprocess.Popen(
