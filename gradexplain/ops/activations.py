@@ -298,11 +298,10 @@ def _slope(sign: int) -> Any:
 
 
 def _stable(sign: int, log: bool = False) -> Any:
-    def value(exact: bool, x: Any, dim: int | tuple[int, ...], *_: Any) -> Any:
+    def value(exact: bool, x: Any, dim: int, *_: Any) -> Any:
         if x[0].ndim == 0:
             return x[0] * 0 + (not log), x[1] * 0
-        # A softmax that was written out is over the dims of its sum.
-        return softmax(x, dim if isinstance(dim, tuple) else (dim,), sign=sign, log=log)
+        return softmax(x, (dim,), sign=sign, log=log)
 
     return value
 

@@ -336,7 +336,10 @@ class ClosedForm:
             return self._given(self._values[node.label] if node.is_leaf else node.value)
         own = self.calculus.indices(node.shape, f"n{node.id}x")
         if node.op.value is not None and not (self.exact and node.op.element is not None):
-            value, size = node.op.value(self.exact, *map(self._argument, self._here[node.id].args))
+            here = self._here[node.id]
+            # What was recognised (a softmax written out) has its arguments in this graph alone.
+            args = here.args if here.op is node.op else node.args
+            value, size = node.op.value(self.exact, *map(self._argument, args))
             if not self._magnitudes:
                 return value, None
             return value, size() if callable(size) else size
