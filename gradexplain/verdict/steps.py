@@ -175,7 +175,8 @@ def _judge(
             value, size = at.exactly.contribution(c)
             expected = cleaned((value, size), exact=True)
         allowed, result = judge()
-    if result.verdict == "cannot tell" and not node.op.pointwise:
+    summed = not node.op.pointwise or node.shape != source.shape
+    if result.verdict == "cannot tell" and summed:
         # A sum that cancels altogether is nothing beside what it is a sum of.
         noise = max(np.abs(expected).max(initial=0.0), np.abs(given).max(initial=0.0))
         if noise <= allowed.max(initial=0.0) <= compare.SEEN * scale:
