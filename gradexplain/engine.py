@@ -404,7 +404,7 @@ class Run:
         if stage == "question":
             make()
             return
-        from gradexplain.formula.functions import mp
+        from gradexplain.arithmetic import mp
 
         assert self.chain is not None
         with mp.workdps(self.precision or mp.dps):

@@ -18,7 +18,8 @@ from gradexplain.cli.program import main
 from gradexplain.document.model import Document, Graph
 from gradexplain.explanation import Explanation
 from gradexplain.formats import html, latex, markdown, notation, svg
-from gradexplain.pages.run import Options, page
+from gradexplain.pages.options import Options
+from gradexplain.pages.run import page
 from gradexplain.render import numbers
 
 

@@ -13,9 +13,10 @@ import torch
 from conftest import sample
 
 import gradexplain
+from gradexplain.arithmetic import mp
 from gradexplain.cli import main
 from gradexplain.errors import UnsupportedError
-from gradexplain.formula.functions import PRIMITIVES, Nonzero, SincSlope, mp, sinc
+from gradexplain.formula.functions import PRIMITIVES, Nonzero, SincSlope, sinc
 from gradexplain.ops import all_ops
 
 SAMPLES = Path(__file__).parent.parent / "samples"

@@ -13,7 +13,8 @@ from gradexplain.errors import InputError
 from gradexplain.explanation import Check, Difference, Explanation, Note
 from gradexplain.formats import terminal
 from gradexplain.formats.drawing import drawing
-from gradexplain.pages.run import Options, page, why
+from gradexplain.pages.options import Options
+from gradexplain.pages.run import page, why
 from gradexplain.render.page import Style
 
 

@@ -13,16 +13,9 @@ import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gradexplain.arithmetic import mp
 from gradexplain.errors import InputError
-from gradexplain.formula.functions import (
-    PRIMITIVES,
-    Bracket,
-    Cases,
-    FloorDiv,
-    Greatest,
-    Lookup,
-    mp,
-)
+from gradexplain.formula.functions import PRIMITIVES, Bracket, Cases, FloorDiv, Greatest, Lookup
 from gradexplain.formula.indices import index
 from gradexplain.plan import contraction, cost
 from gradexplain.plan.arrays import to_exact, to_float

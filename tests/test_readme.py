@@ -14,7 +14,7 @@ from test_samples import output
 from gradexplain.catalogue import entries
 from gradexplain.cli.help import TOPICS, topic
 from gradexplain.errors import InputError
-from gradexplain.render.catalogue import markdown
+from gradexplain.pages.catalogue import markdown
 
 ROOT = Path(__file__).parent.parent
 HELP = sorted((ROOT / "gradexplain" / "help").glob("*.md"))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import gradexplain
+from gradexplain.arithmetic import mp
 from gradexplain.engine import Request, problem_of
-from gradexplain.formula.functions import mp
 from gradexplain.verdict.rewrites import TABLE, rewrites
 
 INF, NAN = math.inf, math.nan

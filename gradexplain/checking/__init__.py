@@ -11,5 +11,5 @@ operation (code) ──operation┤ subjects, code, setting: the forward as a gr
           ── edits: rewrites of the user's own source (rules, terms) at its places, run on a bench;
              repairs: the same of a claim's graph
                             ▼
-     CheckReport (plain data, faults by codes) ──▶ render/check_text, JSON, annotations
+     CheckReport (plain data, faults by codes) ──▶ pages/check, JSON, annotations
 """

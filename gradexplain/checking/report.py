@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import Any, ClassVar
 
 from gradexplain.checking.codes import codes
@@ -172,6 +173,4 @@ class CheckReport:
         return replace(self, inputs=inputs)
 
     def __str__(self) -> str:
-        from gradexplain.render import check_text
-
-        return check_text.render(self)
+        return import_module("gradexplain.pages.check").render(self)  # type: ignore[no-any-return]

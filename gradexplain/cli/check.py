@@ -183,7 +183,7 @@ def _write(report: Any, out: Output, everything: bool) -> None:
 
         document = (annotations.github if out.format == "github" else annotations.sarif)(report)
     else:
-        from gradexplain.render import check_text
+        from gradexplain.pages import check as pages
 
-        document = check_text.render(report, out.style(), everything=everything)
+        document = pages.render(report, out.style(), everything=everything)
     out.write(document)

@@ -44,7 +44,7 @@ def topic(name: str) -> str:
 
 def _operations() -> str:
     from gradexplain.catalogue import entries
-    from gradexplain.render.catalogue import markdown
+    from gradexplain.pages.catalogue import markdown
 
     return (
         "# Operations\n\n`gradexplain ops NAME` shows one with its element formula, derivative and "

@@ -19,7 +19,7 @@ def ops(name: str | None, out: Output) -> int:
     With NAME, by any of its spellings, only that one: gradexplain ops softmax.
     """
     from gradexplain.catalogue import Catalogue, entries
-    from gradexplain.render import catalogue
+    from gradexplain.pages import catalogue
 
     found = entries(name)
     if out.format == "json":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from gradexplain.pages.run import Options
+    from gradexplain.pages.options import Options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -25,7 +25,7 @@ class Shown:
     layout: str
 
     def options(self, precision: int | None) -> Options:
-        from gradexplain.pages.run import Options
+        from gradexplain.pages.options import Options
         from gradexplain.render import numbers
 
         return Options(

@@ -15,18 +15,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import mpmath
 import numpy as np
 import sympy
 from sympy.codegen import cfunctions
 from sympy.logic.boolalg import Boolean
 
+from gradexplain.arithmetic import mp
 from gradexplain.errors import UnsupportedError
 from gradexplain.ops.base import Op, by_spelling
-
-#: Digits of the arithmetic in which small tensors are evaluated: three times a float64's.
-mp = mpmath.MPContext()
-mp.dps = 50
 
 
 class Bracket(sympy.Expr):

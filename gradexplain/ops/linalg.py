@@ -59,7 +59,7 @@ def _each(function: Callable[..., Any], exact: bool, *arrays: Any) -> Any:
     """
     import numpy as np
 
-    from gradexplain.formula.functions import mp
+    from gradexplain.arithmetic import mp
 
     batch = broadcast(*(array.shape[:-2] for array in arrays))
     wide = [np.broadcast_to(a, batch + a.shape[-2:]) for a in arrays]
@@ -101,7 +101,7 @@ def _float(array: Any) -> Any:
 def _inverse(name: str, exact: bool, array: Any) -> Any:
     import numpy as np
 
-    from gradexplain.formula.functions import mp
+    from gradexplain.arithmetic import mp
 
     def invert(a: Any) -> Any:
         try:  # mpmath raises TypeError where no pivot is left in a column
@@ -131,7 +131,7 @@ def _inverse_size(y: Any, x: Any) -> Any:
 
 def _mp_det(a: Any) -> Any:
     """mpmath's determinant, which raises TypeError where no pivot is left in a column."""
-    from gradexplain.formula.functions import mp
+    from gradexplain.arithmetic import mp
 
     try:
         return mp.det(a)
@@ -143,7 +143,7 @@ def _cofactors(exact: bool, array: Any) -> Any:
     """``det(X)·X⁻ᵀ``, which has a value for singular matrices too."""
     import numpy as np
 
-    from gradexplain.formula.functions import mp
+    from gradexplain.arithmetic import mp
 
     def by_svd(a: Any) -> Any:
         u, s, vt = np.linalg.svd(a)
@@ -195,7 +195,7 @@ def _log_value(absolute: bool) -> Any:
     def value(exact: bool, x: Any) -> Any:
         import numpy as np
 
-        from gradexplain.formula.functions import mp
+        from gradexplain.arithmetic import mp
 
         d, size = _det_value(exact, x)
 
@@ -420,7 +420,7 @@ def _pinv_value(exact: bool, x: Any, atol: float | None, rtol: float | None,
                 hermitian: bool = False) -> Any:
     import numpy as np
 
-    from gradexplain.formula.functions import mp
+    from gradexplain.arithmetic import mp
 
     rows, columns = x[0].shape[-2:]
     if hermitian:  # only the lower triangle is read
@@ -492,7 +492,7 @@ register(Op(
 def _factor(exact: bool, array: Any, upper: bool) -> Any:
     import numpy as np
 
-    from gradexplain.formula.functions import mp
+    from gradexplain.arithmetic import mp
 
     def factor(a: Any) -> Any:
         try:
@@ -635,7 +635,7 @@ def _exponential(exact: bool, array: Any) -> tuple[Any, Any]:
     """``exp(X)`` and its derivative, by Taylor's series of ``X/2^s`` and s squarings."""
     import numpy as np
 
-    from gradexplain.formula.functions import mp
+    from gradexplain.arithmetic import mp
 
     n = array.shape[-1]
     norm = max((float(np.abs(_float(array)).sum(axis=-1).max()), 0.0)) if array.size else 0.0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from gradexplain.document.model import (
     Block,
@@ -22,10 +23,22 @@ from gradexplain.document.model import (
     name,
 )
 from gradexplain.explanation import Accumulated, Array, Call, Explanation, Second
-from gradexplain.pages import run as running
-from gradexplain.pages.run import Options
+from gradexplain.pages.options import Options
 from gradexplain.pages.verdict import ROLES, verdict
 from gradexplain.render import numbers
+
+
+class Sections(Protocol):
+    """The sections of the page of ``run`` that stand here again, for another explanation."""
+
+    def answer(self) -> Iterable[Block]: ...
+
+    def jacobian(self) -> Iterable[Block]: ...
+
+    def chain(self) -> Iterable[Block]: ...
+
+
+Whole = Callable[[Explanation, Options], Sections]
 
 
 def call_text(call: Call) -> str:
@@ -41,7 +54,7 @@ def call_text(call: Call) -> str:
     return f"{call.start}.backward({', '.join(arguments)})"
 
 
-def calls(x: Explanation, options: Options) -> Iterable[Block]:
+def calls(x: Explanation, options: Options, whole: Whole) -> Iterable[Block]:
     """Every call with what it adds, and the derivation of those from other values."""
     yield Heading("Calls", "each backward adds its Jᵀ·v to .grad")
     for call in x.calls:
@@ -63,7 +76,7 @@ def calls(x: Explanation, options: Options) -> Iterable[Block]:
         if call.explanation is None or call.start in shown or call.error:
             continue
         shown.add(call.start)
-        made = running.Page(call.explanation, options)
+        made = whole(call.explanation, options)
         yield Heading(f"Call {call.number}", call_text(call))
         yield from made.answer()
         yield from made.jacobian()
@@ -109,7 +122,7 @@ def _verdict(entry: Accumulated) -> Line:
     return line(Span(words[entry.verdict], ROLES[entry.verdict]))  # type: ignore[arg-type]
 
 
-def second(found: Second, options: Options) -> Iterable[Block]:
+def second(found: Second, options: Options, whole: Whole) -> Iterable[Block]:
     """The operations of the first pass, the scalar the second starts from, and its chain rule."""
     yield Heading("Backward pass", "as operations on values: what create_graph=True records")
     yield Table(
@@ -126,7 +139,7 @@ def second(found: Second, options: Options) -> Iterable[Block]:
     yield Heading("Second backward", "the same chain rule, on the graph of both passes")
     yield Paragraph(line("The scalar is the sum of every element of every gradient:"), hang=0)
     yield Formula(f"{found.name} = {found.expression}", indent=6)
-    made = running.Page(found.explanation, options)
+    made = whole(found.explanation, options)
     if found.explanation.steps:
         yield from made.chain()
     else:

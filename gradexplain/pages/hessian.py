@@ -23,7 +23,8 @@ from gradexplain.document.model import (
     line,
     name,
 )
-from gradexplain.pages.run import Options, Page
+from gradexplain.pages.options import Options
+from gradexplain.pages.run import Page
 from gradexplain.pages.verdict import verdict
 from gradexplain.render import numbers
 from gradexplain.render.page import elements, listed

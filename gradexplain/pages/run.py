@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
@@ -43,8 +42,10 @@ from gradexplain.explanation import (
     Gradient,
     Step,
 )
+from gradexplain.pages import calls
 from gradexplain.pages.element import element, entry
 from gradexplain.pages.graph import graph_of
+from gradexplain.pages.options import Options
 from gradexplain.pages.verdict import verdict
 from gradexplain.pages.words import (
     definitions,
@@ -69,17 +70,6 @@ _DEFINED = 2
 
 #: Entries of J beyond this are shown with ``--full`` only.
 _SMALL = 36
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What of the page is wanted, and how formulas are written: ``index``, ``matrix`` or ``auto``."""
-
-    full: bool = False
-    brief: bool = False
-    notation: str = "auto"
-    layout: str = "numerator"
-    precision: int = numbers.PRECISION
 
 
 def page(x: Explanation, options: Options | None = None) -> Document:
@@ -515,12 +505,10 @@ class Page:
             )
 
     def further(self) -> Iterable[Block]:
-        from gradexplain.pages import calls  # it shows parts of this page again
-
         if self.x.second is not None:
-            yield from calls.second(self.x.second, self.options)
+            yield from calls.second(self.x.second, self.options, Page)
         if self.x.calls:
-            yield from calls.calls(self.x, self.options)
+            yield from calls.calls(self.x, self.options, Page)
 
     # -- starting in between ---------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.formula.functions import mp
+from gradexplain.arithmetic import mp
 from gradexplain.plan.program import Affine, Axes, Axis
 
 #: Values (floats, or mpmath numbers) and their magnitudes.

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import sympy
 
-from gradexplain.formula.functions import KERNELS, mp
+from gradexplain.arithmetic import mp
+from gradexplain.formula.functions import KERNELS
 from gradexplain.plan import contraction
 from gradexplain.plan.arrays import as_array, scattered, to_exact
 from gradexplain.plan.numeric import Numeric

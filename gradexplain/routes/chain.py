@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from gradexplain.adjoint import Adjoint, Contribution, adjoint
+from gradexplain.arithmetic import mp
 from gradexplain.explanation import Array
 from gradexplain.formula.calculus import literal_value
-from gradexplain.formula.functions import mp
 from gradexplain.formula.local import RESULT, UPSTREAM, local_rule
 from gradexplain.graph import Graph, Node, Ref, refs
 from gradexplain.plan.arrays import Pair, as_array, to_exact, to_float

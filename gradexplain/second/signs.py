@@ -10,9 +10,10 @@ import numpy as np
 import sympy
 from sympy.core.relational import Relational
 
+from gradexplain.arithmetic import mp
 from gradexplain.engine import Run
 from gradexplain.explanation import Array
-from gradexplain.formula.functions import build, mp
+from gradexplain.formula.functions import build
 from gradexplain.formula.kit import number
 from gradexplain.graph import Node, Ref
 from gradexplain.plan.arrays import to_float

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from gradexplain.arithmetic import mp
 from gradexplain.errors import UnsupportedError
 from gradexplain.explanation import Array, Shape
-from gradexplain.formula.functions import mp
 from gradexplain.graph import Graph
 from gradexplain.routes.chain import ChainRule
 from gradexplain.routes.pytorch import ERRORS, Answer, Asked, refusal, tensors_of, to_array
