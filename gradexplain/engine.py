@@ -50,11 +50,11 @@ from gradexplain.verdict.status import worst
 
 if TYPE_CHECKING:
     from gradexplain.formula.sizes import Sizes
-    from gradexplain.notes import Singular
     from gradexplain.routes.chain import ChainRule
     from gradexplain.routes.closed import ClosedForm
+    from gradexplain.routes.judged import JudgedSteps
     from gradexplain.routes.pytorch import Steps
-    from gradexplain.verdict.steps import JudgedSteps
+    from gradexplain.routes.singular import Singular
 
 DType = Literal["float64", "float32"]
 
@@ -515,8 +515,8 @@ class Run:
         """The gradients in their shortest notation, and one element in full."""
         if self.problem.scalar or len(self.graph.nodes) > _LARGE:
             return
+        from gradexplain.codegen.beside import lines
         from gradexplain.routes.answers import element_in_full, said
-        from gradexplain.routes.lines import lines
 
         found = said(self)
         for name, text in found.gradients.items():
@@ -530,7 +530,7 @@ class Run:
         """Each step of PyTorch's backward pass at its own numbers."""
         if self.real is None:
             return
-        from gradexplain.verdict import steps
+        from gradexplain.routes import judged as steps
 
         chain, dtype = self.chain, self.problem.dtype
         made = steps.judged(self.graph, chain.contributions, self.real, self.wanted, dtype)
@@ -595,7 +595,7 @@ class Run:
     def singular(self) -> list[Singular]:
         """The singular points that a gradient passes through."""
         if self._singular is None:
-            from gradexplain.notes import singular_nodes
+            from gradexplain.routes.singular import singular_nodes
 
             self._singular = singular_nodes(self.graph, self.chain, self.wanted)
         return self._singular

@@ -22,9 +22,9 @@ from gradexplain.engine import Problem, Request, problem_of
 from gradexplain.formula.local import UPSTREAM
 from gradexplain.graph import refs
 from gradexplain.ops.base import Op, Shape
+from gradexplain.routes.judged import JudgedStep, JudgedSteps, judged
 from gradexplain.routes.pytorch import Question, call
 from gradexplain.verdict.status import worst
-from gradexplain.verdict.steps import JudgedStep, JudgedSteps, judged
 
 #: By how much a backward is wrong: its contribution is multiplied by one and this.
 FAULTS = (0.01, 0.03, 0.1, 1.0, -0.01, -0.05, -0.5, -1.0)

@@ -137,7 +137,7 @@ class Trial:
         if graph is None:
             return True
         if self._smooth is None:
-            from gradexplain.notes import singular_nodes
+            from gradexplain.routes.singular import singular_nodes
 
             chain = ChainRule(graph, self.values, exact=False)
             chain.backward(np.ones(self.out_shape), list(self.setting.wanted))

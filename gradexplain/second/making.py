@@ -17,11 +17,11 @@ from gradexplain.formula.indices import Ranges, index
 from gradexplain.formula.latex import LatexPrinter
 from gradexplain.formula.letters import Letters
 from gradexplain.graph import Node
-from gradexplain.notes import singular_nodes
 from gradexplain.plan.arrays import to_float
 from gradexplain.routes.calls import Shared
 from gradexplain.routes.chain import ChainRule, cleaned
 from gradexplain.routes.closed import ClosedForm, Shown
+from gradexplain.routes.singular import singular_nodes
 from gradexplain.second.gradients import Gradients, closed, free_label, stepped
 from gradexplain.second.model import WHOLE, Block, Hessian, Product
 from gradexplain.second.notes import add_notes

@@ -33,9 +33,9 @@ from gradexplain.explanation import (
     Upstream,
 )
 from gradexplain.graph import Graph
-from gradexplain.notes import singular_nodes
 from gradexplain.plan.arrays import Pair
 from gradexplain.render import numbers
+from gradexplain.routes.singular import singular_nodes
 from gradexplain.trace.links import Assignment, Link, Reading, clean, is_literal
 from gradexplain.trace.snapshot import Accumulated, Arg, LeftOut, Operation, Snapshot, Value
 from gradexplain.verdict import compare, fold

@@ -4,7 +4,7 @@ A *bound* says how far PyTorch's own roundings may take it from the exact value:
 ``32·u·(E + |c|)`` for each element, where ``u`` is the unit roundoff of the dtype, ``c`` the exact
 value and ``E`` the running error bound of the computation in units of ``u``
 (`gradexplain.plan.magnitude`).  For one operation alone `judge` says what two numbers and a bound
-come to; `gradexplain.verdict.steps` does so for every step of a backward pass.
+come to; `gradexplain.routes.judged` does so for every step of a backward pass.
 """
 
 from __future__ import annotations

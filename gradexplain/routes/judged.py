@@ -16,10 +16,10 @@ import numpy as np
 from gradexplain.adjoint import Contribution
 from gradexplain.explanation import Array, Difference
 from gradexplain.graph import Graph, Node
-from gradexplain.notes import singular_nodes
 from gradexplain.plan.arrays import Pair, to_exact, to_float
 from gradexplain.routes.chain import ChainRule, cleaned
 from gradexplain.routes.pytorch import Steps
+from gradexplain.routes.singular import singular_nodes
 from gradexplain.verdict import compare
 from gradexplain.verdict.status import worst
 

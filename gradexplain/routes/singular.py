@@ -1,0 +1,95 @@
+"""Singular points on the way of a gradient: where an operation has no derivative, or no value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import sympy
+
+from gradexplain.explanation import Array
+from gradexplain.formula.functions import build
+from gradexplain.formula.kit import number
+from gradexplain.graph import Graph, Node, Ref
+from gradexplain.plan.arrays import to_float
+from gradexplain.plan.evaluate import Evaluator
+from gradexplain.routes.chain import ChainRule
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Singular:
+    """A node at a point where its record says that there is no derivative, or no value."""
+
+    node: Node
+    index: tuple[int, ...]
+    count: int
+    #: True at each element of the result where it is.
+    mask: Any
+
+
+def singular_nodes(graph: Graph, chain: ChainRule, wanted: list[str]) -> list[Singular]:
+    """The singular points that a gradient passes through, looked for node by node.
+
+    The formula of the whole would not show them: ``x/x`` and ``exp(log(x))`` simplify as they are
+    built.
+    """
+    reach = graph.reach(wanted)
+    found = []
+    for node in graph.nodes:
+        if node.op is None or node.id not in reach or node.id not in chain.forward:
+            continue
+        mask = _mask(node, graph, chain)
+        if mask is not None and mask.any():
+            index = tuple(int(i) for i in np.argwhere(mask)[0])
+            found.append(Singular(node, index, int(mask.sum()), mask))
+    return found
+
+
+def _mask(node: Node, graph: Graph, chain: ChainRule) -> Any:
+    """True at each element of the result where the node is singular."""
+    op = node.op
+    assert op is not None
+    if op.singular_at is not None:
+        mask = op.singular_at(to_float(chain.forward[node.id][0]), *_values(node, chain))
+        return np.asarray(mask)
+    if not op.singular:
+        return None
+    axes = tuple(sympy.Symbol(f"i{n}", integer=True) for n in range(len(node.shape)))
+    arrays: dict[str, Array] = {}
+    names: dict[str, Any] = {}
+    for parameter, arg in zip(op.parameters, node.args, strict=True):
+        if isinstance(arg, Ref):
+            value = np.broadcast_to(to_float(chain.forward[arg.id][0]), node.shape)
+            arrays[parameter.name] = value
+            symbol = sympy.Symbol(parameter.name, real=True)
+            names[parameter.name] = (
+                sympy.Indexed(sympy.IndexedBase(symbol), *axes) if axes else symbol
+            )
+        elif isinstance(arg, (int, float)) and not isinstance(arg, bool):
+            names[parameter.name] = number(arg)
+        else:
+            names[parameter.name] = arg
+    evaluator = Evaluator(
+        lambda name: (arrays[name], np.abs(arrays[name])),
+        dict(zip(axes, node.shape, strict=True)),
+        exact=False,
+    )
+    mask = np.zeros(node.shape, dtype=bool)
+    for condition in op.singular:
+        mask |= evaluator.holds(build(condition, names), axes, node.shape)
+    return mask
+
+
+def _values(node: Node, chain: ChainRule) -> list[Any]:
+    def value(arg: Any) -> Any:
+        if isinstance(arg, Ref):
+            return to_float(chain.forward[arg.id][0])
+        if isinstance(arg, tuple):
+            return tuple(value(part) for part in arg)
+        return arg
+
+    return [value(arg) for arg in node.args]
