@@ -29,6 +29,7 @@ def example_values(graph: Graph, leaves: Sequence[Node]) -> dict[str, Array]:
     ops = [node.op for node in graph.nodes if node.op is not None]
     counted = not any(map(_saturates, ops))
     positive = any("<" in condition for op in ops for condition in op.singular)
+    shares = any(op.name in _SHARES for op in ops)
     values: dict[str, Array] = {}
     start = 1
     for node in leaves:
@@ -36,7 +37,8 @@ def example_values(graph: Graph, leaves: Sequence[Node]) -> dict[str, Array]:
         run = np.arange(start, start + count, dtype=np.float64)
         start += count
         if not counted and not node.integer:
-            run = np.round((run * _STEP % 1) * 2 - (0 if positive else 1), 1)
+            part = run * _STEP % 1
+            run = np.round(part * 0.8 + 0.1 if shares else part * 2 - (0 if positive else 1), 1)
             run[run == 0] = 0.5
         values[node.label] = run.reshape(node.shape)
     return values
@@ -46,5 +48,8 @@ def _saturates(op: Op) -> bool:
     formula = op.formula if isinstance(op.formula, str) else ""
     return op.family in _SATURATING or op.name in _NAMES or bool(_GROWS.search(formula))
 
+
+#: Losses of probabilities and counts, which have no value below 0 or above 1.
+_SHARES = {"binary_cross_entropy", "gaussian_nll_loss", "kl_div", "poisson_nll_loss"}
 
 _NAMES = {"softmax", "log_softmax", "softmin", "logsumexp", "cumprod", "prod"}

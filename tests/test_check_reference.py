@@ -217,9 +217,9 @@ def test_the_caret_stands_under_the_fault(
 
 def test_the_plugin(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
-        ops=SOURCE,
-        test_ops="""
-        from ops import Tanh
+        tanh_op=SOURCE,
+        test_of_tanh="""
+        from tanh_op import Tanh
 
         def test_wrong(gradexplain_check):
             gradexplain_check(Tanh)

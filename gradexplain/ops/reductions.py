@@ -8,6 +8,7 @@ from typing import Any
 
 from gradexplain.errors import InputError
 from gradexplain.ops.base import (
+    Coarse,
     Op,
     Shape,
     expect,
@@ -420,6 +421,7 @@ register(Op(
     shape=same_shape, element=_logcumsumexp, jacobian=_logcumsumexp_slope, value=_logcumsumexp_value,
     backward=_logcumsumexp_back,
     samples=("logcumsumexp(x[3], 0)", "x[2,3].logcumsumexp(dim=-1)"),
+    coarse=(Coarse(1e-11, "PyTorch's backward takes logarithms of sums and exponentials of differences"),),
 ))
 
 
