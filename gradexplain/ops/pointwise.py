@@ -165,7 +165,8 @@ register(Op(
     "exp2(Tensor input)", _FAMILY, formula="exp2(input)", homes=_SPECIAL, samples=("exp2(x[3])",),
 ))
 register(Op(
-    "expm1(Tensor input)", _FAMILY, formula="expm1(input)", homes=_SPECIAL, derivatives={"input": "y + 1"},
+    "expm1(Tensor input)", _FAMILY, formula="expm1(input)", homes=_SPECIAL, named=True,
+    derivatives={"input": "y + 1"},
     samples=("expm1(x[3])",),
 ))
 register(Op(
