@@ -225,8 +225,9 @@ def _lost_on_the_way_back(run: Run) -> list[Note]:
         ours = run.clean(run.chain.upstream[c.source.id])
         left = digits.whole(real, ours, dtype, scale)
         if digits.few(left, dtype):
-            if any(point.node.id == c.node.id for point in run.singular):
-                return []  # said to be a choice of PyTorch's
+            chosen = any(point.node.id == c.node.id for point in run.singular)
+            if chosen or (c.node.op is not None and c.node.op.coarse):
+                return []  # said to be a choice of PyTorch's, or its coarse kernel
             sends = f"{c.node.label} = {_call(run, c.node)}"
             text = (
                 f"What arrives at {c.source.label} on the way back has {round(left)} of "

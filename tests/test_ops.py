@@ -399,7 +399,7 @@ FORMULAS = {
     "clamp(x[3], 1, 2)": "∂y[i]/∂x[j] = [1 ≤ x[i] ≤ 2]·δ(i,j)",
     "x[3].amax()": "∂y/∂x[j] = [x[j] = y]/Σ_p [x[p] = y]",
     "x[2,3].max(1)[0]": "∂y[i]/∂x[j,l] = δ(idx[i],l)·δ(i,j)",
-    "x[3].var()": "∂y/∂x[j] = x[j] − μ",
+    "x[3].var()": "∂y/∂x[j] = 2·(x[j] − μ)/(N − 1)",
     "cumsum(x[3], 0)": "∂y[i]/∂x[j] = [j ≤ i]",
     "F.mse_loss(x[3], [1, 2, 4])": "∂y/∂x[j] = 2·(x[j] − t1[j])/3",
     "F.normalize(x[3], dim=0)": "∂y[i]/∂x[j] = (δ(i,j) − y[j]·y[i]·[n[0] > 1e-12])/n[0]",
