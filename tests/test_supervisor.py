@@ -146,8 +146,9 @@ def _prepared(process: subprocess.Popen[str]) -> None:
 @pytest.mark.parametrize("group", [False, True], ids=["one", "group"])
 def test_signals(number: int, group: bool) -> None:
     """At any moment: silent, nothing left, and the signal's code."""
+    before = {"preexec_fn": lambda: signal.signal(number, signal.SIG_DFL)}  # nohup's would stay
     for delay in (0, 0.03, 0.1, 0.3, 1.2):
-        process = command("run", "x", work=LOOP)
+        process = command("run", "x", work=LOOP, **before)
         _prepared(process)
         time.sleep(delay)
         (os.killpg if group else os.kill)(process.pid, number)
