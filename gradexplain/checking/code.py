@@ -110,9 +110,10 @@ def subjects_of(found: Any, question: Question, asked: Asked) -> list[CodeSubjec
     return [CodeSubject(operation, way, question) for way in ways]
 
 
-def subject_of(found: Any) -> CodeSubject:
-    """An operation whose backward is checked at shapes that are given."""
-    return subjects_of(found, Question(), Asked())[0]  # type: ignore[return-value]
+def subject_of(found: Any, tensors: Sequence[str] = ()) -> CodeSubject:
+    """An operation whose backward is checked at shapes that are given; ``tensors`` are known to be."""
+    asked = Asked(tensors=tuple(tensors))
+    return subjects_of(found, Question(), asked)[0]  # type: ignore[return-value]
 
 
 class _Subject:

@@ -916,7 +916,7 @@ def failure(code: Code) -> str:
     try:
         made = loaded(code)
         for shapes in tried:
-            report = check_subject(subject_of(made), {}, shapes, write=False)
+            report = check_subject(subject_of(made, list(shapes)), {}, shapes, write=False)
             if not report.right:
                 return "; ".join(i.fault.sentence for i in report.inputs.values() if i.fault)
     except GradexplainError as error:
