@@ -93,7 +93,8 @@ class Sizes:
 
     def ratio(self, p: int, q: int) -> Any:
         """``p/q`` in letters: what was cancelled, as in ``2/(N − 1)`` of an odd N, is put back."""
-        for common in (1, 2, 3, 4, 6, 8, 12):
+        # A whole number such as ⌊(K − 1)/2⌋ was rounded, and is no fraction of sizes.
+        for common in (1,) if q == 1 else (1, 2, 3, 4, 6, 8, 12):
             above, below = self._size(p * common), self._size(q * common)
             if above is not None and below is not None:
                 return above / below
@@ -178,7 +179,7 @@ def generalised(graph: Graph, read: Callable[[Mapping[str, Shape]], Graph]) -> S
             general = read({name: tuple(s) for name, s in shapes.items()})
             found = Sizes(general, letters, values, written)
             return found if _same_program(found, graph) else None
-        except (GradexplainError, Unlettered):
+        except (GradexplainError, MemoryError, Unlettered):
             return None
 
     if not axes:

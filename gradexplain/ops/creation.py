@@ -13,7 +13,7 @@ from gradexplain.ops.base import Op, Shape, register, show_shape
 _FAMILY = "constant"
 
 
-def _check_size(shape: Shape) -> None:
+def check_size(shape: Shape) -> None:
     if math.prod(shape) > MAX_ELEMENTS:
         raise InputError(
             f"a tensor of shape {show_shape(shape)} has {math.prod(shape):,} elements; the most is "
@@ -26,7 +26,7 @@ def _sizes(size: Any) -> Shape:
     sizes: Shape = (size,) if isinstance(size, int) else tuple(size)
     if any(n < 0 for n in sizes):
         raise InputError(f"a size cannot be negative, found {sizes}")
-    _check_size(sizes)
+    check_size(sizes)
     return sizes
 
 
@@ -88,7 +88,7 @@ def _arange(b: Any, start: float, end: float | None, step: float) -> Any:
     if (last - first) / step < 0:
         raise InputError(f"arange: a step of {step} does not lead from {first} to {last}")
     count = math.ceil((last - first) / step)
-    _check_size((count,))
+    check_size((count,))
     return b.constant(first + step * np.arange(count, dtype=np.float64))
 
 
@@ -108,7 +108,7 @@ def _spaced(base: bool) -> Any:
 
         if steps < 0:
             raise InputError(f"the number of steps cannot be negative, found {steps}")
-        _check_size((steps,))
+        check_size((steps,))
         places = np.linspace(start, end, steps)
         return b.constant(np.power(rest[0], places) if base else places)
 

@@ -26,7 +26,7 @@ def softmax(
             return np.abs(result) + spread + 1 if log else result * (1 + spread)
 
     with np.errstate(all="ignore"):
-        result = shifted()
+        result = np.asarray(shifted())
         if log:
             result -= np.log(np.exp(result).sum(axis=axes, keepdims=True))
         else:

@@ -8,6 +8,7 @@ from typing import Any
 
 from gradexplain.errors import InputError, UnsupportedError
 from gradexplain.ops.base import Op, Shape, expect, normal_dim, register
+from gradexplain.ops.creation import check_size
 from gradexplain.ops.indexing import known
 
 _FAMILY = "shape"
@@ -163,6 +164,7 @@ def _replaced(b: Any, name: str, x: Any, at: Any, values: Any, picked: Any = Non
     """``x`` with ``values`` at ``at``, an index of NumPy's; ``picked`` where they are more than that."""
     import numpy as np
 
+    check_size(b.shape(x))
     numbers = np.arange(prod(b.shape(x))).reshape(b.shape(x))
     try:
         places = numbers[at]
