@@ -74,11 +74,11 @@ def local_bound(magnitude: Any, expected: Array, upstream: Array, dtype: str) ->
 
 
 def exact_bound(magnitude: Any, a: Array, b: Array, digits: int) -> Array:
-    """What rounding may do to numbers of so many digits: next to nothing, and a float64's last bit."""
+    """What rounding may do to numbers of so many digits: next to nothing, and a float64's last bits."""
     with np.errstate(all="ignore"):
         size = np.nan_to_num(np.asarray(magnitude, dtype=np.float64), nan=0.0, posinf=0.0)
         last = (
-            4
+            8
             * FORMATS["float64"].unit
             * np.nan_to_num(np.maximum(np.abs(a), np.abs(b)), nan=0.0, posinf=0.0)
         )
