@@ -37,8 +37,8 @@ from gradexplain.explanation import (
     Upstream,
 )
 from gradexplain.graph import Graph, Node
+from gradexplain.numbers import number
 from gradexplain.reading.arrays import Value, as_array
-from gradexplain.render.numbers import number
 from gradexplain.routes.calls import CallsQuestion, Part, Shared
 from gradexplain.routes.pytorch import Asked
 from gradexplain.supervisor.within import within

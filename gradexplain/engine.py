@@ -34,13 +34,13 @@ from gradexplain.explanation import (
 )
 from gradexplain.graph import Graph, Node, labels_of, op_call
 from gradexplain.limits import MAX_TOTAL_ELEMENTS
+from gradexplain.numbers import number
 from gradexplain.ops.base import Shape, show_shape
 from gradexplain.reading.arrays import ONES, Value, as_array, bind
 from gradexplain.reading.examples import Inputs
 from gradexplain.reading.language import Reading, read, read_text
 from gradexplain.reading.program import Program
 from gradexplain.reading.syntax import parse
-from gradexplain.render.numbers import number
 from gradexplain.routes.names import free_name, free_names, own_texts, quoted
 from gradexplain.routes.pytorch import Asked, Question
 from gradexplain.routes.replay import Replay

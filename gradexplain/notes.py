@@ -120,7 +120,7 @@ def _word(value: float) -> str:
 
 
 def _number(value: float) -> str:
-    from gradexplain.render.numbers import number
+    from gradexplain.numbers import number
 
     return number(value)
 

@@ -16,8 +16,8 @@ import gradexplain
 from gradexplain.accumulation import explain_calls
 from gradexplain.cli import main
 from gradexplain.formats import terminal
+from gradexplain.formats.text import Style
 from gradexplain.pages.run import page
-from gradexplain.render.page import Style
 
 LAYERS = "x2 = x1*w1; y = x2*w2; L = Y - y; L2 = x1*x1"
 SQUARE = [[2, 2], [2, 2]]

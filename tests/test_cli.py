@@ -21,9 +21,9 @@ from gradexplain.cli import main
 from gradexplain.cli.common import MAX_FILE
 from gradexplain.errors import InputError
 from gradexplain.formats import terminal
+from gradexplain.formats.text import Style
 from gradexplain.pages.options import Options
 from gradexplain.pages.run import page
-from gradexplain.render.page import Style
 
 TESTS = Path(__file__).parent
 PLAIN = str(weighted())

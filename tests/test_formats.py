@@ -13,14 +13,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from gradexplain import explain
+from gradexplain import explain, numbers
 from gradexplain.cli.program import main
 from gradexplain.document.model import Document, Graph
 from gradexplain.explanation import Explanation
 from gradexplain.formats import html, latex, markdown, notation, svg
 from gradexplain.pages.options import Options
 from gradexplain.pages.run import page
-from gradexplain.render import numbers
 
 
 @pytest.fixture(scope="module")

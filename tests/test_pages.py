@@ -13,9 +13,9 @@ from gradexplain.errors import InputError
 from gradexplain.explanation import Check, Difference, Explanation, Note
 from gradexplain.formats import terminal
 from gradexplain.formats.drawing import drawing
+from gradexplain.formats.text import Style
 from gradexplain.pages.options import Options
 from gradexplain.pages.run import page, why
-from gradexplain.render.page import Style
 
 
 def shown(x: Explanation, width: int = 100, **options: bool | str) -> str:

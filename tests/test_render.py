@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sample import array
 
-from gradexplain.render import ascii, numbers
+from gradexplain import numbers
+from gradexplain.formats import ascii
 
 # -- numbers ----------------------------------------------------------------------------------------
 

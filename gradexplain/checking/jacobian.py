@@ -16,7 +16,7 @@ from gradexplain.checking.report import Fault
 from gradexplain.checking.trials import Trial, close
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph, Node, op_call
-from gradexplain.render.numbers import number
+from gradexplain.numbers import number
 
 # -- hypotheses about J ---------------------------------------------------------------------------
 

@@ -19,8 +19,8 @@ from gradexplain.checking.jacobian import (
 from gradexplain.checking.report import Fault
 from gradexplain.checking.trials import Trial, close, is_linear
 from gradexplain.explanation import Array
+from gradexplain.numbers import number
 from gradexplain.ops.base import show_shape
-from gradexplain.render.numbers import number
 
 # -- before J can be spoken of -------------------------------------------------------------------
 

@@ -17,9 +17,9 @@ from gradexplain.checking import numeric
 from gradexplain.checking.report import Fault
 from gradexplain.errors import GradexplainError, Span
 from gradexplain.graph import Builder, Graph, Node, Ref, op_call
+from gradexplain.numbers import number
 from gradexplain.ops import by_spelling
 from gradexplain.ops.base import Op
-from gradexplain.render.numbers import number
 
 if TYPE_CHECKING:
     from gradexplain.checking.trials import Trial

@@ -26,14 +26,14 @@ import click
 from gradexplain.cli import output, shell
 from gradexplain.document import serialise
 from gradexplain.errors import InputError
+from gradexplain.formats import ascii
 from gradexplain.limits import DEFAULT_MEMORY, DEFAULT_TIMEOUT, MAX_SOURCE
-from gradexplain.render import ascii
 from gradexplain.supervisor import link
 
 if TYPE_CHECKING:
     from gradexplain.document.model import Document
     from gradexplain.engine import Request
-    from gradexplain.render.page import Style
+    from gradexplain.formats.text import Style
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -209,7 +209,8 @@ class Output:
 
     def style(self) -> Style:
         """How a page is set: for the terminal or pipe at standard output, or for a file."""
-        from gradexplain.render import numbers, page
+        from gradexplain import numbers
+        from gradexplain.formats import text as page
 
         if self.to_stdout:
             return page.Style.of(output.stdout(), width=self.width, precision=self.precision)
@@ -225,8 +226,8 @@ class Output:
             self.write(made)
 
     def _made(self, page: Document, found: Any) -> str:
+        from gradexplain import numbers
         from gradexplain.document.model import Graph
-        from gradexplain.render import numbers
 
         precision = self.precision or numbers.PRECISION
         if self.format in ("dot", "svg"):

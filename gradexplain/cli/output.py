@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from gradexplain.errors import InputError, printable
-from gradexplain.render import ascii
+from gradexplain.formats import ascii
 
 
 def stdout() -> TextIO:

@@ -25,8 +25,8 @@ class Shown:
     layout: str
 
     def options(self, precision: int | None) -> Options:
+        from gradexplain import numbers
         from gradexplain.pages.options import Options
-        from gradexplain.render import numbers
 
         return Options(
             self.full, self.brief, self.notation, self.layout, precision or numbers.PRECISION

@@ -167,7 +167,7 @@ def _write(found: Any, name: str, out: Output, op: str | None, *, values: bool) 
             made = brief(made)
         document = serialise.written(made, "", out.ascii_only) + "\n"
     else:
-        from gradexplain.render import trace as text
+        from gradexplain.pages import trace as text
 
         document = text.render(found, name, out.style(), op)
     out.write(document)
@@ -269,8 +269,8 @@ class _Progress:
         from rich.text import Text
 
         from gradexplain.formats import terminal
+        from gradexplain.formats.text import Style
         from gradexplain.pages import screen
-        from gradexplain.render.page import Style
 
         if self._table is None:
             self._table = Live(console=Console(stderr=True), auto_refresh=False, transient=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gradexplain import numbers
 from gradexplain.document import serialise
 from gradexplain.document.model import (
     Block,
@@ -36,7 +37,6 @@ from gradexplain.document.model import (
 from gradexplain.explanation import Explanation
 from gradexplain.formats.notation import mathml
 from gradexplain.formats.svg import svg
-from gradexplain.render import numbers
 
 #: A Jacobian of more rows or columns has no picture of its structure.
 _PICTURE = 64

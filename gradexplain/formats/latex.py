@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 
+from gradexplain import numbers
 from gradexplain.document.model import (
     Block,
     Cell,
@@ -24,8 +25,8 @@ from gradexplain.document.model import (
     Table,
     Tensor,
 )
+from gradexplain.formats import ascii
 from gradexplain.formats.notation import latex, plain_latex
-from gradexplain.render import ascii, numbers
 from gradexplain.tensors import Array
 
 _PREAMBLE = r"""\documentclass{article}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from gradexplain import numbers
 from gradexplain.document.model import (
     Block,
     Cell,
@@ -23,7 +24,6 @@ from gradexplain.document.model import (
     Tensor,
 )
 from gradexplain.formats.notation import latex
-from gradexplain.render import numbers
 
 #: What means something to Markdown or HTML in running text.
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#+|$~&!])")

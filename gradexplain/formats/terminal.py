@@ -9,6 +9,7 @@ from functools import partial
 
 from rich.text import Text
 
+from gradexplain import numbers
 from gradexplain.document.model import (
     Block,
     Cell,
@@ -27,8 +28,7 @@ from gradexplain.document.model import (
     Tensor,
 )
 from gradexplain.formats.drawing import drawing
-from gradexplain.render import numbers
-from gradexplain.render.page import Page, Style, matrix_lines, wrapped_lines
+from gradexplain.formats.text import Page, Style, matrix_lines, wrapped_lines
 
 STYLES = {
     "": "", "name": "cyan", "flow": "magenta", "label": "dim", "strong": "bold", "good": "green",

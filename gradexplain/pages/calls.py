@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from gradexplain import numbers
 from gradexplain.document.model import (
     Block,
     Cell,
@@ -25,7 +26,6 @@ from gradexplain.document.model import (
 from gradexplain.explanation import Accumulated, Array, Call, Explanation, Second
 from gradexplain.pages.options import Options
 from gradexplain.pages.verdict import ROLES, verdict
-from gradexplain.render import numbers
 
 
 class Sections(Protocol):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from gradexplain.catalogue import Entry
-from gradexplain.render.page import LABEL, NAME, Page, Style
+from gradexplain.formats.text import LABEL, NAME, Page, Style
 
 
 def by_family(entries: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:

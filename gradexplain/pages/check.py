@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
+from gradexplain import numbers
 from gradexplain.checking.codes import codes, title
 from gradexplain.checking.report import CheckReport, Entry, InputReport, Patch
-from gradexplain.render import numbers
-from gradexplain.render.page import LABEL, NAME, Page, Style, elements, listed
+from gradexplain.formats.text import LABEL, NAME, Page, Style, elements, listed
 
 _RIGHT, _WRONG = "green", "bold red"
 #: Wrong entries that are listed, of those that a report holds.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from gradexplain import numbers
 from gradexplain.document.model import (
     Block,
     Cell,
@@ -23,11 +24,10 @@ from gradexplain.document.model import (
     line,
     name,
 )
+from gradexplain.formats.text import elements, listed
 from gradexplain.pages.options import Options
 from gradexplain.pages.run import Page
 from gradexplain.pages.verdict import verdict
-from gradexplain.render import numbers
-from gradexplain.render.page import elements, listed
 from gradexplain.second.model import Block as Part
 from gradexplain.second.model import Hessian
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gradexplain.render import numbers
+from gradexplain import numbers
 
 
 @dataclass(frozen=True, slots=True)

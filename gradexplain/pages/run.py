@@ -12,6 +12,7 @@ from itertools import groupby
 
 import numpy as np
 
+from gradexplain import numbers
 from gradexplain.document.model import (
     Block,
     Cell,
@@ -42,6 +43,7 @@ from gradexplain.explanation import (
     Gradient,
     Step,
 )
+from gradexplain.formats.text import elements, listed
 from gradexplain.pages import calls
 from gradexplain.pages.element import element, entry
 from gradexplain.pages.graph import graph_of
@@ -53,8 +55,6 @@ from gradexplain.pages.words import (
     quoted,
     standing,
 )
-from gradexplain.render import numbers
-from gradexplain.render.page import elements, listed
 
 #: A tensor of more elements that are all one number is said in words.
 _WORDS = 6

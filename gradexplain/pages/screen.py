@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from gradexplain import numbers
 from gradexplain.document.model import (
     Block,
     Cell,
@@ -24,8 +25,7 @@ from gradexplain.document.model import (
     name,
 )
 from gradexplain.formats import terminal
-from gradexplain.render import numbers
-from gradexplain.render.page import Style
+from gradexplain.formats.text import Style
 
 if TYPE_CHECKING:
     from gradexplain.trace.rows import Row

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from gradexplain import numbers
 from gradexplain.document.model import (
     Block,
     Cell,
@@ -20,7 +21,6 @@ from gradexplain.document.model import (
 )
 from gradexplain.explanation import Check, Difference, Gradient
 from gradexplain.pages.words import spot_of
-from gradexplain.render import numbers
 
 #: What a convention is, where the check names no other reason.
 CHOICE = "the routes differ where mathematics leaves a choice"

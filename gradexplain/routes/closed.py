@@ -38,10 +38,10 @@ from gradexplain.formula.sizes import Sizes, Unlettered
 from gradexplain.formula.structure import structure
 from gradexplain.formula.tidy import Folds, tidy
 from gradexplain.graph import Graph, Node, Ref, labels_of, op_call
+from gradexplain.numbers import one_line
 from gradexplain.ops.base import Shape
 from gradexplain.plan.arrays import Pair, to_exact, to_float
 from gradexplain.plan.evaluate import Evaluator
-from gradexplain.render.numbers import one_line
 from gradexplain.routes.names import free_names
 from gradexplain.routes.recognised import recognised
 

@@ -17,7 +17,7 @@ from gradexplain.formula.local import RESULT, UPSTREAM, local_rule, renamed
 from gradexplain.formula.printing import TextPrinter
 from gradexplain.formula.sizes import Unlettered
 from gradexplain.graph import Graph, refs
-from gradexplain.render.numbers import number
+from gradexplain.numbers import number
 from gradexplain.routes.chain import ChainRule, Sent
 from gradexplain.routes.closed import ClosedForm
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import Any, ClassVar
 
 import numpy as np
 
+from gradexplain import numbers
 from gradexplain.adjoint import moving
 from gradexplain.document.keys import HIDDEN, Key, Keys
 from gradexplain.engine import Problem, _loss, explanation_of
@@ -34,7 +36,6 @@ from gradexplain.explanation import (
 )
 from gradexplain.graph import Graph
 from gradexplain.plan.arrays import Pair
-from gradexplain.render import numbers
 from gradexplain.routes.singular import singular_nodes
 from gradexplain.trace.links import Assignment, Link, Reading, clean, is_literal
 from gradexplain.trace.snapshot import Accumulated, Arg, LeftOut, Operation, Snapshot, Value
@@ -143,9 +144,7 @@ class TracedCall(Explanation):
         return Refusal(self.error[0], message, self.why, self.remedy)
 
     def __str__(self) -> str:
-        from gradexplain.render import trace
-
-        return trace.render_call(self)
+        return import_module("gradexplain.pages.trace").render_call(self)  # type: ignore[no-any-return]
 
 
 def explained(snapshot: Snapshot, until: float = math.inf) -> TracedCall:

@@ -13,11 +13,11 @@ from gradexplain.adjoint import Adjoint, adjoint
 from gradexplain.errors import GradexplainError, Span, UnsupportedError
 from gradexplain.explanation import Array
 from gradexplain.graph import Builder, Graph, Ref, op_call
+from gradexplain.numbers import number
 from gradexplain.ops import by_spelling
 from gradexplain.ops.base import Op
 from gradexplain.plan.arrays import Pair, to_float
 from gradexplain.reading.applying import Applier
-from gradexplain.render.numbers import number
 from gradexplain.routes.chain import ChainRule
 from gradexplain.trace import compositions, recurrent
 from gradexplain.trace.snapshot import Arg, Operation, Snapshot, Term, Value, View

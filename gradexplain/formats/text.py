@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from gradexplain import numbers
 from gradexplain.errors import cells, printable
-from gradexplain.render import ascii, numbers
+from gradexplain.formats import ascii
 from gradexplain.tensors import Array
 
 if TYPE_CHECKING:

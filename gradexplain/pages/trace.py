@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from gradexplain import numbers
 from gradexplain.explanation import Array, Step
-from gradexplain.render import numbers, text
-from gradexplain.render.page import (
+from gradexplain.formats.text import (
     HEADING,
     LABEL,
     NAME,
@@ -23,6 +23,7 @@ from gradexplain.render.page import (
     listed,
     route_lines,
 )
+from gradexplain.pages import traced as text
 
 if TYPE_CHECKING:
     from gradexplain.trace.explain import TracedCall, TracedRow, TracedStep

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from gradexplain import numbers
 from gradexplain.explanation import Difference, Explanation, Jacobian
-from gradexplain.render import numbers
-from gradexplain.render.page import (
+from gradexplain.formats.text import (
     LABEL,
     VERDICTS,
     Cell,

@@ -1,1 +1,0 @@
-"""What the reader sees: each output format is one module that only reads an `Explanation`."""
