@@ -1,31 +1,34 @@
 """Where problems are worked on, each within its time and memory.
 
-Local processes are pebble's: of the pools that are kept up it is the one that gives each task a time of
-its own, ends the process of a task that passes it, also inside C code, and starts another (loky and
-``concurrent.futures`` give up the whole pool when one process dies, and have no times).  A cluster is
-``dask.distributed``'s, through its executor; there, and with any other executor, a problem runs in a
-helper of the process that the executor chose (`gradexplain.supervisor.helper`).
+A problem is worked on by a helper (`gradexplain.supervisor.helper`): a process with pipes of its own,
+which is asked, is ended where its time is over, also inside C code, and is replaced where it died.  On
+this machine each thread of the standard library's pool has one; a cluster is ``dask.distributed``'s,
+through its executor, and there, as with any other executor, the process that it chose has helpers.
+
+Pools of processes there are, well kept ones, but the workers of each share a pipe and its lock: pebble
+gives up the whole pool where one dies with the lock, or before any has begun a problem (8 of 8 runs
+whose workers were killed at random moments); loky and ``concurrent.futures`` do whenever one dies, and
+know no time for a problem.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Executor, Future
-from contextlib import contextmanager
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 from gradexplain.batch.problems import Answer, answered, unanswered
 from gradexplain.errors import InputError
-from gradexplain.supervisor import helper, link
+from gradexplain.supervisor import helper
+from gradexplain.supervisor.helper import Helper
 
-#: Problems after which a local process is replaced: what libraries keep is given back.
-_TASKS = 2_000
+#: Seconds that a helper may take to load PyTorch and SymPy, on a busy machine.
+_STARTING = 300.0
 
 #: Begins the work on a problem, given its line and text.
 Submit = Callable[[int, str], "Future[Answer]"]
@@ -37,61 +40,25 @@ class Pool:
 
     submit: Submit
     places: int
-    timeout: float | None
 
     def answer(self, future: Future[Answer], line: int, text: str) -> Answer:
         """The answer of a future that is done, whatever became of it."""
         try:
             return future.result()
-        except TimeoutError:
-            return unanswered(line, text, "timeout", _too_long(self.timeout))
-        except (Exception, CancelledError) as error:  # a pool's own words for a process that died
-            code = getattr(error, "exitcode", None)
-            how = f" ({signal.Signals(-code).name})" if code and code < 0 else ""
-            return unanswered(line, text, "crashed", f"its process ended without an answer{how}")
+        except (Exception, CancelledError):  # an executor's own words for a process that died
+            return unanswered(line, text, "crashed", "its process ended without an answer")
 
 
-def _too_long(timeout: float | None) -> str:
-    return f"not finished within {timeout or 0:g} seconds"
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """The first question to a helper: what every problem needs is loaded, and a thread is its share."""
 
+    def ask(self) -> None:
+        answered(0, '{"expression": "x*x", "at": {"x": 1}}')
+        with suppress(Exception):  # each problem says what is wrong with PyTorch
+            import torch
 
-@contextmanager
-def local(jobs: int, timeout: float | None, memory: int | None) -> Iterator[Pool]:
-    """Processes of this machine."""
-    from pebble import ProcessPool
-
-    pool = ProcessPool(
-        jobs, _TASKS, _prepare, (memory, os.getpid()), multiprocessing.get_context("spawn")
-    )
-    # The main module need not be there for a process that runs our own functions only; spawn would
-    # run it again, and a script without a guard would start another batch.
-    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
-
-    def submit(line: int, text: str) -> Future[Answer]:
-        found: Future[Answer] = pool.schedule(answered, args=(line, text), timeout=timeout)
-        return found
-
-    try:
-        yield Pool(submit, jobs, timeout)
-    finally:
-        pool.stop()
-        pool.join()
-        sys.modules["__main__"] = main
-
-
-def _prepare(memory: int | None, parent: int) -> None:
-    """A local process: PyTorch and all else is loaded once, and one thread is its share."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says what an interrupt means
-    link.tie(parent)
-    answered(0, '{"expression": "x*x", "at": {"x": 1}}')
-    try:
-        import torch
-
-        torch.set_num_threads(1)
-    except Exception:  # each problem says what is wrong with PyTorch
-        pass
-    link.memory(memory)
-    link.hold_memory(memory)
+            torch.set_num_threads(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +72,73 @@ class _Task:
         return answered(self.line, self.text)
 
 
+def _ask(taken: Helper, line: int, text: str, timeout: float | None, memory: int | None) -> Answer:
+    """The answer of a helper, which has ended where it gave none."""
+    try:
+        if not taken.asked:
+            taken.send(_Start(), None)
+            taken.receive(None if timeout is None else max(timeout, _STARTING))
+        taken.send(_Task(line, text), memory)
+        found: Answer = taken.receive(timeout)
+    except helper.TooLate:
+        return unanswered(line, text, "timeout", f"not finished within {timeout or 0:g} seconds")
+    except helper.Failed as error:
+        return unanswered(line, text, "crashed", str(error))
+    return found
+
+
 def answer_within(line: int, text: str, timeout: float | None, memory: int | None) -> Answer:
     """The answer to a problem, worked on by a helper of this process: what an executor runs."""
     taken = helper.take("torch")
-    try:
-        taken.send(_Task(line, text), memory)
-        found: Answer = taken.receive(timeout)
-    except helper.Failed as error:
-        late = "in the time allowed" in str(error)
-        return unanswered(
-            line, text, "timeout" if late else "crashed", _too_long(timeout) if late else str(error)
-        )
+    found = _ask(taken, line, text, timeout, memory)
     helper.keep(taken)
     return found
+
+
+class _Local:
+    """The helpers of this machine's threads: as many as are asked at once."""
+
+    def __init__(self, timeout: float | None, memory: int | None) -> None:
+        self._limits = timeout, memory
+        self._lock = threading.Lock()
+        self._idle: list[Helper] = []
+        self._all: set[Helper] = set()
+        self._ended = False
+
+    def answer(self, line: int, text: str) -> Answer:
+        with self._lock:
+            if self._ended:
+                raise CancelledError
+            while self._idle and not self._idle[-1].alive:
+                self._all.remove(self._idle.pop())
+            taken = self._idle.pop() if self._idle else Helper("torch", tied=True)
+            self._all.add(taken)
+        found = _ask(taken, line, text, *self._limits)
+        with self._lock:
+            if taken.fresh:
+                self._idle.append(taken)
+            else:
+                taken.stop()
+                self._all.remove(taken)
+        return found
+
+    def end(self) -> None:
+        with self._lock:
+            self._ended = True
+            for each in self._all:
+                each.stop()
+
+
+@contextmanager
+def local(jobs: int, timeout: float | None, memory: int | None) -> Iterator[Pool]:
+    """Processes of this machine."""
+    here = _Local(timeout, memory)
+    with ThreadPoolExecutor(jobs) as threads:
+        try:
+            yield Pool(lambda line, text: threads.submit(here.answer, line, text), jobs)
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+            here.end()
 
 
 @contextmanager
@@ -129,7 +150,7 @@ def executor(
     def submit(line: int, text: str) -> Future[Answer]:
         return made.submit(answer_within, line, text, timeout, memory)
 
-    yield Pool(submit, places, timeout)
+    yield Pool(submit, places)
 
 
 @contextmanager

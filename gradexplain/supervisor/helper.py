@@ -23,6 +23,9 @@ from gradexplain.supervisor import link
 #: Idle helpers that are kept.  More are used where several threads ask at once.
 _KEPT = 2
 
+#: Questions after which a helper is replaced: what libraries keep is given back.
+_QUESTIONS = 2_000
+
 _START = """\
 import sys
 sys.path[:] = {path!r}
@@ -39,23 +42,29 @@ class Failed(Exception):
     """A helper gave no answer; the message says why, after the helper's name: ``its process …``."""
 
 
+class TooLate(Failed):
+    """A helper gave no answer in the time allowed."""
+
+
 class Helper:
     """One process that is asked; see `take`."""
 
-    def __init__(self, preload: str) -> None:
+    def __init__(self, preload: str, *, tied: bool = False) -> None:
+        """``tied``: the thread that starts it stays as long as it is wanted."""
         import gradexplain
 
         self.preload = preload
+        self.asked = 0
         self._found: list[bytes] = []
         self._thread: threading.Thread | None = None
-        main = threading.current_thread() is threading.main_thread()
+        tied = tied or threading.current_thread() is threading.main_thread()
         code = _START.format(
             path=[p for p in sys.path if isinstance(p, str) and os.path.isabs(p)],
             file=gradexplain.__file__,
             places=list(gradexplain.__path__),
             preload=preload,
-            # The system ends it with the thread that started it: a thread of many says nothing.
-            parent=os.getpid() if main else 0,
+            # The system ends it with the thread that started it.
+            parent=os.getpid() if tied else 0,
         )
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-c", code],
@@ -69,9 +78,15 @@ class Helper:
     def alive(self) -> bool:
         return self._process.poll() is None
 
+    @property
+    def fresh(self) -> bool:
+        """Whether it is to be asked again."""
+        return self.asked < _QUESTIONS and self.alive
+
     def send(self, question: Any, memory: int | None) -> None:
         """Begin to ask ``question``, which may take ``memory`` bytes."""
         self._found.clear()
+        self.asked += 1
         # A thread: reading cannot be given a time, and a question may be larger than a pipe holds
         # before there is somebody to read it.
         self._thread = threading.Thread(
@@ -94,7 +109,9 @@ class Helper:
             stopped = self._is_stopped()
             running = self.alive and self._thread.is_alive()
             self.stop()
-            raise Failed(self._reason(running, stopped))
+            if running and not stopped:
+                raise TooLate("its process did not answer in the time allowed")
+            raise Failed(self._reason(stopped))
         ok, answer = pickle.loads(self._found[0])  # from our own process
         if not ok:
             raise answer
@@ -123,11 +140,9 @@ class Helper:
         except (OSError, IndexError):
             return False
 
-    def _reason(self, running: bool, stopped: bool) -> str:
+    def _reason(self, stopped: bool) -> str:
         if stopped:
             return "its process was stopped"
-        if running:
-            return "its process did not answer in the time allowed"
         code = self._process.returncode
         if code is not None and code < 0:
             import signal
@@ -165,13 +180,14 @@ def take(preload: str) -> Helper:
             _idle.remove(helper)
             if helper.alive:
                 return helper
+            helper.stop()
     return Helper(preload)
 
 
 def keep(helper: Helper) -> None:
     """Give a helper back, for the next question."""
     with _lock:
-        if len(_idle) < _KEPT:
+        if len(_idle) < _KEPT and helper.fresh:
             _idle.append(helper)
             return
     helper.stop()

@@ -38,13 +38,13 @@ def within(timeout: float, function: Callable[..., T], *arguments: Any) -> T:
     taken.send(_Call(function, arguments), DEFAULT_MEMORY)
     try:
         found: T = taken.receive(timeout)
-    except helper.Failed as error:
-        if "in the time allowed" not in str(error):
-            raise BudgetError(f"no answer: {error}", remedy="use smaller tensors") from None
+    except helper.TooLate:
         raise BudgetError(
             f"not finished within {timeout:g} seconds",
             remedy=f"timeout={2 * timeout:g} allows more",
         ) from None
+    except helper.Failed as error:
+        raise BudgetError(f"no answer: {error}", remedy="use smaller tensors") from None
     except MemoryError:
         helper.keep(taken)
         raise BudgetError(
