@@ -28,6 +28,7 @@ class Variant:
     """One source: right where ``codes`` is empty."""
 
     title: str
+    file: str
     name: str
     source: str
     options: tuple[str, ...]
@@ -42,6 +43,7 @@ class Variant:
 @dataclass
 class Piece:
     title: str
+    file: str
     lines: list[str] = field(default_factory=list)
 
     def variants(self) -> Iterator[Variant]:
@@ -58,7 +60,7 @@ class Piece:
                 name = note.removeprefix("# name: ")
             if note.startswith("# option: "):
                 options += shlex.split(note.removeprefix("# option: "))
-        yield Variant(self.title, name, source, tuple(options))
+        yield Variant(self.title, self.file, name, source, tuple(options))
         for note in notes:
             match = _FAULT.match(note)
             if match is None:
@@ -70,7 +72,7 @@ class Piece:
                 raise ValueError(f"{self.title}: {old!r} is not in its backward")
             changed = source[:place] + new + source[place + len(old) :]
             found = frozenset() if codes == "right" else frozenset(codes.split("|"))
-            yield Variant(self.title, name, changed, tuple(options), found, f"{old} => {new}")
+            yield Variant(self.title, self.file, name, changed, tuple(options), found, f"{old} => {new}")
 
 
 def pieces(folder: Path = Path(__file__).parent) -> Iterator[Piece]:
@@ -80,7 +82,7 @@ def pieces(folder: Path = Path(__file__).parent) -> Iterator[Piece]:
             if line.startswith("# == "):
                 if piece is not None:
                     yield piece
-                piece = Piece(line.removeprefix("# == ").strip())
+                piece = Piece(line.removeprefix("# == ").strip(), file.name)
             elif piece is not None:
                 piece.lines.append(line)
         if piece is not None:

@@ -7,7 +7,7 @@ import io
 import json
 import tempfile
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,16 @@ def ask(file: Path, variant: Variant, source: str) -> tuple[int, dict[str, Any],
     return code, json.loads(answer.read_text("utf-8")) if answer.exists() else {}, said.getvalue()
 
 
-def run(variants: Iterable[Variant]) -> Score:
+def run(variants: Iterable[Variant], say: Callable[[str], None] | None = None) -> Score:
+    """The score of the variants; what fell short is said as it is found."""
     score = Score()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for count, variant in enumerate(variants):
+            before = len(score.said)
             _one(score, Path(folder) / f"op{count}.py", variant)
+            for line in score.said[before:] if say is not None else ():
+                say(line)
     return score
 
 
@@ -111,7 +115,6 @@ def shown(score: Score, *, details: bool = True) -> str:
     return "\n".join([*lines, *(score.said if details else ())])
 
 
-def chosen(variants: Iterable[Variant], titles: Sequence[str], every: int = 1) -> list[Variant]:
-    """Those of the titles (all where there are none), each ``every``-th."""
-    found = [v for v in variants if not titles or v.title in titles]
-    return found[::every]
+def chosen(variants: Iterable[Variant], asked: Sequence[str]) -> list[Variant]:
+    """Those of the titles and files named; all where none is."""
+    return [v for v in variants if not asked or v.title in asked or v.file in asked]
