@@ -72,7 +72,9 @@ class Piece:
                 raise ValueError(f"{self.title}: {old!r} is not in its backward")
             changed = source[:place] + new + source[place + len(old) :]
             found = frozenset() if codes == "right" else frozenset(codes.split("|"))
-            yield Variant(self.title, self.file, name, changed, tuple(options), found, f"{old} => {new}")
+            yield Variant(
+                self.title, self.file, name, changed, tuple(options), found, f"{old} => {new}"
+            )
 
 
 def pieces(folder: Path = Path(__file__).parent) -> Iterator[Piece]:
