@@ -37,7 +37,7 @@ from gradexplain.limits import MAX_TOTAL_ELEMENTS
 from gradexplain.numbers import number
 from gradexplain.ops.base import Shape, show_shape
 from gradexplain.reading.arrays import ONES, Value, as_array, bind
-from gradexplain.reading.examples import Inputs
+from gradexplain.reading.inputs import Inputs
 from gradexplain.reading.language import Reading, read, read_text
 from gradexplain.reading.program import Program
 from gradexplain.reading.syntax import parse

@@ -19,7 +19,7 @@ import torch
 from gradexplain import explain
 from gradexplain.errors import GradexplainError
 from gradexplain.explanation import Explanation, Shape
-from gradexplain.reading.examples import Inputs
+from gradexplain.reading.inputs import Inputs
 from gradexplain.reading.pasted import cleaned
 from gradexplain.reading.typed import parse_value
 

@@ -7,10 +7,12 @@ from typing import Any
 
 from gradexplain.errors import InputError, Span
 from gradexplain.ops import by_spelling
+from gradexplain.reading import classes
 from gradexplain.reading.arguments import Dtype
 from gradexplain.reading.names import ALSO, CONSTANTS, MODULES, unknown
 from gradexplain.reading.objects import (
     WHOLE,
+    Class,
     Function,
     Layer,
     Method,
@@ -55,9 +57,15 @@ def attribute(s: Session, owner: Any, name: str, where: Span, place: Span) -> An
         case Tensor():
             return _of_tensor(s, owner, name, where, place)
         case Layer():
-            if name in owner.parameters:
-                return owner.parameters[name]
-            return Method(owner, name, place)
+            for held in (owner.parameters, owner.children, owner.attributes):
+                if name in held:
+                    return held[name]
+            if name == "training":
+                return owner.training
+            found = classes.attribute(s, owner, name, place)
+            return Method(owner, name, place) if found is None else found
+        case Class() if owner.find(name) is not None:
+            return owner.find(name)
         case Optimizer() | list() | tuple() | dict() | str():
             return Method(owner, name, place)
     raise s.at(unknown(name, "an attribute", attributes=True), where)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gradexplain.errors import Span
-from gradexplain.reading import autograd, creation, layers, methods, plain
+from gradexplain.reading import autograd, classes, creation, layers, methods, plain
 from gradexplain.reading.names import CONSTANTS, HOMES, MODULES, functions, unknown
 from gradexplain.reading.objects import (
     Call,
+    Class,
     Function,
     Layer,
     Method,
@@ -28,6 +29,7 @@ _FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
     **autograd.FUNCTIONS,
     **layers.FUNCTIONS,
     **plain.FUNCTIONS,
+    "super": classes.above,
 }
 
 
@@ -43,6 +45,8 @@ def call(
     match function:
         case Own():
             return s.call_own(function, args, kwargs, place)
+        case Class():
+            return classes.instance(s, function, args, kwargs, place)
         case Layer():
             return function.call(Call(function.kind, args, kwargs, place, where))
         case Method(owner=owner, name=name):

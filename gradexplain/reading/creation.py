@@ -198,6 +198,7 @@ def _variable(s: Session, call: Call) -> Any:
             )
         s.unsupported(f"{what(data)} is not read", call.place, TRACE)
     wanted = call.kwargs.get("requires_grad", call.name == "Parameter")
+    data.is_parameter = call.name == "Parameter"
     if wanted is True:
         return requires_grad(s, data, True, call.place)
     return data

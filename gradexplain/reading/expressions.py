@@ -13,6 +13,7 @@ from gradexplain.reading import attributes
 from gradexplain.reading.calls import call
 from gradexplain.reading.names import CONSTANTS, DEFAULTS
 from gradexplain.reading.objects import (
+    Class,
     Function,
     Layer,
     Method,
@@ -172,7 +173,7 @@ def iterated(s: Session, found: Any, place: Span) -> list[Any]:
     if isinstance(found, Unread):
         s.unsupported(f"what `{found.text}` gives is not known here", place, found.why)
     if isinstance(found, Layer):
-        return list(found.children)
+        return list(found.children.values())
     s.fail(f"{what(found)} cannot be looped over", place, "loop over a range or a list")
 
 
@@ -224,6 +225,9 @@ def _call(s: Session, node: ast.Call) -> Any:
         if isinstance(owner, (Module, Unread)):
             where = span(s.program, node.func)
             function = attribute(s, node.func) if isinstance(owner, Module) else owner
+        elif isinstance(owner, Layer) and node.func.attr in owner.children | owner.attributes:
+            where = attribute_span(s.program, node.func)
+            function = attribute(s, node.func)
         else:
             where = attribute_span(s.program, node.func)
             function = Method(owner, node.func.attr, span(s.program, node.func.value))
@@ -254,7 +258,7 @@ def _call(s: Session, node: ast.Call) -> Any:
 
 
 def callable_(found: Any) -> bool:
-    return isinstance(found, (Function, Own, Layer, Method, Unread, Module))
+    return isinstance(found, (Function, Own, Class, Layer, Method, Unread, Module))
 
 
 def _items(s: Session, nodes: list[ast.expr]) -> list[Any]:

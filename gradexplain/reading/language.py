@@ -18,7 +18,7 @@ from gradexplain.explanation import Array
 from gradexplain.graph import Graph, Ref
 from gradexplain.ops import by_spelling
 from gradexplain.ops.base import Shape
-from gradexplain.reading.examples import Inputs
+from gradexplain.reading.inputs import Inputs
 from gradexplain.reading.objects import Tensor, what
 from gradexplain.reading.program import Program
 from gradexplain.reading.session import BackwardCall, Numbers, Remark, Session

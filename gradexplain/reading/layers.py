@@ -248,18 +248,11 @@ def _bilinear(s: Session, call: Call) -> Layer:
 
 
 def _sequential(s: Session, call: Call) -> Layer:
-    children = call.args
-    if len(children) == 1 and isinstance(children[0], dict):
-        children = tuple(children[0].values())
-    if not all(isinstance(child, Layer) for child in children):
-        s.unsupported("nn.Sequential takes modules of torch.nn here", call.place, TRACE)
-
-    held = list(children)
-    layer = Layer(call.name, lambda later: None, children=held)
+    layer = Layer(call.name, lambda later: None, children=_held(s, call.args, call))
 
     def applied(later: Call) -> Any:
         found = later.args[0]
-        for child in layer.children:
+        for child in layer.children.values():
             found = child.call(Call(child.kind, (found,), {}, later.place, later.where))
         return found
 
@@ -268,7 +261,21 @@ def _sequential(s: Session, call: Call) -> Layer:
 
 
 def _module_list(s: Session, call: Call) -> Layer:
-    return Layer("ModuleList", lambda later: None, children=list(call.args[0] if call.args else ()))
+    """``nn.ModuleList`` and ``nn.ModuleDict``: modules that are called one by one."""
+    given = call.args[0] if call.args else ()
+    children = _held(s, (given,) if isinstance(given, dict) else given, call)
+    return Layer(call.name, lambda later: None, children=children)
+
+
+def _held(s: Session, given: Any, call: Call) -> dict[str, Layer]:
+    """The modules in a module, by name."""
+    if len(given) == 1 and isinstance(given[0], dict):
+        held = given[0]
+    else:
+        held = {str(place): child for place, child in enumerate(given)}
+    if not all(isinstance(child, Layer) for child in held.values()):
+        s.unsupported(f"nn.{call.name} takes modules here", call.place, TRACE)
+    return dict(held)
 
 
 def _identity(s: Session, call: Call) -> Layer:
@@ -316,7 +323,7 @@ _WITH_PARAMETERS: dict[str, Callable[[Session, Call], Layer]] = {
     "Linear": _linear, "Conv1d": _convolution(1), "Conv2d": _convolution(2), "Conv3d": _convolution(3),
     "LayerNorm": _layer_norm, "BatchNorm1d": _batch_norm, "BatchNorm2d": _batch_norm,
     "GroupNorm": _group_norm, "Embedding": _embedding, "PReLU": _prelu, "Bilinear": _bilinear,
-    "Sequential": _sequential, "ModuleList": _module_list, "Identity": _identity, "Flatten": _flatten,
+    "Sequential": _sequential, "ModuleList": _module_list, "ModuleDict": _module_list, "Identity": _identity, "Flatten": _flatten,
     "Dropout": _dropout, "Dropout1d": _dropout, "Dropout2d": _dropout,
 }  # fmt: skip
 

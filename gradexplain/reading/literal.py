@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from gradexplain.errors import InputError
 from gradexplain.explanation import Array
-from gradexplain.reading.examples import Inputs
 from gradexplain.reading.expressions import value
+from gradexplain.reading.inputs import Inputs
 from gradexplain.reading.objects import Tensor
 from gradexplain.reading.session import Session
 from gradexplain.reading.statements import connect

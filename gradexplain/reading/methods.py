@@ -11,7 +11,7 @@ import numpy as np
 from gradexplain.errors import Span, UnsupportedError
 from gradexplain.graph import NamedNumber
 from gradexplain.ops import by_spelling
-from gradexplain.reading import autograd
+from gradexplain.reading import autograd, classes
 from gradexplain.reading.arguments import Dtype
 from gradexplain.reading.attributes import data, dtype_name, one_number
 from gradexplain.reading.names import unknown
@@ -24,6 +24,7 @@ from gradexplain.reading.objects import (
     Optimizer,
     Own,
     Results,
+    Super,
     Tensor,
     Unread,
     what,
@@ -39,6 +40,8 @@ def method(s: Session, owner: Any, call: Call) -> Any:
             return _of_tensor(s, owner, call)
         case Layer():
             return _of_layer(s, owner, call)
+        case Super():
+            return classes.of_super(s, owner, call)
         case Optimizer():
             return autograd.optimizer(s, owner, call)
         case Unread(why=why):
@@ -353,33 +356,42 @@ _METHODS: dict[str, Callable[[Session, Tensor, Call], Any]] = {
 
 
 def _of_layer(s: Session, owner: Layer, call: Call) -> Any:
+    if owner.own is not None and owner.own.find(call.name) is not None:
+        return classes.method(s, owner, call.name, call)
     match call.name:
         case "parameters":
             return owner.all_parameters()
         case "named_parameters":
-            return [(p.name, p) for p in owner.all_parameters()]
+            return owner.named_parameters()
         case "zero_grad":
             for parameter in owner.all_parameters():
                 autograd.zero(s, parameter)
             return None
         case "train" | "eval":
             owner.training = call.name == "train" and call.get(0, "mode", True) is not False
-            for child in owner.children:
+            for child in owner.children.values():
                 _of_layer(s, child, call)
             return owner
         case "forward" | "__call__":
             return owner.call(call)
         case "append":
-            owner.children.append(call.args[0])
+            owner.children[str(len(owner.children))] = call.args[0]
             return owner
+        case "add_module" | "register_module" | "register_buffer" | "register_parameter" if len(
+            call.args
+        ) >= 2 and isinstance(call.args[0], str):
+            classes.assign(s, owner, *call.args[:2])
+            return None
         case "to" | "cuda" | "cpu" | "float" | "requires_grad_":
             return owner
         case "double":
             for parameter in owner.all_parameters():
                 parameter.dtype = "float64"
             return owner
-        case "children" | "modules":
-            return list(owner.children)
+        case "children" | "modules" | "values":
+            return list(owner.children.values())
+        case "named_children" | "items":
+            return list(owner.children.items())
         case "apply" | "register_forward_hook" | "register_full_backward_hook":
             s.unsupported(f"`{call.name}` of a module is not read", call.where, TRACE)
     return Unread(s.text(call.place), TRACE)

@@ -42,6 +42,8 @@ class Tensor:
     grad: Tensor | None = None
     #: The tensor whose ``.grad`` this is.
     grad_of: Tensor | None = None
+    #: Made by ``nn.Parameter``: a module that holds it has it among its parameters.
+    is_parameter: bool = False
     #: The rows written into it one by one (``y[0] = …``), None where a row is still the first value's.
     rows: list[Any] | None = None
 
@@ -79,23 +81,58 @@ class Own:
 
 @dataclass(eq=False, slots=True)
 class Layer:
-    """A module of ``torch.nn``: the function it applies, and its parameters."""
+    """A module of ``torch.nn``, or an object of a class of the text: the function it applies, its
+    parameters, the modules in it, and what else it holds.
+    """
 
     kind: str
     call: Callable[..., Any]
     parameters: dict[str, Tensor] = field(default_factory=dict)
-    children: list[Layer] = field(default_factory=list)
+    children: dict[str, Layer] = field(default_factory=dict)
     training: bool = True
+    own: Class | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    def named_parameters(self, prefix: str = "") -> list[tuple[str, Tensor]]:
+        found = [(prefix + name, parameter) for name, parameter in self.parameters.items()]
+        for name, child in self.children.items():
+            found += child.named_parameters(f"{prefix}{name}.")
+        return found
 
     def all_parameters(self) -> list[Tensor]:
-        return [*self.parameters.values(), *(p for c in self.children for p in c.all_parameters())]
+        return [parameter for _, parameter in self.named_parameters()]
 
     def names(self, prefix: str) -> None:
         """Give the parameters the names that they have in ``prefix``."""
-        for name, parameter in self.parameters.items():
-            parameter.name = parameter.name or f"{prefix}_{name}"
-        for place, child in enumerate(self.children):
-            child.names(f"{prefix}_{place}")
+        for name, parameter in self.named_parameters():
+            parameter.name = parameter.name or f"{prefix}_{name}".replace(".", "_")
+
+
+@dataclass(eq=False, slots=True)
+class Class:
+    """A class of the text: what stands in its body, and the class of the text it is made from."""
+
+    name: str
+    base: Class | None
+    #: ``forward`` of a module, ``__call__`` of any other.
+    called: str
+    body: dict[str, Any] = field(default_factory=dict)
+    statics: set[str] = field(default_factory=set)
+    properties: set[str] = field(default_factory=set)
+
+    def find(self, name: str) -> Any:
+        """A method or a value, its own or one of those above."""
+        if name in self.body:
+            return self.body[name]
+        return None if self.base is None else self.base.find(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Super:
+    """``super()``: an object as one of the class above."""
+
+    self: Layer
+    base: Class | None
 
 
 @dataclass(eq=False, slots=True)
@@ -180,6 +217,10 @@ def what(value: Any) -> str:
             return "a slice"
         case Own() | Function() | Method():
             return "a function"
+        case Class():
+            return f"the class `{value.name}`"
+        case Layer(own=Class()):
+            return f"an object of `{value.kind}`"
         case Layer():
             return f"nn.{value.kind}"
         case Unread():

@@ -196,9 +196,10 @@ def subscript(s: Session, owner: Any, index: Any, place: Span) -> Any:
             s.fail("there is no such key", place, f"its keys are: {', '.join(map(str, owner))}")
         return owner[index]
     if isinstance(owner, Layer) and isinstance(index, int):
-        if -len(owner.children) <= index < len(owner.children):
-            return owner.children[index]
-        s.fail(f"it holds {len(owner.children)} modules", place, "count from 0")
+        held = list(owner.children.values())
+        if -len(held) <= index < len(held):
+            return held[index]
+        s.fail(f"it holds {len(held)} modules", place, "count from 0")
     if isinstance(owner, (tuple, list, range, str)):
         if isinstance(index, (int, slice)) and not isinstance(index, bool):
             try:

@@ -19,7 +19,7 @@ from gradexplain.graph import Builder, Graph, Ref
 from gradexplain.limits import MAX_STEPS
 from gradexplain.ops import Op, by_spelling
 from gradexplain.reading.applying import Applier
-from gradexplain.reading.examples import Inputs
+from gradexplain.reading.inputs import Inputs
 from gradexplain.reading.objects import WHOLE, Own, Results, Tensor
 from gradexplain.reading.program import Program
 
@@ -161,12 +161,13 @@ class Session:
 
     def assign(self, name: str, value: Any) -> None:
         if isinstance(value, Tensor):
-            self._name(value, name)
+            self.call_it(value, name)
         elif hasattr(value, "names"):
             value.names(name)
         self.scopes[-1][name] = value
 
-    def _name(self, tensor: Tensor, name: str) -> None:
+    def call_it(self, tensor: Tensor, name: str) -> None:
+        """Give a tensor a name, where it has none."""
         if tensor.ref is not None:
             tensor.ref = self.builder.name(tensor.ref, name)
         elif not tensor.name and tensor.is_leaf:

@@ -8,10 +8,10 @@ from typing import Any, NoReturn
 
 from gradexplain.errors import InputError, Span
 from gradexplain.limits import MAX_CALLS
-from gradexplain.reading import autograd, calls
+from gradexplain.reading import autograd, calls, classes
 from gradexplain.reading.expressions import bind, defaults, iterated, truth, unpacked, value
 from gradexplain.reading.names import MODULES
-from gradexplain.reading.objects import Function, Layer, Module, Own, Tensor, Unread, what
+from gradexplain.reading.objects import Class, Function, Layer, Module, Own, Tensor, Unread, what
 from gradexplain.reading.operators import binary, change_in_place, put, replace, subscript
 from gradexplain.reading.plain import TRACE
 from gradexplain.reading.program import attribute_span, span
@@ -134,9 +134,10 @@ def _to_attribute(s: Session, owner: Any, target: ast.Attribute, found: Any, pla
                     replace(s, owner, found)
                 return
     if isinstance(owner, Layer):
-        if target.attr in owner.parameters and isinstance(found, Tensor):
-            found.name = found.name or owner.parameters[target.attr].name
-            owner.parameters[target.attr] = found
+        old = owner.parameters.get(target.attr)
+        if old is not None and isinstance(found, Tensor):
+            found.name, found.is_parameter = found.name or old.name, True
+        classes.assign(s, owner, target.attr, found)
         return
     if isinstance(owner, (Unread, Module)):
         return
@@ -168,6 +169,15 @@ def _augmented(s: Session, node: ast.AugAssign) -> Any:
             return None
         if isinstance(owner, Tensor) and target.attr == "grad":
             s.unsupported("a .grad that the text writes is not followed", place, TRACE)
+        if isinstance(owner, Layer):
+            old = value(s, target)
+            new = binary(s, type(node.op), old, change, place)
+            if isinstance(old, Tensor) and isinstance(new, Tensor):
+                change_in_place(s, old, place)
+                replace(s, old, new)
+            else:
+                classes.assign(s, owner, target.attr, new)
+            return None
         s.unsupported("this cannot be changed here", place, "assign to a plain name")
     old = value(s, target)
     if isinstance(old, list) and isinstance(change, (list, tuple)) and isinstance(node.op, ast.Add):
@@ -344,14 +354,17 @@ def _try(s: Session, node: ast.Try) -> Any:
 
 
 def _def(s: Session, node: ast.FunctionDef) -> None:
+    s.assign(node.name, _function(s, node))
+
+
+def _function(s: Session, node: ast.FunctionDef) -> Own:
     body = list(node.body)
     for decorator in node.decorator_list:
         if not _enabled(s, decorator, True):
             block = ast.With([ast.withitem(decorator)], body)
             body = [ast.copy_location(block, node)]
     given = defaults(s, node.args)
-    scopes = s.scopes
-    s.assign(node.name, Own(node.name, node.args, body, given, scopes, span(s.program, node)))
+    return Own(node.name, node.args, body, given, s.scopes, span(s.program, node))
 
 
 def _called(
@@ -433,19 +446,39 @@ def _import_from(s: Session, node: ast.ImportFrom) -> None:
         s.scopes[-1][name.asname or name.name] = found
 
 
-def _class(s: Session, node: ast.ClassDef) -> NoReturn:
-    place = Span(
-        span(s.program, node).start, span(s.program, node).start + len(f"class {node.name}")
-    )
-    bases = [ast.unparse(base) for base in node.bases]
-    if any(base.endswith("Function") for base in bases):
-        remedy = f"gradexplain check FILE.py:{node.name} checks a Function of one's own"
-    else:
-        remedy = (
-            "write it as nn.Sequential(…), or the lines of its forward alone; or run the script: "
-            "gradexplain trace FILE.py"
-        )
-    s.unsupported(f"a class of one's own is not read: {node.name}", place, remedy)
+def _class(s: Session, node: ast.ClassDef) -> None:
+    start = span(s.program, node).start
+    place = Span(start, start + len(f"class {node.name}"))
+    above, called = None, "__call__"
+    for base in node.bases:
+        named = isinstance(base, ast.Name) and not s.assigned(base.id)
+        found = None if named else value(s, base)
+        path = ast.unparse(base) if named else getattr(found, "path", "")
+        if isinstance(found, Class):
+            above, called = found, found.called
+        elif path.endswith("Module") and path.startswith(("torch.nn", "Module")):
+            called = "forward"
+        elif path.endswith("Function"):
+            s.unsupported(
+                f"a Function of one's own is not read: {node.name}",
+                place,
+                f"gradexplain check FILE.py:{node.name} checks its backward",
+            )
+        elif path not in ("object", "ABC", "abc.ABC"):
+            s.scopes[-1][node.name] = Unread(f"class {node.name}", TRACE)
+            return
+    made = Class(node.name, above, called)
+    with s.scope((*s.scopes, {"__class__": made}, made.body)):
+        for statement in node.body:
+            if isinstance(statement, ast.FunctionDef):
+                with s.scope(s.scopes[:-1]):  # names of the body are no names of its methods
+                    made.body[statement.name] = _function(s, statement)
+                marks = classes.marks(statement)
+                made.statics |= {statement.name} if "staticmethod" in marks else set()
+                made.properties |= {statement.name} if "property" in marks else set()
+            elif isinstance(statement, (ast.Assign, ast.AnnAssign)):
+                _statement(s, statement)
+    s.scopes[-1][node.name] = made
 
 
 def _raise(s: Session, node: ast.Raise) -> NoReturn:

@@ -1,0 +1,86 @@
+"""Classes of the text: modules of ``torch.nn`` and plain ones, their methods written out where called."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from typing import Any
+
+from gradexplain.errors import Span
+from gradexplain.reading.objects import Call, Class, Layer, Own, Super, Tensor
+from gradexplain.reading.session import Session
+
+
+def instance(s: Session, made: Class, args: Any, kwargs: Mapping[str, Any], place: Span) -> Layer:
+    """What calling a class gives."""
+    self = Layer(made.name, lambda later: None, own=made)
+    self.call = lambda later: method(s, self, made.called, later)
+    start = made.find("__init__")
+    if isinstance(start, Own):
+        s.call_own(start, (self, *args), kwargs, place)
+    return self
+
+
+def method(s: Session, self: Layer, name: str, call: Call) -> Any:
+    """``self.name(…)``."""
+    assert self.own is not None
+    return _invoked(s, self, self.own, name, call)
+
+
+def above(s: Session, call: Call) -> Super:
+    """``super()``, or ``super(Net, self)`` as Python 2 has it."""
+    found = call.args[1] if len(call.args) == 2 else _self(s)
+    if not s.assigned("__class__") or not isinstance(found, Layer):
+        s.fail("super() stands outside a class", call.place, "leave it out")
+    return Super(found, s.lookup("__class__").base)
+
+
+def of_super(s: Session, owner: Super, call: Call) -> Any:
+    """``super().forward(x)``; what PyTorch's own class does beside it is of no consequence here."""
+    if owner.base is not None and owner.base.find(call.name) is not None:
+        return _invoked(s, owner.self, owner.base, call.name, call)
+    return None
+
+
+def _self(s: Session) -> Any:
+    local = s.scopes[-1]
+    return local.get("self", next((v for v in local.values() if isinstance(v, Layer)), None))
+
+
+def _invoked(s: Session, self: Layer, home: Class, name: str, call: Call) -> Any:
+    found = home.find(name)
+    if not isinstance(found, Own):
+        s.fail(
+            f"{self.kind} has no method `{name}`",
+            call.where,
+            f"write `def {name}(self, x): …` in it",
+        )
+    first = () if name in home.statics else (self,)
+    return s.call_own(found, (*first, *call.args), call.kwargs, call.place)
+
+
+def attribute(s: Session, self: Layer, name: str, place: Span) -> Any:
+    """``self.name``: a property is worked out; None where there is nothing of the name."""
+    found = None if self.own is None else self.own.find(name)
+    if isinstance(found, Own) and self.own is not None and name in self.own.properties:
+        return s.call_own(found, (self,), {}, place)
+    return None if isinstance(found, Own) else found
+
+
+def assign(s: Session, self: Layer, name: str, found: Any) -> None:
+    """``self.name = …``: modules and parameters are held apart, as in PyTorch."""
+    for held in (self.children, self.parameters, self.attributes):
+        held.pop(name, None)
+    if isinstance(found, Layer):
+        self.children[name] = found
+    elif isinstance(found, Tensor) and found.is_parameter:
+        self.parameters[name] = found
+    else:
+        if isinstance(found, Tensor):
+            s.call_it(found, name)
+        self.attributes[name] = found
+
+
+def marks(node: ast.FunctionDef) -> set[str]:
+    """``staticmethod`` and ``property`` among the decorators of a method."""
+    return {d.id for d in node.decorator_list if isinstance(d, ast.Name)}
