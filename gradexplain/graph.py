@@ -152,6 +152,25 @@ class Graph:
                 needed.update(node.inputs)
         return needed
 
+    def pruned(self, outputs: Sequence[int]) -> tuple[Graph, dict[int, int]]:
+        """The nodes that ``outputs`` are made from alone, ending at the first of them; and the new id of
+        each old one."""
+        needed: set[int] = set(outputs)
+        for node in reversed(self.nodes):
+            if node.id in needed:
+                needed.update(node.inputs)
+        at = {id: place for place, id in enumerate(sorted(needed))}
+
+        def moved(arg: Any) -> Any:
+            if isinstance(arg, Ref):
+                return Ref(at[arg.id])
+            return tuple(map(moved, arg)) if isinstance(arg, tuple) else arg
+
+        nodes = tuple(
+            replace(self[old], id=new, args=moved(self[old].args)) for old, new in at.items()
+        )
+        return Graph(self.source, nodes, at[outputs[0]]), at
+
     def parts(self) -> dict[int, str]:
         """The nodes that are no operation of the user's, each with the node whose record made it.
 
@@ -320,6 +339,19 @@ class Builder:
             count += 1
         self._versions[name] = count
         return label
+
+
+def renumbered(graph: Graph) -> tuple[Graph, dict[str, str]]:
+    """The graph with versions counted anew, ``w`` for ``w″`` where no other is left; the new names."""
+    counts: dict[str, int] = {}
+    new: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.named:
+            base = re.sub("′+$|@[0-9]+$", "", node.label)
+            new[node.label] = version(base, counts.get(base, 0))
+            counts[base] = counts.get(base, 0) + 1
+    nodes = (replace(n, label=new[n.label]) if n.named else n for n in graph.nodes)
+    return replace(graph, nodes=tuple(nodes)), new
 
 
 def version(name: str, count: int) -> str:

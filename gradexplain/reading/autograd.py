@@ -11,7 +11,6 @@ import numpy as np
 
 from gradexplain.errors import Span
 from gradexplain.explanation import Array
-from gradexplain.graph import Graph
 from gradexplain.ops.base import show_shape
 from gradexplain.reading.objects import WHOLE, Call, Layer, Optimizer, Tensor, Unread, what
 from gradexplain.reading.operators import renewed
@@ -153,20 +152,23 @@ def _list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
+#: After so many calls numbers are worked out at once: what waits for them waits for one another.
+_AT_ONCE = 8
+
+
 def _left(s: Session, call: BackwardCall) -> None:
     """Give every leaf that the call reaches its ``.grad``, whose numbers are computed if needed."""
-    graph = Graph("", tuple(s.builder.nodes), call.start)
-    needed = graph.needed()
+    nodes, needed = s.builder.nodes, s.needed(call.start)
     upto = len(s.calls)
-    for label, leaf in s.made.items():
-        node = graph.by_label(label)
-        if not leaf.requires_grad or node is None or node.id not in needed:
-            continue
-        if call.wanted is None or label in call.wanted:
+    for label in [nodes[id].label for id in needed if nodes[id].is_leaf]:
+        leaf = s.made[label]
+        if upto % _AT_ONCE == 0 and leaf.later is not None:
+            s.leaf_value(label, leaf.tensor.shape)
+        if leaf.requires_grad and (call.wanted is None or label in call.wanted):
             leaf.tensor.grad = _gradient_tensor(s, leaf.tensor, label, upto)
     for tensor in s.retained:
         if tensor.ref is not None and tensor.ref.id in needed:
-            label = s.builder.nodes[tensor.ref.id].label
+            label = nodes[tensor.ref.id].label
             tensor.grad = _gradient_tensor(s, tensor, label, upto)
 
 
@@ -186,19 +188,20 @@ def _gradient_tensor(s: Session, owner: Tensor, label: str, upto: int) -> Tensor
 
 def accumulated(s: Session, label: str, upto: int) -> Array:
     """``.grad`` after the first ``upto`` calls, as PyTorch computes it."""
+    node = next(n for n in reversed(s.builder.nodes) if n.label == label)
     total: Array | None = None
     for call in s.calls[:upto]:
         if label in call.zeroed:
             total = None
-        found = one_call(s, call, [label])[label]
-        if found is not None:
-            total = found if total is None else total + found
-    node = next(n for n in s.builder.nodes if n.label == label)
+        if node.id in s.needed(call.start):
+            found = one_call(s, call, [label])[label]
+            if found is not None:
+                total = found if total is None else total + found
     return np.zeros(node.shape) if total is None else total
 
 
 def one_call(s: Session, call: BackwardCall, labels: Sequence[str]) -> Mapping[str, Array | None]:
-    graph = Graph("", tuple(s.builder.nodes), call.start)
+    graph, _ = s.part(call.start)
     leaves = s.leaves(graph)
     return s.runner(call.place).gradients(graph, leaves, s.run_dtype(graph), call.v, labels)
 

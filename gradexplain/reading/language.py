@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-import numpy as np
-
 from gradexplain.errors import InputError, Span
 from gradexplain.examples import example_values
 from gradexplain.explanation import Array
-from gradexplain.graph import Graph, Ref
+from gradexplain.graph import Graph, Ref, renumbered
 from gradexplain.ops import by_spelling
 from gradexplain.ops.base import Shape
 from gradexplain.reading.inputs import Inputs
@@ -100,11 +97,20 @@ def read_text(
     """
     s = Session(program, inputs, dtype, numbers, values=True)
     output = _read(s)
-    if s.calls:
-        return _of_calls(s)
+    if s.calls or s.script:
+        return _of_script(s, output)
     graph = s.builder.graph(output)
-    return _finished(
-        s, graph, (), statements_of(program, graph) if not s.script else _shown(s, graph)
+    examples = {n.label for n in graph.leaves if s.made[n.label].example}
+    return Reading(
+        graph,
+        _values(s, graph),
+        frozenset(examples - set(inputs.given)) - inputs.ones,
+        None,
+        s.run_dtype(graph),
+        (),
+        (),
+        statements_of(program, graph),
+        tuple(s.remarks),
     )
 
 
@@ -204,9 +210,67 @@ def _output_names() -> Iterator[str]:
 # -- what the text asks ----------------------------------------------------------------------------
 
 
-def _of_calls(s: Session) -> Reading:
-    """The reading of a text that calls backward itself."""
-    kept = _kept(s)
+def _of_script(s: Session, output: Ref) -> Reading:
+    """The reading of a text that makes its own leaves, or calls backward itself: what it computed
+    beside that is left out."""
+    calls = _kept(s)
+    _named(s, calls)
+    starts = [call.start for call in calls] or [output.id]
+    whole = s.builder.graph(Ref(starts[0]))
+    statements = _shown(s, whole, calls, starts)
+    dtype = s.run_dtype(Graph("", whole.nodes, starts[-1]))
+    asked = {label for call in calls for label in call.wanted or ()}
+    kept = [t.ref.id for t in s.retained if t.ref is not None]
+    kept += [n.id for n in whole.nodes if n.label in asked and not n.is_leaf]
+    needed = {id for id in starts for id in Graph("", whole.nodes, id).needed()}
+    also = [n.id for n in whole.nodes if n.label in asked and n.is_leaf and n.id not in needed]
+    graph, at = whole.pruned([*starts, *also])
+    values = _values(s, graph)
+    own = [n.label for n in graph.leaves if s.made[n.label].requires_grad]
+    made = [label for label in own if s.made[label].dtype is not None]
+    wanted = [label for label in made if not asked or label in asked] if made else own
+    examples = {n.label for n in graph.leaves if s.made[n.label].example}
+    examples -= set(s.inputs.given) | s.inputs.ones
+    retain = [graph[at[id]].label for id in dict.fromkeys(kept) if id in at]
+    graph, new = renumbered(graph)
+    return Reading(
+        graph,
+        {new[label]: found for label, found in values.items()},
+        frozenset(new[label] for label in examples),
+        tuple(new[label] for label in wanted),
+        dtype,
+        tuple(_moved(call, at, new) for call in calls),
+        tuple(new.get(label, label) for label in retain),
+        statements,
+        tuple(s.remarks),
+        script=True,
+        returned=s.returned,
+    )
+
+
+def _moved(call: BackwardCall, at: Mapping[int, int], new: Mapping[str, str]) -> BackwardCall:
+    """A call in the terms of the graph that is left."""
+    wanted = None if call.wanted is None else tuple(new.get(n, n) for n in call.wanted)
+    return dataclasses.replace(
+        call,
+        start=at[call.start],
+        zeroed=frozenset(new[label] for label in call.zeroed if label in new),
+        wanted=wanted,
+    )
+
+
+def _kept(s: Session) -> list[BackwardCall]:
+    """The last call, and those before it that were made at the same values."""
+    if not s.calls:
+        return []
+    last = _versions(s, s.calls[-1])
+    kept: list[BackwardCall] = []
+    for call in reversed(s.calls):
+        versions = _versions(s, call)
+        if any(last.get(tensor, label) != label for tensor, label in versions.items()):
+            break
+        kept.insert(0, call)
+        last = {**versions, **last}
     if len(kept) < len(s.calls):
         s.remark(
             "earlier calls",
@@ -216,35 +280,16 @@ def _of_calls(s: Session) -> Reading:
             "step.",
         )
         kept[0] = dataclasses.replace(kept[0], zeroed=frozenset())
-    _named(s, kept)
-    for call in kept:
-        s.leaves(Graph("", tuple(s.builder.nodes), call.start))
-    graph = s.builder.graph(Ref(kept[0].start))
-    graph, calls = _renamed(s, graph, kept)
-    return _finished(s, graph, calls, _shown(s, graph, calls))
-
-
-def _kept(s: Session) -> list[BackwardCall]:
-    """The last call, and those before it that were made at the same values."""
-    last = _versions(s, s.calls[-1])
-    kept: list[BackwardCall] = []
-    for call in reversed(s.calls):
-        versions = _versions(s, call)
-        if any(last.get(tensor, label) != label for tensor, label in versions.items()):
-            break
-        kept.insert(0, call)
-        last = {**versions, **last}
     return kept
 
 
 def _versions(s: Session, call: BackwardCall) -> dict[int, str]:
     """The label that each tensor's leaf has in a call."""
-    graph = Graph("", tuple(s.builder.nodes), call.start)
-    needed = graph.needed()
+    nodes = s.builder.nodes
     return {
         id(s.made[n.label].tensor): n.label
-        for n in graph.nodes
-        if n.id in needed and n.is_leaf and s.made[n.label].requires_grad
+        for n in (nodes[id] for id in s.needed(call.start))
+        if n.is_leaf and s.made[n.label].requires_grad
     }
 
 
@@ -263,97 +308,23 @@ def _named(s: Session, calls: list[BackwardCall]) -> None:
         calls[place] = dataclasses.replace(call, start=ref.id)
 
 
-def _renamed(
-    s: Session, graph: Graph, calls: list[BackwardCall]
-) -> tuple[Graph, tuple[BackwardCall, ...]]:
-    """The leaves that were changed by their own names: ``w`` for ``w″``."""
-    new: dict[str, str] = {}
-    for call in calls:
-        for label in _versions(s, call).values():
-            base = re.sub("′+$|@[0-9]+$", "", label)
-            if base != label and s.made.get(base) is not None:
-                if s.made[base].tensor is s.made[label].tensor:
-                    new[label], new[base] = base, label
-    if not new:
-        return graph, tuple(calls)
-    nodes = tuple(
-        dataclasses.replace(n, label=new.get(n.label, n.label)) if n.is_leaf else n
-        for n in graph.nodes
-    )
-    s.made = {new.get(label, label): leaf for label, leaf in s.made.items()}
-    changed = tuple(
-        dataclasses.replace(
-            call,
-            zeroed=frozenset(new.get(label, label) for label in call.zeroed),
-            wanted=None if call.wanted is None else tuple(new.get(n, n) for n in call.wanted),
-        )
-        for call in calls
-    )
-    return Graph(graph.source, nodes, graph.output), changed
-
-
-def _finished(
-    s: Session, graph: Graph, calls: tuple[BackwardCall, ...], statements: tuple[str, ...]
-) -> Reading:
-    starts = [call.start for call in calls] or [graph.output]
-    needed: set[int] = set()
-    for start in starts:
-        needed |= Graph("", graph.nodes, start).needed()
-    whole = Graph("", graph.nodes, starts[-1])
-    labels = [n.label for n in graph.nodes if n.is_leaf and (n.id in needed or not s.script)]
-    own = [n for n in labels if s.made[n].dtype is not None and s.made[n].requires_grad]
-    asked = {label for call in calls for label in call.wanted or ()}
-    leaves = [label for label in own if not asked or label in asked]
-    retain = [
-        n.label
-        for t in s.retained
-        if t.ref is not None and (n := graph.nodes[t.ref.id]).id in needed
-    ]
-    retain += [label for label in asked if label not in labels]
-    if s.script and not own:
-        leaves = [label for label in labels if s.made[label].requires_grad]
-    values = _values(s, graph, labels)
-    examples = {label for label in labels if s.made[label].example and label not in s.inputs.given}
-    examples -= s.inputs.ones
-    return Reading(
-        graph,
-        values,
-        frozenset(examples),
-        tuple(leaves) if s.script else None,
-        s.run_dtype(whole),
-        calls,
-        tuple(dict.fromkeys(retain)),
-        statements,
-        tuple(s.remarks),
-        s.script,
-        s.returned,
-    )
-
-
-def _values(s: Session, graph: Graph, labels: Sequence[str]) -> dict[str, Array]:
+def _values(s: Session, graph: Graph) -> dict[str, Array]:
     """The value of every leaf; those that nobody gave are made to suit the whole graph."""
     free = [n for n in graph.leaves if s.made[n.label].value is None and not s.made[n.label].later]
     made = example_values(graph, [n for n in free if not s.inputs.gives(n.label)])
-    values: dict[str, Array] = {}
-    for node in graph.leaves:
-        leaf = s.made[node.label]
-        if node.label in made:
-            leaf.value = made[node.label]
-        elif node.label not in labels and leaf.later:
-            leaf.value = np.ones(node.shape)  # it plays no part: any value will do
-        values[node.label] = s.leaf_value(node.label, node.shape)
-    return values
+    for label, value in made.items():
+        s.made[label].value = value
+    return {n.label: s.leaf_value(n.label, n.shape) for n in graph.leaves}
 
 
 # -- what is shown ---------------------------------------------------------------------------------
 
 
-def _shown(s: Session, graph: Graph, calls: tuple[BackwardCall, ...] = ()) -> tuple[str, ...]:
+def _shown(
+    s: Session, graph: Graph, calls: Sequence[BackwardCall], starts: Sequence[int]
+) -> tuple[str, ...]:
     """The statements of a script that computed what is differentiated, and the calls of backward."""
-    starts = [call.start for call in calls] or [graph.output]
-    needed: set[int] = set()
-    for start in starts:
-        needed |= Graph("", graph.nodes, start).needed()
+    needed = {id for start in starts for id in Graph("", graph.nodes, start).needed()}
     computed = {id for id in needed if graph.nodes[id].op is not None}
     lines: list[str] = []
     told: set[int] = set()

@@ -113,6 +113,7 @@ class Session:
     _steps: int = 0
     _seen: int = 0
     _requiring: set[int] = field(default_factory=set)
+    _needed: dict[int, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.builder = Builder(self.program.source, any_size=self.any_size)
@@ -315,6 +316,21 @@ class Session:
                 array = array.astype(np.float32).astype(np.float64)
         return Tensor(array.shape, place, dtype=dtype, value=array, **more)
 
+    def needed(self, id: int) -> list[int]:
+        """The nodes that a value is made from, itself included, in order."""
+        if id not in self._needed:
+            found, waiting = {id}, [id]
+            while waiting:
+                new = set(self.builder.nodes[waiting.pop()].inputs) - found
+                found |= new
+                waiting += new
+            self._needed[id] = sorted(found)
+        return self._needed[id]
+
+    def part(self, id: int) -> tuple[Graph, dict[int, int]]:
+        """The graph that a value is made from alone, and the new id of each old one."""
+        return Graph("", tuple(self.builder.nodes), id).pruned([id])
+
     # -- numbers ---------------------------------------------------------------------------------
 
     def known(self, tensor: Tensor) -> Array | None:
@@ -342,7 +358,7 @@ class Session:
             return known
         if tensor.ref is None and tensor.later is not None:
             return tensor.later()
-        graph = Graph("", tuple(self.builder.nodes), self.ref(tensor).id)
+        graph, _ = self.part(self.ref(tensor).id)
         return self.runner(place).value(graph, self.leaves(graph), self.run_dtype(graph))
 
     def runner(self, place: Span) -> Numbers:
@@ -355,16 +371,8 @@ class Session:
         return self.numbers
 
     def leaves(self, graph: Graph) -> dict[str, Array]:
-        """The values of the leaves that a graph's output is made from."""
-        needed = graph.needed()
-        found: dict[str, Array] = {}
-        for node in graph.nodes:
-            if node.is_leaf:
-                needless = node.id not in needed
-                found[node.label] = (
-                    np.zeros(node.shape) if needless else self.leaf_value(node.label, node.shape)
-                )
-        return found
+        """The values of a graph's leaves."""
+        return {node.label: self.leaf_value(node.label, node.shape) for node in graph.leaves}
 
     def leaf_value(self, label: str, shape: Shape) -> Array:
         leaf = self.made[label]
