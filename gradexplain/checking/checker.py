@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.checking import formulas
+from gradexplain.checking import conditions, formulas, manners, numeric
 from gradexplain.checking.case import Case
 from gradexplain.checking.claims import wrong_shape
 from gradexplain.checking.code import Asked, Question, integers, subjects_of
+from gradexplain.checking.dtypes import measured
 from gradexplain.checking.faults import UNMENDED, diagnose
 from gradexplain.checking.report import CheckReport, Entry, Fault, InputReport, PointReport
+from gradexplain.checking.setting import CodeSetting
 from gradexplain.checking.subjects import FormulaSubject, Subject
 from gradexplain.checking.trials import Trial, Tries, made, where
 from gradexplain.codegen.line import gradient_line
@@ -44,6 +46,7 @@ def check(
     frozen: Sequence[str] = (),
     intended: str | Sequence[str] | Mapping[str, str] | None = None,
     against: Any = None,
+    order: int = 1,
 ) -> CheckReport:
     """Is a hand-written backward right, and if not, what is wrong with it?
 
@@ -61,10 +64,17 @@ def check(
     J is held against that of the forward, or of ``against`` (an expression or a callable of the
     same inputs), or against what is ``intended``: ``"straight-through"``, or claims.
 
+    ``dtype`` may name several with commas between them, float16 and bfloat16 among them: J is
+    compared in float64, and the claim is then run in each of them.  With ``order=2`` the derivatives
+    of the gradients are compared too.
+
     Raises `GradexplainError` where the question makes no sense.
     """
-    if dtype not in compare.ROUNDOFF:
-        raise InputError(f"dtype {dtype!r} is not supported", remedy="use 'float64' or 'float32'")
+    dtype, dtypes = _dtypes(dtype)
+    if order not in (1, 2):
+        raise InputError(
+            f"order {order} is not 1 or 2", remedy="use 1, or 2 for second derivatives"
+        )
     texts: Sequence[str] | Mapping[str, str] | None = [claim] if isinstance(claim, str) else claim
     sizes: dict[str, Shape] = {
         name: tuple(int(n) for n in shape) for name, shape in (shapes or {}).items()
@@ -84,11 +94,15 @@ def check(
                 remedy='say what the backward returns, as in claim="x: v/x.sum(dim=0)"',
             )
         return check_subject(
-            FormulaSubject(parse(subject), texts, grad_name), given, sizes, dtype, upstream
-        )
+            FormulaSubject(parse(subject), texts, grad_name), given, sizes, dtype, upstream,
+            order=order, dtypes=dtypes,
+        )  # fmt: skip
     question = Question(texts, grad_name, seed, intended, against)
     arguments = {**(arguments or {}), **dict.fromkeys(absent)}
-    return check_code(subject, question, at or {}, given, sizes, arguments, frozen, dtype, upstream)
+    further = {"order": order, "dtypes": dtypes}
+    return check_code(
+        subject, question, at or {}, given, sizes, arguments, frozen, dtype, upstream, further
+    )
 
 
 def check_code(
@@ -101,6 +115,7 @@ def check_code(
     frozen: Sequence[str],
     dtype: str,
     upstream: Any,
+    further: Mapping[str, Any],
 ) -> CheckReport:
     """The report on an operation: at the first way to read its parameters at which it runs."""
     wanted = None
@@ -122,7 +137,7 @@ def check_code(
         for one in found:
             here = {n: s for n, s in sizes.items() if n not in kept}
             try:
-                report = check_subject(one, floats, here, dtype, upstream)
+                report = check_subject(one, floats, here, dtype, upstream, **further)
             except InputError as error:
                 first = first or error
                 tried += 1
@@ -131,11 +146,25 @@ def check_code(
             if report.right and others and len(one.names) > len(asked.tensors):
                 # An argument that may be left out is: the backward has to be right then too.
                 with contextlib.suppress(InputError):
-                    without = check_subject(others[0], floats, here, dtype, upstream)
+                    without = check_subject(others[0], floats, here, dtype, upstream, **further)
                     return without if not without.right else report
             return report
     assert first is not None
     raise first
+
+
+def _dtypes(text: str) -> tuple[str, tuple[str, ...]]:
+    """The dtype in which J is compared, and those in which the claim is run besides."""
+    names = [part.strip() for part in text.split(",")]
+    for name in names:
+        if name not in compare.FORMATS:
+            raise InputError(
+                f"dtype {name!r} is not supported",
+                remedy=f"use {', '.join(compare.FORMATS)}, or several with commas between them",
+            )
+    if len(names) == 1 and names[0] in compare.ROUNDOFF:
+        return names[0], ()
+    return "float64", tuple(dict.fromkeys(names))
 
 
 def _value(value: Any, name: str, sizes: Mapping[str, Shape], dtype: str) -> Array:
@@ -162,11 +191,25 @@ def check_subject(
     grad: Any = None,
     *,
     write: bool = True,
+    order: int = 1,
+    dtypes: Sequence[str] = (),
 ) -> CheckReport:
     """The report on a subject.  Without ``write`` no formulas are written out."""
-    from gradexplain.reading.arrays import ONES
-
     tries = Tries(subject, dtype)
+    with numeric.one_thread():
+        return _report(subject, tries, given, shapes, grad, write, order, dtypes)
+
+
+def _report(
+    subject: Subject,
+    tries: Tries,
+    given: Mapping[str, Array],
+    shapes: Mapping[str, Shape],
+    grad: Any,
+    write: bool,
+    order: int,
+    dtypes: Sequence[str],
+) -> CheckReport:
     upstream = None if grad is None or grad is ONES else np.asarray(grad, dtype=np.float64)
     trials = made(tries, given, shapes, upstream)
     if upstream is not None and upstream.shape != trials[0].out_shape:
@@ -180,31 +223,70 @@ def check_subject(
     report = CheckReport(
         subject=subject.title,
         output=subject.output,
-        dtype=dtype,
+        dtype=tries.dtype,
         verdict="right",
         inputs={},
         points=[],
         reference=reference,
         v_name=first.setting.grad_names[0],
         grad=upstream,
+        order=order,
     )
+    whole = {n: s for n, s in shapes.items() if n not in given}
+    plain = upstream is None and grad is None and not all(t.right(n) for t in trials
+                                                          for n in first.setting.wanted)  # fmt: skip
+    symmetric = ""
+    if plain:
+        asked = trials, tries, first.setting.wanted, given, whole
+        found = conditions.met(conditions.on_data(first, given), *asked)
+        if found is not None:
+            report.condition, trials = found[0].text, found[1]
+        else:
+            found = conditions.met(conditions.on_matrices(first, given), *asked)
+            if found is not None:
+                report.notes.append(f"It is right where {found[0].text}.")
+                symmetric = found[0].name
     joint = _joint(trials, tries, report)
     for name in first.setting.wanted:
         report.inputs[name] = _input(name, trials, tries, report, write, grad is ONES, joint)
     for trial in trials:
-        wrong = tuple(n for n in first.setting.wanted if not trial.right(n))
+        wrong = tuple(n for n in first.setting.wanted if _wrong(trial, n, report, grad is ONES))
         report.points.append(
             PointReport(
                 trial.what, dict(trial.setting.shapes), dict(trial.values), trial.out_shape, wrong
             )
         )
-    if any(i.verdict == "wrong" for i in report.inputs.values()):
-        report.verdict = "wrong"
+    for one in report.inputs.values():
+        if symmetric and one.fault is not None and one.fault.code == "unknown":
+            text = f"the gradient by {one.name} is right for symmetric {symmetric} only"
+            one.fault = replace(one.fault, code="symmetric_assumption", sentence=text)
+    if order == 2 or dtypes or isinstance(first.setting, CodeSetting):
+        _further(report, trials, tries, order, dtypes)
+    verdicts = {i.verdict for i in report.inputs.values()} | {d.verdict for d in report.dtypes}
+    report.verdict = next((v for v in ("wrong", "cannot tell") if v in verdicts), "right")
     for claim in getattr(subject, "claimed", ()):
         if claim.name in report.inputs:
             report.inputs[claim.name].text = " ".join(claim.text.split())
     _notes(report, subject, trials)
     return report
+
+
+def _further(
+    report: CheckReport, trials: list[Trial], tries: Tries, order: int, dtypes: Sequence[str]
+) -> None:
+    """What is asked beyond J: how the backward may be used, second derivatives, other dtypes."""
+    first = next(t for t in trials if not t.special)
+    if report.grad is None and all(i.verdict == "right" for i in report.inputs.values()):
+        found: Mapping[str, Fault] = {}
+        if isinstance(first.setting, CodeSetting):
+            found, notes = manners.faults(first)
+            report.notes.extend(notes)
+            if order == 2 and not found:
+                found = manners.second(first)
+        for name, fault in found.items():
+            report.inputs[name].fault, report.inputs[name].verdict = fault, "wrong"
+    for dtype in dtypes:
+        report.dtypes.extend(measured(first, tries, dtype))
 
 
 def _input(
@@ -217,6 +299,10 @@ def _input(
     found.tolerance = float(max(tolerances))
     if not wrong:
         found.point = 0
+        if all(not t.special and (np.abs(t.true[name]) <= t.tolerance(name)).all()
+               for t in trials) and any(t.true[name].any() for t in trials):  # fmt: skip
+            # Zeros would pass too: rounding allows more than there is.
+            found.verdict = "cannot tell"
         _entries(found, trials[0], name)
         if write:
             formulas.describe(found, trials[0], tries, name)

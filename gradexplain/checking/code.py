@@ -162,11 +162,15 @@ class _Subject:
 
     def run(self, tensors: Mapping[str, Any], *, plain: bool = False) -> Any:
         """The outputs that have a gradient, as one tensor."""
-        torch.manual_seed(self.seed)
-        result = self.operation.run(tensors, self.binding.arguments, plain=plain)
-        return self.one(result)
+        found = self.parts(tensors, plain=plain)
+        return found[0] if len(found) == 1 else torch.cat([part.reshape(-1) for part in found])
 
-    def one(self, result: Any) -> Any:
+    def parts(self, tensors: Mapping[str, Any], *, plain: bool = False) -> list[Any]:
+        """The outputs that have a gradient."""
+        torch.manual_seed(self.seed)
+        return self.chosen(self.operation.run(tensors, self.binding.arguments, plain=plain))
+
+    def chosen(self, result: Any) -> list[Any]:
         parts = list(result) if isinstance(result, (tuple, list)) else [result]
         parts = [p for p in parts if p is not None]
         floats = [
@@ -183,9 +187,7 @@ class _Subject:
             )
         if self.kept is not None:
             floats = [i for i in self.kept if i < len(parts)]
-        if len(floats) == 1:
-            return parts[floats[0]]
-        return torch.cat([parts[i].reshape(-1) for i in floats])
+        return [parts[i] for i in floats]
 
     def accepts(self, shapes: Mapping[str, Shape], values: Mapping[str, Array]) -> bool:
         """Whether the operation runs at these shapes, and what comes out depends on what goes in."""
@@ -334,7 +336,8 @@ class CodeSubject(_Subject):
         if self.reference is None:
             return self.run(tensors, plain=True)
         torch.manual_seed(self.seed)
-        return self.one(self.reference(tensors, self.binding.arguments))
+        found = self.chosen(self.reference(tensors, self.binding.arguments))
+        return found[0] if len(found) == 1 else torch.cat([part.reshape(-1) for part in found])
 
     def setting(self, shapes: Mapping[str, Shape], values: Mapping[str, Array]) -> CodeSetting:
         self.check_here(shapes, values)

@@ -385,6 +385,21 @@ KINDS = (
         "backward raises an error.",
     ),
     Kind(
+        154,
+        "layout",
+        "wrong for some layouts of v",
+        "Right for a contiguous v, wrong for one that is not, is expanded, or belongs to one of "
+        "several outputs: a kernel reads memory without looking at strides. "
+        "grad_output.contiguous() mends it.",
+    ),
+    Kind(
+        155,
+        "once_differentiable",
+        "the backward cannot be differentiated again",
+        "@once_differentiable says that the backward is not made of differentiable operations: "
+        "a gradient penalty or a Hessian raises an error, instead of being wrong.",
+    ),
+    Kind(
         153,
         "unknown",
         "no single fault that is known here explains it",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,18 @@ UNEVALUATED = (*REFUSALS, GradexplainError)
 
 def torch_module() -> Any:
     return imported()
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch in one thread: for tensors as small as these, threads only wait for each other."""
+    torch = torch_module()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def tensor(values: Any, dtype: str, *, grad: bool = False) -> Any:

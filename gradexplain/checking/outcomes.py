@@ -236,10 +236,14 @@ def by_linearity(case: Case) -> Fault | None:
             f"multiply by {v} exactly once in each term",
         )
     if "constant" in kinds:
+        held = "" if not all(_at_ones(t, case.name) for t in case.regular) else (
+            f"; it is right for loss.backward(), where {v} = 1, not for any other {v}: "
+            f"multiply by {v}"
+        )  # fmt: skip
         return Fault(
             "v_unused",
             f"the gradient by {case.name} does not depend on {v}: the upstream gradient is "
-            "not used",
+            f"not used{held}",
             f"grad_{case.name} = {v} * …",
         )
     if "affine" in kinds:
@@ -250,6 +254,14 @@ def by_linearity(case: Case) -> Fault | None:
             f"multiply every term by {v}",
         )
     return None
+
+
+def _at_ones(trial: Trial, name: str) -> bool:
+    """Whether a claim that does not depend on v is right for v = 1."""
+    rows, true = trial.result(name).rows, trial.true[name]
+    return rows is not None and rows[0].size == true.shape[1] and (
+        close(rows[0].reshape(1, -1), true.sum(0, keepdims=True), true, trial.dtype)
+    )  # fmt: skip
 
 
 def by_kink(case: Case) -> Fault | None:

@@ -128,9 +128,26 @@ class PointReport:
     wrong: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class DtypeReport:
+    """The claim about one input run in one dtype: how far it is off, how far rounding allows at that
+    entry, and how many times the bound the largest entry of J is; at 1, zeros would pass.
+    """
+
+    dtype: str
+    name: str
+    verdict: str
+    error: float | None = None
+    bound: float | None = None
+    margin: float | None = None
+    said: str = ""
+
+
 @dataclass(slots=True)
 class CheckReport:
-    """The outcome of a check.  ``reference`` is ``closed form`` or ``autograd``."""
+    """The outcome of a check.  ``reference`` is ``closed form`` or ``autograd``; ``verdict`` right,
+    wrong or cannot tell.
+    """
 
     subject: str
     output: str
@@ -143,12 +160,20 @@ class CheckReport:
     notes: list[str] = field(default_factory=list)
     #: Set when one ``grad`` was given, and only ``Jᵀv`` was compared.
     grad: Array | None = None
+    #: Under which condition the claims are right, "" where they are without one.
+    condition: str = ""
+    order: int = 1
+    dtypes: list[DtypeReport] = field(default_factory=list)
 
     SCHEMA: ClassVar[str] = "gradexplain-check/1"
 
     @property
     def right(self) -> bool:
         return self.verdict == "right"
+
+    @property
+    def exit_code(self) -> int:
+        return {"right": 0, "wrong": 1}.get(self.verdict, 3)
 
     @property
     def fault(self) -> Fault | None:

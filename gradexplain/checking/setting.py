@@ -91,8 +91,8 @@ class CodeSetting(Setting):
         texts = self.subject.question.intended
         if isinstance(texts, str):
             texts = dict.fromkeys(self.wanted, "v") if texts == "straight-through" else [texts]
-        known = {**self.shapes, "v": self.out_shape, "grad_output": self.out_shape,
-                 "y": self.out_shape}  # fmt: skip
+        named = dict.fromkeys(("v", "grad_output", "y"), self.out_shape)
+        known = {**named, **self.shapes}
         for claim in claims_.read_claims(texts or (), self.wanted):
             self.meant[claim.name] = claims_.declared(claim, known)
         missing = [n for n in self.wanted if n not in self.meant]
@@ -113,11 +113,12 @@ class CodeSetting(Setting):
 
     def reference(self, values: Mapping[str, Array], dtype: str) -> dict[str, Array]:
         if self.by == "intended":
-            known = {n: numeric.tensor(v, dtype) for n, v in values.items()}
-            known["y"] = numeric.tensor(self.subject.forward(values), dtype)
+            known = {"y": numeric.tensor(self.subject.forward(values), dtype)}
+            known |= {n: numeric.tensor(v, dtype) for n, v in values.items()}
             units = numeric.basis(self.out_shape)
+            vs = tuple(n for n in ("v", "grad_output") if n not in self.shapes)
             return {
-                n: claim_rows(self.meant[n], known, ("v",), units, dtype).reshape(len(units), -1)
+                n: claim_rows(self.meant[n], known, vs, units, dtype).reshape(len(units), -1)
                 for n in self.wanted
             }
         if self.by != "differences":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -54,6 +55,7 @@ class Trial:
     kinks: set[str] = field(default_factory=set)
     _sizes: dict[str, Array] = field(default_factory=dict)
     _smooth: bool | None = None
+    _wrong: dict[str, tuple[Any, Array]] = field(default_factory=dict)
 
     @property
     def out_shape(self) -> Shape:
@@ -64,6 +66,11 @@ class Trial:
 
     def shape(self, name: str) -> Shape:
         return self.setting.shapes[name]
+
+    def is_integer(self, name: str) -> bool:
+        """Whether an input is of integers, which stay what they are."""
+        binding = getattr(getattr(self.setting, "subject", None), "binding", None)
+        return binding is not None and name in binding.integers
 
     def claimed(self, name: str) -> Array | None:
         """J as implemented; None where no array of the right shape came back."""
@@ -105,7 +112,14 @@ class Trial:
         """True at each entry of J that is wrong.  At a kink PyTorch's own answer is right too, and
         where its kernel is coarse.
         """
-        found = self.claimed(name) if claimed is None else claimed
+        if claimed is not None:
+            return self._compared(name, claimed)
+        rows = self.result(name).rows
+        if name not in self._wrong or self._wrong[name][0] is not rows:
+            self._wrong[name] = rows, self._compared(name, self.claimed(name))
+        return self._wrong[name][1]
+
+    def _compared(self, name: str, found: Array | None) -> Array:
         true = self.true[name]
         if found is None:
             return np.ones(true.shape, dtype=bool)
@@ -181,10 +195,21 @@ def forward_values(setting: Setting, values: Mapping[str, Array]) -> dict[str, A
 class Tries:
     """Makes the trials of one check; truths are derived once for each graph."""
 
-    def __init__(self, subject: Subject, dtype: str) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        dtype: str,
+        met: Mapping[str, Callable[[Array], Array]] | None = None,
+    ) -> None:
         self.subject = subject
         self.dtype = dtype
+        #: What values of an input are made to meet.
+        self.met = met or {}
         self.truths: dict[int, Truth] = {}
+
+    def meeting(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """Values of ours, made to meet what is asked of them."""
+        return {n: self.met[n](v) if n in self.met else v for n, v in values.items()}
 
     def truth(self, setting: Setting) -> Truth | None:
         if setting.graph is None:
@@ -312,7 +337,10 @@ def _at_settings(
         for signed in kinds:
             for what, values in points.regular(free, number + 1, signed=signed):
                 trial = tries.trial(
-                    setting, what, _held({**values, **given}, setting, tries.dtype), grad=grad
+                    setting,
+                    what,
+                    _held({**tries.meeting(values), **given}, setting, tries.dtype),
+                    grad=grad,
                 )
                 if trial is not None:
                     trials.append(trial)
@@ -320,7 +348,7 @@ def _at_settings(
         if number == 0 and grad is None and not given and setting.kinked:
             for what, values in points.special(free, setting.graph):
                 trial = tries.trial(
-                    setting, what, _held(values, setting, tries.dtype), special=True
+                    setting, what, _held(tries.meeting(values), setting, tries.dtype), special=True
                 )
                 if trial is not None:
                     trials.append(trial)
@@ -329,7 +357,7 @@ def _at_settings(
         free = {n: s for n, s in setting.shapes.items() if n not in given}
         _, values = next(points.regular(free, 1))
         trial = tries.trial(
-            setting, "positive values", _held({**values, **given}, setting, tries.dtype),
+            setting, "positive values", _held({**tries.meeting(values), **given}, setting, tries.dtype),
             finite=False, grad=grad,
         )  # fmt: skip
         assert trial is not None

@@ -28,7 +28,11 @@ _CODE = re.compile(r"(?P<path>.+\.py):(?P<name>[^\W\d]\w*)$", re.DOTALL)
 @click.option("--shape", metavar="NAME=D0,D1", multiple=True, help="An input's shape; repeatable.")
 @click.option("--grad", metavar="V", help="Compare for this v only, instead of all of J.")
 @click.option(
-    "--dtype", type=click.Choice(["float64", "float32"]), default="float64", help="[float64]"
+    "--dtype", metavar="DTYPE,…", default="float64",
+    help="float64, float32; of several, each is listed, as in float16,bfloat16,float32. [float64]",
+)  # fmt: skip
+@click.option(
+    "--order", type=click.IntRange(1, 2), default=1, help="2: the derivatives of the gradients too."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, help="torch.manual_seed for a file. [0]")
 @click.option(
@@ -60,6 +64,7 @@ def check(
     shape: tuple[str, ...],
     grad: str | None,
     dtype: str,
+    order: int,
     seed: int,
     arguments: tuple[str, ...],
     absent: tuple[str, ...],
@@ -83,7 +88,8 @@ def check(
     Without --at several points of several shapes are tried. All of J is compared, unless --grad
     gives one v.
 
-    Exit codes: 0 the backward is right, 1 it is wrong, 2 the request was not understood.
+    Exit codes: 0 the backward is right, 1 it is wrong, 2 the request was not understood, 3 in a
+    dtype asked for nothing can be told.
     """
     if what is None:
         raise InputError(
@@ -116,6 +122,7 @@ def check(
         grad=None if grad is None else typed.parse_value(grad, "--grad"),
         grad_name=grad_name,
         dtype=dtype,
+        order=order,
         seed=seed,
         arguments=dict(map(_argument, arguments)),
         absent=absent,
@@ -124,7 +131,7 @@ def check(
         against=_against(against, seed),
     )
     _write(report, out, everything)
-    return 0 if report.right else 1
+    return report.exit_code
 
 
 def _argument(text: str) -> tuple[str, Any]:

@@ -32,6 +32,7 @@ def render(report: CheckReport, style: Style | None = None, *, everything: bool 
     for found in report.inputs.values():
         _evidence(page, report, found, everything)
     _points(page, report)
+    _dtypes(page, report)
     if report.notes:
         page.blank()
         page.heading("Notes")
@@ -62,17 +63,28 @@ def _verdict(page: Page, report: CheckReport) -> None:
             "the closed form" if report.reference == "closed form" else "autograd of the forward"
         )
         what = "Jᵀv for the v given" if report.grad is not None else "every entry of J"
+        held = f"right when {report.condition}: " if report.condition else "right: "
+        twice = ", and can be differentiated again" if report.order == 2 else ""
         page.add(
-            page.text("right: ", _RIGHT),
+            page.text(held, _RIGHT),
             page.text(
                 f"the gradient by {listed(names)} agrees with {against} in {what}, at "
-                f"{_count(len(report.points), 'point')} ({report.dtype})."
+                f"{_count(len(report.points), 'point')} ({report.dtype}){twice}."
             ),
             hang=2,
         )
         return
     for found in report.inputs.values():
-        if found.fault is None:
+        if found.verdict == "cannot tell":
+            page.add(
+                page.text("cannot tell: ", _WRONG),
+                page.text(
+                    f"rounding to {report.dtype} allows more than the gradient by {found.name} is: "
+                    "zeros would pass too. Give other values, or another dtype."
+                ),
+                hang=2,
+            )
+        elif found.fault is None:
             page.add(page.text("right: ", _RIGHT), page.text(f"the gradient by {found.name}."))
         else:
             page.add(page.text("WRONG: ", _WRONG), page.text(f"{found.fault.sentence}."), hang=2)
@@ -219,6 +231,31 @@ def _points(page: Page, report: CheckReport) -> None:
             ]
         )
     page.grid(rows)
+
+
+def _dtypes(page: Page, report: CheckReport) -> None:
+    if not report.dtypes:
+        return
+    page.blank()
+    page.heading("In each dtype", "at the first point, rounded to it")
+    rows = []
+    for one in report.dtypes:
+        cells = [one.dtype, one.name]
+        if one.error is not None and one.bound is not None and one.margin is not None:
+            cells += [
+                f"off by {numbers.number(one.error, 2)}",
+                f"rounding allows {numbers.number(one.bound, 2)}",
+                f"zeros would be off by {numbers.number(one.margin, 2)} bounds",
+            ]
+        else:
+            cells += [one.said, "", ""]
+        right = one.verdict == "right"
+        rows.append([[page.text(one.verdict, _RIGHT if right else _WRONG)],
+                     *([page.text(cell)] for cell in cells)])  # fmt: skip
+    page.grid(rows)
+    for one in report.dtypes:
+        if one.said and one.error is not None:
+            page.add(page.text(f"{one.dtype}: the gradient by {one.name} is {one.said}."), hang=2)
 
 
 def _count(n: int, one: str, many: str = "") -> str:

@@ -1,0 +1,86 @@
+"""A claim in formats of fewer digits: how far it is off, how far rounding allows, and what is seen."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradexplain.checking import numeric
+from gradexplain.checking.report import DtypeReport
+from gradexplain.checking.trials import Trial, Tries
+from gradexplain.errors import GradexplainError
+from gradexplain.explanation import Array
+from gradexplain.verdict.compare import FORMATS, local_bound
+
+#: Roundings that a computation which is not known is allowed.
+_UNKNOWN = 4
+_LARGE = (10.0, 100.0, 1000.0)
+
+
+def measured(trial: Trial, tries: Tries, dtype: str) -> list[DtypeReport]:
+    """For each input the claim run in ``dtype`` at the same point, rounded to it.
+
+    A bound that zeros would meet too tells nothing: the verdict is *cannot tell* then.
+    """
+    values = {n: _held(v, dtype) for n, v in trial.values.items()}
+    here = tries.trial(trial.setting, trial.what, values) or trial
+    try:
+        found = trial.setting.implemented(values, numeric.basis(trial.out_shape), dtype)
+    except GradexplainError as error:
+        return [DtypeReport(dtype, n, "cannot tell", said=error.message)
+                for n in trial.setting.wanted]  # fmt: skip
+    reports = []
+    for name in trial.setting.wanted:
+        result = found.results[name]
+        if result.rows is None or result.rows.shape[1:] != trial.shape(name):
+            reports.append(
+                DtypeReport(dtype, name, "cannot tell", said=result.error or "no result")
+            )
+            continue
+        mine, true = result.rows.reshape(len(result.rows), -1), here.true[name]
+        size = here.size[name]
+        if trial.setting.graph is None:
+            size = _UNKNOWN * np.abs(true).max(initial=0.0)
+        allowed = local_bound(size, true, np.ones(1), dtype)
+        with np.errstate(all="ignore"):
+            gap = np.nan_to_num(np.abs(mine - true), nan=np.inf, posinf=np.inf)
+            place = np.unravel_index(int(np.argmax(gap / allowed)), gap.shape)
+            margin = float((np.abs(true) / allowed).max(initial=0.0))
+        verdict = "right" if (gap <= allowed).all() else "wrong"
+        if verdict == "right" and margin <= 1 and true.any():
+            verdict = "cannot tell"
+        reports.append(
+            DtypeReport(dtype, name, verdict, float(gap[place]), float(allowed[place]), margin,
+                        _overflow(trial, name, dtype))
+        )  # fmt: skip
+    return reports
+
+
+def _held(values: Array, dtype: str) -> Array:
+    return numeric.array(numeric.tensor(values, dtype))
+
+
+def _overflow(trial: Trial, name: str, dtype: str) -> str:
+    """Where the claim is not finite at large values, though J is."""
+    setting = trial.setting
+    for factor in _LARGE:
+        values = {
+            n: _held(v * (factor if np.issubdtype(v.dtype, np.floating) else 1), dtype)
+            for n, v in trial.values.items()
+        }
+        try:
+            true = setting.reference(values, "float64")[name]
+            rows = (
+                setting.implemented(values, numeric.basis(trial.out_shape), dtype)
+                .results[name]
+                .rows
+            )
+        except (*numeric.UNEVALUATED, ArithmeticError):
+            return ""
+        largest = FORMATS[dtype].largest
+        if rows is None or not (
+            np.isfinite(true).all() and np.abs(true).max(initial=0.0) < largest
+        ):
+            return ""
+        if not np.isfinite(rows).all():
+            return f"not finite at {factor:g} times these values, where J is"
+    return ""

@@ -1,0 +1,217 @@
+"""How a backward whose J is right is used: by other layouts of v, by some outputs, for some inputs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gradexplain.checking import differences, numeric, points
+from gradexplain.checking.operation import quiet, said
+from gradexplain.checking.report import Fault
+from gradexplain.explanation import Array
+
+if TYPE_CHECKING:
+    from gradexplain.checking.setting import CodeSetting
+    from gradexplain.checking.trials import Trial
+
+torch = numeric.torch_module()
+#: Each subset of so many inputs is tried; of more, each input alone.
+_SUBSETS = 4
+
+
+class Use:
+    """One operation at one point, differentiated in whatever manner is asked for."""
+
+    def __init__(self, setting: CodeSetting, values: Mapping[str, Array]) -> None:
+        self.setting, self.values = setting, values
+        self.wanted = setting.wanted
+        #: What each fault says of an input, and what is no fault and said in a note.
+        self.notes: list[str] = []
+
+    def run(self, needs: Sequence[str]) -> tuple[list[Any], list[Any]]:
+        """The outputs that have a gradient, and the leaves that need one."""
+        subject = self.setting.subject
+        leaves = subject.tensors(self.values, "float64")
+        for name in needs:
+            leaves[name].requires_grad_()
+        inputs = {n: t.clone() if t.requires_grad else t for n, t in leaves.items()}
+        return subject.parts(inputs), [leaves[n] for n in needs]
+
+    def grads(self, needs: Sequence[str], vs: Sequence[Any], only: int | None = None) -> list[Any]:
+        outputs, leaves = self.run(needs)
+        kept = [k for k, y in enumerate(outputs) if y.requires_grad and only in (None, k)]
+        with quiet():
+            found = torch.autograd.grad(
+                [outputs[k] for k in kept], leaves, [vs[k] for k in kept], allow_unused=True
+            )
+        return [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)]
+
+
+def faults(trial: Trial) -> tuple[dict[str, Fault], list[str]]:
+    """What is wrong by input, and notes."""
+    use = Use(trial.setting, trial.values)  # type: ignore[arg-type]
+    try:
+        outputs, _ = use.run(use.wanted)
+        vs = [torch.as_tensor(0.5 + points.spread(tuple(y.shape), 7)) for y in outputs]
+        whole = dict(zip(use.wanted, use.grads(use.wanted, vs), strict=True))
+    except Exception:  # the user's own code, which `implemented` has reported
+        return {}, []
+    for found in (_subsets(use, vs, whole), _alone(use, vs), _layouts(use, vs)):
+        for name, fault in found:
+            return {name: fault}, use.notes
+    return {}, use.notes
+
+
+def _same(a: Any, b: Any) -> bool:
+    return bool(a.shape == b.shape and torch.allclose(a, b, rtol=1e-8, atol=1e-11, equal_nan=True))
+
+
+def _subsets(use: Use, vs: Sequence[Any], whole: Mapping[str, Any]) -> Iterator[tuple[str, Fault]]:
+    """Each subset of the inputs as those that need a gradient."""
+    count = len(use.wanted)
+    sizes = range(1, count) if count <= _SUBSETS else [1] if count > 1 else []
+    for needs in itertools.chain.from_iterable(
+        itertools.combinations(use.wanted, n) for n in sizes
+    ):
+        only = f"right when every input needs a gradient; when only {_listed(needs)} does"
+        try:
+            found = use.grads(needs, vs)
+        except Exception as error:  # the user's own code
+            if "does not require grad" in str(error):
+                continue
+            yield needs[0], Fault("needs_input_grad", f"{only}, the backward raises: {said(error)}")
+            continue
+        for name, grad in zip(needs, found, strict=True):
+            if not _same(grad, whole[name]):
+                yield (
+                    name,
+                    Fault(
+                        "needs_input_grad",
+                        f"{only}, the gradient by {name} is another",
+                        hint="look at what stands under ctx.needs_input_grad, and at its places",
+                    ),
+                )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(names)
+
+
+def _alone(use: Use, vs: Sequence[Any]) -> Iterator[tuple[str, Fault]]:
+    """Each of several outputs alone: the gradients of the others are None, or 0."""
+    for k in range(len(vs) if len(vs) > 1 else 0):
+        others = [v if i == k else torch.zeros_like(v) for i, v in enumerate(vs)]
+        said_of = f"when only output {k} is used"
+        try:
+            one, all_ = use.grads(use.wanted, vs, only=k), use.grads(use.wanted, others)
+        except Exception as error:  # the user's own code
+            yield use.wanted[0], Fault(
+                "raises", f"{said_of}, the backward raises: {said(error)}",
+                hint="the gradient of an unused output is None where materialize_grads is off",
+            )  # fmt: skip
+            continue
+        for name, a, b in zip(use.wanted, one, all_, strict=True):
+            if not _same(a, b):
+                yield name, Fault("layout", f"{said_of}, the gradient by {name} is another")
+
+
+def _layouts(use: Use, vs: Sequence[Any]) -> Iterator[tuple[str, Fault]]:
+    """v with gaps between its elements, transposed in memory, and one number expanded."""
+    apart = [torch.stack([v, v + 1], -1)[..., 0] for v in vs]
+    turned = [v.mT.contiguous().mT if v.ndim > 1 else v for v in vs]
+    one = [torch.tensor(0.75, dtype=v.dtype).expand(v.shape) for v in vs]
+    for what, layout in (("not contiguous", apart), ("transposed in memory", turned),
+                         ("expanded, as y.sum().backward() gives it", one)):  # fmt: skip
+        plain = [v.contiguous() for v in layout]
+        try:
+            right = use.grads(use.wanted, plain)
+        except Exception:  # the user's own code, which `implemented` has reported
+            return
+        try:
+            found = use.grads(use.wanted, layout)
+        except Exception as error:  # the user's own code
+            use.notes.append(
+                f"The backward raises where v is {what}: {said(error).rstrip('.')}. "
+                "Write reshape for view, or call v.contiguous()."
+            )
+            continue
+        for name, a, b in zip(use.wanted, found, right, strict=True):
+            if not _same(a, b):
+                yield (
+                    name,
+                    Fault(
+                        "layout",
+                        f"the gradient by {name} is wrong where v is {what}: the backward reads memory "
+                        "as if v were contiguous",
+                        hint="grad_output = grad_output.contiguous()",
+                    ),
+                )
+
+
+def second(trial: Trial) -> dict[str, Fault]:
+    """The derivatives of the gradients themselves, by each input and by v, held against central
+    differences of the gradients, which are right.
+    """
+    use = Use(trial.setting, trial.values)  # type: ignore[arg-type]
+    names = use.wanted
+
+    def first(values: Mapping[str, Array], *, graph: bool = False) -> tuple[list[Any], list[Any]]:
+        here = Use(use.setting, {n: values[n] for n in use.setting.shapes})
+        outputs, leaves = here.run(names)
+        parts, start = [], 0
+        flat = torch.as_tensor(values["v"]).requires_grad_(graph)
+        for y in outputs:
+            parts.append(flat.reshape(-1)[start : start + y.numel()].reshape(y.shape))
+            start += y.numel()
+        with quiet():
+            found = torch.autograd.grad(
+                outputs, leaves, parts, create_graph=graph, allow_unused=True
+            )
+        grads = [
+            torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)
+        ]
+        return grads, [*leaves, flat]
+
+    values = {**trial.values, "v": 0.5 + points.spread(trial.out_shape, 7)}
+    found: dict[str, Fault] = {}
+    try:
+        grads, leaves = first(values, graph=True)
+    except Exception as error:  # the user's own code
+        return dict.fromkeys(names, _refused(error))
+    for k, name in enumerate(names):
+
+        def one(at: Mapping[str, Array], k: int = k) -> Array:
+            return numeric.array(first(at)[0][k])
+
+        told = differences.jacobians(one, values, [*names, "v"])
+        try:
+            mine = numeric.rows_of(grads[k], leaves, [*names, "v"])
+        except Exception as error:  # the user's own code
+            found[name] = _refused(error)
+            continue
+        for other, (j, off) in told.items():
+            scale = max(float(abs(j).max(initial=0.0)), 1e-6)
+            if not (abs(mine[other] - j) <= 100 * off + 1e-6 * scale).all():
+                why = (
+                    "is taken to be 0: what the backward computes does not reach autograd"
+                    if not mine[other].any() else "is wrong: a saved value was detached, or "
+                    "something is computed outside of autograd"
+                )  # fmt: skip
+                found[name] = Fault(
+                    "second_order",
+                    f"the gradient by {name} is right; its derivative by {other} {why}",
+                    hint="compute the backward by differentiable operations of the saved inputs, "
+                    "or mark it @once_differentiable",
+                )
+                break
+    return found
+
+
+def _refused(error: BaseException) -> Fault:
+    if "once_differentiable" in str(error):
+        return Fault(
+            "once_differentiable",
+            "the gradient is right; it cannot be differentiated again, as @once_differentiable says",
+        )
+    return Fault("second_order", f"the gradient is right; differentiating it raises: {said(error)}")
