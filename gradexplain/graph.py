@@ -8,6 +8,7 @@ script that ran (`gradexplain.trace`); shapes are checked when a node is made.
 from __future__ import annotations
 
 import re
+from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -278,9 +279,13 @@ class Builder:
         self.nodes[ref.id] = replace(node, label=label, named=True)
         return ref
 
-    def graph(self, output: Ref) -> Graph:
-        """The finished graph, twins merged; unnamed values are numbered t1, t2, … in order."""
-        nodes, same = merged(self.nodes)
+    def graph(self, output: Ref, calls: Sequence[int] = ()) -> Graph:
+        """The finished graph, twins merged; unnamed values are numbered t1, t2, … in order.
+
+        ``calls`` says how many nodes there were at each call of ``backward``: what is computed anew
+        after one is another value for PyTorch, which frees the first.
+        """
+        nodes, same = merged(self.nodes, calls)
         count = 0
         # What only stood beside its twin is numbered last: nothing uses it any more.
         for id in sorted(range(len(nodes)), key=lambda id: same[id] != id):
@@ -391,7 +396,7 @@ class ValueShape(tuple[int, ...]):
         return self
 
 
-def merged(nodes: Sequence[Node]) -> tuple[list[Node], list[int]]:
+def merged(nodes: Sequence[Node], calls: Sequence[int] = ()) -> tuple[list[Node], list[int]]:
     """The nodes with each use of a twin replaced by the first of them, and that one's id for each.
 
     Twins are values of one operation, equal inputs and equal arguments, such as ``x.mean()`` written
@@ -417,7 +422,7 @@ def merged(nodes: Sequence[Node]) -> tuple[list[Node], list[int]]:
         node = replace(node, args=moved(node.args)) if node.args else node
         what: Any = node.id
         if node.op is not None and not node.named:
-            what = node.op.pattern or node.op, node.integer, key(node.args)
+            what = node.op.pattern or node.op, node.integer, key(node.args), bisect(calls, node.id)
         elif isinstance(node.value, np.ndarray) and not node.named:
             what = "array", node.integer, node.shape, node.value.tobytes()
         same.append(seen.setdefault(what, node.id))

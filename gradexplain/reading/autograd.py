@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from gradexplain.errors import Span
-from gradexplain.explanation import Array
+from gradexplain.explanation import Array, Shape
 from gradexplain.ops.base import show_shape
 from gradexplain.reading.objects import WHOLE, Call, Layer, Optimizer, Tensor, Unread, what
 from gradexplain.reading.operators import renewed
@@ -60,7 +61,19 @@ def backward_method(s: Session, owner: Tensor, call: Call) -> None:
     """``y.backward(v)``."""
     inputs = call.get(3, "inputs")
     retain_graph = _switch(call.get(1, "retain_graph"), call.get(2, "create_graph"))
-    started(s, owner, call.get(0, "gradient"), retain_graph, inputs, call.place, call.where)
+    v = call.get(0, "gradient")
+    if _differentiated(s, owner, v, inputs, call.place):
+        s.remark(
+            "create_graph",
+            f"`{s.text(call.place)}` differentiates the gradient that torch.autograd.grad returned: "
+            ".grad is the second derivative, below.",
+        )
+        return
+    started(s, owner, v, retain_graph, inputs, call.place, call.where)
+    if call.get(2, "create_graph"):
+        for leaf in s.made.values():
+            if leaf.tensor.grad is not None:
+                leaf.tensor.grad.derived = leaf.tensor
 
 
 def _switch(*given: Any) -> bool:
@@ -81,6 +94,14 @@ def started(
     if not isinstance(start, Tensor):
         s.fail(f"{what(start)} has no backward", where, "call it on a tensor that was computed")
     ref = s.ref(start)
+    if any(s.made[label].tensor.derived for label in _leaves_of(s, ref.id)):
+        s.unsupported(
+            "what is computed from a gradient (create_graph=True) is followed only where it is that "
+            "gradient, or its sum, once",
+            place,
+            "gradexplain trace FILE runs the script and explains it; gradexplain hessian EXPR shows "
+            "second derivatives",
+        )
     if not s.requires(start):
         s.fail(
             "element 0 of tensors does not require grad and does not have a grad_fn",
@@ -91,11 +112,69 @@ def started(
     array = _vector(s, start, v, place)
     wanted = None if inputs is None else tuple(_label(s, part, place) for part in _list(inputs))
     zeroed = frozenset(s.zeroed)
+    made = BackwardCall(ref.id, array, retain_graph, zeroed, wanted, place, len(s.builder.nodes))
+    for label in _leaves_of(s, ref.id):
+        if label in s.stale:
+            _hold(s, made, label)
     s.zeroed.clear()
-    made = BackwardCall(ref.id, array, retain_graph, zeroed, wanted, place)
     s.calls.append(made)
     _left(s, made)
     return made
+
+
+def _hold(s: Session, call: BackwardCall, label: str) -> None:
+    """Refuse a backward whose numbers depend on a leaf that was changed since: PyTorch mixes old and
+    new, or raises."""
+    graph, _ = s.part(call.start)
+    leaf = s.made[label]
+    labels = [n.label for n in graph.leaves if s.made[n.label].requires_grad]
+    old = s.leaves(graph)
+    new = {**old, label: s.number(leaf.tensor, call.place)}
+    dtype = s.run_dtype(graph)
+    before, after = (
+        s.runner(call.place).gradients(graph, values, dtype, call.v, labels)
+        for values in (old, new)
+    )
+    if all(np.array_equal(before[n], after[n], equal_nan=True) for n in labels):  # type: ignore[arg-type]
+        return
+    base = leaf.tensor.name or label
+    s.unsupported(
+        f"{base} is changed by `{s.text(s.stale[label])}` after it was used: PyTorch's backward then "
+        "mixes its old and new elements, or refuses to run",
+        call.place,
+        f"change {base} after backward, or compute what depends on it anew",
+    )
+
+
+def _leaves_of(s: Session, id: int) -> list[str]:
+    nodes = s.builder.nodes
+    return [nodes[n].label for n in s.needed(id) if nodes[n].is_leaf]
+
+
+def _differentiated(s: Session, start: Any, v: Any, inputs: Any, place: Span) -> bool:
+    """Whether a gradient that was computed before is differentiated itself: ``d²y/dx²``."""
+    gradient = _summed(s, start)
+    if gradient is None or len(s.calls) != 1 or s.order == 2 or not s.returned:
+        return False
+    asked = [gradient.derived] if inputs is None else _list(inputs)
+    ones = v is None or isinstance(v, Tensor) and bool((s.number(v, place) == 1).all())
+    if asked != [gradient.derived] or not ones or (v is None and math.prod(start.shape) != 1):
+        return False
+    s.order = 2
+    return True
+
+
+def _summed(s: Session, start: Any) -> Tensor | None:
+    """The gradient that a value is, or is the sum of."""
+    if not isinstance(start, Tensor) or start.derived is not None:
+        return start if isinstance(start, Tensor) else None
+    if start.ref is not None:
+        node = s.builder.nodes[start.ref.id]
+        if node.op is not None and node.op.name == "sum" and node.shape == ():
+            source = s.builder.nodes[node.inputs[0]]
+            if source.is_leaf and s.made[source.label].tensor.derived is not None:
+                return s.made[source.label].tensor
+    return None
 
 
 def _vector(s: Session, start: Tensor, v: Any, place: Span) -> Array | None:
@@ -215,13 +294,8 @@ def _grad(s: Session, call: Call) -> Any:
     vs = call.get(2, "grad_outputs")
     given = _list(vs) if vs is not None else [None] * len(outputs)
     keep = _switch(call.get(3, "retain_graph"), call.get(4, "create_graph"))
-    if call.get(4, "create_graph"):
-        s.remark(
-            "create_graph",
-            f"`{s.text(call.place)}` keeps the graph of the gradient too; what is computed from it "
-            "afterwards is not followed here: gradexplain run EXPR --order 2, or gradexplain hessian, "
-            "differentiate the backward pass.",
-        )
+    if len(outputs) == 1 and _differentiated(s, outputs[0], vs and given[0], inputs, call.place):
+        return tuple(Unread(s.text(call.place), _THIRD) for _ in inputs)
     grads: list[Tensor] = []
     before = {label: leaf.tensor.grad for label, leaf in s.made.items()}
     parts = list(zip(outputs, given, strict=False))
@@ -236,11 +310,16 @@ def _grad(s: Session, call: Call) -> Any:
     for part in inputs:
         label = _label(s, part, call.place)
         found = _returned(s, part, label, first, len(s.calls))
+        found.derived = part if call.get(4, "create_graph") else None
         grads.append(found)
     for label, leaf in s.made.items():
         leaf.tensor.grad = before.get(label)
     s.returned = True
     return tuple(grads)
+
+
+#: Of what comes after the second derivative.
+_THIRD = "its numbers are not followed further; gradexplain trace FILE runs the script"
 
 
 def _returned(s: Session, owner: Tensor, label: str, first: int, upto: int) -> Tensor:
@@ -268,49 +347,81 @@ def _backward(s: Session, call: Call) -> None:
         started(s, start, v, keep or later, call.kwargs.get("inputs"), call.place, call.where)
 
 
+def _output_of(s: Session, function: Any, args: Sequence[Any], call: Call) -> Tensor:
+    """What a function of the text gives, as one tensor."""
+    output = s.call(function, tuple(args), {}, call.place, call.where)
+    if isinstance(output, (tuple, list)):
+        s.unsupported(
+            "a function of several outputs is not read here", call.place, "join them with cat"
+        )
+    if not isinstance(output, Tensor):
+        s.fail(f"the function gives {what(output)}", call.place, "return a tensor")
+    return output
+
+
+def _differentiate(
+    s: Session, function: Any, args: Sequence[Any], inputs: Sequence[Any], v: Any, call: Call
+) -> Tensor:
+    """A function called and differentiated by ``inputs``; without v by each of its results."""
+    for part in inputs:
+        if isinstance(part, Tensor) and not s.requires(part):
+            requires_grad(s, part, True, call.place)
+    output = _output_of(s, function, args, call)
+    if v is None and math.prod(output.shape) != 1:
+        v = s.literal(np.ones(output.shape), output.dtype, call.place)
+        s.remark(
+            "jacobian",
+            f"`{s.text(call.place)}` asks for the whole Jacobian, which is shown; backward with "
+            "v = ones adds its rows.",
+        )
+    started(s, output, v, True, list(inputs), call.place, call.where)
+    s.returned = True
+    return output
+
+
 def _functional(kind: str) -> Callable[[Session, Call], Any]:
     """``torch.autograd.functional.jacobian(f, x)`` and ``vjp(f, x, v)``."""
 
     def made(s: Session, call: Call) -> Any:
-        function, inputs = call.get(0, "func"), _list(call.get(1, "inputs"))
-        for part in inputs:
-            if isinstance(part, Tensor) and not s.requires(part):
-                requires_grad(s, part, True, call.place)
-        output = s.call(function, tuple(inputs), {}, call.place, call.where)
-        if isinstance(output, (tuple, list)):
-            s.unsupported(
-                "a function of several outputs is not read here", call.place, "join them with cat"
-            )
-        if not isinstance(output, Tensor):
-            s.fail(f"the function gives {what(output)}", call.place, "return a tensor")
+        inputs = _list(call.get(1, "inputs"))
         v = call.get(2, "v") if kind == "vjp" else None
-        if v is None and math.prod(output.shape) != 1:
-            v = s.literal(np.ones(output.shape), output.dtype, call.place)
-            s.remark(
-                "jacobian",
-                f"`{s.text(call.place)}` asks for the whole Jacobian, which is shown; backward with "
-                "v = ones adds its rows.",
-            )
-        started(s, output, v, True, inputs, call.place, call.where)
-        result = Unread(s.text(call.place), "its numbers are not followed further")
+        output = _differentiate(s, call.get(0, "func"), inputs, inputs, v, call)
+        result = Unread(s.text(call.place), _THIRD)
         return (output, result) if kind == "vjp" else result
 
     return made
 
 
-def _curried(kind: str) -> Callable[[Session, Call], Any]:
-    """``torch.func.grad(f)(x)`` and ``jacrev(f)(x)``."""
+def _curried(s: Session, call: Call) -> Any:
+    """``torch.func.grad(f)(x)`` and ``jacrev(f, argnums=1)(x, y)``."""
+    function, wanted = call.get(0, "func"), call.get(1, "argnums", 0)
 
-    def made(s: Session, call: Call) -> Any:
-        function = call.get(0, "func")
+    def inner(later: Call) -> Any:
+        places = wanted if isinstance(wanted, tuple) else (wanted,)
+        if not all(isinstance(n, int) and n < len(later.args) for n in places):
+            s.fail("argnums names no argument", later.place, "count the arguments from 0")
+        inputs = [later.args[n] for n in places]
+        output = _differentiate(s, function, later.args, inputs, None, later)
+        result = Unread(s.text(later.place), _THIRD)
+        return (result, output) if call.name == "grad_and_value" else result
 
-        def inner(later: Call) -> Any:
-            joined = Call(kind, (function, tuple(later.args)), {}, later.place, later.where)
-            return _functional("jacobian")(s, joined)
+    return Layer(call.name, inner)
 
-        return Layer(kind, inner)
 
-    return made
+def _vjp(s: Session, call: Call) -> Any:
+    """``output, back = torch.func.vjp(f, x)``; ``back(v)`` is the product."""
+    inputs = list(call.args[1:])
+    for part in inputs:
+        if isinstance(part, Tensor) and not s.requires(part):
+            requires_grad(s, part, True, call.place)
+    output = _output_of(s, call.args[0] if call.args else None, inputs, call)
+
+    def back(later: Call) -> Any:
+        started(s, output, later.get(0, "v"), True, inputs, later.place, later.where)
+        s.returned = True
+        return (Unread(s.text(later.place), _THIRD),) * len(inputs)
+
+    return output, Layer("vjp", back)
 
 
 def _refused(s: Session, call: Call) -> Any:
@@ -339,39 +450,87 @@ def optimizer(s: Session, owner: Optimizer, call: Call) -> Any:
     return Unread(s.text(call.place), "an optimizer's state is not followed")
 
 
-def _step(s: Session, owner: Optimizer, call: Call) -> None:
-    """``p ← p − lr·p.grad`` for plain SGD; of any other the values afterwards are not known."""
-    rate = owner.rate
-    for parameter in owner.parameters:
-        grad = parameter.grad
-        if grad is None:
-            continue
-        old = s.ref(parameter)
-        label = s.builder.nodes[old.id].label
-        before = s.made[label]
+@dataclass(eq=False)
+class _Step:
+    """One step of an optimizer on one parameter, taken by PyTorch's optimizer when it is asked for."""
 
-        def stepped(label: str = label, grad: Tensor = grad, shape: Any = parameter.shape) -> Array:
-            if rate is None:
+    s: Session
+    owner: Optimizer
+    options: Mapping[str, Any]
+    label: str
+    shape: Shape
+    grad: Tensor
+    place: Span
+    before: _Step | None
+    state: Mapping[str, Array] = field(default_factory=dict)
+    found: Array | None = None
+
+    def value(self) -> Array:
+        if self.found is None:
+            s, owner = self.s, self.owner
+            if owner.scheduled or owner.kind == "LBFGS":
                 s.unsupported(
-                    f"what {owner.kind} makes of the parameters is not followed",
-                    call.place,
+                    f"what {owner.kind} makes of the parameters is not followed"
+                    + (" with a scheduler" if owner.scheduled else ""),
+                    self.place,
                     "gradexplain trace runs a script",
                 )
-            assert grad.later is not None
-            return s.leaf_value(label, shape) - rate * grad.later()
+            if self.before is not None:
+                self.before.value()
+                self.state = self.before.state
+            grad = s.known(self.grad) if self.grad.later is None else self.grad.later()
+            assert grad is not None
+            kind = s.made[self.label].dtype or "float64"
+            old = s.leaf_value(self.label, self.shape)
+            after = s.runner(self.place).step(owner.kind, self.options, old, grad, self.state, kind)
+            self.state = {name: array for name, array in after.items() if name}
+            self.found = after[""]
+        return self.found
 
-        new = Tensor(parameter.shape, call.place, dtype=before.dtype, later=stepped)
-        renewed(s, parameter, new)
-        parameter.later, parameter.value = stepped, None
+
+def _step(s: Session, owner: Optimizer, call: Call) -> None:
+    """Every parameter that has a gradient becomes another leaf."""
+    for parameter, options in zip(owner.parameters, owner.options, strict=True):
+        if parameter.grad is None:
+            continue
+        label = s.builder.nodes[s.ref(parameter).id].label
+        before = owner.steps.get(id(parameter))
+        step = _Step(s, owner, options, label, parameter.shape, parameter.grad, call.place, before)
+        owner.steps[id(parameter)] = step
+        kind = s.made[label].dtype
+        renewed(s, parameter, Tensor(parameter.shape, call.place, dtype=kind, later=step.value))
+        parameter.later, parameter.value = step.value, None
 
 
-def _sgd(s: Session, call: Call) -> Any:
-    parameters = call.get(0, "params", [])
-    held = [p for p in _list(parameters) if isinstance(p, Tensor)]
-    rate = call.get(1, "lr", 0.001)
-    options = {"momentum", "weight_decay", "nesterov", "dampening"} & set(call.kwargs)
-    plain = call.name == "SGD" and isinstance(rate, (int, float)) and not options
-    return Optimizer(call.name, held, float(rate) if plain else None)
+def _optimizer(s: Session, call: Call) -> Any:
+    given = call.kwargs.get("lr", call.args[1] if len(call.args) > 1 else None)
+    shared = {name: part for name, part in call.kwargs.items() if name != "params"}
+    shared |= {} if given is None else {"lr": given}
+    parameters: list[Tensor] = []
+    options: list[Mapping[str, Any]] = []
+    for group in _list(call.get(0, "params", [])):
+        own = group if isinstance(group, dict) else {"params": group}
+        for parameter in _list(own.get("params", [])):
+            if not isinstance(parameter, Tensor):
+                s.fail(
+                    f"{call.name} takes tensors to change, found {what(parameter)}",
+                    call.place,
+                    "write `net.parameters()`, or a list of tensors",
+                )
+            parameters.append(parameter)
+            options.append({**shared, **{n: part for n, part in own.items() if n != "params"}})
+    plain = (int, float, tuple, type(None))
+    for name, part in (pair for each in options for pair in each.items()):
+        if not isinstance(part, plain):
+            s.unsupported(f"{name}={what(part)} is not known here", call.place, "write a number")
+    return Optimizer(call.name, parameters, options)
+
+
+def _scheduler(s: Session, call: Call) -> Any:
+    found = call.get(0, "optimizer")
+    if isinstance(found, Optimizer):
+        found.scheduled = True
+    return Unread(s.text(call.place), "a scheduler's rates are not followed")
 
 
 FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
@@ -384,9 +543,14 @@ FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
          "torch.autograd.functional.hvp", "torch.autograd.functional.vhp", "torch.func.hessian"),
         _refused,
     ),
-    **{f"torch.func.{name}": _curried(name) for name in ("grad", "jacrev", "jacfwd")},
+    **{f"torch.func.{name}": _curried for name in ("grad", "jacrev", "jacfwd", "grad_and_value")},
+    "torch.func.vjp": _vjp,
     **dict.fromkeys(("torch.no_grad", "torch.enable_grad", "torch.inference_mode",
                      "torch.set_grad_enabled", "no_grad"), _no_grad),
-    **{f"torch.optim.{name}": _sgd for name in
-       ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "LBFGS", "Adadelta", "NAdam")},
+    **{f"torch.optim.{name}": _optimizer for name in
+       ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "LBFGS", "Adadelta", "NAdam", "Adamax", "RAdam",
+        "ASGD", "Rprop")},
+    **{f"torch.optim.lr_scheduler.{name}": _scheduler for name in
+       ("StepLR", "MultiStepLR", "ExponentialLR", "CosineAnnealingLR", "ReduceLROnPlateau", "LambdaLR",
+        "OneCycleLR", "CyclicLR", "LinearLR", "CosineAnnealingWarmRestarts", "ConstantLR")},
 }  # fmt: skip

@@ -57,7 +57,13 @@ def call(
             return Unread(s.text(place), why)
         case Module(path=path):  # a class that holds functions too: torch.Tensor
             return call(s, Function(path), args, kwargs, place, where)
-    raise AssertionError(function)
+    if isinstance(function, Tensor) and function.name in s.made:
+        s.fail(
+            f"`{function.name}` is called, and the text does not define it",
+            where,
+            "write its lines here",
+        )
+    s.fail(f"{what(function)} cannot be called", where, "name a function")
 
 
 def _function(s: Session, path: str, call: Call) -> Any:

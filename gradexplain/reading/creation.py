@@ -16,7 +16,7 @@ from gradexplain.reading.arguments import Dtype, is_regular
 from gradexplain.reading.arrays import check_shape
 from gradexplain.reading.attributes import dtype_name
 from gradexplain.reading.autograd import requires_grad
-from gradexplain.reading.objects import WHOLE, Call, Tensor, Unread, what
+from gradexplain.reading.objects import WHOLE, Call, Results, Tensor, Unread, what
 from gradexplain.reading.plain import TRACE
 from gradexplain.reading.session import Session, promoted
 
@@ -406,7 +406,27 @@ def _one_hot(s: Session, call: Call) -> Any:
     return s.literal(np.eye(count)[places], "int64", call.place, hint="one_hot")
 
 
-FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
+def _settled(s: Session, value: Any, place: Any) -> Any:
+    """Numbers for what is made of constants alone, as ``2*math.pi`` is."""
+    if isinstance(value, (list, tuple)) and not isinstance(value, Results):
+        return type(value)(_settled(s, part, place) for part in value)
+    if isinstance(value, Tensor) and not value.shape and value.ref is not None and s.script:
+        nodes = s.builder.nodes
+        if all(nodes[id].op is not None or nodes[id].is_literal for id in s.needed(value.ref.id)):
+            return float(s.number(value, place))
+    return value
+
+
+def _of_numbers(make: Callable[[Session, Call], Any]) -> Callable[[Session, Call], Any]:
+    def made(s: Session, call: Call) -> Any:
+        args = tuple(_settled(s, arg, call.place) for arg in call.args)
+        kwargs = {name: _settled(s, part, call.place) for name, part in call.kwargs.items()}
+        return make(s, Call(call.name, args, kwargs, call.place, call.where))
+
+    return made
+
+
+_MAKERS: dict[str, Callable[[Session, Call], Any]] = {
     **dict.fromkeys(("tensor", "torch.tensor"), _tensor),
     **dict.fromkeys(("as_tensor", "torch.as_tensor", "torch.from_numpy", "from_numpy", "torch.asarray"), _same),
     **dict.fromkeys(("Tensor", "torch.Tensor"), _typed(None)),
@@ -440,3 +460,5 @@ FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
     **dict.fromkeys(("numpy.ones",), _filled(1.0)),
     **dict.fromkeys(("numpy.zeros",), _filled(0.0)),
 }  # fmt: skip
+
+FUNCTIONS = {name: _of_numbers(make) for name, make in _MAKERS.items()}

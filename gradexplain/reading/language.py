@@ -16,7 +16,7 @@ from gradexplain.graph import Graph, Ref, renumbered
 from gradexplain.ops import by_spelling
 from gradexplain.ops.base import Shape
 from gradexplain.reading.inputs import Inputs
-from gradexplain.reading.objects import Tensor, what
+from gradexplain.reading.objects import Class, Own, Tensor, what
 from gradexplain.reading.program import Program
 from gradexplain.reading.session import BackwardCall, Numbers, Remark, Session
 from gradexplain.reading.statements import connect, run_whole
@@ -87,6 +87,8 @@ class Reading:
     script: bool = False
     #: Gradients are returned (``torch.autograd.grad``): nothing accumulates.
     returned: bool = False
+    #: 2 where the gradient is differentiated in its turn.
+    order: int = 1
 
 
 def read_text(
@@ -162,10 +164,15 @@ def _output(s: Session, last: Any, program: Program) -> Ref:
     elif isinstance(last, bool):
         ref = _constant(s, last, place)
     elif last is None:
+        own = [f"`{v.name}`" for v in s.scopes[0].values() if isinstance(v, (Own, Class))]
         s.fail(
-            "the text computes nothing that could be differentiated",
+            f"the text defines {listed(own)} and calls nothing"
+            if own
+            else "the text computes nothing that could be differentiated",
             place,
-            "end with an expression, as in `y = f(x)`; a function is read where it is called",
+            f"call {own[-1]} with tensors in the last line: a function is read where it is called"
+            if own
+            else "end with an expression, as in `y = f(x)`",
         )
     else:
         s.fail(f"{what(last)} is not a tensor", place, "the last statement must be a tensor")
@@ -216,7 +223,7 @@ def _of_script(s: Session, output: Ref) -> Reading:
     calls = _kept(s)
     _named(s, calls)
     starts = [call.start for call in calls] or [output.id]
-    whole = s.builder.graph(Ref(starts[0]))
+    whole = s.builder.graph(Ref(starts[0]), [call.made for call in s.calls])
     statements = _shown(s, whole, calls, starts)
     dtype = s.run_dtype(Graph("", whole.nodes, starts[-1]))
     asked = {label for call in calls for label in call.wanted or ()}
@@ -233,6 +240,7 @@ def _of_script(s: Session, output: Ref) -> Reading:
     examples -= set(s.inputs.given) | s.inputs.ones
     retain = [graph[at[id]].label for id in dict.fromkeys(kept) if id in at]
     graph, new = renumbered(graph)
+    _left_open(s, graph, {label: new[label] for label in new if label in examples})
     return Reading(
         graph,
         {new[label]: found for label, found in values.items()},
@@ -245,7 +253,33 @@ def _of_script(s: Session, output: Ref) -> Reading:
         tuple(s.remarks),
         script=True,
         returned=s.returned,
+        order=s.order,
     )
+
+
+def _left_open(s: Session, graph: Graph, names: Mapping[str, str]) -> None:
+    """Say which values the text leaves open: what it draws at random, and names that it never makes."""
+    drawn = {new: s.made[old] for old, new in names.items() if s.made[old].dtype is not None}
+    free = [new for new in names.values() if new not in drawn]
+    if drawn:
+        texts = dict.fromkeys(f"`{s.text(leaf.tensor.place)}`" for leaf in drawn.values())
+        s.remark(
+            "example values",
+            f"The text leaves the values of {listed(list(drawn))} open ({listed(list(texts))}): example "
+            f"values stand for them; --at {next(iter(drawn))}=… gives others.",
+        )
+    if free:
+        s.remark(
+            "example values",
+            f"The text does not make {listed(free)}: {'an input' if len(free) == 1 else 'inputs'} with "
+            f"example values; --shape {free[0]}=… and --at {free[0]}=… give others.",
+        )
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a, b and c``; of many, the first."""
+    names = [*names[:4], f"{len(names) - 4} more"] if len(names) > 5 else list(names)
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _moved(call: BackwardCall, at: Mapping[int, int], new: Mapping[str, str]) -> BackwardCall:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from gradexplain.reading.objects import (
     Call,
     Function,
     Layer,
+    Method,
     Module,
     Optimizer,
     Own,
@@ -297,11 +299,31 @@ def _retain_grad(s: Session, owner: Tensor, call: Call) -> Any:
 
 
 def _hook(s: Session, owner: Tensor, call: Call) -> Any:
-    s.unsupported(
-        "a hook is a function that runs in the middle of backward",
-        call.place,
-        "gradexplain trace runs a script, hooks and all",
+    """A hook that returns nothing leaves the gradient as it is: it is passed over."""
+    hook = call.get(0, "hook")
+    body = hook.body if isinstance(hook, Own) else None
+    if isinstance(body, ast.expr):
+        looks = isinstance(body, ast.Call) and ast.unparse(body.func).split(".")[-1] in _LOOKS
+    elif body is not None:
+        parts = [part for statement in body for part in ast.walk(statement)]
+        looks = not any(isinstance(part, ast.Return) and part.value for part in parts)
+    else:
+        looks = isinstance(hook, Function) and hook.path in _LOOKS or isinstance(hook, Method)
+    if not looks:
+        s.unsupported(
+            "this hook changes the gradient in the middle of backward",
+            call.place,
+            "gradexplain trace runs a script, hooks and all",
+        )
+    s.remark(
+        "hook",
+        f"`{s.text(call.place)}` is passed over: a hook that returns nothing changes no gradient.",
     )
+    return Unread(s.text(call.place), TRACE)
+
+
+#: Calls that give None.
+_LOOKS = {"print", "append", "extend", "update", "setattr", "__setitem__"}
 
 
 def _permuted(s: Session, owner: Tensor, call: Call) -> Any:

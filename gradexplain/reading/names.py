@@ -28,7 +28,8 @@ HOMES = {
 #: Modules that a text may name; of any other nothing is known.
 MODULES = {*HOMES, "torch.autograd", "torch.autograd.functional", "torch.func", "torch.optim",
            "torch.nn.init", "torch.random", "torch.cuda", "torch.nn.parameter", "torch.nn.utils",
-           "numpy.random", "torch.autograd.variable", "torch.nn.modules", "torch.optim.sgd"}  # fmt: skip
+           "numpy.random", "torch.autograd.variable", "torch.nn.modules", "torch.optim.sgd",
+           "torch.optim.lr_scheduler", "functools"}  # fmt: skip
 
 CONSTANTS = {
     "pi": NamedNumber("pi", math.pi), "e": NamedNumber("e", math.e), "inf": math.inf,

@@ -42,6 +42,8 @@ class Tensor:
     grad: Tensor | None = None
     #: The tensor whose ``.grad`` this is.
     grad_of: Tensor | None = None
+    #: The tensor that it is the gradient of, where ``create_graph=True`` kept how it was computed.
+    derived: Tensor | None = None
     #: Made by ``nn.Parameter``: a module that holds it has it among its parameters.
     is_parameter: bool = False
     #: The rows written into it one by one (``y[0] = …``), None where a row is still the first value's.
@@ -137,11 +139,15 @@ class Super:
 
 @dataclass(eq=False, slots=True)
 class Optimizer:
-    """An optimizer: the tensors whose ``.grad`` it zeroes, and its step where that is plain."""
+    """An optimizer: the tensors that it changes, each with the options that it was given for them."""
 
     kind: str
     parameters: Sequence[Tensor]
-    rate: float | None
+    options: Sequence[Mapping[str, Any]]
+    #: The last step of each parameter.
+    steps: dict[int, Any] = field(default_factory=dict)
+    #: Whether something else changes its options, as a scheduler does.
+    scheduled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,11 +215,28 @@ def subscript(s: Session, owner: Any, index: Any, place: Span) -> Any:
         row = owner.rows[index] if -len(owner.rows) <= index < len(owner.rows) else None
         if row is not None:
             return row
+    if s.script and isinstance(index, Tensor) and index.dtype == "bool":
+        index = _chosen(s, index, place)
     if _is_known(s, owner) and owner.ref is None and owner.rows is None and not owner.example:
         taken = _taken(s, s.known(owner), index)
         if taken is not None:
             return s.literal(taken, owner.dtype, place)
     return s.apply(by_spelling("operator.getitem"), (owner, index), {}, place)
+
+
+def _chosen(s: Session, mask: Tensor, place: Span) -> Any:
+    """The places where a condition holds, as tables of indices."""
+    places = np.nonzero(s.number(mask, place))
+    if not places[0].size:
+        s.fail("the condition holds nowhere: nothing is left", place, "use other values")
+    if s.known(mask) is None:
+        s.remark(
+            "branch",
+            f"`{s.text(place)}` was decided by the numbers here: other inputs may take other elements, "
+            "with other formulas.",
+        )
+    tables = tuple(table.tolist() for table in places)
+    return tables if len(tables) > 1 else tables[0]
 
 
 def _taken(s: Session, array: Any, index: Any) -> Any:
@@ -348,6 +365,8 @@ def renewed(s: Session, target: Tensor, new: Tensor) -> None:
     """A leaf whose elements were changed: the same leaf with other values."""
     place = new.place
     known = s.known(new)
+    if target.ref is not None:
+        s.stale[s.builder.nodes[target.ref.id].label] = place
     target.ref = None
     target.value = None if known is None else known
     target.later = None if known is not None else (lambda: s.number(new, place))

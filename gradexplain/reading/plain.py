@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from gradexplain.ops import by_spelling
-from gradexplain.reading.objects import Call, Tensor, Unread, is_number
+from gradexplain.reading.objects import Call, Layer, Tensor, Unread, is_number
 from gradexplain.reading.operators import binary, subscript
 from gradexplain.reading.session import Session
 
@@ -141,6 +141,17 @@ def _map(s: Session, call: Call) -> Any:
             for parts in zip(*(_parts(s, part, call) for part in call.args[1:]), strict=False)]  # fmt: skip
 
 
+def _partial(s: Session, call: Call) -> Any:
+    """``functools.partial(f, 2)``."""
+    function, first, named = call.args[0], call.args[1:], call.kwargs
+
+    def inner(later: Call) -> Any:
+        args, kwargs = (*first, *later.args), {**named, **later.kwargs}
+        return s.call(function, args, kwargs, later.place, later.where)
+
+    return Layer("partial", inner)
+
+
 def _list(s: Session, call: Call) -> Any:
     return _parts(s, call.args[0], call) if call.args else []
 
@@ -221,6 +232,7 @@ FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
     "zip": _zip,
     "enumerate": _enumerate,
     "map": _map,
+    "functools.partial": _partial,
     "list": _list,
     "tuple": lambda s, call: tuple(_list(s, call)),
     "set": _list,

@@ -38,6 +38,8 @@ class BackwardCall:
     zeroed: frozenset[str]
     wanted: tuple[str, ...] | None
     place: Span
+    #: How many nodes there were.
+    made: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,17 @@ class Numbers(Protocol):
         wanted: Sequence[str],
     ) -> Mapping[str, Array | None]:
         """What one call of backward gives the leaves and computed values named in ``wanted``."""
+
+    def step(
+        self,
+        kind: str,
+        options: Mapping[str, Any],
+        value: Array,
+        grad: Array,
+        state: Mapping[str, Array],
+        dtype: str,
+    ) -> Mapping[str, Array]:
+        """A parameter, named "", after one step of an optimizer, and what that keeps for the next."""
 
 
 @dataclass(slots=True)
@@ -103,6 +116,8 @@ class Session:
     retained: list[Tensor] = field(default_factory=list)
     #: Gradients were returned (``torch.autograd.grad``), not added to ``.grad``.
     returned: bool = False
+    #: 2 where the gradient itself is differentiated (``create_graph=True``).
+    order: int = 1
     #: The text is a script: it imports, makes its own leaves or calls backward.
     script: bool = False
     grad_enabled: bool = True
@@ -112,6 +127,8 @@ class Session:
     depth: int = 0
     _steps: int = 0
     _seen: int = 0
+    #: Leaves that were changed after something was computed from them, and where.
+    stale: dict[str, Span] = field(default_factory=dict)
     _requiring: set[int] = field(default_factory=set)
     _needed: dict[int, list[int]] = field(default_factory=dict)
 
@@ -236,12 +253,6 @@ class Session:
             self.builder.known[ref.id] = tensor.value
         if tensor.requires_grad:
             self._requiring.add(ref.id)
-        if tensor.example and not tensor.grad_of:
-            self.remark(
-                "example values",
-                f"The text leaves the values of {label} open (`{self.text(tensor.place)}`): example "
-                f"values stand for them; --at {label}=… gives others.",
-            )
         tensor.ref = ref
         return ref
 

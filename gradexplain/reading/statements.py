@@ -42,7 +42,7 @@ def run_whole(s: Session, body: Sequence[ast.stmt]) -> Any:
 
 
 #: Calls in a statement that is passed over which are read all the same.
-_GRADIENTS = {"grad", "backward", "jacobian", "vjp"}
+_GRADIENTS = {"grad", "backward", "jacobian", "vjp", "jacrev", "jacfwd", "grad_and_value"}
 
 
 def connect(s: Session) -> None:
@@ -249,6 +249,8 @@ def _look(s: Session, node: ast.expr) -> None:
 def _calls_gradients(s: Session, name: str) -> bool:
     """Whether a function of the text calls for gradients."""
     own = s.lookup(name) if s.assigned(name) else None
+    if isinstance(own, Layer) and own.kind in _GRADIENTS:
+        return True
     if isinstance(own, Function):
         return own.path.rpartition(".")[2] in _GRADIENTS
     if not isinstance(own, Own) or isinstance(own.body, ast.expr):
@@ -396,6 +398,9 @@ def _called(
     missing = [name for name in names if name not in local]
     if missing:
         s.fail(f"{own.name}() needs the argument {missing[0]}", place, "give it")
+    for name, part in local.items():
+        if isinstance(part, Tensor) and part.is_leaf and part.ref is None and not part.name:
+            part.hint = part.hint or name
     s.depth += 1
     try:
         with s.scope((*own.scopes, local)):

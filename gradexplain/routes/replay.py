@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -49,6 +50,36 @@ class ValueQuestion:
         return Answer({"": to_array(torch, found)})
 
 
+@dataclass(frozen=True, slots=True)
+class StepQuestion:
+    """A parameter after one step of an optimizer, by that optimizer."""
+
+    kind: str
+    options: Mapping[str, Any]
+    value: Array
+    grad: Array
+    state: Mapping[str, Array]
+    dtype: str
+
+    def ask(self) -> Answer:
+        import torch
+
+        dtype = getattr(torch, self.dtype)
+        parameter = torch.tensor(self.value, dtype=dtype, requires_grad=True)
+        parameter.grad = torch.tensor(self.grad, dtype=dtype)
+        try:
+            optimizer = getattr(torch.optim, self.kind)([parameter], **self.options)
+            for name, kept in self.state.items():
+                kind = torch.float32 if name == "step" else dtype
+                optimizer.state[parameter][name] = torch.tensor(kept, dtype=kind)
+            optimizer.step()
+        except ERRORS as error:
+            return Answer({}, refusal(error, "step by"))
+        state = optimizer.state[parameter]
+        found = {k: to_array(torch, t) for k, t in state.items() if isinstance(t, torch.Tensor)}
+        return Answer({**found, "": to_array(torch, parameter)})
+
+
 class Replay:
     """`gradexplain.reading.session.Numbers` by PyTorch."""
 
@@ -70,7 +101,21 @@ class Replay:
         computed = tuple(name for name in wanted if name not in inputs)
         return self._asked(Question(graph, leaves, v, tuple(inputs), dtype, computed))
 
-    def _asked(self, question: ValueQuestion | Question) -> Mapping[str, Array | None]:
+    def step(
+        self,
+        kind: str,
+        options: Mapping[str, Any],
+        value: Array,
+        grad: Array,
+        state: Mapping[str, Array],
+        dtype: str,
+    ) -> Mapping[str, Array]:
+        found = self._asked(StepQuestion(kind, options, value, grad, state, dtype))
+        return {name: array for name, array in found.items() if array is not None}
+
+    def _asked(
+        self, question: ValueQuestion | Question | StepQuestion
+    ) -> Mapping[str, Array | None]:
         answer: Answer = Asked(question).answer()
         if answer.error:
             raise UnsupportedError(
