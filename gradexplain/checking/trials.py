@@ -98,7 +98,7 @@ class Trial:
 
     def _coarse(self) -> bool:
         nodes = self.setting.graph.nodes if self.setting.graph is not None else ()
-        return compare.coarseness(n.op for n in nodes if n.op is not None) > 0
+        return any(n.op.coarse for n in nodes if n.op is not None)
 
     def _known(self) -> dict[str, Array] | None:
         if self.setting.graph is None:

@@ -577,6 +577,18 @@ def _tree(formula: str) -> ast.expr:
     return ast.parse(formula, mode="eval").body
 
 
+#: The fractions that decimals of the records' formulas are shown as: PyTorch computes with doubles.
+DECIMALS: set[Any] = set()
+
+
+def decimal(value: float) -> Any:
+    """A number of a record's formula."""
+    found = sympy.Integer(value) if isinstance(value, int) else sympy.Rational(repr(value))
+    if found != sympy.Rational(value):
+        DECIMALS.add(found)
+    return found
+
+
 def build(formula: str, names: Mapping[str, Any]) -> Any:
     """The SymPy expression (or condition) of a record's ``formula``, with ``names`` put in."""
     return _build(_tree(formula), names)
@@ -589,7 +601,7 @@ def _build(node: ast.expr, names: Mapping[str, Any]) -> Any:
         case ast.Constant(value=None | str() | bool() as value):
             return value
         case ast.Constant(value=value):
-            return sympy.Integer(value) if isinstance(value, int) else sympy.Rational(repr(value))
+            return decimal(value)  # type: ignore[arg-type]
         case ast.BinOp(left=left, op=op, right=right):
             return _BINARY[type(op)](_build(left, names), _build(right, names))
         case ast.UnaryOp(op=ast.USub(), operand=operand):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 import sympy
@@ -24,7 +25,7 @@ from gradexplain.formula.functions import (
     named_function,
 )
 from gradexplain.formula.indices import Ranges
-from gradexplain.graph import NamedNumber
+from gradexplain.graph import Graph, NamedNumber
 from gradexplain.ops.base import Shape
 
 
@@ -208,3 +209,23 @@ def number(value: float) -> Any:
     if value in (float("inf"), float("-inf")):
         return sympy.oo if value > 0 else -sympy.oo
     return sympy.Rational(repr(value))
+
+
+def decimals(graph: Graph) -> frozenset[Any]:
+    """The fractions that stand for a double of the program which is another number, as 1/10 for 0.1.
+
+    A fraction that was derived, the 1/25 of a mean, is none of them.
+    """
+
+    def numbers(arg: Any) -> Iterator[float]:
+        if isinstance(arg, tuple):
+            for part in arg:
+                yield from numbers(part)
+        elif getattr(arg, "size", 0) and (arg == arg.flat[0]).all():
+            yield from numbers(float(arg.flat[0]))
+        elif isinstance(arg, float) and not isinstance(arg, NamedNumber) and isfinite(arg):
+            yield arg
+
+    values = (v for node in graph.nodes for v in numbers((node.value, *node.args)))
+    pairs = ((number(value), value) for value in values)
+    return frozenset(shown for shown, value in pairs if shown != sympy.Rational(value))

@@ -173,7 +173,8 @@ _with_part(
 register(Op(
     "softsign(Tensor input)", _FAMILY, formula="input/(1 + abs(input))", named=True, homes="F",
     derivatives={"input": "1/(1 + abs(input))**2"}, samples=("F.softsign(x[3] - 2)",),
-    coarse=(Coarse(1e-12, "PyTorch takes the difference of 1/(1 + |x|) and |x|/(1 + |x|)²"),),
+    coarse=(Coarse(0.0, "PyTorch takes the difference of 1/(1 + |x|) and |x|/(1 + |x|)²",
+                   terms=lambda g, x: abs(g) / (1 + abs(x))),),
 ))
 register(Op(
     "tanhshrink(Tensor input)", _FAMILY, formula="input - tanh(input)", named=True, homes="F",

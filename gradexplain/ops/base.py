@@ -118,12 +118,15 @@ class Parameter:
 class Coarse:
     """A kernel of PyTorch's that is less exact than its dtype: by how much of the value, and why.
 
-    ``order`` is that of the derivative from which on it shows.
+    ``order`` is that of the derivative from which on it shows.  Where the kernel rounds what is larger
+    than its result, ``terms(g, *arguments)`` is the size of that, a NumPy array in the input's shape;
+    ``g`` is the upstream gradient.
     """
 
     relative: float
     why: str
     order: int = 1
+    terms: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from typing import Any
 
 from gradexplain.errors import InputError, UnsupportedError
 from gradexplain.ops.base import Op, Shape, broadcast, expect, normal_dim, register
+from gradexplain.ops.creation import check_size
 
 _FAMILY = "shape"
 
@@ -362,6 +363,7 @@ def _masked_select(b: Any, x: Any, mask: Any) -> Any:
     shape = broadcast(b.shape(x), values.shape)
     if b.shape(x) != shape:
         x = b.call("broadcast_to", x, shape)
+    check_size(shape)
     places = np.flatnonzero(np.broadcast_to(values, shape))
     return b.apply(_TAKE, x, b.constant(places.astype(float), integer=True))
 

@@ -24,7 +24,7 @@ class Evaluator:
 
     ``sizes`` is the size of each free index; ``exact`` chooses mpmath, whose digits are the context's
     (`gradexplain.formula.functions.mp`), else ``dtype`` is NumPy's.  What does not fit the budget is
-    refused by the name of ``what``, before it is begun (`InputError`).
+    refused by the name of ``what``, before it is begun (`InputError`).  ``decimals``: see `Exact`.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class Evaluator:
         magnitudes: bool = True,
         dtype: Any = np.float64,
         what: str = "this formula",
+        decimals: frozenset[Any] = frozenset(),
     ) -> None:
         self._resolve = resolve
         self._lookup = lookup
@@ -45,7 +46,9 @@ class Evaluator:
         self._magnitudes = magnitudes
         self._exact = exact
         self._what = what
-        values = Exact(self._value, lookup) if exact else Numeric(self._value, lookup, dtype)
+        values = (
+            Exact(self._value, lookup, decimals) if exact else Numeric(self._value, lookup, dtype)
+        )
         self._values = values
         self._interpretation = Magnitude(values, self._size) if magnitudes else values
 

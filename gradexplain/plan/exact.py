@@ -9,7 +9,7 @@ import numpy as np
 import sympy
 
 from gradexplain.arithmetic import mp
-from gradexplain.formula.functions import KERNELS
+from gradexplain.formula.functions import DECIMALS, KERNELS
 from gradexplain.plan import contraction
 from gradexplain.plan.arrays import as_array, scattered, to_exact
 from gradexplain.plan.numeric import Numeric
@@ -17,15 +17,25 @@ from gradexplain.plan.program import Node
 
 
 class Exact(Numeric):
-    """Values as mpmath numbers.  The digits are those of the context (`digits`) while it runs."""
+    """Values as mpmath numbers.  The digits are those of the context (`digits`) while it runs.
+
+    ``decimals`` are the fractions that stand for doubles: 1/10 where the program says 0.1.
+    """
 
     def __init__(
-        self, tensor: Callable[[str], Any], table: Callable[[str], Any] | None = None
+        self,
+        tensor: Callable[[str], Any],
+        table: Callable[[str], Any] | None = None,
+        decimals: frozenset[Any] = frozenset(),
     ) -> None:
         super().__init__(tensor, table, object)
         self.zero, self.one = mp.zero, mp.one
+        self._decimals = decimals
 
     def number_of(self, value: Any) -> Any:
+        size = abs(value)
+        if size in self._decimals or size in DECIMALS:
+            return mp.mpf(float(value))
         return constant(value)
 
     def real(self, node: Node, args: list[Any], spare: list[bool]) -> Any:
@@ -66,12 +76,8 @@ class Exact(Numeric):
 
 
 def constant(e: Any) -> Any:
-    """A number of a formula; the literal 0.1 is the double that PyTorch holds."""
+    """A number of a formula."""
     if e.is_Rational:
-        if e.q != 1:
-            as_double = float(e)
-            if sympy.Rational(repr(as_double)) == e:
-                return mp.mpf(as_double)
         return mp.mpf(int(e.p)) / int(e.q)
     if e is sympy.oo:
         return mp.inf

@@ -13,6 +13,7 @@ from gradexplain.adjoint import Adjoint, Contribution, adjoint
 from gradexplain.arithmetic import mp
 from gradexplain.explanation import Array
 from gradexplain.formula.calculus import literal_value
+from gradexplain.formula.kit import decimals
 from gradexplain.formula.local import RESULT, UPSTREAM, local_rule
 from gradexplain.graph import Graph, Node, Ref, refs
 from gradexplain.plan.arrays import Pair, as_array, to_exact, to_float
@@ -82,6 +83,7 @@ class ChainRule:
         self.upstream: dict[int, Pair] = {}
         self.contributions: list[Sent] = []
         self._adjoint: tuple[tuple[str, ...], Adjoint] | None = None
+        self._decimals = decimals(graph) if exact else frozenset()
         needed = graph.needed()
         for node in graph.nodes:
             if node.id in needed:
@@ -144,15 +146,35 @@ class ChainRule:
 
         assert node.op is not None
         what = node.op.name if upstream is None else f"the gradient of {node.op.name}"
-        return Evaluator(resolve, sizes, exact=self.exact, lookup=lookup, what=what)
+        return Evaluator(resolve, sizes, exact=self.exact, lookup=lookup, what=what,
+                         decimals=self._decimals)  # fmt: skip
 
     def along(self, path: Sequence[Sent], v: Array) -> Pair:
         """What flows back along one path, from the output's ``v`` to the last one's source."""
         pair = self._pair(v)
         for c in path:
-            evaluator = self._evaluator(c.node, c.rule.sizes[c.place], pair)
-            pair = evaluator.value(c.term.formula, c.term.places, c.source.shape)
+            pair = self.sent(c, pair)
         return pair
+
+    def sent(self, c: Contribution, upstream: Pair) -> Pair:
+        """What ``c.node`` sends to ``c.source`` of the gradient that arrives at it."""
+        evaluator = self._evaluator(c.node, c.rule.sizes[c.place], upstream)
+        return evaluator.value(c.term.formula, c.term.places, c.source.shape)
+
+    def terms(self, c: Contribution, upstream: Array) -> Array | None:
+        """The size of what PyTorch's kernel rounds on the way to `sent`, where that is larger."""
+        assert c.node.op is not None
+        terms = [kernel.terms for kernel in c.node.op.coarse if kernel.terms is not None]
+        if not terms:
+            return None
+        values = [to_float(self.forward[a.id][0]) if isinstance(a, Ref) else a for a in c.node.args]
+        with np.errstate(all="ignore"):
+            return np.asarray(sum(term(upstream, *values) for term in terms))
+
+    @property
+    def decimals(self) -> int:
+        """How many doubles of the program a formula has as fractions that they are not."""
+        return len(self._decimals)
 
     def _result(self, node: Node) -> Pair:
         return self.forward[node.id]
@@ -168,8 +190,7 @@ class ChainRule:
         if self._adjoint is None or self._adjoint[0] != tuple(wanted):
             self._adjoint = tuple(wanted), adjoint(self.graph, wanted, UPSTREAM)
         for c in self._adjoint[1].contributions:
-            evaluator = self._evaluator(c.node, c.rule.sizes[c.place], self.upstream[c.node.id])
-            value = evaluator.value(c.term.formula, c.term.places, c.source.shape)
+            value = self.sent(c, self.upstream[c.node.id])
             self.contributions.append(Sent(c.node, c.source, c.rule, c.place, c.term, value))
             if c.source.id in self.upstream:
                 before = self.upstream[c.source.id]

@@ -31,6 +31,7 @@ from gradexplain.formula.calculus import (
 from gradexplain.formula.contract import contract, delta
 from gradexplain.formula.functions import BIG, Bracket, Cases, FloorDiv, Lookup, Modulo
 from gradexplain.formula.indices import Ranges, index
+from gradexplain.formula.kit import decimals
 from gradexplain.formula.latex import LatexPrinter
 from gradexplain.formula.letters import Letters
 from gradexplain.formula.printing import TextPrinter
@@ -112,6 +113,7 @@ class ClosedForm:
         self.exact = exact
         self._values = values
         self._v = v
+        self._decimals = decimals(self.graph) if exact else frozenset()
         self._pairs: dict[str, Pair] = {}
         self._sources: list[Node] | None = None
         self._done = 0
@@ -274,7 +276,7 @@ class ClosedForm:
             formula, shape = self.sizes.at(formula), self.sizes.shape(shape)
         evaluator = Evaluator(
             self._pair, ranges, exact=self.exact, lookup=self._integers,
-            magnitudes=self._magnitudes, what="the closed form",
+            magnitudes=self._magnitudes, what="the closed form", decimals=self._decimals,
         )  # fmt: skip
         return evaluator.value(formula, axes, shape)
 

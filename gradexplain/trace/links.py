@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.adjoint import Adjoint, adjoint
+from gradexplain.adjoint import Adjoint, Contribution, adjoint
 from gradexplain.errors import GradexplainError, Span, UnsupportedError
 from gradexplain.explanation import Array
 from gradexplain.graph import Builder, Graph, Ref, op_call
@@ -42,6 +42,11 @@ class Chain(ChainRule):
 
     def _pair(self, array: Any) -> Pair:
         return array if isinstance(array, tuple) else super()._pair(array)
+
+    def sent(self, c: Contribution, upstream: Pair) -> Pair:
+        value, size = super().sent(c, upstream)
+        terms = self.terms(c, upstream[0])
+        return value, size if terms is None else np.fmax(size, terms)
 
 
 def is_literal(value: Value) -> bool:

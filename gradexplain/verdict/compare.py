@@ -73,15 +73,16 @@ def local_bound(magnitude: Any, expected: Array, upstream: Array, dtype: str) ->
         return np.asarray(count * form.unit * scale + 2 * form.smallest, dtype=np.float64)
 
 
-def exact_bound(magnitude: Any, a: Array, b: Array, digits: int) -> Array:
-    """What rounding may do to numbers of so many digits: next to nothing, and a float64's last bits."""
+def exact_bound(magnitude: Any, a: Array, b: Array, digits: int, decimals: int = 0) -> Array:
+    """What rounding may do to numbers of so many digits: next to nothing, and a float64's last bit.
+
+    Each of the two is rounded to float64 once, by half a unit in the last place.  A formula may make
+    one fraction of several ``decimals`` (doubles of the program such as 0.1), each off by as much.
+    """
     with np.errstate(all="ignore"):
         size = np.nan_to_num(np.asarray(magnitude, dtype=np.float64), nan=0.0, posinf=0.0)
-        last = (
-            8
-            * FORMATS["float64"].unit
-            * np.nan_to_num(np.maximum(np.abs(a), np.abs(b)), nan=0.0, posinf=0.0)
-        )
+        larger = np.nan_to_num(np.maximum(np.abs(a), np.abs(b)), nan=0.0, posinf=0.0)
+        last = FORMATS["float64"].unit * (2 * larger + decimals * size)
         return np.asarray(size * 10.0 ** (12 - digits) + last, dtype=np.float64)
 
 
