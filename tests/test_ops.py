@@ -176,6 +176,9 @@ def test_values_without_bounds_are_the_same(op: Op, text: str) -> None:
         assert np.array_equal(value, problem.values[name], equal_nan=True)
 
 
+_ROUNDED_TO_ONE = {("sigmoid(x)", 4), ("tanh(x)", 4), ("expm1(-abs(x))", 4)}
+
+
 @pytest.mark.parametrize(
     "expression",
     [
@@ -192,9 +195,13 @@ def test_nothing_overflows(expression: str, count: int) -> None:
     x = np.linspace(-1000, 1000, count)
     found = gradexplain.explain(expression, at={"x": x}, grad="ones")
     assert np.isfinite(found.gradients["x"].value).all()
-    # 1 - y² is 0 in PyTorch where y rounds to 1: each step is right, and the whole has no digits.
     assert found.check is not None
-    if found.check.status != "convention" or "every step is right" not in found.check.reason:
+    if (expression, count) in _ROUNDED_TO_ONE:
+        # PyTorch makes 0 of 1 - y where y rounds to 1, and the largest element is no larger.
+        assert found.check.status == "convention"
+        assert "every step is right" in found.check.reason
+        assert found.gradients["x"].digits == 0 and abs(found.gradients["x"].value).max() < 1e-140
+    else:
         agrees(found)
 
 

@@ -64,14 +64,22 @@ class Exact:
 
     values: Mapping[int, Any]
     gradients: Mapping[int, Any]
+    #: How far a rounding of each input and each operation may take them, in units of the roundoff.
+    sizes: Mapping[int, Any]
+    gradient_sizes: Mapping[int, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Digits right at each sample, forward and backward."""
+    """Digits right at each sample, forward and backward.
+
+    ``sure`` are those that a rounding of each input and operation leaves whatever its sign: more are
+    luck.
+    """
 
     forward: tuple[float, ...]
     backward: tuple[float, ...]
+    sure: tuple[tuple[float, ...], tuple[float, ...]]
     exact: tuple[Exact, ...]
     pytorch: tuple[Mapping[int, tuple[Array | None, Array | None]], ...]
 
@@ -110,7 +118,32 @@ def measure(
         )
         for got, true in zip(found, exact, strict=True)
     )
-    return Measured(forward, backward, exact, tuple(found))
+    sure = (
+        tuple(_sure(e.values[graph.output], e.sizes[graph.output], dtype) for e in exact),
+        tuple(
+            min(
+                _sure(e.gradients[i], e.gradient_sizes[i], dtype)
+                for i in leaves
+                if i in e.gradients
+            )
+            if any(i in e.gradients for i in leaves)
+            else FULL[dtype]
+            for e in exact
+        ),
+    )
+    return Measured(forward, backward, sure, exact, tuple(found))
+
+
+def _sure(true: Any, size: Any, dtype: str) -> float:
+    """The digits that are right after one rounding each, relative to the largest element."""
+    exact = [abs(mp.mpf(t)) for t in np.ravel(true)]
+    most = float(np.max(np.nan_to_num(np.asarray(size, dtype=np.float64), nan=math.inf)))
+    scale = max((t for t in exact if mp.isfinite(t)), default=mp.zero)
+    if most == 0:
+        return FULL[dtype]
+    if scale == 0 or not math.isfinite(most):
+        return 0.0
+    return float(min(FULL[dtype], max(0.0, mp.log10(scale / most) + FULL[dtype])))
 
 
 def _is_needless(value: Array | None, gradient: Array | None) -> bool:
@@ -147,6 +180,8 @@ def _evaluated(
     return Exact(
         {i: pair[0] for i, pair in chain.forward.items()},
         {i: pair[0] for i, pair in chain.upstream.items()},
+        {i: pair[1] for i, pair in chain.forward.items()},
+        {i: pair[1] for i, pair in chain.upstream.items()},
     )
 
 

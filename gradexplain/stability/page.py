@@ -68,7 +68,8 @@ def _blocks(x: Stability) -> list[Block]:
                     f"At the worst point then {min(x.forward_after):.1f} digits forward (now "
                     f"{min(x.forward):.1f}) and {min(x.backward_after):.1f} backward (now "
                     f"{min(x.backward):.1f}). It is equal to 50 digits at all points, and at none "
-                    "does it have fewer digits than now, but for rounding."
+                    "does it have fewer digits than now, but for the last one and for what one "
+                    "rounding of each input and operation may change."
                 )
             )
         )

@@ -25,8 +25,6 @@ from gradexplain.stability.rewrites import inlined, rewritten, written
 _SAMPLES = 24
 #: An operation that loses fewer digits than this is not named.
 LOSS = 1.0
-#: Digits by which two right ways to compute something may differ.
-_CHANCE = 1.2
 #: Digits short of all that do not matter: some operations end with one or two less.
 _ENOUGH = 1.6
 #: How many rewrites may be applied one after the other.
@@ -236,7 +234,7 @@ def _improve(
             other, result = measured
             if not _equal(best_graph, best, other, result):
                 continue
-            gain, loss = _counted(best, result)
+            gain, loss = _counted(best, result, made.dtype)
             if gain and loss and (made.partial is None or gain - loss > made.partial[1] - made.partial[2]):  # fmt: skip
                 made.partial = written(candidate), gain, loss
             if _better(best, result, made.dtype) and (found is None or _better(found[3], result, made.dtype)):  # fmt: skip
@@ -278,21 +276,26 @@ def _equal(graph: Graph, first: Measured, other: Graph, second: Measured) -> boo
     return same(first, second, (graph.output, other.output), leaves)
 
 
-def _counted(old: Measured, new: Measured) -> tuple[int, int]:
-    """At how many samples one is better, and at how many worse, by more than chance."""
-    places = range(len(old.forward))
-    better = sum(new.digits(n) > old.digits(n) + _CHANCE for n in places)
-    return better, sum(new.digits(n) < old.digits(n) - _CHANCE for n in places)
+def _counted(old: Measured, new: Measured, dtype: str) -> tuple[int, int]:
+    """At how many samples, forward or backward, one has more digits, and at how many fewer.
+
+    Digits that the old way has by luck alone are not held against the new one, nor the last of all.
+    """
+    most = FULL[dtype] - _ENOUGH
+    better = worse = 0
+    pairs = ((old.forward, new.forward), (old.backward, new.backward))
+    for (before, after), sure in zip(pairs, old.sure, strict=True):
+        for a, b, s in zip(before, after, sure, strict=True):
+            better += b > a + LOSS
+            worse += b < min(a, s, most)
+    return better, worse
 
 
 def _better(old: Measured, new: Measured, dtype: str) -> bool:
-    """Better where most was lost, forward or backward, and nowhere worse than by rounding."""
-    full = FULL[dtype]
+    """Better where most was lost, forward or backward, and nowhere worse."""
+    if _counted(old, new, dtype)[1]:
+        return False
     pairs = ((old.forward, new.forward), (old.backward, new.backward))
-    for before, after in pairs:
-        # Of digits that are lost either way the last one is chance.
-        if any(b < min(a - _CHANCE, full - _ENOUGH) for a, b in zip(before, after, strict=True)):
-            return False
     return any(min(after) > min(before) + LOSS for before, after in pairs) or any(
         b > a + 3 * LOSS for before, after in pairs for a, b in zip(before, after, strict=True)
     )
