@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -38,7 +38,7 @@ from gradexplain.numbers import number
 from gradexplain.ops.base import Shape, show_shape
 from gradexplain.reading.arrays import ONES, Value, as_array, bind
 from gradexplain.reading.inputs import Inputs
-from gradexplain.reading.language import Reading, read, read_text
+from gradexplain.reading.language import Reading, read, read_text, resized
 from gradexplain.reading.program import Program
 from gradexplain.reading.syntax import parse
 from gradexplain.routes.names import free_name, free_names, own_texts, quoted
@@ -202,6 +202,8 @@ class Bound:
 
     def reread(self, shapes: Mapping[str, Shape]) -> Graph:
         """The program with its inputs in other shapes."""
+        if self.reading.script:
+            return resized(self.program, self.reading, shapes)
         return read(
             self.program, lambda name: shapes[name], self.given.get, self.dtype, any_size=True
         )
@@ -244,10 +246,21 @@ def problem_at(request: Request, bound: Bound, graph: Graph | None = None) -> Pr
         statements=reading.statements,
         retain=reading.retain,
         remarks=tuple(Note(remark.kind, remark.text) for remark in reading.remarks),
-        reread=bound.reread if graph is bound.graph and not reading.script else None,
+        reread=_rereading(bound, graph),
         key=bound.key if graph is bound.graph and not reading.script else (),
         element=_element(graph, wanted, request.element) if request.element else None,
     )
+
+
+#: Scripts that took more to read than this are not read again for the letters of sizes.
+_MANY_STEPS = 2000
+
+
+def _rereading(bound: Bound, graph: Graph) -> Callable[[Mapping[str, Shape]], Graph] | None:
+    """What reads the program with its inputs in other shapes, ending where ``graph`` does."""
+    if bound.reading.steps > _MANY_STEPS:
+        return None
+    return lambda shapes: replace(bound.reread(shapes), output=graph.output)
 
 
 def stages_of(problem: Problem) -> Iterator[tuple[str, Explanation]]:

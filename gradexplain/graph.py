@@ -234,7 +234,8 @@ class Builder:
                 value=float(value) if isinstance(value, bool) else value,
             )
         array = np.asarray(value, dtype=np.float64)
-        check_size(array.shape)
+        if not self.any_size:
+            check_size(array.shape)
         return self._add(None, False, None, (), array.shape, span, value=array, integer=integer)
 
     def apply(self, op: Op, args: tuple[Any, ...], span: Span, *, integer: bool = False) -> Ref:
@@ -424,7 +425,9 @@ def merged(nodes: Sequence[Node], calls: Sequence[int] = ()) -> tuple[list[Node]
         if node.op is not None and not node.named:
             what = node.op.pattern or node.op, node.integer, key(node.args), bisect(calls, node.id)
         elif isinstance(node.value, np.ndarray) and not node.named:
-            what = "array", node.integer, node.shape, node.value.tobytes()
+            alike = node.value.size > 1 and not any(node.value.strides)
+            held = node.value.flat[0] if alike else node.value
+            what = "array", node.integer, node.shape, held.tobytes()
         same.append(seen.setdefault(what, node.id))
         found.append(node)
     return found, same

@@ -336,7 +336,9 @@ def uniform(node: Node) -> float | None:
     if node.value is None or node.is_literal or node.integer or not node.value.size:
         return None
     value = float(node.value.flat[0])
-    return value if math.isfinite(value) and (node.value == value).all() else None
+    # A value that was spread over a shape is not looked at everywhere: the shape may be any.
+    same = not any(node.value.strides) or (node.value == value).all()
+    return value if math.isfinite(value) and same else None
 
 
 def literal_value(label: str) -> float | None:

@@ -245,6 +245,10 @@ def _same_program(sizes: Sizes, graph: Graph) -> bool:
             return False
         if wide.value is not None and wide.shape != node.shape and uniform(wide) is None:
             return False
+        if node.is_literal and wide.value != node.value:
+            whole = float(wide.value).is_integer()
+            if not whole or sizes.value(int(wide.value)) != node.value:
+                return False
         for n, here in zip(wide.shape, node.shape, strict=True):
             if sizes.value(n) != here or (here == 1) != (n == 1):
                 return False

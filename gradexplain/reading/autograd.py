@@ -114,7 +114,7 @@ def started(
     zeroed = frozenset(s.zeroed)
     made = BackwardCall(ref.id, array, retain_graph, zeroed, wanted, place, len(s.builder.nodes))
     for label in _leaves_of(s, ref.id):
-        if label in s.stale:
+        if label in s.stale and not s.any_size:
             _hold(s, made, label)
     s.zeroed.clear()
     s.calls.append(made)
@@ -157,7 +157,9 @@ def _differentiated(s: Session, start: Any, v: Any, inputs: Any, place: Span) ->
     if gradient is None or len(s.calls) != 1 or s.order == 2 or not s.returned:
         return False
     asked = [gradient.derived] if inputs is None else _list(inputs)
-    ones = v is None or isinstance(v, Tensor) and bool((s.number(v, place) == 1).all())
+    ones = (
+        v is None or s.any_size or isinstance(v, Tensor) and bool((s.number(v, place) == 1).all())
+    )
     if asked != [gradient.derived] or not ones or (v is None and math.prod(start.shape) != 1):
         return False
     s.order = 2
@@ -199,6 +201,8 @@ def _vector(s: Session, start: Tensor, v: Any, place: Span) -> Array | None:
             place,
             "write torch.tensor(…) around it",
         )
+    if s.any_size:
+        return None
     array = s.number(v, place)
     if array.shape != start.shape:
         s.fail(
@@ -241,7 +245,7 @@ def _left(s: Session, call: BackwardCall) -> None:
     upto = len(s.calls)
     for label in [nodes[id].label for id in needed if nodes[id].is_leaf]:
         leaf = s.made[label]
-        if upto % _AT_ONCE == 0 and leaf.later is not None:
+        if upto % _AT_ONCE == 0 and leaf.later is not None and not s.any_size:
             s.leaf_value(label, leaf.tensor.shape)
         if leaf.requires_grad and (call.wanted is None or label in call.wanted):
             leaf.tensor.grad = _gradient_tensor(s, leaf.tensor, label, upto)
@@ -368,7 +372,7 @@ def _differentiate(
             requires_grad(s, part, True, call.place)
     output = _output_of(s, function, args, call)
     if v is None and math.prod(output.shape) != 1:
-        v = s.literal(np.ones(output.shape), output.dtype, call.place)
+        v = s.literal(s.filled(output.shape, 1.0), output.dtype, call.place)
         s.remark(
             "jacobian",
             f"`{s.text(call.place)}` asks for the whole Jacobian, which is shown; backward with "

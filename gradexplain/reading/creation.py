@@ -114,10 +114,17 @@ def _joined(s: Session, data: Any, dtype: str | None, call: Call) -> Any:
 
 
 def check(s: Session, shape: Shape, call: Call) -> None:
+    if s.any_size and call.name not in _DRAWN:
+        return
     try:
         check_shape(shape, f"{call.name}()")
     except GradexplainError as error:
         raise s.at(error, call.place) from None
+
+
+#: What has an element of its own at each place.
+_DRAWN = {"randn", "rand", "normal", "uniform", "random", "randint", "randn_like", "rand_like", "eye",
+          "arange", "linspace", "logspace", "randperm"}  # fmt: skip
 
 
 def _tensor(s: Session, call: Call) -> Any:
@@ -225,7 +232,7 @@ def _filled(value: float) -> Callable[[Session, Call], Any]:
             return NotImplemented
         dtype = _dtype(s, call, s.default if call.name != "numpy" else "float64")
         return _finished(
-            s, s.literal(np.full(shape, value), dtype, call.place, hint=call.name), call
+            s, s.literal(s.filled(shape, value), dtype, call.place, hint=call.name), call
         )
 
     return make
@@ -248,7 +255,7 @@ def _full(s: Session, call: Call) -> Any:
     check(s, tuple(shape), call)
     dtype = _dtype(s, call, "int64" if isinstance(value, int) else s.default)
     return _finished(
-        s, s.literal(np.full(tuple(shape), value), dtype, call.place, hint="full"), call
+        s, s.literal(s.filled(tuple(shape), value), dtype, call.place, hint="full"), call
     )
 
 
@@ -262,7 +269,7 @@ def _like(value: float | None) -> Callable[[Session, Call], Any]:
             return NotImplemented
         dtype = _dtype(s, call, other.dtype)
         return _finished(
-            s, s.literal(np.full(other.shape, filled), dtype, call.place, hint=call.name), call
+            s, s.literal(s.filled(other.shape, filled), dtype, call.place, hint=call.name), call
         )
 
     return make

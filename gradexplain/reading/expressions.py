@@ -24,6 +24,7 @@ from gradexplain.reading.objects import (
     what,
 )
 from gradexplain.reading.operators import COMPARE, binary, compare, subscript, unary
+from gradexplain.reading.plain import TRACE
 from gradexplain.reading.program import attribute_span, span
 from gradexplain.reading.session import Session
 
@@ -131,13 +132,18 @@ def truth(s: Session, found: Any, node: ast.expr) -> bool:
                 place,
                 "reduce it, as in `x.sum() > 0`, or write where(condition, a, b)",
             )
+        if s.before is not None:
+            if not s.before:
+                s.unsupported("this condition was not met before", place, TRACE)
+            return s.before.pop(0)
         numbers = s.number(found, place)
         s.remark(
             "branch",
             f"`{s.text(place)}` was decided by the numbers here: other inputs may take another way, "
             "with other formulas.",
         )
-        return bool(numbers.reshape(-1)[0])
+        s.ways.append(bool(numbers.reshape(-1)[0]))
+        return s.ways[-1]
     if isinstance(found, Unread):
         s.unsupported(f"`{found.text}` is not known here", place, found.why)
     return bool(found)

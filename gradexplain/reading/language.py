@@ -46,6 +46,19 @@ def read(
     return s.builder.graph(output)
 
 
+def resized(program: Program, shapes: Mapping[str, Shape], graph: Graph, dtype: str) -> Graph:
+    """The graph of a script whose own tensors have other ``shapes``; ``graph`` is the one that it has.
+
+    Raises `GradexplainError` where what the text makes does not follow from them.
+    """
+    s = Session(
+        program, Inputs(default=lambda name: shapes[name]), dtype, any_size=True, values=True
+    )
+    s.sized = {n.label: (n.shape, tuple(shapes[n.label])) for n in graph.leaves}
+    whole, _, starts = _whole(s, _read(s))
+    return renumbered(whole.pruned(starts)[0])[0]
+
+
 class _Given(dict[str, Any]):
     """Values that a function knows."""
 
@@ -89,6 +102,9 @@ class Reading:
     returned: bool = False
     #: 2 where the gradient is differentiated in its turn.
     order: int = 1
+    #: How much there was to read, and how conditions on numbers were decided.
+    steps: int = 0
+    ways: tuple[bool, ...] = ()
 
 
 def read_text(
@@ -217,13 +233,18 @@ def _output_names() -> Iterator[str]:
 # -- what the text asks ----------------------------------------------------------------------------
 
 
-def _of_script(s: Session, output: Ref) -> Reading:
-    """The reading of a text that makes its own leaves, or calls backward itself: what it computed
-    beside that is left out."""
+def _whole(s: Session, output: Ref) -> tuple[Graph, list[BackwardCall], list[int]]:
+    """Everything that a script computed, the calls that are explained, and where they start."""
     calls = _kept(s)
     _named(s, calls)
     starts = [call.start for call in calls] or [output.id]
-    whole = s.builder.graph(Ref(starts[0]), [call.made for call in s.calls])
+    return s.builder.graph(Ref(starts[0]), [call.made for call in s.calls]), calls, starts
+
+
+def _of_script(s: Session, output: Ref) -> Reading:
+    """The reading of a text that makes its own leaves, or calls backward itself: what it computed
+    beside that is left out."""
+    whole, calls, starts = _whole(s, output)
     statements = _shown(s, whole, calls, starts)
     dtype = s.run_dtype(Graph("", whole.nodes, starts[-1]))
     asked = {label for call in calls for label in call.wanted or ()}
@@ -254,6 +275,8 @@ def _of_script(s: Session, output: Ref) -> Reading:
         script=True,
         returned=s.returned,
         order=s.order,
+        steps=s.steps,
+        ways=tuple(s.ways),
     )
 
 

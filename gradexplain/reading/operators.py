@@ -121,7 +121,11 @@ def _number(s: Session, plain: Callable[[Any, Any], Any], a: Any, b: Any, place:
 
 def _fold(s: Session, name: str, a: Any, b: Any, place: Span) -> Tensor | None:
     """The result where both operands are numbers of the text and nothing requires grad."""
-    if name not in _FOLDED or not any(_is_known(s, t) and t.ref is None for t in (a, b)):
+    if (
+        s.any_size
+        or name not in _FOLDED
+        or not any(_is_known(s, t) and t.ref is None for t in (a, b))
+    ):
         return None
     if not all(is_number(t) or (_is_known(s, t) and not t.example) for t in (a, b)):
         return None
@@ -163,7 +167,8 @@ def unary(s: Session, op: ast.unaryop, operand: Any, place: Span, node: ast.AST)
             span(s.program, node),
             "operands are tensors and numbers",
         )
-    if isinstance(op, ast.USub) and _is_known(s, operand) and operand.ref is None:
+    plain = _is_known(s, operand) and operand.ref is None and not s.any_size
+    if isinstance(op, ast.USub) and plain:
         return s.literal(-np.asarray(s.known(operand)), operand.dtype, place)
     return operator(s, "neg" if isinstance(op, ast.USub) else "positive", (operand,), place)
 

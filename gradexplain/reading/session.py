@@ -125,8 +125,14 @@ class Session:
     #: Each statement that was read, with the range of nodes that it made.
     shown: list[tuple[str, int, int]] = field(default_factory=list)
     depth: int = 0
-    _steps: int = 0
+    #: Statements and expressions that were worked out.
+    steps: int = 0
     _seen: int = 0
+    #: The shapes that named tensors have in place of their own, for formulas at any size.
+    sized: Mapping[str, tuple[Shape, Shape]] = field(default_factory=dict)
+    #: How each condition on numbers was decided; of a text that is read again, how it was before.
+    ways: list[bool] = field(default_factory=list)
+    before: list[bool] | None = None
     #: Leaves that were changed after something was computed from them, and where.
     stale: dict[str, Span] = field(default_factory=dict)
     _requiring: set[int] = field(default_factory=set)
@@ -157,8 +163,8 @@ class Session:
 
     def step(self, place: Span) -> None:
         """Count a statement or an expression that is worked out: loops must end."""
-        self._steps += 1
-        if self._steps > MAX_STEPS:
+        self.steps += 1
+        if self.steps > MAX_STEPS:
             self.unsupported(
                 f"more than {MAX_STEPS:,} steps were read so far",
                 place,
@@ -190,12 +196,20 @@ class Session:
             tensor.ref = self.builder.name(tensor.ref, name)
         elif not tensor.name and tensor.is_leaf:
             tensor.name = name
+            self._resize(tensor, name)
             given = self.inputs.given.get(name)
             if given is not None and tensor.grad_of is None:
                 tensor.value, tensor.shape, tensor.example = given, given.shape, False
             elif name in self.inputs.shapes and tensor.example:
                 tensor.shape = self.inputs.shape(name)
                 tensor.value = self.inputs.example(tensor.shape, signs=True)
+
+    def _resize(self, tensor: Tensor, name: str) -> None:
+        """Give a tensor the shape that it has in `sized`: its elements are not known then."""
+        own, wanted = self.sized.get(name, ((), ()))
+        if name in self.sized and tensor.shape == own and tensor.dtype not in WHOLE:
+            tensor.shape, tensor.value = wanted, None
+            tensor.later = lambda: self.runner(tensor.place).value(Graph("", (), 0), {}, "")
 
     @contextmanager
     def scope(self, scopes: tuple[dict[str, Any], ...]) -> Iterator[None]:
@@ -241,6 +255,7 @@ class Session:
             tensor.ref = self.builder.constant(tensor.value, tensor.place, integer=whole)
             return tensor.ref
         name = tensor.name or tensor.hint or "leaf"
+        self._resize(tensor, name)
         try:
             ref = self.builder.leaf(name, tensor.shape, tensor.place, integer=whole)
         except GradexplainError as error:
@@ -323,8 +338,11 @@ class Session:
         """A tensor with known elements, as its dtype holds them."""
         array = np.asarray(value, dtype=np.float64)
         if dtype == "float32":
+            shape, alike = array.shape, array.size > 1 and not any(array.strides)
             with np.errstate(over="ignore"):
-                array = array.astype(np.float32).astype(np.float64)
+                part = array.flat[0] if alike else array
+                array = np.asarray(part, dtype=np.float32).astype(np.float64)
+            array = np.broadcast_to(array, shape)
         return Tensor(array.shape, place, dtype=dtype, value=array, **more)
 
     def needed(self, id: int) -> list[int]:
@@ -341,6 +359,11 @@ class Session:
     def part(self, id: int) -> tuple[Graph, dict[int, int]]:
         """The graph that a value is made from alone, and the new id of each old one."""
         return Graph("", tuple(self.builder.nodes), id).pruned([id])
+
+    @staticmethod
+    def filled(shape: Shape, value: float) -> Array:
+        """An array of one value, which takes no memory of its own."""
+        return np.broadcast_to(np.float64(value), shape)
 
     # -- numbers ---------------------------------------------------------------------------------
 
