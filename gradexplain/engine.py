@@ -258,7 +258,7 @@ _MANY_STEPS = 2000
 
 def _rereading(bound: Bound, graph: Graph) -> Callable[[Mapping[str, Shape]], Graph] | None:
     """What reads the program with its inputs in other shapes, ending where ``graph`` does."""
-    if bound.reading.steps > _MANY_STEPS:
+    if bound.reading.steps > _MANY_STEPS or (graph is not bound.graph and not bound.reading.script):
         return None
     return lambda shapes: replace(bound.reread(shapes), output=graph.output)
 

@@ -46,15 +46,15 @@ def read(
     return s.builder.graph(output)
 
 
-def resized(program: Program, shapes: Mapping[str, Shape], graph: Graph, dtype: str) -> Graph:
-    """The graph of a script whose own tensors have other ``shapes``; ``graph`` is the one that it has.
+def resized(program: Program, reading: Reading, shapes: Mapping[str, Shape]) -> Graph:
+    """The graph of a script whose own tensors have other ``shapes``; ``reading`` is what it says.
 
     Raises `GradexplainError` where what the text makes does not follow from them.
     """
-    s = Session(
-        program, Inputs(default=lambda name: shapes[name]), dtype, any_size=True, values=True
-    )
-    s.sized = {n.label: (n.shape, tuple(shapes[n.label])) for n in graph.leaves}
+    inputs = Inputs(default=lambda name: shapes[name])
+    s = Session(program, inputs, reading.dtype, any_size=True, values=True)
+    s.sized = {n.label: (n.shape, tuple(shapes[n.label])) for n in reading.graph.leaves}
+    s.before = list(reading.ways)
     whole, _, starts = _whole(s, _read(s))
     return renumbered(whole.pruned(starts)[0])[0]
 
