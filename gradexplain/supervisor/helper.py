@@ -123,6 +123,8 @@ class Helper:
             self._process.stdin.write(len(question).to_bytes(8, "little") + question)
             self._process.stdin.flush()
             size = self._process.stdout.read(8)
+            if size == bytes(8):  # it lacked something, and begins anew
+                return self._exchange(question)
             if len(size) == 8:
                 count = int.from_bytes(size, "little")
                 answer = self._process.stdout.read(count)
