@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gradexplain.codegen.line import gradient_line
 from gradexplain.explanation import Array
-from gradexplain.routes.pytorch import Answer, Asked
+from gradexplain.routes.pytorch import Asked, Lines
 
 if TYPE_CHECKING:
     from gradexplain.engine import Run
@@ -21,32 +19,6 @@ _NODES, _LEAVES = 16, 4
 
 #: A longer line does not stand beside a formula.
 _LONG = 72
-
-
-@dataclass(frozen=True, slots=True)
-class _Lines:
-    """What PyTorch is asked: what each line gives, the names in it having these values."""
-
-    lines: Mapping[str, str]
-    values: Mapping[str, Array]
-
-    def ask(self) -> Answer:
-        import torch
-
-        known: dict[str, Any] = {
-            "torch": torch,
-            "F": torch.nn.functional,
-            "math": __import__("math"),
-        }
-        known |= {name: torch.tensor(value) for name, value in self.values.items()}
-        found: dict[str, Array | None] = {}
-        for name, text in self.lines.items():
-            try:
-                value = eval(text, known)  # our own code, of names that are identifiers
-            except Exception:  # a line that is no Python, or that PyTorch refuses, is not shown
-                continue
-            found[name] = np.asarray(torch.as_tensor(value), dtype=np.float64)
-        return Answer(found)
 
 
 def lines(run: Run) -> dict[str, str]:
@@ -79,7 +51,7 @@ def lines(run: Run) -> dict[str, str]:
         if node.named and node.op is not None and node.id in run.chain.forward:
             values[node.label] = run.clean(run.chain.forward[node.id])
     values[run.closed.v_name] = run.v
-    answer = Asked(_Lines(made, values)).answer()
+    answer = Asked(Lines(made, values)).answer()
     return {
         name: text
         for name, text in made.items()

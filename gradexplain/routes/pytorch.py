@@ -99,9 +99,7 @@ class Question:
             result = self.run(torch, node.op, node.args, local, dtype)
             if not inputs or not result.requires_grad:
                 continue
-            found = torch.autograd.grad(
-                result, list(inputs.values()), tensor.grad, allow_unused=True
-            )
+            found = backward(torch, result, tensor.grad, list(inputs.values()))
             for id, part in zip(inputs, found, strict=True):
                 if part is not None:
                     contributions[node.id, id] = numbers_of(torch, part)
@@ -115,6 +113,35 @@ class Question:
         except ERRORS:
             return "compute"
         return "differentiate"
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """What lines of PyTorch give, the names in them having these values.
+
+    It stands here, and not where the lines are written, so that PyTorch's process need not load SymPy.
+    """
+
+    lines: Mapping[str, str]
+    values: Mapping[str, Array]
+
+    def ask(self) -> Answer:
+        import torch
+
+        known: dict[str, Any] = {
+            "torch": torch,
+            "F": torch.nn.functional,
+            "math": __import__("math"),
+        }
+        known |= {name: torch.tensor(value) for name, value in self.values.items()}
+        found: dict[str, Array | None] = {}
+        for name, text in self.lines.items():
+            try:
+                value = eval(text, known)  # our own code, of names that are identifiers
+            except Exception:  # a line that is no Python, or that PyTorch refuses, is not shown
+                continue
+            found[name] = to_array(torch, torch.as_tensor(value))
+        return Answer(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,17 +252,23 @@ def tensors_of(
     return tensors
 
 
-def backward(torch: Any, output: Any, v: Any) -> None:
-    """``output.backward(v)``.
+def backward(torch: Any, output: Any, v: Any, inputs: Sequence[Any] = ()) -> tuple[Any, ...]:
+    """``output.backward(v)``, or ``autograd.grad(output, inputs, v, allow_unused=True)``.
 
-    Its check of v's shape, which was made here already, imports a quarter of a second of modules the
-    first time; where they are not loaded, the engine is called as ``backward`` calls it afterwards.
+    Their check of v's shape, which was made here already, imports a quarter of a second of modules the
+    first time; where they are not loaded, the engine is called as they call it afterwards.
     """
     run = getattr(torch.autograd.graph, "_engine_run_backward", None)
-    if run is None or "torch.fx.experimental.symbolic_shapes" in sys.modules:
-        output.backward(v)
+    if run is not None and "torch.fx.experimental.symbolic_shapes" not in sys.modules:
+        found = run(
+            (output,), (v,), False, False, tuple(inputs),
+            allow_unreachable=True, accumulate_grad=not inputs,
+        )  # fmt: skip
+    elif inputs:
+        found = torch.autograd.grad(output, inputs, v, allow_unused=True)
     else:
-        run((output,), (v,), False, False, (), allow_unreachable=True, accumulate_grad=True)
+        found = output.backward(v)
+    return found or ()
 
 
 def call(torch: Any, op: Op, args: Sequence[Any], tensors: Mapping[int, Any], dtype: Any) -> Any:

@@ -12,7 +12,6 @@ import select
 import signal
 import sys
 import threading
-from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -37,8 +36,8 @@ def main(preload: str, parent: int) -> None:
     while len(size := questions.read(8)) == 8:
         question, memory = pickle.loads(questions.read(int.from_bytes(size, "little")))
         link.hold_memory(memory)
-        answer = pickle.dumps(_answer(question))
-        if lean.Finder.missed:
+        answer = pickle.dumps(found := _answer(question))
+        if lean.lacked(found):
             answer = b""  # ask again
         answers.write(len(answer).to_bytes(8, "little") + answer)
         answers.flush()

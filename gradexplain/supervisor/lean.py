@@ -25,6 +25,9 @@ _LEFT_OUT = frozenset(
 #: Names that PyTorch takes from them as it is imported.
 _TAKEN = {"cond", "while_loop", "vmap"}
 
+#: Raised where something is not there.
+_MISSING = (AttributeError, ImportError)
+
 #: Set for a helper that is to have all of PyTorch.
 _WHOLE = "GRADEXPLAIN_ALL_OF_PYTORCH"
 
@@ -67,12 +70,18 @@ class Finder:
 def load() -> None:
     """Import PyTorch, without what is left out unless this process was started by `whole`."""
     if _WHOLE not in os.environ:
-        sys.meta_path.insert(0, Finder)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, Finder)
     try:
         import_module("torch")
+        import_module("torch.utils._device")  # what `torch.get_default_device` imports late
     except Exception:  # another PyTorch is made in another way
         Finder.missed = _WHOLE not in os.environ
     Finder.complete = True
+
+
+def lacked(answer: tuple[bool, Any]) -> bool:
+    """Whether an answer may be what it is because something was left out."""
+    return Finder.missed or (Finder in sys.meta_path and isinstance(answer[1], _MISSING))
 
 
 def whole() -> None:
