@@ -16,7 +16,8 @@ import gradexplain
 from gradexplain.arithmetic import mp
 from gradexplain.cli import main
 from gradexplain.errors import UnsupportedError
-from gradexplain.formula.functions import PRIMITIVES, Nonzero, SincSlope, sinc
+from gradexplain.formula.functions import PRIMITIVES
+from gradexplain.formula.kinds import Nonzero, SincSlope, sinc
 from gradexplain.ops import all_ops
 
 SAMPLES = Path(__file__).parent.parent / "samples"

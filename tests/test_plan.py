@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from gradexplain.arithmetic import mp
 from gradexplain.errors import InputError
-from gradexplain.formula.functions import PRIMITIVES, Bracket, Cases, FloorDiv, Greatest, Lookup
+from gradexplain.formula.functions import PRIMITIVES
 from gradexplain.formula.indices import index
+from gradexplain.formula.kinds import Bracket, Cases, FloorDiv, Greatest, Lookup
 from gradexplain.plan import contraction, cost
 from gradexplain.plan.arrays import to_exact, to_float
 from gradexplain.plan.evaluate import Evaluator, lowered

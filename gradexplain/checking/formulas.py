@@ -13,7 +13,7 @@ from gradexplain.errors import GradexplainError
 from gradexplain.formula.burden import burden
 from gradexplain.formula.calculus import Calculus, element_symbol, label_of
 from gradexplain.formula.contract import contract
-from gradexplain.formula.functions import Bracket
+from gradexplain.formula.kinds import Bracket
 from gradexplain.formula.letters import Letters
 from gradexplain.formula.printing import TextPrinter
 from gradexplain.formula.tidy import Folds, equal, tidy

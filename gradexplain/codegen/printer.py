@@ -20,7 +20,8 @@ from sympy.logic.boolalg import And, Not, Or
 
 from gradexplain.errors import UnsupportedError
 from gradexplain.formula.calculus import indices_of, label_of
-from gradexplain.formula.functions import Bracket, Cases, Nonzero, RecordFunction, SincSlope, log0
+from gradexplain.formula.functions import RecordFunction
+from gradexplain.formula.kinds import Bracket, Cases, Nonzero, SincSlope, log0
 from gradexplain.routes.pytorch import function_of
 
 _ADD, _MUL, _NEG, _POWER, _ATOM = range(5)

@@ -15,15 +15,9 @@ import sympy
 
 from gradexplain.errors import UnsupportedError
 from gradexplain.formula.contract import close_sum, contract, delta, join_digits, open_sum
-from gradexplain.formula.functions import (
-    ABSENT,
-    Cases,
-    Lookup,
-    build,
-    named_function,
-    total_derivative,
-)
+from gradexplain.formula.functions import ABSENT, build, named_function, total_derivative
 from gradexplain.formula.indices import Ranges, index
+from gradexplain.formula.kinds import Cases, Lookup
 from gradexplain.formula.kit import Kit, Tensor, number
 from gradexplain.graph import Graph, Node, Ref
 from gradexplain.ops.base import Shape, no_slope

@@ -12,8 +12,8 @@ from typing import Any
 import sympy
 from sympy import KroneckerDelta
 
-from gradexplain.formula.functions import BIG, Bracket, FloorDiv, Modulo
 from gradexplain.formula.indices import Ranges, index, joined
+from gradexplain.formula.kinds import BIG, Bracket, FloorDiv, Modulo
 
 _SELECTORS = (KroneckerDelta, Bracket)
 

@@ -22,196 +22,42 @@ from sympy.logic.boolalg import Boolean
 
 from gradexplain.arithmetic import mp
 from gradexplain.errors import UnsupportedError
+from gradexplain.formula.kernels import (
+    capped,
+    domain,
+    erfinv,
+    exact_erfc,
+    exact_exp,
+    exact_lgamma,
+    exact_log,
+    exact_polygamma,
+    exact_sinc_slope,
+    guarded,
+    lgamma,
+    periodic,
+    polygamma,
+    rounded,
+    sign_exact,
+    sinc_slope,
+    vectorised,
+)
+from gradexplain.formula.kinds import (
+    Bracket,
+    Cases,
+    FirstGreatest,
+    FirstLeast,
+    FloorDiv,
+    Modulo,
+    Nonzero,
+    SincSlope,
+    isfinite,
+    log0,
+    replaced,
+    rint,
+    sinc,
+    trunc,
+)
 from gradexplain.ops.base import Op, by_spelling
-
-
-class Bracket(sympy.Expr):
-    """Iverson's bracket: ``[condition]`` is 1 where the condition holds and 0 where it does not.
-
-    A factor ``[condition]`` selects: where it is 0 the product is 0, whatever the other factors
-    are, infinities included.
-    """
-
-    is_commutative = True
-    is_integer = True
-    is_nonnegative = True
-    is_real = True
-
-    def __new__(cls, condition: Any) -> Any:
-        if condition is sympy.true or condition is True:
-            return sympy.S.One
-        if condition is sympy.false or condition is False:
-            return sympy.S.Zero
-        return sympy.Expr.__new__(cls, condition)
-
-    @property
-    def condition(self) -> Any:
-        return self.args[0]
-
-    def _eval_power(self, exponent: Any) -> Any:
-        return self if exponent.is_positive else None
-
-    def _eval_derivative(self, symbol: Any) -> Any:
-        return sympy.S.Zero
-
-
-class Cases(sympy.Expr):
-    """The value of the first ``(value, condition)`` whose condition holds.
-
-    SymPy's own ``Piecewise`` will not do: building a sum folds a choice out of it, even one on the
-    index that an inner sum binds.
-    """
-
-    is_commutative = True
-    is_real = True
-
-    def __new__(cls, *pieces: Any) -> Any:
-        kept = []
-        for value, condition in pieces:
-            condition = sympy.sympify(condition)
-            if condition is sympy.false:
-                continue
-            kept.append(sympy.Tuple(value, condition))
-            if condition is sympy.true:
-                break
-        if kept and kept[0][1] is sympy.true:
-            return kept[0][0]
-        return sympy.Expr.__new__(cls, *kept)
-
-
-class FloorDiv(sympy.Function):
-    """``⌊e/n⌋`` for an index expression and a positive integer, kept as it is."""
-
-    nargs = 2
-    is_integer = True
-
-
-class Modulo(sympy.Function):
-    """``e mod n`` for an index expression and a positive integer, kept as it is."""
-
-    nargs = 2
-    is_integer = True
-    is_nonnegative = True
-
-
-class Lookup(sympy.Function):
-    """``idx[i, …]``: an element of a constant integer tensor, used as an index.
-
-    The first argument is the tensor's label, the others its indices.
-    """
-
-    is_integer = True
-
-
-class trunc(sympy.Function):
-    """``x`` without its fraction, towards 0."""
-
-    nargs = 1
-    is_real = True
-
-
-class rint(sympy.Function):
-    """The nearest integer, halves to the even one; `round` in formulas."""
-
-    nargs = 1
-    is_real = True
-
-
-class isfinite(sympy.Function):
-    """1 for a number, 0 for an infinity or nan."""
-
-    nargs = 1
-    is_real = True
-
-
-class replaced(sympy.Function):
-    """``replaced(x, a, b, c)``: ``x``, and ``a`` for nan, ``b`` for inf, ``c`` for -inf."""
-
-    nargs = 4
-    is_real = True
-
-    def fdiff(self, argindex: int = 1) -> Any:
-        return isfinite(self.args[0]) if argindex == 1 else sympy.S.Zero
-
-
-class Nonzero(sympy.Function):
-    """A denominator: printed as it is, and infinite where it is 0, so that ``0/0`` is 0.
-
-    PyTorch's ``masked_fill(norm == 0, 0)``.
-    """
-
-    nargs = 1
-    is_positive = True
-
-    @classmethod
-    def eval(cls, denominator: Any) -> Any:
-        coefficient, rest = denominator.as_coeff_Mul()
-        if coefficient.is_Rational and coefficient > 0 and coefficient != 1:
-            return coefficient * cls(rest)
-        return None
-
-    def fdiff(self, argindex: int = 1) -> Any:
-        return Bracket(sympy.Ne(self.args[0], 0))
-
-
-class Greatest(sympy.Expr):
-    """``max_p f(p)``: the largest value over an axis.  Arguments as those of SymPy's ``Sum``.
-
-    Its derivative is the business of the record that uses it.
-    """
-
-    is_real = True
-    is_commutative = True
-    reduce: Any = np.maximum
-
-    def __new__(cls, body: Any, *limits: Any) -> Any:
-        return sympy.Expr.__new__(cls, body, *(sympy.Tuple(*limit) for limit in limits))
-
-    @property
-    def function(self) -> Any:
-        return self.args[0]
-
-    @property
-    def limits(self) -> tuple[Any, ...]:
-        return tuple(self.args[1:])
-
-    @property
-    def free_symbols(self) -> set[Any]:
-        return self.function.free_symbols - {limit[0] for limit in self.limits}  # type: ignore[no-any-return]
-
-
-class Least(Greatest):
-    """``min_p f(p)``."""
-
-    reduce = np.minimum
-
-
-class _Place:
-    """``reduce`` of `argmax` and `argmin`: the first index of the extremum along one axis."""
-
-    def __init__(self, find: Callable[..., Any]) -> None:
-        self._find = find
-
-    def reduce(self, array: Any, axis: tuple[int, ...]) -> Any:
-        return np.asarray(self._find(array, axis=axis[0]), dtype=array.dtype)
-
-
-class FirstGreatest(Greatest):
-    """``argmax_p f(p)``."""
-
-    is_integer = True
-    reduce = _Place(np.argmax)
-
-
-class FirstLeast(Greatest):
-    """``argmin_p f(p)``."""
-
-    is_integer = True
-    reduce = _Place(np.argmin)
-
-
-#: What runs over a bound index: ``function`` is its body, ``limits`` its indices.
-BIG = (sympy.Sum, sympy.Product, Greatest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,284 +69,61 @@ class Primitive:
     exact: Callable[..., Any] | None = None
 
 
-def _vectorised(function: Callable[..., float]) -> Callable[..., Any]:
-    def call(*arrays: Any) -> Any:
-        return np.asarray(np.frompyfunc(function, len(arrays), 1)(*arrays), dtype=np.float64)
-
-    return call
-
-
-def _guarded(function: Callable[..., Any], at_pole: Any = None) -> Callable[..., Any]:
-    """``function`` in IEEE manners: a pole is ``at_pole``, a value that is not real is nan."""
-
-    def call(*values: Any) -> Any:
-        if any(mp.isnan(value) for value in values):
-            return mp.nan
-        try:
-            result = function(*values)
-        except ZeroDivisionError:
-            return at_pole if at_pole is not None else mp.nan
-        except ValueError:
-            return mp.nan if at_pole is None else at_pole
-        if isinstance(result, mp.mpc):
-            return result.real if result.imag == 0 else mp.nan
-        return result
-
-    return call
-
-
-def _erfinv(a: Any) -> Any:
-    """Newton's method from Winitzki's approximation; the tails on erfc, which keeps its digits."""
-    a = np.asarray(a, dtype=np.float64)
-    size = np.abs(a)
-    inside = np.where(size < 1, a, 0.0)
-    log = np.log1p(-inside * inside)
-    half = 2 / (np.pi * 0.147) + log / 2
-    x = np.sign(inside) * np.sqrt(np.sqrt(half * half - log / 0.147) - half)
-    erf, erfc = _vectorised(math.erf), _vectorised(math.erfc)
-    for _ in range(3):
-        tail = np.abs(inside) > 0.5
-        error = np.where(
-            tail, np.sign(x) * ((1 - np.abs(inside)) - erfc(np.abs(x))), erf(x) - inside
-        )
-        step = error / (2 / np.sqrt(np.pi) * np.exp(-x * x))
-        x = x - step / (1 + x * step)
-    return np.where(size < 1, x, np.where(size == 1, np.copysign(np.inf, a), np.nan))
-
-
-#: B(2k): the Bernoulli numbers of the asymptotic series of digamma and its derivatives.
-_BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510)
-
-
-def _polygamma(n: Any, a: Any) -> Any:
-    """digamma and trigamma by recurrence up to 10 and the asymptotic series from there."""
-    order = int(np.asarray(n).ravel()[0])
-    a = np.asarray(a, dtype=np.float64)
-    if order > 1:
-        return _vectorised(lambda x: float(_exact_polygamma(order, mp.mpf(float(x)))))(a)
-    low = a < 0.5
-    x = np.where(low, 1 - a, a)
-    total = np.zeros_like(x)
-    for _ in range(10):
-        small = x < 10
-        safe = np.where(small, x, 1.0)
-        total = np.where(small, total - 1 / safe if order == 0 else total + 1 / safe**2, total)
-        x = np.where(small, x + 1, x)
-    terms = enumerate(_BERNOULLI, start=1)
-    if order == 0:
-        total = total + np.log(x) - 0.5 / x - sum(b / (2 * k * x ** (2 * k)) for k, b in terms)
-        mirrored = total - np.pi / np.tan(np.pi * np.where(low, a, 0.25))
-    else:
-        total = total + 1 / x + 0.5 / x**2 + sum(b / x ** (2 * k + 1) for k, b in terms)
-        mirrored = (np.pi / np.sin(np.pi * np.where(low, a, 0.25))) ** 2 - total
-    pole = (a <= 0) & (a == np.floor(a))
-    if order == 0:
-        at_pole = np.where(a == 0, -np.copysign(np.inf, a), np.nan)
-        return np.where(pole, at_pole, np.where(low, mirrored, total))
-    return np.where(pole, np.inf, np.where(low, mirrored, total))
-
-
-def _lgamma(value: float) -> float:
-    try:
-        return math.lgamma(value)
-    except (ValueError, OverflowError):
-        return math.inf
-
-
-#: Beyond ``2^±_FAR`` an exponential's exponent would itself be a number of astronomic length.
-_FAR = 60
-
-
-def _capped(function: Callable[..., Any], below: Any, above: Any) -> Callable[..., Any]:
-    """A function that grows as exp, with its limits where no arithmetic reaches."""
-    guarded = _guarded(function)
-
-    def call(value: Any) -> Any:
-        if mp.isnan(value) or value == 0 or mp.mag(value) <= _FAR:
-            return guarded(value)
-        return above if value > 0 else below
-
-    return call
-
-
-def _exact_lgamma(a: Any) -> Any:
-    """``log|Γ(a)|``, reflected below 1/2: ``Γ(a)·Γ(1 − a) = π/sin(πa)``."""
-    if a >= 0.5:
-        return mp.loggamma(a)
-    if a == mp.floor(a):
-        return mp.inf
-    return mp.log(mp.pi / abs(mp.sinpi(a))) - mp.loggamma(1 - a)
-
-
-def _exact_log(value: Any) -> Any:
-    return -mp.inf if value == 0 else mp.nan if value < 0 else mp.log(value)
-
-
-def _periodic(function: Callable[..., Any]) -> Callable[..., Any]:
-    """sin, cos, tan of an infinity are nan, and of what has too many digits before the point."""
-    guarded = _guarded(function)
-
-    def call(value: Any) -> Any:
-        far = mp.isinf(value) or (mp.isnormal(value) and mp.mag(value) > 100_000)
-        return mp.nan if far else guarded(value)
-
-    return call
-
-
-def _domain(function: Callable[..., Any], low: float, high: float, ends: Any = None) -> Any:
-    """``function`` on ``[low, high]``, nan outside; ``ends`` are its values at the two ends."""
-    guarded = _guarded(function)
-
-    def call(value: Any) -> Any:
-        if mp.isnan(value) or value < low or value > high:
-            return mp.nan
-        if ends is not None and value in (low, high):
-            return ends[0] if value == low else ends[1]
-        return guarded(value)
-
-    return call
-
-
-def _exact_erfc(x: Any) -> Any:
-    """erfc; far out by its first term, as mpmath counts the terms that it would need with integers."""
-    if x > 1e20:
-        return PRIMITIVES["exp"].exact(-x * x) / (x * mp.sqrt(mp.pi))  # type: ignore[misc]
-    return mp.erfc(x)
-
-
-def _sign_exact(value: Any) -> Any:
-    return mp.nan if mp.isnan(value) else mp.mpf(int(value > 0) - int(value < 0))
-
-
-def _rounded(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda value: value if not mp.isfinite(value) else function(value)
-
-
-class sinc(sympy.Function):
-    """``sin(πx)/(πx)``, 1 at 0."""
-
-    nargs = 1
-    is_real = True
-
-    def fdiff(self, argindex: int = 1) -> Any:
-        return SincSlope(1, self.args[0], self)
-
-
-class SincSlope(sympy.Function):
-    """The ``n``-th derivative of ``y = sinc(x)``, with its limit at 0; arguments ``(n, x, y)``.
-
-    `written` has the limit nowhere: it is what a person writes, and ``0/0`` at 0.
-    """
-
-    nargs = 3
-    is_real = True
-
-    def fdiff(self, argindex: int = 1) -> Any:
-        n, x, y = tuple(self.args)
-        if argindex == 3:
-            return sympy.S.Zero  # y is there to be printed: the value is a function of x
-        if argindex == 1:
-            raise sympy.core.function.ArgumentIndexError(self, argindex)
-        return SincSlope(n + 1, x, y)
-
-    def written(self) -> Any:
-        """From ``x·sinc(x) = sin(πx)/π``, differentiated n times."""
-        order = int(self.args[0])
-        x: Any = self.args[1]
-        slope: Any = self.args[2]
-        for n in range(1, order + 1):
-            wave = sympy.pi ** (n - 1) * sympy.sin(sympy.pi * x + n * sympy.pi / 2)
-            slope = sympy.expand(wave * x ** (n - 1)) - n * slope
-        return slope / Nonzero(x) ** order
-
-
-def _sinc_slope(n: Any, x: Any, _: Any) -> Any:
-    return _vectorised(lambda n, x: float(_exact_sinc_slope(n, mp.mpf(x), x)))(n, x)
-
-
-def _exact_sinc_slope(n: Any, x: Any, _: Any) -> Any:
-    """The Taylor series about 0, and away from it the recurrence, which divides by ``x^n``."""
-    n = int(n)
-    if not mp.isfinite(x):
-        return mp.zero if mp.isinf(x) else mp.nan
-    if abs(x) >= 1:
-        slope = mp.sincpi(x)
-        for k in range(1, n + 1):
-            turn = (mp.sinpi, mp.cospi, lambda a: -mp.sinpi(a), lambda a: -mp.cospi(a))[k % 4]
-            slope = (mp.pi ** (k - 1) * turn(x) - k * slope) / x
-        return slope
-    total = mp.zero
-    for k in range((n + 1) // 2, 40):
-        factor = mp.ff(2 * k, n) / mp.factorial(2 * k + 1)
-        total += (-1) ** k * mp.pi ** (2 * k) * factor * mp.power(x, 2 * k - n)
-    return total
-
-
-class log0(sympy.Function):
-    """The log that multiplies a power, ``x^y·log(x)``: 0 at 0, where PyTorch returns 0."""
-
-    nargs = 1
-    is_real = True
-
-    def fdiff(self, argindex: int = 1) -> Any:
-        return 1 / self.args[0]
-
-
 PRIMITIVES: Mapping[str, Primitive] = {
-    "exp": Primitive(sympy.exp, np.exp, _capped(mp.exp, mp.zero, mp.inf)),
-    "log": Primitive(sympy.log, np.log, _guarded(_exact_log)),
+    "exp": Primitive(sympy.exp, np.exp, exact_exp),
+    "log": Primitive(sympy.log, np.log, guarded(exact_log)),
     "log2": Primitive(
-        cfunctions.log2, np.log2, _guarded(lambda a: _exact_log(a) / mp.ln2 if a else -mp.inf)
+        cfunctions.log2, np.log2, guarded(lambda a: exact_log(a) / mp.ln2 if a else -mp.inf)
     ),
     "log10": Primitive(
-        cfunctions.log10, np.log10, _guarded(lambda a: _exact_log(a) / mp.ln10 if a else -mp.inf)
+        cfunctions.log10, np.log10, guarded(lambda a: exact_log(a) / mp.ln10 if a else -mp.inf)
     ),
-    "log1p": Primitive(cfunctions.log1p, np.log1p, _guarded(lambda a: _exact_log(1 + a))),
-    "expm1": Primitive(cfunctions.expm1, np.expm1, _capped(mp.expm1, -mp.one, mp.inf)),
-    "exp2": Primitive(cfunctions.exp2, np.exp2, _capped(lambda a: mp.power(2, a), mp.zero, mp.inf)),
+    "log1p": Primitive(cfunctions.log1p, np.log1p, guarded(lambda a: exact_log(1 + a))),
+    "expm1": Primitive(cfunctions.expm1, np.expm1, capped(mp.expm1, -mp.one, mp.inf)),
+    "exp2": Primitive(cfunctions.exp2, np.exp2, capped(lambda a: mp.power(2, a), mp.zero, mp.inf)),
     "sqrt": Primitive(sympy.sqrt),
-    "sin": Primitive(sympy.sin, np.sin, _periodic(mp.sin)),
-    "cos": Primitive(sympy.cos, np.cos, _periodic(mp.cos)),
-    "tan": Primitive(sympy.tan, np.tan, _periodic(mp.tan)),
-    "asin": Primitive(sympy.asin, np.arcsin, _domain(mp.asin, -1, 1)),
-    "acos": Primitive(sympy.acos, np.arccos, _domain(mp.acos, -1, 1)),
-    "atan": Primitive(sympy.atan, np.arctan, _guarded(mp.atan)),
-    "atan2": Primitive(sympy.atan2, np.arctan2, _guarded(mp.atan2, mp.zero)),
-    "sinh": Primitive(sympy.sinh, np.sinh, _capped(mp.sinh, -mp.inf, mp.inf)),
-    "cosh": Primitive(sympy.cosh, np.cosh, _capped(mp.cosh, mp.inf, mp.inf)),
-    "tanh": Primitive(sympy.tanh, np.tanh, _capped(mp.tanh, -mp.one, mp.one)),
-    "asinh": Primitive(sympy.asinh, np.arcsinh, _guarded(mp.asinh)),
-    "acosh": Primitive(sympy.acosh, np.arccosh, _domain(mp.acosh, 1, math.inf)),
+    "sin": Primitive(sympy.sin, np.sin, periodic(mp.sin)),
+    "cos": Primitive(sympy.cos, np.cos, periodic(mp.cos)),
+    "tan": Primitive(sympy.tan, np.tan, periodic(mp.tan)),
+    "asin": Primitive(sympy.asin, np.arcsin, domain(mp.asin, -1, 1)),
+    "acos": Primitive(sympy.acos, np.arccos, domain(mp.acos, -1, 1)),
+    "atan": Primitive(sympy.atan, np.arctan, guarded(mp.atan)),
+    "atan2": Primitive(sympy.atan2, np.arctan2, guarded(mp.atan2, mp.zero)),
+    "sinh": Primitive(sympy.sinh, np.sinh, capped(mp.sinh, -mp.inf, mp.inf)),
+    "cosh": Primitive(sympy.cosh, np.cosh, capped(mp.cosh, mp.inf, mp.inf)),
+    "tanh": Primitive(sympy.tanh, np.tanh, capped(mp.tanh, -mp.one, mp.one)),
+    "asinh": Primitive(sympy.asinh, np.arcsinh, guarded(mp.asinh)),
+    "acosh": Primitive(sympy.acosh, np.arccosh, domain(mp.acosh, 1, math.inf)),
     "atanh": Primitive(
-        sympy.atanh, np.arctanh, _domain(mp.atanh, -1, 1, (-mp.inf, mp.inf))
+        sympy.atanh, np.arctanh, domain(mp.atanh, -1, 1, (-mp.inf, mp.inf))
     ),
-    "erf": Primitive(sympy.erf, _vectorised(math.erf), _capped(mp.erf, -mp.one, mp.one)),
-    "erfc": Primitive(sympy.erfc, _vectorised(math.erfc), _capped(_exact_erfc, mp.mpf(2), mp.zero)),
+    "erf": Primitive(sympy.erf, vectorised(math.erf), capped(mp.erf, -mp.one, mp.one)),
+    "erfc": Primitive(sympy.erfc, vectorised(math.erfc), capped(exact_erfc, mp.mpf(2), mp.zero)),
     "erfinv": Primitive(
-        sympy.erfinv, _erfinv, _domain(mp.erfinv, -1, 1, (-mp.inf, mp.inf))
+        sympy.erfinv, erfinv, domain(mp.erfinv, -1, 1, (-mp.inf, mp.inf))
     ),
     "lgamma": Primitive(
         sympy.loggamma,
-        _vectorised(_lgamma),
-        _guarded(_exact_lgamma, mp.inf),
+        vectorised(lgamma),
+        guarded(exact_lgamma, mp.inf),
     ),
     "polygamma": Primitive(
         sympy.polygamma,
-        _polygamma,
-        lambda n, a: _exact_polygamma(n, a),
+        polygamma,
+        lambda n, a: exact_polygamma(n, a),
     ),
     "sinc": Primitive(sinc, np.sinc, lambda a: mp.one if a == 0 else mp.sincpi(a)),
-    "sinc_slope": Primitive(SincSlope, _sinc_slope, _exact_sinc_slope),
+    "sinc_slope": Primitive(SincSlope, sinc_slope, exact_sinc_slope),
     "log0": Primitive(
-        log0, lambda a: np.log(np.where(a == 0, 1.0, a)), lambda a: _exact_log(a) if a else mp.zero
+        log0, lambda a: np.log(np.where(a == 0, 1.0, a)), lambda a: exact_log(a) if a else mp.zero
     ),
     "abs": Primitive(sympy.Abs, np.abs, abs),
-    "sign": Primitive(sympy.sign, np.sign, _sign_exact),
-    "floor": Primitive(sympy.floor, np.floor, _rounded(mp.floor)),
-    "ceil": Primitive(sympy.ceiling, np.ceil, _rounded(mp.ceil)),
-    "round": Primitive(rint, np.round, _rounded(mp.nint)),
+    "sign": Primitive(sympy.sign, np.sign, sign_exact),
+    "floor": Primitive(sympy.floor, np.floor, rounded(mp.floor)),
+    "ceil": Primitive(sympy.ceiling, np.ceil, rounded(mp.ceil)),
+    "round": Primitive(rint, np.round, rounded(mp.nint)),
     "trunc": Primitive(
-        trunc, np.trunc, _rounded(lambda a: mp.floor(a) if a >= 0 else mp.ceil(a))
+        trunc, np.trunc, rounded(lambda a: mp.floor(a) if a >= 0 else mp.ceil(a))
     ),
     "isfinite": Primitive(isfinite, np.isfinite, lambda a: mp.mpf(int(mp.isfinite(a)))),
     "replaced": Primitive(
@@ -516,37 +139,6 @@ PRIMITIVES: Mapping[str, Primitive] = {
     "max": Primitive(sympy.Max, np.maximum, max),
     "min": Primitive(sympy.Min, np.minimum, min),
 }  # fmt: skip
-
-
-def _exact_polygamma(n: Any, a: Any) -> Any:
-    """Reflected below 0, where the recurrence would take as many steps as ``|a|``.
-
-    ``(−1)ⁿ·ψₙ(1 − a) − ψₙ(a)`` is the n-th derivative of ``π·cot(πa)`` (DLMF 5.15.6).
-    """
-    n = int(n)
-    if mp.isnan(a):
-        return mp.nan
-    if a == 0:
-        return -mp.inf if n % 2 == 0 else mp.inf
-    if mp.isinf(a):
-        return mp.inf if a > 0 and n == 0 else mp.zero if a > 0 else mp.nan
-    if a < 0 and a == mp.floor(a):
-        return mp.nan if n % 2 == 0 else mp.inf
-    if a > 0:
-        return mp.polygamma(n, a)
-    cot = mp.cospi(a) / mp.sinpi(a)
-    slopes = [
-        mp.zero,
-        mp.pi,
-    ]  # a polynomial in cot(πa), lowest power first; d cot(πa) = −π·(1 + cot²)
-    for _ in range(n):
-        inner = [k * c for k, c in enumerate(slopes)][1:]
-        slopes = [mp.zero] * (len(inner) + 2)
-        for k, c in enumerate(inner):
-            slopes[k] -= mp.pi * c
-            slopes[k + 2] -= mp.pi * c
-    turned = mp.polygamma(n, 1 - a)
-    return (-turned if n % 2 else turned) - mp.polyval(slopes[::-1], cot)
 
 
 #: SymPy class -> kernels, for the evaluator.

@@ -14,7 +14,7 @@ from typing import Any
 import sympy
 from sympy.logic.boolalg import And, Not, Or
 
-from gradexplain.formula.functions import Bracket, FloorDiv, Lookup, Modulo
+from gradexplain.formula.kinds import Bracket, FloorDiv, Lookup, Modulo
 
 
 def index(name: str) -> Any:

@@ -10,8 +10,9 @@ import sympy
 from sympy.logic.boolalg import And, Or
 
 from gradexplain.formula.contract import close_sum, delta
-from gradexplain.formula.functions import (
-    PRIMITIVES,
+from gradexplain.formula.functions import PRIMITIVES, build, by_name, choose, named_function
+from gradexplain.formula.indices import Ranges
+from gradexplain.formula.kinds import (
     Bracket,
     Cases,
     FirstGreatest,
@@ -19,12 +20,7 @@ from gradexplain.formula.functions import (
     Greatest,
     Least,
     Lookup,
-    build,
-    by_name,
-    choose,
-    named_function,
 )
-from gradexplain.formula.indices import Ranges
 from gradexplain.graph import Graph, NamedNumber
 from gradexplain.ops.base import Shape
 

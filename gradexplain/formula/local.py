@@ -17,7 +17,7 @@ import sympy
 from gradexplain.errors import Span
 from gradexplain.formula.burden import burden
 from gradexplain.formula.calculus import Calculus
-from gradexplain.formula.functions import Lookup
+from gradexplain.formula.kinds import Lookup
 from gradexplain.formula.tidy import tidy
 from gradexplain.graph import Graph, Node, Ref, refs
 from gradexplain.ops.base import Op, Shape

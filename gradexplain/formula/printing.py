@@ -10,8 +10,9 @@ import sympy
 from sympy.logic.boolalg import And, Not, Or
 
 from gradexplain.formula.arranging import decimal, facing, plain, radicals, under_one_root, upright
-from gradexplain.formula.functions import (
-    ABSENT,
+from gradexplain.formula.functions import ABSENT, RecordFunction
+from gradexplain.formula.indices import SIZES, is_size
+from gradexplain.formula.kinds import (
     BIG,
     Bracket,
     Cases,
@@ -23,10 +24,8 @@ from gradexplain.formula.functions import (
     Lookup,
     Modulo,
     Nonzero,
-    RecordFunction,
     SincSlope,
 )
-from gradexplain.formula.indices import SIZES, is_size
 from gradexplain.formula.letters import Letters
 
 _ADD, _MUL, _POWER, _ATOM = range(4)

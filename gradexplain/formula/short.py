@@ -11,8 +11,8 @@ from typing import Any
 
 import sympy
 
-from gradexplain.formula.functions import BIG, Bracket, Lookup
 from gradexplain.formula.indices import is_size
+from gradexplain.formula.kinds import BIG, Bracket, Lookup
 from gradexplain.formula.letters import Letters
 from gradexplain.formula.printing import TextPrinter
 from gradexplain.ops.base import Shape

@@ -18,8 +18,8 @@ import sympy
 
 from gradexplain.errors import GradexplainError
 from gradexplain.formula.calculus import uniform
-from gradexplain.formula.functions import Modulo
 from gradexplain.formula.indices import SIZES, size
+from gradexplain.formula.kinds import Modulo
 from gradexplain.formula.letters import Letters
 from gradexplain.formula.printing import TextPrinter
 from gradexplain.graph import Graph

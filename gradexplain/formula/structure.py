@@ -7,7 +7,7 @@ from typing import Any
 
 import sympy
 
-from gradexplain.formula.functions import Bracket
+from gradexplain.formula.kinds import Bracket
 from gradexplain.formula.letters import Letters
 from gradexplain.graph import Graph, Node
 

@@ -15,7 +15,7 @@ import sympy
 
 from gradexplain.arithmetic import mp
 from gradexplain.formula.burden import burden
-from gradexplain.formula.functions import Bracket, Cases, FloorDiv, Lookup, Modulo
+from gradexplain.formula.kinds import Bracket, Cases, FloorDiv, Lookup, Modulo
 
 #: Beyond this many operations a formula is only factored, not rewritten as one fraction.
 _LARGE = 150

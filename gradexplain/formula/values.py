@@ -15,8 +15,8 @@ import sympy
 
 from gradexplain.errors import Span
 from gradexplain.formula.calculus import element_symbol, indices_of, label_of
-from gradexplain.formula.functions import Lookup
 from gradexplain.formula.indices import index
+from gradexplain.formula.kinds import Lookup
 from gradexplain.formula.letters import Letters
 from gradexplain.formula.local import renamed
 from gradexplain.formula.printing import TextPrinter

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import sympy
 
-from gradexplain.formula.functions import Lookup
+from gradexplain.formula.kinds import Lookup
 from gradexplain.plan.arrays import Pair, aligned
 from gradexplain.plan.cost import hold
 from gradexplain.plan.exact import Exact

@@ -16,9 +16,10 @@ from typing import Any
 import sympy
 from sympy.logic.boolalg import And, Not, Or
 
-from gradexplain.formula.functions import (
+from gradexplain.formula.functions import KERNELS, RecordFunction
+from gradexplain.formula.indices import index
+from gradexplain.formula.kinds import (
     BIG,
-    KERNELS,
     Bracket,
     Cases,
     FirstGreatest,
@@ -28,9 +29,7 @@ from gradexplain.formula.functions import (
     Least,
     Lookup,
     Modulo,
-    RecordFunction,
 )
-from gradexplain.formula.indices import index
 from gradexplain.plan.cost import cost
 from gradexplain.plan.program import Affine, Axis, Node, Program, union
 

@@ -29,8 +29,8 @@ from gradexplain.formula.calculus import (
     literal_value,
 )
 from gradexplain.formula.contract import contract, delta
-from gradexplain.formula.functions import BIG, Bracket, Cases, FloorDiv, Lookup, Modulo
 from gradexplain.formula.indices import Ranges, index
+from gradexplain.formula.kinds import BIG, Bracket, Cases, FloorDiv, Lookup, Modulo
 from gradexplain.formula.kit import decimals
 from gradexplain.formula.latex import LatexPrinter
 from gradexplain.formula.letters import Letters

@@ -11,7 +11,7 @@ import sympy
 
 from gradexplain.explanation import Array
 from gradexplain.formula.calculus import indices_of, label_of
-from gradexplain.formula.functions import Bracket, Cases, Lookup
+from gradexplain.formula.kinds import Bracket, Cases, Lookup
 from gradexplain.formula.letters import Letters
 from gradexplain.formula.local import RESULT, UPSTREAM, local_rule, renamed
 from gradexplain.formula.printing import TextPrinter
