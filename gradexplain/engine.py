@@ -517,12 +517,26 @@ class Run:
             shown = self.closed.shown_gradient(leaf)
             gradient = Gradient(
                 leaf.label, shown.formula, shown.text, shown.latex, shown.where, shown.ranges,
-                *self.routes(leaf, self.closed.gradient_value(leaf)),
+                *self.routes(leaf, self._closed_value(leaf)),
             )  # fmt: skip
             self.explanation.gradients[leaf.label] = gradient
         if self.between:
             self.explanation.intermediates = intermediates(self)
         self._answers()
+
+    def _closed_value(self, leaf: Node) -> Any:
+        """The closed form's value, with more digits where those of the chain rule leave too few."""
+        from gradexplain.arithmetic import mp
+        from gradexplain.routes.chain import MORE_DIGITS, certain
+
+        pair, digits = self.closed.gradient_value(leaf), self.precision
+        if self.exact and digits < MORE_DIGITS and not certain(pair, digits):
+            with mp.workdps(MORE_DIGITS):
+                again = self.closed.at(self.values, self.v, exact=True)
+                value, size = again.gradient_value(leaf)
+                noise = mp.mpf(10) ** (10 - MORE_DIGITS)
+                return np.where(np.abs(value) <= noise * size, mp.zero, value), 0.0 * size
+        return pair
 
     def _answers(self) -> None:
         """The gradients in their shortest notation, and one element in full."""

@@ -44,8 +44,9 @@ class Sent(Contribution):
     value: Pair
 
 
-#: Decimal digits with which values are computed first, and where those are not enough.
-DIGITS, MORE_DIGITS = 50, 400
+#: Decimal digits with which values are computed first, and next; these are doubled until they are
+#: enough, as far as the powers of ten on the way make that likely (`most_digits`), to a last limit.
+DIGITS, MORE_DIGITS, MOST_DIGITS = 50, 400, 6400
 
 #: So many digits are to be right.
 _WANTED = 18
@@ -56,16 +57,38 @@ def settled_chain(
 ) -> tuple[ChainRule, int]:
     """The chain rule carried through, and the digits with which it was.
 
-    Where fewer than 18 digits of a number are certain it is all done again with `MORE_DIGITS`; what is
-    then no more than its own rounding is 0.
+    Where fewer than 18 digits of a number are certain it is all done again with twice as many, up to
+    `ChainRule.most_digits`; what is then no more than its own rounding is 0.
     """
-    for digits in (DIGITS, MORE_DIGITS):
+    digits, before = DIGITS, None
+    while True:
         with mp.workdps(digits):
             chain = ChainRule(graph, values, exact=exact)
             chain.backward(v, wanted)
-        if not exact or chain.is_certain(digits):
-            break
-    return chain, digits
+        if not exact or chain.is_certain(digits, before) or digits >= chain.most_digits(digits):
+            return chain, digits
+        before = chain
+        digits = max(2 * digits, MORE_DIGITS)
+
+
+def certain(pair: Pair, digits: int, before: Pair | None = None) -> bool:
+    """Whether enough of the ``digits`` are left in every number that is finite.
+
+    Where an error bound is too large for a float, two evaluations must agree: this and the one
+    ``before``.
+    """
+    unit, near = mp.mpf(10) ** (_WANTED - digits), mp.mpf(10) ** -_WANTED
+    earlier = np.full(np.shape(pair[0]), mp.nan) if before is None else before[0]
+
+    def lost(value: Any, size: float, other: Any) -> bool:
+        if not mp.isfinite(value):
+            return False
+        if size < math.inf:
+            return bool(abs(value) < unit * size)
+        return not abs(value - other) <= near * abs(value)
+
+    with np.errstate(all="ignore"):
+        return not np.any(np.frompyfunc(lost, 3, 1)(pair[0], pair[1], earlier))
 
 
 class ChainRule:
@@ -89,15 +112,24 @@ class ChainRule:
             if node.id in needed:
                 self.forward[node.id] = self._value(node, values)
 
-    def is_certain(self, digits: int) -> bool:
-        """Whether enough of the ``digits`` are left in every number."""
+    def is_certain(self, digits: int, before: ChainRule | None = None) -> bool:
+        """Whether enough of the ``digits`` are left in every number; ``before`` has fewer of them."""
+        found = self._found()
+        earlier = [None] * len(found) if before is None else before._found()
+        return all(certain(pair, digits, other) for pair, other in zip(found, earlier, strict=True))
+
+    def _found(self) -> list[Pair]:
         found = [*self.forward.values(), *self.upstream.values()]
-        found += [c.value for c in self.contributions]
-        with np.errstate(all="ignore"):
-            return not any(
-                (np.abs(to_float(value)) < size * 10.0 ** (_WANTED - digits)).any()
-                for value, size in found
-            )
+        return found + [c.value for c in self.contributions]
+
+    def most_digits(self, digits: int) -> int:
+        """How many digits are worth trying: what cancels may be eight times the largest power of ten."""
+        tens, noise = 1, mp.mpf(10) ** (10 - digits)
+        for value, size in self._found():
+            for x, s in zip(np.ravel(value), np.ravel(size), strict=True):
+                if mp.isfinite(x) and abs(x) > noise * s:
+                    tens = max(tens, abs(int(0.30103 * mp.mag(x))))
+        return min(MOST_DIGITS, max(MORE_DIGITS, 8 * tens))
 
     def _pair(self, array: Any) -> Pair:
         array = np.asarray(array, dtype=np.float64)
