@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import numpy as np
 from gradexplain.explanation import Array, Note
 from gradexplain.graph import Node
 from gradexplain.plan.arrays import to_float
-from gradexplain.verdict.compare import differs
+from gradexplain.routes.names import own_texts, quoted
+from gradexplain.verdict.compare import FORMATS, differs
 
 if TYPE_CHECKING:
     from gradexplain.engine import Run
@@ -169,7 +171,6 @@ _PLACES = 3
 def _lost(run: Run) -> list[Note]:
     """Where PyTorch's digits went, where a gradient or the output has few of them left."""
     from gradexplain.verdict import digits
-    from gradexplain.verdict.rewrites import rewrites
 
     if run.real is None:
         return []
@@ -177,28 +178,64 @@ def _lost(run: Run) -> list[Note]:
     gradients = [*x.gradients.values(), *x.intermediates.values()]
     if all(gradient.digits is None for gradient in gradients):
         return []
+    names = quoted(run.graph, own_texts(run.graph))
     exact = {id: _within(run.clean(pair), pair[0]) for id, pair in run.chain.forward.items()}
     found = []
     for loss in digits.forward_losses(run.graph, run.real.forward, exact, dtype)[:_PLACES]:
-        node, place = loss.node, at(loss.node.label, loss.index)
+        node, place = loss.node, at(names.get(loss.node.label, loss.node.label), loss.index)
         call = f"{place} in {node.label} = {_call(run, node)}" if node.named else place
         if call.startswith(f"{node.label} in "):
             call = call.removeprefix(f"{node.label} in ")
-        if loss.overflow:
+        if loss.overflow and not abs(loss.exact) < FORMATS[dtype].largest:
             text = f"{call} is too large for {dtype}: PyTorch has {_number(loss.found)}."
+        elif loss.overflow:
+            text = (
+                f"{call} is {_number(loss.found)} in PyTorch; its value is {_number(loss.exact)}."
+            )
         else:
             kept = f"{round(loss.after)} of {loss.of:.0f} digits"
             text = (
                 f"{call} has {kept} left in PyTorch, {_number(loss.found)} for "
                 f"{_number(loss.exact)}: they are lost here."
             )
-        other = next(rewrites(run.graph, node), None)
         data = {"node": node.label, "index": list(loss.index), "digits": round(loss.after)}
-        if other is not None:
-            text += f" Write {other.instead} for {other.written}."
-            data["instead"] = other.instead
+        text += _instead(run, node, data)
         found.append(Note("overflow" if loss.overflow else "cancellation", text, data))
     return found or _lost_on_the_way_back(run)
+
+
+def _instead(run: Run, node: Node, data: dict[str, Any]) -> str:
+    """A known way to write a value that ``node`` is a part of, where it is equal at this point."""
+    from gradexplain.arithmetic import mp
+    from gradexplain.errors import GradexplainError
+    from gradexplain.reading.language import read
+    from gradexplain.reading.syntax import parse
+    from gradexplain.routes.chain import ChainRule
+    from gradexplain.verdict.rewrites import rewrites
+
+    def value(text: str, values: dict[str, Array]) -> Any:
+        graph = read(parse(text), lambda name: values[name].shape, values.get)
+        return np.ravel(ChainRule(graph, values, exact=True).forward[graph.output][0])
+
+    def equal(old: str, new: str, letters: Mapping[str, int]) -> bool:
+        values = {letter: to_float(run.chain.forward[id][0]) for letter, id in letters.items()}
+        if not run.exact:
+            source = np.random.default_rng(0)
+            values = {n: source.uniform(0.5, 1.5, (2,) * a.ndim) for n, a in values.items()}
+        try:
+            with mp.workdps(max(100, run.precision)):
+                pairs = [*zip(value(old, values), value(new, values), strict=True)]
+                near = mp.mpf(10) ** -30
+                known = [(a, b) for a, b in pairs if mp.isfinite(a)]
+                return bool(known) and all(abs(a - b) <= near * abs(a) for a, b in known)
+        except (GradexplainError, ValueError, ZeroDivisionError):
+            return False
+
+    other = next(rewrites(run.graph, node, own_texts(run.graph, 60), equal), None)
+    if other is None:
+        return ""
+    data["instead"] = other.instead
+    return f" Write {other.instead} for {other.written}."
 
 
 def _within(rounded: Array, exact: Any) -> Array:
@@ -224,6 +261,9 @@ def _lost_on_the_way_back(run: Run) -> list[Note]:
             continue
         ours = run.clean(run.chain.upstream[c.source.id])
         left = digits.whole(real, ours, dtype, scale)
+        sources = (run.real.forward.get(i) for i in c.node.inputs)
+        if any(a is not None and not np.isfinite(a).all() for a in sources):
+            return []  # IEEE's rules for nan and infinities
         if digits.few(left, dtype):
             chosen = any(point.node.id == c.node.id for point in run.singular)
             if chosen or (c.node.op is not None and c.node.op.coarse):
@@ -271,7 +311,9 @@ def _conventions(run: Run, singular: list[Singular]) -> list[Note]:
             text += ", and PyTorch's arithmetic meets 0/0 or inf - inf there."
         else:
             text += ", and PyTorch's choice is not the limit that the formula has."
-        notes.append(Note("convention", text, {"input": gradient.name, "index": list(index)}))
+        data: dict[str, Any] = {"input": gradient.name, "index": list(index)}
+        text += _instead(run, point, data) if np.isnan(torch[index]) else ""
+        notes.append(Note("convention", text, data))
     return notes
 
 

@@ -24,7 +24,7 @@ def free_name(graph: Graph, *names: str) -> str:
     return next((name for name in names if name not in taken), f"{names[-1]}_")
 
 
-def own_texts(graph: Graph) -> dict[int, str]:
+def own_texts(graph: Graph, most: int = OWN) -> dict[int, str]:
     """Each value's text in the reader's names: ``2*b``, ``log(c)``; a longer one's is its label."""
     texts = labels_of(graph)
     for node in graph.nodes:
@@ -37,7 +37,7 @@ def own_texts(graph: Graph) -> dict[int, str]:
             if inner < outer or (inner == outer < _TIGHT and place):
                 shown[id] = f"({texts[id]})"
         text = op_call(node, texts | shown)
-        if len(text) <= OWN:
+        if len(text) <= most:
             texts[node.id] = text
     return texts
 

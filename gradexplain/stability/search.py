@@ -19,7 +19,8 @@ from gradexplain.reading.program import Program
 from gradexplain.reading.syntax import parse
 from gradexplain.routes.names import own_texts
 from gradexplain.stability.measure import FULL, Measured, digits, measure, same
-from gradexplain.stability.rewrites import inlined, rewritten, written
+from gradexplain.stability.rewrites import inlined, rewritten
+from gradexplain.verdict.rewrites import written
 
 #: Samples of a range: as many evenly spaced as over its powers of ten.
 _SAMPLES = 24

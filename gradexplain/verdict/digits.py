@@ -96,6 +96,10 @@ def forward_losses(
         if before - after < _LOSS and not (before > 0.5 and after == 0):
             continue
         value, true = float(found[node.id][index]), float(exact[node.id][index])
+        if math.isnan(value) and not all(
+            np.isfinite(found[i]).all() for i in node.inputs if i in found
+        ):
+            continue  # nan and infinities follow IEEE's rules: nothing is lost
         overflow = not math.isfinite(value) and before > 0
         losses.append(Loss(node, index, before, after, most, true, value, overflow))
     return losses

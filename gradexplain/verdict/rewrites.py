@@ -1,118 +1,233 @@
-"""Known ways of writing what loses digits so that it does not.
+"""Rewrites that keep digits: one table, read by ``gradexplain stability`` and by the notes of ``run``.
 
-A row is a pattern in the language of expressions, and what to write instead; letters stand for any
-value.  Both sides are equal wherever both are defined, which the tests prove.
+A row is two expressions; the capital letters A, B and C stand for any value, D for a dim.  A rewrite is
+proposed only where it was found to be equal, so a row may be tried where it does not help: by numbers
+with digits to spare here, and measured to be better too by `gradexplain.stability.search`.
 
-Sources: Goldberg 1991, *What Every Computer Scientist Should Know About Floating-Point Arithmetic*;
-Higham, *Accuracy and Stability of Numerical Algorithms*, chapters 1, 2 and 27; the PyTorch
-documentation of the functions named.
+Sources: D. Goldberg, *What every computer scientist should know about floating-point arithmetic* (1991);
+N. Higham, *Accuracy and Stability of Numerical Algorithms* (2002), chapters 1, 2 and 27; the benchmarks
+of the Herbie project; the PyTorch documentation of the functions named.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import ast
+import copy
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from gradexplain.graph import Graph, Node, labels_of, refs
+import numpy as np
 
-#: ``(pattern, rewrite)``; the more special of two comes first.
-TABLE: tuple[tuple[str, str], ...] = (
-    ("exp(a) - 1", "torch.expm1(a)"),
-    ("log(1 + a)", "torch.log1p(a)"),
-    ("log(1 + exp(a))", "F.softplus(a)"),
-    ("log(exp(a).sum())", "torch.logsumexp(a, …)"),
-    ("log(exp(a) + exp(b))", "torch.logaddexp(a, b)"),
-    ("exp(a) / exp(a).sum()", "torch.softmax(a, …)"),
-    ("log(softmax(a, 0))", "torch.log_softmax(a, …)"),
-    ("log(sigmoid(a))", "F.logsigmoid(a)"),
-    ("1 / (1 + exp(-a))", "torch.sigmoid(a)"),
-    ("sqrt(a*a + b*b)", "torch.hypot(a, b)"),
-    ("sqrt(a**2 + b**2)", "torch.hypot(a, b)"),
-    ("sqrt((a*a).sum())", "torch.linalg.vector_norm(a)"),
-    ("sqrt((a**2).sum())", "torch.linalg.vector_norm(a)"),
-    ("sqrt(a + b) - sqrt(a)", "b/(sqrt(a + b) + sqrt(a))"),
-    ("sqrt(a) - sqrt(b)", "(a - b)/(sqrt(a) + sqrt(b))"),
-    ("a**2 - b**2", "(a - b)*(a + b)"),
-    ("a*a - b*b", "(a - b)*(a + b)"),
-    ("1 - cos(a)", "2*sin(a/2)**2"),
-    ("exp(a) - exp(b)", "exp(b)*torch.expm1(a - b)"),
-    ("log(a) - log(b)", "log(a/b)"),
-    ("1/a - 1/b", "(b - a)/(a*b)"),
-)
+from gradexplain.errors import GradexplainError
+from gradexplain.graph import Graph, Node
+from gradexplain.matching import Found, instance
+from gradexplain.ops.base import Shape, normal_dims
+from gradexplain.reading.language import read
+from gradexplain.reading.names import functions
+from gradexplain.reading.syntax import parse
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """``old`` is written as ``new``; ``why`` says what ``old`` loses."""
+
+    old: str
+    new: str
+    why: str
+
+
+_CANCELS = "two numbers that are nearly equal are subtracted"
+_ROUNDS = "1 + a small number forgets the small number's digits"
+_OVERFLOWS = "an exponential or a square leaves the range of the dtype"
+_INFINITE = "the branch that is not taken has an infinite derivative, and 0·inf is nan"
+
+REWRITES: tuple[Row, ...] = tuple(Row(*row) for row in (
+    # a difference with 1
+    ("log(sum(exp(A), D))", "logsumexp(A, D)", _OVERFLOWS),
+    ("exp(A)/sum(exp(A), D)", "softmax(A, D)", _OVERFLOWS),
+    ("exp(A)/sum(exp(A), D, keepdim=True)", "softmax(A, D)", _OVERFLOWS),
+    ("log(softmax(A, D))", "log_softmax(A, D)", _OVERFLOWS),
+    ("nll_loss(log(softmax(A, 1)), B)", "cross_entropy(A, B)", _OVERFLOWS),
+    ("nll_loss(log_softmax(A, 1), B)", "cross_entropy(A, B)", _OVERFLOWS),
+    ("B*exp(A)/sum(B*exp(A))", "B*exp(A - max(A))/sum(B*exp(A - max(A)))", _OVERFLOWS),
+    ("log(sum(B*exp(A)))", "max(A) + log(sum(B*exp(A - max(A))))", _OVERFLOWS),
+    ("binary_cross_entropy(sigmoid(A), B)", "binary_cross_entropy_with_logits(A, B)", _ROUNDS),
+    ("log(sigmoid(A))", "logsigmoid(A)", _OVERFLOWS),
+    ("log(1 - sigmoid(A))", "logsigmoid(-A)", _CANCELS),
+    ("log(1/(1 + exp(-A)))", "logsigmoid(A)", _OVERFLOWS),
+    ("log(1 + exp(A))", "softplus(A)", _OVERFLOWS),
+    ("log(1 + exp(A))", "logaddexp(A, zeros_like(A))", _OVERFLOWS),
+    ("log(exp(A) + exp(B))", "logaddexp(A, B)", _OVERFLOWS),
+    ("1/(1 + exp(-A))", "sigmoid(A)", _OVERFLOWS),
+    ("1/(1 + exp(A))", "sigmoid(-A)", _OVERFLOWS),
+    ("exp(A)/(1 + exp(A))", "sigmoid(A)", _OVERFLOWS),
+    ("(exp(A) - exp(-A))/(exp(A) + exp(-A))", "tanh(A)", _OVERFLOWS),
+    ("(exp(A) - exp(-A))/2", "sinh(A)", _CANCELS),
+    ("exp(A) - exp(-A)", "2*sinh(A)", _CANCELS),
+    ("exp(A) - 2 + exp(-A)", "4*sinh(A/2)**2", _CANCELS),
+    ("exp(A) - 1", "expm1(A)", _CANCELS),
+    ("exp(A) - exp(B)", "exp(B)*expm1(A - B)", _CANCELS),
+    ("1 - exp(A)", "-expm1(A)", _CANCELS),
+    ("exp(A)/(exp(A) - 1)", "-1/expm1(-A)", _CANCELS),
+    ("log((1 + A)/(1 - A))", "2*atanh(A)", _ROUNDS),
+    ("log((1 - A)/(1 + A))", "-2*atanh(A)", _ROUNDS),
+    ("log(1 - A)/log(1 + A)", "log1p(-A)/log1p(A)", _ROUNDS),
+    ("log(A + 1) - log(A)", "log1p(1/A)", _CANCELS),
+    ("log(1 + A)", "log1p(A)", _ROUNDS),
+    ("log(1 - A)", "log1p(-A)", _ROUNDS),
+    ("log(A) - log(B)", "log(A/B)", _CANCELS),
+    ("log(A + sqrt(A*A + 1))", "asinh(A)", _CANCELS),
+    ("log(A + sqrt(A**2 + 1))", "asinh(A)", _CANCELS),
+    # roots and squares
+    ("sqrt(1 + A) - 1", "A/(sqrt(1 + A) + 1)", _CANCELS),
+    ("1 - sqrt(1 - A)", "A/(1 + sqrt(1 - A))", _CANCELS),
+    ("sqrt(A + B) - sqrt(A)", "B/(sqrt(A + B) + sqrt(A))", _CANCELS),
+    ("sqrt(A) - sqrt(B)", "(A - B)/(sqrt(A) + sqrt(B))", _CANCELS),
+    ("sqrt(A*A + B) - A", "B/(sqrt(A*A + B) + A)", _CANCELS),
+    ("sqrt(A**2 + B) - A", "B/(sqrt(A**2 + B) + A)", _CANCELS),
+    ("1/sqrt(A) - 1/sqrt(A + 1)", "1/(sqrt(A)*sqrt(A + 1)*(sqrt(A) + sqrt(A + 1)))", _CANCELS),
+    ("sqrt(A*A + B*B)", "hypot(A, B)", _OVERFLOWS),
+    ("sqrt(A**2 + B**2)", "hypot(A, B)", _OVERFLOWS),
+    ("sqrt(sum(A*A))", "max(abs(A))*norm(A/max(abs(A)))", _OVERFLOWS),
+    ("sqrt(sum(A**2))", "max(abs(A))*norm(A/max(abs(A)))", _OVERFLOWS),
+    ("norm(A)", "max(abs(A))*norm(A/max(abs(A)))", _OVERFLOWS),
+    ("A*A - B*B", "(A - B)*(A + B)", _CANCELS),
+    ("A**2 - B**2", "(A - B)*(A + B)", _CANCELS),
+    ("(1 + A)**2 - 1", "A*(A + 2)", _CANCELS),
+    ("(A + B)**2 - A**2", "B*(2*A + B)", _CANCELS),
+    ("mean(A*A) - mean(A)**2", "mean((A - mean(A))**2)", _CANCELS),
+    ("mean(A**2) - mean(A)**2", "mean((A - mean(A))**2)", _CANCELS),
+    # fractions
+    ("1/(A + 1) - 1/A", "-1/(A*(A + 1))", _CANCELS),
+    ("1/A - 1/(A + 1)", "1/(A*(A + 1))", _CANCELS),
+    ("1/A - 1/B", "(B - A)/(A*B)", _CANCELS),
+    ("1/(A + 1) - 2/A + 1/(A - 1)", "2/(A*(A + 1)*(A - 1))", _CANCELS),
+    ("A/(A + 1) - (A + 1)/(A - 1)", "-(3*A + 1)/((A + 1)*(A - 1))", _CANCELS),
+    # angles
+    ("(1 - cos(A))/A**2", "0.5*sinc(A/(2*pi))**2", _CANCELS),
+    ("(1 - cos(A))/(A*A)", "0.5*sinc(A/(2*pi))**2", _CANCELS),
+    ("(1 - cos(A))/sin(A)", "tan(A/2)", _CANCELS),
+    ("1 - cos(A)", "2*sin(A/2)**2", _CANCELS),
+    ("sin(A + B) - sin(A)", "2*cos(A + B/2)*sin(B/2)", _CANCELS),
+    ("cos(A + B) - cos(A)", "-2*sin(A + B/2)*sin(B/2)", _CANCELS),
+    ("tan(A + B) - tan(A)", "sin(B)/(cos(A)*cos(A + B))", _CANCELS),
+    ("cos(A)**2 - sin(A)**2", "cos(2*A)", _CANCELS),
+    ("atan(A + 1) - atan(A)", "atan(1/(1 + A*(A + 1)))", _CANCELS),
+    # the derivative of what where() does not take
+    ("where(A > 0, sqrt(A), B)", "where(A > 0, sqrt(where(A > 0, A, 1)), B)", _INFINITE),
+    ("where(A > 0, log(A), B)", "where(A > 0, log(where(A > 0, A, 1)), B)", _INFINITE),
+    ("where(A > 0, 1/A, B)", "where(A > 0, 1/where(A > 0, A, 1), B)", _INFINITE),
+    ("where(A != 0, B/A, C)", "where(A != 0, B/where(A != 0, A, 1), C)", _INFINITE),
+))  # fmt: skip
+
+
+def filled(pattern: ast.expr, parts: dict[str, ast.expr]) -> ast.expr:
+    class Fill(ast.NodeTransformer):
+        def visit_Name(self, node: ast.Name) -> ast.AST:
+            return copy.deepcopy(parts[node.id]) if node.id in parts else node
+
+    made: ast.expr = Fill().visit(copy.deepcopy(pattern))
+    return made
+
+
+def written(expression: ast.expr) -> str:
+    """The expression as PyTorch code: ``torch.expm1(x)``."""
+
+    class Homes(ast.NodeTransformer):
+        def visit_Call(self, node: ast.Call) -> ast.AST:
+            self.generic_visit(node)
+            records = functions("", node.func.id) if isinstance(node.func, ast.Name) else []
+            if records:
+                spelling = records[0].spellings[0]
+                path = spelling if not spelling.startswith("Tensor.") else f"torch.{node.func.id}"  # type: ignore[attr-defined]
+                if spelling.startswith(("special.", "linalg.")):
+                    path = f"torch.{spelling}"
+                node.func = ast.Name(path, ast.Load())
+            return node
+
+        def visit_Name(self, node: ast.Name) -> ast.AST:
+            return ast.Name("torch.pi", ast.Load()) if node.id == "pi" else node
+
+    return ast.unparse(ast.fix_missing_locations(Homes().visit(copy.deepcopy(expression))))
 
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """A value that is better written otherwise: the node, and both ways in the graph's names."""
+    """A value that is better written otherwise: the node, and both ways as code."""
 
     node: Node
     written: str
     instead: str
 
 
-def rewrites(graph: Graph, through: Node) -> Iterator[Rewrite]:
-    """The known rewrites of values that ``through`` is a part of, the largest pattern first."""
-    texts = labels_of(graph)
+def rewrites(
+    graph: Graph,
+    through: Node,
+    texts: Mapping[int, str],
+    equal: Callable[[str, str, Mapping[str, int]], bool],
+) -> Iterator[Rewrite]:
+    """The known rewrites of values that ``through`` is a part of, the largest pattern first.
+
+    ``texts`` are the values' own; ``equal(old, new, letters)`` says whether two expressions in the
+    letters of a pattern, which stand for the values of these ids, are equal.
+    """
     found = []
     for node in graph.nodes:
-        if node.op is None:
-            continue
-        for pattern, instead in TABLE:
-            shape = _pattern(pattern)
-            bound: dict[str, int] = {}
-            inside: set[int] = set()
-            if _unify(shape, shape.out, graph, node, bound, inside) and through.id in inside:
-                size = len(inside)
-                names = {letter: texts[id] for letter, id in bound.items()}
-                found.append((size, Rewrite(node, _put(pattern, names), _put(instead, names))))
+        for row in REWRITES if node.op is not None else ():
+            for pattern in _patterns(row.old):
+                match = instance(pattern, graph, node, names=True, dims="D" not in row.old)
+                inside = {} if match is None else {p: n for p, n in match.items() if pattern[p].op}
+                if match is None or through.id not in inside.values():
+                    continue
+                letters = {leaf.label: match[leaf.id] for leaf in pattern.leaves}
+                dim = _dim(pattern, graph, match)
+                old, new = row.old.replace("D", dim), row.new.replace("D", dim)
+                if equal(old, new, letters):
+                    names = {letter: _tree(texts[id]) for letter, id in letters.items()}
+                    instead = written(filled(ast.parse(new, mode="eval").body, names))
+                    before = ast.unparse(filled(ast.parse(old, mode="eval").body, names))
+                    found.append((len(inside), Rewrite(node, before, instead)))
+                break
     found.sort(key=lambda pair: -pair[0])
     yield from (rewrite for _, rewrite in found)
 
 
-def _put(template: str, names: Mapping[str, str]) -> str:
-    import re
-
-    def name(match: re.Match[str]) -> str:
-        text = names.get(match[0], match[0])
-        return text if text.isidentifier() else f"({text})" if " " in text else text
-
-    return re.sub(r"\b[ab]\b", name, template)
-
-
-@lru_cache(maxsize=64)
-def _pattern(text: str) -> Graph:
-    from gradexplain.reading.language import read
-    from gradexplain.reading.syntax import parse
-
-    return read(parse(text), lambda _: (), lambda _: None, "float64")
+@lru_cache(maxsize=256)
+def _patterns(text: str) -> tuple[Graph, ...]:
+    """A row's old way as a graph; its leaves have the first shapes that fit, B perhaps of indices."""
+    text = re.sub(r"\bD\b", "0", text)
+    for rank, less in ((0, 0), (1, 0), (2, 0), (2, 1)):
+        try:
+            return (_read(text, (2,) * rank, (2,) * (rank - less)),)
+        except GradexplainError:
+            continue
+    return ()
 
 
-def _unify(
-    pattern: Graph, p: Node, graph: Graph, node: Node, bound: dict[str, int], inside: set[int]
-) -> bool:
-    """Whether ``node`` is an instance of ``p``; the values of its letters go to ``bound``, the
-    operations of it to ``inside``.  Options, such as dims, are not looked at."""
-    if p.is_leaf:
-        return bound.setdefault(p.label, node.id) == node.id
-    if p.is_literal:
-        return node.is_literal and node.value == p.value
-    if node.op is None or p.op is None or node.op.name != p.op.name:
-        return False
-    theirs, ours = ([ref.id for ref in refs(n.args)] for n in (p, node))
-    if len(theirs) != len(ours):
-        return False
-    orders = [ours]
-    if p.op.name in ("add", "mul") and len(ours) == 2:
-        orders.append(ours[::-1])
-    for order in orders:
-        trial, seen = dict(bound), {*inside, node.id}
-        if all(
-            _unify(pattern, pattern[a], graph, graph[b], trial, seen)
-            for a, b in zip(theirs, order, strict=True)
-        ):
-            bound.clear()
-            bound.update(trial)
-            inside.update(seen)
-            return True
-    return False
+def _read(text: str, shape: Shape, of_b: Shape) -> Graph:
+    def shape_of(name: str) -> Shape:
+        return of_b if name == "B" else shape
+
+    return read(parse(text), shape_of, lambda name: np.zeros(shape_of(name)))
+
+
+def _dim(pattern: Graph, graph: Graph, match: Found) -> str:
+    """The dim of a match: of the innermost operation that has one."""
+    for p, n in sorted(match.items()):
+        node = graph[n]
+        if pattern[p].op is None or node.op is None:
+            continue
+        for parameter, arg in zip(node.op.parameters, node.args, strict=True):
+            if parameter.name == "dim":
+                dims = normal_dims(arg, len(graph[node.inputs[0]].shape))
+                return repr(dims[0] if len(dims) == 1 else dims or 0)
+    return "0"
+
+
+def _tree(text: str) -> ast.expr:
+    try:
+        return ast.parse(text, mode="eval").body
+    except SyntaxError:
+        return ast.Name(f"({text})" if " " in text else text, ast.Load())
