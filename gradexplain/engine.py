@@ -506,7 +506,7 @@ class Run:
                     contribution=self.clean(c.value),
                     total=self.clean(self.chain.upstream[c.source.id]) if last else None,
                     uses=uses[c.source.id],
-                    short=step_said(c, self.graph, names, g),
+                    short=step_said(c, self.graph, names, g, self.closed.sizes),
                 )
             )
 

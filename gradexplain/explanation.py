@@ -410,6 +410,8 @@ class Explanation(Shows):
     statements: tuple[str, ...] = ()
     #: what the derivatives in the short formulas are: ``∂L/∂K = ∂L/∂Sᵀ @ Q``
     definitions: list[str] = field(default_factory=list)
+    #: a sub-expression of the program's that has a name because it makes the formulas shorter
+    shared: str = ""
     #: one element of a gradient in full
     element: Element | None = None
 
@@ -422,6 +424,7 @@ class Explanation(Shows):
         "calls": Key(optional=True),
         "saved": Key("freed", optional=True),
         "second": Key(optional=True),
+        "shared": Key(optional=True),
     }
 
     def _repr_html_(self) -> str:

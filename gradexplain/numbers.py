@@ -75,9 +75,9 @@ def one_line(values: Array, precision: int = PRECISION) -> str:
     return _inline(np.array(texts, dtype=object).reshape(values.shape))
 
 
-def abbreviated(values: Array) -> bool:
+def abbreviated(values: Array, threshold: int = THRESHOLD) -> bool:
     """Whether `tensor` leaves something out, the shape included: then show the shape beside it."""
-    return values.size > THRESHOLD or (values.size == 0 and values.ndim > 1)
+    return values.size > threshold or (values.size == 0 and values.ndim > 1)
 
 
 def together(vectors: Sequence[Array], precision: int = PRECISION) -> list[str]:

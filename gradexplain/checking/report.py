@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from typing import Any, ClassVar
 
 from gradexplain.checking.codes import codes
 from gradexplain.document import serialise
 from gradexplain.document.keys import HIDDEN, TOLERANCE, Key, Keys
+from gradexplain.document.shows import Shows
 from gradexplain.explanation import Array, Shape
 
 
@@ -144,7 +144,7 @@ class DtypeReport:
 
 
 @dataclass(slots=True)
-class CheckReport:
+class CheckReport(Shows):
     """The outcome of a check.  ``reference`` is ``closed form`` or ``autograd``; ``verdict`` right,
     wrong or cannot tell.
     """
@@ -166,6 +166,7 @@ class CheckReport:
     dtypes: list[DtypeReport] = field(default_factory=list)
 
     SCHEMA: ClassVar[str] = "gradexplain-check/1"
+    PAGE: ClassVar[str] = "gradexplain.pages.check"
 
     @property
     def right(self) -> bool:
@@ -196,6 +197,3 @@ class CheckReport:
             for name, found in self.inputs.items()
         }
         return replace(self, inputs=inputs)
-
-    def __str__(self) -> str:
-        return import_module("gradexplain.pages.check").render(self)  # type: ignore[no-any-return]

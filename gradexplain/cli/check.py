@@ -9,8 +9,7 @@ from typing import Any
 import click
 
 from gradexplain.cli import shell
-from gradexplain.cli.common import Command, Output, budget_options, output_options_of
-from gradexplain.document import serialise
+from gradexplain.cli.common import PAGES, Command, Output, budget_options, page_output_options
 from gradexplain.errors import InputError
 
 #: FILE.py:NAME, which no expression can be.
@@ -54,7 +53,7 @@ _CODE = re.compile(r"(?P<path>.+\.py):(?P<name>[^\W\d]\w*)$", re.DOTALL)
     help="The surrogate gradient of an input, in terms of v.",
 )  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="List the right entries of J too.")
-@output_options_of(["text", "json", "github", "sarif"])
+@page_output_options(*PAGES, "github", "sarif")
 @budget_options
 def check(
     what: str | None,
@@ -184,13 +183,14 @@ def _against(text: str | None, seed: int) -> Any:
 def _write(report: Any, out: Output, everything: bool) -> None:
     if out.format == "json":
         shown = report if everything else report.without_right()
-        document = serialise.text(shown, out.precision, ascii_only=out.ascii_only)
+        out.json(shown)
     elif out.format in ("github", "sarif"):
         from gradexplain.checking import annotations
 
-        document = (annotations.github if out.format == "github" else annotations.sarif)(report)
+        out.write((annotations.github if out.format == "github" else annotations.sarif)(report))
     else:
         from gradexplain.pages import check as pages
+        from gradexplain.pages.options import Options
 
-        document = pages.render(report, out.style(), everything=everything)
-    out.write(document)
+        precision = out.style().precision
+        out.document(pages.page(report, Options(full=everything, precision=precision)))

@@ -327,14 +327,21 @@ def output_options_of(formats: Sequence[str]) -> Callable[[F], Callable[..., Any
 #: For a command whose answer is text or JSON.
 output_options = output_options_of(["text", "json"])
 
-_FORMATS = ["text", "json", "markdown", "latex", "html", "dot", "svg"]
+#: The formats of a page; those of a graph beside them.
+PAGES = "text", "json", "markdown", "latex", "html"
+GRAPHS = "dot", "svg"
 
 
-def page_output_options(command: F) -> Callable[..., Any]:
-    """For a command whose answer is a page: every format, and where it is shown."""
-    command = click.option("--open", is_flag=True, help="Show the page in the browser.")(command)
-    command = click.option("--standalone", is_flag=True, help="LaTeX with a preamble.")(command)
-    return output_options_of(_FORMATS)(command)
+def page_output_options(*formats: str) -> Callable[[F], Callable[..., Any]]:
+    """For a command whose answer is a page: its ``formats``, and where it is shown."""
+
+    def options(command: F) -> Callable[..., Any]:
+        for name, said in (("--open", "Show the page in the browser."),
+                           ("--standalone", "LaTeX with a preamble.")):  # fmt: skip
+            command = click.option(name, is_flag=True, help=said)(command)
+        return output_options_of(formats)(command)
+
+    return options
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.3

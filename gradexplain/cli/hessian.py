@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from gradexplain.cli.common import (
+    GRAPHS,
+    PAGES,
     Command,
     Output,
     Question,
@@ -31,7 +33,7 @@ _NAMED = re.compile(r"\s*([^\W\d]\w*)\s*=(.*)", re.DOTALL)
 )  # fmt: skip
 @click.option("--no-check", is_flag=True, help="Do not compare with PyTorch.")
 @page_options
-@page_output_options
+@page_output_options(*PAGES, *GRAPHS)
 @budget_options
 def hessian(
     question: Question, vectors: tuple[str, ...], no_check: bool, shown: Shown, out: Output

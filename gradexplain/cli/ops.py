@@ -5,13 +5,13 @@ from __future__ import annotations
 import click
 
 from gradexplain.cli import shell
-from gradexplain.cli.common import Output, budget_options, output_options
+from gradexplain.cli.common import PAGES, Output, budget_options, page_output_options
 from gradexplain.document import serialise
 
 
 @click.command(short_help="List the operations, with formulas and derivatives.")
 @click.argument("name", required=False, shell_complete=shell.operations)
-@output_options
+@page_output_options(*PAGES)
 @budget_options
 def ops(name: str | None, out: Output) -> int:
     """List the operations of the language by family: spellings, formula, derivative, kinks.
@@ -25,5 +25,5 @@ def ops(name: str | None, out: Output) -> int:
     if out.format == "json":
         out.write(serialise.text(Catalogue(found), ascii_only=out.ascii_only))
     else:
-        out.write(catalogue.render(found, out.style()))
+        out.document(catalogue.page(found))
     return 0

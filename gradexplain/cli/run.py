@@ -9,6 +9,8 @@ import click
 
 from gradexplain.cli.calls import PLAIN, Calls, calls_options
 from gradexplain.cli.common import (
+    GRAPHS,
+    PAGES,
     Command,
     Output,
     Question,
@@ -43,7 +45,7 @@ _PARTS = {
 @click.option("--element", metavar="x[0,0]", default="", help="Explain this element in full.")
 @calls_options
 @page_options
-@page_output_options
+@page_output_options(*PAGES, *GRAPHS)
 @budget_options
 def run(
     question: Question, calls: Calls, no_check: bool, element: str, shown: Shown, out: Output
@@ -108,7 +110,7 @@ def _in_letters(
 @click.argument("element", required=False)
 @click.option("--no-check", is_flag=True, help="Do not compare with PyTorch.")
 @page_options
-@page_output_options
+@page_output_options(*PAGES, *GRAPHS)
 @budget_options
 def why(question: Question, element: str | None, no_check: bool, shown: Shown, out: Output) -> int:
     """Explain one element of one gradient: EXPR ELEMENT, the latter as x[0,0].

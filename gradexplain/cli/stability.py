@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gradexplain.cli.common import Command, Output, budget_options, page_output_options
+from gradexplain.cli.common import PAGES, Command, Output, budget_options, page_output_options
 from gradexplain.errors import InputError
 from gradexplain.routes import process
 
@@ -25,7 +25,7 @@ from gradexplain.routes import process
 @click.option(
     "--dtype", type=click.Choice(["float64", "float32"]), default="float64", help="[float64]"
 )
-@page_output_options
+@page_output_options(*PAGES)
 @budget_options
 def stability(
     expr: str,

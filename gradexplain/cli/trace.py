@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from gradexplain.cli import output, shell
-from gradexplain.cli.common import Output, budget_options, output_options
+from gradexplain.cli.common import PAGES, Output, budget_options, page_output_options
 from gradexplain.document import serialise
 from gradexplain.errors import InputError
 from gradexplain.verdict.status import exit_code
@@ -38,7 +38,7 @@ from gradexplain.verdict.status import exit_code
     show_default=True,
     help="Memory for what is kept of the calls, in GiB.",
 )
-@output_options
+@page_output_options(*PAGES)
 @budget_options
 def trace(
     script: str | None,
@@ -165,22 +165,26 @@ def _write(found: Any, name: str, out: Output, op: str | None, *, values: bool) 
         made = serialise.document(found.document(name), out.precision)
         if not values:
             made = brief(made)
-        document = serialise.written(made, "", out.ascii_only) + "\n"
+        out.write(serialise.written(made, "", out.ascii_only) + "\n")
     else:
-        from gradexplain.pages import trace as text
+        from gradexplain.pages import trace as pages
+        from gradexplain.pages.options import Options
 
-        document = text.render(found, name, out.style(), op)
-    out.write(document)
+        options = Options(precision=out.style().precision)
+        out.document(pages.document(found, name, op, options))
 
 
 def _write_screen(found: Any, name: str, out: Output) -> None:
     from gradexplain.pages import screen
 
-    out.write(screen.text(found.screen(name), out.style()))
+    shown = found.screen(name)
+    if out.format == "text":
+        out.write(screen.text(shown, out.style()))
+    else:
+        out.document(screen.document(shown))
 
 
 def _write_ways(found: Any, name: str, param: str, out: Output) -> None:
-    from gradexplain.formats import terminal
     from gradexplain.pages import screen
 
     if not found.all:
@@ -192,7 +196,7 @@ def _write_ways(found: Any, name: str, param: str, out: Output) -> None:
             remedy=f"it has {', '.join(known[:12])}" if known else "see gradexplain trace",
         )
     line = snapshot.site.line if snapshot.site is not None else None
-    out.write(terminal.render(screen.why(param, ways, snapshot.index, line), out.style()))
+    out.document(screen.why(param, ways, snapshot.index, line))
 
 
 #: Tensors of more elements are given to JSON by their shape, norm and ends.

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from gradexplain.numbers import THRESHOLD
 from gradexplain.tensors import Array
 
 Role = Literal["", "name", "flow", "label", "strong", "good", "doubt", "bad", "quiet"]
@@ -50,7 +51,7 @@ def label(text: str) -> Span:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tensor:
-    """The numbers of a tensor, with a remark beside them.
+    """The numbers of a tensor, with a remark beside them; of more than ``most`` elements the edges.
 
     ``of`` names what it is the gradient of, whose elements a reader may ask about, or what it is.
     """
@@ -59,6 +60,7 @@ class Tensor:
     remark: str = ""
     of: str = ""
     asked: bool = True
+    most: int = THRESHOLD
 
 
 #: What stands in one place of a table, under each other.
@@ -89,9 +91,10 @@ class Paragraph:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Statements, as the reader wrote them."""
+    """Lines of code, or a picture in characters: shown as they are."""
 
     lines: tuple[str, ...]
+    indent: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,6 @@ class Formula:
     """A displayed formula, with a remark and what the names in it stand for."""
 
     text: str
-    latex: str = ""
     remark: str = ""
     where: tuple[str, ...] = ()
     indent: int = 2

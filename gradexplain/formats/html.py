@@ -178,9 +178,9 @@ class _Writer:
 
     def tensor(self, block: Tensor) -> str:
         """The numbers in their columns; those of a gradient can be asked what they are made of."""
-        lines = numbers.tensor(block.values, self.precision, 90)
+        lines = numbers.tensor(block.values, self.precision, 90, block.most)
         text = escape("\n".join(lines))
-        if block.of and not numbers.abbreviated(block.values):
+        if block.of and not numbers.abbreviated(block.values, block.most):
             text = _asked("\n".join(lines), block)
         remark = f' <span class="label">{escape(block.remark)}</span>' if block.remark else ""
         return f'<span class="t">{text}</span>{remark}'

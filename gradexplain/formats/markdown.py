@@ -85,7 +85,9 @@ def _cell(cell: Cell, precision: int) -> str:
     shown = []
     for part in cell:
         if isinstance(part, Tensor):
-            text = " ".join(line.strip() for line in numbers.tensor(part.values, precision, 1000))
+            text = " ".join(
+                line.strip() for line in numbers.tensor(part.values, precision, 1000, part.most)
+            )
             shown.append(f"`{text}`" + (f" {_escaped(part.remark)}" if part.remark else ""))
         else:
             shown.append(_line(part).replace("|", "\\|"))

@@ -93,7 +93,7 @@ def _paragraph(page: Page, block: Paragraph) -> None:
 
 def _program(page: Page, block: Program) -> None:
     for statement in block.lines:
-        page.add(page.text(statement), formula=True)
+        page.add(page.text(statement), indent=block.indent, formula=True)
 
 
 def _formula(page: Page, block: Formula) -> None:
@@ -174,8 +174,10 @@ def _cell(page: Page, shown: Cell, width: int) -> list[Text]:
 
 
 def _tensor(page: Page, block: Tensor, width: int) -> list[Text]:
-    lines = [page.text(t) for t in numbers.tensor(block.values, page.style.precision, width)]
-    if numbers.abbreviated(block.values):
+    lines = [
+        page.text(t) for t in numbers.tensor(block.values, page.style.precision, width, block.most)
+    ]
+    if numbers.abbreviated(block.values, block.most):
         shape = f"  shape {numbers.shape(block.values.shape)}"
         lines[-1].append_text(page.text(shape, STYLES["label"]))
     if block.remark:

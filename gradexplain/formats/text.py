@@ -25,7 +25,6 @@ from gradexplain.tensors import Array
 if TYPE_CHECKING:
     from typing import TextIO
 
-    from gradexplain.explanation import Formula, Gradient
 
 WIDTH = 100
 
@@ -226,14 +225,6 @@ def _depths(text: str) -> list[int]:
     return depths
 
 
-def elements(name: str, shape: tuple[int, ...]) -> list[str]:
-    """``x[0,0]``, ``x[0,1]``, …: the elements of a tensor in order."""
-    labels = [""]
-    for dim in shape:
-        labels = [f"{label},{i}" if label else str(i) for label in labels for i in range(dim)]
-    return [f"{name}[{label}]" if label else name for label in labels]
-
-
 def blocks(widths: list[int], room: int) -> Iterator[tuple[int, int]]:
     """Ranges of columns that fit in ``room`` side by side, at least one in each."""
     starts, used = [0], 0
@@ -243,53 +234,6 @@ def blocks(widths: list[int], room: int) -> Iterator[tuple[int, int]]:
             used = 0
         used += width + 2
     yield from pairwise([*starts, len(widths)])
-
-
-def listed(names: Sequence[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
-    return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
-
-
-def formula_lines(page: Page, formula: Formula, remark: str = "", indent: int = 2) -> None:
-    """The line itself with what else is known, then what the names in it stand for."""
-    line = page.text(formula.text)
-    known = page.text("; ".join(part for part in (remark, formula.ranges) if part), LABEL)
-    if not known or line.cell_len + 4 + known.cell_len <= page.style.width - indent:
-        page.add(line, Text("    "), known, indent=indent)
-    else:
-        page.add(line, indent=indent, formula=True)
-        page.add(known, indent=indent + 2, hang=2)
-    for place, where in enumerate(formula.where):
-        lead = "      " if place else "where "
-        page.add(page.text(lead, LABEL), page.text(where), indent=indent + 2, hang=10, formula=True)
-
-
-def route_lines(page: Page, gradient: Gradient) -> None:
-    """The routes' values: under each other for a vector, side by side for a narrow matrix."""
-    routes = {"closed form": gradient.value, "chain rule": gradient.chain_rule}
-    if gradient.torch is not None:
-        routes["PyTorch"] = gradient.torch
-    values = list(routes.values())
-    if gradient.verdict == "agree":
-        # Where the routes agree one value is shown: the last digits of the others vary.
-        values = [gradient.value for _ in values]
-    titles = [page.text(title, LABEL) for title in routes]
-    verdict = Text()
-    if gradient.verdict in WORDS:
-        verdict = page.text(WORDS[gradient.verdict], VERDICTS[gradient.verdict])
-    used = 4 + 11 + 2
-    cells = [page.tensor(value, used + 14, shape=True) for value in values]
-    narrow = sum(max(t.cell_len for t in cell) for cell in cells) + 16 <= page.style.width
-    short = max(map(len, cells)) == 1 and not numbers.abbreviated(gradient.value)
-    if gradient.value.ndim == 1 and short:
-        cells = [[page.text(line)] for line in numbers.together(values, page.style.precision)]
-    elif gradient.value.ndim > 1 and narrow:
-        page.grid([[[title] for title in titles], cells], gap=4, indent=4)
-        if verdict:
-            page.add(verdict, indent=4)
-        return
-    cells[-1][-1].append_text(Text("  ")).append_text(verdict)
-    page.grid([[[title], cell] for title, cell in zip(titles, cells, strict=True)], indent=4)
 
 
 def matrix_lines(page: Page, labels: Sequence[Text], heads: Sequence[Text], values: Array) -> None:

@@ -33,9 +33,7 @@ class Sections(Protocol):
 
     def answer(self) -> Iterable[Block]: ...
 
-    def jacobian(self) -> Iterable[Block]: ...
-
-    def chain(self) -> Iterable[Block]: ...
+    def derivation(self) -> Iterable[Block]: ...
 
 
 Whole = Callable[[Explanation, Options], Sections]
@@ -79,8 +77,7 @@ def calls(x: Explanation, options: Options, whole: Whole) -> Iterable[Block]:
         made = whole(call.explanation, options)
         yield Heading(f"Call {call.number}", call_text(call))
         yield from made.answer()
-        yield from made.jacobian()
-        yield from made.chain()
+        yield from made.derivation()
     if x.saved:
         yield Heading("Freed by call 1", "the tensors that PyTorch's backward nodes had saved")
         yield Table(
@@ -119,7 +116,7 @@ def _verdict(entry: Accumulated) -> Line:
     words = {"agree": "PyTorch agrees", "convention": "convention", "mismatch": "MISMATCH"}
     if entry.verdict not in words:
         return ()
-    return line(Span(words[entry.verdict], ROLES[entry.verdict]))  # type: ignore[arg-type]
+    return line(Span(words[entry.verdict], ROLES[entry.verdict]))
 
 
 def second(found: Second, options: Options, whole: Whole) -> Iterable[Block]:
@@ -141,12 +138,12 @@ def second(found: Second, options: Options, whole: Whole) -> Iterable[Block]:
     yield Formula(f"{found.name} = {found.expression}", indent=6)
     made = whole(found.explanation, options)
     if found.explanation.steps:
-        yield from made.chain()
+        yield from made.derivation()
     else:
         yield Paragraph(line(f"Nothing flows back: {found.name} depends on no input."))
     yield Heading("Second derivatives", f"of {found.name}")
     for gradient in found.explanation.gradients.values():
-        yield Formula(gradient.text, gradient.latex, gradient.ranges, gradient.where)
+        yield Formula(gradient.text, gradient.ranges, gradient.where)
         yield Table(
             ((cell(label("value")), (Tensor(gradient.value, of=gradient.name),)),), indent=4
         )

@@ -1,261 +1,220 @@
-"""A check as a page of text: the verdict, the fault, then the evidence and the remedy."""
+"""The page of ``check``: the verdict, the fault, then the evidence and the remedy."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from rich.text import Text
+from collections.abc import Iterable
 
 from gradexplain import numbers
 from gradexplain.checking.codes import codes, title
 from gradexplain.checking.report import CheckReport, Entry, InputReport, Patch
-from gradexplain.formats.text import LABEL, NAME, Page, Style, elements, listed
+from gradexplain.document.model import (
+    Block,
+    Cell,
+    Document,
+    Heading,
+    Notes,
+    Paragraph,
+    Program,
+    Span,
+    Table,
+    cell,
+    code,
+    label,
+    line,
+    math,
+    name,
+)
+from gradexplain.pages.options import Options
+from gradexplain.pages.words import elements, listed, spot_of
 
-_RIGHT, _WRONG = "green", "bold red"
 #: Wrong entries that are listed, of those that a report holds.
 _LISTED = 8
+
+#: A picture of J has no more rows, nor columns.
+_ROWS, _COLUMNS = 40, 70
+
 _MARKS = {"right": "", "wrong": "wrong value", "missing": "missing", "extra": "should be 0"}
 _LEGEND = {
-    "x": "x wrong",
-    "o": "o missing (0 instead)",
-    "+": "+ should be 0",
-    "=": "= right",
+    "x": "x wrong", "o": "o missing (0 instead)", "+": "+ should be 0", "=": "= right",
     ".": ". 0, right",
-}
+}  # fmt: skip
 
 
-def render(report: CheckReport, style: Style | None = None, *, everything: bool = False) -> str:
-    """The whole page; with ``everything`` right entries are listed too."""
-    page = Page(style or Style())
-    _question(page, report)
-    _verdict(page, report)
-    for found in report.inputs.values():
-        _evidence(page, report, found, everything)
-    _points(page, report)
-    _dtypes(page, report)
-    if report.notes:
-        page.blank()
-        page.heading("Notes")
-        for note in report.notes:
-            page.add(page.text("- "), page.text(note), hang=2)
-    return page.finish(first=True)
+def page(report: CheckReport, options: Options | None = None) -> Document:
+    """The whole page; in full, right entries are listed too."""
+    options = options or Options()
+    return Document(f"check of {report.subject.splitlines()[-1]}", tuple(_blocks(report, options)))
 
 
-def _question(page: Page, report: CheckReport) -> None:
-    page.heading("Question", "is the backward right?")
-    for line in report.subject.splitlines():
-        page.add(page.text(line))
+def _blocks(report: CheckReport, options: Options) -> Iterable[Block]:
+    yield Heading("Question", "is the backward right?")
+    yield Program(tuple(report.subject.splitlines()))
     for found in report.inputs.values():
         if found.text:
-            page.add(
-                page.text("claim  ", LABEL),
-                page.text(f"{found.name}.grad", NAME),
-                page.text(f" = {found.text}"),
+            claimed = name(f"{found.name}.grad"), math(f" = {found.text}")
+            yield Paragraph(line(label("claim  "), *claimed))
+    yield Heading("Verdict")
+    yield from _verdict(report)
+    for found in report.inputs.values():
+        if found.verdict != "right" or options.full or report.right:
+            yield from _evidence(report, found, options)
+    yield Heading("Tried at", f"against {report.reference}")
+    yield Table(
+        tuple(
+            (
+                cell(point.what),
+                cell(label(_shapes(point.shapes))),
+                cell(
+                    Span(f"wrong: {', '.join(point.wrong)}", "bad")
+                    if point.wrong
+                    else Span("right", "good")
+                ),
             )
-    page.blank()
+            for point in report.points
+        )
+    )
+    yield from _dtypes(report)
+    if report.notes:
+        yield Heading("Notes")
+        yield Notes(tuple(line(note) for note in report.notes))
 
 
-def _verdict(page: Page, report: CheckReport) -> None:
-    page.heading("Verdict")
-    names = list(report.inputs)
+def _verdict(report: CheckReport) -> Iterable[Block]:
     if report.right:
-        against = (
-            "the closed form" if report.reference == "closed form" else "autograd of the forward"
-        )
+        closed = report.reference == "closed form"
+        against = "the closed form" if closed else "autograd of the forward"
         what = "Jᵀv for the v given" if report.grad is not None else "every entry of J"
-        held = f"right when {report.condition}: " if report.condition else "right: "
+        said = f"the gradient by {listed(list(report.inputs))} agrees with {against} in {what}, at "
         twice = ", and can be differentiated again" if report.order == 2 else ""
-        page.add(
-            page.text(held, _RIGHT),
-            page.text(
-                f"the gradient by {listed(names)} agrees with {against} in {what}, at "
-                f"{_count(len(report.points), 'point')} ({report.dtype}){twice}."
-            ),
-            hang=2,
-        )
+        said += f"{_count(len(report.points), 'point')} ({report.dtype}){twice}."
+        held = f"right when {report.condition}: " if report.condition else "right: "
+        yield Paragraph(line(Span(held, "good"), said))
         return
     for found in report.inputs.values():
         if found.verdict == "cannot tell":
-            page.add(
-                page.text("cannot tell: ", _WRONG),
-                page.text(
-                    f"rounding to {report.dtype} allows more than the gradient by {found.name} is: "
-                    "zeros would pass too. Give other values, or another dtype."
-                ),
-                hang=2,
-            )
+            said = f"rounding to {report.dtype} allows more than the gradient by {found.name} is: "
+            said += "zeros would pass too. Give other values, or another dtype."
+            yield Paragraph(line(Span("cannot tell: ", "doubt"), said))
         elif found.fault is None:
-            page.add(page.text("right: ", _RIGHT), page.text(f"the gradient by {found.name}."))
+            yield Paragraph(line(Span("right: ", "good"), f"the gradient by {found.name}."))
         else:
-            page.add(page.text("WRONG: ", _WRONG), page.text(f"{found.fault.sentence}."), hang=2)
+            yield Paragraph(line(Span("WRONG: ", "bad"), f"{found.fault.sentence}."))
 
 
-def _evidence(page: Page, report: CheckReport, found: InputReport, everything: bool) -> None:
-    if found.verdict == "right" and not everything and not report.right:
-        return
-    page.blank()
-    page.heading(
-        found.name,
-        ""
-        if found.fault is None
-        else f"{codes(found.fault.code)} {found.fault.code}: {title(found.fault.code)}",
-    )
-    rows = [("right", found.right), ("claimed", found.claimed)]
-    for label, text in rows:
-        if text:
-            page.add(page.text(f"{label:<9}", LABEL), page.text(text), hang=13, formula=True)
-    if found.difference:
-        label, _, text = found.difference.partition(": ")
-        if text:
-            page.add(page.text(f"{label}: ", _WRONG), page.text(text), hang=13, formula=True)
-        else:
-            page.add(page.text(f"{'apart':<9}", LABEL), page.text(found.difference), hang=13)
-    for where in found.where:
-        page.add(page.text(f"{'':<9}where ", LABEL), page.text(where), hang=13, formula=True)
+def _evidence(report: CheckReport, found: InputReport, options: Options) -> Iterable[Block]:
+    fault = found.fault
+    kind = "" if fault is None else f"{codes(fault.code)} {fault.code}: {title(fault.code)}"
+    yield Heading(found.name, kind)
+    word, colon, text = found.difference.partition(": ")
+    rows = [("right", math(found.right)), ("claimed", math(found.claimed))]
+    rows.append((word + colon.strip(), math(text)) if text else ("apart", Span(found.difference)))
+    rows += [("" if place else "where", math(where)) for place, where in enumerate(found.where)]
+    yield from _rows(rows)
     for patch in found.patch:
-        _place(page, patch)
-    if found.hint:
-        page.add(page.text("hint     ", LABEL), page.text(found.hint), hang=13)
-    if found.fault is not None and found.fault.remedy:
-        page.add(
-            page.text("remedy   ", LABEL), page.text(found.fault.remedy), hang=13, formula=True
-        )
-    if found.line:
-        page.add(page.text("PyTorch  ", LABEL), page.text(found.line), hang=13, formula=True)
-    if found.entries and (found.wrong or everything):
-        _entries(page, report, found, everything)
+        yield from _place(patch)
+    rows = [("hint", Span(found.hint)), ("remedy", code(fault.remedy if fault else ""))]
+    yield from _rows([*rows, ("PyTorch", code(found.line))])
+    if found.entries and (found.wrong or options.full):
+        yield from _entries(report, found, options)
 
 
-def _place(page: Page, patch: Patch) -> None:
+def _rows(rows: list[tuple[str, Span]]) -> Iterable[Block]:
+    """What there is, each with its name before it."""
+    shown = tuple((cell(label(f"{said:<7}")), cell(value)) for said, value in rows if value.text)
+    if shown:
+        yield Table(shown)
+
+
+def _place(patch: Patch) -> Iterable[Block]:
     """The user's own line with a caret under what the remedy changes."""
-    line = patch.old.splitlines()[0]
-    indent = len(line) - len(line.lstrip())
-    head = f"line {patch.line}"
-    page.add(page.text(f"{head:<9}", LABEL), page.text(line.strip()))
-    width = max(1, min(patch.width, len(line.rstrip()) - patch.column))
-    page.add(page.text(" " * (9 + patch.column - indent)), page.text("^" * width, _WRONG))
+    old = patch.old.splitlines()[0]
+    indent = len(old) - len(old.lstrip())
+    wide = max(1, min(patch.width, len(old.rstrip()) - patch.column))
+    yield Paragraph(line(label(f"line {patch.line}")))
+    yield Program((old.strip(), " " * (patch.column - indent) + "^" * wide), indent=4)
 
 
-def _entries(page: Page, report: CheckReport, found: InputReport, everything: bool) -> None:
+def _entries(report: CheckReport, found: InputReport, options: Options) -> Iterable[Block]:
     point = report.points[found.point]
-    page.blank()
-    at = ", ".join(f"{n} {numbers.shape(s)}" for n, s in point.shapes.items())
-    page.add(
-        page.text(f"J by {found.name} at {point.what}, {at}: "),
-        page.text(
-            f"{_count(found.wrong, 'entry', 'entries')} of {found.total} wrong"
-            if found.wrong
-            else f"all {found.total} entries right",
-            _WRONG if found.wrong else _RIGHT,
-        ),
+    many = f"{_count(found.wrong, 'entry', 'entries')} of {found.total} wrong"
+    yield Paragraph(())
+    yield Paragraph(
+        line(
+            f"J by {found.name} at {point.what}, {_shapes(point.shapes)}: ",
+            Span(many, "bad") if found.wrong else Span(f"all {found.total} entries right", "good"),
+        )
     )
-    listed = [e for e in found.entries if e.kind != "right"]
-    shown = found.entries if everything else listed[:_LISTED]
-    page.grid([_entry(page, report, found, e) for e in shown], indent=4, gap=3)
-    if len(listed) > len(shown):
-        page.add(
-            page.text(f"… and {found.wrong - len(shown)} more (--all lists them)", LABEL), indent=4
-        )
-    width = page.style.width
-    if found.picture and len(found.picture[0]) <= max(20, width - 30) and len(found.picture) <= 40:
-        page.blank()
-        labels = elements(report.output, point.out_shape)
-        rows = [
-            (label, row) for label, row in zip(labels, found.picture, strict=True)
-            if everything or any(ch in "xo+" for ch in row)
-        ]  # fmt: skip
-        kept = (
-            ""
-            if len(rows) == len(labels)
-            else f" (the {len(labels) - len(rows)} right rows are left out)"
-        )
-        page.add(
-            page.text(
-                f"a row for each element of {report.output}, a column for each of "
-                f"{found.name}{kept}:",
-                LABEL,
-            ),
-            indent=4,
-        )
-        spaced = len(found.picture[0]) * 2 <= width - 30
-        page.grid(
-            [[[page.text(label, LABEL)], [_row(page, row, spaced=spaced)]] for label, row in rows],
-            indent=4,
-        )
-        used = {ch for _, row in rows for ch in row}
-        page.add(
-            page.text("   ".join(text for mark, text in _LEGEND.items() if mark in used), LABEL),
-            indent=4,
-        )
+    wrong = [e for e in found.entries if e.kind != "right"]
+    shown = found.entries if options.full else wrong[:_LISTED]
+    yield Table(tuple(_entry(report, found, e, options.precision) for e in shown), indent=4)
+    if len(wrong) > len(shown):
+        more = f"… and {found.wrong - len(shown)} more (--all lists them)"
+        yield Paragraph(line(label(more)), indent=4)
+    picture = found.picture
+    if picture and len(picture[0]) <= _COLUMNS and len(picture) <= _ROWS:
+        yield from _picture(report, found, elements(report.output, point.out_shape), options)
 
 
-def _row(page: Page, row: str, *, spaced: bool) -> Text:
-    line = Text()
-    for place, ch in enumerate(row):
-        gap = " " if spaced and place else ""
-        line.append_text(page.text(gap + ch, _WRONG if ch in "xo+" else LABEL))
-    return line
+def _picture(
+    report: CheckReport, found: InputReport, labels: list[str], options: Options
+) -> Iterable[Block]:
+    """A character for each entry of J, without the rows that are right."""
+    rows = [
+        (element, row) for element, row in zip(labels, found.picture, strict=True)
+        if options.full or any(mark in "xo+" for mark in row)
+    ]  # fmt: skip
+    left = len(labels) - len(rows)
+    kept = f" (the {left} right rows are left out)" if left else ""
+    said = f"a row for each element of {report.output}, a column for each of {found.name}{kept}:"
+    yield Paragraph(())
+    yield Paragraph(line(label(said)), indent=4)
+    wide = max((len(element) for element, _ in rows), default=0)
+    gap = " " if 2 * len(found.picture[0]) <= _COLUMNS else ""
+    yield Program(tuple(f"{e:<{wide}}  {gap.join(row)}" for e, row in rows), indent=4)
+    used = {mark for _, row in rows for mark in row}
+    legend = "   ".join(text for mark, text in _LEGEND.items() if mark in used)
+    yield Paragraph(line(label(legend)), indent=4)
 
 
 def _entry(
-    page: Page, report: CheckReport, found: InputReport, entry: Entry
-) -> list[Sequence[Text]]:
-    left, right = numbers.distinct(entry.right, entry.claimed, page.style.precision)
+    report: CheckReport, found: InputReport, entry: Entry, precision: int
+) -> tuple[Cell, ...]:
+    right, claimed = numbers.distinct(entry.right, entry.claimed, precision)
     if entry.kind == "right":
-        left = right = numbers.number(entry.right, page.style.precision)
-    name = f"∂{_element(report.output, entry.output)}/∂{_element(found.name, entry.input)}"
-    return [
-        [page.text(name, _WRONG if entry.kind != "right" else "")],
-        [page.text(f"right {left}")],
-        [page.text(f"claimed {right}")],
-        [page.text(_MARKS[entry.kind], LABEL)],
-    ]
+        right = claimed = numbers.number(entry.right, precision)
+    place = f"∂{spot_of(report.output, entry.output)}/∂{spot_of(found.name, entry.input)}"
+    role = "" if entry.kind == "right" else "bad"
+    return (
+        cell(Span(place, role, "math")),  # type: ignore[arg-type]
+        cell(f"right {right}"),
+        cell(f"claimed {claimed}"),
+        cell(label(_MARKS[entry.kind])),
+    )
 
 
-def _element(name: str, at: tuple[int, ...]) -> str:
-    return f"{name}[{','.join(map(str, at))}]" if at else name
-
-
-def _points(page: Page, report: CheckReport) -> None:
-    page.blank()
-    page.heading("Tried at", f"against {report.reference}")
-    rows = []
-    for point in report.points:
-        shapes = ", ".join(f"{n} {numbers.shape(s)}" for n, s in point.shapes.items())
-        said = f"wrong: {', '.join(point.wrong)}" if point.wrong else "right"
-        rows.append(
-            [
-                [page.text(point.what)],
-                [page.text(shapes, LABEL)],
-                [page.text(said, _WRONG if point.wrong else _RIGHT)],
-            ]
-        )
-    page.grid(rows)
-
-
-def _dtypes(page: Page, report: CheckReport) -> None:
+def _dtypes(report: CheckReport) -> Iterable[Block]:
     if not report.dtypes:
         return
-    page.blank()
-    page.heading("In each dtype", "at the first point, rounded to it")
-    rows = []
+    yield Heading("In each dtype", "at the first point, rounded to it")
+    rows: list[tuple[Cell, ...]] = []
     for one in report.dtypes:
-        cells = [one.dtype, one.name]
+        said = [one.said]
         if one.error is not None and one.bound is not None and one.margin is not None:
-            cells += [
+            said = [
                 f"off by {numbers.number(one.error, 2)}",
                 f"rounding allows {numbers.number(one.bound, 2)}",
                 f"zeros would be off by {numbers.number(one.margin, 2)} bounds",
             ]
-        else:
-            cells += [one.said, "", ""]
-        right = one.verdict == "right"
-        rows.append([[page.text(one.verdict, _RIGHT if right else _WRONG)],
-                     *([page.text(cell)] for cell in cells)])  # fmt: skip
-    page.grid(rows)
+        verdict = Span(one.verdict, "good" if one.verdict == "right" else "bad")
+        rows.append((cell(verdict), *map(cell, (one.dtype, one.name, *said))))
+    yield Table(tuple(rows))
     for one in report.dtypes:
         if one.said and one.error is not None:
-            page.add(page.text(f"{one.dtype}: the gradient by {one.name} is {one.said}."), hang=2)
+            yield Paragraph(line(f"{one.dtype}: the gradient by {one.name} is {one.said}."))
+
+
+def _shapes(shapes: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{n} {numbers.shape(shape)}" for n, shape in shapes.items())
 
 
 def _count(n: int, one: str, many: str = "") -> str:

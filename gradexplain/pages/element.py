@@ -99,6 +99,6 @@ def entry(made: Page) -> Iterable[Block]:
     gradient = made.x.gradients[found.input]
     left, right = made.formula(gradient)
     yield Heading("The whole")
-    yield Formula(f"{left} = {right}", gradient.latex)
+    yield Formula(f"{left} = {right}")
     yield Table(((cell(label("value")), (Tensor(gradient.value, of=found.input),)),), indent=4)
     yield from verdict(made.x.check, [gradient], made.options.precision)

@@ -40,7 +40,7 @@ def _blocks(x: Formulas) -> Iterable[Block]:
 
 
 def _shown(formula: Derived) -> Formula:
-    return Formula(formula.text, formula.latex, formula.ranges, formula.where)
+    return Formula(formula.text, formula.ranges, formula.where)
 
 
 def _shape(shape: Lettered) -> str:

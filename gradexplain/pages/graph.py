@@ -64,10 +64,8 @@ def _text(row: ForwardRow, known: set[str]) -> str:
 def _remarks(x: Explanation) -> tuple[str, ...]:
     """Which inputs are reached by several paths."""
     paths: dict[str, int] = {x.output.name: 1}
-    aside = {row.node for row in x.forward if row.part_of is not None}
-    for row in reversed(x.forward):
-        for source in () if row.node in aside else row.inputs:
-            paths[source] = paths.get(source, 0) + paths.get(row.node, 0)
+    for step in x.steps:
+        paths[step.input] = paths.get(step.input, 0) + paths.get(step.node, 0)
     return tuple(
         f"{name} is reached by {paths[name]} paths: {paths[name]} contributions"
         for name in x.inputs

@@ -24,10 +24,10 @@ from gradexplain.document.model import (
     line,
     name,
 )
-from gradexplain.formats.text import elements, listed
 from gradexplain.pages.options import Options
 from gradexplain.pages.run import Page
 from gradexplain.pages.verdict import verdict
+from gradexplain.pages.words import elements, listed
 from gradexplain.second.model import Block as Part
 from gradexplain.second.model import Hessian
 
@@ -121,7 +121,6 @@ def _second(h: Hessian, made: Page) -> Iterable[Block]:
     for block in shown:
         yield Formula(
             made.renamed(block.text),
-            block.latex,
             "; ".join(p for p in (block.structure, block.ranges) if p),
         )
         for text in block.where:
@@ -197,7 +196,7 @@ def _product(h: Hessian, made: Page) -> Iterable[Block]:
     for product in h.products.values():
         if product.formula is None and not product.given:
             continue  # too long to be read
-        yield Formula(made.renamed(product.text), product.latex, product.ranges)
+        yield Formula(made.renamed(product.text), product.ranges)
         if product.given:
             title: Line = line(label("chain rule" if product.value is None else "value"))
             yield Table(((cell(title), _value(product.known)),), indent=4)

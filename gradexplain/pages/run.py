@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from itertools import groupby
 
 import numpy as np
 
@@ -17,11 +16,9 @@ from gradexplain.document.model import (
     Block,
     Cell,
     Document,
-    Fold,
     Formula,
     Heading,
     Line,
-    Matrix,
     Notes,
     Paragraph,
     Program,
@@ -37,39 +34,26 @@ from gradexplain.document.model import (
     name,
 )
 from gradexplain.document.model import Step as SteppedStep
-from gradexplain.explanation import (
-    Array,
-    Explanation,
-    Gradient,
-    Step,
-)
-from gradexplain.formats.text import elements, listed
-from gradexplain.pages import calls
+from gradexplain.explanation import Array, Explanation, Gradient
+from gradexplain.pages import calls, chain
 from gradexplain.pages.element import element, entry
 from gradexplain.pages.graph import graph_of
+from gradexplain.pages.jacobian import jacobian
 from gradexplain.pages.options import Options
 from gradexplain.pages.verdict import verdict
 from gradexplain.pages.words import (
+    binds,
     definitions,
-    merged,
+    grouped,
+    listed,
     quoted,
+    ranges_in,
+    spot_of,
     standing,
 )
 
 #: A tensor of more elements that are all one number is said in words.
 _WORDS = 6
-
-#: A value of the backward pass with more elements is shown with ``--full`` only.
-_STEP = 9
-
-#: A matrix among the steps is shown where there are no more steps than this.
-_FEW = 8
-
-#: A Jacobian that needs more definitions than this is shown with ``--full`` only.
-_DEFINED = 2
-
-#: Entries of J beyond this are shown with ``--full`` only.
-_SMALL = 36
 
 
 def page(x: Explanation, options: Options | None = None) -> Document:
@@ -96,6 +80,7 @@ class Page:
         #: What unnamed values are called on the page; of those that stay numbers, what they are.
         self.called = {row.node: quoted(row) for row in x.forward if not row.named and row.text}
         self.said = {row.node: row.text for row in x.forward if not row.named and row.text}
+        self.rows = {row.node: row for row in x.forward}
         self.scalar = not x.output.shape or x.grad.value.size == 1
 
     @property
@@ -113,12 +98,15 @@ class Page:
             return
         yield from self.drawing()
         yield from self.answer()
-        yield from element(self)
-        yield from self.jacobian()
-        yield from self.chain()
-        yield from self.further()
         yield from self.between()
+        yield from element(self)
+        yield from self.derivation()
+        yield from self.further()
         yield from self.notes()
+
+    def derivation(self) -> Iterable[Block]:
+        yield from jacobian(self)
+        yield from chain.chain(self)
 
     # -- the question ----------------------------------------------------------------------------
 
@@ -182,11 +170,16 @@ class Page:
     def meaning(self) -> str:
         """What v is, beside it."""
         x = self.x
-        loss = x.grad.loss
-        left = loss.partition(" ")[0]
+        left, _, loss = x.grad.loss.partition(" = ")
         if self.scalar:
-            return f"what backward is given: it multiplies every gradient ({loss})"
-        return f"what backward is given: ∂{left}/∂{x.output.name} of {loss}"
+            return f"what backward is given: it multiplies every gradient ({left} = {loss})"
+        y, v = x.output.name, x.grad.value
+        places = np.argwhere(v != 0)
+        if (v == 1).all():
+            loss = f"{y}.sum()"
+        elif len(places) == 1 and v[tuple(places[0])] == 1:
+            loss = spot_of(y, tuple(map(int, places[0])))
+        return f"what backward is given: ∂{left}/∂{y} of {left} = {loss}"
 
     # -- the graph -------------------------------------------------------------------------------
 
@@ -208,7 +201,7 @@ class Page:
                 tuple(
                     SteppedStep(
                         s.node, s.input, self.expression(s.node), self.renamed(s.rule),
-                        self.work(s), self.words(s, g), s.upstream, s.contribution, s.total,
+                        chain.work(s), chain.in_words(s, g), s.upstream, s.contribution, s.total,
                     )
                     for s in x.steps
                 ),
@@ -218,64 +211,54 @@ class Page:
 
     def answer(self) -> Iterable[Block]:
         x = self.x
-        yield Heading(
-            "Gradients", f"of {x.grad.loss.partition(' ')[0]}, by each input" if False else ""
-        )
-        rows = []
-        ranges: dict[str, None] = {}
-        where: dict[str, None] = {}
-        own = {statement.partition(" ")[0] for statement in x.statements}
-        for gradient in x.gradients.values():
-            left, right = self.formula(gradient)
+        yield Heading("Gradients")
+        found = list(x.gradients.values())
+        where = dict.fromkeys(x.definitions if any(map(self.is_short, found)) else ())
+        for gradient in found:
             if not self.is_short(gradient):
-                ranges[gradient.ranges] = None
-                for text in gradient.where:
-                    if text.partition("[")[0].partition(" ")[0] not in own:
-                        where[self.renamed(text)] = None
-            parts: list[Line | Tensor] = []
-            if gradient.line:
-                parts = [line(code(gradient.line, "quiet"))]
-            rows.append(
-                (
-                    cell(line(name(left), math(f" = {right}"))),
-                    (Tensor(gradient.value, of=gradient.name),),
-                    tuple(parts),
-                )
-            )
+                where |= dict.fromkeys(text for text in gradient.where if not self.own(text))
+        # The same definition with other letters is the same.
+        heads = {re.sub(r"\[.*", "[", text.partition(" = ")[0]): text for text in reversed(where)}
+        lines = [self.renamed(text) for text in where if text in heads.values()]
+        used = " ".join([*(self.formula(g)[1] for g in found), *lines])
+        # What a name is comes before what is said of it.
+        numbered = [
+            f"{row.node} = {row.expression}" if row.node == x.shared else self.expression(row.node)
+            for row in x.forward
+            if (not row.named and row.text == row.node) or row.node == x.shared
+            if re.search(rf"(?<!\w){row.node}(?!\w)", used)
+        ]
+        lines = [*numbered, *(text for text in lines if not text.startswith(f"{x.shared} = "))]
+        known = [ranges_in(g.ranges, f"{g.text} {used}", sizes=self.is_short(g)) for g in found]
+        merged = grouped(known)
+        rows = [
+            self.row(gradient, "" if merged is not None else grouped([bounds]) or "")
+            for gradient, bounds in zip(found, known, strict=True)
+        ]
         if not any(row[2] for row in rows):
-            rows = [row[:2] for row in rows]  # type: ignore[misc]
+            rows = [row[:2] for row in rows]
         yield Table(tuple(rows), stacked=True)
-        for text in self.x.definitions:
-            if any(self.is_short(g) for g in x.gradients.values()):
-                where[self.renamed(text)] = None
-        used = " ".join([*(self.formula(g)[1] for g in x.gradients.values()), *where])
-        for row in x.forward:
-            numbered = not row.named and row.text == row.node
-            if numbered and re.search(rf"(?<!\w){row.node}(?!\w)", used):
-                where[self.expression(row.node)] = None
-        yield from definitions(where)
-        if sizes := self.sizes(used):
-            yield Paragraph(line(label(sizes)), indent=4)
-        yield from verdict(x.check, x.gradients.values(), self.options.precision)
+        yield from definitions(lines)
+        if merged:
+            yield Paragraph(line(label(merged)), indent=4)
+        yield from self.verdict()
 
-    def sizes(self, used: str) -> str:
-        """The ranges of letters, and the sizes, that the formulas above speak of."""
-        found: dict[str, None] = {}
-        for gradient in self.x.gradients.values():
-            for part in gradient.ranges.split("; "):
-                letters, _, bound = part.partition(" = ")
-                if self.is_short(gradient) and not letters.isupper():
-                    continue
-                kept = [
-                    letter for letter in letters.split(", ")
-                    if re.search(
-                        rf"(?<![\w.]){letter}(?![\w(])" if letter.isupper()
-                        else rf"[\[,_{{( +−·]{letter}(?=[\],}} )+−·])", used
-                    )
-                ]  # fmt: skip
-                if kept:
-                    found[f"{', '.join(kept)} = {bound}"] = None
-        return "; ".join(found)
+    def row(self, gradient: Gradient, ranges: str) -> tuple[Cell, ...]:
+        """A gradient: its formula, its value, a line of PyTorch."""
+        left, right = self.formula(gradient)
+        shown: list[Line | Tensor] = [line(name(left), math(f" = {right}") if right else "")]
+        if ranges:
+            shown.append(line(label(f"  {ranges}")))
+        value = (Tensor(gradient.value, of=gradient.name),)
+        return tuple(shown), value, cell(code(gradient.line, "quiet")) if gradient.line else ()
+
+    def verdict(self) -> Iterable[Block]:
+        return verdict(self.x.check, self.x.gradients.values(), self.options.precision)
+
+    def own(self, text: str) -> bool:
+        """Whether a line says what a name is that the reader gave."""
+        named = {statement.partition(" ")[0] for statement in self.x.statements}
+        return text.partition("[")[0].partition(" ")[0] in named
 
     def is_short(self, gradient: Gradient) -> bool:
         return bool(gradient.short) and self.options.notation != "index"
@@ -285,7 +268,22 @@ class Page:
         if self.is_short(gradient):
             return f"{gradient.name}.grad", self.renamed(gradient.short)
         left, _, right = gradient.text.partition(" = ")
-        return left, self.renamed(right)
+        return left or f"{gradient.name}.grad", self.implied(self.renamed(right))
+
+    def implied(self, text: str) -> str:
+        """A formula without the v that is 1 because the output is a scalar."""
+        if self.x.grad.source != "implicit":
+            return text
+        v = rf"(?<![\w.]){re.escape(self.x.grad.name)}(?![\w\[(])"
+        text = re.sub(rf"·{v}|{v}·", "", text)
+        return re.sub(v, "1", text)
+
+    def without_v(self, gradient: Gradient) -> str:
+        """What v is multiplied with in the gradient: the diagonal of J; "" where it is no factor."""
+        right = self.formula(gradient)[1]
+        if self.x.grad.source == "implicit":
+            return right
+        return chain.factor(right, self.x.grad.name) or ""
 
     def renamed(self, text: str) -> str:
         """A formula in which unnamed values stand by their own text."""
@@ -297,174 +295,6 @@ class Page:
     def number(self, value: float) -> str:
         return numbers.number(value, self.options.precision).replace("-", "−")
 
-    # -- jacobian --------------------------------------------------------------------------------
-
-    def jacobian(self) -> Iterable[Block]:
-        x = self.x
-        if not x.output.shape or not x.jacobian:
-            return  # J of a scalar is the gradient
-        y = x.output.name
-        layout = self.options.layout == "denominator"
-        said = f"J[i,j] = ∂{y}[i]/∂input[j]: a row for each element of {y}"
-        if layout:
-            said = (
-                f"Jᵀ, denominator layout: a row for each element of the input, a column for {y}'s"
-            )
-        yield Heading("Jacobian", said)
-        long = [
-            n for n, j in x.jacobian.items() if len(j.where) > _DEFINED and not self.options.full
-        ]
-        found = [j for n, j in x.jacobian.items() if n not in long]
-        deltas = any("δ(" in j.text for j in found)
-        where: dict[str, None] = {}
-        own = {statement.partition(" ")[0] for statement in x.statements}
-        for jacobian in found:
-            remark = jacobian.structure
-            value = jacobian.value
-            size = int(np.prod(jacobian.shape))
-            diagonal = self.diagonal(value, x.inputs[jacobian.name].shape)
-            if diagonal is not None:
-                remark = f"{jacobian.structure.partition(':')[0].partition(',')[0]}: {diagonal}"
-            yield Formula(self.renamed(jacobian.text), jacobian.latex, remark)
-            for text in jacobian.where:
-                if text.partition("[")[0].partition(" ")[0] not in own:
-                    where[self.renamed(text)] = None
-            if value is not None and value.size > 1 and diagonal is None:
-                if not value.any():
-                    yield Paragraph(line(label("every entry is 0 here")), indent=4)
-                elif size <= _SMALL or self.options.full:
-                    yield self.matrix(value, jacobian.name, layout)
-        yield from definitions(where)
-        ranges = dict.fromkeys(j.ranges for j in found)
-        tail = "δ(i,j) is 1 where i = j, else 0" if deltas else ""
-        if long:
-            yield Paragraph(line(label(f"J by {listed(long)} takes more lines: --full shows it")))
-        known = merged(ranges)
-        if said := "; ".join(part for part in (tail, known) if part):
-            yield Paragraph(line(label(said)), indent=4)
-
-    def diagonal(self, value: Array | None, shape: tuple[int, ...]) -> str | None:
-        """``diag(12, 16, 20)`` of a diagonal J that is short enough."""
-        if value is None or not value.size:
-            return None
-        count = int(np.prod(shape)) if shape else 1
-        flat = value.reshape(-1, count)
-        if flat.shape[0] != count or count < 2 or (flat != np.diag(np.diag(flat))).any():
-            return None
-        entries = [self.number(float(e)) for e in np.diag(flat)]
-        if len(set(entries)) == 1:
-            return f"{entries[0]} all along"
-        shown = ", ".join(entries)
-        return f"diag({shown})" if len(shown) <= 48 else None
-
-    def matrix(self, value: Array, input: str, transposed: bool) -> Matrix:
-        x = self.x
-        rows = elements(x.output.name, x.output.shape)
-        columns = elements(input, x.inputs[input].shape)
-        flat = value.reshape(len(rows), len(columns))
-        if transposed:
-            return Matrix(tuple(columns), tuple(rows), flat.T)
-        return Matrix(tuple(rows), tuple(columns), flat)
-
-    # -- chain rule ------------------------------------------------------------------------------
-
-    def chain(self) -> Iterable[Block]:
-        x = self.x
-        if not x.steps:
-            return
-        g = self.arriving
-        yield Heading(
-            "Chain rule",
-            f"from {x.output.name} back; {g} is what arrives at an operation (PyTorch's grad_output)",
-        )
-        yield Table(tuple(self.steps(g)), indent=2)
-        if self.options.full:
-            yield from self.everything()
-
-    def steps(self, g: str) -> Iterable[tuple[Cell, ...]]:
-        x = self.x
-        for node, group in groupby(x.steps, key=lambda step: step.node):
-            steps = list(group)
-            shown = self.expression(node)
-            stops = [stop for stop in x.stops if stop.node == node]
-            passing = [
-                s for s in steps if s.short == g and s.contribution.shape == s.upstream.shape
-            ]
-            if len(passing) == len(steps) > 1 and all(s.total is None for s in steps) and not stops:
-                to = ", ".join(self.said.get(s.input, s.input) for s in steps)
-                yield (
-                    cell(math(shown)),
-                    cell(line(label("to "), name(to))),
-                    cell(
-                        line(
-                            label("passes "),
-                            Span(g, "flow", "math"),
-                            label(" on to both" if len(steps) == 2 else " on to all"),
-                        )
-                    ),
-                )
-            else:
-                for place, step in enumerate(steps):
-                    yield self.step(step, "" if place else shown, g)
-            for stop in stops:
-                target = name(self.said.get(stop.input, stop.input))
-                reason = label(f"stops here: {self.renamed(stop.reason)}")
-                yield cell(), cell(line(label("to "), target)), cell(reason)
-
-    def step(self, step: Step, shown: str, g: str) -> tuple[Cell, ...]:
-        """One contribution: what it is by, its formula with one element's numbers, its value."""
-        target = self.said.get(step.input, step.input)
-        parts: list[Line | Tensor] = []
-        words = self.words(step, g)
-        if words:
-            parts.append(line(label(words)))
-        else:
-            work = self.work(step)
-            rule = self.renamed(step.short or step.contribution_rule)
-            parts.append(line(math(rule), label(f"    {work}" if work else "")))
-            known = step.total is None and self.is_answer(step.input, step.contribution)
-            if not known and self.fits(step.contribution):
-                parts.append(Tensor(step.contribution))
-        if step.total is not None:
-            said = f"the {step.uses} contributions to {target}"
-            if step.input in self.x.inputs:
-                parts.append(line(label(f"{said} add up to "), name(f"{step.input}.grad")))
-            elif self.fits(step.total):
-                parts.append(Tensor(step.total, f"the sum of {said}"))
-            else:
-                parts.append(line(label(f"{said} add up")))
-        return (
-            cell(math(shown)) if shown else cell(),
-            cell(line(label("to "), name(target))),
-            tuple(parts),
-        )
-
-    def fits(self, value: Array) -> bool:
-        """Whether a value of the backward pass is shown on the page, or in full only."""
-        short = value.ndim < 2 or len(self.x.steps) <= _FEW
-        return self.options.full or (value.size <= _STEP and short)
-
-    def words(self, step: Step, g: str) -> str:
-        """A trivial step in words."""
-        if step.short != g:
-            return ""
-        if step.contribution.shape == step.upstream.shape:
-            return f"passes {g} on"
-        return f"{g} for every element" if step.contribution.size > step.upstream.size else ""
-
-    def work(self, step: Step) -> str:
-        """One element with its numbers, and which: ``3·0.1 = 0.3 at [0]``."""
-        if not step.numbers:
-            return ""
-        _, _, worked = step.numbers.replace("-", "−").partition(" = ")
-        left, _, right = worked.rpartition(" = ")
-        if left == right:
-            return ""
-        nonzero = np.argwhere(step.contribution != 0)
-        place = tuple(int(i) for i in nonzero[0]) if len(nonzero) else (0,) * step.contribution.ndim
-        at = f" at [{','.join(map(str, place))}]" if place else ""
-        return worked + at
-
     def is_answer(self, name: str, value: Array) -> bool:
         """Whether a value stands among the gradients already."""
         found = self.x.gradients.get(name)
@@ -473,36 +303,22 @@ class Page:
         )  # fmt: skip
 
     def expression(self, node: str) -> str:
-        row = next((row for row in self.x.forward if row.node == node), None)
+        """An operation in the reader's names: ``log(c)``, ``y = 3*a + log(c)``."""
+        row = self.rows.get(node)
         if row is None:
             return node
         if not row.named and row.text != row.node and row.text:
             return row.text
-        shown = re.sub(r"(?<![\w.])t\d+(?!\w)", lambda m: self.said.get(m[0], m[0]), row.expression)
-        return f"{node} = {shown}"
+        shown = row.expression
+        places = iter(range(len(shown)))
 
-    def everything(self) -> Iterable[Block]:
-        """What ``--full`` adds: the values of every operation, every local derivative."""
-        x = self.x
-        rows = [
-            (
-                cell(math(f"{row.node} = {row.expression}")),
-                cell(label(numbers.shape(row.shape))),
-                (Tensor(row.value),),
-            )
-            for row in x.forward
-        ]
-        yield Heading("Forward", "each operation and its value")
-        yield Table(tuple(rows))
-        yield Heading("Local derivatives", "of each operation by what it is made from")
-        for step in x.steps:
-            if step.rule:
-                yield Paragraph(line(math(step.rule)))
-        for gradient in x.gradients.values():
-            yield Fold(
-                "index notation",
-                (Formula(gradient.text, gradient.latex, gradient.ranges, gradient.where),),
-            )
+        def text(found: re.Match[str]) -> str:
+            inner, place = self.rows.get(found[0]), next(places)
+            said = self.said.get(found[0], found[0])
+            loose = inner is not None and binds(inner.op) < binds(row.op) + bool(place)
+            return f"({said})" if loose and said != found[0] and binds(row.op) < 5 else said
+
+        return f"{node} = " + re.sub(r"(?<![\w.])t\d+(?!\w)", text, shown)
 
     def further(self) -> Iterable[Block]:
         if self.x.second is not None:
@@ -519,7 +335,7 @@ class Page:
             yield Heading("Retained gradients", ".grad of computed values, kept by retain_grad()")
             for gradient in kept:
                 left, right = self.formula(gradient)
-                yield Formula(f"{left} = {right}", gradient.latex, gradient.ranges)
+                yield Formula(f"{left} = {right}", gradient.ranges)
                 yield Table(((cell(label("value")), (Tensor(gradient.value),)),), indent=4)
         if not rest:
             return

@@ -11,6 +11,7 @@ from gradexplain.document.model import (
     Block,
     Cell,
     Paragraph,
+    Role,
     Span,
     Table,
     Tensor,
@@ -25,7 +26,12 @@ from gradexplain.pages.words import spot_of
 #: What a convention is, where the check names no other reason.
 CHOICE = "the routes differ where mathematics leaves a choice"
 
-ROLES = {"agree": "good", "convention": "doubt", "mismatch": "bad", "cannot tell": "doubt"}
+ROLES: dict[str, Role] = {
+    "agree": "good",
+    "convention": "doubt",
+    "mismatch": "bad",
+    "cannot tell": "doubt",
+}
 
 
 def verdict(
@@ -45,22 +51,25 @@ def verdict(
         else f"{reason.rstrip('.')}. The closed form stands, and the chain rule gives the same {of}.",
     }.get(check.status, reason)
     word = {"mismatch": "MISMATCH", "skipped": "not checked"}.get(check.status, check.status)
-    yield Paragraph(line(Span(f"{word}: ", ROLES.get(check.status, "label")), said.strip()), hang=2)  # type: ignore[arg-type]
+    yield Paragraph(line(Span(f"{word}: ", ROLES.get(check.status, "label")), said.strip()), hang=2)
     if check.differences:
-        yield Table(tuple(_difference(d, check.status, precision) for d in check.differences))
+        yield Table(tuple(difference(d, check.status, precision) for d in check.differences))
+    yield from routes(gradients)
+
+
+def routes(gradients: Iterable[Gradient]) -> Iterable[Block]:
+    """Each route's numbers, where they are not the same."""
     for gradient in gradients:
-        if gradient.verdict in ("convention", "mismatch", "cannot tell"):
-            routes = [("closed form", gradient.value), ("chain rule", gradient.chain_rule)]
-            if gradient.torch is not None:
-                routes.append(("PyTorch", gradient.torch))
-            if all(np.array_equal(gradient.value, value, equal_nan=True) for _, value in routes):
-                continue
-            yield Table(
-                tuple(
-                    (cell(name(f"{gradient.name}.grad") if not place else ""), cell(label(title)), (Tensor(value),))
-                    for place, (title, value) in enumerate(routes)
-                )
-            )  # fmt: skip
+        if gradient.verdict not in ("convention", "mismatch", "cannot tell"):
+            continue
+        found = [("closed form", gradient.value), ("chain rule", gradient.chain_rule)]
+        if gradient.torch is not None:
+            found.append(("PyTorch", gradient.torch))
+        if all(np.array_equal(gradient.value, value, equal_nan=True) for _, value in found):
+            continue
+        rows = [(cell(), cell(label(title)), (Tensor(value),)) for title, value in found]
+        rows[0] = (cell(name(f"{gradient.name}.grad")), *rows[0][1:])
+        yield Table(tuple(rows))
 
 
 def compared(check: Check) -> str:
@@ -72,13 +81,13 @@ def compared(check: Check) -> str:
     return f"{check.dtype}; {part if many > 1 else 'its one operation'} compared"
 
 
-def _difference(d: Difference, status: str, precision: int) -> tuple[Cell, ...]:
+def difference(d: Difference, status: str, precision: int) -> tuple[Cell, ...]:
     """One row: which element, what each route gave, and how far apart that is."""
     where = d.input if d.input.startswith(("∂", "(")) else f"{d.input}.grad"
     values = numbers.distinct(*d.values, precision=precision)
     apart = numbers.number(abs(d.values[0] - d.values[1]), 2)
     return (
-        cell(Span(spot_of(where, d.index), ROLES.get(status, ""))),  # type: ignore[arg-type]
+        cell(Span(spot_of(where, d.index), ROLES.get(status, ""))),
         cell(f"{d.routes[0]} {values[0]}"),
         cell(f"{d.routes[1]} {values[1]}"),
         cell(f"differ by {apart}, allowed {numbers.number(d.tolerance, 2)}"),

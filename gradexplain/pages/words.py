@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 
 from gradexplain.document.model import Block, Paragraph, label, line, math
 from gradexplain.explanation import ForwardRow, Input
 
 
-def merged(ranges: Iterable[str]) -> str:
-    """``i, j = 0…2`` once for all formulas; a letter that has two ranges has neither."""
-    bounds: dict[str, set[str]] = {}
-    for part in (p for r in ranges for p in r.split("; ") if p):
+def ranges_in(ranges: str, used: str, *, sizes: bool = False) -> dict[str, str]:
+    """The bound of each letter of ``i, j = 0…2; N = 3`` that a text speaks of; with ``sizes`` of
+    sizes alone."""
+    found = {}
+    for part in ranges.split("; "):
         letters, _, bound = part.partition(" = ")
         for letter in letters.split(", "):
-            bounds.setdefault(letter, set()).add(bound)
+            size = letter.isupper()
+            here = (
+                rf"(?<![\w.]){letter}(?![\w(])"
+                if size
+                else rf"[\[,_{{( +−·]{letter}(?=[\],}} )+−·])"
+            )
+            if bound and letter and (size or not sizes) and re.search(here, used):
+                found[letter] = bound
+    return found
+
+
+def grouped(known: Iterable[dict[str, str]]) -> str | None:
+    """``i, j = 0…2; N = 3`` once for all formulas; None where a letter has two bounds."""
+    bounds: dict[str, str] = {}
+    for found in known:
+        for letter, bound in found.items():
+            if bounds.setdefault(letter, bound) != bound:
+                return None
     groups: dict[str, list[str]] = {}
-    for letter in sorted(bounds):
-        if len(bounds[letter]) == 1:
-            groups.setdefault(bounds[letter].pop(), []).append(letter)
-    return "; ".join(f"{', '.join(letters)} = {bound}" for bound, letters in groups.items())
+    for letter in sorted(bounds, key=lambda letter: (letter.isupper(), letter)):
+        groups.setdefault(bounds[letter], []).append(letter)
+    said = [f"{', '.join(letters)} = {bound}" for bound, letters in groups.items()]
+    return "; ".join(said)
+
+
+#: How tightly operations hold what they are made from; a call more than all.
+_BINDS = {"add": 1, "sub": 1, "neg": 1, "mul": 2, "div": 2, "matmul": 2, "mm": 2, "pow": 3}
+
+
+def binds(op: str) -> int:
+    return _BINDS.get(op, 5)
 
 
 def definitions(lines: Iterable[str]) -> Iterable[Block]:
@@ -29,7 +56,7 @@ def definitions(lines: Iterable[str]) -> Iterable[Block]:
 
 
 def quoted(row: ForwardRow) -> str:
-    loose = row.op in ("add", "sub", "mul", "div", "matmul", "pow", "neg") and row.text != row.node
+    loose = binds(row.op) < 5 and row.text != row.node
     return f"({row.text})" if loose else row.text
 
 
@@ -50,3 +77,16 @@ def signed(text: str) -> str:
 
 def letters_for(count: int, taken: set[str]) -> list[str]:
     return [letter for letter in "ikmacegopqrstu" if letter not in taken][:count]
+
+
+def elements(name: str, shape: tuple[int, ...]) -> list[str]:
+    """``x[0,0]``, ``x[0,1]``, …: the elements of a tensor in order."""
+    labels = [""]
+    for dim in shape:
+        labels = [f"{label},{i}" if label else str(i) for label in labels for i in range(dim)]
+    return [f"{name}[{label}]" if label else name for label in labels]
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)

@@ -7,6 +7,7 @@ Where the closed form needs indices but the chain of the program's own values do
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,10 @@ import sympy
 from gradexplain.explanation import Element, Entry, Path
 from gradexplain.formula.calculus import ADJOINT, element_symbol, label_of
 from gradexplain.formula.letters import Letters
-from gradexplain.formula.local import RESULT, UPSTREAM, renamed
+from gradexplain.formula.local import RESULT, UPSTREAM, local_rule, renamed
 from gradexplain.formula.printing import TextPrinter
 from gradexplain.formula.short import short
+from gradexplain.formula.sizes import Sizes, Unlettered
 from gradexplain.graph import Graph, Node, labels_of, refs
 from gradexplain.ops.base import Shape
 from gradexplain.routes.chain import Sent
@@ -110,19 +112,27 @@ def _parts(formula: Any) -> list[str]:
     return sorted(name.removeprefix(ADJOINT) for name in found if name.startswith(ADJOINT))
 
 
-def step_said(c: Sent, graph: Graph, names: Mapping[str, str], g: str) -> str:
-    """What a step sends on, in terms of ``g``, the gradient that arrives there: ``b·g``."""
+def step_said(
+    c: Sent, graph: Graph, names: Mapping[str, str], g: str, sizes: Sizes | None = None
+) -> str:
+    """What a step sends on, in terms of ``g``, the gradient that arrives there: ``b·g``, ``g/N``."""
     order = list(dict.fromkeys(ref.id for ref in refs(c.node.args)))
+    formula, places = c.term.formula, c.term.places
+    if sizes is not None:
+        rule = local_rule(sizes.graph[c.node.id], sizes.graph)
+        with suppress(Unlettered):
+            formula = sizes.lettered(rule.contributions[c.place])
+            places, graph = rule.places[c.place], sizes.graph
     texts, shown, shapes = _of_graph(graph)
     labels = {f"a{place}": texts[id] for place, id in enumerate(order)}
     labels[RESULT], labels[UPSTREAM] = c.node.label, g
-    formula = renamed(c.term.formula, labels)
+    formula = renamed(formula, labels)
     known = [*shown, g]
-    text = short(formula, c.term.places, shapes | {g: c.node.shape}, names, known)
+    text = short(formula, places, shapes | {g: graph[c.node.id].shape}, names, known)
     if text is not None:
         return text
     letters = Letters(known)
-    letters.axes(c.term.places, _IN)
+    letters.axes(places, _IN)
     return _Named(letters, names, known)(formula)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from typing import Any, ClassVar
 
 import numpy as np
@@ -125,6 +124,7 @@ class TracedCall(Explanation):
     contributions: int = 0
     compared: int = 0
 
+    PAGE: ClassVar[str] = "gradexplain.pages.trace"
     JSON: ClassVar[Keys] = {
         "index": Key("call"),
         "forward": Key(of=list[TracedRow]),
@@ -143,9 +143,6 @@ class TracedCall(Explanation):
             return None
         message = " ".join(self.error[1].split())
         return Refusal(self.error[0], message, self.why, self.remedy)
-
-    def __str__(self) -> str:
-        return import_module("gradexplain.pages.trace").render_call(self)  # type: ignore[no-any-return]
 
 
 def explained(snapshot: Snapshot, until: float = math.inf) -> TracedCall:

@@ -1,0 +1,82 @@
+"""The Jacobian: formula, structure and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gradexplain.document.model import Block, Formula, Heading, Matrix, Paragraph, label, line
+from gradexplain.explanation import Array, Jacobian
+from gradexplain.pages.words import definitions, elements, grouped, listed, ranges_in
+
+if TYPE_CHECKING:
+    from gradexplain.pages.run import Page
+
+#: A Jacobian that needs more definitions than this is shown with ``--full`` only.
+_DEFINED = 2
+
+#: Entries of J beyond this are shown with ``--full`` only.
+_SMALL = 36
+
+
+def jacobian(made: Page) -> Iterable[Block]:
+    x = made.x
+    if not x.output.shape or not x.jacobian:
+        return  # J of a scalar is the gradient
+    y = x.output.name
+    layout = made.options.layout == "denominator"
+    yield Heading(
+        "Jacobian",
+        f"Jᵀ, denominator layout: a row for each element of the input, a column for {y}'s"
+        if layout
+        else f"J[i,j] = ∂{y}[i]/∂input[j]: a row for each element of {y}",
+    )
+    found = [j for j in x.jacobian.values() if len(j.where) <= _DEFINED or made.options.full]
+    where: dict[str, None] = {}
+    for j in found:
+        diagonal = _diagonal(made, j.value, x.inputs[j.name].shape)
+        remark = j.structure
+        if diagonal is not None:
+            remark = f"{j.structure.partition(':')[0].partition(',')[0]}: {diagonal}"
+        yield Formula(made.renamed(j.text), remark)
+        where |= dict.fromkeys(made.renamed(text) for text in j.where if not made.own(text))
+        if j.value is not None and j.value.size > 1 and diagonal is None:
+            if not j.value.any():
+                yield Paragraph(line(label("every entry is 0 here")), indent=4)
+            elif j.value.size <= _SMALL or made.options.full:
+                yield _matrix(made, j, layout)
+    yield from definitions(where)
+    if long := [n for n, j in x.jacobian.items() if j not in found]:
+        yield Paragraph(line(label(f"J by {listed(long)} takes more lines: --full shows it")))
+    shown = " ".join([*(j.text for j in found), *where])
+    known = [ranges_in(j.ranges, shown) for j in found]
+    delta = "δ(i,j) is 1 where i = j, else 0" if "δ(" in shown else ""
+    if said := "; ".join(part for part in (delta, grouped(known)) if part):
+        yield Paragraph(line(label(said)), indent=4)
+
+
+def _diagonal(made: Page, value: Array | None, shape: tuple[int, ...]) -> str | None:
+    """``diag(12, 16, 20)`` of a diagonal J that is short enough."""
+    if value is None or not value.size:
+        return None
+    count = int(np.prod(shape)) if shape else 1
+    flat = value.reshape(-1, count)
+    if flat.shape[0] != count or count < 2 or (flat != np.diag(np.diag(flat))).any():
+        return None
+    entries = [made.number(float(e)) for e in np.diag(flat)]
+    if len(set(entries)) == 1:
+        return f"{entries[0]} all along"
+    shown = ", ".join(entries)
+    return f"diag({shown})" if len(shown) <= 48 else None
+
+
+def _matrix(made: Page, j: Jacobian, transposed: bool) -> Matrix:
+    assert j.value is not None
+    rows = elements(made.x.output.name, made.x.output.shape)
+    columns = elements(j.name, made.x.inputs[j.name].shape)
+    flat = j.value.reshape(len(rows), len(columns))
+    if transposed:
+        return Matrix(tuple(columns), tuple(rows), flat.T)
+    return Matrix(tuple(rows), tuple(columns), flat)
