@@ -120,7 +120,7 @@ def _evidence(report: CheckReport, found: InputReport, options: Options) -> Iter
 
 def _rows(rows: list[tuple[str, Span]]) -> Iterable[Block]:
     """What there is, each with its name before it."""
-    shown = tuple((cell(label(f"{said:<7}")), cell(value)) for said, value in rows if value.text)
+    shown = tuple((cell(label(f"{said:<8}")), cell(value)) for said, value in rows if value.text)
     if shown:
         yield Table(shown)
 

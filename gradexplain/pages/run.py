@@ -275,8 +275,10 @@ class Page:
         if self.x.grad.source != "implicit":
             return text
         v = rf"(?<![\w.]){re.escape(self.x.grad.name)}(?![\w\[(])"
-        text = re.sub(rf"·{v}|{v}·", "", text)
-        return re.sub(v, "1", text)
+        bare = re.sub(rf"·{v}|{v}·", "", text)
+        if bare != text and re.fullmatch(r"\([^()]*\)", bare):
+            bare = bare[1:-1]
+        return re.sub(v, "1", bare)
 
     def without_v(self, gradient: Gradient) -> str:
         """What v is multiplied with in the gradient: the diagonal of J; "" where it is no factor."""

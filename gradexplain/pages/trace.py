@@ -267,7 +267,8 @@ class _Call(Page):
                 if said
                 else line(math(rule), label(f"    {worked}" if worked else ""))
             )
-        if step.total is not None or not self.is_answer(step.input, step.contribution):
+        told = step.contribution_rule and step.total is None
+        if not (told and self.is_answer(step.input, step.contribution)):
             parts.append(_tensor(step.contribution))
         if step.total is not None:
             parts.append(_tensor(step.total, f"the sum of the {step.uses} contributions to {step.input}"))  # fmt: skip
