@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ from gradexplain.recording.operators import Kind
 
 #: Where a node of autograd's keeps the call that made it.
 KEY = "gradexplain"
+
+_NONE: Mapping[Any, Any] = {}
 
 
 class Operand:
@@ -34,13 +36,16 @@ class Operand:
     __slots__ = ("cuts", "leaf", "names", "node", "nr", "value", "version")
 
     def __init__(self, tensor: Any, *, copy: bool = False) -> None:
-        node = tensor.grad_fn
-        self.node = node
-        self.nr = tensor.output_nr if node is not None else 0
-        self.leaf = tensor if node is None and tensor.requires_grad else None
+        self.node = node = tensor.grad_fn
+        if node is not None:
+            self.nr, self.leaf = tensor.output_nr, None
+        else:
+            self.nr, self.leaf = 0, tensor if tensor.requires_grad else None
         value = tensor.detach()
-        self.value = value.clone() if copy else value
-        self.version = self.value._version
+        if copy:
+            value = value.clone()
+        self.value = value
+        self.version = value._version
         self.cuts: tuple[Cut, ...] = ()
         self.names: tuple[str, ...] = ()
 
@@ -75,26 +80,31 @@ class Cut:
     sources: tuple[Any, ...]  # weak references to leaves
 
 
-@dataclass(slots=True)
 class Call:
-    """One call, with its tensors as operands.  ``base`` is the base of a view changed in place."""
+    """One call, with its tensors as operands.  ``base`` is the base of a view changed in place,
+    ``view`` how a view and its base lie in their storage (`geometry`), ``stamp`` when it was made,
+    among the calls and the changes in place.
+    """
 
-    kind: Kind
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    operands: list[Operand]
-    site: Site | None
-    base: Operand | None = None
-    #: How the view and its base lie in their storage, each as in `geometry`.
-    view: tuple[Any, Any] | None = None
-    #: The class of a custom ``autograd.Function``.
-    custom: str = ""
-    #: What a custom Function's forward computes, by output: graphs with leaves ``a0``, ``a1``, …
-    graphs: dict[tuple[int, ...], Graph] = field(default_factory=dict)
-    #: For a part of a backward pass with ``create_graph=True``: the gradients that it made.
-    targets: list[Target] = field(default_factory=list)
-    #: When it was made, among the calls and the changes in place.
-    stamp: int = 0
+    __slots__ = (
+        "args", "base", "custom", "graphs", "kind", "kwargs", "operands", "site", "stamp",
+        "targets", "view",
+    )  # fmt: skip
+
+    def __init__(
+        self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any], operands: list[Operand],
+        site: Site | None, stamp: int = 0,
+    ) -> None:  # fmt: skip
+        self.kind, self.args, self.kwargs = kind, args, kwargs
+        self.operands, self.site, self.stamp = operands, site, stamp
+        self.base: Operand | None = None
+        self.view: tuple[Any, Any] | None = None
+        #: The class of a custom ``autograd.Function``.
+        self.custom = ""
+        #: What a custom Function's forward computes, by output: graphs with leaves ``a0``, ``a1``, …
+        self.graphs: Mapping[tuple[int, ...], Graph] = _NONE
+        #: For a part of a backward pass with ``create_graph=True``: the gradients that it made.
+        self.targets: tuple[Target, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

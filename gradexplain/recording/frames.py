@@ -79,35 +79,66 @@ def is_own(code: CodeType) -> bool:
 
 def user_frame(frame: FrameType | None) -> FrameType | None:
     """The nearest frame of the user's own code."""
-    while frame is not None and not is_own(frame.f_code):
+    while frame is not None:
+        known = _ROLES.get(id(frame.f_code))
+        if (known[1] if known is not None else _role(frame.f_code)) == _USERS:
+            break
         frame = frame.f_back
     return frame
 
 
+#: What a frame is to us, by its code's id; the code is kept, for its id is the key.
+_ROLES: dict[int, tuple[CodeType, int]] = {}
+_LIBRARYS, _USERS, _CALLERS = 0, 1, 2
+
+#: Places by the frames that lead there, each with whether its result goes on to the caller's caller.
+_SITES: dict[tuple[int, ...], tuple[Site, bool]] = {}
+
+
+def _role(code: CodeType) -> int:
+    if code.co_name == CALLER:
+        return _CALLERS  # made for one tracing, and not kept
+    role = int(not is_library(code.co_filename))
+    _ROLES[id(code)] = code, role
+    return role
+
+
 def site(frame: FrameType | None) -> Site | None:
     """The user's line on which ``frame`` is at work, and the name its result is assigned to."""
-    names: tuple[str, ...] | None = None
+    key: list[int] = []
     here = frame
     while here is not None:
         code = here.f_code
-        if code.co_name == CALLER:
-            here = here.f_back
-            continue
-        library = _LIBRARY.get(code.co_filename)
-        if library is None:
-            library = is_library(code.co_filename)
+        known = _ROLES.get(id(code))
+        role = known[1] if known is not None else _role(code)
+        if role != _CALLERS:
+            key += id(code), here.f_lasti
+            if role == _USERS:
+                break
+        here = here.f_back
+    else:
+        return None
+    found = _SITES.get(tuple(key))
+    if found is None:
+        found = _SITES[tuple(key)] = _found(key, here)
+    if not found[1]:
+        return found[0]
+    names = _returned(here.f_back)
+    return Site(found[0].filename, found[0].line, names) if names else found[0]
+
+
+def _found(key: list[int], user: FrameType) -> tuple[Site, bool]:
+    """The place at the end of a way of frames; whether its result is returned from there."""
+    names: tuple[str, ...] | None = None
+    for number, lasti in zip(key[::2], key[1::2], strict=True):
+        code, role = _ROLES[number]
         if names is None and code.co_name != "handle_torch_function":
-            after = _after(code, here.f_lasti)
+            after = _after(code, lasti)
             if after is not _RETURNED:
                 # A library's own variables are not the script's.
-                names = () if library else after
-        if not library:
-            line = here.f_lineno or code.co_firstlineno
-            if names is None:
-                names = _returned(here.f_back)
-            return Site(code.co_filename, line, names)
-        here = here.f_back
-    return None
+                names = after if role == _USERS else ()
+    line = user.f_lineno or user.f_code.co_firstlineno
+    return Site(user.f_code.co_filename, line, names or ()), names is None
 
 
 def _returned(frame: FrameType | None) -> tuple[str, ...]:

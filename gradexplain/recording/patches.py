@@ -197,6 +197,8 @@ class Listening:
             if not tape.listens():
                 return step(optimizer, *args, **kwargs)
             closure = kwargs.get("closure") or any(callable(arg) for arg in args)
+            if not closure and tape.counted(optimizer):
+                return tape.lightly(step, optimizer, args, kwargs)
             with tape.stepping(optimizer, closure=bool(closure)):
                 return tape.callers.of(sys._getframe(1))(step, (optimizer, *args), kwargs)
 
@@ -209,6 +211,8 @@ class Listening:
         def wrapper(owner: Any, *args: Any, **kwargs: Any) -> Any:
             if not tape.listens():
                 return zero(owner, *args, **kwargs)
+            if tape.light:
+                return tape.lightly(zero, owner, args, kwargs)
             with tape.zeroing(owner):
                 return tape.callers.of(sys._getframe(1))(zero, (owner, *args), kwargs)
 

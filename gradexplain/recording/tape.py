@@ -54,6 +54,10 @@ _LOGGED = 400
 #: Calls that take a tensor away from autograd and nothing else.
 _DETACHING = {"detach", "data", "detach_"}
 
+_NO_NAMES: dict[str, Any] = {}
+
+_transforms_active = torch._C._are_functorch_transforms_active
+
 #: Calls that make a new tensor from the numbers in others.
 _COPYING = {"tensor", "as_tensor", "from_numpy", "asarray", "new_tensor"}
 
@@ -64,6 +68,13 @@ class Listener(Protocol):
     @property
     def records(self) -> bool:
         """Whether operations are still wanted."""
+
+    @property
+    def light(self) -> bool:
+        """Whether steps and cleared gradients need only be counted just now."""
+
+    def counted(self, optimizer: Any) -> bool:
+        """A step of an optimizer that is known, counted; False for one that is not."""
 
     def backward(
         self, function: Callable[[], Any], name: str, arguments: dict[str, Any], frame: FrameType
@@ -114,7 +125,7 @@ class Tape(TorchFunctionMode):
         self._lock = threading.RLock()
         self._local = _Local()
         self._kinds: dict[Any, Kind] = {}
-        self._signatures: dict[str, inspect.Signature] = {}
+        self._parameters: dict[str, dict[str, Any]] = {}
         self._forget()
 
     def _forget(self) -> None:
@@ -146,7 +157,7 @@ class Tape(TorchFunctionMode):
         with self._lock:
             if not self._listeners:
                 self._forget()
-                self._signatures.clear()
+                self._parameters.clear()
                 self._listening.start()
             self._listeners.append(listener)
         self.settle()
@@ -171,6 +182,28 @@ class Tape(TorchFunctionMode):
         """Whether operations are recorded here and now."""
         return bool(self._listeners) and self.recording and not self._local.paused
 
+    @property
+    def light(self) -> bool:
+        """Whether nobody wants to know more of steps than how many there are."""
+        return all(listener.light for listener in self._listeners)
+
+    def counted(self, optimizer: Any) -> bool:
+        """Whether a step was no more than counted."""
+        return self.light and all(listener.counted(optimizer) for listener in self._listeners)
+
+    def lightly(self, function: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
+        """Call a ``step`` or ``zero_grad`` for its caller, without recording what it does."""
+        call = self.callers.of(sys._getframe(2))
+        if not self.recording or self._local.stepping:
+            return call(function, (owner, *args), kwargs)
+        self.remove()
+        self._local.stepping += 1
+        try:
+            return call(function, (owner, *args), kwargs)
+        finally:
+            self._local.stepping -= 1
+            self.push()
+
     def settle(self) -> None:
         """Be on this thread's stack of modes just if operations are wanted."""
         self.recording = any(listener.records for listener in self._listeners)
@@ -180,11 +213,19 @@ class Tape(TorchFunctionMode):
             self.remove()
 
     def push(self) -> None:
-        if self.recording and not any(mode is self for mode in _get_current_function_mode_stack()):
-            torch._C._push_on_torch_function_stack(self)
+        if self.recording and not self._is_on_top():
+            if not any(mode is self for mode in _get_current_function_mode_stack()):
+                torch._C._push_on_torch_function_stack(self)
+
+    def _is_on_top(self) -> bool:
+        count: int = torch._C._len_torch_function_stack()
+        return count > 0 and torch._C._get_function_stack_at(count - 1) is self
 
     def remove(self) -> None:
         """Leave this thread's stack of modes, from wherever in it."""
+        if self._is_on_top():
+            torch._C._pop_torch_function_stack()
+            return
         stack = _get_current_function_mode_stack()
         if not any(mode is self for mode in stack):
             return
@@ -203,15 +244,15 @@ class Tape(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
         frame = sys._getframe(1)
         call = self.callers.of(frame)
-        if self._local.paused or not self.recording or not self._listeners:
+        kwargs = kwargs or _NO_NAMES
+        if not self.recording or self._local.paused or not self._listeners:
             return call(func, args, kwargs)
         kind = self._kinds.get(func)
         if kind is None:
             kind = self._kinds[func] = classify(func)
-        if torch._C._are_functorch_transforms_active():
+        if _transforms_active():
             return call(func, args, kwargs)
         if kind.kind == "skip":
             self._asked(kind, args, frame)
@@ -231,12 +272,14 @@ class Tape(TorchFunctionMode):
             if change is not None:
                 self._after(change, kind, args, frame)
             elif isinstance(result, torch.Tensor):
-                if not result.requires_grad or (kind.name in _COPYING and result.is_leaf):
+                node = result.grad_fn
+                if node is not None:
+                    self._record(kind, args, kwargs, ((node, result.output_nr, ()),), frame)
+                elif not result.requires_grad or kind.name in _COPYING:
                     self._cut(kind, args, result, frame)
-                elif result.grad_fn is not None:
-                    self._record(kind, args, kwargs, [(result, ())], frame)
             elif isinstance(result, (tuple, list)):
-                outputs = [(part, (n,)) for n, part in enumerate(result) if is_computed(part)]
+                outputs = [(part.grad_fn, part.output_nr, (n,))
+                           for n, part in enumerate(result) if is_computed(part)]  # fmt: skip
                 if outputs:
                     self._record(kind, args, kwargs, outputs, frame)
         except Exception as error:  # the script is not to see that we failed
@@ -248,21 +291,22 @@ class Tape(TorchFunctionMode):
         kind: Kind,
         args: Any,
         kwargs: Any,
-        outputs: Sequence[tuple[Any, tuple[int, ...]]],
+        outputs: Sequence[tuple[Any, int, tuple[int, ...]]],
         frame: FrameType,
     ) -> None:
         operands: list[Operand] = []
         packed = tuple([self._pack(arg, operands) for arg in args])
         named = {k: self._pack(v, operands) for k, v in kwargs.items()} if kwargs else {}
         call: Call | None = None
-        for tensor, path in outputs:
-            node, nr = tensor.grad_fn, tensor.output_nr
-            if any(o.node is node and o.nr == nr for o in operands):
-                continue  # the input itself: x.contiguous()
-            if call is None:
-                self.clock += 1
-                call = Call(kind, packed, named, operands, site(frame), stamp=self.clock)
-            attach(node, nr, call, path)
+        for node, nr, path in outputs:
+            for operand in operands:
+                if operand.node is node and operand.nr == nr:
+                    break  # the input itself: x.contiguous()
+            else:
+                if call is None:
+                    self.clock += 1
+                    call = Call(kind, packed, named, operands, site(frame), self.clock)
+                attach(node, nr, call, path)
 
     def _pack(self, arg: Any, operands: list[Operand], changing: Any = None) -> Any:
         """An argument with its tensors as operands; of ``changing`` the value is copied."""
@@ -480,7 +524,8 @@ class Tape(TorchFunctionMode):
         packed = tuple([self._pack(arg, operands) for arg in args])
         named = {k: self._pack(v, operands) for k, v in kwargs.items()}
         kind = Kind("op", f"{cls.__name__}.apply")
-        call = Call(kind, packed, named, operands, site(frame), custom=cls.__name__)
+        call = Call(kind, packed, named, operands, site(frame))
+        call.custom = cls.__name__
         if len(operands) == count:
             call.graphs = forward.graphs(tracked)
         for tensor, path in tracked:
@@ -492,15 +537,16 @@ class Tape(TorchFunctionMode):
         """A call of ``backward`` or ``grad``, as it was written."""
         frame = sys._getframe(2)
         call = self.callers.of(frame)
-        try:
-            signature = self._signatures.get(name)
-            if signature is None:
-                signature = self._signatures[name] = inspect.signature(original)
-            bound = signature.bind(*args, **kwargs)
-        except TypeError:
+        usual = self._parameters.get(name)
+        if usual is None:
+            parameters = inspect.signature(original).parameters.values()
+            usual = self._parameters[name] = {p.name: p.default for p in parameters}
+        if len(args) > len(usual) or not usual.keys() >= kwargs.keys():
             return call(original, args, kwargs)  # PyTorch's own message
-        bound.apply_defaults()
-        return self.run(lambda: call(original, args, kwargs), name, bound.arguments, frame)
+        arguments = {**usual, **dict(zip(usual, args, strict=False)), **kwargs}
+        if any(value is inspect.Parameter.empty for value in arguments.values()):
+            return call(original, args, kwargs)
+        return self.run(lambda: call(original, args, kwargs), name, arguments, frame)
 
     def run(
         self,

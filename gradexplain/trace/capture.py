@@ -21,6 +21,7 @@ from gradexplain.recording.calls import Term as Sent
 from gradexplain.recording.frames import Site, Variables
 from gradexplain.recording.operators import Kind
 from gradexplain.recording.tape import Tape
+from gradexplain.trace.heard import Heard, write_mask
 from gradexplain.trace.snapshot import (
     Accumulated,
     Arg,
@@ -40,8 +41,6 @@ MAX_NODES = 20_000
 MAX_KEPT = 40_000_000
 
 _LEAF = "AccumulateGrad"
-
-_DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout"}
 
 #: Where a node of autograd's keeps which backward freed it.
 _FREED = "gradexplain freed"
@@ -87,6 +86,8 @@ class Capture:
         self._most = min(most, MAX_KEPT)
         self.snapshot = snapshot
         self._roots = roots
+        #: Leaves as they were, where they have changed since.
+        self.remembered: dict[int, Any] = {}
         self._root_edges = {
             (id(root.grad_fn), root.output_nr): root for root in roots if root.grad_fn is not None
         }
@@ -106,6 +107,7 @@ class Capture:
         self._used: dict[int, list[tuple[Any, int]]] = {}  # by group: the outputs used further on
         self._parts: dict[int, int] = {}  # by operand, a view that is changed in place
         self._consumers: dict[int, list[Group]] = {}  # by value
+        self._after: dict[int, Any] = {}
         self._arrived: dict[int, Operand] = {}  # by value: its gradient, with create_graph=True
 
     # -- the graph -------------------------------------------------------------------------------
@@ -190,7 +192,9 @@ class Capture:
                 tuple(node._saved_stride),
                 base[2] if node._saved_storage_offset is None else node._saved_storage_offset,
             )
-            return Call(kind, tuple(operands), {}, operands, None, view=(own, base))
+            made = Call(kind, tuple(operands), {}, operands, None)
+            made.view = own, base
+            return made
         if spelling is None or len(edges) != 1 + (spelling == "torch.add"):
             return None
         if getattr(node, "_saved_alpha", 1) != 1:
@@ -325,7 +329,8 @@ class Capture:
     def _leaf(self, tensor: Any) -> Value:
         key = "leaf", id(tensor)
         if key not in self._values:
-            value = self._values[key] = self._new("leaf", tensor, self._array(tensor))
+            known = self.remembered.get(id(tensor), tensor)
+            value = self._values[key] = self._new("leaf", tensor, self._array(known))
             self._leaves[value.id] = tensor
             name = self.variables.name(tensor)
             value.names = (name,) if name else ()
@@ -384,7 +389,7 @@ class Capture:
         form = None
         if call is not None:
             if not call.targets:
-                self._dropout(group)
+                write_mask(group.nodes[0], call)
             form = self._form(call)
         within = self._within(group)
         edges = [self._edge(*edge).id for edge in group.edges]
@@ -430,7 +435,7 @@ class Capture:
             -1, kind.name, kind.spellings, kind.swap,
             tuple(self._packed(arg) for arg in call.args),
             {k: self._packed(arg) for k, arg in call.kwargs.items()},
-            call.site, inplace=kind.kind == "inplace", graphs=call.graphs, view=view,
+            call.site, inplace=kind.kind == "inplace", graphs=dict(call.graphs), view=view,
             defaults=kind.defaults,
         )  # fmt: skip
         if call.custom:
@@ -504,22 +509,6 @@ class Capture:
             if id(owner.call) in calls or (calls and owner.call.targets and value.hidden):
                 found.append(value.id)
         return tuple(dict.fromkeys(found))
-
-    def _dropout(self, group: Group) -> None:
-        """Dropout is a product with the mask that it drew, which autograd has saved."""
-        node, call = group.nodes[0], group.call
-        if call is None or call.kind.name not in _DROPOUTS:
-            return
-        mask = None
-        if _plain(node.name()) == "MulBackward0":
-            mask = getattr(node, "_saved_other", None)
-        if mask is None or tuple(mask.shape) != _shape(node, 0):
-            return
-        drawn = Operand(mask)
-        drawn.names = ("mask",)
-        source = call.args[0] if call.args else call.kwargs["input"]
-        call.args, call.kwargs = (source, drawn), {}
-        call.kind = Kind(call.kind.kind, "times_mask", ("torch.mul",))
 
     def _outputs(self, group: Group, operation: Operation) -> None:
         """A value for each place at which something of the group is used further on."""
@@ -634,6 +623,20 @@ class Capture:
         for node in self._nodes.values():
             self._hooks.append(node.register_hook(self._safe(self._hook(node))))
 
+    def catch_up(self, inputs: list[Any] | None, heard: Heard) -> None:
+        """Be told what a call told that is over."""
+        self._inputs, self._retained = inputs, []
+        self._watched = [(self.snapshot.values[i], tensor) for i, tensor in self._leaves.items()]
+        places = {id(leaf): place for place, leaf in enumerate(heard.leaves)}
+        kept = bool(heard.after)
+        self._before, self._after = {}, {}
+        for _, tensor in self._watched:
+            place = places[id(tensor)]
+            self._before[id(tensor)] = to_array(heard.before[place]) if kept else None
+            self._after[id(tensor)] = heard.after[place] if kept else tensor.grad
+        self.snapshot.spent |= heard.spent
+        heard.tell(lambda node: self._safe(self._hook(node)))
+
     def deaf(self) -> None:
         """Take the hooks away."""
         for hook in self._hooks:
@@ -710,7 +713,7 @@ class Capture:
             call = entry[0]
         else:
             call = Call(Kind("op", "gradient"), (), {}, [], self.snapshot.site)
-        call.targets.append(target)
+        call.targets = (*call.targets, target)
         call.operands += [target.of] if target.terms is None else []
         for term in target.terms or ():
             call.operands += [*term.call.operands, *term.upstream.values()]
@@ -763,7 +766,7 @@ class Capture:
         inputs: list[Any] | None,
     ) -> None:
         for value, tensor in watched:
-            after = to_array(_grad(tensor))
+            after = to_array(self._after.get(id(tensor), _grad(tensor)))
             if inputs is not None and not any(tensor is other for other in inputs):
                 continue
             if value.upstream is None and value.arrived is None:

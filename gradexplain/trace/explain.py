@@ -761,7 +761,8 @@ class _Explainer:
                 if measure.few(digits, self.dtype):
                     mine.digits = digits
                     mine.verdict = worst([mine.verdict, "convention"])
-        self.differences += whole.check.differences
+        if whole.check is not None:
+            self.differences += whole.check.differences
 
     def _graph(self) -> Graph | None:
         """All calls in one graph, with the script's names."""

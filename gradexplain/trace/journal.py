@@ -17,7 +17,7 @@ import torch
 from gradexplain.recording.frames import Site, Variables
 
 #: So many calls are measured, and then those that are farther apart by this factor each time.
-_FIRST, _FACTOR = 24, 1.2
+_FIRST, _FACTOR = 16, 1.25
 
 #: Parameters of more elements together are not compared with what they were before a step.
 _COPIED = 2_000_000
@@ -110,7 +110,7 @@ class Journal:
         self._next = _FIRST
         self._closure: Optimizer | None = None
         #: Whether the last call was measured.
-        self._measuring = True
+        self.measuring = True
         self._copies: dict[int, Any] = {}
         self._since: dict[int, tuple[int, Site | None]] = {}  # leaf: last backward since a step
         #: By place: how often retain_graph=True was asked for, how often such a graph was used again.
@@ -118,13 +118,21 @@ class Journal:
 
     # -- backward --------------------------------------------------------------------------------
 
-    def measures(self, index: int) -> bool:
-        """Whether a call is measured."""
-        if index <= _FIRST:
-            return True
-        if index < self._next:
-            return False
+    def is_due(self, index: int) -> bool:
+        """Whether a call is to be measured."""
+        return index <= _FIRST or index >= self._next
+
+    def measures(self, index: int) -> None:
+        """A call is measured: when the next one is due."""
         self._next = int(index * _FACTOR) + 1
+
+    def counted(self, optimizer: Any) -> bool:
+        """A step that is not measured, counted; False for an optimizer that was never met."""
+        known = self.optimizers.get(id(optimizer))
+        if known is None or known.reference() is not optimizer:
+            return False
+        known.steps += 1
+        known.left = ()
         return True
 
     def look_round(self, frame: Any, index: int) -> None:
@@ -141,9 +149,9 @@ class Journal:
     def skip(self) -> None:
         """A call that is not measured: what is known of the gradients holds no longer."""
         self.backwards += 1
-        if not self._measuring:
+        if not self.measuring:
             return
-        self._measuring = False
+        self.measuring = False
         self._since.clear()
         for leaf in self.leaves.values():
             leaf.used = leaf.stale = None
@@ -192,7 +200,7 @@ class Journal:
     ) -> bool:
         """Note what was added; whether all of it is finite."""
         self.backwards += 1
-        self._measuring = True
+        self.measuring = True
         unknown = [tensor for key, (tensor, _) in before.items() if key not in self.leaves]
         if unknown:
             self._meet(unknown, frame)
@@ -255,9 +263,7 @@ class Journal:
 
     def step(self, optimizer: Any, place: Site | None, frame: Any, *, closure: bool) -> None:
         """An optimizer is about to take a step."""
-        if not self._measuring and id(optimizer) in self.optimizers:
-            self.optimizers[id(optimizer)].steps += 1
-            self.optimizers[id(optimizer)].left = ()
+        if not self.measuring and self.counted(optimizer):
             return
         tensors = [p for group in optimizer.param_groups for p in group["params"]]
         known = self.optimizers.get(id(optimizer))
@@ -315,7 +321,7 @@ class Journal:
         """An optimizer has taken its step."""
         self._closure = None
         known = self.optimizers.get(id(optimizer))
-        if known is None or not self._measuring:
+        if known is None or not self.measuring:
             return
         marks = _marks([p for group in optimizer.param_groups for p in group["params"]])
         known.left = (self.backwards, *marks) if marks and self.backwards else ()

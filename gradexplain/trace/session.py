@@ -22,6 +22,7 @@ from gradexplain.trace.capture import Capture, TooLarge, to_array
 from gradexplain.trace.diagnose.finding import Finding
 from gradexplain.trace.explain import TracedCall, explained, unexplained
 from gradexplain.trace.faults import Fault, explain_fault
+from gradexplain.trace.heard import Heard
 from gradexplain.trace.journal import Journal
 from gradexplain.trace.rows import Row
 from gradexplain.trace.snapshot import Snapshot
@@ -42,6 +43,9 @@ SECONDS = 30.0
 _LARGE = 1_000_000
 #: Operations are recorded from so many calls before the one that is picked.
 _AHEAD = 2
+#: Operations of so many calls are recorded at first, and of so many after anything unusual: a call
+#: on a new line, a value that is so many times larger than any was at first.
+_WARM, _UNUSUAL, _LARGER = 16, 8, 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,10 @@ class Trace:
         #: What failed in the recorder.
         self.failures: list[str] = []
         self._finite = True
+        #: Operations are recorded up to this call; the largest value of the first calls.
+        self._attentive, self._usual = _WARM, 0.0
+        #: What the last call told, kept until it is known to be the last.
+        self._kept_call: tuple[_UnderWay, dict[str, Any], FrameType] | None = None
         #: The first call whose value or gradients are no numbers.
         self.bad = 0
         #: What the tape has seen by the end: where ways were cut, where numbers left, reads of .grad.
@@ -264,6 +272,12 @@ class Trace:
 
     def close(self) -> None:
         """Take over what the tape has seen."""
+        if self._kept_call is not None:
+            under_way, arguments, frame = self._kept_call
+            self._kept_call = None
+            self._capture(under_way, arguments, frame, kept=True)
+            if under_way.capture is not None:
+                under_way.capture.finish(under_way.result, returns=under_way.returns)
         self.journal.close()
         self.cuts = list(TAPE.cut_log.values())
         for found in TAPE.exits.values():
@@ -283,10 +297,32 @@ class Trace:
 
     @property
     def records(self) -> bool:
-        """Whether operations are still wanted; shortly before the call that is picked, or always."""
-        if self.pick.call is None:
+        """Whether operations are still wanted: those of the first calls, those about the call that
+        is picked, those after anything unusual, or all.
+        """
+        if self.pick.call is not None:
+            return self.pick.call - _AHEAD <= len(self.all) + 1 <= self.pick.call
+        if self.pick.at_line is not None and len(self._snapshots) < FULL:
             return True
-        return self.pick.call - _AHEAD <= len(self.all) + 1 <= self.pick.call
+        return self.pick.last or len(self.all) < self._attentive
+
+    @property
+    def light(self) -> bool:
+        """Whether steps need only be counted: the last call was not measured."""
+        return not self.journal.measuring
+
+    def counted(self, optimizer: Any) -> bool:
+        """A step of an optimizer that is known, counted."""
+        return self.journal.counted(optimizer)
+
+    def _watch(self, brief: Brief) -> None:
+        """Look out for what is unusual about a call, and be attentive for some calls then."""
+        index, value = brief.index, brief.value
+        size = abs(value) if value is not None and math.isfinite(value) else 0.0
+        if index <= _WARM:
+            self._usual = max(self._usual, size)
+        elif size > _LARGER * self._usual or len(self._by_line[_key(brief.site)]) <= FULL:
+            self._attentive = max(self._attentive, index + _UNUSUAL)
 
     def broke(self, error: Exception) -> None:
         """The recorder failed: it is said in the page, and nowhere else."""
@@ -314,20 +350,17 @@ class Trace:
         self.all.append(Brief(len(self.all) + 1, "torch.func", place, None))
         self._by_line.setdefault(_key(place), []).append(len(self.all))
 
-    @contextmanager
-    def guarded(self) -> Iterator[None]:
+    def guarded(self) -> _Guarded:
         """What fails in here is ours, not the script's."""
-        try:
-            with torch.no_grad(), torch._C.DisableTorchFunction():
-                yield
-        except Exception as error:  # the script is to run as it would without us
-            self.broke(error)
+        return _Guarded(self)
 
     def backward(
         self, function: Callable[[], Any], name: str, arguments: dict[str, Any], frame: FrameType
     ) -> Any:
         roots = _list(arguments.get("self", arguments.get("tensors", arguments.get("outputs"))))
         if not roots or not all(isinstance(root, torch.Tensor) for root in roots):
+            return function()
+        if not TAPE.recording and self._passes(name, arguments, roots, frame):
             return function()
         under_way: _UnderWay | None = None
         with self.guarded():
@@ -347,30 +380,56 @@ class Trace:
             self._end(under_way, result, frame)
         return result
 
+    def _passes(
+        self, name: str, arguments: dict[str, Any], roots: list[Any], frame: FrameType
+    ) -> bool:
+        """Note a call of which nothing is wanted but that it was made; whether it is one."""
+        index = len(self.all) + 1
+        if index == self.pick.call or arguments.get("retain_graph") or self.journal.is_due(index):
+            return False
+        with self.guarded():
+            brief = self._noted(index, name, roots, frame)
+            self.journal.skip()
+            self._watch(brief)
+        return True
+
+    def _noted(self, index: int, name: str, roots: list[Any], frame: FrameType) -> Brief:
+        """One call more, in a line."""
+        value = None
+        if len(roots) == 1 and roots[0].numel() == 1 and not roots[0].is_complex():
+            value = float(roots[0].detach())
+        brief = Brief(index, name, site(frame), value)
+        self.all.append(brief)
+        self._by_line.setdefault(_key(brief.site), []).append(index)
+        if self._progress is not None:
+            self._progress(brief)
+        return brief
+
     def _begin(
         self, name: str, arguments: dict[str, Any], roots: list[Any], frame: FrameType
     ) -> _UnderWay:
         """What is to be known before a call."""
-        place = site(frame)
         index = len(self.all) + 1
-        value = None
-        if len(roots) == 1 and roots[0].numel() == 1 and not roots[0].is_complex():
-            value = float(roots[0].detach())
-        brief = Brief(index, name, place, value)
-        self.all.append(brief)
-        wanted = self._wanted(index, place)
-        self._by_line.setdefault(_key(place), []).append(index)
+        wanted = self._wanted(index, site(frame)) and TAPE.recording
+        brief = self._noted(index, name, roots, frame)
+        place, value = brief.site, brief.value
+        self._watch(brief)
         if value is not None and not math.isfinite(value) and self._finite and self._keeps_all:
-            wanted, self._finite = True, False  # the first one is looked at, wherever it is
+            wanted, self._finite = TAPE.recording, False  # the first one is looked at, wherever
             self.bad = index
-        if self._progress is not None:
-            self._progress(brief)
         under_way = _UnderWay(brief, roots, returns=name == "grad")
         self.journal.look_round(user_frame(frame), index)
-        if self.journal.measures(index):
+        if self.journal.is_due(index):
+            self.journal.measures(index)
             retain = bool(arguments.get("retain_graph"))
             self.journal.keep(roots, place, retain=retain and not arguments.get("create_graph"))
             under_way.leaves = self.journal.begin(roots)
+        if self.pick.last and not arguments.get("create_graph"):
+            self._snapshots.clear()
+            self._kept_call = None
+            under_way.heard = Heard(roots, self._budget // 16)
+            self._kept_call = under_way, arguments, frame
+            return under_way
         # What a later backward goes back through is remembered, whether it is shown or not.
         if wanted or (arguments.get("create_graph") and TAPE.recording):
             self._capture(under_way, arguments, frame, kept=wanted)
@@ -396,10 +455,9 @@ class Trace:
             retain_graph=create if retain is None else bool(retain),
             create_graph=create,
         )
-        if self.pick.last:
-            self._snapshots.clear()
         if kept:
             self._snapshots[brief.index] = snapshot
+        heard = under_way.heard
         under_way.given = given = given or [None] * len(roots)
         for root, v in zip(roots, given, strict=False):
             array = None if v is None else to_array(v)
@@ -410,6 +468,8 @@ class Trace:
         wanted = None if inputs is None else _list(inputs)
         room = self._budget // (2 * 8) - self._kept
         capture = Capture(snapshot, TAPE, Variables(user_frame(frame)), roots, max(0, room))
+        if heard is not None:
+            capture.remembered = dict(zip(map(id, heard.leaves), heard.values, strict=False))
         try:
             capture.read()
         except TooLarge:
@@ -417,8 +477,11 @@ class Trace:
                 ("too large", "The graph has too many operations to be explained one by one.")
             )
         else:
-            capture.listen(wanted)
             under_way.capture = capture
+            if heard is None:
+                capture.listen(wanted)
+            else:
+                capture.catch_up(wanted, heard)
 
     def _end(self, under_way: _UnderWay, result: Any, frame: FrameType) -> None:
         brief = under_way.brief
@@ -436,7 +499,10 @@ class Trace:
                 self._finite, self.bad = False, brief.index
                 if under_way.capture is None and TAPE.recording:
                     self._read_late(under_way, frame)
-        if under_way.capture is not None and under_way.snapshot is not None:
+        if under_way.heard is not None:
+            under_way.heard.end()
+            under_way.result = result
+        elif under_way.capture is not None and under_way.snapshot is not None:
             under_way.capture.finish(result, returns=under_way.returns)
             if not self.pick.last:
                 self._kept += under_way.capture.kept
@@ -457,6 +523,7 @@ class Trace:
         """PyTorch, or a hook, raised an error."""
         under_way.brief.error = first_line(error)
         snapshot, capture = under_way.snapshot, under_way.capture
+        self._kept_call = under_way.heard = None
         variables = Variables(user_frame(frame))
         if snapshot is None:
             self._capture(under_way, arguments, frame, kept=self.pick.call is None)
@@ -485,7 +552,32 @@ class _UnderWay:
     leaves: dict[int, Any] | None = None
     snapshot: Snapshot | None = None
     capture: Capture | None = None
+    heard: Heard | None = None
+    result: Any = None
     given: list[Any] = field(default_factory=list)
+
+
+class _Guarded:
+    """Neither recorded nor differentiated; the script is to run as it would without us."""
+
+    __slots__ = ("_grad", "_off", "_trace")
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+
+    def __enter__(self) -> None:
+        self._off = torch._C.DisableTorchFunction()
+        self._off.__enter__()
+        self._grad = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(False)
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
+        torch._C._set_grad_enabled(self._grad)
+        self._off.__exit__(kind, error, traceback)
+        if isinstance(error, Exception):
+            self._trace.broke(error)
+            return True
+        return False
 
 
 def _scaled(frame: FrameType | None) -> bool:
