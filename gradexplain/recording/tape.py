@@ -213,7 +213,7 @@ class Tape(TorchFunctionMode):
             self.remove()
 
     def push(self) -> None:
-        if self.recording and not self._is_on_top():
+        if self._listeners and self.recording and not self._is_on_top():
             if not any(mode is self for mode in _get_current_function_mode_stack()):
                 torch._C._push_on_torch_function_stack(self)
 
@@ -223,8 +223,9 @@ class Tape(TorchFunctionMode):
 
     def remove(self) -> None:
         """Leave this thread's stack of modes, from wherever in it."""
-        if self._is_on_top():
+        while self._is_on_top():  # twice, where it was pushed while PyTorch had it aside
             torch._C._pop_torch_function_stack()
+        if not torch._C._len_torch_function_stack():
             return
         stack = _get_current_function_mode_stack()
         if not any(mode is self for mode in stack):

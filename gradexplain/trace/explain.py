@@ -748,6 +748,7 @@ class _Explainer:
         self.explanation.jacobian = whole.jacobian
         self.explanation.notes += [n for n in whole.notes if n.kind == "blind vector"]
         steps = worst(self.verdicts)
+        coarsest = max((v.dtype for v in self.values if v.dtype in _UNIT), key=_UNIT.__getitem__)
         for label, closed in whole.gradients.items():
             mine = self.explanation.gradients[label]
             for name in ("formula", "text", "latex", "where", "ranges", "value"):
@@ -757,8 +758,8 @@ class _Explainer:
             elif self.checkable and mine.torch is not None and steps != "mismatch":
                 # Each step is right at PyTorch's numbers: how much is left of the whole?
                 scale = float(np.abs(s.v[0]).max(initial=0.0))
-                digits = measure.whole(mine.torch, closed.value, self.dtype, scale)
-                if measure.few(digits, self.dtype):
+                digits = measure.whole(mine.torch, closed.value, coarsest, scale)
+                if measure.few(digits, coarsest):
                     mine.digits = digits
                     mine.verdict = worst([mine.verdict, "convention"])
         if whole.check is not None:
