@@ -749,6 +749,10 @@ class _Explainer:
         self.explanation.notes += [n for n in whole.notes if n.kind == "blind vector"]
         steps = worst(self.verdicts)
         coarsest = max((v.dtype for v in self.values if v.dtype in _UNIT), key=_UNIT.__getitem__)
+        # What is no more than a rounding of what went in is 0 to every route.
+        with np.errstate(all="ignore"):
+            sizes = [np.abs(step.contribution).max(initial=0.0) for step in self.explanation.steps]
+            noise = 8 * _UNIT[coarsest] * max(filter(math.isfinite, sizes), default=0.0)
         for label, closed in whole.gradients.items():
             mine = self.explanation.gradients[label]
             for name in ("formula", "text", "latex", "where", "ranges", "value"):
@@ -759,7 +763,8 @@ class _Explainer:
                 # Each step is right at PyTorch's numbers: how much is left of the whole?
                 scale = float(np.abs(s.v[0]).max(initial=0.0))
                 digits = measure.whole(mine.torch, closed.value, coarsest, scale)
-                if measure.few(digits, coarsest):
+                both = np.abs([mine.torch, closed.value])
+                if measure.few(digits, coarsest) and not (both <= noise).all():
                     mine.digits = digits
                     mine.verdict = worst([mine.verdict, "convention"])
         if whole.check is not None:
