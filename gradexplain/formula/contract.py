@@ -63,6 +63,16 @@ def _over_one(e: Any, q: Any, ranges: Ranges) -> Any:
     return sympy.Add(*(_term(term, q, ranges) for term in sympy.Add.make_args(e)))
 
 
+def _selects(s: Any, q: Any) -> bool:
+    """Whether a delta or bracket is of places: one of values, ``[x[q] > y[q]]``, takes no sum away.
+
+    The terms of a sum are taken apart only for the former: there are 2ⁿ in a maximum n deep.
+    """
+    if isinstance(s, KroneckerDelta):
+        return bool(s.has(q))
+    return any(c.has(q) and not c.has(sympy.Indexed) for c in sympy.And.make_args(s.condition))
+
+
 def _term(term: Any, q: Any, ranges: Ranges) -> Any:
     outside: list[Any] = []
     inside: list[Any] = []
@@ -71,7 +81,7 @@ def _term(term: Any, q: Any, ranges: Ranges) -> Any:
     if not inside:
         return ranges[q] * term
     for place, factor in enumerate(inside):
-        if factor.is_Add and any(s.has(q) for s in factor.atoms(*_SELECTORS)):
+        if factor.is_Add and any(_selects(s, q) for s in factor.atoms(*_SELECTORS)):
             others = sympy.Mul(*outside, *inside[:place], *inside[place + 1 :])
             return sympy.Add(*(_term(others * part, q, ranges) for part in factor.args))
         if isinstance(factor, sympy.Sum) and any(
