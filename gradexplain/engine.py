@@ -33,9 +33,11 @@ from gradexplain.explanation import (
     Upstream,
 )
 from gradexplain.graph import Graph, Node, labels_of, op_call
-from gradexplain.limits import MAX_TOTAL_ELEMENTS
+from gradexplain.limits import BUDGET, CHECKED_BYTES, EXPLAINED_BYTES
 from gradexplain.numbers import number
 from gradexplain.ops.base import Shape, show_shape
+from gradexplain.plan.cost import room
+from gradexplain.plan.cost import show_size as written_size
 from gradexplain.reading.arrays import ONES, Value, as_array, bind
 from gradexplain.reading.inputs import Inputs
 from gradexplain.reading.language import Reading, read, read_text, resized
@@ -220,7 +222,7 @@ class Bound:
 def bound_of(request: Request) -> Bound:
     program = parse(request.expression)
     reading, values = _bound(program, request)
-    _check_total(reading.graph)
+    _check_total(reading.graph, request.check)
     given = {name: values[name] for name, value in request.at.items() if value is not ONES}
     return Bound(program, reading, values, given)
 
@@ -860,14 +862,20 @@ def _element(graph: Graph, wanted: Sequence[str], text: str) -> tuple[str, tuple
     return name, tuple(i % n for i, n in zip(index, shape, strict=True))
 
 
-def _check_total(graph: Graph) -> None:
+def _check_total(graph: Graph, check: bool) -> None:
+    """Refuse what does not fit, before anything is computed."""
     total = sum(math.prod(node.shape) for node in graph.nodes)
-    if total > MAX_TOTAL_ELEMENTS:
-        raise InputError(
-            f"the values of all {len(graph.nodes)} steps have {total:,} elements together; "
-            f"the most is {MAX_TOTAL_ELEMENTS:,}",
-            remedy="use smaller shapes: the formulas are the same at any size",
-        )
+    size = total * (CHECKED_BYTES if check else EXPLAINED_BYTES)
+    if BUDGET.memory is None or size <= BUDGET.memory:
+        return
+    largest = max(graph.nodes, key=lambda node: (math.prod(node.shape), node.op is not None))
+    name = largest.op.name if largest.op is not None else largest.label
+    raise InputError(
+        f"the values of all {len(graph.nodes)} steps, the largest of {name}, have {total:,} elements: "
+        f"that takes {written_size(size)} here; {written_size(BUDGET.memory)} allowed",
+        remedy="use smaller shapes: the formulas are the same at any size; "
+        f"or allow more: --memory {room(size // 2)}",
+    )
 
 
 def _upstream(grad: Value | None, dtype: str, shape: Shape, name: str) -> Array:

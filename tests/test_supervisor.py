@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from gradexplain.cli import main
 from gradexplain.supervisor import helper
 
 TESTS = Path(__file__).parent
@@ -101,6 +102,50 @@ def test_memory(work: str) -> None:
         f"gradexplain: not enough memory: more than 256MiB is needed; missing: {MISSING}\n"
         "remedy: --memory 512MiB allows more; smaller shapes have the same formulas\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["run", "softmax(x,dim=1)", "--shape", "x=4000,4000", "--grad", "ones"],
+            "the values of all 2 steps, the largest of softmax, have 32,000,000 elements: "
+            "that takes 4.47 GiB here; 2 GiB allowed",
+        ),
+        (
+            ["run", "block_diag(x,x,x,x)", "--shape", "x=1200,1200", "--no-check"],
+            "a tensor of shape (4800, 4800) has 23,040,000 elements; the most is 16,000,000",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_work(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"gradexplain: {message}\n")
+    assert "remedy: use " in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "verdict"),
+    [
+        (["maximum(x, " * 10 + "y" + ")" * 10], "agree"),  # 2ⁿ terms where brackets are expanded
+        # Sums of many terms, whose own additions round.
+        (["F.avg_pool2d(x,50,stride=1)", "--shape", "x=1,1,99,99"], "agree"),
+        (["softmax(x,dim=1)", "--shape", "x=4,30000"], "agree or convention"),
+        (["exp(exp(exp(exp(exp(x)))))", "--at", "x=1"], "agree"),
+        (["digamma(x)", "--at", "x=-1000000.5"], "agree"),
+        (["cumprod(x,dim=0)", "--shape", "x=100000"], "agree"),
+        (["x.prod()", "--shape", "x=100000"], "agree"),
+    ],
+    ids=["maximum", "avg_pool2d", "softmax", "exp", "digamma", "cumprod", "prod"],
+)
+def test_what_once_took_for_ever(
+    arguments: list[str], verdict: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", *arguments, "--grad", "ones", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["check"]["status"] in verdict.split(" or ")
 
 
 def test_the_answer_so_far() -> None:

@@ -83,7 +83,7 @@ def hold(root: Node, what: str, *, exact: bool, magnitudes: bool) -> None:
     if BUDGET.memory is not None and found.bytes > BUDGET.memory:
         raise InputError(
             f"{what} takes {show_size(found.bytes)} here; {show_size(BUDGET.memory)} allowed",
-            remedy=f"use smaller inputs, or allow more: --memory {_room(found.bytes)}",
+            remedy=f"use smaller inputs, or allow more: --memory {room(found.bytes)}",
         )
     if found.terms > (_EXACT_TERMS if exact else _TERMS):
         raise InputError(
@@ -100,7 +100,7 @@ def show_size(size: int) -> str:
     return f"{size} bytes"
 
 
-def _room(size: int) -> str:
+def room(size: int) -> str:
     """The next power of two of GiB, as ``--memory`` takes it."""
     gib = 1
     while gib << 30 < 2 * size:

@@ -130,7 +130,12 @@ class Magnitude:
         masks = [arg.type != "real" for arg in node.args]
         if len(args) == 1:
             size = args[0][1] if not masks[0] else args[0][0].astype(np.float64)
-            return contraction.contracted([size], axes, node.axes)
+            added = contraction.contracted([size], axes, node.axes)
+            further = _roundings(node, args)
+            if further > 1 and not masks[0]:
+                width = self._width(node.args[0], args[0][0])
+                added = added + further * contraction.contracted([width], axes, node.axes)
+            return added
         widths = [self._width(arg, a[0]) for arg, a in zip(node.args, args, strict=True)]
         finite = all(
             mask or self._is_finite(arg, w, a[1])
@@ -145,16 +150,7 @@ class Magnitude:
             return contraction.contracted(arrays, [axes[k] for k in used], node.axes)
 
         size = total(widths)
-        if any(arg.kind == "window" for arg in node.args):
-            # PyTorch adds the windows that hold an element one after another: each of n sums rounds
-            # what came before, and 32 such roundings are allowed anyway.
-            bound = {
-                axis: extent
-                for arg, own in zip(node.args, args, strict=True)
-                for axis, extent in zip(arg.axes, np.shape(own[0]), strict=True)
-                if axis not in node.axes
-            }
-            size = size * max(1.0, math.prod(bound.values()) / 32)
+        size = size * max(1.0, _roundings(node, args))
         seen: dict[int, Any] = {}
         for place, (arg, own, mask) in enumerate(zip(node.args, args, masks, strict=True)):
             if mask:
@@ -229,6 +225,22 @@ class Magnitude:
 
     def _take(self, node: Node, value: Any, args: list[Pair]) -> Any:
         return np.take(args[0][1], args[1][0], axis=node.args[0].axes.index(node.data))
+
+
+def _roundings(node: Node, args: Sequence[Pair]) -> float:
+    """The roundings of a sum's additions, as a part of the 32 that are allowed to each magnitude.
+
+    PyTorch's kernels add n terms in 8 sums or more side by side, each rounding n/8 times (softmax); the
+    windows that hold an element (a pool's backward) are added one after another.
+    """
+    bound = {
+        axis: extent
+        for arg, own in zip(node.args, args, strict=True)
+        for axis, extent in zip(arg.axes, np.shape(own[0]), strict=True)
+        if axis not in node.axes
+    }
+    at_once = 1 if any(arg.kind == "window" for arg in node.args) else 8
+    return float(math.prod(bound.values()) / (32 * at_once))
 
 
 def _product_errors(value: Any, size: Any, upward: bool, *, whole: bool) -> Pair:

@@ -12,6 +12,7 @@ import select
 import signal
 import sys
 import threading
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -33,18 +34,20 @@ def main(preload: str, parent: int) -> None:
         import_module(preload)
     gc.freeze()
     gc.enable()
-    while len(size := questions.read(8)) == 8:
-        question, memory = pickle.loads(questions.read(int.from_bytes(size, "little")))
-        link.hold_memory(memory)
-        answer = pickle.dumps(found := _answer(question))
-        if lean.lacked(found):
-            answer = b""  # ask again
-        answers.write(len(answer).to_bytes(8, "little") + answer)
-        answers.flush()
-        if not answer:
-            os.dup2(questions.fileno(), 0)
-            os.dup2(answers.fileno(), 1)
-            lean.whole()
+    with suppress(EOFError, OSError):  # the parent wants no more
+        while True:
+            question, memory = link.unpacked(link.read(questions))
+            link.hold_memory(memory)
+            found = _answer(question)
+            lacked = lean.lacked(found)
+            for part in [bytes(16)] if lacked else link.packed(found):  # nothing: ask again
+                answers.write(part)
+            answers.flush()
+            if lacked:
+                os.dup2(questions.fileno(), 0)
+                os.dup2(answers.fileno(), 1)
+                lean.whole()
+            del question, found
     os._exit(0)
 
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import atexit
 import os
-import pickle
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from typing import Any
 
 from gradexplain.supervisor import link
@@ -55,7 +55,7 @@ class Helper:
 
         self.preload = preload
         self.asked = 0
-        self._found: list[bytes] = []
+        self._found: list[list[bytearray] | MemoryError] = []
         self._thread: threading.Thread | None = None
         tied = tied or threading.current_thread() is threading.main_thread()
         code = _START.format(
@@ -90,7 +90,7 @@ class Helper:
         # A thread: reading cannot be given a time, and a question may be larger than a pipe holds
         # before there is somebody to read it.
         self._thread = threading.Thread(
-            target=self._exchange, args=(pickle.dumps((question, memory)),), daemon=True
+            target=self._exchange, args=(link.packed((question, memory)),), daemon=True
         )
         self._thread.start()
 
@@ -112,28 +112,30 @@ class Helper:
             if running and not stopped:
                 raise TooLate("its process did not answer in the time allowed")
             raise Failed(self._reason(stopped))
-        ok, answer = pickle.loads(self._found[0])  # from our own process
+        found = self._found.pop()
+        if isinstance(found, MemoryError):  # the rest of the answer is still on its way
+            self.stop()
+            raise found
+        ok, answer = link.unpacked(found)
         if not ok:
             raise answer
         return answer
 
-    def _exchange(self, question: bytes) -> None:
+    def _exchange(self, question: list[Any]) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
-            self._process.stdin.write(len(question).to_bytes(8, "little") + question)
+            for part in question:
+                self._process.stdin.write(part)
             self._process.stdin.flush()
-            size = self._process.stdout.read(8)
-            if size == bytes(8):  # it lacked something, and begins anew
+            found = link.read(self._process.stdout)
+            if found == [b""]:  # it lacked something, and begins anew
                 return self._exchange(question)
-            if len(size) == 8:
-                count = int.from_bytes(size, "little")
-                answer = self._process.stdout.read(count)
-                if len(answer) == count:
-                    self._found.append(answer)
-                    return
-            self._process.wait(5)
-        except (OSError, ValueError, subprocess.TimeoutExpired):
-            pass  # it died, or was stopped: there is no answer
+            self._found.append(found)
+        except MemoryError as error:
+            self._found.append(error)
+        except (OSError, ValueError, EOFError):
+            with suppress(subprocess.TimeoutExpired):  # it died, or was stopped: there is no answer
+                self._process.wait(5)
 
     def _is_stopped(self) -> bool:
         try:

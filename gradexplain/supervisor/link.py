@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import gc
 import os
+import pickle
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 from gradexplain.limits import BUDGET, DEFAULT_MEMORY, DEFAULT_TIMEOUT, INTERPRETER_MEMORY
 
@@ -204,6 +205,41 @@ def show_size(size: int) -> str:
         if size >= one and size % one == 0:
             return f"{size // one}{unit}"
     return str(size)
+
+
+# -- what passes between this process and its helpers -----------------------------------------------
+
+
+def packed(value: Any) -> list[Any]:
+    """A value as parts to be written one after another; large arrays are parts, and not copied."""
+    buffers: list[pickle.PickleBuffer] = []
+    head = pickle.dumps(value, 5, buffer_callback=buffers.append)
+    parts: list[Any] = [head, *(buffer.raw() for buffer in buffers)]
+    sizes = [len(buffers), len(head), *(part.nbytes for part in parts[1:])]
+    return [b"".join(size.to_bytes(8, "little") for size in sizes), *parts]
+
+
+def read(file: IO[bytes]) -> list[bytearray]:
+    """What `packed` made at the other end, in parts; raises EOFError where that has ended."""
+    count = int.from_bytes(_whole(file, 8), "little")
+    sizes = [int.from_bytes(_whole(file, 8), "little") for _ in range(count + 1)]
+    return [_whole(file, size) for size in sizes]
+
+
+def unpacked(parts: list[bytearray]) -> Any:
+    """The value that one of our own processes packed."""
+    return pickle.loads(parts[0], buffers=parts[1:])
+
+
+def _whole(file: IO[bytes], size: int) -> bytearray:
+    data = bytearray(size)
+    rest = memoryview(data)
+    while rest:
+        count = file.readinto(rest)  # type: ignore[attr-defined]
+        if not count:
+            raise EOFError
+        rest = rest[count:]
+    return data
 
 
 # -- what the system does ------------------------------------------------------------------------

@@ -50,11 +50,25 @@ SEEN = 0.005
 
 def bound(magnitude: Any, gradient: Array, v: Array, dtype: str) -> Array:
     """The largest difference allowed at each element, in the gradient's shape."""
+    total = np.abs(v[np.isfinite(v)]).sum()
+    scale = _scale(magnitude, gradient)
     with np.errstate(all="ignore"):
-        total = np.abs(v[np.isfinite(v)]).sum()
-        size = np.nan_to_num(np.asarray(magnitude, dtype=np.float64), nan=0.0, posinf=0.0)
-        scale = size + np.nan_to_num(np.abs(gradient), nan=0.0, posinf=0.0) + total
-        return np.asarray(ROUNDINGS * FORMATS[dtype].unit * scale, dtype=np.float64)
+        scale += total
+        scale *= ROUNDINGS * FORMATS[dtype].unit
+    return scale
+
+
+def _scale(magnitude: Any, value: Array) -> Array:
+    """``magnitude + |value|``, each 0 where it is not finite; large arrays are made once."""
+    size = np.asarray(magnitude, dtype=np.float64)
+    scale = np.array(np.abs(value), dtype=np.float64)
+    if size.shape != scale.shape:
+        size, scale = np.broadcast_arrays(size, scale)
+        scale = scale.copy()
+    np.nan_to_num(scale, copy=False, nan=0.0, posinf=0.0)
+    with np.errstate(all="ignore"):
+        scale += size if np.isfinite(size).all() else np.nan_to_num(size, nan=0.0, posinf=0.0)
+    return scale
 
 
 def local_bound(magnitude: Any, expected: Array, upstream: Array, dtype: str) -> Array:
@@ -66,11 +80,12 @@ def local_bound(magnitude: Any, expected: Array, upstream: Array, dtype: str) ->
     form = FORMATS[dtype]
     count = FEW_ROUNDINGS if is_coarse(dtype) else ROUNDINGS
     with np.errstate(all="ignore"):
-        size = np.nan_to_num(np.asarray(magnitude, dtype=np.float64), nan=0.0, posinf=0.0)
         arriving = np.abs(upstream[np.isfinite(upstream)]).max(initial=0.0)
-        scale = size + np.nan_to_num(np.abs(expected), nan=0.0, posinf=0.0)
-        scale = np.where(scale == 0, ROUNDINGS * arriving, scale)
-        return np.asarray(count * form.unit * scale + 2 * form.smallest, dtype=np.float64)
+        scale = _scale(magnitude, expected)
+        scale[scale == 0] = ROUNDINGS * arriving
+        scale *= count * form.unit
+        scale += 2 * form.smallest
+        return scale
 
 
 def exact_bound(magnitude: Any, a: Array, b: Array, digits: int, decimals: int = 0) -> Array:
@@ -94,8 +109,9 @@ def is_coarse(dtype: str) -> bool:
 def differs(a: Array, b: Array, tolerance: Array) -> Any:
     """True at each element where ``a`` and ``b`` do not agree; nan agrees with nan, inf with inf."""
     with np.errstate(all="ignore"):
-        same = (a == b) | (np.isnan(a) & np.isnan(b)) | (np.abs(a - b) <= tolerance)
-    return ~same
+        gap = np.asarray(np.subtract(a, b))
+        same = np.abs(gap, out=gap) <= tolerance
+        return ~(same | (a == b) | (np.isnan(a) & np.isnan(b)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +148,12 @@ def judge(
     difference = worst(name, routes, expected, found, allowed)
     with np.errstate(all="ignore"):
         finite = np.isfinite(expected) & np.isfinite(found)
-        shares = np.where(finite & (allowed > 0), 2 * SEEN * np.abs(expected) / allowed, 0.0)
-    margin = float(shares.max(initial=0.0))
-    deviation = _deviation(expected[finite], found[finite], scale)
+        shares = np.asarray(np.abs(expected))
+        shares /= allowed
+        margin = 2 * SEEN * float(shares.max(initial=0.0, where=finite & (allowed > 0)))
+    del shares
+    whole = (expected, found) if finite.all() else (expected[finite], found[finite])
+    deviation = _deviation(*whole, scale)
     if difference is None and is_coarse(dtype):
         difference = _scaled(name, routes, expected, found, allowed, dtype)
     if difference is not None:
@@ -152,8 +171,10 @@ def _deviation(expected: Array, found: Array, scale: float) -> float:
         noise = float(np.abs(found).max(initial=0.0))
         return noise / scale if scale else float(noise > 0)
     with np.errstate(all="ignore"):
-        apart = np.linalg.norm(((found - expected) / size).ravel())
-        whole = np.linalg.norm((expected / size).ravel())
+        gap = np.asarray(found - expected)
+        gap /= size
+        apart = np.linalg.norm(gap.ravel())
+        whole = np.linalg.norm(np.divide(expected, size, out=gap).ravel())
     return float(apart / whole)
 
 
@@ -212,6 +233,8 @@ def settled(value: Array, magnitude: Any, unit: float) -> Array:
     with np.errstate(all="ignore"):
         size = np.asarray(magnitude, dtype=np.float64)
         noise = (np.abs(value) <= 8 * unit * size) & (size < np.inf)
+    if not noise.any() and (value != 0).all():
+        return value  # a large array is not copied
     return np.where(noise, 0.0, value) + 0.0
 
 
