@@ -34,7 +34,7 @@ def instance(
         if n.op is None or p.op.name != n.op.name or (n.named and not names and n is not node):
             return None
         theirs, ours = ([ref.id for ref in refs(m.args)] for m in (p, n))
-        if len(theirs) != len(ours) or not same_options(p, n):
+        if len(theirs) != len(ours) or len(p.args) != len(n.args) or not same_options(p, n):
             return None
         for order in [ours, ours[::-1]] if n.op.name in _COMMUTATIVE else [ours]:
             trial: Found | None = {**found, p.id: n.id}

@@ -271,7 +271,17 @@ class Making:
         self.differences += found
         known = bool(self.singular or self.borders)
         asked = torch is not None
-        return fold.verdict(found, asked=asked, singular=known, by_kernel=self._by_kernel)
+        status = fold.verdict(found, asked=asked, singular=known, by_kernel=self._by_kernel)
+        if status != "agree" or torch is None:
+            return status
+        # The bound is carried through both passes: within it only what is near the whole agrees.
+        (routes, expected, given, allowed) = pairs[-1]
+        dtype, v = self.problem.dtype, self.problem.v
+        scale = float(np.abs(v[np.isfinite(v)]).max(initial=0.0))
+        judged = compare.judge(name, routes, expected, given, allowed, dtype, scale)
+        if judged.verdict == "cannot tell" and (known or self.coarse):
+            return "convention"
+        return judged.verdict
 
     def _chain_rows(self) -> dict[tuple[str, str], tuple[Array, Array]]:
         """Every block by the chain rule on the graph of the backward pass, a row at a time."""
