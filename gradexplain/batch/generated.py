@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -60,7 +61,9 @@ def _problem(sample: str, chance: random.Random) -> dict[str, Any] | None:
         try:
             at = _values(expression, shapes, chance, low, high)
             problem = problem_of(Request(expression, at=_arrays(at), shapes=shapes, grad=ONES))
-            finite = _is_finite(problem)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of NumPy: what has no value is not taken
+                finite = _is_finite(problem)
         except (GradexplainError, ArithmeticError, ValueError):  # no value: a singular matrix, …
             continue
         if finite:

@@ -12,6 +12,7 @@ from gradexplain.ops import all_ops
 from gradexplain.ops.samples import parse
 
 Kind = Callable[[random.Random, Path], list[str]]
+Shapes = dict[str, tuple[int, ...]]
 
 _SAMPLES = [parse(sample) for op in all_ops() for sample in op.samples]
 _ATOMS = [
@@ -53,34 +54,42 @@ _COMMANDS = ["run", "run", "run", "hessian", "check", "codegen", "ops", "why", "
 
 
 def grammar(chance: random.Random, folder: Path) -> list[str]:
-    """Programs of the language: operations inside operations, and what is almost one."""
+    """Programs of the language: samples of operations one inside another, three in four of them valid."""
+    text, shapes = chance.choice(_SAMPLES)
+    for _ in range(chance.randrange(4)):
+        text, shapes = _deeper(text, shapes, chance)
+    if chance.random() < 0.25:  # almost one
+        for _ in range(chance.choice([1, 1, 3])):
+            place = chance.randrange(len(text) + 1)
+            text = text[:place] + chance.choice(_PIECES) + text[place + chance.randrange(3) :]
+    given = [f"--shape={name}={_sizes(shape)}" for name, shape in shapes.items()]
+    command = chance.choice(["run", "run", "hessian", "codegen", "why"])
+    if command == "codegen":
+        return [command, text, *given]
+    if command == "why":
+        given += [f"{next(iter(shapes), 'x')}[0]"]
+    return [command, text, *given, "--no-check", *chance.choice([[], ["--grad", "ones"]])]
 
-    def expression(depth: int) -> str:
-        if depth == 0 or chance.random() < 0.2:
-            return chance.choice(_ATOMS[:7]) if chance.random() < 0.9 else chance.choice(_ATOMS)
-        inner = expression(depth - 1)
-        match chance.randrange(4):
-            case 0:
-                return f"({inner} {chance.choice('+-*/@')} {expression(depth - 1)})"
-            case 1:
-                return re.sub(r"\bx\b", f"({inner})", chance.choice(_SAMPLES)[0])
-            case 2:
-                return f"({inner})[{chance.choice(_ATOMS)}]"
-            case _:
-                name = chance.choice(
-                    ["exp", "log", "sum", "mean", "relu", "T", "cumsum", "norm", "abs"]
-                )
-                return f"({inner}).{name}({chance.choice(['', '0', 'dim=0', 'dim=-1'])})"
 
-    text = expression(chance.randrange(1, 4))
-    for _ in range(chance.choice([0, 0, 0, 0, 0, 1, 3])):
-        place = chance.randrange(len(text) + 1)
-        text = text[:place] + chance.choice(_PIECES) + text[place + chance.randrange(3) :]
-    sizes = chance.choice(["3", "3,3", "2,3", "", "1,1", "0"])
-    shapes = [f"--shape={name}={sizes}" for name in "xyw" if re.search(rf"\b{name}\b", text)]
-    command = chance.choice(["run", "hessian", "codegen", "run"])
-    rest = [] if command == "codegen" else ["--no-check", *chance.choice([[], ["--grad", "ones"]])]
-    return [command, text, *shapes, *rest]
+def _deeper(text: str, shapes: Shapes, chance: random.Random) -> tuple[str, Shapes]:
+    """``text`` with another operation around it, or beside it."""
+    outer, more = chance.choice(_SAMPLES)
+    if chance.random() < 0.5 or "\n" in text + outer:
+        around = chance.choice(["({}).sum()", "torch.tanh({})", "({})*0.5", "({}).reshape(-1)", "-({})",
+                                "({})[None]", "({}).mean().exp()", "({})**2", "({}).T"])  # fmt: skip
+        return around.format(text), shapes
+    # The input of an operation of one is what there was, where the sizes happen to fit; other names
+    # for the rest.
+    own = {name: f"{name}{len(shapes)}" for name in more}
+    outer = (
+        re.sub(r"\b(" + "|".join(own) + r")\b(?![=(])", lambda m: own[m[0]], outer)
+        if own
+        else outer
+    )
+    both = shapes | {own[name]: shape for name, shape in more.items()}
+    return chance.choice(["({}).sum() + ({}).sum()", "({}).sum() * ({}).mean()"]).format(
+        text, outer
+    ), both
 
 
 def text(chance: random.Random, folder: Path) -> list[str]:
