@@ -28,9 +28,9 @@ from gradexplain.formats import terminal
 from gradexplain.formats.text import Style
 
 if TYPE_CHECKING:
+    from gradexplain.trace.call import Brief
     from gradexplain.trace.rows import Row
     from gradexplain.trace.screen import Calls, Factor, Path, Screen, Stop
-    from gradexplain.trace.session import Brief
     from gradexplain.trace.ways import Way
 
 #: No more lines than this are written, for any model.

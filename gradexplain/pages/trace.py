@@ -38,9 +38,9 @@ from gradexplain.pages.run import Page
 from gradexplain.pages.verdict import CHOICE, ROLES, difference, routes
 
 if TYPE_CHECKING:
-    from gradexplain.trace.explain import TracedCall, TracedRow, TracedStep
+    from gradexplain.trace.call import Brief, TracedCall, TracedRow, TracedStep
     from gradexplain.trace.faults import Fault
-    from gradexplain.trace.session import Brief, Trace
+    from gradexplain.trace.session import Trace
 
 #: A tensor with more elements shows its edges; the second holds for more than two axes.
 _WHOLE, _DEEP = 36, 18

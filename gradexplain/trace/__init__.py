@@ -5,6 +5,7 @@ data (`snapshot`) with the numbers that flowed, `explain` holds them against the
 (`links`), and `session` ties them together for Python (`tracing`) and the command line (`script`).
 """
 
-from gradexplain.trace.session import Trace, tracing
+from gradexplain.trace.block import tracing
+from gradexplain.trace.session import Trace
 
 __all__ = ["Trace", "tracing"]

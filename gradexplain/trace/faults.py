@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from gradexplain.document.keys import HIDDEN, Key, Keys
 from gradexplain.recording.frames import Site
 from gradexplain.trace import mistakes
+from gradexplain.trace.saved import carried_over, freed_at, overwritten
 
 
 @dataclass(slots=True)
@@ -121,8 +122,8 @@ def _freed(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
     name = scene.root()
     first, carried, made = None, "", None
     if scene.capture is not None:
-        first = scene.capture.freed_at()
-        carried, made = scene.capture.carried_over()
+        first = freed_at(scene.capture)
+        carried, made = carried_over(scene.capture)
     by = f"The backward at {_at(first)}" if first is not None else "An earlier backward"
     why = (
         f"{by} went through the same graph and freed what its operations had saved for it, so "
@@ -170,7 +171,7 @@ def _modified(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
     kind = re.search(r"output (\d+) of (\w+)", match.string)
     found = None
     if scene.capture is not None:
-        found = scene.capture.overwritten(kind[2] if kind else "")
+        found = overwritten(scene.capture, kind[2] if kind else "")
     what = (found.name if found is not None else "") or "a tensor"
     changed_at = None if found is None else found.changed_at
     saved = "An operation"

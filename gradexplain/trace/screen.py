@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradexplain.trace.call import labels_of
 from gradexplain.trace.diagnose.finding import Finding, Scene, line_of, norm, plain
-from gradexplain.trace.explain import labels_of
 from gradexplain.trace.rows import Row, collapsed
 from gradexplain.verdict.status import worst
 
 if TYPE_CHECKING:
-    from gradexplain.trace.session import Brief, Trace
+    from gradexplain.trace.call import Brief
+    from gradexplain.trace.session import Trace
     from gradexplain.trace.snapshot import Operation, Snapshot
 
 #: The path has so many.

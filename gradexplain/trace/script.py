@@ -13,7 +13,8 @@ from typing import Any
 from gradexplain.errors import InputError
 from gradexplain.recording.frames import CALLER
 from gradexplain.supervisor import link
-from gradexplain.trace.session import Trace, recording
+from gradexplain.trace.block import recording
+from gradexplain.trace.session import Trace
 
 
 def run(path: str, arguments: Sequence[str], trace: Trace) -> int | None:

@@ -6,26 +6,28 @@ import math
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from gradexplain.document.keys import HIDDEN, Key, Keys
-from gradexplain.errors import InputError, first_line
-from gradexplain.recording.frames import Site, Variables, is_own, site, user_frame
+from gradexplain.errors import first_line
+from gradexplain.recording.frames import Site, Variables, site, user_frame
 from gradexplain.recording.tape import TAPE
-from gradexplain.trace.capture import Capture, TooLarge, to_array
+from gradexplain.trace.call import Brief, TracedCall
+from gradexplain.trace.capture import Capture
 from gradexplain.trace.diagnose.finding import Finding
-from gradexplain.trace.explain import TracedCall, explained, unexplained
+from gradexplain.trace.explain import explained, unexplained
 from gradexplain.trace.faults import Fault, explain_fault
+from gradexplain.trace.groups import TooLarge
 from gradexplain.trace.heard import Heard
 from gradexplain.trace.journal import Journal
 from gradexplain.trace.rows import Row
+from gradexplain.trace.saved import mark_freed
 from gradexplain.trace.snapshot import Snapshot
+from gradexplain.trace.values import to_array
 
 if TYPE_CHECKING:
     from gradexplain.trace.screen import Screen
@@ -55,38 +57,6 @@ class Pick:
     call: int | None = None
     at_line: int | None = None
     last: bool = False
-
-
-@dataclass(slots=True)
-class Brief:
-    """One call of ``backward`` in a line: ``value`` is the scalar it was called on."""
-
-    index: int
-    function: str
-    site: Site | None
-    value: float | None
-    error: str = ""
-    #: What failed in the recorder, or in explaining the call.
-    failure: str = ""
-    #: Whether every gradient that was added is a number.
-    finite: bool = True
-
-    JSON: ClassVar[Keys] = {
-        "index": Key("call"),
-        "site": HIDDEN,
-        "line": Key(),
-        "text": Key("source"),
-        "value": Key(computed="PyTorch"),
-        "error": Key(null=True),
-    }
-
-    @property
-    def line(self) -> int | None:
-        return self.site.line if self.site is not None else None
-
-    @property
-    def text(self) -> str:
-        return self.site.source if self.site is not None else self.function
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +213,8 @@ class Trace:
 
     def ways(self, parameter: str) -> tuple[list[Way], Snapshot | None, list[str]]:
         """The ways to a parameter in the first captured call that has it, and the names there are."""
+        from gradexplain.trace.call import labels_of
         from gradexplain.trace.diagnose.finding import Scene
-        from gradexplain.trace.explain import labels_of
         from gradexplain.trace.ways import ways_to
 
         known: dict[str, None] = {}
@@ -508,7 +478,7 @@ class Trace:
                 self._kept += under_way.capture.kept
             self._large[_key(brief.site)] = under_way.capture.kept > _LARGE
             if not under_way.snapshot.retain_graph:
-                under_way.capture.mark_freed(brief.site)
+                mark_freed(under_way.capture, brief.site)
 
     def _read_late(self, under_way: _UnderWay, frame: FrameType) -> None:
         """The operations of a call that is over, for their values: its flows are gone."""
@@ -612,74 +582,3 @@ def _ones(root: Any) -> Any:
     import numpy as np
 
     return np.ones(tuple(root.shape))
-
-
-@contextmanager
-def tracing(
-    *, call: int | None = None, at_line: int | None = None, last: bool = False
-) -> Iterator[Trace]:
-    """Record the ``backward`` calls of a block: ``with gradexplain.tracing() as t: …; t.calls[0]``.
-
-    ``t.calls`` are the explanations, ``t.all`` every call in a line.  ``call`` picks the one with
-    that number (from 1), ``at_line`` those on a line of the source, ``last`` the last one.  An
-    exception of the block goes on; ``t.fault`` explains it.
-    """
-    chosen = [call is not None, at_line is not None, last]
-    if sum(chosen) > 1:
-        raise InputError("call, at_line and last exclude each other", remedy="give one of them")
-    trace = Trace(Pick(call, at_line, last))
-    with recording(trace):
-        yield trace
-
-
-@contextmanager
-def recording(trace: Trace) -> Iterator[None]:
-    """Record into ``trace``; an exception is explained there and goes on."""
-    TAPE.join(trace)
-    try:
-        yield
-    except Exception as error:
-        explain_exception(trace, error)
-        raise
-    finally:
-        with trace.guarded():
-            trace.close()
-        TAPE.leave(trace)
-
-
-def explain_exception(trace: Trace, error: Exception) -> None:
-    """Fill ``trace.fault`` for an exception that the script did not catch."""
-    trace.stopped = True
-    if trace.fault is not None and trace.fault.message == str(error).strip():
-        return
-    place, frame = where(error)
-    variables = Variables(frame)
-    trace.fault = explain_fault(error, TAPE, variables, place)
-    trace.recorded = _recorded(trace, variables)
-
-
-def _recorded(trace: Trace, variables: Variables) -> Snapshot | None:
-    """The operations behind the values that the script has at hand."""
-    made = [tensor for _, tensor in variables.tensors if tensor.grad_fn is not None]
-    if not made:
-        return None
-    made.sort(key=lambda tensor: -tensor.grad_fn._sequence_nr())
-    snapshot = Snapshot(0, "", None, error=("", ""))
-    try:
-        Capture(snapshot, TAPE, variables, made[:8]).read()
-    except (TooLarge, KeyError, RuntimeError):
-        return None
-    snapshot.roots.clear()
-    return snapshot
-
-
-def where(error: BaseException) -> tuple[Site | None, FrameType | None]:
-    """The innermost line of the user's own in a traceback, and its frame."""
-    found, frame = None, None
-    traceback = error.__traceback__
-    while traceback is not None:
-        code = traceback.tb_frame.f_code
-        if is_own(code):
-            found, frame = Site(code.co_filename, traceback.tb_lineno), traceback.tb_frame
-        traceback = traceback.tb_next
-    return found, frame

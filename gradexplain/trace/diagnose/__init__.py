@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gradexplain.trace.call import labels_of
 from gradexplain.trace.diagnose.cuts import of_changes, of_cuts
 from gradexplain.trace.diagnose.finding import Finding, Scene
 from gradexplain.trace.diagnose.nan import of_calls, of_numbers
 from gradexplain.trace.diagnose.steps import of_steps
 from gradexplain.trace.diagnose.values import of_values
-from gradexplain.trace.explain import labels_of
 
 if TYPE_CHECKING:
     from gradexplain.trace.session import Trace

@@ -1,0 +1,330 @@
+"""The recorded calls of one ``backward`` by their records: what each computed, at PyTorch's values."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+
+from gradexplain import numbers
+from gradexplain.engine import _loss
+from gradexplain.errors import GradexplainError
+from gradexplain.explanation import (
+    Array,
+    Difference,
+    Input,
+    Output,
+    Upstream,
+)
+from gradexplain.plan.arrays import Pair
+from gradexplain.trace.call import Root, TracedCall, TracedRow, known_or_nan, labels_of
+from gradexplain.trace.links import Assignment, Link, clean, is_literal
+from gradexplain.trace.snapshot import Arg, Operation, Snapshot, Value
+from gradexplain.verdict import compare
+
+#: What a formula may fail with on a call that it was not made for; the call is then opaque.
+FAILURES = (
+    ArithmeticError, ValueError, TypeError, KeyError, IndexError, StopIteration, AttributeError,
+    NotImplementedError, RecursionError, AssertionError,
+)  # fmt: skip
+
+
+#: Unit roundoff of the dtypes that are held against PyTorch.
+UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+
+
+#: So many roundings of the largest element are allowed everywhere.
+_BLOCKS = 16
+
+
+#: An operation of more products than this is not worked out by its formula.
+_WORK = 1e8
+
+
+#: A half-precision kernel computes in float32 and rounds at its end, a few times at the most.
+_HALF = 0.25
+
+
+def allowed(pair: Pair, found: Array, unit: float, beside: Array | None = None) -> Array:
+    """What one operation's roundings may come to, from its own magnitudes alone."""
+    size = pair[1] if beside is None else pair[1] + np.abs(beside)
+    scale = unit / compare.ROUNDOFF["float32"]
+    bound = compare.bound(size, found, np.zeros(0), "float32") * scale
+    # A kernel that works in blocks (attention, convolution) rounds by the size of its largest.
+    with np.errstate(all="ignore"):
+        bound = bound + _BLOCKS * unit * np.abs(found[np.isfinite(found)]).max(initial=0.0)
+    return np.asarray(bound * (_HALF if unit > 2.0**-20 else 1.0), dtype=np.float64)
+
+
+class Forward:
+    """The values of a snapshot, and a link to its record for each call that has one."""
+
+    def __init__(self, snapshot: Snapshot, until: float = math.inf) -> None:
+        self.snapshot = snapshot
+        self.until = until
+        self.values = snapshot.values
+        self.labels = labels_of(snapshot)
+        self.links: dict[int, Link | Assignment] = {}  # by output
+        self.pairs: dict[int, Pair] = {}
+        #: What the records make of PyTorch's own inputs.
+        self.made: dict[int, Pair] = {}
+        self.upstream: dict[int, Pair] = {}
+        self.contributions: dict[tuple[int, int], Pair] = {}
+        self.differences: list[Difference] = []
+        self.singular: list[Any] = []
+        self.hooked: list[int] = []
+        self.opaque: dict[int, str] = {}
+        #: Values that a backward pass reads within the calls it goes back through, and the calls
+        #: between which PyTorch sends by way of them.
+        #: Custom Functions whose backward is not the derivative of their forward.
+        self.wrong: dict[int, Operation] = {}
+        self.bent: set[int] = set()
+        self.indirect: set[int] = set()
+        floats = {v.dtype for v in self.values if v.dtype.startswith(("float", "bfloat", "half"))}
+        self.dtype = "float64" if floats == {"float64"} else "float32"
+        self.checkable = floats <= UNIT.keys()
+        #: Operations that have been held against PyTorch, and those at a singular point of theirs.
+        self.compared: set[int] = set()
+        self.at_singular: set[int] = set()
+        self.verdicts: list[str] = []
+        self.explanation = self._begun()
+
+    def _begun(self) -> TracedCall:
+        s = self.snapshot
+        site = s.site
+        leaves = {
+            self.labels[v.id]: Input(
+                self.labels[v.id], v.shape, known_or_nan(v), given=True, wanted=v.kind == "leaf"
+            )
+            for v in self.values
+            if v.kind not in ("result", "part") and not is_literal(v)
+        }
+        roots = [
+            Root(self.labels[i], self.values[i].shape, v)
+            for i, v in zip(s.roots, s.v, strict=False)
+        ]
+        taken = set(self.labels.values())
+        v_name = next(n for n in ("v", "g", "upstream", "grad_output") if n not in taken)
+        loss = next(n for n in ("L", "S", "loss_L") if n not in taken)
+        first = roots[0] if roots else Root("y", (), np.ones(()))
+        texts = [_loss(r.v, r.name, loss, v_name).partition(" = ")[2] for r in roots]
+        return TracedCall(
+            expression=site.source if site is not None else "",
+            dtype=self.dtype,
+            inputs=leaves,
+            output=Output(first.name, first.shape),
+            grad=Upstream(
+                first.v, "implicit" if s.implicit else "given",
+                f"{loss} = {' + '.join(texts)}", v_name,
+            ),
+            index=s.index,
+            function=s.function,
+            file=site.file if site is not None else "",
+            line=site.line if site is not None else None,
+            source=site.source if site is not None else "",
+            roots=roots,
+            retain_graph=s.retain_graph,
+            create_graph=s.create_graph,
+            accumulated=s.accumulated,
+            left_out=s.left_out,
+            error=s.error,
+            why=s.error_help[0],
+            remedy=s.error_help[1],
+        )  # fmt: skip
+
+    def _forward(self) -> None:
+        for value in self.values:
+            if value.kind != "result" and value.array is not None:
+                self.pairs[value.id] = value.array, np.abs(value.array)
+        for operation in self.snapshot.operations:
+            opaque = operation.opaque or self._spent(operation) or self._linked(operation)
+            if opaque:
+                self._make_opaque(operation, opaque)
+        self._settle_within()
+        for operation in self.snapshot.operations:
+            opaque = self.opaque.get(operation.id, "")
+            for output in operation.outputs:
+                if not self.values[output].hidden:
+                    self.explanation.forward.append(self._row(operation, output, opaque))
+        for root, i in zip(self.explanation.roots[:1], self.snapshot.roots, strict=False):
+            del root
+            self.explanation.output.value = self._value(i)
+
+    def _spent(self, operation: Operation) -> str:
+        """Why an operation is not worked out: the budget."""
+        if time.monotonic() > self.until:
+            return "the time for comparing was spent"
+        if self.snapshot.spent:
+            flows = [self.values[n].upstream for n in operation.outputs]
+            given = [n for n in operation.inputs if self.values[n].kind != "constant"]
+            if any(flow is None for flow in flows) or not operation.sent.keys() >= set(given):
+                return "it was not kept, for want of memory"
+        shapes = [self.values[n].shape for n in (*operation.inputs, *operation.outputs)]
+        sizes = [math.prod(shape) for shape in shapes]
+        work = float(max(sizes, default=0))
+        if operation.name.startswith(("conv", "linear", "__matmul__", "matmul", "bmm")):
+            weights = [
+                self.values[n].shape for n in operation.inputs if len(self.values[n].shape) > 1
+            ]
+            if len(weights) > 1:
+                work = math.prod(self.values[operation.outputs[0]].shape) * float(
+                    math.prod(weights[1][1:])
+                )
+        return "it is too large to be compared within the budget" if work > _WORK else ""
+
+    def _make_opaque(self, operation: Operation, why: str) -> None:
+        self.opaque[operation.id] = why
+        for output in operation.outputs:
+            self.links.pop(output, None)
+            array = self.values[output].array
+            if array is not None:
+                self.pairs[output] = array, np.abs(array)
+
+    def _settle_within(self) -> None:
+        """A differentiated backward pass may read what forward calls made, within them or as their
+        result.  The formulas write those calls out, so what PyTorch sends by way of them is in
+        what the formulas send to the calls' inputs: only the two together can be compared.
+        """
+        operations = self.snapshot.operations
+        changed = True
+        while changed:
+            changed = False
+            written_out: set[int] = set()
+            for operation in operations:
+                if not operation.within or operation.id in self.opaque:
+                    continue
+                calls = {self.values[number].call for number in operation.within}
+                if calls & self.opaque.keys():
+                    self._make_opaque(operation, "it goes back through a call without a formula")
+                    changed = True
+                else:
+                    written_out.update(operation.within)
+            # What a call without a formula sends within another call arrives there as it is.
+            written_out -= {n for o in operations if o.id in self.opaque for n in o.sent}
+            for operation in operations:
+                hidden = {o for o in operation.outputs if self.values[o].hidden}
+                if operation.id not in self.opaque and not hidden <= written_out:
+                    self._make_opaque(operation, "a backward pass reads a part of it")
+                    changed = True
+        self.bent = written_out | {value.id for value in self.values if value.inside}
+        self.indirect = {self.values[number].call for number in written_out} | {
+            operation.id
+            for operation in operations
+            if operation.within and operation.id not in self.opaque
+        }
+
+    def _linked(self, operation: Operation) -> str:
+        """Make the links of a call; why there are none, where it must be opaque."""
+        known = [i for i in operation.inputs if i not in self.pairs]
+        if known:
+            return f"the value of {self.labels[known[0]]} was not kept"
+        for output in operation.outputs:
+            value = self.values[output]
+            if value.hidden:
+                continue
+            try:
+                assigns = operation.name == "__setitem__" and operation.view is None
+                kind = Assignment if assigns else Link
+                link = kind(self.snapshot, operation, output, self.labels)
+                pair = link.forward(self.pairs)
+                if value.array is not None and self._differ(pair, value) is not None:
+                    return "its value is not the one that its record gives"
+            except GradexplainError:
+                return "it has no record"
+            except FAILURES:
+                return "its record does not fit here"
+            self.links[output] = link
+            self.made[output] = pair
+            # What comes after is held against PyTorch at PyTorch's own value.
+            own = value.array
+            self.pairs[output] = pair if own is None else (own, np.abs(own))
+        return "" if operation.outputs else "nothing is known of it"
+
+    def _differ(self, pair: Pair, value: Value) -> Difference | None:
+        assert value.array is not None
+        found = clean(pair)
+        if found.shape != value.array.shape:
+            return Difference(self.labels[value.id], ("record", "PyTorch"), (), (0, 0), 0, 1)
+        tolerance = allowed(pair, found, self._unit([value.id, *self._inputs_of(value)])) * 4
+        return compare.worst(
+            self.labels[value.id], ("record", "PyTorch"), found, value.array, tolerance
+        )
+
+    def _inputs_of(self, value: Value) -> list[int]:
+        return self.snapshot.operations[value.call].inputs if value.call >= 0 else []
+
+    def _unit(self, ids: list[int]) -> float:
+        """The unit roundoff of the coarsest of these values."""
+        return max((UNIT.get(self.values[n].dtype, 0.0) for n in ids), default=0.0) or 2.0**-24
+
+    def _row(self, operation: Operation, output: int, opaque: str) -> TracedRow:
+        link = self.links.get(output)
+        site = operation.site
+        text = link.expression() if link is not None else ""
+        return TracedRow(
+            node=self.labels[output],
+            op=operation.name,
+            inputs=tuple(self.labels[i] for i in operation.inputs),
+            expression=text or self._call(operation),
+            shape=self.values[output].shape,
+            value=self._value(output),
+            line=site.line if site is not None else None,
+            source=site.source if site is not None else "",
+            opaque=opaque,
+            known=self.values[output].array is not None or output in self.pairs,
+        )
+
+    def _call(self, operation: Operation) -> str:
+        """The call in the values' names, as PyTorch spells it."""
+        shown = [self._shown(arg) for arg in operation.args]
+        shown += [
+            f"{name}={self._shown(arg)}"
+            for name, arg in operation.kwargs.items()
+            if not name.startswith("_") and arg is not None
+        ]
+        if operation.view is not None and operation.view.part is None:
+            return f"part of {self.labels[operation.view.base.id]}"
+        if operation.name == "__setitem__" and len(shown) == 3:
+            return f"{shown[0]} with [{shown[1]}] = {shown[2]}"
+        name = operation.name
+        if operation.gradients:
+            calls = [self._call(term.call) for terms in operation.gradients for term in terms]
+            return f"what {' and '.join(dict.fromkeys(calls))} sent back"
+        called = f"{name.strip('_') if name.startswith('__') else name}({', '.join(shown)})"
+        if operation.view is not None:
+            return f"{self.labels[operation.view.base.id]} after {called}"
+        return called
+
+    def _shown(self, arg: Any) -> str:
+        if isinstance(arg, Arg):
+            return self.labels[arg.id]
+        if type(arg) in (list, tuple):
+            inner = ", ".join(self._shown(part) for part in arg)
+            return f"[{inner}]" if type(arg) is list else f"({inner})"
+        if isinstance(arg, slice):
+            ends = ["" if e is None else self._shown(e) for e in (arg.start, arg.stop, arg.step)]
+            return ":".join(ends if ends[2] else ends[:2])
+        if arg is Ellipsis:
+            return "..."
+        if isinstance(arg, float):
+            return numbers.number(arg)
+        if isinstance(arg, (int, str, bool)) or arg is None:
+            return repr(arg)
+        text = str(arg)
+        return text if text.startswith("torch.") else type(arg).__name__
+
+    def _value(self, number: int) -> Array:
+        """A value as it is shown: PyTorch's, settled on the formula's where they agree."""
+        value = self.values[number]
+        pair = self.pairs.get(number)
+        if value.array is None:
+            return clean(pair) if pair is not None else np.full(value.shape, np.nan)
+        if pair is None or number not in self.links:
+            return value.array
+        found = clean(self.made.get(number, pair))
+        tolerance = allowed(
+            self.made.get(number, pair), found, self._unit([number, *self._inputs_of(value)])
+        )
+        return numbers.settled(value.array, found, tolerance * 4)
