@@ -24,6 +24,7 @@ from gradexplain.engine import (
     problem_at,
     request_of,
     stages_of,
+    with_shared_name,
 )
 from gradexplain.errors import InputError
 from gradexplain.explanation import (
@@ -189,7 +190,7 @@ def problem_of(request: Request, plan: Plan) -> Problem:
                 remedy="give --grad or --from once for each call",
             )
         if plan.retain_graph:
-            return problems[0]
+            return with_shared_name(problems[0])
         # The second call is the one that the user asks about.
         made, problems = made * 2, problems * 2
     several = _Several(bound, made, problems, retain)

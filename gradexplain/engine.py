@@ -46,6 +46,7 @@ from gradexplain.reading.syntax import parse
 from gradexplain.routes.names import free_name, free_names, own_texts, quoted
 from gradexplain.routes.pytorch import Asked, Question
 from gradexplain.routes.replay import Replay
+from gradexplain.routes.shared import named, shared
 from gradexplain.verdict import compare, fold
 from gradexplain.verdict import digits as measure
 from gradexplain.verdict.status import worst
@@ -146,6 +147,8 @@ class Problem:
     scalar: bool = False
     #: Where PyTorch's answer comes from, when it is not asked for this problem alone.
     asked: Answering | None = None
+    #: The name that a sub-expression was given because it makes the formulas shorter.
+    shared: str = ""
     #: What is explained beside the gradients.
     extra: Extra | None = None
     #: The element of a gradient that is explained in full, where one is asked for.
@@ -254,6 +257,21 @@ def problem_at(request: Request, bound: Bound, graph: Graph | None = None) -> Pr
     )
 
 
+def with_shared_name(problem: Problem) -> Problem:
+    """``problem`` with a name for a sub-expression that makes its formulas shorter, where one does."""
+    found = shared(problem.graph, problem.wanted)
+    if found is None:
+        return problem
+    id, name = found
+    reread = problem.reread
+    return replace(
+        problem,
+        graph=named(problem.graph, id, name),
+        reread=reread and (lambda shapes: named(reread(shapes), id, name)),
+        shared=name,
+    )
+
+
 #: Scripts that took more to read than this are not read again for the letters of sizes.
 _MANY_STEPS = 2000
 
@@ -307,7 +325,8 @@ class Run:
         self.leaves = [n for n in graph.leaves if n.label in self.wanted and not n.integer]
         self.asked: Answering | None = problem.asked if problem.check else None
         loss = self.v.size == 1 and not problem.scalar
-        self.between = named_between(graph, problem.wanted, loss, problem.retain)
+        between = named_between(graph, problem.wanted, loss, problem.retain)
+        self.between = [node for node in between if node.label != problem.shared]
         if problem.check and problem.asked is None:
             names = tuple(node.label for node in self.between)
             self.asked = Asked(problem.question(names))
@@ -335,6 +354,7 @@ class Run:
             ),
             statements=problem.statements,
             notes=list(problem.remarks),
+            shared=problem.shared,
         )
         #: Whether values are computed with digits to spare.
         self.exact = is_small(graph)
@@ -454,6 +474,9 @@ class Run:
                 part_of=parts.get(node.id),
                 named=node.named,
                 text=texts[node.id],
+                grad_fn=""
+                if real is None
+                else real.functions.get(node.id, "").rstrip("0123456789"),
             )
             if real is not None and _shown_apart(value, exact, self.problem.dtype):
                 row.exact = exact
@@ -654,6 +677,7 @@ class Run:
 
     def _check(self) -> None:
         from gradexplain.notes import notes
+        from gradexplain.questions import questions
 
         explanation = self.explanation
         found = self._found()
@@ -678,6 +702,7 @@ class Run:
                 explanation.check.reason = self._reason(explanation.check.status)
         explanation.check = fold.fold([explanation.check, *self._others])
         explanation.notes += notes(self, self.singular)
+        explanation.notes += questions(self)
 
     def _reason(self, status: str) -> str:
         """Why PyTorch's numbers are no plain agreement though each of its steps may be right."""

@@ -99,6 +99,8 @@ class ForwardRow:
     #: whether the user named it, and what it is called in words: its own text where it is short
     named: bool = field(default=True, kw_only=True)
     text: str = field(default="", kw_only=True)
+    #: What PyTorch calls its backward, ``MulBackward``; "" where it was not asked.
+    grad_fn: str = field(default="", kw_only=True)
     #: The exact value, where it is another one in the digits shown.
     exact: Array | None = None
 

@@ -36,6 +36,7 @@ Graph
   b ──┬─ ×2 ──┐     ├─ + ─┐
   c ─┐└───────┴─ × ─┘     ├─ + ── y ◄ v
      └── log ─────────────┘
+  grad_fn: × MulBackward, + AddBackward, log LogBackward
   b is reached by 2 paths: 2 contributions
 
 Gradients
@@ -244,3 +245,68 @@ def test_a_graph_that_does_not_fit_is_not_drawn() -> None:
     assert drawing(wide, 10) == []
     chain = " ".join(f"n{k}>n{k + 1}" for k in range(20))
     assert drawing(graph(chain, "n20"), 1000) == []
+
+
+# -- what a textbook would print -------------------------------------------------------------------
+
+
+def test_a_shared_sub_expression_has_a_name() -> None:
+    x = explain("((x @ w + b - t)**2).mean()", shapes={"x": (5, 3), "w": (3,), "t": (5,), "b": ()})
+    found = {name: gradient.short for name, gradient in x.gradients.items()}
+    assert (x.shared, found["w"], found["b"]) == ("r", "2·(xᵀ @ r)/N", "2·sum(r)/N")
+    assert "where r = x @ w + b - t\n" in shown(x)
+
+
+def test_a_name_of_the_readers_is_not_taken() -> None:
+    x = explain("((x @ r + b)**2).mean()", shapes={"x": (2, 3), "r": (3,), "b": ()})
+    assert x.shared == "u"
+
+
+def test_the_local_derivatives_of_a_chain_are_multiplied() -> None:
+    x = explain("y = x + 2; z = y*y*3; z.mean()", shapes={"x": (2, 2)})
+    line = "∂y/∂x = 2·y · 3 · 1/(N·M) = 6·y/(N·M)  6·3·0.25 = 4.5 at x[0,0]"
+    assert line in shown(x)
+
+
+def test_an_einsum_keeps_the_letters_of_the_reader() -> None:
+    x = explain(
+        "torch.einsum('bij,bjk->bik', A, B)", shapes={"A": (2, 2, 3), "B": (2, 3, 2)}, grad="ones"
+    )
+    assert x.gradients["A"].line == 'torch.einsum("bik,bjk->bij", v, B)'
+    assert x.gradients["B"].line == 'torch.einsum("bik,bij->bjk", v, A)'
+
+
+def test_a_quotient_keeps_its_brackets() -> None:
+    x = explain("1/(1+exp(-x))", at={"x": [1.0]}, grad=[1.0])
+    assert "y = 1/(1 + exp(-x))  to" in shown(x)
+
+
+@pytest.mark.parametrize(
+    ("program", "at", "grad", "note"),
+    [
+        ("x*x", [1, 2, 3], [0, 1, 0],
+         "v is 0 but at y[1]: it picks that row of J, so each .grad is the gradient of y[1] alone, "
+         "the same as y[1].backward()."),
+        ("x*x", [1, 2, 3], [0, 5, 0],
+         "v is 0 but at y[1]: it picks that row of J, so each .grad is 5 times the gradient of y[1] "
+         "alone."),
+        ("x*x", [1, 2, 3], [1, 1, 1],
+         "v of ones adds up the rows of J: the same as y.sum().backward(). Each .grad says how the "
+         "sum of y changes, not how one element of y does."),
+        ("softmax(x, dim=0).sum()", [1, 2, 3], None,
+         "What arrives at softmax(x, dim=0) is 1 for every element, and that is cancelled there: the "
+         "sum of its elements is the same whatever it is made from. Weigh them differently, as a loss "
+         "does, and the gradient is not 0."),
+        ("tanh(x)", [12, 13, 14], [1, 2, 3],
+         "y lets no more than 1.5e-10 of the gradient that arrives there through: it is flat at the "
+         "values it is made from, 12 to 14."),
+        ("x*x", [1, 2, 3], [1, 2, 3], None),
+    ],
+)  # fmt: skip
+def test_a_misunderstanding_is_answered(
+    program: str, at: list[float], grad: list[float] | None, note: str | None
+) -> None:
+    x = explain(program, at={"x": at}, grad=grad)
+    kinds = ("one-hot vector", "ones", "vanished gradient")
+    found = [n.text for n in x.notes if n.kind in kinds]
+    assert found == ([] if note is None else [note])

@@ -34,6 +34,9 @@ def lines(run: Run) -> dict[str, str]:
     shapes = {node.label: node.shape for node in graph.leaves}
     made = {}
     for leaf in run.leaves:
+        if own := _einsum(run, leaf.label):
+            made[leaf.label] = own
+            continue
         try:
             text = gradient_line(reread, shapes, leaf.label, run.closed.v_name).partition(" = ")[2]
         except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError):
@@ -57,6 +60,26 @@ def lines(run: Run) -> dict[str, str]:
         for name, text in made.items()
         if _same(answer.gradients.get(name), run.explanation.gradients[name].value)
     }
+
+
+def _einsum(run: Run, name: str) -> str:
+    """The gradient of an einsum of inputs in the letters of the reader's own: its output's letters
+    and the other operands' go to this one's; "" where they do not name each axis once."""
+    node = run.graph.out
+    if node.op is None or node.op.name != "einsum" or not isinstance(node.args[0], str):
+        return ""
+    given, arrow, out = node.args[0].replace(" ", "").partition("->")
+    operands = [run.graph[id].label for id in node.inputs]
+    terms = given.split(",")
+    if not arrow or "." in given or operands.count(name) != 1 or len(terms) != len(operands):
+        return ""
+    own = terms[operands.index(name)]
+    rest = [(t, o) for t, o in zip(terms, operands, strict=True) if o != name]
+    known = out + "".join(t for t, _ in rest)
+    if len(set(own)) < len(own) or len(set(out)) < len(out) or not set(own) <= set(known):
+        return ""
+    letters, values = zip((out, run.closed.v_name), *rest, strict=True)
+    return f'torch.einsum("{",".join(letters)}->{own}", {", ".join(values)})'
 
 
 def _same(found: Array | None, value: Array) -> bool:

@@ -9,6 +9,9 @@ _SIGNS = {
     "add": "+", "sub": "−", "mul": "×", "div": "/", "matmul": "@", "mm": "@", "pow": "^", "neg": "−",
 }  # fmt: skip
 
+#: PyTorch's names of no more operations than this stand under the graph.
+_NAMED = 6
+
 
 def graph_of(x: Explanation, *, detail: bool = False) -> Graph | None:
     """The operations and what they are made from; None where there is nothing to draw."""
@@ -66,7 +69,13 @@ def _remarks(x: Explanation) -> tuple[str, ...]:
     paths: dict[str, int] = {x.output.name: 1}
     for step in x.steps:
         paths[step.input] = paths.get(step.input, 0) + paths.get(step.node, 0)
-    return tuple(
+    functions: dict[str, dict[str, None]] = {}
+    for row in x.forward:
+        if row.grad_fn:
+            functions.setdefault(_SIGNS.get(row.op, row.op), {})[row.grad_fn] = None
+    named = [f"{op} {' and '.join(found)}" for op, found in functions.items()]
+    names = (f"grad_fn: {', '.join(named)}",) if 0 < len(named) <= _NAMED else ()
+    return names + tuple(
         f"{name} is reached by {paths[name]} paths: {paths[name]} contributions"
         for name in x.inputs
         if paths.get(name, 0) > 1 and x.inputs[name].wanted

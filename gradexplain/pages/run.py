@@ -223,12 +223,18 @@ class Page:
         used = " ".join([*(self.formula(g)[1] for g in found), *lines])
         # What a name is comes before what is said of it.
         numbered = [
-            f"{row.node} = {row.expression}" if row.node == x.shared else self.expression(row.node)
+            self.expression(row.node)
             for row in x.forward
             if (not row.named and row.text == row.node) or row.node == x.shared
             if re.search(rf"(?<!\w){row.node}(?!\w)", used)
         ]
-        lines = [*numbered, *(text for text in lines if not text.startswith(f"{x.shared} = "))]
+        if x.shared:  # defined by itself, and what its indices need is not needed
+            answers = " ".join(self.formula(g)[1] for g in found)
+            lines = [text for text in lines if text.partition("[")[0] in answers.replace("[", " ")]
+            lines = [
+                text for text in lines if not text.startswith((f"{x.shared} ", f"{x.shared}["))
+            ]
+        lines = [*numbered, *lines]
         known = [ranges_in(g.ranges, f"{g.text} {used}", sizes=self.is_short(g)) for g in found]
         merged = grouped(known)
         rows = [

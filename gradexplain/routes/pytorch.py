@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from gradexplain.errors import InputError, first_line
@@ -79,6 +79,7 @@ class Question:
         forward: dict[int, Array] = {}
         upstream: dict[int, Array] = {}
         contributions: dict[tuple[int, int], Array] = {}
+        functions: dict[int, str] = {}
         dtype = getattr(torch, self.dtype)
         needed, parts = self.graph.needed(), self.graph.parts()
         for node in self.graph.nodes:
@@ -91,6 +92,7 @@ class Question:
             upstream[node.id] = numbers_of(torch, tensor.grad)
             if node.op is None:
                 continue
+            functions[node.id] = type(tensor.grad_fn).__name__
             local = dict(tensors)
             inputs = {}
             for id in dict.fromkeys(node.inputs):
@@ -103,7 +105,7 @@ class Question:
             for id, part in zip(inputs, found, strict=True):
                 if part is not None:
                     contributions[node.id, id] = numbers_of(torch, part)
-        return Steps(forward, upstream, contributions)
+        return Steps(forward, upstream, contributions, functions)
 
     def _verb(self, torch: Any) -> str:
         """What PyTorch does not do: differentiate the graph, or compute it in the first place."""
@@ -156,6 +158,8 @@ class Steps:
     forward: Mapping[int, Array]
     upstream: Mapping[int, Array]
     contributions: Mapping[tuple[int, int], Array]
+    #: What PyTorch calls each operation's backward: ``MulBackward0``.
+    functions: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
