@@ -22,6 +22,7 @@ TOPICS = {
     "check": "what is wrong with a hand-written backward",
     "codegen": "the backward that is right, as code",
     "trace": "a script of your own",
+    "batch": "many problems: files, clusters, a plan for 10⁹",
     "conventions": "layout, names, notation, example values",
     "formats": "text, JSON, Markdown, LaTeX, HTML, notebook, dot, SVG",
     "json": "the keys of --format json",
