@@ -82,8 +82,7 @@ def _infinities(run: Run) -> list[Note]:
         return [
             Note(
                 "infinity",
-                f"The gradient becomes {found} in {c.node.label} = "
-                f"{_call(run, c.node)}, whose derivative is not finite at "
+                f"The gradient becomes {found} in {_defined(run, c.node)}, whose derivative is not finite at "
                 f"{at(c.source.label, index)} = {_number(source)}.",
                 {"node": c.node.label, "index": list(index), "value": found},
             )
@@ -107,10 +106,15 @@ def _infinity(run: Run, node: Node, value: Array) -> Note:
     place = f" ({', '.join(inputs)})" if inputs else ""
     return Note(
         "infinity",
-        f"{at(node.label, index)} is {found}: it first arises in {node.label} = "
-        f"{_call(run, node)}{place}.",
+        f"{at(node.label, index)} is {found}: it first arises in {_defined(run, node)}{place}.",
         {"node": node.label, "index": list(index), "value": found},
     )
+
+
+def _defined(run: Run, node: Node) -> str:
+    """``y = log(x)``; of a value without a name its text alone."""
+    text = own_texts(run.graph)[node.id]
+    return f"{node.label} = {_call(run, node)}" if text == node.label else text
 
 
 def _call(run: Run, node: Node) -> str:
@@ -138,7 +142,7 @@ def _stopped(run: Run) -> list[Note]:
             continue
         if node.op.name in found or not any(i in reach for i in node.inputs):
             continue
-        text = f"{node.label} = {_call(run, node)}: {node.op.remark}."
+        text = f"{_defined(run, node)}: {node.op.remark}."
         found[node.op.name] = Note("stop", text, {"node": node.label, "op": node.op.name})
     return list(found.values())
 
@@ -268,7 +272,7 @@ def _lost_on_the_way_back(run: Run) -> list[Note]:
             chosen = any(point.node.id == c.node.id for point in run.singular)
             if chosen or (c.node.op is not None and c.node.op.coarse):
                 return []  # said to be a choice of PyTorch's, or its coarse kernel
-            sends = f"{c.node.label} = {_call(run, c.node)}"
+            sends = _defined(run, c.node)
             text = (
                 f"What arrives at {c.source.label} on the way back has {round(left)} of "
                 f"{digits.in_format(dtype):.0f} digits left in PyTorch: "
@@ -299,7 +303,7 @@ def _conventions(run: Run, singular: list[Singular]) -> list[Note]:
         point = singular[-1].node
         text = (
             f"{name} is {ours} by the closed form and {theirs} in PyTorch: "
-            f"{point.label} = {_call(run, point)} is singular here"
+            f"{_defined(run, point)} is singular here"
         )
         step = _first_nan(run)
         if np.isnan(torch[index]) and step is not None:
