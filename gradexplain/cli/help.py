@@ -26,6 +26,7 @@ TOPICS = {
     "conventions": "layout, names, notation, example values",
     "formats": "text, JSON, Markdown, LaTeX, HTML, notebook, dot, SVG",
     "json": "the keys of --format json",
+    "verdicts": "the rule, what it does not prove, what it was measured on",
     "exit-codes": "what a command returns",
     "figures": "measured tables",
 }
