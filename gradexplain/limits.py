@@ -7,7 +7,7 @@ from __future__ import annotations
 
 #: Characters of a program.  ``ast.parse`` can take hundreds of megabytes, or overflow the C stack,
 #: on a long text; within this length it takes a few megabytes and a fraction of a second.
-MAX_SOURCE = 20_000
+MAX_SOURCE = 100_000
 
 #: Brackets inside one another.  Python's own parser gives up at 200.
 MAX_BRACKETS = 100
@@ -17,7 +17,7 @@ MAX_BRACKETS = 100
 MAX_DEPTH = 200
 
 #: Nodes of a program's tree.  Each may become a node of the graph, with a derivation of its own.
-MAX_TREE_NODES = 4_000
+MAX_TREE_NODES = 20_000
 
 #: Characters of one name: it stands in every table and formula.
 MAX_NAME = 100
