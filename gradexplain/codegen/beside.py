@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,10 @@ _NODES, _LEAVES = 16, 4
 
 #: A longer line does not stand beside a formula.
 _LONG = 72
+
+#: Lines that were written, by program, input and the name of v; at most so many.
+_KNOWN: dict[tuple[Any, ...], str] = {}
+_MOST = 1000
 
 
 def lines(run: Run) -> dict[str, str]:
@@ -37,10 +41,16 @@ def lines(run: Run) -> dict[str, str]:
         if own := _einsum(run, leaf.label):
             made[leaf.label] = own
             continue
-        try:
-            text = gradient_line(reread, shapes, leaf.label, run.closed.v_name).partition(" = ")[2]
-        except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError):
-            continue  # nothing that codegen cannot write is worth a page
+        key = (run.problem.key, leaf.label, run.closed.v_name)
+        if not run.problem.key or key not in _KNOWN:
+            try:
+                text = gradient_line(reread, shapes, leaf.label, run.closed.v_name)
+            except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError):
+                text = ""  # nothing that codegen cannot write is worth a page
+            if len(_KNOWN) > _MOST:
+                _KNOWN.clear()
+            _KNOWN[key] = text.partition(" = ")[2]
+        text = _KNOWN[key]
         if run.problem.v_source == "implicit":  # v is 1
             text = re.sub(rf"\b{run.closed.v_name} \* ", "", text)
             if re.search(rf"\b{run.closed.v_name}\b", text):
