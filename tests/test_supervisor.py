@@ -369,6 +369,9 @@ def test_the_python_api_within_a_time() -> None:
         assert gradexplain.hessian("x ** 2", at={"x": 3}, timeout=100).check.status == "agree"  # type: ignore[union-attr]
         twice = gradexplain.explain_calls("x ** 2", [1, 1], at={"x": 3}, timeout=100)
         assert twice.check is not None and twice.check.status == "agree"
+        assert not gradexplain.check("x ** 2", "x: x*v", at={"x": 3}, timeout=100).right
+        with pytest.raises(gradexplain.InputError, match="timeout is for an expression"):
+            gradexplain.check(abs, timeout=100)
         with pytest.raises(gradexplain.InputError, match="something is missing"):
             gradexplain.explain("x *", timeout=100)
         with pytest.raises(gradexplain.BudgetError) as error:

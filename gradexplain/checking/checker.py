@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from gradexplain.explanation import Array
 from gradexplain.ops.base import Shape
 from gradexplain.reading.arrays import ONES, as_array
 from gradexplain.reading.syntax import parse
+from gradexplain.supervisor.within import within
 from gradexplain.verdict import compare
 
 #: Entries that a report lists, and rows and columns of its picture.
@@ -47,6 +49,7 @@ def check(
     intended: str | Sequence[str] | Mapping[str, str] | None = None,
     against: Any = None,
     order: int = 1,
+    timeout: float | None = None,
 ) -> CheckReport:
     """Is a hand-written backward right, and if not, what is wrong with it?
 
@@ -68,8 +71,20 @@ def check(
     compared in float64, and the claim is then run in each of them.  With ``order=2`` the derivatives
     of the gradients are compared too.
 
+    ``timeout`` is `gradexplain.explain`'s, for an expression.
+
     Raises `GradexplainError` where the question makes no sense.
     """
+    if timeout is not None:
+        if not isinstance(subject, str):
+            raise InputError(
+                "timeout is for an expression: your own code runs in your own process",
+                remedy="leave it out, or run gradexplain check FILE.py:NAME --timeout SECONDS",
+            )
+        asked: dict[str, Any] = {"at": at, "shapes": shapes, "grad": grad, "grad_name": grad_name, "dtype": dtype,
+                 "seed": seed, "arguments": arguments, "absent": absent, "frozen": frozen,
+                 "intended": intended, "against": against, "order": order}  # fmt: skip
+        return within(timeout, partial(check, subject, claim, **asked))
     dtype, dtypes = _dtypes(dtype)
     if order not in (1, 2):
         raise InputError(
