@@ -12,6 +12,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from test_samples import output
 
 from gradexplain import explain, numbers
 from gradexplain.cli.program import main
@@ -146,6 +147,61 @@ def test_the_command_writes_each(format: str, tmp_path: Path) -> None:
     arguments = ["run", "x*x", "--grad", "1,2", "--no-check", "--format", format, "-o", str(path)]
     assert main(arguments) == 0
     assert path.read_text("utf-8").strip()
+
+
+#: A page of every command that has one.
+PAGES = {
+    "check": ["check", "x / x.sum(dim=0)", "--claim", "x: v/x.sum(dim=0)", "--shape", "x=2,2"],
+    "hessian": ["hessian", "(x**2*w).sum()", "--at", "x=1,2", "--at", "w=3,4"],
+    "ops": ["ops", "softmax"],
+}
+
+
+@pytest.mark.parametrize("format", ["markdown", "latex", "html"])
+@pytest.mark.parametrize("command", PAGES)
+def test_every_command_writes_its_page(
+    command: str, format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    path = tmp_path / "page"
+    assert main([*PAGES[command], "--format", format, "-o", str(path)]) in (0, 1)
+    text = path.read_text("utf-8")
+    start = {"markdown": "# ", "latex": r"\section*", "html": "<!doctype html>"}[format]
+    assert text.startswith(start) and len(text) <= 300_000
+    if format == "html":
+        assert len(re.findall("<table", text)) == len(re.findall("</table>", text)) > 0
+
+
+@pytest.mark.parametrize("options", [["trace"], ["trace", "--full"]], ids=["screen", "full"])
+def test_a_trace_writes_its_page(options: list[str]) -> None:
+    found = output([*options, "--format", "html", "samples/trace_normalise.py"]).decode()
+    assert found.startswith("<!doctype html>") and "x.grad" in found or ">x<" in found
+    assert found.rstrip().endswith("exit code 0")
+
+
+def test_open_shows_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import webbrowser
+
+    shown: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", lambda url: not shown.append(url))
+    path = tmp_path / "page.html"
+    assert main(["run", "x*x", "--at", "x=3", "--no-check", "--open", "-o", str(path)]) == 0
+    assert shown == [path.as_uri()]
+    assert path.read_text("utf-8").startswith("<!doctype html>")
+
+
+def test_open_without_a_browser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import webbrowser
+
+    monkeypatch.setattr(webbrowser, "open", lambda url: False)
+    path = tmp_path / "page.html"
+    assert main(["run", "x*x", "--at", "x=3", "--no-check", "--open", "-o", str(path)]) == 2
+    assert capsys.readouterr().err == (
+        "gradexplain: no browser could be started\n"
+        "remedy: write the page with --format html -o page.html\n"
+    )
 
 
 # -- HTML ------------------------------------------------------------------------------------------
