@@ -193,9 +193,17 @@ def _scope(tree: ast.FunctionDef, seen: dict[str, Any], made: Any, function: Any
     idle = {n for n in seen if n not in loads and n in tensors and n not in upstream}
     return Scope(
         tensors, tuple(dict.fromkeys(numbers))[:24], frozenset(booleans), upstream,
-        frozenset(outputs), frozenset(inputs), conditions, epsilons, frozenset(idle), "",
-        tuple(dims[:6]),
+        frozenset(outputs), frozenset(inputs), conditions, epsilons, frozenset(idle),
+        made=tuple(n for n in _assigned(tree) if n in tensors), rank=y.ndim, dims=tuple(dims[:6]),
     )  # fmt: skip
+
+
+def _assigned(tree: ast.AST) -> list[str]:
+    """The names that a source assigns one by one: not what it unpacks."""
+    return [
+        target.id for node in ast.walk(tree) if isinstance(node, ast.Assign)
+        for target in node.targets if isinstance(target, ast.Name)
+    ]  # fmt: skip
 
 
 def _dims_of(tree: ast.AST) -> list[str]:

@@ -167,7 +167,7 @@ class _Subject:
 
     def parts(self, tensors: Mapping[str, Any], *, plain: bool = False) -> list[Any]:
         """The outputs that have a gradient."""
-        torch.manual_seed(self.seed)
+        numeric.seed(self.seed)
         return self.chosen(self.operation.run(tensors, self.binding.arguments, plain=plain))
 
     def chosen(self, result: Any) -> list[Any]:
@@ -335,7 +335,7 @@ class CodeSubject(_Subject):
         """The forward as J is asked of it: the operation's own, or the reference's."""
         if self.reference is None:
             return self.run(tensors, plain=True)
-        torch.manual_seed(self.seed)
+        numeric.seed(self.seed)
         found = self.chosen(self.reference(tensors, self.binding.arguments))
         return found[0] if len(found) == 1 else torch.cat([part.reshape(-1) for part in found])
 
@@ -388,7 +388,7 @@ class CodeSubject(_Subject):
     def _keep(self, tensors: Mapping[str, Any]) -> None:
         """Look which outputs have a gradient."""
         self.kept = None
-        torch.manual_seed(self.seed)
+        numeric.seed(self.seed)
         copies = {n: t.clone() if t.is_floating_point() else t for n, t in tensors.items()}
         try:
             result = self.operation.run(copies, self.binding.arguments)

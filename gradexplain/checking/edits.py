@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 torch = numeric.torch_module()
 #: At most so many edits are run, and so many pairs.
-_SINGLE, _PAIRS = 5000, 2500
+_SINGLE, _PAIRS = 8000, 2500
 
 
 def find(

@@ -26,6 +26,15 @@ def torch_module() -> Any:
     return imported()
 
 
+def seed(number: int) -> None:
+    """torch.manual_seed, which keeps a traceback for every device that is not there."""
+    torch = torch_module()
+    if torch.cuda.is_initialized():
+        torch.manual_seed(number)
+    else:
+        torch.default_generator.manual_seed(number)
+
+
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """PyTorch in one thread: for tensors as small as these, threads only wait for each other."""

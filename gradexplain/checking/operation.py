@@ -52,7 +52,7 @@ def load(path: str, name: str, seed: int = 0) -> Any:
     file = Path(path)
     if not os.path.isfile(path):  # unlike pathlib's it answers for a path that is too long too
         raise InputError(f"there is no file {path}", remedy="give it as FILE.py:NAME")
-    torch.manual_seed(seed)
+    numeric.seed(seed)
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

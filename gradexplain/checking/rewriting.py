@@ -40,6 +40,9 @@ class Scope:
     idle: frozenset[str] = frozenset()
     #: Where a node stands: "head", "term", "inside", "factor", "exponent", "base", "size" or "".
     place: str = ""
+    #: Tensors that the backward itself makes, and the output's rank.
+    made: tuple[str, ...] = ()
+    rank: int = 0
     #: Dims that reductions of this source run over.
     dims: tuple[str, ...] = ("-1", "0", "1")
 

@@ -109,9 +109,12 @@ def _idle(node: ast.AST, scope: Scope) -> Iterator[Found]:
     for name in scope.idle:
         for op in "-+":
             yield made(f"(A {op} {name})", A=node)
-            for other in scope.tensors:
-                if other not in scope.upstream and other not in scope.booleans:
-                    yield made(f"(A {op} {other} * {name})", A=node)
+            others = [t for t in scope.tensors if t not in scope.upstream | scope.booleans | {name}]
+            for other in others:
+                yield made(f"(A {op} {other} * {name})", A=node)
+            if scope.place == "head":
+                for one, two in itertools.permutations(others, 2):
+                    yield made(f"(A {op} {name} * {one} / {two})", A=node)
 
 
 @rule("missing_keepdim", paired=True)
@@ -136,6 +139,11 @@ def _dims(node: ast.AST, scope: Scope) -> Iterator[Found]:
     ):  # fmt: skip
         return
     tensors = isinstance(node.func, ast.Attribute) and text(node.func.value) not in ("torch", "F")
+    if name in REDUCTIONS and not node.keywords and len(node.args) == (0 if tensors else 1):
+        for dim in scope.dims:
+            value = ast.parse(dim, mode="eval").body
+            yield keyword(keyword(node, "dim", value), "keepdim", ast.Constant(True))
+            yield keyword(node, "dim", value)
     for dim in ("0", "1", "-1", "-2", "2", "(0, 1)", "(0, 2)", "(0, 2, 3)", "(1, 2)", *scope.dims):
         value = ast.parse(dim, mode="eval").body
         named = next((k for k in node.keywords if k.arg in ("dim", "axis")), None)
@@ -270,7 +278,13 @@ def _constants(node: ast.AST, scope: Scope) -> Iterator[Found]:
 @rule("output_for_input", paired=True)
 def _names(node: ast.AST, scope: Scope) -> Iterator[Found]:
     name = atom(node, scope)
-    if not name or name in scope.upstream:
+    if name and name in scope.upstream:
+        # v where what the chain rule has made of it belongs.
+        for other in scope.made:
+            if other != name:
+                yield "missing_factor", ast.parse(other, mode="eval").body
+        return
+    if not name:
         return
     among = scope.tensors if name in scope.tensors else dict.fromkeys(scope.numbers, 0)
     for other in among:
@@ -409,7 +423,18 @@ def _factors(node: ast.AST, scope: Scope) -> Iterator[Found]:
             yield code, made(f"A * (1 - {name})", A=node)
             yield code, made(f"A * (1 - {name} ** 2)", A=node)
             yield code, made(f"A * {name}.exp()", A=node)
+        if scope.tensors[name] == 1 and scope.rank > 2:
+            yield code, made(f"A * {name}.reshape(1, -1{', 1' * (scope.rank - 2)})", A=node)
+        if scope.tensors[name] == scope.rank - 1:
+            yield code, made(f"A * {name}.unsqueeze(-1)", A=node)
+            yield code, made(f"A / {name}.unsqueeze(-1)", A=node)
+    for known in scope.numbers:
+        if not known[0].isdigit() and not size(ast.parse(known, mode="eval").body):
+            yield "missing_factor", made(f"A * {known}", A=node)
+            yield "missing_factor", made(f"A / {known}", A=node)
     yield "constant_factor", made("2 * A", A=node)
+    if scope.place != "head":
+        yield "constant_factor", made("0.5 * A", A=node)
     for known in scope.numbers:
         sized = size(ast.parse(known, mode="eval").body)
         plain = "constant_factor" if known[0].isdigit() else "missing_factor"
@@ -426,6 +451,30 @@ def _upstream(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if standing(node, scope):
         for name in scope.upstream:
             yield made(f"{name} * A", A=node)
+
+
+@rule("missing_term")
+def _usual_terms(node: ast.AST, scope: Scope) -> Iterator[Found]:
+    """What sums most often lack: a constant, the term through a mean, the one through a norm."""
+    if not isinstance(node, ast.expr) or isinstance(node, (ast.Tuple, ast.List, ast.Constant)):
+        return
+    if scope.place not in ("head", "term", "result", "inside", "factor") and not atom(node, scope):
+        return
+    for constant in ("1", "2"):
+        yield made(f"(A + {constant})", A=node)
+        yield made(f"(A - {constant})", A=node)
+        yield made(f"({constant} - A)", A=node)
+    tensors = [n for n in scope.tensors if n not in scope.upstream and n not in scope.booleans]
+    for dim in scope.dims:
+        yield made(f"(A - A.mean({dim}, keepdim=True))", A=node)
+        for kind in REDUCTIONS:
+            for name in tensors:
+                yield made(f"(A - {name} * (A * {name}).{kind}({dim}, keepdim=True))", A=node)
+                yield made(f"(A - {name} * A.{kind}({dim}, keepdim=True))", A=node)
+    for name in tensors:
+        if name != text(node):
+            yield made(f"(A - {name})", A=node)
+            yield made(f"(A + {name})", A=node)
 
 
 @rule("missing_factor")

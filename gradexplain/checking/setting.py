@@ -299,7 +299,7 @@ class CodeSetting(Setting):
             runs: list[Sequence[Any] | None] = []
             for _ in range(3):
                 if seeded:
-                    torch.manual_seed(self.subject.seed)
+                    numeric.seed(self.subject.seed)
                 run = self._gradients(y, leaves, v.clone(), {})
                 # Copies: what a backward keeps and returns may change the next time.
                 runs.append(None if run is None else [g if g is None else g.clone() for g in run])

@@ -54,6 +54,8 @@ class Trial:
     #: Inputs whose claim takes another slope at a kink than PyTorch.
     kinks: set[str] = field(default_factory=set)
     _sizes: dict[str, Array] = field(default_factory=dict)
+    #: Inputs whose claim is wrong where there is no kink: nothing is excused by one.
+    hopeless: set[str] = field(default_factory=set)
     _smooth: bool | None = None
     _wrong: dict[str, tuple[Any, Array]] = field(default_factory=dict)
 
@@ -136,7 +138,7 @@ class Trial:
             # x·y/x at 0: another way to write what is right, with a hole where there is no kink.
             self.holes.add(name)
             wrong &= np.isfinite(found)
-        if wrong.any() and self.special:
+        if wrong.any() and self.special and name not in self.hopeless:
             kept = self.setting.between(self.values, name, wrong, found)
             gone = np.asarray(wrong & ~np.asarray(kept, dtype=bool))
             if gone.any():
@@ -362,6 +364,9 @@ def _at_settings(
         )  # fmt: skip
         assert trial is not None
         trials.insert(0, trial)
+    wrong = {n for t in trials if not t.special for n in t.setting.wanted if not t.right(n)}
+    for trial in trials:
+        trial.hopeless = wrong if trial.special else set()
     return trials
 
 
