@@ -29,6 +29,9 @@ from gradexplain.reading.syntax import parse
 from gradexplain.supervisor.within import within
 from gradexplain.verdict import compare
 
+#: Names of data of the shape of what is compared with it, besides those that a binding knows.
+_COUNTS = ("k", "n", "count", "counts", "events", "observed", "reference", "ref", "real", "z")
+
 #: Entries that a report lists, and rows and columns of its picture.
 _LISTED, _PICTURED = 2000, 64
 
@@ -157,6 +160,12 @@ def check_code(
                 first = first or error
                 tried += 1
                 continue
+            data = _data(report, one, asked)
+            if data:
+                frozen_too = replace(asked, frozen=(*asked.frozen, *data))
+                found, tried = subjects_of(subject, question, frozen_too), 0
+                one = next((o for o in found if set(o.names) == set(one.names)), found[0])
+                report = check_subject(one, floats, here, dtype, upstream, **further)
             others = [o for o in found[tried + 1 :] if set(o.names) < set(one.names)]
             if report.right and others and len(one.names) > len(asked.tensors):
                 # An argument that may be left out is: the backward has to be right then too.
@@ -166,6 +175,18 @@ def check_code(
             return report
     assert first is not None
     raise first
+
+
+def _data(report: CheckReport, one: Subject, asked: Asked) -> tuple[str, ...]:
+    """The inputs of a loss for which the backward never returns a gradient: data, which need none."""
+    none = tuple(n for n, code in report.faults.items() if code == "none")
+    loss = bool(report.points) and report.points[0].out_shape == () and asked.wanted is None
+    alike = {report.inputs[n].shape for n in none} & {
+        i.shape for n, i in report.inputs.items() if n not in none
+    } and all(n not in _COUNTS for n in none)
+    return none if loss and one.names[0] not in none and len(none) < len(report.inputs) and (
+        not alike
+    ) else ()  # fmt: skip
 
 
 def _dtypes(text: str) -> tuple[str, tuple[str, ...]]:
@@ -314,8 +335,9 @@ def _input(
     found.tolerance = float(max(tolerances))
     if not wrong:
         found.point = 0
-        if all(not t.special and (np.abs(t.true[name]) <= t.tolerance(name)).all()
-               for t in trials) and any(t.true[name].any() for t in trials):  # fmt: skip
+        ordinary = [t for t in trials if not t.special]
+        passed = all((np.abs(t.true[name]) <= t.tolerance(name)).all() for t in ordinary)
+        if passed and any(t.true[name].any() for t in ordinary):
             # Zeros would pass too: rounding allows more than there is.
             found.verdict = "cannot tell"
         _entries(found, trials[0], name)
@@ -381,6 +403,10 @@ def _wrong(trial: Trial, name: str, report: CheckReport, ones: bool) -> bool:
         return True
     if result.problem == "none":
         return bool(np.abs(trial.true[name]).max(initial=0.0) > 0)
+    if result.problem == "raises" and trial.special and name not in trial.hopeless:
+        # A matrix that has no inverse, where the forward needs none.
+        trial.raised.add(name)
+        return False
     if result.rows is None or result.rows.shape[1:] != trial.shape(name):
         return True
     if report.grad is not None or ones:
@@ -474,6 +500,12 @@ def _notes(report: CheckReport, subject: Subject, trials: list[Trial]) -> None:
             "torch.autograd.gradcheck wants float64 inputs."
         )
     for name in report.inputs:
+        raised = next((t for t in trials if name in t.raised), None)
+        if raised is not None and report.inputs[name].verdict == "right":
+            report.notes.append(
+                f"The gradient by {name} is right, but the backward raises at a point at which J is "
+                f"finite ({where(raised)}): {raised.result(name).error}"
+            )
         hole = next((t for t in trials if name in t.holes), None)
         if hole is not None and report.inputs[name].verdict == "right":
             report.notes.append(

@@ -41,9 +41,9 @@ def on_data(trial: Trial, given: Mapping[str, Array]) -> Iterator[Condition]:
                 yield Condition(f"each column of {name} sums to 1", name, lambda a: _row(a, 0))
             yield Condition(f"{name} is 0 or 1", name, _binary)
             yield Condition(f"{name} is 1 or −1", name, lambda a: 2 * _binary(a) - 1)
-            yield Condition(f"{name} is positive", name, np.abs)
+            yield Condition(f"{name} is positive", name, _positive)
         elif not shape and place:
-            yield Condition(f"{name} is positive", name, np.abs)
+            yield Condition(f"{name} is positive", name, _positive)
 
 
 def on_matrices(trial: Trial, given: Mapping[str, Array]) -> Iterator[Condition]:
@@ -56,6 +56,10 @@ def on_matrices(trial: Trial, given: Mapping[str, Array]) -> Iterator[Condition]
 def _row(a: Array, axis: int) -> Array:
     size = np.abs(a) + 1e-3
     return np.asarray(size / size.sum(axis=axis, keepdims=True))
+
+
+def _positive(a: Array) -> Array:
+    return np.asarray(np.abs(a) + 0.15 * (a == 0))
 
 
 def _binary(a: Array) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from gradexplain.checking import numeric
@@ -28,7 +30,7 @@ def measured(trial: Trial, tries: Tries, dtype: str) -> list[DtypeReport]:
     except GradexplainError as error:
         return [DtypeReport(dtype, n, "cannot tell", said=error.message)
                 for n in trial.setting.wanted]  # fmt: skip
-    reports = []
+    reports = [*_forward(trial, values, dtype)]
     for name in trial.setting.wanted:
         result = found.results[name]
         if result.rows is None or result.rows.shape[1:] != trial.shape(name):
@@ -41,18 +43,31 @@ def measured(trial: Trial, tries: Tries, dtype: str) -> list[DtypeReport]:
         if trial.setting.graph is None:
             size = _UNKNOWN * np.abs(true).max(initial=0.0)
         allowed = local_bound(size, true, np.ones(1), dtype)
-        with np.errstate(all="ignore"):
-            gap = np.nan_to_num(np.abs(mine - true), nan=np.inf, posinf=np.inf)
-            place = np.unravel_index(int(np.argmax(gap / allowed)), gap.shape)
-            margin = float((np.abs(true) / allowed).max(initial=0.0))
-        verdict = "right" if (gap <= allowed).all() else "wrong"
-        if verdict == "right" and margin <= 1 and true.any():
-            verdict = "cannot tell"
-        reports.append(
-            DtypeReport(dtype, name, verdict, float(gap[place]), float(allowed[place]), margin,
-                        _overflow(trial, name, dtype))
-        )  # fmt: skip
+        reports.append(_judged(dtype, name, mine, true, allowed, _overflow(trial, name, dtype)))
     return reports
+
+
+def _forward(trial: Trial, values: dict[str, Array], dtype: str) -> Iterator[DtypeReport]:
+    """The forward in ``dtype`` against its reference, where there is one."""
+    pair = trial.setting.forwards(values, dtype)
+    if pair is None:
+        return
+    mine, true = pair
+    allowed = local_bound(_UNKNOWN * np.abs(true).max(initial=0.0), true, np.ones(1), dtype)
+    yield _judged(dtype, "", mine, true, allowed)
+
+
+def _judged(
+    dtype: str, name: str, mine: Array, true: Array, allowed: Array, said: str = ""
+) -> DtypeReport:
+    with np.errstate(all="ignore"):
+        gap = np.nan_to_num(np.abs(mine - true), nan=np.inf, posinf=np.inf)
+        place = np.unravel_index(int(np.argmax(gap / allowed)), gap.shape)
+        margin = float((np.abs(true) / allowed).max(initial=0.0))
+    verdict = "right" if (gap <= allowed).all() else "wrong"
+    if verdict == "right" and margin <= 1 and true.any():
+        verdict = "cannot tell"
+    return DtypeReport(dtype, name, verdict, float(gap[place]), float(allowed[place]), margin, said)
 
 
 def _held(values: Array, dtype: str) -> Array:

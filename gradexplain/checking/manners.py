@@ -186,6 +186,8 @@ def second(trial: Trial) -> dict[str, Fault]:
 
         told = differences.jacobians(one, values, [*names, "v"])
         try:
+            if grads[k].requires_grad:  # what refuses is not on the way to any leaf
+                grads[k].sum().backward(retain_graph=True)
             mine = numeric.rows_of(grads[k], leaves, [*names, "v"])
         except Exception as error:  # the user's own code
             found[name] = _refused(error)

@@ -130,7 +130,8 @@ class PointReport:
 
 @dataclass(frozen=True, slots=True)
 class DtypeReport:
-    """The claim about one input run in one dtype: how far it is off, how far rounding allows at that
+    """The claim about one input, or the forward where ``name`` is empty, run in one dtype: how far
+    it is off, how far rounding allows at that
     entry, and how many times the bound the largest entry of J is; at 1, zeros would pass.
     """
 

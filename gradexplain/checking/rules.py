@@ -179,6 +179,18 @@ def _sum_mean(node: ast.AST, scope: Scope) -> Iterator[Found]:
         yield new
 
 
+@rule("sum_vs_mean")
+def _counted(node: ast.AST, scope: Scope) -> Iterator[Found]:
+    """Another count of what is averaged over: of a batch, of what a mask lets through."""
+    if size(node) and scope.place not in ("size", "index") and isinstance(node, ast.expr):
+        for known in scope.numbers:
+            if known != text(node) and size(ast.parse(known, mode="eval").body):
+                yield made(known)
+        for name in scope.tensors:
+            if name not in scope.upstream:
+                yield made(f"{name}.sum()")
+
+
 @rule("biased_variance", paired=True)
 def _variance(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub) and (
@@ -422,6 +434,9 @@ def _factors(node: ast.AST, scope: Scope) -> Iterator[Found]:
             yield code, made(f"A / {name}", A=node)
             yield code, made(f"A * (1 - {name})", A=node)
             yield code, made(f"A * (1 - {name} ** 2)", A=node)
+            yield code, made(f"A * {name} * (1 - {name})", A=node)
+            yield code, made(f"A / (1 + {name})", A=node)
+            yield code, made(f"A * {name}.sign()", A=node)
             yield code, made(f"A * {name}.exp()", A=node)
         if scope.tensors[name] == 1 and scope.rank > 2:
             yield code, made(f"A * {name}.reshape(1, -1{', 1' * (scope.rank - 2)})", A=node)
@@ -516,6 +531,8 @@ def _functions(node: ast.AST, scope: Scope) -> Iterator[Found]:
             if inner is not None:
                 crossed = atom(inner, scope) in scope.outputs and atom(inner, scope)
                 yield ("output_for_input" if crossed else "wrong_function"), inner
+        if "fft" in name:
+            yield "missing_call", made("A.conj()", A=node)
     if atom(node, scope) in scope.tensors and atom(node, scope):
         for other in WRAPS:
             yield "missing_call", made(f"A.{other}()", A=node)

@@ -176,17 +176,24 @@ class CodeSetting(Setting):
         """By how much the forward differs from the reference's, beyond rounding; None where it does
         not, or there is no reference.
         """
+        pair = self.forwards(values, dtype)
+        if pair is None:
+            return None
+        mine, theirs = pair
+        if mine.shape != theirs.shape:
+            return float("inf")
+        gap = float(np.abs(mine - theirs).max(initial=0.0))
+        scale = float(np.abs(theirs).max(initial=0.0))
+        return gap if gap > (1e-9 if dtype == "float64" else 1e-4) * max(scale, 1e-12) else None
+
+    def forwards(self, values: Mapping[str, Array], dtype: str) -> tuple[Array, Array] | None:
         subject = self.subject
         if subject.reference is None:
             return None
         with torch.no_grad():
             mine = numeric.array(subject.run(subject.tensors(values, dtype)))
             theirs = numeric.array(subject.plain(subject.tensors(values, "float64")))
-        if mine.shape != theirs.shape:
-            return float("inf")
-        gap = float(np.abs(mine - theirs).max(initial=0.0))
-        scale = float(np.abs(theirs).max(initial=0.0))
-        return gap if gap > (1e-9 if dtype == "float64" else 1e-4) * max(scale, 1e-12) else None
+        return mine, theirs
 
     # -- the claim ---------------------------------------------------------------------------------
 

