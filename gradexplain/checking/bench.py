@@ -32,6 +32,8 @@ class Bench:
     def __init__(self, function: Any, trials: Sequence[Trial], names: Sequence[str]) -> None:
         self.function = function
         self.trials = list(trials)
+        #: Further trials, at which what is right at these is run too.
+        self.others: Bench | None = None
         #: Those to be mended, and those that are right and have to stay so.
         self.names = (
             *names,
@@ -132,7 +134,9 @@ class Bench:
             made = self.compiled() if backward is None else backward
         except (SyntaxError, ValueError, TypeError):
             return False
-        return all(self.right_at(made, k, v) for k in range(len(self.trials)) for v in self.vs[k])
+        return all(
+            self.right_at(made, k, v) for k in range(len(self.trials)) for v in self.vs[k]
+        ) and (self.others is None or self.others.tree is None or self.others.right(made))
 
     def scope(self) -> Scope:
         """What the backward can name, seen by running it once."""

@@ -61,7 +61,9 @@ class Case:
     def _by_edits(self) -> Fault | None:
         """The fault whose mend is an edit of the user's own source."""
         for function in getattr(self.first.setting, "functions", ()):
-            found = edits.find(function, self.telling, self.names, pairs=not self.named)
+            told = self.telling
+            rest = [t for t in self.regular if t not in told]
+            found = edits.find(function, told, self.names, pairs=not self.named, others=rest)
             if found:
                 return edits.fault(function, found)
         return None
@@ -82,7 +84,7 @@ class Case:
     def written(self, line: str) -> Fault | None:
         """A mend that writes the right gradient for what is returned."""
         for function in getattr(self.first.setting, "functions", ()):
-            found = edits.written(function, self.telling, self.name, line)
+            found = edits.written(function, self.regular, self.name, line)
             if found:
                 return edits.fault(function, found)
         return None

@@ -29,9 +29,6 @@ from gradexplain.reading.syntax import parse
 from gradexplain.supervisor.within import within
 from gradexplain.verdict import compare
 
-#: Names of data of the shape of what is compared with it, besides those that a binding knows.
-_COUNTS = ("k", "n", "count", "counts", "events", "observed", "reference", "ref", "real", "z")
-
 #: Entries that a report lists, and rows and columns of its picture.
 _LISTED, _PICTURED = 2000, 64
 
@@ -181,12 +178,9 @@ def _data(report: CheckReport, one: Subject, asked: Asked) -> tuple[str, ...]:
     """The inputs of a loss for which the backward never returns a gradient: data, which need none."""
     none = tuple(n for n, code in report.faults.items() if code == "none")
     loss = bool(report.points) and report.points[0].out_shape == () and asked.wanted is None
-    alike = {report.inputs[n].shape for n in none} & {
-        i.shape for n, i in report.inputs.items() if n not in none
-    } and all(n not in _COUNTS for n in none)
-    return none if loss and one.names[0] not in none and len(none) < len(report.inputs) and (
-        not alike
-    ) else ()  # fmt: skip
+    mirrored: frozenset[str] = getattr(one, "mirrored", frozenset())
+    data = loss and one.names[0] not in none and not mirrored & set(none)
+    return none if data and len(none) < len(report.inputs) else ()
 
 
 def _dtypes(text: str) -> tuple[str, tuple[str, ...]]:
@@ -269,6 +263,8 @@ def _report(
         order=order,
     )
     whole = {n: s for n, s in shapes.items() if n not in given}
+    if hasattr(subject, "mirrored"):
+        subject.mirrored = frozenset(n for n in first.setting.wanted[1:] if _mirrored(first, n))
     plain = upstream is None and grad is None and not all(t.right(n) for t in trials
                                                           for n in first.setting.wanted)  # fmt: skip
     symmetric = ""
@@ -305,6 +301,11 @@ def _report(
             report.inputs[claim.name].text = " ".join(claim.text.split())
     _notes(report, subject, trials)
     return report
+
+
+def _mirrored(trial: Trial, name: str) -> bool:
+    one, other = trial.true[trial.setting.wanted[0]], trial.true[name]
+    return one.shape == other.shape and bool(np.allclose(np.abs(one), np.abs(other)))
 
 
 def _further(

@@ -141,6 +141,8 @@ class _Subject:
         self.owned = {n: tuple(p.shape) for n, (_, p) in operation.owned.items() if n in self.names}
         #: What J is held against, once that is settled: see `CodeSetting.by`.
         self.by: str | None = None
+        #: Inputs whose J is that of the first, or minus it: no data, though no gradient comes back.
+        self.mirrored: frozenset[str] = frozenset()
         #: Which of the outputs have a gradient, once the operation has been run.
         self.kept: tuple[int, ...] | None = None
 

@@ -30,14 +30,20 @@ _SINGLE, _PAIRS = 8000, 2500
 
 
 def find(
-    function: Any, trials: Sequence[Trial], names: Sequence[str], *, pairs: bool = True
+    function: Any,
+    trials: Sequence[Trial],
+    names: Sequence[str],
+    *,
+    pairs: bool = True,
+    others: Sequence[Trial] = (),
 ) -> list[Edit]:
     """The edit, or the two, that make a Function's backward right for ``names``; none where there
-    are none.
+    are none.  What is right at ``trials`` is run at the ``others`` too.
     """
     bench = Bench(function, trials[:4], names)
     if bench.tree is None or bench.right():
         return []
+    bench.others = Bench(function, others, names) if others else None
     scope = bench.scope()
     kept: list[Edit] = []
     for edit in itertools.islice(edits(bench.tree, scope, bench.returned), _SINGLE):
@@ -55,7 +61,7 @@ def written(function: Any, trials: Sequence[Trial], name: str, line: str) -> lis
     """The returned value replaced by the right gradient as a line of PyTorch, in the backward's
     own names; none where it cannot be said in them, or is not right.
     """
-    bench = Bench(function, trials[:4], [name])
+    bench = Bench(function, trials, [name])
     if bench.tree is None or not line:
         return []
     scope = bench.scope()

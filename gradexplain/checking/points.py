@@ -125,6 +125,12 @@ _SIGNED: tuple[tuple[str, Callable[[Array], Array]], ...] = (
 )
 
 
+#: Beyond the bounds that forwards set.
+_LARGE: tuple[tuple[str, Callable[[Array], Array]], ...] = (
+    ("large values of both signs", lambda u: _signed(u, 1.5, 5.0)),
+)
+
+
 def _heavy(shape: Shape) -> Array | float:
     """What a larger square matrix gets on its diagonal: it shall be far from singular."""
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 4:
@@ -133,10 +139,10 @@ def _heavy(shape: Shape) -> Array | float:
 
 
 def regular(
-    shapes: Shapes, seed: int, *, signed: bool = False
+    shapes: Shapes, seed: int, *, signed: bool = False, large: bool = False
 ) -> Iterator[tuple[str, dict[str, Array]]]:
     """``(what, values)``: points of one kind, to be tried in turn."""
-    for what, of in _SIGNED if signed else _RANGES:
+    for what, of in _LARGE if large else _SIGNED if signed else _RANGES:
         yield (
             what,
             {
