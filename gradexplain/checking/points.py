@@ -125,10 +125,11 @@ _SIGNED: tuple[tuple[str, Callable[[Array], Array]], ...] = (
 )
 
 
-#: Beyond the bounds that forwards set.
-_LARGE: tuple[tuple[str, Callable[[Array], Array]], ...] = (
-    ("large values of both signs", lambda u: _signed(u, 1.5, 5.0)),
-)
+#: Beyond the bounds that forwards set, and within them.
+_BOUNDS: dict[str, tuple[tuple[str, Callable[[Array], Array]], ...]] = {
+    "large": (("large values of both signs", lambda u: _signed(u, 1.5, 5.0)),),
+    "small": _SIGNED[1:],
+}
 
 
 def _heavy(shape: Shape) -> Array | float:
@@ -139,10 +140,10 @@ def _heavy(shape: Shape) -> Array | float:
 
 
 def regular(
-    shapes: Shapes, seed: int, *, signed: bool = False, large: bool = False
+    shapes: Shapes, seed: int, *, signed: bool = False, bounds: str = ""
 ) -> Iterator[tuple[str, dict[str, Array]]]:
     """``(what, values)``: points of one kind, to be tried in turn."""
-    for what, of in _LARGE if large else _SIGNED if signed else _RANGES:
+    for what, of in _BOUNDS[bounds] if bounds else _SIGNED if signed else _RANGES:
         yield (
             what,
             {

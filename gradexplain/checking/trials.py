@@ -341,12 +341,13 @@ def _at_settings(
         if number == 0 and any(not setting.shapes[n] for n in list(free)[1:]):
             # A number that bounds others is tried below some of them, and above some.
             kinds += [(seed, signed) for seed in (3, 4, 6) for signed in (False, True)]
-        bounds = setting.graph is None or any(n.op is not None and n.op.kink
-                                              for n in setting.graph.nodes)  # fmt: skip
-        large = [(2, True)] if number == 0 and bounds and not given else []
-        for seed, signed in [*kinds, *large]:
-            beyond = (seed, signed) in large
-            for what, values in points.regular(free, seed, signed=signed, large=beyond):
+        bounded = number == 0 and not given and (
+            setting.graph is None
+            or any(n.op is not None and n.op.kink for n in setting.graph.nodes)
+        )  # fmt: skip
+        further = [(2, True, "large"), (5, True, "small")] if bounded else []
+        for seed, signed, bounds in [*((*kind, "") for kind in kinds), *further]:
+            for what, values in points.regular(free, seed, signed=signed, bounds=bounds):
                 trial = tries.trial(
                     setting,
                     what,
