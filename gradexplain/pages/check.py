@@ -212,7 +212,7 @@ def _dtypes(report: CheckReport) -> Iterable[Block]:
             said = [
                 f"off by {numbers.number(one.error, 2)}",
                 f"rounding allows {numbers.number(one.bound, 2)}",
-                f"zeros would be off by {numbers.number(one.margin, 2)} bounds",
+                f"zeros: {numbers.number(one.margin, 2)} bounds off",
             ]
         verdict = Span(one.verdict, "good" if one.verdict == "right" else "bad")
         rows.append((cell(verdict), *map(cell, (one.dtype, _what(one), *said))))
