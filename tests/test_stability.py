@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
 
+from gradexplain.document.schema import schema_of
 from gradexplain.errors import InputError
 from gradexplain.stability.page import picture
-from gradexplain.stability.search import parse_range, samples, stability
+from gradexplain.stability.search import Stability, as_json, parse_range, samples, stability
 from gradexplain.verdict.rewrites import REWRITES
 
 CLASSICS = [
@@ -84,3 +87,9 @@ def test_bad_range(text: str, message: str) -> None:
     with pytest.raises(InputError) as error:
         parse_range(text)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("expression", ["log(1 + x)", "x*x"])
+def test_the_json_is_what_its_schema_says(expression: str) -> None:
+    found = stability(expression, {"x": (0.0, 1.0)})
+    jsonschema.validate(json.loads(as_json(found)), schema_of(Stability))

@@ -13,6 +13,7 @@ DOCUMENTS = {
     "run": ("gradexplain.explanation", "Explanation"),
     "check": ("gradexplain.checking.report", "CheckReport"),
     "hessian": ("gradexplain.second.model", "Hessian"),
+    "stability": ("gradexplain.stability.search", "Stability"),
     "trace": ("gradexplain.trace.session", "Document"),
     "ops": ("gradexplain.catalogue", "Catalogue"),
 }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
+from gradexplain.document import serialise
 from gradexplain.errors import GradexplainError, InputError
 from gradexplain.examples import example_values
 from gradexplain.explanation import Array, Shape
@@ -50,6 +51,8 @@ class Stability:
     the rows of the table that led to it.
     """
 
+    SCHEMA: ClassVar[str] = "gradexplain-stability/1"
+
     expression: str
     dtype: str
     full: float
@@ -74,7 +77,7 @@ class Stability:
 
 def as_json(found: Stability) -> str:
     """The numbers as one JSON object, ``gradexplain-stability/1``."""
-    return json.dumps({"schema": "gradexplain-stability/1", **asdict(found)}, indent=2) + "\n"
+    return serialise.written(serialise.document(found)) + "\n"
 
 
 def parse_range(text: str) -> tuple[str, float, float]:
