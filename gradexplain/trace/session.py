@@ -188,8 +188,9 @@ class Trace:
 
     @property
     def snapshots(self) -> list[Snapshot]:
-        """The captured calls that are looked at: of each line the first, and the first bad one."""
-        first = {indices[0] for indices in self._by_line.values()}
+        """The captured calls that are looked at: the first of each line, and the first bad one."""
+        kept = self._snapshots
+        first = {next((i for i in found if i in kept), 0) for found in self._by_line.values()}
         return [
             snapshot
             for index, snapshot in sorted(self._snapshots.items())
