@@ -8,6 +8,7 @@ from typing import Any
 import sympy
 
 from gradexplain.formula.indices import is_size
+from gradexplain.formula.kinds import Nonzero
 
 
 def radicals(e: Any) -> tuple[Any, Any]:
@@ -109,7 +110,7 @@ def facing(c: Any, symbol: Any) -> Any:
 
 
 def decimal(value: Fraction) -> str | None:
-    """``value`` as a finite decimal of few digits, None if there is none."""
+    """``value`` as a finite decimal, one of many digits to six of them; None if there is none."""
     q = value.denominator
     for prime in (2, 5):
         while q % prime == 0:
@@ -117,4 +118,25 @@ def decimal(value: Fraction) -> str | None:
     if q != 1:
         return None
     text = repr(float(value)).removesuffix(".0")
-    return text if Fraction(text) == value else None
+    if Fraction(text) != value:
+        return None
+    digits = text.partition("e")[0].replace(".", "").strip("-0")
+    return text if len(digits) <= 8 else f"{float(value):.6g}"
+
+
+def joined(e: Any) -> Any:
+    """``1/t³`` for ``1/(t²·t)``, one of the two a `Nonzero`: where t is 0 neither is finite.
+
+    ``t/Nonzero(t)`` is 1: what comes with it, the elements of a norm, is 0 where t is.
+    """
+    held = {product: joined_product(product) for product in e.atoms(sympy.Mul)}
+    held = {product: new for product, new in held.items() if new != product}
+    return joined(e.xreplace(held)) if held else e
+
+
+def joined_product(product: Any) -> Any:
+    powers = dict(f.as_base_exp() for f in product.args)
+    for base, power in powers.items():
+        if isinstance(base, Nonzero) and base.args[0] in powers and power.is_negative:
+            return product.xreplace({base: base.args[0]})
+    return product

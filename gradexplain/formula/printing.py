@@ -9,7 +9,14 @@ from typing import Any
 import sympy
 from sympy.logic.boolalg import And, Not, Or
 
-from gradexplain.formula.arranging import decimal, facing, plain, radicals, under_one_root, upright
+from gradexplain.formula.arranging import (
+    decimal,
+    facing,
+    plain,
+    radicals,
+    under_one_root,
+    upright,
+)
 from gradexplain.formula.functions import ABSENT, RecordFunction
 from gradexplain.formula.indices import SIZES, is_size
 from gradexplain.formula.kinds import (
@@ -288,6 +295,9 @@ class TextPrinter:
         return kind, latest if kind == 1 else self._rank(base), factor.sort_key()
 
     def _mul(self, e: Any) -> tuple[str, int]:
+        e = joined_product(e)
+        if not e.is_Mul:
+            return self._show(e)
         rooted = under_one_root(e)
         if rooted is not None:
             return self.root(self(rooted)), _ATOM

@@ -18,6 +18,7 @@ import sympy
 
 from gradexplain.errors import GradexplainError
 from gradexplain.formula.calculus import uniform
+from gradexplain.formula.functions import DECIMALS
 from gradexplain.formula.indices import SIZES, size
 from gradexplain.formula.kinds import Modulo
 from gradexplain.formula.letters import Letters
@@ -31,6 +32,8 @@ PRIMES = (38_669, 60_869, 72_551, 97_259, 131_959, 172_649, 230_933, 310_511)
 
 #: A number up to this, or with no prime factors but those of the program's own, is what it says.
 _LITERAL = 1000
+
+_HALF = sympy.Rational(1, 2)
 
 #: How far from a size, or from a sum or product of sizes, a number is said by it: ``N − 1``, ``2·N``.
 _NEAR = 3
@@ -112,14 +115,39 @@ class Sizes:
             constant, rest = m.args[0].as_coeff_Add()
             if m.args[1] in self.letters and 2 * constant > m.args[1]:
                 turned[m] = Modulo(rest + constant - m.args[1], m.args[1])
+        for m in e.atoms(sympy.Mul):
+            turned |= self._under_root(m)
+        e = e.xreplace(turned) if turned else e
+        turned = {root: self._root(root) for root in e.atoms(sympy.Pow) if _is_root(root)}
         e = e.xreplace(turned) if turned else e
         put = {
             number: self.ratio(int(number.p), int(number.q))
             for number in e.atoms(sympy.Rational)
-            if abs(number.p) > _LITERAL or number.q > _LITERAL
+            if (abs(number.p) > _LITERAL or number.q > _LITERAL) and abs(number) not in DECIMALS
         }
         put = {number: letters for number, letters in put.items() if number != letters}
         return e.xreplace(put) if put else e
+
+    def _under_root(self, product: Any) -> dict[Any, Any]:
+        """``1/sqrt(N·M − 1)`` for a fraction whose root was taken out in part."""
+        number, rest = product.as_coeff_Mul()
+        factors = sympy.Mul.make_args(rest)
+        roots = [f for f in factors if f.is_Pow and f.base.is_Integer and abs(f.exp) == _HALF]
+        square = number**2 * sympy.Mul(*(root**2 for root in roots))
+        if not roots or not number.is_Rational or max(square.p, square.q) <= _LITERAL:
+            return {}
+        whole = sympy.Integer(1) if number > 0 else sympy.Integer(-1)
+        above, below = sympy.fraction(self.ratio(int(square.p), int(square.q)))
+        others = [f for f in factors if f not in roots]
+        return {product: whole * sympy.sqrt(above) / sympy.sqrt(below) * sympy.Mul(*others)}
+
+    def _root(self, root: Any) -> Any:
+        """``sqrt(N − 1)/2`` for the root of a number that was divided by a square."""
+        for k in range(1, _LITERAL // 4):
+            found = self._size(int(root.base) * k * k)
+            if found is not None:
+                return (sympy.sqrt(found) / k) ** (2 * root.exp)
+        raise Unlettered(int(root.base), 1)
 
     def at(self, e: Any) -> Any:
         """``e`` at the sizes that are asked about."""
@@ -137,6 +165,10 @@ class Sizes:
 
     def shape(self, shape: Shape) -> Shape:
         return tuple(map(self.value, shape))
+
+
+def _is_root(e: Any) -> bool:
+    return e.base.is_Integer and abs(e.exp) == _HALF and e.base > _LITERAL  # type: ignore[no-any-return]
 
 
 class Unlettered(ValueError):

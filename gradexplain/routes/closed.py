@@ -18,6 +18,7 @@ import numpy as np
 import sympy
 
 from gradexplain.explanation import Array
+from gradexplain.formula.arranging import joined
 from gradexplain.formula.burden import burden
 from gradexplain.formula.calculus import (
     ADJOINT,
@@ -262,8 +263,21 @@ class ClosedForm:
             formula = self.chained(part, upper, at)
             places = self.calculus.indices(part.shape, "d")
             put = {d: o for d, o in zip(places, own, strict=True) if d != o}
-            self._adjoints[key] = formula.xreplace(put)
+            self._adjoints[key] = self._without_zeros(formula, upper, at).xreplace(put)
         return own, self._adjoints[key]
+
+    def _without_zeros(self, formula: Any, upper: str, at: tuple[Any, ...]) -> Any:
+        """``formula`` without the parts that no gradient arrives at: helpers, whose is in a record's."""
+        zeros = {}
+        for atom in formula.atoms(sympy.Indexed, sympy.Symbol):
+            node = self.calculus.node(label_of(atom).removeprefix(upper))
+            if label_of(atom).startswith(upper) and node is not None:
+                if self.part(node, upper, at)[1] == 0:
+                    zeros[atom] = sympy.S.Zero
+        if not zeros:
+            return formula
+        formula = formula.xreplace(zeros)
+        return formula.replace(lambda e: isinstance(e, sympy.Sum) and e.function == 0, lambda e: 0)
 
     # -- values ----------------------------------------------------------------------------------
 
@@ -535,6 +549,7 @@ class ClosedForm:
         texts = []
         where: list[str] = []
         sizes: Iterable[str] = ()
+        formula = joined(formula)
         ranks = {node.label: len(node.shape) for node in self.graph.nodes}
         for kind in (TextPrinter, LatexPrinter):
             printer = kind(letters, self._names, ranks, self.loss_name, self.graph.out.label)
@@ -588,18 +603,18 @@ class ClosedForm:
                     name = self.calculus.atom(node, own)
                     if definition == name:
                         # No formula for an element: the call itself, and what it is called with.
-                        lines[node.id] = f"{node.label} = {op_call(node, labels_of(self.graph))}"
+                        call = op_call(node, labels_of(self.graph))
+                        lines[node.id] = "" if call == node.label else f"{node.label} = {call}"
                         pending += [self._plain(self.graph[i]) for i in node.inputs]
                         continue
                 # The row's letters are taken in its lines: ∂y[i]/∂h[i] is one entry of many.
                 tied = not set(at).isdisjoint(row)
                 letters.adopt(own, () if tied else at, _OUT + "pqrstuw", self.calculus.ranges)
-                line = self._line(definition, own, letters)
+                line = joined(self._line(definition, own, letters))
                 lines[node.id] = f"{printer(name)} = {printer(self.lettered(line))}"
                 pending.append(line)
-        return [slopes[id] for id in sorted(slopes, reverse=True)] + [
-            values[id] for id in sorted(values)
-        ]
+        ordered = [slopes[id] for id in sorted(slopes, reverse=True)]
+        return [text for text in ordered + [values[id] for id in sorted(values)] if text]
 
     def _plain(self, node: Node) -> Any:
         """An element of a value, at its own indices."""
