@@ -12,6 +12,7 @@ from sympy.logic.boolalg import And, Not, Or
 from gradexplain.formula.arranging import (
     decimal,
     facing,
+    joined_product,
     plain,
     radicals,
     under_one_root,
