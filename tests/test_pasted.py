@@ -141,6 +141,14 @@ x = torch.ones(2, requires_grad=True); x += 1
 a leaf Variable that requires grad is being used in an in-place operation
 remedy: PyTorch refuses it; write `y = x + …` for a new tensor, or change it under torch.no_grad()
 
+x = torch.ones(1, requires_grad=True); y = x * x; x.data *= 100; y.backward()
+x is changed by `x.data *= 100` after it was used: PyTorch's backward then mixes its old and new elements, or refuses to run
+remedy: change x after backward, or compute what depends on it anew
+
+x = torch.ones(2, requires_grad=True); g, = torch.autograd.grad((x**3).sum(), x, create_graph=True); g.norm().backward()
+what is computed from a gradient (create_graph=True) is followed only where it is that gradient, or its sum, once
+remedy: gradexplain trace FILE runs the script and explains it; gradexplain hessian EXPR shows second derivatives
+
 x = torch.load("x.pt"); y = (x * 2).sum(); y.backward()
 a file is not read from a text
 remedy: leave the line out and give the value, as in `--at x=@x.npy`; or gradexplain trace FILE runs the whole script
@@ -170,3 +178,42 @@ def test_what_is_said_of_the_text() -> None:
     found = explain("x = torch.randn(3, requires_grad=True)\n(x ** 2).sum().backward()")
     kinds = {note.kind: note.text for note in found.notes}
     assert kinds["example values"].startswith("The text leaves the values of x open")
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (
+            "x = torch.ones(2, 3, requires_grad=True)\ntorch.sqrt(x).mean().backward()",
+            "2·N·M·sqrt(x)",
+        ),
+        (
+            "x = torch.randn(4, 3)\nw = torch.randn(3, requires_grad=True)\n"
+            "(((x @ w) ** 2).sum() / len(x)).backward()",
+            "/N",
+        ),
+        (
+            "x = torch.ones(3, requires_grad=True)\ny = x * 2\nwhile y.norm() < 20:\n    y = y * 2\n"
+            "y.mean().backward()",
+            "16/N",
+        ),
+    ],
+)
+def test_sizes_of_a_script_are_letters(script: str, said: str) -> None:
+    found = next(iter(explain(script).gradients.values()))
+    assert said in found.short + found.text
+
+
+def test_what_is_defined_and_not_called() -> None:
+    with pytest.raises(GradexplainError, match="the text defines `train` and calls nothing"):
+        explain("def train(net, x):\n    net(x).sum().backward()")
+
+
+def test_a_schedule_is_not_followed() -> None:
+    script = (
+        "w = torch.ones(2, requires_grad=True)\no = torch.optim.SGD([w], lr=0.1)\n"
+        "s = torch.optim.lr_scheduler.StepLR(o, 1)\nw.sum().backward()\no.step()\ns.step()\n"
+        "(w * w).sum().backward()"
+    )
+    with pytest.raises(GradexplainError, match="what SGD makes of the parameters is not followed"):
+        explain(script)
