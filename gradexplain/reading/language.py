@@ -166,7 +166,7 @@ def _output(s: Session, last: Any, program: Program) -> Ref:
     place = _last_place(s, program)
     if s.script and not isinstance(last, Tensor):
         tensors = [v for v in s.scopes[0].values() if isinstance(v, Tensor)]
-        last = next((t for t in reversed(tensors) if s.requires(t)), last)
+        last = next((t for t in reversed(tensors) if s.requires(t)), last if tensors else None)
     if isinstance(last, (tuple, list)) and last and all(isinstance(r, Tensor) for r in last):
         s.fail(
             f"the last statement gives {len(last)} tensors; backward starts from one",

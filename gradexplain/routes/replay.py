@@ -25,7 +25,10 @@ from gradexplain.routes.pytorch import (
     to_array,
 )
 
-_REMEDY = "write the number itself, or run the script with gradexplain trace"
+_REMEDY = (
+    "shorten the loop (the formulas of a turn are the same), write the number itself, or run the script "
+    "with gradexplain trace"
+)
 
 
 @dataclass(frozen=True, slots=True)
