@@ -185,7 +185,8 @@ def _counted(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if size(node) and scope.place not in ("size", "index") and isinstance(node, ast.expr):
         for known in scope.numbers:
             if known != text(node) and size(ast.parse(known, mode="eval").body):
-                yield made(known)
+                both = ".shape[" in known and isinstance(node, ast.Subscript)
+                yield ("wrong_slice" if both else "sum_vs_mean"), made(known)
         for name in scope.tensors:
             if name not in scope.upstream:
                 yield made(f"{name}.sum()")
