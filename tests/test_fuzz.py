@@ -46,6 +46,7 @@ FOUND = [
         "",
     ),
     (["codegen", "self*2"], 0, ""),
+    (["codegen", "x.sum().T * 2", "--shape", "x=2"], 0, ""),
     (["codegen", "x*2", "--name", "\ufb01oo"], 0, ""),
     (["check", "a" * 5000 + ".py:f"], 2, "there is no file aaa"),
     (["trace", "a" * 5000 + ".py"], 2, "there is no file aaa"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import click
@@ -67,7 +68,9 @@ def codegen(
             "--test writes a file beside the one of the code, which has to be a module",
             remedy="name it with -o, as in -o normalise.py",
         )
-    made = generate(expr, name, typed.parse_shapes(shape), verify=not no_verify, jvp=jvp)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's of what the expression says: .T of a number
+        made = generate(expr, name, typed.parse_shapes(shape), verify=not no_verify, jvp=jvp)
     code = styled(made, style)
     if path in (None, "-"):
         output.write(code.source)
