@@ -213,3 +213,39 @@ def test_random_numbers_are_the_scripts_own() -> None:
     alone = drawn()
     with gradexplain.tracing():
         assert drawn() == alone
+
+
+def test_a_second_phase_is_explained_too() -> None:
+    """Operations are recorded again where a long loop is followed by another one."""
+    w = torch.ones(3, requires_grad=True)
+    with gradexplain.tracing() as t:
+        for _ in range(30):
+            (w * 2).sum().backward()
+        for _ in range(5):
+            w.exp().sum().backward()
+    assert [snapshot.index for snapshot in t.snapshots] == [1, 32]
+    assert [call.check.status for call in t.calls if call.check] == ["agree", "agree"]
+
+
+def test_the_last_call_is_told_of_as_it_was() -> None:
+    """Leaves have changed since, and what dropout drew is freed: both were kept."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 1))
+    x = torch.randn(6, 3)
+    with gradexplain.tracing(last=True) as t:
+        for _ in range(20):
+            net.zero_grad()
+            net(x).pow(2).mean().backward()
+            with torch.no_grad():
+                for parameter in net.parameters():
+                    parameter -= 0.5 * parameter.grad
+    (call,) = t.calls
+    assert (call.index, call.check and call.check.status, call.unchecked) == (20, "agree", 0)
+
+
+def test_an_overflow_is_no_mismatch() -> None:
+    w = torch.full((2,), 1e30, requires_grad=True)
+    with gradexplain.tracing() as t:
+        (w * 1e10 * 1e10).sum().backward()
+        (w * w * w).sum().backward()
+    assert all(call.check is not None and call.check.status != "mismatch" for call in t.calls)

@@ -200,6 +200,10 @@ class Backward(Forward):
         self.differences.append(difference)
         links = [self.links[o] for o in operation.outputs if o in self.links]
         relative = sum(link.coarse() for link in links)
+        if self._overflows(found, real, bound):
+            self.overflowed = True
+            self.verdicts.append("convention")
+            return
         if operation.id in self.at_singular or compare.by_kernel(difference, relative, self.dtype):
             self.verdicts.append("convention")
             return
@@ -234,7 +238,8 @@ class Backward(Forward):
             verdict = fold.verdict(
                 differences,
                 asked=self.checkable and whole,
-                singular=any(o.id in self.at_singular for o in senders),
+                singular=any(o.id in self.at_singular for o in senders)
+                or self._overflows(found, entry.added, tolerance),
                 by_kernel=self._by_kernel,
             )
             if differences:
@@ -248,6 +253,12 @@ class Backward(Forward):
             self.explanation.gradients[label] = Gradient(
                 label, None, "", "", (), "", found, found, entry.added, tolerance, verdict
             )
+
+    def _overflows(self, found: Array, real: Array, bound: Array) -> bool:
+        """Whether the two differ only where the exact number is too large for the dtype."""
+        wrong = compare.differs(found, real, bound)
+        too_large = (np.abs(found) > compare.FORMATS[self.dtype].largest) & ~np.isfinite(real)
+        return bool(wrong.any() and not (wrong & ~too_large).any())
 
     def _by_kernel(self, difference: Difference) -> bool:
         relative = sum(link.coarse() for link in self.links.values())

@@ -175,6 +175,8 @@ class _Explainer(Backward):
                 status, verdicts = "cannot tell", []
                 of = x.checked + x.unchecked
                 reason = f"{x.checked} of {of} operations were compared, and they agree."
+            elif self.overflowed:
+                reason = "PyTorch's arithmetic overflows"
             elif any(g.digits is not None for g in x.gradients.values()):
                 reason = "PyTorch's arithmetic runs out: every step is right at its numbers, the whole is not"
         bounds = [g.tolerance for g in x.gradients.values()]

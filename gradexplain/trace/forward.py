@@ -89,6 +89,8 @@ class Forward:
         self.compared: set[int] = set()
         self.at_singular: set[int] = set()
         self.verdicts: list[str] = []
+        #: Whether PyTorch has an infinity where the exact number is too large for the dtype.
+        self.overflowed = False
         self.explanation = self._begun()
 
     def _begun(self) -> TracedCall:
