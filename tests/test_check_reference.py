@@ -210,9 +210,9 @@ def test_the_caret_stands_under_the_fault(
     main(["check", f"{file}:Tanh"])
     lines = capsys.readouterr().out.splitlines()
     place = next(i for i, line in enumerate(lines) if line.startswith("  line 14"))
-    marked = lines[place + 1]
+    code, marked = lines[place + 1 : place + 3]
     start, end = marked.index("^"), marked.rindex("^") + 1
-    assert lines[place][start:end] == "(1 - y) ** 2"
+    assert code[start:end] == "(1 - y) ** 2"
 
 
 def test_the_plugin(pytester: pytest.Pytester) -> None:
