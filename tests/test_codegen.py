@@ -27,7 +27,7 @@ SAMPLES = sorted((Path(__file__).parent.parent / "samples").glob("*.expr"))
 #: Well known ones, with the line that a reader would have written.
 KNOWN = {
     "x / x.sum(dim=0)": "return grad_output / t1 - (grad_output * x).sum(dim=0) / t1**2",
-    "softmax(x, dim=1)": "return product.addcmul_(y, product.sum(dim=1, keepdim=True), value=-1)",
+    "softmax(x, dim=1)": "return y * (grad_output - (grad_output * y).sum(dim=1, keepdim=True))",
     "F.gelu(x)": "return grad_output * slope",
     "F.gelu(x @ w)**2": "slope = ",
     "exp(x)": "return grad_output * y",

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gradexplain.checking import numeric
+from gradexplain.codegen.numbers import PRIMES
 from gradexplain.codegen.record import Operand
 from gradexplain.errors import UnsupportedError
 from gradexplain.graph import Graph, Node, Ref
@@ -93,7 +94,7 @@ class Writer:
         if not isinstance(value, int) or isinstance(value, bool):
             return _number(value)
         left, found = max(value, 1), []
-        for p in (n for n in range(31, 62) if left % n == 0):
+        for p in (p for row in PRIMES for p in row if left % p == 0):
             name = self.size(p)
             while name is not None and left % p == 0:
                 left //= p

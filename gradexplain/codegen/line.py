@@ -8,14 +8,14 @@ import numpy as np
 import sympy
 
 from gradexplain.codegen.forward import Writer, python_names
-from gradexplain.codegen.printer import ONE, Printer
+from gradexplain.codegen.numbers import PRIMES, is_prime
+from gradexplain.codegen.source import Source
 from gradexplain.errors import GradexplainError
 from gradexplain.formula.calculus import ADJOINT, label_of
 from gradexplain.graph import Graph
 from gradexplain.ops.base import Shape
 from gradexplain.routes.closed import ClosedForm
 
-_PRIMES = (31, 37, 41, 43)
 _LONG = 200
 
 
@@ -31,9 +31,9 @@ def gradient_line(
     a size in the formula is told from a number of the user's.
     """
     sizes = sorted({n for shape in shapes.values() for n in shape if n != 1})
-    if len(sizes) > len(_PRIMES):
+    if len(sizes) >= len(PRIMES[0]):
         return ""
-    primes = dict(zip(sizes, _PRIMES, strict=False))
+    primes = dict(zip(sizes, PRIMES[0], strict=False))
     try:
         graph = graph_at({k: tuple(primes.get(n, n) for n in s) for k, s in shapes.items()})
         return "" if graph is None else _line(graph, name, v_name)
@@ -57,13 +57,12 @@ def _line(graph: Graph, name: str, v_name: str) -> str:
 
     def size(n: int) -> str | None:
         for leaf in graph.leaves:
-            if n in _PRIMES and n in leaf.shape:
+            if is_prime(n) and n in leaf.shape:
                 return f"{leaf.label}.shape[{leaf.shape.index(n)}]"
         return None
 
     shapes = {n.label: n.shape for n in graph.nodes} | {v_name: graph.out.shape}
-    printer = Printer(names, shapes, size, form.calculus.ranges)
     places = form.calculus.indices(leaf.shape, "d")
-    frame = tuple(ONE if p.is_Integer else p for p in places)
-    text = printer.full(formula, frame, name, leaf.shape)
+    source = Source(names, shapes, size, form.calculus.ranges)
+    text = source.full(formula, places, name, leaf.shape)
     return f"grad_{name} = {text}" if len(text) <= _LONG else ""

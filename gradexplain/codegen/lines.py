@@ -76,29 +76,85 @@ def _without_minus(e: ast.expr) -> ast.expr | None:
     return None
 
 
-def untransposed(body: Sequence[Statement]) -> list[Statement]:
-    """``p = a.T @ b; g = p.T`` as ``g = b.T @ a``, where p is used nowhere else."""
-    found = list(body)
-    for s in body:
-        match s.value:
-            case ast.Attribute(value=ast.Name(id=name), attr="T"):
-                makers = [o for o in found if o.target == name]
-                uses = sum(ast.dump(o.value).count(f"Name(id='{name}'") for o in found)
-                if len(makers) != 1 or uses != 1:
-                    continue
-                match makers[0].value:
-                    case ast.BinOp(left=left, op=ast.MatMult(), right=right):
-                        value = ast.BinOp(_turned(right), ast.MatMult(), _turned(left))
-                        found.remove(makers[0])
-                        found = [Statement(o.target, value, o.only) if o is s else o for o in found]
+def inlined(body: Sequence[Statement]) -> list[Statement]:
+    """What is used once, and is short, stands where it is used."""
+    found, place = list(body), 0
+    while place < len(found):
+        s = found[place]
+        users = [k for k, o in enumerate(found) if k != place and s.name in names_in(o.value)]
+        alone = "[" not in s.target and not s.only and len(users) == 1
+        if alone and not any(o.name == s.name for o in found if o is not s):
+            user = found[users[0]]
+            uses = [n for n in ast.walk(user.value) if isinstance(n, ast.Name) and n.id == s.name]
+            value = put(copy.deepcopy(user.value), s.name, s.value)
+            if len(uses) == 1 and len(show(value)) <= WIDTH - 30:
+                found[users[0]] = Statement(user.target, value, user.only)
+                del found[place]
+                continue
+        place += 1
     return found
 
 
-def _turned(e: ast.expr) -> ast.expr:
+def untransposed(body: Sequence[Statement]) -> list[Statement]:
+    """``(a.T @ b).T`` as ``b.T @ a``, and ``a.mT`` of a product of batches likewise."""
+
+    def change(e: ast.expr) -> ast.expr | None:
+        match e:
+            case ast.Attribute(
+                value=ast.BinOp(left=left, op=ast.MatMult(), right=right), attr="T" | "mT" as how
+            ):
+                return changed(
+                    ast.BinOp(_turned(right, how), ast.MatMult(), _turned(left, how)), change
+                )
+        return None
+
+    return [Statement(s.target, changed(s.value, change), s.only) for s in body]
+
+
+def _turned(e: ast.expr, how: str) -> ast.expr:
     """``e.T``, of a transpose what it is of."""
-    if isinstance(e, ast.Attribute) and e.attr == "T":
+    if isinstance(e, ast.Attribute) and e.attr in ("T", "mT"):
         return e.value
-    return ast.Attribute(e, "T", ast.Load())
+    return ast.Attribute(e, how, ast.Load())
+
+
+def unsigned(body: Sequence[Statement]) -> list[Statement]:
+    """Signs gathered: ``a - -b`` is ``a + b``, ``2 * -b`` is ``-2 * b``, ``-(a - b)`` stays."""
+    return [Statement(s.target, _with_sign(*_sign(s.value)), s.only) for s in body]
+
+
+def _sign(e: ast.expr) -> tuple[bool, ast.expr]:
+    """Whether a minus can be taken off ``e``, and what is left."""
+    match e:
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            negative, rest = _sign(operand)
+            return not negative, rest
+        case ast.BinOp(left=left, op=ast.Mult() | ast.Div() | ast.MatMult() as op, right=right):
+            (a, left), (b, right) = _sign(left), _sign(right)
+            return a != b, ast.BinOp(left, op, right)
+        case ast.BinOp(left=left, op=ast.Add() | ast.Sub() as op, right=right):
+            negative, rest = _sign(right)
+            minus = isinstance(op, ast.Sub) != negative
+            left = _with_sign(*_sign(left))
+            return False, ast.BinOp(left, ast.Sub() if minus else ast.Add(), rest)
+        case _:
+            for name, value in ast.iter_fields(e):
+                if isinstance(value, ast.expr):
+                    setattr(e, name, _with_sign(*_sign(value)))
+                elif isinstance(value, list):
+                    value[:] = [
+                        _with_sign(*_sign(v)) if isinstance(v, ast.expr) else v for v in value
+                    ]
+            return False, e
+
+
+def _with_sign(negative: bool, e: ast.expr) -> ast.expr:
+    """``-e``, the minus at the first factor."""
+    if not negative:
+        return e
+    if isinstance(e, ast.BinOp) and isinstance(e.op, (ast.Mult, ast.Div, ast.MatMult)):
+        return ast.BinOp(_with_sign(True, e.left), e.op, e.right)
+    return ast.UnaryOp(ast.USub(), e)
 
 
 # -- as text ---------------------------------------------------------------------------------------
@@ -414,16 +470,19 @@ def _price(node: ast.AST) -> float:
     elif isinstance(node, (ast.BinOp, ast.Compare, ast.UnaryOp)) and _has_tensor(node):
         own = 8 if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult) else 1
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-        attr = node.func.attr
-        own = 0 if attr in _VIEWS else _COSTLY.get(attr, 1)
+        own = call_cost(node.func.attr)
     return own + sum(_price(child) for child in ast.iter_child_nodes(node))
+
+
+def call_cost(name: str) -> float:
+    return 0 if name in _VIEWS or name in ("T", "mT") else _COSTLY.get(name, 1)
 
 
 #: What takes longer than one pass over memory.  ndtr is a scalar loop, einsum a matrix product.
 _COSTLY = dict.fromkeys(
     ("exp", "log", "tanh", "sigmoid", "erf", "sin", "cos", "softmax", "log_softmax", "lgamma",
      "digamma", "inv", "cumprod", "softplus", "logsumexp"), 3
-) | {"einsum": 8, "ndtr": 20}  # fmt: skip
+) | {"einsum": 8, "matmul": 8, "mm": 8, "bmm": 8, "ndtr": 20}  # fmt: skip
 
 
 def unpacked(found: Sequence[Statement]) -> list[Statement]:

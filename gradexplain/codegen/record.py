@@ -43,7 +43,6 @@ class Writing:
         wrt: str = "",
         part: int = 0,
         let: Callable[[str, str], str],
-        keep: Callable[[str, str], str],
         store: Callable[[str, str], None],
         moved: Callable[[str], str],
         index: Callable[[Any], str],
@@ -53,7 +52,6 @@ class Writing:
         self.wrt = wrt
         self.part = part
         self._let = let
-        self._keep = keep
         self._store = store
         self._moved = moved
         #: A subscript as it is written.
@@ -62,10 +60,6 @@ class Writing:
     def let(self, name: str, text: str) -> str:
         """``name = text``, under a name that is free; returns the name."""
         return self._let(name, text)
-
-    def keep(self, name: str, text: str) -> str:
-        """`let` for what forward computes and saves, because backward would be slow with it."""
-        return self._keep(name, text)
 
     @staticmethod
     def operand(name: str, shape: Shape) -> Operand:

@@ -8,7 +8,7 @@ import sympy
 
 from gradexplain.codegen.forward import Writer, is_spelled
 from gradexplain.codegen.lines import Statement, joined, once, statement, unpacked
-from gradexplain.codegen.printer import ONE, Printer
+from gradexplain.codegen.source import Source
 from gradexplain.errors import UnsupportedError
 from gradexplain.formula.burden import burden
 from gradexplain.formula.calculus import element_symbol, label_of
@@ -19,7 +19,7 @@ from gradexplain.formula.tidy import tidy
 from gradexplain.graph import Node, refs
 
 if TYPE_CHECKING:
-    from gradexplain.codegen.function import Making
+    from gradexplain.codegen.making import Making
 
 #: The name of an input's tangent in a local formula.
 _TANGENT = "t"
@@ -105,9 +105,8 @@ class Tangents:
         formula = tidy(formula, burden, [])
         names, shapes = self._making.local_names(node, "")
         names[_TANGENT], shapes[_TANGENT] = self._tangents[source.id], source.shape
-        printer = Printer(names, shapes, self._making.size, ranges)
-        frame = tuple(ONE if o.is_Integer else o for o in rule.axes)
-        text = printer.full(formula, frame, self._names[node.label], node.shape)
+        written = Source(names, shapes, self._making.size, ranges)
+        text = written.full(formula, rule.axes, self._names[node.label], node.shape)
         return text if _is_atom(formula) else f"({text})"
 
     def _linear(self, node: Node, place: int, rule: LocalRule) -> bool:

@@ -123,14 +123,14 @@ def _gelu_back(c: Any, x: Any, *_: Any) -> str:
     """The slope is saved: with it backward is one product, where PyTorch's computes erf and exp."""
     cdf = f"0.5 * (1 + torch.erf({x} / math.sqrt(2)))"
     slope = f"{cdf} + {x} * torch.exp(-0.5 * {x}**2) / math.sqrt(2 * math.pi)"
-    return f"{c.grad} * {c.keep('slope', slope)}"
+    return f"{c.grad} * {c.let('slope', slope)}"
 
 
 def _gelu_tanh_back(c: Any, x: Any, *_: Any) -> str:
     t = f"torch.tanh(math.sqrt(2 / math.pi) * ({x} + 0.044715 * {x}**3))"
     inner = f"math.sqrt(2 / math.pi) * (1 + 0.134145 * {x}**2)"
     slope = f"0.5 * (1 + {t} + {x} * (1 - {t}**2) * {inner})"
-    return f"{c.grad} * {c.keep('slope', slope)}"
+    return f"{c.grad} * {c.let('slope', slope)}"
 
 
 _GELU_TANH = _with_part(
@@ -323,14 +323,8 @@ def _log_softmax_slope(k: Any, x: Any, dim: int, p: Any) -> Any:
     return same_but(k, d) * (k.delta(k.i[d], k.j[d]) - p[k.put(k.i, d, k.j[d])])
 
 
-def _softmax_back(c: Any, x: Any, dim: int) -> str:
-    """``y·(v − Σ v·y)`` in one buffer: memory is what it costs."""
-    product = c.let("product", f"{c.grad} * {c.y}")
-    return f"{product}.addcmul_({c.y}, {product}.sum(dim={dim}, keepdim=True), value=-1)"
-
-
 register(Op(
-    "softmax(Tensor input, int dim)", _FAMILY, backward=_softmax_back,
+    "softmax(Tensor input, int dim)", _FAMILY,
     shape=_same, element=_exponentials(1), jacobian=_slope(1), value=_stable(1),
     homes="torch Tensor F special",
     samples=("softmax(x[3], dim=0)", "x[2,3].softmax(-1)", "F.softmax(x[2,3,2], dim=1)"),

@@ -17,9 +17,7 @@ from gradexplain.ops.base import (
 )
 from gradexplain.ops.indexing import GATHER
 from gradexplain.ops.reductions import (
-    all_dims,
     inner,
-    kept_dims,
     nothing,
     outer,
     reduced_shape,
@@ -57,23 +55,12 @@ def several(y: Any, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
     return np.reshape((x == wide).sum(axis=dims) > 1, np.shape(y))
 
 
-def _share_back(c: Any, x: Any, dim: Any = None, keepdim: bool = False) -> str:
-    """An even share to each of the elements that are the result."""
-    dims = all_dims(x, dim)
-    if not dims:
-        return str(c.grad)
-    mask = c.let("mask", f"{x} == {c.wide(c.y, x, dims, keepdim)}")
-    count = "sum()" if len(dims) == x.rank and not keepdim else f"sum({kept_dims(dims)})"
-    return f"{c.wide(c.grad, x, dims, keepdim)} * {mask} / {mask}.{count}"
-
-
 _TIE = "PyTorch shares the gradient evenly among the elements that tie"
 
 for _name, _kind in (("amax", "greatest"), ("amin", "least")):
     register(Op(
         f"{_name}(Tensor input, int[] dim=(), bool keepdim=False)", _FAMILY,
         shape=reduced_shape, element=_extremum(_kind), jacobian=_shared, singular_at=several, kink=_TIE,
-        backward=_share_back,
         samples=(f"x[3].{_name}()", f"x[2,3].{_name}(dim=0)",
                  f"{_name}(x[2,3,2], (0, 2), keepdim=True)"),
     ))
@@ -81,11 +68,11 @@ for _name, _kind in (("max", "greatest"), ("min", "least")):
     register(Op(
         f"{_name}(Tensor input)", _FAMILY,
         shape=reduced_shape, element=_extremum(_kind), jacobian=_shared, singular_at=several, kink=_TIE,
-        backward=_share_back, samples=(f"x[3].{_name}()", f"{_name}(x[2,3])"),
+        samples=(f"x[3].{_name}()", f"{_name}(x[2,3])"),
     ))
 register(Op(
     "median(Tensor input)", _FAMILY,
-    shape=reduced_shape, jacobian=_shared, singular_at=several, kink=_TIE, backward=_share_back,
+    shape=reduced_shape, jacobian=_shared, singular_at=several, kink=_TIE,
     value=lambda exact, x: _median(x), samples=("x[3].median()", "median(x[2,3])"),
 ))
 

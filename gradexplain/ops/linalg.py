@@ -9,19 +9,18 @@ matrix derivative results for forward and reverse mode algorithmic differentiati
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
 from gradexplain.errors import InputError
-from gradexplain.ops.base import Op, Shape, broadcast, no_slope, register, show_shape
+from gradexplain.ops.base import Op, Shape, broadcast, register, show_shape
 from gradexplain.ops.reductions import products_of_others
 
 _FAMILY = "linear algebra"
 
 
-def _square(name: str) -> Callable[..., Shape]:
+def square(name: str) -> Callable[..., Shape]:
     def shape(x: Shape, *_: Any) -> Shape:
         if len(x) < 2 or x[-1] != x[-2]:
             raise InputError(
@@ -33,7 +32,7 @@ def _square(name: str) -> Callable[..., Shape]:
     return shape
 
 
-def _ties(k: Any, out: Sequence[Any], there: Sequence[Any], shape: Shape) -> Any:
+def ties(k: Any, out: Sequence[Any], there: Sequence[Any], shape: Shape) -> Any:
     """Deltas on the batch dims, where a size of 1 is broadcast."""
     out = out[len(out) - len(there):]
     ties = k.S.S.One
@@ -46,13 +45,13 @@ def _ties(k: Any, out: Sequence[Any], there: Sequence[Any], shape: Shape) -> Any
 # -- kernels ---------------------------------------------------------------------------------------
 
 
-def _sizes(pair: Any) -> Any:
+def sizes_of(pair: Any) -> Any:
     import numpy as np
 
     return np.abs(np.asarray(pair[0], dtype=np.float64)) if pair[1] is None else pair[1]
 
 
-def _each(function: Callable[..., Any], exact: bool, *arrays: Any) -> Any:
+def each_matrix(function: Callable[..., Any], exact: bool, *arrays: Any) -> Any:
     """``function`` of every matrix of a batch; the batches of several arguments are broadcast.
 
     The function gets arrays of floats, or mpmath matrices, and returns an array of either.
@@ -91,14 +90,14 @@ def _each(function: Callable[..., Any], exact: bool, *arrays: Any) -> Any:
     return stacked.reshape(batch + found[0].shape)
 
 
-def _float(array: Any) -> Any:
+def as_float(array: Any) -> Any:
     import numpy as np
 
     with np.errstate(all="ignore"):
         return np.asarray(array, dtype=np.float64)
 
 
-def _inverse(name: str, exact: bool, array: Any) -> Any:
+def inverse_matrix(name: str, exact: bool, array: Any) -> Any:
     import numpy as np
 
     from gradexplain.arithmetic import mp
@@ -114,19 +113,19 @@ def _inverse(name: str, exact: bool, array: Any) -> Any:
 
     if array.shape[-1] == 0:
         return array
-    return _each(invert, exact, array)
+    return each_matrix(invert, exact, array)
 
 
 def _inverse_value(exact: bool, x: Any) -> Any:
-    y = _inverse("inverse", exact, x[0])
-    return y, _inverse_size(y, x)
+    y = inverse_matrix("inverse", exact, x[0])
+    return y, inverse_size(y, x)
 
 
-def _inverse_size(y: Any, x: Any) -> Any:
+def inverse_size(y: Any, x: Any) -> Any:
     import numpy as np
 
-    size = np.abs(_float(y))
-    return size @ (_sizes(x) + np.abs(_float(x[0]))) @ size + size
+    size = np.abs(as_float(y))
+    return size @ (sizes_of(x) + np.abs(as_float(x[0]))) @ size + size
 
 
 def _mp_det(a: Any) -> Any:
@@ -169,7 +168,7 @@ def _cofactors(exact: bool, array: Any) -> Any:
 
     if array.shape[-1] == 0:
         return array
-    return _each(by_minors if exact else by_svd, exact, array)
+    return each_matrix(by_minors if exact else by_svd, exact, array)
 
 
 def _cofactors_value(exact: bool, x: Any) -> Any:
@@ -177,18 +176,18 @@ def _cofactors_value(exact: bool, x: Any) -> Any:
 
     y = _cofactors(exact, x[0])
     n = x[0].shape[-1]
-    width = np.max(_sizes(x) + np.abs(_float(x[0])), axis=(-2, -1), keepdims=True, initial=0.0)
-    return y, np.abs(_float(y)) * n + (n * width) ** max(n - 1, 0)
+    width = np.max(sizes_of(x) + np.abs(as_float(x[0])), axis=(-2, -1), keepdims=True, initial=0.0)
+    return y, np.abs(as_float(y)) * n + (n * width) ** max(n - 1, 0)
 
 
 def _det_value(exact: bool, x: Any) -> Any:
     import numpy as np
 
 
-    y = _each(_mp_det if exact else np.linalg.det, exact, x[0]) if x[0].shape[-1] else (
-        _float(np.linalg.det(_float(x[0]))))
-    slope = np.abs(_float(_cofactors(exact, x[0])))
-    return y, np.abs(_float(y)) + np.sum(slope * (_sizes(x) + np.abs(_float(x[0]))), axis=(-2, -1))
+    y = each_matrix(_mp_det if exact else np.linalg.det, exact, x[0]) if x[0].shape[-1] else (
+        as_float(np.linalg.det(as_float(x[0]))))
+    slope = np.abs(as_float(_cofactors(exact, x[0])))
+    return y, np.abs(as_float(y)) + np.sum(slope * (sizes_of(x) + np.abs(as_float(x[0]))), axis=(-2, -1))
 
 
 def _log_value(absolute: bool) -> Any:
@@ -204,9 +203,9 @@ def _log_value(absolute: bool) -> Any:
             return -mp.inf if a == 0 else mp.nan if a < 0 else mp.log(a)
 
         with np.errstate(all="ignore"):
-            floats = np.abs(_float(d))
+            floats = np.abs(as_float(d))
             y = np.frompyfunc(log, 1, 1)(d) if exact else np.log(np.abs(d) if absolute else d)
-            return np.asarray(y), np.abs(_float(y)) + size / floats
+            return np.asarray(y), np.abs(as_float(y)) + size / floats
 
     return value
 
@@ -221,13 +220,12 @@ _SINGULAR = "the determinant of a singular matrix has a gradient, the cofactors,
 def _inverse_slope(k: Any, x: Any, *_: Any) -> Any:
     *batch, i, c = k.i
     *there, j, m = k.j
-    return -_ties(k, batch, there, x.shape[:-2]) * k.out[[*batch, i, j]] * k.out[[*batch, m, c]]
+    return -ties(k, batch, there, x.shape[:-2]) * k.out[[*batch, i, j]] * k.out[[*batch, m, c]]
 
 
 INVERSE = register(Op(
-    "inverse(Tensor input)", _FAMILY, shape=_square("inverse"), jacobian=_inverse_slope,
+    "inverse(Tensor input)", _FAMILY, shape=square("inverse"), jacobian=_inverse_slope,
     value=_inverse_value, aliases=("linalg.inv",),
-    backward=lambda c, x: f"-{c.y}.mT @ {c.grad} @ {c.y}.mT",
     show=lambda x: f"inverse({x})",
     samples=("inverse(x[2,2])", "linalg.inv(x[2,2,2]**2)", "x[3,3].sqrt().inverse()"),
 ))
@@ -241,11 +239,11 @@ def _cofactors_slope(k: Any, x: Any, *_: Any) -> Any:
     det = k.sum(x[[*batch, 0, p]] * k.out[[*batch, 0, p]], p)
     pairs = k.out[[*batch, i, j]] * k.out[[*there, m, n]]
     crossed = k.out[[*batch, i, n]] * k.out[[*batch, m, j]]
-    return _ties(k, batch, there, x.shape[:-2]) * (pairs - crossed) / det
+    return ties(k, batch, there, x.shape[:-2]) * (pairs - crossed) / det
 
 
 _COFACTORS = register(Op(
-    "cofactors(Tensor x)", _FAMILY, (), homes="", shape=_square("det"), stops=True,
+    "cofactors(Tensor x)", _FAMILY, (), homes="", shape=square("det"), stops=True,
         jacobian=_cofactors_slope,
     value=_cofactors_value, torch=lambda torch, x: torch.linalg.det(x),
 ))
@@ -255,7 +253,7 @@ def _per_matrix(k: Any, x: Any, slope: Any, *, turned: bool) -> Any:
     """``∂y/∂X[j,l] = slope[j,l]`` (``slope[l,j]`` if turned), the same for each of a batch."""
     *there, j, m = k.j
     at = (*there, m, j) if turned else (*there, j, m)
-    return _ties(k, k.i, there, x.shape[:-2]) * slope[at]
+    return ties(k, k.i, there, x.shape[:-2]) * slope[at]
 
 
 def _det_back(c: Any, x: Any) -> str:
@@ -271,7 +269,7 @@ def _det_back(c: Any, x: Any) -> str:
 
 register(Op(
     "det(Tensor input, Aux C)", _FAMILY, homes="torch Tensor linalg",
-    shape=lambda x, *_: _square("det")(x)[:-2],
+    shape=lambda x, *_: square("det")(x)[:-2],
     jacobian=lambda k, x, c: _per_matrix(k, x, c, turned=False),
     value=lambda exact, x, c: _det_value(exact, x),
     aux=lambda b, x: (b.helper(_COFACTORS, x, label="C"),),
@@ -286,7 +284,7 @@ register(Op(
 def _log_of_det(name: str, absolute: bool, torch: Any, homes: str, samples: tuple[str, ...]) -> Op:
     return register(Op(
         f"{name}(Tensor input, Aux M)", _FAMILY, samples, homes=homes,
-        shape=lambda x, *_: _square(name)(x)[:-2],
+        shape=lambda x, *_: square(name)(x)[:-2],
         jacobian=lambda k, x, m: _per_matrix(k, x, m, turned=True),
         value=lambda exact, x, m: _log_value(absolute)(exact, x),
         aux=lambda b, x: (b.helper(INVERSE, x, label="M"),), torch=torch,
@@ -318,7 +316,7 @@ def _is_vector(a: Shape, b: Shape) -> bool:
 
 
 def _solve_shape(a: Shape, b: Shape, left: bool, *_: Any) -> Shape:
-    _square("solve")(a)
+    square("solve")(a)
     vector = _is_vector(a, b)
     full = (*b, 1) if vector else b
     rows = full[-2] if left else full[-1]
@@ -335,7 +333,7 @@ def _solve_slope(k: Any, a: Any, b: Any, left: bool, m: Any) -> Any:
     own = a if k.wrt == "A" else b
     *there, j, n = (*k.j, zero) if vector and k.wrt == "B" else k.j
     sizes = own.shape[: len(there)]
-    ties = _ties(k, batch, there, sizes)
+    same = ties(k, batch, there, sizes)
 
     def inverse(p: Any, q: Any) -> Any:
         return m.broadcast((*batch, p, q))
@@ -344,22 +342,22 @@ def _solve_slope(k: Any, a: Any, b: Any, left: bool, m: Any) -> Any:
         return k.out[[*batch, p]] if vector else k.out[[*batch, p, q]]
 
     if k.wrt == "A":
-        return -ties * (inverse(i, j) * result(n, c) if left else result(i, j) * inverse(n, c))
+        return -same * (inverse(i, j) * result(n, c) if left else result(i, j) * inverse(n, c))
     if left:
-        return ties * inverse(i, j) * (1 if vector else k.delta(c, n))
-    return ties * k.delta(i, j) * inverse(n, c)
+        return same * inverse(i, j) * (1 if vector else k.delta(c, n))
+    return same * k.delta(i, j) * inverse(n, c)
 
 
 def _solve_value(exact: bool, a: Any, b: Any, left: bool, m: Any) -> Any:
     import numpy as np
 
     vector = _is_vector(a[0].shape, b[0].shape)
-    inverse = _inverse("solve", exact, a[0])
+    inverse = inverse_matrix("solve", exact, a[0])
     right = b[0][..., None] if vector else b[0]
-    spread = _sizes(b)[..., None] if vector else _sizes(b)
+    spread = sizes_of(b)[..., None] if vector else sizes_of(b)
     y = inverse @ right if left else right @ inverse
-    wide, size = np.abs(_float(inverse)), np.abs(_float(y))
-    of_a = _sizes(a) + np.abs(_float(a[0]))
+    wide, size = np.abs(as_float(inverse)), np.abs(as_float(y))
+    of_a = sizes_of(a) + np.abs(as_float(a[0]))
     bound = wide @ (of_a @ size + spread) if left else (size @ of_a + spread) @ wide
     bound = bound + size
     return (y[..., 0], bound[..., 0]) if vector else (y, bound)
@@ -375,7 +373,7 @@ register(Op(
 
 
 def _triangular(b: Any, a: Any, right: Any, upper: bool, left: bool, unit: bool) -> Any:
-    n = _square("solve_triangular")(b.shape(a))[-1]
+    n = square("solve_triangular")(b.shape(a))[-1]
     side = 1 if upper else -1
     part = b.call("triu" if upper else "tril", a, side if unit else 0)
     return b.call("solve", b.call("add", part, b.call("eye", n)) if unit else part, right,
@@ -395,7 +393,7 @@ register(Op(
 
 def _pinv_shape(x: Shape, atol: Any = None, rtol: Any = None, hermitian: bool = False) -> Shape:
     if hermitian:
-        _square("pinv with hermitian=True")(x)
+        square("pinv with hermitian=True")(x)
     if len(x) < 2:
         raise InputError(f"pinv takes matrices, found shape {show_shape(x)}")
     return (*x[:-2], x[-1], x[-2])
@@ -413,7 +411,7 @@ def _pinv_slope(k: Any, x: Any, *_: Any) -> Any:
     slope = -y(i, j) * y(m, c)
     slope += k.sum(y(i, p) * y(m, p), p) * (k.delta(j, c) - k.sum(x[[*batch, j, q]] * y(q, c), q))
     slope += (k.delta(i, m) - k.sum(y(i, r) * x[[*batch, r, m]], r)) * k.sum(y(s, j) * y(s, c), s)
-    return _ties(k, batch, there, x.shape[:-2]) * slope
+    return ties(k, batch, there, x.shape[:-2]) * slope
 
 
 def _pinv_value(exact: bool, x: Any, atol: float | None, rtol: float | None,
@@ -450,26 +448,16 @@ def _pinv_value(exact: bool, x: Any, atol: float | None, rtol: float | None,
     if x[0].size == 0:
         empty = np.zeros(_pinv_shape(x[0].shape))
         return empty, empty
-    y = _each(by_normal if exact else by_svd, exact, x[0])
-    size = np.abs(_float(y))
-    grown = size @ (_sizes(x) + np.abs(_float(x[0]))) @ size
+    y = each_matrix(by_normal if exact else by_svd, exact, x[0])
+    size = np.abs(as_float(y))
+    grown = size @ (sizes_of(x) + np.abs(as_float(x[0]))) @ size
     # PyTorch's singular values and vectors are right to rounding of the largest, not of each.
     return y, grown * max(rows, columns) + size.max(axis=(-2, -1), keepdims=True)
-
-
-def _pinv_back(c: Any, x: Any, *_: Any) -> str:
-    """Source: Golub and Pereyra, "The differentiation of pseudo-inverses", 1973."""
-    y, g = c.y, c.grad
-    rows = c.let("rows", f"{g}.mT @ {y} @ {y}.mT")
-    columns = c.let("columns", f"{y}.mT @ {y} @ {g}.mT")
-    inside = f"{rows} - {x} @ ({y} @ {rows}) + {columns} - ({columns} @ {y}) @ {x}"
-    return f"{inside} - {y}.mT @ {g} @ {y}.mT"
 
 
 register(Op(
     "pinv(Tensor A, *, float? atol=None, float? rtol=None, bool hermitian=False)", _FAMILY,
     homes="linalg", shape=_pinv_shape, jacobian=_pinv_slope, value=_pinv_value,
-    backward=_pinv_back,
     samples=("linalg.pinv(x[2,3])", "linalg.pinv(x[3,2].sin())",
              "linalg.pinv(x[2,3] @ x.T, hermitian=True)"),
     torch=lambda torch, x, atol, rtol, hermitian: torch.linalg.pinv(
@@ -483,240 +471,6 @@ register(Op(
 register(Op(
     "pinverse(Tensor input, float rcond=1e-15)", _FAMILY,
     expand=lambda b, x, rcond: b.call("pinv", x, rtol=rcond), samples=("pinverse(x[2,3])",),
-))
-
-
-# -- factors, powers and the exponential -----------------------------------------------------------
-
-
-def _factor(exact: bool, array: Any, upper: bool) -> Any:
-    import numpy as np
-
-    from gradexplain.arithmetic import mp
-
-    def factor(a: Any) -> Any:
-        try:
-            if exact:
-                # only one triangle is read, as PyTorch does
-                n = a.rows
-                own = mp.matrix(n, n)
-                for i in range(n):
-                    for j in range(n):
-                        r, c = (min(i, j), max(i, j)) if upper else (max(i, j), min(i, j))
-                        own[i, j] = a[r, c]
-                return mp.cholesky(own)
-            return np.linalg.cholesky(a.T if upper else a)
-        except (ValueError, np.linalg.LinAlgError):
-            raise InputError(
-                "cholesky: the matrix is not positive definite",
-                remedy="for example x @ x.T + eye(n) is, for any x",
-            ) from None
-
-    return _each(factor, exact, array) if array.shape[-1] else array
-
-
-def _cholesky_value(exact: bool, x: Any, upper: bool, m: Any) -> Any:
-    import numpy as np
-
-    y = _factor(exact, x[0], upper)
-    size, other = np.abs(_float(y)), np.abs(_float(_inverse("cholesky", exact, y)))
-    grown = size @ (other @ (_sizes(x) + np.abs(_float(x[0]))) @ np.swapaxes(other, -1, -2)) + size
-    return (np.swapaxes(y, -1, -2), np.swapaxes(grown, -1, -2)) if upper else (y, grown)
-
-
-def _inverse_factor(exact: bool, x: Any, upper: bool) -> Any:
-    y = _factor(exact, x[0], upper)
-    inverse = _inverse("cholesky", exact, y)
-    return inverse, _inverse_size(inverse, (y, None))
-
-
-def _inverse_factor_slope(k: Any, x: Any, upper: bool) -> Any:
-    """``dM = −Φ(M·dX·Mᵀ)·M`` for ``M = L⁻¹``; ``Φ`` keeps the lower triangle and half of the diagonal.
-
-    Source: as for the factor itself, with ``dM = −M·dL·M``.
-    """
-    *batch, i, c = k.i
-    *there, j, n = k.j
-    p = k.bound(x.shape[-1])
-
-    def m(a: Any, b: Any) -> Any:
-        return k.out[[*batch, a, b]]
-
-    def half(q: Any) -> Any:
-        return (m(i, j) * m(q, n) + m(i, n) * m(q, j)) / 2 * m(q, c)
-
-    before = k.sum(k.bracket(p <= i - 1) * half(p), p)
-    return -_ties(k, batch, there, x.shape[:-2]) * (before + half(i) / 2)
-
-
-_FACTOR_INVERSE = register(Op(
-    "inverse_of_cholesky(Tensor x, bool upper)", _FAMILY, (), homes="", shape=_square("cholesky"),
-    stops=True, jacobian=_inverse_factor_slope, value=_inverse_factor, torch=lambda torch, x, upper: x,
-    show=lambda x, upper: f"inverse(cholesky({x}))",
-))
-
-
-def _cholesky_slope(k: Any, x: Any, upper: bool, m: Any) -> Any:
-    *batch, i, c = k.i
-    *there, j, n = k.j
-    if upper:
-        i, c = c, i
-    p = k.bound(x.shape[-1])
-
-    def factor(a: Any, b: Any) -> Any:
-        return k.out[[*batch, b, a]] if upper else k.out[[*batch, a, b]]
-
-    def inverse(a: Any, b: Any) -> Any:
-        return m[[*batch, a, b]]
-
-    def half(a: Any, b: Any) -> Any:
-        later = k.sum(k.bracket(p >= c + 1) * factor(i, p) * inverse(p, a), p)
-        return (later + factor(i, c) * inverse(c, a) / 2) * inverse(c, b)
-
-    return _ties(k, batch, there, x.shape[:-2]) * (half(j, n) + half(n, j)) / 2
-
-
-def _cholesky_back(c: Any, x: Any, upper: bool, _: Any) -> str:
-    """``L⁻ᵀ·Φ(Lᵀ·v)·L⁻¹``, symmetric; ``Φ`` keeps the lower triangle and half of the diagonal.
-
-    Source: I. Murray, "Differentiation of the Cholesky decomposition", 2016.
-    """
-    factor = c.let("factor", f"{c.y}.mT" if upper else str(c.y))
-    grad = f"{c.grad}.mT" if upper else c.grad
-    product = c.let("product", f"({factor}.mT @ {grad}).tril()")
-    diagonal = f"torch.diag_embed({product}.diagonal(dim1=-2, dim2=-1))"
-    half = c.let("half", f"{product} - 0.5 * {diagonal}")
-    inner = c.let("inner", f"torch.linalg.solve_triangular({factor}.mT, {half}, upper=True)")
-    whole = c.let(
-        "whole", f"torch.linalg.solve_triangular({factor}, {inner}, upper=False, left=False)")
-    return f"0.5 * ({whole} + {whole}.mT)"
-
-
-register(Op(
-    "cholesky(Tensor input, bool upper=False, Aux M)", _FAMILY, homes="torch Tensor",
-    shape=_square("cholesky"), jacobian=_cholesky_slope, value=_cholesky_value,
-    written=lambda c, x, upper, _: f"torch.linalg.cholesky({x}{', upper=True' if upper else ''})",
-    backward=_cholesky_back,
-    aux=lambda b, x, upper: (b.helper(_FACTOR_INVERSE, x, upper, label="M"),),
-    aliases=("linalg.cholesky",),
-    remark="only one triangle of the matrix is read; the gradient is that of a symmetric matrix, "
-           "spread evenly over both triangles, as PyTorch's",
-    torch=lambda torch, x, upper, m: torch.linalg.cholesky(x, upper=upper),
-    samples=("linalg.cholesky(x[2,2] @ x.T + eye(2))",
-        "torch.cholesky(x[2,2] @ x.T + eye(2), upper=True)",
-             "linalg.cholesky(x[2,3,3].sin() @ x.sin().mT + 2*eye(3))"),
-))
-
-
-def _power(b: Any, x: Any, n: int) -> Any:
-    size = _square("matrix_power")(b.shape(x))[-1]
-    if abs(n) > 1000:
-        raise InputError(f"matrix_power: the exponent {n} is too large", remedy="use up to 1000")
-    if n == 0:
-        return b.call("broadcast_to", b.call("eye", size), b.shape(x))
-    base = x if n > 0 else b.call("inverse", x)
-    left, result = abs(n), None
-    while left:
-        if left % 2:
-            result = base if result is None else b.call("matmul", result, base)
-        left //= 2
-        if left:
-            base = b.call("matmul", base, base)
-    return b.call("clone", x) if n == 1 else result
-
-
-register(Op(
-    "matrix_power(Tensor input, int n)", _FAMILY, homes="torch Tensor linalg", expand=_power,
-    samples=("matrix_power(x[2,2], 3)", "linalg.matrix_power(x[2,2], -2)"),
-))
-
-
-def _exponential(exact: bool, array: Any) -> tuple[Any, Any]:
-    """``exp(X)`` and its derivative, by Taylor's series of ``X/2^s`` and s squarings."""
-    import numpy as np
-
-    from gradexplain.arithmetic import mp
-
-    n = array.shape[-1]
-    norm = max((float(np.abs(_float(array)).sum(axis=-1).max()), 0.0)) if array.size else 0.0
-    if not math.isfinite(norm) or norm > 1000:
-        raise InputError("matrix_exp: the matrix is too large: its exponential overflows")
-    halvings = max(0, math.ceil(math.log2(norm)) + 3) if norm > 0 else 0
-    one = mp.one if exact else 1.0
-    x = array / (one * 2**halvings)
-    unit = np.zeros(array.shape, dtype=array.dtype) + np.where(np.eye(n) == 1, one, 0 * one)
-    first = "...ij,...lk->...ikjl"
-
-    def outer(a: Any, b: Any) -> Any:
-        return np.einsum(first, a, b)
-
-    def after(a: Any, f: Any) -> Any:
-        flat = f.reshape(*f.shape[:-3], n**3)
-        return (a @ flat).reshape(f.shape)
-
-    def before(f: Any, a: Any) -> Any:
-        turned = np.moveaxis(f, -3, -1)  # i j l p
-        batch = a.reshape(*a.shape[:-2], 1, 1, n, n) if a.ndim > 2 else a
-        return np.moveaxis(turned @ batch, -1, -3)
-
-    power, term, slope = unit, unit, outer(unit, unit) * 0
-    total, slopes = unit, slope
-    for m in range(1, 45 if exact else 22):
-        # T(m+1) = X·T(m) + 1 ⊗ X^m, where T(m) is the derivative of X^m
-        slope = (after(x, slope) + outer(unit, power)) / m
-        power = power @ x / m
-        term = power
-        total, slopes = total + term, slopes + slope
-        # power holds X^m/m!, as slope does
-    for _ in range(halvings):
-        slopes = after(total, slopes) + before(slopes, total)
-        total = total @ total
-    return total, slopes / (one * 2**halvings)
-
-
-def _exp_value(exact: bool, x: Any, d: Any) -> Any:
-    import numpy as np
-
-    y, slopes = _exponential(exact, x[0])
-    grown = np.einsum("...ikjl,...jl->...ik", np.abs(_float(slopes)),
-        _sizes(x) + np.abs(_float(x[0])))
-    return y, grown * (1 + x[0].shape[-1]) + np.abs(_float(y))
-
-
-def _exp_slopes(exact: bool, x: Any) -> Any:
-    import numpy as np
-
-    _, slopes = _exponential(exact, x[0])
-    width = np.abs(_float(slopes))
-    norm = np.abs(_float(x[0])).sum(axis=-1).max(initial=0.0)
-    return slopes, width * (4 + 4 * norm) + width.max(initial=0.0)
-
-
-_EXP_SLOPES = register(Op(
-    "slopes_of_exp(Tensor x)", _FAMILY, (), homes="",
-    shape=lambda x: (*_square("matrix_exp")(x), *x[-2:]), stops=True, jacobian=no_slope,
-        value=_exp_slopes,
-    torch=lambda torch, x: x, show=lambda x: f"∫₀¹ exp(s·{x})[i,j]·exp((1−s)·{x})[l,k] ds",
-))
-def _exp_back(c: Any, x: Any, _: Any) -> str:
-    """The upper right block of the exponential of ``[[Xᵀ, v], [0, Xᵀ]]``.
-
-    Source: R. Mathias, "A chain rule for matrix functions and applications", 1996.
-    """
-    above = f"torch.cat([{x}.mT, {c.grad}], dim=-1)"
-    below = f"torch.cat([torch.zeros_like({x}), {x}.mT], dim=-1)"
-    block = c.let("block", f"torch.cat([{above}, {below}], dim=-2)")
-    n = f"{x}.shape[-1]"
-    return f"torch.linalg.matrix_exp({block})[..., :{n}, {n}:]"
-
-
-register(Op(
-    "matrix_exp(Tensor input, Aux D)", _FAMILY, homes="torch Tensor linalg",
-    shape=_square("matrix_exp"), value=_exp_value, backward=_exp_back,
-    jacobian=lambda k, x, d: _ties(k, k.i[:-2], k.j[:-2], x.shape[:-2]) * d[[*k.i, *k.j[-2:]]],
-    aux=lambda b, x: (b.helper(_EXP_SLOPES, x, label="D"),),
-    torch=lambda torch, x, d: torch.linalg.matrix_exp(x),
-    samples=("matrix_exp(x[2,2]/5)", "linalg.matrix_exp(x[2,3,3].sin())"),
 ))
 
 

@@ -42,10 +42,6 @@ def _permute(k: Any, x: Any, dims: Any) -> Any:
     return x[tuple(at)]
 
 
-def _reshaped_back(c: Any, x: Any, *_: Any) -> str:
-    return f"{c.grad}.reshape({x}.shape)"
-
-
 def _swapped(rank: int, dim0: int, dim1: int) -> tuple[int, ...]:
     order = list(range(rank))
     if rank:
@@ -179,22 +175,22 @@ def _flat(shape: Shape, start: int, end: int) -> Shape:
 
 register(Op(
     "reshape(Tensor input, int[] shape)", _FAMILY, moves=True,
-    shape=_filled, element=_reshape, backward=_reshaped_back,
+    shape=_filled, element=_reshape,
     samples=("x[2,3].reshape(3, 2)", "reshape(x[2,3], (-1,))", "x[4].reshape(2, 2)"),
 ))
 register(Op(
     "view(Tensor input, int[] size)", _FAMILY, moves=True, homes="Tensor",
-    shape=_filled, element=_reshape, backward=_reshaped_back, samples=("x[2,3].view(6)", "x[2,3].view(3, -1)"),
+    shape=_filled, element=_reshape, samples=("x[2,3].view(6)", "x[2,3].view(3, -1)"),
     torch=lambda torch, x, size: x.reshape(size),
 ))
 register(Op(
     "flatten(Tensor input, int start_dim=0, int end_dim=-1)", _FAMILY, moves=True,
-    shape=_flat, element=_reshape, backward=_reshaped_back, samples=("x[2,3].flatten()", "flatten(x[2,3,2], 1)"),
+    shape=_flat, element=_reshape, samples=("x[2,3].flatten()", "flatten(x[2,3,2], 1)"),
 ))
 
 
 register(Op(
-    "ravel(Tensor input)", _FAMILY, moves=True, shape=lambda x: (prod(x),), element=_reshape, backward=_reshaped_back,
+    "ravel(Tensor input)", _FAMILY, moves=True, shape=lambda x: (prod(x),), element=_reshape,
     samples=("x[2,3].ravel()",),
 ))
 
@@ -207,7 +203,7 @@ def _unflat(shape: Shape, dim: int, sizes: Any) -> Shape:
 
 register(Op(
     "unflatten(Tensor input, int dim, int[] sizes)", _FAMILY, moves=True,
-    shape=_unflat, element=_reshape, backward=_reshaped_back,
+    shape=_unflat, element=_reshape,
     samples=("x[6].unflatten(0, (2, 3))", "unflatten(x[2,6], -1, (3, -1))"),
 ))
 register(Op(
@@ -255,22 +251,6 @@ register(Op(
 
 
 # -- copies along a dimension ----------------------------------------------------------------------
-
-
-def _counted(c: Any, x: Any, repeats: Any) -> str:
-    """Every copy is added up: the copies of a dim become a dim of their own."""
-    repeats = (1,) * (x.rank - len(repeats)) + tuple(repeats)
-    new = len(repeats) - x.rank
-    sizes: list[str] = [str(n) for n in repeats[:new]]
-    dims = list(range(new))
-    for axis, n in enumerate(repeats[new:]):
-        if n != 1:
-            dims.append(len(sizes))
-            sizes.append(str(n))
-        sizes.append(f"{x}.shape[{axis}]")
-    if not dims:
-        return str(c.grad)
-    return f"{c.grad}.reshape({', '.join(sizes)}).sum(dim={_dims_text(dims)})"
 
 
 def _dims_text(dims: Any) -> str:
@@ -365,7 +345,7 @@ def _repeat(k: Any, x: Any, *_: Any) -> Any:
 
 register(Op(
     "repeat(Tensor input, int[] repeats)", _FAMILY, moves=True, homes="Tensor",
-    shape=_repeated, element=_repeat, backward=lambda c, x, repeats: _counted(c, x, _ints(repeats)),
+    shape=_repeated, element=_repeat,
     samples=("x[3].repeat(2)", "x[2,3].repeat(2, 1, 2)"),
     torch=lambda torch, x, repeats: x.repeat(repeats),
 ))
@@ -378,7 +358,7 @@ def _tiled(shape: Shape, dims: Any) -> Shape:
 register(Op(
     "tile(Tensor input, int[] dims)", _FAMILY, moves=True, shape=lambda x,
         dims: _tiled(x, _ints(dims)),
-    element=_repeat, backward=lambda c, x, dims: _counted(c, x, _ints(dims)),
+    element=_repeat,
     samples=("tile(x[3], (2,))", "x[2,3].tile(2)"),
     torch=lambda torch, x, dims: x.tile(_ints(dims)),
 ))
@@ -444,8 +424,6 @@ register(Op(
     "flip(Tensor input, int[] dims)", _FAMILY, moves=True,
     shape=lambda x, dims: normal_dims(dims, len(x)) and x if dims != () else x, element=_flip,
     torch=lambda torch, x, dims: x.flip(_ints(dims)),
-    backward=lambda c, x, dims: f"{c.grad}.flip({_dims_text(_ints(dims))})" if _ints(dims)
-        else str(c.grad),
     samples=("flip(x[3], 0)", "x[2,3].flip(0, 1)", "flip(x[2,3], [-1])"),
 ))
 for _name, _dim, _rank in (("fliplr", 1, 2), ("flipud", 0, 1)):
@@ -582,8 +560,6 @@ def _embed(k: Any, x: Any, offset: int, dim1: int, dim2: int) -> Any:
 register(Op(
     "diag_embed(Tensor input, int offset=0, int dim1=-2, int dim2=-1)", _FAMILY,
     shape=_embedded, element=_embed,
-    backward=lambda c, x, offset, dim1, dim2:
-        f"{c.grad}.diagonal(offset={offset}, dim1={dim1}, dim2={dim2})",
     samples=("diag_embed(x[3])", "x[2,3].diag_embed(1)", "diag_embed(x[2,3], -1, 0, 2)"),
 ))
 
@@ -621,6 +597,5 @@ for _name, _keep in (("tril", lambda c, r: c <= r), ("triu", lambda c, r: c >= r
     register(Op(
         f"{_name}(Tensor input, int diagonal=0)", _FAMILY,
         shape=_matrices, element=_triangle(_keep),
-        backward=lambda c, x, d, name=_name: f"{c.grad}.{name}({d or ''})",
         samples=(f"{_name}(x[3,3])", f"x[2,2,3].{_name}(-1)"),
     ))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import sympy
@@ -19,7 +18,6 @@ from sympy.logic.boolalg import And, Not, Or
 from gradexplain.formula.functions import KERNELS, RecordFunction
 from gradexplain.formula.indices import index
 from gradexplain.formula.kinds import (
-    BIG,
     Bracket,
     Cases,
     FirstGreatest,
@@ -30,19 +28,27 @@ from gradexplain.formula.kinds import (
     Lookup,
     Modulo,
 )
-from gradexplain.plan.cost import cost
-from gradexplain.plan.program import Affine, Axis, Node, Program, union
+from gradexplain.plan.forms import (
+    affine,
+    at_least,
+    burden_of,
+    flattened,
+    is_below,
+    is_narrow,
+    is_number,
+    placed_term,
+    side_of,
+    step_of,
+    table_side,
+)
+from gradexplain.plan.program import Axis, Node, Program, union
 
 _SELECTORS = (sympy.KroneckerDelta, Bracket)
-
-#: Where arrays are this large, what is small is computed first.
-_LARGE = 10_000
 
 _COMPARE = {
     sympy.Lt: "less", sympy.Le: "less_equal", sympy.Gt: "greater", sympy.Ge: "greater_equal",
     sympy.Eq: "equal", sympy.Ne: "not_equal",
 }  # fmt: skip
-_FLIPPED = {sympy.Lt: sympy.Gt, sympy.Le: sympy.Ge, sympy.Gt: sympy.Lt, sympy.Ge: sympy.Le}
 
 Scope = dict[Any, int]
 
@@ -52,6 +58,9 @@ class Lowering:
 
     ``shape(label)`` is that of a tensor that a formula names.
     """
+
+    #: Where arrays are this large, what is small is computed first.
+    large: float = 10_000
 
     def __init__(self, shape: Callable[[str], tuple[int, ...]]) -> None:
         self.program = Program()
@@ -107,7 +116,7 @@ class Lowering:
             if e.is_integer:
                 return self._as_real(self._index(e, scope))
             return self._element(e.name, (), scope)
-        if e.is_Number or e.is_NumberSymbol or _is_number(e):
+        if e.is_Number or e.is_NumberSymbol or is_number(e):
             return self._number(e)
         if e.is_Add:
             return self._terms(e.args, scope)
@@ -149,8 +158,8 @@ class Lowering:
             axes = tuple(Axis(i.name, scope[i]) for i in symbols)
             picks = tuple(bool(i.is_Symbol) for i in indices)
             return self.program.add("element", (), axes, (label, picks), kind)
-        lines = [_affine(i, scope) for i in indices]
-        if all(line is not None for line in lines) and _narrow(lines, shape):
+        lines = [affine(i, scope) for i in indices]
+        if all(line is not None for line in lines) and is_narrow(lines, shape):
             own = union(tuple(axis for axis, _ in line.steps) for line in lines if line)
             return self.program.add("window", (), own, (label, tuple(lines), shape), kind)
         found = tuple(self._index(i, scope) for i in indices)
@@ -174,7 +183,7 @@ class Lowering:
 
     def _terms(self, terms: Sequence[Any], scope: Scope) -> Node:
         """A sum of terms; those like ``a[i]·δ(j, idx[i])`` are added where they are not 0."""
-        placed = [(term, place) for term in terms if (place := _placed(term)) is not None]
+        placed = [(term, place) for term in terms if (place := placed_term(term)) is not None]
         if not placed or len(placed) == len(terms):
             return self._folded("add", [self._real(term, scope) for term in terms])
         apart = {term for term, _ in placed}
@@ -194,20 +203,20 @@ class Lowering:
         """``parts`` under one operation; what is small goes first where that saves something."""
         if len(parts) == 1:
             return parts[0]
-        if max(part.elements for part in parts) >= _LARGE:
+        if max(part.elements for part in parts) >= self.large:
             parts = sorted(parts, key=lambda part: part.elements)
         return self._map(what, *parts)
 
     def _product(self, factors: Iterable[Any], scope: Scope) -> Node:
         factors = list(factors)
         masks = [f for f in factors if isinstance(f, _SELECTORS)]
-        above = [f for f in factors if not isinstance(f, _SELECTORS) and not _is_below(f)]
-        below = [f.base ** (-f.exp) for f in factors if _is_below(f)]
+        above = [f for f in factors if not isinstance(f, _SELECTORS) and not is_below(f)]
+        below = [f.base ** (-f.exp) for f in factors if is_below(f)]
         over = [self._real(f, scope) for f in above]
         if below:
             under = self._folded("multiply", [self._real(f, scope) for f in below])
             large: list[Node] = []
-            if max([under.elements, *(p.elements for p in over)]) >= _LARGE:
+            if max([under.elements, *(p.elements for p in over)]) >= self.large:
                 # What is small is divided first: few operations are of the result's size.
                 large = [p for p in over if p.elements > under.elements]
                 over = [p for p in over if p.elements <= under.elements]
@@ -254,7 +263,7 @@ class Lowering:
 
     def _power(self, e: Any, scope: Scope) -> Node:
         base, exponent = e.args
-        if _is_below(e):
+        if is_below(e):
             one = self._number(sympy.S.One)
             return self._map("divide", one, self._real(base ** (-exponent), scope))
         b = self._real(base, scope)
@@ -276,7 +285,7 @@ class Lowering:
         return self._map(("power", times), part) if how == "product" and times != 1 else part
 
     def _sum(self, e: Any, scope: Scope) -> Node:
-        factors, inner = _flattened(e)
+        factors, inner = flattened(e)
         scope, bound = self._inside(e, scope)
         scope = self._scope(scope, inner)
         bound += tuple(Axis(q.name, n) for q, n in inner.items())
@@ -302,7 +311,7 @@ class Lowering:
             if isinstance(factor, Bracket):
                 # Each condition by itself: an array of few axes.  Where it fails a view is 0 already.
                 for c in sympy.And.make_args(factor.condition):
-                    implied = _at_least(c, scope) in outside
+                    implied = at_least(c, scope) in outside
                     parts.append(self._condition(c, scope, implied=implied))
             elif isinstance(factor, sympy.KroneckerDelta):
                 parts.append(self._selector(factor, scope))
@@ -339,7 +348,7 @@ class Lowering:
         self, factors: Sequence[Any], parts: Sequence[Node], bound: Sequence[Axis], scope: Scope
     ) -> Node | None:
         """``Σ (a − b)·c`` as ``Σ a·c − Σ b·c`` where the difference is far larger than its terms."""
-        if max(part.elements for part in parts) < _LARGE * 10:
+        if max(part.elements for part in parts) < self.large * 10:
             return None
         together = self._contraction(parts, bound)
         for place, factor in enumerate(factors):
@@ -348,12 +357,12 @@ class Lowering:
             rest = [*factors[:place], *factors[place + 1 :]]
             terms = []
             for term in factor.args:
-                own, inner = _flattened(sympy.Sum(sympy.Mul(term, *rest), *(
+                own, inner = flattened(sympy.Sum(sympy.Mul(term, *rest), *(
                     (index(a.name), 0, a.size - 1) for a in bound)))  # fmt: skip
                 more = tuple(Axis(q.name, n) for q, n in inner.items())
                 terms.append(self._contracted(own, (*bound, *more), self._scope(scope, inner)))
             apart = self._folded("add", terms)
-            if 2 * _burden(apart) < _burden(together):
+            if 2 * burden_of(apart) < burden_of(together):
                 return apart
         return None
 
@@ -419,7 +428,7 @@ class Lowering:
         if tied:
             step = None
             if len(tied) == 1 and not others:
-                step = _step(tied[0], q, other, upward=upward)
+                step = step_of(tied[0], q, other, upward=upward)
             if step is None:
                 return None
             steps = [self._real(step, scope)]
@@ -440,7 +449,7 @@ class Lowering:
     ) -> Node | None:
         """``Σ_i f(i)·δ(idx[i], j)`` by adding each term at its place: no mask of i by j is made."""
         symbols = {s for s in scope if s.name in {a.name for a in bound}}
-        found = [(f, _table_side(f, symbols)) for f in factors]
+        found = [(f, table_side(f, symbols)) for f in factors]
         if not any(sides for _, sides in found):
             return None
         rest = sympy.Mul(*(f for f, sides in found if not sides))
@@ -478,7 +487,7 @@ class Lowering:
         (value, condition), (rest, _) = body.args
         scope, (bound,) = self._inside(e, scope)
         q = e.limits[0][0]
-        side = _side(condition, q)
+        side = side_of(condition, q)
         if rest != 1 or side is None:
             return None
         how, upward, other = side
@@ -495,166 +504,3 @@ class Lowering:
 _HOW: dict[Any, str] = {
     Greatest: "greatest", Least: "least", FirstGreatest: "argmax", FirstLeast: "argmin",
 }  # fmt: skip
-
-
-# -- what a formula looks like -------------------------------------------------------------------
-
-
-@lru_cache(maxsize=4096)
-def _is_number(e: Any) -> bool:
-    """Whether nothing in ``e`` depends on an element or an index, and SymPy knows its value."""
-    if not e.is_number or e.has(*BIG) or isinstance(e, RecordFunction):
-        return False
-    try:
-        float(e)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def _affine(e: Any, scope: Scope) -> Affine | None:
-    constant, rest = e.as_coeff_Add()
-    if not constant.is_Integer:
-        return None
-    steps = []
-    for term in sympy.Add.make_args(rest) if rest != 0 else ():
-        step, symbol = term.as_coeff_Mul()
-        if not step.is_Integer or not symbol.is_Symbol or symbol not in scope:
-            return None
-        steps.append((Axis(symbol.name, scope[symbol]), int(step)))
-    return Affine(int(constant), tuple(steps))
-
-
-def _at_least(c: Any, scope: Scope) -> Any:
-    """``e`` of the condition ``e ≥ 0`` on indices, as `Lowering._outside` has it; None for another."""
-    if not isinstance(c, (sympy.Ge, sympy.Le)):
-        return None
-    low, high = (c.rhs, c.lhs) if isinstance(c, sympy.Ge) else (c.lhs, c.rhs)
-    line = _affine(sympy.expand(high - low), scope)
-    return None if line is None else (line.start, frozenset(line.steps))
-
-
-def _narrow(lines: Sequence[Affine | None], shape: Sequence[int]) -> bool:
-    """Whether the tensor with zeros around it, for a view to reach into, stays of its size, or below
-    that of the view."""
-    room = 1
-    view = math.prod(
-        a.size for a in union(tuple(a for a, _ in line.steps) for line in lines if line)
-    )
-    for line, n in zip(lines, shape, strict=True):
-        assert line is not None
-        room *= max(line.high + 1, n) - min(line.low, 0)
-    return room <= 4 * max(math.prod(shape), view) + 1000
-
-
-@lru_cache(maxsize=1024)
-def _flattened(total: Any) -> tuple[tuple[Any, ...], dict[Any, int]]:
-    """The factors of a sum of products, those of the sums in it among them, and the inner indices.
-
-    Which sum goes first is then the contraction's to choose, and not the formula's, where it may make
-    something of the size of a Jacobian.
-    """
-    flat: list[Any] = []
-    inner: dict[Any, int] = {}
-    pending = list(reversed(sympy.Mul.make_args(total.function)))
-    while pending:
-        factor = pending.pop()
-        body = factor.function if isinstance(factor, sympy.Sum) else None
-        if body is None or body.is_Add or len(total.limits) + len(inner) > 20:
-            flat.append(factor)
-            continue
-        fresh = {}
-        for q, _, last in factor.limits:
-            fresh[q] = index(f"{q.name}_{len(inner)}")
-            inner[fresh[q]] = int(last) + 1
-        pending += reversed(sympy.Mul.make_args(body.xreplace(fresh)))
-    return tuple(flat), inner
-
-
-@lru_cache(maxsize=1024)
-def _placed(term: Any) -> tuple[Any, Any, Any] | None:
-    """``(a, j, table)`` of a term ``a·δ(j, table)``, of which neither a nor the table has a j."""
-    factors = sympy.Mul.make_args(term)
-    deltas = [f for f in factors if isinstance(f, sympy.KroneckerDelta) and f.has(Lookup)]
-    if len(deltas) != 1:
-        return None
-    rest = sympy.Mul(*(f for f in factors if f is not deltas[0]))
-    for axis, table in (deltas[0].args, deltas[0].args[::-1]):
-        if axis.is_Symbol and not rest.has(axis) and not table.has(axis):
-            return rest, axis, table
-    return None
-
-
-def _table_side(factor: Any, bound: set[Any]) -> tuple[Any, Any] | None:
-    """``(table, place)`` of ``δ(idx[i], j)`` with i bound and j not; None for any other factor."""
-    if not isinstance(factor, sympy.KroneckerDelta):
-        return None
-    for table, place in (factor.args, factor.args[::-1]):
-        if table.has(Lookup) and table.has(*bound) and place.free_symbols and not (
-            place.has(Lookup) or place.has(*bound)
-        ):  # fmt: skip
-            return table, place
-    return None
-
-
-def _side(condition: Any, q: Any) -> tuple[str, bool, Any] | None:
-    """Which places ``q`` a condition takes: ``(how, upward, i)``.
-
-    All up to ``i`` ("product"), all before it ("before"), all but it ("others").
-    """
-    conditions = sympy.And.make_args(condition)
-    relations = []
-    for c in conditions:
-        if not isinstance(c, (sympy.Le, sympy.Ge, sympy.Lt, sympy.Gt, sympy.Ne)) or q not in c.args:
-            return None
-        turned = c.args[0] != q
-        kind = _FLIPPED.get(type(c), type(c)) if turned else type(c)
-        relations.append((kind, c.args[0] if turned else c.args[1]))
-    kinds, others = {kind for kind, _ in relations}, {other for _, other in relations}
-    if len(others) != 1 or not (other := others.pop()).is_Symbol or not other.is_integer:
-        return None
-    if kinds == {sympy.Ne}:
-        return "others", True, other
-    for upward, names in ((True, (sympy.Le, sympy.Lt)), (False, (sympy.Ge, sympy.Gt))):
-        if kinds == {names[0]}:
-            return "product", upward, other
-        if kinds in ({names[1]}, {names[0], sympy.Ne}):
-            return "before", upward, other
-    return None
-
-
-def _step(tied: Any, q: Any, i: Any, *, upward: bool) -> Any:
-    """What a running sum of terms with the factor ``tied`` is multiplied by at ``i``.
-
-    ``exp(g(i) + h(q))`` is ``exp(g(i) + h(i))·exp(h(q) − h(i))``, of which the second grows by
-    ``exp(h(i ± 1) − h(i))`` from one place to the next.  ``Π_p [p ≤ q, p ≠ i] x(p)`` is the product of
-    those before ``i`` and of those after it, up to ``q``.  None for any other factor.
-    """
-    ahead = i + (-1 if upward else 1)
-    if isinstance(tied, sympy.exp):
-        h = sympy.Add(*(t for t in sympy.Add.make_args(tied.args[0]) if t.has(q)))
-        if h.has(i) or h.has(*BIG):
-            return None
-        return sympy.exp(h.xreplace({q: ahead}) - h.xreplace({q: i}))
-    if isinstance(tied, sympy.Product) and not upward and len(tied.limits) == 1:
-        body, p = tied.function, tied.limits[0][0]
-        if not isinstance(body, Cases) or len(body.args) != 2 or body.args[1][0] != 1:
-            return None
-        value, condition = body.args[0]
-        parts = set(sympy.And.make_args(condition))
-        upto = parts & {sympy.Le(p, q), sympy.Ge(q, p)}
-        apart = parts & {sympy.Ne(p, i), sympy.Ne(i, p)}
-        if len(parts) != 2 or len(upto) != 1 or len(apart) != 1 or value.has(q) or value.has(i):
-            return None
-        return value.xreplace({p: ahead})
-    return None
-
-
-def _burden(root: Node) -> int:
-    """What a program costs: a pass over memory takes as long as some ten products of a matrix product."""
-    found = cost(root)
-    return found.terms + 10 * found.elements
-
-
-def _is_below(e: Any) -> bool:
-    return bool(e.is_Pow and e.exp.could_extract_minus_sign())

@@ -1,0 +1,521 @@
+"""One class in the making: what is saved, forward, backward, and their layout."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import sympy
+
+from gradexplain.codegen.docstring import docstring
+from gradexplain.codegen.forward import RESERVED, Writer, is_spelled, python_names
+from gradexplain.codegen.lines import (
+    WIDTH,
+    Names,
+    Statement,
+    call_cost,
+    changed,
+    cost,
+    inlined,
+    laid_out,
+    names_in,
+    once,
+    put,
+    show,
+    split,
+    statement,
+    unpacked,
+    unsigned,
+    untransposed,
+)
+from gradexplain.codegen.numbers import is_prime
+from gradexplain.codegen.places import unsupported
+from gradexplain.codegen.source import Source
+from gradexplain.codegen.steps import Steps, local_names
+from gradexplain.codegen.tangent import Tangents
+from gradexplain.errors import UnsupportedError
+from gradexplain.explanation import Array
+from gradexplain.formula.calculus import ADJOINT, label_of
+from gradexplain.graph import Node, refs
+from gradexplain.ops.base import Shape
+from gradexplain.reading.language import read
+from gradexplain.reading.program import Program
+from gradexplain.routes.closed import ClosedForm
+
+
+@dataclass
+class Code:
+    """A generated class: its source, what it was derived for, and how."""
+
+    name: str
+    source: str
+    expression: str
+    shapes: dict[str, Shape]
+    #: ``closed form``, ``parts`` or ``steps``.
+    way: str
+    #: Whether it works at any sizes of the same rank.
+    general: bool
+    #: What each input is called in the code, where that is not its own name.
+    renamed: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+class Making:
+    """One class in the making."""
+
+    def __init__(
+        self,
+        program: Program,
+        shapes: Mapping[str, Shape],
+        pattern: Mapping[str, Shape],
+        name: str,
+        *,
+        general: bool,
+        way: str,
+        jvp: bool,
+    ) -> None:
+        self.jvp = jvp
+        self.program = program
+        self.pattern = dict(pattern)
+        self.name = name
+        self.general = general
+        self.way = way
+        self.graph = graph = read(program, lambda n: shapes[n])
+        self.names = python_names(graph)
+        self.writer = Writer(graph, self.names, self.size)
+        self.leaves = [n for n in graph.leaves if not n.integer]
+        values: dict[str, Array] = {}
+        self.form = ClosedForm(graph, values, np.zeros(()), exact=False)
+        self.form.v_name = "grad_output" if "grad_output" not in self.names else "grad_out"
+        self.v = self.form.v_name
+        #: What depends on an input.
+        self.varying = {n.id for n in graph.nodes if n.is_leaf}
+        for node in graph.nodes:
+            if self.varying.intersection(node.inputs):
+                self.varying.add(node.id)
+        self.labels = {n.label: n for n in graph.nodes}
+        self.by_name = {self.names[n.label]: n for n in graph.nodes if n.label in self.names}
+        self.free = Names({*self.by_name, *RESERVED, self.v})
+        self._refuse()
+        body = self._closed_form() if way == "closed form" else inlined(Steps(self).body())
+        self.body = once(unsigned(untransposed(_renamed(body))), self.free)
+        #: How much the backward computes, what forward computed already included.
+        self.price = cost(self.body) + self._anew(self.body)
+
+    # -- sizes -------------------------------------------------------------------------------------
+
+    def size(self, n: int) -> str | None:
+        """The size ``n`` of an axis, as an expression in an input's shape."""
+        if not self.general:
+            return None
+        sizes = {k for leaf in self.leaves for k in leaf.shape if is_prime(k)}
+        # (n − 1)/2 and its like: a size that was cancelled, which nothing can tell from a number.
+        cancelled = n >= 9 and any((k - 1) % n == 0 and n < k - 1 for k in sizes)
+        if cancelled and str(n) not in self.program.source:
+            raise UnsupportedError("codegen cannot tell a size from a number in this formula")
+        for leaf in self.leaves:
+            for axis, k in enumerate(leaf.shape):
+                if k == n:
+                    return f"{self.names[leaf.label]}.shape[{axis}]"
+        return None
+
+    def gradient_name(self, node: Node) -> str:
+        return f"grad_{self.names[node.label]}"
+
+    def _anew(self, body: Sequence[Statement]) -> float:
+        """What computing forward's values anew costs."""
+        saved, anew = self._saved(body)
+        nodes = self._closure({n.id for n in anew}, {n.id for n in saved})
+        return sum(call_cost(n.op.name) for n in map(self.graph.__getitem__, nodes) if n.op)
+
+    # -- the whole ---------------------------------------------------------------------------------
+
+    def code(self) -> Code:
+        body = unpacked(self._owned(self._shaped(self.body)))
+        saved, anew = self._saved(body)
+        body, anew = self._inlined(body, saved, anew)
+        head = f"class {self.name}(torch.autograd.Function):"
+        lines = [head, *docstring(self), "    generate_vmap_rule = True", "", *self._forward(), ""]
+        lines += [*self._setup(saved), "", *self._backward(body, saved, anew)]
+        if self.jvp:
+            lines += ["", *Tangents(self).lines()]
+        text = "\n".join(lines) + "\n"
+        imports = ["import torch"]
+        if re.search(r"\bF\.", text):
+            imports = ["import torch", "import torch.nn.functional as F"]
+        if "math." in text:
+            imports = ["import math", "", *imports]
+        source = "\n".join(imports) + "\n\n\n" + text
+        way = self.way
+        if way == "closed form" and any(self.form.is_long(leaf) for leaf in self.leaves):
+            way = "parts"
+        return Code(
+            self.name, source, self.program.source.strip(), dict(self.pattern), way, self.general,
+            {n.label: self.names[n.label] for n in self.graph.leaves},
+        )  # fmt: skip
+
+    def _refuse(self) -> None:
+        """What no Function can be: one whose own forward is meant to be seen by autograd."""
+        for node in self.graph.nodes:
+            if node.op is not None and node.op.name == "detach" and node.id in self.graph.needed():
+                raise UnsupportedError(
+                    "detach() has no meaning inside a torch.autograd.Function: its forward is not "
+                    "seen by autograd, and gradcheck would count the detached use too",
+                    remedy="make what is detached an input of its own, and call "
+                    "apply(x, x.detach())",
+                )
+
+    def _shaped(self, body: Sequence[Statement]) -> list[Statement]:
+        """A tensor of which only the shape is needed is its shape."""
+        self.only = {}
+        return self._by_shape(body, {n for s in body for n in _value_names(s.value)})
+
+    #: Tensors of which only the shape is needed, by name.
+    only: Mapping[str, Node]
+    #: Whether a shape may stand for such a tensor, as in backward.
+    shapes_by_name = True
+
+    def free_names(self) -> Names:
+        return Names({*self.by_name, *RESERVED})
+
+    @staticmethod
+    def value_names(e: ast.expr) -> set[str]:
+        return _value_names(e)
+
+    def _by_shape(self, body: Sequence[Statement], tensors: set[str]) -> list[Statement]:
+        """Where a tensor that is not among ``tensors`` lends its shape, that shape instead."""
+
+        def change(e: ast.expr) -> ast.expr | None:
+            label = _of_shape(e)
+            if label is None or label in tensors or label not in self.by_name:
+                return None
+            node = self.by_name[label]
+            if not node.is_leaf and node.id != self.graph.output:
+                return None
+            self.only = {**self.only, label: self.by_name[label]}
+            shape = f"ctx.{label}_shape"
+            match e:
+                case ast.Attribute():
+                    text = shape
+                case ast.Call(func=ast.Attribute(attr="expand_as", value=owner)):
+                    text = f"{show(owner, 9)}.expand({shape})"
+                case ast.Call(func=ast.Attribute(attr="zeros_like")):
+                    text = f"{self.v}.new_zeros({shape})"
+                case ast.Call(func=ast.Attribute(attr="full_like"), args=[_, value]):
+                    text = f"{self.v}.new_full({shape}, {show(value)})"
+                case _:
+                    return None
+            new = ast.parse(text, mode="eval").body
+            return changed(new, change) if isinstance(e, ast.Call) else new
+
+        return [Statement(s.target, changed(s.value, change), s.only) for s in body]
+
+    def _owned(self, body: Sequence[Statement]) -> list[Statement]:
+        """What only one input's gradient needs is computed with it."""
+        found = list(body)
+        for place in reversed(range(len(found))):
+            s = found[place]
+            if s.only:
+                continue
+            users = {
+                o.only for o in found[place + 1 :]
+                if s.name in names_in(o.value) or o.name == s.name
+            }  # fmt: skip
+            if len(users) == 1:
+                found[place] = Statement(s.target, s.value, users.pop())
+        return found
+
+    # -- what is saved for backward ----------------------------------------------------------------
+
+    def _saved(self, body: Sequence[Statement]) -> tuple[list[Node], list[Node]]:
+        """What is saved, and what backward computes anew from it.
+
+        Saved are inputs and the output: what else forward computes has no history, without which
+        there are no second derivatives, and `torch.func` allows nothing else.
+        """
+        graph = self.graph
+        wanted = {self.by_name[n].id for s in body for n in names_in(s.value) if n in self.by_name}
+        have = {n.id for n in graph.nodes if n.is_leaf or n.id == graph.output or n.is_literal}
+        saved, anew = wanted & have, wanted - have
+        for id in self._closure(anew, {graph.output, *saved} - anew):
+            saved |= {i for i in self._made_from(graph[id]) if i in have} - {id}
+        return (
+            [graph[id] for id in sorted(saved) if not graph[id].is_literal],
+            [graph[id] for id in sorted(anew)],
+        )
+
+    def _inlined(
+        self, body: Sequence[Statement], saved: Sequence[Node], anew: Sequence[Node]
+    ) -> tuple[list[Statement], list[Node]]:
+        """A light value that is used once, or is a transpose, is written where it is used."""
+        self.writer.like = self.v
+        known = {n.id for n in saved}
+        left, found = list(anew), list(body)
+        for node in anew:
+            name = self.names[node.label]
+            uses = sum(ast.dump(s.value).count(f"Name(id='{name}'") for s in found)
+            plain = node.op is not None and is_spelled(node) and node.inputs and all(
+                i in known or self.graph[i].is_literal for i in node.inputs
+            )  # fmt: skip
+            if plain and node.op is not None and (uses == 1 or node.op.name in ("T", "mT", "t")):
+                new = statement(name, self.writer.text(node, known)).value
+                found = [Statement(s.target, put(s.value, name, new), s.only) for s in found]
+                left.remove(node)
+        return found, left
+
+    def _closure(self, wanted: set[int], known: set[int]) -> set[int]:
+        """The operations that make ``wanted`` from the inputs and ``known``."""
+        needed: set[int] = set()
+        pending = [i for i in wanted if i not in known]
+        while pending:
+            id = pending.pop()
+            node = self.graph[id]
+            if id in needed or id in known or node.is_leaf or node.is_literal:
+                continue
+            if node.op is None and id not in wanted:
+                continue
+            needed.add(id)
+            pending += self._made_from(node)
+        return needed
+
+    def _made_from(self, node: Node) -> tuple[int, ...]:
+        """What a node is computed from: without the parts that only its formula has."""
+        if node.op is not None and not is_spelled(node):
+            return node.inputs
+        if node.op is None:
+            return ()
+        plain = [a for p, a in zip(node.op.parameters, node.args, strict=True) if not p.is_aux]
+        return tuple(ref.id for ref in refs(plain))
+
+    # -- forward and backward ------------------------------------------------------------------------
+
+    def _forward(self) -> list[str]:
+        self.writer.like = self.names[self.graph.leaves[0].label]
+        arguments = ", ".join(self.names[n.label] for n in self.graph.leaves)
+        lines = ["    @staticmethod", f"    def forward({arguments}):"]
+        if not self.general:
+            lines += self._guards()
+        free = Names({*self.by_name, *RESERVED})
+        made = self.values({self.graph.output}, set(), 8, free)
+        y = self.names[self.graph.out.label]
+        if len(made) == 1 and made[0].startswith(f"        {y} = "):
+            last = made[0].replace(f"{y} = ", "return ", 1)
+            if len(last) <= WIDTH:
+                return [*lines, last]
+        return [*lines, *made, f"        return {y}"]
+
+    def _setup(self, saved: Sequence[Node]) -> list[str]:
+        """``setup_context``: what backward and jvp need of inputs and output."""
+        y = self.graph.out
+        used = {n.label for n in saved if n.is_leaf} | {n.label for n in self.only.values()}
+        if self.jvp:
+            used |= {n.label for n in self.graph.leaves}
+        inputs = [self.names[n.label] if n.label in used else "_" for n in self.graph.leaves]
+        left = f"({inputs[0]},)" if len(inputs) == 1 else ", ".join(inputs)
+        lines = ["    @staticmethod", "    def setup_context(ctx, inputs, output):"]
+        if used:
+            lines.append(f"        {left} = inputs")
+        names = [self.names[s.label] if s.is_leaf else "output" for s in saved]
+        if names:
+            call = f"ctx.save_for_backward({', '.join(names)})"
+            lines += laid_out("", ast.parse(call, mode="eval").body, 8)
+        forward = [self.names[n.label] for n in self.graph.leaves]
+        if self.jvp:
+            call = f"ctx.save_for_forward({', '.join(forward)})"
+            lines += laid_out("", ast.parse(call, mode="eval").body, 8)
+        for name, node in self.only.items():
+            source = name if node.is_leaf else "output" if node.id == y.id else None
+            if source is None:
+                raise UnsupportedError(f"codegen cannot write the shape of {name} as PyTorch yet")
+            lines.append(f"        ctx.{name}_shape = {source}.shape")
+        return lines if len(lines) > 2 else [*lines, "        pass"]
+
+    def _guards(self) -> list[str]:
+        """At other sizes the numbers of this backward would be wrong: forward refuses them."""
+        lines = []
+        for leaf in self.graph.leaves:
+            name = self.names[leaf.label]
+            lines += [
+                f"        if {name}.shape != {leaf.shape}:",
+                f'            raise ValueError("{name} must have the shape {leaf.shape}")',
+            ]
+        return lines
+
+    def values(
+        self, wanted: set[int], known: set[int], indent: int, free: Names | None = None
+    ) -> list[str]:
+        """Statements that compute ``wanted``, naming what the user named and what is used twice."""
+        graph = self.graph
+        free = free or self.free
+        needed = self._closure(wanted, known)
+        uses: dict[int, int] = {}
+        for id in needed:
+            for source in self._made_from(graph[id]):
+                uses[source] = uses.get(source, 0) + 1
+                if not is_spelled(graph[id]):
+                    uses[source] += 1  # its formula speaks of elements: they need a name
+        found: list[Statement] = []
+        have = set(known)
+        for node in graph.nodes:
+            if node.id not in needed:
+                continue
+            if node.op is None:
+                found.append(statement(self.names[node.label], self.writer.constant(node)))
+                have.add(node.id)
+                continue
+            inline = not node.named and uses.get(node.id, 0) == 1 and node.id not in wanted
+            text = self.writer.text(node, have) if is_spelled(node) else self._by_formula(node)
+            if inline and len(text) < 40:
+                continue
+            found.append(statement(self.names[node.label], text))
+            have.add(node.id)
+        made = unpacked(once(found, free))
+        if known and self.shapes_by_name:  # in backward
+            have_names = {self.names[graph[i].label] for i in have if not graph[i].is_literal}
+            made = self._by_shape(made, have_names)
+        return self.written(made, indent, free)
+
+    def written(
+        self, body: Iterable[Statement], indent: int, free: Names | None = None
+    ) -> list[str]:
+        return [
+            line
+            for s in body
+            for part in split(s, free or self.free, WIDTH - indent)
+            for line in laid_out(part.target, part.value, indent)
+        ]
+
+    def _by_formula(self, node: Node) -> str:
+        """A value that PyTorch has no call for, by its element formula."""
+        shapes = {n.label: n.shape for n in self.graph.nodes}
+        source = Source(self.names, shapes, self.size, self.form.calculus.ranges)
+        places = self.form.calculus.indices(node.shape, f"n{node.id}x")
+        definition = self.form.calculus.definition(node, places)
+        if definition == self.form.calculus.atom(node, places):
+            raise unsupported(node.op.name if node.op is not None else node.label)
+        return source.full(definition, places, "", node.shape)
+
+    # -- backward ----------------------------------------------------------------------------------
+
+    def _backward(
+        self,
+        body: Sequence[Statement],
+        saved: Sequence[Node],
+        anew: Sequence[Node],
+    ) -> list[str]:
+        lines = ["    @staticmethod", f"    def backward(ctx, {self.v}):"]
+        if saved:
+            names = [self.names[s.label] for s in saved]
+            left = f"({names[0]},)" if len(names) == 1 else ", ".join(names)
+            lines.append(f"        {left} = ctx.saved_tensors")
+        self.writer.like = self.v
+        if anew:
+            lines += self.values({n.id for n in anew}, {s.id for s in saved}, 8)
+        many = len(self.graph.leaves) > 1
+        lines += self.written([s for s in body if not s.only], 8)
+        results = []
+        for place, leaf in enumerate(self.graph.leaves):
+            own = [s for s in body if s.only == leaf.label]
+            if not any(s.target == self.gradient_name(leaf) for s in body):
+                results.append("None")
+                continue
+            results.append(self.gradient_name(leaf))
+            if not own:
+                continue
+            if many:
+                lines.append(f"        {results[-1]} = None")
+                lines.append(f"        if ctx.needs_input_grad[{place}]:")
+            elif own[-1].target == results[-1]:
+                own[-1] = Statement("return", own[-1].value)
+            lines += self.written(own, 12 if many else 8)
+            if own[-1].target == "return":
+                return lines
+        return [*lines, f"        return {', '.join(results)}"]
+
+    def _closed_form(self) -> list[Statement]:
+        """``grad_x = …`` for each input, from one formula each or through the parts' gradients."""
+        names = {**self.names, self.v: self.v}
+        shapes = {n.label: n.shape for n in self.graph.nodes} | {self.v: self.graph.out.shape}
+        printer = Source(names, shapes, self.size, self.form.calculus.ranges)
+        body: list[Statement] = []
+        parts: dict[str, Statement] = {}
+        for node in self.graph.nodes:
+            names[ADJOINT + node.label] = f"grad_{self.names.get(node.label, '')}"
+            shapes[ADJOINT + node.label] = node.shape
+        for leaf in self.leaves:
+            if not self.form.calculus.reaches(self.graph.out, leaf.label):
+                continue
+            formula = self.form.gradient(leaf)
+            self._adjoints(formula, printer, parts)
+            places = self.form.calculus.indices(leaf.shape, "d")
+            body.append(self._line(formula, places, leaf, printer))
+        order = [ADJOINT + n.label for n in reversed(self.graph.nodes)]
+        return [parts[label] for label in order if label in parts] + body
+
+    def _adjoints(self, formula: Any, printer: Source, parts: dict[str, Statement]) -> None:
+        """The gradients of parts that a formula uses, written before it."""
+        found = {
+            label_of(a) for a in formula.atoms(sympy.Indexed, sympy.Symbol)
+            if label_of(a).startswith(ADJOINT)
+        }  # fmt: skip
+        for label in sorted(found - set(parts)):
+            part = self.labels[label.removeprefix(ADJOINT)]
+            places, inner = self.form.part(part, ADJOINT)
+            self._adjoints(inner, printer, parts)
+            parts[label] = self._line(inner, places, part, printer)
+
+    def _line(self, formula: Any, places: Sequence[Any], node: Node, printer: Source) -> Statement:
+        text = printer.full(formula, places, self.names[node.label], node.shape)
+        return statement(self.gradient_name(node), text, node.label if node.is_leaf else "")
+
+    def local_names(self, node: Node, upstream: str) -> tuple[dict[str, str], dict[str, Shape]]:
+        return local_names(self.graph, self.names, node, upstream)
+
+
+def _renamed(body: Sequence[Statement]) -> list[Statement]:
+    """``grad_x = part``: the part is called ``grad_x`` at once."""
+    found = list(body)
+    for s in body:
+        if not isinstance(s.value, ast.Name) or not s.target.isidentifier():
+            continue
+        old = s.value.id
+        made = [o for o in found if o.name == old]
+        if made and all(s.only == o.only for o in made):
+            found.remove(s)
+            found = [o.renamed(old, s.target) for o in found]
+    return found
+
+
+def _of_shape(e: ast.expr) -> str | None:
+    """The name of which ``e`` needs the shape alone."""
+    match e:
+        case ast.Attribute(value=ast.Name(id=name), attr="shape"):
+            return name
+        case ast.Call(func=ast.Attribute(attr="expand_as"), args=[ast.Name(id=name)]):
+            return name
+        case ast.Call(
+            func=ast.Attribute(attr="zeros_like" | "full_like"), args=[ast.Name(id=name), *_]
+        ):
+            return name
+    return None
+
+
+def _value_names(e: ast.expr) -> set[str]:
+    """The names whose values ``e`` needs."""
+    shaped = {id(n) for part in ast.walk(e) if isinstance(part, ast.expr)
+              and (name := _of_shape(part)) is not None
+              for n in ast.walk(part) if isinstance(n, ast.Name) and n.id == name
+              and not _is_owner(part, n)}  # fmt: skip
+    return {n.id for n in ast.walk(e) if isinstance(n, ast.Name) and id(n) not in shaped}
+
+
+def _is_owner(call: ast.expr, name: ast.Name) -> bool:
+    """Whether a name stands before ``.expand_as``, where its values count."""
+    if not isinstance(call, ast.Call):
+        return False
+    owner = call.func.value if isinstance(call.func, ast.Attribute) else call.func
+    return call.func.attr == "expand_as" and any(n is name for n in ast.walk(owner))  # type: ignore[attr-defined]
