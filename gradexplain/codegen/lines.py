@@ -341,6 +341,8 @@ def _has_tensor(node: ast.expr) -> bool:
             return False
         case ast.Call(func=ast.Attribute(attr="numel" | "size")):
             return False
+        case ast.Call(func=ast.Attribute(attr="arange" | "eye")):
+            return True
         case ast.Name(id=name):
             return name not in ("math", "torch", "F", "ctx")
     return any(_has_tensor(c) for c in ast.iter_child_nodes(node) if isinstance(c, ast.expr))
