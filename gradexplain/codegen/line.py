@@ -8,6 +8,7 @@ import numpy as np
 import sympy
 
 from gradexplain.codegen.forward import Writer, python_names
+from gradexplain.codegen.lines import show, statement, unsigned, untransposed
 from gradexplain.codegen.numbers import PRIMES, is_prime
 from gradexplain.codegen.source import Source
 from gradexplain.errors import GradexplainError
@@ -65,4 +66,6 @@ def _line(graph: Graph, name: str, v_name: str) -> str:
     places = form.calculus.indices(leaf.shape, "d")
     source = Source(names, shapes, size, form.calculus.ranges)
     text = source.full(formula, places, name, leaf.shape)
+    (line,) = unsigned(untransposed([statement(name, text)]))
+    text = show(line.value)
     return f"grad_{name} = {text}" if len(text) <= _LONG else ""

@@ -102,7 +102,7 @@ def untransposed(body: Sequence[Statement]) -> list[Statement]:
         match e:
             case ast.Attribute(
                 value=ast.BinOp(left=left, op=ast.MatMult(), right=right), attr="T" | "mT" as how
-            ):
+            ) if any(isinstance(o, ast.Attribute) and o.attr == how for o in (left, right)):
                 return changed(
                     ast.BinOp(_turned(right, how), ast.MatMult(), _turned(left, how)), change
                 )
