@@ -303,7 +303,12 @@ class Source(Places):
                 if base.kind == "contract"
                 else rank
             )
-            found.append(((rank, not text.startswith("grad_out"), text), (text, layout)))
+            found.append(
+                (
+                    (rank, text not in ("v", "g") and not text.startswith("grad_out"), text),
+                    (text, layout),
+                )
+            )
         return [part for _, part in sorted(found, key=lambda part: part[0])]
 
     def _function(self, node: Node, frame: Frame) -> Written:
