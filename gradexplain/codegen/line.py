@@ -38,7 +38,7 @@ def gradient_line(
     try:
         graph = graph_at({k: tuple(primes.get(n, n) for n in s) for k, s in shapes.items()})
         return "" if graph is None else _line(graph, name, v_name)
-    except GradexplainError:
+    except (GradexplainError, SyntaxError):  # a part that PyTorch has no call for is no expression
         return ""
 
 
