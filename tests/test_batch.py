@@ -134,7 +134,9 @@ def test_time_and_memory_are_each_problems_own(tmp_path: Path) -> None:
     process = batch(str(source), "-o", str(out), "--jobs", "1", "--memory", "60MiB")
     assert process.communicate() == ("", "")
     assert [a["status"] for a in lines(out)] in (["memory", "agree"], ["error", "agree"])
-    process = batch(str(source), "-o", str(out), "--jobs", "1", "--timeout", "1")
+    process = batch(
+        str(source), "-o", str(out), "--jobs", "1", "--timeout", "1", "--memory", "8GiB"
+    )
     assert process.communicate() == ("", "")
     assert process.returncode == 3
     first, _ = lines(out)

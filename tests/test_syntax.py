@@ -106,22 +106,22 @@ remedy: write a value or a name before it, or delete it
 the text computes nothing that could be differentiated
   import torch
   ^^^^^^^^^^^^
-remedy: end with an expression, as in `y = f(x)`; a function is read where it is called
+remedy: end with an expression, as in `y = f(x)`
 
-the text computes nothing that could be differentiated
+the text defines `f` and calls nothing
   def f(x): x
   ^^^^^^^^^^^
-remedy: end with an expression, as in `y = f(x)`; a function is read where it is called
+remedy: call `f` with tensors in the last line: a function is read where it is called
 
 Boolean value of Tensor with more than one value is ambiguous
   if x: y
      ^
 remedy: reduce it, as in `x.sum() > 0`, or write where(condition, a, b)
 
-a class of one's own is not read: A
+the text defines `A` and calls nothing
   class A: pass
-  ^^^^^^^
-remedy: write it as nn.Sequential(…), or the lines of its forward alone; or run the script: gradexplain trace FILE.py
+  ^^^^^^^^^^^^^
+remedy: call `A` with tensors in the last line: a function is read where it is called
 
 Boolean value of Tensor with more than one value is ambiguous
   while x: y
@@ -131,7 +131,7 @@ remedy: reduce it, as in `x.sum() > 0`, or write where(condition, a, b)
 the text computes nothing that could be differentiated
   pass
   ^^^^
-remedy: end with an expression, as in `y = f(x)`; a function is read where it is called
+remedy: end with an expression, as in `y = f(x)`
 
 there is no operator between `2` and `x`
   2x
@@ -386,7 +386,7 @@ remedy: `gradexplain ops` lists what is known
 the text computes nothing that could be differentiated
   'mean'
   ^^^^^^
-remedy: end with an expression, as in `y = f(x)`; a function is read where it is called
+remedy: end with an expression, as in `y = f(x)`
 
 a string cannot be an operand of `+`
   f('a' + x)
@@ -396,7 +396,7 @@ remedy: operands are tensors and numbers
 the text computes nothing that could be differentiated
   ...
   ^^^
-remedy: end with an expression, as in `y = f(x)`; a function is read where it is called
+remedy: end with an expression, as in `y = f(x)`
 
 `f` is not a function of PyTorch
   f(...)
@@ -412,7 +412,6 @@ remedy: write one below 1.8e308
 #: Those of them that PyTorch could make sense of.
 UNSUPPORTED = {
     "`<<` is not part of the language",
-    "a class of one's own is not read: A",
     "assigning to `.y` is not read",
     "complex numbers are not supported",
 }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradexplain.codegen.lines import WIDTH
-from gradexplain.codegen.numbers import is_prime, next_prime
+from gradexplain.codegen.numbers import elsewhere
 from gradexplain.errors import printable
 from gradexplain.graph import Graph
 from gradexplain.ops.base import Shape
@@ -58,10 +58,7 @@ def docstring(making: Making) -> list[str]:
 
 def _elsewhere(making: Making) -> Graph:
     """The graph at axes of other sizes."""
-    shapes = {
-        n.label: tuple(next_prime(k) if is_prime(k) else k for k in n.shape)
-        for n in making.graph.leaves
-    }
+    shapes = {n.label: elsewhere(n.shape) for n in making.graph.leaves}
     return read(making.program, shapes.__getitem__)
 
 

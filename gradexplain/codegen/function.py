@@ -21,7 +21,7 @@ from gradexplain.checking import numeric, points
 from gradexplain.checking.subjects import free_names, shapes_text
 from gradexplain.codegen.forward import RESERVED
 from gradexplain.codegen.making import Code, Making
-from gradexplain.codegen.numbers import PRIMES
+from gradexplain.codegen.numbers import PRIMES, elsewhere
 from gradexplain.errors import GradexplainError, InputError, UnsupportedError
 from gradexplain.limits import MAX_NAME
 from gradexplain.ops.base import Shape, show_shape
@@ -125,7 +125,8 @@ def _derivations(
         # A number of the user's is no size.
         free = [p for p in row[:-1] if str(p) not in program.source]
         prime = _put(pattern, dict(zip(sizes, free, strict=False)))
-        if len(sizes) <= len(free) and _is_read(program, prime):
+        other = {name: elsewhere(shape) for name, shape in prime.items()}  # for the docstring
+        if len(sizes) <= len(free) and _is_read(program, prime) and _is_read(program, other):
             found.append((prime, True))
             break
     found.append((dict(pattern), False))

@@ -24,6 +24,11 @@ def next_prime(n: int) -> int:
     return row[row.index(n) + 1]
 
 
+def elsewhere(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape with other sizes for those that stand for any."""
+    return tuple(next_prime(n) if is_prime(n) else n for n in shape)
+
+
 Size = Callable[[int], "str | None"]
 
 

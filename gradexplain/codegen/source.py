@@ -264,7 +264,9 @@ class Source(Places):
                 values = [self._times(v, other) for v in values]
                 return self.show(self._add("choose", mask, *values), frame)
         top, bottom = sympy.Integer(coefficient.p), sympy.Integer(coefficient.q)
-        if coefficient.q in (2, 4, 8, 5, 10) and coefficient.p < 20:
+        if (coefficient.q in (2, 4, 8, 5, 10) and coefficient.p < 20) or (
+            coefficient.q > 1000 and "/" not in rational(coefficient, self.size)
+        ):  # a decimal
             top, bottom = coefficient, sympy.S.One
         pieces = self._factors(above, frame)
         under = self._factors(below, frame)

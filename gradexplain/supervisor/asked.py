@@ -37,6 +37,7 @@ def main(preload: str, parent: int) -> None:
     with suppress(EOFError, OSError):  # the parent wants no more
         while True:
             question, memory = link.unpacked(link.read(questions))
+            link.memory(memory)
             link.hold_memory(memory)
             found = _answer(question)
             lacked = lean.lacked(found)
