@@ -24,6 +24,12 @@ from gradexplain.reading.language import read
 from gradexplain.reading.program import Program
 
 
+def comparable(graph: Graph, shapes: Mapping[str, Shape]) -> bool:
+    """Whether the output has elements, and a Jacobian that is small enough to be compared whole."""
+    largest = max([1, *(math.prod(shape) for shape in shapes.values())])
+    return 0 < math.prod(graph.out.shape) * largest <= 4000
+
+
 @dataclass(slots=True)
 class Result:
     """What came back for one input: a row for each upstream gradient, or why there are none.
@@ -160,8 +166,7 @@ class FormulaSubject:
             graph = self.graph(shapes, values)
         except GradexplainError:
             return False
-        largest = max([1, *(math.prod(shape) for shape in shapes.values())])
-        return 0 < math.prod(graph.out.shape) * largest <= 4000
+        return comparable(graph, shapes)
 
     def setting(self, shapes: Mapping[str, Shape], values: Mapping[str, Array]) -> FormulaSetting:
         graph = self.graph(shapes, values)

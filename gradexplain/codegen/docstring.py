@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradexplain.codegen.lines import WIDTH
-from gradexplain.codegen.numbers import elsewhere
+from gradexplain.codegen.numbers import elsewhere, is_prime
 from gradexplain.errors import printable
 from gradexplain.graph import Graph
 from gradexplain.ops.base import Shape
@@ -86,7 +86,8 @@ def _indented(text: str, indent: int) -> list[str]:
 
 def _letters(shapes: Mapping[str, Shape]) -> dict[int, str]:
     names = iter("NMKLPQRS")
-    return {n: next(names) for n in dict.fromkeys(n for s in shapes.values() for n in s if n != 1)}
+    sizes = dict.fromkeys(n for shape in shapes.values() for n in shape if is_prime(n))
+    return {n: next(names) for n in sizes}
 
 
 def _lettered(shape: Shape, letters: Mapping[int, str]) -> str:

@@ -11,14 +11,16 @@ where second derivatives are wanted.
 
 from __future__ import annotations
 
+import itertools
 import keyword
 import math
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gradexplain.checking import numeric, points
-from gradexplain.checking.subjects import free_names, shapes_text
+from gradexplain.checking.subjects import comparable, free_names, shapes_text
 from gradexplain.codegen.forward import RESERVED
 from gradexplain.codegen.making import Code, Making
 from gradexplain.codegen.numbers import PRIMES, elsewhere
@@ -121,13 +123,15 @@ def _derivations(
     """Shapes to derive at: primes for any size, else the pattern as it is."""
     sizes = sorted({n for s in pattern.values() for n in s if n != 1})
     found: list[tuple[dict[str, Shape], bool]] = []
-    for row in PRIMES:
+    # Where an operation is told a size, as layer_norm is, the others are free.
+    untold = [n for n in sizes if not re.search(rf"\b{n}\b", program.source)]
+    for row, some in itertools.product(PRIMES, (sizes, untold)):
         # A number of the user's is no size.
         free = [p for p in row[:-1] if str(p) not in program.source]
-        prime = _put(pattern, dict(zip(sizes, free, strict=False)))
+        prime = _put(pattern, dict(zip(some, free, strict=False)))
         other = {name: elsewhere(shape) for name, shape in prime.items()}  # for the docstring
-        if len(sizes) <= len(free) and _is_read(program, prime) and _is_read(program, other):
-            found.append((prime, True))
+        if len(some) <= len(free) and _is_read(program, prime) and _is_read(program, other):
+            found += [(prime, True)] if some else []
             break
     found.append((dict(pattern), False))
     return found
@@ -146,6 +150,15 @@ def _is_read(program: Program, shapes: Mapping[str, Shape]) -> bool:
     except GradexplainError:
         return False
     return True
+
+
+def _is_small(program: Program, shapes: Mapping[str, Shape]) -> bool:
+    """Whether the whole Jacobian can be compared at these shapes."""
+    try:
+        graph = read(program, shapes.__getitem__)
+    except GradexplainError:
+        return False
+    return comparable(graph, shapes)
 
 
 def loaded(code: Code) -> Any:
@@ -172,11 +185,12 @@ def failure(code: Code) -> str:
         sizes = sorted({n for s in shapes.values() for n in s if n != 1})
         small = _put(shapes, {n: 2 + k % 2 for k, n in enumerate(sizes)})
         large = max(math.prod(s) for s in shapes.values()) > _SMALL
-        shapes = small if large and _is_read(parse(code.expression), small) else shapes
-    tried = [{code.renamed.get(n, n): shape for n, shape in shapes.items()}]
-    if code.general:
-        other = next(points.others(tried[0], {}), None)
-        tried += [other] if other is not None and other != tried[0] else []
+        program = parse(code.expression)
+        shapes = small if large and _is_read(program, small) else shapes
+        others = [s for s in points.others(shapes, {}) if s != shapes and _is_small(program, s)][:1]
+    else:
+        others = []
+    tried = [{code.renamed.get(n, n): s for n, s in shapes.items()} for shapes in (shapes, *others)]
     try:
         made = loaded(code)
         for shapes in tried:

@@ -44,16 +44,28 @@ def integer(n: int, size: Size) -> str:
             found.append(name)
     if not found:
         for off, sign in ((1, "-"), (-1, "+")):
-            if is_prime(n + off) and (name := size(n + off)) is not None:
-                return f"({name} {sign} 1)"
+            names = [
+                size(p) if is_prime(p) else None for p in sympy.factorint(n + off, multiple=True)
+            ]
+            if all(names) and n + off > 1:
+                return f"({' * '.join(map(str, names))} {sign} 1)"
     if left != 1 or not found:
         found.insert(0, str(left))
     return found[0] if len(found) == 1 else f"({' * '.join(found)})"
 
 
+def parts(e: Any, size: Size) -> tuple[int, int]:
+    """Numerator and denominator; of 2/(n − 1), where a 2 was cancelled, these."""
+    p, q = int(e.p), int(e.q)
+    if q > 10 and integer(q, size).isdigit() and not integer(2 * q, size).isdigit():
+        return 2 * p, 2 * q
+    return p, q
+
+
 def rational(e: Any, size: Size) -> str:
     sign = "-" if e < 0 else ""
-    top, bottom = integer(abs(int(e.p)), size), integer(int(e.q), size)
+    p, q = parts(e, size)
+    top, bottom = integer(abs(p), size), integer(q, size)
     if e.q == 1:
         return f"{sign}{top}"
     value = int(e.p) / int(e.q)

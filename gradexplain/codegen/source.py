@@ -22,7 +22,7 @@ import sympy
 
 from gradexplain.codegen.lines import show
 from gradexplain.codegen.lowering import TURNED, parameters
-from gradexplain.codegen.numbers import constant, rational
+from gradexplain.codegen.numbers import constant, parts, rational
 from gradexplain.codegen.places import (
     TENSORS,
     Frame,
@@ -263,7 +263,7 @@ class Source(Places):
                 other = self._scaled(coefficient, rest, below)
                 values = [self._times(v, other) for v in values]
                 return self.show(self._add("choose", mask, *values), frame)
-        top, bottom = sympy.Integer(coefficient.p), sympy.Integer(coefficient.q)
+        top, bottom = map(sympy.Integer, parts(coefficient, self.size))
         if (coefficient.q in (2, 4, 8, 5, 10) and coefficient.p < 20) or (
             coefficient.q > 1000 and "/" not in rational(coefficient, self.size)
         ):  # a decimal
