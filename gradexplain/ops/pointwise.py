@@ -198,9 +198,11 @@ register(Op(
     samples=("logaddexp2(x[2,3], y[3])",),
 ))
 register(Op(
-    "logit(Tensor input, float? eps=None)", _FAMILY, homes=_SPECIAL,
+    # The upper bound is 1 - eps as floats subtract: 0.9 itself is within it.
+    "logit(Tensor input, float? eps=None, Aux top)", _FAMILY, homes=_SPECIAL,
+    aux=lambda b, x, eps: (None if eps is None else 1.0 - eps,),
     formula="log(input/(1 - input)) if eps is None else log(eps/(1 - eps)) if input < eps else "
-            "log((1 - eps)/eps) if input > 1 - eps else log(input/(1 - input))",
+            "log(top/(1 - top)) if input > top else log(input/(1 - input))",
     singular=("input <= 0 or input >= 1",),
     samples=("logit(x[3]/4)", "logit(x[5]/6, eps=0.3)"),
 ))
