@@ -350,7 +350,9 @@ def test_a_traced_script_has_time_and_interrupts_of_its_own(tmp_path: Path) -> N
         "except KeyboardInterrupt:\n"
         "    print('caught')\n"
     )
-    code, out, err = done(command("trace", "--timeout", "50", str(script)))
+    # Tests that are started in the background may have been told to ignore interrupts.
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    code, out, err = done(command("trace", "--timeout", "50", str(script), **heard))
     assert code == 0
     assert "agree" in out
     assert out.endswith("at the end\n")

@@ -170,4 +170,4 @@ def test_the_verdict_says_which_steps_were_compared(tmp_path: Path) -> None:
     page = " ".join(str(second).split())
     assert "at every step" not in page
     both = f"the {second.compared} of {second.contributions} steps that both take"
-    assert f"the same gradients, and the same contributions in {both} (float64" in page
+    assert f"chain rule = PyTorch, and the same contributions in {both} (float64" in page
