@@ -47,7 +47,7 @@ _LARGE = 1_000_000
 _AHEAD = 2
 #: Operations of so many calls are recorded at first, and of so many after anything unusual: a call
 #: on a new line, a value that is so many times larger than any was at first.
-_WARM, _UNUSUAL, _LARGER = 16, 8, 3.0
+_WARM, _UNUSUAL, _LARGER = 64, 8, 3.0
 
 
 @dataclass(frozen=True, slots=True)
