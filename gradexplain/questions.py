@@ -83,7 +83,9 @@ def _vanished(run: Run) -> Iterable[Note]:
             continue
         up = np.abs(to_float(run.chain.upstream[c.node.id][0]))
         sent = np.abs(to_float(c.value[0]))
-        if not up.size or not sent.size or not np.isfinite(up).all() or not up.any():
+        if not up.size or not sent.size or not up.any():
+            continue
+        if not (np.isfinite(up).all() and np.isfinite(sent).all()):
             continue
         if sent.max() > _FLAT * up.max():
             continue
