@@ -35,7 +35,9 @@ def lines(run: Run) -> dict[str, str]:
         or len(run.leaves) > _LEAVES
     ):
         return {}
-    shapes = {node.label: node.shape for node in graph.leaves}
+    # Axes that may differ have sizes of their own there: x.shape[0] * w.shape[1] where both are 2.
+    general = run.closed.sizes.graph if run.closed.sizes is not None else graph
+    shapes = {node.label: node.shape for node in general.leaves}
     made = {}
     for leaf in run.leaves:
         if own := _einsum(run, leaf.label):
