@@ -257,22 +257,36 @@ class ClosedForm:
 
     def part(self, part: Node, upper: str, at: tuple[Any, ...] = ()) -> tuple[Any, Any]:
         """`chained` by ``part``, in index symbols of the part's own, which it returns first."""
+        # Those that use it come first: a long program is no deep recursion.
+        waiting = [part]
+        while waiting:
+            node = waiting[-1]
+            before = [
+                user
+                for user in self.calculus.users(node)
+                if user.id != self.graph.output and (user.id, upper) not in self._adjoints
+            ]
+            if before and (node.id, upper) not in self._adjoints:
+                waiting += before
+                continue
+            waiting.pop()
+            if (node.id, upper) not in self._adjoints:
+                own = self.calculus.indices(node.shape, f"n{node.id}x")
+                formula = self.chained(node, upper, at)
+                places = self.calculus.indices(node.shape, "d")
+                put = {d: o for d, o in zip(places, own, strict=True) if d != o}
+                formula = self._without_zeros(formula, upper).xreplace(put)
+                self._adjoints[node.id, upper] = formula
         own = self.calculus.indices(part.shape, f"n{part.id}x")
-        key = part.id, upper
-        if key not in self._adjoints:
-            formula = self.chained(part, upper, at)
-            places = self.calculus.indices(part.shape, "d")
-            put = {d: o for d, o in zip(places, own, strict=True) if d != o}
-            self._adjoints[key] = self._without_zeros(formula, upper, at).xreplace(put)
-        return own, self._adjoints[key]
+        return own, self._adjoints[part.id, upper]
 
-    def _without_zeros(self, formula: Any, upper: str, at: tuple[Any, ...]) -> Any:
+    def _without_zeros(self, formula: Any, upper: str) -> Any:
         """``formula`` without the parts that no gradient arrives at: helpers, whose is in a record's."""
         zeros = {}
         for atom in formula.atoms(sympy.Indexed, sympy.Symbol):
             node = self.calculus.node(label_of(atom).removeprefix(upper))
             if label_of(atom).startswith(upper) and node is not None:
-                if self.part(node, upper, at)[1] == 0:
+                if self._adjoints.get((node.id, upper)) == 0:
                     zeros[atom] = sympy.S.Zero
         if not zeros:
             return formula
