@@ -175,3 +175,9 @@ def check_text(x: Explanation) -> int:
 def test_what_is_printed_has_the_value_that_is_claimed(expression: Typed, seed: int) -> None:
     text, shape = expression
     check_text(explain(text, shape, seed))
+
+
+def test_a_long_program_is_no_deep_recursion() -> None:
+    text = "; ".join(["h0 = x*x", *(f"h{k} = sin(h{k - 1})" for k in range(1, 480)), "h479.sum()"])
+    x = gradexplain.explain(text, shapes={"x": (2,)}, check=False)
+    assert list(x.gradients) == ["x"]
