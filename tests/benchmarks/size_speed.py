@@ -1,10 +1,9 @@
-"""Closed-form ``Jᵀv`` at size, against PyTorch's forward and backward on one thread; and at depth.
+"""Closed-form ``Jᵀv`` at size, against PyTorch's forward and backward on one thread.
 
     python tests/benchmarks/size_speed.py
 
 At size: ratios of times taken side by side in one run, and peak memory in multiples of all tensors
-involved (inputs, output and v).  At depth: what a whole explanation takes for programs of more and
-more statements.
+involved (inputs, output and v).
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ import numpy as np
 import torch
 from run_speed import report, side_by_side
 
-from gradexplain import explain
 from gradexplain.engine import Request, problem_of
+from gradexplain.limits import BUDGET
 from gradexplain.reading.arrays import ONES
 from gradexplain.routes.closed import ClosedForm
 from gradexplain.routes.pytorch import tensors_of
@@ -57,27 +56,11 @@ def cases(n: int) -> dict[str, tuple[str, dict[str, tuple[int, ...]]]]:
     }  # fmt: skip
 
 
-def program(statements: int) -> str:
-    """Statements that each use the one before: a product of matrices, sums, a sine, a softmax."""
-    kinds = ("tanh(h{0} @ w)", "h{0}*1.1 + x", "sin(h{0}) - x/2", "softmax(h{0}, dim=1)")
-    chain = [f"h{k} = {kinds[k % 4].format(k - 1)}" for k in range(1, statements - 1)]
-    return "; ".join(["h0 = x*w", *chain, f"h{statements - 2}.sum()"])
-
-
 def main() -> None:
+    BUDGET.memory = None
     for n in (1000, 3000):
         print(f"x of {n} × {n}")
         compared(n)
-    print("a whole explanation, x and w of 3 × 3")
-    explain("a*b", shapes={"a": (3, 3)}, grad="ones")  # what is loaded once
-    for statements in (100, 200, 400):
-        start = time.perf_counter()
-        explain(program(statements), shapes={"x": (3, 3), "w": (3, 3)})
-        taken = time.perf_counter() - start
-        print(
-            f"  {statements} statements {taken:8.1f} s   {1000 * taken / statements:5.1f} ms each",
-            flush=True,
-        )
 
 
 def compared(n: int) -> None:
