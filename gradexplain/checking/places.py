@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # The table is what these two enter into it.
-from gradexplain.checking import rules, terms  # noqa: F401
+from gradexplain.checking import rules, terms  # noqa: F401  (they enter their rules in the table)
 from gradexplain.checking.codes import BY_NAME
 from gradexplain.checking.rewriting import RULES, Scope, text
 

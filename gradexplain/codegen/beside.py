@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gradexplain.codegen.line import gradient_line
 from gradexplain.explanation import Array
+from gradexplain.ops.base import Shape
 from gradexplain.routes.pytorch import Asked, Lines
 
 if TYPE_CHECKING:
@@ -19,10 +22,6 @@ _NODES, _LEAVES = 16, 4
 
 #: A longer line does not stand beside a formula.
 _LONG = 72
-
-#: Lines that were written, by program, input and the name of v; at most so many.
-_KNOWN: dict[tuple[Any, ...], str] = {}
-_MOST = 1000
 
 
 def lines(run: Run) -> dict[str, str]:
@@ -43,16 +42,10 @@ def lines(run: Run) -> dict[str, str]:
         if own := _einsum(run, leaf.label):
             made[leaf.label] = own
             continue
-        key = (run.problem.key, leaf.label, run.closed.v_name)
-        if not run.problem.key or key not in _KNOWN:
-            try:
-                text = gradient_line(reread, shapes, leaf.label, run.closed.v_name)
-            except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError):
-                text = ""  # nothing that codegen cannot write is worth a page
-            if len(_KNOWN) > _MOST:
-                _KNOWN.clear()
-            _KNOWN[key] = text.partition(" = ")[2]
-        text = _KNOWN[key]
+        v_name = run.closed.v_name
+        text = run.closed.remembered(
+            ("line", leaf.label, v_name), partial(_line, reread, shapes, leaf.label, v_name)
+        )
         if run.problem.v_source == "implicit":  # v is 1
             text = re.sub(rf"\b{run.closed.v_name} \* ", "", text)
             if re.search(rf"\b{run.closed.v_name}\b", text):
@@ -72,6 +65,13 @@ def lines(run: Run) -> dict[str, str]:
         for name, text in made.items()
         if _same(answer.gradients.get(name), run.explanation.gradients[name].value)
     }
+
+
+def _line(reread: Any, shapes: Mapping[str, Shape], name: str, v_name: str) -> str:
+    try:
+        return gradient_line(reread, shapes, name, v_name).partition(" = ")[2]
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError):
+        return ""  # nothing that codegen cannot write is worth a page
 
 
 def _einsum(run: Run, name: str) -> str:
@@ -99,4 +99,5 @@ def _same(found: Array | None, value: Array) -> bool:
     if found is None or not np.isfinite(value).all() or found.shape != value.shape:
         return False
     size = float(np.abs(value).max(initial=0.0))
-    return bool(np.allclose(found, value, rtol=1e-9, atol=1e-12 * max(size, 1.0)))
+    # Zeros are no gradient of 1e-13; where all is 0, what cancels in the line leaves a rounding of 1.
+    return bool(np.allclose(found, value, rtol=1e-9, atol=1e-12 * (size or 1.0)))
