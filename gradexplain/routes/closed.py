@@ -261,22 +261,22 @@ class ClosedForm:
         waiting = [part]
         while waiting:
             node = waiting[-1]
+            if (node.id, upper) in self._adjoints:
+                waiting.pop()
+                continue
             before = [
                 user
                 for user in self.calculus.users(node)
                 if user.id != self.graph.output and (user.id, upper) not in self._adjoints
             ]
-            if before and (node.id, upper) not in self._adjoints:
+            if before:
                 waiting += before
                 continue
-            waiting.pop()
-            if (node.id, upper) not in self._adjoints:
-                own = self.calculus.indices(node.shape, f"n{node.id}x")
-                formula = self.chained(node, upper, at)
-                places = self.calculus.indices(node.shape, "d")
-                put = {d: o for d, o in zip(places, own, strict=True) if d != o}
-                formula = self._without_zeros(formula, upper).xreplace(put)
-                self._adjoints[node.id, upper] = formula
+            own = self.calculus.indices(node.shape, f"n{node.id}x")
+            formula = self.chained(node, upper, at)
+            places = self.calculus.indices(node.shape, "d")
+            put = {d: o for d, o in zip(places, own, strict=True) if d != o}
+            self._adjoints[node.id, upper] = self._without_zeros(formula, upper).xreplace(put)
         own = self.calculus.indices(part.shape, f"n{part.id}x")
         return own, self._adjoints[part.id, upper]
 

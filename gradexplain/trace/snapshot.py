@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -118,6 +118,20 @@ class Term:
     upstream: Mapping[tuple[int, ...], Arg]
     #: The call's own outputs, where they are among the values.
     outputs: Mapping[tuple[int, ...], int]
+
+
+def args_in(value: Any) -> Iterator[Arg]:
+    """The tensors among a call's arguments, or in what a gradient is made of."""
+    if isinstance(value, Arg):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from args_in(part)
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from args_in(part)
+    elif isinstance(value, Term):
+        yield from args_in((value.call.args, value.call.kwargs, value.by, value.upstream))
 
 
 @dataclass(slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,17 @@ from gradexplain.recording.frames import Variables
 from gradexplain.recording.tape import Tape
 from gradexplain.trace.groups import Group, Groups, dtype_at, is_leaf, plain_name, shape_at
 from gradexplain.trace.heard import write_mask
-from gradexplain.trace.snapshot import Arg, CutOff, Operation, Silent, Snapshot, Term, Value, View
+from gradexplain.trace.snapshot import (
+    Arg,
+    CutOff,
+    Operation,
+    Silent,
+    Snapshot,
+    Term,
+    Value,
+    View,
+    args_in,
+)
 
 #: Of one ``backward``, the values kept have at most so many elements together.
 MAX_KEPT = 40_000_000
@@ -184,7 +193,7 @@ class Values(Groups):
         else:
             operation = form
             operation.id, operation.within = group.id, within
-            known = {a.id for a in _args((operation.args, operation.kwargs))}
+            known = {a.id for a in args_in((operation.args, operation.kwargs))}
             if operation.view is not None:
                 known.add(operation.view.base.id)
                 inputs = [operation.view.base.id, *inputs]
@@ -199,7 +208,7 @@ class Values(Groups):
                 operation.args = tuple(Arg(i) for i in inputs)
                 operation.kwargs = {}
         operation.inputs = list(
-            dict.fromkeys([*(a.id for a in _args((operation.args, operation.kwargs))), *inputs])
+            dict.fromkeys([*(a.id for a in args_in((operation.args, operation.kwargs))), *inputs])
         )
         if operation.view is not None and operation.view.part in operation.inputs:
             operation.inputs.remove(operation.view.part)
@@ -219,7 +228,7 @@ class Values(Groups):
             defaults=kind.defaults,
         )  # fmt: skip
         if call.custom:
-            operation.operands = tuple(_args((operation.args, operation.kwargs)))
+            operation.operands = tuple(args_in((operation.args, operation.kwargs)))
             if not call.graphs:
                 operation.opaque = "a custom autograd.Function"
         if call.targets:
@@ -237,7 +246,7 @@ class Values(Groups):
                 )
                 for target in call.targets
             )
-            operation.args = tuple(dict.fromkeys(_args(operation.gradients)))
+            operation.args = tuple(dict.fromkeys(args_in(operation.gradients)))
         return operation
 
     def _view(self, call: Call) -> View | None:
@@ -442,16 +451,3 @@ def _same_memory(a: Any, b: Any) -> bool:
         and a.stride() == b.stride()
         and a.numel() > 0
     )
-
-
-def _args(value: Any) -> Iterator[Arg]:
-    if isinstance(value, Arg):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            yield from _args(part)
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _args(part)
-    elif isinstance(value, Term):
-        yield from _args((value.call.args, value.call.kwargs, value.by, value.upstream))

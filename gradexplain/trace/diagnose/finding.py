@@ -9,7 +9,7 @@ import numpy as np
 
 from gradexplain.explanation import Array
 from gradexplain.recording.frames import Site
-from gradexplain.trace.snapshot import Arg, Operation, Snapshot, Value
+from gradexplain.trace.snapshot import Operation, Snapshot, Value, args_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Scene:
 
     def given(self, operation: Operation) -> list[Value]:
         """The tensors among an operation's arguments, in order."""
-        return [self.value(arg.id) for arg in _args((operation.args, operation.kwargs))]
+        return [self.value(arg.id) for arg in args_in((operation.args, operation.kwargs))]
 
     def behind(self, number: int) -> Iterator[Operation]:
         """Every operation that a value was made by, the nearest first."""
@@ -94,17 +94,6 @@ class Scene:
             seen.add(maker.id)
             yield maker
             stack.extend(maker.inputs)
-
-
-def _args(value: object) -> Iterator[Arg]:
-    if isinstance(value, Arg):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            yield from _args(part)
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from _args(part)
 
 
 def norm(array: Array | None) -> float:
