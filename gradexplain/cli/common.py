@@ -18,7 +18,7 @@ import stat
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
@@ -197,6 +197,8 @@ class Output:
     path: str | None
     standalone: bool = False
     open: bool = False
+    #: The beginning of the page, where it was written before the rest was known.
+    _begun: list[str] = field(default_factory=list)
 
     @property
     def to_stdout(self) -> bool:
@@ -216,6 +218,13 @@ class Output:
             return page.Style.of(output.stdout(), width=self.width, precision=self.precision)
         precision = self.precision or numbers.PRECISION
         return page.Style(self.width or page.WIDTH, precision=precision)
+
+    def begin(self, page: Document) -> None:
+        """Write the beginning of a page whose rest takes longer, if it is read as it comes."""
+        if self.format == "text" and self.to_stdout and not self.open:
+            made = self._made(page, None)
+            self.write(made)
+            self._begun.append(made)
 
     def document(self, page: Document, found: Any = None) -> None:
         """Write a page in the format that was asked for; ``found`` holds the numbers behind it."""
@@ -279,9 +288,10 @@ class Output:
 
     def write(self, document: str) -> None:
         """Write a finished document to where it is wanted."""
-        if self.path is None or self.path == "-":
-            output.write(document)
+        if self.to_stdout:
+            output.write(document.removeprefix("".join(self._begun)))
         else:
+            assert self.path is not None
             output.write_file(self.path, document)
 
 

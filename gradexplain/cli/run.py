@@ -155,12 +155,15 @@ def _explained(
     # Loaded after the options were understood.
     from gradexplain.accumulation import stages
     from gradexplain.explanation import Check
+    from gradexplain.pages import run as pages
 
     found = stages(request, calls.plan(question.grads))
     explanation = None
     try:
         link.missing(_missing(None))
         for stage, latest in found:
+            if explanation is None:
+                out.begin(pages.opening(latest))
             explanation = latest
             link.missing(_missing(stage))
     except (link.TimeUp, MemoryError) as error:

@@ -62,6 +62,15 @@ def page(x: Explanation, options: Options | None = None) -> Document:
     return Document(made.title, tuple(made.blocks()))
 
 
+def opening(x: Explanation) -> Document:
+    """What the page begins with, which is known before anything is derived."""
+    return Document("", (_program(x),))
+
+
+def _program(x: Explanation) -> Program:
+    return Program(x.statements or tuple(x.expression.strip().splitlines()))
+
+
 def why(x: Explanation, options: Options | None = None) -> Document:
     """One element of a gradient alone."""
     made = Page(x, options or Options())
@@ -112,8 +121,7 @@ class Page:
 
     def question(self) -> Iterable[Block]:
         x = self.x
-        statements = x.statements or tuple(x.expression.strip().splitlines())
-        yield Program(tuple(statements))
+        yield _program(x)
         if self.options.brief:
             return
         yield Paragraph(())
