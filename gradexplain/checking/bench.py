@@ -6,6 +6,7 @@ import ast
 import copy
 import inspect
 import sys
+import textwrap
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -192,14 +193,30 @@ def _scope(tree: ast.FunctionDef, seen: dict[str, Any], made: Any, function: Any
             numbers += [f"{name}.shape[{i}]" for i in range(tensors[name])] + [f"{name}.numel()"]
     dims = list(dict.fromkeys(["-1", "0", "1", *_dims_of(tree)]))
     conditions, epsilons, constants, result = _of_forward(function, known)
-    numbers += constants
+    numbers = [*constants, *numbers]
     outputs |= {result} - {""}
-    idle = {n for n in seen if n not in loads and n in tensors and n not in upstream}
+    idle = {n for n in seen if n not in loads and n in tensors}
+    masks = {n for n, v in known.items() if isinstance(v, torch.Tensor)
+             and v.numel() > 1 and bool(((v == 0) | (v == 1)).all())}  # fmt: skip
+    indices = {n for n, v in known.items() if isinstance(v, torch.Tensor)
+               and not v.is_floating_point() and not v.is_complex()} - booleans  # fmt: skip
     return Scope(
-        tensors, tuple(dict.fromkeys(numbers))[:24], frozenset(booleans), upstream,
-        frozenset(outputs), frozenset(inputs), conditions, epsilons, frozenset(idle),
-        made=tuple(n for n in _assigned(tree) if n in tensors), rank=y.ndim, dims=tuple(dims[:6]),
-    )  # fmt: skip
+        tensors,
+        tuple(dict.fromkeys(numbers))[:24],
+        frozenset(booleans),
+        upstream,
+        frozenset(outputs),
+        frozenset(inputs),
+        conditions,
+        epsilons,
+        frozenset(idle),
+        made=tuple(n for n in _assigned(tree) if n in tensors),
+        rank=max([y.ndim, *(t.ndim for t in leaves)]),
+        dims=tuple(dims[:6]),
+        masks=frozenset(booleans | masks - upstream),
+        expressions=tuple(_expressions(tree, function, known)[:8]),
+        indices=frozenset(indices),
+    )
 
 
 def _assigned(tree: ast.AST) -> list[str]:
@@ -228,14 +245,10 @@ def _of_forward(
     """Of the forward, in the backward's names: its conditions, its small constants, its others, and
     the expression that it returns.
     """
-    import textwrap
-
     conditions: list[str] = []
     epsilons = [n for n in known if "eps" in n.lower() or "smooth" in n.lower()]
-    try:
-        lines, _ = inspect.getsourcelines(inspect.unwrap(function.forward))
-        tree = ast.parse(textwrap.dedent("".join(lines)))
-    except (OSError, TypeError, SyntaxError):
+    tree = _forward_tree(function)
+    if tree is None:
         return (), tuple(epsilons), [], ""
     constants, result = [], ""
     for node in ast.walk(tree):
@@ -260,6 +273,26 @@ def _of_forward(
         tuple(dict.fromkeys(conditions))[:6], tuple(dict.fromkeys(epsilons))[:4], constants[:4],
         result,
     )  # fmt: skip
+
+
+def _expressions(tree: ast.AST, function: Any, known: dict[str, Any]) -> list[str]:
+    """What the source works out by calls, in the backward's names."""
+    found: dict[str, None] = {}
+    for source in (tree, _forward_tree(function)):
+        for node in ast.walk(source) if source is not None else ():
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                shown = _in_names(node, known)
+                if shown and len(shown) < 40 and "ctx.needs" not in shown and "saved" not in shown:
+                    found.setdefault(shown)
+    return list(found)
+
+
+def _forward_tree(function: Any) -> ast.AST | None:
+    try:
+        lines, _ = inspect.getsourcelines(inspect.unwrap(function.forward))
+        return ast.parse(textwrap.dedent("".join(lines)))
+    except (OSError, TypeError, SyntaxError):
+        return None
 
 
 def _opposite(condition: str) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from gradexplain.checking import edits, numeric, repairs
+from gradexplain.checking import edits, numeric, points, repairs
 from gradexplain.checking.report import Fault
 from gradexplain.checking.trials import Trial, Tries
+from gradexplain.errors import GradexplainError
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph, Node
 
@@ -62,11 +65,33 @@ class Case:
         """The fault whose mend is an edit of the user's own source."""
         for function in getattr(self.first.setting, "functions", ()):
             told = self.telling
-            rest = [t for t in self.regular if t not in told]
+            rest = [t for t in self.regular if t not in told] + self.elsewhere
             found = edits.find(function, told, self.names, pairs=not self.named, others=rest)
             if found:
                 return edits.fault(function, found)
         return None
+
+    @functools.cached_property
+    def elsewhere(self) -> list[Trial]:
+        """A trial at other sizes, where all were at one: a mend that holds by chance at a size is
+        none.
+        """
+        shapes, subject = self.first.setting.shapes, self.tries.subject
+        arguments = getattr(getattr(subject, "binding", None), "arguments", {})
+        if any(dict(t.setting.shapes) != shapes for t in self.regular) or any(
+            hasattr(value, "shape") for value in arguments.values()
+        ):
+            return []
+        for other in points.others(dict(shapes), {}):
+            if other == shapes or not subject.accepts(other, {}):
+                continue
+            with contextlib.suppress(GradexplainError):
+                setting = subject.setting(other, {})
+                for what, values in points.regular(other, 4, signed=True):
+                    trial = self.tries.trial(setting, what, values)
+                    if trial is not None:
+                        return [trial]
+        return []
 
     @property
     def telling(self) -> list[Trial]:

@@ -224,7 +224,8 @@ def _patched(file: str, edit: Edit, before: dict[int, Patch]) -> Patch | None:
     lines = [linecache.getline(file, n).rstrip("\n") for n in range(line, end + 1)]
     start = len(lines[0].encode()[: old.col_offset].decode())
     stop = len(lines[-1].encode()[: old.end_col_offset].decode())
-    head, tail, new = lines[0][:start], lines[-1][stop:], text(edit.new)
+    head, tail = lines[0][:start], lines[-1][stop:]
+    new = text(edit.new).replace("\n", "\n" + " " * start)
     earlier = before.get(line)
     if earlier is not None:
         return None

@@ -462,6 +462,16 @@ def by_power(case: Case) -> Fault | None:
                     node = graph.by_label(label)
                     assert node is not None
                     shown = _labels(graph)[node.id]
+                    divides = any(
+                        n.op is not None and n.op.name == "div" and n.inputs[1] == node.id
+                        for n in graph.nodes
+                    )
+                    if divides and power == 1:
+                        return Fault(
+                            "missing_factor",
+                            f"the gradient by {name} is not divided by {shown}",
+                            f"grad_{name} = grad_{name} / {shown}",
+                        )
                     extra = "too many" if power == 1 else "missing"
                     return Fault(
                         "exponent",

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# The table is what these two enter into it.
-from gradexplain.checking import rules, terms  # noqa: F401  (they enter their rules in the table)
+from gradexplain.checking import rules  # noqa: F401  (it enters its rules in the table)
 from gradexplain.checking.codes import BY_NAME
 from gradexplain.checking.rewriting import RULES, Scope, text
 
@@ -45,7 +44,11 @@ class Edit:
 
     @property
     def sentence(self) -> str:
-        return f"{BY_NAME[self.code].title}: {text(self.old)} should be {text(self.new)}"
+        if isinstance(self.new, ast.If) and self.old in self.new.body:
+            first, *_ = text(self.old).split("\n")
+            return f"{BY_NAME[self.code].title}: after {first} belongs {text(self.new.body[-1])}"
+        shown = (text(node).replace("\n", "; ") for node in (self.old, self.new))
+        return f"{BY_NAME[self.code].title}: {' should be '.join(shown)}"
 
 
 # -- where edits go --------------------------------------------------------------------------------
@@ -90,7 +93,7 @@ def slots(tree: ast.AST) -> Iterator[Slot]:
         if isinstance(owner, ast.Attribute):
             return "inside"
         if isinstance(owner, ast.Subscript):
-            return "size"
+            return "size" if isinstance(node, ast.Attribute) and node.attr == "shape" else "inside"
         return ""
 
     def walk(node: ast.AST, above: str, within: ast.AST | None) -> Iterator[Slot]:
@@ -126,7 +129,8 @@ def edits(tree: ast.FunctionDef, scope: Scope, places: Sequence[int]) -> Iterato
     """Every edit of the table at every place that bears on the returned values at ``places``, in
     the table's order.
     """
-    found = [slot for slot in slots(tree) if _bears(slot, _statements(tree, places))]
+    kept, seen = _statements(tree, places), set()
+    found = [slot for slot in slots(tree) if _bears(slot, kept)]
     for one in RULES:
         for slot in found:
             node = slot.get()
@@ -136,7 +140,8 @@ def edits(tree: ast.FunctionDef, scope: Scope, places: Sequence[int]) -> Iterato
                 code, made = new if isinstance(new, tuple) else (one.code, new)
                 if output and code in ("extra_factor", "wrong_function", "extra_term"):
                     code = "output_for_input"
-                if isinstance(made, ast.AST):
+                if isinstance(made, ast.AST) and (slot, text(made)) not in seen:
+                    seen.add((slot, text(made)))
                     yield Edit(code, slot, node, made, one.paired)
 
 

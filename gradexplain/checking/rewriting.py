@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 #: ``(node, scope)`` to the nodes that could stand in its place, each with the fault's code if it
@@ -45,6 +47,21 @@ class Scope:
     rank: int = 0
     #: Dims that reductions of this source run over.
     dims: tuple[str, ...] = ("-1", "0", "1")
+    #: Tensors of 0 and 1, and what else the source writes out: factors that may be forgotten.
+    masks: frozenset[str] = frozenset()
+    expressions: tuple[str, ...] = ()
+    #: Tensors of integers, which choose elements.
+    indices: frozenset[str] = frozenset()
+
+    @property
+    def values(self) -> list[str]:
+        """Tensors of numbers that are no upstream gradient."""
+        kept = self.upstream | self.booleans | self.indices
+        return [n for n in self.tensors if n not in kept]
+
+    @property
+    def sizes(self) -> list[str]:
+        return [n for n in self.numbers if size(ast.parse(n, mode="eval").body)]
 
 
 @dataclass(frozen=True)
@@ -70,7 +87,14 @@ def rule(code: str, *, paired: bool = False) -> Callable[[Rewrite], Rewrite]:
 
 
 def text(node: ast.AST) -> str:
+    if isinstance(node, ast.If) and isinstance(node.test, ast.Constant):
+        return "\n".join(map(ast.unparse, node.body))
     return ast.unparse(node)
+
+
+def both(first: ast.AST, second: ast.AST) -> ast.AST:
+    """One statement and another after it, where one stands."""
+    return ast.If(ast.Constant(True), [first, second], [])  # type: ignore[list-item]
 
 
 def made(source: str, **parts: ast.AST) -> ast.expr:
@@ -107,6 +131,17 @@ def called(node: ast.AST) -> str:
         if isinstance(node.func, ast.Name):
             return node.func.id
     return ""
+
+
+def operand(node: ast.Call) -> tuple[ast.expr, list[ast.expr]]:
+    """What a call works on, and its other arguments: of ``torch.f(a, d)``, ``a.f(d)``, ``a.f(dim=d)``."""
+    given = [
+        *node.args,
+        *(k.value for k in node.keywords if k.arg in ("dim", "dims", "index", "src")),
+    ]
+    if isinstance(node.func, ast.Attribute) and text(node.func.value) not in ("torch", "F", "np"):
+        return node.func.value, given
+    return (given or [node.func])[0], given[1:]
 
 
 def is_eps(name: str, scope: Scope) -> bool:
@@ -161,3 +196,83 @@ def standing(node: ast.AST, scope: Scope) -> bool:
     return isinstance(node, ast.expr) and not isinstance(
         node, (ast.Tuple, ast.List, ast.Constant, ast.Compare)
     ) and scope.place in ("head", "term", "inside", "result")  # fmt: skip
+
+
+def summand(node: ast.AST, scope: Scope) -> bool:
+    """Whether a term may be missing here."""
+    if not isinstance(node, ast.expr) or isinstance(node, (ast.Tuple, ast.List, ast.Constant)):
+        return False
+    return scope.place in ("head", "term", "result", "inside", "factor") or bool(atom(node, scope))
+
+
+def tensor(node: ast.AST, scope: Scope) -> bool:
+    return bool(atom(node, scope)) and atom(node, scope) in scope.tensors
+
+
+def head(node: ast.AST, scope: Scope) -> bool:
+    return scope.place == "head" and not isinstance(node, (ast.Tuple, ast.Constant))
+
+
+# -- forms: rules that are text --------------------------------------------------------------------
+
+
+def masked(name: str, scope: Scope) -> bool:
+    return name in scope.masks or any(w in name.lower() for w in ("mask", "keep"))
+
+
+#: What a hole of a form may be filled with: names of the backward, by what they are.
+HOLES: dict[str, Callable[[ast.AST, Scope], Iterable[str]]] = {
+    "t": lambda node, s: [n for n in s.values if not masked(n, s)],
+    "w": lambda node, s: [n for n in s.values if not masked(n, s)],
+    "other": lambda node, s: [n for n in s.values if n != text(node)],
+    "any": lambda node, s: [n for n in s.tensors if n not in s.booleans],
+    "any2": lambda node, s: [n for n in s.tensors if n not in s.booleans],
+    "mask": lambda node, s: [n for n in s.tensors if masked(n, s) and n not in s.upstream],
+    "own": lambda node, s: [n for n in s.values if n in {text(f) for f in factors_of(node)}],
+    "new": lambda node, s: [n for n in s.values if not masked(n, s)
+                            and n not in {text(f) for f in factors_of(node)}],
+    "matrix": lambda node, s: [n for n in s.values if s.tensors[n] >= 2],
+    "row": lambda node, s: [n for n in s.values if s.tensors[n] == s.rank - 1],
+    "column": lambda node, s: [n for n in s.values if s.tensors[n] == 1 and s.rank > 2],
+    "tail": lambda node, s: ["".join(", 1" for _ in range(s.rank - 2))],
+    "v": lambda node, s: sorted(s.upstream),
+    "number": lambda node, s: [n for n in s.numbers if n not in s.sizes and not n[0].isdigit()],
+    "number2": lambda node, s: [n for n in s.numbers if n not in s.sizes and not n[0].isdigit()],
+    "literal": lambda node, s: [n for n in s.numbers if n[0].isdigit()],
+    "expression": lambda node, s: [e for e in s.expressions if e != text(node)],
+    "size": lambda node, s: s.sizes,
+    "eps": lambda node, s: [e for e in s.epsilons if e != text(node)],
+    "where": lambda node, s: s.conditions,
+    "dim": lambda node, s: s.dims,
+    "kind": lambda node, s: REDUCTIONS,
+    "i": lambda node, s: sorted(s.indices),
+    "idle": lambda node, s: [n for n in s.idle if n not in s.indices],
+    "sign": lambda node, s: "-+",
+    "constant": lambda node, s: ("1", "2"),
+    "size2": lambda node, s: s.sizes,
+    "stray": lambda node, s: [n for n in s.upstream if n in s.idle],
+    "unflat": lambda node, s: ("1", "-1", "0", *(d for d in s.dims if "." in d)),
+}  # fmt: skip
+
+
+def forms(
+    code: str, where: Callable[[ast.AST, Scope], bool], *lines: str, paired: bool = False
+) -> None:
+    """A rule that is a list of texts, in which ``A`` is the node and ``{…}`` one of `HOLES`; a text
+    may begin with a code of its own and a colon.
+    """
+    read = []
+    for line in lines:
+        own, colon, shown = line.rpartition(": ")
+        holes = list(dict.fromkeys(re.findall(r"{(\w+)}", shown)))
+        read.append((own if colon else code, shown, holes))
+
+    @rule(code, paired=paired)
+    def rewrite(node: ast.AST, scope: Scope) -> Iterator[Found]:
+        if not where(node, scope):
+            return
+        for named, shown, holes in read:
+            for chosen in itertools.product(*(list(HOLES[h](node, scope)) for h in holes)):
+                if len(set(chosen)) == len(chosen):
+                    filled = shown.format_map(dict(zip(holes, chosen, strict=True)))
+                    yield named, made(filled, A=node)

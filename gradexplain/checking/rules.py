@@ -19,16 +19,21 @@ from gradexplain.checking.rewriting import (
     Found,
     Scope,
     atom,
+    both,
     called,
-    factors_of,
+    forms,
+    head,
     is_eps,
     keyword,
     load,
     made,
     number,
+    operand,
     rule,
     size,
     standing,
+    summand,
+    tensor,
     text,
     turned,
 )
@@ -43,6 +48,23 @@ def _returned(node: ast.AST, scope: Scope) -> Iterator[Found]:
             elts = list(node.elts)
             elts[i], elts[j] = elts[j], elts[i]
             yield ast.Tuple(elts, ast.Load())
+
+
+@rule("none")
+def _none(node: ast.AST, scope: Scope) -> Iterator[Found]:
+    """A gradient that is worked out, and not returned."""
+    if isinstance(node, ast.Constant) and node.value is None and scope.place == "head":
+        for name in scope.made:
+            yield made(name)
+
+
+@rule("transposed")
+def _operands(node: ast.AST, scope: Scope) -> Iterator[Found]:
+    if called(node) in ("outer", "ger", "kron", "cross") and isinstance(node, ast.Call):
+        new = copy.copy(node)
+        if len(node.args) >= 2:
+            new.args = [node.args[1], node.args[0], *node.args[2:]]
+            yield new
 
 
 @rule("swapped_halves", paired=True)
@@ -99,21 +121,23 @@ def _sign(node: ast.AST, scope: Scope) -> Iterator[Found]:
         yield ast.UnaryOp(ast.USub(), node)
 
 
+# What is worked out and not used belongs somewhere.
+forms(
+    "missing_term", lambda node, s: bool(s.idle) and (summand(node, s) or head(node, s)),
+    "missing_call: A.gather(-1, {i})", "missing_call: A[{i}]",
+    "(A {sign} {idle})", "(A {sign} {other} * {idle})", "(A {sign} {other} * {idle}[{i}])",
+    "missing_factor: A * {idle}",
+)  # fmt: skip
+
+
 @rule("missing_term")
 def _idle(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    """What is worked out and not used belongs somewhere."""
-    if not scope.idle or not isinstance(node, ast.expr) or isinstance(node, (ast.Tuple, ast.List)):
-        return
-    if scope.place not in ("head", "term", "factor", "inside", "result"):
-        return
-    for name in scope.idle:
-        for op in "-+":
-            yield made(f"(A {op} {name})", A=node)
-            others = [t for t in scope.tensors if t not in scope.upstream | scope.booleans | {name}]
-            for other in others:
-                yield made(f"(A {op} {other} * {name})", A=node)
-            if scope.place == "head":
-                for one, two in itertools.permutations(others, 2):
+    if scope.idle and head(node, scope):
+        for name, (one, two) in itertools.product(
+            scope.idle, itertools.permutations(scope.values, 2)
+        ):
+            if name not in (one, two):
+                for op in "-+":
                     yield made(f"(A {op} {name} * {one} / {two})", A=node)
 
 
@@ -162,7 +186,7 @@ def _dims(node: ast.AST, scope: Scope) -> Iterator[Found]:
 
 @rule("wrong_dim")
 def _permuted(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    if called(node) == "permute" and isinstance(node, ast.Call) and 2 <= len(node.args) <= 4:
+    if called(node) == "permute" and isinstance(node, ast.Call) and 2 <= len(node.args) <= 6:
         for order in itertools.permutations(node.args):
             if list(order) != node.args:
                 new = copy.copy(node)
@@ -282,7 +306,7 @@ def _constants(node: ast.AST, scope: Scope) -> Iterator[Found]:
         return
     code = "constant_factor" if scope.place == "factor" else "wrong_constant"
     for value in (2 * n, n / 2, n + 1, n - 1, 3 * n, n / 3, n * n, n + 2, n**0.5 if n > 0 else n):
-        if value not in (n, 0.0):
+        if value not in (n, 0.0) and not (value == 1 and scope.place == "factor"):
             yield code, ast.Constant(int(value) if value == int(value) else value)
     for other in (*scope.numbers, *scope.epsilons):
         yield code, ast.parse(other, mode="eval").body
@@ -391,9 +415,11 @@ def _removed(node: ast.AST, scope: Scope) -> Iterator[Found]:
             if size(node.right) and isinstance(node.op, ast.Div):
                 code = "sum_vs_mean"
             yield code, node.left
-            if isinstance(node.op, ast.Mult):
-                code = "constant_factor" if number(node.left) is not None else "extra_factor"
-                yield code, node.right
+            code = "constant_factor" if number(node.left) is not None else "extra_factor"
+            yield (
+                code,
+                (node.right if isinstance(node.op, ast.Mult) else made("1 / B", B=node.right)),
+            )
             inverse = "constant_factor" if number(node.right) is not None else "inverse"
             if isinstance(node.op, ast.Mult):
                 yield inverse, made("A / B", A=node.left, B=node.right)
@@ -419,78 +445,41 @@ def _removed(node: ast.AST, scope: Scope) -> Iterator[Found]:
             yield "inverse", made("L * B / A", L=inner.left, A=inner.right, B=node.right)
 
 
-@rule("missing_factor", paired=True)
-def _factors(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    if not standing(node, scope):
-        return
-    for name in scope.tensors:
-        if name in scope.upstream:
-            continue
-        if name in {text(part) for part in factors_of(node)}:
-            yield "exponent", made(f"A * {name}", A=node)
-        masked = name in scope.booleans or any(w in name.lower() for w in ("mask", "keep"))
-        code = "mask_not_applied" if masked else "missing_factor"
-        yield code, made(f"A * {name}", A=node)
-        if not masked:
-            yield code, made(f"A / {name}", A=node)
-            yield code, made(f"A * (1 - {name})", A=node)
-            yield code, made(f"A * (1 - {name} ** 2)", A=node)
-            yield code, made(f"A * {name} * (1 - {name})", A=node)
-            yield code, made(f"A / (1 + {name})", A=node)
-            yield code, made(f"A * {name}.sign()", A=node)
-            yield code, made(f"A * {name}.exp()", A=node)
-        if scope.tensors[name] == 1 and scope.rank > 2:
-            yield code, made(f"A * {name}.reshape(1, -1{', 1' * (scope.rank - 2)})", A=node)
-        if scope.tensors[name] == scope.rank - 1:
-            yield code, made(f"A * {name}.unsqueeze(-1)", A=node)
-            yield code, made(f"A / {name}.unsqueeze(-1)", A=node)
-    for known in scope.numbers:
-        if not known[0].isdigit() and not size(ast.parse(known, mode="eval").body):
-            yield "missing_factor", made(f"A * {known}", A=node)
-            yield "missing_factor", made(f"A / {known}", A=node)
-    yield "constant_factor", made("2 * A", A=node)
-    if scope.place != "head":
-        yield "constant_factor", made("0.5 * A", A=node)
-    for known in scope.numbers:
-        sized = size(ast.parse(known, mode="eval").body)
-        plain = "constant_factor" if known[0].isdigit() else "missing_factor"
-        yield plain, made(f"A * {known}", A=node)
-        yield ("sum_vs_mean" if sized else plain), made(f"A / {known}", A=node)
-        if not sized:
-            yield "missing_factor", made(f"A / (1 - {known})", A=node)
-    for condition in scope.conditions:
-        yield "mask_not_applied", made(f"A * ({condition})", A=node)
-
-
-@rule("v_unused")
-def _upstream(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    if standing(node, scope):
-        for name in scope.upstream:
-            yield made(f"{name} * A", A=node)
-
-
-@rule("missing_term")
-def _usual_terms(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    """What sums most often lack: a constant, the term through a mean, the one through a norm."""
-    if not isinstance(node, ast.expr) or isinstance(node, (ast.Tuple, ast.List, ast.Constant)):
-        return
-    if scope.place not in ("head", "term", "result", "inside", "factor") and not atom(node, scope):
-        return
-    for constant in ("1", "2"):
-        yield made(f"(A + {constant})", A=node)
-        yield made(f"(A - {constant})", A=node)
-        yield made(f"({constant} - A)", A=node)
-    tensors = [n for n in scope.tensors if n not in scope.upstream and n not in scope.booleans]
-    for dim in scope.dims:
-        yield made(f"(A - A.mean({dim}, keepdim=True))", A=node)
-        for kind in REDUCTIONS:
-            for name in tensors:
-                yield made(f"(A - {name} * (A * {name}).{kind}({dim}, keepdim=True))", A=node)
-                yield made(f"(A - {name} * A.{kind}({dim}, keepdim=True))", A=node)
-    for name in tensors:
-        if name != text(node):
-            yield made(f"(A - {name})", A=node)
-            yield made(f"(A + {name})", A=node)
+forms(
+    "missing_factor", standing,
+    "exponent: A * {own}", "exponent: A / {own}",
+    "mask_not_applied: A * {mask}",
+    "A * {new}", "A / {new}", "A * (1 - {t})", "A * (1 - {t} ** 2)", "A * {t} * (1 - {t})",
+    "A / (1 + {t})", "A * {t}.sign()", "A * {t}.exp()",
+    "A * {column}.reshape(1, -1{tail})", "A * {row}.unsqueeze(-1)", "A / {row}.unsqueeze(-1)",
+    "A * {number}", "A / {number}", "sum_vs_mean: A / ({number} - {number2})",
+    "constant_factor: 2 * A", "constant_factor: A * {literal}", "constant_factor: A / {literal}",
+    paired=True,
+)  # fmt: skip
+forms(
+    "constant_factor", lambda node, s: standing(node, s) and s.place != "head", "0.5 * A",
+    paired=True,
+)  # fmt: skip
+forms(
+    "missing_factor", standing,
+    "A * {size}", "sum_vs_mean: A / {size}", "sum_vs_mean: A / ({size} * {size2})",
+    "A / (1 - {number})", "A / (1 - {literal})", "A * {expression}", "A / {expression}",
+    "mask_not_applied: A * ({where})",
+    paired=True,
+)  # fmt: skip
+forms("v_unused", standing, "{v} * A")
+forms(
+    "v_unused", lambda node, s: s.place == "inside" and number(node) is not None, "{v}",
+)  # fmt: skip
+# What sums most often lack: a constant, the term through a mean, the one through a norm.
+forms(
+    "missing_term", summand,
+    "(A + {constant})", "(A - {constant})", "({constant} - A)", "(A + {stray})",
+    "(A - A.mean({dim}, keepdim=True))",
+    "(A - {w} * (A * {w}).{kind}({dim}, keepdim=True))",
+    "(A - {w} * A.{kind}({dim}, keepdim=True))", "(A - (A * {w}).{kind}({dim}, keepdim=True))",
+    "(A - {other})", "(A + {other})",
+)  # fmt: skip
 
 
 @rule("missing_factor")
@@ -499,7 +488,7 @@ def _inner_factors(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if not name or scope.place in ("size", "index"):
         return
     for other in (*scope.tensors, *scope.numbers):
-        if other in scope.upstream:
+        if other in scope.upstream | scope.indices:
             continue
         same = other == name
         if other in scope.tensors or name in scope.numbers:
@@ -534,70 +523,77 @@ def _functions(node: ast.AST, scope: Scope) -> Iterator[Found]:
                 yield ("output_for_input" if crossed else "wrong_function"), inner
         if "fft" in name:
             yield "missing_call", made("A.conj()", A=node)
-    if atom(node, scope) in scope.tensors and atom(node, scope):
-        for other in WRAPS:
-            yield "missing_call", made(f"A.{other}()", A=node)
 
 
-@rule("missing_factor")
-def _products(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    """A matrix that multiplies, a sum that scales."""
-    if not standing(node, scope) and scope.place != "factor":
-        return
-    matrices = [n for n, rank in scope.tensors.items() if rank >= 2 and n not in scope.upstream]
-    for name in matrices:
-        for shown in (f"A @ {name}", f"A @ {name}.mT", f"{name} @ A", f"{name}.mT @ A"):
-            yield made(shown, A=node)
-    for name in scope.tensors:
-        if name not in scope.upstream and name not in scope.booleans:
-            for dim in scope.dims:
-                yield made(f"A * {name}.sum({dim}, keepdim=True)", A=node)
-    if isinstance(node, (ast.BinOp, ast.Call)):
-        yield "missing_call", made("(A).sqrt()", A=node)
-        yield "missing_call", made("(A).rsqrt()", A=node)
-        yield "missing_call", made("(A).exp()", A=node)
-
-
-@rule("missing_broadcast_sum", paired=True)
-def _sums(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    if not standing(node, scope) and not (atom(node, scope) in scope.tensors and atom(node, scope)):
-        return
-    if isinstance(node, ast.Name) and called(node):
-        return
-    for dim in scope.dims:
-        yield made(f"A.sum({dim})", A=node)
-        yield made(f"A.sum({dim}, keepdim=True)", A=node)
-    yield made("A.sum()", A=node)
-    if isinstance(node, ast.Call) and called(node) == "sum":
-        yield "wrong_dim", made("A.sum((0, 1))", A=node.func.value)  # type: ignore[attr-defined]
-
-
-@rule("missing_unsqueeze", paired=True)
-def _unsqueezed(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    if isinstance(node, ast.expr) and (
-        (atom(node, scope) in scope.tensors and scope.tensors[atom(node, scope)] >= 1)
-        or (isinstance(node, (ast.Call, ast.BinOp)) and scope.place != "head")
-    ):
-        for dim in ("1", "-1", "0", *(d for d in scope.dims if "." in d)):
-            yield made(f"A.unsqueeze({dim})", A=node)
+forms("missing_call", tensor, *(f"A.{name}()" for name in WRAPS), paired=True)
+# A matrix that multiplies, a sum that scales.
+forms(
+    "missing_factor", lambda node, s: standing(node, s) or s.place == "factor",
+    "A @ {matrix}", "A @ {matrix}.mT", "{matrix} @ A", "{matrix}.mT @ A",
+    "A * {w}.sum({dim}, keepdim=True)",
+)  # fmt: skip
+forms(
+    "missing_call",
+    lambda node, s: (standing(node, s) or s.place == "factor")
+    and isinstance(node, (ast.BinOp, ast.Call)),
+    "(A).sqrt()", "(A).rsqrt()", "(A).exp()",
+)  # fmt: skip
+forms(
+    "missing_broadcast_sum", lambda node, s: standing(node, s) or tensor(node, s),
+    "A.sum({dim})", "A.sum({dim}, keepdim=True)", "A.sum()",
+    paired=True,
+)  # fmt: skip
+forms(
+    "missing_unsqueeze",
+    lambda node, s: (tensor(node, s) and s.tensors[atom(node, s)] >= 1)
+    or (isinstance(node, (ast.Call, ast.BinOp)) and s.place != "head"),
+    "A.unsqueeze({unflat})",
+    paired=True,
+)  # fmt: skip
 
 
 @rule("kernel_not_flipped", paired=True)
 def _flipped(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    name = atom(node, scope)
-    rank = scope.tensors.get(name, 0) if name else 0
-    if rank >= 1:
-        for dim in sorted({rank - 1, 0, max(rank - 2, 0)}, reverse=True):
-            yield made(f"A.flip({dim})", A=node)
-        if rank >= 2:
-            yield made(f"A.flip({rank - 2}, {rank - 1})", A=node)
-    if called(node) == "cumsum" and isinstance(node, ast.Call) and len(node.args) == 2:
-        a, d = node.args
-        yield made("torch.cumsum(A.flip(D), D).flip(D)", A=a, D=d)
-    if called(node) == "flip" and isinstance(node, ast.Call):
-        yield node.args[0] if len(node.args) == 2 else node.func.value  # type: ignore[attr-defined]
-    if called(node) == "reversed" and isinstance(node, ast.Call) and len(node.args) == 1:
+    rank = scope.tensors[atom(node, scope)] if tensor(node, scope) else 0
+    for dim in sorted({rank - 1, 0, max(rank - 2, 0)}, reverse=True) if rank else ():
+        yield made(f"A.flip({dim})", A=node)
+    if rank >= 2:
+        yield made(f"A.flip({rank - 2}, {rank - 1})", A=node)
+    name = called(node)
+    if name in ("cumsum", "cumprod") and isinstance(node, ast.Call):
+        a, rest = operand(node)
+        if rest:
+            yield made(f"A.flip(D).{name}(D).flip(D)", A=a, D=rest[0])
+    if name == "flip" and isinstance(node, ast.Call):
+        yield operand(node)[0]
+    if name == "reversed" and isinstance(node, ast.Call) and len(node.args) == 1:
         yield node.args[0]
+
+
+# An index that is known and not used: what was taken has to be put back where it came from.
+forms(
+    "missing_call", lambda node, s: bool(s.indices) and (standing(node, s) or tensor(node, s)),
+    "A[{i}]", "A.gather({dim}, {i})", "torch.zeros_like(A).scatter_add_({dim}, {i}, A)",
+    "torch.zeros_like(A).index_add_({dim}, {i}, A)",
+)  # fmt: skip
+
+
+@rule("transposed", paired=True)
+def _scattered(node: ast.AST, scope: Scope) -> Iterator[Found]:
+    """Gathering is the transpose of scattering, and the inverse of an order its argsort."""
+    if not isinstance(node, ast.Call):
+        return
+    name, (a, rest) = called(node), operand(node)
+    if name == "gather" and len(rest) == 2:
+        for start in ("torch.zeros_like(A)", *(f"torch.zeros_like({t})" for t in scope.values)):
+            yield made(f"{start}.scatter_add_(D, I, A)", A=a, D=rest[0], I=rest[1])
+    if name in ("scatter_", "scatter_add_", "scatter", "scatter_add") and len(rest) == 3:
+        yield made("V.gather(D, I)", V=rest[2], D=rest[0], I=rest[1])
+    if name in ("index_add_", "index_add") and len(rest) == 3:
+        yield made("V[I]", V=rest[2], I=rest[1])
+
+
+forms("transposed", lambda node, s: atom(node, s) in s.indices, "A.argsort(-1)", "A.argsort(0)")
 
 
 @rule("wrong_slice")
@@ -611,15 +607,42 @@ def _slices(node: ast.AST, scope: Scope) -> Iterator[Found]:
             assert isinstance(new.value, ast.Subscript)
             new.targets[0].value, new.value.value = target.value, value
             yield new
-    if isinstance(node, ast.Slice):
-        for lower, upper in ((node.upper, None), (None, node.lower)):
-            if (lower or upper) is not None:
-                yield ast.Slice(lower, upper, node.step)
+    if isinstance(node, ast.Slice) and node.step is None:
+        known = [ast.parse(n, mode="eval").body for n in scope.numbers if n not in scope.sizes]
+        bounds = [(node.upper, None), (None, node.lower), (ast.Constant(1), None),
+                  (None, ast.parse("-1", mode="eval").body), (None, None)]  # fmt: skip
+        bounds += [(n, node.upper) for n in known] + [(node.lower, n) for n in known]
+        for lower, upper in bounds:
+            yield ast.Slice(lower, upper)
     if scope.place == "index" and number(node) is not None:
         place = int(number(node) or 0)
         for at in (0, 1, 2, -1):
             if at != place:
                 yield ast.Constant(at)
+
+
+_MIRRORED = {":-1": "1:", "1:": ":-1", "::2": "1::2", "0::2": "1::2", "1::2": "0::2"}
+
+
+@rule("missing_accumulation")
+def _another(node: ast.AST, scope: Scope) -> Iterator[Found]:
+    """A statement after this one: the other half of what is shared out, the end of a scan."""
+    target = node.target if isinstance(node, ast.AugAssign) else (
+        node.targets[0] if isinstance(node, ast.Assign) else None
+    )  # fmt: skip
+    if isinstance(target, ast.Subscript):
+        parts = target.slice.elts if isinstance(target.slice, ast.Tuple) else [target.slice]
+        shown = [text(part) for part in parts]
+        if any(part in _MIRRORED for part in shown):
+            at = ", ".join(_MIRRORED.get(part, part) for part in shown)
+            for op in ("+=", "-="):
+                other = ast.parse(f"{text(target.value)}[{at}] {op} 0").body[0]
+                other.value = node.value  # type: ignore[attr-defined]
+                yield both(node, other)
+    if isinstance(node, ast.For):
+        for one, two in itertools.permutations(scope.made, 2):
+            for at in ("0", "-1", ":, 0", ":, -1"):
+                yield "missing_term", both(node, ast.parse(f"{one}[{at}] = {two}[{at}]").body[0])
 
 
 @rule("missing_accumulation")
@@ -649,8 +672,35 @@ def _assigned(node: ast.AST, scope: Scope) -> Iterator[Found]:
         yield ast.Assign([node.target], node.value)
 
 
-@rule("constant_factor", paired=True)
-def _scaled(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    if standing(node, scope):
-        for factor in _FACTORS:
-            yield made(f"{factor} * A", A=node)
+forms("constant_factor", standing, *(f"{factor} * A" for factor in _FACTORS), paired=True)
+# A term that a product has, and this sum has not.
+forms(
+    "missing_term", summand,
+    *(f"({line})" for kind in ("number", "literal", "eps")
+      for line in (f"A + {{{kind}}}", f"A - {{{kind}}}", f"{{{kind}}} - A")),
+    "(A - {w} * {w} * A)",
+)  # fmt: skip
+forms("missing_term", head, "(A + {any} * {any2})", "(A - {any} * {any2})")
+forms(
+    "missing_term",
+    lambda node, s: tensor(node, s) and s.tensors[atom(node, s)] == 2, "(A + A.T)",
+)  # fmt: skip
+# Derivatives of normalisations, which have a row of J for each element.
+forms(
+    "unknown", head,
+    "{w} * ({v} - ({v} * {w}).sum({dim}, keepdim=True))",
+    "{v} - {w} * {v}.sum({dim}, keepdim=True)",
+    "{v} - {w}.exp() * {v}.sum({dim}, keepdim=True)",
+    "({v} - {w} * ({v} * {w}).sum({dim}, keepdim=True)) / {t}",
+    "({v} - ({v} * {w}).sum({dim}, keepdim=True)) / {t}",
+    "({v} - {v}.mean({dim}, keepdim=True) - {w} * ({v} * {w}).mean({dim}, keepdim=True)) * {t}",
+)  # fmt: skip
+
+
+@rule("v_nonlinear")
+def _nonlinear(node: ast.AST, scope: Scope) -> Iterator[Found]:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        if text(node.right) in scope.upstream:
+            yield node.left
+        if text(node.left) in scope.upstream:
+            yield node.right

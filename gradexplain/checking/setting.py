@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 torch = numeric.torch_module()
 
 
+#: So many points near a tie are looked at.
+_NEARBY = 40
+
+
 @dataclass(slots=True)
 class CodeSetting(Setting):
     """A claim that is code: it is run."""
@@ -155,7 +159,7 @@ class CodeSetting(Setting):
         self, values: Mapping[str, Array], name: str, wrong: Array, claimed: Array
     ) -> Array:
         """``wrong`` without the entries at which the claim is a slope to one side, or between the
-        two: at a kink of the forward any of them is right.
+        two, and without the rows that J has nearby: at a kink or a tie any of them is right.
         """
         left_wrong: Array = wrong.copy()
         for place in np.unique(np.argwhere(wrong)[:, 1]):
@@ -170,6 +174,15 @@ class CodeSetting(Setting):
                 inside = (here >= low - room) & (here <= high + room)
                 inside |= ~np.isfinite(here)
             left_wrong[inside, place] = False
+        for seed in range(_NEARBY if left_wrong.any() else 0):
+            # Of equal elements a selection may take any: what it does near the tie is right at it.
+            near = {n: v + 1e-7 * _shuffled(v.shape, seed) for n, v in values.items()}
+            rows = self.reference(near, "float64")[name]
+            with np.errstate(all="ignore"):
+                same = np.abs(claimed - rows) <= 1e-4 * (1 + np.abs(rows))
+            left_wrong[same.all(axis=1)] = False
+            if not left_wrong.any():
+                break
         return left_wrong
 
     def forward_gap(self, values: Mapping[str, Array], dtype: str) -> float | None:
@@ -363,6 +376,10 @@ def _told(j: Array, error: Array) -> Array:
     """Where the differences have digits."""
     scale = np.abs(j[np.isfinite(j)]).max(initial=0.0)
     return np.asarray(np.isfinite(j) & (error <= 1e-3 * max(scale, 1e-6)))
+
+
+def _shuffled(shape: tuple[int, ...], seed: int) -> Array:
+    return np.random.default_rng(seed).permutation(points.spread(shape, 1).ravel()).reshape(shape)
 
 
 def _key(values: Mapping[str, Array]) -> bytes:
