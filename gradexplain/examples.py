@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -26,22 +26,62 @@ _STEP = (math.sqrt(5) - 1) / 2
 
 def example_values(graph: Graph, leaves: Sequence[Node]) -> dict[str, Array]:
     """A value for each of ``leaves``, the same ones every time."""
+    return next(candidates(graph, leaves))
+
+
+def candidates(graph: Graph, leaves: Sequence[Node]) -> Iterator[dict[str, Array]]:
+    """Values for ``leaves``, what reads best first; one may suit where others have no value, or no
+    derivative: a logarithm of 1 − x, an inverse, two products that cancel before a kink."""
     ops = [node.op for node in graph.nodes if node.op is not None]
-    counted = not any(map(_saturates, ops))
-    positive = any("<" in condition for op in ops for condition in op.singular)
-    shares = any(op.name in _SHARES for op in ops)
-    values: dict[str, Array] = {}
-    start = 1
+    if not any(map(_saturates, ops)):
+        yield _counted(leaves)
+    if any(op.family == "linear algebra" for op in ops):
+        yield _ladder(leaves, -1, 1, diagonal=True)
+        yield _ladder(leaves, -1, 1, diagonal=True, symmetric=True)
+    yield _ladder(leaves, *_range(ops))
+    for digits in (1, 2):
+        for low, high in ((0, 2), (-1, 1), (0.1, 0.9), (1.1, 2.9)):
+            yield _ladder(leaves, low, high, digits)
+
+
+def _counted(leaves: Sequence[Node]) -> dict[str, Array]:
+    values, start = {}, 1
     for node in leaves:
         count = math.prod(node.shape)
-        run = np.arange(start, start + count, dtype=np.float64)
+        values[node.label] = np.arange(start, start + count, dtype=np.float64).reshape(node.shape)
         start += count
-        if not counted and not node.integer:
-            part = run * _STEP % 1
-            run = np.round(part * 0.8 + 0.1 if shares else part * 2 - (0 if positive else 1), 1)
-            run[run == 0] = 0.5
-        values[node.label] = run.reshape(node.shape)
     return values
+
+
+def _ladder(
+    leaves: Sequence[Node],
+    low: float,
+    high: float,
+    digits: int = 1,
+    *,
+    diagonal: bool = False,
+    symmetric: bool = False,
+) -> dict[str, Array]:
+    """Rounded numbers from ``low`` to ``high`` in no order; of square matrices the ``diagonal`` is
+    larger than the rest of its row."""
+    values = _counted(leaves)
+    for node in leaves:
+        if node.integer:
+            continue
+        run = np.round(low + values[node.label] * _STEP % 1 * (high - low), digits)
+        run[run == 0] = 0.5
+        if diagonal and run.ndim >= 2 and run.shape[-1] == run.shape[-2]:
+            other = np.swapaxes(run, -1, -2) if symmetric else run
+            run = np.round((run + other) / 2, digits) + run.shape[-1] * np.eye(run.shape[-1])
+        values[node.label] = run
+    return values
+
+
+def _range(ops: Sequence[Op]) -> tuple[float, float]:
+    """From where to where a program saturates nothing, and has values."""
+    if any(op.name in _SHARES for op in ops):
+        return 0.1, 0.9
+    return (0, 2) if any("<" in condition for op in ops for condition in op.singular) else (-1, 1)
 
 
 def _saturates(op: Op) -> bool:

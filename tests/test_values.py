@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from gradexplain import explain
 from gradexplain.errors import GradexplainError, InputError, UnsupportedError
 from gradexplain.explanation import Array, Shape
 from gradexplain.limits import MAX_ELEMENTS, MAX_VALUE_TEXT
@@ -814,3 +815,26 @@ def test_kinds_of_error() -> None:
     assert type(error_of(lambda: read("x.npz"))) is UnsupportedError
     assert type(error_of(lambda: as_array(None, "grad"))) is InputError
     assert type(error_of(lambda: read("none.npy"))) is InputError
+
+
+@pytest.mark.parametrize(
+    ("expression", "shapes"),
+    [
+        ("torch.linalg.inv(x).sum()", {"x": (3, 3)}),
+        ("torch.logdet(x)", {"x": (3, 3)}),
+        ("det(x)", {"x": (3, 3)}),
+        ("torch.linalg.cholesky(x).sum()", {"x": (3, 3)}),
+        ("torch.linalg.solve(A, b).sum()", {"A": (3, 3), "b": (3,)}),
+        ("sqrt(1 - x**2).sum()", {"x": (3,)}),
+        ("x.acosh().sum()", {"x": (3,)}),
+        ("torch.special.logit(x).sum()", {"x": (3, 4)}),
+        ("F.hardtanh(x).sum()", {"x": (3, 4)}),
+        ("torch.einsum('bij,kj->bik', x, w).relu().mean()", {"x": (2, 3, 4), "w": (5, 4)}),
+    ],
+)
+def test_example_values_are_where_there_is_a_derivative(
+    expression: str, shapes: dict[str, tuple[int, ...]]
+) -> None:
+    found = explain(expression, shapes=shapes)
+    assert found.check is not None and found.check.status == "agree"
+    assert all(np.isfinite(gradient.value).all() for gradient in found.gradients.values())

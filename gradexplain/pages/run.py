@@ -243,7 +243,7 @@ class Page:
                 text for text in lines if not text.startswith((f"{x.shared} ", f"{x.shared}["))
             ]
         # What is its own name, as ``argsort(x)`` may be, needs no line.
-        pairs = ((text, *text.split(" = ", 1)) for text in (*numbered, *lines))
+        pairs = ((text, *text.split(" = ", 1)) for text in dict.fromkeys((*numbered, *lines)))
         lines = [text for text, *sides in pairs if sides[0] != sides[-1] or len(sides) == 1]
         known = [ranges_in(g.ranges, f"{g.text} {used}", sizes=self.is_short(g)) for g in found]
         merged = grouped(known)

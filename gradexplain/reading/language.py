@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from gradexplain.errors import InputError, Span
-from gradexplain.examples import example_values
+from gradexplain.examples import candidates, example_values
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph, Ref, renumbered
 from gradexplain.ops import by_spelling
@@ -368,10 +368,18 @@ def _named(s: Session, calls: list[BackwardCall]) -> None:
 def _values(s: Session, graph: Graph) -> dict[str, Array]:
     """The value of every leaf; those that nobody gave are made to suit the whole graph."""
     free = [n for n in graph.leaves if s.made[n.label].value is None and not s.made[n.label].later]
-    made = example_values(graph, [n for n in free if not s.inputs.gives(n.label)])
+    free = [n for n in free if not s.inputs.gives(n.label)]
+    others = [n for n in graph.leaves if n not in free]
+    known = {n.label: s.leaf_value(n.label, n.shape) for n in others}
+    made = example_values(graph, free)
+    if free and s.numbers is not None:
+        for found in candidates(graph, free):
+            if s.numbers.suits(graph, {**known, **found}):
+                made = found
+                break
     for label, value in made.items():
         s.made[label].value = value
-    return {n.label: s.leaf_value(n.label, n.shape) for n in graph.leaves}
+    return {**known, **made}
 
 
 # -- what is shown ---------------------------------------------------------------------------------

@@ -56,6 +56,9 @@ class Numbers(Protocol):
     def value(self, graph: Graph, leaves: Mapping[str, Array], dtype: str) -> Array:
         """The output's elements."""
 
+    def suits(self, graph: Graph, leaves: Mapping[str, Array]) -> bool:
+        """Whether every operation has a value and a derivative at these values."""
+
     def gradients(
         self,
         graph: Graph,

@@ -6,15 +6,19 @@ is made of them.
 
 from __future__ import annotations
 
+import math
+import operator
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from gradexplain.errors import UnsupportedError
+from gradexplain.errors import GradexplainError, UnsupportedError
 from gradexplain.explanation import Array
-from gradexplain.graph import Graph
+from gradexplain.graph import Graph, Node, Ref
+from gradexplain.plan.arrays import to_float
 from gradexplain.routes.pytorch import (
     ERRORS,
     Answer,
@@ -24,6 +28,12 @@ from gradexplain.routes.pytorch import (
     tensors_of,
     to_array,
 )
+
+#: A larger program is shown at the first point; at a larger value a matrix was all but singular.
+_TRIED, _LARGE = 10_000, 1e9
+_NOISE = 1e-12
+
+_COMPARED = {"<=": operator.le, ">=": operator.ge, "==": operator.eq}
 
 _REMEDY = (
     "shorten the loop (the formulas of a turn are the same), write the number itself, or run the script "
@@ -84,7 +94,26 @@ class StepQuestion:
 
 
 class Replay:
-    """`gradexplain.reading.session.Numbers` by PyTorch."""
+    """`gradexplain.reading.session.Numbers` by PyTorch; a point is tried by the chain rule's forward."""
+
+    def suits(self, graph: Graph, leaves: Mapping[str, Array]) -> bool:
+        if all(_is_safe(node, leaves, graph) for node in graph.nodes if node.op is not None):
+            return True
+        if sum(math.prod(node.shape) for node in graph.nodes) > _TRIED:
+            return True
+        from gradexplain.routes.chain import ChainRule  # SymPy is loaded where a point is tried
+        from gradexplain.routes.singular import singular_nodes
+        from gradexplain.verdict import compare
+
+        wanted = [node.label for node in graph.leaves if not node.integer]
+        try:
+            chain = ChainRule(graph, leaves, exact=False)
+            for id, (value, size) in chain.forward.items():  # a rounding from a kink is a kink
+                chain.forward[id] = compare.settled(to_float(value), size, _NOISE), size
+            sizes = [abs(value).max(initial=0) for value, _ in chain.forward.values()]
+            return not singular_nodes(graph, chain, wanted) and max(sizes) < _LARGE
+        except GradexplainError:
+            return False
 
     def value(self, graph: Graph, leaves: Mapping[str, Array], dtype: str) -> Array:
         found = self._asked(ValueQuestion(graph, leaves, dtype))[""]
@@ -126,3 +155,19 @@ class Replay:
                 remedy=_REMEDY,
             )
         return answer.gradients
+
+
+def _is_safe(node: Node, leaves: Mapping[str, Array], graph: Graph) -> bool:
+    """Whether an operation is known to have a value and a derivative, without trying."""
+    op = node.op
+    assert op is not None
+    if op.singular_at is not None or op.family == "linear algebra":
+        return False
+    given = dict(zip((parameter.name for parameter in op.parameters), node.args, strict=True))
+    for condition in op.singular:
+        found = re.fullmatch(r"(\w+) (<=|>=|==) (-?\d+)", condition)
+        arg = given.get(found[1]) if found else None
+        value = leaves.get(graph[arg.id].label) if isinstance(arg, Ref) else arg
+        if found is None or value is None or np.any(_COMPARED[found[2]](value, float(found[3]))):
+            return False
+    return True
