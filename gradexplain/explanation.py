@@ -281,8 +281,10 @@ class Check:
     reason: str = ""
     compared: int = 0
     operations: int = 0
+    #: False where time or memory was over before; ``reason`` says what is missing.
+    whole: bool = True
 
-    JSON: ClassVar[Keys] = {"tolerance": TOLERANCE}
+    JSON: ClassVar[Keys] = {"tolerance": TOLERANCE, "whole": HIDDEN}
 
 
 @dataclass(slots=True)

@@ -26,6 +26,7 @@ from gradexplain.explanation import Array
 from gradexplain.ops.base import Shape
 from gradexplain.reading.arrays import ONES, as_array
 from gradexplain.reading.syntax import parse
+from gradexplain.supervisor import link
 from gradexplain.supervisor.within import within
 from gradexplain.verdict import compare
 
@@ -249,6 +250,7 @@ def _report(
             remedy="give v in the output's shape, or leave it out: all of J is compared then",
         )
     first = trials[0]
+    ones = grad is ONES
     reference = "closed form" if first.setting.graph is not None else "autograd"
     report = CheckReport(
         subject=subject.title,
@@ -262,6 +264,8 @@ def _report(
         grad=upstream,
         order=order,
     )
+    if write:
+        link.missing("what is wrong, and why", lambda: _so_far(report, trials, ones))
     whole = {n: s for n, s in shapes.items() if n not in given}
     if hasattr(subject, "mirrored"):
         subject.mirrored = frozenset(n for n in first.setting.wanted[1:] if _mirrored(first, n))
@@ -280,14 +284,8 @@ def _report(
                 symmetric = found[0].name
     joint = _joint(trials, tries, report)
     for name in first.setting.wanted:
-        report.inputs[name] = _input(name, trials, tries, report, write, grad is ONES, joint)
-    for trial in trials:
-        wrong = tuple(n for n in first.setting.wanted if _wrong(trial, n, report, grad is ONES))
-        report.points.append(
-            PointReport(
-                trial.what, dict(trial.setting.shapes), dict(trial.values), trial.out_shape, wrong
-            )
-        )
+        report.inputs[name] = _input(name, trials, tries, report, write, ones, joint)
+    report.points = _points(report, trials, ones)
     for one in report.inputs.values():
         if symmetric and one.fault is not None and one.fault.code == "unknown":
             text = f"the gradient by {one.name} is right for symmetric {symmetric} only"
@@ -300,6 +298,27 @@ def _report(
         if claim.name in report.inputs:
             report.inputs[claim.name].text = " ".join(claim.text.split())
     _notes(report, subject, trials)
+    return report
+
+
+def _points(report: CheckReport, trials: list[Trial], ones: bool) -> list[PointReport]:
+    found = []
+    for trial in trials:
+        setting = trial.setting
+        wrong = tuple(n for n in setting.wanted if _wrong(trial, n, report, ones))
+        shapes = dict(setting.shapes)
+        found.append(PointReport(trial.what, shapes, dict(trial.values), trial.out_shape, wrong))
+    return found
+
+
+def _so_far(report: CheckReport, trials: list[Trial], ones: bool) -> CheckReport:
+    """Which gradients are wrong, where it has not been found out yet what is wrong with them."""
+    report.points = _points(report, trials, ones)
+    for name in trials[0].setting.wanted:
+        if name not in report.inputs:
+            verdict = "wrong" if any(name in point.wrong for point in report.points) else "right"
+            report.inputs[name] = InputReport(name, trials[0].shape(name), verdict)
+    report.verdict = "cannot tell"
     return report
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ast
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gradexplain.cli import shell
 from gradexplain.cli.common import PAGES, Command, Output, budget_options, page_output_options
 from gradexplain.errors import InputError
+from gradexplain.supervisor import link
+
+if TYPE_CHECKING:
+    from gradexplain.checking.report import CheckReport
 
 #: FILE.py:NAME, which no expression can be.
 _CODE = re.compile(r"(?P<path>.+\.py):(?P<name>[^\W\d]\w*)$", re.DOTALL)
@@ -113,22 +117,24 @@ def check(
             remedy='say what the backward returns, as in --claim "x: v/x.sum(dim=0)"; '
             "or give FILE.py:NAME",
         )
-    report = run(
-        subject,
-        list(claims) or None,
-        at=_whole(at, typed.parse_bindings(at)) if code is not None else typed.parse_bindings(at),
-        shapes=typed.parse_shapes(shape),
-        grad=None if grad is None else typed.parse_value(grad, "--grad"),
-        grad_name=grad_name,
-        dtype=dtype,
-        order=order,
-        seed=seed,
-        arguments=dict(map(_argument, arguments)),
-        absent=absent,
-        frozen=frozen,
-        intended=_intended(intended, declared),
-        against=_against(against, seed),
-    )
+    values = typed.parse_bindings(at)
+    asked: dict[str, Any] = {
+        "at": values if code is None else _whole(at, values),
+        "shapes": typed.parse_shapes(shape),
+        "grad": None if grad is None else typed.parse_value(grad, "--grad"),
+        "arguments": dict(map(_argument, arguments)),
+        "intended": _intended(intended, declared),
+        "against": _against(against, seed),
+        "grad_name": grad_name, "dtype": dtype, "order": order, "seed": seed, "absent": absent,
+        "frozen": frozen,
+    }  # fmt: skip
+
+    def show(report: CheckReport, said: str) -> None:
+        report.notes.insert(0, said)
+        _write(report, out, everything)
+
+    with link.answering(show):
+        report = run(subject, list(claims) or None, **asked)
     _write(report, out, everything)
     return report.exit_code
 

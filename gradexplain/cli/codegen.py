@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from gradexplain.cli import output, shell
 from gradexplain.cli.common import Command, budget_options
 from gradexplain.errors import InputError
+from gradexplain.supervisor import link
+
+if TYPE_CHECKING:
+    from gradexplain.codegen.making import Code
 
 
 @click.command(cls=Command, short_help="Write the torch.autograd.Function of an expression.")
@@ -49,7 +54,8 @@ def codegen(
     the class works at any sizes, and says so where it does not. It is held against the closed
     form, as by gradexplain check, before it is written.
 
-    Exit codes: 0 it was written, 2 the request was not understood or cannot be carried out.
+    Exit codes: 0 it was written, 2 the request was not understood or cannot be carried out,
+    3 it is shown without having been held against the closed form: the time was over.
     """
     if expr is None:
         raise InputError(
@@ -68,16 +74,20 @@ def codegen(
             "--test writes a file beside the one of the code, which has to be a module",
             remedy="name it with -o, as in -o normalise.py",
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch's of what the expression says: .T of a number
-        made = generate(expr, name, typed.parse_shapes(shape), verify=not no_verify, jvp=jvp)
-    code = styled(made, style)
-    if path in (None, "-"):
-        output.write(code.source)
-    else:
+
+    def write(made: Code, said: str = "") -> None:
+        code = styled(made, style)
+        if path in (None, "-"):
+            output.write(code.source)
+            return
         assert path is not None
         output.write_file(path, code.source)
-        if tests:
+        if tests and not said:
             beside = str(Path(path).with_name(f"test_{module}.py"))
             output.write_file(beside, test_file(code, module, sizes_of(code)))
+
+    with warnings.catch_warnings(), link.answering(write):
+        warnings.simplefilter("ignore")  # PyTorch's of what the expression says: .T of a number
+        made = generate(expr, name, typed.parse_shapes(shape), verify=not no_verify, jvp=jvp)
+    write(made)
     return 0

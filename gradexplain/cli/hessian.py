@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,7 +20,11 @@ from gradexplain.cli.common import (
 from gradexplain.cli.pages import Shown, page_options
 from gradexplain.errors import InputError
 from gradexplain.routes import process
+from gradexplain.supervisor import link
 from gradexplain.verdict.status import exit_code
+
+if TYPE_CHECKING:
+    from gradexplain.second.model import Hessian
 
 _NAMED = re.compile(r"\s*([^\W\d]\w*)\s*=(.*)", re.DOTALL)
 
@@ -55,15 +59,25 @@ def hessian(
         process.start()
     request = question.request(check=not no_check)
     u = _vector(vectors)
-    from gradexplain.hessians import hessian_of  # after the options were understood
+    # Loaded after the options were understood.
+    from gradexplain.explanation import Check
+    from gradexplain.hessians import hessian_of
 
-    found = hessian_of(request, u)
-    if out.format == "json":
-        out.json(found)
-    else:
-        from gradexplain.pages import hessian as pages
+    def show(found: Hessian, said: str) -> None:
+        found.check = Check("cannot tell", found.first.dtype, None, [], said, whole=False)
+        write(found)
 
-        out.document(pages.page(found, shown.options(out.precision)))
+    def write(found: Hessian) -> None:
+        if out.format == "json":
+            out.json(found)
+        else:
+            from gradexplain.pages import hessian as pages
+
+            out.document(pages.page(found, shown.options(out.precision)))
+
+    with link.answering(show):
+        found = hessian_of(request, u)
+    write(found)
     assert found.check is not None
     return exit_code([found.check.status])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -157,24 +158,17 @@ def _explained(
     from gradexplain.explanation import Check
     from gradexplain.pages import run as pages
 
-    found = stages(request, calls.plan(question.grads))
-    explanation = None
-    try:
+    def show(found: Explanation, said: str) -> None:
+        found.check = Check("cannot tell", found.dtype, None, [], said, whole=False)
+        _write(found, shown, out, alone)
+
+    with link.answering(show):
         link.missing(_missing(None))
-        for stage, latest in found:
-            if explanation is None:
-                out.begin(pages.opening(latest))
-            explanation = latest
-            link.missing(_missing(stage))
-    except (link.TimeUp, MemoryError) as error:
-        if explanation is None:
-            raise
-        # What is there is shown, and what is missing; the message on standard error says it too.
-        said = link.too_long() if isinstance(error, link.TimeUp) else link.too_large()
-        explanation.check = Check("cannot tell", explanation.dtype, None, [], said.split("\n")[0])
-        _write(explanation, shown, out, alone)
-        raise
-    assert explanation is not None and explanation.check is not None
+        for stage, explanation in stages(request, calls.plan(question.grads)):
+            if stage == "question":
+                out.begin(pages.opening(explanation))
+            link.missing(_missing(stage), partial(lambda found: found, explanation))
+    assert explanation.check is not None
     _write(explanation, shown, out, alone)
     return exit_code([explanation.check.status])
 

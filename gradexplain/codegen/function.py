@@ -17,6 +17,8 @@ import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from gradexplain.checking import numeric, points
@@ -30,6 +32,7 @@ from gradexplain.ops.base import Shape, show_shape
 from gradexplain.reading.language import read
 from gradexplain.reading.program import Program
 from gradexplain.reading.syntax import parse
+from gradexplain.supervisor import link
 
 
 def generate(
@@ -89,11 +92,20 @@ def generate(
             except UnsupportedError as error:
                 errors.append(error)
                 continue
+            link.missing("the proof that it is right", partial(_unproven, code))
             wrong = failure(code) if verify else ""
             if not wrong:
                 return code
             errors.append(UnsupportedError(f"codegen's own result was refused by check: {wrong}"))
     raise errors[-1]
+
+
+def _unproven(code: Code) -> Code:
+    """A class that may be wrong, as it says itself."""
+    said = (
+        "# NOT PROVEN: time or memory was over before it had been held against the closed form.\n"
+    )
+    return replace(code, source=said + code.source)
 
 
 def _pattern(

@@ -7,6 +7,7 @@ reshape are put together again.  What no delta takes away stays a SymPy ``Sum`` 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import sympy
@@ -323,6 +324,7 @@ def _digit(e: Any, target: Any, d: Any) -> tuple[Any, int, int | None, Any, Any]
 # -- sums that stay ------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=4096)
 def level(e: Any) -> int:
     """How deep sums are nested in ``e``."""
     return max((len(s.limits) + level(s.function) for s in e.atoms(*BIG)), default=0)

@@ -195,9 +195,11 @@ def _inner_sums(e: Any, length: Callable[[Any], float], known: dict[Any, Any]) -
     """Every sum's body tidied, constant factors taken out of it; innermost first."""
     replaced = {}
     for total in sorted(e.atoms(sympy.Sum), key=lambda s: s.count_ops()):
-        body = _inner_sums(total.function, length, known)
-        body = _shortest(body, length, known)
-        replaced[total] = _sum(body, total.limits)
+        key = "within", total  # each once: a sum within n others is in the body of all of them
+        if key not in known:
+            body = _shortest(_inner_sums(total.function, length, known), length, known)
+            known[key] = _sum(body, total.limits)
+        replaced[total] = known[key]
     # Outer sums hold inner ones: replace the largest, which were built from tidied bodies.
     ordered = sorted(replaced, key=lambda s: -s.count_ops())
     return e.xreplace({total: replaced[total] for total in ordered if replaced[total] != total})

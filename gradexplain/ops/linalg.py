@@ -67,7 +67,13 @@ def each_matrix(function: Callable[..., Any], exact: bool, *arrays: Any) -> Any:
         parts = [a[place] for a in wide]
         if exact:
             parts = [mp.matrix(p.tolist()) if p.size else mp.matrix(*p.shape) for p in parts]
-        result = function(*parts)
+        try:
+            result = function(*parts)
+        except np.linalg.LinAlgError as error:
+            raise InputError(
+                f"a matrix with inf, nan or numbers far apart cannot be decomposed: {error}",
+                remedy="give other values",
+            ) from None
         if exact:
             plain = hasattr(result, "tolist") and not isinstance(result, np.ndarray)
             rows = result.tolist() if plain else result

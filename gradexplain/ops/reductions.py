@@ -388,12 +388,14 @@ def _logcumsumexp_terms(g: Any, x: Any, dim: int) -> Any:
 
     if not x.ndim:
         return abs(g)
-    x, g = (np.moveaxis(a, dim, -1) for a in (x, g))
-    y = np.logaddexp.accumulate(x, axis=-1)
-    powers = np.exp(np.minimum(x[..., :, None] - y[..., None, :], 0))
-    exponents = 1 + abs(x[..., :, None]) + (abs(y) + np.where(g == 0, 0, abs(np.log(abs(g)))))[..., None, :]
-    found = np.triu(abs(g)[..., None, :] * powers * exponents).sum(axis=-1)
-    return np.moveaxis(found, -1, dim)
+    y = np.logaddexp.accumulate(x, axis=dim)
+    with np.errstate(divide="ignore"):
+        logs = np.log(abs(g))
+        powers = logs - y
+        more = powers + np.log(abs(y) + np.where(g == 0, 0, abs(logs)))
+    after = (np.flip(np.logaddexp.accumulate(np.flip(a, dim), axis=dim), dim) for a in (powers, more))
+    sums, others = (np.exp(x + a) for a in after)
+    return (1 + abs(x)) * sums + others
 
 
 def _cumprod_back(c: Any, x: Any, dim: int) -> str:

@@ -104,6 +104,8 @@ def _verdict(report: CheckReport) -> Iterable[Block]:
             said = f"rounding to {report.dtype} allows more than the gradient by {found.name} is: "
             said += "zeros would pass too. Give other values, or another dtype."
             yield Paragraph(line(Span("cannot tell: ", "doubt"), said))
+        elif found.verdict == "wrong" and found.fault is None:  # time was over before
+            yield Paragraph(line(Span("WRONG: ", "bad"), f"the gradient by {found.name}."))
         elif found.fault is None:
             yield Paragraph(line(Span("right: ", "good"), f"the gradient by {found.name}."))
         else:

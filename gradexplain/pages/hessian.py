@@ -189,6 +189,8 @@ def _routes(block: Part) -> Iterable[Block]:
 
 
 def _product(h: Hessian, made: Page) -> Iterable[Block]:
+    if not h.products:  # time was over before
+        return
     yield Heading(
         "Hessian-vector product",
         f"H·{h.u} is the gradient of {h.p} = Σ {h.u}·∇{h.scalar}: H is never made",

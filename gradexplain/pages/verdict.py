@@ -47,7 +47,7 @@ def verdict(
         "mismatch": f"the routes give different {of} ({scope}). {reason}",
         "skipped": "closed form = chain rule; PyTorch was not asked.",
         "cannot tell": reason
-        if check.differences or check.operations
+        if check.differences or check.operations or not check.whole
         else f"{reason.rstrip('.')}. The closed form stands, and the chain rule gives the same {of}.",
     }.get(check.status, reason)
     word = {"mismatch": "MISMATCH", "skipped": "not checked"}.get(check.status, check.status)

@@ -26,6 +26,7 @@ from gradexplain.second.gradients import Gradients, closed, free_label, stepped
 from gradexplain.second.model import WHOLE, Block, Hessian, Product
 from gradexplain.second.notes import add_notes
 from gradexplain.second.signs import borders, definiteness, eigenvalues, is_constant, words
+from gradexplain.supervisor import link
 from gradexplain.verdict import compare, fold
 
 #: The formulas of a pair of inputs are written out whatever their length for up to ``_FEW`` inputs, as
@@ -53,12 +54,18 @@ class HessianAsked:
     found: Hessian | None = None
 
     def begin(self, run: Run) -> None:
-        """Nothing is shown before all is known."""
+        """The answer so far: blocks and products are put into it as each is known."""
+        graph, title = run.graph, run.graph.out.label
+        if run.problem.v_source != "implicit":
+            title = run.closed.loss_name
+        u, p = free_label(graph, "u", "w", "direction"), free_label(graph, "P", "Q", "R")
+        self.found = found = Hessian(run.explanation, title, u, p, vector=self.u)
+        link.missing("the gradient, second derivatives", lambda: found)
 
     def further(self, run: Run) -> list[Check]:
-        made = Making(run, self)
-        self.found = made.hessian
-        return [made.check()]
+        found = self.found
+        link.missing("second derivatives", lambda: found)
+        return [Making(run, self).check()]
 
 
 class Making:
@@ -72,9 +79,9 @@ class Making:
         self.leaves = run.leaves
         self.implicit = problem.v_source == "implicit"
         self.v_name = run.explanation.grad.name
-        scalar = run.graph.out.label if self.implicit else run.closed.loss_name
         self.forms: dict[str, ClosedForm] = {}
-        self.hessian = Hessian(run.explanation, scalar, self.u_name, self.p_name, vector=asked.u)
+        assert asked.found is not None
+        self.hessian = asked.found
         self.differences: list[Difference] = []
         self.answer = None if asked.shared is None else asked.shared.answer()
         if self.answer is not None and (self.answer.error or self.answer.refused):
@@ -95,28 +102,20 @@ class Making:
         v_name = None if self.implicit else self.v_name
         steps = stepped(run.graph, problem.wanted, v_name)
         self.steps, self.formulas = (
-            Gradients(made.summed(self.leaves, self.p_name, self.u_name), made.of)
+            Gradients(made.summed(self.leaves, self.hessian.p, self.hessian.u), made.of)
             for made in (steps, closed(run, v_name) or steps)
         )
         self.values = {
             **problem.values,
             **({} if self.implicit else {self.v_name: problem.v}),
-            **{f"{self.u_name}.{n}": u for n, u in (asked.weights or {}).items()},
+            **{f"{self.hessian.u}.{n}": u for n, u in (asked.weights or {}).items()},
         }
         if len(self.leaves) == 1 and asked.weights is not None:
-            (self.values[self.u_name],) = asked.weights.values()
+            (self.values[self.hessian.u],) = asked.weights.values()
         self._blocks()
         self._whole()
         self._products()
         add_notes(self)
-
-    @property
-    def u_name(self) -> str:
-        return free_label(self.run.graph, "u", "w", "direction")
-
-    @property
-    def p_name(self) -> str:
-        return free_label(self.run.graph, "P", "Q", "R")
 
     # -- blocks ----------------------------------------------------------------------------------
 
@@ -403,7 +402,7 @@ class Making:
         graph = self.formulas.graph
         exact = is_small(graph) and self.asked.whole
         form = ClosedForm(graph, self.values, np.ones(()), exact=exact)
-        form.scalar = form.loss_name = self.p_name
+        form.scalar = form.loss_name = self.hessian.p
         chain = None
         if weights is not None:
             steps = self.steps.graph
@@ -429,7 +428,7 @@ class Making:
                 product.torch = zero if kept is None else kept
             product.tolerance, bound = self._bounds(size, product.known)
             product.verdict = self._compare(
-                f"(H·{self.u_name})" + (f".{leaf.label}" if len(self.leaves) > 1 else ""),
+                f"(H·{self.hessian.u})" + (f".{leaf.label}" if len(self.leaves) > 1 else ""),
                 product.value, product.chain_rule, product.torch, product.tolerance, bound,
             )  # fmt: skip
             row = {
@@ -452,7 +451,7 @@ class Making:
         if not any(self.forms[a.label].is_long(leaf) for a, _ in column):
             total, ranges = sympy.S.Zero, Ranges()
             for a, _ in column:
-                u = self.u_name if len(self.leaves) == 1 else f"{self.u_name}.{a.label}"
+                u = self.hessian.u if len(self.leaves) == 1 else f"{self.hessian.u}.{a.label}"
                 calculus = self.forms[a.label].calculus
                 total += calculus.weighted(self.forms[a.label].jacobian(leaf), u, a.shape)
                 ranges |= calculus.ranges
@@ -482,7 +481,7 @@ class Making:
         self, at: str, tex_at: str, right: str, tex_right: str, leaf: Node
     ) -> tuple[str, str]:
         of = "" if len(self.leaves) == 1 else f".{leaf.label}"
-        u, name = self.u_name, LatexPrinter(Letters(())).name
+        u, name = self.hessian.u, LatexPrinter(Letters(())).name
         tex_of = "" if not of else rf"^{{({name(leaf.label)})}}"
         return f"(H·{u}){of}{at} = {right}", f"(H {u}){tex_of}{tex_at} = {tex_right}"
 

@@ -98,7 +98,7 @@ class _Watch:
         """Ask a worker to stop whose time is over."""
         if self.timeout is not None and self._spent >= self.timeout and not self._asked:
             self._asked = True
-            self._deadline = now + max(0.5, 0.05 * self.timeout)
+            self._deadline = now + max(1.0, 0.05 * self.timeout)
             self._send(signal.SIGALRM)
 
     def _stop(self, number: int, now: float, forward: bool) -> None:

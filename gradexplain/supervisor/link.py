@@ -12,7 +12,7 @@ import pickle
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -42,6 +42,8 @@ class _State:
     timeout: float | None = DEFAULT_TIMEOUT
     memory: int | None = DEFAULT_MEMORY
     missing = "the answer"
+    #: Makes what there is of the answer.
+    so_far: Callable[[], Any] | None = None
     stops: list[signal.Signals] = []
     stopping = False
     tied = False
@@ -104,10 +106,23 @@ def memory(size: int | None) -> None:
         tie(_state.front)
 
 
-def missing(what: str) -> None:
-    """What the answer still lacks."""
-    _state.missing = what
+def missing(what: str, so_far: Callable[[], Any] | None = None) -> None:
+    """What the answer still lacks; ``so_far`` makes what there is of it."""
+    _state.missing, _state.so_far = what, so_far
     _tell(f"missing {what}")
+
+
+@contextmanager
+def answering(show: Callable[[Any, str], None]) -> Iterator[None]:
+    """Where time or memory is over, ``show`` what there is of the answer, and why it is not whole."""
+    _state.so_far = None
+    try:
+        yield
+    except (TimeUp, MemoryError) as error:
+        if _state.so_far is not None:
+            said = too_long() if isinstance(error, TimeUp) else too_large()
+            show(_state.so_far(), said.split("\n")[0])
+        raise
 
 
 def child(pid: int) -> None:
