@@ -441,9 +441,10 @@ class Run:
             return
         from gradexplain.arithmetic import mp
 
-        assert self.chain is not None
-        with mp.workdps(self.precision or mp.dps):
-            make()
+        with np.errstate(all="ignore"):  # inf and nan are answers
+            assert self.chain is not None
+            with mp.workdps(self.precision or mp.dps):
+                make()
 
     def _question(self) -> None:
         """Filled when the run was made: nothing is left to derive."""
@@ -675,7 +676,8 @@ class Run:
         return compare.by_kernel(difference, relative, self.problem.dtype)
 
     def _further(self, extra: Extra) -> None:
-        self._others = extra.further(self)
+        with np.errstate(all="ignore"):
+            self._others = extra.further(self)
 
     def _check(self) -> None:
         from gradexplain.notes import notes

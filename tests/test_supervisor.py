@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from gradexplain.cli import main
-from gradexplain.supervisor import helper
+from gradexplain.supervisor import helper, link
 
 TESTS = Path(__file__).parent
 
@@ -137,9 +137,24 @@ def test_what_does_not_fit_is_refused_before_work(
         (["exp(exp(exp(exp(exp(x)))))", "--at", "x=1"], "agree"),
         (["digamma(x)", "--at", "x=-1000000.5"], "agree"),
         (["cumprod(x,dim=0)", "--shape", "x=100000"], "agree"),
+        (["logcumsumexp(x,dim=0)", "--shape", "x=100000"], "agree or convention"),
+        (
+            [f"einsum('{','.join('abcdefgh')}->abcdefgh', {','.join('x' * 8)})", "--shape", "x=2"],
+            "agree",
+        ),
         (["x.prod()", "--shape", "x=100000"], "agree"),
     ],
-    ids=["maximum", "avg_pool2d", "softmax", "exp", "digamma", "cumprod", "prod"],
+    ids=[
+        "maximum",
+        "avg_pool2d",
+        "softmax",
+        "exp",
+        "digamma",
+        "cumprod",
+        "logcumsumexp",
+        "einsum",
+        "prod",
+    ],
 )
 def test_what_once_took_for_ever(
     arguments: list[str], verdict: str, capsys: pytest.CaptureFixture[str]
@@ -158,6 +173,50 @@ def test_the_answer_so_far() -> None:
     code, out, err = done(command(*arguments))
     assert (code, out) == (3, "")
     assert "not finished within 0.001 seconds; missing: the answer\n" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place", "missing", "shown"),
+    [
+        (
+            ["hessian", "x**3 * w"],
+            "gradexplain.second.making.add_notes",
+            "second derivatives",
+            ["∂²y/∂x∂w = 3·x²", "cannot tell: not finished within 60 seconds"],
+        ),
+        (
+            ["check", "x / x.sum(dim=0)", "--claim", "x: v"],
+            "gradexplain.checking.checker.diagnose",
+            "what is wrong, and why",
+            ["WRONG: the gradient by x.", "not finished within 60 seconds"],
+        ),
+        (
+            ["codegen", "x * 2", "--name", "Twice"],
+            "gradexplain.codegen.function.failure",
+            "the proof that it is right",
+            ["# NOT PROVEN: ", "class Twice(torch.autograd.Function):"],
+        ),
+    ],
+    ids=["hessian", "check", "codegen"],
+)
+def test_what_is_there_is_shown(
+    arguments: list[str],
+    place: str,
+    missing: str,
+    shown: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Where time is over within the work that ``place`` does."""
+
+    def late(*_: object) -> None:
+        raise link.TimeUp
+
+    monkeypatch.setattr(place, late)
+    assert main(arguments) == 3
+    out, err = capsys.readouterr()
+    assert [text for text in shown if text not in out] == []
+    assert err.startswith(f"gradexplain: not finished within 60 seconds; missing: {missing}\n")
 
 
 def test_nonsense_budgets() -> None:

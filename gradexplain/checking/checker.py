@@ -227,7 +227,7 @@ def check_subject(
 ) -> CheckReport:
     """The report on a subject.  Without ``write`` no formulas are written out."""
     tries = Tries(subject, dtype)
-    with numeric.one_thread():
+    with numeric.one_thread(), np.errstate(all="ignore"):  # inf and nan are answers
         return _report(subject, tries, given, shapes, grad, write, order, dtypes)
 
 

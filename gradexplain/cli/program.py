@@ -78,12 +78,15 @@ def work() -> int:
     try:
         link.catch()
         code = main(sys.argv[1:])
+        link.decided()
         helper.stop()
         if link.ran_foreign_code():
             link.done()
             return code
         output.flush_error()
-    except (KeyboardInterrupt, link.Stopped, link.TimeUp) as stop:  # at the very start, or end
+    except link.TimeUp:  # between an answer, or an error, and what is said of it
+        code = _fail(link.too_long(), 3)
+    except (KeyboardInterrupt, link.Stopped) as stop:  # at the very start, or end
         code = 128 + getattr(stop, "number", 2)
     os._exit(code)
 
@@ -171,5 +174,6 @@ def _usage_error(error: click.ClickException) -> InputError:
 
 
 def _fail(message: str, code: int = 2) -> int:
+    link.decided()
     output.complain(f"{_PROGRAM}: {message}")
     return code

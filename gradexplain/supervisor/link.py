@@ -151,11 +151,16 @@ def foreign_code() -> Iterator[None]:
         _tell("resume")
 
 
-def done() -> None:
-    """The answer has been given: what is left to do is not counted."""
+def decided() -> None:
+    """What is answered, or refused, is known: time that is over changes it no more."""
     if attached():
         signal.signal(signal.SIGALRM, signal.SIG_IGN)
-        _tell("pause")
+
+
+def done() -> None:
+    """The answer has been given: what is left to do is not counted."""
+    decided()
+    _tell("pause")
 
 
 def ran_foreign_code() -> bool:

@@ -27,7 +27,7 @@ def main() -> int:
         while time.monotonic() < deadline:
             for kind, make in KINDS.items():
                 arguments = make(random.Random(f"{given.seed} {number} {kind}"), Path(name))
-                outcome = tried(arguments)
+                outcome = tried(arguments, held=kind == "budgets")
                 counts[kind]["time is up" if outcome.code is None else outcome.code] += 1
                 if outcome.wrong:
                     counts[kind]["wrong"] += 1

@@ -173,6 +173,23 @@ def sizes(chance: random.Random, folder: Path) -> list[str]:
     ]
 
 
+def budgets(chance: random.Random, folder: Path) -> list[str]:
+    """Too little time or memory, under the supervisor."""
+    command = chance.choice(["run", "run", "hessian", "check", "codegen"])
+    expression, shapes = chance.choice(_SAMPLES)
+    factor = 1 if command == "codegen" else chance.choice([1, 10, 100])
+    found = [command, expression, "--timeout", chance.choice(["0.001", "0.05", "0.3", "1", "4"])]
+    found += ["--memory", chance.choice(["1", "1MiB", "20MiB", "100MiB", "400MiB", "2GiB"])]
+    if command == "check":
+        found += ["--claim", f"{next(iter(shapes), 'x')}: v"]
+    elif command != "codegen":
+        found += ["--grad", "ones"]
+    return found + [
+        f"--shape={name}={_sizes(tuple(n * factor for n in shape))}"
+        for name, shape in shapes.items()
+    ]
+
+
 def _sizes(shape: tuple[int, ...]) -> str:
     return ",".join(map(str, shape))
 
@@ -184,4 +201,5 @@ KINDS: dict[str, Kind] = {
     "files": files,
     "extremes": extremes,
     "sizes": sizes,
+    "budgets": budgets,
 }

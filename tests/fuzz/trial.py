@@ -13,7 +13,8 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 
 from gradexplain.cli import main
-from gradexplain.supervisor import link
+from gradexplain.cli.program import work
+from gradexplain.supervisor import front, link
 
 #: Seconds after which a trial is given up; the command itself would be ended by its supervisor.
 PATIENCE = 20.0
@@ -40,20 +41,25 @@ def loaded() -> None:
         main(["check", "x*x", "--claim", "x: 2*x*v"])
 
 
-def tried(arguments: list[str], patience: float = PATIENCE) -> Outcome:
-    """The command with ``arguments``, in a fork of this process, where all is loaded."""
+def tried(arguments: list[str], patience: float = PATIENCE, *, held: bool = False) -> Outcome:
+    """The command with ``arguments``, in a fork of this process, where all is loaded.
+
+    ``held``: under the supervisor, which has to end it.
+    """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         pid = os.fork()
         if pid == 0:
-            _work(arguments, out.fileno(), err.fileno())
-        code = _ended(pid, patience)
+            _work(arguments, out.fileno(), err.fileno(), held)
+        code = _ended(pid, 10 * patience if held else patience)
         out.seek(0)
         err.seek(0)
         shown = out.read().decode("utf-8", "replace"), err.read().decode("utf-8", "replace")
-    return Outcome(code, "" if code is None else _wrong(code, *shown))
+    if code is None:
+        return Outcome(code, "its supervisor did not end it" if held else "")
+    return Outcome(code, _wrong(code, *shown))
 
 
-def _work(arguments: list[str], out: int, err: int) -> None:
+def _work(arguments: list[str], out: int, err: int, held: bool) -> None:
     code = 99
     try:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -63,6 +69,9 @@ def _work(arguments: list[str], out: int, err: int) -> None:
             open(k, mode, encoding="utf-8", errors="surrogateescape", closefd=False)
             for k, mode in ((0, "r"), (1, "w"), (2, "w"))
         )
+        if held:
+            sys.argv = ["gradexplain", *arguments]
+            front.supervised(work)
         link.hold_memory(MEMORY)
         code = main(arguments)
         sys.stdout.flush()
