@@ -594,8 +594,8 @@ class Run:
         for step, c in zip(self.explanation.steps, chain.contributions, strict=True):
             found = made.steps.get((c.node.id, c.source.id))
             if found is not None:
-                step.torch, step.expected, step.tolerance = found.torch, found.expected, found.bound
-                step.margin, step.verdict = found.margin, found.verdict
+                for name, value in found.numbers().items():
+                    setattr(step, name, value)
 
     def routes(
         self, node: Node, closed: Any
@@ -703,32 +703,20 @@ class Run:
             explanation.check.compared = self.judged.compared
             explanation.check.operations = self.judged.operations
             if not explanation.check.reason:
-                explanation.check.reason = self._reason(explanation.check.status)
+                explanation.check.reason = self._reason(explanation.check)
         explanation.check = fold.fold([explanation.check, *self._others])
         explanation.notes += notes(self, self.singular)
         explanation.notes += questions(self)
 
-    def _reason(self, status: str) -> str:
-        """Why PyTorch's numbers are no plain agreement though each of its steps may be right."""
+    def _reason(self, check: Check) -> str:
         assert self.judged is not None
-        if status == "cannot tell":
-            left = self.judged.operations - self.judged.compared
-            return (
-                f"in {left} of {self.judged.operations} operations of the backward pass PyTorch's "
-                "own roundings may be as large as its numbers, so that an error would not be seen."
-                if left
-                else "the closed form cannot be told from the chain rule in this arithmetic."
-            )
-        if status != "convention" or self.singular:
-            return ""
         whys = {step.why for step in self.judged.steps.values() if step.why}
-        if "special" in whys or (self.special and "overflow" not in whys):
-            return "nan, inf and -0.0 follow IEEE's rules here, which no formula has"
-        if any(gradient.digits is not None for gradient in self._found()):
-            return "PyTorch's arithmetic runs out: every step is right at its numbers, the whole is not"
-        if "overflow" in whys:
-            return "PyTorch's arithmetic overflows"
-        return ""
+        if self.special and "overflow" not in whys:
+            whys.add("special")
+        if self.singular:
+            whys.add("singular")
+        few = any(gradient.digits is not None for gradient in self._found())
+        return fold.reason(check.status, whys, check.compared, check.operations, few=few)
 
     def _found(self) -> list[Gradient]:
         x = self.explanation

@@ -178,8 +178,11 @@ class Gradient(Formula):
     line: str = field(default="", kw_only=True)
     #: How many decimal digits of PyTorch's numbers are right, as a whole, where they are few.
     digits: float | None = None
+    #: How many times an error of 1 % in what PyTorch added up would exceed the bound.
+    margin: float | None = field(default=None, kw_only=True)
 
     JSON: ClassVar[Keys] = {
+        "margin": Key(digits=2),
         "chain_rule": Key(computed="NumPy, where the tensors are large"),
         "torch": Key(computed="PyTorch"),
         "tolerance": TOLERANCE,

@@ -7,7 +7,7 @@ is held against the sum of what was sent to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +22,6 @@ from gradexplain.routes.chain import ChainRule, cleaned
 from gradexplain.routes.pytorch import Steps
 from gradexplain.routes.singular import singular_nodes
 from gradexplain.verdict import compare
-from gradexplain.verdict.status import worst
 
 #: An operation of no more elements than this is computed again with digits to spare where needed.
 _FEW = 4_000
@@ -43,6 +42,16 @@ class JudgedStep:
     margin: float
     difference: Difference | None = None
     why: str = ""
+
+    def numbers(self) -> dict[str, Any]:
+        """The fields of a `gradexplain.explanation.Step` that are this comparison's."""
+        return {
+            "torch": self.torch,
+            "expected": self.expected,
+            "tolerance": self.bound,
+            "margin": self.margin,
+            "verdict": self.verdict,
+        }
 
 
 @dataclass(slots=True)
@@ -104,9 +113,8 @@ class AtPyTorch(ChainRule):
         return self._exactly
 
     def _given(self, array: Array) -> Pair:
-        # A rounding each allows for those of sums; in formats of few digits most are float32's.
-        size = np.abs(array) * (0.25 if compare.is_coarse(self._dtype) else 1.0)
-        return (to_exact(array) if self.exact else array), size
+        value, size = compare.given(array, self._dtype)
+        return (to_exact(value) if self.exact else value), size
 
     def _result(self, node: Node) -> Pair:
         """PyTorch's own; exactly, what it would be without its rounding."""
@@ -140,7 +148,7 @@ def judged(
         decided.setdefault(node.id, []).append(step.verdict)
     for id, parts in sent.items():
         if id in steps.upstream:
-            found.sums[id] = _sum(graph[id], parts, steps.upstream[id], dtype)
+            found.sums[id] = hold_sum(graph[id].label, parts, steps.upstream[id], dtype)
     found.operations = len(decided)
     found.compared = sum("cannot tell" not in verdicts for verdicts in decided.values())
     return found
@@ -156,56 +164,132 @@ def _judge(
 ) -> JudgedStep:
     node, source = c.node, c.source
     assert node.op is not None
-    given = np.zeros(source.shape) if torch is None else torch
     upstream = steps.upstream[node.id]
-    value, size = at.contribution(c)
+    operands = [
+        np.asarray(at.graph[id].value) if at.graph[id].is_literal else steps.forward[id]
+        for id in node.inputs
+        if at.graph[id].is_literal or id in steps.forward
+    ]
+    local = Local(
+        (node.op.name, source.label),
+        np.zeros(source.shape) if torch is None else torch,
+        [upstream],
+        operands,
+        [steps.forward[node.id]],
+        pointwise=node.op.pointwise,
+        singular=singular,
+        coarse=compare.coarseness([node.op]),
+        terms=lambda: at.terms(c, upstream),
+        exactly=lambda: at.exactly.contribution(c),
+    )
+    return hold(local, at.contribution(c), dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """What PyTorch sent back through one operation, and what it had there to make it from.
+
+    ``routes`` are the names of the operation and of the input; ``given`` is what was sent to that
+    input.  ``singular`` is true at the elements of the result that have no derivative, None without
+    any; ``terms`` what a kernel rounds on its way, `ChainRule.terms`; ``exactly`` works the
+    contribution out with digits to spare.
+    """
+
+    names: tuple[str, str]
+    given: Array
+    upstreams: Sequence[Array]
+    operands: Sequence[Array]
+    results: Sequence[Array]
+    pointwise: bool
+    singular: Any
+    coarse: float
+    terms: Callable[[], Array | None]
+    exactly: Callable[[], Pair]
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether each element of the result is made from the same one of the input."""
+        return self.pointwise and all(r.shape == self.given.shape for r in self.results)
+
+    @property
+    def special(self) -> Any:
+        """Where IEEE's arithmetic has rules that no formula has: nan, inf, an operand of −0.0."""
+        odd = [~np.isfinite(array) for array in (*self.operands, *self.upstreams, *self.results)]
+        if self.pointwise:
+            odd += [(array == 0) & np.signbit(array) for array in self.operands]
+        mask = np.zeros(self.given.shape, dtype=bool)
+        for one in odd:
+            if self.pointwise and one.shape == mask.shape:
+                mask |= one
+            elif one.any():
+                mask |= True
+        return mask
+
+
+def hold(local: Local, pair: Pair, dtype: str) -> JudgedStep:
+    """What PyTorch sent back against ``pair``, the record's contribution at PyTorch's own numbers.
+
+    The bound is that of this operation alone, in ``dtype``.
+    """
+    given, upstream = local.given, np.concatenate([np.ravel(u) for u in local.upstreams])
+    (value, size), name = pair, local.names[1]
     expected = to_float(value)
     scale = float(np.abs(upstream[np.isfinite(upstream)]).max(initial=0.0))
-    routes = f"{node.op.name} by its formula", "PyTorch"
+    routes = f"{local.names[0]} by its formula", "PyTorch"
 
     def judge() -> tuple[Array, compare.Judged]:
         allowed = compare.local_bound(size, expected, upstream, dtype)
-        found = compare.judge(source.label, routes, expected, given, allowed, dtype, scale)
-        return allowed, found
+        return allowed, compare.judge(name, routes, expected, given, allowed, dtype, scale)
 
     allowed, result = judge()
-    if result.verdict != "agree" and singular is None:
+    if result.verdict != "agree" and local.singular is None:
         # It may be the formula's own arithmetic that ran out, which says nothing of PyTorch's.
         expected = compare.settled(expected, size, compare.FORMATS["float64"].unit)
-        if expected.size <= _FEW:
-            value, size = at.exactly.contribution(c)
+        fine = dtype == "float64" or not (np.isfinite(expected).all() and np.isfinite(size).all())
+        if expected.size <= _FEW and fine:
+            value, size = local.exactly()
             expected = cleaned((value, size), exact=True)
         allowed, result = judge()
-    summed = not node.op.pointwise or node.shape != source.shape
-    if result.verdict == "cannot tell" and summed:
+    if result.verdict == "cannot tell" and not local.elementwise:
         # A sum that cancels altogether is nothing beside what it is a sum of.
         noise = max(np.abs(expected).max(initial=0.0), np.abs(given).max(initial=0.0))
         if noise <= allowed.max(initial=0.0) <= compare.SEEN * scale:
             result = replace(result, verdict="agree")
     step = JudgedStep(result.verdict, given, expected, allowed, result.margin, result.difference)
-    if result.verdict != "mismatch":
-        return step
-    wrong = compare.differs(expected, given, allowed)
-    special = _special(at.graph, steps, node, source, upstream)
+    if result.verdict == "mismatch":
+        step.why = _why(local, step, size, dtype)
+        step.verdict = "convention" if step.why else "mismatch"
+    return step
+
+
+def _why(local: Local, step: JudgedStep, size: Any, dtype: str) -> str:
+    """Why PyTorch may differ here though its backward is right, see `JudgedStep`; else ""."""
+    given, expected = step.torch, step.expected
+    wrong = compare.differs(expected, given, step.bound)
+    special = local.special
     with np.errstate(all="ignore"):
         large = ~(np.asarray(size, dtype=np.float64) <= compare.FORMATS[dtype].largest)
         over = ~np.isfinite(given) & np.isfinite(expected)
-    overflowed = over & (large | ~np.isfinite(steps.forward[node.id]).all())
-    relative = compare.coarseness([node.op])
-    if singular is not None and not (wrong & ~_at(singular, node, source)).any():
-        step.verdict, step.why = "convention", "singular"
-    elif wrong.any() and not (wrong & np.isfinite(expected)).any() and not special.any():
-        # The derivative is infinite or does not exist where PyTorch has something else.
-        step.verdict, step.why = "convention", "singular"
-    elif not (wrong & ~(special | overflowed)).any() and wrong.any():
-        special_only = not overflowed.any() or not _finite_inputs(steps, node)
-        step.verdict, step.why = "convention", "special" if special_only else "overflow"
-    elif result.difference is not None and (
-        compare.by_kernel(result.difference, relative, dtype)
-        or _rounded_more(at.terms(c, upstream), expected, given, allowed, dtype)
+    finite = all(np.isfinite(result).all() for result in local.results)
+    overflowed = over & (large | (not finite))
+    if (
+        local.singular is not None
+        and not (
+            wrong & ~(local.singular if local.elementwise else np.ones(given.shape, dtype=bool))
+        ).any()
     ):
-        step.verdict, step.why = "convention", "coarse"
-    return step
+        return "singular"
+    if wrong.any() and not (wrong & np.isfinite(expected)).any() and not special.any():
+        # The derivative is infinite or does not exist where PyTorch has something else.
+        return "singular"
+    if wrong.any() and not (wrong & ~(special | overflowed)).any():
+        inputs = all(np.isfinite(operand).all() for operand in local.operands)
+        return "overflow" if overflowed.any() and inputs else "special"
+    coarse = step.difference is not None and (
+        compare.by_kernel(step.difference, local.coarse, dtype)
+        or _rounded_more(local.terms(), expected, given, step.bound, dtype)
+    )
+    return "coarse" if coarse else ""
 
 
 def _rounded_more(
@@ -219,53 +303,21 @@ def _rounded_more(
     return not compare.differs(expected, given, allowed + kernel).any()
 
 
-def _special(graph: Graph, steps: Steps, node: Node, source: Node, upstream: Array) -> Any:
-    """Where IEEE's arithmetic has rules that no formula has: nan and inf, and an operand of −0.0."""
-    assert node.op is not None
-    operands = [
-        np.asarray(graph[id].value) if graph[id].is_literal else steps.forward[id]
-        for id in node.inputs
-        if graph[id].is_literal or id in steps.forward
-    ]
-    odd = [~np.isfinite(array) for array in (*operands, upstream, steps.forward[node.id])]
-    mask = np.zeros(source.shape, dtype=bool)
-    if node.op.pointwise:
-        odd += [(array == 0) & np.signbit(array) for array in operands]
-    for one in odd:
-        if node.op.pointwise and one.shape == source.shape:
-            mask |= one
-        elif one.any():
-            mask |= True
-    return mask
+def hold_sum(
+    name: str, parts: Sequence[JudgedStep], arrived: Array, dtype: str, beside: Any = 0.0
+) -> JudgedStep:
+    """What arrived at a value against the sum of what was sent to it, all PyTorch's own.
 
-
-def _at(mask: Any, node: Node, source: Node) -> Any:
-    """The elements of ``source`` that the elements of ``node`` in ``mask`` may go back to."""
-    assert node.op is not None
-    if node.op.pointwise and node.shape == source.shape:
-        return mask
-    return np.ones(source.shape, dtype=bool)
-
-
-def _finite_inputs(steps: Steps, node: Node) -> bool:
-    return all(np.isfinite(steps.forward[id]).all() for id in node.inputs if id in steps.forward)
-
-
-def _sum(node: Node, parts: Sequence[JudgedStep], arrived: Array, dtype: str) -> JudgedStep:
-    """What arrived at a value against the sum of what was sent to it, all PyTorch's own."""
+    ``beside`` is what it was added to on the way.
+    """
     with np.errstate(all="ignore"):
         total = np.sum([part.torch for part in parts], axis=0)
-        size = np.sum([np.abs(part.torch) for part in parts], axis=0) * len(parts)
+        size = np.sum([np.abs(part.torch) for part in parts], axis=0) * len(parts) + np.abs(beside)
         allowed = np.sum([part.bound for part in parts], axis=0)
         allowed = np.nan_to_num(
             allowed + 2 * compare.FORMATS[dtype].unit * size, nan=0.0, posinf=0.0
         )
     routes = "the sum of what was sent", "PyTorch"
     scale = float(size[np.isfinite(size)].max(initial=0.0))
-    result = compare.judge(node.label, routes, total, arrived, allowed, dtype, scale)
+    result = compare.judge(name, routes, total, arrived, allowed, dtype, scale)
     return JudgedStep(result.verdict, arrived, total, allowed, result.margin, result.difference)
-
-
-def verdict(steps: Iterable[JudgedStep]) -> str:
-    """What several steps come to."""
-    return worst(step.verdict for step in steps)

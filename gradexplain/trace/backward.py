@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from gradexplain import numbers
+from gradexplain.arithmetic import mp
 from gradexplain.explanation import (
     Array,
     Difference,
     Gradient,
 )
 from gradexplain.plan.arrays import Pair
+from gradexplain.routes.chain import DIGITS
+from gradexplain.routes.judged import JudgedStep, Local, hold, hold_sum
 from gradexplain.routes.singular import singular_nodes
 from gradexplain.trace.call import TracedStep
-from gradexplain.trace.forward import FAILURES, Forward, allowed
+from gradexplain.trace.forward import FAILURES, Forward
 from gradexplain.trace.links import Assignment, Link, clean
-from gradexplain.trace.snapshot import Operation
-from gradexplain.verdict import compare, fold
+from gradexplain.trace.snapshot import Accumulated, Operation
+from gradexplain.verdict import compare
+from gradexplain.verdict.status import worst
 
 
 class Backward(Forward):
@@ -72,7 +78,8 @@ class Backward(Forward):
         if value.upstream is None or value.arrived is None or value.hidden or value.inside:
             return
         with np.errstate(all="ignore"):
-            tolerance = 64 * self._unit([number]) * np.abs(value.arrived)
+            unit = compare.FORMATS[self._dtype([number])].unit
+            tolerance = 64 * unit * np.abs(value.arrived)
         if not compare.differs(value.arrived, value.upstream, tolerance + 1e-300).any():
             return
         self.hooked.append(number)
@@ -114,7 +121,9 @@ class Backward(Forward):
             assert link.chain is not None
             labels = [self.labels[i] for i in wanted if i in link.inputs]
             for point in singular_nodes(link.graph, link.chain, labels):
-                self.at_singular.add(operation.id)
+                whole = point.node.id == link.graph.output and link.pointwise
+                mask = self.at_singular.get(operation.id, False)
+                self.at_singular[operation.id] = mask | (point.mask if whole else np.True_)
                 if point not in self.singular:
                     self.singular.append(point)
         return sent
@@ -124,7 +133,7 @@ class Backward(Forward):
         real = self.values[number].upstream
         if real is None or number in self.bent or self.values[number].hidden:
             return self.upstream[number]
-        return real, np.abs(real)
+        return compare.given(real, self._dtype([number]))
 
     def _step(self, operation: Operation, number: int, pair: Pair, uses: int, last: bool) -> None:
         opaque = self.opaque.get(operation.id, "")
@@ -138,78 +147,84 @@ class Backward(Forward):
                 rule = contribution = text = ""
         up = self.upstream.get(output)
         real = operation.sent.get(number) if operation.id not in self.indirect else None
-        unit = self._unit([number, *operation.outputs])
-        shown = self._settled(pair, real, unit)
+        dtype = self._dtype([number, *operation.outputs])
         self.explanation.contributions += not opaque
-        if not opaque and real is not None and real.shape == shown.shape and self.checkable:
+        judged = None
+        if not opaque and real is not None and real.shape == np.shape(pair[0]) and self.checkable:
             self.explanation.compared += 1
-            self.compared.add(operation.id)
-            found = clean(pair)
-            routes = f"{operation.name} by its formula", "PyTorch"
-            self._hold(
-                self.labels[number], routes, found, real, allowed(pair, found, unit), operation
-            )
+            judged = self._held(operation, number, pair, real, dtype)
         total = None
         if last and uses > 1:
-            value = self.values[number]
-            arrived = None if number in self.bent else value.arrived
-            total = self._settled(self.upstream[number], arrived, unit)
+            arrived = None if number in self.bent else self.values[number].arrived
+            total = self._as_shown(self.upstream[number], arrived, dtype)
         site = operation.site
         self.explanation.steps.append(
             TracedStep(
                 node=self.labels[output],
                 op=operation.name,
                 input=self.labels[number],
-                upstream=self._settled(
-                    up, None if output in self.bent else self.values[output].upstream, unit
+                upstream=self._as_shown(
+                    up, None if output in self.bent else self.values[output].upstream, dtype
                 ),
                 rule=rule if not opaque else "",
                 contribution_rule=contribution,
                 numbers=text,
-                contribution=shown,
+                contribution=self._as_shown(pair, real, dtype),
                 total=total,
                 uses=uses,
+                **({} if judged is None else judged.numbers()),
                 line=site.line if site is not None else None,
                 kind="opaque" if opaque else "formula",
             )
         )
 
-    def _settled(self, pair: Pair | None, real: Array | None, unit: float) -> Array:
+    def _as_shown(self, pair: Pair | None, real: Array | None, dtype: str) -> Array:
+        """Numbers by the formulas, what is rounding of the dtype and nothing else as 0; PyTorch's
+        where they are others."""
         if pair is None:
             return real if real is not None else np.full((), np.nan)
-        found = clean(pair)
+        found = compare.settled(clean(pair), pair[1], compare.FORMATS[dtype].unit)
         if real is None or real.shape != found.shape:
             return found
-        # What is rounding of the dtype it was computed in, and nothing else, is 0.
-        shown = compare.settled(found, pair[1], unit)
-        return numbers.settled(real, shown, allowed(pair, found, unit))
+        return numbers.settled(real, found, compare.local_bound(pair[1], found, real, dtype))
 
-    def _hold(
-        self,
-        name: str,
-        routes: tuple[str, str],
-        found: Array,
-        real: Array,
-        bound: Array,
-        operation: Operation,
-    ) -> None:
-        """Hold what a call sends against what PyTorch sent, at PyTorch's own numbers."""
-        difference = compare.worst(name, routes, found, real, bound)
-        if difference is None:
-            return
-        self.differences.append(difference)
-        links = [self.links[o] for o in operation.outputs if o in self.links]
-        relative = sum(link.coarse() for link in links)
-        if self._overflows(found, real, bound):
-            self.overflowed = True
-            self.verdicts.append("convention")
-            return
-        if operation.id in self.at_singular or compare.by_kernel(difference, relative, self.dtype):
-            self.verdicts.append("convention")
-            return
-        self.verdicts.append("mismatch")
-        if operation.graphs:
+    def _held(
+        self, operation: Operation, number: int, pair: Pair, real: Array, dtype: str
+    ) -> JudgedStep:
+        """What a call sends held against what PyTorch sent, at PyTorch's own numbers."""
+        outputs = [o for o in operation.outputs if o in self.upstream and o in self.links]
+        links = {o: self.links[o] for o in outputs}
+
+        def exactly() -> Pair:
+            arrays = {n: p[0] for n, p in self.pairs.items()}
+            parts = [
+                link.exactly(arrays, self._own(o)[0], number)
+                for o, link in links.items()
+                if number in link.inputs
+            ]
+            return sum(part[0] for part in parts), sum(part[1] for part in parts)
+
+        arrays = (self.pairs[n][0] for n in operation.inputs if n in self.pairs)
+        local = Local(
+            (operation.name, self.labels[number]),
+            real,
+            [self._own(o)[0] for o in outputs],
+            [array for array in arrays],
+            [self.pairs[o][0] for o in outputs],
+            pointwise=all(link.pointwise for link in links.values()),
+            singular=self.at_singular.get(operation.id),
+            coarse=sum(link.coarse() for link in links.values()),
+            terms=lambda: None,  # they are in the pair's size already
+            exactly=exactly,
+        )
+        with mp.workdps(DIGITS):
+            found = hold(local, pair, dtype)
+        self.judged[operation.id, number] = found
+        if found.difference is not None:
+            self.differences.append(found.difference)
+        if found.verdict == "mismatch" and operation.graphs:
             self.wrong[operation.id] = operation
+        return found
 
     def _gradients(self) -> None:
         for entry in self.snapshot.accumulated:
@@ -222,43 +237,44 @@ class Backward(Forward):
             pair = self.upstream.get(value.id)
             found = clean(pair) if pair is not None else np.zeros(value.shape)
             senders = [o for o in self.snapshot.operations if value.id in o.sent]
-            tolerance = allowed(
-                pair or (found, found), found,
-                self._unit([value.id, *(n for o in senders for n in o.outputs)]),
-                # .grad is rounded with what it held before
-                None if entry.before is None else entry.before,
-            ) * max(1, len(senders))  # fmt: skip
-            differences = []
+            dtype = self._dtype([value.id, *(n for o in senders for n in o.outputs)])
             whole = not self.snapshot.spent or all(
                 value.id in o.sent for o in self.snapshot.operations if value.id in o.inputs
             )
+            verdict, tolerance, margin = "skipped", np.zeros(value.shape), None
+            added = entry.added
             if self.checkable and whole and value.id not in self.hooked:
-                routes = ("chain rule", "PyTorch")
-                differences = compare.differences(label, [(routes, found, entry.added, tolerance)])
-            verdict = fold.verdict(
-                differences,
-                asked=self.checkable and whole,
-                singular=any(o.id in self.at_singular for o in senders)
-                or self._overflows(found, entry.added, tolerance),
-                by_kernel=self._by_kernel,
-            )
-            if differences:
-                self.differences += differences
-                self.verdicts.append(verdict)
+                made = self._arrived(entry, pair or (found, found), senders, dtype)
+                steps = (self.judged.get((o.id, value.id)) for o in senders)
+                verdict = worst([made.verdict, *(step.verdict for step in steps if step)])
+                tolerance, margin = made.bound, made.margin
+                if made.difference is not None:
+                    self.differences.append(made.difference)
             if pair is not None:
-                found = compare.settled(found, pair[1], self._unit([value.id]))
-            entry.added = numbers.settled(entry.added, found, tolerance)
+                found = self._as_shown(pair, None, dtype)
+            entry.added = numbers.settled(added, found, tolerance)
             if entry.kind == "retained":
                 continue
             self.explanation.gradients[label] = Gradient(
-                label, None, "", "", (), "", found, found, entry.added, tolerance, verdict
+                label, None, "", "", (), "", found, found, added, tolerance, verdict, margin=margin
             )
 
-    def _overflows(self, found: Array, real: Array, bound: Array) -> bool:
-        """Whether the two differ only where the exact number is too large for the dtype."""
-        wrong = compare.differs(found, real, bound)
-        too_large = (np.abs(found) > compare.FORMATS[self.dtype].largest) & ~np.isfinite(real)
-        return bool(wrong.any() and not (wrong & ~too_large).any())
+    def _arrived(
+        self, entry: Accumulated, pair: Pair, senders: Sequence[Operation], dtype: str
+    ) -> JudgedStep:
+        """What was added to a ``.grad`` against the sum of what was sent, or of the formulas'."""
+        assert entry.added is not None
+        beside = 0.0 if entry.before is None else entry.before
+        parts = [self.judged.get((o.id, entry.value)) for o in senders]
+        known = [part for part in parts if part is not None]
+        if known and len(known) == len(parts):
+            return hold_sum(entry.name, known, entry.added, dtype, beside)
+        found, upstream = clean(pair), np.concatenate([np.ravel(v) for v in self.snapshot.v])
+        bound = compare.local_bound(pair[1] + np.abs(beside), found, upstream, dtype)
+        scale = float(np.abs(upstream).max(initial=0.0))
+        routes = "chain rule", "PyTorch"
+        made = compare.judge(entry.name, routes, found, entry.added, bound, dtype, scale)
+        return JudgedStep(made.verdict, entry.added, found, bound, made.margin, made.difference)
 
     def _by_kernel(self, difference: Difference) -> bool:
         relative = sum(link.coarse() for link in self.links.values())

@@ -23,11 +23,10 @@ from gradexplain.explanation import (
 from gradexplain.graph import Graph
 from gradexplain.trace.backward import Backward
 from gradexplain.trace.call import TracedCall, TracedRow
-from gradexplain.trace.forward import UNIT
 from gradexplain.trace.links import Reading
 from gradexplain.trace.snapshot import Snapshot
+from gradexplain.verdict import compare, fold
 from gradexplain.verdict import digits as measure
-from gradexplain.verdict import fold
 from gradexplain.verdict.status import worst
 
 #: The closed form of the whole is given for chains of at most so many operations and elements.
@@ -100,12 +99,14 @@ class _Explainer(Backward):
             return  # it takes too much room, say
         self.explanation.jacobian = whole.jacobian
         self.explanation.notes += [n for n in whole.notes if n.kind == "blind vector"]
-        steps = worst(self.verdicts)
-        coarsest = max((v.dtype for v in self.values if v.dtype in UNIT), key=UNIT.__getitem__)
+        steps = worst(step.verdict for step in self.judged.values())
+        coarsest = self._dtype([value.id for value in self.values])
         # What is no more than a rounding of what went in is 0 to every route.
         with np.errstate(all="ignore"):
             sizes = [np.abs(step.contribution).max(initial=0.0) for step in self.explanation.steps]
-            noise = 8 * UNIT[coarsest] * max(filter(math.isfinite, sizes), default=0.0)
+            noise = (
+                8 * compare.FORMATS[coarsest].unit * max(filter(math.isfinite, sizes), default=0.0)
+            )
         for label, closed in whole.gradients.items():
             mine = self.explanation.gradients[label]
             for name in ("formula", "text", "latex", "where", "ranges", "value"):
@@ -155,6 +156,9 @@ class _Explainer(Backward):
         ]
         x.unchecked = sum(number in self.opaque for number in sending)
         x.checked = len(sending) - x.unchecked
+        undecided = len(
+            {id for (id, _), step in self.judged.items() if step.verdict == "cannot tell"}
+        )
         verdicts: list[str] = []
         if self.snapshot.error is not None:
             status, reason = "skipped", "PyTorch raised an error."
@@ -164,21 +168,23 @@ class _Explainer(Backward):
                 "the formulas are for real numbers, and these are complex.",
             )
         elif not self.checkable:
-            kinds = sorted({v.dtype for v in self.values} - UNIT.keys())
+            kinds = sorted({v.dtype for v in self.values} - compare.FORMATS.keys())
             status, reason = "cannot tell", f"no formula here is for {', '.join(kinds)}."
         elif x.unchecked and not x.checked:
             status, reason = "cannot tell", "no operation of this chain has a formula."
         else:
-            status = worst(self.verdicts)
+            status = worst(step.verdict for step in self.judged.values())
             verdicts = [g.verdict for g in x.gradients.values()]
             if x.unchecked and worst([status, *verdicts]) != "mismatch":
                 status, verdicts = "cannot tell", []
                 of = x.checked + x.unchecked
                 reason = f"{x.checked} of {of} operations were compared, and they agree."
-            elif self.overflowed:
-                reason = "PyTorch's arithmetic overflows"
-            elif any(g.digits is not None for g in x.gradients.values()):
-                reason = "PyTorch's arithmetic runs out: every step is right at its numbers, the whole is not"
+            else:
+                whys = {step.why for step in self.judged.values()}
+                few = any(g.digits is not None for g in x.gradients.values())
+                reason = fold.reason(
+                    worst([status, *verdicts]), whys, x.checked - undecided, x.checked, few=few
+                )
         bounds = [g.tolerance for g in x.gradients.values()]
         x.check = fold.check(
             status, verdicts, self.dtype, bounds, self.differences[:8], reason, self._by_kernel

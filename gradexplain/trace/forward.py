@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from gradexplain.explanation import (
     Upstream,
 )
 from gradexplain.plan.arrays import Pair
+from gradexplain.routes.judged import JudgedStep
 from gradexplain.trace.call import Root, TracedCall, TracedRow, known_or_nan, labels_of
 from gradexplain.trace.links import Assignment, Link, clean, is_literal
 from gradexplain.trace.snapshot import Arg, Operation, Snapshot, Value
@@ -31,31 +33,8 @@ FAILURES = (
 )  # fmt: skip
 
 
-#: Unit roundoff of the dtypes that are held against PyTorch.
-UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-
-
-#: So many roundings of the largest element are allowed everywhere.
-_BLOCKS = 16
-
-
 #: An operation of more products than this is not worked out by its formula.
 _WORK = 1e8
-
-
-#: A half-precision kernel computes in float32 and rounds at its end, a few times at the most.
-_HALF = 0.25
-
-
-def allowed(pair: Pair, found: Array, unit: float, beside: Array | None = None) -> Array:
-    """What one operation's roundings may come to, from its own magnitudes alone."""
-    size = pair[1] if beside is None else pair[1] + np.abs(beside)
-    scale = unit / compare.ROUNDOFF["float32"]
-    bound = compare.bound(size, found, np.zeros(0), "float32") * scale
-    # A kernel that works in blocks (attention, convolution) rounds by the size of its largest.
-    with np.errstate(all="ignore"):
-        bound = bound + _BLOCKS * unit * np.abs(found[np.isfinite(found)]).max(initial=0.0)
-    return np.asarray(bound * (_HALF if unit > 2.0**-20 else 1.0), dtype=np.float64)
 
 
 class Forward:
@@ -72,6 +51,8 @@ class Forward:
         self.made: dict[int, Pair] = {}
         self.upstream: dict[int, Pair] = {}
         self.contributions: dict[tuple[int, int], Pair] = {}
+        #: Contributions held against PyTorch's, by operation and value.
+        self.judged: dict[tuple[int, int], JudgedStep] = {}
         self.differences: list[Difference] = []
         self.singular: list[Any] = []
         self.hooked: list[int] = []
@@ -84,13 +65,9 @@ class Forward:
         self.indirect: set[int] = set()
         floats = {v.dtype for v in self.values if v.dtype.startswith(("float", "bfloat", "half"))}
         self.dtype = "float64" if floats == {"float64"} else "float32"
-        self.checkable = floats <= UNIT.keys()
-        #: Operations that have been held against PyTorch, and those at a singular point of theirs.
-        self.compared: set[int] = set()
-        self.at_singular: set[int] = set()
-        self.verdicts: list[str] = []
-        #: Whether PyTorch has an infinity where the exact number is too large for the dtype.
-        self.overflowed = False
+        self.checkable = floats <= compare.FORMATS.keys()
+        #: Operations at a singular point of theirs, and where in their result.
+        self.at_singular: dict[int, Any] = {}
         self.explanation = self._begun()
 
     def _begun(self) -> TracedCall:
@@ -241,7 +218,10 @@ class Forward:
             self.made[output] = pair
             # What comes after is held against PyTorch at PyTorch's own value.
             own = value.array
-            self.pairs[output] = pair if own is None else (own, np.abs(own))
+            self.pairs[output] = pair
+            if own is not None:
+                self.pairs[output] = compare.given(own, value.dtype)
+                link.at_own_result(self.pairs[output])
         return "" if operation.outputs else "nothing is known of it"
 
     def _differ(self, pair: Pair, value: Value) -> Difference | None:
@@ -249,17 +229,25 @@ class Forward:
         found = clean(pair)
         if found.shape != value.array.shape:
             return Difference(self.labels[value.id], ("record", "PyTorch"), (), (0, 0), 0, 1)
-        tolerance = allowed(pair, found, self._unit([value.id, *self._inputs_of(value)])) * 4
+        bound = self._bound(pair, value)
         return compare.worst(
-            self.labels[value.id], ("record", "PyTorch"), found, value.array, tolerance
+            self.labels[value.id], ("record", "PyTorch"), found, value.array, bound
         )
 
     def _inputs_of(self, value: Value) -> list[int]:
         return self.snapshot.operations[value.call].inputs if value.call >= 0 else []
 
-    def _unit(self, ids: list[int]) -> float:
-        """The unit roundoff of the coarsest of these values."""
-        return max((UNIT.get(self.values[n].dtype, 0.0) for n in ids), default=0.0) or 2.0**-24
+    def _dtype(self, ids: Sequence[int]) -> str:
+        """The coarsest dtype of these values."""
+        found = [self.values[n].dtype for n in ids if self.values[n].dtype in compare.FORMATS]
+        return max(found, key=lambda name: compare.FORMATS[name].unit, default="float32")
+
+    def _bound(self, pair: Pair, value: Value) -> Array:
+        """How far the roundings of the call that made a value may take it from its formula."""
+        inputs = self._inputs_of(value)
+        given = [np.ravel(self.pairs[n][0]) for n in inputs if n in self.pairs]
+        arriving = np.concatenate(given) if given else np.zeros(0)
+        return compare.local_bound(pair[1], clean(pair), arriving, self._dtype([value.id, *inputs]))
 
     def _row(self, operation: Operation, output: int, opaque: str) -> TracedRow:
         link = self.links.get(output)
@@ -326,7 +314,5 @@ class Forward:
         if pair is None or number not in self.links:
             return value.array
         found = clean(self.made.get(number, pair))
-        tolerance = allowed(
-            self.made.get(number, pair), found, self._unit([number, *self._inputs_of(value)])
-        )
-        return numbers.settled(value.array, found, tolerance * 4)
+        bound = self._bound(self.made.get(number, pair), value)
+        return numbers.settled(value.array, found, bound)

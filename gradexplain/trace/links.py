@@ -385,6 +385,11 @@ class Link:
             self.chain = Chain(self.graph, names, exact=False)  # type: ignore[arg-type]
         return self.chain.forward[self.graph.output]
 
+    def at_own_result(self, pair: Pair) -> None:
+        """Go on from PyTorch's own result, where the rule of one record reads that."""
+        if self.single and self.chain is not None:
+            self.chain.forward[self.graph.output] = pair
+
     def backward(self, upstream: Pair, wanted: list[int]) -> dict[int, Pair]:
         """What it sends to each of the inputs ``wanted``."""
         assert self.chain is not None
@@ -392,6 +397,19 @@ class Link:
         with np.errstate(all="ignore"):
             self.chain.backward(upstream, [self.graph[id].label for id in ids.values()])  # type: ignore[arg-type]
         return {n: self.chain.upstream[id] for n, id in ids.items() if id in self.chain.upstream}
+
+    def exactly(self, arrays: Mapping[int, Array], upstream: Array, number: int) -> Pair:
+        """What it sends to one input, with digits to spare, at PyTorch's own numbers."""
+        names = {self.graph[id].label: arrays[n] for n, id in self.inputs.items()}
+        chain, id = ChainRule(self.graph, names, exact=True), self.inputs[number]
+        chain.backward(upstream, [self.graph[id].label])
+        return chain.upstream[id]
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether each element of the value is made from the same one of the inputs."""
+        op = self.graph.out.op
+        return self.single and op is not None and op.pointwise
 
     def coarse(self) -> float:
         return compare.coarseness(node.op for node in self.graph.nodes if node.op is not None)
@@ -485,6 +503,15 @@ class Assignment:
             taken = [_summed(np.asarray(part)[self.index], shape) for part in upstream]
             sent[self.value] = taken[0], taken[1]
         return sent
+
+    def exactly(self, arrays: Mapping[int, Array], upstream: Array, number: int) -> Pair:
+        """As `backward`, which has no roundings."""
+        return self.backward((upstream, np.abs(upstream)), [number])[number]
+
+    pointwise = False
+
+    def at_own_result(self, pair: Pair) -> None:
+        """Nothing that is sent back is made of the result."""
 
     def coarse(self) -> float:
         return 0.0

@@ -106,6 +106,12 @@ def is_coarse(dtype: str) -> bool:
     return FORMATS[dtype].unit > 1e-4
 
 
+def given(array: Array, dtype: str) -> tuple[Array, Array]:
+    """One of PyTorch's own arrays and the size of its roundings: one each allows for those of sums;
+    in formats of few digits most are float32's."""
+    return array, np.abs(array) * (0.25 if is_coarse(dtype) else 1.0)
+
+
 def differs(a: Array, b: Array, tolerance: Array) -> Any:
     """True at each element where ``a`` and ``b`` do not agree; nan agrees with nan, inf with inf."""
     with np.errstate(all="ignore"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 
 from gradexplain.explanation import Array, Check, Difference
 from gradexplain.verdict.compare import COARSE
@@ -41,6 +42,30 @@ def check(
         reason = COARSE
     largest = [float(bound.max()) for bound in bounds if bound.size]
     return Check(status, dtype, max(largest, default=None), differences, reason)
+
+
+def reason(
+    status: str, whys: AbstractSet[str], compared: int, operations: int, *, few: bool
+) -> str:
+    """Why PyTorch's numbers are no plain agreement though each of its steps may be right.
+
+    ``whys`` are the steps' (`gradexplain.routes.judged`); ``few`` says that the whole has few digits.
+    """
+    if status == "cannot tell":
+        left = operations - compared
+        return (
+            f"in {left} of {operations} operations of the backward pass PyTorch's "
+            "own roundings may be as large as its numbers, so that an error would not be seen."
+            if left
+            else "the closed form cannot be told from the chain rule in this arithmetic."
+        )
+    if status != "convention" or "singular" in whys:
+        return ""
+    if "special" in whys:
+        return "nan, inf and -0.0 follow IEEE's rules here, which no formula has"
+    if few:
+        return "PyTorch's arithmetic runs out: every step is right at its numbers, the whole is not"
+    return "PyTorch's arithmetic overflows" if "overflow" in whys else ""
 
 
 def fold(checks: Iterable[Check]) -> Check:
