@@ -11,9 +11,9 @@ from gradexplain.checking.report import InputReport
 from gradexplain.checking.trials import Trial, Tries
 from gradexplain.errors import GradexplainError
 from gradexplain.formula.burden import burden
-from gradexplain.formula.calculus import Calculus, element_symbol, label_of
+from gradexplain.formula.calculus import Calculus
 from gradexplain.formula.contract import contract
-from gradexplain.formula.kinds import Bracket
+from gradexplain.formula.kinds import Bracket, element_symbol, label_of
 from gradexplain.formula.letters import Letters
 from gradexplain.formula.printing import TextPrinter
 from gradexplain.formula.tidy import Folds, equal, tidy

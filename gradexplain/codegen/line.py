@@ -12,7 +12,8 @@ from gradexplain.codegen.lines import show, statement, unsigned, untransposed
 from gradexplain.codegen.numbers import PRIMES, is_prime
 from gradexplain.codegen.source import Source
 from gradexplain.errors import GradexplainError
-from gradexplain.formula.calculus import ADJOINT, label_of
+from gradexplain.formula.calculus import ADJOINT
+from gradexplain.formula.kinds import label_of
 from gradexplain.graph import Graph
 from gradexplain.ops.base import Shape
 from gradexplain.routes.closed import ClosedForm

@@ -39,7 +39,8 @@ from gradexplain.codegen.steps import Steps, local_names
 from gradexplain.codegen.tangent import Tangents
 from gradexplain.errors import UnsupportedError
 from gradexplain.explanation import Array
-from gradexplain.formula.calculus import ADJOINT, label_of
+from gradexplain.formula.calculus import ADJOINT
+from gradexplain.formula.kinds import label_of
 from gradexplain.graph import Node, refs
 from gradexplain.ops.base import Shape
 from gradexplain.reading.language import read

@@ -11,9 +11,9 @@ from gradexplain.codegen.lines import Statement, joined, once, statement, unpack
 from gradexplain.codegen.source import Source
 from gradexplain.errors import UnsupportedError
 from gradexplain.formula.burden import burden
-from gradexplain.formula.calculus import element_symbol, label_of
 from gradexplain.formula.contract import contract
 from gradexplain.formula.indices import Ranges
+from gradexplain.formula.kinds import element_symbol, label_of
 from gradexplain.formula.local import RESULT, LocalRule, local_rule
 from gradexplain.formula.tidy import tidy
 from gradexplain.graph import Node, refs

@@ -17,7 +17,7 @@ from gradexplain.errors import UnsupportedError
 from gradexplain.formula.contract import close_sum, contract, delta, join_digits, open_sum
 from gradexplain.formula.functions import ABSENT, build, named_function, total_derivative
 from gradexplain.formula.indices import Ranges, index
-from gradexplain.formula.kinds import Cases, Lookup
+from gradexplain.formula.kinds import Cases, Lookup, element_symbol, indices_of, label_of, real
 from gradexplain.formula.kit import Kit, Tensor, number
 from gradexplain.graph import Graph, Node, Ref
 from gradexplain.ops.base import Shape, no_slope
@@ -88,7 +88,7 @@ class Calculus:
     def element(self, node: Node, at: Sequence[Any]) -> Any:
         """One element, as an atom or written out."""
         if node.is_literal:
-            symbol = sympy.Symbol(f"{float(node.value):g}", real=True)
+            symbol = real(f"{float(node.value):g}")
             return symbol if self._literals else number(node.value)
         if node.op is None and node.value is not None:
             same = uniform(node)
@@ -341,28 +341,6 @@ def literal_value(label: str) -> float | None:
         return float(label)
     except ValueError:
         return None
-
-
-# -- atoms ---------------------------------------------------------------------------------------
-
-
-def element_symbol(label: str, at: Iterable[Any]) -> Any:
-    """``label[at]`` as a real symbol: SymPy's ``Indexed``, or a plain symbol for shape ``()``."""
-    at = tuple(at)
-    symbol = sympy.Symbol(label, real=True)
-    return sympy.Indexed(sympy.IndexedBase(symbol), *at) if at else symbol
-
-
-def label_of(atom: Any) -> str:
-    if isinstance(atom, Lookup):
-        return str(atom.args[0].name)
-    return str(atom.base.label.name if isinstance(atom, sympy.Indexed) else atom.name)
-
-
-def indices_of(atom: Any) -> tuple[Any, ...]:
-    if isinstance(atom, Lookup):
-        return tuple(atom.args[1:])
-    return tuple(atom.indices) if isinstance(atom, sympy.Indexed) else ()
 
 
 def tensor_arguments(node: Node) -> Iterable[tuple[str, int, Ref]]:

@@ -14,7 +14,7 @@ import sympy
 from sympy import KroneckerDelta
 
 from gradexplain.formula.indices import Ranges, index, joined
-from gradexplain.formula.kinds import BIG, Bracket, FloorDiv, Modulo
+from gradexplain.formula.kinds import BIG, Bracket, FloorDiv, Modulo, Sum
 
 _SELECTORS = (KroneckerDelta, Bracket)
 
@@ -330,14 +330,14 @@ def level(e: Any) -> int:
     return max((len(s.limits) + level(s.function) for s in e.atoms(*BIG)), default=0)
 
 
-def close_sum(body: Any, over: list[Any], ranges: Ranges, kind: Any = sympy.Sum) -> Any:
+def close_sum(body: Any, over: list[Any], ranges: Ranges, kind: Any = Sum) -> Any:
     """``Σ body``, its bound indices named by their depth, so that equal sums are equal expressions.
 
     Factors without a bound index are taken out of a sum.
     """
     over = [q for q in over if not q.is_Integer]
     outside = sympy.S.One
-    if kind is sympy.Sum:
+    if kind is Sum:
         if not over:
             return body
         outside, body = body.as_independent(*over, as_Add=False)

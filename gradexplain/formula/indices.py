@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import sympy
@@ -17,6 +18,7 @@ from sympy.logic.boolalg import And, Not, Or
 from gradexplain.formula.kinds import Bracket, FloorDiv, Lookup, Modulo
 
 
+@lru_cache(maxsize=4096)
 def index(name: str) -> Any:
     """An index letter: a non-negative integer symbol."""
     return sympy.Symbol(name, integer=True, nonnegative=True)

@@ -1,12 +1,92 @@
-"""SymPy's kinds of expression that formulas have beside SymPy's own: brackets, choices, tables, extrema."""
+"""SymPy's kinds of expression that formulas have beside SymPy's own: brackets, choices, tables, extrema.
+
+`Indexed` and `Sum` are SymPy's own in all but their making: what SymPy works out anew for each one,
+that an element of a real tensor is real and which symbols a sum binds, is known here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import sympy
+from sympy.core.assumptions import _assume_defined
+
+_ONE = sympy.S.One.sort_key(), sympy.S.One
+
+
+class Indexed(sympy.Indexed):
+    """An element of a real tensor."""
+
+    is_real = True
+
+    def __new__(cls, base: Any, *at: Any) -> Any:
+        return sympy.Expr.__new__(cls, base, *at)
+
+    def _hashable_content(self) -> tuple[Any, ...]:
+        return self._args
+
+    def sort_key(self, order: Any = None) -> Any:
+        text = f"{self.args[0]}[{', '.join(map(str, self.args[1:]))}]"
+        return self.class_key(), (1, (text,)), *_ONE
+
+
+#: No more is known of an element than that it is real: nobody need ask twice.
+for _fact in _assume_defined:
+    Indexed.default_assumptions.setdefault(_fact, None)
+
+
+class Sum(sympy.Sum):
+    """A sum over whole axes: no range is empty, and what is summed is no choice of SymPy's."""
+
+    has_empty_sequence = False
+
+    def __new__(cls, function: Any, *limits: Any) -> Any:
+        function = sympy.sympify(function)
+        if function is sympy.nan:
+            return function
+        limits = tuple(sympy.Tuple(*limit) for limit in limits)
+        if isinstance(function, cls):
+            function, limits = function.function, function.limits + limits
+        total = sympy.Expr.__new__(cls, function, *limits)
+        total.is_commutative = True
+        return total
+
+    @property
+    def free_symbols(self) -> set[Any]:
+        return self.function.free_symbols - {limit[0] for limit in self.limits}  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=4096)
+def real(label: str) -> Any:
+    """The symbol of a value's name."""
+    return sympy.Symbol(label, real=True)
+
+
+@lru_cache(maxsize=4096)
+def names_of(label: str) -> tuple[Any, Any, Any]:
+    """What a name is in formulas: of a tensor with elements, of a number, of a table of integers."""
+    return sympy.IndexedBase(real(label)), real(label), sympy.Symbol(label)
+
+
+def element_symbol(label: str, at: Iterable[Any]) -> Any:
+    """``label[at]`` as a real symbol, a plain one for shape ``()``."""
+    at = tuple(map(sympy.sympify, at))
+    return Indexed(names_of(label)[0], *at) if at else real(label)
+
+
+def label_of(atom: Any) -> str:
+    if isinstance(atom, Lookup):
+        return str(atom.args[0].name)
+    return str(atom.base.label.name if isinstance(atom, Indexed) else atom.name)
+
+
+def indices_of(atom: Any) -> tuple[Any, ...]:
+    if isinstance(atom, Lookup):
+        return tuple(atom.args[1:])
+    return tuple(atom.indices) if isinstance(atom, Indexed) else ()
 
 
 class Bracket(sympy.Expr):

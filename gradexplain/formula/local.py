@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import sympy
-
 from gradexplain.errors import Span
 from gradexplain.formula.burden import burden
 from gradexplain.formula.calculus import Calculus
-from gradexplain.formula.kinds import Lookup
+from gradexplain.formula.kinds import names_of
 from gradexplain.formula.tidy import tidy
 from gradexplain.graph import Graph, Node, Ref, refs
 from gradexplain.ops.base import Op, Shape
@@ -131,23 +129,7 @@ def _derive(
 
 def renamed(e: Any, labels: Mapping[str, str]) -> Any:
     """A local formula in the names of the graph."""
-    tables: dict[Any, Any] = {
-        atom: Lookup(sympy.Symbol(labels[label]), *atom.args[1:])
-        for atom in e.atoms(Lookup)
-        if (label := atom.args[0].name) in labels
-    }
-    names = dict(tables)
-    for atom in e.atoms(sympy.Indexed, sympy.Symbol):
-        label = atom.base.label.name if isinstance(atom, sympy.Indexed) else atom.name
-        if label in labels and (
-            isinstance(atom, sympy.Indexed) or (atom.is_real and not atom.is_integer)
-        ):
-            symbol = sympy.Symbol(labels[label], real=True)
-            names[atom] = (
-                sympy.Indexed(
-                    sympy.IndexedBase(symbol), *(i.xreplace(tables) for i in atom.indices)
-                )
-                if isinstance(atom, sympy.Indexed)
-                else symbol
-            )
+    names: dict[Any, Any] = {}
+    for old, new in labels.items():
+        names |= zip(names_of(old), names_of(new), strict=True)
     return e.xreplace(names)

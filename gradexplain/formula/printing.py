@@ -33,6 +33,7 @@ from gradexplain.formula.kinds import (
     Modulo,
     Nonzero,
     SincSlope,
+    Sum,
 )
 from gradexplain.formula.letters import Letters
 
@@ -385,7 +386,7 @@ class TextPrinter:
 
     def _total(self, e: Any) -> str:
         signs = {
-            sympy.Sum: self.sum_sign, sympy.Product: self.product_sign,
+            Sum: self.sum_sign, sympy.Product: self.product_sign,
             Greatest: self.greatest_sign, Least: self.least_sign,
             FirstGreatest: f"arg{self.greatest_sign}", FirstLeast: f"arg{self.least_sign}",
         }  # fmt: skip

@@ -15,7 +15,7 @@ import sympy
 
 from gradexplain.arithmetic import mp
 from gradexplain.formula.burden import burden
-from gradexplain.formula.kinds import Bracket, Cases, FloorDiv, Lookup, Modulo
+from gradexplain.formula.kinds import Bracket, Cases, FloorDiv, Lookup, Modulo, Sum
 
 #: Beyond this many operations a formula is only factored, not rewritten as one fraction.
 _LARGE = 150
@@ -188,7 +188,7 @@ def _sum(body: Any, limits: Any) -> Any:
         if not inside.has(limit[0]):
             outside *= limit[2] + 1
     kept = [limit for limit in limits if inside.has(limit[0])]
-    return outside * sympy.Sum(inside, *kept) if kept else outside * inside
+    return outside * Sum(inside, *kept) if kept else outside * inside
 
 
 def _inner_sums(e: Any, length: Callable[[Any], float], known: dict[Any, Any]) -> Any:

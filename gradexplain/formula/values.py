@@ -14,9 +14,8 @@ from typing import Any
 import sympy
 
 from gradexplain.errors import Span
-from gradexplain.formula.calculus import element_symbol, indices_of, label_of
 from gradexplain.formula.indices import index
-from gradexplain.formula.kinds import Lookup
+from gradexplain.formula.kinds import Lookup, Sum, element_symbol, indices_of, label_of
 from gradexplain.formula.letters import Letters
 from gradexplain.formula.local import renamed
 from gradexplain.formula.printing import TextPrinter
@@ -155,4 +154,4 @@ def element_sum(shape: Shape, *labels: str) -> Any:
     bound = [sympy.S.Zero if n == 1 else index(f"q_w{axis}") for axis, n in enumerate(shape)]
     body = sympy.Mul(*(element_symbol(label, bound) for label in labels))
     over = [(q, 0, n - 1) for q, n in zip(bound, shape, strict=True) if n != 1]
-    return sympy.Sum(body, *over) if over else body
+    return Sum(body, *over) if over else body

@@ -27,6 +27,7 @@ from gradexplain.formula.kinds import (
     Least,
     Lookup,
     Modulo,
+    Sum,
 )
 from gradexplain.plan.forms import (
     affine,
@@ -357,7 +358,7 @@ class Lowering:
             rest = [*factors[:place], *factors[place + 1 :]]
             terms = []
             for term in factor.args:
-                own, inner = flattened(sympy.Sum(sympy.Mul(term, *rest), *(
+                own, inner = flattened(Sum(sympy.Mul(term, *rest), *(
                     (index(a.name), 0, a.size - 1) for a in bound)))  # fmt: skip
                 more = tuple(Axis(q.name, n) for q, n in inner.items())
                 terms.append(self._contracted(own, (*bound, *more), self._scope(scope, inner)))

@@ -16,7 +16,8 @@ import numpy as np
 import sympy
 
 from gradexplain.explanation import Element, Entry, Path
-from gradexplain.formula.calculus import ADJOINT, element_symbol, label_of
+from gradexplain.formula.calculus import ADJOINT
+from gradexplain.formula.kinds import element_symbol, label_of
 from gradexplain.formula.letters import Letters
 from gradexplain.formula.local import RESULT, UPSTREAM, local_rule, renamed
 from gradexplain.formula.printing import TextPrinter

@@ -24,14 +24,21 @@ from gradexplain.formula.calculus import (
     ADJOINT,
     TOTAL,
     Calculus,
-    element_symbol,
-    indices_of,
-    label_of,
     literal_value,
 )
 from gradexplain.formula.contract import contract, delta
 from gradexplain.formula.indices import Ranges, index
-from gradexplain.formula.kinds import BIG, Bracket, Cases, FloorDiv, Lookup, Modulo
+from gradexplain.formula.kinds import (
+    BIG,
+    Bracket,
+    Cases,
+    FloorDiv,
+    Lookup,
+    Modulo,
+    element_symbol,
+    indices_of,
+    label_of,
+)
 from gradexplain.formula.kit import decimals
 from gradexplain.formula.latex import LatexPrinter
 from gradexplain.formula.letters import Letters

@@ -10,6 +10,7 @@ import sympy
 
 from gradexplain.explanation import Array
 from gradexplain.formula.functions import build
+from gradexplain.formula.kinds import element_symbol
 from gradexplain.formula.kit import number
 from gradexplain.graph import Graph, Node, Ref
 from gradexplain.plan.arrays import to_float
@@ -65,10 +66,7 @@ def _mask(node: Node, graph: Graph, chain: ChainRule) -> Any:
         if isinstance(arg, Ref):
             value = np.broadcast_to(to_float(chain.forward[arg.id][0]), node.shape)
             arrays[parameter.name] = value
-            symbol = sympy.Symbol(parameter.name, real=True)
-            names[parameter.name] = (
-                sympy.Indexed(sympy.IndexedBase(symbol), *axes) if axes else symbol
-            )
+            names[parameter.name] = element_symbol(parameter.name, axes)
         elif isinstance(arg, (int, float)) and not isinstance(arg, bool):
             names[parameter.name] = number(arg)
         else:

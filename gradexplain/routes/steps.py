@@ -10,8 +10,7 @@ import numpy as np
 import sympy
 
 from gradexplain.explanation import Array
-from gradexplain.formula.calculus import indices_of, label_of
-from gradexplain.formula.kinds import Bracket, Cases, Lookup
+from gradexplain.formula.kinds import Bracket, Cases, Lookup, indices_of, label_of
 from gradexplain.formula.letters import Letters
 from gradexplain.formula.local import RESULT, UPSTREAM, local_rule, renamed
 from gradexplain.formula.printing import TextPrinter

@@ -14,6 +14,7 @@ from gradexplain.arithmetic import mp
 from gradexplain.engine import Run
 from gradexplain.explanation import Array
 from gradexplain.formula.functions import build
+from gradexplain.formula.kinds import element_symbol
 from gradexplain.formula.kit import number
 from gradexplain.graph import Node, Ref
 from gradexplain.plan.arrays import to_float
@@ -35,10 +36,7 @@ def borders(run: Run) -> list[tuple[Node, tuple[int, ...]]]:
             if isinstance(arg, Ref):
                 value = to_float(run.chain.forward[arg.id][0])
                 arrays[parameter.name] = np.broadcast_to(value, node.shape)
-                symbol = sympy.Symbol(parameter.name, real=True)
-                names[parameter.name] = (
-                    sympy.Indexed(sympy.IndexedBase(symbol), *axes) if axes else symbol
-                )
+                names[parameter.name] = element_symbol(parameter.name, axes)
             elif isinstance(arg, (int, float)):
                 names[parameter.name] = number(arg)
         try:
