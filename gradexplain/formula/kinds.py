@@ -26,7 +26,7 @@ class Indexed(sympy.Indexed):
         return sympy.Expr.__new__(cls, base, *at)
 
     def _hashable_content(self) -> tuple[Any, ...]:
-        return self._args
+        return self._args  # type: ignore[no-any-return]
 
     def sort_key(self, order: Any = None) -> Any:
         text = f"{self.args[0]}[{', '.join(map(str, self.args[1:]))}]"
