@@ -69,7 +69,7 @@ def _ladder(
         if node.integer:
             continue
         run = np.round(low + values[node.label] * _STEP % 1 * (high - low), digits)
-        run[run == 0] = 0.5
+        run = np.where(run == 0, 0.5, run)
         if diagonal and run.ndim >= 2 and run.shape[-1] == run.shape[-2]:
             other = np.swapaxes(run, -1, -2) if symmetric else run
             run = np.round((run + other) / 2, digits) + run.shape[-1] * np.eye(run.shape[-1])
