@@ -174,7 +174,7 @@ def problem_of(request: Request, plan: Plan) -> Problem:
         _problem(request, bound, call, retain, reached_only=place > 0)
         for place, call in enumerate(made)
     ]
-    if plan.order == 2 or bound.reading.order == 2:
+    if plan.order == 2:
         from gradexplain.second.twice import SecondPass
 
         if len(made) > 1 or plan.zero_grad or not plan.retain_graph:

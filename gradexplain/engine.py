@@ -783,7 +783,7 @@ def _bound(program: Program, request: Request) -> tuple[Reading, dict[str, Array
         return given[name].shape if name in given else example
 
     inputs = Inputs(given, frozenset(request.at) - frozenset(given), request.shapes, shape_of)
-    reading = read_text(program, inputs, request.dtype, Replay())
+    reading = read_text(program, inputs, request.dtype, Replay(_gradient_text))
     leaves = {node.label: node for node in reading.graph.leaves}
     for name in (*request.at, *request.shapes):
         if name not in leaves:
@@ -804,6 +804,16 @@ def _bound(program: Program, request: Request) -> tuple[Reading, dict[str, Array
         for name, value in reading.values.items()
     }
     return reading, values
+
+
+def _gradient_text(graph: Graph, name: str, v_name: str) -> str:
+    """The gradient of an input as PyTorch; loaded only where a text differentiates a gradient."""
+    from gradexplain.codegen.line import gradient_text
+
+    try:
+        return gradient_text(graph, name, v_name)
+    except (GradexplainError, SyntaxError):
+        return ""
 
 
 def _example_shape(request: Request) -> Shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -246,7 +247,7 @@ def _within(rounded: Array, exact: Any) -> Array:
     """Numbers that are finite as the largest float at most."""
     if exact.dtype != object:
         return rounded
-    finite = np.frompyfunc(lambda x: bool(abs(x) < x.context.inf), 1, 1)(exact)
+    finite = np.frompyfunc(lambda x: bool(abs(x) < math.inf), 1, 1)(exact)
     finite = np.asarray(finite, dtype=bool)
     most = np.finfo(np.float64).max
     return np.where(finite, np.clip(rounded, -most, most), rounded)

@@ -38,15 +38,19 @@ def gradient_line(
     primes = dict(zip(sizes, PRIMES[0], strict=False))
     try:
         graph = graph_at({k: tuple(primes.get(n, n) for n in s) for k, s in shapes.items()})
-        return "" if graph is None else _line(graph, name, v_name)
+        text = "" if graph is None else gradient_text(graph, name, v_name)
     except (GradexplainError, SyntaxError):  # a part that PyTorch has no call for is no expression
         return ""
+    return f"grad_{name} = {text}" if 0 < len(text) <= _LONG else ""
 
 
-def _line(graph: Graph, name: str, v_name: str) -> str:
+def gradient_text(graph: Graph, name: str, v_name: str) -> str:
+    """The gradient of one input as an expression of PyTorch, at the graph's own sizes; "" for none."""
     form = ClosedForm(graph, {}, np.zeros(()), exact=False)
     form.v_name = v_name
-    leaf = next(n for n in graph.leaves if n.label == name)
+    leaf = graph.by_label(name)
+    if leaf is None:  # at other sizes the text has other inputs
+        return ""
     formula = form.gradient(leaf)
     if any(label_of(a).startswith(ADJOINT) for a in formula.atoms(sympy.Indexed, sympy.Symbol)):
         return ""
@@ -68,5 +72,4 @@ def _line(graph: Graph, name: str, v_name: str) -> str:
     source = Source(names, shapes, size, form.calculus.ranges)
     text = source.full(formula, places, name, leaf.shape)
     (line,) = unsigned(untransposed([statement(name, text)]))
-    text = show(line.value)
-    return f"grad_{name} = {text}" if len(text) <= _LONG else ""
+    return show(line.value)

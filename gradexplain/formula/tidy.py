@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import sympy
@@ -46,8 +46,12 @@ class Folds:
     A long program has as many as statements, and a formula of it mentions few.
     """
 
-    def __init__(self, folds: Iterable[tuple[Any, Any, Any]]) -> None:
+    def __init__(
+        self, folds: Iterable[tuple[Any, Any, Any]], ranges: Mapping[Any, int] | None = None
+    ) -> None:
         self.all = list(folds)
+        #: How many values each index has: a name stands for no element that it has not.
+        self.ranges = ranges
         #: Forms that were tidied already, for a reader who measures in his own way.
         self.shortest: dict[Any, Any] = {}
         #: The type and the values of each pattern that can be found again.
@@ -82,7 +86,7 @@ class Folds:
             done = min(waiting, default=-1)
             if done < 0:
                 return e
-            e = _fold(e, *self.all[done])
+            e = _fold(e, *self.all[done], self.ranges)
 
 
 def _values(e: Any) -> set[Any]:
@@ -208,21 +212,38 @@ def _inner_sums(e: Any, length: Callable[[Any], float], known: dict[Any, Any]) -
 # -- folding: a definition back into its name ----------------------------------------------------
 
 
-def _fold(e: Any, pattern: Any, name: Any, indices: Any) -> Any:
+def _fold(e: Any, pattern: Any, name: Any, indices: Any, ranges: Mapping[Any, int] | None) -> Any:
     coefficient, core = pattern.as_coeff_Mul()
     if isinstance(core, sympy.Sum):
-        return _fold_sum(e, core, name / coefficient, indices)
+        return _fold_sum(e, core, name / coefficient, indices, ranges)
     if not isinstance(pattern, (sympy.Function, sympy.Pow)):
         return e
     found = {}
     for part in e.atoms(type(pattern)):
         places = _match(pattern, part, indices)
-        if places is not None:
+        if places is not None and _has_them(places, ranges):
             found[part] = name.xreplace(places)
     return e.xreplace(found) if found else e
 
 
-def _fold_sum(e: Any, pattern: Any, name: Any, indices: Any) -> Any:
+def _has_them(places: Mapping[Any, Any], ranges: Mapping[Any, int] | None) -> bool:
+    """Whether a value has elements at all the ``places`` of its indices."""
+    if ranges is None:
+        return True
+    for mine, place in places.items():
+        if not all(s in ranges for s in place.free_symbols):
+            return False
+        for end in (0, 1):
+            last = {s: sympy.Integer(end * (ranges[s] - 1)) for s in place.free_symbols}
+            at = place.xreplace(last)
+            if not (at.is_Integer and 0 <= at < ranges[mine]):
+                return False
+    return True
+
+
+def _fold_sum(
+    e: Any, pattern: Any, name: Any, indices: Any, ranges: Mapping[Any, int] | None
+) -> Any:
     """``Σ_p x[p]`` back into the sum's name, also where it is part of ``Σ_p (x[p] − c)``."""
     found = {}
     for total in e.atoms(sympy.Sum):
@@ -231,7 +252,11 @@ def _fold_sum(e: Any, pattern: Any, name: Any, indices: Any) -> Any:
         places = [
             (term, s, _match(pattern, s, indices)) for term in terms for s in term.atoms(sympy.Sum)
         ]
-        hits = {s: name.xreplace(place) for _, s, place in places if place is not None}
+        hits = {
+            s: name.xreplace(place)
+            for _, s, place in places
+            if place is not None and _has_them(place, ranges)
+        }
         if hits:
             found[total] = sympy.Add(*terms).xreplace(hits)
     return e.xreplace(found) if found else e

@@ -32,6 +32,8 @@ class Applier:
 
     builder: Builder
     value_of: Callable[[str], Any]
+    #: The elements of a computed value that is used as an index, None where they are not known.
+    whole: Callable[[Ref], Any] = lambda ref: None
 
     def apply_any(self, records: list[Op], args: list[Any], kwargs: Any, place: Span) -> Any:
         """The first record whose schema fits; else what the last but most specific one says."""
@@ -72,15 +74,17 @@ class Applier:
         value = self.known(node)
         if value is None or not (np.isfinite(value) & (value == np.floor(value))).all():
             return False
+        if node.op is not None:  # its numbers stand for it from here on
+            node = dataclasses.replace(node, op=None, args=(), value=value)
         self.builder.nodes[ref.id] = dataclasses.replace(node, integer=True)
         self.builder.known[ref.id] = value
         return True
 
     def known(self, node: Node) -> Any:
-        """The value of an input or of a constant as an array, None where it is not known."""
+        """The elements of a value that is used as an index, None where they are not known."""
         if node.is_leaf:
             return self.value_of(node.label)
-        return None if node.op is not None else np.asarray(node.value)
+        return self.whole(Ref(node.id)) if node.op is not None else np.asarray(node.value)
 
     def constant(self, value: Any, place: Span, integer: bool = False) -> Ref:
         if isinstance(value, (list, tuple)):

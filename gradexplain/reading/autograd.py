@@ -12,9 +12,11 @@ import numpy as np
 
 from gradexplain.errors import Span
 from gradexplain.explanation import Array, Shape
+from gradexplain.ops import by_spelling
 from gradexplain.ops.base import show_shape
+from gradexplain.reading.derived import gradients, held
 from gradexplain.reading.objects import WHOLE, Call, Layer, Optimizer, Tensor, Unread, what
-from gradexplain.reading.operators import renewed
+from gradexplain.reading.operators import operator, renewed, subscript
 from gradexplain.reading.session import BackwardCall, Session
 
 
@@ -62,18 +64,15 @@ def backward_method(s: Session, owner: Tensor, call: Call) -> None:
     inputs = call.get(3, "inputs")
     retain_graph = _switch(call.get(1, "retain_graph"), call.get(2, "create_graph"))
     v = call.get(0, "gradient")
-    if _differentiated(s, owner, v, inputs, call.place):
-        s.remark(
-            "create_graph",
-            f"`{s.text(call.place)}` differentiates the gradient that torch.autograd.grad returned: "
-            ".grad is the second derivative, below.",
-        )
-        return
-    started(s, owner, v, retain_graph, inputs, call.place, call.where)
+    before = {label: leaf.tensor.grad for label, leaf in s.made.items()}
+    made = started(s, owner, v, retain_graph, inputs, call.place, call.where)
     if call.get(2, "create_graph"):
-        for leaf in s.made.values():
-            if leaf.tensor.grad is not None:
-                leaf.tensor.grad.derived = leaf.tensor
+        leaves = [leaf.tensor for label, leaf in s.made.items() if leaf.tensor.grad is not None]
+        leaves = [t for t in leaves if t.ref is not None and t.ref.id in s.needed(made.start)]
+        found = gradients(s, owner, v, leaves, call.place)
+        for leaf, part in zip(leaves, found, strict=True):
+            if part is not None and before.get(s.builder.nodes[s.ref(leaf).id].label) is None:
+                part.grad_of, leaf.grad = leaf, part
 
 
 def _switch(*given: Any) -> bool:
@@ -89,19 +88,12 @@ def started(
     inputs: Any,
     place: Span,
     where: Span,
+    returned: bool = False,
 ) -> BackwardCall:
     """Record one backward call; raises what PyTorch would raise, at its place."""
     if not isinstance(start, Tensor):
         s.fail(f"{what(start)} has no backward", where, "call it on a tensor that was computed")
     ref = s.ref(start)
-    if any(s.made[label].tensor.derived for label in _leaves_of(s, ref.id)):
-        s.unsupported(
-            "what is computed from a gradient (create_graph=True) is followed only where it is that "
-            "gradient, or its sum, once",
-            place,
-            "gradexplain trace FILE runs the script and explains it; gradexplain hessian EXPR shows "
-            "second derivatives",
-        )
     if not s.requires(start):
         s.fail(
             "element 0 of tensors does not require grad and does not have a grad_fn",
@@ -112,7 +104,11 @@ def started(
     array = _vector(s, start, v, place)
     wanted = None if inputs is None else tuple(_label(s, part, place) for part in _list(inputs))
     zeroed = frozenset(s.zeroed)
-    made = BackwardCall(ref.id, array, retain_graph, zeroed, wanted, place, len(s.builder.nodes))
+    made = BackwardCall(
+        ref.id, array, retain_graph, zeroed, wanted, place, len(s.builder.nodes), returned
+    )
+    _overwritten(s, made)
+    held(s, ref.id, array, place)
     for label in _leaves_of(s, ref.id):
         if label in s.stale and not s.any_size:
             _hold(s, made, label)
@@ -151,32 +147,26 @@ def _leaves_of(s: Session, id: int) -> list[str]:
     return [nodes[n].label for n in s.needed(id) if nodes[n].is_leaf]
 
 
-def _differentiated(s: Session, start: Any, v: Any, inputs: Any, place: Span) -> bool:
-    """Whether a gradient that was computed before is differentiated itself: ``d²y/dx²``."""
-    gradient = _summed(s, start)
-    if gradient is None or len(s.calls) != 1 or s.order == 2 or not s.returned:
-        return False
-    asked = [gradient.derived] if inputs is None else _list(inputs)
-    ones = (
-        v is None or s.any_size or isinstance(v, Tensor) and bool((s.number(v, place) == 1).all())
-    )
-    if asked != [gradient.derived] or not ones or (v is None and math.prod(start.shape) != 1):
-        return False
-    s.order = 2
-    return True
-
-
-def _summed(s: Session, start: Any) -> Tensor | None:
-    """The gradient that a value is, or is the sum of."""
-    if not isinstance(start, Tensor) or start.derived is not None:
-        return start if isinstance(start, Tensor) else None
-    if start.ref is not None:
-        node = s.builder.nodes[start.ref.id]
-        if node.op is not None and node.op.name == "sum" and node.shape == ():
-            source = s.builder.nodes[node.inputs[0]]
-            if source.is_leaf and s.made[source.label].tensor.derived is not None:
-                return s.made[source.label].tensor
-    return None
+def _overwritten(s: Session, call: BackwardCall) -> None:
+    """Refuse, as PyTorch does, a backward that needs a value which was changed in place since."""
+    needed = set(s.needed(call.start))
+    if s.any_size or not any(old in needed for old, _, _ in s.overwritten):
+        return
+    graph, at = s.part(call.start)
+    labels = [n.label for n in graph.leaves if s.made[n.label].requires_grad]
+    pairs = s.runner(call.place).saved(graph, s.leaves(graph), s.run_dtype(graph), labels)
+    nodes = s.builder.nodes
+    for old, new, place in s.overwritten:
+        for id in sorted(needed):
+            if id < new and nodes[id].op is not None and (at[id], at.get(old)) in pairs:
+                what_ = "its result" if id == old else f"`{s.text(nodes[old].span)}`"
+                s.fail(
+                    "one of the variables needed for gradient computation has been modified by an "
+                    f"inplace operation: the backward of `{s.text(nodes[id].span)}` needs {what_}, which "
+                    "this changes",
+                    place,
+                    "give the result a name of its own, as in `z = y + 1` for `y += 1`",
+                )
 
 
 def _vector(s: Session, start: Tensor, v: Any, place: Span) -> Array | None:
@@ -297,32 +287,57 @@ def _grad(s: Session, call: Call) -> Any:
     outputs, inputs = _list(call.get(0, "outputs")), _list(call.get(1, "inputs"))
     vs = call.get(2, "grad_outputs")
     given = _list(vs) if vs is not None else [None] * len(outputs)
-    keep = _switch(call.get(3, "retain_graph"), call.get(4, "create_graph"))
-    if len(outputs) == 1 and _differentiated(s, outputs[0], vs and given[0], inputs, call.place):
-        return tuple(Unread(s.text(call.place), _THIRD) for _ in inputs)
-    grads: list[Tensor] = []
-    before = {label: leaf.tensor.grad for label, leaf in s.made.items()}
+    create = bool(call.get(4, "create_graph")) or s.nested > 0
+    keep = _switch(call.get(3, "retain_graph"), create)
+    if call.get(6, "is_grads_batched") and len(outputs) == 1 and isinstance(given[0], Tensor):
+        outputs = outputs * given[0].shape[0]
+        given = [subscript(s, given[0], n, call.place) for n in range(len(outputs))]
     parts = list(zip(outputs, given, strict=False))
+    if not s.nested:
+        _asked(s, parts, keep, inputs, call)
+    if create:
+        return tuple(_derivatives(s, parts, inputs, call))
+    first = len(s.calls) - len(parts)
+    return tuple(
+        _returned(s, part, _label(s, part, call.place), first, len(s.calls)) for part in inputs
+    )
+
+
+def _asked(s: Session, parts: Sequence[Any], keep: bool, inputs: Any, call: Call) -> None:
+    """Record the calls whose gradients are returned: nothing is added to what was there before."""
+    before = {label: leaf.tensor.grad for label, leaf in s.made.items()}
     for place, (output, v) in enumerate(parts):
         later = place < len(parts) - 1
-        started(s, output, v, keep or later, inputs, call.place, call.where)
+        started(s, output, v, keep or later, inputs, call.place, call.where, returned=True)
         if place == 0:
-            # Nothing is added to what was there before.
             labels = frozenset(s.calls[-1].wanted or ())
             s.calls[-1] = dataclasses.replace(s.calls[-1], zeroed=s.calls[-1].zeroed | labels)
-    first = len(s.calls) - len(parts)
-    for part in inputs:
-        label = _label(s, part, call.place)
-        found = _returned(s, part, label, first, len(s.calls))
-        found.derived = part if call.get(4, "create_graph") else None
-        grads.append(found)
     for label, leaf in s.made.items():
         leaf.tensor.grad = before.get(label)
-    s.returned = True
-    return tuple(grads)
 
 
-#: Of what comes after the second derivative.
+def _derivatives(s: Session, parts: Sequence[Any], inputs: Sequence[Any], call: Call) -> list[Any]:
+    """The gradients as computed values, which are differentiated again."""
+    totals: list[Any] = [None] * len(inputs)
+    for output, v in parts:
+        for n, found in enumerate(gradients(s, output, v, inputs, call.place)):
+            if found is not None:
+                old = totals[n]
+                totals[n] = found if old is None else operator(s, "add", (old, found), call.place)
+    if None in totals and not call.get(5, "allow_unused"):
+        s.fail(
+            "One of the differentiated Tensors appears to not have been used in the graph",
+            call.place,
+            "give allow_unused=True for None in its place",
+        )
+    if not s.nested:
+        made = frozenset(s.ref(t).id for t in totals if t is not None)
+        for place in range(len(s.calls) - len(parts), len(s.calls)):
+            s.calls[place] = dataclasses.replace(s.calls[place], derived=made)
+    return totals
+
+
+#: Of gradients that nothing is made of here.
 _THIRD = "its numbers are not followed further; gradexplain trace FILE runs the script"
 
 
@@ -353,7 +368,11 @@ def _backward(s: Session, call: Call) -> None:
 
 def _output_of(s: Session, function: Any, args: Sequence[Any], call: Call) -> Tensor:
     """What a function of the text gives, as one tensor."""
-    output = s.call(function, tuple(args), {}, call.place, call.where)
+    s.nested += 1
+    try:
+        output = s.call(function, tuple(args), {}, call.place, call.where)
+    finally:
+        s.nested -= 1
     if isinstance(output, (tuple, list)):
         s.unsupported(
             "a function of several outputs is not read here", call.place, "join them with cat"
@@ -365,12 +384,14 @@ def _output_of(s: Session, function: Any, args: Sequence[Any], call: Call) -> Te
 
 def _differentiate(
     s: Session, function: Any, args: Sequence[Any], inputs: Sequence[Any], v: Any, call: Call
-) -> Tensor:
-    """A function called and differentiated by ``inputs``; without v by each of its results."""
+) -> tuple[Tensor, list[Any]]:
+    """A function called, and its gradients by ``inputs``; without v those of each of its results."""
     for part in inputs:
         if isinstance(part, Tensor) and not s.requires(part):
             requires_grad(s, part, True, call.place)
     output = _output_of(s, function, args, call)
+    if s.nested:
+        return output, _rows(s, output, v, inputs, call)
     if v is None and math.prod(output.shape) != 1:
         v = s.literal(s.filled(output.shape, 1.0), output.dtype, call.place)
         s.remark(
@@ -378,19 +399,38 @@ def _differentiate(
             f"`{s.text(call.place)}` asks for the whole Jacobian, which is shown; backward with "
             "v = ones adds its rows.",
         )
-    started(s, output, v, True, list(inputs), call.place, call.where)
-    s.returned = True
-    return output
+    started(s, output, v, True, list(inputs), call.place, call.where, returned=True)
+    return output, [Unread(s.text(call.place), _THIRD) for _ in inputs]
+
+
+def _rows(s: Session, output: Tensor, v: Any, inputs: Sequence[Any], call: Call) -> list[Any]:
+    """The gradients as computed values; of an output with dimensions, one row for each element."""
+    if v is not None or not output.shape:
+        return _derivatives(s, [(output, v)], inputs, call)
+    units = np.eye(math.prod(output.shape)).reshape(-1, *output.shape)
+    rows = [
+        _derivatives(s, [(output, s.literal(unit, output.dtype, call.place))], inputs, call)
+        for unit in units
+    ]
+    shapes = [(*output.shape, *part.shape) for part in inputs]
+    stacks = [
+        s.apply(by_spelling("torch.stack"), (list(c),), {}, call.place)
+        for c in zip(*rows, strict=True)
+    ]
+    return [
+        s.apply(by_spelling("torch.reshape"), pair, {}, call.place)
+        for pair in zip(stacks, shapes, strict=True)
+    ]
 
 
 def _functional(kind: str) -> Callable[[Session, Call], Any]:
     """``torch.autograd.functional.jacobian(f, x)`` and ``vjp(f, x, v)``."""
 
     def made(s: Session, call: Call) -> Any:
-        inputs = _list(call.get(1, "inputs"))
+        given = call.get(1, "inputs")
         v = call.get(2, "v") if kind == "vjp" else None
-        output = _differentiate(s, call.get(0, "func"), inputs, inputs, v, call)
-        result = Unread(s.text(call.place), _THIRD)
+        output, found = _differentiate(s, call.get(0, "func"), _list(given), _list(given), v, call)
+        result = tuple(found) if isinstance(given, (tuple, list)) else found[0]
         return (output, result) if kind == "vjp" else result
 
     return made
@@ -399,17 +439,82 @@ def _functional(kind: str) -> Callable[[Session, Call], Any]:
 def _curried(s: Session, call: Call) -> Any:
     """``torch.func.grad(f)(x)`` and ``jacrev(f, argnums=1)(x, y)``."""
     function, wanted = call.get(0, "func"), call.get(1, "argnums", 0)
+    places = wanted if isinstance(wanted, tuple) else (wanted,)
 
     def inner(later: Call) -> Any:
-        places = wanted if isinstance(wanted, tuple) else (wanted,)
         if not all(isinstance(n, int) and n < len(later.args) for n in places):
             s.fail("argnums names no argument", later.place, "count the arguments from 0")
         inputs = [later.args[n] for n in places]
-        output = _differentiate(s, function, later.args, inputs, None, later)
-        result = Unread(s.text(later.place), _THIRD)
+        output, found = _differentiate(s, function, later.args, inputs, None, later)
+        result = tuple(found) if isinstance(wanted, tuple) else found[0]
         return (result, output) if call.name == "grad_and_value" else result
 
-    return Layer(call.name, inner)
+    return Layer(call.name, inner, attributes={"function": function, "places": places})
+
+
+def batched(s: Session, call: Call) -> Any:
+    """``vmap(grad(f), in_dims)``: the gradient of all samples' sum, whose rows are those of each.
+
+    None where the function is none that differentiates.  An argument without a dim of samples has one
+    copy for each.
+    """
+    layer, dims = call.args
+    if not isinstance(layer, Layer) or "places" not in layer.attributes:
+        return None
+
+    def inner(later: Call) -> Any:
+        given = list(dims) if isinstance(dims, (tuple, list)) else [dims] * len(later.args)
+        args = list(later.args)
+        count = next(a.shape[d] for a, d in zip(args, given, strict=False) if d is not None)
+        for n in layer.attributes["places"]:
+            if given[n] is None:
+                copies = np.broadcast_to(s.number(args[n], later.place), (count, *args[n].shape))
+                made = s.literal(copies, args[n].dtype, later.place, hint=args[n].name)
+                args[n], given[n] = made, 0
+            requires_grad(s, args[n], True, later.place)
+        rows = []
+        for k in range(count):
+            part = [
+                a if d is None else subscript(s, a, (*(slice(None),) * d, k), later.place)
+                for a, d in zip(args, given, strict=False)
+            ]
+            rows.append(_output_of(s, layer.attributes["function"], part, later))
+        output = s.apply(by_spelling("torch.stack"), (rows,), {}, later.place)
+        v = s.literal(s.filled(output.shape, 1.0), output.dtype, later.place)
+        inputs = [args[n] for n in layer.attributes["places"]]
+        s.remark(
+            "jacobian",
+            f"`{s.text(later.place)}` differentiates each sample by itself: with v = ones, the rows of "
+            "the gradient are those of the samples, as none depends on another.",
+        )
+        started(s, output, v, True, inputs, later.place, later.where, returned=True)
+        return Unread(s.text(later.place), _THIRD)
+
+    return Layer("batched", inner)
+
+
+def clipped(s: Session, call: Call) -> Any:
+    """``clip_grad_norm_``: the .grad of parameters after backward, made smaller."""
+    parameters, kind, most = call.args
+    owners = [p for p in _list(parameters) if isinstance(p, Tensor) and p.grad is not None]
+    old = [p.grad for p in owners]
+
+    def numbers() -> list[Array]:
+        arrays = [s.number(g, call.place) for g in old if g is not None]
+        if kind == "value":
+            return [np.clip(a, -most, most) for a in arrays]
+        norm = math.sqrt(sum(float((a**2).sum()) for a in arrays))
+        return [a * min(1.0, most / (norm + 1e-6)) for a in arrays]
+
+    for n, owner in enumerate(owners):
+        owner.grad = dataclasses.replace(
+            old[n], later=lambda n=n: numbers()[n], ref=None, value=None
+        )  # type: ignore[type-var]
+    s.remark(
+        "clipped",
+        f"`{s.text(call.place)}` changes .grad after backward: what is explained is .grad before it.",
+    )
+    return Unread(s.text(call.place), _THIRD)
 
 
 def _vjp(s: Session, call: Call) -> Any:
@@ -421,8 +526,7 @@ def _vjp(s: Session, call: Call) -> Any:
     output = _output_of(s, call.args[0] if call.args else None, inputs, call)
 
     def back(later: Call) -> Any:
-        started(s, output, later.get(0, "v"), True, inputs, later.place, later.where)
-        s.returned = True
+        started(s, output, later.get(0, "v"), True, inputs, later.place, later.where, returned=True)
         return (Unread(s.text(later.place), _THIRD),) * len(inputs)
 
     return output, Layer("vjp", back)
@@ -432,8 +536,7 @@ def _refused(s: Session, call: Call) -> Any:
     s.unsupported(
         f"`{call.name}` is not what backward computes",
         call.place,
-        "gradexplain hessian EXPR explains second derivatives; a product J·u is "
-        "torch.func.jvp's, the other way round",
+        "backward gives products vᵀ·J from the left: torch.func.vjp",
     )
 
 
@@ -543,8 +646,7 @@ FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
     "torch.autograd.functional.jacobian": _functional("jacobian"),
     "torch.autograd.functional.vjp": _functional("vjp"),
     **dict.fromkeys(
-        ("torch.autograd.functional.hessian", "torch.autograd.functional.jvp", "torch.func.jvp",
-         "torch.autograd.functional.hvp", "torch.autograd.functional.vhp", "torch.func.hessian"),
+        ("torch.autograd.functional.jvp", "torch.func.jvp", "torch.func.linearize"),
         _refused,
     ),
     **{f"torch.func.{name}": _curried for name in ("grad", "jacrev", "jacfwd", "grad_and_value")},

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gradexplain.errors import Span
-from gradexplain.reading import autograd, classes, creation, layers, methods, plain
+from gradexplain.errors import GradexplainError, Span
+from gradexplain.reading import (
+    attributes,
+    autograd,
+    classes,
+    creation,
+    layers,
+    library,
+    methods,
+    plain,
+)
 from gradexplain.reading.names import CONSTANTS, HOMES, MODULES, functions, unknown
 from gradexplain.reading.objects import (
     Call,
@@ -23,13 +32,72 @@ from gradexplain.reading.objects import (
 )
 from gradexplain.reading.session import Session
 
+
+def _get(s: Session, call: Call) -> Any:
+    owner, name = call.args[:2]
+    if len(call.args) == 3 and not _has(s, call):
+        return call.args[2]
+    return attributes.attribute(s, owner, str(name), call.where, call.place)
+
+
+def _has(s: Session, call: Call) -> bool:
+    """Whether an object of the text holds a name; of anything else, whether it can be asked for."""
+    owner, name = call.args[:2]
+    if isinstance(owner, Layer):
+        held = owner.parameters.keys() | owner.children.keys() | owner.attributes.keys()
+        return name in held or (owner.own is not None and owner.own.find(name) is not None)
+    try:
+        return attributes.attribute(s, owner, str(name), call.where, call.place) is not None
+    except GradexplainError:
+        return False
+
+
+def _set(s: Session, call: Call) -> None:
+    owner, name, found = call.args
+    if not isinstance(owner, Layer):
+        s.unsupported(f"{what(owner)} takes no attributes here", call.place, plain.TRACE)
+    classes.assign(s, owner, str(name), found)
+
+
+_CALLABLE = (Own, Class, Layer, Method, Function)
+#: What Python's own types are here.
+_TYPES: dict[str, Any] = {
+    "int": int, "float": float, "str": str, "bool": bool, "list": list, "tuple": tuple, "dict": dict,
+    "Tensor": Tensor, "Parameter": Tensor, "Module": Layer, "FloatTensor": Tensor, "Variable": Tensor,
+}  # fmt: skip
+
+
+def _is_instance(s: Session, call: Call) -> bool:
+    owner, wanted = call.args
+    if isinstance(wanted, tuple):
+        parts = (Call("isinstance", (owner, one), {}, call.place, call.where) for one in wanted)
+        return any(_is_instance(s, part) for part in parts)
+    path = getattr(wanted, "path", "")
+    made = wanted if isinstance(wanted, Class) else library.member(s, path) if path else None
+    if isinstance(made, Class):
+        own = owner.own if isinstance(owner, Layer) else None
+        while own is not None and own is not made:
+            own = own.base
+        return own is not None
+    last = path.rpartition(".")[2]
+    if isinstance(owner, Layer) and last != "Module":
+        return owner.kind == last
+    return isinstance(owner, _TYPES.get(last, ()))
+
+
 #: What is done here for a function of Python, NumPy or PyTorch, by its path.
 _FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
     **creation.FUNCTIONS,
     **autograd.FUNCTIONS,
     **layers.FUNCTIONS,
     **plain.FUNCTIONS,
+    **{f"gradexplain.{name}": function for name, function in library.FUNCTIONS.items()},
     "super": classes.above,
+    "getattr": _get,
+    "setattr": _set,
+    "hasattr": _has,
+    "isinstance": _is_instance,
+    "callable": lambda s, call: isinstance(call.get(0, ""), _CALLABLE),
 }
 
 
@@ -72,6 +140,9 @@ def _function(s: Session, path: str, call: Call) -> Any:
         if found is not NotImplemented:
             return found
     module = path.rpartition(".")[0]
+    written = library.member(s, path) if module else None
+    if written is not None:
+        return s.call(written, call.args, call.kwargs, call.place, call.where)
     if module and module not in HOMES:
         if module.startswith("torch"):
             raise s.at(unknown(call.name, "a function", path), call.where)

@@ -7,8 +7,6 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from gradexplain.errors import Span
-from gradexplain.limits import MAX_TREE_NODES
 from gradexplain.reading import attributes
 from gradexplain.reading.calls import call
 from gradexplain.reading.names import CONSTANTS, DEFAULTS
@@ -27,6 +25,7 @@ from gradexplain.reading.operators import COMPARE, binary, compare, subscript, u
 from gradexplain.reading.plain import TRACE
 from gradexplain.reading.program import attribute_span, span
 from gradexplain.reading.session import Session
+from gradexplain.reading.targets import assign, iterated
 
 
 def value(s: Session, node: ast.expr) -> Any:
@@ -80,7 +79,7 @@ def value(s: Session, node: ast.expr) -> Any:
         case ast.Lambda(args=arguments, body=expression):
             return Own(
                 "lambda", arguments, expression, defaults(s, arguments), s.scopes,
-                span(s.program, node),
+                span(s.program, node), s.program.place is not None,
             )  # fmt: skip
         case ast.NamedExpr(target=target, value=part):
             found = value(s, part)
@@ -119,7 +118,8 @@ def name_of(s: Session, node: ast.expr, name: str) -> Any:
 
 
 #: Python's own functions that may be handed on by name, as in ``map(float, …)``.
-PLAIN = frozenset({"float", "int", "str", "bool", "abs", "len", "print", "tuple", "list", "dict"})
+PLAIN = frozenset({"float", "int", "str", "bool", "abs", "len", "print", "tuple", "list", "dict",
+                   "isinstance", "getattr", "sum", "min", "max", "range"})  # fmt: skip
 
 
 def truth(s: Session, found: Any, node: ast.expr) -> bool:
@@ -158,49 +158,6 @@ def defaults(s: Session, arguments: ast.arguments) -> dict[str, Any]:
         if node is not None:
             found[argument.arg] = value(s, node)
     return found
-
-
-def iterated(s: Session, found: Any, place: Span) -> list[Any]:
-    """The values that a loop goes through."""
-    if isinstance(found, Tensor):
-        if not found.shape:
-            s.fail("iteration over a 0-d tensor", place, "loop over a tensor with dimensions")
-        return [subscript(s, found, n, place) for n in range(found.shape[0])]
-    if isinstance(found, dict):
-        return list(found)
-    if isinstance(found, (list, tuple, range, str)):
-        if len(found) > MAX_TREE_NODES:
-            s.unsupported(
-                f"a loop of {len(found):,} turns is not written out; the most is {MAX_TREE_NODES:,}",
-                place,
-                "shorten it: the formulas of a turn are the same",
-            )
-        return list(found)
-    if isinstance(found, Unread):
-        s.unsupported(f"what `{found.text}` gives is not known here", place, found.why)
-    if isinstance(found, Layer):
-        return list(found.children.values())
-    s.fail(f"{what(found)} cannot be looped over", place, "loop over a range or a list")
-
-
-def unpacked(s: Session, found: Any, count: int, place: Span) -> list[Any]:
-    """The parts of a value, one for each of ``count`` names."""
-    if isinstance(found, Unread):
-        return [found] * count
-    if isinstance(found, Tensor) and not found.shape:
-        s.fail("a tensor of shape () cannot be unpacked", place, "leave the comma out")
-    parts = (
-        iterated(s, found, place)
-        if isinstance(found, (Tensor, list, tuple, range, str))
-        else [found]
-    )
-    if len(parts) != count:
-        s.fail(
-            f"{count} names for {len(parts)} value{'s' * (len(parts) != 1)}",
-            place,
-            "give as many names as there are values",
-        )
-    return parts
 
 
 def attribute(s: Session, node: ast.Attribute) -> Any:
@@ -354,28 +311,6 @@ def _looped(s: Session, element: ast.expr, loops: list[ast.comprehension]) -> It
         return
     loop = loops[0]
     for part in iterated(s, value(s, loop.iter), span(s.program, loop.iter)):
-        bind(s, loop.target, part)
+        assign(s, loop.target, part, span(s.program, loop.target))
         if all(truth(s, value(s, test), test) for test in loop.ifs):
             yield from _looped(s, element, loops[1:])
-
-
-def bind(s: Session, target: ast.expr, found: Any) -> None:
-    """Assign to names, nested as the target is."""
-    if isinstance(target, ast.Name):
-        s.assign(target.id, found)
-    elif isinstance(target, (ast.Tuple, ast.List)):
-        place = span(s.program, target)
-        star = next((n for n, t in enumerate(target.elts) if isinstance(t, ast.Starred)), None)
-        if star is not None:
-            parts = iterated(s, found, place)
-            after = len(target.elts) - star - 1
-            middle = parts[star : len(parts) - after]
-            parts = [*parts[:star], middle, *parts[len(parts) - after :]]
-        else:
-            parts = unpacked(s, found, len(target.elts), place)
-        for name, part in zip(target.elts, parts, strict=True):
-            bind(s, name.value if isinstance(name, ast.Starred) else name, part)
-    else:
-        s.unsupported(
-            "this cannot be assigned to here", span(s.program, target), "assign to a plain name"
-        )

@@ -100,8 +100,6 @@ class Reading:
     script: bool = False
     #: Gradients are returned (``torch.autograd.grad``): nothing accumulates.
     returned: bool = False
-    #: 2 where the gradient is differentiated in its turn.
-    order: int = 1
     #: How much there was to read, and how conditions on numbers were decided.
     steps: int = 0
     ways: tuple[bool, ...] = ()
@@ -273,8 +271,7 @@ def _of_script(s: Session, output: Ref) -> Reading:
         statements,
         tuple(s.remarks),
         script=True,
-        returned=s.returned,
-        order=s.order,
+        returned=bool(calls) and all(call.returned for call in calls),
         steps=s.steps,
         ways=tuple(s.ways),
     )
@@ -320,6 +317,11 @@ def _kept(s: Session) -> list[BackwardCall]:
     """The last call, and those before it that were made at the same values."""
     if not s.calls:
         return []
+    s.calls[:] = [
+        call
+        for n, call in enumerate(s.calls)
+        if not any(call.derived & set(s.needed(later.start)) for later in s.calls[n + 1 :])
+    ]
     last = _versions(s, s.calls[-1])
     kept: list[BackwardCall] = []
     for call in reversed(s.calls):

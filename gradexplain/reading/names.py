@@ -29,7 +29,8 @@ HOMES = {
 MODULES = {*HOMES, "torch.autograd", "torch.autograd.functional", "torch.func", "torch.optim",
            "torch.nn.init", "torch.random", "torch.cuda", "torch.nn.parameter", "torch.nn.utils",
            "numpy.random", "torch.autograd.variable", "torch.nn.modules", "torch.optim.sgd",
-           "torch.optim.lr_scheduler", "functools"}  # fmt: skip
+           "torch.optim.lr_scheduler", "functools", "torch.distributions",
+           "torch.utils.data", "torch.utils", "functorch"}  # fmt: skip
 
 CONSTANTS = {
     "pi": NamedNumber("pi", math.pi), "e": NamedNumber("e", math.e), "inf": math.inf,

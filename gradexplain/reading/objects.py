@@ -42,8 +42,6 @@ class Tensor:
     grad: Tensor | None = None
     #: The tensor whose ``.grad`` this is.
     grad_of: Tensor | None = None
-    #: The tensor that it is the gradient of, where ``create_graph=True`` kept how it was computed.
-    derived: Tensor | None = None
     #: Made by ``nn.Parameter``: a module that holds it has it among its parameters.
     is_parameter: bool = False
     #: The rows written into it one by one (``y[0] = …``), None where a row is still the first value's.
@@ -79,6 +77,8 @@ class Own:
     defaults: Mapping[str, Any]
     scopes: tuple[dict[str, Any], ...]
     place: Span
+    #: Written by the library, not in the text.
+    placed: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -119,6 +119,8 @@ class Class:
     #: ``forward`` of a module, ``__call__`` of any other.
     called: str
     body: dict[str, Any] = field(default_factory=dict)
+    #: Written by the library, not in the text.
+    placed: bool = False
     statics: set[str] = field(default_factory=set)
     properties: set[str] = field(default_factory=set)
 
@@ -225,7 +227,7 @@ def what(value: Any) -> str:
             return "a function"
         case Class():
             return f"the class `{value.name}`"
-        case Layer(own=Class()):
+        case Layer(own=Class(placed=False)):
             return f"an object of `{value.kind}`"
         case Layer():
             return f"nn.{value.kind}"

@@ -200,6 +200,8 @@ def subscript(s: Session, owner: Any, index: Any, place: Span) -> Any:
         if isinstance(index, Tensor) or index not in owner:
             s.fail("there is no such key", place, f"its keys are: {', '.join(map(str, owner))}")
         return owner[index]
+    if isinstance(owner, Layer) and owner.own is not None and owner.own.find("__getitem__"):
+        return s.call_own(owner.own.find("__getitem__"), (owner, index), {}, place)
     if isinstance(owner, Layer) and isinstance(index, int):
         held = list(owner.children.values())
         if -len(held) <= index < len(held):
@@ -357,6 +359,8 @@ def replace(s: Session, target: Tensor, new: Tensor) -> None:
     if target.is_leaf and target.requires_grad:
         renewed(s, target, new)
         return
+    if target.ref is not None and new.ref is not None:
+        s.overwritten.append((target.ref.id, new.ref.id, new.place))
     target.rows, target.value = None, new.value
     target.ref = new.ref
     if new.ref is not None:

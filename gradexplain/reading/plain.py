@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from gradexplain.ops import by_spelling
-from gradexplain.reading.objects import Call, Layer, Tensor, Unread, is_number
+from gradexplain.reading.objects import Call, Layer, Tensor, Unread, is_number, what
 from gradexplain.reading.operators import binary, subscript
 from gradexplain.reading.session import Session
 
@@ -40,6 +40,18 @@ def _range(s: Session, call: Call) -> Any:
     return found
 
 
+def special(s: Session, owner: Layer, name: str, call: Call, *args: Any) -> Any:
+    """``__len__`` and its like of an object of the text; of a module that holds others, their number."""
+    found = None if owner.own is None else owner.own.find(name)
+    if found is None:
+        if name == "__len__" and owner.own is None:
+            return len(owner.children)
+        s.fail(
+            f"{what(owner)} has no {name}()", call.place, f"write `def {name}(self…)` in its class"
+        )
+    return s.call_own(found, (owner, *args), {}, call.place)
+
+
 def integer(s: Session, value: Any, call: Call) -> int:
     """A whole number: a literal, or a tensor of one element that holds one."""
     if isinstance(value, Tensor) and math.prod(value.shape) == 1:
@@ -69,6 +81,8 @@ def _len(s: Session, call: Call) -> Any:
         return shape[0] if shape else 1
     if len(call.args) == 1 and isinstance(call.args[0], Unread):
         return Unread(s.text(call.place), call.args[0].why)
+    if len(call.args) == 1 and isinstance(call.args[0], Layer):
+        return special(s, call.args[0], "__len__", call)
     return len(_parts(s, call.args[0], call)) if call.args else NotImplemented
 
 
@@ -170,10 +184,6 @@ def _pow(s: Session, call: Call) -> Any:
     return NotImplemented
 
 
-def _is_instance(s: Session, call: Call) -> Any:
-    return isinstance(call.args[0], Tensor) if call.args else False
-
-
 def _passed(s: Session, call: Call) -> Any:
     """What is of no consequence here: printing, seeds, timing."""
     return None
@@ -227,7 +237,7 @@ FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
     "float": _convert(float),
     "int": _convert(int),
     "bool": _convert(bool),
-    "str": lambda s, call: s.text(call.place),
+    "str": lambda s, call: str(call.args[0]) if call.args and is_number(call.args[0]) else s.text(call.place),
     "repr": lambda s, call: s.text(call.place),
     "zip": _zip,
     "enumerate": _enumerate,
@@ -242,7 +252,6 @@ FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
     "pow": _pow,
     "sorted": _sorted,
     "reversed": _reversed,
-    "isinstance": _is_instance,
     "type": lambda s, call: Unread(s.text(call.place), TRACE),
     "id": lambda s, call: Unread(s.text(call.place), TRACE),
     "torch.is_tensor": _is_tensor,

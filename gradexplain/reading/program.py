@@ -34,6 +34,8 @@ class Program:
     source: str
     statements: tuple[Statement, ...]
     body: tuple[ast.stmt, ...] = ()
+    #: Where everything stands that is read for a call in the text, and is no part of the text itself.
+    place: Span | None = None
 
 
 def span(program: Program | str, node: ast.AST) -> Span:
@@ -41,6 +43,8 @@ def span(program: Program | str, node: ast.AST) -> Span:
 
     ``ast`` counts lines, and UTF-8 bytes within a line; people and strings count characters.
     """
+    if isinstance(program, Program) and program.place is not None:
+        return program.place
     source = program if isinstance(program, str) else program.source
     start = position(source, getattr(node, "lineno", 1), getattr(node, "col_offset", 0))
     end = position(source, getattr(node, "end_lineno", 1), getattr(node, "end_col_offset", 0))
@@ -49,6 +53,8 @@ def span(program: Program | str, node: ast.AST) -> Span:
 
 def attribute_span(program: Program | str, node: ast.Attribute) -> Span:
     """The characters of the name after the dot: ``log`` in ``x.log``."""
+    if isinstance(program, Program) and program.place is not None:
+        return program.place
     source = program if isinstance(program, str) else program.source
     end = span(source, node).end
     name = source[source.rfind(".", 0, end) + 1 : end].split()[-1]  # after a dot and a line break

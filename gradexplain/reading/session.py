@@ -6,6 +6,8 @@ The parts that read expressions, statements and calls all work on one `Session`.
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,6 +42,10 @@ class BackwardCall:
     place: Span
     #: How many nodes there were.
     made: int = 0
+    #: Gradients are returned (``torch.autograd.grad``): nothing accumulates.
+    returned: bool = False
+    #: The nodes of its gradients, where they are differentiated again.
+    derived: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,25 @@ class Numbers(Protocol):
         wanted: Sequence[str],
     ) -> Mapping[str, Array | None]:
         """What one call of backward gives the leaves and computed values named in ``wanted``."""
+
+    def line(self, graph: Graph, name: str, v_name: str) -> str:
+        """The gradient of an input as an expression of PyTorch, "" where there is none."""
+
+    def through(
+        self,
+        graph: Graph,
+        leaves: Mapping[str, Array],
+        dtype: str,
+        v: Array,
+        wanted: Sequence[str],
+        derived: Sequence[Any],
+    ) -> Mapping[str, Array | None]:
+        """The gradients by PyTorch's double backward, in place of what is written out."""
+
+    def saved(
+        self, graph: Graph, leaves: Mapping[str, Array], dtype: str, wanted: Sequence[str]
+    ) -> set[tuple[int, int]]:
+        """Which operation keeps which value for its backward."""
 
     def step(
         self,
@@ -104,12 +129,16 @@ class Session:
     #: Whether the values of leaves are wanted: a named tensor of numbers is a leaf then, else it is
     #: written where it is used.
     values: bool = False
-    #: Calls a function of the text, and any function; set by the reader of statements.
+    #: Call a function of the text, and any function; read statements, and an expression.
     call_own: Callable[[Own, Sequence[Any], Mapping[str, Any], Span], Any] = field(init=False)
     call: Callable[[Any, tuple[Any, ...], Mapping[str, Any], Span, Span], Any] = field(init=False)
+    run: Callable[[Sequence[ast.stmt]], Any] = field(init=False)
+    evaluate: Callable[[ast.expr], Any] = field(init=False)
     builder: Builder = field(init=False)
     applier: Applier = field(init=False)
     scopes: tuple[dict[str, Any], ...] = field(default_factory=lambda: ({},))
+    #: What the library defines (`gradexplain.reading.library`), once something of it is used.
+    library: dict[str, Any] = field(default_factory=dict)
     calls: list[BackwardCall] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
     #: The leaves by label.
@@ -117,14 +146,14 @@ class Session:
     zeroed: set[str] = field(default_factory=set)
     #: Computed tensors whose ``.grad`` is kept.
     retained: list[Tensor] = field(default_factory=list)
-    #: Gradients were returned (``torch.autograd.grad``), not added to ``.grad``.
-    returned: bool = False
-    #: 2 where the gradient itself is differentiated (``create_graph=True``).
-    order: int = 1
     #: The text is a script: it imports, makes its own leaves or calls backward.
     script: bool = False
     grad_enabled: bool = True
     default: str = "float32"
+    #: Gradients that were written out, to be differentiated again; and how many functions that
+    #: differentiate are being read.
+    derived: list[Any] = field(default_factory=list)
+    nested: int = 0
     #: Each statement that was read, with the range of nodes that it made.
     shown: list[tuple[str, int, int]] = field(default_factory=list)
     depth: int = 0
@@ -136,6 +165,8 @@ class Session:
     #: How each condition on numbers was decided; of a text that is read again, how it was before.
     ways: list[bool] = field(default_factory=list)
     before: list[bool] | None = None
+    #: Computed values that were changed in place: the node, its new one, and where.
+    overwritten: list[tuple[int, int, Span]] = field(default_factory=list)
     #: Leaves that were changed after something was computed from them, and where.
     stale: dict[str, Span] = field(default_factory=dict)
     _requiring: set[int] = field(default_factory=set)
@@ -143,7 +174,7 @@ class Session:
 
     def __post_init__(self) -> None:
         self.builder = Builder(self.program.source, any_size=self.any_size)
-        self.applier = Applier(self.builder, self._known)
+        self.applier = Applier(self.builder, self._known, self._whole)
 
     # -- errors ----------------------------------------------------------------------------------
 
@@ -213,6 +244,15 @@ class Session:
         if name in self.sized and tensor.shape == own and tensor.dtype not in WHOLE:
             tensor.shape, tensor.value = wanted, None
             tensor.later = lambda: self.runner(tensor.place).value(Graph("", (), 0), {}, "")
+
+    @contextmanager
+    def placed(self, place: Span | None) -> Iterator[None]:
+        """What is read meanwhile stands at ``place``; None for the text itself."""
+        before, self.program = self.program, dataclasses.replace(self.program, place=place)
+        try:
+            yield
+        finally:
+            self.program = before
 
     @contextmanager
     def scope(self, scopes: tuple[dict[str, Any], ...]) -> Iterator[None]:
@@ -330,7 +370,7 @@ class Session:
             return self.ref(value)
         if isinstance(value, (list, tuple)) and not isinstance(value, Results):
             return type(value)(self.plain(part) for part in value)
-        return value
+        return list(value) if isinstance(value, range) else value
 
     def computed(self, ref: Ref, dtype: str | None, place: Span) -> Tensor:
         node = self.builder.nodes[ref.id]
@@ -387,6 +427,23 @@ class Session:
         if leaf is not None and leaf.value is not None:
             return leaf.value
         return self.inputs.given.get(label)
+
+    def _whole(self, ref: Ref) -> Array | None:
+        """The elements of a computed value that is used as an index, where no gradient goes through it."""
+        node = self.builder.nodes[ref.id]
+        self.follow()
+        if ref.id in self._requiring or not self.script or self.any_size or self.numbers is None:
+            return None
+        graph, _ = self.part(ref.id)
+        if any(
+            leaf.label in self.made and self.made[leaf.label].requires_grad for leaf in graph.leaves
+        ):
+            self.remark(
+                "branch",
+                f"`{self.text(node.span)}` was decided by the numbers here: other inputs may take other "
+                "elements, with other formulas.",
+            )
+        return self.numbers.value(graph, self.leaves(graph), self.run_dtype(graph))
 
     def number(self, tensor: Tensor, place: Span) -> Array:
         """The elements of a tensor, computed by PyTorch where need be."""

@@ -8,14 +8,15 @@ from typing import Any, NoReturn
 
 from gradexplain.errors import InputError, Span
 from gradexplain.limits import MAX_CALLS
-from gradexplain.reading import autograd, calls, classes
-from gradexplain.reading.expressions import bind, defaults, iterated, truth, unpacked, value
+from gradexplain.reading import calls, classes, library
+from gradexplain.reading.expressions import defaults, truth, value
 from gradexplain.reading.names import MODULES
-from gradexplain.reading.objects import Class, Function, Layer, Module, Own, Tensor, Unread, what
+from gradexplain.reading.objects import Class, Function, Layer, Module, Own, Tensor, Unread
 from gradexplain.reading.operators import binary, change_in_place, put, replace, subscript
 from gradexplain.reading.plain import TRACE
-from gradexplain.reading.program import attribute_span, span
+from gradexplain.reading.program import span
 from gradexplain.reading.session import Session
+from gradexplain.reading.targets import assign, iterated
 
 
 class _Return(Exception):
@@ -42,13 +43,19 @@ def run_whole(s: Session, body: Sequence[ast.stmt]) -> Any:
 
 
 #: Calls in a statement that is passed over which are read all the same.
-_GRADIENTS = {"grad", "backward", "jacobian", "vjp", "jacrev", "jacfwd", "grad_and_value"}
+_GRADIENTS = {"grad", "backward", "jacobian", "vjp", "jacrev", "jacfwd", "grad_and_value",
+              "hessian", "hvp", "vmap", "batched"}  # fmt: skip
 
 
 def connect(s: Session) -> None:
     """Tell the session how functions are called."""
     s.call = lambda f, args, kwargs, place, where: calls.call(s, f, args, kwargs, place, where)
     s.call_own = lambda own, args, kwargs, place: _called(s, own, args, kwargs, place)
+    s.run = lambda body: run(s, body)
+    s.evaluate = lambda node: value(s, node)
+
+
+_SHOWN = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Expr, ast.Return)
 
 
 def run(s: Session, body: Sequence[ast.stmt]) -> Any:
@@ -60,7 +67,7 @@ def run(s: Session, body: Sequence[ast.stmt]) -> Any:
         found = _statement(s, node)
         if found is not None:
             last = found
-        if isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Expr, ast.Return)):
+        if s.program.place is None and isinstance(node, _SHOWN):
             s.shown.append((s.text(span(s.program, node)), first, len(s.builder.nodes)))
     return last
 
@@ -79,73 +86,14 @@ def _statement(s: Session, node: ast.stmt) -> Any:
 def _assign(s: Session, node: ast.Assign) -> Any:
     found = value(s, node.value)
     for target in node.targets:
-        found = _to(s, target, found, node)
+        found = assign(s, target, found, span(s.program, node))
     return found
 
 
 def _annotated(s: Session, node: ast.AnnAssign) -> Any:
-    return None if node.value is None else _to(s, node.target, value(s, node.value), node)
-
-
-def _to(s: Session, target: ast.expr, found: Any, node: ast.stmt) -> Any:
-    """Assign to one target; what stands there afterwards."""
-    place = span(s.program, node)
-    if isinstance(target, ast.Name):
-        s.assign(target.id, found)
-        return found
-    if isinstance(target, (ast.Tuple, ast.List)):
-        if not any(isinstance(part, ast.Starred) for part in target.elts):
-            found = tuple(unpacked(s, found, len(target.elts), place))
-        bind(s, target, found)
-        return found
-    if isinstance(target, ast.Subscript):
-        owner, index = value(s, target.value), value(s, target.slice)
-        if isinstance(owner, Tensor):
-            if owner.grad_of is None:
-                put(s, owner, index, found, place)
-        elif isinstance(owner, (list, dict)):
-            try:
-                owner[index] = found
-            except (IndexError, TypeError):
-                s.fail("this index does not fit the list", place, "count from 0")
-        elif not isinstance(owner, Unread):
-            s.fail(f"{what(owner)} has no elements to assign to", place, "assign to a name")
+    if node.value is None:
         return None
-    if isinstance(target, ast.Attribute):
-        return _to_attribute(s, value(s, target.value), target, found, place)
-    s.unsupported("this cannot be assigned to here", place, "assign to a plain name")
-
-
-def _to_attribute(s: Session, owner: Any, target: ast.Attribute, found: Any, place: Span) -> None:
-    if isinstance(owner, Tensor):
-        match target.attr:
-            case "grad":
-                if found is None:
-                    autograd.zero(s, owner)
-                    return
-                if isinstance(found, Tensor) and found.grad_of is owner:
-                    return
-                s.unsupported("a .grad that the text writes is not followed", place, TRACE)
-            case "requires_grad":
-                autograd.requires_grad(s, owner, bool(found), place)
-                return
-            case "data" if isinstance(found, Tensor):
-                with s.gradients(False):
-                    replace(s, owner, found)
-                return
-    if isinstance(owner, Layer):
-        old = owner.parameters.get(target.attr)
-        if old is not None and isinstance(found, Tensor):
-            found.name, found.is_parameter = found.name or old.name, True
-        classes.assign(s, owner, target.attr, found)
-        return
-    if isinstance(owner, (Unread, Module)):
-        return
-    s.unsupported(
-        f"assigning to `.{target.attr}` is not read",
-        attribute_span(s.program, target),
-        "assign to a plain name",
-    )
+    return assign(s, node.target, value(s, node.value), span(s.program, node))
 
 
 def _augmented(s: Session, node: ast.AugAssign) -> Any:
@@ -291,7 +239,7 @@ def _bind_turn(s: Session, target: ast.expr, part: Any) -> None:
     if isinstance(target, ast.Name) and isinstance(part, Tensor):
         s.scopes[-1][target.id] = part
     else:
-        bind(s, target, part)
+        assign(s, target, part, span(s.program, target))
 
 
 def _while(s: Session, node: ast.While) -> Any:
@@ -318,7 +266,7 @@ def _with(s: Session, node: ast.With) -> Any:
         enabled = _enabled(s, item.context_expr, enabled)
         if item.optional_vars is not None:
             place = span(s.program, item.context_expr)
-            bind(s, item.optional_vars, Unread(s.text(place), TRACE))
+            assign(s, item.optional_vars, Unread(s.text(place), TRACE), place)
     with s.gradients(enabled):
         return run(s, node.body)
 
@@ -366,7 +314,8 @@ def _function(s: Session, node: ast.FunctionDef) -> Own:
             block = ast.With([ast.withitem(decorator)], body)
             body = [ast.copy_location(block, node)]
     given = defaults(s, node.args)
-    return Own(node.name, node.args, body, given, s.scopes, span(s.program, node))
+    placed = s.program.place is not None
+    return Own(node.name, node.args, body, given, s.scopes, span(s.program, node), placed)
 
 
 def _called(
@@ -403,7 +352,7 @@ def _called(
             part.hint = part.hint or name
     s.depth += 1
     try:
-        with s.scope((*own.scopes, local)):
+        with s.scope((*own.scopes, local)), s.placed(place if own.placed else None):
             if isinstance(own.body, ast.expr):
                 return value(s, own.body)
             run(s, own.body)
@@ -417,7 +366,8 @@ def _called(
 def _return(s: Session, node: ast.Return) -> NoReturn:
     first = len(s.builder.nodes)
     found = None if node.value is None else value(s, node.value)
-    s.shown.append((s.text(span(s.program, node)), first, len(s.builder.nodes)))
+    if s.program.place is None:
+        s.shown.append((s.text(span(s.program, node)), first, len(s.builder.nodes)))
     raise _Return(found)
 
 
@@ -459,6 +409,7 @@ def _class(s: Session, node: ast.ClassDef) -> None:
         named = isinstance(base, ast.Name) and not s.assigned(base.id)
         found = None if named else value(s, base)
         path = ast.unparse(base) if named else getattr(found, "path", "")
+        found = library.member(s, path) or found if path.startswith("torch.nn.") else found
         if isinstance(found, Class):
             above, called = found, found.called
         elif path.endswith("Module") and path.startswith(("torch.nn", "Module")):
@@ -469,10 +420,10 @@ def _class(s: Session, node: ast.ClassDef) -> None:
                 place,
                 f"gradexplain check FILE.py:{node.name} checks its backward",
             )
-        elif path not in ("object", "ABC", "abc.ABC"):
+        elif path.rpartition(".")[2] not in ("object", "ABC", "Dataset", "IterableDataset"):
             s.scopes[-1][node.name] = Unread(f"class {node.name}", TRACE)
             return
-    made = Class(node.name, above, called)
+    made = Class(node.name, above, called, placed=s.program.place is not None)
     with s.scope((*s.scopes, {"__class__": made}, made.body)):
         for statement in node.body:
             if isinstance(statement, ast.FunctionDef):

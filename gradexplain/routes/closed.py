@@ -226,7 +226,7 @@ class ClosedForm:
                     own = self.calculus.indices(node.shape, f"n{node.id}x")
                     definition = self.calculus.definition(node, own)
                     found.append((definition, self.calculus.atom(node, own), own))
-            self._folds = Folds(found)
+            self._folds = Folds(found, self.calculus.ranges)
         return self._folds
 
     def chained(self, node: Node, upper: str, at: tuple[Any, ...] = ()) -> Any:

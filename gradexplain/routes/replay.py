@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +17,15 @@ import numpy as np
 
 from gradexplain.errors import GradexplainError, UnsupportedError
 from gradexplain.explanation import Array
-from gradexplain.graph import Graph, Node, Ref
+from gradexplain.graph import Graph, Node, Ref, refs
 from gradexplain.plan.arrays import to_float
 from gradexplain.routes.pytorch import (
     ERRORS,
     Answer,
+    Askable,
     Asked,
     Question,
+    call,
     refusal,
     tensors_of,
     to_array,
@@ -93,8 +95,102 @@ class StepQuestion:
         return Answer({**found, "": to_array(torch, parameter)})
 
 
+#: `gradexplain.reading.derived.Derived` as a plain tuple, which travels without that module.
+Derived = tuple[int, "int | None", tuple[int, ...], tuple["int | None", ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class ThroughQuestion:
+    """The gradients by PyTorch's double backward: a written gradient is asked of autograd instead."""
+
+    graph: Graph
+    values: Mapping[str, Array]
+    dtype: str
+    v: Array
+    wanted: tuple[str, ...]
+    derived: Sequence[Derived]
+
+    def ask(self) -> Answer:
+        import torch
+
+        ids = {id(node.args): node.id for node in self.graph.nodes if node.op is not None}
+        results = {id: d for d in self.derived for id in d[3] if id is not None}
+        known: dict[Derived, Sequence[Any]] = {}
+
+        def run(torch_: Any, op: Any, args: Any, tensors: Any, dtype: Any) -> Any:
+            own = call(torch_, op, args, tensors, dtype)
+            node = ids[id(args)]
+            if node not in results:
+                return own
+            start, v, inputs, found = d = results[node]
+            if d not in known:
+                known[d] = torch.autograd.grad(
+                    tensors[start], [tensors[i] for i in inputs], tensors.get(v),
+                    create_graph=True, allow_unused=True,
+                )  # fmt: skip
+            return known[d][found.index(node)]
+
+        try:
+            needed = {node.id for node in self.graph.nodes}
+            tensors = tensors_of(
+                torch, self.graph, self.values, self.wanted, self.dtype, needed, run
+            )
+            output = tensors[self.graph.output]
+            output.backward(torch.tensor(self.v, dtype=output.dtype))
+        except ERRORS as error:
+            return Answer({}, refusal(error))
+        leaves = {n.label: tensors[n.id] for n in self.graph.leaves}
+        return Answer({name: to_array(torch, leaves[name].grad) for name in self.wanted})
+
+
+@dataclass(frozen=True, slots=True)
+class SavedQuestion:
+    """Which values each operation keeps for its backward: pairs of ids, of which the first keeps the
+    second."""
+
+    graph: Graph
+    values: Mapping[str, Array]
+    wanted: tuple[str, ...]
+    dtype: str
+
+    def ask(self) -> Answer:
+        import torch
+
+        ids = {id(node.args): node.id for node in self.graph.nodes if node.op is not None}
+        pairs: list[tuple[int, int]] = []
+
+        def run(torch_: Any, op: Any, args: Any, tensors: Any, dtype: Any) -> Any:
+            kept: list[Any] = []
+
+            def keep(tensor: Any) -> Any:
+                kept.append(tensor)
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                made = call(torch_, op, args, tensors, dtype)
+            node = ids[id(args)]
+            own = {node: made, **{ref.id: tensors[ref.id] for ref in refs(args)}}
+            for at, tensor in own.items():
+                if isinstance(tensor, torch.Tensor):
+                    same = (t for t in kept if t.data_ptr() == tensor.data_ptr())
+                    pairs.extend((node, at) for _ in same)
+            return made
+
+        try:
+            tensors_of(torch, self.graph, self.values, self.wanted, self.dtype, run=run)
+        except ERRORS as error:
+            return Answer({}, refusal(error, "compute"))
+        return Answer({"": np.array(pairs or np.zeros((0, 2)))})
+
+
+@dataclass(frozen=True, slots=True)
 class Replay:
-    """`gradexplain.reading.session.Numbers` by PyTorch; a point is tried by the chain rule's forward."""
+    """`gradexplain.reading.session.Numbers` by PyTorch; a point is tried by the chain rule's forward.
+
+    ``line(graph, name, v)`` writes the gradient of an input as an expression of PyTorch.
+    """
+
+    line: Callable[[Graph, str, str], str]
 
     def suits(self, graph: Graph, leaves: Mapping[str, Array]) -> bool:
         if all(_is_safe(node, leaves, graph) for node in graph.nodes if node.op is not None):
@@ -114,6 +210,24 @@ class Replay:
             return not singular_nodes(graph, chain, wanted) and max(sizes) < _LARGE
         except GradexplainError:
             return False
+
+    def through(
+        self,
+        graph: Graph,
+        leaves: Mapping[str, Array],
+        dtype: str,
+        v: Array,
+        wanted: Sequence[str],
+        derived: Sequence[Derived],
+    ) -> Mapping[str, Array | None]:
+        return self._asked(ThroughQuestion(graph, leaves, dtype, v, tuple(wanted), derived))
+
+    def saved(
+        self, graph: Graph, leaves: Mapping[str, Array], dtype: str, wanted: Sequence[str]
+    ) -> set[tuple[int, int]]:
+        found = self._asked(SavedQuestion(graph, leaves, tuple(wanted), dtype))[""]
+        assert found is not None
+        return {(int(a), int(b)) for a, b in found}
 
     def value(self, graph: Graph, leaves: Mapping[str, Array], dtype: str) -> Array:
         found = self._asked(ValueQuestion(graph, leaves, dtype))[""]
@@ -145,9 +259,7 @@ class Replay:
         found = self._asked(StepQuestion(kind, options, value, grad, state, dtype))
         return {name: array for name, array in found.items() if array is not None}
 
-    def _asked(
-        self, question: ValueQuestion | Question | StepQuestion
-    ) -> Mapping[str, Array | None]:
+    def _asked(self, question: Askable) -> Mapping[str, Array | None]:
         answer: Answer = Asked(question).answer()
         if answer.error:
             raise UnsupportedError(

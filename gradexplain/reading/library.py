@@ -1,0 +1,89 @@
+"""Modules and functions of PyTorch that are written in the language itself (``library.txt``)."""
+
+from __future__ import annotations
+
+import ast
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from gradexplain.errors import Span
+from gradexplain.reading import autograd
+from gradexplain.reading.objects import Call, Function, Module, Tensor
+from gradexplain.reading.session import Session
+
+
+@lru_cache(maxsize=1)
+def _read() -> tuple[list[ast.stmt], dict[str, str]]:
+    """The statements, and the name of each by its path in PyTorch."""
+    text = files("gradexplain.reading").joinpath("library.txt").read_text("utf-8")
+    body = ast.parse(text).body
+    lines = text.split("\n")
+    paths: dict[str, str] = {}
+    for node in body:
+        assert isinstance(node, (ast.ClassDef, ast.FunctionDef))
+        marks = (line for line in reversed(lines[: node.lineno]) if line.startswith("#: "))
+        homes = next(marks).removeprefix("#: ").split()
+        paths |= {f"{home}.{node.name}": node.name for home in homes if node.name[0] != "_"}
+    return body, paths
+
+
+def name_of(path: str) -> str | None:
+    """What the library calls a path of PyTorch's, as in ``torch.nn.modules.linear.Linear``."""
+    paths = _read()[1]
+    home, _, last = path.rpartition(".")
+    return paths.get(path) or paths.get(f"{home.rpartition('.')[0]}.{last}")
+
+
+def member(s: Session, path: str) -> Any:
+    """The class or function that stands for ``path``, None where there is none."""
+    name = name_of(path)
+    if name is None:
+        return None
+    if not s.library:
+        s.library |= {n: Function(f"gradexplain.{n}") for n in FUNCTIONS}
+        s.library |= {
+            "torch": Module("torch"),
+            "F": Module("torch.nn.functional"),
+            "math": Module("math"),
+        }
+        with s.scope((s.library,)), s.placed(Span(0, 0)):
+            s.run(_read()[0])
+    return s.library[name]
+
+
+# -- what only the library calls -------------------------------------------------------------------
+
+
+def _parameter(s: Session, call: Call) -> Tensor:
+    """A parameter: example values for what PyTorch draws at random, its own for ones and zeros."""
+    shape, value = call.args, call.kwargs.get("value")
+    if value is None:
+        fan = max(1, int(np.prod(shape[1:]))) if len(shape) > 1 else 4
+        numbers = np.round(s.inputs.example(shape, signs=True) / np.sqrt(fan), 2)
+    else:
+        numbers = np.full(shape, value)
+    made = s.literal(numbers, s.default, call.place, example=value is None)
+    made.requires_grad = made.is_parameter = True
+    return made
+
+
+def _sizes(s: Session, call: Call) -> None:
+    if not all(isinstance(n, int) and n > 0 for n in call.args):
+        kind = s.text(call.place).split("(")[0]
+        s.fail(f"{kind} takes sizes", call.place, f"write them, as in `{kind}(3, 1)`")
+
+
+def _refuse(s: Session, call: Call) -> None:
+    s.unsupported(call.args[0], call.place, call.args[1])
+
+
+def _remark(s: Session, call: Call) -> None:
+    s.remark(*call.args)
+
+
+FUNCTIONS: dict[str, Any] = {
+    "batched": autograd.batched, "clip_gradients": autograd.clipped, "parameter": _parameter, "sizes": _sizes, "refuse": _refuse, "remark": _remark,
+}  # fmt: skip

@@ -1,0 +1,147 @@
+"""Targets: what a value is taken apart into, and where it is put."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from typing import Any
+
+from gradexplain.errors import Span
+from gradexplain.limits import MAX_TREE_NODES
+from gradexplain.reading import autograd, classes
+from gradexplain.reading.objects import Call, Layer, Module, Tensor, Unread, what
+from gradexplain.reading.operators import put, replace, subscript
+from gradexplain.reading.plain import TRACE, special
+from gradexplain.reading.program import attribute_span
+from gradexplain.reading.session import Session
+
+
+def assign(s: Session, target: ast.expr, found: Any, place: Span) -> Any:
+    """Assign to a target; what stands there afterwards."""
+    match target:
+        case ast.Name(id=name):
+            s.assign(name, found)
+            return found
+        case ast.Tuple(elts=parts) | ast.List(elts=parts):
+            values = _split(s, parts, found, place)
+            for part, one in zip(parts, values, strict=True):
+                assign(s, part.value if isinstance(part, ast.Starred) else part, one, place)
+            return tuple(values)
+        case ast.Subscript(value=owner, slice=index):
+            _to_element(s, s.evaluate(owner), s.evaluate(index), found, place)
+            return None
+        case ast.Attribute(value=owner):
+            return _to_attribute(s, s.evaluate(owner), target, found, place)
+    s.unsupported("this cannot be assigned to here", place, "assign to a plain name")
+
+
+def _split(s: Session, parts: Sequence[ast.expr], found: Any, place: Span) -> list[Any]:
+    """One value for each part; ``*rest`` takes a list of what is left."""
+    star = next((n for n, part in enumerate(parts) if isinstance(part, ast.Starred)), None)
+    if star is None:
+        return unpacked(s, found, len(parts), place)
+    values = iterated(s, found, place)
+    after = len(values) - (len(parts) - star - 1)
+    return [*values[:star], values[star:after], *values[after:]]
+
+
+def _to_element(s: Session, owner: Any, index: Any, found: Any, place: Span) -> None:
+    match owner:
+        case Tensor():
+            if owner.grad_of is None:
+                put(s, owner, index, found, place)
+        case list() | dict():
+            try:
+                owner[index] = found
+            except (IndexError, TypeError):
+                s.fail("this index does not fit the list", place, "count from 0")
+        case Unread():
+            pass
+        case _:
+            s.fail(f"{what(owner)} has no elements to assign to", place, "assign to a name")
+
+
+def _to_attribute(s: Session, owner: Any, target: ast.Attribute, found: Any, place: Span) -> None:
+    if isinstance(owner, Tensor):
+        match target.attr:
+            case "grad":
+                if found is None:
+                    autograd.zero(s, owner)
+                    return
+                if isinstance(found, Tensor) and found.grad_of is owner:
+                    return
+                s.unsupported("a .grad that the text writes is not followed", place, TRACE)
+            case "requires_grad":
+                autograd.requires_grad(s, owner, bool(found), place)
+                return
+            case "data" if isinstance(found, Tensor):
+                with s.gradients(False):
+                    replace(s, owner, found)
+                return
+    if isinstance(owner, Layer):
+        old = owner.parameters.get(target.attr)
+        if old is not None and isinstance(found, Tensor):
+            found.name, found.is_parameter = found.name or old.name, True
+        classes.assign(s, owner, target.attr, found)
+        return
+    if isinstance(owner, (Unread, Module)):
+        return
+    s.unsupported(
+        f"assigning to `.{target.attr}` is not read",
+        attribute_span(s.program, target),
+        "assign to a plain name",
+    )
+
+
+def iterated(s: Session, found: Any, place: Span) -> list[Any]:
+    """The values that a loop goes through."""
+    if isinstance(found, Tensor):
+        if not found.shape:
+            s.fail("iteration over a 0-d tensor", place, "loop over a tensor with dimensions")
+        return [subscript(s, found, n, place) for n in range(found.shape[0])]
+    if isinstance(found, dict):
+        return list(found)
+    if isinstance(found, (list, tuple, range, str)):
+        if len(found) > MAX_TREE_NODES:
+            s.unsupported(
+                f"a loop of {len(found):,} turns is not written out; the most is {MAX_TREE_NODES:,}",
+                place,
+                "shorten it: the formulas of a turn are the same",
+            )
+        return list(found)
+    if isinstance(found, Unread):
+        s.unsupported(f"what `{found.text}` gives is not known here", place, found.why)
+    if isinstance(found, Layer) and found.own is None:
+        return list(found.children.values())
+    if isinstance(found, Layer):
+        return _of_object(s, found, place)
+    s.fail(f"{what(found)} cannot be looped over", place, "loop over a range or a list")
+
+
+def _of_object(s: Session, found: Layer, place: Span) -> list[Any]:
+    """What an object of the text gives in a loop: by ``__iter__``, or by ``__len__`` and ``__getitem__``."""
+    call = Call("iter", (), {}, place, place)
+    if found.own is not None and found.own.find("__iter__") is not None:
+        return iterated(s, special(s, found, "__iter__", call), place)
+    count = special(s, found, "__len__", call)
+    return [special(s, found, "__getitem__", call, n) for n in range(count)]
+
+
+def unpacked(s: Session, found: Any, count: int, place: Span) -> list[Any]:
+    """The parts of a value, one for each of ``count`` names."""
+    if isinstance(found, Unread):
+        return [found] * count
+    if isinstance(found, Tensor) and not found.shape:
+        s.fail("a tensor of shape () cannot be unpacked", place, "leave the comma out")
+    parts = (
+        iterated(s, found, place)
+        if isinstance(found, (Tensor, list, tuple, range, str))
+        else [found]
+    )
+    if len(parts) != count:
+        s.fail(
+            f"{count} names for {len(parts)} value{'s' * (len(parts) != 1)}",
+            place,
+            "give as many names as there are values",
+        )
+    return parts
