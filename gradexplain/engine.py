@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from gradexplain.between import intermediates, named_between, stops
-from gradexplain.errors import InputError
+from gradexplain.errors import GradexplainError, InputError
 from gradexplain.explanation import (
     FURTHER,
     STAGES,

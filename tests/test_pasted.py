@@ -145,10 +145,6 @@ x = torch.ones(1, requires_grad=True); y = x * x; x.data *= 100; y.backward()
 x is changed by `x.data *= 100` after it was used: PyTorch's backward then mixes its old and new elements, or refuses to run
 remedy: change x after backward, or compute what depends on it anew
 
-x = torch.ones(2, requires_grad=True); g, = torch.autograd.grad((x**3).sum(), x, create_graph=True); g.norm().backward()
-what is computed from a gradient (create_graph=True) is followed only where it is that gradient, or its sum, once
-remedy: gradexplain trace FILE runs the script and explains it; gradexplain hessian EXPR shows second derivatives
-
 x = torch.load("x.pt"); y = (x * 2).sum(); y.backward()
 a file is not read from a text
 remedy: leave the line out and give the value, as in `--at x=@x.npy`; or gradexplain trace FILE runs the whole script
@@ -157,6 +153,29 @@ import pandas as pd; d = pd.read_csv("a.csv"); y = torch.tensor(d.values) * 2; y
 `d.values` is not read
 remedy: give its value here as a literal; or gradexplain trace FILE runs the whole script
 """.strip()
+
+
+IN_PLACE = (
+    "one of the variables needed for gradient computation has been modified by an inplace operation: "
+    "the backward of `{}` needs {}, which this changes\n"
+    "remedy: give the result a name of its own, as in `z = y + 1` for `y += 1`"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "operation", "needed"),
+    [
+        ("y = x.exp(); y += 1; y.sum().backward()", "x.exp()", "its result"),
+        ("y = (x * 3).relu(); y[0] *= 2; y.sum().backward()", "(x * 3).relu()", "its result"),
+        ("y = x * 2; z = y * y; y.mul_(2); z.sum().backward()", "y * y", "`x * 2`"),
+    ],
+)
+def test_changed_in_place(text: str, operation: str, needed: str) -> None:
+    with pytest.raises(GradexplainError) as error:
+        explain(f"x = torch.ones(2, requires_grad=True); {text}")
+    message, _, rest = str(error.value).partition("\n")
+    remedy = rest[rest.index("remedy") :]
+    assert f"{message}\n{remedy}" == IN_PLACE.format(operation, needed)
 
 
 @pytest.mark.parametrize("case", REFUSED.split("\n\n"))

@@ -278,7 +278,7 @@ def _match(pattern: Any, part: Any, indices: Any) -> dict[Any, Any] | None:
         if twin is None:
             return None
         for mine, theirs in zip(atom.indices, twin.indices, strict=True):
-            if mine in indices:
+            if mine in indices and mine.is_Symbol:  # the index of an axis of 1 is the number 0
                 places.setdefault(mine, theirs)
     if places and pattern.xreplace(places) == part:
         return places

@@ -85,5 +85,6 @@ def _remark(s: Session, call: Call) -> None:
 
 
 FUNCTIONS: dict[str, Any] = {
-    "batched": autograd.batched, "clip_gradients": autograd.clipped, "parameter": _parameter, "sizes": _sizes, "refuse": _refuse, "remark": _remark,
+    "batched": autograd.batched, "clip_gradients": autograd.clipped, "parameter": _parameter,
+    "sizes": _sizes, "refuse": _refuse, "remark": _remark,
 }  # fmt: skip

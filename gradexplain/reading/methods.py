@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ from gradexplain.graph import NamedNumber
 from gradexplain.ops import by_spelling
 from gradexplain.reading import autograd, classes
 from gradexplain.reading.arguments import Dtype
-from gradexplain.reading.attributes import data, dtype_name, one_number
+from gradexplain.reading.attributes import data, dtype_name, one_number, shared
 from gradexplain.reading.names import unknown
 from gradexplain.reading.objects import (
     WHOLE,
@@ -93,6 +94,11 @@ def _of_tensor(s: Session, owner: Tensor, call: Call) -> Any:
 
 def in_place(s: Session, owner: Tensor, name: str, call: Call) -> Any:
     """``x.add_(1)``: the tensor becomes the result of ``x.add(1)``."""
+    if owner.shares is not None:
+        leaf = shared(s, owner, call.place)
+        with s.gradients(False):
+            in_place(s, leaf, name, dataclasses.replace(call, args=(leaf, *call.args[1:])))
+        return owner
     args = call.args
     if name in ("zero", "fill", "copy"):
         new: Any = 0.0 if name == "zero" else args[1]

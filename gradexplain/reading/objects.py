@@ -40,6 +40,8 @@ class Tensor:
     #: Whether ``.grad`` is kept although it is computed.
     retained: bool = False
     grad: Tensor | None = None
+    #: The tensor whose elements it is, without a gradient: ``x.data``.
+    shares: Tensor | None = None
     #: The tensor whose ``.grad`` this is.
     grad_of: Tensor | None = None
     #: Made by ``nn.Parameter``: a module that holds it has it among its parameters.
