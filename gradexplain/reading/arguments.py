@@ -32,12 +32,35 @@ _WORDS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+#: PyTorch's shorter names of dtypes.
+_SHORT = {
+    "double": "float64",
+    "float": "float32",
+    "long": "int64",
+    "int": "int32",
+    "short": "int16",
+    "half": "float16",
+}
+
+
+def dtype_name(path: str) -> str:
+    """``float32`` for ``torch.float``."""
+    last = path.rpartition(".")[2]
+    return _SHORT.get(last, last)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Dtype:
     """``torch.float64`` as an argument; ``own`` if the whole run has it."""
 
     path: str
     own: bool
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Dtype) and dtype_name(self.path) == dtype_name(other.path)
+
+    def __hash__(self) -> int:
+        return hash(dtype_name(self.path))
 
     def refused(self) -> UnsupportedError:
         return UnsupportedError(

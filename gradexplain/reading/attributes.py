@@ -9,8 +9,8 @@ from typing import Any
 from gradexplain.errors import InputError, Span
 from gradexplain.ops import by_spelling
 from gradexplain.reading import classes
-from gradexplain.reading.arguments import Dtype
-from gradexplain.reading.names import ALSO, CONSTANTS, MODULES, unknown
+from gradexplain.reading.arguments import Dtype, dtype_name
+from gradexplain.reading.names import CONSTANTS, MODULES, unknown
 from gradexplain.reading.objects import (
     WHOLE,
     Class,
@@ -31,13 +31,6 @@ _DTYPES = {
     "float64", "double", "float32", "float", "float16", "half", "bfloat16", "int64", "long", "int32",
     "int", "int16", "short", "int8", "uint8", "bool", "complex64", "complex128", "cfloat",
 }  # fmt: skip
-_SHORT = {**ALSO, "long": "int64", "int": "int32", "short": "int16", "half": "float16"}
-
-
-def dtype_name(path: str) -> str:
-    """``float32`` for ``torch.float``."""
-    last = path.rpartition(".")[2]
-    return _SHORT.get(last, last)
 
 
 def attribute(s: Session, owner: Any, name: str, where: Span, place: Span) -> Any:

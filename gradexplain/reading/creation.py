@@ -12,9 +12,8 @@ from gradexplain.errors import GradexplainError, InputError
 from gradexplain.explanation import Array, Shape
 from gradexplain.ops import by_spelling
 from gradexplain.reading.applying import flat
-from gradexplain.reading.arguments import Dtype, is_regular
+from gradexplain.reading.arguments import Dtype, dtype_name, is_regular
 from gradexplain.reading.arrays import check_shape
-from gradexplain.reading.attributes import dtype_name
 from gradexplain.reading.autograd import requires_grad
 from gradexplain.reading.objects import WHOLE, Call, Results, Tensor, Unread, what
 from gradexplain.reading.plain import TRACE

@@ -14,8 +14,8 @@ from gradexplain.errors import Span, UnsupportedError
 from gradexplain.graph import NamedNumber
 from gradexplain.ops import by_spelling
 from gradexplain.reading import autograd, classes
-from gradexplain.reading.arguments import Dtype
-from gradexplain.reading.attributes import data, dtype_name, one_number, shared
+from gradexplain.reading.arguments import Dtype, dtype_name
+from gradexplain.reading.attributes import data, one_number, shared
 from gradexplain.reading.names import unknown
 from gradexplain.reading.objects import (
     WHOLE,

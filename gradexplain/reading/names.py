@@ -37,9 +37,6 @@ CONSTANTS = {
     "nan": math.nan, "tau": math.tau,
 }  # fmt: skip
 
-#: PyTorch's shorter names of dtypes.
-ALSO = {"double": "float64", "float": "float32"}
-
 #: What draws random numbers.
 _RANDOM = {"rand", "randn", "randint", "randperm", "bernoulli", "multinomial", "normal", "dropout",
            "uniform", "poisson", "dropout1d", "dropout2d", "alpha_dropout", "empty"}  # fmt: skip
