@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from gradexplain.document.keys import HIDDEN, Key, Keys
+from gradexplain.document.shows import Shows
 from gradexplain.engine import Request, problem_of
 from gradexplain.errors import InputError
 from gradexplain.formula.letters import Letters
@@ -50,12 +51,13 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Catalogue:
+class Catalogue(Shows):
     """The operations that were asked for."""
 
     operations: list[Entry]
 
     SCHEMA: ClassVar[str] = "gradexplain-ops/1"
+    PAGE: ClassVar[str] = "gradexplain.pages.catalogue"
 
 
 def entries(name: str | None = None) -> list[Entry]:

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from gradexplain.document.shows import Shows
 from gradexplain.errors import InputError
 from gradexplain.explanation import Formula, Shape
 from gradexplain.reading.syntax import parse
@@ -18,13 +19,14 @@ Lettered = tuple["int | str", ...]
 
 
 @dataclass(slots=True)
-class Formulas:
+class Formulas(Shows):
     """The gradients and Jacobians of an expression for inputs whose sizes are letters.
 
     A gradient is ``Jᵀv`` in the input's shape, or ``∂y/∂x`` where the output has shape ``()``.
     """
 
     SCHEMA: ClassVar[str] = "gradexplain-formulas/1"
+    PAGE: ClassVar[str] = "gradexplain.pages.formulas"
 
     expression: str
     statements: tuple[str, ...]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import torch
 from gradexplain.document.schema import schema_of
 from gradexplain.errors import InputError
 from gradexplain.stability.page import picture
-from gradexplain.stability.search import Stability, as_json, parse_range, samples, stability
+from gradexplain.stability.search import Stability, parse_range, samples, stability
 from gradexplain.verdict.rewrites import REWRITES
 
 CLASSICS = [
@@ -92,4 +91,4 @@ def test_bad_range(text: str, message: str) -> None:
 @pytest.mark.parametrize("expression", ["log(1 + x)", "x*x"])
 def test_the_json_is_what_its_schema_says(expression: str) -> None:
     found = stability(expression, {"x": (0.0, 1.0)})
-    jsonschema.validate(json.loads(as_json(found)), schema_of(Stability))
+    jsonschema.validate(found.to_dict(), schema_of(Stability))

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
+from gradexplain.cli.common import grouped
+
 if TYPE_CHECKING:
     from gradexplain.accumulation import Plan
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
 class Calls:
     """Which calls of backward are made, as it was typed."""
 
-    starts: tuple[str, ...]
-    zero_grad: bool
-    retain_graph: bool
-    retain_grad: tuple[str, ...]
-    order: int
+    starts: tuple[str, ...] = ()
+    zero_grad: bool = False
+    free_graph: bool = False
+    retain_grad: tuple[str, ...] = ()
+    order: str = "1"
 
     def plan(self, grads: tuple[str, ...]) -> Plan:
         """The same as values; raises `InputError` for what makes no sense."""
@@ -34,43 +32,33 @@ class Calls:
             self.starts,
             tuple(typed.parse_value(grad, "--grad") for grad in grads),
             self.zero_grad,
-            self.retain_graph,
+            not self.free_graph,
             tuple(name.strip() for names in self.retain_grad for name in names.split(",")),
-            self.order,
+            int(self.order),
         )
 
 
 #: One call of backward, on the output.
-PLAIN = Calls((), False, True, (), 1)
+PLAIN = Calls()
 
 
-def calls_options(command: F) -> Callable[..., Any]:
-    """The options that say which calls of backward are made."""
-
-    @click.option(
+#: The options that say which calls of backward are made.
+calls_options = grouped(
+    Calls,
+    "calls",
+    click.option(
         "--from", "starts", metavar="NAME", multiple=True,
         help="Call backward on this value; repeatable, each with its --grad.",
-    )  # fmt: skip
-    @click.option("--zero-grad", is_flag=True, help="Zero .grad between several calls.")
-    @click.option("--no-retain-graph", is_flag=True, help="Let each call free the graph.")
-    @click.option(
+    ),
+    click.option("--zero-grad", is_flag=True, help="Zero .grad between several calls."),
+    click.option(
+        "--no-retain-graph", "free_graph", is_flag=True, help="Let each call free the graph."
+    ),
+    click.option(
         "--retain-grad", metavar="NAME", multiple=True, help="Keep a computed value's .grad."
-    )
-    @click.option(
+    ),
+    click.option(
         "--order", metavar="1|2", type=click.Choice(["1", "2"]), default="1",
         help="2: differentiate the backward pass too.",
-    )  # fmt: skip
-    @functools.wraps(command)
-    def wrapper(
-        *,
-        starts: tuple[str, ...],
-        zero_grad: bool,
-        no_retain_graph: bool,
-        retain_grad: tuple[str, ...],
-        order: str,
-        **others: Any,
-    ) -> Any:
-        calls = Calls(starts, zero_grad, not no_retain_graph, retain_grad, int(order))
-        return command(calls=calls, **others)
-
-    return wrapper
+    ),
+)  # fmt: skip

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradexplain.cli import shell
-from gradexplain.cli.common import PAGES, Command, Output, budget_options, page_output_options
+from gradexplain.cli.common import Command, Output, budget_options, page_output_options
 from gradexplain.errors import InputError
 from gradexplain.supervisor import link
 
@@ -57,7 +57,7 @@ _CODE = re.compile(r"(?P<path>.+\.py):(?P<name>[^\W\d]\w*)$", re.DOTALL)
     help="The surrogate gradient of an input, in terms of v.",
 )  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="List the right entries of J too.")
-@page_output_options(*PAGES, "github", "sarif")
+@page_output_options("github", "sarif")
 @budget_options
 def check(
     what: str | None,
@@ -187,16 +187,12 @@ def _against(text: str | None, seed: int) -> Any:
 
 
 def _write(report: Any, out: Output, everything: bool) -> None:
-    if out.format == "json":
-        shown = report if everything else report.without_right()
-        out.json(shown)
-    elif out.format in ("github", "sarif"):
+    if out.format in ("github", "sarif"):
         from gradexplain.checking import annotations
 
         out.write((annotations.github if out.format == "github" else annotations.sarif)(report))
-    else:
-        from gradexplain.pages import check as pages
-        from gradexplain.pages.options import Options
+        return
+    from gradexplain.pages.options import Options
 
-        precision = out.style().precision
-        out.document(pages.page(report, Options(full=everything, precision=precision)))
+    shown = report.without_right() if out.format == "json" and not everything else report
+    out.answer(shown, Options(full=everything, precision=out.style().precision))

@@ -4,7 +4,7 @@ A command names the groups that it takes and gets a record for each; it never re
 
     @click.command(cls=Command)
     @question_options
-    @output_options
+    @page_output_options()
     def run(question: Question, out: Output) -> int: ...
 """
 
@@ -17,8 +17,9 @@ import re
 import stat
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
@@ -32,6 +33,7 @@ from gradexplain.supervisor import link
 
 if TYPE_CHECKING:
     from gradexplain.document.model import Document
+    from gradexplain.document.shows import Shows
     from gradexplain.engine import Request
     from gradexplain.formats.text import Style
 
@@ -79,19 +81,42 @@ class Command(click.Command):
         return super().parse_args(ctx, [*kept, "--", *expressions])
 
 
+def grouped(record: type[Any], name: str, *options: Callable[..., Any]) -> Callable[[F], F]:
+    """The values of ``options`` as one ``record``, which the command gets as ``name``."""
+    known = {field.name for field in fields(record)}
+
+    def decorate(command: F) -> F:
+        @functools.wraps(command)
+        def wrapper(**given: Any) -> Any:
+            own = {key: given.pop(key) for key in known & given.keys()}
+            return command(**given, **{name: record(**own)})
+
+        for option in reversed(options):
+            wrapper = option(wrapper)
+        return wrapper  # type: ignore[return-value]
+
+    return decorate
+
+
+#: The options that give inputs their values.
+value_options = (
+    click.option("--at", metavar="NAME=VALUE", multiple=True, help="An input's value; repeatable."),
+    click.option("--shape", metavar="NAME=D0,D1", multiple=True, help="An input's shape; repeatable."),
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """What is asked, as it was typed."""
 
     expr: str | None
     file: str | None
-    grad: str | None
+    #: Every --grad.
+    grads: tuple[str, ...]
     at: tuple[str, ...]
     shape: tuple[str, ...]
     wrt: str | None
     dtype: str | None
-    #: Every --grad; ``grad`` is the first.
-    grads: tuple[str, ...] = ()
     #: The element of a gradient that is asked about.
     element: str = ""
 
@@ -118,7 +143,7 @@ class Question:
         return Request(
             expression=expression,
             at=at,
-            grad=None if self.grad is None else typed.parse_value(self.grad, "--grad"),
+            grad=typed.parse_value(self.grads[0], "--grad") if self.grads else None,
             shapes=shapes,
             wrt=None if self.wrt is None else tuple(n.strip() for n in self.wrt.split(",")),
             dtype=self.dtype,
@@ -147,44 +172,24 @@ class Question:
         return self.expr
 
 
-def question_options(command: F) -> Callable[..., Any]:
-    """EXPR and the options that say at which point and for which v it is explained."""
-
-    @click.argument("expr", required=False, shell_complete=shell.operations)
-    @click.option(
-        "--file",
-        metavar="PATH",
-        shell_complete=shell.files,
+#: EXPR and the options that say at which point and for which v it is explained.
+question_options = grouped(
+    Question,
+    "question",
+    click.argument("expr", required=False, shell_complete=shell.operations),
+    click.option(
+        "--file", metavar="PATH", shell_complete=shell.files,
         help="Read the expression from a file.",
-    )
-    @click.option(
+    ),
+    click.option(
         "--grad", "grads", metavar="V", multiple=True, help="The argument of backward; see below."
-    )
-    @click.option("--at", metavar="NAME=VALUE", multiple=True, help="An input's value; repeatable.")
-    @click.option("--shape", metavar="NAME=D0,D1", multiple=True, help="An example input's shape.")
-    @click.option("--wrt", metavar="NAMES", help="Differentiate only these inputs: a,b.")
-    @click.option(
-        "--dtype",
-        type=click.Choice(["float64", "float32"]),
-        help="[EXPR's own, or float64]",
-    )
-    @functools.wraps(command)
-    def wrapper(
-        *,
-        expr: str | None,
-        file: str | None,
-        grads: tuple[str, ...],
-        at: tuple[str, ...],
-        shape: tuple[str, ...],
-        wrt: str | None,
-        dtype: str | None,
-        **others: Any,
-    ) -> Any:
-        grad = grads[0] if grads else None
-        question = Question(expr, file, grad, at, shape, wrt, dtype, grads)
-        return command(question=question, **others)
-
-    return wrapper
+    ),
+    *value_options,
+    click.option("--wrt", metavar="NAMES", help="Differentiate only these inputs: a,b."),
+    click.option(
+        "--dtype", type=click.Choice(["float64", "float32"]), help="[EXPR's own, or float64]"
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,9 +287,12 @@ class Output:
                 remedy="write the page with --format html -o page.html",
             )
 
-    def json(self, found: Any) -> None:
-        """Write a dataclass as JSON."""
-        self.write(serialise.text(found, self.precision, ascii_only=self.ascii_only))
+    def answer(self, found: Shows, *options: Any) -> None:
+        """Write an answer as JSON, or as its page."""
+        if self.format == "json":
+            self.write(serialise.text(found, self.precision, ascii_only=self.ascii_only))
+        else:
+            self.document(import_module(found.PAGE).page(found, *options), found)
 
     def write(self, document: str) -> None:
         """Write a finished document to where it is wanted."""
@@ -295,63 +303,34 @@ class Output:
             output.write_file(self.path, document)
 
 
-def output_options_of(formats: Sequence[str]) -> Callable[[F], Callable[..., Any]]:
-    """The options that say how and where the answer is written, in one of ``formats``."""
-
-    def options(command: F) -> Callable[..., Any]:
-        @click.option("--format", type=click.Choice(formats), default="text", help="[text]")
-        @click.option(
-            "--precision",
-            metavar="N",
-            type=click.IntRange(1, 17),
-            help="Significant digits, 1 to 17 [6; JSON 12].",
-        )
-        @click.option(
-            "--width",
-            metavar="N",
-            type=click.IntRange(20, 1000),
-            help="Columns, 20 to 1000 [the terminal's, or 100].",
-        )
-        @click.option(
-            "-o", "--output", "path", metavar="FILE", shell_complete=shell.files,
-            help="Write to a file; - is standard output.",
-        )  # fmt: skip
-        @functools.wraps(command)
-        def wrapper(
-            *,
-            format: str,
-            precision: int | None,
-            width: int | None,
-            path: str | None,
-            standalone: bool = False,
-            open: bool = False,
-            **others: Any,
-        ) -> Any:
-            return command(out=Output(format, precision, width, path, standalone, open), **others)
-
-        return wrapper
-
-    return options
-
-
-#: For a command whose answer is text or JSON.
-output_options = output_options_of(["text", "json"])
-
-#: The formats of a page; those of a graph beside them.
+#: The formats of every page; those of a graph are there beside them.
 PAGES = "text", "json", "markdown", "latex", "html"
 GRAPHS = "dot", "svg"
 
 
-def page_output_options(*formats: str) -> Callable[[F], Callable[..., Any]]:
-    """For a command whose answer is a page: its ``formats``, and where it is shown."""
-
-    def options(command: F) -> Callable[..., Any]:
-        for name, said in (("--open", "Show the page in the browser."),
-                           ("--standalone", "LaTeX with a preamble.")):  # fmt: skip
-            command = click.option(name, is_flag=True, help=said)(command)
-        return output_options_of(formats)(command)
-
-    return options
+def page_output_options(*more: str) -> Callable[[F], F]:
+    """For a command whose answer is a page: its formats, ``more`` beside `PAGES`, and where it goes."""
+    return grouped(
+        Output,
+        "out",
+        click.option("--open", is_flag=True, help="Show the page in the browser."),
+        click.option("--standalone", is_flag=True, help="LaTeX with a preamble."),
+        click.option(
+            "--format", type=click.Choice([*PAGES, *more]), default="text", help="[text]"
+        ),
+        click.option(
+            "--precision", metavar="N", type=click.IntRange(1, 17),
+            help="Significant digits, 1 to 17 [6; JSON 12].",
+        ),
+        click.option(
+            "--width", metavar="N", type=click.IntRange(20, 1000),
+            help="Columns, 20 to 1000 [the terminal's, or 100].",
+        ),
+        click.option(
+            "-o", "--output", "path", metavar="FILE", shell_complete=shell.files,
+            help="Write to a file; - is standard output.",
+        ),
+    )  # fmt: skip
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.3

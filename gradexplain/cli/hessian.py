@@ -9,7 +9,6 @@ import click
 
 from gradexplain.cli.common import (
     GRAPHS,
-    PAGES,
     Command,
     Output,
     Question,
@@ -37,7 +36,7 @@ _NAMED = re.compile(r"\s*([^\W\d]\w*)\s*=(.*)", re.DOTALL)
 )  # fmt: skip
 @click.option("--no-check", is_flag=True, help="Do not compare with PyTorch.")
 @page_options
-@page_output_options(*PAGES, *GRAPHS)
+@page_output_options(*GRAPHS)
 @budget_options
 def hessian(
     question: Question, vectors: tuple[str, ...], no_check: bool, shown: Shown, out: Output
@@ -59,25 +58,18 @@ def hessian(
         process.start()
     request = question.request(check=not no_check)
     u = _vector(vectors)
+    options = shown.options(out.precision)
     # Loaded after the options were understood.
     from gradexplain.explanation import Check
     from gradexplain.hessians import hessian_of
 
     def show(found: Hessian, said: str) -> None:
         found.check = Check("cannot tell", found.first.dtype, None, [], said, whole=False)
-        write(found)
-
-    def write(found: Hessian) -> None:
-        if out.format == "json":
-            out.json(found)
-        else:
-            from gradexplain.pages import hessian as pages
-
-            out.document(pages.page(found, shown.options(out.precision)))
+        out.answer(found, options)
 
     with link.answering(show):
         found = hessian_of(request, u)
-    write(found)
+    out.answer(found, options)
     assert found.check is not None
     return exit_code([found.check.status])
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import click
 
 from gradexplain.cli import shell
-from gradexplain.cli.common import PAGES, Output, budget_options, page_output_options
-from gradexplain.document import serialise
+from gradexplain.cli.common import Output, budget_options, page_output_options
 
 
 @click.command(short_help="List the operations, with formulas and derivatives.")
 @click.argument("name", required=False, shell_complete=shell.operations)
-@page_output_options(*PAGES)
+@page_output_options()
 @budget_options
 def ops(name: str | None, out: Output) -> int:
     """List the operations of the language by family: spellings, formula, derivative, kinks.
@@ -19,11 +18,6 @@ def ops(name: str | None, out: Output) -> int:
     With NAME, by any of its spellings, only that one: gradexplain ops softmax.
     """
     from gradexplain.catalogue import Catalogue, entries
-    from gradexplain.pages import catalogue
 
-    found = entries(name)
-    if out.format == "json":
-        out.write(serialise.text(Catalogue(found), ascii_only=out.ascii_only))
-    else:
-        out.document(catalogue.page(found))
+    out.answer(Catalogue(entries(name)))
     return 0

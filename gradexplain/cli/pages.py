@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
+from gradexplain.cli.common import grouped
+
 if TYPE_CHECKING:
     from gradexplain.pages.options import Options
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +31,18 @@ class Shown:
         )
 
 
-def page_options(command: F) -> Callable[..., Any]:
-    """The options that say what of a page is shown."""
-
-    @click.option("--full", is_flag=True, help="Show everything.")
-    @click.option("--brief", is_flag=True, help="Show the answer alone.")
-    @click.option(
+#: The options that say what of a page is shown.
+page_options = grouped(
+    Shown,
+    "shown",
+    click.option("--full", is_flag=True, help="Show everything."),
+    click.option("--brief", is_flag=True, help="Show the answer alone."),
+    click.option(
         "--notation", type=click.Choice(["auto", "index", "matrix"]), default="auto",
         help="How formulas are written [auto: the shortest that is right].",
-    )  # fmt: skip
-    @click.option(
+    ),
+    click.option(
         "--layout", type=click.Choice(["numerator", "denominator"]), default="numerator",
         help="Print J as dy by dx [numerator], or transposed.",
-    )  # fmt: skip
-    @functools.wraps(command)
-    def wrapper(*, full: bool, brief: bool, notation: str, layout: str, **others: Any) -> Any:
-        return command(shown=Shown(full, brief, notation, layout), **others)
-
-    return wrapper
+    ),
+)  # fmt: skip

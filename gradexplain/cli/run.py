@@ -11,7 +11,6 @@ import click
 from gradexplain.cli.calls import PLAIN, Calls, calls_options
 from gradexplain.cli.common import (
     GRAPHS,
-    PAGES,
     Command,
     Output,
     Question,
@@ -46,11 +45,9 @@ _PARTS = {
 @click.option("--element", metavar="x[0,0]", default="", help="Explain this element in full.")
 @calls_options
 @page_options
-@page_output_options(*PAGES, *GRAPHS)
+@page_output_options(*GRAPHS)
 @budget_options
-def run(
-    question: Question, calls: Calls, no_check: bool, element: str, shown: Shown, out: Output
-) -> int:
+def run(question: Question, calls: Calls, no_check: bool, shown: Shown, out: Output) -> int:
     """Explain the gradients of an expression: EXPR, or - to read it from standard input.
 
     \b
@@ -78,15 +75,13 @@ def run(
 
         letters = typed.parse_letters(question.shape)
     if letters is not None:
-        return _in_letters(question, letters, element, out)
-    return _explained(replace(question, element=element), calls, no_check, shown, out)
+        return _in_letters(question, letters, out)
+    return _explained(question, calls, no_check, shown, out)
 
 
-def _in_letters(
-    question: Question, letters: dict[str, tuple[int | str, ...]], element: str, out: Output
-) -> int:
+def _in_letters(question: Question, letters: dict[str, tuple[int | str, ...]], out: Output) -> int:
     """The formulas alone."""
-    given = {"--at": question.at, "--grad": question.grads, "--element": element}
+    given = {"--at": question.at, "--grad": question.grads, "--element": question.element}
     for option, value in given.items():
         if value:
             raise InputError(
@@ -97,23 +92,18 @@ def _in_letters(
 
     names = question.wrt and tuple(name.strip() for name in question.wrt.split(","))
     found = formulas(question.expression(), letters, names or None)
-    if out.format == "json":
-        out.json(found)
-    else:
-        from gradexplain.pages.formulas import page
-
-        out.document(page(found))
+    out.answer(found)
     return 0
 
 
 @click.command(cls=Command, short_help="Explain one element of a gradient alone.")
 @question_options
-@click.argument("element", required=False)
+@click.argument("element", default="")
 @click.option("--no-check", is_flag=True, help="Do not compare with PyTorch.")
 @page_options
-@page_output_options(*PAGES, *GRAPHS)
+@page_output_options(*GRAPHS)
 @budget_options
-def why(question: Question, element: str | None, no_check: bool, shown: Shown, out: Output) -> int:
+def why(question: Question, no_check: bool, shown: Shown, out: Output) -> int:
     """Explain one element of one gradient: EXPR ELEMENT, the latter as x[0,0].
 
     \b
@@ -127,13 +117,14 @@ def why(question: Question, element: str | None, no_check: bool, shown: Shown, o
 
     runs a script, as trace does, and shows the ways from its loss to one parameter.
     """
-    if element is not None and element.endswith(".py"):
+    element = question.element
+    if element.endswith(".py"):
         from gradexplain.cli import trace
 
         return trace.ways(question.expr or "", element, out)
-    if question.file is not None and element is None:
-        question, element = replace(question, expr=None), question.expr
-    if element is None:
+    if question.file is not None and not element:
+        question, element = replace(question, expr=None), question.expr or ""
+    if not element:
         raise InputError(
             "the element is missing", remedy='name it after the expression, as in "x[0,0]"'
         )
@@ -181,10 +172,9 @@ def _missing(done: str | None) -> str:
 
 
 def _write(explanation: Explanation, shown: Shown, out: Output, alone: bool) -> None:
-    if out.format == "json":
-        out.json(explanation)
-        return
+    options = shown.options(out.precision)
+    if not alone or out.format == "json":
+        return out.answer(explanation, options)
     from gradexplain.pages import run as pages
 
-    page = pages.why if alone else pages.page
-    out.document(page(explanation, shown.options(out.precision)), explanation)
+    out.document(pages.why(explanation, options), explanation)

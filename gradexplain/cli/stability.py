@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gradexplain.cli.common import PAGES, Command, Output, budget_options, page_output_options
+from gradexplain.cli.common import Command, Output, budget_options, page_output_options
 from gradexplain.errors import InputError
 from gradexplain.routes import process
 
@@ -25,7 +25,7 @@ from gradexplain.routes import process
 @click.option(
     "--dtype", type=click.Choice(["float64", "float32"]), default="float64", help="[float64]"
 )
-@page_output_options(*PAGES)
+@page_output_options()
 @budget_options
 def stability(
     expr: str,
@@ -54,14 +54,11 @@ def stability(
     process.start()
     from gradexplain.reading import typed  # NumPy is loaded here, not for --help
     from gradexplain.reading.arrays import ONES
-    from gradexplain.stability import page, search
+    from gradexplain.stability import search
 
     spans = {name: (low, high) for name, low, high in map(search.parse_range, ranges)}
     values = {n: v for n, v in typed.parse_bindings(at).items() if v is not ONES}
     shapes = typed.parse_shapes(shape)
     found = search.stability(expr, spans, at=values, shapes=shapes, dtype=dtype)
-    if out.format == "json":
-        out.write(search.as_json(found))
-    else:
-        out.document(page.page(found))
+    out.answer(found)
     return 0

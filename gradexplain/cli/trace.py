@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from gradexplain.cli import output, shell
-from gradexplain.cli.common import PAGES, Output, budget_options, page_output_options
+from gradexplain.cli.common import Output, budget_options, page_output_options
 from gradexplain.document import serialise
 from gradexplain.errors import InputError
 from gradexplain.verdict.status import exit_code
@@ -38,7 +38,7 @@ from gradexplain.verdict.status import exit_code
     show_default=True,
     help="Memory for what is kept of the calls, in GiB.",
 )
-@page_output_options(*PAGES)
+@page_output_options()
 @budget_options
 def trace(
     script: str | None,

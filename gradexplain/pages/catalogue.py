@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from gradexplain.catalogue import Entry
+from gradexplain.catalogue import Catalogue, Entry
 from gradexplain.document.model import (
     Block,
     Document,
@@ -25,10 +25,10 @@ def by_family(entries: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:
     return [(family, list(group)) for family, group in groupby(entries, key=lambda e: e.family)]
 
 
-def page(entries: Sequence[Entry]) -> Document:
+def page(found: Catalogue) -> Document:
     """Every entry with its formula and derivatives, by family."""
     blocks: list[Block] = []
-    for family, group in by_family(entries):
+    for family, group in by_family(found.operations):
         blocks.append(
             Heading(family.capitalize(), f"{len(group)} operation{'s' * (len(group) != 1)}")
         )

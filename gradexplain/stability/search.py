@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from gradexplain.document import serialise
+from gradexplain.document.shows import Shows
 from gradexplain.errors import GradexplainError, InputError
 from gradexplain.examples import example_values
 from gradexplain.explanation import Array, Shape
@@ -44,7 +44,7 @@ class Lost:
 
 
 @dataclass(slots=True)
-class Stability:
+class Stability(Shows):
     """What was found.  ``points`` are the samples of the first input that varies, in order.
 
     ``rewrite`` is the whole expression as code, "" where none was found to be better; ``applied`` are
@@ -52,6 +52,7 @@ class Stability:
     """
 
     SCHEMA: ClassVar[str] = "gradexplain-stability/1"
+    PAGE: ClassVar[str] = "gradexplain.stability.page"
 
     expression: str
     dtype: str
@@ -73,11 +74,6 @@ class Stability:
     def status(self) -> str:
         """``stable`` or ``loses``."""
         return "stable" if self.lost is None else "loses"
-
-
-def as_json(found: Stability) -> str:
-    """The numbers as one JSON object, ``gradexplain-stability/1``."""
-    return serialise.written(serialise.document(found)) + "\n"
 
 
 def parse_range(text: str) -> tuple[str, float, float]:
