@@ -359,6 +359,8 @@ class Run:
         #: Whether values are computed with digits to spare.
         self.exact = is_small(graph)
         self._others: list[Check] = []
+        self._typicals: dict[str, float] = {}
+        self._cleaned: dict[int, tuple[Any, Array]] = {}
         self._singular: list[Singular] | None = None
         self._closed: ClosedForm | None = None
         self._chain: ChainRule | None = None
@@ -429,7 +431,10 @@ class Run:
     def clean(self, pair: Any) -> Array:
         from gradexplain.routes.chain import cleaned
 
-        return cleaned(pair, exact=self.exact)
+        kept = self._cleaned.get(id(pair[0]))
+        if kept is None or kept[0] is not pair:
+            kept = self._cleaned[id(pair[0])] = pair, cleaned(pair, exact=self.exact)
+        return kept[1]
 
     # -- stages ----------------------------------------------------------------------------------
 
@@ -612,7 +617,7 @@ class Run:
                 size, value, by_chain, self.precision, self.chain.decimals
             )
         routes = "closed form", "chain rule"
-        scale = float(np.abs(self.v[np.isfinite(self.v)]).max(initial=0.0))
+        scale = compare.largest(self.v)
         between = compare.judge(label, routes, value, by_chain, allowed, "float64", scale)
         found = [] if between.difference is None else [between.difference]
         verdicts = [between.verdict]
@@ -732,7 +737,7 @@ class Run:
         if jacobian is None or jacobian.formula == 0:
             return False
         # Another v, of no pattern, sees what this one does not.
-        return not self._vanishes(leaf, _random(self.v.shape, 0), self.values)
+        return self._typical(leaf) > 0
 
     def constant_sums(self) -> tuple[int, ...] | None:
         """The dims over which the output's sum does not depend on any input; None if there are none.
@@ -755,15 +760,28 @@ class Run:
         return None
 
     def _vanishes(self, leaf: Node, v: Array, values: Mapping[str, Array]) -> bool:
-        """Whether ``Jᵀv`` is 0 at ``values``."""
-        pair = self.closed.at(values, v, exact=self.exact).gradient_value(leaf)
-        return not self.clean(pair).any()
+        """Whether ``Jᵀv`` is 0 at ``values``; of large tensors, beside what it is for a typical v."""
+        form = self.closed.at(values, v, exact=self.exact, magnitudes=self.exact)
+        pair = form.gradient_value(leaf)
+        if self.exact:
+            return not self.clean(pair).any()
+        return not compare.largest(pair[0]) > 1e-9 * self._typical(leaf)
+
+    def _typical(self, leaf: Node) -> float:
+        """The largest element of ``Jᵀv`` for a ``v`` of no pattern."""
+        if leaf.label not in self._typicals:
+            form = self.closed.at(self.values, _random(self.v.shape, 0), exact=self.exact)
+            self._typicals[leaf.label] = compare.largest(self.clean(form.gradient_value(leaf)))
+        return self._typicals[leaf.label]
 
 
 def _shown_apart(value: Array, exact: Array, dtype: str) -> bool:
     """Whether two arrays differ in the digits that a page shows and the dtype has."""
     shown = min(6.0, measure.in_format(dtype) - 1)
-    return bool((measure.right(value, exact, dtype) < shown).any())
+    return any(
+        (measure.right(value[part], exact[part], dtype) < shown).any()
+        for part in compare.blocks(value.shape)
+    )
 
 
 def _random(shape: Shape, seed: int) -> Array:

@@ -13,7 +13,8 @@ from gradexplain.codegen.lowering import CodeLowering
 from gradexplain.codegen.numbers import integer, is_prime
 from gradexplain.errors import UnsupportedError
 from gradexplain.plan.numeric import Numeric
-from gradexplain.plan.program import Affine, Axis, Node, needed, run, union
+from gradexplain.plan.program import Affine, Axis, Node, needed, union
+from gradexplain.plan.running import run
 
 Frame = tuple["Axis | None", ...]
 Written = tuple[str, Frame]

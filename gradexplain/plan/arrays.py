@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from gradexplain.arithmetic import mp
-from gradexplain.plan.program import Affine, Axes, Axis
+from gradexplain.plan.program import Affine, Axes, Axis, Node
 
 #: Values (floats, or mpmath numbers) and their magnitudes.
 Pair = tuple[Any, Any]
@@ -23,10 +24,10 @@ def to_exact(array: Any) -> Any:
 
 
 def to_float(array: Any) -> Any:
-    """mpmath numbers, or floats, as float64."""
+    """mpmath numbers, or floats, as float64; an array of float64 itself, which is not to be changed."""
     array = np.asarray(array)
     if array.dtype != object:
-        return array.astype(np.float64)
+        return array.astype(np.float64, copy=False)
     with np.errstate(all="ignore"):
         return np.asarray(np.frompyfunc(_float, 1, 1)(array), dtype=np.float64)
 
@@ -49,11 +50,34 @@ def as_array(value: Any) -> Any:
 
 def aligned(array: Any, axes: Axes, to: Axes) -> Any:
     """``array`` with its axes in the order of ``to``, missing ones of length 1."""
-    if axes == to:
+    if axes == to or not axes:
         return array
-    order = sorted(range(len(axes)), key=lambda place: to.index(axes[place]))
-    array = np.transpose(array, order) if order else array
-    return array[tuple(slice(None) if axis in axes else None for axis in to)]
+    order, full = _alignment(axes, to)
+    return (array if order is None else array.transpose(order))[full]
+
+
+@lru_cache(maxsize=4096)
+def _alignment(axes: Axes, to: Axes) -> tuple[tuple[int, ...] | None, tuple[Any, ...]]:
+    order = tuple(sorted(range(len(axes)), key=lambda place: to.index(axes[place])))
+    full = tuple(slice(None) if axis in axes else None for axis in to)
+    return None if order == tuple(range(len(axes))) else order, full
+
+
+def block(pair: Pair, place: int, part: slice) -> Pair:
+    """A part of a value and its magnitude along the axis at ``place``, where they have it in full."""
+    at = (slice(None),) * place + (part,)
+    return tuple(a if a is None or a.ndim <= place or a.shape[place] == 1 else a[at] for a in pair)  # type: ignore[return-value]
+
+
+def joined(node: Node, whole: Pair | None, value: Pair, place: int | None, part: slice) -> Pair:
+    """``whole``, None at first, with a block of ``node``'s in it at ``place``, or added to it."""
+    if place is None:
+        return value if whole is None else (whole[0] + value[0], whole[1] + value[1])
+    if whole is None:
+        whole = np.empty(node.shape), np.empty(node.shape)
+    at = (slice(None),) * place + (part,)
+    whole[0][at], whole[1][at] = value
+    return whole
 
 
 def window(array: Any, lines: Sequence[Affine], axes: Axes, zero: Any) -> Any:

@@ -151,15 +151,17 @@ def _pair(operands: Sequence[tuple[Any, Axes]], out: Axes) -> Any:
         if out.index(right[0]) < out.index(left[0]):
             a, la, left, b, lb, right = b, lb, right, a, la, left
 
+        sizes = dict([*zip(la, a.shape, strict=True), *zip(lb, b.shape, strict=True)])
+
         def grouped(array: Any, axes: Axes, *groups: list[Any]) -> Any:
-            shape = [i.size for i in batch] + [math.prod(i.size for i in g) for g in groups[1:]]
+            shape = [sizes[i] for i in batch] + [math.prod(sizes[i] for i in g) for g in groups[1:]]
             return np.transpose(array, [axes.index(i) for g in groups for i in g]).reshape(shape)
 
         product = np.matmul(
             grouped(a, la, batch, left, summed), grouped(b, lb, batch, summed, right)
         )
         found = [*batch, *left, *right]
-        product = product.reshape([i.size for i in found])
+        product = product.reshape([sizes[i] for i in found])
         return np.transpose(product, [found.index(i) for i in out])
     number = {axis: place for place, axis in enumerate(union([la, lb]))}
     return np.einsum(

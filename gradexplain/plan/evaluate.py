@@ -16,7 +16,8 @@ from gradexplain.plan.exact import Exact
 from gradexplain.plan.lower import Lowering
 from gradexplain.plan.magnitude import Magnitude
 from gradexplain.plan.numeric import Numeric
-from gradexplain.plan.program import Axis, Node, run
+from gradexplain.plan.program import Axis, Node
+from gradexplain.plan.running import run
 
 
 class Evaluator:

@@ -29,7 +29,8 @@ from gradexplain.plan.arrays import (
 )
 from gradexplain.plan.lower import Lowering
 from gradexplain.plan.numeric import Numeric
-from gradexplain.plan.program import Node, run
+from gradexplain.plan.program import Node
+from gradexplain.plan.running import run
 
 
 class Magnitude:
@@ -37,6 +38,8 @@ class Magnitude:
 
     ``size(label)`` are the magnitudes of the inputs.
     """
+
+    cut = True
 
     def __init__(self, values: Numeric, size: Callable[[str], Any]) -> None:
         self._values = values
@@ -131,7 +134,7 @@ class Magnitude:
         if len(args) == 1:
             size = args[0][1] if not masks[0] else args[0][0].astype(np.float64)
             added = contraction.contracted([size], axes, node.axes)
-            further = _roundings(node, args)
+            further = _roundings(node)
             if further > 1 and not masks[0]:
                 width = self._width(node.args[0], args[0][0])
                 added = added + further * contraction.contracted([width], axes, node.axes)
@@ -150,7 +153,7 @@ class Magnitude:
             return contraction.contracted(arrays, [axes[k] for k in used], node.axes)
 
         size = total(widths)
-        size = size * max(1.0, _roundings(node, args))
+        size = size * max(1.0, _roundings(node))
         seen: dict[int, Any] = {}
         for place, (arg, own, mask) in enumerate(zip(node.args, args, masks, strict=True)):
             if mask:
@@ -227,20 +230,15 @@ class Magnitude:
         return np.take(args[0][1], args[1][0], axis=node.args[0].axes.index(node.data))
 
 
-def _roundings(node: Node, args: Sequence[Pair]) -> float:
+def _roundings(node: Node) -> float:
     """The roundings of a sum's additions, as a part of the 32 that are allowed to each magnitude.
 
     PyTorch's kernels add n terms in 8 sums or more side by side, each rounding n/8 times (softmax); the
     windows that hold an element (a pool's backward) are added one after another.
     """
-    bound = {
-        axis: extent
-        for arg, own in zip(node.args, args, strict=True)
-        for axis, extent in zip(arg.axes, np.shape(own[0]), strict=True)
-        if axis not in node.axes
-    }
+    bound = {axis for arg in node.args for axis in arg.axes if axis not in node.axes}
     at_once = 1 if any(arg.kind == "window" for arg in node.args) else 8
-    return float(math.prod(bound.values()) / (32 * at_once))
+    return float(math.prod(axis.size for axis in bound) / (32 * at_once))
 
 
 def _product_errors(value: Any, size: Any, upward: bool, *, whole: bool) -> Pair:

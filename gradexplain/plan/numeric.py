@@ -38,6 +38,8 @@ class Numeric:
         self._table = table
         self.dtype: Any = np.dtype(dtype)
 
+    cut = False
+
     #: What a mask or a missing element is.
     zero: Any = 0.0
     one: Any = 1.0
@@ -107,9 +109,8 @@ class Numeric:
             return self.whole_power(arrays[0], what[1])
         if what == "divide":
             top, bottom = arrays
-            whole = spare[0] and top.shape == np.broadcast_shapes(top.shape, bottom.shape)
-            room = top if whole else None
-            return np.divide(top, bottom, out=room)
+            whole = spare[0] and top.shape == np.broadcast(top, bottom).shape
+            return np.divide(top, bottom, out=top if whole else None)
         if what in _NAMED:
             return getattr(np, what)(*arrays)
         return np.asarray(self.function(what, arrays), dtype=self.dtype)
@@ -126,7 +127,7 @@ class Numeric:
         """``arrays`` under a ufunc, in arrays that are there already where that can be."""
         value, free = arrays[0], spare[0]
         for array, own in zip(arrays[1:], spare[1:], strict=True):
-            shape = np.broadcast_shapes(value.shape, array.shape)
+            shape = value.shape if value.shape == array.shape else np.broadcast(value, array).shape
             if free and value.shape == shape:
                 ufunc(value, array, out=value)
             elif own and array.shape == shape:

@@ -29,10 +29,9 @@ a mask in a contraction that is ``implied`` holds wherever the other factors are
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 Kind = Literal[
     "number", "index", "element", "window", "gather", "real", "map", "select", "choose",
@@ -128,30 +127,3 @@ def needed(root: Node) -> list[Node]:
             found[node.place] = node
             pending += node.args
     return [found[place] for place in sorted(found)]
-
-
-class Interpretation(Protocol):
-    """What an operation means: its value from those of its arguments."""
-
-    def step(self, node: Node, args: list[Any], spare: list[bool]) -> Any:
-        """``spare[k]``: the k-th argument is nobody else's and is not needed afterwards."""
-
-
-def run(root: Node, interpretation: Interpretation) -> Any:
-    """The value of ``root``; what is not needed any more is let go at once."""
-    order = needed(root)
-    uses = Counter(arg.place for node in order for arg in node.args)
-    values: dict[int, Any] = {}
-    for node in order:
-        args = [values[arg.place] for arg in node.args]
-        spare = [uses[arg.place] == 1 and arg.kind in _FRESH for arg in node.args]
-        for arg in node.args:
-            uses[arg.place] -= 1
-            if not uses[arg.place]:
-                values.pop(arg.place, None)
-        values[node.place] = interpretation.step(node, args, spare)
-    return values[root.place]
-
-
-#: Kinds whose value is an array of its own.
-_FRESH = ("map", "select", "contract")

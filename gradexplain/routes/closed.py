@@ -430,9 +430,12 @@ class ClosedForm:
                 form._gradients[node.label] = form._tidy(formula.xreplace({v: sympy.S.One}))
         return form
 
-    def at(self, values: Mapping[str, Array], v: Array, *, exact: bool) -> ClosedForm:
+    def at(
+        self, values: Mapping[str, Array], v: Array, *, exact: bool, magnitudes: bool = True
+    ) -> ClosedForm:
         """The same formulas at other values of the inputs and another v."""
-        return ClosedForm(self._here, values, v, exact=exact, formulas=self, sizes=self.sizes)
+        return ClosedForm(self._here, values, v, exact=exact, formulas=self, sizes=self.sizes,
+                          magnitudes=magnitudes)  # fmt: skip
 
     def in_letters(self, leaves: Sequence[Node]) -> ClosedForm:
         """This form, or the one at these sizes alone where letters say less, or not the same.

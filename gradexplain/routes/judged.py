@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,11 @@ class AtPyTorch(ChainRule):
                 self.forward[node.id] = self._given(steps.forward[node.id])
             elif node.is_literal:
                 self.forward[node.id] = self._pair(node.value)
-        self.upstream = {id: self._given(array) for id, array in steps.upstream.items()}
+        self.upstream = {
+            id: self._given(array)
+            for id, array in steps.upstream.items()
+            if graph[id].op is not None
+        }
         self._steps = steps
         self._exactly: AtPyTorch | None = None
 
@@ -231,10 +236,11 @@ def hold(local: Local, pair: Pair, dtype: str) -> JudgedStep:
 
     The bound is that of this operation alone, in ``dtype``.
     """
-    given, upstream = local.given, np.concatenate([np.ravel(u) for u in local.upstreams])
+    flat = [np.ravel(u) for u in local.upstreams]
+    given, upstream = local.given, flat[0] if len(flat) == 1 else np.concatenate(flat)
     (value, size), name = pair, local.names[1]
     expected = to_float(value)
-    scale = float(np.abs(upstream[np.isfinite(upstream)]).max(initial=0.0))
+    scale = compare.largest(upstream)
     routes = f"{local.names[0]} by its formula", "PyTorch"
 
     def judge() -> tuple[Array, compare.Judged]:
@@ -311,13 +317,13 @@ def hold_sum(
     ``beside`` is what it was added to on the way.
     """
     with np.errstate(all="ignore"):
-        total = np.sum([part.torch for part in parts], axis=0)
-        size = np.sum([np.abs(part.torch) for part in parts], axis=0) * len(parts) + np.abs(beside)
-        allowed = np.sum([part.bound for part in parts], axis=0)
+        total = reduce(np.add, [part.torch for part in parts])
+        size = reduce(np.add, [np.abs(part.torch) for part in parts]) * len(parts) + np.abs(beside)
+        allowed = reduce(np.add, [part.bound for part in parts])
         allowed = np.nan_to_num(
             allowed + 2 * compare.FORMATS[dtype].unit * size, nan=0.0, posinf=0.0
         )
     routes = "the sum of what was sent", "PyTorch"
-    scale = float(size[np.isfinite(size)].max(initial=0.0))
+    scale = compare.largest(size)
     result = compare.judge(name, routes, total, arrived, allowed, dtype, scale)
     return JudgedStep(result.verdict, arrived, total, allowed, result.margin, result.difference)

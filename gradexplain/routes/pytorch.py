@@ -49,7 +49,7 @@ class Question:
             if output.requires_grad:
                 backward(torch, output, torch.tensor(self.v, dtype=output.dtype))
             kept = {
-                node.label: to_array(torch, tensors[node.id].grad)
+                node.label: to_array(torch, tensors[node.id].grad, copy=False)
                 for node in graph.nodes
                 if node.id in tensors
                 and (node.label in self.retain or (node.is_leaf and node.label in self.wanted))
@@ -86,10 +86,10 @@ class Question:
             tensor = tensors.get(node.id)
             if node.id not in needed or node.id in parts or node.is_literal or tensor is None:
                 continue
-            forward[node.id] = numbers_of(torch, tensor)
+            forward[node.id] = numbers_of(torch, tensor, copy=False)
             if not tensor.requires_grad or tensor.grad is None:
                 continue
-            upstream[node.id] = numbers_of(torch, tensor.grad)
+            upstream[node.id] = numbers_of(torch, tensor.grad, copy=False)
             if node.op is None:
                 continue
             functions[node.id] = type(tensor.grad_fn).__name__
@@ -104,7 +104,7 @@ class Question:
             found = backward(torch, result, tensor.grad, list(inputs.values()))
             for id, part in zip(inputs, found, strict=True):
                 if part is not None:
-                    contributions[node.id, id] = numbers_of(torch, part)
+                    contributions[node.id, id] = numbers_of(torch, part, copy=False)
         return Steps(forward, upstream, contributions, functions)
 
     def _verb(self, torch: Any) -> str:
@@ -212,14 +212,14 @@ def refusal(error: Exception, verb: str = "differentiate") -> str:
     return f"PyTorch itself refuses to {verb} this: {first_line(error)}"
 
 
-def to_array(torch: Any, tensor: Any) -> Array | None:
+def to_array(torch: Any, tensor: Any, *, copy: bool = True) -> Array | None:
     """A tensor of PyTorch's in float64, None for None."""
-    return None if tensor is None else numbers_of(torch, tensor)
+    return None if tensor is None else numbers_of(torch, tensor, copy=copy)
 
 
-def numbers_of(torch: Any, tensor: Any) -> Array:
-    """A tensor of PyTorch's in float64: a copy, since PyTorch adds to .grad in place."""
-    array: Array = tensor.detach().to(torch.float64, copy=True).numpy()
+def numbers_of(torch: Any, tensor: Any, *, copy: bool = True) -> Array:
+    """A tensor of PyTorch's in float64: a copy unless nobody changes it, as backward adds to .grad."""
+    array: Array = tensor.detach().to(torch.float64, copy=copy).numpy()
     return array
 
 

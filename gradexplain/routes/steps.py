@@ -98,8 +98,8 @@ def _numbers(
     value = clean(c.value)
     if value.size == 0 or not np.isfinite(value).all():
         return ""
-    nonzero = np.argwhere(value != 0)
-    place = tuple(int(i) for i in (nonzero[0] if len(nonzero) else np.zeros(value.ndim, dtype=int)))
+    # The first that is not 0, else the first.
+    place = tuple(int(i) for i in np.unravel_index(int(np.argmax(value != 0)), value.shape))
     at = {p: sympy.Integer(i) for p, i in zip(c.rule.places[c.place], place, strict=True)}
     by_name = {names[f"a{n}"]: chain.forward[id] for n, id in enumerate(order)}
     by_name[c.node.label] = chain.forward[c.node.id]

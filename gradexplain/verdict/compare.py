@@ -9,7 +9,8 @@ come to; `gradexplain.routes.judged` does so for every step of a backward pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,27 +49,48 @@ ROUNDINGS, FEW_ROUNDINGS = 32, 8
 SEEN = 0.005
 
 
+#: Elements that are looked at together: what is made of them on the way stays in the cache.
+_AT_ONCE = 1 << 15
+
+
+def blocks(shape: tuple[int, ...]) -> Iterator[Any]:
+    """Parts of arrays of this shape, one after another."""
+    elements = math.prod(shape)
+    if elements <= _AT_ONCE:
+        yield ...
+        return
+    step = max(1, _AT_ONCE * shape[0] // elements)
+    yield from (slice(low, low + step) for low in range(0, shape[0], step))
+
+
 def bound(magnitude: Any, gradient: Array, v: Array, dtype: str) -> Array:
     """The largest difference allowed at each element, in the gradient's shape."""
-    total = np.abs(v[np.isfinite(v)]).sum()
-    scale = _scale(magnitude, gradient)
-    with np.errstate(all="ignore"):
+    total = sum(
+        float(np.abs(v[part]).sum(where=np.isfinite(v[part]))) for part in blocks(np.shape(v))
+    )
+
+    def allowed(scale: Array) -> None:
         scale += total
         scale *= ROUNDINGS * FORMATS[dtype].unit
-    return scale
+
+    return _scaled_by(magnitude, gradient, allowed)
 
 
-def _scale(magnitude: Any, value: Array) -> Array:
-    """``magnitude + |value|``, each 0 where it is not finite; large arrays are made once."""
+def _scaled_by(magnitude: Any, value: Array, change: Callable[[Array], None]) -> Array:
+    """``magnitude + |value|``, each 0 where it is not finite, and changed in place."""
     size = np.asarray(magnitude, dtype=np.float64)
-    scale = np.array(np.abs(value), dtype=np.float64)
-    if size.shape != scale.shape:
-        size, scale = np.broadcast_arrays(size, scale)
-        scale = scale.copy()
-    np.nan_to_num(scale, copy=False, nan=0.0, posinf=0.0)
+    shape = np.broadcast_shapes(size.shape, np.shape(value))
+    size, value = np.broadcast_to(size, shape), np.broadcast_to(value, shape)
+    result = np.empty(shape)
     with np.errstate(all="ignore"):
-        scale += size if np.isfinite(size).all() else np.nan_to_num(size, nan=0.0, posinf=0.0)
-    return scale
+        for part in blocks(shape):
+            scale, own = result[part], size[part]
+            np.abs(value[part], out=scale)
+            if not np.isfinite(scale).all():
+                np.nan_to_num(scale, copy=False, nan=0.0, posinf=0.0)
+            scale += own if np.isfinite(own).all() else np.nan_to_num(own, nan=0.0, posinf=0.0)
+            change(scale)
+    return result
 
 
 def local_bound(magnitude: Any, expected: Array, upstream: Array, dtype: str) -> Array:
@@ -79,13 +101,25 @@ def local_bound(magnitude: Any, expected: Array, upstream: Array, dtype: str) ->
     """
     form = FORMATS[dtype]
     count = FEW_ROUNDINGS if is_coarse(dtype) else ROUNDINGS
-    with np.errstate(all="ignore"):
-        arriving = np.abs(upstream[np.isfinite(upstream)]).max(initial=0.0)
-        scale = _scale(magnitude, expected)
+    arriving = largest(upstream)
+
+    def allowed(scale: Array) -> None:
         scale[scale == 0] = ROUNDINGS * arriving
         scale *= count * form.unit
         scale += 2 * form.smallest
-        return scale
+
+    return _scaled_by(magnitude, expected, allowed)
+
+
+def largest(array: Array) -> float:
+    """The size of the largest finite element, 0 where there is none."""
+    found = 0.0
+    for part in blocks(array.shape):
+        size = np.abs(array[part])
+        most = float(size.max(initial=0.0))
+        found = max(found, most if most < np.inf else
+                    float(size.max(initial=0.0, where=np.isfinite(size))))  # fmt: skip
+    return found
 
 
 def exact_bound(magnitude: Any, a: Array, b: Array, digits: int, decimals: int = 0) -> Array:
@@ -152,36 +186,46 @@ def judge(
     have been seen: if the whole deviates by less than `SEEN`.  Otherwise nothing can be told.
     """
     difference = worst(name, routes, expected, found, allowed)
+    margin, size, noise = 0.0, 0.0, 0.0
     with np.errstate(all="ignore"):
-        finite = np.isfinite(expected) & np.isfinite(found)
-        shares = np.asarray(np.abs(expected))
-        shares /= allowed
-        margin = 2 * SEEN * float(shares.max(initial=0.0, where=finite & (allowed > 0)))
-    del shares
-    whole = (expected, found) if finite.all() else (expected[finite], found[finite])
-    deviation = _deviation(*whole, scale)
+        for part in blocks(expected.shape):
+            e, f, most = np.abs(expected[part]), found[part], allowed[part]
+            finite = np.isfinite(e) & np.isfinite(f)
+            size = max(size, float(e.max(initial=0.0, where=finite)))
+            noise = max(noise, float(np.abs(f).max(initial=0.0, where=finite)))
+            shares = np.divide(e, most, out=e)
+            margin = max(margin, float(shares.max(initial=0.0, where=finite & (most > 0))))
+    deviation = _deviation(expected, found, size, noise, scale)
+    margin *= 2 * SEEN
     if difference is None and is_coarse(dtype):
         difference = _scaled(name, routes, expected, found, allowed, dtype)
     if difference is not None:
         return Judged("mismatch", difference, margin, deviation)
     decided = deviation <= (SEEN if not is_coarse(dtype) else 4 * FORMATS[dtype].unit)
     if decided and is_coarse(dtype):
+        finite = np.isfinite(expected) & np.isfinite(found)
         decided = abs(_factor(expected[finite], found[finite]) - 1) <= SEEN
     return Judged("agree" if decided else "cannot tell", None, margin, deviation)
 
 
-def _deviation(expected: Array, found: Array, scale: float) -> float:
-    """``‖found − expected‖ / ‖expected‖``; of what should be 0, its size against ``scale``."""
-    size = float(np.abs(expected).max(initial=0.0))
+def _deviation(expected: Array, found: Array, size: float, noise: float, scale: float) -> float:
+    """``‖found − expected‖ / ‖expected‖`` of what is finite; of what should be 0, its size against
+    ``scale``.  ``size`` and ``noise`` are the largest of the two."""
     if size == 0:
-        noise = float(np.abs(found).max(initial=0.0))
         return noise / scale if scale else float(noise > 0)
+    apart = whole = 0.0
     with np.errstate(all="ignore"):
-        gap = np.asarray(found - expected)
-        gap /= size
-        apart = np.linalg.norm(gap.ravel())
-        whole = np.linalg.norm(np.divide(expected, size, out=gap).ravel())
-    return float(apart / whole)
+        for part in blocks(expected.shape):
+            e, f = expected[part], found[part]
+            gap = np.asarray(f - e)
+            if not np.isfinite(gap).all():
+                finite = np.isfinite(e) & np.isfinite(f)
+                e, gap = e[finite], gap[finite]
+            gap = np.ravel(gap / size)
+            apart += float(np.dot(gap, gap))
+            gap = np.ravel(e / size)
+            whole += float(np.dot(gap, gap))
+    return math.sqrt(apart / whole)
 
 
 def _factor(expected: Array, found: Array) -> float:
@@ -236,12 +280,19 @@ def by_kernel(difference: Difference, relative: float, dtype: str) -> bool:
 
 def settled(value: Array, magnitude: Any, unit: float) -> Array:
     """``value`` with what is only rounding noise against its magnitude put to 0."""
+    value = np.asarray(value)
+    size = np.broadcast_to(np.asarray(magnitude, dtype=np.float64), value.shape)
+    result = value
     with np.errstate(all="ignore"):
-        size = np.asarray(magnitude, dtype=np.float64)
-        noise = (np.abs(value) <= 8 * unit * size) & (size < np.inf)
-    if not noise.any() and (value != 0).all():
-        return value  # a large array is not copied
-    return np.where(noise, 0.0, value) + 0.0
+        for part in blocks(value.shape):
+            v, s = value[part], size[part]
+            noise = (np.abs(v) <= 8 * unit * s) & (s < np.inf)
+            if not noise.any() and (v != 0).all():
+                continue  # a large array is not copied
+            if result is value:
+                result = np.array(value)
+            result[part] = np.where(noise, 0.0, v) + 0.0
+    return result
 
 
 #: Two routes: their names, their numbers, and the bound.
@@ -256,18 +307,27 @@ def differences(name: str, pairs: Iterable[Pair]) -> list[Difference]:
 
 def worst(name: str, routes: tuple[str, str], a: Array, b: Array, tol: Array) -> Difference | None:
     """Where two routes differ most, None where they agree."""
-    wrong = differs(a, b, tol)
-    if not wrong.any():
-        return None
+    count, most, place = 0, -1.0, 0
     with np.errstate(all="ignore"):
-        gap = np.where(wrong, np.nan_to_num(np.abs(a - b) / tol, nan=np.inf, posinf=np.inf), -1.0)
-    place = np.unravel_index(int(np.argmax(gap)), gap.shape)
-    index = tuple(int(i) for i in place)
+        for part in blocks(np.shape(tol)):
+            wrong = differs(a[part], b[part], tol[part])
+            if wrong.any():
+                gap = np.nan_to_num(
+                    np.abs(a[part] - b[part]) / tol[part], nan=np.inf, posinf=np.inf
+                )
+                gap = np.where(wrong, gap, -1.0)
+                count += int(wrong.sum())
+                if gap.max() > most:
+                    first = 0 if part is ... else part.start * math.prod(tol.shape[1:])
+                    most, place = float(gap.max()), first + int(np.argmax(gap))
+    if not count:
+        return None
+    index = tuple(int(i) for i in np.unravel_index(place, tol.shape))
     return Difference(
         input=name,
         routes=routes,
         index=index,
         values=(float(a[index]), float(b[index])),
         tolerance=float(tol[index]),
-        count=int(wrong.sum()),
+        count=count,
     )

@@ -13,7 +13,7 @@ import numpy as np
 
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph, Node
-from gradexplain.verdict.compare import FORMATS
+from gradexplain.verdict.compare import FORMATS, blocks
 
 #: An operation has lost digits when its result has so many fewer than what it was made from.
 _LOSS = 3.0
@@ -60,13 +60,20 @@ def whole(found: Array, exact: Array, dtype: str, scale: float) -> float:
     Where all of it should be 0, it is held against ``scale``.
     """
     most = in_format(dtype)
-    if not np.array_equal(np.isfinite(found), np.isfinite(exact)):
-        return 0.0
-    finite = np.isfinite(found)
-    if not np.array_equal(found[~finite], exact[~finite], equal_nan=True):
-        return 0.0
-    size = float(np.abs(exact[finite]).max(initial=0.0)) or scale
-    error = float(np.abs(found[finite] - exact[finite]).max(initial=0.0))
+    size = error = 0.0
+    with np.errstate(all="ignore"):
+        for part in blocks(np.shape(exact)):
+            f, e = found[part], exact[part]
+            gap = np.abs(f - e)
+            if not np.isfinite(gap).all():
+                finite = np.isfinite(e)
+                odd = ~finite
+                if (np.isfinite(f) != finite).any() or not np.array_equal(f[odd], e[odd], True):
+                    return 0.0
+                gap, e = gap[finite], e[finite]
+            size = max(size, float(np.abs(e).max(initial=0.0)))
+            error = max(error, float(gap.max(initial=0.0)))
+    size = size or scale
     if error == 0 or size == 0:
         return most
     return min(most, max(0.0, math.log10(size) - math.log10(error)))
