@@ -18,7 +18,7 @@ from gradexplain.errors import InputError
 from gradexplain.formula.functions import PRIMITIVES
 from gradexplain.formula.indices import index
 from gradexplain.formula.kinds import Bracket, Cases, FloorDiv, Greatest, Lookup
-from gradexplain.plan import contraction, cost
+from gradexplain.plan import blocks, contraction, cost
 from gradexplain.plan.arrays import to_exact, to_float
 from gradexplain.plan.evaluate import Evaluator, lowered
 from gradexplain.plan.exact import power
@@ -169,9 +169,49 @@ def test_each_operation(name: str, kind: str) -> None:
     # A magnitude is a bound of |value| at least, and no wild one.
     assert (size >= np.abs(wanted) * (1 - 1e-12)).all()
     assert (size <= 1000 * (1 + np.abs(wanted))).all()
-    sizes = tuple((s, SIZES[s]) for s in free)
-    shapes = (*SHAPES.items(), *((label, t.shape) for label, t in TABLES.items()))
-    assert kinds <= {node.kind for node in needed(lowered(formula, sizes, shapes))}
+    assert kinds <= {node.kind for node in needed(lowered(formula, *_known(free)))}
+
+
+#: Formulas with temporaries, and whether they are carried out in blocks.
+IN_BLOCKS: dict[str, tuple[Any, bool]] = {
+    "rows": (sympy.exp(at("a", i, q)) / (1 + over(sympy.exp(at("a", i, p)) * at("b", p, j), p)), True),
+    "columns summed first": (sympy.exp(at("a", i, q)) * over(at("a", p, q), p), True),
+    "a sum of blocks": (over(sympy.exp(at("a", i, q) + at("c", i)), i, q), True),
+    "a square": (over((at("a", i, q) - at("c", i)) ** 2, q), True),
+    "greatest of rows": (over(at("a", i, q) + at("c", i), q, kind=Greatest) - at("c", i), True),
+    "a table": (at("c", idx) * sympy.exp(at("a", i, q)), True),
+    "running": (over(sympy.exp(at("c", p)) * Bracket(sympy.Le(p, i)), p) + at("c", i), False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*FORMULAS, *IN_BLOCKS])
+def test_in_blocks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    formula, cut = IN_BLOCKS.get(name, (FORMULAS.get(name, ("",))[0], None))
+    free = sorted((s for s in formula.free_symbols if s in SIZES), key=str)
+    shape = tuple(SIZES[s] for s in free)
+
+    def found() -> tuple[Any, Any]:
+        evaluator = Evaluator(lambda label: (TENSORS[label], np.abs(TENSORS[label])), SIZES,
+                              exact=False, lookup=TABLES.__getitem__)  # fmt: skip
+        return evaluator.value(formula, free, shape)
+
+    whole = found()
+    monkeypatch.setattr(blocks, "BLOCK", 4)
+    monkeypatch.setattr(blocks, "LARGE", 1)
+    blocks.schedule.cache_clear()
+    try:
+        parts = found()
+        root = lowered(formula, *_known(free))
+        assert cut is None or bool(blocks.schedule(root, True).regions) == cut
+    finally:
+        blocks.schedule.cache_clear()
+    np.testing.assert_allclose(parts[0], whole[0], rtol=1e-14)
+    np.testing.assert_allclose(parts[1], whole[1], rtol=1e-14)
+
+
+def _known(free: list[Any]) -> tuple[Any, Any]:
+    tables = ((label, t.shape) for label, t in TABLES.items())
+    return tuple((s, SIZES[s]) for s in free), (*SHAPES.items(), *tables)
 
 
 def test_what_stands_twice_is_computed_once() -> None:

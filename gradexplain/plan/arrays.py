@@ -66,7 +66,7 @@ def _alignment(axes: Axes, to: Axes) -> tuple[tuple[int, ...] | None, tuple[Any,
 def block(pair: Pair, place: int, part: slice) -> Pair:
     """A part of a value and its magnitude along the axis at ``place``, where they have it in full."""
     at = (slice(None),) * place + (part,)
-    return tuple(a if a is None or a.ndim <= place or a.shape[place] == 1 else a[at] for a in pair)  # type: ignore[return-value]
+    return tuple(a if a is None or a.ndim <= place or a.shape[place] == 1 else a[at] for a in pair)
 
 
 def joined(node: Node, whole: Pair | None, value: Pair, place: int | None, part: slice) -> Pair:
@@ -74,7 +74,7 @@ def joined(node: Node, whole: Pair | None, value: Pair, place: int | None, part:
     if place is None:
         return value if whole is None else (whole[0] + value[0], whole[1] + value[1])
     if whole is None:
-        whole = np.empty(node.shape), np.empty(node.shape)
+        whole = np.empty(node.shape, dtype=value[0].dtype), np.empty(node.shape)
     at = (slice(None),) * place + (part,)
     whole[0][at], whole[1][at] = value
     return whole

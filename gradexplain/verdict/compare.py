@@ -189,7 +189,7 @@ def judge(
     margin, size, noise = 0.0, 0.0, 0.0
     with np.errstate(all="ignore"):
         for part in blocks(expected.shape):
-            e, f, most = np.abs(expected[part]), found[part], allowed[part]
+            e, f, most = np.asarray(np.abs(expected[part])), found[part], allowed[part]
             finite = np.isfinite(e) & np.isfinite(f)
             size = max(size, float(e.max(initial=0.0, where=finite)))
             noise = max(noise, float(np.abs(f).max(initial=0.0, where=finite)))
