@@ -15,6 +15,7 @@ import sympy
 
 from gradexplain.arithmetic import mp
 from gradexplain.formula.burden import burden
+from gradexplain.formula.gathering import factored, together
 from gradexplain.formula.kinds import Bracket, Cases, FloorDiv, Lookup, Modulo, Sum
 
 #: Beyond this many operations a formula is only factored, not rewritten as one fraction.
@@ -118,20 +119,19 @@ def _shorter(e: Any, length: Callable[[Any], float]) -> Any:
 def _candidates(e: Any) -> Iterable[Any]:
     if not (e.is_Add or e.is_Mul or e.is_Pow):
         return
-    factored = sympy.factor_terms(e)
-    yield factored
+    yield factored(e)
     if e.count_ops() > _LARGE:
         return
-    together = sympy.together(e)
-    yield together
-    yield sympy.factor_terms(together)
-    merged = _merged(together)
+    fraction = together(e)
+    yield fraction
+    yield factored(fraction)
+    merged = _merged(fraction)
     if merged is not None:
         yield merged
     if (e.is_Add or any(f.is_Add for f in e.args)) and _terms(e) <= _MOST_TERMS:
         expanded = sympy.expand_mul(e)
-        yield sympy.factor_terms(expanded)
-        yield sympy.factor_terms(sympy.together(expanded))
+        yield factored(expanded)
+        yield factored(together(expanded))
 
 
 def _terms(e: Any) -> int:
@@ -170,9 +170,9 @@ def _merged(e: Any) -> Any:
     if not any(body.is_Add for body in bodies.values()):
         return None
     joined = [
-        _sum(sympy.factor_terms(body), limits)
+        _sum(factored(body), limits)
         for limits, body in bodies.items()
-        if equal(body, sympy.factor_terms(body))
+        if equal(body, factored(body))
     ]
     if len(joined) != len(bodies):
         return None
