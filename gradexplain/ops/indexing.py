@@ -264,17 +264,19 @@ register(Op(
 def _embedding(b: Any, index: Any, weight: Any, padding: Any) -> Any:
     expect(len(b.shape(weight)) == 2, "embedding takes a matrix of rows, found shape {}",
            b.shape(weight))
-    if padding is not None:
-        raise UnsupportedError("embedding with padding_idx is not supported yet",
-            remedy="leave it out: the row of the padding gets a gradient then")
     index = _wrapped(b, index, b.shape(weight)[0], 0, negative=False)
-    return b.call("getitem", weight, index)
+    rows = b.call("getitem", weight, index)
+    if padding is None:
+        return rows
+    learnt = b.call("unsqueeze", b.call("ne", index, padding % b.shape(weight)[0]), -1)
+    return b.call("where", learnt, rows, b.call("detach", rows))
 
 
 register(Op(
     "embedding(IntTensor input, Tensor weight, int? padding_idx=None)", _FAMILY, homes="F",
     expand=_embedding,
-    samples=("F.embedding([0, 2, 2], w[3,2])", "F.embedding([[0, 2], [1, 1]], w[3,2])"),
+    samples=("F.embedding([0, 2, 2], w[3,2])", "F.embedding([[0, 2], [1, 1]], w[3,2])",
+             "F.embedding([0, 2, 2, 1], w[3,2], padding_idx=2)"),
 ))
 
 

@@ -393,6 +393,7 @@ class Tape(TorchFunctionMode):
             call = Call(kind, packed, named, operands, None)
             if target._is_view() and target._base is not None:
                 call.base = Operand(target._base, copy=True)
+                _own_base(target)
         except Exception as error:  # the script is not to see that we failed
             self.broke(error)
             return None
@@ -538,6 +539,9 @@ class Tape(TorchFunctionMode):
         """A call of ``backward`` or ``grad``, as it was written."""
         frame = sys._getframe(2)
         call = self.callers.of(frame)
+        # PyTorch takes an iterator too, as of net.parameters(): it is gone through once.
+        args = tuple([tuple(a) if isinstance(a, Iterator) else a for a in args])
+        kwargs = {k: tuple(a) if isinstance(a, Iterator) else a for k, a in kwargs.items()}
         usual = self._parameters.get(name)
         if usual is None:
             parameters = inspect.signature(original).parameters.values()
@@ -622,6 +626,17 @@ class Tape(TorchFunctionMode):
         finally:
             if self._listeners:
                 self.push()
+
+
+def _own_base(view: Any) -> None:
+    """A call that returns a view of what it made, as instance_norm does, made that as well."""
+    made, base = view.grad_fn, view._base.grad_fn
+    if made is None or base is None or KEY in base.metadata or KEY not in made.metadata:
+        return
+    if view.numel() == view._base.numel() and view.is_contiguous() and view._base.is_contiguous():
+        call, paths = made.metadata[KEY]
+        if view.output_nr in paths:
+            attach(base, view._base.output_nr, call, paths[view.output_nr])
 
 
 def _within(

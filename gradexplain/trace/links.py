@@ -280,6 +280,9 @@ class Reading:
         if not isinstance(made, Ref):
             raise UnsupportedError(f"{operation.name} returns something else here")
         node = self.applier.builder.nodes[made.id]
+        if tuple(node.shape) != value.shape and np.prod(node.shape) == np.prod(value.shape):
+            made = self._call("torch.reshape", made, value.shape)  # the base of a view of it all
+            node = self.applier.builder.nodes[made.id]
         if tuple(node.shape) != value.shape:
             raise UnsupportedError(f"{operation.name} has another shape here")
         if node.op is None or any(ref.id == made.id for ref in self.refs.values()):

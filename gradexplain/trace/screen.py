@@ -169,8 +169,9 @@ def _sentence(trace: Trace, status: str, checked: int, operations: int) -> str:
 def rows_of(trace: Trace, snapshot: Snapshot | None) -> tuple[list[Row], int | None]:
     zeros: dict[str, float] = {}
     for entry in snapshot.accumulated if snapshot is not None else ():
-        if entry.added is not None and entry.added.size:
-            zeros[entry.name] = float((entry.added == 0).mean())
+        added = snapshot.values[entry.value].upstream if snapshot and entry.value >= 0 else None
+        if added is not None and added.size:  # as PyTorch gave it: rounding noise is no zero
+            zeros[entry.name] = float((added == 0).mean())
     rows = []
     calls = sorted({call for leaf in trace.journal.leaves.values() for call in leaf.stats})
     last = calls[-1] if len(calls) > 1 else None

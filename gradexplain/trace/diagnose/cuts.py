@@ -56,7 +56,7 @@ def of_cuts(trace: Trace) -> Iterator[Finding]:
             names.setdefault(reason, []).append(name or f"the tensor whose .grad {at(read)} reads")
     for key in members - wanted.keys():
         leaf = journal.leaves.get(key)
-        if leaf is None or leaf.reached or not leaf.stepped:
+        if leaf is None or leaf.reached or not leaf.stepped or not leaf.requires:
             continue
         reason = _reason(trace, key)
         if reason is not None:

@@ -265,7 +265,7 @@ def _logarithm(scene: Scene, operation: Operation) -> Iterator[Finding]:
         what = f"the {made} of {at(source.site)}"
     elif made == "sum" and source.inputs:
         inner = _through_moves(scene, source.inputs[0])
-        if inner is None or plain(inner.name) != "exp":
+        if inner is None or plain(inner.name) != "exp" or _is_shifted(scene, inner):
             return
         instead, what = "torch.logsumexp(…, dim)", f"a sum of exp ({at(inner.site)})"
     else:
@@ -277,6 +277,14 @@ def _logarithm(scene: Scene, operation: Operation) -> Iterator[Finding]:
         f"write {instead} in one.",
         line_of(operation.site),
     )
+
+
+def _is_shifted(scene: Scene, exponential: Operation) -> bool:
+    """Whether the largest was subtracted before exp: then the sum is at least 1."""
+    given = scene.value(exponential.inputs[0])
+    maker = scene.maker(given.id)
+    shifted = maker is not None and plain(maker.name) in ("sub", "rsub", "add")
+    return shifted and given.array is not None and float(given.array.max(initial=-1.0)) <= 1e-6
 
 
 # -- derivatives that are 0 ------------------------------------------------------------------------
