@@ -29,6 +29,7 @@ from gradexplain.formats.text import Style
 
 if TYPE_CHECKING:
     from gradexplain.trace.call import Brief
+    from gradexplain.trace.diagnose.finding import Finding
     from gradexplain.trace.rows import Row
     from gradexplain.trace.screen import Calls, Factor, Path, Screen, Stop
     from gradexplain.trace.ways import Way
@@ -193,11 +194,14 @@ def _rest(screen: Screen) -> list[Block]:
             blocks.append(Paragraph(line(name(names), f": {why}{where}")))
         if screen.more_nothing:
             blocks.append(Paragraph(line(label(f"{screen.more_nothing} more"))))
-    remarks = [finding for finding in screen.findings if finding.remark]
+    remarks: dict[str, list[Finding]] = {}
+    for finding in screen.findings:
+        if finding.remark:
+            remarks.setdefault(finding.kind, []).append(finding)
     items = [line(said) for said in screen.accumulated]
-    items += [line(f"{r.text} {r.remedy[:1].upper()}{r.remedy[1:]}") for r in remarks[:1]]
-    if len(remarks) > 1:
-        items.append(line(f"the same in {len(remarks) - 1} more layers"))
+    for first, *rest in remarks.values():
+        more = f" The same in {len(rest)} more places." if rest else ""
+        items.append(line(f"{first.text} {first.remedy[:1].upper()}{first.remedy[1:]}{more}"))
     items += [line(Span("the recorder failed: ", "bad"), failed) for failed in screen.failures[:2]]
     if items:
         blocks += [Heading("To know"), Notes(tuple(items))]

@@ -224,6 +224,8 @@ class Variables:
         self._names: set[str] = set()
         self._seen: set[int] = set()
         self._later: list[tuple[str, Any]] = []
+        #: By id, tensors that a module holds and has not registered.
+        self.unregistered: set[int] = set()
         scopes = list(_scopes(frame))
         modules: list[tuple[str, Any]] = []
         objects: list[tuple[str, Any]] = []
@@ -244,6 +246,9 @@ class Variables:
         for name, module in order:
             for path, parameter in [*module.named_parameters(), *module.named_buffers()]:
                 self._add(f"{name}.{path}", parameter)
+        for name, module in order:
+            for path, part in module.named_modules():
+                self._unregistered(f"{name}.{path}" if path else name, part)
         for name, tensor in self._later:
             self._add(name, tensor)
 
@@ -273,6 +278,31 @@ class Variables:
                     self._later.append((f"{name}[{key!r}]", item))
         elif name == "self" and hasattr(value, "__dict__"):
             objects.append((name, value))
+
+    def _unregistered(self, name: str, module: Any) -> None:
+        """Layers in a plain list or dict of a module's, tensors that are no parameters."""
+        for attribute, value in list(vars(module).items()):
+            if attribute.startswith("_"):
+                continue
+            held: list[tuple[str, Any]] = [(f"{name}.{attribute}", value)]
+            if isinstance(value, (list, tuple)):
+                held = [(f"{name}.{attribute}[{n}]", item) for n, item in enumerate(value[:_ITEMS])]
+            elif isinstance(value, dict):
+                held = [
+                    (f"{name}.{attribute}[{key!r}]", item)
+                    for key, item in [*value.items()][:_ITEMS]
+                ]
+            for path, item in held:
+                if isinstance(item, self._torch.nn.Module) and item is not value:
+                    tensors = [(f"{path}.{inner}", p) for inner, p in item.named_parameters()]
+                elif isinstance(item, self._torch.Tensor) and item.is_leaf and item.requires_grad:
+                    tensors = [(path, item)]
+                else:
+                    continue
+                for inner, tensor in tensors:
+                    if id(tensor) not in self._seen:
+                        self.unregistered.add(id(tensor))
+                        self._add(inner, tensor)
 
     def _add(self, name: str, tensor: Any) -> None:
         if name not in self._names and id(tensor) not in self._seen:

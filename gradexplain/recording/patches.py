@@ -66,6 +66,7 @@ class Listening:
         patches.set(threading.Thread, "_bootstrap_inner", self._thread())
         patches.set(torch, "compile", self._compile(torch.compile))
         self._compiled_modules()
+        patches.set(torch.nn.Module, "train", self._train(torch.nn.Module.train))
         self._optimizers(patches)
 
     def stop(self) -> None:
@@ -165,6 +166,25 @@ class Listening:
                 return function(*args, **kwargs)
 
         setattr(wrapper, _OURS, True)
+        return wrapper
+
+    def _train(self, train: Any) -> Any:
+        """``train`` and ``eval`` of a module, not of those in it."""
+        tape = self._tape
+        under_way: list[int] = []
+
+        @functools.wraps(train)
+        def wrapper(module: Any, mode: bool = True) -> Any:
+            if under_way or not tape.listens():
+                return train(module, mode)
+            before = module.training
+            under_way.append(1)
+            try:
+                return train(module, mode)
+            finally:
+                under_way.clear()
+                tape.mode(module, before)
+
         return wrapper
 
     # -- optimizers ------------------------------------------------------------------------------

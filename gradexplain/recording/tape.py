@@ -14,7 +14,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Protocol
 
@@ -26,40 +25,29 @@ from gradexplain.recording.calls import (
     KEY,
     Call,
     Change,
-    Cut,
     Operand,
     attach,
     geometry,
     is_computed,
-    leaves_behind,
     tensors_in,
 )
+from gradexplain.recording.ends import COPYING, Ends
 from gradexplain.recording.forward import Forward
 from gradexplain.recording.frames import Site, site
-from gradexplain.recording.operators import LEAVING, Kind, classify
+from gradexplain.recording.operators import Kind, classify
 from gradexplain.recording.patches import Listening
 
 #: How many of the last changes in place are remembered, for the error that one of them may cause.
 _CHANGES = 512
 
-#: Of a tensor that is made without grad, so many reasons are remembered.
-_REASONS = 4
+_ADDS = {"__add__", "__radd__", "__iadd__", "add", "add_"}
 
-#: At one line, so many times the leaves behind a tensor that is cut off are looked for.
-_WALKS = 4
-
-#: So many places are remembered at which a way was cut.
-_LOGGED = 400
-
-#: Calls that take a tensor away from autograd and nothing else.
-_DETACHING = {"detach", "data", "detach_"}
+#: Where a node of autograd's says that a backward has gone through it.
+DONE = "gradexplain done"
 
 _NO_NAMES: dict[str, Any] = {}
 
 _transforms_active = torch._C._are_functorch_transforms_active
-
-#: Calls that make a new tensor from the numbers in others.
-_COPYING = {"tensor", "as_tensor", "from_numpy", "asarray", "new_tensor"}
 
 
 class Listener(Protocol):
@@ -102,18 +90,6 @@ class _Local(threading.local):
     stepping = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """Where numbers that require grad left PyTorch, or ``.grad`` of a result was read."""
-
-    name: str
-    site: Site | None
-    tensor: str
-    sources: tuple[Any, ...]  # weak references to leaves
-    made: Site | None = None
-    function: str = ""
-
-
 class Tape(TorchFunctionMode):
     """Records while somebody listens: `join` and `leave` in any order."""
 
@@ -129,23 +105,19 @@ class Tape(TorchFunctionMode):
         self._forget()
 
     def _forget(self) -> None:
-        #: By id, of tensors that do not require grad: why not, and what they are called.
-        self._cuts: dict[int, tuple[Any, tuple[Cut, ...], tuple[str, ...]]] = {}
-        self._walks: dict[Any, int] = {}
+        self.ends = Ends()
+        #: By the place of an addition: how often it added a loss to a sum that it made itself after
+        #: backward had gone through that loss.
+        self.sums: dict[Site, int] = {}
+        #: By id, modules whose ``train`` or ``eval`` was called: whether they were in training before
+        #: the first, and the place of the last.
+        self.modes: dict[int, tuple[Any, bool, Site | None]] = {}
         self.changes: deque[Change] = deque(maxlen=_CHANGES)
         #: Where optimizers took their last steps.
         self.steps: deque[tuple[str, Site | None]] = deque(maxlen=8)
         #: Counts calls and changes in place, in order.
         self.clock = 0
         self.backwards = 0
-        #: Where values left, by the kind of call and its place.
-        self.exits: dict[Any, Exit] = {}
-        #: Where the way to some leaves was cut, the first time at each place.
-        self.cut_log: dict[Any, tuple[str, str, Site | None, frozenset[int]]] = {}
-        #: Leaves whose ``.grad`` was read and was None after a backward: where.
-        self.reads: dict[int, tuple[Any, Site | None]] = {}
-        #: Where ``requires_grad`` was set to False, by id of the tensor.
-        self.frozen: dict[int, tuple[Any, Site | None]] = {}
         #: The last call that failed: what it was, its tensors and where.
         self.failed: tuple[Kind, tuple[Any, ...], Site | None] | None = None
         self.failed_with = 0
@@ -169,9 +141,7 @@ class Tape(TorchFunctionMode):
             if not self._listeners:
                 self._listening.stop()
                 self.callers.forget()
-                self._cuts.clear()
-                self._walks.clear()
-                self.frozen.clear()
+                self.ends = Ends()
         self.settle()
 
     def listens(self) -> bool:
@@ -276,8 +246,8 @@ class Tape(TorchFunctionMode):
                 node = result.grad_fn
                 if node is not None:
                     self._record(kind, args, kwargs, ((node, result.output_nr, ()),), frame)
-                elif not result.requires_grad or kind.name in _COPYING:
-                    self._cut(kind, args, result, frame)
+                elif not result.requires_grad or kind.name in COPYING:
+                    self.ends.cut(kind, args, result, frame)
             elif isinstance(result, (tuple, list)):
                 outputs = [(part.grad_fn, part.output_nr, (n,))
                            for n, part in enumerate(result) if is_computed(part)]  # fmt: skip
@@ -307,16 +277,38 @@ class Tape(TorchFunctionMode):
                 if call is None:
                     self.clock += 1
                     call = Call(kind, packed, named, operands, site(frame), self.clock)
+                    if kind.name in _ADDS:
+                        self._added(call)
                 attach(node, nr, call, path)
+
+    def _added(self, call: Call) -> None:
+        """Whether a loss that is done with is added to a sum of such, with its graph."""
+        nodes = [operand.node for operand in call.operands if operand.node is not None]
+        if len(nodes) == 2 and call.site is not None:
+            own = [
+                KEY in node.metadata and node.metadata[KEY][0].site == call.site for node in nodes
+            ]
+            done = [
+                any(
+                    n is not None and DONE in n.metadata
+                    for n in (m, *(t for t, _ in m.next_functions))
+                )
+                for m in nodes
+            ]
+            if (own[0] and done[1]) or (own[1] and done[0]):
+                self.sums[call.site] = self.sums.get(call.site, 0) + 1
+
+    def mode(self, module: Any, training: bool) -> None:
+        """``train`` or ``eval`` has been called on a module, which was ``training`` before."""
+        first = self.modes.get(id(module), (None, training))[1]
+        self.modes[id(module)] = weakref.ref(module), first, site(sys._getframe(2))
 
     def _pack(self, arg: Any, operands: list[Operand], changing: Any = None) -> Any:
         """An argument with its tensors as operands; of ``changing`` the value is copied."""
         if isinstance(arg, torch.Tensor):
             operand = Operand(arg, copy=arg is changing)
-            if operand.node is None and self._cuts and operand.leaf is None:
-                entry = self._cuts.get(id(arg))
-                if entry is not None and entry[0]() is arg:
-                    operand.cuts, operand.names = entry[1:]
+            if operand.node is None and operand.leaf is None:
+                operand.cuts, operand.names = self.ends.of(arg)
             operands.append(operand)
             return operand
         if type(arg) in (list, tuple):
@@ -324,49 +316,10 @@ class Tape(TorchFunctionMode):
         return arg
 
     def _asked(self, kind: Kind, args: Any, frame: FrameType) -> None:
-        """A question that tells something: numbers that leave, ``.grad`` of a result."""
-        name = kind.name
-        if name not in LEAVING and name not in ("grad.__get__", "requires_grad.__set__"):
-            return
         try:
-            self._noted(name, args, frame)
+            self.ends.asked(kind.name, args, frame, later=bool(self.backwards))
         except Exception as error:  # the script is not to see that we failed
             self.broke(error)
-
-    def _noted(self, name: str, args: Any, frame: FrameType) -> None:
-        tensor = args[0] if args else None
-        if not isinstance(tensor, torch.Tensor):
-            return
-        if name == "requires_grad.__set__":
-            if len(args) > 1 and not args[1]:
-                self.frozen[id(tensor)] = weakref.ref(tensor), site(frame)
-            return
-        if not tensor.requires_grad:
-            return
-        if tensor.grad_fn is None and name == "grad.__get__":
-            if self.backwards and tensor.grad is None:
-                self.reads[id(tensor)] = weakref.ref(tensor), site(frame)
-            return
-        if name == "grad.__get__" and tensor.retains_grad:
-            return
-        key = name, frame.f_code, frame.f_lasti
-        walks = self._walks[key] = self._walks.get(key, 0) + 1
-        if walks > _WALKS:
-            return
-        place = site(frame)
-        entry = None if tensor.grad_fn is None else tensor.grad_fn.metadata.get(KEY)
-        made = entry[0] if entry is not None else None
-        names: tuple[str, ...] = ()
-        if made is not None and made.site is not None:
-            names = made.site.names
-        self.exits[key] = Exit(
-            name,
-            place,
-            names[0] if len(names) == 1 else "",
-            tuple(leaves_behind([tensor])),
-            None if made is None else made.site,
-            "" if made is None else made.kind.name,
-        )
 
     # -- changes in place ------------------------------------------------------------------------
 
@@ -405,10 +358,12 @@ class Tape(TorchFunctionMode):
         if call is None:
             self._changed(kind, target, place)
             if not target.requires_grad:
-                self._cut(kind, args, target, frame)
+                self.ends.cut(kind, args, target, frame)
             return
         self.clock += 1
         call.site, call.stamp = place, self.clock
+        if kind.name in _ADDS:
+            self._added(call)
         changed = target
         if call.base is not None:
             changed = target._base
@@ -423,64 +378,6 @@ class Tape(TorchFunctionMode):
             version = -1 if target.is_inference() else target._version
             self.clock += 1
             self.changes.append(Change(storage, version, kind.name, place, self.clock))
-
-    # -- where the gradient's way ends -----------------------------------------------------------
-
-    def _cut(self, kind: Kind, args: Any, result: Any, frame: FrameType) -> None:
-        """Remember why ``result`` does not require grad although it was made from what does."""
-        sources = []
-        reasons: tuple[Cut, ...] = ()
-        for arg in args:
-            for tensor in arg if type(arg) in (list, tuple) else (arg,):
-                if not isinstance(tensor, torch.Tensor) or tensor is result:
-                    continue
-                if tensor.requires_grad:
-                    sources.append(tensor)
-                elif self._cuts:
-                    entry = self._cuts.get(id(tensor))
-                    if entry is not None and entry[0]() is tensor:
-                        reasons += tuple(cut for cut in entry[1] if cut not in reasons)
-        enabled = torch.is_grad_enabled()
-        if not sources and not reasons and not enabled:
-            return
-        place = site(frame)
-        if sources:
-            if kind.name in _COPYING:
-                why = "copied"
-            elif not enabled:
-                why = "no_grad"
-            elif kind.name in _DETACHING:
-                why = "detached"
-            else:
-                why = "no derivative"
-            key = (place.filename, place.line) if place is not None else None
-            walks = self._walks[key] = self._walks.get(key, 0) + 1
-            leaves = tuple(leaves_behind(sources)) if walks <= _WALKS else ()
-            if leaves and len(self.cut_log) < _LOGGED:
-                ids = frozenset(id(leaf()) for leaf in leaves)
-                self.cut_log.setdefault((key, kind.name), (why, kind.name, place, ids))
-            reasons = (Cut(why, place, kind.name, leaves), *reasons)
-        names = place.names if place is not None and kind.kind != "inplace" else ()
-        if reasons or len(names) == 1:
-            self._remember(result, reasons, names)
-
-    def _remember(self, result: Any, reasons: tuple[Cut, ...], names: tuple[str, ...]) -> None:
-        key = id(result)
-        cuts = self._cuts
-
-        def forget(_: Any, key: int = key) -> None:
-            cuts.pop(key, None)
-
-        entry = cuts.get(key)
-        if entry is not None and entry[0]() is result:
-            reasons = (*reasons, *(cut for cut in entry[1] if cut not in reasons))
-            names = names or entry[2]
-        cuts[key] = weakref.ref(result, forget), reasons[:_REASONS], names
-
-    def cuts_of(self, tensor: Any) -> tuple[Cut, ...]:
-        """Why ``tensor`` does not require grad, where that was seen."""
-        entry = self._cuts.get(id(tensor))
-        return entry[1] if entry is not None and entry[0]() is tensor else ()
 
     # -- custom functions ------------------------------------------------------------------------
 

@@ -296,7 +296,7 @@ class Capture(Values):
         for name, tensor in self.variables.tensors:
             frozen = isinstance(tensor, torch.nn.Parameter) and not tensor.requires_grad
             if frozen and name not in used:
-                frozen_at = self.recorder.frozen.get(id(tensor), (None, None))[1]
+                frozen_at = self.recorder.ends.frozen.get(id(tensor), (None, None))[1]
                 found.append(left(name, tensor, "it does not require grad", frozen_at))
         for value in snapshot.values:
             if value.kind != "constant" or not value.names or value.names == ("mask",):

@@ -215,7 +215,7 @@ def _spoken(name: str) -> str:
 
 def _no_grad(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
     name = scene.root()
-    cuts = scene.recorder.cuts_of(scene.roots[0]) if scene.roots else ()
+    cuts = scene.recorder.ends.of(scene.roots[0])[0] if scene.roots else ()
     if cuts:
         cut = cuts[0]
         what = {
@@ -232,7 +232,7 @@ def _no_grad(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
             "no derivative": f"use a function with a derivative in place of {cut.name}.",
         }[cut.why]
         return f"{name} has no grad_fn: {what}, so nothing leads back to a leaf.", remedy
-    left = [found for found in scene.recorder.exits.values() if found.name != "grad.__get__"]
+    left = [found for found in scene.recorder.ends.exits.values() if found.name != "grad.__get__"]
     if left and left[-1].site is not None:
         found = left[-1]
         return (

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from gradexplain.recording.calls import KEY
 from gradexplain.recording.frames import Site, Variables
 
 #: So many calls are measured, and then those that are farther apart by this factor each time.
@@ -27,6 +28,9 @@ _STEPS = 2
 
 #: Where a node of autograd's says which call asked for its graph to be kept.
 _KEPT = "gradexplain kept"
+
+#: Layers that compute something else in evaluation.
+_MOODY = (torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._BatchNorm)
 
 #: At this call the script's optimizers are looked for.
 _LOOK = 3
@@ -66,6 +70,10 @@ class Leaf:
     version: int = 0
     place: int = 0
     changed: bool = False
+    #: Held by a module that has not registered it.
+    unregistered: bool = False
+    #: The norms of its gradient and of itself after the last backward that was measured.
+    after: tuple[float, float] | None = None
     requires: bool = False
     #: ‖step‖/‖weight‖ of the steps that were compared.
     ratio: float | None = None
@@ -87,6 +95,17 @@ class Optimizer:
     reference: Any = None
 
 
+@dataclass(slots=True)
+class Kept:
+    """The graphs that one line keeps: their sizes, how often one is gone through again, and where a
+    value was made that ties a graph to one before.
+    """
+
+    sizes: list[int] = field(default_factory=list)
+    again: int = 0
+    carried: Site | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that is not as it should be, with its places."""
@@ -94,6 +113,16 @@ class Event:
     kind: str
     sites: tuple[Site | None, ...]
     data: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Mode:
+    """Backwards of one line through a module that is in training, and then no longer is."""
+
+    trained: int = 0
+    left: int = 0
+    place: Site | None = None
+    back: bool = False
 
 
 class Journal:
@@ -109,12 +138,15 @@ class Journal:
         self.at_hand: dict[int, str] = {}
         self._next = _FIRST
         self._closure: Optimizer | None = None
+        self._lines: dict[int, Site | None] = {}
+        #: By module and line: whether it was left in evaluation.
+        self.modes: dict[tuple[int, Site | None], Mode] = {}
         #: Whether the last call was measured.
         self.measuring = True
         self._copies: dict[int, Any] = {}
         self._since: dict[int, tuple[int, Site | None]] = {}  # leaf: last backward since a step
         #: By place: how often retain_graph=True was asked for, how often such a graph was used again.
-        self.kept: dict[Site | None, list[int]] = {}
+        self.kept: dict[Site | None, Kept] = {}
 
     # -- backward --------------------------------------------------------------------------------
 
@@ -170,17 +202,27 @@ class Journal:
         if not retain and not self.kept:
             return
         again: set[Site | None] = set()
-        for node in _nodes(roots):
+        fresh, carried = [], None
+        count = 0
+        for node in nodes_behind(roots):
             if type(node).__name__ == "AccumulateGrad":
                 continue
+            count += 1
             if _KEPT in node.metadata:
                 again.add(node.metadata[_KEPT])
-            if retain:
-                node.metadata[_KEPT] = place
+                continue
+            for target, _ in node.next_functions:
+                if target is not None and _KEPT in target.metadata and KEY in target.metadata:
+                    carried = target.metadata[KEY][0].site
+            fresh.append(node)
+        for node in fresh if retain else ():
+            node.metadata[_KEPT] = place
         for before in again:
-            self.kept[before][1] += 1
+            self.kept[before].again += 1
         if retain:
-            self.kept.setdefault(place, [0, 0])[0] += 1
+            kept = self.kept.setdefault(place, Kept())
+            kept.sizes.append(count)
+            kept.carried = carried or kept.carried
 
     def begin(self, roots: Sequence[Any]) -> dict[int, tuple[Any, Any]]:
         """The leaves behind the roots, each with its ``.grad`` as it is now."""
@@ -234,7 +276,47 @@ class Journal:
                 self._event("stale", (None, place, self._closure.site), data)
             if norm > 0:
                 self._since[id(tensor)] = index, place
+        self._by_hand([tensor for tensor, _ in tensors], place, index)
         return finite
+
+    def look_at_modes(self, modes: dict[int, Any], index: int, place: Site | None) -> None:
+        """Which modules that a backward has reached are no longer in training."""
+        before = [call for call, line in self._lines.items() if line == place]
+        self._lines[index] = place
+        for key, (reference, was, where) in modes.items():
+            module = reference()
+            if module is None or not any(isinstance(m, _MOODY) for m in module.modules()):
+                continue
+            leaves = [self.leaves[id(p)] for p in module.parameters() if id(p) in self.leaves]
+            if not any(leaf.stepped and index in leaf.stats for leaf in leaves):
+                continue
+            seen = self.modes.get((key, place))
+            if seen is None:
+                trained = was and any(call in leaf.stats for leaf in leaves for call in before)
+                seen = self.modes[key, place] = Mode(int(trained))
+            if module.training:
+                seen.trained, seen.back = seen.trained + 1, seen.back or seen.left > 0
+            elif seen.trained:
+                seen.left, seen.place = seen.left + 1, where
+
+    def _by_hand(self, tensors: list[Any], place: Site | None, index: int) -> None:
+        """Leaves in no optimizer that were changed while their gradient stayed as it was."""
+        free = [t for t in tensors if not self.leaves[id(t)].stepped]
+        if not free or index > _FIRST:
+            return
+        pairs = zip(torch._foreach_norm([t.grad for t in free]),
+                    torch._foreach_norm([t.detach() for t in free]), strict=True)  # fmt: skip
+        stale = []
+        for tensor, (grad, size) in zip(free, pairs, strict=True):
+            leaf, now = self.leaves[id(tensor)], (float(grad), float(size))
+            stat = leaf.stats[index]
+            if leaf.after is not None and stat.norm > 0 and stat.before > 0:
+                kept = math.isclose(stat.before, leaf.after[0], rel_tol=1e-6)
+                if kept and now[1] != leaf.after[1]:
+                    stale.append(leaf)
+            leaf.after = now
+        if stale:
+            self._event("by hand", (place,), {"optimizer": None, "leaves": stale})
 
     def returned(self, before: dict[int, tuple[Any, Any]], frame: Any) -> None:
         """``autograd.grad`` adds to no ``.grad``."""
@@ -244,9 +326,11 @@ class Journal:
             self._meet(unknown, frame)
 
     def _meet(self, tensors: Sequence[Any], frame: Any) -> None:
-        names = {id(tensor): name for name, tensor in Variables(frame).tensors}
+        variables = Variables(frame)
+        names = {id(tensor): name for name, tensor in variables.tensors}
         for tensor in tensors:
-            self._leaf(tensor, names.get(id(tensor), ""))
+            leaf = self._leaf(tensor, names.get(id(tensor), ""))
+            leaf.unregistered |= id(tensor) in variables.unregistered
 
     def _leaf(self, tensor: Any, name: str) -> Leaf:
         leaf = self.leaves.get(id(tensor))
@@ -268,9 +352,7 @@ class Journal:
         tensors = [p for group in optimizer.param_groups for p in group["params"]]
         known = self.optimizers.get(id(optimizer))
         if known is None or known.reference() is not optimizer:
-            names = {id(tensor): name for name, tensor in Variables(frame).tensors}
-            for tensor in tensors:
-                self._leaf(tensor, names.get(id(tensor), ""))
+            self._meet(tensors, frame)
             known = self.optimizers[id(optimizer)] = Optimizer(
                 type(optimizer).__name__, _name_of(optimizer, frame), place,
                 tuple(id(tensor) for tensor in tensors), reference=weakref.ref(optimizer),
@@ -360,13 +442,13 @@ def _leaves(roots: Sequence[Any]) -> Iterator[Any]:
         if root.grad_fn is None and root.requires_grad:
             given.add(id(root))
             yield root
-    for node in _nodes(roots):
+    for node in nodes_behind(roots):
         variable = getattr(node, "variable", None)
         if variable is not None and id(variable) not in given:
             yield variable
 
 
-def _nodes(roots: Sequence[Any]) -> Iterator[Any]:
+def nodes_behind(roots: Sequence[Any]) -> Iterator[Any]:
     """Autograd's nodes behind the roots, each once."""
     stack = [root.grad_fn for root in roots if root.grad_fn is not None]
     seen: set[Any] = set()

@@ -15,15 +15,17 @@ import torch
 
 from gradexplain.errors import first_line
 from gradexplain.recording.frames import Site, Variables, site, user_frame
-from gradexplain.recording.tape import TAPE
+from gradexplain.recording.tape import DONE, TAPE
 from gradexplain.trace.call import Brief, TracedCall
 from gradexplain.trace.capture import Capture
 from gradexplain.trace.diagnose.finding import Finding
 from gradexplain.trace.explain import explained, unexplained
 from gradexplain.trace.faults import Fault, explain_fault
 from gradexplain.trace.groups import TooLarge
+from gradexplain.trace.guard import Guarded
 from gradexplain.trace.heard import Heard
 from gradexplain.trace.journal import Journal
+from gradexplain.trace.late import Plan, first_bad, plan_of
 from gradexplain.trace.rows import Row
 from gradexplain.trace.saved import mark_freed
 from gradexplain.trace.snapshot import Snapshot
@@ -116,6 +118,10 @@ class Trace:
         self.left: list[tuple[str, Site | None, frozenset[int]]] = []
         self.reads: dict[int, tuple[str, Site | None]] = {}
         self.result_reads: list[tuple[str, Site | None, str, Site | None]] = []
+        self.sums: dict[Site, int] = {}
+        #: By line, the nodes of the first captured graph; what the first bad call was told by.
+        self._plans: dict[tuple[str, int], Plan] = {}
+        self.late: tuple[str, Site | None] = "", None
         self._findings: list[Finding] | None = None
         self._screen: Screen | None = None
 
@@ -250,14 +256,15 @@ class Trace:
             if under_way.capture is not None:
                 under_way.capture.finish(under_way.result, returns=under_way.returns)
         self.journal.close()
-        self.cuts = list(TAPE.cut_log.values())
-        for found in TAPE.exits.values():
+        self.sums = dict(TAPE.sums)
+        self.cuts = list(TAPE.ends.log.values())
+        for found in TAPE.ends.exits.values():
             leaves = frozenset(id(leaf()) for leaf in found.sources if leaf() is not None)
             if found.name == "grad.__get__":
                 self.result_reads.append((found.tensor, found.made, found.function, found.site))
             else:
                 self.left.append((found.name, found.site, leaves))
-        for key, (reference, place) in TAPE.reads.items():
+        for key, (reference, place) in TAPE.ends.reads.items():
             tensor = reference()
             if tensor is not None and tensor.grad is None:
                 source = "" if place is None else place.source
@@ -321,9 +328,9 @@ class Trace:
         self.all.append(Brief(len(self.all) + 1, "torch.func", place, None))
         self._by_line.setdefault(_key(place), []).append(len(self.all))
 
-    def guarded(self) -> _Guarded:
+    def guarded(self) -> Guarded:
         """What fails in here is ours, not the script's."""
-        return _Guarded(self)
+        return Guarded(self)
 
     def backward(
         self, function: Callable[[], Any], name: str, arguments: dict[str, Any], frame: FrameType
@@ -357,6 +364,8 @@ class Trace:
         """Note a call of which nothing is wanted but that it was made; whether it is one."""
         index = len(self.all) + 1
         if index == self.pick.call or arguments.get("retain_graph") or self.journal.is_due(index):
+            return False
+        if self._finite and self._keeps_all and not _is_fine(roots):
             return False
         with self.guarded():
             brief = self._noted(index, name, roots, frame)
@@ -395,6 +404,8 @@ class Trace:
             retain = bool(arguments.get("retain_graph"))
             self.journal.keep(roots, place, retain=retain and not arguments.get("create_graph"))
             under_way.leaves = self.journal.begin(roots)
+        if value is not None and index == self.bad and not TAPE.recording:
+            self.late = first_bad(roots, self._plans.get(_key(place)))
         if self.pick.last and not arguments.get("create_graph"):
             self._snapshots.clear()
             self._kept_call = None
@@ -456,6 +467,9 @@ class Trace:
 
     def _end(self, under_way: _UnderWay, result: Any, frame: FrameType) -> None:
         brief = under_way.brief
+        for root in under_way.roots if not under_way.returns else ():
+            if root.grad_fn is not None:
+                root.grad_fn.metadata[DONE] = True
         if under_way.leaves is None:
             self.journal.skip()
         elif under_way.returns:
@@ -464,6 +478,7 @@ class Trace:
             brief.finite = self.journal.end(
                 brief.index, under_way.leaves, brief.site, user_frame(frame)
             )
+            self.journal.look_at_modes(TAPE.modes, brief.index, brief.site)
             if not brief.finite and _scaled(user_frame(frame)):
                 brief.finite = True  # GradScaler skips such a step, and makes its factor smaller
             elif not brief.finite and self._finite and self._keeps_all:
@@ -475,6 +490,8 @@ class Trace:
             under_way.result = result
         elif under_way.capture is not None and under_way.snapshot is not None:
             under_way.capture.finish(result, returns=under_way.returns)
+            if _key(brief.site) not in self._plans:
+                self._plans[_key(brief.site)] = plan_of(under_way.capture)
             if not self.pick.last:
                 self._kept += under_way.capture.kept
             self._large[_key(brief.site)] = under_way.capture.kept > _LARGE
@@ -528,27 +545,10 @@ class _UnderWay:
     given: list[Any] = field(default_factory=list)
 
 
-class _Guarded:
-    """Neither recorded nor differentiated; the script is to run as it would without us."""
-
-    __slots__ = ("_grad", "_off", "_trace")
-
-    def __init__(self, trace: Trace) -> None:
-        self._trace = trace
-
-    def __enter__(self) -> None:
-        self._off = torch._C.DisableTorchFunction()
-        self._off.__enter__()
-        self._grad = torch.is_grad_enabled()
-        torch._C._set_grad_enabled(False)
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
-        torch._C._set_grad_enabled(self._grad)
-        self._off.__exit__(kind, error, traceback)
-        if isinstance(error, Exception):
-            self._trace.broke(error)
-            return True
-        return False
+def _is_fine(roots: list[Any]) -> bool:
+    """Whether a scalar's value is a number."""
+    root = roots[0].detach()
+    return root.numel() != 1 or root.is_complex() or math.isfinite(float(root))
 
 
 def _scaled(frame: FrameType | None) -> bool:

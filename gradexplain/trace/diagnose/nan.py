@@ -45,14 +45,18 @@ def of_calls(trace: Trace, explained: set[int]) -> Iterator[Finding]:
         bad = not brief.finite or (brief.value is not None and not np.isfinite(brief.value))
         if bad and not brief.error:
             if brief.index not in explained:
-                what = (
-                    f"its value is {brief.value}" if brief.finite else "gradients are not numbers"
-                )
+                bad_value = brief.value is not None and not np.isfinite(brief.value)
+                what = f"its value is {brief.value}" if bad_value else "gradients are not numbers"
+                said, place = trace.late if brief.index == trace.bad else ("", None)
+                if said:
+                    where = "" if place is None else f" at {at(place)}"
+                    name, _, rest = said.partition(" ")
+                    what += f": {name}{where} {rest}"
                 yield Finding(
                     "not a number",
                     f"From call {brief.index} on ({at(brief.site)}) {what}.",
                     f"gradexplain trace --call {brief.index} shows where it first arises.",
-                    line_of(brief.site),
+                    line_of(place, brief.site),
                     brief.index,
                 )
             return
@@ -171,7 +175,11 @@ def _why(
         below = second if name not in ("reciprocal",) else first
         if below == 0:
             top = f"{short(first)}/0" if name != "reciprocal" else "1/0"
-            return f"divides by 0 ({top})", "keep the divisor away from 0, as in x/(y + 1e-8)."
+            divisor = scene.maker(given[-1].id) if given else None
+            by = ""
+            if divisor is not None and name != "rtruediv":
+                by = f", the {plain(divisor.name)} of {at(divisor.site)}"
+            return f"divides by 0 ({top}{by})", "keep the divisor away from 0, as in x/(y + 1e-8)."
     if name in ("sqrt", "rsqrt") and first is not None:
         return (
             f"of {short(first)}",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from gradexplain.recording.frames import Site
 from gradexplain.trace.diagnose.finding import Finding, at, line_of, listed, short
 from gradexplain.trace.journal import Event, Journal, Leaf, Optimizer
 
@@ -14,6 +16,14 @@ if TYPE_CHECKING:
 
 #: Calls in a row with the same loss, after steps, before it is called constant.
 _SAME = 5
+
+_UNREGISTERED = (
+    "parameters() does not find what a plain list, dict or tensor of a module holds: use "
+    "nn.ModuleList, nn.ModuleDict or nn.Parameter."
+)
+
+#: Losses added up with their graphs are said from so many on.
+_ADDED = 3
 
 #: A loss has run away when it is this much larger than at first.
 _AWAY = 1e4
@@ -38,6 +48,20 @@ def of_steps(trace: Trace) -> Iterator[Finding]:
             line_of(*(brief.site for brief in trace.all[-1:])),
         )
     yield from _memberships(journal)
+    for place, count in trace.sums.items():
+        if count >= _ADDED:
+            yield _added_up(place, count)
+    for mode in journal.modes.values():
+        if mode.left >= 2 and not mode.back:
+            yield Finding(
+                "left in eval",
+                f"The module stays in evaluation after the eval() at {at(mode.place)}: the backward calls "
+                "that come after it train without dropout, and batch normalisation no longer learns "
+                "its statistics.",
+                "call model.train() where each epoch of training begins.",
+                line_of(mode.place),
+            )
+            break
     yield from _losses(trace)
     yield from _kept_graphs(trace)
 
@@ -97,7 +121,35 @@ def _double(event: Event, journal: Journal) -> Finding:
     )
 
 
-_EVENTS = {"stale": _stale, "wiped": _wiped, "double step": _double}
+def _by_hand(event: Event, journal: Journal) -> Finding:
+    (backward,) = event.sites
+    leaf: Leaf = event.data["leaves"][0]
+    names = [leaf.name or "a leaf" for leaf in event.data["leaves"]]
+    stat = leaf.stats[event.data["call"]]
+    return Finding(
+        "zero_grad forgotten",
+        f"The gradients are never set to zero: {listed(names)} {'is' if len(names) == 1 else 'are'} "
+        f"updated by hand, and the backward at {at(backward)} adds to the gradient that was used for "
+        f"it ({leaf.name or 'a leaf'}: {short(stat.before)} was there, {short(stat.norm)} was added).",
+        f"set {leaf.name or 'w'}.grad = None after each update.",
+        line_of(backward),
+        event.data["call"],
+    )
+
+
+def _added_up(place: Site, count: int) -> Finding:
+    """Losses added up with their graphs."""
+    name = place.names[0] if place.names else "the sum"
+    return Finding(
+        "graph grows",
+        f"{name} at {at(place)} adds up losses that backward has gone through already, more than "
+        f"{count} times: it keeps autograd's nodes of every call, and grows with the loop.",
+        "add the number alone: loss.item() (or loss.detach()).",
+        line_of(place),
+    )
+
+
+_EVENTS = {"by hand": _by_hand, "stale": _stale, "wiped": _wiped, "double step": _double}
 
 
 # -- who is in which optimizer ---------------------------------------------------------------------
@@ -109,7 +161,10 @@ def _memberships(journal: Journal) -> Iterator[Finding]:
         return
     inside = {key for optimizer in optimizers for key in optimizer.leaves}
     got = [leaf for leaf in journal.leaves.values() if _got(leaf)]
-    left = [leaf for leaf in got if leaf.parameter and leaf.key not in inside and leaf.name]
+    left = [
+        leaf for leaf in got
+        if (leaf.parameter or leaf.unregistered) and leaf.key not in inside and leaf.name
+    ]  # fmt: skip
     left = [leaf for leaf in left if not leaf.changed]
     if left and len(left) < len(got):
         names = [leaf.name for leaf in left]
@@ -118,9 +173,11 @@ def _memberships(journal: Journal) -> Iterator[Finding]:
             "not in the optimizer",
             f"{listed(names)} {verb} in no optimizer: {optimizers[0].name}.step() at "
             f"{at(optimizers[0].site)} changes the others only.",
-            "give it all that is to learn, as in "
-            f"torch.optim.{optimizers[0].kind}(model.parameters()); or set requires_grad_(False) "
-            "on what is to stay as it is.",
+            _UNREGISTERED
+            if any(leaf.unregistered for leaf in left)
+            else "give it all that is to learn, as in "
+            f"torch.optim.{optimizers[0].kind}(model.parameters()), after the last layer was made; or "
+            "set requires_grad_(False) on what is to stay as it is.",
             line_of(optimizers[0].site),
         )
     if left and len(left) == len(got):
@@ -167,13 +224,17 @@ def _losses(trace: Trace) -> Iterator[Finding]:
         if len(briefs) < _SAME:
             continue
         if stepped and len(set(values)) == 1 and values[0] == values[0] and finite:
+            rates = {r for o in trace.journal.optimizers.values() for r in o.rates}
+            still = ": lr is 0" if rates == {0.0} else ", for no step changes a parameter"
             moved = any(leaf.ratio for leaf in trace.journal.leaves.values())
             yield Finding(
                 "constant loss",
                 f"The loss at {at(place)} is {short(values[0])} in all of its {len(values)} calls"
-                + ("" if moved else ", for no step changes a parameter")
+                + ("" if moved else still)
                 + ".",
-                "look below for what gets no gradient.",
+                "give the optimizer a learning rate above 0."
+                if rates == {0.0}
+                else "look below for what gets no gradient.",
                 line_of(place),
             )
         elif len(finite) >= 2 and abs(finite[0]) > 0 and stepped:
@@ -199,11 +260,26 @@ def _losses(trace: Trace) -> Iterator[Finding]:
 
 def _kept_graphs(trace: Trace) -> Iterator[Finding]:
     for place, count in trace.journal.kept.items():
-        if count[0] >= 3 and count[1] == 0:
+        sizes = count.sizes
+        growing = len(sizes) >= 4 and all(a < b for a, b in itertools.pairwise(sizes))
+        if growing and count.carried is not None:
+            names = count.carried.names
+            what = names[0] if names else "what one step hands on to the next"
+            yield Finding(
+                "graph grows",
+                f"Each backward at {at(place)} goes back through all the steps before it "
+                f"({sizes[0]} nodes at first, {sizes[-1]} at call {len(sizes)} of them): {what}, made "
+                f"at {at(count.carried)}, is used again in the next step with its whole graph.",
+                f"detach it where one step ends, as in {names[0] if names else 'h'} = "
+                f"{names[0] if names else 'h'}.detach(), and leave out retain_graph=True.",
+                line_of(count.carried),
+            )
+        elif len(sizes) >= 3 and count.again == 0:
             yield Finding(
                 "graph kept",
-                f"retain_graph=True at {at(place)} keeps the graph of each of {count[0]} calls, and "
+                f"retain_graph=True at {at(place)} keeps the graph of each of {len(sizes)} calls, and "
                 "no later backward goes through one of them again: memory is held for nothing.",
                 "leave out retain_graph=True.",
                 line_of(place),
+                remark=True,
             )

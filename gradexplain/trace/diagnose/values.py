@@ -88,13 +88,26 @@ def _dead(scene: Scene, operation: Operation) -> Iterator[Finding]:
         numbers = (
             f" (its input is between {short(float(array.min()))} and {short(float(array.max()))})"
         )
+    weight = _zero_weight(scene, before)
     yield Finding(
         "dead units",
         f"{count} units of the {plain(operation.name)} at {where} are 0 for every one of the "
-        f"{samples} samples{numbers}: no gradient goes back through them.",
-        "start with smaller weights and a bias near 0, take a smaller lr, or use leaky_relu or gelu.",
+        f"{samples} samples{numbers}: {weight}no gradient goes back through them.",
+        "do not start with zeros: leave the layers as they are made, or use nn.init.kaiming_uniform_."
+        if weight
+        else "start with smaller weights and a bias near 0, take a smaller lr, or use leaky_relu or gelu.",
         line_of(operation.site),
     )
+
+
+def _zero_weight(scene: Scene, number: int | None) -> str:
+    """That a layer's weights are all 0, where they are."""
+    maker = None if number is None else _through_moves(scene, number)
+    for value in scene.given(maker) if maker is not None else ():
+        if value.kind == "leaf" and len(value.shape) > 1:
+            if value.array is not None and not value.array.any():
+                return f"{scene.name(value.id)} is 0 throughout, and "
+    return ""
 
 
 def _saturated(scene: Scene, operation: Operation) -> Iterator[Finding]:
@@ -335,20 +348,19 @@ def _biased(scene: Scene, operation: Operation) -> Iterator[Finding]:
 
 def _depth(scene: Scene) -> Iterator[Finding]:
     """Gradients that shrink, or grow, from layer to layer."""
-    layers = []
+    layers, shared = [], 0.0
     for operation in scene.operations:
         for number in operation.inputs:
             value = scene.value(number)
-            sole = len(scene.readers.get(number, ())) == 1
-            if (
-                value.kind == "leaf"
-                and sole
-                and len(value.shape) > 1
-                and value.upstream is not None
-            ):
+            if value.kind == "leaf" and len(value.shape) > 1 and value.upstream is not None:
                 size = norm(value.upstream) / np.sqrt(max(1, value.upstream.size))
-                layers.append((size, number, operation))
+                if len(scene.readers.get(number, ())) == 1:
+                    layers.append((size, number, operation))
+                else:
+                    shared = max(shared, size)
     if len(layers) < _LAYERS:
+        if layers and layers[0][0] < _VANISHED * shared:
+            yield from _repeated(scene, *layers[0], shared)
         return
     (first, number, operation), (last, end, _) = layers[0], layers[-1]
     if not (np.isfinite(first) and np.isfinite(last)):
@@ -376,6 +388,28 @@ def _depth(scene: Scene) -> Iterator[Finding]:
             "start with smaller weights (the default initialisation), normalise between the layers, "
             "and clip: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) before step.",
             line_of(operation.site),
+        )
+
+
+def _repeated(
+    scene: Scene, size: float, number: int, operation: Operation, other: float
+) -> Iterator[Finding]:
+    """A gradient that vanishes through a layer that is used again and again."""
+    turns: dict[tuple[str, int | None], list[Operation]] = {}
+    for each in scene.operations:
+        if plain(each.name) in ("sigmoid", "tanh", "relu") and operation.id < each.id:
+            turns.setdefault((plain(each.name), line_of(each.site)), []).append(each)
+    (name, line), steps = max(turns.items(), key=lambda t: len(t[1]), default=(("", None), []))
+    if len(steps) >= _LAYERS:
+        yield Finding(
+            "vanishing",
+            f"The gradient vanishes on its way back through the {len(steps)} steps of line {line}: "
+            f"{short(other)} per element in the weights used there, {short(size)} in "
+            f"{scene.name(number)} before them{_blame(scene)}: a factor of "
+            f"at most {short((max(size, 1e-45) / other) ** (1 / len(steps)))} per step.",
+            "take larger or orthogonal weights, fewer steps, a residual connection (h + f(h)), or an "
+            "LSTM or GRU.",
+            line,
         )
 
 
