@@ -8,8 +8,8 @@ operation (code) ──operation┤ subjects, code, setting: the forward as a gr
                             ▼
    faults ── outcomes: what came back, before J can be spoken of
           ── jacobian: rewrites of the true J that the claim may implement
-          ── edits: rewrites of the user's own source (rules, terms) at its places, run on a bench;
-             repairs: the same of a claim's graph
+          ── edits: rewrites of the user's own source or claim (rules) at its places, run on a
+             bench (code) or a formula_bench
                             ▼
      CheckReport (plain data, faults by codes) ──▶ pages/check, JSON, annotations
 """

@@ -15,7 +15,7 @@ import numpy as np
 
 from gradexplain.checking import numeric, points
 from gradexplain.checking.operation import backward_tree, quiet
-from gradexplain.checking.rewriting import Scope, text
+from gradexplain.checking.rewriting import SLOPES, Scope, text
 
 if TYPE_CHECKING:
     from gradexplain.checking.setting import CodeSetting
@@ -30,11 +30,20 @@ torch = numeric.torch_module()
 class Bench:
     """One Function's backward, run with its source changed, against the truth at every trial."""
 
-    def __init__(self, function: Any, trials: Sequence[Trial], names: Sequence[str]) -> None:
+    #: At most so many edits are run.
+    most = 8000
+
+    def __init__(
+        self,
+        function: Any,
+        trials: Sequence[Trial],
+        names: Sequence[str],
+        others: Sequence[Trial] = (),
+    ) -> None:
         self.function = function
         self.trials = list(trials)
         #: Further trials, at which what is right at these is run too.
-        self.others: Bench | None = None
+        self.others = Bench(function, others, names) if others else None
         #: Those to be mended, and those that are right and have to stay so.
         self.names = (
             *names,
@@ -139,6 +148,13 @@ class Bench:
             self.right_at(made, k, v) for k in range(len(self.trials)) for v in self.vs[k]
         ) and (self.others is None or self.others.tree is None or self.others.right(made))
 
+    def runs(self) -> bool:
+        """Whether the backward, as the tree is now, gives gradients of the right shapes."""
+        try:
+            return self.gradients(self.compiled(), 0, self.vs[0][0]) is not None
+        except (SyntaxError, ValueError, TypeError):
+            return False
+
     def scope(self) -> Scope:
         """What the backward can name, seen by running it once."""
         assert self.tree is not None
@@ -191,7 +207,7 @@ def _scope(tree: ast.FunctionDef, seen: dict[str, Any], made: Any, function: Any
     for name in [*sorted(upstream | inputs), *others]:
         if tensors.get(name):
             numbers += [f"{name}.shape[{i}]" for i in range(tensors[name])] + [f"{name}.numel()"]
-    dims = list(dict.fromkeys(["-1", "0", "1", *_dims_of(tree)]))
+    dims = list(dict.fromkeys(["-1", "0", "1", *dims_of(tree)]))
     conditions, epsilons, constants, result = _of_forward(function, known)
     numbers = [*constants, *numbers]
     outputs |= {result} - {""}
@@ -214,7 +230,7 @@ def _scope(tree: ast.FunctionDef, seen: dict[str, Any], made: Any, function: Any
         rank=max([y.ndim, *(t.ndim for t in leaves)]),
         dims=tuple(dims[:6]),
         masks=frozenset(booleans | masks - upstream),
-        expressions=tuple(_expressions(tree, function, known)[:8]),
+        expressions=tuple(_expressions(tree, function, known)[:12]),
         indices=frozenset(indices),
     )
 
@@ -227,7 +243,7 @@ def _assigned(tree: ast.AST) -> list[str]:
     ]  # fmt: skip
 
 
-def _dims_of(tree: ast.AST) -> list[str]:
+def dims_of(tree: ast.AST) -> list[str]:
     """The dims that reductions of a source run over."""
     found = []
     for node in ast.walk(tree):
@@ -282,6 +298,9 @@ def _expressions(tree: ast.AST, function: Any, known: dict[str, Any]) -> list[st
         for node in ast.walk(source) if source is not None else ():
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 shown = _in_names(node, known)
+                inner = _in_names(node.args[0], known) if node.args else ""
+                if inner and node.func.attr in SLOPES and len(inner) < 40:
+                    found.setdefault(f"({SLOPES[node.func.attr].format(inner)})")
                 if shown and len(shown) < 40 and "ctx.needs" not in shown and "saved" not in shown:
                     found.setdefault(shown)
     return list(found)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from gradexplain.checking import edits, numeric, points, repairs
+from gradexplain.checking import edits, numeric, points
+from gradexplain.checking.bench import Bench
+from gradexplain.checking.formula_bench import FormulaBench
 from gradexplain.checking.report import Fault
 from gradexplain.checking.trials import Trial, Tries
 from gradexplain.errors import GradexplainError
@@ -48,12 +50,11 @@ class Case:
         return all(t.fits(self.name, candidate(t)) for t in self.regular)
 
     def repaired(self) -> Fault | None:
-        """The fault whose correction in the claim's own graph makes it right."""
+        """The fault whose mend is an edit of the user's own source, or of the claim's text."""
         if not self._looked:
             self._looked = True
-            self._repaired = self._by_edits() or repairs.find(
-                self.name, self.regular, self.v, self.output
-            )
+            found = ((bench, edits.find(bench, pairs=not self.named)) for bench in self._benches())
+            self._repaired = next((edits.fault(bench, some) for bench, some in found if some), None)
         return self._repaired
 
     #: Whether a fault has been named by what J is: then two edits are not looked for.
@@ -61,15 +62,15 @@ class Case:
     #: Every input that is wrong, and the fault whose mend mends them all.
     together: tuple[str, ...] = ()
 
-    def _by_edits(self) -> Fault | None:
-        """The fault whose mend is an edit of the user's own source."""
-        for function in getattr(self.first.setting, "functions", ()):
-            told = self.telling
-            rest = [t for t in self.regular if t not in told] + self.elsewhere
-            found = edits.find(function, told, self.names, pairs=not self.named, others=rest)
-            if found:
-                return edits.fault(function, found)
-        return None
+    def _benches(self) -> Iterator[Bench | FormulaBench]:
+        functions = getattr(self.first.setting, "functions", ())
+        told = self.telling if functions else []
+        rest = [t for t in self.regular if t not in told] + self.elsewhere if functions else []
+        for function in functions:
+            yield Bench(function, told, self.names, rest)
+        claims = getattr(self.tries.subject, "claimed", ())
+        program = next((c.program for c in claims if c.name == self.name), None)
+        yield FormulaBench(program, self.regular, self.name, self.output)
 
     @functools.cached_property
     def elsewhere(self) -> list[Trial]:
@@ -109,9 +110,10 @@ class Case:
     def written(self, line: str) -> Fault | None:
         """A mend that writes the right gradient for what is returned."""
         for function in getattr(self.first.setting, "functions", ()):
-            found = edits.written(function, self.regular, self.name, line)
+            bench = Bench(function, self.regular, [self.name])
+            found = edits.written(bench, self.name, line)
             if found:
-                return edits.fault(function, found)
+                return edits.fault(bench, found)
         return None
 
     def cuts(self, trial: Trial) -> list[tuple[Node, int, dict[str, Array]]]:

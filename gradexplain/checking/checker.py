@@ -16,6 +16,7 @@ from gradexplain.checking.claims import wrong_shape
 from gradexplain.checking.code import Asked, Question, integers, subjects_of
 from gradexplain.checking.dtypes import measured
 from gradexplain.checking.faults import UNMENDED, diagnose
+from gradexplain.checking.operation import GIVEN
 from gradexplain.checking.report import CheckReport, Entry, Fault, InputReport, PointReport
 from gradexplain.checking.setting import CodeSetting
 from gradexplain.checking.subjects import FormulaSubject, Subject
@@ -180,7 +181,11 @@ def _data(report: CheckReport, one: Subject, asked: Asked) -> tuple[str, ...]:
     none = tuple(n for n, code in report.faults.items() if code == "none")
     loss = bool(report.points) and report.points[0].out_shape == () and asked.wanted is None
     mirrored: frozenset[str] = getattr(one, "mirrored", frozenset())
-    data = loss and one.names[0] not in none and not mirrored & set(none)
+    shapes = {n: i.shape for n, i in report.inputs.items()}
+    # A matrix of another shape than the first input's is a weight.
+    weights = {n for n in none if n not in GIVEN and shapes[n] != shapes.get(one.names[0])
+               and len(shapes[n]) >= max(2, len(shapes.get(one.names[0], ())))}  # fmt: skip
+    data = loss and one.names[0] not in none and not (mirrored | weights) & set(none)
     return none if data and len(none) < len(report.inputs) else ()
 
 
@@ -227,7 +232,7 @@ def check_subject(
 ) -> CheckReport:
     """The report on a subject.  Without ``write`` no formulas are written out."""
     tries = Tries(subject, dtype)
-    with numeric.one_thread(), np.errstate(all="ignore"):  # inf and nan are answers
+    with numeric.settled(tries.dtype), np.errstate(all="ignore"):  # inf and nan are answers
         return _report(subject, tries, given, shapes, grad, write, order, dtypes)
 
 

@@ -12,41 +12,25 @@ import inspect
 import itertools
 import linecache
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gradexplain.checking import numeric
 from gradexplain.checking.bench import Bench
-from gradexplain.checking.operation import backward_tree
+from gradexplain.checking.formula_bench import FormulaBench
 from gradexplain.checking.places import Edit, edits, slots
 from gradexplain.checking.report import Fault, Patch
 from gradexplain.checking.rewriting import text
 
-if TYPE_CHECKING:
-    from gradexplain.checking.trials import Trial
-
 torch = numeric.torch_module()
-#: At most so many edits are run, and so many pairs.
-_SINGLE, _PAIRS = 8000, 2500
 
 
-def find(
-    function: Any,
-    trials: Sequence[Trial],
-    names: Sequence[str],
-    *,
-    pairs: bool = True,
-    others: Sequence[Trial] = (),
-) -> list[Edit]:
-    """The edit, or the two, that make a Function's backward right for ``names``; none where there
-    are none.  What is right at ``trials`` is run at the ``others`` too.
-    """
-    bench = Bench(function, trials[:4], names)
+def find(bench: Bench | FormulaBench, *, pairs: bool = True) -> list[Edit]:
+    """The edit, or the two, that make a backward right; none where there are none."""
     if bench.tree is None or bench.right():
         return []
-    bench.others = Bench(function, others, names) if others else None
     scope = bench.scope()
     kept: list[Edit] = []
-    for edit in itertools.islice(edits(bench.tree, scope, bench.returned), _SINGLE):
+    for edit in itertools.islice(edits(bench.tree, scope, bench.returned), bench.most):
         edit.slot.put(edit.new)
         right = bench.right()
         edit.slot.put(edit.old)
@@ -57,15 +41,14 @@ def find(
     return _pair(bench, kept) if pairs else []
 
 
-def written(function: Any, trials: Sequence[Trial], name: str, line: str) -> list[Edit]:
+def written(bench: Bench, name: str, line: str) -> list[Edit]:
     """The returned value replaced by the right gradient as a line of PyTorch, in the backward's
     own names; none where it cannot be said in them, or is not right.
     """
-    bench = Bench(function, trials, [name])
     if bench.tree is None or not line:
         return []
     scope = bench.scope()
-    leaves = dict(zip(trials[0].setting.wanted, bench.made[0][1], strict=True))
+    leaves = dict(zip(bench.trials[0].setting.wanted, bench.made[0][1], strict=True))
     known = bench.seen
     put: dict[str, str] = {"v": next(iter(sorted(scope.upstream)), "v")}
     put["grad_output"] = put["v"]
@@ -95,20 +78,17 @@ def written(function: Any, trials: Sequence[Trial], name: str, line: str) -> lis
     return []
 
 
-def _pair(bench: Bench, kept: list[Edit]) -> list[Edit]:
+def _pair(bench: Bench | FormulaBench, kept: list[Edit]) -> list[Edit]:
     """The first two edits that are right together, of those whose result has the right shape."""
     running: list[Edit] = []
     for edit in kept:
         edit.slot.put(edit.new)
-        try:
-            runs = bench.gradients(bench.compiled(), 0, bench.vs[0][0]) is not None
-        except (SyntaxError, ValueError, TypeError):
-            runs = False
+        runs = bench.runs()
         edit.slot.put(edit.old)
         if runs:
             running.append(edit)
     for count, (one, two) in enumerate(_likely(running)):
-        if count > _PAIRS:
+        if count > bench.most // 3:
             break
         if one.slot is two.slot:
             continue
@@ -167,22 +147,21 @@ def _inside(one: Edit, two: Edit) -> bool:
 # -- saying it -------------------------------------------------------------------------------------
 
 
-def fault(function: Any, found: Sequence[Edit], codes: Sequence[str] = ()) -> Fault:
+def fault(bench: Bench | FormulaBench, found: Sequence[Edit]) -> Fault:
     """The fault that edits undo: its name, the line that mends it, and where it stands."""
-    file = inspect.getsourcefile(inspect.unwrap(function.backward)) or ""
-    tree = backward_tree(function)
-    assert tree is not None
+    code = "+".join(sorted({e.code for e in found}))
+    sentence = "; and ".join(e.sentence for e in found)
+    if isinstance(bench, FormulaBench):
+        return Fault(code, sentence, f"{bench.name}: {bench.mended}")
+    file = inspect.getsourcefile(inspect.unwrap(bench.function.backward)) or ""
     patches: dict[int, Patch] = {}
-    sentences = []
     joined = _joined(file, found) if len(found) == 2 else None
     for edit in found:
-        sentences.append(edit.sentence)
         patch = joined or _patched(file, edit, patches)
         if patch is not None:
             patches[patch.line] = patch
-    code = "+".join(sorted(set(codes or [e.code for e in found])))
     remedy = "; ".join(p.text.strip() for p in patches.values())
-    return Fault(code, "; and ".join(sentences), remedy, tuple(patches.values()))
+    return Fault(code, sentence, remedy, tuple(patches.values()))
 
 
 def _joined(file: str, found: Sequence[Edit]) -> Patch | None:

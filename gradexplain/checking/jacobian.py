@@ -213,7 +213,7 @@ def _labels(graph: Graph) -> dict[int, str]:
     labels: dict[int, str] = {}
     for node in graph.nodes:
         if node.is_literal:
-            labels[node.id] = number(node.value, 17)
+            labels[node.id] = repr(node.value)
         elif node.op is None or node.named:
             labels[node.id] = node.label
         else:

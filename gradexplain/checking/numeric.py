@@ -36,15 +36,19 @@ def seed(number: int) -> None:
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """PyTorch in one thread: for tensors as small as these, threads only wait for each other."""
+def settled(dtype: str = "float64") -> Iterator[None]:
+    """PyTorch in one thread, for with tensors as small as these threads only wait for each other;
+    and what the user's code makes without a dtype is of the one that it is asked about in.
+    """
     torch = torch_module()
-    before = torch.get_num_threads()
+    threads, kind = torch.get_num_threads(), torch.get_default_dtype()
     torch.set_num_threads(1)
+    torch.set_default_dtype(getattr(torch, dtype))
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(kind)
 
 
 def tensor(values: Any, dtype: str, *, grad: bool = False) -> Any:

@@ -266,7 +266,7 @@ class Operation:
 _PLAIN = {"int", "float", "bool", "str", "tuple", "list", "Tuple", "List", "Sequence",
           int, float, bool, str, tuple, list}  # fmt: skip
 #: Parameters that no gradient is asked for where backward returns None for them.
-_GIVEN = ("target", "targets", "label", "labels", "mask", "gt", "truth", "ground_truth", "index",
+GIVEN = ("target", "targets", "label", "labels", "mask", "gt", "truth", "ground_truth", "index",
           "indices", "idx", "inds", "ids", "lengths", "cu_seqlens", "noise", "freqs", "cos", "sin",
           "running_mean", "running_var", "y_true", "t", "mapping", "weights", "rand")  # fmt: skip
 _OPTIONAL = ("bias", "b", "weight", "w", "gamma", "beta", "scale", "shift")
@@ -315,7 +315,7 @@ def bindings(
         if p.name in arguments:
             continue
         if p.name in tensors:
-            given = p.name in frozen or (place in none and p.name in _GIVEN)
+            given = p.name in frozen or (place in none and p.name in GIVEN)
             options.append([(p.name, "given" if given else "wanted", None)])
         elif p.default is not p.empty:
             kinds = [(p.name, "left out", None)]
@@ -364,13 +364,13 @@ def _kinds(p: inspect.Parameter, none: bool) -> Iterator[tuple[str, str, Any]]:
     if numbers is not None:
         for value in numbers:
             yield p.name, "number", value
-    if none and p.name in _GIVEN:
+    if none and p.name in GIVEN:
         yield p.name, "given", None
         yield p.name, "integers", None
     elif none and numbers is None and "Tensor" not in str(p.annotation):
         for value in _ANY:
             yield p.name, "number", value
-    if not (none and p.name in _GIVEN):
+    if not (none and p.name in GIVEN):
         yield p.name, "wanted", None
     if none:
         yield p.name, "integers", None

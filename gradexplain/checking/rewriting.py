@@ -21,6 +21,15 @@ SWAPS = (
     ("index_copy_", "index_add_"), ("sigmoid", "tanh"), ("cumsum", "cumprod"), ("sin", "tan"),
     ("floor", "ceil"), ("ones_like", "zeros_like"),
 )  # fmt: skip
+#: The derivative of each function: the factor that is forgotten with it.
+SLOPES = {
+    "exp": "torch.exp({0})", "log": "1 / ({0})", "sin": "torch.cos({0})", "cos": "-torch.sin({0})",
+    "tanh": "(1 - torch.tanh({0}) ** 2)", "softplus": "torch.sigmoid({0})",
+    "sigmoid": "torch.sigmoid({0}) * (1 - torch.sigmoid({0}))", "sqrt": "0.5 / torch.sqrt({0})",
+    "rsqrt": "-0.5 * ({0}) ** -1.5", "abs": "torch.sign({0})", "square": "2 * ({0})",
+    "relu": "(({0}) > 0)", "log1p": "1 / (1 + {0})", "reciprocal": "-1 / ({0}) ** 2",
+    "erf": "2 / torch.pi ** 0.5 * torch.exp(-({0}) ** 2)",
+}  # fmt: skip
 WRAPS = ("exp", "log", "sqrt", "sigmoid", "tanh", "abs", "sign")
 
 
@@ -88,7 +97,9 @@ def rule(code: str, *, paired: bool = False) -> Callable[[Rewrite], Rewrite]:
 
 def text(node: ast.AST) -> str:
     if isinstance(node, ast.If) and isinstance(node.test, ast.Constant):
-        return "\n".join(map(ast.unparse, node.body))
+        return "\n".join(map(text, node.body))
+    if isinstance(node, ast.stmt):
+        ast.fix_missing_locations(node)
     return ast.unparse(node)
 
 
@@ -106,6 +117,21 @@ def made(source: str, **parts: ast.AST) -> ast.expr:
 
     tree: ast.expr = Put().visit(ast.parse(source, mode="eval").body)
     return tree
+
+
+def replaced(node: ast.AST, put: Mapping[int, ast.AST]) -> ast.AST:
+    """A copy of ``node`` in which each part of that id is another."""
+    if not isinstance(node, ast.AST):
+        return node
+    if id(node) in put:
+        return replaced(put[id(node)], {k: new for k, new in put.items() if k != id(node)})
+    new = copy.copy(node)
+    for name, value in ast.iter_fields(new):
+        if isinstance(value, list):
+            setattr(new, name, [replaced(v, put) for v in value])
+        elif isinstance(value, ast.AST):
+            setattr(new, name, replaced(value, put))
+    return new
 
 
 def atom(node: ast.AST, scope: Scope) -> str:
@@ -233,6 +259,7 @@ HOLES: dict[str, Callable[[ast.AST, Scope], Iterable[str]]] = {
                             and n not in {text(f) for f in factors_of(node)}],
     "matrix": lambda node, s: [n for n in s.values if s.tensors[n] >= 2],
     "row": lambda node, s: [n for n in s.values if s.tensors[n] == s.rank - 1],
+    "vector": lambda node, s: [n for n in s.values if s.tensors[n] == 1],
     "column": lambda node, s: [n for n in s.values if s.tensors[n] == 1 and s.rank > 2],
     "tail": lambda node, s: ["".join(", 1" for _ in range(s.rank - 2))],
     "v": lambda node, s: sorted(s.upstream),
@@ -245,6 +272,7 @@ HOLES: dict[str, Callable[[ast.AST, Scope], Iterable[str]]] = {
     "where": lambda node, s: s.conditions,
     "dim": lambda node, s: s.dims,
     "kind": lambda node, s: REDUCTIONS,
+    "made": lambda node, s: s.made,
     "i": lambda node, s: sorted(s.indices),
     "idle": lambda node, s: [n for n in s.idle if n not in s.indices],
     "sign": lambda node, s: "-+",

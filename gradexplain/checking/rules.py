@@ -29,6 +29,7 @@ from gradexplain.checking.rewriting import (
     made,
     number,
     operand,
+    replaced,
     rule,
     size,
     standing,
@@ -50,12 +51,13 @@ def _returned(node: ast.AST, scope: Scope) -> Iterator[Found]:
             yield ast.Tuple(elts, ast.Load())
 
 
-@rule("none")
-def _none(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    """A gradient that is worked out, and not returned."""
-    if isinstance(node, ast.Constant) and node.value is None and scope.place == "head":
-        for name in scope.made:
-            yield made(name)
+# A gradient that is worked out and not returned, or that one product gives.
+forms(
+    "none", lambda node, s: s.place == "head" and text(node) == "None",
+    "{made}", "{any} * {any2}", "{any}.T @ {any2}", "{any} @ {any2}", "{any} @ {any2}.T",
+    "({any} * {any2}).sum(0)", "({any} * {any2}).sum()", "{any}.sum(0)", "{any}.sum()",
+    "-{any}", "-{any} * {any2}",
+)  # fmt: skip
 
 
 @rule("transposed")
@@ -125,7 +127,7 @@ def _sign(node: ast.AST, scope: Scope) -> Iterator[Found]:
 forms(
     "missing_term", lambda node, s: bool(s.idle) and (summand(node, s) or head(node, s)),
     "missing_call: A.gather(-1, {i})", "missing_call: A[{i}]",
-    "(A {sign} {idle})", "(A {sign} {other} * {idle})", "(A {sign} {other} * {idle}[{i}])",
+    "(A {sign} {idle})", "(A {sign} {idle}.unsqueeze(-1))", "(A {sign} {other} * {idle})", "(A {sign} {other} * {idle}[{i}])",
     "missing_factor: A * {idle}",
 )  # fmt: skip
 
@@ -363,18 +365,19 @@ def _conditions(node: ast.AST, scope: Scope) -> Iterator[Found]:
 
 @rule("symmetric_assumption")
 def _symmetric(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-        for two, other in ((node.left, node.right), (node.right, node.left)):
-            if number(two) == 2 and scope.tensors.get(atom(other, scope)) == 2:
-                yield made("(A + A.T)", A=other)
-        left = node.left
-        if (
-            isinstance(left, ast.BinOp)
-            and isinstance(left.op, ast.Mult)
-            and number(left.right) == 2
-            and scope.tensors.get(atom(node.right, scope)) == 2
-        ):
-            yield made("L * (A + A.T)", L=left.left, A=node.right)
+    """``2 * A …`` for ``(A + A.mT) …``."""
+    if not isinstance(node, ast.BinOp) or not isinstance(node.op, (ast.Mult, ast.MatMult)):
+        return
+    for two in ast.walk(node):
+        if not isinstance(two, ast.BinOp) or not isinstance(two.op, ast.Mult):
+            continue
+        for factor, rest in ((two.left, two.right), (two.right, two.left)):
+            for part in ast.walk(node) if number(factor) == 2 else ():
+                if scope.tensors.get(atom(part, scope), 0) < 2:
+                    continue
+                turned_too = "A + A.T" if scope.rank < 3 else "A + A.mT"
+                put = {id(two): rest, id(part): made(turned_too, A=part)}
+                yield replaced(node, put)
 
 
 @rule("transposed", paired=True)
@@ -396,7 +399,11 @@ def _transposes(node: ast.AST, scope: Scope) -> Iterator[Found]:
 
         def t(e: ast.expr) -> ast.expr:
             undone = turned(e)
-            return undone if isinstance(undone, ast.expr) else made("A.mT", A=e)
+            return (
+                undone
+                if isinstance(undone, ast.expr)
+                else made("A.mT" if scope.rank > 2 else "A.T", A=e)
+            )
 
         yield made(shape, A=b, B=a)
         for left, right in ((t(a), b), (a, t(b)), (t(a), t(b)), (t(b), a), (b, t(a)), (t(b), t(a))):
@@ -404,7 +411,7 @@ def _transposes(node: ast.AST, scope: Scope) -> Iterator[Found]:
     elif isinstance(node, ast.expr) and inner is None and (
         scope.tensors.get(atom(node, scope), 0) >= 2 or scope.place == "head"
     ) and not isinstance(node, (ast.Tuple, ast.Constant)):  # fmt: skip
-        yield made("A.mT", A=node)
+        yield made("A.mT" if scope.rank > 2 else "A.T", A=node)
 
 
 @rule("extra_factor", paired=True)
@@ -478,7 +485,9 @@ forms(
     "(A - A.mean({dim}, keepdim=True))",
     "(A - {w} * (A * {w}).{kind}({dim}, keepdim=True))",
     "(A - {w} * A.{kind}({dim}, keepdim=True))", "(A - (A * {w}).{kind}({dim}, keepdim=True))",
-    "(A - {other})", "(A + {other})",
+    "(A - {other})", "(A + {other})", "(A - {row}.unsqueeze(-1))",
+    "(A {sign} torch.outer({vector}, {vector}))",
+    "(A - torch.nn.functional.one_hot({i}, A.shape[-1]))",
 )  # fmt: skip
 
 
@@ -680,7 +689,7 @@ forms(
       for line in (f"A + {{{kind}}}", f"A - {{{kind}}}", f"{{{kind}}} - A")),
     "(A - {w} * {w} * A)",
 )  # fmt: skip
-forms("missing_term", head, "(A + {any} * {any2})", "(A - {any} * {any2})")
+forms("missing_term", head, "(A {sign} {any} * {any2})", "(A {sign} {number} * {any})")
 forms(
     "missing_term",
     lambda node, s: tensor(node, s) and s.tensors[atom(node, s)] == 2, "(A + A.T)",

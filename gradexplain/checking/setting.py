@@ -143,9 +143,10 @@ class CodeSetting(Setting):
 
     def mendable(self, trials: Sequence[Any]) -> bool:
         """Whether one edit of the source makes the backward right here."""
-        from gradexplain.checking import edits
+        from gradexplain.checking import bench, edits
 
-        return any(edits.find(f, trials, self.wanted, pairs=False) for f in self.functions)
+        some = (bench.Bench(f, trials[:4], self.wanted) for f in self.functions)
+        return any(edits.find(one, pairs=False) for one in some)
 
     @property
     def kinked(self) -> bool:
