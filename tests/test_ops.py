@@ -164,7 +164,7 @@ def test_a_lean_pytorch_answers_as_the_whole_one() -> None:
     for op in all_ops():
         expression, shapes = sample(op.samples[0])
         question = problem_of(Request(expression, shapes=shapes, grad=ONES)).question()
-        lean.send(question, None)
+        lean.send(question.ask, None)
         there, here = lean.receive(60), question.ask()
         assert there.error == here.error
         for name, value in here.gradients.items():

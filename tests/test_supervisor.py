@@ -355,12 +355,13 @@ def status():
     return gradexplain.explain("x @ x", shapes={"x": (2, 2)}, grad="ones").check.status
 
 assert status() == "agree"
-(kept,) = helper._idle
-assert status() == "agree" and helper._idle == [kept]
+helper = helper.HELPERS
+(kept,) = helper.idle
+assert status() == "agree" and helper.idle == [kept]
 kept._process.kill()
 kept._process.wait()
 sys.path.insert(0, pathlib.Path("/nowhere"))
-assert status() == "agree" and helper._idle != [kept]
+assert status() == "agree" and helper.idle != [kept]
 helper.stop()
 sys.executable = None
 assert "torch" not in sys.modules and status() == "agree" and "torch" in sys.modules
@@ -445,7 +446,7 @@ def test_the_python_api_within_a_time() -> None:
             "remedy: smaller shapes have the same formulas"
         )
     finally:
-        helper.stop()
+        helper.HELPERS.stop()
 
 
 def test_the_same_bytes_whatever_the_machine() -> None:

@@ -14,31 +14,27 @@ know no time for a problem.
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 from gradexplain.batch.problems import Answer, answered, unanswered
 from gradexplain.errors import InputError
-from gradexplain.supervisor import helper
-from gradexplain.supervisor.helper import Helper
+from gradexplain.supervisor.helper import HELPERS, Failed, Helpers, TooLate
 
 #: Seconds that a helper may take to load PyTorch and SymPy, on a busy machine.
 _STARTING = 300.0
-
-#: Begins the work on a problem, given its line and text.
-Submit = Callable[[int, str], "Future[Answer]"]
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
     """``submit`` begins a problem; ``places`` is how many are worked on at once."""
 
-    submit: Submit
+    submit: Callable[[int, str], Future[Answer]]
     places: int
 
     def answer(self, future: Future[Answer], line: int, text: str) -> Answer:
@@ -49,96 +45,49 @@ class Pool:
             return unanswered(line, text, "crashed", "its process ended without an answer")
 
 
-@dataclass(frozen=True, slots=True)
-class _Start:
+def _start() -> None:
     """The first question to a helper: what every problem needs is loaded, and a thread is its share."""
+    answered(0, '{"expression": "x*x", "at": {"x": 1}}')
+    with suppress(Exception):  # each problem says what is wrong with PyTorch
+        import torch
 
-    def ask(self) -> None:
-        answered(0, '{"expression": "x*x", "at": {"x": 1}}')
-        with suppress(Exception):  # each problem says what is wrong with PyTorch
-            import torch
-
-            torch.set_num_threads(1)
+        torch.set_num_threads(1)
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """A problem that travels to a helper."""
-
-    line: int
-    text: str
-
-    def ask(self) -> Answer:
-        return answered(self.line, self.text)
-
-
-def _ask(taken: Helper, line: int, text: str, timeout: float | None, memory: int | None) -> Answer:
-    """The answer of a helper, which has ended where it gave none."""
+def answer_within(
+    line: int, text: str, timeout: float | None, memory: int | None, helpers: Helpers = HELPERS
+) -> Answer:
+    """The answer to a problem, worked on by a helper of this process: what an executor runs."""
+    taken = helpers.take("torch")
     try:
         if not taken.asked:
-            taken.send(_Start(), None)
+            taken.send(_start, None)
             taken.receive(None if timeout is None else max(timeout, _STARTING))
-        taken.send(_Task(line, text), memory)
+        taken.send(partial(answered, line, text), memory)
         found: Answer = taken.receive(timeout)
-    except helper.TooLate:
-        return unanswered(line, text, "timeout", f"not finished within {timeout or 0:g} seconds")
-    except helper.Failed as error:
-        return unanswered(line, text, "crashed", str(error))
-    return found
-
-
-def answer_within(line: int, text: str, timeout: float | None, memory: int | None) -> Answer:
-    """The answer to a problem, worked on by a helper of this process: what an executor runs."""
-    taken = helper.take("torch")
-    found = _ask(taken, line, text, timeout, memory)
-    helper.keep(taken)
-    return found
-
-
-class _Local:
-    """The helpers of this machine's threads: as many as are asked at once."""
-
-    def __init__(self, timeout: float | None, memory: int | None) -> None:
-        self._limits = timeout, memory
-        self._lock = threading.Lock()
-        self._idle: list[Helper] = []
-        self._all: set[Helper] = set()
-        self._ended = False
-
-    def answer(self, line: int, text: str) -> Answer:
-        with self._lock:
-            if self._ended:
-                raise CancelledError
-            while self._idle and not self._idle[-1].alive:
-                self._all.remove(self._idle.pop())
-            taken = self._idle.pop() if self._idle else Helper("torch", tied=True)
-            self._all.add(taken)
-        found = _ask(taken, line, text, *self._limits)
-        with self._lock:
-            if taken.fresh:
-                self._idle.append(taken)
-            else:
-                taken.stop()
-                self._all.remove(taken)
         return found
-
-    def end(self) -> None:
-        with self._lock:
-            self._ended = True
-            for each in self._all:
-                each.stop()
+    except TooLate:
+        return unanswered(line, text, "timeout", f"not finished within {timeout or 0:g} seconds")
+    except Failed as error:
+        return unanswered(line, text, "crashed", str(error))
+    finally:
+        helpers.keep(taken)
 
 
 @contextmanager
 def local(jobs: int, timeout: float | None, memory: int | None) -> Iterator[Pool]:
     """Processes of this machine."""
-    here = _Local(timeout, memory)
+    helpers = Helpers(jobs)
+
+    def submit(line: int, text: str) -> Future[Answer]:
+        return threads.submit(answer_within, line, text, timeout, memory, helpers)
+
     with ThreadPoolExecutor(jobs) as threads:
         try:
-            yield Pool(lambda line, text: threads.submit(here.answer, line, text), jobs)
+            yield Pool(submit, jobs)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
-            here.end()
+            helpers.stop(busy=True)
 
 
 @contextmanager

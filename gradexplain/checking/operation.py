@@ -59,7 +59,7 @@ def load(path: str, name: str, seed: int = 0) -> Any:
     folder = str(file.resolve().parent)
     sys.path.insert(0, folder)
     before = sys.modules.get(file.stem)
-    link.mark_foreign()
+    link.state.foreign = True
     sys.modules[file.stem] = module
     try:
         with quiet():

@@ -37,7 +37,8 @@ from gradexplain.cli.schema import schema
 from gradexplain.cli.stability import stability
 from gradexplain.cli.trace import trace
 from gradexplain.errors import GradexplainError, InputError, clipped
-from gradexplain.supervisor import helper, link
+from gradexplain.supervisor import link
+from gradexplain.supervisor.helper import HELPERS
 
 _PROGRAM = "gradexplain"
 
@@ -79,8 +80,8 @@ def work() -> int:
         link.catch()
         code = main(sys.argv[1:])
         link.decided()
-        helper.stop()
-        if link.ran_foreign_code():
+        HELPERS.stop()
+        if link.state.foreign:
             link.done()
             return code
         output.flush_error()

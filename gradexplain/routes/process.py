@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import sys
 
-from gradexplain.supervisor import helper
-from gradexplain.supervisor.helper import Helper, keep
-
-__all__ = ["keep", "start", "take"]
+from gradexplain.supervisor.helper import HELPERS, Helper
 
 
 def start() -> None:
     """Start a process that will be asked, unless this one has PyTorch already."""
     if _is_needed():
-        helper.start("torch")
+        HELPERS.start("torch")
 
 
 def take() -> Helper | None:
     """The process, started if it was not; None where PyTorch is to be asked in this one."""
-    return helper.take("torch") if _is_needed() else None
+    return HELPERS.take("torch") if _is_needed() else None
 
 
 def _is_needed() -> bool:

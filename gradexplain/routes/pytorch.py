@@ -10,16 +10,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from gradexplain.errors import InputError, first_line
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph, Ref, refs
 from gradexplain.installed import imported
+from gradexplain.limits import BUDGET
 from gradexplain.ops.base import Op
 from gradexplain.routes import process
 from gradexplain.supervisor import link
-from gradexplain.supervisor.helper import Failed, Helper
+from gradexplain.supervisor.helper import HELPERS, Failed, Helper
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,16 +325,6 @@ def _argument(torch: Any, arg: Any, tensors: Mapping[int, Any]) -> Any:
     return arg
 
 
-@dataclass(frozen=True, slots=True)
-class _Here:
-    """A question that travels, to be asked by `asked_here` where it arrives."""
-
-    question: Askable
-
-    def ask(self) -> Any:
-        return asked_here(self.question)
-
-
 class Asked:
     """A question on its way: asked when made, answered by `answer`."""
 
@@ -345,7 +337,7 @@ class Asked:
         except OSError as error:
             self._failed = f"its process cannot be started: {error.strerror or error}"
         if self._helper is not None:
-            self._helper.send(_Here(question), link.current_memory())
+            self._helper.send(partial(asked_here, question), BUDGET.memory)
 
     def answer(self) -> Any:
         """PyTorch's answer; an `Answer` with an error where there is none."""
@@ -355,14 +347,15 @@ class Asked:
             return asked_here(self._question)
         taken, self._helper = self._helper, None
         try:
-            answer = taken.receive(link.remaining())
+            return taken.receive(link.remaining())
         except Failed as error:
             return Answer({}, f"PyTorch could not be asked: {error}")
-        process.keep(taken)
-        return answer
+        finally:
+            HELPERS.keep(taken)
 
     def drop(self) -> None:
         """Stop a process whose answer is no longer wanted."""
         if self._helper is not None:
             self._helper.stop()
+            HELPERS.keep(self._helper)
             self._helper = None

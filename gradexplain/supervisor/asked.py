@@ -54,7 +54,7 @@ def main(preload: str, parent: int) -> None:
 
 def _answer(question: Any) -> tuple[bool, Any]:
     try:
-        return True, question.ask()
+        return True, question()
     except Exception as error:  # it is the parent's, who raises it where the question was asked
         try:
             pickle.loads(pickle.dumps(error))

@@ -1,6 +1,6 @@
 """Processes that are asked: a pickled question in, its pickled answer out, and then the next.
 
-A question is any object with a method ``ask()``.  A helper is started isolated (``-I``) with this
+A question is a call without arguments, of what a pickle can hold.  A helper is started isolated (``-I``) with this
 process's search path, less the working directory, and this very package; it ends when its parent does
 or when it is no longer wanted, and it is kept for the next question otherwise.
 
@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -47,24 +48,22 @@ class TooLate(Failed):
 
 
 class Helper:
-    """One process that is asked; see `take`."""
+    """One process that is asked; see `Helpers.take`."""
 
-    def __init__(self, preload: str, *, tied: bool = False) -> None:
-        """``tied``: the thread that starts it stays as long as it is wanted."""
+    def __init__(self, preload: str) -> None:
         import gradexplain
 
         self.preload = preload
         self.asked = 0
         self._found: list[list[bytearray] | MemoryError] = []
         self._thread: threading.Thread | None = None
-        tied = tied or threading.current_thread() is threading.main_thread()
         code = _START.format(
             path=[p for p in sys.path if isinstance(p, str) and os.path.isabs(p)],
             file=gradexplain.__file__,
             places=list(gradexplain.__path__),
             preload=preload,
-            # The system ends it with the thread that started it.
-            parent=os.getpid() if tied else 0,
+            # The system ends it with the thread that started it, which may not be ours.
+            parent=os.getpid() if threading.current_thread() is threading.main_thread() else 0,
         )
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-c", code],
@@ -83,7 +82,7 @@ class Helper:
         """Whether it is to be asked again."""
         return self.asked < _QUESTIONS and self.alive
 
-    def send(self, question: Any, memory: int | None) -> None:
+    def send(self, question: Callable[[], Any], memory: int | None) -> None:
         """Begin to ask ``question``, which may take ``memory`` bytes."""
         self._found.clear()
         self.asked += 1
@@ -165,53 +164,59 @@ class Helper:
                 pass
 
 
-_idle: list[Helper] = []
-_lock = threading.Lock()
+class Helpers:
+    """The helpers of some who ask, ``kept`` of them for the next question."""
 
+    def __init__(self, kept: int) -> None:
+        self._kept = kept
+        self.forget()
 
-def start(preload: str) -> None:
-    """Have a helper ready that imports ``preload``, unless there is one."""
-    with _lock:
-        if any(helper.preload == preload for helper in _idle):
-            return
-    keep(Helper(preload))
+    def forget(self) -> None:
+        """In a forked child the helpers are its parent's."""
+        self._lock = threading.Lock()
+        self.idle: list[Helper] = []
+        self._busy: set[Helper] = set()
 
+    def start(self, preload: str) -> None:
+        """Have one ready that imports ``preload``."""
+        with self._lock:
+            if any(helper.preload == preload for helper in self.idle):
+                return
+        self.keep(Helper(preload))
 
-def take(preload: str) -> Helper:
-    """A helper of one's own, until it is given back to `keep`; raises OSError where none can start."""
-    with _lock:
-        for helper in [h for h in _idle if h.preload == preload]:
-            _idle.remove(helper)
-            if helper.alive:
-                return helper
-            helper.stop()
-    return Helper(preload)
+    def take(self, preload: str) -> Helper:
+        """One of one's own, until it is given to `keep`; raises OSError where none can start."""
+        found = None
+        with self._lock:
+            for helper in [h for h in self.idle if h.preload == preload]:
+                self.idle.remove(helper)
+                if helper.alive:
+                    found = helper
+                    break
+                helper.stop()
+        found = found or Helper(preload)
+        self._busy.add(found)
+        return found
 
-
-def keep(helper: Helper) -> None:
-    """Give a helper back, for the next question."""
-    with _lock:
-        if len(_idle) < _KEPT and helper.fresh:
-            _idle.append(helper)
-            return
-    helper.stop()
-
-
-@atexit.register
-def stop() -> None:
-    """End the helpers that nobody asks."""
-    with _lock:
-        idle, _idle[:] = list(_idle), []
-    for helper in idle:
+    def keep(self, helper: Helper) -> None:
+        """Take one back, for the next question where it can be asked another."""
+        with self._lock:
+            self._busy.discard(helper)
+            if len(self.idle) < self._kept and helper.fresh:
+                self.idle.append(helper)
+                return
         helper.stop()
 
+    def stop(self, *, busy: bool = False) -> None:
+        """End those that nobody asks, or all."""
+        with self._lock:
+            ending, self.idle = [*self.idle, *(self._busy if busy else ())], []
+        for helper in ending:
+            helper.stop()
 
-def _forget() -> None:
-    """In a forked child the helpers are its parent's."""
-    global _lock
-    _lock = threading.Lock()
-    _idle.clear()
 
-
+#: Those of this process.
+HELPERS = Helpers(_KEPT)
+atexit.register(HELPERS.stop)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=HELPERS.forget)

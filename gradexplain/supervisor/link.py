@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
-from gradexplain.limits import BUDGET, DEFAULT_MEMORY, DEFAULT_TIMEOUT, INTERPRETER_MEMORY
+from gradexplain.limits import BUDGET, DEFAULT_TIMEOUT, INTERPRETER_MEMORY
 
 
 class Stopped(BaseException):
@@ -40,7 +40,6 @@ class _State:
     front = 0
     started = 0.0
     timeout: float | None = DEFAULT_TIMEOUT
-    memory: int | None = DEFAULT_MEMORY
     missing = "the answer"
     #: Makes what there is of the answer.
     so_far: Callable[[], Any] | None = None
@@ -51,31 +50,31 @@ class _State:
     foreign = False
 
 
-_state = _State()
+state = _State()
 
 
 def attach(pipe: int, front: int, started: float, stops: list[signal.Signals]) -> None:
     """This is the worker of ``front``, which hears what is written into ``pipe``."""
-    _state.pipe, _state.front, _state.started = pipe, front, started
-    _state.stops = stops
+    state.pipe, state.front, state.started = pipe, front, started
+    state.stops = stops
 
 
 def attached() -> bool:
-    return _state.pipe is not None
+    return state.pipe is not None
 
 
 def catch() -> None:
     """A signal to stop raises from now on, once: `KeyboardInterrupt` or `Stopped`; SIGALRM `TimeUp`."""
-    for number in _state.stops:
+    for number in state.stops:
         signal.signal(number, _raise)
     if attached():
         signal.signal(signal.SIGALRM, _raise)
 
 
 def _raise(number: int, frame: Any) -> None:
-    if _state.stopping:
+    if state.stopping:
         return
-    _state.stopping = True
+    state.stopping = True
     if number == signal.SIGALRM:
         raise TimeUp
     if number == signal.SIGINT:
@@ -84,44 +83,44 @@ def _raise(number: int, frame: Any) -> None:
 
 
 def _tell(line: str) -> None:
-    if _state.pipe is not None:
+    if state.pipe is not None:
         try:
-            os.write(_state.pipe, f"{line}\n".encode())
+            os.write(state.pipe, f"{line}\n".encode())
         except OSError:
             pass  # the front is gone, and so is this process in a moment
 
 
 def timeout(seconds: float | None) -> None:
     """The budget's time, from the start of the command."""
-    _state.timeout = seconds
+    state.timeout = seconds
     _tell("timeout" if seconds is None else f"timeout {seconds}")
 
 
 def memory(size: int | None) -> None:
     """The budget's memory, above the interpreter's."""
-    _state.memory = BUDGET.memory = size
+    BUDGET.memory = size
     _tell("memory" if size is None else f"memory {size}")
     if attached():
         hold_memory(size, INTERPRETER_MEMORY)
-        tie(_state.front)
+        tie(state.front)
 
 
 def missing(what: str, so_far: Callable[[], Any] | None = None) -> None:
     """What the answer still lacks; ``so_far`` makes what there is of it."""
-    _state.missing, _state.so_far = what, so_far
+    state.missing, state.so_far = what, so_far
     _tell(f"missing {what}")
 
 
 @contextmanager
 def answering(show: Callable[[Any, str], None]) -> Iterator[None]:
     """Where time or memory is over, ``show`` what there is of the answer, and why it is not whole."""
-    _state.so_far = None
+    state.so_far = None
     try:
         yield
     except (TimeUp, MemoryError) as error:
-        if _state.so_far is not None:
+        if state.so_far is not None:
             said = too_long() if isinstance(error, TimeUp) else too_large()
-            show(_state.so_far(), said.split("\n")[0])
+            show(state.so_far(), said.split("\n")[0])
         raise
 
 
@@ -133,7 +132,7 @@ def child(pid: int) -> None:
 @contextmanager
 def foreign_code() -> Iterator[None]:
     """While a stranger's script runs its time and memory are its own, and so is Ctrl-C."""
-    _state.foreign = True
+    state.foreign = True
     if not attached():
         yield
         return
@@ -147,7 +146,7 @@ def foreign_code() -> Iterator[None]:
     finally:
         if caught:
             signal.signal(signal.SIGINT, _raise)
-        hold_memory(_state.memory, 0)
+        hold_memory(BUDGET.memory, 0)
         _tell("resume")
 
 
@@ -163,15 +162,6 @@ def done() -> None:
     _tell("pause")
 
 
-def ran_foreign_code() -> bool:
-    return _state.foreign
-
-
-def mark_foreign() -> None:
-    """A stranger's code runs within the budget."""
-    _state.foreign = True
-
-
 def expect(elements: int) -> None:
     """Tensors of so many elements are to come.
 
@@ -182,10 +172,6 @@ def expect(elements: int) -> None:
         gc.set_threshold(700, 10, 10)
 
 
-def current_memory() -> int | None:
-    return _state.memory
-
-
 def remaining() -> float | None:
     """Seconds that are left for the answer, some kept for showing it; None without a limit.
 
@@ -193,28 +179,28 @@ def remaining() -> float | None:
     """
     if not attached():
         return DEFAULT_TIMEOUT
-    if _state.timeout is None:
+    if state.timeout is None:
         return None
-    spent = time.monotonic() - _state.started
-    return max(0.0, 0.9 * _state.timeout - spent)
+    spent = time.monotonic() - state.started
+    return max(0.0, 0.9 * state.timeout - spent)
 
 
 def too_long(seconds: float | None = None, what: str | None = None) -> str:
-    seconds = _state.timeout if seconds is None else seconds
+    seconds = state.timeout if seconds is None else seconds
     seconds = DEFAULT_TIMEOUT if seconds is None else seconds
     return (
-        f"not finished within {seconds:g} seconds; missing: {what or _state.missing}\n"
+        f"not finished within {seconds:g} seconds; missing: {what or state.missing}\n"
         f"remedy: --timeout {2 * seconds:g} allows more; smaller shapes have the same formulas"
     )
 
 
 def too_large(size: int | None = None, what: str | None = None) -> str:
-    size = _state.memory if size is None else size
+    size = BUDGET.memory if size is None else size
     if size is None:
         return "not enough memory for this expression\nremedy: use smaller tensors"
     return (
         f"not enough memory: more than {show_size(size)} is needed; "
-        f"missing: {what or _state.missing}\n"
+        f"missing: {what or state.missing}\n"
         f"remedy: --memory {show_size(2 * size)} allows more; smaller shapes have the same formulas"
     )
 
@@ -267,9 +253,9 @@ def _whole(file: IO[bytes], size: int) -> bytearray:
 
 def tie(parent: int) -> None:
     """End this process when ``parent`` ends, whatever it is doing then (Linux)."""
-    if _state.tied or not sys.platform.startswith("linux"):
+    if state.tied or not sys.platform.startswith("linux"):
         return
-    _state.tied = True
+    state.tied = True
     import ctypes
 
     ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from gradexplain.errors import BudgetError, InputError
 from gradexplain.limits import DEFAULT_MEMORY
-from gradexplain.supervisor import helper, link
+from gradexplain.supervisor import link
+from gradexplain.supervisor.helper import HELPERS, Failed, TooLate
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A call that travels."""
-
-    function: Callable[..., Any]
-    arguments: tuple[Any, ...]
-
-    def ask(self) -> Any:
-        return self.function(*self.arguments)
 
 
 def within(timeout: float, function: Callable[..., T], *arguments: Any) -> T:
@@ -34,25 +24,22 @@ def within(timeout: float, function: Callable[..., T], *arguments: Any) -> T:
         raise InputError(
             f"timeout is {timeout}, not a number of seconds above 0", remedy="leave it out"
         )
-    taken = helper.take("gradexplain.engine")
-    taken.send(_Call(function, arguments), DEFAULT_MEMORY)
+    taken = HELPERS.take("gradexplain.engine")
+    taken.send(partial(function, *arguments), DEFAULT_MEMORY)
     try:
         found: T = taken.receive(timeout)
-    except helper.TooLate:
+        return found
+    except TooLate:
         raise BudgetError(
             f"not finished within {timeout:g} seconds",
             remedy=f"timeout={2 * timeout:g} allows more",
         ) from None
-    except helper.Failed as error:
+    except Failed as error:
         raise BudgetError(f"no answer: {error}", remedy="use smaller tensors") from None
     except MemoryError:
-        helper.keep(taken)
         raise BudgetError(
             f"not enough memory: more than {link.show_size(DEFAULT_MEMORY)} is needed",
             remedy="smaller shapes have the same formulas",
         ) from None
-    except Exception:
-        helper.keep(taken)
-        raise
-    helper.keep(taken)
-    return found
+    finally:
+        HELPERS.keep(taken)
