@@ -10,7 +10,7 @@ from sample import array, normalised, weighted
 from gradexplain import explain
 from gradexplain.document.model import Graph, GraphNode
 from gradexplain.errors import InputError
-from gradexplain.explanation import Check, Difference, Explanation, Note
+from gradexplain.explanation import Check, Difference, Explanation, Note, Shape
 from gradexplain.formats import terminal
 from gradexplain.formats.drawing import drawing
 from gradexplain.formats.text import Style
@@ -276,6 +276,22 @@ def test_an_einsum_keeps_the_letters_of_the_reader() -> None:
     )
     assert x.gradients["A"].line == 'torch.einsum("bik,bjk->bij", v, B)'
     assert x.gradients["B"].line == 'torch.einsum("bik,bij->bjk", v, A)'
+
+
+@pytest.mark.parametrize(
+    ("program", "shapes", "line"),
+    [
+        ("R = torch.stack([cos(t), -sin(t), sin(t), cos(t)]).reshape(2, 2); (R @ p).sum()",
+         {"t": (), "p": (2,)}, "t.grad = p[0]·cos(t) − p[0]·sin(t) − p[1]·sin(t) − p[1]·cos(t)  "),
+        ("(torch.cat([a, b, a*2])**3).sum()", {"a": (2,), "b": (3,)}, "a.grad = 27·a²  "),
+        ("-(z.log_softmax(1)[torch.arange(4), torch.tensor([0,2,1,1])]).mean()", {"z": (4, 3)},
+         "z.grad[j,l] = (softmax(z, dim=1)[j,l] − δ(t3[j],l))/4  "),
+        ("x.topk(2, dim=1).values.sum()", {"x": (4, 5)},
+         "where t1 = argsort(x, dim=1, descending=True)\n    j ="),
+    ],
+)  # fmt: skip
+def test_pieces_are_put_together(program: str, shapes: dict[str, Shape], line: str) -> None:
+    assert line in shown(explain(program, shapes=shapes))
 
 
 def test_a_quotient_keeps_its_brackets() -> None:

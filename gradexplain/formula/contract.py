@@ -14,7 +14,7 @@ import sympy
 from sympy import KroneckerDelta
 
 from gradexplain.formula.indices import Ranges, index, joined
-from gradexplain.formula.kinds import BIG, Bracket, FloorDiv, Modulo, Sum
+from gradexplain.formula.kinds import BIG, Bracket, Cases, FloorDiv, Modulo, Sum
 
 _SELECTORS = (KroneckerDelta, Bracket)
 
@@ -152,6 +152,8 @@ def _decide(e: Any, ranges: Ranges) -> Any:
             return _decide(e.xreplace({digit: simple}), ranges)
     decided = {b: ranges.bracket(b.condition) for b in e.atoms(Bracket)}
     decided |= {d: delta(d.args[0], d.args[1], ranges) for d in e.atoms(KroneckerDelta)}
+    for choice in e.atoms(Cases):
+        decided[choice] = Cases(*((value, ranges.decide(c)) for value, c in choice.args))
     decided = {old: new for old, new in decided.items() if old != new}
     return e.xreplace(decided) if decided else e
 

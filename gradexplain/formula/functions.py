@@ -404,7 +404,9 @@ def sum_of_pieces(pieces: Sequence[tuple[Any, Any]]) -> Any:
     terms = []
     for value, condition in pieces:
         at = (
-            isinstance(condition, sympy.Eq) and condition.rhs.is_Integer and condition.lhs.is_Symbol
+            isinstance(condition, sympy.Eq)
+            and condition.rhs.is_Integer
+            and condition.lhs.is_integer
         )
         if at and places <= {condition.lhs}:
             # i = 2 says already that i is neither 0 nor 1.

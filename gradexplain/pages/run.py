@@ -50,6 +50,7 @@ from gradexplain.pages.words import (
     ranges_in,
     spot_of,
     standing,
+    unwrapped,
 )
 
 #: A tensor of more elements that are all one number is said in words.
@@ -292,9 +293,7 @@ class Page:
             return text
         v = rf"(?<![\w.]){re.escape(self.x.grad.name)}(?![\w\[(])"
         bare = re.sub(rf"·{v}|{v}·", "", text)
-        if bare != text and re.fullmatch(r"\([^()]*\)", bare):
-            bare = bare[1:-1]
-        return re.sub(v, "1", bare)
+        return re.sub(v, "1", bare if bare == text else unwrapped(bare))
 
     def without_v(self, gradient: Gradient) -> str:
         """What v is multiplied with in the gradient: the diagonal of J; "" where it is no factor."""

@@ -71,6 +71,16 @@ def spot_of(label: str, index: tuple[int, ...]) -> str:
     return f"{label}[{','.join(map(str, index))}]" if index else label
 
 
+def unwrapped(text: str) -> str:
+    """``a + b`` of ``(a + b)``; ``(a)·(b)`` as it is."""
+    depth = 0
+    for place, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return text[1:-1] if text[:1] == "(" and place == len(text) - 1 > 1 else text
+    return text
+
+
 def signed(text: str) -> str:
     return f"({text})" if text.startswith("−") else text
 

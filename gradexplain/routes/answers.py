@@ -51,12 +51,20 @@ def said(run: Run) -> Said:
     found = Said()
     names = quoted(run.graph, own_texts(run.graph))
     wanted: list[str] = []
+    whole = []
     for leaf in run.leaves:
         leaf = run.closed.graph[leaf.id]
         frame = run.closed.calculus.indices(leaf.shape, "d")
         formula = run.closed.gradient(leaf)
-        text = _said(run, formula, frame, names)
-        if (text is None or len(text) > _LONG) and run.closed.has_parts(leaf):
+        whole.append((leaf, frame, formula, _said(run, formula, frame, names)))
+    # One long formula makes a chain of all: its definitions serve the others too.
+    short_enough = all(
+        len(text or _indexed(run, formula, frame, names)) <= _LONG
+        for _, frame, formula, text in whole
+    )
+    for leaf, frame, formula, text in whole:
+        if not short_enough and (text is None or len(text) > _LONG) and run.closed.has_parts(leaf):
+            frame = run.closed.calculus.indices(leaf.shape, "d")
             chained = run.closed.chained(leaf, ADJOINT)
             shorter = _said(run, chained, frame, names)
             if shorter is not None and (text is None or len(shorter) < len(text)):
@@ -73,11 +81,7 @@ def said(run: Run) -> Said:
         text = _said(run, formula, own, names)
         label = names.get(node.label, node.label)
         if text is None:
-            letters = Letters(names)
-            letters.axes(own, _IN)
-            printer = TextPrinter(letters, list(names), loss=_loss(run))
-            left = printer.element(f"{ADJOINT}{label}", own)
-            done[node.id] = f"{left} = {printer(run.closed.lettered(_one(run, formula)))}"
+            done[node.id] = _indexed(run, formula, own, names, f"{ADJOINT}{label}")
         else:
             done[node.id] = f"∂{_loss(run)}/∂{label} = {text}"
         wanted += _parts(formula)
@@ -92,6 +96,17 @@ def _said(run: Run, formula: Any, frame: tuple[Any, ...], names: Mapping[str, st
     shapes = {node.label: node.shape for node in graph.nodes}
     shapes[run.closed.v_name] = graph.out.shape
     return short(run.closed.lettered(_one(run, formula)), frame, shapes, names, order, _loss(run))
+
+
+def _indexed(
+    run: Run, formula: Any, frame: tuple[Any, ...], names: Mapping[str, str], left: str = ""
+) -> str:
+    """``formula`` element by element; with a ``left`` side as an equation."""
+    letters = Letters(names)
+    letters.axes(frame, _IN)
+    printer = TextPrinter(letters, list(names), loss=_loss(run))
+    right = printer(run.closed.lettered(_one(run, formula)))
+    return f"{printer.element(left, frame)} = {right}" if left else right
 
 
 def _loss(run: Run) -> str:
