@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -537,7 +538,10 @@ class Run:
                     contribution=self.clean(c.value),
                     total=self.clean(self.chain.upstream[c.source.id]) if last else None,
                     uses=uses[c.source.id],
-                    short=step_said(c, self.graph, names, g, self.closed.sizes),
+                    short=self.closed.remembered(
+                        ("sent", c.node.id, c.place),
+                        partial(step_said, c, self.graph, names, g, self.closed.sizes),
+                    ),
                 )
             )
 
@@ -578,7 +582,8 @@ class Run:
         from gradexplain.codegen.beside import lines
         from gradexplain.routes.answers import element_in_full, said
 
-        found = said(self)
+        key = "answers", self.problem.v_source
+        found = self.closed.remembered(key, lambda: said(self))
         for name, text in found.gradients.items():
             self.explanation.gradients[name].short = text
         for name, text in lines(self).items():

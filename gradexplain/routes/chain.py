@@ -25,11 +25,21 @@ def cleaned(pair: Any, *, exact: bool) -> Array:
     """A pair as float64, rounding noise put to 0."""
     value = pair[0]
     if exact:
-        unit = mp.mpf(10) ** (10 - mp.dps)
+        unit, shown = mp.mpf(10) ** (10 - mp.dps), to_float(value)
+        if _clear(shown, pair[1], unit):
+            return np.asarray(shown + 0.0)
         with np.errstate(all="ignore"):
             noise = np.frompyfunc(lambda x, size: _is_noise(x, size, unit), 2, 1)(value, pair[1])
-        return np.where(np.asarray(noise, dtype=bool), 0.0, to_float(value)) + 0.0
+        return np.where(np.asarray(noise, dtype=bool), 0.0, shown) + 0.0
     return compare.settled(to_float(value), pair[1], compare.ROUNDOFF["float64"])
+
+
+def _clear(value: Array, size: Array, unit: Any) -> bool:
+    """Whether every number, as a float, is larger than ``unit`` times ``size`` by far."""
+    with np.errstate(all="ignore"):
+        return bool(np.all(np.abs(value) > 2 * float(unit) * size)) and bool(
+            np.isfinite(value).all()
+        )
 
 
 def _is_noise(value: Any, magnitude: float, unit: Any) -> bool:
@@ -78,6 +88,8 @@ def certain(pair: Pair, digits: int, before: Pair | None = None) -> bool:
     ``before``.
     """
     unit, near = mp.mpf(10) ** (_WANTED - digits), mp.mpf(10) ** -_WANTED
+    if _clear(to_float(pair[0]), pair[1], unit):
+        return True
     earlier = np.full(np.shape(pair[0]), mp.nan) if before is None else before[0]
 
     def lost(value: Any, size: float, other: Any) -> bool:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sympy
 
-from gradexplain.explanation import Array
 from gradexplain.formula.functions import build
 from gradexplain.formula.kinds import element_symbol
 from gradexplain.formula.kit import number
 from gradexplain.graph import Graph, Node, Ref
+from gradexplain.ops.base import Op
 from gradexplain.plan.arrays import to_float
 from gradexplain.plan.evaluate import Evaluator
 from gradexplain.routes.chain import ChainRule
@@ -59,27 +60,39 @@ def _mask(node: Node, graph: Graph, chain: ChainRule) -> Any:
         return np.asarray(mask)
     if not op.singular:
         return None
-    axes = tuple(sympy.Symbol(f"i{n}", integer=True) for n in range(len(node.shape)))
-    arrays: dict[str, Array] = {}
-    names: dict[str, Any] = {}
-    for parameter, arg in zip(op.parameters, node.args, strict=True):
-        if isinstance(arg, Ref):
-            value = np.broadcast_to(to_float(chain.forward[arg.id][0]), node.shape)
-            arrays[parameter.name] = value
-            names[parameter.name] = element_symbol(parameter.name, axes)
-        elif isinstance(arg, (int, float)) and not isinstance(arg, bool):
-            names[parameter.name] = number(arg)
-        else:
-            names[parameter.name] = arg
+    arrays = {
+        parameter.name: np.broadcast_to(to_float(chain.forward[arg.id][0]), node.shape)
+        for parameter, arg in zip(op.parameters, node.args, strict=True)
+        if isinstance(arg, Ref)
+    }
+    given = tuple(None if isinstance(a, Ref) else (type(a), a) for a in node.args)
+    axes, conditions = _conditions(op, given, len(node.shape))
     evaluator = Evaluator(
         lambda name: (arrays[name], np.abs(arrays[name])),
         dict(zip(axes, node.shape, strict=True)),
         exact=False,
     )
     mask = np.zeros(node.shape, dtype=bool)
-    for condition in op.singular:
-        mask |= evaluator.holds(build(condition, names), axes, node.shape)
+    for condition in conditions:
+        mask |= evaluator.holds(condition, axes, node.shape)
     return mask
+
+
+@lru_cache(maxsize=512)
+def _conditions(
+    op: Op, given: tuple[tuple[type, Any] | None, ...], rank: int
+) -> tuple[tuple[Any, ...], list[Any]]:
+    """Index symbols, and the record's conditions there; None in ``given`` stands for a tensor."""
+    axes = tuple(sympy.Symbol(f"i{n}", integer=True) for n in range(rank))
+    names: dict[str, Any] = {}
+    for parameter, arg in zip(op.parameters, given, strict=True):
+        if arg is None:
+            names[parameter.name] = element_symbol(parameter.name, axes)
+        else:
+            kind, value = arg
+            plain = issubclass(kind, (int, float)) and kind is not bool
+            names[parameter.name] = number(value) if plain else value
+    return axes, [build(condition, names) for condition in op.singular]
 
 
 def _values(node: Node, chain: ChainRule) -> list[Any]:
