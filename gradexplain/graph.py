@@ -160,17 +160,21 @@ class Graph:
         for node in reversed(self.nodes):
             if node.id in needed:
                 needed.update(node.inputs)
-        at = {id: place for place, id in enumerate(sorted(needed))}
+        return replace(
+            self, nodes=tuple(self[id] for id in sorted(needed)), output=outputs[0]
+        ).renumbered()
+
+    def renumbered(self) -> tuple[Graph, dict[int, int]]:
+        """The graph with ids that count its nodes, and the new id of each old one."""
+        at = {node.id: place for place, node in enumerate(self.nodes)}
 
         def moved(arg: Any) -> Any:
             if isinstance(arg, Ref):
                 return Ref(at[arg.id])
             return tuple(map(moved, arg)) if isinstance(arg, tuple) else arg
 
-        nodes = tuple(
-            replace(self[old], id=new, args=moved(self[old].args)) for old, new in at.items()
-        )
-        return Graph(self.source, nodes, at[outputs[0]]), at
+        nodes = tuple(replace(n, id=at[n.id], args=moved(n.args)) for n in self.nodes)
+        return Graph(self.source, nodes, at[self.output]), at
 
     def parts(self) -> dict[int, str]:
         """The nodes that are no operation of the user's, each with the node whose record made it.

@@ -61,7 +61,7 @@ INTERPRETER_MEMORY = 320 << 20
 MAX_ECHO = 150
 
 #: Statements and expressions of a program that are worked out, each turn of a loop anew.
-MAX_STEPS = 50_000
+MAX_STEPS = 250_000
 
 #: Functions of a program's own that call one another.
 MAX_CALLS = 40

@@ -6,6 +6,7 @@ Broadcasting is the driver's.  ``singular`` says where there is no value or no d
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from gradexplain.errors import UnsupportedError
@@ -551,4 +552,21 @@ register(Op(
 register(Op(
     "isfinite(Tensor input)", "comparison", integer=True, formula="isfinite(input)", remark=_TRUTH,
     samples=("where(isfinite(x[3]), x, 5)",), homes="torch",
+))
+
+
+def _without_nan(b: Any, x: Any) -> Any:
+    """Whether ``x`` is finite once nan is 0."""
+    return b.call("isfinite", b.call("nan_to_num", x, posinf=math.inf, neginf=-math.inf))
+
+
+register(Op(
+    "isinf(Tensor input)", "comparison", homes="torch",
+    expand=lambda b, x: b.call("logical_not", _without_nan(b, x)),
+    samples=("where(isinf(x[3]), 5, x)",),
+))
+register(Op(
+    "isnan(Tensor input)", "comparison", homes="torch",
+    expand=lambda b, x: b.call("logical_and", b.call("logical_not", b.call("isfinite", x)), _without_nan(b, x)),
+    samples=("where(isnan(x[3]), 5, x)",),
 ))

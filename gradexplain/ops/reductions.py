@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from math import prod as size
 from typing import Any
 
@@ -438,6 +439,26 @@ register(Op(
     coarse=(Coarse(0.0, "PyTorch's backward takes logarithms of sums and exponentials of differences",
                    terms=_logcumsumexp_terms),),
 ))
+
+
+# -- without what is not a number ------------------------------------------------------------------
+
+
+def _nansum(b: Any, x: Any, dim: Any, keepdim: bool) -> Any:
+    infinite = {"posinf": math.inf, "neginf": -math.inf}
+    return b.call("sum", b.call("nan_to_num", x, **infinite), dim, keepdim)
+
+
+def _nanmean(b: Any, x: Any, dim: Any, keepdim: bool) -> Any:
+    ones = b.call("where", b.call("isfinite", x), 1.0, 0.0)
+    return b.call("div", _nansum(b, x, dim, keepdim), b.call("sum", ones, dim, keepdim))
+
+
+for _name, _expand in (("nansum", _nansum), ("nanmean", _nanmean)):
+    register(Op(
+        f"{_name}(Tensor input, int[]? dim=None, bool keepdim=False)", _FAMILY, expand=_expand,
+        samples=(f"{_name}(x[2,3])", f"x[2,3].{_name}(dim=1)", f"{_name}(x[2,3], 0, keepdim=True)"),
+    ))
 
 
 # -- differences and areas -----------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -263,7 +264,8 @@ def accumulated(s: Session, label: str, upto: int) -> Array:
     """``.grad`` after the first ``upto`` calls, as PyTorch computes it."""
     node = next(n for n in reversed(s.builder.nodes) if n.label == label)
     total: Array | None = None
-    for call in s.calls[:upto]:
+    first = bisect_left(s.calls, node.id, hi=upto, key=lambda call: call.made)
+    for call in s.calls[first:upto]:
         if label in call.zeroed:
             total = None
         if node.id in s.needed(call.start):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -120,28 +121,58 @@ def _number(s: Session, plain: Callable[[Any, Any], Any], a: Any, b: Any, place:
 
 
 def _fold(s: Session, name: str, a: Any, b: Any, place: Span) -> Tensor | None:
-    """The result where both operands are numbers of the text and nothing requires grad."""
-    if (
-        s.any_size
-        or name not in _FOLDED
-        or not any(_is_known(s, t) and t.ref is None for t in (a, b))
+    """The result where both operands are numbers of the text, or gradients, and nothing requires grad."""
+    tensors = [t for t in (a, b) if isinstance(t, Tensor)]
+    if s.any_size or name not in _FOLDED:
+        return None
+    if not all(isinstance(t, Tensor) or is_number(t) for t in (a, b)):
+        return None
+    waits = [_waits(s, t) for t in tensors]
+    if not all(
+        w or (_is_known(s, t) and not t.example) for w, t in zip(waits, tensors, strict=True)
     ):
         return None
-    if not all(is_number(t) or (_is_known(s, t) and not t.example) for t in (a, b)):
+    if not any(waits) and not any(t.ref is None for t in tensors):
         return None
-    kinds = [t.dtype for t in (a, b) if isinstance(t, Tensor)]
-    dtype = promoted(kinds)
-    floating = name == "div" or any(isinstance(t, float) for t in (a, b))
-    if dtype in WHOLE and floating:
+    dtype = promoted(t.dtype for t in tensors)
+    if dtype in WHOLE and (name == "div" or any(isinstance(t, float) for t in (a, b))):
         dtype = s.default
     unit = np.float32 if dtype == "float32" else np.float64
-    values = [unit(s.known(t)) if isinstance(t, Tensor) else unit(t) for t in (a, b)]
-    try:
+
+    numbers = [_numbers(s, t, place) for t in (a, b)]
+
+    def computed() -> Any:
+        values = [unit(number()) for number in numbers]
         with np.errstate(all="ignore"):
-            found = _FOLDED[name](*values)
+            return _FOLDED[name](*values)
+
+    try:
+        shape = np.broadcast_shapes(*(t.shape for t in tensors))
     except ValueError:
         return None  # shapes that do not fit: the record says it better
-    return s.literal(found, dtype, place)
+    if any(waits):
+        return Tensor(shape, place, dtype=dtype, later=lambda: np.asarray(computed(), np.float64))
+    return s.literal(computed(), dtype, place)
+
+
+def _waits(s: Session, tensor: Tensor) -> bool:
+    """Whether the elements are worked out later: a gradient's, or a leaf's where none is recorded."""
+    if tensor.rows is not None:
+        return False
+    if tensor.requires_grad:
+        return tensor.is_leaf and not s.grad_enabled
+    return tensor.later is not None and tensor.ref is None
+
+
+def _numbers(s: Session, tensor: Any, place: Span) -> Callable[[], Any]:
+    """The elements that a tensor has now, whatever becomes of it."""
+    if not isinstance(tensor, Tensor):
+        return lambda: tensor
+    if tensor.ref is not None and s.builder.nodes[tensor.ref.id].is_leaf:
+        label, shape = s.builder.nodes[tensor.ref.id].label, tensor.shape
+        return lambda: s.leaf_value(label, shape)
+    now = dataclasses.replace(tensor)
+    return lambda: s.number(now, place)
 
 
 def _is_known(s: Session, value: Any) -> bool:

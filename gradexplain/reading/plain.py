@@ -267,7 +267,8 @@ FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
          "torch.set_printoptions", "numpy.random.seed", "random.seed", "torch.cuda.manual_seed",
          "torch.cuda.manual_seed_all", "torch.autograd.set_detect_anomaly",
          "torch.use_deterministic_algorithms", "torch.random.manual_seed",
-         "torch.set_num_threads", "numpy.set_printoptions", "torch.cuda.empty_cache"),
+         "torch.set_num_threads", "torch.set_default_device", "torch.set_float32_matmul_precision",
+         "warnings.filterwarnings", "numpy.set_printoptions", "torch.cuda.empty_cache"),
         _passed,
     ),
 }  # fmt: skip

@@ -401,7 +401,8 @@ class Session:
 
     def part(self, id: int) -> tuple[Graph, dict[int, int]]:
         """The graph that a value is made from alone, and the new id of each old one."""
-        return Graph("", tuple(self.builder.nodes), id).pruned([id])
+        nodes, needed = self.builder.nodes, self.needed(id)
+        return Graph("", tuple(nodes[n] for n in needed), id).renumbered()
 
     @staticmethod
     def filled(shape: Shape, value: float) -> Array:
