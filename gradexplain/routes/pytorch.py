@@ -221,7 +221,7 @@ def to_array(torch: Any, tensor: Any, *, copy: bool = True) -> Array | None:
 
 def numbers_of(torch: Any, tensor: Any, *, copy: bool = True) -> Array:
     """A tensor of PyTorch's in float64: a copy unless nobody changes it, as backward adds to .grad."""
-    array: Array = tensor.detach().to(torch.float64, copy=copy).numpy()
+    array: Array = tensor.detach().to(torch.float64, copy=copy).numpy(force=True)
     return array
 
 
