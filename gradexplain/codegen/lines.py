@@ -31,21 +31,14 @@ _FRESH = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_full", "empt
 
 @dataclass
 class Statement:
-    """``target = value``; the target is a name, or a place of one: ``part[0]``.
-
-    ``only`` is the one input whose gradient it is for, "" for all.
-    """
+    """``target = value``; ``only`` is the one input whose gradient it is for, "" for all."""
 
     target: str
     value: ast.expr
     only: str = ""
 
-    @property
-    def name(self) -> str:
-        return self.target.partition("[")[0]
-
     def renamed(self, old: str, new: str) -> Statement:
-        target = new + self.target.removeprefix(old) if self.name == old else self.target
+        target = new if self.target == old else self.target
         return Statement(
             target, _put(self.value, ast.dump(ast.Name(old, ast.Load())), new), self.only
         )
@@ -81,12 +74,12 @@ def inlined(body: Sequence[Statement]) -> list[Statement]:
     found, place = list(body), 0
     while place < len(found):
         s = found[place]
-        users = [k for k, o in enumerate(found) if k != place and s.name in names_in(o.value)]
-        alone = "[" not in s.target and not s.only and len(users) == 1
-        if alone and not any(o.name == s.name for o in found if o is not s):
+        users = [k for k, o in enumerate(found) if k != place and s.target in names_in(o.value)]
+        alone = not s.only and len(users) == 1
+        if alone and not any(o.target == s.target for o in found if o is not s):
             user = found[users[0]]
-            uses = [n for n in ast.walk(user.value) if isinstance(n, ast.Name) and n.id == s.name]
-            value = put(copy.deepcopy(user.value), s.name, s.value)
+            uses = [n for n in ast.walk(user.value) if isinstance(n, ast.Name) and n.id == s.target]
+            value = put(copy.deepcopy(user.value), s.target, s.value)
             if len(uses) == 1 and len(show(value)) <= WIDTH - 30:
                 found[users[0]] = Statement(user.target, value, user.only)
                 del found[place]
@@ -398,10 +391,46 @@ _VIEWS = {
 }  # fmt: skip
 
 
-def once(statements: Sequence[Statement], names: Names) -> list[Statement]:
-    """What several statements compute, or one computes twice, is computed once."""
+def renumbered(statements: Sequence[Statement], taken: Iterable[str]) -> list[Statement]:
+    """``sigma`` instead of ``sigma_2`` where nothing else is called so."""
+    found = list(statements)
+    used = set(taken).union(*(names_in(s.value) | {s.target} for s in found))
+    for target in dict.fromkeys(s.target for s in found):
+        plain, _, number = target.rpartition("_")
+        if number.isdigit() and plain.isidentifier() and plain not in used:
+            used.add(plain)
+            found = [s.renamed(target, plain) for s in found]
+    return found
+
+
+def lean(statements: Sequence[Statement], results: Iterable[str]) -> list[Statement]:
+    """Without second names of one value, and without what ``results`` are not made from."""
+    results, found = set(results), list(statements)
+    while alias := next(
+        (s for s in found if isinstance(s.value, ast.Name) and s.target not in results), None
+    ):
+        assert isinstance(alias.value, ast.Name)
+        name = alias.value.id
+        found = [o.renamed(alias.target, name) for o in found if o is not alias]
+    needed, kept = set(results), []
+    for s in reversed(found):
+        if s.target in needed:
+            needed |= names_in(s.value)
+            kept.append(s)
+    return kept[::-1]
+
+
+def once(
+    statements: Sequence[Statement], names: Names, results: Iterable[str] = ()
+) -> list[Statement]:
+    """What several statements compute, or one computes twice, is computed once.
+
+    With ``results`` nothing else is left than what they are made from.
+    """
     found = [Statement(s.target, copy.deepcopy(s.value), s.only) for s in statements]
+    results = tuple(results)
     while True:
+        found = lean(found, results) if results else found
         seen: dict[str, list[tuple[int, ast.expr]]] = {}
         for place, s in enumerate(found):
             for part in [s.value, *_parts(s.value)]:

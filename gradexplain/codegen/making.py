@@ -25,6 +25,7 @@ from gradexplain.codegen.lines import (
     names_in,
     once,
     put,
+    renumbered,
     show,
     split,
     statement,
@@ -103,7 +104,8 @@ class Making:
         self.free = Names({*self.by_name, *RESERVED, self.v})
         self._refuse()
         body = self._closed_form() if way == "closed form" else inlined(Steps(self).body())
-        self.body = once(unsigned(untransposed(_renamed(body))), self.free)
+        results = [self.gradient_name(leaf) for leaf in self.leaves]
+        self.body = once(unsigned(untransposed(_renamed(body))), self.free, results)
         #: How much the backward computes, what forward computed already included.
         self.price = cost(self.body) + self._anew(self.body)
 
@@ -139,9 +141,14 @@ class Making:
         body = unpacked(self._owned(self._shaped(self.body)))
         saved, anew = self._saved(body)
         body, anew = self._inlined(body, saved, anew)
+        again = self._closure({n.id for n in anew}, {n.id for n in saved})
+        again |= {n.id for n in (*saved, *anew)}
+        body = renumbered(body, {*RESERVED, *(self.names[self.graph[id].label] for id in again)})
         head = f"class {self.name}(torch.autograd.Function):"
-        lines = [head, *docstring(self), "    generate_vmap_rule = True", "", *self._forward(), ""]
-        lines += [*self._setup(saved), "", *self._backward(body, saved, anew)]
+        backward = self._backward(body, saved, anew)
+        forward = self._forward(self._guards("\n".join(backward)))
+        lines = [head, *docstring(self), "    generate_vmap_rule = True", "", *forward, ""]
+        lines += [*self._setup(saved), "", *backward]
         if self.jvp:
             lines += ["", *Tangents(self).lines()]
         text = "\n".join(lines) + "\n"
@@ -224,7 +231,7 @@ class Making:
                 continue
             users = {
                 o.only for o in found[place + 1 :]
-                if s.name in names_in(o.value) or o.name == s.name
+                if s.target in names_in(o.value) or o.target == s.target
             }  # fmt: skip
             if len(users) == 1:
                 found[place] = Statement(s.target, s.value, users.pop())
@@ -294,12 +301,11 @@ class Making:
 
     # -- forward and backward ------------------------------------------------------------------------
 
-    def _forward(self) -> list[str]:
+    def _forward(self, guards: Sequence[str]) -> list[str]:
         self.writer.like = self.names[self.graph.leaves[0].label]
         arguments = ", ".join(self.names[n.label] for n in self.graph.leaves)
         lines = ["    @staticmethod", f"    def forward({arguments}):"]
-        if not self.general:
-            lines += self._guards()
+        lines += guards
         free = Names({*self.by_name, *RESERVED})
         made = self.values({self.graph.output}, set(), 8, free)
         y = self.names[self.graph.out.label]
@@ -335,15 +341,30 @@ class Making:
             lines.append(f"        ctx.{name}_shape = {source}.shape")
         return lines if len(lines) > 2 else [*lines, "        pass"]
 
-    def _guards(self) -> list[str]:
-        """At other sizes the numbers of this backward would be wrong: forward refuses them."""
+    def _guards(self, backward: str) -> list[str]:
+        """At other sizes the numbers of this backward would be wrong: forward refuses them.
+
+        Of a class for any size that may be an axis that was told its size: a number of the user's
+        stands in ``backward`` under its name.
+        """
         lines = []
         for leaf in self.graph.leaves:
             name = self.names[leaf.label]
-            lines += [
-                f"        if {name}.shape != {leaf.shape}:",
-                f'            raise ValueError("{name} must have the shape {leaf.shape}")',
+            told: list[tuple[str, Any, str]] = [
+                ("shape", leaf.shape, f"have the shape {leaf.shape}")
             ]
+            if self.general:
+                told = [
+                    (f"shape[{d}]", n, f"have size {n} in dim {d}")
+                    for d, n in enumerate(leaf.shape)
+                    if n != 1 and not is_prime(n) and f"{name}.shape[{d}]" in backward.replace(
+                        f"ctx.{name}_shape", f"{name}.shape")
+                ]  # fmt: skip
+            for what, n, said in told:
+                lines += [
+                    f"        if {name}.{what} != {n}:",
+                    f'            raise ValueError("{name} must {said}")',
+                ]
         return lines
 
     def values(
@@ -484,7 +505,7 @@ def _renamed(body: Sequence[Statement]) -> list[Statement]:
         if not isinstance(s.value, ast.Name) or not s.target.isidentifier():
             continue
         old = s.value.id
-        made = [o for o in found if o.name == old]
+        made = [o for o in found if o.target == old]
         if made and all(s.only == o.only for o in made):
             found.remove(s)
             found = [o.renamed(old, s.target) for o in found]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from gradexplain.ops.base import Shape
 
@@ -43,19 +42,14 @@ class Writing:
         wrt: str = "",
         part: int = 0,
         let: Callable[[str, str], str],
-        store: Callable[[str, str], None],
         moved: Callable[[str], str],
-        index: Callable[[Any], str],
     ) -> None:
         self.grad = grad
         self.y = y
         self.wrt = wrt
         self.part = part
         self._let = let
-        self._store = store
         self._moved = moved
-        #: A subscript as it is written.
-        self.index = index
 
     def let(self, name: str, text: str) -> str:
         """``name = text``, under a name that is free; returns the name."""
@@ -95,12 +89,6 @@ class Writing:
         flat = f"{places}.flatten(){'.long()' if kind else ''}"
         zeros = f"{self.grad}.new_zeros({x}.shape.numel())"
         return f"{zeros}.index_add(0, {flat}, {self.grad}.flatten()).reshape({x}.shape)"
-
-    def put(self, x: Operand, place: str) -> str:
-        """Zeros like ``x`` but for ``place``, where the upstream gradient stands."""
-        name = self.let("part", f"torch.zeros_like({x})")
-        self._store(f"{name}[{place}]", self.grad)
-        return name
 
     def same(self, x: Operand) -> str:
         """The gradient of an operation that only moves elements, by `scatter`."""

@@ -80,7 +80,11 @@ class Source(Places):
         """
         node = self._lowering.formula(sympy.sympify(e), dict(self.ranges))
         frame = tuple(None if p.is_Integer else Axis(p.name, self.ranges[p]) for p in places)
-        self._one = next((self.names[n.data[0]] for n in needed(node) if n.kind in TENSORS), "")
+        # What new tensors take their dtype from: no table, where there is another.
+        tensors = sorted(
+            (n for n in needed(node) if n.kind in TENSORS), key=lambda n: n.type == "index"
+        )
+        self._one = self.names[tensors[0].data[0]] if tensors else ""
         self.layout = tuple(shape)
         if not self._one and like:
             return show(_tree(f"torch.full_like({like}, {self.show(node, ())[0]})"))

@@ -130,8 +130,6 @@ class Steps:
         writing = Writing(
             Operand(grad, node.shape), Operand(self._names[node.label], node.shape),
             wrt=wrt, part=part, let=let, moved=moved,
-            store=lambda place, text: self._body.append(statement(place, text, only)),
-            index=lambda index: making.writer.index(index, every),
         )  # fmt: skip
         if op.backward is None:
             return writing.same(making.writer.operand(source))

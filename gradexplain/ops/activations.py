@@ -140,11 +140,13 @@ _GELU_TANH = _with_part(
     lambda x: f"tanh(sqrt(2/pi)*({x} + 0.044715*{x}**3))",
     lambda torch, x, _: torch.nn.functional.gelu(x, approximate="tanh"),
     lambda x, _: f"gelu({x}, approximate='tanh')",
+    # backward: the derived one has its constants in four places.
     written=lambda c, x, _: f'F.gelu({x}, approximate="tanh")', backward=_gelu_tanh_back,
 )
 _GELU = register(Op(
     "gelu(Tensor input)", _FAMILY, (), homes="", formula="input*ndtr(input)",
     torch=lambda torch, x: torch.nn.functional.gelu(x),
+    # backward: the derived one has its constants in three places.
     written=lambda c, x: f"F.gelu({x})", backward=_gelu_back,
 ))
 
@@ -370,6 +372,7 @@ def _glu_back(c: Any, x: Any, dim: int) -> str:
 
 register(Op(
     "glu(Tensor input, int dim=-1)", _FAMILY, homes="F", shape=_halved, element=_glu,
+    # backward: the derived one pads both halves to the whole and computes the gate twice.
     backward=lambda c, x, dim: _glu_back(c, x, dim),
     samples=("F.glu(x[4])", "F.glu(x[2,4])", "F.glu(x[4,3], dim=0)"),
 ))

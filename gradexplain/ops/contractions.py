@@ -88,6 +88,7 @@ def _ranks(name: str, first: int, second: int) -> Any:
 
 register(Op(
     "matmul(Tensor input, Tensor other)", _FAMILY, infix="{} @ {}",
+    # backward: of batches that are broadcast the derived one is an einsum.
     shape=_matmul_shape, element=_matmul, backward=_matmul_back, aliases=("linalg.matmul",),
     samples=("x[2,3] @ w[3,2]", "x[3] @ w[3]", "matmul(x[2,3], w[3])", "x[3] @ w[3,2]",
              "x[2,1,2,3] @ w[2,3,2]", "torch.matmul(x[2,3], w[2,3].T)"),
@@ -477,6 +478,7 @@ def _cross_back(c: Any, a: Any, b: Any, dim: int | None) -> str:
 
 register(Op(
     "cross(Tensor input, Tensor other, int? dim=None)", _FAMILY,
+    # backward: the derived one rolls both sides twice.
     shape=_cross_shape, element=_cross, backward=_cross_back,
     written=lambda c, a, b, dim: _cross_text(a, b, dim),
     torch=lambda torch, a, b, dim: torch.cross(
@@ -485,8 +487,7 @@ register(Op(
 ))
 register(Op(
     "cross(Tensor input, Tensor other, *, int dim=-1)", _FAMILY, homes="linalg",
-    shape=_cross_shape, element=_cross, backward=_cross_back,
-    samples=("linalg.cross(x[2,3], y[1,3])",),
+    expand=lambda b, x, y, dim: b.call("cross", x, y, dim), samples=("linalg.cross(x[2,3], y[1,3])",),
 ))
 
 
@@ -498,6 +499,7 @@ _CAUSAL = register(Op(
     element=lambda k, x: k.choose(k.i[-1] <= k.i[-2], x[k.i], -k.S.oo),
     torch=lambda torch, x: x.masked_fill(torch.ones_like(x).triu(1).bool(), float("-inf")),
     written=lambda c, x: f"{x}.masked_fill(torch.ones_like({x}, dtype=torch.bool).triu(1), -math.inf)",
+    # backward: the derived one builds the mask from places.
     backward=lambda c, x: f"{c.grad}.tril()",
 ))
 

@@ -129,6 +129,7 @@ for _n in (1, 2, 3):
     register(Op(
         f"conv{_n}d(Tensor input, Tensor weight, Tensor? bias=None, int[] stride=1, Any padding=0, "
         "int[] dilation=1, int groups=1)", _FAMILY, homes="F", aliases=(f"torch.conv{_n}d",),
+        # backward: what is derived has windows that overlap; PyTorch's transposed convolution adds them.
         shape=_conv_shape(_n), element=_conv(_n), backward=_conv_back(_n),
         samples={
             1: ("F.conv1d(x[1,2,5], w[2,2,3])",
@@ -239,6 +240,7 @@ for _n in (1, 2, 3):
         f"avg_pool{_n}d(Tensor input, {_WIDE}, bool ceil_mode=False, bool count_include_pad=True"
         f"{_override})", _FAMILY, homes="F",
         shape=lambda x, m, s, p, ceil, *_, n=_n: _pooled(n, f"avg_pool{n}d", x, m, s, p, 1, ceil),
+        # backward: the derived one is a table of windows by places, at one size.
         element=_avg_pool(_n), backward=_avg_back(_n),
         samples={
             1: ("F.avg_pool1d(x[1,1,6], 2)", "F.avg_pool1d(x[1,2,5], 3, stride=2, padding=1)",
@@ -323,6 +325,7 @@ def _unit_pool(n: int) -> None:
         aux=lambda b, x, *args: (b.helper(helper, x, *args, label="idx"),),
         torch=lambda torch, x, m, s, p, d, ceil, _: getattr(torch.nn.functional, f"max_pool{n}d")(
             x, m, s or m, p, d, ceil),
+        # backward: the places of the greatest are PyTorch's own, found once.
         written=lambda c, x, *args: f"{called(x, *args[:-1])}[0]", backward=back,
     ))
 
@@ -402,6 +405,7 @@ for _n in (1, 2, 3):
     register(Op(
         f"adaptive_avg_pool{_n}d(Tensor input, Any output_size)", _FAMILY, homes="F",
         shape=lambda x, out, n=_n: (*x[:-n], *_adaptive_sizes(n, x, out)), element=_adaptive(_n),
+        # backward: windows of different lengths, which the derived one has at one size only.
         backward=_adaptive_back(_n),
         samples={
             1: ("F.adaptive_avg_pool1d(x[1,1,6], 3)", "F.adaptive_avg_pool1d(x[1,1,5], 3)"),

@@ -265,6 +265,7 @@ def _pick(name: str, index: Any, *, keeps: bool = False, extra: str = "", call: 
     values = register(Op(
         f"{name}(Tensor input{before}, int dim{keepdim}, Aux indices)", _FAMILY, (), homes="",
         shape=shape, element=element, aux=aux, torch=torch, kink=_WHICH if unsure else "",
+        # backward: the derived one looks for the place anew by comparing.
         singular_at=tied if unsure else None, written=written, backward=back,
     ))
 

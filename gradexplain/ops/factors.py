@@ -128,6 +128,7 @@ register(Op(
     "cholesky(Tensor input, bool upper=False, Aux M)", _FAMILY, homes="torch Tensor",
     shape=square("cholesky"), jacobian=_cholesky_slope, value=_cholesky_value,
     written=lambda c, x, upper, _: f"torch.linalg.cholesky({x}{', upper=True' if upper else ''})",
+    # backward: a factorisation has no formula of elements.
     backward=_cholesky_back,
     aux=lambda b, x, upper: (b.helper(_FACTOR_INVERSE, x, upper, label="M"),),
     aliases=("linalg.cholesky",),
@@ -244,6 +245,7 @@ def _exp_back(c: Any, x: Any, _: Any) -> str:
 
 register(Op(
     "matrix_exp(Tensor input, Aux D)", _FAMILY, homes="torch Tensor linalg",
+    # backward: a series has no formula of elements.
     shape=square("matrix_exp"), value=_exp_value, backward=_exp_back,
     jacobian=lambda k, x, d: ties(k, k.i[:-2], k.j[:-2], x.shape[:-2]) * d[[*k.i, *k.j[-2:]]],
     aux=lambda b, x: (b.helper(_EXP_SLOPES, x, label="D"),),

@@ -197,19 +197,10 @@ class _Table(tuple[int, ...]):
     value = None
 
 
-def _put_back(c: Any, x: Any, index: Any) -> str:
-    """Where a subscript took its elements from, the gradient goes; what it took twice adds up."""
-    place = c.index(index)
-    items = index if isinstance(index, tuple) else (index,)
-    if any(isinstance(item, str) for item in items):  # the name of a tensor of integers
-        return str(c.scatter(x, lambda places: f"({places})[{place}]"))
-    return str(c.put(x, place))
-
-
 _GETITEM = register(Op(
     "getitem(Tensor source, Index index)", _FAMILY, (), homes="", moves=True,
     shape=_subscripted, element=_subscript, show=_show_index,
-    torch=lambda torch, x, index: x[index], backward=_put_back,
+    torch=lambda torch, x, index: x[index],
 ))
 register(Op(
     "subscript(Tensor input, Index index)", _FAMILY, homes="", aliases=("operator.getitem",),
@@ -239,7 +230,6 @@ _INDEX_SELECT = register(Op(
     shape=_selected_shape, element=_selected,
     torch=lambda torch, x, dim, index: x.index_select(dim, index),
     written=lambda c, x, dim, index: f"{x}.index_select({dim}, {index})",
-    backward=lambda c, x, dim, index: f"torch.zeros_like({x}).index_add({dim}, {index}, {c.grad})",
 ))
 
 
@@ -301,6 +291,7 @@ GATHER = register(Op(
     "gather(Tensor source, int dim, IntTensor index)", _FAMILY, (), homes="", moves=True,
     shape=_gather_shape, element=_gather, torch=lambda torch, x, dim, index: x.gather(dim, index),
     written=lambda c, x, dim, index: f"{x}.gather({dim}, {index})",
+    # backward: the derived one pads the index to the input's size and masks what it added.
     backward=lambda c, x, dim, index:
         f"torch.zeros_like({x}).scatter_add({dim}, {index}, {c.grad})",
 ))
@@ -322,6 +313,7 @@ _TAKE = register(Op(
     element=lambda k, x, index: x[k.unravel(k.below(index[k.i], prod(x.shape)), x.shape)],
     torch=lambda torch, x, index: x.take(index),
     written=lambda c, x, index: f"{x}.take({index})",
+    # backward: the derived one adds at the places of a reshaped table.
     backward=lambda c, x, index:
         f"torch.zeros_like({x}).put({index}, {c.grad}, accumulate=True)",
 ))

@@ -135,6 +135,7 @@ register(Op(
 register(Op(
     "cat(Tensor[] tensors, int dim=0)", _FAMILY, moves=True, homes="torch",
     aliases=("torch.concat", "torch.concatenate"), shape=_joined, element=_cat,
+    # backward: the derived one holds at one size only.
     backward=lambda c, tensors, dim: _narrowed(c, tensors, dim),
     samples=("cat([x[2], y[3]])", "cat([x[2,3], y[2,1]], dim=1)"),
 ))
@@ -228,6 +229,7 @@ register(Op(
     "pad(Tensor input, int[] pad, str mode='constant', float? value=None)", _FAMILY, homes="F",
     shape=_pad_shape, element=_pad,
     torch=lambda torch, x, pad, mode, value: torch.nn.functional.pad(x, pad, mode, value),
+    # backward: the derived one holds at one size only.
     backward=lambda c, x, pad, mode, value: _cropped(c, x, tuple(pad), mode),
     samples=("F.pad(x[3], (1, 2))", "F.pad(x[2,3], (1, -1, 0, 1), value=2)",
              "F.pad(x[1,2,4], (2, 1), mode='reflect')", "F.pad(x[1,2,3], (1, 2), mode='circular')",

@@ -279,6 +279,7 @@ register(Op(
     jacobian=lambda k, x, c: _per_matrix(k, x, c, turned=False),
     value=lambda exact, x, c: _det_value(exact, x),
     aux=lambda b, x: (b.helper(_COFACTORS, x, label="C"),),
+    # backward: cofactors that are right at a singular matrix too, by an SVD.
     backward=lambda c, x, _: _det_back(c, x),
     kink=_SINGULAR,
     singular_at=lambda y, x,

@@ -160,6 +160,7 @@ def _prod_back(c: Any, x: Any, dim: Any, keepdim: bool) -> str:
 register(Op(
     "prod(Tensor input, int? dim=None, bool keepdim=False)", _FAMILY,
     shape=reduced_shape, element=_prod,
+    # backward: products of all others without a division, in two runs.
     backward=_prod_back,
     samples=("x[3].prod()", "x[2,3].prod(dim=1)", "prod(x[2,3], 0, keepdim=True)"),
     torch=lambda torch, x, dim, keepdim: x.prod() if dim is None else x.prod(dim, keepdim),
@@ -322,6 +323,7 @@ register(Op(
     "logsumexp(Tensor input, int[] dim, bool keepdim=False, Aux p)", _FAMILY,
     shape=reduced_shape, element=_logsumexp, jacobian=_logsumexp_slope, value=_logsumexp_value,
     aux=lambda b, x, dim, keepdim: (b.helper(SOFTMAX, x, dim, label="p"),),
+    # backward: the derived one is a softmax, which takes one dim.
     backward=lambda c, x, dim, keepdim, p: f"{c.wide(c.grad, x, all_dims(x, dim), keepdim)} * "
         f"torch.exp({x} - {c.wide(c.y, x, all_dims(x, dim), keepdim)})",
     homes="torch Tensor special", samples=("logsumexp(x[3], 0)", "x[2,3].logsumexp(dim=(0, 1))",
@@ -428,12 +430,14 @@ register(Op(
 ))
 register(Op(
     "cumprod(Tensor input, int dim)", _FAMILY,
+    # backward: what is derived runs twice over an axis, which PyTorch has no call for.
     shape=same_shape, element=_cumprod, jacobian=_cumprod_slope, backward=_cumprod_back,
     samples=("cumprod(x[3], 0)", "x[2,3].cumprod(dim=-1)"),
 ))
 register(Op(
     "logcumsumexp(Tensor input, int dim)", _FAMILY,
     shape=same_shape, element=_logcumsumexp, jacobian=_logcumsumexp_slope, value=_logcumsumexp_value,
+    # backward: a sum that decays from place to place, which PyTorch has no call for.
     backward=_logcumsumexp_back,
     samples=("logcumsumexp(x[3], 0)", "x[2,3].logcumsumexp(dim=-1)"),
     coarse=(Coarse(0.0, "PyTorch's backward takes logarithms of sums and exponentials of differences",

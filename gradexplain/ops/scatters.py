@@ -57,6 +57,7 @@ SCATTER_ADD = register(Op(
     shape=_scatter_shape, element=_scatter_add,
     torch=lambda torch, x, dim, index, src: x.scatter_add(dim, index, src),
     written=lambda c, x, dim, index, src: f"{x}.scatter_add({dim}, {index}, {src})",
+    # backward: the derived one cannot be written where the index is smaller than the input.
     backward=_scattered_back,
 ))
 
@@ -116,6 +117,7 @@ INDEX_ADD = register(Op(
     torch=lambda torch, x, dim, index, src, alpha: x.index_add(dim, index, src, alpha=alpha),
     written=lambda c, x, dim, index, src, alpha: (
         f"{x}.index_add({dim}, {index}, {src}, alpha={alpha!r})"),
+    # backward: the derived one has alpha as a fraction.
     backward=_index_back,
 ))
 
@@ -152,6 +154,7 @@ def _put_back(c: Any, x: Any, at: Any, values: Any) -> str:
 
 _PUT = register(Op(
     "put(Tensor source, IntTensor places, Tensor values)", _FAMILY, (), homes="",
+    # backward: the derived one adds at places of all elements in a row.
     shape=lambda x, at, values: x, element=_put, backward=_put_back,
     torch=lambda torch, x, at, values: x.ravel().index_copy(
         0, at.long(), values.ravel()).reshape(x.shape),

@@ -396,8 +396,6 @@ _INTERLEAVE = register(Op(
     element=_interleave,
     torch=lambda torch, x, repeats, dim: x.repeat_interleave(repeats, dim),
     written=lambda c, x, repeats, dim: f"{x}.repeat_interleave({repeats}, dim={dim})",
-    backward=lambda c, x, repeats, dim: f"{c.grad}.unflatten({dim}, (-1, {repeats}))"
-                                        f".sum(dim={normal_dim(dim, x.rank) + 1})",
 ))
 register(Op(
     "repeat_interleave(Tensor input, int repeats, int? dim=None, *, int? output_size=None)",
@@ -453,16 +451,12 @@ def _roll(k: Any, x: Any, shifts: Any, dims: Any) -> Any:
                    for d, (i, n) in enumerate(zip(k.i, x.shape, strict=True)))]
 
 
-def _roll_text(x: Any, shifts: Any, dims: Any) -> str:
-    return f"{x}.roll({_dims_text(_ints(shifts))}, dims={_dims_text(_ints(dims))})"
-
-
 _ROLL = register(Op(
     "roll(Tensor source, int[] shifts, int[] dims)", _FAMILY, (), homes="", moves=True,
     shape=lambda x, shifts, dims: (_shifts(x, shifts, dims), x)[1], element=_roll,
     torch=lambda torch, x, shifts, dims: x.roll(shifts, dims),
-    written=lambda c, x, shifts, dims: _roll_text(x, shifts, dims),
-    backward=lambda c, x, shifts, dims: _roll_text(c.grad, [-n for n in _ints(shifts)], dims),
+    written=lambda c, x, shifts, dims:
+        f"{x}.roll({_dims_text(_ints(shifts))}, dims={_dims_text(_ints(dims))})",
 ))
 
 
@@ -529,6 +523,7 @@ def _diagonal(k: Any, x: Any, offset: int, dim1: int, dim2: int) -> Any:
 register(Op(
     "diagonal(Tensor input, int offset=0, int dim1=0, int dim2=1)", _FAMILY, moves=True,
     shape=_diagonal_shape, element=_diagonal,
+    # backward: the derived one compares places, and pads.
     backward=lambda c, x, offset, dim1, dim2: f"torch.zeros_like({x}).diagonal_scatter("
         f"{c.grad}, offset={offset}, dim1={dim1}, dim2={dim2})",
     samples=("diagonal(x[3,3])", "x[2,3].diagonal(1)", "diagonal(x[2,3,3], -1, 1, 2)"),
