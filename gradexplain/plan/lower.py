@@ -174,6 +174,12 @@ class Lowering:
             return self.program.add("index", (), (Axis(e.name, scope[e]),), type="index")
         if isinstance(e, Lookup):
             return self._element(e.args[0].name, e.args[1:], scope, table=True)
+        if isinstance(e, sympy.floor):  # a remainder, of an index that was a tensor's element
+            return self._map(
+                "floor_divide",
+                *(self._index(a, scope) for a in e.args[0].as_numer_denom()),
+                type="index",
+            )
         what = {"Add": "add", "Mul": "multiply", "FloorDiv": "floor_divide", "Modulo": "remainder"}
         name = type(e).__name__
         if name not in what:

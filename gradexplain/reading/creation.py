@@ -16,6 +16,7 @@ from gradexplain.reading.arguments import Dtype, dtype_name, is_regular
 from gradexplain.reading.arrays import check_shape
 from gradexplain.reading.autograd import requires_grad
 from gradexplain.reading.objects import WHOLE, Call, Results, Tensor, Unread, what
+from gradexplain.reading.operators import places_of
 from gradexplain.reading.plain import TRACE
 from gradexplain.reading.session import Session, promoted
 
@@ -432,10 +433,27 @@ def _of_numbers(make: Callable[[Session, Call], Any]) -> Callable[[Session, Call
     return made
 
 
+def nonzero(s: Session, call: Call) -> Any:
+    """The places where a tensor is not 0: a row for each, or a table for each axis."""
+    condition, *_ = call.args
+    tables = places_of(s, condition, call.place)
+    if call.get(1, "as_tuple"):
+        return tuple(s.literal(table, "int64", call.place) for table in tables)
+    return s.literal(np.transpose(tables), "int64", call.place)
+
+
+def _where(s: Session, call: Call) -> Any:
+    if len(call.args) > 1 or call.kwargs:
+        return NotImplemented
+    return nonzero(s, Call(call.name, call.args, {"as_tuple": True}, call.place, call.where))
+
+
 _MAKERS: dict[str, Callable[[Session, Call], Any]] = {
     **dict.fromkeys(("tensor", "torch.tensor"), _tensor),
     **dict.fromkeys(("as_tensor", "torch.as_tensor", "torch.from_numpy", "from_numpy", "torch.asarray"), _same),
     **dict.fromkeys(("Tensor", "torch.Tensor"), _typed(None)),
+    **dict.fromkeys(("torch.nonzero", "torch.argwhere"), nonzero),
+    "torch.where": _where,
     "torch.FloatTensor": _typed("float32"),
     "torch.cuda.FloatTensor": _typed("float32"),
     "torch.DoubleTensor": _typed("float64"),

@@ -13,7 +13,7 @@ import numpy as np
 from gradexplain.errors import Span, UnsupportedError
 from gradexplain.graph import NamedNumber
 from gradexplain.ops import by_spelling
-from gradexplain.reading import autograd, classes
+from gradexplain.reading import autograd, classes, creation
 from gradexplain.reading.arguments import Dtype, dtype_name
 from gradexplain.reading.attributes import data, one_number, shared
 from gradexplain.reading.names import unknown
@@ -177,6 +177,8 @@ def cast(s: Session, owner: Tensor, dtype: str, call: Call) -> Any:
         s.unsupported(
             f"{dtype} is not computed here", call.place, "use float32 or float64; the formulas are the same"
         )  # fmt: skip
+    if owner.dtype == dtype == "bool":
+        return owner
     known = s.known(owner)
     if known is not None and not owner.requires_grad and owner.ref is None:
         array = np.trunc(known) if dtype in WHOLE and dtype != "bool" else known
@@ -185,6 +187,8 @@ def cast(s: Session, owner: Tensor, dtype: str, call: Call) -> Any:
         made = s.literal(array, dtype, call.place)
         made.example, made.hint = owner.example, owner.hint
         return made
+    if dtype == "bool":
+        return s.apply(by_spelling("torch.ne"), (owner, 0), {}, call.place)
     if dtype in WHOLE:
         if known is None:
             return s.apply(by_spelling("torch.detach"), (owner,), {}, call.place)
@@ -360,6 +364,13 @@ _METHODS: dict[str, Callable[[Session, Tensor, Call], Any]] = {
     "bfloat16": _cast_to("bfloat16"),
     "long": _cast_to("int64"),
     "int": _cast_to("int32"),
+    "bool": _cast_to("bool"),
+    **dict.fromkeys(
+        ("nonzero", "argwhere"),
+        lambda s, owner, call: creation.nonzero(
+            s, dataclasses.replace(call, args=(owner, *call.args))
+        ),
+    ),
     "cuda": _cuda,
     **dict.fromkeys(("cpu", "contiguous", "share_memory_", "pin_memory", "resolve_conj"), _same),
     "clone": _clone,

@@ -253,7 +253,7 @@ def subscript(s: Session, owner: Any, index: Any, place: Span) -> Any:
         row = owner.rows[index] if -len(owner.rows) <= index < len(owner.rows) else None
         if row is not None:
             return row
-    if s.script and isinstance(index, Tensor) and index.dtype == "bool":
+    if s.script:
         index = _chosen(s, index, place)
     if _is_known(s, owner) and owner.ref is None and owner.rows is None and not owner.example:
         taken = _taken(s, s.known(owner), index)
@@ -262,8 +262,17 @@ def subscript(s: Session, owner: Any, index: Any, place: Span) -> Any:
     return s.apply(by_spelling("operator.getitem"), (owner, index), {}, place)
 
 
-def _chosen(s: Session, mask: Tensor, place: Span) -> Any:
-    """The places where a condition holds, as tables of indices."""
+def _chosen(s: Session, index: Any, place: Span) -> Any:
+    """An index in which each condition stands as the places where it holds."""
+    items: list[Any] = []
+    for item in index if isinstance(index, tuple) else (index,):
+        is_mask = isinstance(item, Tensor) and item.dtype == "bool"
+        items += places_of(s, item, place) if is_mask else [item]
+    return tuple(items) if isinstance(index, tuple) or len(items) > 1 else items[0]
+
+
+def places_of(s: Session, mask: Tensor, place: Span) -> list[list[int]]:
+    """The places where a condition holds, a table of indices for each axis."""
     places = np.nonzero(s.number(mask, place))
     if not places[0].size:
         s.fail("the condition holds nowhere: nothing is left", place, "use other values")
@@ -273,8 +282,7 @@ def _chosen(s: Session, mask: Tensor, place: Span) -> Any:
             f"`{s.text(place)}` was decided by the numbers here: other inputs may take other elements, "
             "with other formulas.",
         )
-    tables = tuple(table.tolist() for table in places)
-    return tables if len(tables) > 1 else tables[0]
+    return [table.tolist() for table in places]
 
 
 def _taken(s: Session, array: Any, index: Any) -> Any:
