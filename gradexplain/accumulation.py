@@ -13,19 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.engine import (
-    Bound,
-    DType,
-    Problem,
-    Request,
-    Run,
-    bound_of,
-    explanation_of,
-    problem_at,
-    request_of,
-    stages_of,
-    with_shared_name,
-)
+from gradexplain.engine import Run, explanation_of, stages_of
 from gradexplain.errors import InputError
 from gradexplain.explanation import (
     Accumulated,
@@ -39,6 +27,16 @@ from gradexplain.explanation import (
 )
 from gradexplain.graph import Graph, Node
 from gradexplain.numbers import number
+from gradexplain.problem import (
+    Bound,
+    DType,
+    Problem,
+    Request,
+    bound_of,
+    problem_at,
+    request_of,
+    with_shared_name,
+)
 from gradexplain.reading.arrays import Value, as_array
 from gradexplain.routes.calls import CallsQuestion, Part, Shared
 from gradexplain.routes.pytorch import Asked

@@ -44,16 +44,19 @@ def named_between(
 
 def intermediates(run: Run) -> dict[str, Intermediate]:
     """``∂L/∂h`` for each value of ``run.between``, by three routes."""
+    from gradexplain.routes.written import Written
+
     made = {}
     for node in run.between:
         rest = run.graph.after(node.id)
         closed = run.closed.after(node, implicit=run.problem.v_source == "implicit")
         leaf = rest[node.id]
-        shown, pair = closed.shown_gradient(leaf), closed.gradient_value(leaf)
+        shown, pair = Written(closed).gradient(leaf), closed.gradient_value(leaf)
         whole, part = _fed(run, rest, node)
         made[node.label] = Intermediate(
             node.label, shown.formula, shown.text, shown.latex, shown.where, shown.ranges,
-            *run.routes(node, pair), node.shape, whole, part, node.label in run.problem.retain,
+            shape=node.shape, whole=whole, part=part, retained=node.label in run.problem.retain,
+            **run.judging.routes(node, pair),
         )  # fmt: skip
     return made
 

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 from gradexplain.document.keys import HIDDEN, Key, Keys
 from gradexplain.document.shows import Shows
-from gradexplain.engine import Request, problem_of
 from gradexplain.errors import InputError
 from gradexplain.formula.letters import Letters
 from gradexplain.formula.local import RESULT, local_rule, renamed
@@ -18,6 +17,7 @@ from gradexplain.graph import Graph, Node, op_call, refs
 from gradexplain.ops import Op, all_ops
 from gradexplain.ops.base import FAMILIES
 from gradexplain.ops.samples import parse
+from gradexplain.problem import Request, problem_of
 from gradexplain.reading.arguments import signature
 from gradexplain.reading.arrays import ONES
 

@@ -13,6 +13,7 @@ from gradexplain.document.shows import Shows
 from gradexplain.errors import InputError
 from gradexplain.explanation import Formula, Shape
 from gradexplain.reading.syntax import parse
+from gradexplain.routes.written import Written
 
 #: A shape of letters and numbers.
 Lettered = tuple["int | str", ...]
@@ -92,8 +93,8 @@ def formulas(
         )
         for name in wrt or leaves:
             for shown, kind in (
-                (form.shown_gradient(leaves[name]), found.gradients),
-                (form.shown_jacobian(leaves[name])[0], found.jacobian),
+                (Written(form).gradient(leaves[name]), found.gradients),
+                (Written(form).jacobian(leaves[name])[0], found.jacobian),
             ):
                 kind[name] = Formula(
                     name, shown.formula, shown.text, shown.latex, shown.where, shown.ranges

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.engine import DType, Request, explanation_of, problem_of, request_of
+from gradexplain.engine import explanation_of
 from gradexplain.errors import InputError
 from gradexplain.explanation import Array
 from gradexplain.graph import Node
 from gradexplain.ops.base import show_shape
+from gradexplain.problem import DType, Request, problem_of, request_of
 from gradexplain.reading.arrays import ONES, Value, as_array, bind
 from gradexplain.routes.calls import Part, Shared
 from gradexplain.routes.double import HessianQuestion

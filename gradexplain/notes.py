@@ -10,9 +10,10 @@ import numpy as np
 
 from gradexplain.explanation import Array, Note
 from gradexplain.graph import Node
+from gradexplain.ops.base import Shape
 from gradexplain.plan.arrays import to_float
 from gradexplain.routes.names import own_texts, quoted
-from gradexplain.verdict.compare import FORMATS, differs
+from gradexplain.verdict.compare import FORMATS, differs, largest
 
 if TYPE_CHECKING:
     from gradexplain.engine import Run
@@ -24,8 +25,9 @@ def at(name: str, index: tuple[int, ...]) -> str:
     return f"{name}[{','.join(map(str, index))}]" if index else name
 
 
-def notes(run: Run, singular: list[Singular]) -> list[Note]:
+def notes(run: Run) -> list[Note]:
     """Every note that applies, in a fixed order."""
+    singular = run.judging.singular
     found = _kinks(run, singular)
     explained = {note.data["node"] for note in found}
     lost = _lost(run)
@@ -150,7 +152,7 @@ def _stopped(run: Run) -> list[Note]:
 
 def _coarse(run: Run) -> list[Note]:
     """Where PyTorch's own backward is coarser than its dtype, and it shows."""
-    found = next(filter(run.by_kernel, run.explanation.check.differences), None)  # type: ignore
+    found = next(filter(run.judging.by_kernel, run.explanation.check.differences), None)  # type: ignore
     if found is None:
         return []
     ours, theirs = found.values
@@ -181,10 +183,17 @@ def _lost(run: Run) -> list[Note]:
         return []
     x, dtype = run.explanation, run.problem.dtype
     gradients = [*x.gradients.values(), *x.intermediates.values()]
-    if all(gradient.digits is None for gradient in gradients):
-        return []
-    names = quoted(run.graph, own_texts(run.graph))
     exact = {id: _within(run.clean(pair), pair[0]) for id, pair in run.chain.forward.items()}
+    end = run.graph.output
+    real, true = run.real.forward.get(end), exact.get(end)
+    alone = all(gradient.digits is None for gradient in gradients)
+    if alone:
+        # The gradients have their digits: the output itself may have lost its own.
+        if real is None or true is None or not np.isfinite(true).all():
+            return []
+        if not digits.few(digits.whole(real, true, dtype, 0.0), dtype):
+            return []
+    names = quoted(run.graph, own_texts(run.graph))
     found = []
     for loss in digits.forward_losses(run.graph, run.real.forward, exact, dtype)[:_PLACES]:
         node, place = loss.node, at(names.get(loss.node.label, loss.node.label), loss.index)
@@ -206,7 +215,7 @@ def _lost(run: Run) -> list[Note]:
         data = {"node": node.label, "index": list(loss.index), "digits": round(loss.after)}
         text += _instead(run, node, data)
         found.append(Note("overflow" if loss.overflow else "cancellation", text, data))
-    return found or _lost_on_the_way_back(run)
+    return found if found or alone else _lost_on_the_way_back(run)
 
 
 def _instead(run: Run, node: Node, data: dict[str, Any]) -> str:
@@ -270,7 +279,7 @@ def _lost_on_the_way_back(run: Run) -> list[Note]:
         if any(a is not None and not np.isfinite(a).all() for a in sources):
             return []  # IEEE's rules for nan and infinities
         if digits.few(left, dtype):
-            chosen = any(point.node.id == c.node.id for point in run.singular)
+            chosen = any(point.node.id == c.node.id for point in run.judging.singular)
             if chosen or (c.node.op is not None and c.node.op.coarse):
                 return []  # said to be a choice of PyTorch's, or its coarse kernel
             sends = _defined(run, c.node)
@@ -373,7 +382,7 @@ def _blind(run: Run) -> list[Note]:
         return []
     if any(not np.isfinite(g.value).all() or g.value.any() for g in gradients.values()):
         return []
-    if not any(run.jacobian_is_not_zero(leaf) for leaf in run.leaves):
+    if not any(_jacobian_is_not_zero(run, leaf) for leaf in run.leaves):
         return []
     y, v = run.graph.out.label, run.explanation.grad.name
     text = (
@@ -382,7 +391,7 @@ def _blind(run: Run) -> list[Note]:
     )
     data: dict[str, Any] = {}
     if (run.v == run.v.flat[0]).all():
-        dims = run.constant_sums()
+        dims = _constant_sums(run)
         if dims is not None:
             if dims == ():
                 what = f"the sum of all elements of {y} is"
@@ -394,3 +403,58 @@ def _blind(run: Run) -> list[Note]:
             )
             data["constant_sum"] = list(dims)
     return [Note("blind vector", text, data)]
+
+
+def _jacobian_is_not_zero(run: Run, leaf: Node) -> bool:
+    """Whether J by ``leaf`` has an entry that is not 0 here."""
+    jacobian = run.explanation.jacobian.get(leaf.label)
+    if jacobian is not None and jacobian.value is not None:
+        return bool(jacobian.value.any())
+    if jacobian is None or jacobian.formula == 0:
+        return False
+    # Another v, of no pattern, sees what this one does not.
+    return _typical(run, leaf) > 0
+
+
+def _constant_sums(run: Run) -> tuple[int, ...] | None:
+    """The dims over which the output's sum does not depend on any input; None if there are none.
+
+    One dim where that is enough, else () for all of them.  Looked for by numbers: here and at
+    other inputs, with weights of no pattern over the other dims.
+    """
+    shape = run.graph.out.shape
+    choices: list[tuple[int, ...]] = [(d,) for d in range(len(shape)) if len(shape) > 1]
+    moved = {name: value * _random(value.shape, 1) for name, value in run.values.items()}
+    for dims in [*choices, ()]:
+        kept = tuple(1 if d in dims or not dims else n for d, n in enumerate(shape))
+        weights = np.broadcast_to(_random(kept, 2), shape)
+        if all(
+            _vanishes(run, leaf, weights, values)
+            for leaf in run.leaves
+            for values in (run.values, moved)
+        ):
+            return dims
+    return None
+
+
+def _vanishes(run: Run, leaf: Node, v: Array, values: Mapping[str, Array]) -> bool:
+    """Whether ``Jᵀv`` is 0 at ``values``; of large tensors, beside what it is for a typical v."""
+    form = run.closed.at(values, v, exact=run.exact, magnitudes=run.exact)
+    pair = form.gradient_value(leaf)
+    if run.exact:
+        return not run.clean(pair).any()
+    return not largest(pair[0]) > 1e-9 * _typical(run, leaf)
+
+
+def _typical(run: Run, leaf: Node) -> float:
+    """The largest element of ``Jᵀv`` for a ``v`` of no pattern."""
+    if leaf.label not in run.typical:
+        form = run.closed.at(run.values, _random(run.v.shape, 0), exact=run.exact)
+        run.typical[leaf.label] = largest(run.clean(form.gradient_value(leaf)))
+    return run.typical[leaf.label]
+
+
+def _random(shape: Shape, seed: int) -> Array:
+    """Numbers of no pattern, the same ones every time."""
+    return np.random.default_rng(seed).uniform(0.5, 1.5, shape)
+    return np.random.default_rng(seed).uniform(0.5, 1.5, shape)

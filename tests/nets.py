@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from gradexplain.adjoint import adjoint
-from gradexplain.engine import Problem, Request, problem_of
 from gradexplain.formula.local import UPSTREAM
 from gradexplain.graph import refs
 from gradexplain.ops.base import Op, Shape
+from gradexplain.problem import Problem, Request, problem_of
 from gradexplain.routes.judged import JudgedStep, JudgedSteps, judged
 from gradexplain.routes.pytorch import Question, call
 from gradexplain.verdict.status import worst

@@ -10,8 +10,8 @@ import torch
 
 from gradexplain import UnsupportedError, explain, hessian
 from gradexplain.adjoint import Adjoint, adjoint
-from gradexplain.engine import Request, bound_of
 from gradexplain.plan.arrays import to_float
+from gradexplain.problem import Request, bound_of
 from gradexplain.routes.chain import ChainRule
 
 #: Expressions in x, positive and of shape (3, 3), with a scalar value.

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from textbook import Reader, lengths, ranges
 
 import gradexplain
-from gradexplain.engine import Request, problem_of
 from gradexplain.explanation import Explanation, Formula
 from gradexplain.graph import program
+from gradexplain.problem import Request, problem_of
 
 SHAPES: dict[str, tuple[int, ...]] = {"a": (2, 3), "b": (2, 3), "c": (3,), "d": (2, 1), "s": ()}
 

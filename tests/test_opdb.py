@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 import torch
 
-from gradexplain.engine import Request, bound_of, explanation_of, problem_at
+from gradexplain.engine import explanation_of
 from gradexplain.errors import GradexplainError
 from gradexplain.ops import by_spelling
+from gradexplain.problem import Request, bound_of, problem_at
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

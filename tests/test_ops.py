@@ -18,12 +18,12 @@ from conftest import sample
 import gradexplain
 from gradexplain.arithmetic import mp
 from gradexplain.catalogue import entries
-from gradexplain.engine import Request, problem_of
 from gradexplain.errors import GradexplainError
 from gradexplain.formula.functions import build, derivative, named_function
 from gradexplain.ops import Op, all_ops
 from gradexplain.plan.arrays import to_exact, to_float
 from gradexplain.plan.evaluate import Evaluator
+from gradexplain.problem import Request, problem_of
 from gradexplain.reading.arrays import ONES
 from gradexplain.reading.language import read
 from gradexplain.reading.syntax import parse

@@ -157,7 +157,7 @@ def test_denominator_layout_is_the_transpose(columns: Explanation) -> None:
     ],
 )
 def test_an_element_that_is_none(element: str, message: str) -> None:
-    from gradexplain.engine import Request, problem_of
+    from gradexplain.problem import Request, problem_of
     from gradexplain.reading.arrays import ONES
 
     request = Request("2*x", shapes={"x": (2, 2)}, grad=ONES, element=element)

@@ -11,7 +11,8 @@ import pytest
 
 import gradexplain
 from gradexplain.arithmetic import mp
-from gradexplain.engine import Request, Run, problem_of
+from gradexplain.engine import Run
+from gradexplain.problem import Request, problem_of
 from gradexplain.reading.language import read
 from gradexplain.reading.syntax import parse
 from gradexplain.routes.chain import ChainRule

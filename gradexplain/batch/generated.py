@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gradexplain.catalogue import goes_by
-from gradexplain.engine import Request, problem_of
 from gradexplain.errors import GradexplainError, InputError
 from gradexplain.ops import Op, all_ops
 from gradexplain.ops.base import Shape
 from gradexplain.ops.samples import parse
+from gradexplain.problem import Request, problem_of
 from gradexplain.reading.arrays import ONES
 
 #: Intervals that values are drawn from; the first at which the forward pass is finite is taken.

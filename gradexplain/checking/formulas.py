@@ -19,6 +19,7 @@ from gradexplain.formula.printing import TextPrinter
 from gradexplain.formula.tidy import Folds, equal, tidy
 from gradexplain.graph import Graph, Node
 from gradexplain.routes.closed import ClosedForm
+from gradexplain.routes.written import Written
 
 if TYPE_CHECKING:
     from gradexplain.checking.truth import Truth
@@ -44,7 +45,7 @@ def _describe(found: InputReport, trial: Trial, truth: Truth, name: str) -> None
     graph = setting.graph
     assert graph is not None
     leaf = next(n for n in truth.leaves if n.label == name)
-    shown = truth.form.shown_gradient(leaf)
+    shown = Written(truth.form).gradient(leaf)
     found.right = shown.text
     found.where, found.ranges = shown.where, shown.ranges
     if found.verdict == "right":
@@ -57,7 +58,7 @@ def _describe(found: InputReport, trial: Trial, truth: Truth, name: str) -> None
     form.v_name = v = setting.grad_names[0]
     calculus = form.calculus
     # Only the forward's values have names in these formulas.
-    form._names = names = [n.label for n in graph.nodes if not n.is_literal] + [v]
+    form.names = names = [n.label for n in graph.nodes if not n.is_literal] + [v]
     form._folds = Folds(fold for node in graph.nodes if (fold := _fold(node, calculus)) is not None)
     places = calculus.indices(leaf.shape, "d")
     right = form.gradient(both[leaf.id])
@@ -91,14 +92,14 @@ def _describe(found: InputReport, trial: Trial, truth: Truth, name: str) -> None
     lines = [
         line
         for formula in (claimed, gap)
-        for line in form._definitions(formula, letters, printer, tuple(places))
+        for line in Written(form).definitions(formula, letters, printer, tuple(places))
     ]
     told = {_told(line) for line in found.where}
     for line in lines:
         if _told(line) not in told:
             told.add(_told(line))
             found.where = (*found.where, line)
-    found.ranges = form._ranges(symbols, letters, ())
+    found.ranges = Written(form).ranges(symbols, letters, ())
 
 
 def _told(line: str) -> str:

@@ -34,8 +34,8 @@ from gradexplain.supervisor import link
 if TYPE_CHECKING:
     from gradexplain.document.model import Document
     from gradexplain.document.shows import Shows
-    from gradexplain.engine import Request
     from gradexplain.formats.text import Style
+    from gradexplain.problem import Request
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -131,7 +131,7 @@ class Question:
                 f"--grad is given {len(self.grads)} times",
                 remedy="give it once; gradexplain run takes several, one for each call of backward",
             )
-        from gradexplain.engine import Request
+        from gradexplain.problem import Request
         from gradexplain.reading import typed  # NumPy is loaded here, not for --help
 
         at = typed.parse_bindings(self.at)

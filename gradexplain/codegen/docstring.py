@@ -15,6 +15,7 @@ from gradexplain.graph import Graph
 from gradexplain.ops.base import Shape
 from gradexplain.reading.language import read
 from gradexplain.routes.closed import ClosedForm
+from gradexplain.routes.written import Written
 
 if TYPE_CHECKING:
     from gradexplain.codegen.making import Making
@@ -73,7 +74,7 @@ def _described(making: Making, graph: Graph, letters: Mapping[int, str]) -> tupl
     for leaf in graph.leaves:
         if leaf.integer or not form.calculus.reaches(graph.out, leaf.label):
             continue
-        shown = form.shown_gradient(leaf)
+        shown = Written(form).gradient(leaf)
         texts = [shown.text, *(f"where {w}" for w in shown.where)]
         formulas += [t for t in (_in_letters(t, letters) for t in texts) if t not in formulas]
     return f"{described} -> {out}", formulas

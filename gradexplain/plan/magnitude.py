@@ -260,8 +260,13 @@ def _product_errors(value: Any, size: Any, upward: bool, *, whole: bool) -> Pair
 def _grown(value: Any, slopes: Any) -> Any:
     """The magnitude of ``f(a)``: ``|f| + Σ |f'|·magnitude(a)``."""
     size = np.abs(to_float(value))
+    # With digits to spare a bound beyond a float's range says that nothing is known yet.
+    beyond = np.inf if np.asarray(value).dtype == object else 0.0
     for slope, inner in slopes:
-        size = size + np.nan_to_num(np.abs(to_float(slope)) * inner, nan=0.0, posinf=0.0)
+        term = np.abs(to_float(slope)) * inner
+        size = size + np.where(
+            np.isinf(inner) & ~(term <= 0), beyond, np.nan_to_num(term, posinf=beyond)
+        )
     return size
 
 

@@ -64,19 +64,23 @@ _WANTED = 18
 
 def settled_chain(
     graph: Graph, values: Mapping[str, Array], v: Array, wanted: list[str], *, exact: bool
-) -> tuple[ChainRule, int]:
-    """The chain rule carried through, and the digits with which it was.
+) -> tuple[ChainRule, int, bool]:
+    """The chain rule carried through, the digits with which it was, and whether they were enough.
 
     Where fewer than 18 digits of a number are certain it is all done again with twice as many, up to
-    `ChainRule.most_digits`; what is then no more than its own rounding is 0.
+    `ChainRule.most_digits`; what is then no more than its own rounding is 0.  They are not enough where
+    more would have been worth trying than `MOST_DIGITS`.
     """
     digits, before = DIGITS, None
     while True:
         with mp.workdps(digits):
             chain = ChainRule(graph, values, exact=exact)
             chain.backward(v, wanted)
-        if not exact or chain.is_certain(digits, before) or digits >= chain.most_digits(digits):
-            return chain, digits
+        if not exact or chain.is_certain(digits, before):
+            return chain, digits, True
+        worth = chain.most_digits(digits)
+        if digits >= min(worth, MOST_DIGITS):
+            return chain, digits, worth <= MOST_DIGITS
         before = chain
         digits = max(2 * digits, MORE_DIGITS)
 
@@ -139,9 +143,9 @@ class ChainRule:
         tens, noise = 1, mp.mpf(10) ** (10 - digits)
         for value, size in self._found():
             for x, s in zip(np.ravel(value), np.ravel(size), strict=True):
-                if mp.isfinite(x) and abs(x) > noise * s:
+                if mp.isfinite(x) and (not s < math.inf or abs(x) > noise * s):
                     tens = max(tens, abs(int(0.30103 * mp.mag(x))))
-        return min(MOST_DIGITS, max(MORE_DIGITS, 8 * tens))
+        return max(MORE_DIGITS, 8 * tens)
 
     def _pair(self, array: Any) -> Pair:
         array = np.asarray(array, dtype=np.float64)

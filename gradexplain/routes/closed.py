@@ -6,48 +6,34 @@ named parts, each in closed form (`ClosedForm.chained`).
 
 from __future__ import annotations
 
-import math
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import sympy
 
 from gradexplain.explanation import Array
-from gradexplain.formula.arranging import joined
 from gradexplain.formula.burden import burden
-from gradexplain.formula.calculus import (
-    ADJOINT,
-    TOTAL,
-    Calculus,
-    literal_value,
-)
+from gradexplain.formula.calculus import ADJOINT, TOTAL, Calculus, literal_value
 from gradexplain.formula.contract import contract, delta
-from gradexplain.formula.indices import Ranges, index
+from gradexplain.formula.indices import Ranges
 from gradexplain.formula.kinds import (
-    BIG,
     Bracket,
     Cases,
     FloorDiv,
     Lookup,
     Modulo,
     element_symbol,
-    indices_of,
     label_of,
 )
 from gradexplain.formula.kit import decimals
-from gradexplain.formula.latex import LatexPrinter
-from gradexplain.formula.letters import Letters
-from gradexplain.formula.printing import TextPrinter
 from gradexplain.formula.sizes import Sizes, Unlettered
-from gradexplain.formula.structure import structure
 from gradexplain.formula.tidy import Folds, tidy
-from gradexplain.graph import Graph, Node, Ref, labels_of, op_call
-from gradexplain.numbers import one_line
+from gradexplain.graph import Graph, Node, Ref
 from gradexplain.ops.base import Shape
 from gradexplain.plan.arrays import Pair, to_exact, to_float
 from gradexplain.plan.evaluate import Evaluator
@@ -59,19 +45,6 @@ LONG = 100
 
 #: A derivation that grows past that by more than this is given up for the chain before it is tidied.
 _MORE = 20
-
-_OUT, _IN = "ikmace", "jlnbdf"
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A formula as it is shown: see `gradexplain.explanation.Formula`."""
-
-    formula: Any
-    text: str
-    latex: str
-    where: tuple[str, ...]
-    ranges: str
 
 
 class Known(OrderedDict[Any, "ClosedForm"]):
@@ -132,7 +105,7 @@ class ClosedForm:
         self.long = LONG
         #: The names of the argument of ``backward`` and of the scalar L in formulas.
         self.v_name, self.loss_name = free_names(graph)
-        self._names = [n.label for n in graph.nodes if not n.is_literal] + [self.v_name]
+        self.names = [n.label for n in graph.nodes if not n.is_literal] + [self.v_name]
         #: Set where the output itself is the scalar that is differentiated: formulas then say
         #: ∂S/∂x instead of x.grad, and v, which is 1, is not mentioned.
         self.scalar = ""
@@ -357,7 +330,7 @@ class ClosedForm:
         node = self.calculus.node(label)
         if label == self.v_name:
             return self._given(self._v)
-        for upper, row in ((ADJOINT, ()), (TOTAL, self._row)):
+        for upper, row in ((ADJOINT, ()), (TOTAL, self.row)):
             if label.startswith(upper):
                 part = self.calculus.node(label.removeprefix(upper))
                 assert part is not None
@@ -461,6 +434,12 @@ class ClosedForm:
                 return plain
         return self
 
+    def remembered(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        """What ``make`` returns, made once for these formulas."""
+        if key not in self._texts:
+            self._texts[key] = make()
+        return self._texts[key]
+
     def _derived(self, leaves: Sequence[Node]) -> list[Any]:
         """Every formula that the gradients of ``leaves`` need."""
         found = [self.gradient(leaf) for leaf in leaves]
@@ -489,201 +468,15 @@ class ClosedForm:
 
     def _chained_jacobian(self, leaf: Node) -> Pair:
         """J by the chain of its parts: every part's J is computed once."""
-        row = self._row
+        row = self.row
         formula = self.chained(leaf, TOTAL, row)
         places = self.calculus.indices(leaf.shape, "d")
         return self.evaluate(formula, (*row, *places), self.graph.out.shape + leaf.shape)
 
     @property
-    def _row(self) -> tuple[Any, ...]:
+    def row(self) -> tuple[Any, ...]:
         """Index symbols for the output's element in the derivatives by parts."""
         return self.calculus.indices(self.graph.out.shape, f"n{self.graph.output}x")
-
-    # -- text ------------------------------------------------------------------------------------
-
-    def shown_jacobian(self, leaf: Node) -> tuple[Shown, str]:
-        """J as it is shown, and its structure in words."""
-        leaf = self.graph[leaf.id]
-        found = self.remembered(("jacobian", leaf.label), lambda: self._shown_jacobian(leaf))
-        return found  # type: ignore[no-any-return]
-
-    def shown_gradient(self, leaf: Node) -> Shown:
-        """``leaf.grad[j] = …`` as it is shown."""
-        leaf = self.graph[leaf.id]
-        found = self.remembered(("gradient", leaf.label), lambda: self._shown_gradient(leaf))
-        return found  # type: ignore[no-any-return]
-
-    def remembered(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-        """What ``make`` returns, made once for these formulas."""
-        if key not in self._texts:
-            self._texts[key] = make()
-        return self._texts[key]
-
-    def _shown_jacobian(self, leaf: Node) -> tuple[Shown, str]:
-        out = self.calculus.indices(self.graph.out.shape, "o")
-        places = self.calculus.indices(leaf.shape, "d")
-        formula = self.jacobian(leaf)
-        letters = Letters(self._names)
-        letters.axes(out, _OUT)
-        letters.axes(places, _IN)
-        left = ("∂", self.graph.out, out), ("∂", leaf, places)
-        if formula is not None:
-            words = structure(formula, self.graph, leaf, out, places, letters)
-            shown = self._shown(left, formula, letters, (*out, *places))
-            counts = self._counts(leaf) if self.sizes is None else []
-            return replace(shown, where=(*shown.where, *counts)), words
-        # The rows' index symbols keep their letters in every line below.
-        row = self._row
-        letters.share(dict(zip(row, out, strict=True)))
-        formula = self.chained(leaf, TOTAL, row)
-        shown = self._shown(left, formula, letters, (*out, *places), row)
-        return shown, "the chain of the Jacobians of its parts"
-
-    def _counts(self, leaf: Node) -> list[str]:
-        """Where a denominator comes from: ``6 = 2·3``, the elements that a mean averages."""
-        lines: dict[str, None] = {}
-        reach = self.graph.reach([leaf.label])
-        for node in self.graph.nodes:
-            if node.op is None or node.op.averages is None or node.id not in reach:
-                continue
-            sizes = [n for n in node.op.averages(*self.calculus.arguments(node)) if n > 1]
-            if len(sizes) > 1 and node.id in self.graph.needed():
-                product = "·".join(map(str, sizes))
-                what = f"the number of elements that {node.op.name} averages"
-                lines[f"{math.prod(sizes)} = {product}, {what}"] = None
-        return list(lines)
-
-    def _shown_gradient(self, leaf: Node) -> Shown:
-        places = self.calculus.indices(leaf.shape, "d")
-        letters = Letters(self._names)
-        letters.axes(places, _IN)
-        left: Sequence[tuple[str, Node, Sequence[Any]]] = (("grad", leaf, places),)
-        if self.scalar:
-            left = ("∂", self.graph.out, ()), ("∂", leaf, places)
-        return self._shown(left, self.gradient(leaf), letters, places)
-
-    def _shown(
-        self,
-        left: Sequence[tuple[str, Node, Sequence[Any]]],
-        formula: Any,
-        letters: Letters,
-        axes: Sequence[Any],
-        row: tuple[Any, ...] = (),
-    ) -> Shown:
-        texts = []
-        where: list[str] = []
-        sizes: Iterable[str] = ()
-        formula = joined(formula)
-        ranks = {node.label: len(node.shape) for node in self.graph.nodes}
-        for kind in (TextPrinter, LatexPrinter):
-            printer = kind(letters, self._names, ranks, self.loss_name, self.graph.out.label)
-            texts.append(f"{_left(left, printer)} = {printer(self.lettered(formula))}")
-            if kind is TextPrinter:
-                where = self._definitions(formula, letters, printer, row)
-                sizes = printer.sizes
-        # Deriving the lines below took the same symbols for other axes.
-        for _, node, places in left:
-            # A scalar of a shape such as (1, 1) is spoken of without its indices.
-            for symbol, n in zip(places, node.shape if places else (), strict=True):
-                if not symbol.is_Integer:
-                    self.calculus.ranges[symbol] = n
-        symbols = [a for a in axes if not a.is_Integer]
-        return Shown(
-            formula, texts[0], texts[1], tuple(where), self._ranges(symbols, letters, sizes)
-        )
-
-    def _definitions(
-        self, formula: Any, letters: Letters, printer: TextPrinter, row: tuple[Any, ...]
-    ) -> list[str]:
-        """A line for each name in ``formula``: ``s[k] = Σ_p x[p,k]``, and those it uses in turn.
-
-        Derivatives by parts come first, in the order of the backward pass; then values, in order.
-        """
-        slopes: dict[int, str] = {}
-        values: dict[int, str] = {}
-        pending = [formula]
-        while pending:
-            current = pending.pop(0)
-            for atom in sorted(current.atoms(sympy.Indexed, sympy.Symbol, Lookup), key=str):
-                if atom.is_Symbol and atom.is_integer:
-                    continue
-                label = label_of(atom)
-                upper = next((u for u in (ADJOINT, TOTAL) if label.startswith(u)), "")
-                node = self.calculus.node(label.removeprefix(upper))
-                if node is not None and node.value is not None and not node.is_literal:
-                    values.setdefault(node.id, f"{node.label} = {one_line(node.value)}")
-                if node is None or node.op is None:
-                    continue
-                at = indices_of(atom)[len(row) if upper == TOTAL else 0 :]
-                lines = slopes if upper else values
-                if node.id in lines or len(at) != len(node.shape):
-                    continue  # done, or the bare name inside an element
-                own = self.calculus.indices(node.shape, f"n{node.id}x")
-                if upper:
-                    _, definition = self.part(node, upper, row)
-                    name = element_symbol(label, (*(row if upper == TOTAL else ()), *own))
-                else:
-                    definition = self.calculus.definition(node, own)
-                    name = self.calculus.atom(node, own)
-                    if definition == name:
-                        # No formula for an element: the call itself, and what it is called with.
-                        call = op_call(node, labels_of(self.graph))
-                        lines[node.id] = "" if call == node.label else f"{node.label} = {call}"
-                        pending += [self._plain(self.graph[i]) for i in node.inputs]
-                        continue
-                # The row's letters are taken in its lines: ∂y[i]/∂h[i] is one entry of many.
-                tied = not set(at).isdisjoint(row)
-                letters.adopt(own, () if tied else at, _OUT + "pqrstuw", self.calculus.ranges)
-                line = joined(self._line(definition, own, letters))
-                lines[node.id] = f"{printer(name)} = {printer(self.lettered(line))}"
-                pending.append(line)
-        ordered = [slopes[id] for id in sorted(slopes, reverse=True)]
-        return [text for text in ordered + [values[id] for id in sorted(values)] if text]
-
-    def _plain(self, node: Node) -> Any:
-        """An element of a value, at its own indices."""
-        return self.calculus.atom(node, self.calculus.indices(node.shape, f"n{node.id}x"))
-
-    def _line(self, definition: Any, own: Sequence[Any], letters: Letters) -> Any:
-        """``definition`` with bound indices of its own, whose letters none of ``own`` has."""
-        bound: dict[Any, Any] = {}
-        for total in definition.atoms(*BIG):
-            for q, *_ in total.limits:
-                bound[q] = None
-        mine = {letters.known(symbol) for symbol in own}
-        taken: set[str | None] = set()
-        for q in sorted(bound, key=str):
-            n = self.calculus.ranges[q]
-            letter = letters.reuse(n, self.calculus.ranges, mine | taken)
-            symbol = index(f"{q.name}_{letter or f'new{own}'}")
-            self.calculus.ranges[symbol] = n
-            if letter is not None:
-                letters.share({symbol: letters.symbol(letter)})
-            taken.add(letters[symbol])
-            bound[q] = symbol
-        return definition.xreplace(bound)
-
-    def _ranges(self, symbols: Sequence[Any], letters: Letters, sizes: Iterable[str]) -> str:
-        """``i, j = 0…2; k, l = 0…1; N = 3``: every letter that was used, with its range or value.
-
-        Where sizes have no values, ``j = 0…N − 1``.
-        """
-        groups: dict[int | str, list[str]] = {}
-        for symbol, letter in letters.used(symbols):
-            n = self.calculus.ranges[symbol]
-            last: int | str = n - 1
-            if self.sizes is not None:
-                known = self.sizes.values
-                last = self.sizes.value(n) - 1 if known else self.sizes.text(n - 1)
-            groups.setdefault(last, []).append(letter)
-        shown = [f"{', '.join(sorted(set(ls)))} = 0…{last}" for last, ls in groups.items()]
-        if self.sizes is not None:
-            known = {size.name: n for size, n in self.sizes.values.items()}
-            said = ", ".join(f"{name} = {known[name]}" for name in known if name in set(sizes))
-            shown += [said] if said else []
-        elif self.only_here:
-            shown.append("at these sizes")
-        return "; ".join(shown)
 
 
 def _conditions(formulas: Sequence[Any]) -> int:
@@ -694,11 +487,3 @@ def _conditions(formulas: Sequence[Any]) -> int:
 
 def _id(node: Node) -> int:
     return node.id
-
-
-def _left(left: Sequence[tuple[str, Node, Sequence[Any]]], printer: TextPrinter) -> str:
-    if len(left) == 1:
-        _, node, places = left[0]
-        return printer.gradient(node.label, places)
-    (_, out, at), (_, leaf, places) = left
-    return printer.derivative(out.label, at, leaf.label, places)

@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 import sympy
 
-from gradexplain.engine import Problem, Run, is_small
+from gradexplain.engine import Run
 from gradexplain.explanation import Array, Check, Difference
 from gradexplain.formula.indices import Ranges, index
 from gradexplain.formula.latex import LatexPrinter
 from gradexplain.formula.letters import Letters
 from gradexplain.graph import Node
 from gradexplain.plan.arrays import to_float
+from gradexplain.problem import Problem, is_small
 from gradexplain.routes.calls import Shared
 from gradexplain.routes.chain import ChainRule, cleaned
-from gradexplain.routes.closed import ClosedForm, Shown
+from gradexplain.routes.closed import ClosedForm
 from gradexplain.routes.singular import singular_nodes
+from gradexplain.routes.written import Shown, Written
 from gradexplain.second.gradients import Gradients, closed, free_label, stepped
 from gradexplain.second.model import WHOLE, Block, Hessian, Product
 from gradexplain.second.notes import add_notes
@@ -156,7 +158,7 @@ class Making:
                          shape, zero, zero, zero, zero)  # fmt: skip
         formed = self._formed(a, b)
         if formed:
-            shown, structure = form.shown_jacobian(b)
+            shown, structure = Written(form).jacobian(b)
             text, latex = self._titled(shown, a, b)
             block = Block(
                 name, shown.formula, text, latex, shown.where, shown.ranges, a.label, b.label,
@@ -456,7 +458,7 @@ class Making:
                 total += calculus.weighted(self.forms[a.label].jacobian(leaf), u, a.shape)
                 ranges |= calculus.ranges
             form.give(leaf, total, ranges)
-        shown = form.shown_gradient(leaf)
+        shown = Written(form).gradient(leaf)
         left, _, right = shown.text.partition(" = ")
         at = left.rsplit("/∂", 1)[1][len(leaf.label) :]
         tex_left, _, tex_right = shown.latex.partition(" = ")

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gradexplain.adjoint import adjoint
-from gradexplain.engine import Problem, Run, explanation_of
+from gradexplain.engine import Run, explanation_of
 from gradexplain.explanation import BackwardRow, Check, Note, Second
+from gradexplain.problem import Problem
 from gradexplain.routes.calls import Part, Shared
 from gradexplain.routes.double import SecondQuestion
 from gradexplain.routes.pytorch import Asked

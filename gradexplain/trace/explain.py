@@ -14,13 +14,14 @@ import numpy as np
 
 from gradexplain import numbers
 from gradexplain.adjoint import moving
-from gradexplain.engine import Problem, explanation_of
+from gradexplain.engine import explanation_of
 from gradexplain.errors import GradexplainError
 from gradexplain.explanation import (
     Check,
     Note,
 )
 from gradexplain.graph import Graph
+from gradexplain.problem import Problem
 from gradexplain.trace.backward import Backward
 from gradexplain.trace.call import TracedCall, TracedRow
 from gradexplain.trace.links import Reading

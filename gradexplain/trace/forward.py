@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from gradexplain import numbers
-from gradexplain.engine import _loss
 from gradexplain.errors import GradexplainError
 from gradexplain.explanation import (
     Array,
@@ -20,6 +19,7 @@ from gradexplain.explanation import (
     Upstream,
 )
 from gradexplain.plan.arrays import Pair
+from gradexplain.problem import loss_text
 from gradexplain.routes.judged import JudgedStep
 from gradexplain.trace.call import Root, TracedCall, TracedRow, known_or_nan, labels_of
 from gradexplain.trace.links import Assignment, Link, clean, is_literal
@@ -88,7 +88,7 @@ class Forward:
         v_name = next(n for n in ("v", "g", "upstream", "grad_output") if n not in taken)
         loss = next(n for n in ("L", "S", "loss_L") if n not in taken)
         first = roots[0] if roots else Root("y", (), np.ones(()))
-        texts = [_loss(r.v, r.name, loss, v_name).partition(" = ")[2] for r in roots]
+        texts = [loss_text(r.v, r.name, loss, v_name).partition(" = ")[2] for r in roots]
         return TracedCall(
             expression=site.source if site is not None else "",
             dtype=self.dtype,

@@ -447,6 +447,7 @@ class Link:
     def _whole(self, id: int) -> str:
         """The closed form of a call that several records make up."""
         from gradexplain.routes.closed import ClosedForm
+        from gradexplain.routes.written import Written
 
         if sum(node.op is not None for node in self.graph.nodes) > _MANY:
             return ""
@@ -455,7 +456,7 @@ class Link:
         leaf = self.graph[id]
         if form.is_long(leaf):
             return ""
-        shown, _ = form.shown_jacobian(leaf)
+        shown, _ = Written(form).jacobian(leaf)
         text = "; ".join([shown.text, *(f"where {line}" for line in shown.where)])
         return text if len(text) <= _LONG else ""
 

@@ -110,6 +110,7 @@ REWRITES: tuple[Row, ...] = tuple(Row(*row) for row in (
     ("(1 - cos(A))/(A*A)", "0.5*sinc(A/(2*pi))**2", _CANCELS),
     ("(1 - cos(A))/sin(A)", "tan(A/2)", _CANCELS),
     ("1 - cos(A)", "2*sin(A/2)**2", _CANCELS),
+    ("cosh(A) - 1", "2*sinh(A/2)**2", _CANCELS),
     ("sin(A + B) - sin(A)", "2*cos(A + B/2)*sin(B/2)", _CANCELS),
     ("cos(A + B) - cos(A)", "-2*sin(A + B/2)*sin(B/2)", _CANCELS),
     ("tan(A + B) - tan(A)", "sin(B)/(cos(A)*cos(A + B))", _CANCELS),

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from run_speed import report, side_by_side
 
-from gradexplain.engine import Request, problem_of
 from gradexplain.limits import BUDGET
+from gradexplain.problem import Request, problem_of
 from gradexplain.reading.arrays import ONES
 from gradexplain.routes.closed import ClosedForm
 from gradexplain.routes.pytorch import tensors_of
