@@ -143,7 +143,7 @@ class ChainRule:
         tens, noise = 1, mp.mpf(10) ** (10 - digits)
         for value, size in self._found():
             for x, s in zip(np.ravel(value), np.ravel(size), strict=True):
-                if mp.isfinite(x) and (not s < math.inf or abs(x) > noise * s):
+                if x != 0 and mp.isfinite(x) and (not s < math.inf or abs(x) > noise * s):
                     tens = max(tens, abs(int(0.30103 * mp.mag(x))))
         return max(MORE_DIGITS, 8 * tens)
 
