@@ -31,7 +31,7 @@ class Bench:
     """One Function's backward, run with its source changed, against the truth at every trial."""
 
     #: At most so many edits are run.
-    most = 8000
+    most = 12000
 
     def __init__(
         self,

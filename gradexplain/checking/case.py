@@ -7,14 +7,27 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from gradexplain.checking import edits, numeric, points
 from gradexplain.checking.bench import Bench
 from gradexplain.checking.formula_bench import FormulaBench
 from gradexplain.checking.report import Fault
-from gradexplain.checking.trials import Trial, Tries
+from gradexplain.checking.trials import Trial, Tries, close
 from gradexplain.errors import GradexplainError
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph, Node
+
+_NUMBERS = ("wrong_sign", "sum_vs_mean", "constant_factor", "biased_variance")
+
+
+def ratio(a: Array, b: Array, scale: Array, dtype: str) -> float | None:
+    """``c`` such that ``a = c·b`` throughout; None where there is none."""
+    place = np.unravel_index(int(np.argmax(np.abs(np.nan_to_num(b)))), b.shape)
+    if not np.isfinite(a).all() or not np.isfinite(b).all() or b[place] == 0:
+        return None
+    c = float(a[place] / b[place])
+    return c if c != 0 and close(a, c * b, scale, dtype) else None
 
 
 @dataclass(eq=False)
@@ -53,9 +66,25 @@ class Case:
         """The fault whose mend is an edit of the user's own source, or of the claim's text."""
         if not self._looked:
             self._looked = True
-            found = ((bench, edits.find(bench, pairs=not self.named)) for bench in self._benches())
-            self._repaired = next((edits.fault(bench, some) for bench, some in found if some), None)
+            # What J is a number of times: a number is wrong.
+            first = _NUMBERS if self.factors() is not None else ()
+            for bench in self._benches():
+                found = edits.find(bench, pairs=not self.named, first=first, known=self.tries.mends)
+                if found:
+                    self.tries.mends.append(found)
+                    self._repaired = edits.fault(bench, found)
+                    break
         return self._repaired
+
+    def factors(self) -> list[float] | None:
+        """How many times J the claim is at each trial; None where it is not."""
+        found = [
+            None if (j := t.claimed(self.name)) is None
+            else ratio(j, t.true[self.name], t.true[self.name], t.dtype)
+            for t in self.regular
+        ]  # fmt: skip
+        known = [f for f in found if f is not None]
+        return known if len(known) == len(found) else None
 
     #: Whether a fault has been named by what J is: then two edits are not looked for.
     named: bool = False
@@ -67,7 +96,10 @@ class Case:
         told = self.telling if functions else []
         rest = [t for t in self.regular if t not in told] + self.elsewhere if functions else []
         for function in functions:
-            yield Bench(function, told, self.names, rest)
+            bench = Bench(function, told, self.names, rest)
+            # One tree of one source: what mends one input is tried for the next.
+            bench.tree = bench.tree and self.tries.trees.setdefault(function, bench.tree)
+            yield bench
         claims = getattr(self.tries.subject, "claimed", ())
         program = next((c.program for c in claims if c.name == self.name), None)
         yield FormulaBench(program, self.regular, self.name, self.output)
@@ -88,10 +120,14 @@ class Case:
                 continue
             with contextlib.suppress(GradexplainError):
                 setting = subject.setting(other, {})
+                sizes = {a: b for n in shapes for a, b in zip(shapes[n], other[n], strict=True)}
+                if setting.out_shape != tuple(sizes.get(n, n) for n in self.first.out_shape):
+                    continue  # broadcasting has made another pattern of it
                 for what, values in points.regular(other, 4, signed=True):
                     trial = self.tries.trial(setting, what, values)
                     if trial is not None:
-                        return [trial]
+                        raises = trial.result(self.name).problem == "raises"
+                        return [] if raises else [trial]
         return []
 
     @property

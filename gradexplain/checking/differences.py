@@ -39,7 +39,7 @@ def jacobians(
 
 
 def _moved(values: Mapping[str, Array], name: str, place: int, by: float) -> dict[str, Array]:
-    changed = values[name].copy()
+    changed = np.array(values[name], dtype=np.float64)
     changed.flat[place] += by
     return {**values, name: changed}
 

@@ -11,7 +11,7 @@ import ast
 import inspect
 import itertools
 import linecache
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from gradexplain.checking import numeric
@@ -24,21 +24,53 @@ from gradexplain.checking.rewriting import text
 torch = numeric.torch_module()
 
 
-def find(bench: Bench | FormulaBench, *, pairs: bool = True) -> list[Edit]:
-    """The edit, or the two, that make a backward right; none where there are none."""
+def find(
+    bench: Bench | FormulaBench,
+    *,
+    pairs: bool = True,
+    first: Collection[str] = (),
+    known: Sequence[list[Edit]] = (),
+) -> list[Edit]:
+    """The edit, or the two, that make a backward right; none where there are none.  Those that are
+    ``known`` of other inputs are tried before all, then faults of the codes ``first``.
+    """
     if bench.tree is None or bench.right():
         return []
+    places = {id(slot.owner) for slot in slots(bench.tree)}
+    for mend in known:
+        if all(id(e.slot.owner) in places for e in mend) and _right(bench, mend):
+            return mend
     scope = bench.scope()
     kept: list[Edit] = []
-    for edit in itertools.islice(edits(bench.tree, scope, bench.returned), bench.most):
-        edit.slot.put(edit.new)
-        right = bench.right()
-        edit.slot.put(edit.old)
-        if right:
+    for edit in itertools.islice(edits(bench.tree, scope, bench.returned, first), bench.most):
+        if _right(bench, [edit]):
             return [edit]
         if edit.paired:
             kept.append(edit)
     return _pair(bench, kept) if pairs else []
+
+
+def _right(bench: Bench | FormulaBench, mend: Sequence[Edit]) -> bool:
+    """Whether the backward is right with these edits; of two one may be inside the other."""
+    outer, inner = mend[0], mend[-1]
+    if outer is not inner and _inside(outer, inner):
+        outer, inner = inner, outer
+    nested = _inside(inner, outer) and not any(n is inner.slot.owner for n in ast.walk(outer.new))
+    if outer is not inner and nested:
+        # An operator is changed where it stands, so that the other edit keeps its place.
+        if not (_operator(outer.old) and _operator(outer.new)):
+            return False
+        kept, outer.old.op = outer.old.op, outer.new.op
+    else:
+        outer.slot.put(outer.new)
+    inner.slot.put(inner.new)
+    right = bench.right()
+    inner.slot.put(inner.old)
+    if outer is not inner and nested:
+        outer.old.op = kept
+    else:
+        outer.slot.put(outer.old)
+    return right
 
 
 def written(bench: Bench, name: str, line: str) -> list[Edit]:
@@ -70,10 +102,7 @@ def written(bench: Bench, name: str, line: str) -> list[Edit]:
         ):
             continue
         edit = Edit("unknown", slot, slot.get(), expression, False)
-        slot.put(edit.new)
-        right = bench.right()
-        slot.put(edit.old)
-        if right:
+        if _right(bench, [edit]):
             return [edit]
     return []
 
@@ -90,34 +119,7 @@ def _pair(bench: Bench | FormulaBench, kept: list[Edit]) -> list[Edit]:
     for count, (one, two) in enumerate(_likely(running)):
         if count > bench.most // 3:
             break
-        if one.slot is two.slot:
-            continue
-        if _inside(one, two) or _inside(two, one):
-            outer, inner = (two, one) if _inside(one, two) else (one, two)
-            if any(part is inner.slot.owner for part in ast.walk(outer.new)):
-                outer.slot.put(outer.new)
-                inner.slot.put(inner.new)
-                right = bench.right()
-                inner.slot.put(inner.old)
-                outer.slot.put(outer.old)
-                if right:
-                    return [one, two]
-                continue
-            if not (_operator(outer.old) and _operator(outer.new)):
-                continue
-            # An operator is changed where it stands, so that the other edit keeps its place.
-            kept_op, outer.old.op = outer.old.op, outer.new.op
-            inner.slot.put(inner.new)
-            right = bench.right()
-            inner.slot.put(inner.old)
-            outer.old.op = kept_op
-        else:
-            one.slot.put(one.new)
-            two.slot.put(two.new)
-            right = bench.right()
-            two.slot.put(two.old)
-            one.slot.put(one.old)
-        if right:
+        if one.slot is not two.slot and _right(bench, [one, two]):
             return [one, two]
     return []
 
@@ -208,8 +210,8 @@ def _patched(file: str, edit: Edit, before: dict[int, Patch]) -> Patch | None:
     earlier = before.get(line)
     if earlier is not None:
         return None
-    bare = slot.field in ("value", "elts", "args", "slice", "body", "targets") and not isinstance(
-        slot.owner, (ast.Attribute, ast.Subscript)
+    bare = slot.field in ("elts", "args", "slice", "body", "targets") or (
+        slot.field == "value" and not isinstance(slot.owner, (ast.Attribute, ast.Subscript))
     )
     compound = isinstance(edit.new, (ast.BinOp, ast.UnaryOp, ast.Compare, ast.IfExp))
     if compound and not bare and not (head.endswith("(") and tail.startswith(")")):

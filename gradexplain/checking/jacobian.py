@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gradexplain.checking import numeric
-from gradexplain.checking.case import Case
+from gradexplain.checking.case import Case, ratio
 from gradexplain.checking.report import Fault
 from gradexplain.checking.trials import Trial, close
 from gradexplain.explanation import Array
@@ -245,7 +245,7 @@ def by_term(case: Case) -> Fault | None:
             for t, terms in zip(trials, values, strict=True):
                 gap = np.asarray(t.claimed(name)) - t.true[name]
                 term = np.asarray(sum(terms[k] for k in group))
-                factors.append(_ratio(gap, term, t.true[name], t.dtype))
+                factors.append(ratio(gap, term, t.true[name], t.dtype))
             if any(f is None for f in factors):
                 continue
             found = [f for f in factors if f is not None]
@@ -279,27 +279,10 @@ def by_term(case: Case) -> Fault | None:
     return None
 
 
-def _ratio(a: Array, b: Array, scale: Array, dtype: str) -> float | None:
-    """``c`` such that ``a = c·b`` throughout; None where there is none."""
-    place = np.unravel_index(int(np.argmax(np.abs(np.nan_to_num(b)))), b.shape)
-    if not np.isfinite(a).all() or not np.isfinite(b).all() or b[place] == 0:
-        return None
-    c = float(a[place] / b[place])
-    if c == 0 or not close(a, c * b, scale, dtype):
-        return None
-    return c
-
-
 def by_factor(case: Case) -> Fault | None:
     """A constant times J."""
     name = case.name
-    found = []
-    for t in case.regular:
-        claimed = t.claimed(name)
-        ratio = None if claimed is None else _ratio(claimed, t.true[name], t.true[name], t.dtype)
-        if ratio is None:
-            return None
-        found.append(ratio)
+    found = case.factors()
     if not found:
         return None
     if max(found) - min(found) <= 1e-9 * max(map(abs, found)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,13 +125,15 @@ def slots(tree: ast.AST) -> Iterator[Slot]:
     yield from walk(tree, "", None)
 
 
-def edits(tree: ast.FunctionDef, scope: Scope, places: Sequence[int]) -> Iterator[Edit]:
+def edits(
+    tree: ast.FunctionDef, scope: Scope, places: Sequence[int], first: Collection[str] = ()
+) -> Iterator[Edit]:
     """Every edit of the table at every place that bears on the returned values at ``places``, in
-    the table's order.
+    the table's order; faults of the codes ``first`` before the others.
     """
     kept, seen = _statements(tree, places), set()
     found = [slot for slot in slots(tree) if _bears(slot, kept)]
-    for one in RULES:
+    for one in sorted(RULES, key=lambda r: r.code not in first):
         for slot in found:
             node = slot.get()
             scope.place = slot.place
@@ -140,6 +142,8 @@ def edits(tree: ast.FunctionDef, scope: Scope, places: Sequence[int]) -> Iterato
                 code, made = new if isinstance(new, tuple) else (one.code, new)
                 if output and code in ("extra_factor", "wrong_function", "extra_term"):
                     code = "output_for_input"
+                if slot.place == "index":
+                    code = "wrong_slice"
                 if isinstance(made, ast.AST) and (slot, text(made)) not in seen:
                     seen.add((slot, text(made)))
                     yield Edit(code, slot, node, made, one.paired)

@@ -147,7 +147,7 @@ def regular(
         yield (
             what,
             {
-                name: of(spread(shape, seed + 5 * place)) + _heavy(shape)
+                name: np.asarray(of(spread(shape, seed + 5 * place)) + _heavy(shape))
                 for place, (name, shape) in enumerate(shapes.items())
             },
         )

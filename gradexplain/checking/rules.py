@@ -127,7 +127,9 @@ def _sign(node: ast.AST, scope: Scope) -> Iterator[Found]:
 forms(
     "missing_term", lambda node, s: bool(s.idle) and (summand(node, s) or head(node, s)),
     "missing_call: A.gather(-1, {i})", "missing_call: A[{i}]",
-    "(A {sign} {idle})", "(A {sign} {idle}.unsqueeze(-1))", "(A {sign} {other} * {idle})", "(A {sign} {other} * {idle}[{i}])",
+    "(A {sign} {idle})", "(A {sign} {idle}.unsqueeze(-1))", "(A {sign} {other} * {idle})",
+    "(A {sign} {other} * {idle}[{i}])", "(A {sign} {idle} / {other})",
+    "(A {sign} {idle} / (1 - {other}))",
     "missing_factor: A * {idle}",
 )  # fmt: skip
 
@@ -457,11 +459,15 @@ forms(
     "exponent: A * {own}", "exponent: A / {own}",
     "mask_not_applied: A * {mask}",
     "A * {new}", "A / {new}", "A * (1 - {t})", "A * (1 - {t} ** 2)", "A * {t} * (1 - {t})",
-    "A / (1 + {t})", "A * {t}.sign()", "A * {t}.exp()",
+    "A / (1 + {t})", "A / (1 - {t})", "A * {t}.sign()", "A * {t}.exp()",
     "A * {column}.reshape(1, -1{tail})", "A * {row}.unsqueeze(-1)", "A / {row}.unsqueeze(-1)",
     "A * {number}", "A / {number}", "sum_vs_mean: A / ({number} - {number2})",
     "constant_factor: 2 * A", "constant_factor: A * {literal}", "constant_factor: A / {literal}",
     paired=True,
+)  # fmt: skip
+forms(
+    "wrong_slice", lambda node, s: s.place == "index" and atom(node, s) in s.numbers,
+    "A - 1", "A + 1",
 )  # fmt: skip
 forms(
     "constant_factor", lambda node, s: standing(node, s) and s.place != "head", "0.5 * A",
@@ -485,6 +491,7 @@ forms(
     "(A - A.mean({dim}, keepdim=True))",
     "(A - {w} * (A * {w}).{kind}({dim}, keepdim=True))",
     "(A - {w} * A.{kind}({dim}, keepdim=True))", "(A - (A * {w}).{kind}({dim}, keepdim=True))",
+    "missing_factor: {w} * (A - (A * {w}).sum({dim}, keepdim=True))",
     "(A - {other})", "(A + {other})", "(A - {row}.unsqueeze(-1))",
     "(A {sign} torch.outer({vector}, {vector}))",
     "(A - torch.nn.functional.one_hot({i}, A.shape[-1]))",
@@ -648,6 +655,21 @@ def _another(node: ast.AST, scope: Scope) -> Iterator[Found]:
                 other = ast.parse(f"{text(target.value)}[{at}] {op} 0").body[0]
                 other.value = node.value  # type: ignore[attr-defined]
                 yield both(node, other)
+    call = node.value if isinstance(node, ast.Expr) else None
+    if isinstance(call, ast.Call) and called(call) in ("index_add_", "scatter_add_") and (
+        len(call.args) == 3
+    ):  # fmt: skip
+        places = [f"{text(call.args[1])} + 1", f"{text(call.args[1])} - 1", *scope.indices]
+        weights = [
+            part for part in ast.walk(call.args[2])
+            if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Sub)
+            and number(part.left) == 1
+        ]  # fmt: skip
+        values = [call.args[2], *(replaced(call.args[2], {id(w): w.right}) for w in weights)]
+        for place, value in itertools.product(places, values):
+            new = copy.copy(call)
+            new.args = [call.args[0], ast.parse(place, mode="eval").body, value]  # type: ignore[list-item]
+            yield both(node, ast.Expr(new))
     if isinstance(node, ast.For):
         for one, two in itertools.permutations(scope.made, 2):
             for at in ("0", "-1", ":, 0", ":, -1"):
@@ -687,7 +709,7 @@ forms(
     "missing_term", summand,
     *(f"({line})" for kind in ("number", "literal", "eps")
       for line in (f"A + {{{kind}}}", f"A - {{{kind}}}", f"{{{kind}}} - A")),
-    "(A - {w} * {w} * A)",
+    "(A - {w} * {w} * A)", "(A {sign} {w} * {t} / {other} ** 2)",
 )  # fmt: skip
 forms("missing_term", head, "(A {sign} {any} * {any2})", "(A {sign} {number} * {any})")
 forms(
@@ -697,6 +719,8 @@ forms(
 # Derivatives of normalisations, which have a row of J for each element.
 forms(
     "unknown", head,
+    "missing_call: {made}.scatter_({dim}, {i}.unsqueeze({dim}), {v}.unsqueeze({dim}))",
+    "missing_call: {made}.scatter_add_({dim}, {i}, {v})",
     "{w} * ({v} - ({v} * {w}).sum({dim}, keepdim=True))",
     "{v} - {w} * {v}.sum({dim}, keepdim=True)",
     "{v} - {w}.exp() * {v}.sum({dim}, keepdim=True)",

@@ -210,6 +210,9 @@ class Tries:
         #: What values of an input are made to meet.
         self.met = met or {}
         self.truths: dict[int, Truth] = {}
+        #: The source of each Function, and the edits of it that made an input right.
+        self.trees: dict[Any, Any] = {}
+        self.mends: list[list[Any]] = []
 
     def meeting(self, values: Mapping[str, Array]) -> dict[str, Array]:
         """Values of ours, made to meet what is asked of them."""

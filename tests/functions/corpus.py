@@ -36,8 +36,13 @@ class Variant:
     change: str = ""
 
     def accepts(self, fault: str) -> bool:
-        parts = sorted(fault.split("+"))
-        return any(sorted(code.split("+")) == parts for code in self.codes)
+        parts = _parts(fault)
+        return any(_parts(code) == parts for code in self.codes)
+
+
+def _parts(fault: str) -> list[str]:
+    """The faults in a name; the contribution of one use is a term of the sum of contributions."""
+    return sorted(fault.replace("missing_accumulation", "missing_term").split("+"))
 
 
 @dataclass

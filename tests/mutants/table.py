@@ -59,42 +59,48 @@ def is_right(case: Case, claims: dict[str, str], *, code: bool) -> str:
 
 
 def run(
-    cases: Sequence[Case] = CASES, *, every: int = 1, with_gradcheck: bool = True
+    cases: Sequence[Case] = CASES, *, each: int = 0, with_gradcheck: bool = True
 ) -> tuple[dict[str, Row], list[str], int]:
-    """The rows by fault, the false alarms, and the number of right variants; each ``every``-th
-    mutant.
+    """The rows by fault, the false alarms, and the number of right variants.
+
+    With ``each`` only so many mutants of each fault, evenly spread, and every fourth of the right
+    variants as code.
     """
     rows: dict[str, Row] = {}
     alarms: list[str] = []
     right = 0
-    count = 0
     for case in cases:
         for claims in variants(case):
             for code in (False, True):
                 right += not code
+                if each and code and right % 4:
+                    continue
                 said = is_right(case, claims, code=code)
                 if said:
                     alarms.append(f"{case.expression}  {claims}  {'code' if code else ''}: {said}")
+    by_fault: dict[str, list[Mutant]] = {}
+    for case in cases:
         for mutant in mutants(case):
-            count += 1
-            if count % every:
-                continue
-            row = rows.setdefault(mutant.fault, Row(mutant.fault))
-            if equivalent(mutant):
-                row.equivalent.append(mutant.title)
-                continue
-            row.made += 1
-            fault = found(mutant)
-            if not fault:
-                row.missed.append(mutant.title)
+            by_fault.setdefault(mutant.fault, []).append(mutant)
+    for mutant in (
+        m for some in by_fault.values() for m in some[:: -(-len(some) // each) if each else 1]
+    ):
+        row = rows.setdefault(mutant.fault, Row(mutant.fault))
+        if equivalent(mutant):
+            row.equivalent.append(mutant.title)
+            continue
+        row.made += 1
+        fault = found(mutant)
+        if not fault:
+            row.missed.append(mutant.title)
+        else:
+            row.detected += 1
+            if mutant.accepts(fault):
+                row.named += 1
             else:
-                row.detected += 1
-                if mutant.accepts(fault):
-                    row.named += 1
-                else:
-                    row.misnamed.append(f"{mutant.title}  →  {fault}")
-            if with_gradcheck:
-                row.gradcheck += not gradcheck(case, mutant.claims, mutant.shapes, mutant.code)
+                row.misnamed.append(f"{mutant.title}  →  {fault}")
+        if with_gradcheck:
+            row.gradcheck += not gradcheck(mutant.case, mutant.claims, mutant.shapes, mutant.code)
     return rows, alarms, right
 
 
