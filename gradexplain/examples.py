@@ -79,7 +79,7 @@ def _ladder(
 
 def _range(ops: Sequence[Op]) -> tuple[float, float]:
     """From where to where a program saturates nothing, and has values."""
-    if any(op.name in _SHARES for op in ops):
+    if any(op.name in SHARES for op in ops):
         return 0.1, 0.9
     return (0, 2) if any("<" in condition for op in ops for condition in op.singular) else (-1, 1)
 
@@ -90,6 +90,6 @@ def _saturates(op: Op) -> bool:
 
 
 #: Losses of probabilities and counts, which have no value below 0 or above 1.
-_SHARES = {"binary_cross_entropy", "gaussian_nll_loss", "kl_div", "poisson_nll_loss"}
+SHARES = {"binary_cross_entropy", "gaussian_nll_loss", "kl_div", "poisson_nll_loss"}
 
 _NAMES = {"softmax", "log_softmax", "softmin", "logsumexp", "cumprod", "prod"}

@@ -126,6 +126,13 @@ def test_the_order_and_the_exit_code(tmp_path: Path) -> None:
     ]
 
 
+def test_a_problem_that_needs_more_of_pytorch_than_its_process_has(tmp_path: Path) -> None:
+    given = [
+        {"expression": "cross(x, y)", "at": {"x": [1, 2, 3], "y": [3, 1, 2]}, "grad": [1, 1, 2]}
+    ]
+    assert [a["status"] for a in gradexplain.explain_many(given)] == ["agree"]
+
+
 def test_time_and_memory_are_each_problems_own(tmp_path: Path) -> None:
     source, out = tmp_path / "p.jsonl", tmp_path / "a.jsonl"
     source.write_text(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,28 @@ def test_a_program_of_a_user_passes_mypy_strict(tmp_path: Path) -> None:
 def test_completion_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0
     assert f"_GRADEXPLAIN_COMPLETE={shell}_complete" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_bash_completes(tmp_path: Path) -> None:
+    """By the script itself, in a real shell."""
+    command = tmp_path / "gradexplain"
+    command.write_text(
+        f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT.parent)!r})\n"
+        "from gradexplain.cli import main\nsys.exit(main())\n"
+    )
+    command.chmod(0o755)
+    script = (
+        "source <(gradexplain completion bash)\n"
+        "COMP_WORDS=(gradexplain ops log_soft) COMP_CWORD=2\n"
+        '_gradexplain_completion gradexplain log_soft\necho "${COMPREPLY[@]}"\n'
+    )
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script], env={**os.environ, "PATH": path}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("log_softmax\n", "")
 
 
 @pytest.mark.parametrize(

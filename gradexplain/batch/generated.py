@@ -11,7 +11,8 @@ from typing import Any
 
 from gradexplain.catalogue import goes_by
 from gradexplain.errors import GradexplainError, InputError
-from gradexplain.ops import Op, all_ops
+from gradexplain.examples import SHARES
+from gradexplain.ops import all_ops
 from gradexplain.ops.base import Shape
 from gradexplain.ops.samples import parse
 from gradexplain.problem import Request, problem_of
@@ -30,12 +31,13 @@ def problems(names: Sequence[str], count: int, seed: int) -> Iterator[str]:
                 f"`{name}` is not among the operations", remedy="`gradexplain ops` lists them all"
             )
     chance = random.Random(seed)
-    samples = [sample for op in ops for sample in op.samples if _is_plain(op)]
+    # An operation without a spelling is a number or a comparison.
+    samples = [(op.name, sample) for op in ops for sample in op.samples if op.spellings]
     if not samples:
         raise InputError("there is no operation to make problems of", remedy="name another")
     made, place, missed = 0, 0, 0
     while made < count:
-        found = _problem(samples[place % len(samples)], chance)
+        found = _problem(*samples[place % len(samples)], chance)
         place += 1
         if found is None:
             missed += 1
@@ -49,15 +51,10 @@ def problems(names: Sequence[str], count: int, seed: int) -> Iterator[str]:
         yield json.dumps(found, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
-def _is_plain(op: Op) -> bool:
-    """Whether the operation computes: it is no number and no comparison."""
-    return bool(op.spellings)
-
-
-def _problem(sample: str, chance: random.Random) -> dict[str, Any] | None:
+def _problem(named: str, sample: str, chance: random.Random) -> dict[str, Any] | None:
     """A sample at random values with a random v; None where it has no value at any that was tried."""
     expression, shapes = parse(sample)
-    for low, high in _INTERVALS:
+    for low, high in _INTERVALS[named in SHARES :]:
         try:
             at = _values(expression, shapes, chance, low, high)
             problem = problem_of(Request(expression, at=_arrays(at), shapes=shapes, grad=ONES))

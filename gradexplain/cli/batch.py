@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -79,6 +80,7 @@ def batch(
     Exit codes: 0 every problem was answered and agrees, 1 some do not agree, 2 the request was
     not understood, 3 some could not be answered or checked.
     """
+    gc.set_threshold(700, 10, 10)  # it may work for days
     link.timeout(None)  # time and memory are each problem's own
     link.memory(None)
     if names or everything:

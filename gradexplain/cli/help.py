@@ -28,7 +28,8 @@ TOPICS = {
     "json": "the keys of --format json",
     "verdicts": "the rule, what it does not prove, what it was measured on",
     "exit-codes": "what a command returns",
-    "figures": "measured tables",
+    "figures": "measured tables, what was fuzzed",
+    "changes": "what is new",
 }
 
 

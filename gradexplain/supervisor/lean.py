@@ -72,11 +72,22 @@ def load() -> None:
     if _WHOLE not in os.environ:
         sys.meta_path.insert(0, Finder)
     try:
-        import_module("torch")
+        _watched(import_module("torch"))
         import_module("torch.utils._device")  # what `torch.get_default_device` imports late
     except Exception:  # another PyTorch is made in another way
         Finder.missed = _WHOLE not in os.environ
     Finder.complete = True
+
+
+def _watched(torch: ModuleType) -> None:
+    """Have it known when PyTorch is asked for a part by attribute, whoever catches the error."""
+    own = torch.__dict__["__getattr__"]
+
+    def found(name: str) -> Any:
+        Finder.missed |= Finder.complete and f"torch.{name}" in _LEFT_OUT
+        return own(name)
+
+    torch.__dict__["__getattr__"] = found
 
 
 def lacked(answer: tuple[bool, Any]) -> bool:
