@@ -181,7 +181,7 @@ def _write_screen(found: Any, name: str, out: Output) -> None:
     if out.format == "text":
         out.write(screen.text(shown, out.style()))
     else:
-        out.document(screen.document(shown))
+        out.document(screen.document(shown, folded=True))
 
 
 def _write_ways(found: Any, name: str, param: str, out: Output) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from gradexplain.document.model import (
     Block,
     Cell,
     Document,
+    Fold,
     Heading,
     Notes,
     Paragraph,
@@ -59,8 +61,12 @@ def text(screen: Screen, style: Style | None = None) -> str:
     return "".join(written.splitlines(keepends=True)[: LINES - 1]) + "…\n"
 
 
-def document(screen: Screen, rows: int = 22, findings: int = 5, calls: int = 6) -> Document:
-    """The verdict, what is wrong, the gradients, the path, what got nothing, the calls."""
+def document(
+    screen: Screen, rows: int = 22, findings: int = 5, calls: int = 6, *, folded: bool = False
+) -> Document:
+    """The verdict, what is wrong, the gradients, the path, what got nothing, the calls; ``folded``
+    with each module's parameters under its row.
+    """
     total = max((c.last for c in screen.calls), default=0)
     word, role = _WORDS[screen.status]
     blocks: list[Block] = [
@@ -71,7 +77,8 @@ def document(screen: Screen, rows: int = 22, findings: int = 5, calls: int = 6) 
         head = blocks if screen.calls else []
         blocks = [*_stop(screen.stop), *head]
     blocks += _wrong(screen, findings)
-    blocks += _table(screen, rows)
+    blocks += _table(screen, screen.rows, rows)
+    blocks += _modules(screen) if folded else []
     blocks += _path(screen.path)
     blocks += _rest(screen)
     blocks += _calls(screen, calls)
@@ -108,10 +115,18 @@ def _wrong(screen: Screen, most: int) -> list[Block]:
 # -- the table -------------------------------------------------------------------------------------
 
 
-def _table(screen: Screen, most: int) -> list[Block]:
-    if not screen.rows:
+def _table(screen: Screen, found: list[Row], most: int) -> list[Block]:
+    if not found:
         return []
-    rows = screen.rows if len(screen.rows) <= most else screen.rows[: most - 1]
+    remark = "what the first call added to each .grad: its Euclidean norm and its largest element"
+    rows = found if len(found) <= most else found[: most - 1]
+    blocks: list[Block] = [Heading("Gradients", remark), _rows(screen, rows)]
+    if len(rows) < len(found):
+        blocks.append(Paragraph(line(label(f"… {len(found) - len(rows)} more rows"))))
+    return blocks
+
+
+def _rows(screen: Screen, rows: list[Row]) -> Table:
     ratios = any(row.ratio is not None for row in rows)
     zeros = any(row.zeros for row in rows)
     heads = ["", "shape", "norm", "largest", *["zeros"] * zeros, *["step/weight"] * ratios]
@@ -125,14 +140,21 @@ def _table(screen: Screen, most: int) -> list[Block]:
         cells += ["" if row.last is None else _short(row.last)] * (screen.last_call is not None)
         bar = label(_bar(row.norm, ends))
         shown.append((cell(name(_fitting(row.name))), *(cell(c) for c in cells), cell(bar)))
-    remark = "what the first call added to each .grad: its Euclidean norm and its largest element"
-    blocks: list[Block] = [
-        Heading("Gradients", remark),
-        Table(tuple(shown), tuple(cell(label(head)) for head in heads)),
+    return Table(tuple(shown), tuple(cell(label(head)) for head in heads))
+
+
+def _modules(screen: Screen) -> list[Block]:
+    """Each module folded, with all its parameters."""
+    modules: dict[str, list[Row]] = {}
+    for row in screen.every:
+        layer = re.match(r".*?[.\[]\d+\]?(?=\.)", row.name)
+        module = row.name.rpartition(".")[0] if layer is None else layer[0]
+        modules.setdefault(module, []).append(row)
+    return [
+        Fold(f"{module}: {len(rows)} parameter{'s' * (len(rows) != 1)}", (_rows(screen, rows),))
+        for module, rows in modules.items()
+        if module and len(modules) > 1
     ]
-    if len(rows) < len(screen.rows):
-        blocks.append(Paragraph(line(label(f"… {len(screen.rows) - len(rows)} more rows"))))
-    return blocks
 
 
 def _fitting(text: str) -> str:

@@ -82,9 +82,11 @@ class Ends:
             return
         entry = None if tensor.grad_fn is None else tensor.grad_fn.metadata.get(KEY)
         made = entry[0] if entry is not None else None
-        names = made.site.names if made is not None and made.site is not None else ()
+        called = ""
+        if made is not None and made.site is not None and len(made.site.names) == 1:
+            called = made.site.names[0]
         self.exits[key] = Exit(
-            name, site(frame), names[0] if len(names) == 1 else "", tuple(leaves_behind([tensor])),
+            name, site(frame), called, tuple(leaves_behind([tensor])),
             None if made is None else made.site, "" if made is None else made.kind.name,
         )  # fmt: skip
 

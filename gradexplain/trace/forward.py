@@ -133,7 +133,7 @@ class Forward:
 
     def _spent(self, operation: Operation) -> str:
         """Why an operation is not worked out: the budget."""
-        if time.monotonic() > self.until:
+        if time.thread_time() > self.until:
             return "the time for comparing was spent"
         if self.snapshot.spent:
             flows = [self.values[n].upstream for n in operation.outputs]

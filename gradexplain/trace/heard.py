@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import torch
+
 from gradexplain.recording.calls import KEY, Call, Operand
 from gradexplain.recording.operators import Kind
 
@@ -65,7 +67,13 @@ class Heard:
         if not self._copies:
             self.spent = True
             return []
-        return [None if tensor is None else tensor.detach().clone() for tensor in tensors]
+        found = [None if tensor is None else tensor.detach() for tensor in tensors]
+        dense = [t for t in found if t is not None and t.layout is torch.strided]
+        copies = iter(torch._foreach_mul(dense, 1) if dense else ())  # all in one call
+        return [
+            t if t is None else next(copies) if t.layout is torch.strided else t.clone()
+            for t in found
+        ]
 
     def _tell(self, node: Any, sent: Any, arriving: Any) -> None:
         for tensor in sent:

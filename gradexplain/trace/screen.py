@@ -84,6 +84,8 @@ class Screen:
     operations: int
     findings: list[Finding]
     rows: list[Row]
+    #: The rows before any were collapsed.
+    every: list[Row]
     last_call: int | None
     path: Path | None
     nothing: list[tuple[str, str, int | None]]
@@ -114,7 +116,8 @@ def screen_of(trace: Trace, script: str) -> Screen:
         checked=checked,
         operations=operations,
         findings=trace.findings,
-        rows=rows,
+        rows=collapsed(rows),
+        every=rows,
         last_call=last,
         path=None if first is None else path_of(Scene(first, labels_of(first))),
         nothing=nothing[:_NOTHING],
@@ -201,7 +204,7 @@ def rows_of(trace: Trace, snapshot: Snapshot | None) -> tuple[list[Row], int | N
         made = {e.name: n for n, e in enumerate(snapshot.accumulated)}
         order |= {row.name: made.get(row.name, len(made) + order[row.name]) for row in rows}
     rows.sort(key=lambda row: order[row.name])
-    return collapsed(rows), last
+    return rows, last
 
 
 # -- the path --------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from gradexplain.trace.guard import Guarded
 from gradexplain.trace.heard import Heard
 from gradexplain.trace.journal import Journal
 from gradexplain.trace.late import Plan, first_bad, plan_of
-from gradexplain.trace.rows import Row
+from gradexplain.trace.rows import Row, collapsed
 from gradexplain.trace.saved import mark_freed
 from gradexplain.trace.snapshot import Snapshot
 from gradexplain.trace.values import to_array
@@ -41,7 +41,8 @@ FULL = 3
 MOST = 30
 #: Bytes that are kept of all captured calls, if nothing else is said.
 BUDGET = 2**30
-#: So long formulas are held against PyTorch, over all calls.
+#: So long formulas are held against PyTorch, over all calls: seconds of work, for those of a clock
+#: would make the page depend on what else the machine does.
 SECONDS = 30.0
 #: A call of which more elements are kept than this is the only one of its line that is captured.
 _LARGE = 1_000_000
@@ -163,7 +164,7 @@ class Trace:
     def _explain(self, snapshot: Snapshot) -> TracedCall:
         try:
             if self._until is None:
-                self._until = time.monotonic() + SECONDS
+                self._until = time.thread_time() + SECONDS
             return explained(snapshot, self._until)
         except Exception as error:  # one call's failure is not to cost the others' pages
             said = f"{type(error).__name__}: {first_line(error)}"
@@ -216,7 +217,7 @@ class Trace:
         """The table of the gradients, as far as they are known."""
         from gradexplain.trace.screen import rows_of
 
-        return rows_of(self, None)[0]
+        return collapsed(rows_of(self, None)[0])
 
     def ways(self, parameter: str) -> tuple[list[Way], Snapshot | None, list[str]]:
         """The ways to a parameter in the first captured call that has it, and the names there are."""
