@@ -23,7 +23,9 @@ def softmax(
     def magnitude() -> Any:
         with np.errstate(all="ignore"):
             spread = np.max(x[1], axis=axes, keepdims=True) + x[1] + np.abs(shifted())
-            return np.abs(result) + spread + 1 if log else result * (1 + spread)
+            if log:
+                return np.abs(result) + spread + 1
+            return np.where(result == 0, 0.0, result * (1 + spread))  # what is masked has no error
 
     with np.errstate(all="ignore"):
         result = np.asarray(shifted())

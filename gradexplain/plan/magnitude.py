@@ -55,7 +55,8 @@ class Magnitude:
     # -- leaves ----------------------------------------------------------------------------------
 
     def _number(self, node: Node, value: Any, args: list[Pair]) -> Any:
-        return np.abs(to_float(value))
+        size = np.abs(to_float(value))  # an infinity that is given, as in a mask, is exact
+        return np.where(np.isinf(size), 0.0, size)
 
     _real = _number
 

@@ -149,7 +149,8 @@ class ChainRule:
 
     def _pair(self, array: Any) -> Pair:
         array = np.asarray(array, dtype=np.float64)
-        return (to_exact(array) if self.exact else array), np.abs(array)
+        size = np.abs(array)  # an infinity that is given, as in a mask, is exact
+        return (to_exact(array) if self.exact else array), np.where(np.isinf(size), 0.0, size)
 
     def _value(self, node: Node, values: Mapping[str, Array]) -> Pair:
         if node.op is None:

@@ -116,7 +116,7 @@ class Forward:
     def _forward(self) -> None:
         for value in self.values:
             if value.kind != "result" and value.array is not None:
-                self.pairs[value.id] = value.array, np.abs(value.array)
+                self.pairs[value.id] = compare.given(value.array, self._dtype([value.id]))
         for operation in self.snapshot.operations:
             opaque = operation.opaque or self._spent(operation) or self._linked(operation)
             if opaque:
@@ -159,7 +159,7 @@ class Forward:
             self.links.pop(output, None)
             array = self.values[output].array
             if array is not None:
-                self.pairs[output] = array, np.abs(array)
+                self.pairs[output] = compare.given(array, self._dtype([output]))
 
     def _settle_within(self) -> None:
         """A differentiated backward pass may read what forward calls made, within them or as their
@@ -220,7 +220,7 @@ class Forward:
             own = value.array
             self.pairs[output] = pair
             if own is not None:
-                self.pairs[output] = compare.given(own, value.dtype)
+                self.pairs[output] = compare.given(own, self._dtype([value.id]))
                 link.at_own_result(self.pairs[output])
         return "" if operation.outputs else "nothing is known of it"
 
