@@ -237,10 +237,12 @@ def path_of(scene: Scene) -> Path | None:
         array = value.upstream if value.upstream is not None else operation.sent.get(below)
         if array is None:
             break
-        now = norm(array)
+        now = norm(array) if np.isfinite(array).all() else math.nan
         if size > 0:
             steps.append((plain(operation.name), line_of(operation.site), now / size))
         here, size = below, now
+        if math.isnan(now):
+            break
     if len(steps) < 3:
         return None
     path = Path(scene.name(start), scene.name(here), first, size)
