@@ -20,7 +20,14 @@ ROOT = Path(__file__).parent.parent
 HELP = sorted((ROOT / "gradexplain" / "help").glob("*.md"))
 #: The README, and the help that is text in the package.
 README = "\n\n".join(path.read_text("utf-8") for path in (ROOT / "README.md", *HELP))
-CONSOLE = re.findall(r"```console\n\$ gradexplain (.*?)\n(.*?)\n```", README, re.DOTALL)
+CONSOLE = [
+    (command, shown.rstrip("\n"))
+    for block in re.findall(r"```console\n(\$ gradexplain .*?)\n```", README, re.DOTALL)
+    for command, _, shown in (
+        part.partition("\n")
+        for part in re.split(r"^\$ gradexplain ", block, flags=re.MULTILINE)[1:]
+    )
+]
 
 
 @pytest.mark.parametrize(("command", "shown"), CONSOLE, ids=[c[0][:60] for c in CONSOLE])
