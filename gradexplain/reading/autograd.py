@@ -223,6 +223,8 @@ def _label(s: Session, tensor: Any, place: Span) -> str:
 
 
 def _list(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        value = list(value.values())
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
@@ -446,9 +448,12 @@ def _curried(s: Session, call: Call) -> Any:
     def inner(later: Call) -> Any:
         if not all(isinstance(n, int) and n < len(later.args) for n in places):
             s.fail("argnums names no argument", later.place, "count the arguments from 0")
-        inputs = [later.args[n] for n in places]
+        inputs = [part for n in places for part in _list(later.args[n])]
         output, found = _differentiate(s, function, later.args, inputs, None, later)
-        result = tuple(found) if isinstance(wanted, tuple) else found[0]
+        one = not isinstance(wanted, tuple) and not isinstance(
+            later.args[wanted], (dict, list, tuple)
+        )
+        result = found[0] if one else tuple(found)
         return (result, output) if call.name == "grad_and_value" else result
 
     return Layer(call.name, inner, attributes={"function": function, "places": places})

@@ -124,7 +124,7 @@ def check(s: Session, shape: Shape, call: Call) -> None:
 
 #: What has an element of its own at each place.
 _DRAWN = {"randn", "rand", "normal", "uniform", "random", "randint", "randn_like", "rand_like", "eye",
-          "arange", "linspace", "logspace", "randperm"}  # fmt: skip
+          "arange", "linspace", "logspace", "randperm", "one_hot"}  # fmt: skip
 
 
 def _tensor(s: Session, call: Call) -> Any:
@@ -410,7 +410,9 @@ def _one_hot(s: Session, call: Call) -> Any:
         raise s.at(
             InputError("an index is outside the classes", remedy="give num_classes="), call.place
         )
-    return s.literal(np.eye(count)[places], "int64", call.place, hint="one_hot")
+    check(s, (*places.shape, count), call)
+    chosen = places[..., None] == np.arange(count)
+    return s.literal(chosen, "int64", call.place, hint="one_hot")
 
 
 def _settled(s: Session, value: Any, place: Any) -> Any:

@@ -85,6 +85,12 @@ def value(s: Session, node: ast.expr) -> Any:
             found = value(s, part)
             s.assign(target.id, found)
             return found
+        case ast.Yield(value=part) if s.yielded:
+            s.yielded[-1].append(None if part is None else value(s, part))
+            return None
+        case ast.YieldFrom(value=part) if s.yielded:
+            s.yielded[-1] += iterated(s, value(s, part), span(s.program, node))
+            return None
         case ast.Starred(value=part):
             s.fail(
                 "`*` cannot unpack values here",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from gradexplain.errors import Span
 from gradexplain.reading import autograd
-from gradexplain.reading.objects import Call, Function, Module, Tensor
+from gradexplain.reading.objects import Call, Function, Layer, Module, Tensor
 from gradexplain.reading.session import Session
 
 
@@ -84,7 +85,28 @@ def _remark(s: Session, call: Call) -> None:
     s.remark(*call.args)
 
 
+def _called_with(s: Session, call: Call) -> Any:
+    """A module called with other tensors in the place of its parameters."""
+    module, given, args, kwargs = call.args
+    homes = {f"{at}{n}": (m.parameters, n) for at, m in _modules(module) for n in m.parameters}
+    before = {name: held[n] for name, (held, n) in homes.items()}
+    try:
+        for name, (held, n) in homes.items():
+            held[n] = given.get(name, held[n])
+        return s.call(module, tuple(args), kwargs or {}, call.place, call.where)
+    finally:
+        for name, (held, n) in homes.items():
+            held[n] = before[name]
+
+
+def _modules(module: Layer, at: str = "") -> Iterator[tuple[str, Layer]]:
+    yield at, module
+    for name, child in module.children.items():
+        yield from _modules(child, f"{at}{name}.")
+
+
 FUNCTIONS: dict[str, Any] = {
+    "called_with": _called_with,
     "batched": autograd.batched, "clip_gradients": autograd.clipped, "parameter": _parameter,
     "sizes": _sizes, "refuse": _refuse, "remark": _remark,
 }  # fmt: skip

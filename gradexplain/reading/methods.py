@@ -269,8 +269,12 @@ def _to_list(s: Session, owner: Tensor, call: Call) -> Any:
 def _numpy(s: Session, owner: Tensor, call: Call) -> Any:
     if not s.script:
         return NotImplemented
-    if s.requires(owner) and owner.is_leaf is False and s.known(owner) is None:
-        return data(s, owner, call.place)
+    if s.requires(owner):
+        s.fail(
+            "Can't call numpy() on Tensor that requires grad",
+            call.where,
+            "write `.detach().numpy()`",
+        )
     return owner
 
 

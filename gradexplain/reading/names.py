@@ -30,7 +30,7 @@ MODULES = {*HOMES, "torch.autograd", "torch.autograd.functional", "torch.func", 
            "torch.nn.init", "torch.random", "torch.cuda", "torch.nn.parameter", "torch.nn.utils",
            "numpy.random", "torch.autograd.variable", "torch.nn.modules", "torch.optim.sgd",
            "torch.optim.lr_scheduler", "functools", "torch.distributions",
-           "torch.utils.data", "torch.utils", "functorch"}  # fmt: skip
+           "torch.utils.data", "torch.utils", "torch.utils.checkpoint", "functorch"}  # fmt: skip
 
 CONSTANTS = {
     "pi": NamedNumber("pi", math.pi), "e": NamedNumber("e", math.e), "inf": math.inf,

@@ -400,6 +400,7 @@ def replace(s: Session, target: Tensor, new: Tensor) -> None:
         return
     if target.ref is not None and new.ref is not None:
         s.overwritten.append((target.ref.id, new.ref.id, new.place))
+        s.shadow(target.ref.id, new.place)
     target.rows, target.value = None, new.value
     target.ref = new.ref
     if new.ref is not None:

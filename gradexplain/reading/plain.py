@@ -9,7 +9,7 @@ from typing import Any
 
 from gradexplain.ops import by_spelling
 from gradexplain.reading.objects import Call, Layer, Tensor, Unread, is_number, what
-from gradexplain.reading.operators import binary, subscript
+from gradexplain.reading.operators import binary
 from gradexplain.reading.session import Session
 
 #: What to do where a text is not read on.
@@ -64,15 +64,7 @@ def integer(s: Session, value: Any, call: Call) -> int:
 
 
 def _parts(s: Session, value: Any, call: Call) -> list[Any]:
-    if isinstance(value, Tensor):
-        return [
-            subscript(s, value, n, call.place) for n in range(value.shape[0] if value.shape else 0)
-        ]
-    if isinstance(value, (list, tuple, range, dict, str)):
-        return list(value)
-    if isinstance(value, Unread):
-        s.unsupported(f"`{value.text}` is not known here", call.place, value.why)
-    s.fail(f"{call.name}() takes lists", call.place, "write a list or a range")
+    return s.iterate(value, call.place)
 
 
 def _len(s: Session, call: Call) -> Any:

@@ -25,6 +25,11 @@ from gradexplain.reading.inputs import Inputs
 from gradexplain.reading.objects import WHOLE, Own, Results, Tensor
 from gradexplain.reading.program import Program
 
+#: Operations whose result shares its elements with what it is made of.
+_VIEWS = frozenset({"view", "reshape", "transpose", "t", "permute", "getitem", "squeeze", "unsqueeze", "narrow",
+                    "select", "expand", "flatten", "unflatten", "diagonal", "movedim", "swapaxes", "mT",
+                    "T", "view_as", "unfold", "slice"})  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class BackwardCall:
@@ -134,6 +139,7 @@ class Session:
     call: Callable[[Any, tuple[Any, ...], Mapping[str, Any], Span, Span], Any] = field(init=False)
     run: Callable[[Sequence[ast.stmt]], Any] = field(init=False)
     evaluate: Callable[[ast.expr], Any] = field(init=False)
+    iterate: Callable[[Any, Span], list[Any]] = field(init=False)
     builder: Builder = field(init=False)
     applier: Applier = field(init=False)
     scopes: tuple[dict[str, Any], ...] = field(default_factory=lambda: ({},))
@@ -157,6 +163,8 @@ class Session:
     #: Each statement that was read, with the range of nodes that it made.
     shown: list[tuple[str, int, int]] = field(default_factory=list)
     depth: int = 0
+    #: What the generators that are being read have given so far.
+    yielded: list[list[Any]] = field(default_factory=list)
     #: Statements and expressions that were worked out.
     steps: int = 0
     _seen: int = 0
@@ -167,6 +175,8 @@ class Session:
     before: list[bool] | None = None
     #: Computed values that were changed in place: the node, its new one, and where.
     overwritten: list[tuple[int, int, Span]] = field(default_factory=list)
+    #: Values whose elements were changed through a view of them, and where.
+    shadowed: dict[int, Span] = field(default_factory=dict)
     #: Leaves that were changed after something was computed from them, and where.
     stale: dict[str, Span] = field(default_factory=dict)
     _requiring: set[int] = field(default_factory=set)
@@ -291,6 +301,8 @@ class Session:
         if tensor.rows is not None:
             return self._stacked(tensor)
         if tensor.ref is not None:
+            if self.overwritten:
+                self._current(tensor.ref.id)
             return tensor.ref
         whole = tensor.dtype in WHOLE
         own = tensor.requires_grad or tensor.example or tensor.later
@@ -313,6 +325,33 @@ class Session:
             self._requiring.add(ref.id)
         tensor.ref = ref
         return ref
+
+    def shadow(self, id: int, place: Span) -> None:
+        """A value is changed in place: so is what it is a view of."""
+        while (source := self._viewed(id)) is not None:
+            self.shadowed[source] = place
+            id = source
+
+    def _viewed(self, id: int) -> int | None:
+        """The value that one is a view of."""
+        node = self.builder.nodes[id]
+        if node.op is None or node.op.name not in _VIEWS or len(node.inputs) != 1:
+            return None
+        return node.inputs[0]
+
+    def _current(self, id: int) -> None:
+        """Refuse a value that was changed through another tensor, which shares its elements."""
+        changed = {old: place for old, _, place in self.overwritten} | self.shadowed
+        place, viewed = self.shadowed.get(id), self._viewed(id)
+        while place is None and viewed is not None:
+            place, viewed = changed.get(viewed), self._viewed(viewed)
+        if place is not None:
+            self.unsupported(
+                "this changes, in place, elements that another tensor of the text shares, which is used "
+                "later: a view of it, or what it is a view of",
+                place,
+                "assign by an index, as in `y[0] = y[0] + 1`; gradexplain trace FILE runs the script",
+            )
 
     def _stacked(self, tensor: Tensor) -> Ref:
         """A tensor that was filled row by row."""

@@ -53,6 +53,7 @@ def connect(s: Session) -> None:
     s.call_own = lambda own, args, kwargs, place: _called(s, own, args, kwargs, place)
     s.run = lambda body: run(s, body)
     s.evaluate = lambda node: value(s, node)
+    s.iterate = lambda found, place: iterated(s, found, place)
 
 
 _SHOWN = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Expr, ast.Return)
@@ -351,16 +352,37 @@ def _called(
         if isinstance(part, Tensor) and part.is_leaf and part.ref is None and not part.name:
             part.hint = part.hint or name
     s.depth += 1
+    given: list[Any] = []
+    generates = isinstance(own.body, list) and _generates(own.body)
+    s.yielded += [given] if generates else []
     try:
         with s.scope((*own.scopes, local)), s.placed(place if own.placed else None):
-            if isinstance(own.body, ast.expr):
-                return value(s, own.body)
-            run(s, own.body)
-    except _Return as done:
-        return done.value
+            found = value(s, own.body) if isinstance(own.body, ast.expr) else _body(s, own.body)
     finally:
         s.depth -= 1
+        if generates:
+            s.yielded.pop()
+    return given if generates else found
+
+
+def _body(s: Session, body: Sequence[ast.stmt]) -> Any:
+    try:
+        run(s, body)
+    except _Return as done:
+        return done.value
     return None
+
+
+def _generates(body: Sequence[ast.stmt]) -> bool:
+    """Whether a function is a generator: its values are worked out at once, in order."""
+    waiting: list[ast.AST] = list(body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, (ast.Yield, ast.YieldFrom)):
+            return True
+        if not isinstance(node, (ast.FunctionDef, ast.Lambda, ast.ClassDef)):
+            waiting += ast.iter_child_nodes(node)
+    return False
 
 
 def _return(s: Session, node: ast.Return) -> NoReturn:

@@ -139,8 +139,6 @@ def _statements(source: str, body: list[ast.stmt]) -> Iterator[Statement]:
 #: Expressions of Python that are not part of the language: what they are called, and the remedy.
 _REFUSED: dict[type[ast.AST], tuple[str, str]] = {
     ast.Await: ("`await` is not part of the language", "leave it out"),
-    ast.Yield: ("`yield` is not part of the language", "leave it out"),
-    ast.YieldFrom: ("`yield` is not part of the language", "leave it out"),
     ast.AsyncFunctionDef: ("`async` is not part of the language", "leave it out"),
     ast.AsyncFor: ("`async` is not part of the language", "leave it out"),
     ast.AsyncWith: ("`async` is not part of the language", "leave it out"),

@@ -59,6 +59,8 @@ def _to_element(s: Session, owner: Any, index: Any, found: Any, place: Span) -> 
                 owner[index] = found
             except (IndexError, TypeError):
                 s.fail("this index does not fit the list", place, "count from 0")
+        case Layer() if owner.own is not None and owner.own.find("__setitem__") is not None:
+            s.call_own(owner.own.find("__setitem__"), (owner, index, found), {}, place)
         case Unread():
             pass
         case _:
