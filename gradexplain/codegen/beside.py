@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradexplain.codegen.line import gradient_line
+from gradexplain.codegen.lines import show
 from gradexplain.explanation import Array
 from gradexplain.ops.base import Shape
 from gradexplain.routes.pytorch import Asked, Lines
@@ -50,6 +52,7 @@ def lines(run: Run) -> dict[str, str]:
             text = re.sub(rf"\b{run.closed.v_name} \* ", "", text)
             if re.search(rf"\b{run.closed.v_name}\b", text):
                 continue
+            text = text and show(ast.parse(text, mode="eval").body)  # v * (a + b) is a + b
         if text and len(text) <= _LONG:
             made[leaf.label] = text
     if not made:
