@@ -69,6 +69,18 @@ FOUND = [
         0,
         "",
     ),
+    (
+        [
+            "run",
+            "x.index_select(0, x.argmax().reshape(1))",
+            "--grad",
+            "ones",
+            "--at",
+            "x=[-inf, nan, 1]",
+        ],
+        0,
+        "",
+    ),
     (["codegen", "self*2"], 0, ""),
     (["codegen", "x.sum().T * 2", "--shape", "x=2"], 0, ""),
     (["codegen", "x*2", "--name", "\ufb01oo"], 0, ""),

@@ -53,20 +53,10 @@ def cli() -> None:
     """
 
 
-cli.add_command(run)
-cli.add_command(batch)
-cli.add_command(why)
-cli.add_command(ops)
-cli.add_command(check)
-cli.add_command(explain)
-cli.add_command(codegen)
-cli.add_command(hessian)
-cli.add_command(trace)
-cli.add_command(shell.completion)
-cli.add_command(shell.man)
-cli.add_command(schema)
-cli.add_command(help_command)
-cli.add_command(stability)
+for _command in (
+    run, batch, why, ops, check, explain, codegen, hessian, trace, shell.completion, shell.man, schema, help_command, stability,
+):  # fmt: skip
+    cli.add_command(_command)
 
 
 def work() -> int:

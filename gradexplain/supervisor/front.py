@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from gradexplain.limits import DEFAULT_MEMORY, DEFAULT_TIMEOUT, INTERPRETER_MEMORY
 from gradexplain.supervisor import link
@@ -90,7 +90,9 @@ class _Watch:
                 return self._kill()
             if not self._paused and not self._signal:
                 self._hold(now)
-                if self.memory is not None and self._resident() > self._allowed():
+                held = sum(link.resident(pid) for pid in (self.pid, *self._children))
+                room = INTERPRETER_MEMORY * (1 + len(self._children))
+                if self.memory is not None and held > self.memory + room:
                     self._finish()
                     return _say(link.too_large(self.memory, self.missing))
 
@@ -120,11 +122,9 @@ class _Watch:
     def _finish(self) -> None:
         self._send(signal.SIGKILL)
         os.waitpid(self.pid, 0)
-        self._end_children()
 
     def _ended(self, code: int) -> int:
         """The exit code for a worker that ended by itself; below 0 it was a signal."""
-        self._end_children()
         if code >= 0:
             return code
         if self._signal:
@@ -140,20 +140,9 @@ class _Watch:
             70,
         )
 
-    def _end_children(self) -> None:
-        """Helpers end with their parent by themselves; this is for where the system cannot do that."""
-        if not sys.platform.startswith("linux"):
-            for child in self._children:
-                try:
-                    os.kill(child, signal.SIGKILL)
-                except OSError:
-                    pass
-
     def _send(self, number: int) -> None:
-        try:
+        with suppress(OSError):
             os.kill(self.pid, number)
-        except OSError:
-            pass
 
     def _listen(self) -> None:
         """Read what the worker has said."""
@@ -168,31 +157,16 @@ class _Watch:
         *lines, self._text = self._text.split(b"\n")
         for line in lines:
             word, _, rest = line.decode("utf-8", "replace").partition(" ")
-            if word == "timeout":
-                self.timeout = float(rest) if rest else None
-            elif word == "memory":
-                self.memory = int(rest) if rest else None
-            elif word == "missing":
-                self.missing = rest
-            elif word == "child":
+            if word == "child":
                 self._children.add(int(rest))
-            elif word == "pause":
-                self._paused = True
-            elif word == "resume":
-                self._paused = False
-
-    def _allowed(self) -> int:
-        assert self.memory is not None
-        return self.memory + INTERPRETER_MEMORY * (1 + len(self._children))
-
-    def _resident(self) -> int:
-        """The bytes of their own that the worker and its helpers hold."""
-        return sum(link.resident(pid) for pid in (self.pid, *self._children))
+            elif word in ("pause", "resume"):
+                self._paused = word == "pause"
+            else:
+                kind = {"timeout": float, "memory": int, "missing": str}[word]
+                setattr(self, word, kind(rest) if rest else None)
 
 
 def _say(message: str, code: int = 3) -> int:
-    try:
+    with suppress(OSError):
         os.write(2, f"gradexplain: {message}\n".encode())
-    except OSError:
-        pass
     return code

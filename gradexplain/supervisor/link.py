@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 from gradexplain.limits import BUDGET, DEFAULT_TIMEOUT, INTERPRETER_MEMORY
@@ -84,10 +84,8 @@ def _raise(number: int, frame: Any) -> None:
 
 def _tell(line: str) -> None:
     if state.pipe is not None:
-        try:
+        with suppress(OSError):  # the front is gone, and so is this process in a moment
             os.write(state.pipe, f"{line}\n".encode())
-        except OSError:
-            pass  # the front is gone, and so is this process in a moment
 
 
 def timeout(seconds: float | None) -> None:
