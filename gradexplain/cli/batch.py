@@ -135,13 +135,8 @@ def _opened(path: str) -> Iterator[BinaryIO]:
             raise InputError("standard input is closed", remedy="name a file of problems")
         yield sys.stdin.buffer
         return
-    try:
+    with output.refusals(path, "read", "batch takes a file of problems"):
         file = open(path, "rb")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(
-            f"cannot read {path}: {reason}", remedy="batch takes a file of problems"
-        ) from None
     with file:
         yield file
 

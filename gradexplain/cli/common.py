@@ -14,7 +14,6 @@ import functools
 import math
 import os
 import re
-import stat
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -159,7 +158,9 @@ class Question:
                 remedy="leave one of them out",
             )
         if self.file is not None:
-            return _read_file(self.file)
+            takes = "--file takes a file that holds an expression"
+            with output.refusals(self.file, "read", takes), open(self.file, "rb") as file:
+                return _read(file, self.file)
         if self.expr is None:
             raise InputError(
                 "the expression is missing",
@@ -387,25 +388,14 @@ def budget_options(command: F) -> F:
     )(command)  # fmt: skip
 
 
-def _read_file(path: str) -> str:
-    try:
-        with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            if stat.S_ISREG(status.st_mode) and status.st_size > MAX_FILE:
-                raise _too_large(path)
-            return _read(file, path)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(
-            f"cannot read {path}: {reason}", remedy="--file takes a file that holds an expression"
-        ) from None
-
-
 def _read(file: BinaryIO, name: str) -> str:
     """The text in ``file``, never more of it than `MAX_FILE`."""
     data = file.read(MAX_FILE + 1)
     if len(data) > MAX_FILE:
-        raise _too_large(name)
+        raise InputError(
+            f"{name} is too large for an expression: more than {MAX_FILE} bytes",
+            remedy="give a shorter expression",
+        )
     try:
         return data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
@@ -413,10 +403,3 @@ def _read(file: BinaryIO, name: str) -> str:
             f"{name} is not UTF-8 text: byte {error.start} is 0x{data[error.start]:02x}",
             remedy="save the expression as UTF-8",
         ) from None
-
-
-def _too_large(name: str) -> InputError:
-    return InputError(
-        f"{name} is too large for an expression: more than {MAX_FILE} bytes",
-        remedy="give a shorter expression",
-    )

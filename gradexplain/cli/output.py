@@ -106,8 +106,10 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 
 @contextmanager
-def refusals(name: str) -> Iterator[None]:
-    """An operating system's refusal to write to ``name``, as our error; a closed pipe as it is."""
+def refusals(
+    name: str, verb: str = "write to", remedy: str = "choose another place with --output"
+) -> Iterator[None]:
+    """An operating system's refusal to read or write ``name``, as our error; a closed pipe as it is."""
     try:
         yield
     except BrokenPipeError:
@@ -116,6 +118,4 @@ def refusals(name: str) -> Iterator[None]:
         if name == "standard output":
             abandon()
         reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(
-            f"cannot write to {name}: {reason}", remedy="choose another place with --output"
-        ) from None
+        raise InputError(f"cannot {verb} {name}: {reason}", remedy=remedy) from None
