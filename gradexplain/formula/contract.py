@@ -24,6 +24,8 @@ def delta(a: Any, b: Any, ranges: Ranges) -> Any:
     a, b = joined(a), joined(b)
     if a == b:
         return sympy.S.One
+    if a.is_Symbol and b.is_Symbol:
+        return KroneckerDelta(a, b)
     gap = ranges.bounds(sympy.expand(a - b))
     if gap is not None and (gap[0] > 0 or gap[1] < 0):
         return sympy.S.Zero
@@ -144,6 +146,8 @@ def _window(factors: list[Any], q: Any, ranges: Ranges) -> tuple[Any, Any] | Non
 
 def _decide(e: Any, ranges: Ranges) -> Any:
     """``e`` with every bracket and delta that the ranges decide put in."""
+    if not e.has(FloorDiv, Modulo, *_SELECTORS):
+        return e
     # ⌊(3·i + p)/3⌋ is i: inner ones first.
     for digit in sorted(e.atoms(FloorDiv, Modulo), key=lambda d: len(d.atoms(FloorDiv, Modulo))):
         whole = ranges.floordiv if isinstance(digit, FloorDiv) else ranges.modulo
@@ -198,6 +202,9 @@ def _turned(a: Any, b: Any, q: Any, ranges: Ranges) -> Any:
 
 def _isolate(a: Any, b: Any, q: Any, ranges: Ranges) -> tuple[Any, Any] | None:
     """``(value, selector)`` such that ``Σ_q δ(a, b)·f(q) = selector·f(value)``; None if not affine."""
+    other = b if a == q else a
+    if q in (a, b) and ranges.get(other) == ranges[q]:
+        return other, sympy.S.One
     if b.has(q):
         if a.has(q):
             a, b = sympy.expand(a - b), sympy.S.Zero

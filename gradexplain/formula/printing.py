@@ -65,7 +65,7 @@ class TextPrinter:
         self.output = output
         #: The number of indices of each name, for ``∂y[i]/∂h[p]`` as one symbol.
         self.ranks = ranks or {}
-        self._order = {name: place for place, name in enumerate(order)}
+        self._order = dict(zip(order, range(len(order)), strict=True))
         self._last = len(self._order) - 1
         self._in_sum = 0
         self._in_parens = 0

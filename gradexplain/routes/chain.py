@@ -30,7 +30,7 @@ def cleaned(pair: Any, *, exact: bool) -> Array:
             return np.asarray(shown + 0.0)
         with np.errstate(all="ignore"):
             noise = np.frompyfunc(lambda x, size: _is_noise(x, size, unit), 2, 1)(value, pair[1])
-        return np.where(np.asarray(noise, dtype=bool), 0.0, shown) + 0.0
+        return np.asarray(np.where(np.asarray(noise, dtype=bool), 0.0, shown) + 0.0)
     return compare.settled(to_float(value), pair[1], compare.ROUNDOFF["float64"])
 
 

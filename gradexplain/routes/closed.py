@@ -280,7 +280,7 @@ class ClosedForm:
         ranges: Mapping[Any, int] = self.calculus.ranges
         if self.sizes is not None:
             used = formula.atoms(sympy.Symbol).union(axes)
-            ranges = {q: self.sizes.value(n) for q, n in ranges.items() if q in used}
+            ranges = {q: self.sizes.value(ranges[q]) for q in used if q in ranges}
             formula, shape = self.sizes.at(formula), self.sizes.shape(shape)
         evaluator = Evaluator(
             self._pair, ranges, exact=self.exact, lookup=self._integers,
