@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 
 from gradexplain.errors import GradexplainError, InputError, Span
 from gradexplain.limits import MAX_ELEMENTS, MAX_GRAPH_NODES
-from gradexplain.ops.base import Op, Parameter, Shape, broadcast, show_shape
+from gradexplain.ops.base import Op, Shape, broadcast, show_shape
 
 #: A name is given to more values than this with a number instead of primes.
 _PRIMES = 3
@@ -95,6 +95,13 @@ def refs(args: Sequence[Any]) -> Iterator[Ref]:
             yield from (part for part in arg if isinstance(part, Ref))
 
 
+def put(arg: Any, by: Callable[[int], Any]) -> Any:
+    """An argument with what ``by`` gives for the id of each tensor in its place."""
+    if isinstance(arg, Ref):
+        return by(arg.id)
+    return tuple(put(part, by) for part in arg) if isinstance(arg, tuple) else arg
+
+
 @dataclass(frozen=True, slots=True)
 class Graph:
     """``nodes[k].id == k``; every node comes after its inputs; the output is ``nodes[output]``."""
@@ -145,9 +152,9 @@ class Graph:
                     reached.add(node.id)
         return reached
 
-    def needed(self) -> set[int]:
-        """The nodes that the output is made from, itself included."""
-        needed = {self.output}
+    def needed(self, outputs: Sequence[int] = ()) -> set[int]:
+        """The nodes that ``outputs`` are made from, themselves included; by default the output."""
+        needed = set(outputs) or {self.output}
         for node in reversed(self.nodes):
             if node.id in needed:
                 needed.update(node.inputs)
@@ -156,24 +163,15 @@ class Graph:
     def pruned(self, outputs: Sequence[int]) -> tuple[Graph, dict[int, int]]:
         """The nodes that ``outputs`` are made from alone, ending at the first of them; and the new id of
         each old one."""
-        needed: set[int] = set(outputs)
-        for node in reversed(self.nodes):
-            if node.id in needed:
-                needed.update(node.inputs)
-        return replace(
-            self, nodes=tuple(self[id] for id in sorted(needed)), output=outputs[0]
-        ).renumbered()
+        nodes = tuple(self[id] for id in sorted(self.needed(outputs)))
+        return replace(self, nodes=nodes, output=outputs[0]).renumbered()
 
     def renumbered(self) -> tuple[Graph, dict[int, int]]:
         """The graph with ids that count its nodes, and the new id of each old one."""
         at = {node.id: place for place, node in enumerate(self.nodes)}
-
-        def moved(arg: Any) -> Any:
-            if isinstance(arg, Ref):
-                return Ref(at[arg.id])
-            return tuple(map(moved, arg)) if isinstance(arg, tuple) else arg
-
-        nodes = tuple(replace(n, id=at[n.id], args=moved(n.args)) for n in self.nodes)
+        nodes = tuple(
+            replace(n, id=at[n.id], args=put(n.args, lambda id: Ref(at[id]))) for n in self.nodes
+        )
         return Graph(self.source, nodes, at[self.output]), at
 
     def parts(self) -> dict[int, str]:
@@ -261,17 +259,13 @@ class Builder:
         """The shape that ``op`` returns for ``args``."""
         if op.shape is None:
             return broadcast(*(self.nodes[ref.id].shape for ref in refs(args)))
-        return op.shape(*(self._shaped(arg) for arg in args))
+        return op.shape(*put(args, self._shaped))
 
-    def _shaped(self, arg: Any) -> Any:
-        """What a shape rule sees of an argument: a tensor's shape (its node where values matter)."""
-        if isinstance(arg, Ref):
-            node = self.nodes[arg.id]
-            value = self.known.get(node.id, node.value)
-            return ValueShape(node.shape, value) if node.integer else node.shape
-        if isinstance(arg, tuple):
-            return tuple(self._shaped(part) for part in arg)
-        return arg
+    def _shaped(self, id: int) -> Shape:
+        """What a shape rule sees of a tensor: its shape, and its values where they matter."""
+        node = self.nodes[id]
+        value = self.known.get(id, node.value)
+        return ValueShape(node.shape, value) if node.integer else node.shape
 
     def name(self, ref: Ref, name: str) -> Ref:
         """Give the value a name; a value that has one already is named once more by a new node."""
@@ -412,11 +406,6 @@ def merged(nodes: Sequence[Node], calls: Sequence[int] = ()) -> tuple[list[Node]
     same: list[int] = []
     found: list[Node] = []
 
-    def moved(arg: Any) -> Any:
-        if isinstance(arg, Ref):
-            return Ref(same[arg.id])
-        return tuple(map(moved, arg)) if isinstance(arg, tuple) else arg
-
     def key(arg: Any) -> Any:
         if isinstance(arg, Ref):
             node = found[arg.id]
@@ -424,7 +413,7 @@ def merged(nodes: Sequence[Node], calls: Sequence[int] = ()) -> tuple[list[Node]
         return tuple(map(key, arg)) if isinstance(arg, (tuple, list)) else repr(arg)
 
     for node in nodes:
-        node = replace(node, args=moved(node.args)) if node.args else node
+        node = replace(node, args=put(node.args, lambda id: Ref(same[id]))) if node.args else node
         what: Any = node.id
         if node.op is not None and not node.named:
             what = node.op.pattern or node.op, node.integer, key(node.args), bisect(calls, node.id)
@@ -453,7 +442,7 @@ def op_call(node: Node, labels: Mapping[int, str]) -> str:
     assert op is not None
     shown = [_show(arg, labels) for arg in node.args]
     plain = all(
-        arg == parameter.default or not _is_option(parameter)
+        arg == parameter.default or parameter.is_tensor or parameter.required
         for parameter, arg in zip(op.parameters, node.args, strict=True)
     )
     if op.infix and plain:
@@ -486,10 +475,6 @@ def labels_of(graph: Graph) -> dict[int, str]:
         return repr(node.value).removesuffix(".0") if node.is_literal else node.label
 
     return {node.id: label(node) for node in graph.nodes}
-
-
-def _is_option(parameter: Parameter) -> bool:
-    return not parameter.is_tensor and not parameter.required
 
 
 def program(graph: Graph) -> str:

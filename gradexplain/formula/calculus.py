@@ -19,7 +19,7 @@ from gradexplain.formula.functions import ABSENT, build, named_function, total_d
 from gradexplain.formula.indices import Ranges, index
 from gradexplain.formula.kinds import Cases, Lookup, element_symbol, indices_of, label_of, real
 from gradexplain.formula.kit import Kit, Tensor, number
-from gradexplain.graph import Graph, Node, Ref
+from gradexplain.graph import Graph, Node, Ref, put
 from gradexplain.ops.base import Shape, no_slope
 
 #: What the name of ``∂L/∂h`` begins with, where it stands for a value in a formula.
@@ -135,15 +135,8 @@ class Calculus:
         kit = Kit(self.ranges, node.shape, tuple(at))
         return op.element(kit, *self.arguments(node))
 
-    def arguments(self, node: Node) -> list[Any]:
-        return [self._argument(arg) for arg in node.args]
-
-    def _argument(self, arg: Any) -> Any:
-        if isinstance(arg, Ref):
-            return self.tensor(self.graph[arg.id])
-        if isinstance(arg, tuple) and any(isinstance(part, Ref) for part in arg):
-            return tuple(self._argument(part) for part in arg)
-        return arg
+    def arguments(self, node: Node) -> tuple[Any, ...]:
+        return put(node.args, lambda id: self.tensor(self.graph[id]))  # type: ignore[no-any-return]
 
     # -- derivatives -----------------------------------------------------------------------------
 

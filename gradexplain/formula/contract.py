@@ -260,7 +260,14 @@ def _joined(deltas: list[Any], q: Any, ranges: Ranges) -> tuple[list[Any], list[
     plain = []
     for d in deltas:
         sides = [_bare(*d.args), _bare(*d.args[::-1])]
-        digit = next((_digit(x, y, d) for x, y in sides if _is_digit(x, q)), None)
+        digit = next(
+            (
+                _digit(x, y, d)
+                for x, y in sides
+                if isinstance(x, (FloorDiv, Modulo)) and (q is None or x.has(q))
+            ),
+            None,
+        )
         if digit is None:
             plain.append(d)
         else:
@@ -314,10 +321,6 @@ def _bare(a: Any, b: Any) -> tuple[Any, Any]:
     if constant != 0 and isinstance(rest, (FloorDiv, Modulo)):
         return rest, sympy.expand(b - constant)
     return a, b
-
-
-def _is_digit(e: Any, q: Any) -> bool:
-    return isinstance(e, (FloorDiv, Modulo)) and (q is None or e.has(q))
 
 
 def _digit(e: Any, target: Any, d: Any) -> tuple[Any, int, int | None, Any, Any]:

@@ -63,7 +63,8 @@ def structure(
             for row, column in sorted(pairs.values(), key=lambda p: rows.index(p[0]))
         )
         blocks = [row for row, _ in pairs.values()]
-        coefficient = formula.xreplace(dict.fromkeys(pairs_deltas(formula, pairs), sympy.S.One))
+        deltas = [d for d in formula.atoms(sympy.KroneckerDelta) if tuple(d.args) in pairs]
+        coefficient = formula.xreplace(dict.fromkeys(deltas, sympy.S.One))
         used = coefficient.free_symbols
         same = all(row not in used and column not in used for row, column in pairs.values())
         text = f"block diagonal: zero unless {shown}"
@@ -103,7 +104,3 @@ def _pairs(
         elif b in rows and a in columns:
             pairs[tuple(d.args)] = (b, a)
     return pairs
-
-
-def pairs_deltas(formula: Any, pairs: dict[tuple[Any, ...], Any]) -> list[Any]:
-    return [d for d in formula.atoms(sympy.KroneckerDelta) if tuple(d.args) in pairs]

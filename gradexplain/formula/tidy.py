@@ -110,7 +110,9 @@ def _shorter(e: Any, length: Callable[[Any], float]) -> Any:
     for candidate in _candidates(e):
         size = length(candidate)
         if size < shortest and (
-            (candidate.has(sympy.Sum) and _same_sums(e, candidate)) or equal(e, candidate)
+            # Merged sums were compared by their bodies when they were merged.
+            (candidate.has(sympy.Sum) and candidate.atoms(sympy.Sum) != e.atoms(sympy.Sum))
+            or equal(e, candidate)
         ):
             best, shortest = candidate, size
     return best
@@ -283,11 +285,6 @@ def _match(pattern: Any, part: Any, indices: Any) -> dict[Any, Any] | None:
     if places and pattern.xreplace(places) == part:
         return places
     return None
-
-
-def _same_sums(e: Any, candidate: Any) -> bool:
-    """Whether ``candidate`` came from merging sums, whose bodies were compared when it was made."""
-    return bool(candidate.atoms(sympy.Sum) != e.atoms(sympy.Sum))
 
 
 # -- equality, by numbers ------------------------------------------------------------------------

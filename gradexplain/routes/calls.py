@@ -9,7 +9,7 @@ from typing import Any
 
 from gradexplain.errors import first_line
 from gradexplain.explanation import Array, Saved
-from gradexplain.graph import Graph
+from gradexplain.graph import Graph, put
 from gradexplain.ops.base import Op
 from gradexplain.routes import pytorch
 from gradexplain.routes.pytorch import (
@@ -122,7 +122,7 @@ def _as_written(
     torch: Any, op: Op, args: Sequence[Any], tensors: Mapping[int, Any], dtype: Any
 ) -> Any:
     """One operation with the operators that the text has."""
-    values = [pytorch._argument(torch, arg, tensors) for arg in args]
+    values = list(put(tuple(args), tensors.__getitem__))
     plain = values[: op.infix.count("{}")]
     rest = zip(op.parameters[len(plain) :], values[len(plain) :], strict=True)
     usual = op.infix in _OPERATORS and all(value == p.default for p, value in rest)

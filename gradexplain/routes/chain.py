@@ -15,7 +15,7 @@ from gradexplain.explanation import Array
 from gradexplain.formula.calculus import literal_value
 from gradexplain.formula.kit import decimals
 from gradexplain.formula.local import RESULT, UPSTREAM, local_rule
-from gradexplain.graph import Graph, Node, Ref, refs
+from gradexplain.graph import Graph, Node, Ref, put, refs
 from gradexplain.plan.arrays import Pair, as_array, to_exact, to_float
 from gradexplain.plan.evaluate import Evaluator
 from gradexplain.verdict import compare
@@ -164,15 +164,8 @@ class ChainRule:
     def _kernel(self, node: Node) -> Pair:
         """The record's own numeric kernel."""
         assert node.op is not None and node.op.value is not None
-        value, size = node.op.value(self.exact, *(self._argument(arg) for arg in node.args))
+        value, size = node.op.value(self.exact, *put(node.args, self.forward.__getitem__))
         return value, size() if callable(size) else size
-
-    def _argument(self, arg: Any) -> Any:
-        if isinstance(arg, Ref):
-            return self.forward[arg.id]
-        if isinstance(arg, tuple):
-            return tuple(self._argument(part) for part in arg)
-        return arg
 
     def _evaluator(
         self, node: Node, sizes: Mapping[Any, int], upstream: Pair | None = None

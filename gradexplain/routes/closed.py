@@ -33,7 +33,7 @@ from gradexplain.formula.kinds import (
 from gradexplain.formula.kit import decimals
 from gradexplain.formula.sizes import Sizes, Unlettered
 from gradexplain.formula.tidy import Folds, tidy
-from gradexplain.graph import Graph, Node, Ref
+from gradexplain.graph import Graph, Node, put
 from gradexplain.ops.base import Shape
 from gradexplain.plan.arrays import Pair, to_exact, to_float
 from gradexplain.plan.evaluate import Evaluator
@@ -349,7 +349,7 @@ class ClosedForm:
             here = self._here[node.id]
             # What was recognised (a softmax written out) has its arguments in this graph alone.
             args = here.args if here.op is node.op else node.args
-            value, size = node.op.value(self.exact, *map(self._argument, args))
+            value, size = node.op.value(self.exact, *put(args, self._argument))
             if not self._magnitudes:
                 return value, None
             return value, size() if callable(size) else size
@@ -357,14 +357,10 @@ class ClosedForm:
             self._elements[node.id] = self.calculus.definition(node, own)
         return self.evaluate(self._elements[node.id], own, node.shape)
 
-    def _argument(self, arg: Any) -> Any:
-        """An argument as a record's kernel takes it: a tensor as its pair."""
-        if isinstance(arg, Ref):
-            value, size = self._argument_pair(self.graph[arg.id])
-            return value, np.broadcast_to(0.0, value.shape) if size is None else size
-        if isinstance(arg, tuple):
-            return tuple(self._argument(part) for part in arg)
-        return arg
+    def _argument(self, id: int) -> Pair:
+        """A tensor as a record's kernel takes it."""
+        value, size = self._argument_pair(self.graph[id])
+        return value, np.broadcast_to(0.0, value.shape) if size is None else size
 
     def _argument_pair(self, node: Node) -> Pair:
         if node.is_literal or not self.calculus.is_atom(node):

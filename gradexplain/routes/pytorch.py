@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from gradexplain.errors import InputError, first_line
 from gradexplain.explanation import Array
-from gradexplain.graph import Graph, Ref, refs
+from gradexplain.graph import Graph, put, refs
 from gradexplain.installed import imported
 from gradexplain.limits import BUDGET
 from gradexplain.ops.base import Op
@@ -279,7 +279,7 @@ def backward(torch: Any, output: Any, v: Any, inputs: Sequence[Any] = ()) -> tup
 
 def call(torch: Any, op: Op, args: Sequence[Any], tensors: Mapping[int, Any], dtype: Any) -> Any:
     """``op`` as PyTorch spells it."""
-    values = [_argument(torch, arg, tensors) for arg in args]
+    values = list(put(tuple(args), tensors.__getitem__))
     if op.torch is not None:
         if all(isinstance(v, (int, float)) for v in values):
             values[0] = torch.tensor(float(values[0]), dtype=dtype)
@@ -315,14 +315,6 @@ def function_of(torch: Any, op: Op) -> Any:
         "linalg": torch.linalg, "special": torch.special,
     }[home]  # fmt: skip
     return getattr(owner, name)
-
-
-def _argument(torch: Any, arg: Any, tensors: Mapping[int, Any]) -> Any:
-    if isinstance(arg, Ref):
-        return tensors[arg.id]
-    if isinstance(arg, tuple):
-        return tuple(_argument(torch, part, tensors) for part in arg)
-    return arg
 
 
 class Asked:

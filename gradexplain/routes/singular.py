@@ -12,7 +12,7 @@ import sympy
 from gradexplain.formula.functions import build
 from gradexplain.formula.kinds import element_symbol
 from gradexplain.formula.kit import number
-from gradexplain.graph import Graph, Node, Ref
+from gradexplain.graph import Graph, Node, Ref, put
 from gradexplain.ops.base import Op
 from gradexplain.plan.arrays import to_float
 from gradexplain.plan.evaluate import Evaluator
@@ -95,12 +95,5 @@ def _conditions(
     return axes, [build(condition, names) for condition in op.singular]
 
 
-def _values(node: Node, chain: ChainRule) -> list[Any]:
-    def value(arg: Any) -> Any:
-        if isinstance(arg, Ref):
-            return to_float(chain.forward[arg.id][0])
-        if isinstance(arg, tuple):
-            return tuple(value(part) for part in arg)
-        return arg
-
-    return [value(arg) for arg in node.args]
+def _values(node: Node, chain: ChainRule) -> tuple[Any, ...]:
+    return put(node.args, lambda id: to_float(chain.forward[id][0]))  # type: ignore[no-any-return]
