@@ -18,7 +18,8 @@ from gradexplain.errors import GradexplainError
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph, Node
 
-_NUMBERS = ("wrong_sign", "sum_vs_mean", "constant_factor", "biased_variance")
+_NUMBERS = ("wrong_sign", "sum_vs_mean", "biased_variance", "extra_factor", "missing_factor",
+            "constant_factor")  # fmt: skip
 
 
 def ratio(a: Array, b: Array, scale: Array, dtype: str) -> float | None:

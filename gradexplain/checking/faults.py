@@ -17,7 +17,6 @@ from gradexplain.checking.jacobian import (
     by_diagonal,
     by_factor,
     by_other_input,
-    by_power,
     by_sign,
     by_swapped,
     by_term,
@@ -98,7 +97,6 @@ _HYPOTHESES: tuple[Callable[[Case], Fault | None], ...] = (
     by_term,
     by_transposed,
     _edited,
-    by_power,
 )
 
 #: For code: what its own source shows comes before what J alone suggests.
@@ -126,5 +124,4 @@ _OF_CODE: tuple[Callable[[Case], Fault | None], ...] = (
     by_factor,
     by_term,
     by_transposed,
-    by_power,
 )

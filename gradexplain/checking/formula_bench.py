@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 from gradexplain.checking import numeric
 from gradexplain.checking.bench import dims_of
 from gradexplain.checking.rewriting import Scope
 from gradexplain.checking.subjects import claim_rows
+from gradexplain.checking.trials import Trial, close, forward_tensors
 from gradexplain.errors import GradexplainError
 from gradexplain.graph import Graph, op_call
 from gradexplain.reading.language import read
 from gradexplain.reading.program import Program
 from gradexplain.reading.syntax import parse
-
-if TYPE_CHECKING:
-    from gradexplain.checking.trials import Trial
 
 #: Longer claims of code are not written out.
 _LONG = 600
@@ -38,9 +35,9 @@ class FormulaBench:
     ) -> None:
         self.trials, self.name, self.output = trials, name, output
         self.tree: ast.FunctionDef | None = None
-        self.known = [found for t in trials if (found := _values(t)) is not None]
-        if len(self.known) < len(trials) or any(name not in t.setting.claims for t in trials):
+        if any(name not in t.setting.claims or t.setting.graph is None for t in trials):
             return
+        self.known = [forward_tensors(t.setting, t.values) for t in trials]
         self.program = program or _program(trials[0].setting.claims[name])
         if self.program is None or not isinstance(self.program.body[-1], ast.Expr):
             return
@@ -67,8 +64,6 @@ class FormulaBench:
 
     def _holds(self, *, whole: bool, compared: bool = True) -> bool:
         """Whether the claim, as the tree is now, is right for a general v, or for all of J."""
-        from gradexplain.checking.trials import close
-
         assert self.tree is not None and self.program is not None
         *before, last = self.tree.body
         assert isinstance(last, ast.Return) and last.value is not None
@@ -117,30 +112,25 @@ class FormulaBench:
         )
 
 
-def _values(trial: Trial) -> dict[str, Any] | None:
-    """The forward's values by label."""
-    graph = trial.setting.graph
-    if graph is None:
-        return None
-    with numeric.torch_module().no_grad():
-        leaves = {n: numeric.tensor(v, "float64") for n, v in trial.values.items()}
-        tensors = numeric.run(graph, leaves, "float64", everything=True)
-    return {graph[id].label: t for id, t in tensors.items() if hasattr(t, "detach")}
-
-
-def _program(graph: Graph) -> Program | None:
-    """A recorded claim as a text; None where it would be too long."""
+def labels_of(graph: Graph, named: bool = False) -> dict[int, str]:
+    """Each value as it reads, written out; with ``named`` those that have a name by it."""
     labels: dict[int, str] = {}
     for node in graph.nodes:
         if node.is_literal:
             labels[node.id] = repr(node.value)
-        elif node.op is None:
+        elif node.op is None or (named and node.named):
             labels[node.id] = node.label
         else:
             shown = op_call(node, labels)
             labels[node.id] = f"({shown})" if node.op.infix else shown
-        if len(labels[node.id]) > _LONG:
-            return None
+    return labels
+
+
+def _program(graph: Graph) -> Program | None:
+    """A recorded claim as a text; None where it would be too long."""
+    labels = labels_of(graph)
+    if any(len(shown) > _LONG for shown in labels.values()):
+        return None
     try:
         return parse(labels[graph.output])
     except GradexplainError:

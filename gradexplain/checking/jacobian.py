@@ -12,10 +12,11 @@ import numpy as np
 
 from gradexplain.checking import numeric
 from gradexplain.checking.case import Case, ratio
+from gradexplain.checking.formula_bench import labels_of
 from gradexplain.checking.report import Fault
 from gradexplain.checking.trials import Trial, close
 from gradexplain.explanation import Array
-from gradexplain.graph import Graph, Node, op_call
+from gradexplain.graph import Node, op_call
 from gradexplain.numbers import number
 
 # -- hypotheses about J ---------------------------------------------------------------------------
@@ -159,7 +160,7 @@ def by_uses(case: Case) -> Fault | None:
     graph = trials[0].setting.graph
     assert graph is not None
     uses = graph.uses()
-    labels = _labels(graph)
+    labels = labels_of(graph, named=True)
     for place, (node, use, _) in enumerate(cuts[0]):
         if not all(t.fits(name, c[place][2][name]) for t, c in zip(trials, cuts, strict=True)):
             continue
@@ -206,20 +207,6 @@ def _times(count: int) -> str:
 def _title(node: Node, labels: dict[int, str]) -> str:
     assert node.op is not None
     return labels[node.id] if node.named else op_call(node, labels)
-
-
-def _labels(graph: Graph) -> dict[int, str]:
-    """Labels for a sentence: an unnamed value reads as its call."""
-    labels: dict[int, str] = {}
-    for node in graph.nodes:
-        if node.is_literal:
-            labels[node.id] = repr(node.value)
-        elif node.op is None or node.named:
-            labels[node.id] = node.label
-        else:
-            text = op_call(node, labels)
-            labels[node.id] = f"({text})" if node.op.infix else text
-    return labels
 
 
 def by_term(case: Case) -> Fault | None:
@@ -408,58 +395,4 @@ def by_transposed(case: Case) -> Fault | None:
             if case.explains(moved):
                 what = f"the gradient by {name}" if axes_of == "input" else case.v
                 return Fault("transposed", f"{what} is transposed", f"transpose {what} back (.T)")
-    return None
-
-
-def by_power(case: Case) -> Fault | None:
-    """J times a power of a forward value, entry by entry: an exponent off by one."""
-    name = case.name
-    trials = case.regular
-    if any(t.setting.graph is None or t.claimed(name) is None for t in trials):
-        return None
-    from gradexplain.checking.trials import forward_values
-
-    known = [forward_values(t.setting, t.values) for t in trials]
-    for label in known[0]:
-        for power in (1, -1):
-            for side in ("input", "output"):
-
-                def scaled(
-                    t: Trial,
-                    k: dict[str, Array],
-                    label: str = label,
-                    power: int = power,
-                    side: str = side,
-                ) -> Array | None:
-                    shape = t.shape(name) if side == "input" else t.out_shape
-                    try:
-                        with np.errstate(all="ignore"):
-                            factor = np.broadcast_to(k[label], shape).ravel() ** float(power)
-                    except ValueError:
-                        return None
-                    return t.true[name] * (factor[None, :] if side == "input" else factor[:, None])
-
-                if all(t.fits(name, scaled(t, k)) for t, k in zip(trials, known, strict=True)):
-                    graph = trials[0].setting.graph
-                    assert graph is not None
-                    node = graph.by_label(label)
-                    assert node is not None
-                    shown = _labels(graph)[node.id]
-                    divides = any(
-                        n.op is not None and n.op.name == "div" and n.inputs[1] == node.id
-                        for n in graph.nodes
-                    )
-                    if divides and power == 1:
-                        return Fault(
-                            "missing_factor",
-                            f"the gradient by {name} is not divided by {shown}",
-                            f"grad_{name} = grad_{name} / {shown}",
-                        )
-                    extra = "too many" if power == 1 else "missing"
-                    return Fault(
-                        "exponent",
-                        f"the exponent of {shown} is off by one in the gradient by {name}: one "
-                        f"factor {shown} is {extra}",
-                        f"grad_{name} = grad_{name} {'/' if power == 1 else '*'} {shown}",
-                    )
     return None

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradexplain.checking import rules  # noqa: F401  (it enters its rules in the table)
+from gradexplain.checking import factors  # noqa: F401  (it enters its rules, after those of rules)
 from gradexplain.checking.codes import BY_NAME
 from gradexplain.checking.rewriting import RULES, Scope, text
 

@@ -107,7 +107,7 @@ class Trial:
     def _known(self) -> dict[str, Array] | None:
         if self.setting.graph is None:
             return None
-        known = forward_values(self.setting, self.values)
+        known = {n: numeric.array(t) for n, t in forward_tensors(self.setting, self.values).items()}
         for label in self.setting.grad_names:
             known[label] = np.ones(self.out_shape)
         return known
@@ -182,18 +182,14 @@ def close(a: Array, b: Array, scale: Array, dtype: str = "float64") -> bool:
     return bool(same.all())
 
 
-def forward_values(setting: Setting, values: Mapping[str, Array]) -> dict[str, Array]:
+def forward_tensors(setting: Setting, values: Mapping[str, Array]) -> dict[str, Any]:
     """The forward's values by label, in float64."""
-    assert setting.graph is not None
-    torch = numeric.torch_module()
-    with torch.no_grad():
+    graph = setting.graph
+    assert graph is not None
+    with numeric.torch_module().no_grad():
         leaves = {name: numeric.tensor(v, "float64") for name, v in values.items()}
-        tensors = numeric.run(setting.graph, leaves, "float64", everything=True)
-    return {
-        setting.graph[id].label: numeric.array(found)
-        for id, found in tensors.items()
-        if hasattr(found, "detach")
-    }
+        tensors = numeric.run(graph, leaves, "float64", everything=True)
+    return {graph[id].label: found for id, found in tensors.items() if hasattr(found, "detach")}
 
 
 class Tries:

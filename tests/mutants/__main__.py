@@ -9,6 +9,6 @@ from tests.mutants.table import run, shown
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    every = int(sys.argv[1]) if len(sys.argv) > 1 else 1
-    rows, alarms, right = run(every=every)
+    each = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+    rows, alarms, right = run(each=each)
     print(shown(rows.values(), alarms, right))
