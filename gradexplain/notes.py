@@ -457,4 +457,3 @@ def _typical(run: Run, leaf: Node) -> float:
 def _random(shape: Shape, seed: int) -> Array:
     """Numbers of no pattern, the same ones every time."""
     return np.random.default_rng(seed).uniform(0.5, 1.5, shape)
-    return np.random.default_rng(seed).uniform(0.5, 1.5, shape)

@@ -29,22 +29,8 @@ if TYPE_CHECKING:
 WIDTH = 100
 
 HEADING = "bold"
-NAME = "cyan"
 LABEL = "dim"
 ZERO = "dim"
-VERDICTS = {
-    "agree": "green",
-    "convention": "yellow",
-    "mismatch": "bold red",
-    "skipped": "dim",
-    "cannot tell": "yellow",
-}
-WORDS = {
-    "agree": "agrees",
-    "convention": "convention",
-    "mismatch": "MISMATCH",
-    "cannot tell": "cannot tell",
-}
 
 #: Where a line may be broken, best first: before an operator, at a space (but not in ``i, j = 0…2``),
 #: inside a product or list; outside of brackets if possible, and never after a sum's sign.
@@ -109,27 +95,6 @@ class Page:
         breaks = _BREAKS if formula else _BREAKS[1:]
         for piece in wrapped_lines(line, self.style.width - indent, hang, breaks):
             self.lines.append(Text(" " * indent).append_text(piece))
-
-    def wrapped(self, text: str, style: str = "", width: int | None = None) -> list[Text]:
-        return wrapped_lines(self.text(text, style), width or self.style.width, hang=4)
-
-    def tensor(self, values: Array, used: int, *, shape: bool = False) -> list[Text]:
-        """The lines of a tensor after ``used`` cells; its shape if it is not shown whole."""
-        room = max(20, self.style.width - used)
-        lines = [self.text(t) for t in numbers.tensor(values, self.style.precision, room)]
-        if shape and numbers.abbreviated(values):
-            lines[-1].append_text(self.text(f"  shape {numbers.shape(values.shape)}", LABEL))
-        return lines
-
-    def remarked(self, lines: list[Text], remark: str, used: int) -> list[Text]:
-        """``lines`` with a remark beside a single line that leaves the room, else below them."""
-        said = self.text(remark, LABEL)
-        room = max(20, self.style.width - used)
-        if not remark:
-            return lines
-        if len(lines) == 1 and lines[0].cell_len + 2 + said.cell_len <= room:
-            return [Text("  ").join([*lines, said])]
-        return [*lines, *wrapped_lines(said, room, 0)]
 
     def grid(
         self, rows: Sequence[Sequence[Cell]], *, right: bool = False, gap: int = 2, indent: int = 2

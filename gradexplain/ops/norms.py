@@ -91,7 +91,7 @@ NORM_KINK = (
     "shares evenly among the largest that tie (p = inf)"
 )
 
-NORM = register(Op(
+register(Op(
     "norm(Tensor input, float? p=2, int[]? dim=None, bool keepdim=False)", _FAMILY,
     shape=lambda x, p, dim, keepdim: reduced_shape(x, dim, keepdim),
     element=_norm, jacobian=_norm_slope, singular_at=_norm_singular, kink=NORM_KINK,

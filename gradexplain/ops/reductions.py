@@ -127,11 +127,6 @@ def all_dims(x: Any, dim: Any) -> tuple[int, ...]:
     return normal_dims(dim, x.rank)
 
 
-def kept_dims(dims: Any) -> str:
-    """``dim=…, keepdim=True`` as it is written."""
-    return f"dim={dims[0] if len(dims) == 1 else tuple(dims)}, keepdim=True"
-
-
 def _before(c: Any, x: Any, d: int) -> str:
     """The product of all elements before each one along a dim."""
     one = f"torch.ones_like({x}.narrow({d}, 0, 1))"

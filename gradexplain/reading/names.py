@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 import math
 
@@ -53,17 +52,6 @@ def functions(module: str, name: str) -> list[Op]:
         if records:
             return records
     return []
-
-
-def dotted(node: ast.expr) -> str | None:
-    """``torch.nn.functional.relu`` for a chain of names, None for anything else."""
-    parts: list[str] = []
-    while isinstance(node, ast.Attribute):
-        parts.append(node.attr)
-        node = node.value
-    if not isinstance(node, ast.Name):
-        return None
-    return ".".join([node.id, *reversed(parts)])
 
 
 #: What belongs to a script around an expression, and what does its work here.
