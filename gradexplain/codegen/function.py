@@ -206,7 +206,8 @@ def failure(code: Code) -> str:
     try:
         made = loaded(code)
         for shapes in tried:
-            report = check_subject(subject_of(made, list(shapes)), {}, shapes, write=False)
+            subject = subject_of(made if _has_value(made, shapes) else _definite(made), list(shapes))
+            report = check_subject(subject, {}, shapes, write=False)
             if not report.right:
                 return "; ".join(i.fault.sentence for i in report.inputs.values() if i.fault)
     except GradexplainError as error:
@@ -214,6 +215,28 @@ def failure(code: Code) -> str:
     except Exception as error:  # the code may raise anything: it is run for the first time
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+def _has_value(made: Any, shapes: Mapping[str, Shape]) -> bool:
+    """Whether a class's forward takes matrices that are singular."""
+    torch = numeric.torch_module()
+    try:
+        made.forward(*(torch.ones(shape, dtype=torch.float64) for shape in shapes.values()))
+    except torch.linalg.LinAlgError:
+        return False
+    return True
+
+
+def _definite(made: Any) -> Any:
+    """The class at symmetric positive definite matrices, made of any."""
+
+    def wrapped(*tensors: Any) -> Any:
+        return made.apply(*(
+            x @ x.mT + x.new_ones(x.shape[-1]).diag_embed()
+            if x.ndim > 1 and x.shape[-1] == x.shape[-2] else x for x in tensors
+        ))  # fmt: skip
+
+    return wrapped
 
 
 __all__ = ["Code", "failure", "generate", "loaded", "shapes_text", "show_shape"]

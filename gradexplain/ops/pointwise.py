@@ -67,6 +67,7 @@ register(Op(
     remark="its derivative is 0 wherever it exists, and PyTorch has no backward for it "
            "(div(…, rounding_mode='floor') has one, which returns 0)",
     samples=("x[3] + floor_divide(x, 2)", "x[3]*(x // 2)"),
+    written=lambda c, a, b: f"torch.floor_divide({_apart(c, a)}, {_apart(c, b, True)})",
     torch=lambda torch, a, b: torch.floor_divide(_still(a), _still(b)),
 ))
 register(Op(
@@ -366,6 +367,7 @@ register(Op(
     formula="0 if input < 0 else values if input == 0 else 1",
     remark="PyTorch has no backward for heaviside; its derivative is 0 wherever it exists",
     samples=("x[3]*heaviside(x - 2, 0.5)",),
+    written=lambda c, a, b: f"torch.heaviside({_apart(c, a)}, {_apart(c, b)})",
     torch=lambda torch, a, b: torch.heaviside(_still(a), _like(torch, _still(b), a)),
 ))
 register(Op(
@@ -375,6 +377,13 @@ register(Op(
     samples=("x[3]*x.detach()", "x[3]/x.sum().detach()"),
     torch=lambda torch, x: _still(x),
 ))
+
+
+def _apart(c: Any, x: Any, number: bool = False) -> str:
+    """A tensor in code without its history: PyTorch has no derivative of what it goes into."""
+    if any(map(str.isalpha, x)):
+        return f"{x}.detach()"
+    return str(x) if number else f"{c.like}.new_tensor({x})"
 
 
 def _still(x: object) -> object:
