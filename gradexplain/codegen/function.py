@@ -206,7 +206,9 @@ def failure(code: Code) -> str:
     try:
         made = loaded(code)
         for shapes in tried:
-            subject = subject_of(made if _has_value(made, shapes) else _definite(made), list(shapes))
+            subject = subject_of(
+                made if _has_value(made, shapes) else _definite(made), list(shapes)
+            )
             report = check_subject(subject, {}, shapes, write=False)
             if not report.right:
                 return "; ".join(i.fault.sentence for i in report.inputs.values() if i.fault)

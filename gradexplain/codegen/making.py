@@ -198,6 +198,14 @@ class Making:
         """Where a tensor that is not among ``tensors`` lends its shape, that shape instead."""
 
         def change(e: ast.expr) -> ast.expr | None:
+            match e:
+                case ast.Subscript(
+                    value=ast.Attribute(value=ast.Name(id=name), attr="shape"),
+                    slice=ast.Constant(value=int() as d),
+                ) if name in self.by_name and name not in tensors and (
+                    size := self._made_size(self.by_name[name], d)
+                ):  # fmt: skip
+                    return changed(ast.parse(size, mode="eval").body, change)
             label = _of_shape(e)
             if label is None or label in tensors or label not in self.by_name:
                 return None
@@ -221,6 +229,13 @@ class Making:
             return changed(new, change) if isinstance(e, ast.Call) else new
 
         return [Statement(s.target, changed(s.value, change), s.only) for s in body]
+
+    def _made_size(self, node: Node, d: int) -> str | None:
+        """The size of an axis of a value that is no input, where it is one of an input's."""
+        if node.is_leaf or node.id == self.graph.output:
+            return None
+        n = node.shape[d]
+        return self.size(n) if self.general else str(n)
 
     def _owned(self, body: Sequence[Statement]) -> list[Statement]:
         """What only one input's gradient needs is computed with it."""

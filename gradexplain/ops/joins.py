@@ -121,10 +121,9 @@ def _cat(k: Any, tensors: Any, dim: int) -> Any:
 
 def _narrowed(c: Any, tensors: Any, dim: int) -> str:
     """The part of the gradient that stands where the tensor did."""
-    mine = tensors[c.part]
-    before = [f"{x}.shape[{dim}]" for x in tensors[: c.part] if x.shape != (0,)]
-    start = " + ".join(before) or "0"
-    return f"{c.grad}.narrow({dim}, {start}, {mine}.shape[{dim}])"
+    sizes = ["1" if x.shape[dim:][:1] == (1,) else f"{x}.shape[{dim}]"
+             for x in tensors[: c.part + 1] if x.shape != (0,)]
+    return f"{c.grad}.narrow({dim}, {' + '.join(sizes[:-1]) or '0'}, {sizes[-1]})"
 
 
 register(Op(
