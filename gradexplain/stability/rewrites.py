@@ -6,7 +6,7 @@ import ast
 import copy
 from collections.abc import Iterator
 
-from gradexplain.verdict.rewrites import REWRITES, Row, filled, written
+from gradexplain.verdict.rewrites import REWRITES, filled, written
 
 
 def inlined(body: tuple[ast.stmt, ...]) -> ast.expr | None:
@@ -52,14 +52,15 @@ def _plain(node: ast.expr, names: dict[str, ast.expr]) -> ast.expr:
     return made
 
 
-def rewritten(expression: ast.expr) -> Iterator[tuple[Row, ast.expr, str]]:
-    """Each way to apply one row at one place: the row, the new expression, the old part's text."""
+def rewritten(expression: ast.expr) -> Iterator[tuple[ast.expr, tuple[str, str, str]]]:
+    """Each way to apply one row at one place: the new expression; the part as it was and is, and why."""
     for row, (old, new) in zip(REWRITES, _TREES, strict=True):
         for path, part in _parts(expression, ()):
             found = _matched(old, part, {})
             if found is not None:
-                made = _replaced(expression, path, filled(new, found))
-                yield row, made, written(part)
+                instead = filled(new, found)
+                said = written(part), written(instead), row.why
+                yield _replaced(expression, path, instead), said
 
 
 def _parts(

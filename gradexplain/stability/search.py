@@ -227,7 +227,7 @@ def _improve(
     best, best_graph, applied = first, graph, []
     for _ in range(_ROUNDS):
         found = None
-        for row, candidate, part in rewritten(expression):
+        for candidate, said in rewritten(expression):
             measured = _measured(candidate, shapes, values, wanted, made.dtype, fixed)
             if measured is None:
                 continue
@@ -237,12 +237,12 @@ def _improve(
             gain, loss = _counted(best, result, made.dtype)
             if gain and loss and (made.partial is None or gain - loss > made.partial[1] - made.partial[2]):  # fmt: skip
                 made.partial = written(candidate), gain, loss
-            if _better(best, result, made.dtype) and (found is None or _better(found[3], result, made.dtype)):  # fmt: skip
-                found = row, candidate, other, result, part
+            if _better(best, result, made.dtype) and (found is None or _better(found[2], result, made.dtype)):  # fmt: skip
+                found = candidate, other, result, said
         if found is None:
             break
-        row, expression, best_graph, best, part = found
-        applied.append((part, row.new, row.why))
+        expression, best_graph, best, said = found
+        applied.append(said)
         if best.digits(best.worst) > made.full - LOSS:
             break
     if applied:
