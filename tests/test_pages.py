@@ -328,3 +328,16 @@ def test_a_misunderstanding_is_answered(
     kinds = ("one-hot vector", "ones", "vanished gradient")
     found = [n.text for n in x.notes if n.kind in kinds]
     assert found == ([] if note is None else [note])
+
+
+def test_a_brief_page_says_what_several_calls_leave() -> None:
+    made = "t = torch.tensor(3., requires_grad=True); f = t**3; "
+    twice = explain(made + "f.backward(retain_graph=True); f.backward()")
+    assert shown(twice, brief=True).splitlines()[-2:] == [
+        "  after 2 calls, each of which adds to .grad",
+        "    t.grad  54",
+    ]
+    freed = explain(made + "f.backward(); f.backward()")
+    assert shown(freed, brief=True).splitlines()[-1] == (
+        "  call 2  PyTorch raises: Trying to backward through the graph a second time"
+    )

@@ -92,6 +92,24 @@ def calls(x: Explanation, options: Options, whole: Whole) -> Iterable[Block]:
         )
 
 
+def short(x: Explanation) -> Iterable[Block]:
+    """What several calls leave in ``.grad``, in a line or two."""
+    for call in x.calls:
+        if call.error:
+            said = call.error.split(" (or ")[0].split(". ")[0]
+            text = line(label(f"call {call.number}  "), Span("PyTorch raises: ", "bad"), said)
+            yield Paragraph(text, indent=2)
+    returned = any(note.kind == "returned" for note in x.notes)
+    if len(x.calls) > 1 and not x.calls[-1].error and not returned:
+        head = f"after {len(x.calls)} calls, each of which adds to .grad"
+        yield Paragraph(line(label(head)), indent=2)
+        rows = (
+            (cell(name(f"{n}.grad")), _value(e.after, "None"))
+            for n, e in x.calls[-1].gradients.items()
+        )
+        yield Table(tuple(rows), indent=4)
+
+
 def _value(value: Array | None, nothing: str) -> Cell:
     return cell(label(nothing)) if value is None else (Tensor(value),)
 

@@ -105,6 +105,7 @@ class Page:
         yield from self.question()
         if self.options.brief:
             yield from self.answer()
+            yield from calls.short(self.x)
             return
         yield from self.drawing()
         yield from self.answer()

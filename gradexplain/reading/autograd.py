@@ -6,18 +6,16 @@ import dataclasses
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from gradexplain.errors import Span
-from gradexplain.explanation import Array, Shape
-from gradexplain.ops import by_spelling
+from gradexplain.explanation import Array
 from gradexplain.ops.base import show_shape
 from gradexplain.reading.derived import gradients, held
-from gradexplain.reading.objects import WHOLE, Call, Layer, Optimizer, Tensor, Unread, what
-from gradexplain.reading.operators import operator, renewed, subscript
+from gradexplain.reading.objects import WHOLE, Call, Tensor, Unread, what
+from gradexplain.reading.operators import operator, subscript
 from gradexplain.reading.session import BackwardCall, Session
 
 
@@ -103,7 +101,7 @@ def started(
             "requires none",
         )
     array = _vector(s, start, v, place)
-    wanted = None if inputs is None else tuple(_label(s, part, place) for part in _list(inputs))
+    wanted = None if inputs is None else tuple(_label(s, part, place) for part in listed(inputs))
     zeroed = frozenset(s.zeroed)
     made = BackwardCall(
         ref.id, array, retain_graph, zeroed, wanted, place, len(s.builder.nodes), returned
@@ -222,7 +220,7 @@ def _label(s: Session, tensor: Any, place: Span) -> str:
     return node.label
 
 
-def _list(value: Any) -> list[Any]:
+def listed(value: Any) -> list[Any]:
     if isinstance(value, dict):
         value = list(value.values())
     return list(value) if isinstance(value, (list, tuple)) else [value]
@@ -288,9 +286,9 @@ def one_call(s: Session, call: BackwardCall, labels: Sequence[str]) -> Mapping[s
 
 def _grad(s: Session, call: Call) -> Any:
     """``torch.autograd.grad``: what it returns adds to no ``.grad``."""
-    outputs, inputs = _list(call.get(0, "outputs")), _list(call.get(1, "inputs"))
+    outputs, inputs = listed(call.get(0, "outputs")), listed(call.get(1, "inputs"))
     vs = call.get(2, "grad_outputs")
-    given = _list(vs) if vs is not None else [None] * len(outputs)
+    given = listed(vs) if vs is not None else [None] * len(outputs)
     create = bool(call.get(4, "create_graph")) or s.nested > 0
     keep = _switch(call.get(3, "retain_graph"), create)
     if call.get(6, "is_grads_batched") and len(outputs) == 1 and isinstance(given[0], Tensor):
@@ -300,7 +298,7 @@ def _grad(s: Session, call: Call) -> Any:
     if not s.nested:
         _asked(s, parts, keep, inputs, call)
     if create:
-        return tuple(_derivatives(s, parts, inputs, call))
+        return tuple(derivatives(s, parts, inputs, call))
     first = len(s.calls) - len(parts)
     return tuple(
         _returned(s, part, _label(s, part, call.place), first, len(s.calls)) for part in inputs
@@ -320,7 +318,7 @@ def _asked(s: Session, parts: Sequence[Any], keep: bool, inputs: Any, call: Call
         leaf.tensor.grad = before.get(label)
 
 
-def _derivatives(s: Session, parts: Sequence[Any], inputs: Sequence[Any], call: Call) -> list[Any]:
+def derivatives(s: Session, parts: Sequence[Any], inputs: Sequence[Any], call: Call) -> list[Any]:
     """The gradients as computed values, which are differentiated again."""
     totals: list[Any] = [None] * len(inputs)
     for output, v in parts:
@@ -342,7 +340,7 @@ def _derivatives(s: Session, parts: Sequence[Any], inputs: Sequence[Any], call: 
 
 
 #: Of gradients that nothing is made of here.
-_THIRD = "its numbers are not followed further; gradexplain trace FILE runs the script"
+THIRD = "its numbers are not followed further; gradexplain trace FILE runs the script"
 
 
 def _returned(s: Session, owner: Tensor, label: str, first: int, upto: int) -> Tensor:
@@ -361,190 +359,13 @@ def _returned(s: Session, owner: Tensor, label: str, first: int, upto: int) -> T
 
 def _backward(s: Session, call: Call) -> None:
     """``torch.autograd.backward([y1, y2], [v1, v2])``: a call of backward on each."""
-    starts = _list(call.get(0, "tensors"))
+    starts = listed(call.get(0, "tensors"))
     vs = call.get(1, "grad_tensors", call.kwargs.get("grad_variables"))
-    given = _list(vs) if vs is not None else [None] * len(starts)
+    given = listed(vs) if vs is not None else [None] * len(starts)
     keep = _switch(call.get(2, "retain_graph"), call.get(3, "create_graph"))
     for place, (start, v) in enumerate(zip(starts, given, strict=False)):
         later = place < len(starts) - 1
         started(s, start, v, keep or later, call.kwargs.get("inputs"), call.place, call.where)
-
-
-def _output_of(s: Session, function: Any, args: Sequence[Any], call: Call) -> Tensor:
-    """What a function of the text gives, as one tensor."""
-    s.nested += 1
-    try:
-        output = s.call(function, tuple(args), {}, call.place, call.where)
-    finally:
-        s.nested -= 1
-    if isinstance(output, (tuple, list)):
-        s.unsupported(
-            "a function of several outputs is not read here", call.place, "join them with cat"
-        )
-    if not isinstance(output, Tensor):
-        s.fail(f"the function gives {what(output)}", call.place, "return a tensor")
-    return output
-
-
-def _differentiate(
-    s: Session, function: Any, args: Sequence[Any], inputs: Sequence[Any], v: Any, call: Call
-) -> tuple[Tensor, list[Any]]:
-    """A function called, and its gradients by ``inputs``; without v those of each of its results."""
-    for part in inputs:
-        if isinstance(part, Tensor) and not s.requires(part):
-            requires_grad(s, part, True, call.place)
-    output = _output_of(s, function, args, call)
-    if s.nested:
-        return output, _rows(s, output, v, inputs, call)
-    if v is None and math.prod(output.shape) != 1:
-        v = s.literal(s.filled(output.shape, 1.0), output.dtype, call.place)
-        s.remark(
-            "jacobian",
-            f"`{s.text(call.place)}` asks for the whole Jacobian, which is shown; backward with "
-            "v = ones adds its rows.",
-        )
-    started(s, output, v, True, list(inputs), call.place, call.where, returned=True)
-    return output, [Unread(s.text(call.place), _THIRD) for _ in inputs]
-
-
-def _rows(s: Session, output: Tensor, v: Any, inputs: Sequence[Any], call: Call) -> list[Any]:
-    """The gradients as computed values; of an output with dimensions, one row for each element."""
-    if v is not None or not output.shape:
-        return _derivatives(s, [(output, v)], inputs, call)
-    units = np.eye(math.prod(output.shape)).reshape(-1, *output.shape)
-    rows = [
-        _derivatives(s, [(output, s.literal(unit, output.dtype, call.place))], inputs, call)
-        for unit in units
-    ]
-    shapes = [(*output.shape, *part.shape) for part in inputs]
-    stacks = [
-        s.apply(by_spelling("torch.stack"), (list(c),), {}, call.place)
-        for c in zip(*rows, strict=True)
-    ]
-    return [
-        s.apply(by_spelling("torch.reshape"), pair, {}, call.place)
-        for pair in zip(stacks, shapes, strict=True)
-    ]
-
-
-def _functional(kind: str) -> Callable[[Session, Call], Any]:
-    """``torch.autograd.functional.jacobian(f, x)`` and ``vjp(f, x, v)``."""
-
-    def made(s: Session, call: Call) -> Any:
-        given = call.get(1, "inputs")
-        v = call.get(2, "v") if kind == "vjp" else None
-        output, found = _differentiate(s, call.get(0, "func"), _list(given), _list(given), v, call)
-        result = tuple(found) if isinstance(given, (tuple, list)) else found[0]
-        return (output, result) if kind == "vjp" else result
-
-    return made
-
-
-def _curried(s: Session, call: Call) -> Any:
-    """``torch.func.grad(f)(x)`` and ``jacrev(f, argnums=1)(x, y)``."""
-    function, wanted = call.get(0, "func"), call.get(1, "argnums", 0)
-    places = wanted if isinstance(wanted, tuple) else (wanted,)
-
-    def inner(later: Call) -> Any:
-        if not all(isinstance(n, int) and n < len(later.args) for n in places):
-            s.fail("argnums names no argument", later.place, "count the arguments from 0")
-        inputs = [part for n in places for part in _list(later.args[n])]
-        output, found = _differentiate(s, function, later.args, inputs, None, later)
-        one = not isinstance(wanted, tuple) and not isinstance(
-            later.args[wanted], (dict, list, tuple)
-        )
-        result = found[0] if one else tuple(found)
-        return (result, output) if call.name == "grad_and_value" else result
-
-    return Layer(call.name, inner, attributes={"function": function, "places": places})
-
-
-def batched(s: Session, call: Call) -> Any:
-    """``vmap(grad(f), in_dims)``: the gradient of all samples' sum, whose rows are those of each.
-
-    None where the function is none that differentiates.  An argument without a dim of samples has one
-    copy for each.
-    """
-    layer, dims = call.args
-    if not isinstance(layer, Layer) or "places" not in layer.attributes:
-        return None
-
-    def inner(later: Call) -> Any:
-        given = list(dims) if isinstance(dims, (tuple, list)) else [dims] * len(later.args)
-        args = list(later.args)
-        count = next(a.shape[d] for a, d in zip(args, given, strict=False) if d is not None)
-        for n in layer.attributes["places"]:
-            if given[n] is None:
-                copies = np.broadcast_to(s.number(args[n], later.place), (count, *args[n].shape))
-                made = s.literal(copies, args[n].dtype, later.place, hint=args[n].name)
-                args[n], given[n] = made, 0
-            requires_grad(s, args[n], True, later.place)
-        rows = []
-        for k in range(count):
-            part = [
-                a if d is None else subscript(s, a, (*(slice(None),) * d, k), later.place)
-                for a, d in zip(args, given, strict=False)
-            ]
-            rows.append(_output_of(s, layer.attributes["function"], part, later))
-        output = s.apply(by_spelling("torch.stack"), (rows,), {}, later.place)
-        v = s.literal(s.filled(output.shape, 1.0), output.dtype, later.place)
-        inputs = [args[n] for n in layer.attributes["places"]]
-        s.remark(
-            "jacobian",
-            f"`{s.text(later.place)}` differentiates each sample by itself: with v = ones, the rows of "
-            "the gradient are those of the samples, as none depends on another.",
-        )
-        started(s, output, v, True, inputs, later.place, later.where, returned=True)
-        return Unread(s.text(later.place), _THIRD)
-
-    return Layer("batched", inner)
-
-
-def clipped(s: Session, call: Call) -> Any:
-    """``clip_grad_norm_``: the .grad of parameters after backward, made smaller."""
-    parameters, kind, most = call.args
-    owners = [p for p in _list(parameters) if isinstance(p, Tensor) and p.grad is not None]
-    old = [p.grad for p in owners]
-
-    def numbers() -> list[Array]:
-        arrays = [s.number(g, call.place) for g in old if g is not None]
-        if kind == "value":
-            return [np.clip(a, -most, most) for a in arrays]
-        norm = math.sqrt(sum(float((a**2).sum()) for a in arrays))
-        return [a * min(1.0, most / (norm + 1e-6)) for a in arrays]
-
-    for n, owner in enumerate(owners):
-        owner.grad = dataclasses.replace(
-            old[n], later=lambda n=n: numbers()[n], ref=None, value=None
-        )  # type: ignore[type-var]
-    s.remark(
-        "clipped",
-        f"`{s.text(call.place)}` changes .grad after backward: what is explained is .grad before it.",
-    )
-    return Unread(s.text(call.place), _THIRD)
-
-
-def _vjp(s: Session, call: Call) -> Any:
-    """``output, back = torch.func.vjp(f, x)``; ``back(v)`` is the product."""
-    inputs = list(call.args[1:])
-    for part in inputs:
-        if isinstance(part, Tensor) and not s.requires(part):
-            requires_grad(s, part, True, call.place)
-    output = _output_of(s, call.args[0] if call.args else None, inputs, call)
-
-    def back(later: Call) -> Any:
-        started(s, output, later.get(0, "v"), True, inputs, later.place, later.where, returned=True)
-        return (Unread(s.text(later.place), _THIRD),) * len(inputs)
-
-    return output, Layer("vjp", back)
-
-
-def _refused(s: Session, call: Call) -> Any:
-    s.unsupported(
-        f"`{call.name}` is not what backward computes",
-        call.place,
-        "backward gives products vᵀ·J from the left: torch.func.vjp",
-    )
 
 
 def _no_grad(s: Session, call: Call) -> Any:
@@ -552,118 +373,9 @@ def _no_grad(s: Session, call: Call) -> Any:
     return Unread("no_grad", "use it as `with torch.no_grad():`")
 
 
-def optimizer(s: Session, owner: Optimizer, call: Call) -> Any:
-    match call.name:
-        case "zero_grad":
-            for parameter in owner.parameters:
-                zero(s, parameter)
-            return None
-        case "step":
-            _step(s, owner, call)
-            return None
-    return Unread(s.text(call.place), "an optimizer's state is not followed")
-
-
-@dataclass(eq=False)
-class _Step:
-    """One step of an optimizer on one parameter, taken by PyTorch's optimizer when it is asked for."""
-
-    s: Session
-    owner: Optimizer
-    options: Mapping[str, Any]
-    label: str
-    shape: Shape
-    grad: Tensor
-    place: Span
-    before: _Step | None
-    state: Mapping[str, Array] = field(default_factory=dict)
-    found: Array | None = None
-
-    def value(self) -> Array:
-        if self.found is None:
-            s, owner = self.s, self.owner
-            if owner.scheduled or owner.kind == "LBFGS":
-                s.unsupported(
-                    f"what {owner.kind} makes of the parameters is not followed"
-                    + (" with a scheduler" if owner.scheduled else ""),
-                    self.place,
-                    "gradexplain trace runs a script",
-                )
-            if self.before is not None:
-                self.before.value()
-                self.state = self.before.state
-            grad = s.known(self.grad) if self.grad.later is None else self.grad.later()
-            assert grad is not None
-            kind = s.made[self.label].dtype or "float64"
-            old = s.leaf_value(self.label, self.shape)
-            after = s.runner(self.place).step(owner.kind, self.options, old, grad, self.state, kind)
-            self.state = {name: array for name, array in after.items() if name}
-            self.found = after[""]
-        return self.found
-
-
-def _step(s: Session, owner: Optimizer, call: Call) -> None:
-    """Every parameter that has a gradient becomes another leaf."""
-    for parameter, options in zip(owner.parameters, owner.options, strict=True):
-        if parameter.grad is None:
-            continue
-        label = s.builder.nodes[s.ref(parameter).id].label
-        before = owner.steps.get(id(parameter))
-        step = _Step(s, owner, options, label, parameter.shape, parameter.grad, call.place, before)
-        owner.steps[id(parameter)] = step
-        kind = s.made[label].dtype
-        renewed(s, parameter, Tensor(parameter.shape, call.place, dtype=kind, later=step.value))
-        parameter.later, parameter.value = step.value, None
-
-
-def _optimizer(s: Session, call: Call) -> Any:
-    given = call.kwargs.get("lr", call.args[1] if len(call.args) > 1 else None)
-    shared = {name: part for name, part in call.kwargs.items() if name != "params"}
-    shared |= {} if given is None else {"lr": given}
-    parameters: list[Tensor] = []
-    options: list[Mapping[str, Any]] = []
-    for group in _list(call.get(0, "params", [])):
-        own = group if isinstance(group, dict) else {"params": group}
-        for parameter in _list(own.get("params", [])):
-            if not isinstance(parameter, Tensor):
-                s.fail(
-                    f"{call.name} takes tensors to change, found {what(parameter)}",
-                    call.place,
-                    "write `net.parameters()`, or a list of tensors",
-                )
-            parameters.append(parameter)
-            options.append({**shared, **{n: part for n, part in own.items() if n != "params"}})
-    plain = (int, float, tuple, type(None))
-    for name, part in (pair for each in options for pair in each.items()):
-        if not isinstance(part, plain):
-            s.unsupported(f"{name}={what(part)} is not known here", call.place, "write a number")
-    return Optimizer(call.name, parameters, options)
-
-
-def _scheduler(s: Session, call: Call) -> Any:
-    found = call.get(0, "optimizer")
-    if isinstance(found, Optimizer):
-        found.scheduled = True
-    return Unread(s.text(call.place), "a scheduler's rates are not followed")
-
-
 FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
     "torch.autograd.grad": _grad,
     "torch.autograd.backward": _backward,
-    "torch.autograd.functional.jacobian": _functional("jacobian"),
-    "torch.autograd.functional.vjp": _functional("vjp"),
-    **dict.fromkeys(
-        ("torch.autograd.functional.jvp", "torch.func.jvp", "torch.func.linearize"),
-        _refused,
-    ),
-    **{f"torch.func.{name}": _curried for name in ("grad", "jacrev", "jacfwd", "grad_and_value")},
-    "torch.func.vjp": _vjp,
     **dict.fromkeys(("torch.no_grad", "torch.enable_grad", "torch.inference_mode",
                      "torch.set_grad_enabled", "no_grad"), _no_grad),
-    **{f"torch.optim.{name}": _optimizer for name in
-       ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "LBFGS", "Adadelta", "NAdam", "Adamax", "RAdam",
-        "ASGD", "Rprop")},
-    **{f"torch.optim.lr_scheduler.{name}": _scheduler for name in
-       ("StepLR", "MultiStepLR", "ExponentialLR", "CosineAnnealingLR", "ReduceLROnPlateau", "LambdaLR",
-        "OneCycleLR", "CyclicLR", "LinearLR", "CosineAnnealingWarmRestarts", "ConstantLR")},
 }  # fmt: skip

@@ -11,9 +11,11 @@ from gradexplain.reading import (
     autograd,
     classes,
     creation,
+    functional,
     layers,
     library,
     methods,
+    optimizers,
     plain,
 )
 from gradexplain.reading.names import CONSTANTS, HOMES, MODULES, functions, unknown
@@ -89,6 +91,8 @@ def _is_instance(s: Session, call: Call) -> bool:
 _FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
     **creation.FUNCTIONS,
     **autograd.FUNCTIONS,
+    **functional.FUNCTIONS,
+    **optimizers.FUNCTIONS,
     **layers.FUNCTIONS,
     **plain.FUNCTIONS,
     **{f"gradexplain.{name}": function for name, function in library.FUNCTIONS.items()},

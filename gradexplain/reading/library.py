@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gradexplain.errors import Span
-from gradexplain.reading import autograd
+from gradexplain.reading import functional, optimizers
 from gradexplain.reading.objects import Call, Function, Layer, Module, Tensor
 from gradexplain.reading.session import Session
 
@@ -107,6 +107,6 @@ def _modules(module: Layer, at: str = "") -> Iterator[tuple[str, Layer]]:
 
 FUNCTIONS: dict[str, Any] = {
     "called_with": _called_with,
-    "batched": autograd.batched, "clip_gradients": autograd.clipped, "parameter": _parameter,
+    "batched": functional.batched, "clip_gradients": optimizers.clipped, "parameter": _parameter,
     "sizes": _sizes, "refuse": _refuse, "remark": _remark,
 }  # fmt: skip

@@ -13,7 +13,7 @@ import numpy as np
 from gradexplain.errors import Span, UnsupportedError
 from gradexplain.graph import NamedNumber
 from gradexplain.ops import by_spelling
-from gradexplain.reading import autograd, classes, creation
+from gradexplain.reading import autograd, classes, creation, optimizers
 from gradexplain.reading.arguments import Dtype, dtype_name
 from gradexplain.reading.attributes import data, one_number, shared
 from gradexplain.reading.names import unknown
@@ -46,7 +46,7 @@ def method(s: Session, owner: Any, call: Call) -> Any:
         case Super():
             return classes.of_super(s, owner, call)
         case Optimizer():
-            return autograd.optimizer(s, owner, call)
+            return optimizers.optimizer(s, owner, call)
         case Unread(why=why):
             return Unread(s.text(call.place), why)
         case list() | dict() | str() | Results() | tuple() | range():

@@ -1,0 +1,182 @@
+"""Functions that differentiate functions: ``torch.func`` and ``torch.autograd.functional``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gradexplain.ops import by_spelling
+from gradexplain.reading.autograd import THIRD, derivatives, listed, requires_grad, started
+from gradexplain.reading.objects import Call, Layer, Tensor, Unread, what
+from gradexplain.reading.operators import subscript
+from gradexplain.reading.session import Session
+
+
+def _output_of(s: Session, function: Any, args: Sequence[Any], call: Call) -> Tensor:
+    """What a function of the text gives, as one tensor."""
+    s.nested += 1
+    try:
+        output = s.call(function, tuple(args), {}, call.place, call.where)
+    finally:
+        s.nested -= 1
+    if isinstance(output, (tuple, list)):
+        s.unsupported(
+            "a function of several outputs is not read here", call.place, "join them with cat"
+        )
+    if not isinstance(output, Tensor):
+        s.fail(f"the function gives {what(output)}", call.place, "return a tensor")
+    return output
+
+
+def _differentiate(
+    s: Session, function: Any, args: Sequence[Any], inputs: Sequence[Any], v: Any, call: Call
+) -> tuple[Tensor, list[Any]]:
+    """A function called, and its gradients by ``inputs``; without v those of each of its results."""
+    for part in inputs:
+        if isinstance(part, Tensor) and not s.requires(part):
+            requires_grad(s, part, True, call.place)
+    output = _output_of(s, function, args, call)
+    if s.nested:
+        return output, _rows(s, output, v, inputs, call)
+    if v is None and math.prod(output.shape) != 1:
+        v = s.literal(s.filled(output.shape, 1.0), output.dtype, call.place)
+        s.remark(
+            "jacobian",
+            f"`{s.text(call.place)}` asks for the whole Jacobian, which is shown; backward with "
+            "v = ones adds its rows.",
+        )
+    started(s, output, v, True, list(inputs), call.place, call.where, returned=True)
+    return output, [Unread(s.text(call.place), THIRD) for _ in inputs]
+
+
+def _rows(s: Session, output: Tensor, v: Any, inputs: Sequence[Any], call: Call) -> list[Any]:
+    """The gradients as computed values; of an output with dimensions, one row for each element."""
+    if v is not None or not output.shape:
+        return derivatives(s, [(output, v)], inputs, call)
+    units = np.eye(math.prod(output.shape)).reshape(-1, *output.shape)
+    rows = [
+        derivatives(s, [(output, s.literal(unit, output.dtype, call.place))], inputs, call)
+        for unit in units
+    ]
+    shapes = [(*output.shape, *part.shape) for part in inputs]
+    stacks = [
+        s.apply(by_spelling("torch.stack"), (list(c),), {}, call.place)
+        for c in zip(*rows, strict=True)
+    ]
+    return [
+        s.apply(by_spelling("torch.reshape"), pair, {}, call.place)
+        for pair in zip(stacks, shapes, strict=True)
+    ]
+
+
+def _functional(kind: str) -> Callable[[Session, Call], Any]:
+    """``torch.autograd.functional.jacobian(f, x)`` and ``vjp(f, x, v)``."""
+
+    def made(s: Session, call: Call) -> Any:
+        given = call.get(1, "inputs")
+        v = call.get(2, "v") if kind == "vjp" else None
+        output, found = _differentiate(
+            s, call.get(0, "func"), listed(given), listed(given), v, call
+        )
+        result = tuple(found) if isinstance(given, (tuple, list)) else found[0]
+        return (output, result) if kind == "vjp" else result
+
+    return made
+
+
+def _curried(s: Session, call: Call) -> Any:
+    """``torch.func.grad(f)(x)`` and ``jacrev(f, argnums=1)(x, y)``."""
+    function, wanted = call.get(0, "func"), call.get(1, "argnums", 0)
+    places = wanted if isinstance(wanted, tuple) else (wanted,)
+
+    def inner(later: Call) -> Any:
+        if not all(isinstance(n, int) and n < len(later.args) for n in places):
+            s.fail("argnums names no argument", later.place, "count the arguments from 0")
+        inputs = [part for n in places for part in listed(later.args[n])]
+        output, found = _differentiate(s, function, later.args, inputs, None, later)
+        one = not isinstance(wanted, tuple) and not isinstance(
+            later.args[wanted], (dict, list, tuple)
+        )
+        result = found[0] if one else tuple(found)
+        return (result, output) if call.name == "grad_and_value" else result
+
+    return Layer(call.name, inner, attributes={"function": function, "places": places})
+
+
+def batched(s: Session, call: Call) -> Any:
+    """``vmap(grad(f), in_dims)``: the gradient of all samples' sum, whose rows are those of each.
+
+    None where the function is none that differentiates.  An argument without a dim of samples has one
+    copy for each.
+    """
+    layer, dims = call.args
+    if not isinstance(layer, Layer) or "places" not in layer.attributes:
+        return None
+
+    def inner(later: Call) -> Any:
+        given = list(dims) if isinstance(dims, (tuple, list)) else [dims] * len(later.args)
+        args = list(later.args)
+        count = next(a.shape[d] for a, d in zip(args, given, strict=False) if d is not None)
+        for n in layer.attributes["places"]:
+            if given[n] is None:
+                copies = np.broadcast_to(s.number(args[n], later.place), (count, *args[n].shape))
+                made = s.literal(copies, args[n].dtype, later.place, hint=args[n].name)
+                args[n], given[n] = made, 0
+            requires_grad(s, args[n], True, later.place)
+        rows = []
+        for k in range(count):
+            part = [
+                a if d is None else subscript(s, a, (*(slice(None),) * d, k), later.place)
+                for a, d in zip(args, given, strict=False)
+            ]
+            rows.append(_output_of(s, layer.attributes["function"], part, later))
+        output = s.apply(by_spelling("torch.stack"), (rows,), {}, later.place)
+        v = s.literal(s.filled(output.shape, 1.0), output.dtype, later.place)
+        inputs = [args[n] for n in layer.attributes["places"]]
+        s.remark(
+            "jacobian",
+            f"`{s.text(later.place)}` differentiates each sample by itself: with v = ones, the rows of "
+            "the gradient are those of the samples, as none depends on another.",
+        )
+        started(s, output, v, True, inputs, later.place, later.where, returned=True)
+        return Unread(s.text(later.place), THIRD)
+
+    return Layer("batched", inner)
+
+
+def _vjp(s: Session, call: Call) -> Any:
+    """``output, back = torch.func.vjp(f, x)``; ``back(v)`` is the product."""
+    inputs = list(call.args[1:])
+    for part in inputs:
+        if isinstance(part, Tensor) and not s.requires(part):
+            requires_grad(s, part, True, call.place)
+    output = _output_of(s, call.args[0] if call.args else None, inputs, call)
+
+    def back(later: Call) -> Any:
+        started(s, output, later.get(0, "v"), True, inputs, later.place, later.where, returned=True)
+        return (Unread(s.text(later.place), THIRD),) * len(inputs)
+
+    return output, Layer("vjp", back)
+
+
+def _refused(s: Session, call: Call) -> Any:
+    s.unsupported(
+        f"`{call.name}` is not what backward computes",
+        call.place,
+        "backward gives products vᵀ·J from the left: torch.func.vjp",
+    )
+
+
+FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
+    "torch.autograd.functional.jacobian": _functional("jacobian"),
+    "torch.autograd.functional.vjp": _functional("vjp"),
+    **dict.fromkeys(
+        ("torch.autograd.functional.jvp", "torch.func.jvp", "torch.func.linearize"),
+        _refused,
+    ),
+    **{f"torch.func.{name}": _curried for name in ("grad", "jacrev", "jacfwd", "grad_and_value")},
+    "torch.func.vjp": _vjp,
+}
