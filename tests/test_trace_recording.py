@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import runpy
 import threading
 import warnings
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ def state() -> tuple[Any, ...]:
         torch.autograd._engine_run_backward, torch.autograd.Function.__dict__["apply"],
         threading.Thread._bootstrap_inner,  # type: ignore[attr-defined]
         torch.optim.SGD.step, torch.optim.Adam.step, torch.optim.Optimizer.zero_grad,
-        torch.nn.Module.zero_grad, torch.optim.Optimizer.profile_hook_step,
+        torch.nn.Module.zero_grad, torch.nn.Module.train, torch.optim.Optimizer.profile_hook_step,
         tuple(torch.overrides._get_current_function_mode_stack()),
     )  # fmt: skip
 
@@ -249,3 +250,37 @@ def test_an_overflow_is_no_mismatch() -> None:
         (w * 1e10 * 1e10).sum().backward()
         (w * w * w).sum().backward()
     assert all(call.check is not None and call.check.status != "mismatch" for call in t.calls)
+
+
+COMPILED = """
+torch.manual_seed(0)
+net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Tanh())
+def wrong(graph, inputs):
+    return lambda *args: [2 * out - out.detach() for out in graph(*args)]
+fast = torch.compile(net, backend={backend})
+for _ in range(2):
+    fast(torch.randn(5, 3)).pow(2).mean().backward()
+print(int(net[1].num_batches_tracked), torch.rand(1).item())
+"""
+
+
+@pytest.mark.parametrize(
+    ("backend", "status"), [('"aot_eager"', "agree"), ("wrong", "mismatch")]
+)  # fmt: skip
+def test_what_is_compiled_is_held_against_its_eager_operations(
+    backend: str, status: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "script.py"
+    path.write_text("import torch\n" + COMPILED.replace("{backend}", backend), "utf-8")
+    trace = Trace()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run(str(path), (), trace)
+        told = capsys.readouterr().err
+        torch._dynamo.reset()
+        runpy.run_path(str(path))
+    assert told == capsys.readouterr().out  # the same state and the same numbers drawn
+    assert trace.failures == []
+    check = trace.call(1).check
+    assert check is not None
+    assert check.status == status

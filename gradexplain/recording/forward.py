@@ -49,9 +49,10 @@ class Forward(Recorder):
     ) -> dict[tuple[int, ...], Graph]:
         """The graph of each output by its place; none where one of them has none."""
         found: dict[tuple[int, ...], Graph] = {}
+        changed = any(tensor.is_floating_point() for tensor in self.in_place)  # no counter of steps
         for tensor, path in outputs:
             try:
-                graph = None if self._left or self.in_place else self.graph(tensor)
+                graph = None if self._left or changed else self.graph(tensor)
             except GradexplainError:
                 graph = None
             if graph is None or self._left:

@@ -163,7 +163,10 @@ class Listening:
             if not tape.listens():
                 return function(*args, **kwargs)
             with tape.aside():
-                return function(*args, **kwargs)
+                result = function(*args, **kwargs)
+            if args and hasattr(args[0], "_orig_mod"):
+                tape.compiled(args[0]._orig_mod, args[1:], kwargs, result)
+            return result
 
         setattr(wrapper, _OURS, True)
         return wrapper

@@ -7,6 +7,7 @@ listeners, and the script goes on.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import sys
 import threading
@@ -39,6 +40,9 @@ from gradexplain.recording.patches import Listening
 
 #: How many of the last changes in place are remembered, for the error that one of them may cause.
 _CHANGES = 512
+
+#: A compiled module with more numbers than this is not copied.
+_COPIED = 2_000_000
 
 _ADDS = {"__add__", "__radd__", "__iadd__", "add", "add_"}
 
@@ -106,6 +110,8 @@ class Tape(TorchFunctionMode):
 
     def _forget(self) -> None:
         self.ends = Ends()
+        #: Compiled modules, of which one call is recorded.
+        self._eager: set[int] = set()
         #: By the place of an addition: how often it added a loss to a sum that it made itself after
         #: backward had gone through that loss.
         self.sums: dict[Site, int] = {}
@@ -396,39 +402,73 @@ class Tape(TorchFunctionMode):
         finally:
             self._local.paused -= 1
         try:
-            self._made_by(cls, result, args, kwargs, forward, len(inputs), frame)
+            self._made_by(
+                f"{cls.__name__}.apply", result, args, kwargs, forward, len(inputs), frame
+            )
         except Exception as error:  # the script is not to see that we failed
             self.broke(error)
         return result
 
+    def compiled(self, module: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """What a compiled module has computed, as the operations of a copy of it that is not."""
+        if not self.records() or id(module) in self._eager:
+            return
+        parameters = dict(module.named_parameters())
+        if sum(p.numel() for p in parameters.values()) > _COPIED:
+            return
+        self._eager.add(id(module))
+        buffers = dict(module.named_buffers())
+        copies = {name: buffer.detach().clone() for name, buffer in buffers.items()}
+        inputs = [*tensors_in((args, *parameters.values(), *copies.values())), *tensors_in(kwargs)]
+        forward = Forward(inputs)
+        self._local.paused += 1
+        try:
+            twin = copy.deepcopy(module)  # what the module keeps for itself is not to change
+            with torch.random.fork_rng(devices=[]), torch.no_grad(), forward:
+                eager = torch.func.functional_call(twin, parameters | copies, args, kwargs)
+        except Exception:  # the module's own code, or one that cannot be copied: it stays unknown
+            return
+        finally:
+            self._local.paused -= 1
+        try:
+            name = f"{type(module).__name__} compiled"
+            given = (*args, *parameters.values(), *buffers.values())
+            self._made_by(
+                name, result, given, kwargs, forward, len(inputs), sys._getframe(2), eager
+            )
+        except Exception as error:  # the script is not to see that we failed
+            self.broke(error)
+
     def _made_by(
         self,
-        cls: Any,
+        name: str,
         result: Any,
         args: Any,
         kwargs: Any,
         forward: Forward,
         count: int,
         frame: FrameType,
+        eager: Any = None,
     ) -> None:
+        """Hang a call on its results; ``eager`` are those that its graphs were recorded for."""
         many = isinstance(result, (tuple, list))
-        tracked = [
-            (part, (place,) if many else ())
-            for place, part in enumerate(result if many else [result])
-            if is_computed(part)
-        ]
+        parts = list(result) if many else [result]
+        known = parts if eager is None else list(eager) if many else [eager]
+        tracked = [n for n, part in enumerate(parts) if is_computed(part)]
         if not tracked:
             return
         operands: list[Operand] = []
         packed = tuple([self._pack(arg, operands) for arg in args])
         named = {k: self._pack(v, operands) for k, v in kwargs.items()}
-        kind = Kind("op", f"{cls.__name__}.apply")
-        call = Call(kind, packed, named, operands, site(frame))
-        call.custom = cls.__name__
+        call = Call(Kind("op", name), packed, named, operands, site(frame))
+        call.custom = name.removesuffix(".apply")
+        paths: list[tuple[int, ...]] = [(n,) if many else () for n in tracked]
         if len(operands) == count:
-            call.graphs = forward.graphs(tracked)
-        for tensor, path in tracked:
-            attach(tensor.grad_fn, tensor.output_nr, call, path)
+            call.graphs = forward.graphs(
+                [(known[n], p) for n, p in zip(tracked, paths, strict=True)]
+            )
+        for n, path in zip(tracked, paths, strict=True):
+            attach(parts[n].grad_fn, parts[n].output_nr, call, path)
 
     # -- backward, steps -------------------------------------------------------------------------
 
