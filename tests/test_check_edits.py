@@ -6,8 +6,9 @@ import ast
 
 import pytest
 
-from gradexplain.checking.checker import check
+from gradexplain.checking.checker import _together, check
 from gradexplain.checking.places import edits, slots
+from gradexplain.checking.report import CheckReport, Fault, InputReport, Patch
 from gradexplain.checking.rewriting import RULES, Scope, replaced, text
 
 SOFTMAX = "softmax(x, dim=1)"
@@ -96,3 +97,16 @@ def test_parts_are_replaced_in_a_copy() -> None:
     assert text(replaced(node, {id(node): node.right, id(part): new})) == "x @ (g + g.T)"
     assert text(node) == "2 * (x @ g)"
     assert any(s.place == "factor" for s in slots(ast.parse("def f(g):\n    return 2 * g")))
+
+
+def test_two_mends_of_one_line_are_one_line() -> None:
+    old = "    return g * a, g * b"
+    texts = (11, 5, "    return g * b, g * b"), (18, 5, "    return g * a, g * a + g")
+    inputs = {}
+    for name, (column, width, new) in zip("ab", texts, strict=True):
+        fault = Fault("unknown", "", new.strip(), (Patch(3, 3, new, old, column, width),))
+        inputs[name] = InputReport(name, (2,), "wrong", fault)
+    report = CheckReport("f", "y", "float64", "wrong", inputs, [])
+    _together(report)
+    assert [i.remedy for i in report.inputs.values()] == ["return g * b, g * a + g"] * 2
+    assert {i.patch[0].text for i in report.inputs.values()} == {"    return g * b, g * a + g"}
