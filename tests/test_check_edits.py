@@ -6,9 +6,9 @@ import ast
 
 import pytest
 
-from gradexplain.checking.checker import _together, check
+from gradexplain.checking.checker import check
 from gradexplain.checking.places import edits, slots
-from gradexplain.checking.report import CheckReport, Fault, InputReport, Patch
+from gradexplain.checking.report import CheckReport, Fault, InputReport, Patch, together
 from gradexplain.checking.rewriting import RULES, Scope, replaced, text
 
 SOFTMAX = "softmax(x, dim=1)"
@@ -107,6 +107,6 @@ def test_two_mends_of_one_line_are_one_line() -> None:
         fault = Fault("unknown", "", new.strip(), (Patch(3, 3, new, old, column, width),))
         inputs[name] = InputReport(name, (2,), "wrong", fault)
     report = CheckReport("f", "y", "float64", "wrong", inputs, [])
-    _together(report)
+    together(report)
     assert [i.remedy for i in report.inputs.values()] == ["return g * b, g * a + g"] * 2
     assert {i.patch[0].text for i in report.inputs.values()} == {"    return g * b, g * a + g"}

@@ -17,7 +17,14 @@ from gradexplain.checking.code import Asked, Question, integers, subjects_of
 from gradexplain.checking.dtypes import measured
 from gradexplain.checking.faults import UNMENDED, diagnose
 from gradexplain.checking.operation import GIVEN
-from gradexplain.checking.report import CheckReport, Entry, Fault, InputReport, PointReport
+from gradexplain.checking.report import (
+    CheckReport,
+    Entry,
+    Fault,
+    InputReport,
+    PointReport,
+    together,
+)
 from gradexplain.checking.setting import CodeSetting
 from gradexplain.checking.subjects import FormulaSubject, Subject
 from gradexplain.checking.trials import Trial, Tries, made, where
@@ -290,7 +297,7 @@ def _report(
     joint = _joint(trials, tries, report)
     for name in first.setting.wanted:
         report.inputs[name] = _input(name, trials, tries, report, write, ones, joint)
-    _together(report)
+    together(report)
     report.points = _points(report, trials, ones)
     for one in report.inputs.values():
         if symmetric and one.fault is not None and one.fault.code == "unknown":
@@ -326,28 +333,6 @@ def _so_far(report: CheckReport, trials: list[Trial], ones: bool) -> CheckReport
             report.inputs[name] = InputReport(name, trials[0].shape(name), verdict)
     report.verdict = "cannot tell"
     return report
-
-
-def _together(report: CheckReport) -> None:
-    """Mends of several inputs at places of one line are one line, which has them all."""
-    mends = [
-        i for i in report.inputs.values()
-        if i.fault is not None and len(i.patch) == 1 and i.patch[0].line == i.patch[0].end
-    ]  # fmt: skip
-    for line in {i.patch[0].line for i in mends}:
-        here = [i for i in mends if i.patch[0].line == line]
-        places = sorted({(p.column, p.width, p.text) for i in here for p in i.patch})
-        apart = all(a[0] + a[1] <= b[0] for a, b in zip(places, places[1:], strict=False))
-        if len(places) < 2 or not apart:
-            continue
-        old = whole = here[0].patch[0].old
-        for column, width, text in reversed(places):
-            new = text[column : len(text) - (len(old) - column - width)]
-            whole = whole[:column] + new + whole[column + width :]
-        for one in here:
-            assert one.fault is not None
-            patch = (replace(one.patch[0], text=whole),)
-            one.fault = replace(one.fault, patch=patch, remedy=whole.strip())
 
 
 def _mirrored(trial: Trial, name: str) -> bool:

@@ -198,3 +198,25 @@ class CheckReport(Shows):
             for name, found in self.inputs.items()
         }
         return replace(self, inputs=inputs)
+
+
+def together(report: CheckReport) -> None:
+    """Mends of several inputs at places of one line are one line, which has them all."""
+    mends = [
+        i for i in report.inputs.values()
+        if i.fault is not None and len(i.patch) == 1 and i.patch[0].line == i.patch[0].end
+    ]  # fmt: skip
+    for line in {i.patch[0].line for i in mends}:
+        here = [i for i in mends if i.patch[0].line == line]
+        places = sorted({(p.column, p.width, p.text) for i in here for p in i.patch})
+        apart = all(a[0] + a[1] <= b[0] for a, b in zip(places, places[1:], strict=False))
+        if len(places) < 2 or not apart:
+            continue
+        old = whole = here[0].patch[0].old
+        for column, width, text in reversed(places):
+            new = text[column : len(text) - (len(old) - column - width)]
+            whole = whole[:column] + new + whole[column + width :]
+        for one in here:
+            assert one.fault is not None
+            patch = (replace(one.patch[0], text=whole),)
+            one.fault = replace(one.fault, patch=patch, remedy=whole.strip())
