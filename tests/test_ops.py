@@ -175,7 +175,7 @@ def test_a_lean_pytorch_answers_as_the_whole_one() -> None:
             lean.stop()
             lean = Helper("torch")
     lean.stop()
-    assert anew in ([], ["cross"])
+    assert set(anew) <= {"cross"}  # PyTorch computes it by a part of its own that is left out
 
 
 @pytest.mark.parametrize(("op", "text"), FIRST)

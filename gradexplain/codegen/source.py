@@ -274,6 +274,10 @@ class Source(Places):
             top, bottom = coefficient, sympy.S.One
         pieces = self._factors(above, frame)
         under = self._factors(below, frame)
+        if (
+            not above and below and all(map(_is_count, below))
+        ):  # 1 / 3 of integers has float's dtype
+            under[0] = (f"{under[0][0]}.to({self._one}.dtype)", under[0][1])
         if top != 1 or not pieces:
             pieces.insert(0, (rational(top, self.size), ()))
         if bottom != 1:
@@ -301,20 +305,10 @@ class Source(Places):
             if (times := list(nodes).count(node)) > 1:
                 text = f"({text} ** {times})"
             base = node.args[0] if node.kind == "map" and isinstance(node.data, tuple) else node
-            rank = 0 if base.kind == "number" else 1 if base.kind in TENSORS else 2
-            rank = (
-                3
-                if base.kind == "map" and base.data == "add"
-                else 4
-                if base.kind == "contract"
-                else rank
-            )
-            found.append(
-                (
-                    (rank, text not in ("v", "g") and not text.startswith("grad_out"), text),
-                    (text, layout),
-                )
-            )
+            kind = "add" if base.kind == "map" and base.data == "add" else base.kind
+            rank = {"number": 0, **dict.fromkeys(TENSORS, 1), "add": 3, "contract": 4}.get(kind, 2)
+            late = text not in ("v", "g") and not text.startswith("grad_out")
+            found.append(((rank, late, text), (text, layout)))
         return [part for _, part in sorted(found, key=lambda part: part[0])]
 
     def _function(self, node: Node, frame: Frame) -> Written:
@@ -586,6 +580,11 @@ def _merged(factors: Sequence[Node]) -> list[list[Node]]:
         else:
             home.append(factor)
     return groups
+
+
+def _is_count(node: Node) -> bool:
+    """Whether a sum is written as one of truth values, which is an integer."""
+    return node.kind == "contract" and all(arg.type == "mask" for arg in node.args)
 
 
 def _groups(

@@ -97,7 +97,8 @@ def value(s: Session, node: ast.expr) -> Any:
                 span(s.program, part),
                 "write each value out, as in `x.permute(1, 0)`",
             )
-    s.fail("this is not part of the language", span(s.program, node), "leave it out")
+    what = "`yield`" if isinstance(node, (ast.Yield, ast.YieldFrom)) else "this"
+    s.fail(f"{what} is not part of the language", span(s.program, node), "leave it out")
 
 
 def name_of(s: Session, node: ast.expr, name: str) -> Any:
