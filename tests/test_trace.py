@@ -565,7 +565,20 @@ def output(*arguments: str) -> bytes:
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
-def test_samples(sample: Path) -> None:
+def test_samples(
+    sample: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    code = main(["trace", "--full", str(sample.relative_to(ROOT))])
+    shown = capsys.readouterr()
+    said = [line for line in shown.err.splitlines(keepends=True) if line.startswith("gradexplain")]
+    found = f"{shown.out}{''.join(said)}exit code {code}\n"
+    compare(found, sample.with_suffix(".trace.txt"))
+
+
+def test_the_command_writes_the_same() -> None:
+    """By the real command; the samples are traced in this process."""
+    sample = ROOT / "samples" / "trace_weighted_vector.py"
     compare(output("--full", str(sample.relative_to(ROOT))), sample.with_suffix(".trace.txt"))
 
 
