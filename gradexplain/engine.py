@@ -349,7 +349,7 @@ class Run:
                 value, size = again.gradient_value(leaf)
                 noise = mp.mpf(10) ** (10 - MORE_DIGITS)
                 with np.errstate(all="ignore"):  # where there is no bound
-                    small = np.abs(value) <= noise * size
+                    small = (np.abs(value) <= noise * size) & (size < np.inf)
                 return np.where(small, mp.zero, value), np.zeros_like(size)
         return pair
 

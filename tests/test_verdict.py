@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import math
 import re
 from typing import Any
@@ -11,6 +14,7 @@ import pytest
 
 import gradexplain
 from gradexplain.arithmetic import mp
+from gradexplain.cli import main
 from gradexplain.engine import Run
 from gradexplain.problem import Request, problem_of
 from gradexplain.reading.language import read
@@ -226,3 +230,22 @@ def test_only_the_programs_own_decimals_are_doubles() -> None:
         tenth = ChainRule(problem_of(Request("x*0.1", {"x": 1.0 + 0 * x[0]}, grad=x[0], check=False)).graph,
                           {"x": 1.0 + 0 * x[0]}, exact=True)  # fmt: skip
         assert tenth.forward[tenth.graph.output][0][0] == mp.mpf(0.1)
+
+
+def test_a_step_at_an_infinity_has_its_value() -> None:
+    """No bound is known there, and a number without a bound is not 0."""
+    x = gradexplain.explain("abs(x - 5)", at={"x": [1e8, -math.inf, 1.0]}, grad="ones")
+    assert x.check is not None and x.check.status == "agree"
+    assert x.gradients["x"].value.tolist() == [1.0, -1.0, -1.0]
+
+
+@pytest.mark.parametrize("expression", ["sigmoid(x)", "x**-0.5"])
+def test_nan_spreads_in_no_formula(expression: str) -> None:
+    found = gradexplain.hessian(expression, at={"x": [1.0, 2.0, math.nan]}, grad="ones")
+    assert found.check is not None and found.check.status == "convention"
+
+
+def test_text_that_is_kept_as_text_has_no_encoding() -> None:
+    with contextlib.redirect_stdout(io.StringIO()) as kept:
+        assert main(["run", "3*x", "--at", "x=2", "--format", "json"]) == 0
+    assert json.loads(kept.getvalue())["check"]["status"] == "agree"

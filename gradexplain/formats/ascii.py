@@ -44,10 +44,11 @@ _STAND_INS = str.maketrans(
 )
 
 
-def is_unicode(encoding: str) -> bool:
-    """Whether ``encoding`` can hold every character (an unknown one is not trusted to)."""
+def is_unicode(encoding: str | None) -> bool:
+    """Whether ``encoding`` can hold every character (an unknown one is not trusted to; text that is
+    kept as text, as in a StringIO, has none)."""
     try:
-        return codecs.lookup(encoding).name.startswith("utf")
+        return encoding is None or codecs.lookup(encoding).name.startswith("utf")
     except LookupError:
         return False
 

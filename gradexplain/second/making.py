@@ -270,7 +270,7 @@ class Making:
             pairs.append(((first[0], "PyTorch"), first[1], torch, tolerance))
         found = compare.differences(name, pairs)
         self.differences += found
-        known = bool(self.singular or self.borders)
+        known = bool(self.singular or self.borders or (found and self._is_nans(pairs)))
         asked = torch is not None
         status = fold.verdict(found, asked=asked, singular=known, by_kernel=self._by_kernel)
         if status != "agree" or torch is None:
@@ -283,6 +283,16 @@ class Making:
         if judged.verdict == "cannot tell" and (known or self.coarse):
             return "convention"
         return judged.verdict
+
+    def _is_nans(self, pairs: list[compare.Pair]) -> bool:
+        """Whether an input is no finite number, and routes differ only where one of them has nan: no
+        formula has IEEE's rules for those."""
+        if all(np.isfinite(array).all() for array in self.problem.values.values()):
+            return False
+        return all(
+            np.isnan(one + other)[compare.differs(one, other, allowed)].all()
+            for _, one, other, allowed in pairs
+        )
 
     def _chain_rows(self) -> dict[tuple[str, str], tuple[Array, Array]]:
         """Every block by the chain rule on the graph of the backward pass, a row at a time."""
