@@ -429,13 +429,8 @@ class Source(Places):
                 dims = [k - (len(order) if k >= 2 and k == len(order) - 1 else 0)
                         for k, a in enumerate(order) if a in bound]  # fmt: skip
                 whole = len(dims) == len(order) and not keep
-                said = (
-                    ""
-                    if whole
-                    else f"dim={dims[0]}"
-                    if len(dims) == 1
-                    else f"dim=({', '.join(map(str, dims))})"
-                )
+                said = f"dim={dims[0]}" if len(dims) == 1 else f"dim=({', '.join(map(str, dims))})"
+                said = "" if whole else said
                 said += ", keepdim=True" if keep else ""
                 shown = f"{text}.{how}({said})"
                 price = len(shown) + 20 * (
