@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from gradexplain.checking.generated import failure, generate
 from gradexplain.cli import main
-from gradexplain.codegen.function import Code, failure, generate, loaded
+from gradexplain.codegen.making import Code
 from gradexplain.errors import GradexplainError, InputError, UnsupportedError
 from gradexplain.ops import Op, all_ops
 from tests.conftest import sample
@@ -50,7 +51,7 @@ def inputs(code: Code, seed: int = 0) -> list[torch.Tensor]:
 
 def passes(code: Code) -> None:
     """Right by gradcheck and gradgradcheck, at a point where the forward has a value."""
-    made = loaded(code)
+    made = code.loaded()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tensors = inputs(code)
@@ -109,7 +110,7 @@ def test_every_sample(path: Path, tmp_path: Path) -> None:
 
 
 def test_cholesky_alone() -> None:
-    made = loaded(generate("linalg.cholesky(a)", "Made", {"a": (3, 3)}))
+    made = generate("linalg.cholesky(a)", "Made", {"a": (3, 3)}).loaded()
     x = torch.rand(3, 3, dtype=torch.float64, requires_grad=True)
 
     def call(x: torch.Tensor) -> torch.Tensor:
@@ -122,7 +123,7 @@ def test_cholesky_alone() -> None:
 def test_an_axis_that_was_told_its_size_refuses_others() -> None:
     """The 2 of the list is a size of both inputs, and half of it a number of the user's."""
     shapes = {"x": (2, 3), "y": (2, 2)}
-    made = loaded(generate("x.index_add(1, torch.tensor([1, 2]), y) * 0.5", "Made", shapes))
+    made = generate("x.index_add(1, torch.tensor([1, 2]), y) * 0.5", "Made", shapes).loaded()
     made.apply(torch.rand(2, 5), torch.rand(2, 2))
     with pytest.raises(ValueError, match=r"^x must have size 2 in dim 0$"):
         made.apply(torch.rand(4, 5), torch.rand(4, 2))
@@ -138,7 +139,7 @@ def test_no_second_names_no_dead_lines_nothing_saved_in_vain() -> None:
 
 
 def test_any_size_dtype_and_needs_input_grad() -> None:
-    made = loaded(generate("x @ w + b", "Made", {"x": (2, 3), "w": (3, 4), "b": (4,)}))
+    made = generate("x @ w + b", "Made", {"x": (2, 3), "w": (3, 4), "b": (4,)}).loaded()
     x = torch.rand(5, 6, dtype=torch.float32, requires_grad=True)
     w = torch.rand(6, 7, dtype=torch.float32)
     b = torch.rand(7, dtype=torch.float32, requires_grad=True)
@@ -171,7 +172,7 @@ def test_what_cannot_be_written() -> None:
 def test_a_class_for_some_sizes_refuses_others() -> None:
     code = generate("x[[0, -1]]", "Ends", {"x": (3,)})
     assert "Shapes: x (3,) -> y (2,) (these sizes only)" in code.source
-    made = loaded(code)
+    made = code.loaded()
     assert made.apply(torch.tensor([1.0, 2.0, 3.0])).tolist() == [1.0, 3.0]
     with pytest.raises(ValueError, match=r"^x must have the shape \(3,\)$"):
         made.apply(torch.ones(4))
@@ -204,7 +205,7 @@ def test_docstrings_hold_at_other_sizes(
 
 def transformed(code: Code) -> None:
     """Right under torch.func, and traced whole by torch.compile."""
-    call = loaded(code).apply
+    call = code.loaded().apply
     xs = inputs(code)
     places = tuple(range(len(xs)))
     y = call(*xs)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from gradexplain.checking import numeric, points
+from gradexplain import points
+from gradexplain.checking import numeric
 from gradexplain.checking.operation import backward_tree, quiet
 from gradexplain.checking.rewriting import SLOPES, Scope, text
 

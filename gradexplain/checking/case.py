@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gradexplain.checking import edits, numeric, points
+from gradexplain import points
+from gradexplain.checking import edits, numeric
 from gradexplain.checking.bench import Bench
 from gradexplain.checking.formula_bench import FormulaBench
 from gradexplain.checking.report import Fault

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from gradexplain import points
 from gradexplain.checking import claims as claims_
-from gradexplain.checking import numeric, points
+from gradexplain.checking import numeric
 from gradexplain.checking.claims import Claim
 from gradexplain.checking.operation import (
     Binding,
@@ -26,13 +27,13 @@ from gradexplain.checking.subjects import (
     FormulaSetting,
     Setting,
     claim_rows,
-    free_names,
 )
 from gradexplain.errors import GradexplainError, InputError, UnsupportedError
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph
 from gradexplain.ops.base import Shape, show_shape
 from gradexplain.reading.language import read
+from gradexplain.reading.names import free_names
 from gradexplain.reading.syntax import parse
 from gradexplain.recording.graphs import Recorder
 

@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gradexplain.checking import differences, numeric, points
+from gradexplain import points
+from gradexplain.checking import differences, numeric
 from gradexplain.checking.operation import quiet, said
 from gradexplain.checking.report import Fault
 from gradexplain.explanation import Array

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gradexplain import points
 from gradexplain.checking import claims as claims_
-from gradexplain.checking import differences, numeric, points
+from gradexplain.checking import differences, numeric
 from gradexplain.checking.operation import (
     plainly,
     quiet,

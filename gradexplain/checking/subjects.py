@@ -6,7 +6,6 @@ list of upstream gradients.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from gradexplain import points
 from gradexplain.checking import claims as claims_
 from gradexplain.checking import numeric
 from gradexplain.errors import GradexplainError, InputError
@@ -21,13 +21,8 @@ from gradexplain.explanation import Array
 from gradexplain.graph import Graph
 from gradexplain.ops.base import Shape, show_shape
 from gradexplain.reading.language import read
+from gradexplain.reading.names import free_names
 from gradexplain.reading.program import Program
-
-
-def comparable(graph: Graph, shapes: Mapping[str, Shape]) -> bool:
-    """Whether the output has elements, and a Jacobian that is small enough to be compared whole."""
-    largest = max([1, *(math.prod(shape) for shape in shapes.values())])
-    return 0 < math.prod(graph.out.shape) * largest <= 4000
 
 
 @dataclass(slots=True)
@@ -166,7 +161,7 @@ class FormulaSubject:
             graph = self.graph(shapes, values)
         except GradexplainError:
             return False
-        return comparable(graph, shapes)
+        return points.comparable(graph, shapes)
 
     def setting(self, shapes: Mapping[str, Shape], values: Mapping[str, Array]) -> FormulaSetting:
         graph = self.graph(shapes, values)
@@ -242,30 +237,6 @@ def claim_rows(
 
 def _plain(found: Any) -> Array:
     return numeric.array(found) if hasattr(found, "detach") else np.asarray(float(found))
-
-
-def free_names(program: Program) -> tuple[str, ...]:
-    """The inputs of a program in order of first use, without knowing any shape."""
-    import ast
-
-    from gradexplain.reading.names import CONSTANTS, MODULES
-
-    assigned: set[str] = set()
-    found: dict[str, None] = {}
-    for statement in program.statements:
-        functions = {
-            id(node.func) for node in ast.walk(statement.value) if isinstance(node, ast.Call)
-        }
-        nodes = [
-            node for node in ast.walk(statement.value)
-            if isinstance(node, ast.Name) and id(node) not in functions
-        ]  # fmt: skip
-        for node in sorted(nodes, key=lambda n: (n.lineno, n.col_offset)):
-            if node.id in assigned or node.id in CONSTANTS or node.id in MODULES:
-                continue
-            found.setdefault(node.id)
-        assigned |= set(statement.targets)
-    return tuple(found)
 
 
 def no_shapes(subject: Subject, error: GradexplainError | None) -> GradexplainError:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.checking import numeric, points
+from gradexplain import points
+from gradexplain.checking import numeric
 from gradexplain.checking.subjects import (
     Implemented,
     Result,

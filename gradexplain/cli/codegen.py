@@ -64,7 +64,7 @@ def codegen(
     from gradexplain.installed import imported
 
     imported()  # says what is wrong where it cannot be
-    from gradexplain.codegen.function import generate
+    from gradexplain.checking.generated import generate
     from gradexplain.codegen.styles import sizes_of, styled, test_file
     from gradexplain.reading import typed
 

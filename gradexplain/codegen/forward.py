@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.checking import numeric
 from gradexplain.codegen.numbers import PRIMES
 from gradexplain.codegen.record import Operand
 from gradexplain.errors import UnsupportedError
 from gradexplain.graph import Graph, Node, Ref
+from gradexplain.installed import imported
 from gradexplain.routes.pytorch import function_of
 
 #: Names that the code uses itself.
@@ -159,7 +159,7 @@ class Writer:
             "Tensor" in op.homes.split() and op.family in ("reduction", "shape")
         )
         if op.spellings and "torch" in sys.modules:  # else it is found out when the line is run
-            function_of(numeric.torch_module(), op)
+            function_of(imported(), op)
         owner, pieces = "", []
         for place, (p, arg) in enumerate(zip(op.parameters, node.args, strict=True)):
             if p.is_aux or (not p.required and _same(arg, p.default)):
@@ -190,7 +190,7 @@ class Writer:
         op = node.op
         if op is None or not op.pointwise or "torch" not in sys.modules:
             return False
-        torch = numeric.torch_module()
+        torch = imported()
         sample = [
             self.graph[a.id].value if a == arg else torch.ones(()) if isinstance(a, Ref) else a
             for a in node.args

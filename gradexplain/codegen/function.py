@@ -16,20 +16,20 @@ import keyword
 import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
-from gradexplain.checking import numeric, points
-from gradexplain.checking.subjects import comparable, free_names, shapes_text
+from gradexplain import points
 from gradexplain.codegen.forward import RESERVED
 from gradexplain.codegen.making import Code, Making
 from gradexplain.codegen.numbers import PRIMES, elsewhere
 from gradexplain.errors import GradexplainError, InputError, UnsupportedError
+from gradexplain.installed import imported
 from gradexplain.limits import MAX_NAME
-from gradexplain.ops.base import Shape, show_shape
+from gradexplain.ops.base import Shape
 from gradexplain.reading.language import read
+from gradexplain.reading.names import free_names
 from gradexplain.reading.program import Program
 from gradexplain.reading.syntax import parse
 from gradexplain.supervisor import link
@@ -40,16 +40,16 @@ def generate(
     name: str = "Function",
     shapes: Mapping[str, Sequence[int]] | None = None,
     *,
-    verify: bool = True,
+    failure: Callable[[Code], str] | None = None,
     jvp: bool = False,
 ) -> Code:
     """The source of a ``torch.autograd.Function`` for an expression.
 
-    ``shapes`` tells the ranks and patterns of the inputs where they matter.  With ``verify`` the
-    class is held against the closed form, as by `gradexplain.check`, before it is returned.
+    ``shapes`` tells the ranks and patterns of the inputs where they matter.  A class of which
+    ``failure`` says something is not returned.
     With ``jvp`` it has a forward-mode derivative too; `torch.compile` traces no class that has one.
     """
-    numeric.torch_module()  # what PyTorch has is asked while the code is written
+    imported()  # what PyTorch has is asked while the code is written
     name = unicodedata.normalize("NFKC", name)  # as Python reads it
     if (
         len(name) > MAX_NAME
@@ -93,7 +93,7 @@ def generate(
                 errors.append(error)
                 continue
             link.missing("the proof that it is right", partial(_unproven, code))
-            wrong = failure(code) if verify else ""
+            wrong = "" if failure is None else failure(code)
             if not wrong:
                 return code
             errors.append(UnsupportedError(f"codegen's own result was refused by check: {wrong}"))
@@ -140,105 +140,22 @@ def _derivations(
     for row, some in itertools.product(PRIMES, (sizes, untold)):
         # A number of the user's is no size.
         free = [p for p in row[:-1] if str(p) not in program.source]
-        prime = _put(pattern, dict(zip(some, free, strict=False)))
+        prime = at_sizes(pattern, dict(zip(some, free, strict=False)))
         other = {name: elsewhere(shape) for name, shape in prime.items()}  # for the docstring
-        if len(some) <= len(free) and _is_read(program, prime) and _is_read(program, other):
+        if len(some) <= len(free) and is_read(program, prime) and is_read(program, other):
             found += [(prime, True)] if some else []
             break
     found.append((dict(pattern), False))
     return found
 
 
-# -- verification ----------------------------------------------------------------------------------
-
-
-def _put(shapes: Mapping[str, Shape], sizes: Mapping[int, int]) -> dict[str, Shape]:
+def at_sizes(shapes: Mapping[str, Shape], sizes: Mapping[int, int]) -> dict[str, Shape]:
     return {n: tuple(sizes.get(k, k) for k in s) for n, s in shapes.items()}
 
 
-def _is_read(program: Program, shapes: Mapping[str, Shape]) -> bool:
+def is_read(program: Program, shapes: Mapping[str, Shape]) -> bool:
     try:
         read(program, shapes.__getitem__)
     except GradexplainError:
         return False
     return True
-
-
-def _is_small(program: Program, shapes: Mapping[str, Shape]) -> bool:
-    """Whether the whole Jacobian can be compared at these shapes."""
-    try:
-        graph = read(program, shapes.__getitem__)
-    except GradexplainError:
-        return False
-    return comparable(graph, shapes)
-
-
-def loaded(code: Code) -> Any:
-    """The class itself."""
-    scope: dict[str, Any] = {}
-    exec(compile(code.source, f"<{code.name}>", "exec"), scope)
-    return scope[code.name]
-
-
-#: Elements of a tensor up to which a class is tried at the shapes that were asked for.
-_SMALL = 40
-
-
-def failure(code: Code) -> str:
-    """Why the class is not right, "" where it is: by `gradexplain.check`, at other sizes too where
-    it takes any.
-    """
-    from gradexplain.checking.checker import check_subject
-    from gradexplain.checking.code import subject_of
-
-    shapes = code.shapes
-    if code.general:
-        # At small sizes, where the whole Jacobian can be compared.
-        sizes = sorted({n for s in shapes.values() for n in s if n != 1})
-        small = _put(shapes, {n: 2 + k % 2 for k, n in enumerate(sizes)})
-        large = max(math.prod(s) for s in shapes.values()) > _SMALL
-        program = parse(code.expression)
-        shapes = small if large and _is_read(program, small) else shapes
-        others = [s for s in points.others(shapes, {}) if s != shapes and _is_small(program, s)][:1]
-    else:
-        others = []
-    tried = [{code.renamed.get(n, n): s for n, s in shapes.items()} for shapes in (shapes, *others)]
-    try:
-        made = loaded(code)
-        for shapes in tried:
-            subject = subject_of(
-                made if _has_value(made, shapes) else _definite(made), list(shapes)
-            )
-            report = check_subject(subject, {}, shapes, write=False)
-            if not report.right:
-                return "; ".join(i.fault.sentence for i in report.inputs.values() if i.fault)
-    except GradexplainError as error:
-        return error.message
-    except Exception as error:  # the code may raise anything: it is run for the first time
-        return f"{type(error).__name__}: {error}"
-    return ""
-
-
-def _has_value(made: Any, shapes: Mapping[str, Shape]) -> bool:
-    """Whether a class's forward takes matrices that are singular."""
-    torch = numeric.torch_module()
-    try:
-        made.forward(*(torch.ones(shape, dtype=torch.float64) for shape in shapes.values()))
-    except torch.linalg.LinAlgError:
-        return False
-    return True
-
-
-def _definite(made: Any) -> Any:
-    """The class at symmetric positive definite matrices, made of any."""
-
-    def wrapped(*tensors: Any) -> Any:
-        return made.apply(*(
-            x @ x.mT + x.new_ones(x.shape[-1]).diag_embed()
-            if x.ndim > 1 and x.shape[-1] == x.shape[-2] else x for x in tensors
-        ))  # fmt: skip
-
-    return wrapped
-
-
-__all__ = ["Code", "failure", "generate", "loaded", "shapes_text", "show_shape"]

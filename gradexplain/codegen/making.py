@@ -65,6 +65,12 @@ class Code:
     renamed: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    def loaded(self) -> Any:
+        """The class itself."""
+        scope: dict[str, Any] = {}
+        exec(compile(self.source, f"<{self.name}>", "exec"), scope)
+        return scope[self.name]
+
 
 class Making:
     """One class in the making."""

@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from gradexplain.checking import points
-from gradexplain.codegen.function import Code, loaded
+from gradexplain import points
 from gradexplain.codegen.lines import WIDTH, show
+from gradexplain.codegen.making import Code
 from gradexplain.errors import InputError
 from gradexplain.ops.base import Shape
 
@@ -76,7 +76,7 @@ def _aliases(code: Code) -> bool:
     """Whether the output may be an input, or a view of one, which no operator may return."""
     import torch
 
-    made = loaded(code)
+    made = code.loaded()
     inputs = [torch.ones(shape) for shape in code.shapes.values()]
     found = made.forward(*inputs).untyped_storage().data_ptr()
     return any(found == x.untyped_storage().data_ptr() for x in inputs)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import math
 
 from gradexplain.errors import GradexplainError, InputError, UnsupportedError
 from gradexplain.graph import NamedNumber
 from gradexplain.ops import Op, all_spellings, by_spelling
+from gradexplain.reading.program import Program
 
 #: Modules by the names that they go by without an import.
 DEFAULTS = {
@@ -112,3 +114,23 @@ def _known_to_torch(name: str, attributes: bool) -> bool:
         torch, torch.nn.functional, torch.linalg, torch.special, torch.Tensor,
     ]  # fmt: skip
     return not name.startswith("_") and any(hasattr(home, name) for home in homes)
+
+
+def free_names(program: Program) -> tuple[str, ...]:
+    """The inputs of a program in order of first use, without knowing any shape."""
+    assigned: set[str] = set()
+    found: dict[str, None] = {}
+    for statement in program.statements:
+        functions = {
+            id(node.func) for node in ast.walk(statement.value) if isinstance(node, ast.Call)
+        }
+        nodes = [
+            node for node in ast.walk(statement.value)
+            if isinstance(node, ast.Name) and id(node) not in functions
+        ]  # fmt: skip
+        for node in sorted(nodes, key=lambda n: (n.lineno, n.col_offset)):
+            if node.id in assigned or node.id in CONSTANTS or node.id in MODULES:
+                continue
+            found.setdefault(node.id)
+        assigned |= set(statement.targets)
+    return tuple(found)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import torch
 
-from gradexplain.codegen.function import generate, loaded
+from gradexplain.checking.generated import generate
 
 CASES = {
     "softmax": ("softmax(x, dim=1)", lambda x: torch.softmax(x, dim=1)),
@@ -59,7 +59,7 @@ def main() -> None:
     )
     for name, (expression, plain) in CASES.items():
         plain = plain or layer_norm
-        made = loaded(generate(expression, "Made"))
+        made = generate(expression, "Made").loaded()
         x = torch.rand(1000, 1000, requires_grad=True)
         v = torch.rand(1000, 1000)
         times: dict[str, list[float]] = {k: [] for k in ("a", "g", "fa", "fg")}

@@ -46,6 +46,12 @@ _OTHER: tuple[dict[int, int], ...] = (
 Shapes = dict[str, Shape]
 
 
+def comparable(graph: Graph, shapes: Mapping[str, Shape]) -> bool:
+    """Whether the output has elements, and a Jacobian that is small enough to be compared whole."""
+    largest = max([1, *(math.prod(shape) for shape in shapes.values())])
+    return 0 < math.prod(graph.out.shape) * largest <= 4000
+
+
 def choices(names: Sequence[str], fixed: Mapping[str, Shape]) -> Iterator[Shapes]:
     """Shapes for ``names`` to try, the likeliest first; those ``fixed`` stay."""
     free = [name for name in names if name not in fixed]

@@ -1,0 +1,101 @@
+"""The class that ``codegen`` writes, loaded and held against the closed form before it is given out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gradexplain import points
+from gradexplain.checking import numeric
+from gradexplain.checking.checker import check_subject
+from gradexplain.checking.code import subject_of
+from gradexplain.codegen import function
+from gradexplain.codegen.function import at_sizes, is_read
+from gradexplain.codegen.making import Code
+from gradexplain.errors import GradexplainError
+from gradexplain.ops.base import Shape
+from gradexplain.reading.language import read
+from gradexplain.reading.program import Program
+from gradexplain.reading.syntax import parse
+
+
+def generate(
+    expression: str,
+    name: str = "Function",
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    *,
+    verify: bool = True,
+    jvp: bool = False,
+) -> Code:
+    """`gradexplain.codegen.function.generate`; with ``verify`` the class is held against the closed
+    form, as by `gradexplain.check`, before it is returned.
+    """
+    return function.generate(expression, name, shapes, jvp=jvp, failure=failure if verify else None)
+
+
+def _is_small(program: Program, shapes: Mapping[str, Shape]) -> bool:
+    """Whether the whole Jacobian can be compared at these shapes."""
+    try:
+        graph = read(program, shapes.__getitem__)
+    except GradexplainError:
+        return False
+    return points.comparable(graph, shapes)
+
+
+#: Elements of a tensor up to which a class is tried at the shapes that were asked for.
+_SMALL = 40
+
+
+def failure(code: Code) -> str:
+    """Why the class is not right, "" where it is: by `gradexplain.check`, at other sizes too where
+    it takes any.
+    """
+    shapes = code.shapes
+    if code.general:
+        # At small sizes, where the whole Jacobian can be compared.
+        sizes = sorted({n for s in shapes.values() for n in s if n != 1})
+        small = at_sizes(shapes, {n: 2 + k % 2 for k, n in enumerate(sizes)})
+        large = max(math.prod(s) for s in shapes.values()) > _SMALL
+        program = parse(code.expression)
+        shapes = small if large and is_read(program, small) else shapes
+        others = [s for s in points.others(shapes, {}) if s != shapes and _is_small(program, s)][:1]
+    else:
+        others = []
+    tried = [{code.renamed.get(n, n): s for n, s in shapes.items()} for shapes in (shapes, *others)]
+    try:
+        made = code.loaded()
+        for shapes in tried:
+            subject = subject_of(
+                made if _has_value(made, shapes) else _definite(made), list(shapes)
+            )
+            report = check_subject(subject, {}, shapes, write=False)
+            if not report.right:
+                return "; ".join(i.fault.sentence for i in report.inputs.values() if i.fault)
+    except GradexplainError as error:
+        return error.message
+    except Exception as error:  # the code may raise anything: it is run for the first time
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _has_value(made: Any, shapes: Mapping[str, Shape]) -> bool:
+    """Whether a class's forward takes matrices that are singular."""
+    torch = numeric.torch_module()
+    try:
+        made.forward(*(torch.ones(shape, dtype=torch.float64) for shape in shapes.values()))
+    except torch.linalg.LinAlgError:
+        return False
+    return True
+
+
+def _definite(made: Any) -> Any:
+    """The class at symmetric positive definite matrices, made of any."""
+
+    def wrapped(*tensors: Any) -> Any:
+        return made.apply(*(
+            x @ x.mT + x.new_ones(x.shape[-1]).diag_embed()
+            if x.ndim > 1 and x.shape[-1] == x.shape[-2] else x for x in tensors
+        ))  # fmt: skip
+
+    return wrapped
