@@ -3,35 +3,28 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from gradexplain.errors import InputError, UnsupportedError
-from gradexplain.ops.base import Coarse, Op, Shape, normal_dim, register, show_shape
+from gradexplain.ops.base import Coarse, Op, Shape, normal_dim, pointwise, register, show_shape
 from gradexplain.ops.kernels import softmax
 from gradexplain.ops.reductions import SOFTMAX, same_but
 
 _FAMILY = "activation"
+activation = partial(pointwise, family=_FAMILY)
 
 # -- rectifiers ----------------------------------------------------------------------------------
 
-register(Op(
-    "relu(Tensor input, bool inplace=False)", _FAMILY, formula="input if input > 0 else 0", named=True,
-    singular=("input == 0",), kink="relu'(0) = 0, as PyTorch", homes="torch Tensor F",
-    samples=("relu(x[2,3] - 3.5)",),
-))
-register(Op(
-    "relu6(Tensor input, bool inplace=False)", _FAMILY, named=True, homes="F",
-    formula="0 if input <= 0 else input if input < 6 else 6",
-    singular=("input == 0 or input == 6",), kink="relu6 has the slope 0 at 0 and at 6, as PyTorch",
-    samples=("F.relu6(x[3,3] - 2.5)",),
-))
-register(Op(
-    "leaky_relu(Tensor input, float negative_slope=0.01, bool inplace=False)", _FAMILY, named=True, homes="F",
-    formula="input if input > 0 else negative_slope*input",
-    derivatives={"input": "1 if input > 0 else negative_slope"},
-    singular=("input == 0",), kink="leaky_relu'(0) = negative_slope, as PyTorch",
-    samples=("F.leaky_relu(x[2,3] - 3.5)", "leaky_relu(x[3] - 2.5, 0.2)"),
-))
+activation("relu(Tensor input, bool inplace=False)", "input if input > 0 else 0", "relu(x[2,3] - 3.5)",
+    singular="input == 0", named=True, kink="relu'(0) = 0, as PyTorch", homes="torch Tensor F")
+activation("relu6(Tensor input, bool inplace=False)", "0 if input <= 0 else input if input < 6 else 6",
+    "F.relu6(x[3,3] - 2.5)", singular="input == 0 or input == 6", named=True, homes="F",
+    kink="relu6 has the slope 0 at 0 and at 6, as PyTorch")
+activation("leaky_relu(Tensor input, float negative_slope=0.01, bool inplace=False)",
+    "input if input > 0 else negative_slope*input", "F.leaky_relu(x[2,3] - 3.5)", "leaky_relu(x[3] - 2.5, 0.2)",
+    singular="input == 0", named=True, homes="F", derivatives={"input": "1 if input > 0 else negative_slope"},
+    kink="leaky_relu'(0) = negative_slope, as PyTorch")
 register(Op(
     "prelu(Tensor input, Tensor weight)", _FAMILY, homes="torch Tensor F",
     shape=lambda x, w: _prelu_shape(x, w), element=lambda k, x, w: _prelu(k, x, w),
@@ -45,53 +38,32 @@ register(Op(
     expand=lambda b, x, lower, upper, training: _rrelu(b, x, lower, upper, training),
     samples=("F.rrelu(x[3] - 2.5)", "F.rrelu(x[3] - 2.5, 0.1, 0.3)"),
 ))
-register(Op(
-    "elu(Tensor input, float alpha=1, bool inplace=False)", _FAMILY, named=True, homes="F",
-    formula="input if input > 0 else alpha*expm1(input)",
-    derivatives={"input": "1 if input > 0 else alpha*exp(input)"},
-    singular=("input == 0 and alpha != 1",), kink="elu'(0) = alpha, as PyTorch",
-    samples=("F.elu(x[2,3] - 3.5)", "F.elu(x[3] - 2.5, alpha=0.5)"),
-))
-register(Op(
-    "selu(Tensor input, bool inplace=False)", _FAMILY, named=True, homes="torch F",
-    formula="selu_scale*input if input > 0 else selu_scale*selu_alpha*expm1(input)",
+activation("elu(Tensor input, float alpha=1, bool inplace=False)", "input if input > 0 else alpha*expm1(input)",
+    "F.elu(x[2,3] - 3.5)", "F.elu(x[3] - 2.5, alpha=0.5)", singular="input == 0 and alpha != 1", named=True,
+    homes="F", derivatives={"input": "1 if input > 0 else alpha*exp(input)"}, kink="elu'(0) = alpha, as PyTorch")
+activation("selu(Tensor input, bool inplace=False)",
+    "selu_scale*input if input > 0 else selu_scale*selu_alpha*expm1(input)", "F.selu(x[2,3] - 3.5)",
+    singular="input == 0", named=True, homes="torch F",
     derivatives={"input": "selu_scale if input > 0 else selu_scale*selu_alpha*exp(input)"},
-    singular=("input == 0",), kink="selu'(0) is the slope from the left, as PyTorch",
-    samples=("F.selu(x[2,3] - 3.5)",),
-))
-register(Op(
-    "celu(Tensor input, float alpha=1, bool inplace=False)", _FAMILY, named=True, homes="torch F",
-    formula="input if input > 0 else alpha*expm1(input/alpha)",
-    derivatives={"input": "1 if input > 0 else exp(input/alpha)"},
-    coarse=(Coarse(2e-7, "PyTorch takes 1/alpha in single precision, in float64 too"),),
-    samples=("F.celu(x[2,3] - 3.5)", "F.celu(x[3] - 2.5, alpha=2)"),
-))
-register(Op(
-    "threshold(Tensor input, float threshold, float value, bool inplace=False)", _FAMILY, named=True, homes="torch F",
-    formula="input if input > threshold else value", singular=("input == threshold",),
-    kink="threshold has the slope 0 at its threshold, as PyTorch",
-    samples=("F.threshold(x[3], 1.5, 20)",),
-))
+    kink="selu'(0) is the slope from the left, as PyTorch")
+activation("celu(Tensor input, float alpha=1, bool inplace=False)",
+    "input if input > 0 else alpha*expm1(input/alpha)", "F.celu(x[2,3] - 3.5)", "F.celu(x[3] - 2.5, alpha=2)",
+    named=True, homes="torch F", derivatives={"input": "1 if input > 0 else exp(input/alpha)"},
+    coarse=(Coarse(2e-7, "PyTorch takes 1/alpha in single precision, in float64 too"),))
+activation("threshold(Tensor input, float threshold, float value, bool inplace=False)",
+    "input if input > threshold else value", "F.threshold(x[3], 1.5, 20)", singular="input == threshold", named=True,
+    homes="torch F", kink="threshold has the slope 0 at its threshold, as PyTorch")
 
 # -- smooth ones ---------------------------------------------------------------------------------
 
-register(Op(
-    "sigmoid(Tensor input)", _FAMILY, formula="1/(1 + exp(-input))", named=True,
-    derivatives={"input": "y*(1 - y)"}, homes="torch Tensor F",
-    aliases=("special.expit",), samples=("sigmoid(x[3])",),
-    spelt=("1/(1 + exp(-input))", "exp(input)/(1 + exp(input))"),
-))
-register(Op(
-    "logsigmoid(Tensor input)", _FAMILY, named=True, homes="F",
-    formula="min(input, 0) - log1p(exp(-abs(input)))", derivatives={"input": "sigmoid(-input)"},
-    samples=("F.logsigmoid(x[3] - 2)",),
-))
-register(Op(
-    "softplus(Tensor input, float beta=1, float threshold=20)", _FAMILY, named=True,
-    formula="input if input*beta > threshold else log1p(exp(beta*input))/beta",
-    derivatives={"input": "1 if input*beta > threshold else sigmoid(beta*input)"},
-    homes="F", samples=("softplus(x[3])", "F.softplus(x[3], beta=2)", "F.softplus(x[3], 2, 3)"),
-))
+activation("sigmoid", "1/(1 + exp(-input))", named=True, derivatives={"input": "y*(1 - y)"}, homes="torch Tensor F",
+    aliases=("special.expit",), spelt=("1/(1 + exp(-input))", "exp(input)/(1 + exp(input))"))
+activation("logsigmoid", "min(input, 0) - log1p(exp(-abs(input)))", "F.logsigmoid(x[3] - 2)", named=True, homes="F",
+    derivatives={"input": "sigmoid(-input)"})
+activation("softplus(Tensor input, float beta=1, float threshold=20)",
+    "input if input*beta > threshold else log1p(exp(beta*input))/beta", "softplus(x[3])", "F.softplus(x[3], beta=2)",
+    "F.softplus(x[3], 2, 3)", named=True,
+    derivatives={"input": "1 if input*beta > threshold else sigmoid(beta*input)"}, homes="F")
 def _with_part(
     schema: str, formula: str, part: str, slope: str, part_shown: Any, call: Any, show: Any = None,
     samples: tuple[str, ...] = (), written: Any = None, backward: Any = None,
@@ -163,10 +135,7 @@ register(Op(
     "gelu(Tensor input, *, str approximate='none')", _FAMILY, homes="F", expand=_gelu,
     samples=("F.gelu(x[3] - 2)", "F.gelu(x[3] - 2, approximate='tanh')"),
 ))
-register(Op(
-    "silu(Tensor input, bool inplace=False)", _FAMILY, formula="input*sigmoid(input)", homes="F",
-    samples=("F.silu(x[3] - 2)",),
-))
+activation("silu(Tensor input, bool inplace=False)", "input*sigmoid(input)", "F.silu(x[3] - 2)", homes="F")
 _with_part(
     "mish(Tensor input, bool inplace=False, Aux t)", "input*t", "tanh(softplus(input, 1, 20))",
     "t + input*sigmoid(input)*(1 - t**2)", lambda x: f"tanh(softplus({x}))",
@@ -178,20 +147,15 @@ register(Op(
     coarse=(Coarse(0.0, "PyTorch takes the difference of 1/(1 + |x|) and |x|/(1 + |x|)²",
                    terms=lambda g, x: abs(g) / (1 + abs(x))),),
 ))
-register(Op(
-    "tanhshrink(Tensor input)", _FAMILY, formula="input - tanh(input)", named=True, homes="F",
-    derivatives={"input": "tanh(input)**2"}, samples=("F.tanhshrink(x[3] - 2)",),
-))
+activation("tanhshrink", "input - tanh(input)", "F.tanhshrink(x[3] - 2)", named=True, homes="F",
+    derivatives={"input": "tanh(input)**2"})
 
 # -- piecewise linear ones -----------------------------------------------------------------------
 
-register(Op(
-    "hardtanh(Tensor input, float min_val=-1, float max_val=1, bool inplace=False)", _FAMILY, named=True, homes="F",
-    formula="min_val if input <= min_val else input if input < max_val else max_val",
-    singular=("input == min_val or input == max_val",),
-    kink="hardtanh has the slope 0 at its bounds, as PyTorch",
-    samples=("F.hardtanh(x[3] - 2.5)", "F.hardtanh(x[2,3], 1.5, 4.5)"),
-))
+activation("hardtanh(Tensor input, float min_val=-1, float max_val=1, bool inplace=False)",
+    "min_val if input <= min_val else input if input < max_val else max_val", "F.hardtanh(x[3] - 2.5)",
+    "F.hardtanh(x[2,3], 1.5, 4.5)", singular="input == min_val or input == max_val", named=True, homes="F",
+    kink="hardtanh has the slope 0 at its bounds, as PyTorch")
 register(Op(
     "hardsigmoid(Tensor input, bool inplace=False)", _FAMILY, named=True, homes="F",
     formula="0 if input <= -3 else (input + 3)/6 if input < 3 else 1",
@@ -200,27 +164,18 @@ register(Op(
     kink="hardsigmoid has the slope 0 at -3 and 3, as PyTorch",
     samples=("F.hardsigmoid(2*x[5] - 5.5)",),
 ))
-register(Op(
-    "hardswish(Tensor input, bool inplace=False)", _FAMILY, named=True, homes="F",
-    formula="0 if input <= -3 else input*(input + 3)/6 if input < 3 else input",
+activation("hardswish(Tensor input, bool inplace=False)",
+    "0 if input <= -3 else input*(input + 3)/6 if input < 3 else input", "F.hardswish(2*x[5] - 5.5)",
+    singular="abs(input) == 3", named=True, homes="F",
     derivatives={"input": "0 if input <= -3 else (2*input + 3)/6 if input < 3 else 1"},
-    singular=("abs(input) == 3",),
-    kink="hardswish has the slope 0 at -3 and 1 at 3, as PyTorch",
-    samples=("F.hardswish(2*x[5] - 5.5)",),
-))
-register(Op(
-    "hardshrink(Tensor input, float lambd=0.5)", _FAMILY, named=True, homes="torch Tensor F",
-    formula="0 if abs(input) <= lambd else input", singular=("abs(input) == lambd",),
-    kink="hardshrink has the slope 0 at ±lambd, as PyTorch",
-    samples=("F.hardshrink(x[4] - 2.25)", "hardshrink(x[4] - 2.25, lambd=1)"),
-))
-register(Op(
-    "softshrink(Tensor input, float lambd=0.5)", _FAMILY, named=True, homes="F",
-    formula="input - lambd if input > lambd else input + lambd if input < -lambd else 0",
-    derivatives={"input": "1 if abs(input) > lambd else 0"}, singular=("abs(input) == lambd",),
-    kink="softshrink has the slope 0 at ±lambd, as PyTorch",
-    samples=("F.softshrink(x[4] - 2.25)", "F.softshrink(x[4] - 2.25, lambd=1)"),
-))
+    kink="hardswish has the slope 0 at -3 and 1 at 3, as PyTorch")
+activation("hardshrink(Tensor input, float lambd=0.5)", "0 if abs(input) <= lambd else input",
+    "F.hardshrink(x[4] - 2.25)", "hardshrink(x[4] - 2.25, lambd=1)", singular="abs(input) == lambd", named=True,
+    homes="torch Tensor F", kink="hardshrink has the slope 0 at ±lambd, as PyTorch")
+activation("softshrink(Tensor input, float lambd=0.5)",
+    "input - lambd if input > lambd else input + lambd if input < -lambd else 0", "F.softshrink(x[4] - 2.25)",
+    "F.softshrink(x[4] - 2.25, lambd=1)", singular="abs(input) == lambd", named=True, homes="F",
+    derivatives={"input": "1 if abs(input) > lambd else 0"}, kink="softshrink has the slope 0 at ±lambd, as PyTorch")
 
 
 def _prelu_shape(x: Shape, w: Shape) -> Shape:

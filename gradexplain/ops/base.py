@@ -247,6 +247,25 @@ def register(op: Op) -> Op:
     return op
 
 
+def pointwise(
+    schema: str, formula: str = "", *samples: str, family: str = "pointwise", also: str = "",
+    singular: str = "", **fields: Any,
+) -> Op:  # fmt: skip
+    """Register a pointwise operation; a row of a table, in which what is usual is left out.
+
+    A name alone is a function of one tensor ``input``; the ``formula`` is then that function, and the
+    sample its call of ``x[3]``.  ``also`` is another name of it in ``torch`` and of a tensor.
+    """
+    if "(" not in schema:
+        formula, samples = formula or f"{schema}(input)", samples or (f"{schema}(x[3])",)
+        schema += "(Tensor input)"
+    if also:
+        fields["aliases"] = (f"torch.{also}", f"Tensor.{also}")
+    if singular:
+        fields["singular"] = (singular,)
+    return register(Op(schema, family, samples, formula=formula, **fields))
+
+
 def all_ops() -> Iterator[Op]:
     """Every record that can be called, in the order of declaration."""
     yield from (op for op in _BY_SCHEMA.values() if op.spellings)

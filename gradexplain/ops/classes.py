@@ -7,6 +7,8 @@ from collections.abc import Callable
 from math import prod as size
 from typing import Any
 
+import numpy as np
+
 from gradexplain.errors import InputError
 from gradexplain.ops.base import Op, Shape, register, show_shape
 from gradexplain.ops.kernels import softmax
@@ -41,8 +43,6 @@ def _with_class(at: Any, axis: int, value: Any) -> tuple[Any, ...]:
 
 
 def _class_check(target: Any, classes: int, ignore: int) -> None:
-    import numpy as np
-
     value = getattr(target, "value", None)
     if value is None:
         return
@@ -64,8 +64,6 @@ _KEPT = register(Op(
 
 def _kept(b: Any, target: Any, ignore: int) -> Any:
     """The helper that marks the rows that count; None where all of them do."""
-    import numpy as np
-
     value = b.value(target)
     if value is None or not (np.asarray(value) == ignore).any():
         return None
@@ -225,8 +223,6 @@ def _ce_slope(k: Any, x: Any, target: Any, weight: Any, ignore: int, reduction: 
 
 def _ce_value(exact: bool, x: Any, target: Any, weight: Any, ignore: int, reduction: str,
               smoothing: float, p: Any, *_: Any) -> Any:
-    import numpy as np
-
     axis = 0 if x[0].ndim == 1 else 1
     log_p, magnitude = softmax(x, (axis,), log=True)
     classes = x[0].shape[axis]

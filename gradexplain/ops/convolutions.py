@@ -6,6 +6,8 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from gradexplain.ops.base import (
     Op,
     Shape,
@@ -258,8 +260,6 @@ def _pool_index(n: int) -> Any:
 
     def value(exact: bool, x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any,
               ceil: bool) -> Any:
-        import numpy as np
-
         array = np.asarray(x[0], dtype=np.float64)
         shape = _pooled(n, "", array.shape, kernel, stride, padding, dilation, ceil)
         kernel, stride, padding, dilation = _window(n, kernel, stride, padding, dilation)

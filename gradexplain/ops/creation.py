@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from gradexplain.errors import InputError
 from gradexplain.limits import MAX_ELEMENTS
 from gradexplain.ops.base import Op, Shape, register, show_shape
@@ -31,8 +33,6 @@ def _sizes(size: Any) -> Shape:
 
 
 def _filled(b: Any, size: Any, value: float) -> Any:
-    import numpy as np
-
     return b.constant(np.full(_sizes(size), float(value)))
 
 
@@ -67,8 +67,6 @@ register(Op(
 
 
 def _eye(b: Any, n: int, m: int | None) -> Any:
-    import numpy as np
-
     rows, columns = _sizes((n, n if m is None else m))
     return b.constant(np.eye(rows, columns))
 
@@ -80,8 +78,6 @@ register(Op(
 
 
 def _arange(b: Any, start: float, end: float | None, step: float) -> Any:
-    import numpy as np
-
     first, last = (0, start) if end is None else (start, end)
     if step == 0 or not all(map(math.isfinite, (first, last, step))):
         raise InputError("arange needs finite numbers and a step that is not 0")
@@ -104,8 +100,6 @@ register(Op(
 
 def _spaced(base: bool) -> Any:
     def expand(b: Any, start: float, end: float, steps: int, *rest: float) -> Any:
-        import numpy as np
-
         if steps < 0:
             raise InputError(f"the number of steps cannot be negative, found {steps}")
         check_size((steps,))

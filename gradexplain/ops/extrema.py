@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from gradexplain.ops.base import (
     Op,
     Shape,
@@ -48,8 +50,6 @@ def _shared(k: Any, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
 
 def several(y: Any, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Where more than one element is the extremum."""
-    import numpy as np
-
     dims = normal_dims(dim, x.ndim)
     wide = y if keepdim else np.expand_dims(y, dims)
     return np.reshape((x == wide).sum(axis=dims) > 1, np.shape(y))
@@ -79,8 +79,6 @@ register(Op(
 
 def _median(x: Any) -> Any:
     """The lower of the two in the middle, as PyTorch."""
-    import numpy as np
-
     order = np.argsort(x[0].ravel(), kind="stable")
     place = order[(order.size - 1) // 2]
     return np.reshape(x[0].ravel()[place], ()), np.reshape(x[1].ravel()[place], ())
@@ -93,8 +91,6 @@ def _picker(index: Any) -> Any:
     """The kernel of a helper that finds which element is taken: ``index(array, axis, …)``."""
 
     def value(exact: bool, x: Any, dim: int, *rest: Any) -> Any:
-        import numpy as np
-
         if x[0].ndim == 0:
             return np.zeros(()), np.zeros(())
         found = np.asarray(index(x[0], dim, *rest), dtype=np.float64)
@@ -107,8 +103,6 @@ def _running(worse: Any) -> Any:
     """The index of the last best element up to each place, as ``cummax``."""
 
     def index(x: Any, dim: int) -> Any:
-        import numpy as np
-
         x = np.moveaxis(x, dim, 0)
         best, where = x[0], np.zeros(x.shape[1:])
         found = [where]
@@ -125,8 +119,6 @@ def _ordered(place: Any) -> Any:
     """The index of the element that is at ``place(n, …)`` in sorted order."""
 
     def index(x: Any, dim: int, *rest: Any) -> Any:
-        import numpy as np
-
         n = x.shape[dim]
         return np.take(np.argsort(x, axis=dim, kind="stable"), place(n, *rest), axis=dim)
 
@@ -134,14 +126,10 @@ def _ordered(place: Any) -> Any:
 
 
 def _argmax(x: Any, dim: int) -> Any:
-    import numpy as np
-
     return np.argmax(x, axis=dim)
 
 
 def _argmin(x: Any, dim: int) -> Any:
-    import numpy as np
-
     return np.argmin(x, axis=dim)
 
 
@@ -254,8 +242,6 @@ def _pick(name: str, index: Any, *, keeps: bool = False, extra: str = "", call: 
         return getattr(torch, name)(x, *args[:-1])[0]
 
     def tied(y: Any, x: Any, *args: Any) -> Any:
-        import numpy as np
-
         dim, keepdim = args[-3], args[-2]
         if x.ndim == 0:
             return np.zeros((), dtype=bool)
@@ -306,8 +292,6 @@ _pick("cummin", _running(lambda new, best: new > best), keeps=True, which=_PICKE
 
 def _order(exact: bool, x: Any, dim: int, descending: bool) -> Any:
     """Where the elements are in sorted order; those that tie stay in their order."""
-    import numpy as np
-
     if x[0].ndim == 0:
         return np.zeros(()), np.zeros(())
     signed = -x[0] if descending else x[0]

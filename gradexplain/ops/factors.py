@@ -6,6 +6,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
+from gradexplain.arithmetic import mp
 from gradexplain.errors import InputError
 from gradexplain.ops.base import Op, no_slope, register
 from gradexplain.ops.linalg import (
@@ -22,10 +25,6 @@ _FAMILY = "linear algebra"
 
 
 def _factor(exact: bool, array: Any, upper: bool) -> Any:
-    import numpy as np
-
-    from gradexplain.arithmetic import mp
-
     def factor(a: Any) -> Any:
         try:
             if exact:
@@ -48,8 +47,6 @@ def _factor(exact: bool, array: Any, upper: bool) -> Any:
 
 
 def _cholesky_value(exact: bool, x: Any, upper: bool, m: Any) -> Any:
-    import numpy as np
-
     y = _factor(exact, x[0], upper)
     size, other = np.abs(as_float(y)), np.abs(as_float(inverse_matrix("cholesky", exact, y)))
     grown = size @ (other @ (sizes_of(x) + np.abs(as_float(x[0]))) @ np.swapaxes(other, -1, -2)) + size
@@ -166,10 +163,6 @@ register(Op(
 
 def _exponential(exact: bool, array: Any) -> tuple[Any, Any]:
     """``exp(X)`` and its derivative, by Taylor's series of ``X/2^s`` and s squarings."""
-    import numpy as np
-
-    from gradexplain.arithmetic import mp
-
     n = array.shape[-1]
     norm = max((float(np.abs(as_float(array)).sum(axis=-1).max()), 0.0)) if array.size else 0.0
     if not math.isfinite(norm) or norm > 1000:
@@ -208,8 +201,6 @@ def _exponential(exact: bool, array: Any) -> tuple[Any, Any]:
 
 
 def _exp_value(exact: bool, x: Any, d: Any) -> Any:
-    import numpy as np
-
     y, slopes = _exponential(exact, x[0])
     grown = np.einsum("...ikjl,...jl->...ik", np.abs(as_float(slopes)),
         sizes_of(x) + np.abs(as_float(x[0])))
@@ -217,8 +208,6 @@ def _exp_value(exact: bool, x: Any, d: Any) -> Any:
 
 
 def _exp_slopes(exact: bool, x: Any) -> Any:
-    import numpy as np
-
     _, slopes = _exponential(exact, x[0])
     width = np.abs(as_float(slopes))
     norm = np.abs(as_float(x[0])).sum(axis=-1).max(initial=0.0)

@@ -6,6 +6,8 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from gradexplain.errors import InputError, UnsupportedError
 from gradexplain.ops.base import Op, Shape, broadcast, expect, normal_dim, register
 from gradexplain.ops.creation import check_size
@@ -351,8 +353,6 @@ register(Op(
 
 
 def _masked_select(b: Any, x: Any, mask: Any) -> Any:
-    import numpy as np
-
     values = known(b, mask, "masked_select: the mask") != 0
     shape = broadcast(b.shape(x), values.shape)
     if b.shape(x) != shape:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 
 def softmax(
     x: Any, axes: tuple[int, ...], *, sign: int = 1, log: bool = False
@@ -13,7 +15,6 @@ def softmax(
 
     Shifted by the largest exponent, which then is 0: nothing overflows.
     """
-    import numpy as np
 
     def shifted() -> Any:
         if sign > 0:

@@ -13,6 +13,9 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
+
+from gradexplain.arithmetic import mp
 from gradexplain.errors import InputError
 from gradexplain.ops.base import Op, Shape, broadcast, register, show_shape
 from gradexplain.ops.reductions import products_of_others
@@ -46,8 +49,6 @@ def ties(k: Any, out: Sequence[Any], there: Sequence[Any], shape: Shape) -> Any:
 
 
 def sizes_of(pair: Any) -> Any:
-    import numpy as np
-
     return np.abs(np.asarray(pair[0], dtype=np.float64)) if pair[1] is None else pair[1]
 
 
@@ -56,10 +57,6 @@ def each_matrix(function: Callable[..., Any], exact: bool, *arrays: Any) -> Any:
 
     The function gets arrays of floats, or mpmath matrices, and returns an array of either.
     """
-    import numpy as np
-
-    from gradexplain.arithmetic import mp
-
     batch = broadcast(*(array.shape[:-2] for array in arrays))
     wide = [np.broadcast_to(a, batch + a.shape[-2:]) for a in arrays]
     found = []
@@ -97,17 +94,11 @@ def each_matrix(function: Callable[..., Any], exact: bool, *arrays: Any) -> Any:
 
 
 def as_float(array: Any) -> Any:
-    import numpy as np
-
     with np.errstate(all="ignore"):
         return np.asarray(array, dtype=np.float64)
 
 
 def inverse_matrix(name: str, exact: bool, array: Any) -> Any:
-    import numpy as np
-
-    from gradexplain.arithmetic import mp
-
     def invert(a: Any) -> Any:
         try:  # mpmath raises TypeError where no pivot is left in a column
             return mp.inverse(a) if exact else np.linalg.inv(a)
@@ -128,16 +119,12 @@ def _inverse_value(exact: bool, x: Any) -> Any:
 
 
 def inverse_size(y: Any, x: Any) -> Any:
-    import numpy as np
-
     size = np.abs(as_float(y))
     return size @ (sizes_of(x) + np.abs(as_float(x[0]))) @ size + size
 
 
 def _mp_det(a: Any) -> Any:
     """mpmath's determinant, which raises TypeError where no pivot is left in a column."""
-    from gradexplain.arithmetic import mp
-
     try:
         return mp.det(a)
     except TypeError:
@@ -146,10 +133,6 @@ def _mp_det(a: Any) -> Any:
 
 def _cofactors(exact: bool, array: Any) -> Any:
     """``det(X)·X⁻ᵀ``, which has a value for singular matrices too."""
-    import numpy as np
-
-    from gradexplain.arithmetic import mp
-
     def by_svd(a: Any) -> Any:
         u, s, vt = np.linalg.svd(a)
         others = np.array([np.prod(np.delete(s, n)) for n in range(len(s))])
@@ -178,8 +161,6 @@ def _cofactors(exact: bool, array: Any) -> Any:
 
 
 def _cofactors_value(exact: bool, x: Any) -> Any:
-    import numpy as np
-
     y = _cofactors(exact, x[0])
     n = x[0].shape[-1]
     width = np.max(sizes_of(x) + np.abs(as_float(x[0])), axis=(-2, -1), keepdims=True, initial=0.0)
@@ -187,9 +168,6 @@ def _cofactors_value(exact: bool, x: Any) -> Any:
 
 
 def _det_value(exact: bool, x: Any) -> Any:
-    import numpy as np
-
-
     y = each_matrix(_mp_det if exact else np.linalg.det, exact, x[0]) if x[0].shape[-1] else (
         as_float(np.linalg.det(as_float(x[0]))))
     slope = np.abs(as_float(_cofactors(exact, x[0])))
@@ -198,10 +176,6 @@ def _det_value(exact: bool, x: Any) -> Any:
 
 def _log_value(absolute: bool) -> Any:
     def value(exact: bool, x: Any) -> Any:
-        import numpy as np
-
-        from gradexplain.arithmetic import mp
-
         d, size = _det_value(exact, x)
 
         def log(a: Any) -> Any:
@@ -356,8 +330,6 @@ def _solve_slope(k: Any, a: Any, b: Any, left: bool, m: Any) -> Any:
 
 
 def _solve_value(exact: bool, a: Any, b: Any, left: bool, m: Any) -> Any:
-    import numpy as np
-
     vector = _is_vector(a[0].shape, b[0].shape)
     inverse = inverse_matrix("solve", exact, a[0])
     right = b[0][..., None] if vector else b[0]
@@ -423,10 +395,6 @@ def _pinv_slope(k: Any, x: Any, *_: Any) -> Any:
 
 def _pinv_value(exact: bool, x: Any, atol: float | None, rtol: float | None,
                 hermitian: bool = False) -> Any:
-    import numpy as np
-
-    from gradexplain.arithmetic import mp
-
     rows, columns = x[0].shape[-2:]
     if hermitian:  # only the lower triangle is read
         lower = np.tri(rows, dtype=bool)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from math import prod as size
 from typing import Any
 
+import numpy as np
+
 from gradexplain.errors import InputError
 from gradexplain.ops.base import Coarse, Op, Shape, broadcast, register, show_shape
 from gradexplain.ops.reductions import under
@@ -92,8 +94,6 @@ def _elementwise(
         return k.sum(built(k, text, args, at), *bound) / divisor(args)
 
     def singular_at(y: Any, *args: Any) -> Any:
-        import numpy as np
-
         assert singular is not None
         mask = np.asarray(singular(*args))
         if reduction(args) == "none":

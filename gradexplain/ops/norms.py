@@ -6,6 +6,8 @@ from __future__ import annotations
 from math import inf
 from typing import Any
 
+import numpy as np
+
 from gradexplain.errors import UnsupportedError
 from gradexplain.ops.base import Op, Shape, broadcast, expect, normal_dim, normal_dims, register
 from gradexplain.ops.extrema import several
@@ -75,8 +77,6 @@ def _order(p: Any) -> float:
 
 
 def _norm_singular(y: Any, x: Any, p: Any, dim: Any, keepdim: bool) -> Any:
-    import numpy as np
-
     order = _order(p)
     if order in (inf, -inf):
         return several(y, np.abs(x), dim, keepdim)
@@ -271,8 +271,6 @@ def _cosine_slope(k: Any, a: Any, b: Any, dim: int, eps: float, n1: Any, n2: Any
 
 def _below_eps(y: Any, a: Any, b: Any, dim: int, eps: float, n1: Any, n2: Any) -> Any:
     """Where a length was below eps."""
-    import numpy as np
-
     return np.reshape(np.minimum(n1, n2) <= eps, np.shape(y))
 
 

@@ -7,60 +7,38 @@ Broadcasting is the driver's.  ``singular`` says where there is no value or no d
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
+import numpy as np
+
 from gradexplain.errors import UnsupportedError
-from gradexplain.ops.base import Coarse, Op, register
+from gradexplain.ops.base import Coarse, Op, pointwise, register
 
 _FAMILY = "pointwise"
 _SPECIAL = "torch Tensor special"
 
 # -- arithmetic ----------------------------------------------------------------------------------
 
-register(Op(
-    "add(Tensor input, Tensor other, *, float alpha=1)", _FAMILY,
-    formula="input + alpha*other", infix="{} + {}",
-    samples=("add(x[2,3], y[3])", "add(x[3], y[3], alpha=2)", "x[2,1] + y[3]"),
-    torch=lambda torch, a, b, alpha: a + b if alpha == 1 else torch.add(a, b, alpha=alpha),
-))
-register(Op(
-    "sub(Tensor input, Tensor other, *, float alpha=1)", _FAMILY,
-    formula="input - alpha*other", infix="{} - {}",
-    aliases=("torch.subtract", "Tensor.subtract"),
-    samples=("sub(x[2,3], y[3])", "2 - x[3]"),
-    torch=lambda torch, a, b, alpha: a - b if alpha == 1 else torch.sub(a, b, alpha=alpha),
-))
-register(Op(
-    "rsub(Tensor input, Tensor other, *, float alpha=1)", _FAMILY,
-    formula="other - alpha*input", homes="torch",
-    samples=("torch.rsub(x[2,3], y[3])", "torch.rsub(x[3], 1, alpha=2)"),
-    torch=lambda torch, a, b, alpha: torch.rsub(a, b, alpha=alpha),
-))
-register(Op(
-    "mul(Tensor input, Tensor other)", _FAMILY,
-    formula="input*other", infix="{}*{}",
-    aliases=("torch.multiply", "Tensor.multiply"),
-    samples=("x[2,3]*y[3]", "3*x[4]", "x[2,1,2]*y[3,1]", "x[3]*x"),
-    torch=lambda torch, a, b: a * b,
-))
-register(Op(
-    "div(Tensor input, Tensor other)", _FAMILY,
-    formula="input/other", infix="{}/{}", singular=("other == 0",),
-    aliases=("torch.divide", "Tensor.divide", "torch.true_divide", "Tensor.true_divide"),
-    samples=("x[2,3]/y[3]", "1/x[4]", "x[3]/2"),
-    torch=lambda torch, a, b: a / b,
-))
-register(Op(
-    "div(Tensor input, Tensor other, *, str? rounding_mode)", _FAMILY,
-    formula="input/other if rounding_mode is None else floor(input/other) "
-            "if rounding_mode == 'floor' else trunc(input/other)",
-    aliases=("torch.divide", "Tensor.divide"),
-    singular=("other == 0",),
+pointwise("add(Tensor input, Tensor other, *, float alpha=1)", "input + alpha*other", "add(x[2,3], y[3])",
+    "add(x[3], y[3], alpha=2)", "x[2,1] + y[3]", infix="{} + {}",
+    torch=lambda torch, a, b, alpha: a + b if alpha == 1 else torch.add(a, b, alpha=alpha))
+pointwise("sub(Tensor input, Tensor other, *, float alpha=1)", "input - alpha*other", "sub(x[2,3], y[3])", "2 - x[3]",
+    also="subtract", infix="{} - {}",
+    torch=lambda torch, a, b, alpha: a - b if alpha == 1 else torch.sub(a, b, alpha=alpha))
+pointwise("rsub(Tensor input, Tensor other, *, float alpha=1)", "other - alpha*input", "torch.rsub(x[2,3], y[3])",
+    "torch.rsub(x[3], 1, alpha=2)", homes="torch", torch=lambda torch, a, b, alpha: torch.rsub(a, b, alpha=alpha))
+pointwise("mul(Tensor input, Tensor other)", "input*other", "x[2,3]*y[3]", "3*x[4]", "x[2,1,2]*y[3,1]", "x[3]*x",
+    also="multiply", infix="{}*{}", torch=lambda torch, a, b: a * b)
+pointwise("div(Tensor input, Tensor other)", "input/other", "x[2,3]/y[3]", "1/x[4]", "x[3]/2", singular="other == 0",
+    infix="{}/{}", aliases=("torch.divide", "Tensor.divide", "torch.true_divide", "Tensor.true_divide"),
+    torch=lambda torch, a, b: a / b)
+pointwise("div(Tensor input, Tensor other, *, str? rounding_mode)",
+    "input/other if rounding_mode is None else floor(input/other) if rounding_mode == 'floor' else trunc(input/other)",
+    "div(x[2,3], y[3], rounding_mode='floor')", "x[3].div(2, rounding_mode='trunc')",
+    "div(x[3], y[3], rounding_mode=None)", singular="other == 0", also="divide",
     remark="a rounded quotient is constant between its jumps, its derivative is 0",
-    samples=("div(x[2,3], y[3], rounding_mode='floor')", "x[3].div(2, rounding_mode='trunc')",
-             "div(x[3], y[3], rounding_mode=None)"),
-    torch=lambda torch, a, b, mode: torch.div(a, b, rounding_mode=mode),
-))
+    torch=lambda torch, a, b, mode: torch.div(a, b, rounding_mode=mode))
 register(Op(
     "floor_divide(Tensor input, Tensor other)", _FAMILY, stops=True,
     formula="floor(input/other)", infix="{}//{}",
@@ -70,135 +48,54 @@ register(Op(
     written=lambda c, a, b: f"torch.floor_divide({_apart(c, a)}, {_apart(c, b, True)})",
     torch=lambda torch, a, b: torch.floor_divide(_still(a), _still(b)),
 ))
-register(Op(
-    "fmod(Tensor input, Tensor other)", _FAMILY,
-    formula="input - other*trunc(input/other)", singular=("input/other == trunc(input/other)",),
+pointwise("fmod(Tensor input, Tensor other)", "input - other*trunc(input/other)", "fmod(x[2,3], 2.5)",
+    "fmod(x[2,3], y[3])", singular="input/other == trunc(input/other)",
+    kink="at a multiple of the divisor PyTorch returns the slope 1, that of either side")
+pointwise("remainder(Tensor input, Tensor other)", "input - other*floor(input/other)", "x[2,3] % 2.5",
+    "remainder(x[2,3], y[3])", singular="input/other == floor(input/other)", infix="{} % {}",
     kink="at a multiple of the divisor PyTorch returns the slope 1, that of either side",
-    samples=("fmod(x[2,3], 2.5)", "fmod(x[2,3], y[3])"),
-))
-register(Op(
-    "remainder(Tensor input, Tensor other)", _FAMILY, infix="{} % {}",
-    formula="input - other*floor(input/other)", singular=("input/other == floor(input/other)",),
-    kink="at a multiple of the divisor PyTorch returns the slope 1, that of either side",
-    samples=("x[2,3] % 2.5", "remainder(x[2,3], y[3])"),
-    torch=lambda torch, a, b: torch.remainder(a, b),
-))
-register(Op(
-    "pow(Tensor input, Tensor exponent)", _FAMILY,
-    formula="input**exponent", infix="{}**{}",
-    singular=("input == 0 and exponent < 1",),
+    torch=lambda torch, a, b: torch.remainder(a, b))
+pointwise("pow(Tensor input, Tensor exponent)", "input**exponent", "x[2,3]**2", "x[3]**y[2,3]", "2**x[3]",
+    "x[3]**-0.5", "pow(x[3], 3)", singular="input == 0 and exponent < 1", infix="{}**{}",
     kink="pow at 0: PyTorch returns exponent·0^(exponent − 1), and 0 for the exponent 0",
-    samples=("x[2,3]**2", "x[3]**y[2,3]", "2**x[3]", "x[3]**-0.5", "pow(x[3], 3)"),
-    torch=lambda torch, a, b: a**b,
-))
-register(Op(
-    "float_power(Tensor input, Tensor exponent)", _FAMILY,
-    formula="input**exponent", singular=("input == 0 and exponent < 1",),
-    samples=("float_power(x[2,3], 2)", "x[3].float_power(y[3])", "float_power(2, x[3])"),
-    torch=lambda torch, a, b: torch.float_power(a, b),
-))
-register(Op(
-    "neg(Tensor input)", _FAMILY, formula="-input", infix="-{}",
-    aliases=("torch.negative", "Tensor.negative"), samples=("-x[3]", "neg(x[2,2])"),
-))
-register(Op(
-    "positive(Tensor input)", _FAMILY, formula="input", infix="+{}", samples=("+x[3]",),
-))
-register(Op(
-    "square(Tensor input)", _FAMILY, formula="input**2", samples=("square(x[3])",),
-))
-register(Op(
-    "reciprocal(Tensor input)", _FAMILY, formula="1/input", singular=("input == 0",),
-    samples=("reciprocal(x[3])",),
-))
-register(Op(
-    "sqrt(Tensor input)", _FAMILY, formula="sqrt(input)", singular=("input <= 0",),
-    kink="sqrt has no finite slope at 0: PyTorch returns inf, or nan where v is 0",
-    samples=("sqrt(x[3])",),
-))
-register(Op(
-    "rsqrt(Tensor input)", _FAMILY, formula="1/sqrt(input)", singular=("input <= 0",),
-    samples=("rsqrt(x[3])",),
-))
-register(Op(
-    "abs(Tensor input)", _FAMILY, formula="abs(input)", singular=("input == 0",),
-    kink="abs'(0) = 0, as PyTorch (the sign of 0)",
-    aliases=("torch.absolute", "Tensor.absolute"), samples=("abs(x[4] - 5)",),
-))
-register(Op(
-    "deg2rad(Tensor input)", _FAMILY, formula="input*pi/180", samples=("deg2rad(x[3])",),
-))
-register(Op(
-    "rad2deg(Tensor input)", _FAMILY, formula="input*180/pi", samples=("rad2deg(x[3])",),
-))
-register(Op(
-    "lerp(Tensor input, Tensor end, Tensor weight)", _FAMILY,
-    formula="input + weight*(end - input)",
-    samples=("lerp(x[2,3], y[3], 0.3)", "lerp(x[3], y[3], w[2,3])"),
-    torch=lambda torch, a, b, w: torch.lerp(_like(torch, a, b), _like(torch, b, a), w),
-))
-register(Op(
-    "addcmul(Tensor input, Tensor tensor1, Tensor tensor2, *, float value=1)", _FAMILY,
-    formula="input + value*tensor1*tensor2",
-    samples=("addcmul(x[2,3], a[3], b[2,1])", "addcmul(x[3], a[3], b[3], value=0.5)"),
-))
-register(Op(
-    "addcdiv(Tensor input, Tensor tensor1, Tensor tensor2, *, float value=1)", _FAMILY,
-    formula="input + value*tensor1/tensor2", singular=("tensor2 == 0",),
-    samples=("addcdiv(x[2,3], a[3], b[2,1])", "addcdiv(x[3], a[3], b[3], value=0.5)"),
-))
-register(Op(
-    "hypot(Tensor input, Tensor other)", _FAMILY, formula="sqrt(input**2 + other**2)",
-    singular=("input == 0 and other == 0",),
-    kink="hypot has no derivative at (0, 0): PyTorch returns 0/0 = nan",
-    samples=("hypot(x[2,3], y[3])",),
-))
-register(Op(
-    "ldexp(Tensor input, Tensor other)", _FAMILY, formula="input*2**other",
-    samples=("ldexp(x[2,3], y[3])",),
-))
+    torch=lambda torch, a, b: a**b)
+pointwise("float_power(Tensor input, Tensor exponent)", "input**exponent", "float_power(x[2,3], 2)",
+    "x[3].float_power(y[3])", "float_power(2, x[3])", singular="input == 0 and exponent < 1",
+    torch=lambda torch, a, b: torch.float_power(a, b))
+pointwise("neg", "-input", "-x[3]", "neg(x[2,2])", also="negative", infix="-{}")
+pointwise("positive", "input", "+x[3]", infix="+{}")
+pointwise("square", "input**2")
+pointwise("reciprocal", "1/input", singular="input == 0")
+pointwise("sqrt", singular="input <= 0",
+    kink="sqrt has no finite slope at 0: PyTorch returns inf, or nan where v is 0")
+pointwise("rsqrt", "1/sqrt(input)", singular="input <= 0")
+pointwise("abs", "", "abs(x[4] - 5)", singular="input == 0", also="absolute",
+    kink="abs'(0) = 0, as PyTorch (the sign of 0)")
+pointwise("deg2rad", "input*pi/180")
+pointwise("rad2deg", "input*180/pi")
+pointwise("lerp(Tensor input, Tensor end, Tensor weight)", "input + weight*(end - input)", "lerp(x[2,3], y[3], 0.3)",
+    "lerp(x[3], y[3], w[2,3])", torch=lambda torch, a, b, w: torch.lerp(_like(torch, a, b), _like(torch, b, a), w))
+pointwise("addcmul(Tensor input, Tensor tensor1, Tensor tensor2, *, float value=1)", "input + value*tensor1*tensor2",
+    "addcmul(x[2,3], a[3], b[2,1])", "addcmul(x[3], a[3], b[3], value=0.5)")
+pointwise("addcdiv(Tensor input, Tensor tensor1, Tensor tensor2, *, float value=1)", "input + value*tensor1/tensor2",
+    "addcdiv(x[2,3], a[3], b[2,1])", "addcdiv(x[3], a[3], b[3], value=0.5)", singular="tensor2 == 0")
+pointwise("hypot(Tensor input, Tensor other)", "sqrt(input**2 + other**2)", "hypot(x[2,3], y[3])",
+    singular="input == 0 and other == 0", kink="hypot has no derivative at (0, 0): PyTorch returns 0/0 = nan")
+pointwise("ldexp(Tensor input, Tensor other)", "input*2**other", "ldexp(x[2,3], y[3])")
 
 # -- exponentials and logarithms -----------------------------------------------------------------
 
-register(Op(
-    "exp(Tensor input)", _FAMILY, formula="exp(input)", samples=("exp(x[3])",),
-))
-register(Op(
-    "exp2(Tensor input)", _FAMILY, formula="exp2(input)", homes=_SPECIAL, samples=("exp2(x[3])",),
-))
-register(Op(
-    "expm1(Tensor input)", _FAMILY, formula="expm1(input)", homes=_SPECIAL, named=True,
-    derivatives={"input": "y + 1"},
-    samples=("expm1(x[3])",),
-))
-register(Op(
-    "log(Tensor input)", _FAMILY, formula="log(input)", singular=("input <= 0",),
-    samples=("log(x[3])",),
-))
-register(Op(
-    "log2(Tensor input)", _FAMILY, formula="log2(input)", singular=("input <= 0",),
-    samples=("log2(x[3])",),
-))
-register(Op(
-    "log10(Tensor input)", _FAMILY, formula="log10(input)", singular=("input <= 0",),
-    samples=("log10(x[3])",),
-))
-register(Op(
-    "log1p(Tensor input)", _FAMILY, formula="log1p(input)", singular=("input <= -1",),
-    homes=_SPECIAL, samples=("log1p(x[3])",),
-))
-register(Op(
-    "logaddexp(Tensor input, Tensor other)", _FAMILY, named=True,
-    formula="max(input, other) + log1p(exp(-abs(input - other)))",
-    derivatives={"input": "exp(input - y)", "other": "exp(other - y)"},
-    samples=("logaddexp(x[2,3], y[3])",),
-))
-register(Op(
-    "logaddexp2(Tensor input, Tensor other)", _FAMILY, named=True,
-    formula="max(input, other) + log1p(exp2(-abs(input - other)))/log(2)",
-    derivatives={"input": "exp2(input - y)", "other": "exp2(other - y)"},
-    samples=("logaddexp2(x[2,3], y[3])",),
-))
+pointwise("exp")
+pointwise("exp2", homes=_SPECIAL)
+pointwise("expm1", homes=_SPECIAL, named=True, derivatives={"input": "y + 1"})
+pointwise("log", singular="input <= 0")
+pointwise("log2", singular="input <= 0")
+pointwise("log10", singular="input <= 0")
+pointwise("log1p", singular="input <= -1", homes=_SPECIAL)
+pointwise("logaddexp(Tensor input, Tensor other)", "max(input, other) + log1p(exp(-abs(input - other)))",
+    "logaddexp(x[2,3], y[3])", named=True, derivatives={"input": "exp(input - y)", "other": "exp(other - y)"})
+pointwise("logaddexp2(Tensor input, Tensor other)", "max(input, other) + log1p(exp2(-abs(input - other)))/log(2)",
+    "logaddexp2(x[2,3], y[3])", named=True, derivatives={"input": "exp2(input - y)", "other": "exp2(other - y)"})
 register(Op(
     # The upper bound is 1 - eps as floats subtract: 0.9 itself is within it.
     "logit(Tensor input, float? eps=None, Aux top)", _FAMILY, homes=_SPECIAL,
@@ -225,31 +122,17 @@ register(Op(
                  "other": "input/(1 + other)"},
     singular=("other <= -1",), samples=("torch.special.xlog1py(x[2,3], y[3])",),
 ))
-register(Op(
-    "entr(Tensor input)", _FAMILY, homes="special", named=True,
-    formula="0 if input == 0 else -input*log(input)", derivatives={"input": "-log(input) - 1"},
-    singular=("input <= 0",), samples=("torch.special.entr(x[3])",),
-))
+pointwise("entr", "0 if input == 0 else -input*log(input)", "torch.special.entr(x[3])", singular="input <= 0",
+    homes="special", named=True, derivatives={"input": "-log(input) - 1"})
 
 # -- trigonometry --------------------------------------------------------------------------------
 
-register(Op("sin(Tensor input)", _FAMILY, formula="sin(input)", samples=("sin(x[3])",)))
-register(Op("cos(Tensor input)", _FAMILY, formula="cos(input)", samples=("cos(x[3])",)))
-register(Op(
-    "tan(Tensor input)", _FAMILY, formula="tan(input)", samples=("tan(x[3])",),
-))
-register(Op(
-    "asin(Tensor input)", _FAMILY, formula="asin(input)", aliases=("torch.arcsin", "Tensor.arcsin"),
-    singular=("abs(input) >= 1",), samples=("asin(x[3]/4)", "arcsin(x[2]/3)"),
-))
-register(Op(
-    "acos(Tensor input)", _FAMILY, formula="acos(input)", aliases=("torch.arccos", "Tensor.arccos"),
-    singular=("abs(input) >= 1",), samples=("acos(x[3]/4)",),
-))
-register(Op(
-    "atan(Tensor input)", _FAMILY, formula="atan(input)", aliases=("torch.arctan", "Tensor.arctan"),
-    samples=("atan(x[3])",),
-))
+pointwise("sin")
+pointwise("cos")
+pointwise("tan")
+pointwise("asin", "", "asin(x[3]/4)", "arcsin(x[2]/3)", singular="abs(input) >= 1", also="arcsin")
+pointwise("acos", "", "acos(x[3]/4)", singular="abs(input) >= 1", also="arccos")
+pointwise("atan", also="arctan")
 register(Op(
     "atan2(Tensor input, Tensor other)", _FAMILY, formula="atan2(input, other)", named=True,
     derivatives={"input": "other/nonzero(input**2 + other**2)",
@@ -258,26 +141,17 @@ register(Op(
     kink="atan2 has no derivative at (0, 0): PyTorch returns 0",
     samples=("atan2(x[2,3], y[3])", "atan2(-x[3], 2 - x)"),
 ))
-register(Op("sinh(Tensor input)", _FAMILY, formula="sinh(input)", samples=("sinh(x[3])",)))
-register(Op("cosh(Tensor input)", _FAMILY, formula="cosh(input)", samples=("cosh(x[3])",)))
+pointwise("sinh")
+pointwise("cosh")
 register(Op(
     "tanh(Tensor input)", _FAMILY, formula="tanh(input)", homes="torch Tensor F",
     samples=("tanh(x[3])",),
     spelt=("(exp(input) - exp(-input))/(exp(input) + exp(-input))",
            "(exp(2*input) - 1)/(exp(2*input) + 1)"),
 ))
-register(Op(
-    "asinh(Tensor input)", _FAMILY, formula="asinh(input)",
-    aliases=("torch.arcsinh", "Tensor.arcsinh"), samples=("asinh(x[3])",),
-))
-register(Op(
-    "acosh(Tensor input)", _FAMILY, formula="acosh(input)", singular=("input <= 1",),
-    aliases=("torch.arccosh", "Tensor.arccosh"), samples=("acosh(1 + x[3])",),
-))
-register(Op(
-    "atanh(Tensor input)", _FAMILY, formula="atanh(input)", singular=("abs(input) >= 1",),
-    aliases=("torch.arctanh", "Tensor.arctanh"), samples=("atanh(x[3]/4)",),
-))
+pointwise("asinh", also="arcsinh")
+pointwise("acosh", "", "acosh(1 + x[3])", singular="input <= 1", also="arccosh")
+pointwise("atanh", "", "atanh(x[3]/4)", singular="abs(input) >= 1", also="arctanh")
 register(Op(
     "sinc(Tensor input)", _FAMILY, formula="sinc(input)", homes=_SPECIAL,
     coarse=(Coarse(0.0, "PyTorch takes the difference of cos(πx)/x and sin(πx)/(πx²), which are nearly equal near 0",
@@ -288,88 +162,44 @@ register(Op(
 
 # -- special functions ---------------------------------------------------------------------------
 
-register(Op(
-    "erf(Tensor input)", _FAMILY, formula="erf(input)", homes=_SPECIAL, samples=("erf(x[3])",),
-))
-register(Op(
-    "erfc(Tensor input)", _FAMILY, formula="erfc(input)", homes=_SPECIAL, samples=("erfc(x[3])",),
-))
-register(Op(
-    "erfinv(Tensor input)", _FAMILY, formula="erfinv(input)", homes=_SPECIAL,
-    singular=("abs(input) >= 1",), samples=("erfinv(x[3]/4)",),
-))
+pointwise("erf", homes=_SPECIAL)
+pointwise("erfc", homes=_SPECIAL)
+pointwise("erfinv", "", "erfinv(x[3]/4)", singular="abs(input) >= 1", homes=_SPECIAL)
 _TRIGAMMA = "PyTorch sums trigamma as a short series, which gives about nine digits in float64 too"
 
-register(Op(
-    "lgamma(Tensor input)", _FAMILY, formula="lgamma(input)", coarse=(Coarse(1e-9, _TRIGAMMA, 2),),
-    aliases=("special.gammaln",), singular=("input <= 0 and input == floor(input)",),
-    samples=("lgamma(x[3])", "lgamma(x[3] - 3.5)"),
-))
-register(Op(
-    "digamma(Tensor input)", _FAMILY, formula="polygamma(0, input)",
-    aliases=("special.digamma", "special.psi"),
-    singular=("input <= 0 and input == floor(input)",), coarse=(Coarse(1e-9, _TRIGAMMA),),
-    samples=("digamma(x[3])", "digamma(x[3] - 3.5)"),
-))
-register(Op(
-    "polygamma(int n, Tensor input)", _FAMILY, formula="polygamma(n, input)",
-    homes="torch special", singular=("input <= 0 and input == floor(input)",),
-    samples=("polygamma(1, x[3])", "polygamma(2, x[3])"),
-    torch=lambda torch, n, x: torch.polygamma(n, x),
-))
+pointwise("lgamma", "", "lgamma(x[3])", "lgamma(x[3] - 3.5)", singular="input <= 0 and input == floor(input)",
+    coarse=(Coarse(1e-9, _TRIGAMMA, 2),), aliases=("special.gammaln",))
+pointwise("digamma", "polygamma(0, input)", "digamma(x[3])", "digamma(x[3] - 3.5)",
+    singular="input <= 0 and input == floor(input)", aliases=("special.digamma", "special.psi"),
+    coarse=(Coarse(1e-9, _TRIGAMMA),))
+pointwise("polygamma(int n, Tensor input)", "polygamma(n, input)", "polygamma(1, x[3])", "polygamma(2, x[3])",
+    singular="input <= 0 and input == floor(input)", homes="torch special",
+    torch=lambda torch, n, x: torch.polygamma(n, x))
 register(Op(
     "polygamma(Tensor input, int n)", _FAMILY, homes="Tensor",
     expand=lambda b, x, n: b.call("polygamma", n, x), samples=("x[3].polygamma(1)",),
 ))
-register(Op(
-    "ndtr(Tensor input)", _FAMILY, formula="(1 + erf(input/sqrt(2)))/2", homes="special",
-    named=True, derivatives={"input": "exp(-input**2/2)/sqrt(2*pi)"},
-    samples=("torch.special.ndtr(x[3] - 2)",),
-))
+pointwise("ndtr", "(1 + erf(input/sqrt(2)))/2", "torch.special.ndtr(x[3] - 2)", homes="special", named=True,
+    derivatives={"input": "exp(-input**2/2)/sqrt(2*pi)"})
 
 # -- steps: the derivative is 0 wherever it exists -----------------------------------------------
 
 _FLAT = "it is constant between its jumps, so its derivative is 0 and no gradient gets past it"
 
-register(Op(
-    "sign(Tensor input)", _FAMILY, formula="sign(input)", remark=_FLAT,
-    samples=("sign(x[3] - 2)", "x[3]*sign(x - 1.5)"),
-))
-register(Op(
-    "sgn(Tensor input)", _FAMILY, formula="sign(input)", remark=_FLAT,
-    samples=("x[3]*sgn(x - 1.5)",),
-))
-register(Op(
-    "floor(Tensor input)", _FAMILY, formula="floor(input)", remark=_FLAT,
-    samples=("floor(x[3]/2)", "x[3] - floor(x/2)"),
-))
-register(Op(
-    "ceil(Tensor input)", _FAMILY, formula="ceil(input)", remark=_FLAT,
-    samples=("ceil(x[3]/2)", "x[3]*ceil(x/2)"),
-))
-register(Op(
-    "round(Tensor input, *, int decimals=0)", _FAMILY, remark=_FLAT,
-    formula="round(input*10**decimals)/10**decimals",
-    samples=("round(x[3]/2)", "x[3]*round(x/3, decimals=1)"),
-))
-register(Op(
-    "trunc(Tensor input)", _FAMILY, formula="trunc(input)", remark=_FLAT,
-    aliases=("torch.fix", "Tensor.fix"), samples=("trunc(x[3]/2 - 1)", "x[3]*fix(x/2)"),
-))
-register(Op(
-    "frac(Tensor input)", _FAMILY, formula="input - trunc(input)",
-    singular=("input == trunc(input)",),
-    kink="at an integer PyTorch returns the slope 1, that of either side",
-    samples=("frac(x[3]/2.5)",),
-))
-register(Op(
-    "heaviside(Tensor input, Tensor values)", _FAMILY, stops=True,
-    formula="0 if input < 0 else values if input == 0 else 1",
+pointwise("sign", "", "sign(x[3] - 2)", "x[3]*sign(x - 1.5)", remark=_FLAT)
+pointwise("sgn", "sign(input)", "x[3]*sgn(x - 1.5)", remark=_FLAT)
+pointwise("floor", "", "floor(x[3]/2)", "x[3] - floor(x/2)", remark=_FLAT)
+pointwise("ceil", "", "ceil(x[3]/2)", "x[3]*ceil(x/2)", remark=_FLAT)
+pointwise("round(Tensor input, *, int decimals=0)", "round(input*10**decimals)/10**decimals", "round(x[3]/2)",
+    "x[3]*round(x/3, decimals=1)", remark=_FLAT)
+pointwise("trunc", "", "trunc(x[3]/2 - 1)", "x[3]*fix(x/2)", also="fix", remark=_FLAT)
+pointwise("frac", "input - trunc(input)", "frac(x[3]/2.5)", singular="input == trunc(input)",
+    kink="at an integer PyTorch returns the slope 1, that of either side")
+pointwise("heaviside(Tensor input, Tensor values)", "0 if input < 0 else values if input == 0 else 1",
+    "x[3]*heaviside(x - 2, 0.5)", stops=True,
     remark="PyTorch has no backward for heaviside; its derivative is 0 wherever it exists",
-    samples=("x[3]*heaviside(x - 2, 0.5)",),
     written=lambda c, a, b: f"torch.heaviside({_apart(c, a)}, {_apart(c, b)})",
-    torch=lambda torch, a, b: torch.heaviside(_still(a), _like(torch, _still(b), a)),
-))
+    torch=lambda torch, a, b: torch.heaviside(_still(a), _like(torch, _still(b), a)))
 register(Op(
     "detach(Tensor input)", _FAMILY, formula="input", stops=True,
     remark="detach takes the value out of the graph, so backward stops here and treats it as a "
@@ -412,18 +242,10 @@ register(Op(
              "clamp(x[3], max=y[3])", "clamp(x[4], 2, 3)"),
     torch=lambda torch, x, low, high: torch.clamp(x, **_bounds(torch, x, low, high)),
 ))
-register(Op(
-    "clamp_min(Tensor input, Tensor min)", _FAMILY, named=True,
-    formula="min if input < min else input", singular=("input == min",), kink=_CLAMPED,
-    samples=("x[3].clamp_min(1.5)", "clamp_min(x[2,3], y[3]/3)"),
-    torch=lambda torch, x, low: torch.clamp_min(x, low),
-))
-register(Op(
-    "clamp_max(Tensor input, Tensor max)", _FAMILY, named=True,
-    formula="max if input > max else input", singular=("input == max",), kink=_CLAMPED,
-    samples=("x[3].clamp_max(2.5)", "clamp_max(x[2,3], y[3]/3)"),
-    torch=lambda torch, x, high: torch.clamp_max(x, high),
-))
+for _name, _sign, _at in (("min", "<", 1.5), ("max", ">", 2.5)):
+    pointwise(f"clamp_{_name}(Tensor input, Tensor {_name})", f"{_name} if input {_sign} {_name} else input",
+        f"x[3].clamp_{_name}({_at})", f"clamp_{_name}(x[2,3], y[3]/3)", singular=f"input == {_name}", named=True,
+        kink=_CLAMPED, torch=lambda torch, x, bound, name=_name: getattr(torch, f"clamp_{name}")(x, bound))
 
 
 def _bounds(torch: object, x: object, low: object, high: object) -> dict[str, object]:
@@ -434,107 +256,55 @@ def _bounds(torch: object, x: object, low: object, high: object) -> dict[str, ob
     return given
 
 
-register(Op(
-    "maximum(Tensor input, Tensor other)", _FAMILY, named=True,
-    formula="input if input > other else other",
-    derivatives={
-        "input": "(1 if input > other else 0) + (1 if input == other else 0)/2",
-        "other": "(1 if input < other else 0) + (1 if input == other else 0)/2",
-    },
-    singular=("input == other",), kink="at a tie each of the two gets half, as in PyTorch",
-    samples=("maximum(x[2,3], y[3]/2)", "maximum(x[3], 2)"),
-))
-register(Op(
-    "minimum(Tensor input, Tensor other)", _FAMILY, named=True,
-    formula="input if input < other else other",
-    derivatives={
-        "input": "(1 if input < other else 0) + (1 if input == other else 0)/2",
-        "other": "(1 if input > other else 0) + (1 if input == other else 0)/2",
-    },
-    singular=("input == other",), kink="at a tie each of the two gets half, as in PyTorch",
-    samples=("minimum(x[2,3], y[3]/2)", "minimum(x[3], 2)"),
-))
-register(Op(
-    "fmax(Tensor input, Tensor other)", _FAMILY, named=True,
-    formula="input if input >= other else other",
-    singular=("input == other",), kink="at a tie fmax gives all to its first argument, as PyTorch",
-    samples=("fmax(x[2,3], y[3]/2)",),
-))
-register(Op(
-    "fmin(Tensor input, Tensor other)", _FAMILY, named=True,
-    formula="input if input <= other else other",
-    singular=("input == other",), kink="at a tie fmin gives all to its first argument, as PyTorch",
-    samples=("fmin(x[2,3], y[3]/2)",),
-))
-register(Op(
-    "copysign(Tensor input, Tensor other)", _FAMILY, named=True,
-    formula="abs(input) if other >= 0 else -abs(input)",
+for _name, _sign, _other in (("maximum", ">", "<"), ("minimum", "<", ">")):
+    pointwise(f"{_name}(Tensor input, Tensor other)", f"input if input {_sign} other else other",
+        f"{_name}(x[2,3], y[3]/2)", f"{_name}(x[3], 2)", singular="input == other", named=True,
+        derivatives={which: f"(1 if input {sign} other else 0) + (1 if input == other else 0)/2"
+                     for which, sign in (("input", _sign), ("other", _other))},
+        kink="at a tie each of the two gets half, as in PyTorch")
+for _name, _sign in (("fmax", ">="), ("fmin", "<=")):
+    pointwise(f"{_name}(Tensor input, Tensor other)", f"input if input {_sign} other else other",
+        f"{_name}(x[2,3], y[3]/2)", singular="input == other", named=True,
+        kink=f"at a tie {_name} gives all to its first argument, as PyTorch")
+pointwise("copysign(Tensor input, Tensor other)", "abs(input) if other >= 0 else -abs(input)",
+    "copysign(x[2,3], y[3] - 8)", "copysign(x[3], -1)", singular="input == 0", named=True,
     derivatives={"input": "sign(input) if other >= 0 else -sign(input)", "other": "0"},
-    singular=("input == 0",), kink="copysign has the slope 0 at 0, as abs",
-    samples=("copysign(x[2,3], y[3] - 8)", "copysign(x[3], -1)"),
-    torch=lambda torch, a, b: torch.copysign(a, b),
-))
-register(Op(
-    "nan_to_num(Tensor input, float nan=0, float? posinf=None, float? neginf=None)", _FAMILY,
-    named=True,
-    formula="replaced(input, nan, 1.7976931348623157e308 if posinf is None else posinf, "
-            "-1.7976931348623157e308 if neginf is None else neginf)",
-    derivatives={"input": "isfinite(input)"},
-    samples=("nan_to_num(x[3])", "nan_to_num(x[3], nan=1.5)"),
-))
-register(Op(
-    "where(IntTensor condition, Tensor input, Tensor other)", _FAMILY,
-    formula="input if condition else other", homes="torch",
-    samples=("where(x[2,3] > 2, x**2, 3*x)", "where(x[3] >= y[3], x, y)",
-             "torch.where(x[3] < 2, x, 0)"),
-    torch=lambda torch, c, a, b: torch.where(c.bool(), a, b),
-))
-register(Op(
-    "where(Tensor input, IntTensor condition, Tensor other)", _FAMILY, homes="Tensor",
-    formula="input if condition else other", samples=("x[2,3].where(x > 2, 0)",),
-    torch=lambda torch, a, c, b: a.where(c.bool(), b),
-))
-register(Op(
-    "masked_fill(Tensor input, IntTensor mask, Tensor value)", _FAMILY,
-    formula="value if mask else input",
-    samples=("x[2,3].masked_fill(x > 2, 0)", "masked_fill(x[3], y[3] > 5, 2.5)"),
-    torch=lambda torch, x, mask, value: x.masked_fill(mask.bool(), value),
-))
+    kink="copysign has the slope 0 at 0, as abs", torch=lambda torch, a, b: torch.copysign(a, b))
+pointwise("nan_to_num(Tensor input, float nan=0, float? posinf=None, float? neginf=None)",
+    "replaced(input, nan, 1.7976931348623157e308 if posinf is None else posinf, "
+    "-1.7976931348623157e308 if neginf is None else neginf)",
+    "nan_to_num(x[3])", "nan_to_num(x[3], nan=1.5)", named=True, derivatives={"input": "isfinite(input)"})
+pointwise("where(IntTensor condition, Tensor input, Tensor other)", "input if condition else other",
+    "where(x[2,3] > 2, x**2, 3*x)", "where(x[3] >= y[3], x, y)", "torch.where(x[3] < 2, x, 0)", homes="torch",
+    torch=lambda torch, c, a, b: torch.where(c.bool(), a, b))
+pointwise("where(Tensor input, IntTensor condition, Tensor other)", "input if condition else other",
+    "x[2,3].where(x > 2, 0)", homes="Tensor", torch=lambda torch, a, c, b: a.where(c.bool(), b))
+pointwise("masked_fill(Tensor input, IntTensor mask, Tensor value)", "value if mask else input",
+    "x[2,3].masked_fill(x > 2, 0)", "masked_fill(x[3], y[3] > 5, 2.5)",
+    torch=lambda torch, x, mask, value: x.masked_fill(mask.bool(), value))
 
 _TRUTH = "a comparison is true or false: it has no derivative and no gradient gets past it"
+
+comparison = partial(pointwise, family="comparison", integer=True)
 
 for _name, _sign, _long in (
     ("lt", "<", "less"), ("le", "<=", "less_equal"), ("gt", ">", "greater"),
     ("ge", ">=", "greater_equal"), ("eq", "==", ""), ("ne", "!=", "not_equal"),
 ):
-    register(Op(
-        f"{_name}(Tensor input, Tensor other)", "comparison", integer=True,
-        infix=f"{{}} {_sign} {{}}",
-        formula=f"1 if input {_sign} other else 0", remark=_TRUTH,
-        aliases=(f"torch.{_long}", f"Tensor.{_long}") if _long else (),
-        samples=(f"where(x[3] {_sign} 2, x, 5)", f"x[3]*{_name}(x, y[3]/2)"),
-        torch=lambda torch, a, b, name=_name: getattr(torch, name)(a, b),
-    ))
-register(Op(
-    "logical_not(Tensor input)", "comparison", integer=True, formula="0 if input else 1",
-    samples=("where(logical_not(x[3] > 2), x, 5)",),
-))
-register(Op(
-    "logical_and(Tensor input, Tensor other)", "comparison", integer=True,
-    formula="1 if input and other else 0",
-    samples=("where(logical_and(x[4] > 1, x < 4), x, 5)",),
-))
-register(Op(
-    "logical_or(Tensor input, Tensor other)", "comparison", integer=True,
-    formula="1 if input or other else 0",
-    samples=("where(logical_or(x[4] < 2, x > 3), x, 5)",),
-))
+    comparison(f"{_name}(Tensor input, Tensor other)", f"1 if input {_sign} other else 0",
+        f"where(x[3] {_sign} 2, x, 5)", f"x[3]*{_name}(x, y[3]/2)", also=_long, infix=f"{{}} {_sign} {{}}",
+        remark=_TRUTH, torch=lambda torch, a, b, name=_name: getattr(torch, name)(a, b))
+comparison("logical_not", "0 if input else 1", "where(logical_not(x[3] > 2), x, 5)")
+comparison("logical_and(Tensor input, Tensor other)", "1 if input and other else 0",
+    "where(logical_and(x[4] > 1, x < 4), x, 5)")
+comparison("logical_or(Tensor input, Tensor other)", "1 if input or other else 0",
+    "where(logical_or(x[4] < 2, x > 3), x, 5)")
+
+
 def _joined(name: str, sign: str) -> Any:
     """``&`` and ``|`` of conditions; of integers they would be something else."""
 
     def expand(b: Any, x: Any, other: Any) -> Any:
-        import numpy as np
-
         for side in (x, other):
             node = b.node(side)
             given = node.value is not None and np.isin(node.value, (0, 1)).all()
@@ -553,15 +323,9 @@ for _name, _sign, _of in (("and", "&", "(x[4] > 1) & (x < 4)"), ("or", "|", "(x[
         f"bitwise_{_name}(Tensor input, Tensor other)", "comparison",
         expand=_joined(f"logical_{_name}", _sign), samples=(f"where({_of}, x, 5)",),
     ))
-register(Op(
-    "logical_xor(Tensor input, Tensor other)", "comparison", integer=True,
-    formula="1 if (input and not other) or (other and not input) else 0",
-    samples=("where(logical_xor(x[4] < 2, x < 3), x, 5)",),
-))
-register(Op(
-    "isfinite(Tensor input)", "comparison", integer=True, formula="isfinite(input)", remark=_TRUTH,
-    samples=("where(isfinite(x[3]), x, 5)",), homes="torch",
-))
+comparison("logical_xor(Tensor input, Tensor other)", "1 if (input and not other) or (other and not input) else 0",
+    "where(logical_xor(x[4] < 2, x < 3), x, 5)")
+comparison("isfinite", "", "where(isfinite(x[3]), x, 5)", remark=_TRUTH, homes="torch")
 
 
 def _without_nan(b: Any, x: Any) -> Any:

@@ -7,6 +7,8 @@ import math
 from math import prod as size
 from typing import Any
 
+import numpy as np
+
 from gradexplain.errors import InputError
 from gradexplain.ops.base import (
     Coarse,
@@ -303,8 +305,6 @@ def _logsumexp_slope(k: Any, x: Any, dim: Any, keepdim: bool, p: Any) -> Any:
 
 
 def _logsumexp_value(exact: bool, x: Any, dim: Any, keepdim: bool, _: Any) -> Any:
-    import numpy as np
-
     axes = normal_dims(dim, x[0].ndim)
     with np.errstate(all="ignore"):
         top = np.max(x[0], axis=axes, keepdims=True)
@@ -371,8 +371,6 @@ def _logcumsumexp_slope(k: Any, x: Any, dim: int) -> Any:
 
 
 def _logcumsumexp_value(exact: bool, x: Any, dim: int) -> Any:
-    import numpy as np
-
     if x[0].ndim == 0:
         return x
     result = np.logaddexp.accumulate(x[0], axis=dim)
@@ -382,8 +380,6 @@ def _logcumsumexp_value(exact: bool, x: Any, dim: int) -> Any:
 def _logcumsumexp_terms(g: Any, x: Any, dim: int) -> Any:
     """PyTorch takes ``exp(log Σ_(i ≥ j) exp(log |g[i]| − y[i]) + x[j])``: a rounding of an exponent is
     one of the result times the exponent."""
-    import numpy as np
-
     if not x.ndim:
         return abs(g)
     y = np.logaddexp.accumulate(x, axis=dim)

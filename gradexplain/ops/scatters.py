@@ -6,6 +6,8 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from gradexplain.errors import InputError, UnsupportedError
 from gradexplain.ops.base import Op, Shape, expect, normal_dim, register
 from gradexplain.ops.creation import check_size
@@ -165,8 +167,6 @@ _PUT = register(Op(
 
 def _replaced(b: Any, name: str, x: Any, at: Any, values: Any, picked: Any = None) -> Any:
     """``x`` with ``values`` at ``at``, an index of NumPy's; ``picked`` where they are more than that."""
-    import numpy as np
-
     check_size(b.shape(x))
     numbers = np.arange(prod(b.shape(x))).reshape(b.shape(x))
     try:
@@ -194,8 +194,6 @@ def _replaced(b: Any, name: str, x: Any, at: Any, values: Any, picked: Any = Non
 
 def _along(x: Shape, dim: int, index: Any) -> Any:
     """What ``put_along_axis`` takes: a grid of places."""
-    import numpy as np
-
     grid = list(np.indices(index.shape))
     grid[normal_dim(dim, len(x))] = index
     return tuple(grid)
