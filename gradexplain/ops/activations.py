@@ -14,6 +14,29 @@ from gradexplain.ops.reductions import SOFTMAX, same_but
 _FAMILY = "activation"
 activation = partial(pointwise, family=_FAMILY)
 
+def _prelu_shape(x: Shape, w: Shape) -> Shape:
+    count = 1 if not w else w[0]
+    channels = x[1] if len(x) > 1 else 1
+    if len(w) > 1 or count not in (1, channels):
+        raise InputError(
+            f"prelu needs one weight, or one for each of the {channels} channels (dimension 1), "
+            f"found shape {show_shape(w)}",
+            remedy=f"give the weight shape (1,) or ({channels},)",
+        )
+    return x
+
+
+def _prelu(k: Any, x: Any, w: Any) -> Any:
+    place = () if not w.rank else (k.i[1] if w.shape[0] > 1 else 0,)
+    return k.choose(x[k.i] > 0, x[k.i], w[place] * x[k.i])
+
+
+def _rrelu(b: Any, x: Any, lower: float, upper: float, training: bool) -> Any:
+    if training:
+        raise InputError("rrelu with training=True is random", remedy="use training=False")
+    return b.call("leaky_relu", x, (lower + upper) / 2)
+
+
 # -- rectifiers ----------------------------------------------------------------------------------
 
 activation("relu(Tensor input, bool inplace=False)", "input if input > 0 else 0", "relu(x[2,3] - 3.5)",
@@ -26,8 +49,7 @@ activation("leaky_relu(Tensor input, float negative_slope=0.01, bool inplace=Fal
     singular="input == 0", named=True, homes="F", derivatives={"input": "1 if input > 0 else negative_slope"},
     kink="leaky_relu'(0) = negative_slope, as PyTorch")
 register(Op(
-    "prelu(Tensor input, Tensor weight)", _FAMILY, homes="torch Tensor F",
-    shape=lambda x, w: _prelu_shape(x, w), element=lambda k, x, w: _prelu(k, x, w),
+    "prelu(Tensor input, Tensor weight)", _FAMILY, homes="torch Tensor F", shape=_prelu_shape, element=_prelu,
     singular_at=lambda y, x, w: x == 0, kink="prelu'(0) = weight, as PyTorch",
     samples=("F.prelu(x[2,3] - 3.5, w[3])", "prelu(x[3] - 2.5, w[1])"),
 ))
@@ -35,7 +57,7 @@ register(Op(
     "rrelu(Tensor input, float lower=0.125, float upper=0.3333333333333333, bool training=False, "
     "bool inplace=False)",
     _FAMILY, homes="torch F",
-    expand=lambda b, x, lower, upper, training: _rrelu(b, x, lower, upper, training),
+    expand=_rrelu,
     samples=("F.rrelu(x[3] - 2.5)", "F.rrelu(x[3] - 2.5, 0.1, 0.3)"),
 ))
 activation("elu(Tensor input, float alpha=1, bool inplace=False)", "input if input > 0 else alpha*expm1(input)",
@@ -65,7 +87,7 @@ activation("softplus(Tensor input, float beta=1, float threshold=20)",
     "F.softplus(x[3], 2, 3)", named=True,
     derivatives={"input": "1 if input*beta > threshold else sigmoid(beta*input)"}, homes="F")
 def _with_part(
-    schema: str, formula: str, part: str, slope: str, part_shown: Any, call: Any, show: Any = None,
+    schema: str, formula: str, part: str, slope: str, part_shown: Any, call: Any = None, show: Any = None,
     samples: tuple[str, ...] = (), written: Any = None, backward: Any = None,
 ) -> Op:
     """A function of each element whose derivative reads best in a part of it, ``t``.
@@ -138,8 +160,7 @@ register(Op(
 activation("silu(Tensor input, bool inplace=False)", "input*sigmoid(input)", "F.silu(x[3] - 2)", homes="F")
 _with_part(
     "mish(Tensor input, bool inplace=False, Aux t)", "input*t", "tanh(softplus(input, 1, 20))",
-    "t + input*sigmoid(input)*(1 - t**2)", lambda x: f"tanh(softplus({x}))",
-    lambda torch, x, _: torch.nn.functional.mish(x), samples=("F.mish(x[3] - 2)",),
+    "t + input*sigmoid(input)*(1 - t**2)", lambda x: f"tanh(softplus({x}))", samples=("F.mish(x[3] - 2)",),
 )
 register(Op(
     "softsign(Tensor input)", _FAMILY, formula="input/(1 + abs(input))", named=True, homes="F",
@@ -176,29 +197,6 @@ activation("softshrink(Tensor input, float lambd=0.5)",
     "input - lambd if input > lambd else input + lambd if input < -lambd else 0", "F.softshrink(x[4] - 2.25)",
     "F.softshrink(x[4] - 2.25, lambd=1)", singular="abs(input) == lambd", named=True, homes="F",
     derivatives={"input": "1 if abs(input) > lambd else 0"}, kink="softshrink has the slope 0 at ±lambd, as PyTorch")
-
-
-def _prelu_shape(x: Shape, w: Shape) -> Shape:
-    count = 1 if not w else w[0]
-    channels = x[1] if len(x) > 1 else 1
-    if len(w) > 1 or count not in (1, channels):
-        raise InputError(
-            f"prelu needs one weight, or one for each of the {channels} channels (dimension 1), "
-            f"found shape {show_shape(w)}",
-            remedy=f"give the weight shape (1,) or ({channels},)",
-        )
-    return x
-
-
-def _prelu(k: Any, x: Any, w: Any) -> Any:
-    place = () if not w.rank else (k.i[1] if w.shape[0] > 1 else 0,)
-    return k.choose(x[k.i] > 0, x[k.i], w[place] * x[k.i])
-
-
-def _rrelu(b: Any, x: Any, lower: float, upper: float, training: bool) -> Any:
-    if training:
-        raise InputError("rrelu with training=True is random", remedy="use training=False")
-    return b.call("leaky_relu", x, (lower + upper) / 2)
 
 
 def _dropout(b: Any, x: Any, p: float, training: bool) -> Any:
@@ -328,6 +326,6 @@ def _glu_back(c: Any, x: Any, dim: int) -> str:
 register(Op(
     "glu(Tensor input, int dim=-1)", _FAMILY, homes="F", shape=_halved, element=_glu,
     # backward: the derived one pads both halves to the whole and computes the gate twice.
-    backward=lambda c, x, dim: _glu_back(c, x, dim),
+    backward=_glu_back,
     samples=("F.glu(x[4])", "F.glu(x[2,4])", "F.glu(x[4,3], dim=0)"),
 ))

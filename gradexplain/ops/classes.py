@@ -339,8 +339,6 @@ register(Op(
     f"cross_entropy(Tensor input, Tensor target, {_CE_ARGUMENTS}, Aux p)", _FAMILY, homes="F",
     shape=_soft_shape, element=_soft, jacobian=_soft_slope,
     aux=lambda b, x, *_: (_probabilities(b, x),),
-    torch=lambda torch, x, t, w, i, r, s, _: torch.nn.functional.cross_entropy(
-        x, t, weight=w, ignore_index=i, reduction=r, label_smoothing=s),
     samples=("F.cross_entropy(x[2,3], t[2,3]/3.5)",
              "F.cross_entropy(x[3], t[3]/7, reduction='sum')",
              "F.cross_entropy(x[2,3], t[2,3]/3.5, reduction='none', label_smoothing=0.2)",

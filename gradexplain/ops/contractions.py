@@ -480,7 +480,7 @@ register(Op(
     "cross(Tensor input, Tensor other, int? dim=None)", _FAMILY,
     # backward: the derived one rolls both sides twice.
     shape=_cross_shape, element=_cross, backward=_cross_back,
-    written=lambda c, a, b, dim: _cross_text(a, b, dim),
+    written=lambda c, *args: _cross_text(*args),
     torch=lambda torch, a, b, dim: torch.cross(
         a, b, dim=_three(torch.broadcast_shapes(a.shape, b.shape), dim)),
     samples=("cross(x[3], y[3], dim=0)", "cross(x[2,3], y[2,3])", "cross(x[3,2], y[3,1], dim=0)"),

@@ -227,7 +227,6 @@ def _cropped(c: Any, x: Any, pad: tuple[int, ...], mode: str) -> str:
 register(Op(
     "pad(Tensor input, int[] pad, str mode='constant', float? value=None)", _FAMILY, homes="F",
     shape=_pad_shape, element=_pad,
-    torch=lambda torch, x, pad, mode, value: torch.nn.functional.pad(x, pad, mode, value),
     # backward: the derived one holds at one size only.
     backward=lambda c, x, pad, mode, value: _cropped(c, x, tuple(pad), mode),
     samples=("F.pad(x[3], (1, 2))", "F.pad(x[2,3], (1, -1, 0, 1), value=2)",

@@ -435,8 +435,6 @@ register(Op(
     homes="linalg", shape=_pinv_shape, jacobian=_pinv_slope, value=_pinv_value,
     samples=("linalg.pinv(x[2,3])", "linalg.pinv(x[3,2].sin())",
              "linalg.pinv(x[2,3] @ x.T, hermitian=True)"),
-    torch=lambda torch, x, atol, rtol, hermitian: torch.linalg.pinv(
-        x, atol=atol, rtol=rtol, hermitian=hermitian),
 ))
 register(Op(
     "pinv(Tensor A, float rcond, bool hermitian=False)", _FAMILY, homes="linalg",

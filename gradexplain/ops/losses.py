@@ -242,8 +242,6 @@ _elementwise(
     "((target*log(target) - target + log(2*pi*target)/2 if target > 1 else 0) if full else 0)",
     ("F.poisson_nll_loss(x[3], t[3])", "F.poisson_nll_loss(x[3], t[3], log_input=False)",
      "F.poisson_nll_loss(x[3], t[3], full=True, reduction='sum')"),
-    call=lambda torch, x, t, log_input, full, eps, r: torch.nn.functional.poisson_nll_loss(
-        x, t, log_input=log_input, full=full, eps=eps, reduction=r),
 )
 _GAUSSIAN = _elementwise(
     "gaussian_nll_loss(Tensor input, Tensor target, Tensor var, bool full, float eps, "

@@ -104,7 +104,7 @@ def _nothing(*_: Any) -> None:
 
 
 def _normalisation(
-    schema: str, samples: tuple[str, ...], plan: Callable[..., _Plan], call: Callable[..., Any], *,
+    schema: str, samples: tuple[str, ...], plan: Callable[..., _Plan], call: Any = None, *,
     centred: bool = True, eps: Callable[..., float] = lambda *args: float(args[-1]),
     homes: str = "torch F", written: Callable[..., str] | None = None,
 ) -> Op:
@@ -213,7 +213,7 @@ def _normalisation(
     op = Op(
         f"{schema.rstrip(')')}, {aux}", _FAMILY, samples, homes=homes, shape=shape, element=element,
         jacobian=jacobian, aux=helpers, backward=backward, written=written,
-        torch=lambda torch, *args: call(torch, *args[:-statistics]),
+        torch=call and (lambda torch, *args: call(torch, *args[:-statistics])),
     )
     register(op)
     rest = ", ".join(_declared(p) for p in op.parameters if not p.is_tensor and not p.is_aux)
@@ -254,9 +254,8 @@ def _weight_shape(plan: _Plan, shape: Shape) -> Shape:
 # -- the five ------------------------------------------------------------------------------------
 
 
-def _last(shape: Shape, normalized_shape: Any, *_: Any) -> _Plan:
+def _last(shape: Shape, sizes: Shape, *_: Any) -> _Plan:
     """layer_norm and rms_norm: over the last dims."""
-    sizes = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     rank = len(sizes)
     if not rank or tuple(shape[len(shape) - rank:]) != sizes or rank > len(shape):
         raise InputError(
@@ -310,8 +309,6 @@ _normalisation(
     ("F.layer_norm(x[2,3], (3,))", "F.layer_norm(x[2,3], [3], w[3], b[3])",
      "F.layer_norm(x[2,3,2], (3, 2))", "layer_norm(x[4], [4], weight=w[4])"),
     _last,
-    lambda torch, x, shape, w, b, eps: torch.nn.functional.layer_norm(
-        x, (shape,) if isinstance(shape, int) else shape, w, b, eps),
 )
 _normalisation(
     "group_norm(Tensor input, int num_groups, Tensor? weight=None, Tensor? bias=None, "
@@ -319,7 +316,6 @@ _normalisation(
     ("F.group_norm(x[2,4], 2)", "F.group_norm(x[2,4,2], 2, w[4], b[4])",
      "F.group_norm(x[2,2,3], 2)"),
     _grouped,
-    lambda torch, x, groups, w, b, eps: torch.nn.functional.group_norm(x, groups, w, b, eps),
 )
 
 
@@ -332,8 +328,6 @@ _normalisation(
     "rms_norm(Tensor input, int[] normalized_shape, Tensor? weight=None, float? eps=None)",
     ("F.rms_norm(x[2,3], (3,))", "F.rms_norm(x[2,3], [3], w[3], eps=0.1)"),
     _last,
-    lambda torch, x, shape, w, eps: torch.nn.functional.rms_norm(
-        x, (shape,) if isinstance(shape, int) else shape, w, eps),
     centred=False, eps=_rms_eps,
 )
 
@@ -458,7 +452,5 @@ register(Op(
     jacobian=_local_response_slope,
     aux=lambda b, x, size_, alpha, beta, offset: (
         b.helper(_RESPONSE, x, size_, alpha, offset, label="D"),),
-    torch=lambda torch, x, size_, alpha, beta, offset, _: torch.nn.functional.local_response_norm(
-        x, size_, alpha, beta, offset),
     samples=("F.local_response_norm(x[1,3,2], 2)", "F.local_response_norm(x[2,4,2], 3, alpha=0.5)"),
 ))

@@ -98,7 +98,6 @@ register(Op(
     samples=("x[3].norm()", "norm(x[2,3], dim=1)", "x[2,3].norm(p=3, dim=0, keepdim=True)",
              "norm(x[3], 1)", "norm(x[3], inf)", "x[2,3].norm(-inf, dim=1)",
              "norm(x[3], 0) + x.sum()", "norm(x[3], 0.5)", "norm(x[3], 4)", "x[3].norm(1.5)"),
-    torch=lambda torch, x, p, dim, keepdim: torch.norm(x, p, dim, keepdim),
 ))
 register(Op(
     "norm(Tensor input, str p, int[]? dim=None, bool keepdim=False)", _FAMILY,
@@ -110,7 +109,6 @@ VECTOR_NORM = register(Op(
     shape=lambda x, p, dim, keepdim: reduced_shape(x, dim, keepdim), homes="linalg",
     element=_norm, jacobian=_norm_slope, singular_at=_norm_singular, kink=NORM_KINK,
     samples=("torch.linalg.vector_norm(x[2,3])", "torch.linalg.vector_norm(x[2,3], 3, dim=1)"),
-    torch=lambda torch, x, p, dim, keepdim: torch.linalg.vector_norm(x, p, dim, keepdim),
 ))
 
 
@@ -281,7 +279,6 @@ register(Op(
     element=_cosine, jacobian=_cosine_slope, singular_at=_below_eps,
     kink="a length below eps is eps, a constant, but PyTorch differentiates it as if it were not",
     aux=lambda b, x, y, dim, eps: _lengths(b, x, y, dim, eps),
-    torch=lambda torch, a, b, dim, eps, *_: torch.nn.functional.cosine_similarity(a, b, dim, eps),
     samples=("cosine_similarity(x[3], y[3], dim=0)", "F.cosine_similarity(x[2,3], y[2,3])",
              "cosine_similarity(x[2,3], y[1,3], dim=-1)", "cosine_similarity(x[2].sum(), y[2].prod(), dim=0)"),
 ))
@@ -331,7 +328,6 @@ register(Op(
     shape=_normalize_shape, element=_normalize, jacobian=_normalize_slope,
     aux=lambda b, x, p, dim, eps: (
         b.helper(_P_LENGTH, x, p, dim, eps, label="n"),),
-    torch=lambda torch, x, p, dim, eps, _: torch.nn.functional.normalize(x, p, dim, eps),
     samples=("F.normalize(x[2,3])", "F.normalize(x[3], dim=0)", "F.normalize(x[2,3], p=1, dim=0)",
              "F.normalize(x[2,3], p=3)"),
 ))

@@ -160,15 +160,7 @@ register(Op(
     # backward: products of all others without a division, in two runs.
     backward=_prod_back,
     samples=("x[3].prod()", "x[2,3].prod(dim=1)", "prod(x[2,3], 0, keepdim=True)"),
-    torch=lambda torch, x, dim, keepdim: x.prod() if dim is None else x.prod(dim, keepdim),
 ))
-register(Op(
-    "trace(Tensor input)", _FAMILY,
-    shape=lambda x: _square(x), element=lambda k, x: _trace(k, x),
-    samples=("trace(x[3,3])", "x[2,3].trace()"),
-))
-
-
 def _square(shape: Shape) -> Shape:
     if len(shape) != 2:
         raise InputError(
@@ -181,6 +173,12 @@ def _square(shape: Shape) -> Shape:
 def _trace(k: Any, x: Any) -> Any:
     p = k.bound(min(x.shape))
     return k.sum(x[p, p], p)
+
+
+register(Op(
+    "trace(Tensor input)", _FAMILY, shape=_square, element=_trace,
+    samples=("trace(x[3,3])", "x[2,3].trace()"),
+))
 
 
 # -- moments -------------------------------------------------------------------------------------
@@ -228,16 +226,6 @@ def _with_mean(b: Any, x: Any, dim: Any, unbiased: Any, keepdim: bool, correctio
     return (b.helper(MEAN, x, dim, keepdim, label="μ"),)
 
 
-def _torch_moment(name: str) -> Any:
-    def call(torch: Any, x: Any, dim: Any, unbiased: Any, keepdim: bool, correction: Any,
-             _: Any) -> Any:
-        if unbiased is not None:
-            correction = int(unbiased)
-        return getattr(torch, name)(x, dim, correction=correction, keepdim=keepdim)
-
-    return call
-
-
 for _name, _element, _derivative in (
     ("var", _var, _var_slope), ("std", _std, _std_slope),
 ):
@@ -245,7 +233,7 @@ for _name, _element, _derivative in (
         f"{_name}(Tensor input, int[]? dim=None, bool? unbiased=None, bool keepdim=False, *, "
         "float? correction=1, Aux mean)", _FAMILY,
         shape=lambda x, dim, unbiased, keepdim, *_: reduced_shape(x, dim, keepdim),
-        element=_element, jacobian=_derivative, aux=_with_mean, torch=_torch_moment(_name),
+        element=_element, jacobian=_derivative, aux=_with_mean,
         kink="std has no derivative where all elements are equal: PyTorch returns 0"
              if _name == "std" else "",
         singular_at=(lambda y, *_: y == 0) if _name == "std" else None,

@@ -242,7 +242,6 @@ def _unsqueeze(k: Any, x: Any, dim: int) -> Any:
 register(Op(
     "squeeze(Tensor input, int[]? dim=None)", _FAMILY, moves=True,
     shape=_squeezed, element=_squeeze, samples=("x[2,1,3].squeeze()", "squeeze(x[1,3,1], dim=0)"),
-    torch=lambda torch, x, dim: x.squeeze() if dim is None else x.squeeze(dim),
 ))
 register(Op(
     "unsqueeze(Tensor input, int dim)", _FAMILY, moves=True,
@@ -282,12 +281,10 @@ def _broadcast(k: Any, x: Any, *_: Any) -> Any:
 register(Op(
     "expand(Tensor input, int[] size)", _FAMILY, moves=True, homes="Tensor",
     shape=_expanded, element=_broadcast, samples=("x[1,3].expand(2, 3)", "x[3].expand(2, -1)"),
-    torch=lambda torch, x, size: x.expand(size),
 ))
 register(Op(
     "broadcast_to(Tensor input, int[] size)", _FAMILY, moves=True,
     shape=_expanded, element=_broadcast, samples=("broadcast_to(x[3], (2, 3))",),
-    torch=lambda torch, x, size: x.broadcast_to(size),
 ))
 register(Op(
     "expand_as(Tensor input, Tensor other)", _FAMILY, homes="Tensor",
@@ -347,7 +344,6 @@ register(Op(
     "repeat(Tensor input, int[] repeats)", _FAMILY, moves=True, homes="Tensor",
     shape=_repeated, element=_repeat,
     samples=("x[3].repeat(2)", "x[2,3].repeat(2, 1, 2)"),
-    torch=lambda torch, x, repeats: x.repeat(repeats),
 ))
 
 
