@@ -10,10 +10,25 @@ from typing import Any
 import click
 
 from gradexplain.cli import output, shell
-from gradexplain.cli.common import Output, budget_options, page_output_options
+from gradexplain.cli.common import Output, budget_options, grouped, page_output_options
 from gradexplain.document import serialise
 from gradexplain.errors import InputError
 from gradexplain.verdict.status import exit_code
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """Which calls are explained, and what is shown of them."""
+
+    call: int | None = None
+    at_line: int | None = None
+    last: bool = False
+    op: str | None = None
+    param: str | None = None
+    full: bool = False
+    values: bool = False
+    watch: bool = False
+    budget: float = 1.0
 
 
 @click.command(
@@ -22,38 +37,22 @@ from gradexplain.verdict.status import exit_code
 )
 @click.argument("script", metavar="SCRIPT.py", required=False, shell_complete=shell.files)
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED)
-@click.option("--call", type=click.IntRange(1), metavar="K", help="Explain the K-th call only.")
-@click.option("--at-line", type=click.IntRange(1), metavar="N", help="Only the calls on line N.")
-@click.option("--last", is_flag=True, help="Explain the last call only.")
-@click.option("--op", metavar="NAME", help="Show only the operations of this name.")
-@click.option("--param", metavar="NAME", help="Show the ways to this parameter.")
-@click.option("--full", is_flag=True, help="Explain every line's first call, step by step.")
-@click.option("--values", is_flag=True, help="Write all numbers to JSON, of large tensors too.")
-@click.option("--watch", is_flag=True, help="Show the gradients while the script runs.")
-@click.option(
-    "--budget",
-    type=click.FloatRange(0.05),
-    metavar="GIB",
-    default=1.0,
-    show_default=True,
-    help="Memory for what is kept of the calls, in GiB.",
-)
+@grouped(
+    _Shown, "shown",
+    click.option("--call", type=click.IntRange(1), metavar="K", help="Explain the K-th call only."),
+    click.option("--at-line", type=click.IntRange(1), metavar="N", help="Only the calls on line N."),
+    click.option("--last", is_flag=True, help="Explain the last call only."),
+    click.option("--op", metavar="NAME", help="Show only the operations of this name."),
+    click.option("--param", metavar="NAME", help="Show the ways to this parameter."),
+    click.option("--full", is_flag=True, help="Explain every line's first call, step by step."),
+    click.option("--values", is_flag=True, help="Write all numbers to JSON, of large tensors too."),
+    click.option("--watch", is_flag=True, help="Show the gradients while the script runs."),
+    click.option("--budget", type=click.FloatRange(0.05), metavar="GIB", default=1.0, show_default=True,
+                 help="Memory for what is kept of the calls, in GiB."),
+)  # fmt: skip
 @page_output_options()
 @budget_options
-def trace(
-    script: str | None,
-    arguments: tuple[str, ...],
-    call: int | None,
-    at_line: int | None,
-    last: bool,
-    op: str | None,
-    param: str | None,
-    full: bool,
-    values: bool,
-    watch: bool,
-    budget: float,
-    out: Output,
-) -> int:
+def trace(script: str | None, arguments: tuple[str, ...], shown: _Shown, out: Output) -> int:
     """Run a PyTorch script and explain every backward() in it, torch.autograd.grad included.
 
     \b
@@ -76,23 +75,7 @@ def trace(
         raise InputError(
             "the script is missing", remedy="name it, as in gradexplain trace train.py"
         )
-    shown = _Shown(call, at_line, last, op, param, full, values, watch, budget)
     return _traced(script, arguments, shown, out)
-
-
-@dataclass(frozen=True, slots=True)
-class _Shown:
-    """Which calls are explained, and what is shown of them."""
-
-    call: int | None = None
-    at_line: int | None = None
-    last: bool = False
-    op: str | None = None
-    param: str | None = None
-    full: bool = False
-    values: bool = False
-    watch: bool = False
-    budget: float = 1.0
 
 
 def ways(parameter: str, script: str, out: Output) -> int:
