@@ -94,12 +94,13 @@ def classify(func: Any) -> Kind:
         return Kind("skip", name)
     inplace = is_inplace(name)
     plain = name.rstrip("_") if inplace and not name.startswith("__") else name
+    plain = plain.removeprefix("linalg_").removeprefix("special_")  # torch._C's own names for them
     if plain in OPERATORS:
         spelling, swap = OPERATORS[plain]
         return Kind("inplace" if inplace else "op", name, (spelling,), swap)
     if plain in _COPIES:
         return Kind("op", plain, ("torch.positive",))
-    spellings = [f"{home}.{plain}" for home, owner in _HOMES if getattr(owner, name, None) is func]
+    spellings = [f"{home}.{plain}" for home, owner in _HOMES if getattr(owner, plain, None) is func]
     for home, owner in _HOMES:
         spelling = f"{home}.{plain}"
         if spelling not in spellings and hasattr(owner, plain):

@@ -81,6 +81,8 @@ class Listening:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             if not tape.listens():
                 return original(*args, **kwargs)
+            if not kwargs and len(args) == 1 and tape.passes(said, args[0]):
+                return tape.quietly(original, args[0])
             return tape.backward(original, said, args, kwargs)
 
         return wrapper

@@ -68,6 +68,9 @@ class Listener(Protocol):
     def counted(self, optimizer: Any) -> bool:
         """A step of an optimizer that is known, counted; False for one that is not."""
 
+    def passes(self, name: str, tensor: Any, frame: FrameType) -> bool:
+        """Note a plain call of which nothing is wanted but that it was made; whether it is one."""
+
     def backward(
         self, function: Callable[[], Any], name: str, arguments: dict[str, Any], frame: FrameType
     ) -> Any:
@@ -161,11 +164,11 @@ class Tape(TorchFunctionMode):
     @property
     def light(self) -> bool:
         """Whether nobody wants to know more of steps than how many there are."""
-        return all(listener.light for listener in self._listeners)
+        return all([listener.light for listener in self._listeners])
 
     def counted(self, optimizer: Any) -> bool:
         """Whether a step was no more than counted."""
-        return self.light and all(listener.counted(optimizer) for listener in self._listeners)
+        return self.light and all([listener.counted(optimizer) for listener in self._listeners])
 
     def lightly(self, function: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
         """Call a ``step`` or ``zero_grad`` for its caller, without recording what it does."""
@@ -471,6 +474,23 @@ class Tape(TorchFunctionMode):
             attach(parts[n].grad_fn, parts[n].output_nr, call, path)
 
     # -- backward, steps -------------------------------------------------------------------------
+
+    def passes(self, name: str, tensor: Any) -> bool:
+        """Whether a call without arguments was noted, and nobody wants more of it."""
+        if self.recording or len(self._listeners) != 1 or _transforms_active():
+            return False
+        return self._listeners[0].passes(name, tensor, sys._getframe(2))
+
+    def quietly(self, original: Callable[[Any], Any], tensor: Any) -> Any:
+        """Carry out a call that was noted."""
+        self.backwards += 1
+        self._local.inside += 1
+        try:
+            return original(tensor)
+        finally:
+            self._local.inside -= 1
+            if any([listener.records for listener in self._listeners]):
+                self.settle()
 
     def backward(self, original: Any, name: str, args: Any, kwargs: Any) -> Any:
         """A call of ``backward`` or ``grad``, as it was written."""

@@ -226,15 +226,16 @@ class Journal:
 
     def begin(self, roots: Sequence[Any]) -> dict[int, tuple[Any, Any]]:
         """The leaves behind the roots, each with its ``.grad`` as it is now."""
-        found: dict[int, tuple[Any, Any]] = {}
-        for tensor in _leaves(roots):
-            grad = tensor.grad
-            if grad is not None and grad.layout is torch.strided and not grad.is_complex():
-                # Its own numbers change: keep what tells of them, and the values if they are few.
-                kept = grad.detach().clone() if grad.numel() <= _COPIED else grad.new_zeros(())
-                found[id(tensor)] = tensor, (float(torch.linalg.vector_norm(grad)), kept)
-            else:
-                found[id(tensor)] = tensor, None
+        found: dict[int, tuple[Any, Any]] = {
+            id(tensor): (tensor, None) for tensor in _leaves(roots)
+        }
+        held = [tensor for tensor, _ in found.values() if _is_real(tensor.grad)]
+        norms = torch._foreach_norm([tensor.grad for tensor in held]) if held else ()
+        for tensor, norm in zip(held, norms, strict=True):
+            # Its own numbers change: keep what tells of them, and the values if they are few.
+            grad = tensor.grad.detach()
+            kept = grad.clone() if grad.numel() <= _COPIED else grad.new_zeros(())
+            found[id(tensor)] = tensor, (float(norm), kept)
         return found
 
     def end(
@@ -251,17 +252,15 @@ class Journal:
         for tensor, old in before.values():
             grad = tensor.grad
             self.leaves[id(tensor)].reached |= grad is not None
-            if grad is None or grad.layout is not torch.strided or grad.is_complex():
+            if not _is_real(grad):
                 continue
             tensors.append((tensor, old))
             added.append(grad.detach() - old[1] if old is not None else grad.detach())
         if not added:
             return True
-        norms = torch._foreach_norm(added)
-        largest = torch._foreach_norm(added, math.inf)
-        numbers = torch.stack([torch.stack([n.double(), m.double()]) for n, m in
-                               zip(norms, largest, strict=True)]).tolist()  # fmt: skip
-        for (tensor, old), (norm, top) in zip(tensors, numbers, strict=True):
+        norms = map(float, torch._foreach_norm(added))
+        largest = map(float, torch._foreach_norm(added, math.inf))
+        for (tensor, old), norm, top in zip(tensors, norms, largest, strict=True):
             leaf = self.leaves[id(tensor)]
             was = old[0] if old is not None else 0.0
             fine = math.isfinite(norm) or math.isfinite(top)
@@ -366,18 +365,18 @@ class Journal:
         if known.left and known.left == (self.backwards, *_marks(tensors)):
             self._event("double step", (place,), {"optimizer": known})
         waiting = [key for key in known.leaves if key in self._since]
+        grads = {id(t): t.grad for t in tensors if t.grad is not None and _is_dense(t.grad)}
+        sizes = torch._foreach_norm([*grads.values()], math.inf) if grads else ()
+        zero = {key for key, size in zip(grads, sizes, strict=True) if float(size) == 0}
         empty = True
         stale = []
         for tensor in tensors:
             leaf = self.leaves[id(tensor)]
             leaf.stepped += 1
-            grad = tensor.grad
-            if grad is None:
+            if tensor.grad is None:
                 continue
-            something = leaf.used is not None or leaf.stale is not None or not _is_dense(grad)
-            something = something or bool((grad != 0).any())
-            empty = empty and not something
-            if something:
+            if leaf.used is not None or leaf.stale is not None or leaf.key not in zero:
+                empty = False
                 if leaf.stale is not None:
                     stale.append(leaf)
                 leaf.used = (place,)
@@ -389,10 +388,10 @@ class Journal:
         if waiting and empty:
             last = max(self._since[key] for key in waiting)
             mine = frozenset(known.leaves)
-            zero = next((z for z in reversed(self.zeroed) if z[2] & mine), None)
+            wiped = next((z for z in reversed(self.zeroed) if z[2] & mine), None)
             self._event(
-                "wiped", (zero[1] if zero else None, last[1], place),
-                {"optimizer": known, "how": zero[0] if zero else ""},
+                "wiped", (wiped[1] if wiped else None, last[1], place),
+                {"optimizer": known, "how": wiped[0] if wiped else ""},
             )  # fmt: skip
         for key in waiting:
             del self._since[key]
@@ -459,6 +458,11 @@ def nodes_behind(roots: Sequence[Any]) -> Iterator[Any]:
         seen.add(node)
         yield node
         stack.extend(n for n, _ in node.next_functions if n is not None)
+
+
+def _is_real(grad: Any) -> bool:
+    """Whether a gradient is there, with a norm that can be taken."""
+    return grad is not None and grad.layout is torch.strided and not grad.is_complex()
 
 
 def _is_dense(tensor: Any) -> bool:

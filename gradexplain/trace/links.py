@@ -20,7 +20,7 @@ from gradexplain.plan.arrays import Pair, to_float
 from gradexplain.reading.applying import Applier
 from gradexplain.routes.chain import ChainRule
 from gradexplain.trace import compositions, recurrent
-from gradexplain.trace.snapshot import Arg, Operation, Snapshot, Term, Value, View
+from gradexplain.trace.snapshot import Arg, Operation, Snapshot, Term, Value, View, args_in
 from gradexplain.verdict import compare
 
 _NOWHERE = Span(0, 0)
@@ -91,6 +91,11 @@ class Reading:
             return self._through_view(operation, operation.view)
         if operation.name in _WRITES:
             return self._written(operation)
+        if operation.spellings == ("operator.getitem",) and self._is_masked(operation.args[1]):
+            table = np.arange(np.prod(self._shape(operation.args[0]), dtype=int))
+            places = table.reshape(self._shape(operation.args[0]))
+            view = View(operation.args[0], places[_plain(operation.args[1], self.snapshot)])
+            return self._through_view(operation, view)
         args = [self._argument(arg) for arg in operation.args]
         kwargs = {
             name: self._argument(arg)
@@ -121,6 +126,13 @@ class Reading:
                 except GradexplainError as error:
                     problem = error
         raise problem
+
+    def _shape(self, arg: Arg) -> tuple[int, ...]:
+        return self.snapshot.values[arg.id].shape
+
+    def _is_masked(self, index: Any) -> bool:
+        """Whether an index says by true and false which elements are taken."""
+        return any(self.snapshot.values[arg.id].dtype == "bool" for arg in args_in(index))
 
     def _composed(self, operation: Operation, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """A call that PyTorch makes in one, written out."""

@@ -269,6 +269,8 @@ class Trace:
             tensor = reference()
             if tensor is not None and tensor.grad is None:
                 source = "" if place is None else place.source
+                if re.search(r"\.grad is (not )?None", source):
+                    continue  # a question, not a use
                 match = re.search(r"([A-Za-z_][\w.]*(?:\[[^\]]*\])?)\.grad\b", source)
                 self.reads[key] = match[1] if match else "", place
 
@@ -339,8 +341,6 @@ class Trace:
         roots = _list(arguments.get("self", arguments.get("tensors", arguments.get("outputs"))))
         if not roots or not all(isinstance(root, torch.Tensor) for root in roots):
             return function()
-        if not TAPE.recording and self._passes(name, arguments, roots, frame):
-            return function()
         under_way: _UnderWay | None = None
         with self.guarded():
             under_way = self._begin(name, arguments, roots, frame)
@@ -359,29 +359,26 @@ class Trace:
             self._end(under_way, result, frame)
         return result
 
-    def _passes(
-        self, name: str, arguments: dict[str, Any], roots: list[Any], frame: FrameType
-    ) -> bool:
-        """Note a call of which nothing is wanted but that it was made; whether it is one."""
+    def passes(self, name: str, tensor: Any, frame: FrameType) -> bool:
         index = len(self.all) + 1
-        if index == self.pick.call or arguments.get("retain_graph") or self.journal.is_due(index):
+        if index == self.pick.call or self.journal.is_due(index):
             return False
-        if self._finite and self._keeps_all and not _is_fine(roots):
-            return False
-        with self.guarded():
-            brief = self._noted(index, name, roots, frame)
+        try:
+            value = _value([tensor])
+            bad = value is not None and not math.isfinite(value)
+            if bad and self._finite and self._keeps_all:
+                return False
+            self._watch(self._noted(name, value, frame))
             self.journal.skip()
-            self._watch(brief)
+        except Exception as error:  # the script is not to see that we failed
+            self.broke(error)
         return True
 
-    def _noted(self, index: int, name: str, roots: list[Any], frame: FrameType) -> Brief:
+    def _noted(self, name: str, value: float | None, frame: FrameType) -> Brief:
         """One call more, in a line."""
-        value = None
-        if len(roots) == 1 and roots[0].numel() == 1 and not roots[0].is_complex():
-            value = float(roots[0].detach())
-        brief = Brief(index, name, site(frame), value)
+        brief = Brief(len(self.all) + 1, name, site(frame), value)
         self.all.append(brief)
-        self._by_line.setdefault(_key(brief.site), []).append(index)
+        self._by_line.setdefault(_key(brief.site), []).append(brief.index)
         if self._progress is not None:
             self._progress(brief)
         return brief
@@ -392,7 +389,7 @@ class Trace:
         """What is to be known before a call."""
         index = len(self.all) + 1
         wanted = self._wanted(index, site(frame)) and TAPE.recording
-        brief = self._noted(index, name, roots, frame)
+        brief = self._noted(name, _value(roots), frame)
         place, value = brief.site, brief.value
         self._watch(brief)
         if value is not None and not math.isfinite(value) and self._finite and self._keeps_all:
@@ -546,10 +543,11 @@ class _UnderWay:
     given: list[Any] = field(default_factory=list)
 
 
-def _is_fine(roots: list[Any]) -> bool:
-    """Whether a scalar's value is a number."""
-    root = roots[0].detach()
-    return root.numel() != 1 or root.is_complex() or math.isfinite(float(root))
+def _value(roots: list[Any]) -> float | None:
+    """The value of a scalar."""
+    if len(roots) != 1 or roots[0].numel() != 1 or roots[0].is_complex():
+        return None
+    return float(roots[0].detach())
 
 
 def _scaled(frame: FrameType | None) -> bool:
