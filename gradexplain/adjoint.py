@@ -102,15 +102,10 @@ def _sends(graph: Graph, node: Node, arrived: int | None) -> Iterator[Contributi
     order = list(dict.fromkeys(ref.id for ref in refs(node.args)))
     names: dict[str, int | None] = {f"a{place}": id for place, id in enumerate(order)}
     names |= {RESULT: node.id, UPSTREAM: arrived}
-    # What a record keeps beside its arguments is in its slope already.
-    aside = {
-        arg.id
-        for parameter, arg in zip(node.op.parameters, node.args, strict=True)
-        if parameter.is_aux and isinstance(arg, Ref)
-    }
     for place, id in enumerate(order):
         formula: Any = rule.contributions[place]
-        if formula is not None and id not in aside:
+        # What a record keeps beside its arguments is in its slope already.
+        if formula is not None and id not in node.aside:
             sent = term(formula, rule.places[place], names)
             yield Contribution(node, graph[id], rule, place, sent)
 

@@ -80,6 +80,14 @@ class Node:
         return tuple(ref.id for ref in refs(self.args))
 
     @property
+    def aside(self) -> tuple[int, ...]:
+        """The ids of the values that its record keeps beside its arguments."""
+        if self.op is None:
+            return ()
+        pairs = zip(self.op.parameters, self.args, strict=True)
+        return tuple(arg.id for p, arg in pairs if p.is_aux and isinstance(arg, Ref))
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """The arguments by name."""
         assert self.op is not None

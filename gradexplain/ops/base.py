@@ -172,6 +172,12 @@ class Op:
     expand: Callable[..., Any] | None = None
     #: Where PyTorch's own backward is coarser than its dtype.
     coarse: tuple[Coarse, ...] = ()
+    #: The inputs whose gradient PyTorch's kernel computes in single precision where the dtype has fewer
+    #: digits; those of the others, where there are any, it adds up in the dtype, a row at a time.
+    single: tuple[str, ...] = ()
+    #: ``saved(node)``: what PyTorch kept of the ``Aux`` values, in their order, from its node of the
+    #: backward graph; None for what it did not.
+    saved: Callable[[Any], Sequence[Any]] | None = None
     #: ``aux(b, *arguments)``: the values of the ``Aux`` arguments; ``b`` is a
     #: `gradexplain.graph.Maker`.
     aux: Callable[..., tuple[Any, ...]] | None = None

@@ -99,6 +99,13 @@ def _hat(k: Any, x: Any, mean: Any, sigma: Any, plan: _Plan) -> Any:
     return (x[k.i] if mean is None else x[k.i] - mean[group]) / sigma[group]
 
 
+def _saved(node: Any) -> tuple[Any, ...]:
+    """The mean and σ that PyTorch kept, the mean and 1/σ, each rounded to the dtype."""
+    while node is not None and not hasattr(node, "_saved_result2"):
+        node = node.next_functions[0][0] if node.next_functions else None  # of a view
+    return () if node is None else (node._saved_result1, 1 / node._saved_result2.double())
+
+
 def _nothing(*_: Any) -> None:
     """PyTorch's own operation has no such values."""
 
@@ -107,6 +114,7 @@ def _normalisation(
     schema: str, samples: tuple[str, ...], plan: Callable[..., _Plan], call: Any = None, *,
     centred: bool = True, eps: Callable[..., float] = lambda *args: float(args[-1]),
     homes: str = "torch F", written: Callable[..., str] | None = None,
+    single: tuple[str, ...] = ("input", "weight", "bias"),
 ) -> Op:
     """A record whose tensors are ``input``, ``weight`` and ``bias``; the rest says how to group.
 
@@ -212,7 +220,8 @@ def _normalisation(
 
     op = Op(
         f"{schema.rstrip(')')}, {aux}", _FAMILY, samples, homes=homes, shape=shape, element=element,
-        jacobian=jacobian, aux=helpers, backward=backward, written=written,
+        jacobian=jacobian, aux=helpers, backward=backward, written=written, single=single,
+        saved=_saved if centred else None,
         torch=call and (lambda torch, *args: call(torch, *args[:-statistics])),
     )
     register(op)
@@ -309,6 +318,7 @@ _normalisation(
     ("F.layer_norm(x[2,3], (3,))", "F.layer_norm(x[2,3], [3], w[3], b[3])",
      "F.layer_norm(x[2,3,2], (3, 2))", "layer_norm(x[4], [4], weight=w[4])"),
     _last,
+    single=("input",),
 )
 _normalisation(
     "group_norm(Tensor input, int num_groups, Tensor? weight=None, Tensor? bias=None, "

@@ -7,6 +7,7 @@ is held against the sum of what was sent to it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -17,7 +18,7 @@ import numpy as np
 from gradexplain.adjoint import Contribution
 from gradexplain.explanation import Array, Difference
 from gradexplain.formula.kit import decimals
-from gradexplain.graph import Graph, Node
+from gradexplain.graph import Graph, Node, Ref
 from gradexplain.plan.arrays import Pair, to_exact, to_float
 from gradexplain.routes.chain import ChainRule, cleaned
 from gradexplain.routes.pytorch import Steps
@@ -96,8 +97,7 @@ class AtPyTorch(ChainRule):
         needed = graph.needed()
         for node in graph.nodes:
             if node.id in aside and node.id in needed:
-                # A part of another operation, which computes it for itself.
-                self.forward[node.id] = self._value(node, {})
+                self.forward[node.id] = self._part(node, steps.forward.get(node.id))
             elif node.id in steps.forward:
                 self.forward[node.id] = self._given(steps.forward[node.id])
             elif node.is_literal:
@@ -121,6 +121,16 @@ class AtPyTorch(ChainRule):
         value, size = compare.given(array, self._dtype)
         return (to_exact(value) if self.exact else value), size
 
+    def _part(self, node: Node, kept: Array | None) -> Pair:
+        """A part of another operation, which computes it for itself: as PyTorch ``kept`` it, where that
+        is what it should be but for its roundings."""
+        value, size = self._value(node, {})
+        if kept is None:
+            return value, size
+        own = to_float(value)
+        allowed = compare.local_bound(size, own, own, self._dtype)
+        return (value, size) if compare.differs(own, kept, allowed).any() else self._given(kept)
+
     def _result(self, node: Node) -> Pair:
         """PyTorch's own; exactly, what it would be without its rounding."""
         if self.exact and np.isfinite(self._steps.forward[node.id]).all():
@@ -129,7 +139,14 @@ class AtPyTorch(ChainRule):
 
     def contribution(self, c: Contribution) -> Pair:
         """What ``c.node`` sends to ``c.source``, with the bound of this operation alone."""
-        return self.sent(c, self.upstream[c.node.id])
+        value, size = self.sent(c, self.upstream[c.node.id])
+        if c.node.op is None or not c.node.op.single or not compare.is_coarse(self._dtype):
+            return value, size
+        names = c.node.parameters.items()
+        if all(n in c.node.op.single for n, a in names if a == Ref(c.source.id)):
+            return value, size * compare.single_in(self._dtype)
+        rows = math.prod(c.node.shape) / math.prod(c.source.shape)
+        return value, size * 4 * math.sqrt(rows)
 
 
 def judged(

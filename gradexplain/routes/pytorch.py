@@ -103,6 +103,9 @@ class Question:
             result = self.run(torch, node.op, node.args, local, dtype)
             if not inputs or not result.requires_grad:
                 continue
+            saved = () if node.op.saved is None else node.op.saved(result.grad_fn)
+            for aside, kept in zip(node.aside, saved, strict=False):
+                forward[aside] = numbers_of(torch, kept).reshape(self.graph[aside].shape)
             found = backward(torch, result, tensor.grad, list(inputs.values()))
             for id, part in zip(inputs, found, strict=True):
                 if part is not None:

@@ -140,6 +140,11 @@ def is_coarse(dtype: str) -> bool:
     return FORMATS[dtype].unit > 1e-4
 
 
+def single_in(dtype: str) -> float:
+    """A rounding of float32, as it is allowed there, in those of a dtype of few digits."""
+    return ROUNDINGS * FORMATS["float32"].unit / (FEW_ROUNDINGS * FORMATS[dtype].unit)
+
+
 def given(array: Array, dtype: str) -> tuple[Array, Array]:
     """One of PyTorch's own arrays and the size of its roundings: one each allows for those of sums;
     in formats of few digits most are float32's."""
