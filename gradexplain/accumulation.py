@@ -87,9 +87,7 @@ def explain(
     grads = () if grad is None else (as_array(grad, "grad"),)
     request = request_of(expression, at, None, shapes, wrt, dtype, check)
     plan = Plan(grads=grads)
-    return (
-        _explained(request, plan) if timeout is None else within(timeout, _explained, request, plan)
-    )
+    return within(timeout, _explained, request, plan)
 
 
 def explain_calls(
@@ -125,9 +123,7 @@ def explain_calls(
         order,
     )
     request = request_of(expression, at, None, shapes, wrt, dtype, check)
-    return (
-        _explained(request, plan) if timeout is None else within(timeout, _explained, request, plan)
-    )
+    return within(timeout, _explained, request, plan)
 
 
 def _explained(request: Request, plan: Plan) -> Explanation:

@@ -14,7 +14,7 @@ from typing import Any
 
 from gradexplain.formula.local import RESULT, UPSTREAM, LocalRule, local_rule
 from gradexplain.formula.values import NOWHERE, Term, formula_node, formula_text, term
-from gradexplain.graph import Graph, Node, Ref, refs
+from gradexplain.graph import Graph, Node, refs
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gradexplain.explanation import Intermediate, Stop
-from gradexplain.graph import Graph, Node, Ref
+from gradexplain.graph import Graph, Node
 
 if TYPE_CHECKING:
     from gradexplain.engine import Run
@@ -80,17 +80,10 @@ def stops(graph: Graph, wanted: Sequence[str]) -> list[Stop]:
     for node in reversed(graph.nodes):
         if node.op is None or node.id not in reach & needed:
             continue
-        # What a record keeps beside its arguments is not on the gradient's way.
-        aside = {
-            arg.id
-            for parameter, arg in zip(node.op.parameters, node.args, strict=True)
-            if parameter.is_aux and isinstance(arg, Ref)
-        }
         for id in dict.fromkeys(node.inputs):
             source = graph[id]
-            if id in aside:
-                continue
-            if id not in reach and not source.is_literal:
+            # What a record keeps beside its arguments is not on the gradient's way.
+            if id not in reach and not source.is_literal and id not in node.aside:
                 found.append(Stop(node.label, source.label, *_reason(graph, source)))
     return found
 

@@ -340,17 +340,14 @@ class Run:
     def _closed_value(self, leaf: Node) -> Any:
         """The closed form's value, with more digits where those of the chain rule leave too few."""
         from gradexplain.arithmetic import mp
-        from gradexplain.routes.chain import MORE_DIGITS, certain
+        from gradexplain.routes.chain import MORE_DIGITS, certain, noise
 
         pair, digits = self.closed.gradient_value(leaf), self.precision
         if self.exact and digits < MORE_DIGITS and not certain(pair, digits):
             with mp.workdps(MORE_DIGITS):
                 again = self.closed.at(self.values, self.v, exact=True)
                 value, size = again.gradient_value(leaf)
-                noise = mp.mpf(10) ** (10 - MORE_DIGITS)
-                with np.errstate(all="ignore"):  # where there is no bound
-                    small = (np.abs(value) <= noise * size) & (size < np.inf)
-                return np.where(small, mp.zero, value), np.zeros_like(size)
+                return np.where(noise((value, size)), mp.zero, value), np.zeros_like(size)
         return pair
 
     def _answers(self) -> None:

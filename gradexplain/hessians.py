@@ -53,9 +53,7 @@ def hessian(
     elif vector is not None:
         u = {None: as_array(vector, "vector")}
     request = request_of(expression, at, grad, shapes, wrt, dtype, check)
-    if timeout is not None:
-        return within(timeout, hessian_of, request, u)
-    return hessian_of(request, u)
+    return within(timeout, hessian_of, request, u)
 
 
 def hessian_of(request: Request, vector: Mapping[str | None, Value]) -> Hessian:

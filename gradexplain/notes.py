@@ -10,6 +10,7 @@ import numpy as np
 
 from gradexplain.explanation import Array, Note
 from gradexplain.graph import Node
+from gradexplain.numbers import number
 from gradexplain.ops.base import Shape
 from gradexplain.plan.arrays import to_float
 from gradexplain.routes.names import own_texts, quoted
@@ -86,7 +87,7 @@ def _infinities(run: Run) -> list[Note]:
             Note(
                 "infinity",
                 f"The gradient becomes {found} in {_defined(run, c.node)}, whose derivative is not finite at "
-                f"{at(c.source.label, index)} = {_number(source)}.",
+                f"{at(c.source.label, index)} = {number(source)}.",
                 {"node": c.node.label, "index": list(index), "value": found},
             )
         ]
@@ -103,9 +104,9 @@ def _infinity(run: Run, node: Node, value: Array) -> Note:
         if source.is_literal:
             continue
         if array.shape == value.shape:
-            inputs.append(f"{at(source.label, index)} = {_number(float(array[index]))}")
+            inputs.append(f"{at(source.label, index)} = {number(float(array[index]))}")
         elif array.shape == ():
-            inputs.append(f"{source.label} = {_number(float(array))}")
+            inputs.append(f"{source.label} = {number(float(array))}")
     place = f" ({', '.join(inputs)})" if inputs else ""
     return Note(
         "infinity",
@@ -126,12 +127,6 @@ def _call(run: Run, node: Node) -> str:
 
 def _word(value: float) -> str:
     return "nan" if value != value else "inf" if value > 0 else "-inf"
-
-
-def _number(value: float) -> str:
-    from gradexplain.numbers import number
-
-    return number(value)
 
 
 def _stopped(run: Run) -> list[Note]:
@@ -162,7 +157,7 @@ def _coarse(run: Run) -> list[Note]:
         Note(
             "precision",
             f"{name}: {kernel.why}. The closed form's number stands; PyTorch's {place} differs from "
-            f"it by {_number(abs(theirs - ours))}.",
+            f"it by {number(abs(theirs - ours))}.",
             {"op": name, "relative": kernel.relative},
         )
         for name, op in ops.items()
@@ -201,16 +196,14 @@ def _lost(run: Run) -> list[Note]:
         if call.startswith(f"{node.label} in "):
             call = call.removeprefix(f"{node.label} in ")
         if loss.overflow and not abs(loss.exact) < FORMATS[dtype].largest:
-            text = f"{call} is too large for {dtype}: PyTorch has {_number(loss.found)}."
+            text = f"{call} is too large for {dtype}: PyTorch has {number(loss.found)}."
         elif loss.overflow:
-            text = (
-                f"{call} is {_number(loss.found)} in PyTorch; its value is {_number(loss.exact)}."
-            )
+            text = f"{call} is {number(loss.found)} in PyTorch; its value is {number(loss.exact)}."
         else:
             kept = f"{round(loss.after)} of {loss.of:.0f} digits"
             text = (
-                f"{call} has {kept} left in PyTorch, {_number(loss.found)} for "
-                f"{_number(loss.exact)}: they are lost here."
+                f"{call} has {kept} left in PyTorch, {number(loss.found)} for "
+                f"{number(loss.exact)}: they are lost here."
             )
         data = {"node": node.label, "index": list(loss.index), "digits": round(loss.after)}
         text += _instead(run, node, data)
@@ -309,7 +302,7 @@ def _conventions(run: Run, singular: list[Singular]) -> list[Note]:
             continue
         index = tuple(int(i) for i in np.argwhere(off)[0])
         name = at(f"{gradient.name}.grad", index)
-        ours, theirs = _number(float(gradient.value[index])), _number(float(torch[index]))
+        ours, theirs = number(float(gradient.value[index])), number(float(torch[index]))
         point = singular[-1].node
         text = (
             f"{name} is {ours} by the closed form and {theirs} in PyTorch: "

@@ -64,7 +64,6 @@ def said(run: Run) -> Said:
     )
     for leaf, frame, formula, text in whole:
         if not short_enough and (text is None or len(text) > _LONG) and run.closed.has_parts(leaf):
-            frame = run.closed.calculus.indices(leaf.shape, "d")
             chained = run.closed.chained(leaf, ADJOINT)
             shorter = _said(run, chained, frame, names)
             if shorter is not None and (text is None or len(shorter) < len(text)):

@@ -28,9 +28,7 @@ def cleaned(pair: Any, *, exact: bool) -> Array:
         unit, shown = mp.mpf(10) ** (10 - mp.dps), to_float(value)
         if _clear(shown, pair[1], unit):
             return np.asarray(shown + 0.0)
-        with np.errstate(all="ignore"):
-            noise = np.frompyfunc(lambda x, size: _is_noise(x, size, unit), 2, 1)(value, pair[1])
-        return np.asarray(np.where(np.asarray(noise, dtype=bool), 0.0, shown) + 0.0)
+        return np.asarray(np.where(noise(pair), 0.0, shown) + 0.0)
     return compare.settled(to_float(value), pair[1], compare.ROUNDOFF["float64"])
 
 
@@ -42,9 +40,15 @@ def _clear(value: Array, size: Array, unit: Any) -> bool:
         )
 
 
-def _is_noise(value: Any, magnitude: float, unit: Any) -> bool:
-    """Whether a number with digits to spare is 0 but for its rounding."""
-    return bool(magnitude < math.inf and abs(value) <= unit * magnitude)
+def noise(pair: Any) -> Array:
+    """Where numbers with digits to spare are 0 but for their rounding."""
+    unit = mp.mpf(10) ** (10 - mp.dps)
+
+    def is_noise(value: Any, magnitude: float) -> bool:
+        return bool(magnitude < math.inf and abs(value) <= unit * magnitude)
+
+    with np.errstate(all="ignore"):
+        return np.asarray(np.frompyfunc(is_noise, 2, 1)(*pair), dtype=bool)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from gradexplain.routes.pytorch import (
 
 #: A larger program is shown at the first point; at a larger value a matrix was all but singular.
 _TRIED, _LARGE = 10_000, 1e9
+#: A value is on a kink that it is nearer to than this part of what it is made from.
 _NOISE = 1e-12
 
 _COMPARED = {"<=": operator.le, ">=": operator.ge, "==": operator.eq}

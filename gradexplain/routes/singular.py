@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import sympy
@@ -17,9 +17,6 @@ from gradexplain.ops.base import Op
 from gradexplain.plan.arrays import to_float
 from gradexplain.plan.evaluate import Evaluator
 from gradexplain.routes.chain import ChainRule
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,14 @@ from gradexplain.supervisor.helper import HELPERS, Failed, TooLate
 T = TypeVar("T")
 
 
-def within(timeout: float, function: Callable[..., T], *arguments: Any) -> T:
-    """``function(*arguments)`` in a helper that is kept for the next call.
+def within(timeout: float | None, function: Callable[..., T], *arguments: Any) -> T:
+    """``function(*arguments)`` in a helper that is kept for the next call; here without a ``timeout``.
 
     Raises `BudgetError` where it takes more than ``timeout`` seconds, the start of the helper
     included, or 2 GiB, and what the function raises.
     """
+    if timeout is None:
+        return function(*arguments)
     if not timeout > 0:
         raise InputError(
             f"timeout is {timeout}, not a number of seconds above 0", remedy="leave it out"
