@@ -15,35 +15,19 @@ from typing import Any
 import numpy as np
 
 from gradexplain import numbers
+from gradexplain.document import model as doc
 from gradexplain.document import serialise
-from gradexplain.document.model import (
-    Block,
-    Cell,
-    Document,
-    Fold,
-    Formula,
-    Graph,
-    Heading,
-    Line,
-    Matrix,
-    Notes,
-    Paragraph,
-    Program,
-    Span,
-    Steps,
-    Table,
-    Tensor,
-)
 from gradexplain.explanation import Explanation
 from gradexplain.formats.notation import mathml
 from gradexplain.formats.svg import svg
+from gradexplain.formats.writing import Writer
 
 #: A Jacobian of more rows or columns has no picture of its structure.
 _PICTURE = 64
 
 
 def render(
-    document: Document, x: Explanation | None = None, precision: int = numbers.PRECISION
+    document: doc.Document, x: Explanation | None = None, precision: int = numbers.PRECISION
 ) -> str:
     """The whole file; ``x`` holds the numbers that the page's own sums are made of."""
     body = body_of(document, x, precision)
@@ -57,10 +41,9 @@ def render(
     )
 
 
-def body_of(document: Document, x: Explanation | None, precision: int) -> str:
+def body_of(document: doc.Document, x: Explanation | None, precision: int) -> str:
     """What stands in the body: also what a notebook shows."""
-    writer = _Writer(precision)
-    blocks = "\n".join(part for block in document.blocks if (part := writer.block(block)))
+    blocks = "\n".join(_Writer(precision).blocks(document.blocks))
     data = json.dumps(_data(document, x, precision), ensure_ascii=False).replace("<", "\\u003c")
     return (
         f"<main>\n<h1>{escape(document.title)}</h1>\n{blocks}\n"
@@ -69,11 +52,11 @@ def body_of(document: Document, x: Explanation | None, precision: int) -> str:
     )
 
 
-def _data(document: Document, x: Explanation | None, precision: int) -> dict[str, Any]:
+def _data(document: doc.Document, x: Explanation | None, precision: int) -> dict[str, Any]:
     """What the script works with."""
     steps: list[dict[str, Any]] = []
     for block in document.blocks:
-        if isinstance(block, Steps):
+        if isinstance(block, doc.Steps):
             steps += _forward(block, precision)
             steps += _backward(block, precision)
     found: dict[str, Any] = {"steps": steps, "precision": precision, "jacobian": {}}
@@ -99,13 +82,13 @@ def _brief(values: Any, precision: int) -> str:
     return lines[0] if len(lines) == 1 and len(lines[0]) <= 24 else f"{numbers.shape(values.shape)}"
 
 
-def _forward(block: Steps, precision: int) -> Iterable[dict[str, Any]]:
+def _forward(block: doc.Steps, precision: int) -> Iterable[dict[str, Any]]:
     for node, expression, value in block.forward:
         title = f"forward, {node} = {expression}"
         yield {"node": node, "title": title, "lines": _text(value, precision)}
 
 
-def _backward(block: Steps, precision: int) -> Iterable[dict[str, Any]]:
+def _backward(block: doc.Steps, precision: int) -> Iterable[dict[str, Any]]:
     for step in block.backward:
         lines = ["what arrives (upstream gradient):", *_text(step.upstream, precision)]
         if step.rule:
@@ -126,37 +109,28 @@ def _backward(block: Steps, precision: int) -> Iterable[dict[str, Any]]:
         }
 
 
-class _Writer:
-    def __init__(self, precision: int) -> None:
-        self.precision = precision
+class _Writer(Writer):
+    def heading(self, block: doc.Heading) -> str:
+        remark = f'<p class="remark">{escape(block.remark)}</p>' if block.remark else ""
+        return f"<h2>{escape(block.title)}</h2>{remark}"
 
-    def block(self, block: Block) -> str:
-        match block:
-            case Heading():
-                remark = f'<p class="remark">{escape(block.remark)}</p>' if block.remark else ""
-                return f"<h2>{escape(block.title)}</h2>{remark}"
-            case Paragraph():
-                return f"<p>{self.line(block.content)}</p>" if block.content else ""
-            case Program():
-                return f'<pre tabindex="0">{escape(chr(10).join(block.lines))}</pre>'
-            case Formula():
-                return self.formula(block)
-            case Table():
-                return self.table(block)
-            case Matrix():
-                return self.matrix(block)
-            case Graph():
-                return "".join(f'<p class="remark">{escape(r)}</p>' for r in block.remarks)
-            case Steps():
-                return self.steps(block)
-            case Notes():
-                items = "".join(f"<li>{self.line(item)}</li>" for item in block.items)
-                return f"<ul>{items}</ul>"
-            case Fold():
-                inner = "".join(map(self.block, block.blocks))
-                return f"<details><summary>{escape(block.title)}</summary>{inner}</details>"
+    def paragraph(self, block: doc.Paragraph) -> str:
+        return f"<p>{self.line(block.content)}</p>" if block.content else ""
 
-    def formula(self, block: Formula) -> str:
+    def program(self, block: doc.Program) -> str:
+        return f'<pre tabindex="0">{escape(chr(10).join(block.lines))}</pre>'
+
+    def graph(self, block: doc.Graph) -> str:
+        return "".join(f'<p class="remark">{escape(r)}</p>' for r in block.remarks)
+
+    def notes(self, block: doc.Notes) -> str:
+        return f"<ul>{''.join(f'<li>{self.line(item)}</li>' for item in block.items)}</ul>"
+
+    def fold(self, block: doc.Fold) -> str:
+        inner = "".join(map(self.block, block.blocks))
+        return f"<details><summary>{escape(block.title)}</summary>{inner}</details>"
+
+    def formula(self, block: doc.Formula) -> str:
         remark = f' <span class="remark">{escape(block.remark)}</span>' if block.remark else ""
         shown = wide(f"{mathml(block.text)}{remark}", "a formula")
         if block.where:
@@ -164,19 +138,19 @@ class _Writer:
             shown += f"<details><summary>what the names stand for</summary>{lines}</details>"
         return shown
 
-    def table(self, block: Table) -> str:
-        def row(cells: Iterable[Cell]) -> str:
+    def table(self, block: doc.Table) -> str:
+        def row(cells: Iterable[doc.Cell]) -> str:
             return "<tr>" + "".join(f"<td>{self.cell(cell)}</td>" for cell in cells) + "</tr>"
 
         rows = [block.head, *block.rows] if block.head else list(block.rows)
         return wide(f"<table>{''.join(map(row, rows))}</table>", "a table") if rows else ""
 
-    def cell(self, cell: Cell) -> str:
+    def cell(self, cell: doc.Cell) -> str:
         return "<br>".join(
-            self.tensor(part) if isinstance(part, Tensor) else self.line(part) for part in cell
+            self.tensor(part) if isinstance(part, doc.Tensor) else self.line(part) for part in cell
         )
 
-    def tensor(self, block: Tensor) -> str:
+    def tensor(self, block: doc.Tensor) -> str:
         """The numbers in their columns; those of a gradient can be asked what they are made of."""
         lines = numbers.tensor(block.values, self.precision, 90, block.most)
         text = escape("\n".join(lines))
@@ -185,10 +159,7 @@ class _Writer:
         remark = f' <span class="label">{escape(block.remark)}</span>' if block.remark else ""
         return f'<span class="t">{text}</span>{remark}'
 
-    def line(self, content: Line) -> str:
-        return "".join(map(self.span, content))
-
-    def span(self, span: Span) -> str:
+    def span(self, span: doc.Span) -> str:
         text = span.text
         if span.kind == "code":
             shown = f"<code>{escape(text)}</code>"
@@ -200,7 +171,7 @@ class _Writer:
             shown = escape(text)
         return f'<span class="{span.role}">{shown}</span>' if span.role else shown
 
-    def matrix(self, block: Matrix) -> str:
+    def matrix(self, block: doc.Matrix) -> str:
         values = block.values.reshape(len(block.rows), len(block.columns))
         head = "".join(f'<th scope="col">{escape(c)}</th>' for c in block.columns)
         rows = "".join(
@@ -216,7 +187,7 @@ class _Writer:
         table = f'<table class="j"><tr><td></td>{head}</tr>{rows}</table>'
         return wide(table, "the Jacobian") + _picture(values)
 
-    def steps(self, block: Steps) -> str:
+    def steps(self, block: doc.Steps) -> str:
         drawn = svg(block.graph).replace("<svg ", '<svg class="g" ', 1)
         controls = (
             '<div class="js"><h2>Step by step</h2><div id="bar">'
@@ -233,7 +204,7 @@ def wide(inner: str, label: str) -> str:
     return f'<div class="wide" tabindex="0" role="group" aria-label="{escape(label)}">{inner}</div>'
 
 
-def _asked(text: str, block: Tensor) -> str:
+def _asked(text: str, block: doc.Tensor) -> str:
     """The numbers of a tensor as buttons."""
     places = list(np.ndindex(*block.values.shape))
     found: list[str] = []

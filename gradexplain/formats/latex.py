@@ -7,26 +7,10 @@ import re
 import numpy as np
 
 from gradexplain import numbers
-from gradexplain.document.model import (
-    Block,
-    Cell,
-    Document,
-    Fold,
-    Formula,
-    Graph,
-    Heading,
-    Line,
-    Matrix,
-    Notes,
-    Paragraph,
-    Program,
-    Span,
-    Steps,
-    Table,
-    Tensor,
-)
+from gradexplain.document import model as doc
 from gradexplain.formats import ascii
 from gradexplain.formats.notation import latex, plain_latex
+from gradexplain.formats.writing import Writer
 from gradexplain.tensors import Array
 
 _PREAMBLE = r"""\documentclass{article}
@@ -42,44 +26,95 @@ _MOST = 60
 
 
 def render(
-    document: Document, precision: int = numbers.PRECISION, *, standalone: bool = False
+    document: doc.Document, precision: int = numbers.PRECISION, *, standalone: bool = False
 ) -> str:
     """The whole page; ``standalone`` with a preamble, else what stands in a document's body."""
-    parts = [rf"\section*{{{plain_latex(document.title)}}}"]
-    parts += [_block(block, precision) for block in document.blocks]
-    body = "\n\n".join(part for part in parts if part) + "\n"
+    title = rf"\section*{{{plain_latex(document.title)}}}"
+    body = "\n\n".join([title, *_Writer(precision).blocks(document.blocks)]) + "\n"
     return _PREAMBLE + body + "\\end{document}\n" if standalone else body
 
 
-def _block(block: Block, precision: int) -> str:
-    match block:
-        case Heading():
-            remark = f"\n{plain_latex(block.remark)}" if block.remark else ""
-            return rf"\subsection*{{{plain_latex(block.title)}}}{remark}"
-        case Paragraph():
-            return _line(block.content)
-        case Program():
-            lines = "\n".join(ascii.fold(line, "ascii") for line in block.lines)
-            return "\\begin{verbatim}\n" + lines + "\n\\end{verbatim}"
-        case Formula():
-            shown = [_display(block.text)]
-            if block.remark:
-                shown.append(plain_latex(block.remark))
-            shown += [f"where ${latex(text)}$" for text in block.where]
-            return "\n\n".join(shown)
-        case Table():
-            return _table(block, precision)
-        case Matrix():
-            return _jacobian(block, precision)
-        case Graph():
-            return "\n\n".join(plain_latex(remark) for remark in block.remarks)
-        case Notes():
-            items = "\n".join(rf"\item {_line(item)}" for item in block.items)
-            return f"\\begin{{itemize}}\n{items}\n\\end{{itemize}}"
-        case Fold():
-            return "\n\n".join(_block(part, precision) for part in block.blocks)
-        case Steps():
-            return _steps(block)
+class _Writer(Writer):
+    def heading(self, block: doc.Heading) -> str:
+        remark = f"\n{plain_latex(block.remark)}" if block.remark else ""
+        return rf"\subsection*{{{plain_latex(block.title)}}}{remark}"
+
+    def paragraph(self, block: doc.Paragraph) -> str:
+        return self.line(block.content)
+
+    def program(self, block: doc.Program) -> str:
+        lines = "\n".join(ascii.fold(line, "ascii") for line in block.lines)
+        return "\\begin{verbatim}\n" + lines + "\n\\end{verbatim}"
+
+    def formula(self, block: doc.Formula) -> str:
+        known = [plain_latex(block.remark)] if block.remark else []
+        where = [f"where ${latex(text)}$" for text in block.where]
+        return "\n\n".join([_display(block.text), *known, *where])
+
+    def table(self, block: doc.Table) -> str:
+        count = max(map(len, block.rows), default=0)
+        lines = []
+        for row in [block.head, *block.rows] if block.head else block.rows:
+            cells = [*map(self.cell, row)]
+            lines.append(" & ".join(cells + [""] * (count - len(cells))) + r" \\")
+        columns = "l" * (count - 1) + r"p{0.55\linewidth}"
+        body = "\n".join(lines)
+        return f"\\noindent{{\\small\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}}}"
+
+    def matrix(self, block: doc.Matrix) -> str:
+        rows = block.values.reshape(len(block.rows), len(block.columns)).tolist()
+        if len(block.columns) > 12:
+            return ""
+        head = " & ".join(["", *(f"{latex(c)}" for c in block.columns)]) + r" \\ \hline"
+        body = "\n".join(
+            " & ".join([latex(label), *(number(v, self.precision) for v in row)]) + r" \\"
+            for label, row in zip(block.rows, rows, strict=True)
+        )
+        columns = "l|" + "r" * len(block.columns)
+        return f"\\[\\small\n\\begin{{array}}{{{columns}}}\n{head}\n{body}\n\\end{{array}}\n\\]"
+
+    def graph(self, block: doc.Graph) -> str:
+        return "\n\n".join(plain_latex(remark) for remark in block.remarks)
+
+    def notes(self, block: doc.Notes) -> str:
+        items = "\n".join(rf"\item {self.line(item)}" for item in block.items)
+        return f"\\begin{{itemize}}\n{items}\n\\end{{itemize}}"
+
+    def fold(self, block: doc.Fold) -> str:
+        return "\n\n".join(map(self.block, block.blocks))
+
+    def steps(self, block: doc.Steps) -> str:
+        """The steps of the chain rule, aligned and numbered, the operation beside each."""
+        lines = []
+        for step in block.backward:
+            left, relation, right = re.sub(r"\s+", " ", step.rule).partition(" = ")
+            if relation:
+                said = plain_latex(step.expression)
+                lines.append(rf"{latex(left)} & = {latex(right)} && \text{{{said}}}")
+        return "\\begin{align}\n" + " \\\\\n".join(lines) + "\n\\end{align}" if lines else ""
+
+    def cell(self, cell: doc.Cell) -> str:
+        shown = []
+        for part in cell:
+            if isinstance(part, doc.Tensor):
+                remark = f" {plain_latex(part.remark)}" if part.remark else ""
+                shown.append(f"${tensor(part.values, self.precision)}${remark}")
+            else:
+                shown.append(self.line(part))
+        return r" \newline ".join(shown)
+
+    def span(self, span: doc.Span) -> str:
+        text = span.text
+        if not text.strip():
+            return text
+        if span.kind == "math":
+            lead, bare = (" " if text[0] == " " else ""), text.strip()
+            relation = "= " if bare.startswith("= ") else ""
+            return f"{lead}${relation}{latex(bare.removeprefix('= '))}$"
+        if span.kind == "code":
+            return rf"\texttt{{{plain_latex(text)}}}"
+        shown = plain_latex(text)
+        return rf"\textbf{{{shown}}}" if span.role in ("strong", "bad", "good") else shown
 
 
 def _display(text: str) -> str:
@@ -94,47 +129,6 @@ def _display(text: str) -> str:
         )
         return f"\\begin{{align*}}\n{lines}\n\\end{{align*}}"
     return f"\\[\n{shown}\n\\]"
-
-
-def _table(block: Table, precision: int) -> str:
-    count = max(map(len, block.rows), default=0)
-    rows = [block.head, *block.rows] if block.head else list(block.rows)
-    lines = []
-    for row in rows:
-        cells = [_cell(cell, precision) for cell in row]
-        lines.append(" & ".join(cells + [""] * (count - len(cells))) + r" \\")
-    columns = "l" * (count - 1) + r"p{0.55\linewidth}"
-    body = "\n".join(lines)
-    return f"\\noindent{{\\small\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}}}"
-
-
-def _cell(cell: Cell, precision: int) -> str:
-    shown = []
-    for part in cell:
-        if isinstance(part, Tensor):
-            remark = f" {plain_latex(part.remark)}" if part.remark else ""
-            shown.append(f"${tensor(part.values, precision)}${remark}")
-        else:
-            shown.append(_line(part))
-    return r" \newline ".join(shown)
-
-
-def _line(content: Line) -> str:
-    return "".join(map(_span, content))
-
-
-def _span(span: Span) -> str:
-    text = span.text
-    if not text.strip():
-        return text
-    if span.kind == "math":
-        lead, bare = (" " if text[0] == " " else ""), text.strip()
-        relation = "= " if bare.startswith("= ") else ""
-        return f"{lead}${relation}{latex(bare.removeprefix('= '))}$"
-    if span.kind == "code":
-        return rf"\texttt{{{plain_latex(text)}}}"
-    shown = plain_latex(text)
-    return rf"\textbf{{{shown}}}" if span.role in ("strong", "bad", "good") else shown
 
 
 def tensor(values: Array, precision: int) -> str:
@@ -155,29 +149,3 @@ def number(value: float, precision: int) -> str:
     if text in ("inf", "-inf", "nan"):
         return {"inf": r"\infty", "-inf": r"-\infty", "nan": r"\mathrm{nan}"}[text]
     return rf"{mantissa} \cdot 10^{{{int(power)}}}" if e else text
-
-
-def _jacobian(block: Matrix, precision: int) -> str:
-    rows = block.values.reshape(len(block.rows), len(block.columns)).tolist()
-    if len(block.columns) > 12:
-        return ""
-    head = " & ".join(["", *(f"{latex(c)}" for c in block.columns)]) + r" \\ \hline"
-    body = "\n".join(
-        " & ".join([latex(label), *(number(v, precision) for v in row)]) + r" \\"
-        for label, row in zip(block.rows, rows, strict=True)
-    )
-    columns = "l|" + "r" * len(block.columns)
-    return f"\\[\\small\n\\begin{{array}}{{{columns}}}\n{head}\n{body}\n\\end{{array}}\n\\]"
-
-
-def _steps(block: Steps) -> str:
-    """The steps of the chain rule, aligned and numbered, the operation beside each."""
-    lines = []
-    for step in block.backward:
-        rule = re.sub(r"\s+", " ", step.rule)
-        if " = " in rule:
-            left, _, right = rule.partition(" = ")
-            lines.append(
-                rf"{latex(left)} & = {latex(right)} && \text{{{plain_latex(step.expression)}}}"
-            )
-    return "\\begin{align}\n" + " \\\\\n".join(lines) + "\n\\end{align}" if lines else ""

@@ -5,28 +5,14 @@ One accent for v and what flows back, one for names; nothing is said by colour a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from rich.text import Text
 
 from gradexplain import numbers
-from gradexplain.document.model import (
-    Block,
-    Cell,
-    Document,
-    Fold,
-    Formula,
-    Graph,
-    Heading,
-    Line,
-    Matrix,
-    Notes,
-    Paragraph,
-    Program,
-    Steps,
-    Table,
-    Tensor,
-)
+from gradexplain.document import model as doc
 from gradexplain.formats.drawing import drawing
 from gradexplain.formats.text import Page, Style, matrix_lines, wrapped_lines
 
@@ -41,7 +27,7 @@ _GAP = 2
 _LEAST = 16
 
 
-def render(document: Document, style: Style | None = None) -> str:
+def render(document: doc.Document, style: Style | None = None) -> str:
     """The whole page."""
     page = Page(style or Style())
     for block in document.blocks:
@@ -49,41 +35,22 @@ def render(document: Document, style: Style | None = None) -> str:
     return page.finish(first=True)
 
 
-def write(page: Page, block: Block) -> None:
+def write(page: Page, block: doc.Block) -> None:
     """One block, with an empty line before it where one belongs."""
-    match block:
-        case Heading():
-            _heading(page, block)
-        case Paragraph():
-            _paragraph(page, block)
-        case Program():
-            _program(page, block)
-        case Formula():
-            _formula(page, block)
-        case Table():
-            _table(page, block)
-        case Matrix():
-            _matrix(page, block)
-        case Graph():
-            _graph(page, block)
-        case Notes():
-            _notes(page, block)
-        case Fold():
-            _fold(page, block)
-        case Steps():
-            pass  # the table beside it says the same
+    if not isinstance(block, doc.Steps):  # the table beside it says the same
+        _WRITERS[type(block)](page, block)
 
 
-def _spans(page: Page, content: Line) -> Text:
+def _spans(page: Page, content: doc.Line) -> Text:
     return Text().join(page.text(span.text, STYLES[span.role]) for span in content)
 
 
-def _heading(page: Page, block: Heading) -> None:
+def _heading(page: Page, block: doc.Heading) -> None:
     page.blank()
     page.heading(block.title, block.remark)
 
 
-def _paragraph(page: Page, block: Paragraph) -> None:
+def _paragraph(page: Page, block: doc.Paragraph) -> None:
     if not block.content:
         page.blank()
         return
@@ -91,12 +58,12 @@ def _paragraph(page: Page, block: Paragraph) -> None:
     page.add(_spans(page, block.content), indent=block.indent, hang=block.hang, formula=math)
 
 
-def _program(page: Page, block: Program) -> None:
+def _program(page: Page, block: doc.Program) -> None:
     for statement in block.lines:
         page.add(page.text(statement), indent=block.indent, formula=True)
 
 
-def _formula(page: Page, block: Formula) -> None:
+def _formula(page: Page, block: doc.Formula) -> None:
     shown = page.text(block.text)
     known = page.text(block.remark, STYLES["label"])
     room = page.style.width - block.indent
@@ -116,7 +83,7 @@ def _formula(page: Page, block: Formula) -> None:
         )
 
 
-def _table(page: Page, block: Table) -> None:
+def _table(page: Page, block: doc.Table) -> None:
     rows = [block.head, *block.rows] if block.head else list(block.rows)
     if not rows:
         return
@@ -136,7 +103,7 @@ def _table(page: Page, block: Table) -> None:
     )
 
 
-def _stacked(page: Page, block: Table, widths: list[int]) -> None:
+def _stacked(page: Page, block: doc.Table, widths: list[int]) -> None:
     """A row is the kept cells side by side, the others under them."""
     room = page.style.width - block.indent
     for row in block.rows:
@@ -146,7 +113,7 @@ def _stacked(page: Page, block: Table, widths: list[int]) -> None:
                 page.lines.append(Text(" " * (block.indent + 4)).append_text(piece))
 
 
-def _natural(page: Page, shown: Cell) -> int:
+def _natural(page: Page, shown: doc.Cell) -> int:
     """How wide a cell is where there is room; a tensor is folded first of all."""
     return max((t.cell_len for t in _cell(page, shown, 1000)), default=0)
 
@@ -162,18 +129,18 @@ def _fitted(widths: list[int], room: int) -> list[int]:
     return widths
 
 
-def _cell(page: Page, shown: Cell, width: int) -> list[Text]:
+def _cell(page: Page, shown: doc.Cell, width: int) -> list[Text]:
     """The lines of a cell."""
     lines: list[Text] = []
     for part in shown:
-        if isinstance(part, Tensor):
+        if isinstance(part, doc.Tensor):
             lines += _tensor(page, part, width)
         else:
             lines += wrapped_lines(_spans(page, part), width, hang=2)
     return lines
 
 
-def _tensor(page: Page, block: Tensor, width: int) -> list[Text]:
+def _tensor(page: Page, block: doc.Tensor, width: int) -> list[Text]:
     lines = [
         page.text(t) for t in numbers.tensor(block.values, page.style.precision, width, block.most)
     ]
@@ -188,28 +155,34 @@ def _tensor(page: Page, block: Tensor, width: int) -> list[Text]:
     return lines
 
 
-def _matrix(page: Page, block: Matrix) -> None:
+def _matrix(page: Page, block: doc.Matrix) -> None:
     label = partial(page.text, style=STYLES["label"])
     matrix_lines(page, [*map(label, block.rows)], [*map(label, block.columns)], block.values)
 
 
-def _graph(page: Page, block: Graph) -> None:
+def _graph(page: Page, block: doc.Graph) -> None:
     lines = drawing(block, page.style.width - 2)
     if not lines:
         return
-    _heading(page, Heading("Graph"))
+    _heading(page, doc.Heading("Graph"))
     for drawn in lines:
         page.lines.append(Text("  ").append_text(page.text(drawn)))
     for remark in block.remarks:
         page.add(page.text(remark, STYLES["label"]), hang=2)
 
 
-def _notes(page: Page, block: Notes) -> None:
+def _notes(page: Page, block: doc.Notes) -> None:
     for item in block.items:
         page.add(page.text("- "), _spans(page, item), hang=2)
 
 
-def _fold(page: Page, block: Fold) -> None:
+def _fold(page: Page, block: doc.Fold) -> None:
     page.add(page.text(block.title, STYLES["label"]))
     for inner in block.blocks:
         write(page, inner)
+
+
+_WRITERS: dict[type[Any], Callable[[Page, Any], None]] = {
+    doc.Heading: _heading, doc.Paragraph: _paragraph, doc.Program: _program, doc.Formula: _formula, doc.Table: _table,
+    doc.Matrix: _matrix, doc.Graph: _graph, doc.Notes: _notes, doc.Fold: _fold,
+}  # fmt: skip
