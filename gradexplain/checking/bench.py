@@ -8,7 +8,7 @@ import inspect
 import sys
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -83,8 +83,8 @@ class Bench:
             for t in self.trials
         ]
 
-    def compiled(self) -> Any:
-        """The tree, as it is now, as a function."""
+    def compiled(self, known: Mapping[str, Any] | None = None) -> Any:
+        """The tree, as it is now, as a function; ``known`` are names that it may use besides."""
         assert self.tree is not None
         body = copy.copy(self.tree)
         body.decorator_list = []
@@ -93,10 +93,13 @@ class Bench:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)
             # The user's own source, edited.
-            exec(compile(module, "<edited>", "exec"), self.source.__globals__, space)
+            names = {**self.source.__globals__, **known} if known else self.source.__globals__
+            exec(compile(module, "<edited>", "exec"), names, space)
         return space[self.tree.name]
 
-    def gradients(self, backward: Any, k: int, v: Any, *, again: bool = True) -> list[Any] | None:
+    def gradients(
+        self, backward: Any, k: int, v: Any, *, again: bool = True, graph: bool = False
+    ) -> list[Any] | None:
         """What ``backward`` gives at the k-th trial for each input that is looked at."""
         y, leaves = self.made[k]
         upstream = numeric.tensor(v, "float64")
@@ -104,14 +107,14 @@ class Bench:
         try:
             with quiet():
                 found = torch.autograd.grad(
-                    y, leaves, upstream, retain_graph=True, allow_unused=True
+                    y, leaves, upstream, retain_graph=True, create_graph=graph, allow_unused=True
                 )
         except Exception as error:  # the user's own code, edited
             if "modified by an inplace" in str(error) and again:
                 # By this edit, or by one before it: what was saved is made anew.
                 setting = cast("CodeSetting", self.trials[k].setting)
                 self.made[k] = setting.applied(self.trials[k].values, "float64")
-                return self.gradients(backward, k, v, again=False)
+                return self.gradients(backward, k, v, again=False, graph=graph)
             return None
         finally:
             self.function.backward = self.original

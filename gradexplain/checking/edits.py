@@ -14,7 +14,7 @@ import linecache
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from gradexplain.checking import numeric
+from gradexplain.checking import numeric, solving
 from gradexplain.checking.bench import Bench
 from gradexplain.checking.formula_bench import FormulaBench
 from gradexplain.checking.places import Edit, edits, slots
@@ -42,11 +42,15 @@ def find(
             return mend
     scope = bench.scope()
     kept: list[Edit] = []
+    solved = solving.Solved(bench) if isinstance(bench, Bench) else None
     for edit in itertools.islice(edits(bench.tree, scope, bench.returned, first), bench.most):
-        if _right(bench, [edit]):
+        if (solved is None or solved.may(edit)) and _right(bench, [edit]):
             return [edit]
         if edit.paired:
             kept.append(edit)
+    for edit in solved.edits(scope) if solved is not None else ():
+        if _right(bench, [edit]):
+            return [edit]
     return _pair(bench, kept) if pairs else []
 
 

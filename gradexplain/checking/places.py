@@ -113,8 +113,8 @@ def slots(tree: ast.AST) -> Iterator[Slot]:
             if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
                 continue
             here = place(node, name, child, above)
-            method = isinstance(node, ast.Call) and name == "func"
-            if not method and not isinstance(child, ast.keyword):
+            fixed = isinstance(node, ast.Call) and name == "func" or isinstance(child, ast.keyword)
+            if not fixed and getattr(child, "attr", "") != "saved_tensors":
                 yield Slot(node, name, i, here, inner)
             if isinstance(child, ast.Attribute) and isinstance(child.value, ast.Name) and (
                 child.value.id == "ctx"
@@ -131,8 +131,7 @@ def edits(
     """Every edit of the table at every place that bears on the returned values at ``places``, in
     the table's order; faults of the codes ``first`` before the others.
     """
-    kept, seen = _statements(tree, places), set()
-    found = [slot for slot in slots(tree) if _bears(slot, kept)]
+    found, seen = bearing(tree, places), set()
     for one in sorted(RULES, key=lambda r: r.code not in first):
         for slot in found:
             node = slot.get()
@@ -182,5 +181,7 @@ def _statements(tree: ast.FunctionDef, places: Sequence[int]) -> set[ast.AST]:
     return kept
 
 
-def _bears(slot: Slot, kept: set[ast.AST]) -> bool:
-    return slot.within is None or slot.within in kept
+def bearing(tree: ast.FunctionDef, places: Sequence[int]) -> list[Slot]:
+    """The places that bear on the returned values at ``places``."""
+    kept = _statements(tree, places)
+    return [slot for slot in slots(tree) if slot.within is None or slot.within in kept]

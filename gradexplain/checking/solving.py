@@ -1,0 +1,323 @@
+"""What has to stand at a place of a backward for it to be right: solved for, and then looked up.
+
+Each expression of the source is given a small change of its own, and the gradients are differentiated
+by it: so it is known what its value would have to be, or, where other values would do as well, what a
+change of it brings about.  Whether ``c·m`` makes the backward right as a factor there, or as a term,
+for a monomial ``m`` in what the backward can name, is then one product of matrices for all ``m`` at
+once; no edit is run before it fits.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from gradexplain.checking import numeric
+from gradexplain.checking.bench import Bench
+from gradexplain.checking.places import Edit, Slot, bearing, slots
+from gradexplain.checking.rewriting import Scope, factors_of, made, size, text
+from gradexplain.explanation import Array
+
+torch = numeric.torch_module()
+
+#: Elements of a value, of all the times that it is worked out, up to which it is solved for.
+_MOST = 120
+#: Constants that stand before a monomial.
+_CONSTANTS = tuple(
+    sign * c for c in (1.0, 2.0, 0.5, 3.0, 4.0, 0.25, 6.0, 1.5, 1 / 3, 1 / 6) for sign in (1, -1)
+)
+#: Values made of one name.
+_OF_ONE = ("{0}", "(1 - {0})", "(1 + {0})", "(1 - {0} ** 2)", "{0}.exp()", "{0}.sqrt()",
+           "{0}.abs()", "{0}.sign()", "{0}.unsqueeze(-1)", "{0}.T")  # fmt: skip
+_POWERS = (1, -1, 2, -2, 3, -3)
+
+
+#: Nodes that have no value of their own.
+_UNTOLD = (ast.Tuple, ast.List, ast.Slice, ast.Compare, ast.stmt, ast.keyword, ast.Starred)
+
+
+@dataclass(slots=True)
+class _Place:
+    """A place, its values where they are worked out, and the names that are known there."""
+
+    slot: Slot
+    values: list[Any]
+    frames: list[tuple[dict[str, Any], dict[str, Any]]]
+    #: What a change of the values changes the gradients by, and what is wanted of it.
+    matrix: Array
+    wanted: Array
+
+    @property
+    def flat(self) -> Array:
+        return np.concatenate([numeric.array(v).ravel() for v in self.values])
+
+
+class Solved:
+    """The places of one backward, each solved for when it is first asked about."""
+
+    def __init__(self, bench: Bench) -> None:
+        assert bench.tree is not None
+        self.bench = bench
+        self._places: dict[int, _Place | None] = {}
+        self._above = {id(slot.get()): slot for slot in slots(bench.tree)}
+
+    def _place(self, slot: Slot) -> _Place | None:
+        node = slot.get()
+        if id(node) not in self._places:
+            told = slot.place not in ("index", "size", "test") and not isinstance(node, _UNTOLD)
+            self._places[id(node)] = _place(self.bench, slot) if told else None
+        return self._places[id(node)]
+
+    def may(self, edit: Edit) -> bool:
+        """Whether an edit can be right, by the value of the smallest expression around it that is
+        known to decide; True where none is.
+        """
+        slot: Slot | None = edit.slot
+        around: list[tuple[Slot, _Place]] = []
+        while slot is not None and isinstance(slot.get(), (ast.expr, ast.keyword)):
+            place = self._place(slot)
+            if place is not None:
+                around.append((slot, place))
+            slot = self._above.get(id(slot.owner))
+        edit.slot.put(edit.new)
+        try:
+            found = (self._fits(slot.get(), place) for slot, place in around)
+            return next((one for one in found if one is not None), True)
+        finally:
+            edit.slot.put(edit.old)
+
+    def _fits(self, node: ast.expr, place: _Place) -> bool | None:
+        """Whether the gradients are right with the value of ``node``; None where it has another
+        shape, or changes what it works on.
+        """
+        shown = text(node)
+        if "_(" in shown:
+            return None
+        parts = []
+        try:
+            code = compile(shown, "<tried>", "eval")
+            for (space, known), value in zip(place.frames, place.values, strict=True):
+                found = eval(code, space, known)  # the user's own source, edited
+                if isinstance(found, (int, float)):
+                    found = torch.tensor(float(found))
+                if getattr(found, "shape", None) != value.shape:
+                    return None
+                parts.append(numeric.array(found).ravel())
+        except Exception:  # the user's own source, edited
+            return False
+        with np.errstate(all="ignore"):
+            change = place.matrix @ (np.concatenate(parts) - place.flat) - place.wanted
+            scale = np.abs(place.wanted).max() + np.abs(place.matrix @ place.flat).max()
+        return bool(np.abs(change).max() <= 1e-6 * scale)
+
+    def edits(self, scope: Scope) -> Iterator[Edit]:
+        """Edits that fit at the first trial, the simplest first: each has still to be run at all."""
+        assert self.bench.tree is not None
+        found: list[tuple[float, Edit]] = []
+        for slot in bearing(self.bench.tree, self.bench.returned):
+            place = self._place(slot)
+            if place is not None and not isinstance(slot.get(), ast.Constant):
+                found += _fits(place, scope)
+        for _, edit in sorted(found, key=lambda pair: pair[0])[:60]:
+            yield edit
+
+
+def _place(bench: Bench, slot: Slot) -> _Place | None:
+    """What the gradients are as a function of the value at a place; None where it cannot be told."""
+    node = slot.get()
+    changes: list[Any] = []
+    values: list[Any] = []
+    frames: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    steps: list[Any] = []
+
+    def put(value: Any) -> Any:
+        if type(value) in (int, float):
+            value = torch.tensor(float(value))
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            raise TypeError("no tensor")
+        frame = sys._getframe(1)
+        at = len(values)
+        values.append(value.detach().clone())
+        frames.append((frame.f_globals, dict(frame.f_locals)))
+        changes.append(torch.zeros_like(value).requires_grad_())
+        if at < len(steps):
+            changes[-1] = steps[at].clone().requires_grad_()
+        return value.detach() + changes[-1]
+
+    def run(by: list[Any]) -> tuple[Any, Any]:
+        for kept in (changes, values, frames):
+            kept.clear()
+        steps[:] = by
+        rows, wanted = [], []
+        for v in bench.vs[0]:
+            found = bench.gradients(compiled, 0, v, graph=True)
+            if found is None or any(g is None for g in found):
+                return None, None
+            rows += [g.reshape(-1) for g in found]
+            wanted += [v.reshape(-1) @ bench.trials[0].true[n] for n in bench.names]
+        return torch.cat(rows), torch.as_tensor(np.concatenate(wanted)) - torch.cat(rows).detach()
+
+    slot.put(ast.Call(ast.Name("__put", ast.Load()), [node], []))
+    try:
+        compiled = bench.compiled({"__put": put})
+        gradients, gap = run([])
+        count = sum(v.numel() for v in values)
+        if gradients is None or not gradients.requires_grad or not 0 < count <= _MOST:
+            return None
+        matrix = _slopes(gradients, changes)
+        seen, known, first = list(values), list(frames), gap
+        step = [torch.as_tensor(0.1 + 0.05 * np.cos(np.arange(v.numel()))).reshape(v.shape)
+                for v in seen]  # fmt: skip
+        moved, _ = run(step)
+        flat = torch.cat([s.reshape(-1) for s in step])
+        if moved is None:
+            return None
+        if torch.allclose(moved.detach(), gradients.detach() + matrix @ flat, rtol=1e-7, atol=1e-9):
+            return _Place(slot, seen, known, matrix.numpy(), first.numpy())
+        # It bears on the gradients in another way: its value is solved for, where it is but one.
+        never = _Place(slot, seen, known, np.zeros((1, count)), np.ones(1))
+        total, unique = torch.zeros(count, dtype=torch.float64), True
+        for _ in range(12):
+            unique = unique and int(torch.linalg.matrix_rank(matrix)) == count
+            total = total + torch.linalg.lstsq(matrix, gap[:, None], driver="gelsd").solution[:, 0]
+            sizes = [v.numel() for v in seen]
+            parts = [t.reshape(v.shape) for t, v in zip(total.split(sizes), seen, strict=True)]
+            gradients, gap = run(parts)
+            if gradients is None or not bool(torch.isfinite(gap).all()):
+                return never
+            if float(gap.abs().max()) < 1e-11:
+                return _Place(slot, seen, known, np.eye(count), total.numpy()) if unique else None
+            matrix = _slopes(gradients, changes)
+        return never
+    except (RuntimeError, SyntaxError, ValueError, TypeError, IndexError):
+        return None  # not everything can be changed, or differentiated
+    finally:
+        slot.put(node)
+    return None
+
+
+def _slopes(gradients: Any, changes: list[Any]) -> Any:
+    rows = []
+    for one in gradients:
+        found = torch.autograd.grad(one, changes, retain_graph=True, allow_unused=True)
+        rows.append(torch.cat([torch.zeros_like(c).reshape(-1) if g is None else g.reshape(-1)
+                               for g, c in zip(found, changes, strict=True)]))  # fmt: skip
+    return torch.stack(rows).detach()
+
+
+def _monomials(place: _Place, scope: Scope) -> Iterator[tuple[int, str, Array]]:
+    """``(how many names, text, values)`` of what may be a factor or a term at a place."""
+    known = place.frames[0][1]
+    names = [n for n in scope.tensors if n.split(".")[0] in known and n not in scope.indices]
+    numbers = [n for n in scope.numbers if not n[0].isdigit()]
+    single = [t.format(n) for n in names for t in _OF_ONE]
+    single += [t.format(n) for n in names if n in scope.values for t in ("{0}.sum()", "{0}.mean()")]
+    summed = [*names, *(f"({a} * {b})" for a, b in itertools.combinations(names, 2))]
+    single += [f"{a}.{kind}({dim}, keepdim=True)" for a in summed for dim in scope.dims
+               for kind in ("sum", "mean")]  # fmt: skip
+    single += [f"{a}.sum({dim})" for a in names for dim in scope.dims]
+    single += [*scope.expressions, *(f"({c})" for c in scope.conditions), *numbers]
+    values: dict[str, Array] = {}
+    for shown in dict.fromkeys(single):
+        found = _evaluated(shown, place)
+        if found is not None:
+            values[shown] = found
+    yield 0, "1", np.ones_like(place.flat)
+    few = [s for s in values if s.isidentifier() or "1 -" in s or s in numbers][:30]
+    with np.errstate(all="ignore"):
+        for shown, value in values.items():
+            for power in _POWERS:
+                yield abs(power), _power(shown, power), value**power
+        for a, b in itertools.permutations(few, 2):
+            for p, q in ((1, 1), (1, -1), (2, -1), (1, -2), (2, 1), (2, -2)):
+                if (p, q) != (1, 1) or a < b:
+                    shown = f"{_power(a, p)} * {_power(b, q)}".replace(" * 1 /", " /")
+                    yield abs(p) + abs(q), shown, values[a] ** p * values[b] ** q
+
+
+def _power(shown: str, power: int) -> str:
+    whole = shown if abs(power) == 1 else f"{shown} ** {abs(power)}"
+    return whole if power > 0 else f"1 / {whole}"
+
+
+def _evaluated(shown: str, place: _Place) -> Array | None:
+    """A text at every time that the place is worked out, in the shape of what stands there."""
+    parts = []
+    for (space, known), value in zip(place.frames, place.values, strict=True):
+        try:
+            # The user's own names, put together by the table.
+            found = eval(compile(shown, "<tried>", "eval"), space, known)
+            found = torch.as_tensor(found, dtype=torch.float64).detach()
+            parts.append(np.asarray(np.broadcast_to(found.numpy(), tuple(value.shape))).ravel())
+        except Exception:  # the user's own values
+            return None
+    whole = np.concatenate(parts)
+    return whole if np.isfinite(whole).all() and whole.any() else None
+
+
+def _fits(place: _Place, scope: Scope) -> Iterator[tuple[float, Edit]]:
+    """What makes the gradients right as a factor of what stands there, or as a term beside it."""
+    found = list(_monomials(place, scope))
+    cost = np.array([n for n, _, _ in found], dtype=float)
+    m = np.array([values for *_, values in found])
+    base = place.matrix @ place.flat
+    node = place.slot.get()
+    inside = {text(f) for f in factors_of(node)}
+    for factor, u, wanted in (
+        (True, m * place.flat, place.wanted + base),
+        (False, m, place.wanted),
+    ):
+        with np.errstate(all="ignore"):
+            moved = u @ place.matrix.T
+            c = moved @ wanted / (moved * moved).sum(axis=1)
+            gap = np.abs(c[:, None] * moved - wanted).max(axis=1)
+        size_of = np.abs(wanted).max(initial=0.0) + np.abs(base).max(initial=0.0)
+        for k in np.argwhere(gap <= 1e-8 * size_of).ravel() if size_of else ():
+            nice = next((i for i, n in enumerate(_CONSTANTS) if abs(c[k] - n) < 1e-8), None)
+            if nice is None:
+                continue
+            shown, constant = found[k][1], _CONSTANTS[nice]
+            weight = cost[k] + 0.2 * nice + 0.02 * len(shown) + (0.0 if factor else 1.5)
+            edit = _edit(place.slot, scope, shown, constant, inside, factor=factor)
+            yield weight, edit
+
+
+def _edit(
+    slot: Slot, scope: Scope, shown: str, constant: float, inside: set[str], *, factor: bool
+) -> Edit:
+    node = slot.get()
+    names = {text(n) for n in ast.walk(ast.parse(shown, mode="eval"))
+             if isinstance(n, (ast.Name, ast.Attribute))}  # fmt: skip
+    used = names & (set(scope.tensors) | set(scope.numbers))
+    amount = f"{abs(constant):.12g}" if abs(constant) >= 0.2 else f"1 / {1 / abs(constant):.12g}"
+    if factor:
+        code = "missing_factor"
+        if shown == "1":
+            code = "wrong_sign" if constant == -1 else "constant_factor"
+        elif size(ast.parse(shown.removeprefix("1 / "), mode="eval").body):
+            code = "sum_vs_mean"
+        elif used & scope.masks:
+            code = "mask_not_applied"
+        elif used and used <= inside:
+            code = "extra_factor" if shown in {f"1 / {n}" for n in inside} else "exponent"
+        whole = (
+            "A"
+            if shown == "1"
+            else f"A / {shown[4:]}"
+            if shown.startswith("1 / ")
+            else f"A * {shown}"
+        )
+        whole = (
+            f"{'-' if constant < 0 else ''}{'' if abs(constant) == 1 else amount + ' * '}{whole}"
+        )
+    else:
+        code = "missing_term"
+        term = shown if abs(constant) == 1 else amount if shown == "1" else f"{amount} * {shown}"
+        whole = f"(A {'-' if constant < 0 else '+'} {term})"
+    return Edit(code, slot, node, made(whole, A=cast("ast.expr", node)), False)
