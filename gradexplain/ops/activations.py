@@ -6,8 +6,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from gradexplain.errors import InputError, UnsupportedError
-from gradexplain.ops.base import Coarse, Op, Shape, normal_dim, pointwise, register, show_shape
+from gradexplain.errors import UnsupportedError
+from gradexplain.ops.base import Coarse, Op, Shape, expect, normal_dim, pointwise, register
 from gradexplain.ops.kernels import softmax
 from gradexplain.ops.reductions import SOFTMAX, same_but
 
@@ -17,12 +17,9 @@ activation = partial(pointwise, family=_FAMILY)
 def _prelu_shape(x: Shape, w: Shape) -> Shape:
     count = 1 if not w else w[0]
     channels = x[1] if len(x) > 1 else 1
-    if len(w) > 1 or count not in (1, channels):
-        raise InputError(
-            f"prelu needs one weight, or one for each of the {channels} channels (dimension 1), "
-            f"found shape {show_shape(w)}",
-            remedy=f"give the weight shape (1,) or ({channels},)",
-        )
+    expect(len(w) <= 1 and count in (1, channels),
+           f"prelu needs one weight, or one for each of the {channels} channels (dimension 1), "
+           "found shape {}", w, remedy=f"give the weight shape (1,) or ({channels},)")
     return x
 
 
@@ -32,8 +29,7 @@ def _prelu(k: Any, x: Any, w: Any) -> Any:
 
 
 def _rrelu(b: Any, x: Any, lower: float, upper: float, training: bool) -> Any:
-    if training:
-        raise InputError("rrelu with training=True is random", remedy="use training=False")
+    expect(not training, "rrelu with training=True is random", remedy="use training=False")
     return b.call("leaky_relu", x, (lower + upper) / 2)
 
 
@@ -146,10 +142,8 @@ _GELU = register(Op(
 
 
 def _gelu(b: Any, x: Any, approximate: str) -> Any:
-    if approximate not in ("none", "tanh"):
-        raise InputError(
-            f"gelu: {approximate!r} is no approximation", remedy="use 'none' or 'tanh'"
-        )
+    expect(approximate in ("none", "tanh"), f"gelu: {approximate!r} is no approximation",
+           remedy="use 'none' or 'tanh'")
     return b.apply(_GELU if approximate == "none" else _GELU_TANH, x)
 
 
@@ -301,11 +295,9 @@ register(Op(
 
 def _halved(shape: Shape, dim: int) -> Shape:
     d = normal_dim(dim, len(shape))
-    if not shape or shape[d] % 2:
-        raise InputError(
-            f"glu halves dimension {dim}, whose size must be even, found shape {show_shape(shape)}",
-            remedy="name a dimension of even size with dim=",
-        )
+    expect(bool(shape) and not (shape[d] % 2),
+           f"glu halves dimension {dim}, whose size must be even, found shape {{}}", shape,
+           remedy="name a dimension of even size with dim=")
     return (*shape[:d], shape[d] // 2, *shape[d + 1 :])
 
 

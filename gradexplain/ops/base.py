@@ -360,7 +360,8 @@ def show_shape(shape: Shape) -> str:
 def expect(condition: bool, message: str, *shapes: Shape, remedy: str = "") -> None:
     """`InputError` unless ``condition``; ``{}`` in the message stand for the shapes."""
     if not condition:
-        raise InputError(message.format(*map(show_shape, shapes)), remedy=remedy)
+        said = message.format(*map(show_shape, shapes)) if shapes else message
+        raise InputError(said, remedy=remedy)
 
 
 def normal_dim(dim: int, rank: int) -> int:

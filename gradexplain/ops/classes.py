@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradexplain.errors import InputError
-from gradexplain.ops.base import Op, Shape, register, show_shape
+from gradexplain.ops.base import Op, Shape, expect, register
 from gradexplain.ops.kernels import softmax
 from gradexplain.ops.losses import check_reduction
 from gradexplain.ops.reductions import SOFTMAX
@@ -21,16 +21,11 @@ _REDUCTIONS = ("none", "mean", "sum")
 
 def _split(x: Shape, target: Shape, name: str) -> tuple[int, Shape]:
     """The number of classes and the shape without them; scores are in dim 1 (dim 0 of a row)."""
-    if not x:
-        raise InputError(f"{name} needs scores with a class dimension, found shape ()")
+    expect(bool(x), f"{name} needs scores with a class dimension, found shape ()")
     axis = 0 if len(x) == 1 else 1
     rest = (*x[:axis], *x[axis + 1 :])
-    if tuple(target) != rest:
-        raise InputError(
-            f"{name}: input of shape {show_shape(x)} has the target shape {show_shape(rest)}, one "
-            f"class index each; found {show_shape(target)}",
-            remedy="classes are in dimension 1 of the input",
-        )
+    expect(tuple(target) == rest, f"{name}: input of shape {{}} has the target shape {{}}, one "
+           "class index each; found {}", x, rest, target, remedy="classes are in dimension 1 of the input")
     return x[axis], rest
 
 
@@ -152,10 +147,8 @@ register(Op(
 def _ce_shape(x: Shape, target: Shape, weight: Any, ignore: int, reduction: str, smoothing: float,
               *_: Any) -> Shape:
     check_reduction("cross_entropy", reduction)
-    if not 0 <= smoothing <= 1:
-        raise InputError(
-            f"label_smoothing must be between 0 and 1, found {smoothing}", remedy="0.1 is common"
-        )
+    expect(0 <= smoothing <= 1, f"label_smoothing must be between 0 and 1, found {smoothing}",
+           remedy="0.1 is common")
     classes, shape = _split(x, target, "cross_entropy")
     _class_check(target, classes, ignore)
     return shape if reduction == "none" else ()
@@ -272,12 +265,9 @@ register(Op(
 def _soft_shape(x: Shape, target: Shape, weight: Any, ignore: int, reduction: str,
                 *_: Any) -> Shape:
     check_reduction("cross_entropy", reduction)
-    if tuple(x) != tuple(target):
-        raise InputError(
-            f"cross_entropy with class probabilities needs a target of the input's shape "
-            f"{show_shape(x)}, found {show_shape(target)}",
-            remedy="for class indices give whole numbers, as in [2, 0]",
-        )
+    expect(tuple(x) == tuple(target),
+           "cross_entropy with class probabilities needs a target of the input's shape {}, found {}", x,
+           target, remedy="for class indices give whole numbers, as in [2, 0]")
     axis = 0 if len(x) == 1 else 1
     return (*x[:axis], *x[axis + 1 :]) if reduction == "none" else ()
 

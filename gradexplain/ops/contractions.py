@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from gradexplain.errors import InputError
 from gradexplain.ops.base import (
     Op,
     Shape,
@@ -14,7 +13,6 @@ from gradexplain.ops.base import (
     expect,
     normal_dim,
     register,
-    show_shape,
 )
 
 _FAMILY = "contraction"
@@ -25,21 +23,14 @@ _FAMILY = "contraction"
 
 def _matmul_shape(a: Shape, b: Shape) -> Shape:
     """PyTorch's ``matmul``: dot, matrix-vector, vector-matrix, or batches of matrices."""
-    if not a or not b:
-        raise InputError(
-            f"matmul needs at least one dimension on both sides, found {show_shape(a)} and "
-            f"{show_shape(b)}",
-            remedy="multiply by a number with *",
-        )
+    expect(bool(a) and bool(b), "matmul needs at least one dimension on both sides, found {} and {}", a, b,
+           remedy="multiply by a number with *")
     left = a if len(a) > 1 else (1, *a)
     right = b if len(b) > 1 else (*b, 1)
-    if left[-1] != right[-2]:
-        raise InputError(
-            f"matmul cannot multiply shapes {show_shape(a)} and {show_shape(b)}: "
-            f"{left[-1]} columns meet {right[-2]} rows",
-            remedy="the last size of the left side and the last but one of the right must be "
-            "equal; .T may be missing",
-        )
+    expect(left[-1] == right[-2], "matmul cannot multiply shapes {} and {}: "
+           f"{left[-1]} columns meet {right[-2]} rows", a, b,
+           remedy="the last size of the left side and the last but one of the right must be "
+           "equal; .T may be missing")
     shape = broadcast(left[:-2], right[:-2])
     shape += (left[-2],) if len(a) > 1 else ()
     return shape + ((right[-1],) if len(b) > 1 else ())
@@ -75,12 +66,9 @@ def _matmul_back(c: Any, a: Any, b: Any) -> str | None:
 
 def _ranks(name: str, first: int, second: int) -> Any:
     def shape(a: Shape, b: Shape) -> Shape:
-        if (len(a), len(b)) != (first, second):
-            raise InputError(
-                f"{name} takes tensors with {first} and {second} dimensions, found shapes "
-                f"{show_shape(a)} and {show_shape(b)}",
-                remedy="matmul (or @) takes any",
-            )
+        expect((len(a), len(b)) == (first, second),
+               f"{name} takes tensors with {first} and {second} dimensions, found shapes {{}} and {{}}", a, b,
+               remedy="matmul (or @) takes any")
         return _matmul_shape(a, b)
 
     return shape

@@ -10,24 +10,20 @@ import numpy as np
 
 from gradexplain.errors import InputError
 from gradexplain.limits import MAX_ELEMENTS
-from gradexplain.ops.base import Op, Shape, register, show_shape
+from gradexplain.ops.base import Op, Shape, expect, register
 
 _FAMILY = "constant"
 
 
 def check_size(shape: Shape) -> None:
-    if math.prod(shape) > MAX_ELEMENTS:
-        raise InputError(
-            f"a tensor of shape {show_shape(shape)} has {math.prod(shape):,} elements; the most is "
-            f"{MAX_ELEMENTS:,}",
-            remedy="use a smaller shape: the formulas are the same at any size",
-        )
+    expect(math.prod(shape) <= MAX_ELEMENTS,
+           f"a tensor of shape {{}} has {math.prod(shape):,} elements; the most is {MAX_ELEMENTS:,}", shape,
+           remedy="use a smaller shape: the formulas are the same at any size")
 
 
 def _sizes(size: Any) -> Shape:
     sizes: Shape = (size,) if isinstance(size, int) else tuple(size)
-    if any(n < 0 for n in sizes):
-        raise InputError(f"a size cannot be negative, found {sizes}")
+    expect(not any(n < 0 for n in sizes), f"a size cannot be negative, found {sizes}")
     check_size(sizes)
     return sizes
 
@@ -81,8 +77,7 @@ def _arange(b: Any, start: float, end: float | None, step: float) -> Any:
     first, last = (0, start) if end is None else (start, end)
     if step == 0 or not all(map(math.isfinite, (first, last, step))):
         raise InputError("arange needs finite numbers and a step that is not 0")
-    if (last - first) / step < 0:
-        raise InputError(f"arange: a step of {step} does not lead from {first} to {last}")
+    expect((last - first) / step >= 0, f"arange: a step of {step} does not lead from {first} to {last}")
     count = math.ceil((last - first) / step)
     check_size((count,))
     return b.constant(first + step * np.arange(count, dtype=np.float64))
@@ -100,8 +95,7 @@ register(Op(
 
 def _spaced(base: bool) -> Any:
     def expand(b: Any, start: float, end: float, steps: int, *rest: float) -> Any:
-        if steps < 0:
-            raise InputError(f"the number of steps cannot be negative, found {steps}")
+        expect(steps >= 0, f"the number of steps cannot be negative, found {steps}")
         check_size((steps,))
         places = np.linspace(start, end, steps)
         return b.constant(np.power(rest[0], places) if base else places)

@@ -10,7 +10,7 @@ import numpy as np
 
 from gradexplain.arithmetic import mp
 from gradexplain.errors import InputError
-from gradexplain.ops.base import Op, no_slope, register
+from gradexplain.ops.base import Op, expect, no_slope, register
 from gradexplain.ops.linalg import (
     as_float,
     each_matrix,
@@ -140,8 +140,7 @@ register(Op(
 
 def _power(b: Any, x: Any, n: int) -> Any:
     size = square("matrix_power")(b.shape(x))[-1]
-    if abs(n) > 1000:
-        raise InputError(f"matrix_power: the exponent {n} is too large", remedy="use up to 1000")
+    expect(abs(n) <= 1000, f"matrix_power: the exponent {n} is too large", remedy="use up to 1000")
     if n == 0:
         return b.call("broadcast_to", b.call("eye", size), b.shape(x))
     base = x if n > 0 else b.call("inverse", x)

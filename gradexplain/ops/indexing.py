@@ -32,11 +32,8 @@ def _items(index: Any, rank: int) -> list[Any]:
     taken = sum(item is not None and item is not Ellipsis for item in items)
     if sum(item is Ellipsis for item in items) > 1:
         raise InputError("a subscript has one '...' at the most", remedy="write ':' for the others")
-    if taken > rank:
-        raise InputError(
-            f"too many indices for a tensor of {rank} dimensions: found {taken}",
-            remedy="leave some out",
-        )
+    expect(taken <= rank, f"too many indices for a tensor of {rank} dimensions: found {taken}",
+           remedy="leave some out")
     missing = [slice(None)] * (rank - taken)
     place = next((n for n, item in enumerate(items) if item is Ellipsis), None)
     if place is not None:

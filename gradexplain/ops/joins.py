@@ -76,8 +76,7 @@ def _stacked(tensors: tuple[Shape, ...], dim: int) -> Shape:
 
 
 def _some(tensors: tuple[Shape, ...], name: str) -> None:
-    if not tensors:
-        raise InputError(f"{name} expects a list of tensors, found an empty one")
+    expect(bool(tensors), f"{name} expects a list of tensors, found an empty one")
 
 
 def _stack(k: Any, tensors: Any, dim: int) -> Any:
@@ -89,19 +88,13 @@ def _stack(k: Any, tensors: Any, dim: int) -> Any:
 def _joined(tensors: tuple[Shape, ...], dim: int) -> Shape:
     _some(tensors, "cat")
     full = [shape for shape in tensors if shape != (0,)] or [tensors[0]]
-    if not full[0]:
-        raise InputError("cat cannot join tensors of shape ()",
-            remedy="stack makes a new dimension")
+    expect(bool(full[0]), "cat cannot join tensors of shape ()", remedy="stack makes a new dimension")
     d = normal_dim(dim, len(full[0]))
     for shape in full:
-        if len(shape) != len(full[0]) or any(
-            n != m for axis, (n, m) in enumerate(zip(shape, full[0], strict=True)) if axis != d
-        ):
-            raise InputError(
-                f"cat expects equal sizes except in dimension {d}, found {show_shape(full[0])} and "
-                f"{show_shape(shape)}",
-                remedy="reshape or slice them first",
-            )
+        expect(len(shape) == len(full[0]) and all(
+                   n == m for axis, (n, m) in enumerate(zip(shape, full[0], strict=True)) if axis != d),
+               f"cat expects equal sizes except in dimension {d}, found {{}} and {{}}", full[0], shape,
+               remedy="reshape or slice them first")
     return (*full[0][:d], sum(shape[d] for shape in full), *full[0][d + 1 :])
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from gradexplain.arithmetic import mp
 from gradexplain.errors import InputError
-from gradexplain.ops.base import Op, Shape, broadcast, register, show_shape
+from gradexplain.ops.base import Op, Shape, broadcast, expect, register, show_shape
 from gradexplain.ops.reductions import products_of_others
 
 _FAMILY = "linear algebra"
@@ -25,11 +25,8 @@ _FAMILY = "linear algebra"
 
 def square(name: str) -> Callable[..., Shape]:
     def shape(x: Shape, *_: Any) -> Shape:
-        if len(x) < 2 or x[-1] != x[-2]:
-            raise InputError(
-                f"{name} takes square matrices, found shape {show_shape(x)}",
-                remedy="the last two sizes must be equal",
-            )
+        expect(len(x) >= 2 and x[-1] == x[-2], f"{name} takes square matrices, found shape {{}}", x,
+               remedy="the last two sizes must be equal")
         return x
 
     return shape
@@ -373,8 +370,7 @@ register(Op(
 def _pinv_shape(x: Shape, atol: Any = None, rtol: Any = None, hermitian: bool = False) -> Shape:
     if hermitian:
         square("pinv with hermitian=True")(x)
-    if len(x) < 2:
-        raise InputError(f"pinv takes matrices, found shape {show_shape(x)}")
+    expect(len(x) >= 2, "pinv takes matrices, found shape {}", x)
     return (*x[:-2], x[-1], x[-2])
 
 
@@ -453,8 +449,7 @@ register(Op(
 def _tensorinv(b: Any, x: Any, ind: int) -> Any:
     shape = b.shape(x)
     rows, columns = shape[:ind], shape[ind:]
-    if ind < 1 or prod(rows) != prod(columns):
-        raise InputError(f"tensorinv: {show_shape(rows)} and {show_shape(columns)} differ in size")
+    expect(ind >= 1 and prod(rows) == prod(columns), "tensorinv: {} and {} differ in size", rows, columns)
     return b.call("reshape", b.call("inverse", b.call("reshape", x, (prod(rows), -1))),
         columns + rows)
 

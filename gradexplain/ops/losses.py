@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.errors import InputError
-from gradexplain.ops.base import Coarse, Op, Shape, broadcast, register, show_shape
+from gradexplain.ops.base import Coarse, Op, Shape, broadcast, expect, register
 from gradexplain.ops.reductions import under
 
 _FAMILY = "loss"
@@ -18,10 +17,8 @@ _REDUCTIONS = ("none", "mean", "sum")
 
 
 def check_reduction(name: str, reduction: str) -> None:
-    if reduction not in _REDUCTIONS:
-        raise InputError(
-            f"{name}: {reduction!r} is not a reduction", remedy="use 'mean', 'sum' or 'none'"
-        )
+    expect(reduction in _REDUCTIONS, f"{name}: {reduction!r} is not a reduction",
+           remedy="use 'mean', 'sum' or 'none'")
 
 
 # -- losses of each element ----------------------------------------------------------------------
@@ -265,12 +262,9 @@ def _gaussian(b: Any, x: Any, target: Any, var: Any, full: bool, eps: float, r: 
     if own and own == shape[:-1]:
         var = b.call("unsqueeze", var, -1)
     one_differs = len(own) == len(shape) and [n for n, m in zip(own, shape, strict=True) if n != m]
-    if own and own not in (shape, shape[:-1]) and one_differs != [1]:
-        raise InputError(
-            f"gaussian_nll_loss: var of shape {show_shape(own)} does not fit the input of shape "
-            f"{show_shape(shape)}",
-            remedy="give a variance for each element, for each row, or one number",
-        )
+    expect(not own or own in (shape, shape[:-1]) or one_differs == [1],
+           "gaussian_nll_loss: var of shape {} does not fit the input of shape {}", own, shape,
+           remedy="give a variance for each element, for each row, or one number")
     return b.apply(_GAUSSIAN, x, target, var, full, eps, r)
 
 

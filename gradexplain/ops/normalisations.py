@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from math import prod as size
 from typing import Any
 
-from gradexplain.errors import InputError
-from gradexplain.ops.base import Op, Shape, register, show_shape
+from gradexplain.ops.base import Op, Shape, expect, register
 
 _FAMILY = "normalisation"
 
@@ -136,17 +135,13 @@ def _normalisation(
 
     def shape(x: Shape, *args: Any) -> Shape:
         found = plan(x, *plain((x, *args)))
-        if not found.count:
-            raise InputError(f"{name} has nothing to normalise in shape {show_shape(x)}")
+        expect(bool(found.count), f"{name} has nothing to normalise in shape {{}}", x)
         weights = tuple(n for n in _weight_shape(found, x))
         for which in ("weight", "bias"):
             given = named((x, *args), which)
-            if given is not None and tuple(given) != weights:
-                raise InputError(
-                    f"{name}: {which} must have shape {show_shape(weights)}, "
-                    f"found {show_shape(given)}",
-                    remedy=f"one {which} for each normalised element or channel, or none",
-                )
+            expect(given is None or tuple(given) == weights, f"{name}: {which} must have shape {{}}, "
+                   "found {}", weights, given,
+                   remedy=f"one {which} for each normalised element or channel, or none")
         return x
 
     def element(k: Any, x: Any, *args: Any) -> Any:
@@ -266,49 +261,33 @@ def _weight_shape(plan: _Plan, shape: Shape) -> Shape:
 def _last(shape: Shape, sizes: Shape, *_: Any) -> _Plan:
     """layer_norm and rms_norm: over the last dims."""
     rank = len(sizes)
-    if not rank or tuple(shape[len(shape) - rank:]) != sizes or rank > len(shape):
-        raise InputError(
-            f"normalized_shape {show_shape(sizes)} is not the end of the input's shape "
-            f"{show_shape(shape)}",
-            remedy="give the sizes of the last dimensions, as in layer_norm(x, (x.shape[-1],))",
-        )
+    expect(bool(rank) and tuple(shape[len(shape) - rank:]) == sizes and rank <= len(shape),
+           "normalized_shape {} is not the end of the input's shape {}", sizes, shape,
+           remedy="give the sizes of the last dimensions, as in layer_norm(x, (x.shape[-1],))")
     axes = tuple(range(len(shape) - rank, len(shape)))
     return _over(shape, axes, lambda at: tuple(at[axis] for axis in axes))
 
 
 def _batch(shape: Shape, *_: Any) -> _Plan:
-    if len(shape) < 2:
-        raise InputError(
-            f"batch_norm needs shape (N, C, …), found {show_shape(shape)}",
-            remedy="the channel is dimension 1",
-        )
+    expect(len(shape) >= 2, "batch_norm needs shape (N, C, …), found {}", shape,
+           remedy="the channel is dimension 1")
     plan = _over(shape, tuple(a for a in range(len(shape)) if a != 1), lambda at: (at[1],))
-    if plan.count == 1:
-        raise InputError(
-            "batch_norm in training needs more than one value per channel, found "
-            f"{show_shape(shape)}",
-            remedy="give a batch of at least 2",
-        )
+    expect(plan.count != 1, "batch_norm in training needs more than one value per channel, found {}", shape,
+           remedy="give a batch of at least 2")
     return plan
 
 
 def _instance(shape: Shape, *_: Any) -> _Plan:
-    if len(shape) < 3 or size(shape[2:]) == 1:
-        raise InputError(
-            "instance_norm needs shape (N, C, L, …) with more than one element to a channel, found "
-            f"{show_shape(shape)}",
-            remedy="the channel is dimension 1",
-        )
+    expect(len(shape) >= 3 and size(shape[2:]) != 1,
+           "instance_norm needs shape (N, C, L, …) with more than one element to a channel, found {}", shape,
+           remedy="the channel is dimension 1")
     return _over(shape, tuple(range(2, len(shape))), lambda at: (at[1],))
 
 
 def _grouped(shape: Shape, num_groups: int, *_: Any) -> _Plan:
-    if len(shape) < 2 or num_groups < 1 or shape[1] % num_groups:
-        raise InputError(
-            f"group_norm with {num_groups} groups needs shape (N, C, …) with C a multiple of it, "
-            f"found {show_shape(shape)}",
-            remedy="the channel is dimension 1",
-        )
+    expect(len(shape) >= 2 and num_groups >= 1 and not (shape[1] % num_groups),
+           f"group_norm with {num_groups} groups needs shape (N, C, …) with C a multiple of it, found {{}}",
+           shape, remedy="the channel is dimension 1")
     return _channels(shape, num_groups)
 
 
@@ -362,11 +341,9 @@ _INSTANCE = _normalisation(
 
 def _evaluated(b: Any, x: Any, mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> Any:
     """With running statistics: a scale and a shift for each channel."""
-    if mean is None or var is None:
-        raise InputError(
-            "without training batch_norm needs running_mean and running_var",
-            remedy="training=True takes the statistics of the batch",
-        )
+    expect(mean is not None and var is not None,
+           "without training batch_norm needs running_mean and running_var",
+           remedy="training=True takes the statistics of the batch")
     column = (-1, *(1 for _ in b.shape(x)[2:]))
 
     def wide(t: Any) -> Any:
@@ -427,11 +404,8 @@ def _local_response_slope(
 
 
 def _response_shape(x: Shape, *_: Any) -> Shape:
-    if len(x) < 3:
-        raise InputError(
-            f"local_response_norm needs shape (N, C, L, …), found {show_shape(x)}",
-            remedy="the channel is dimension 1",
-        )
+    expect(len(x) >= 3, "local_response_norm needs shape (N, C, L, …), found {}", x,
+           remedy="the channel is dimension 1")
     return x
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.errors import InputError
 from gradexplain.ops.base import (
     Coarse,
     Op,
@@ -19,7 +18,6 @@ from gradexplain.ops.base import (
     normal_dims,
     reduced,
     register,
-    show_shape,
 )
 from gradexplain.ops.kernels import softmax
 
@@ -162,11 +160,8 @@ register(Op(
     samples=("x[3].prod()", "x[2,3].prod(dim=1)", "prod(x[2,3], 0, keepdim=True)"),
 ))
 def _square(shape: Shape) -> Shape:
-    if len(shape) != 2:
-        raise InputError(
-            f"trace takes a matrix, found shape {show_shape(shape)}",
-            remedy="for a batch of matrices: diagonal(dim1=-2, dim2=-1).sum(-1)",
-        )
+    expect(len(shape) == 2, "trace takes a matrix, found shape {}", shape,
+           remedy="for a batch of matrices: diagonal(dim1=-2, dim2=-1).sum(-1)")
     return ()
 
 

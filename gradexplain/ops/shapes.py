@@ -6,7 +6,6 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from gradexplain.errors import InputError
 from gradexplain.ops.base import (
     Op,
     Shape,
@@ -27,11 +26,9 @@ _FAMILY = "shape"
 
 def _permutation(dims: tuple[int, ...], rank: int) -> tuple[int, ...]:
     order = tuple(normal_dim(d, rank) for d in dims)
-    if sorted(order) != list(range(rank)):
-        raise InputError(
-            f"permute needs each of the {rank} dimensions once, found {dims}",
-            remedy=f"for example permute({', '.join(map(str, reversed(range(rank))))})",
-        )
+    expect(sorted(order) == list(range(rank)),
+           f"permute needs each of the {rank} dimensions once, found {dims}",
+           remedy=f"for example permute({', '.join(map(str, reversed(range(rank))))})")
     return order
 
 
@@ -117,11 +114,8 @@ register(Op(
 
 
 def _matrix(x: Shape, name: str) -> Shape:
-    if len(x) > 2:
-        raise InputError(
-            f"{name} takes at most two dimensions, found shape {show_shape(x)}",
-            remedy="use transpose(dim0, dim1) or permute",
-        )
+    expect(len(x) <= 2, f"{name} takes at most two dimensions, found shape {{}}", x,
+           remedy="use transpose(dim0, dim1) or permute")
     return x
 
 
@@ -133,19 +127,13 @@ def _filled(shape: Shape, to: Any) -> Shape:
     sizes = (to,) if isinstance(to, int) else tuple(to)
     count = prod(shape)
     known = prod(n for n in sizes if n != -1)
-    if sizes.count(-1) > 1 or any(n < -1 for n in sizes):
-        raise InputError(
-            f"shape {show_shape(sizes)}: sizes are not negative, and one may be -1",
-            remedy="let -1 stand for one size at the most",
-        )
+    expect(sizes.count(-1) <= 1 and not any(n < -1 for n in sizes),
+           "shape {}: sizes are not negative, and one may be -1", sizes,
+           remedy="let -1 stand for one size at the most")
     if -1 in sizes and known and count % known == 0:
         sizes = tuple(count // known if n == -1 else n for n in sizes)
-    if prod(sizes) != count or -1 in sizes:
-        raise InputError(
-            f"shape {show_shape(sizes)} is invalid for input of size {count} "
-            f"(shape {show_shape(shape)})",
-            remedy="the product of the sizes must stay the same",
-        )
+    expect(prod(sizes) == count and -1 not in sizes, f"shape {{}} is invalid for input of size {count} "
+           "(shape {})", sizes, shape, remedy="the product of the sizes must stay the same")
     return sizes
 
 
@@ -166,10 +154,7 @@ def _flat(shape: Shape, start: int, end: int) -> Shape:
     if not shape:
         return (1,)
     a, b = normal_dim(start, len(shape)), normal_dim(end, len(shape))
-    if a > b:
-        raise InputError(
-            f"flatten: start_dim {start} comes after end_dim {end}", remedy="swap the two"
-        )
+    expect(a <= b, f"flatten: start_dim {start} comes after end_dim {end}", remedy="swap the two")
     return (*shape[:a], prod(shape[a : b + 1]), *shape[b + 1 :])
 
 
