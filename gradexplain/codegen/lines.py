@@ -39,9 +39,7 @@ class Statement:
 
     def renamed(self, old: str, new: str) -> Statement:
         target = new if self.target == old else self.target
-        return Statement(
-            target, _put(self.value, ast.dump(ast.Name(old, ast.Load())), new), self.only
-        )
+        return Statement(target, put(self.value, old, ast.Name(new, ast.Load())), self.only)
 
 
 def statement(target: str, text: str, only: str = "") -> Statement:
@@ -341,21 +339,24 @@ def _has_tensor(node: ast.expr) -> bool:
     return any(_has_tensor(c) for c in ast.iter_child_nodes(node) if isinstance(c, ast.expr))
 
 
-class _Put(ast.NodeTransformer):
-    """Puts a name in the place of an expression, wherever it stands."""
+def _numbered(node: Any, numbers: dict[Any, int]) -> Any:
+    """The same number for equal trees, which each node of them has as ``number`` from now on."""
+    if isinstance(node, list):
+        return tuple(_numbered(part, numbers) for part in node)
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    key = type(node), *(_numbered(value, numbers) for _, value in ast.iter_fields(node))
+    node.number = numbers.setdefault(key, len(numbers))  # type: ignore[attr-defined]
+    return node.number  # type: ignore[attr-defined]
 
-    def __init__(self, key: str, name: str) -> None:
-        self.key, self.name = key, name
 
-    def visit(self, node: ast.AST) -> Any:
-        if isinstance(node, ast.expr) and ast.dump(node) == self.key:
-            return ast.Name(self.name, ast.Load())
-        return self.generic_visit(node)
+def _named(node: ast.expr, number: int, name: str) -> ast.expr:
+    """A name in the place of an expression, wherever it stands."""
 
+    def change(e: ast.expr) -> ast.expr | None:
+        return ast.Name(name, ast.Load()) if getattr(e, "number", None) == number else None
 
-def _put(node: ast.expr, key: str, name: str) -> ast.expr:
-    found: ast.expr = _Put(key, name).visit(node)
-    return found
+    return changed(node, change)
 
 
 def put(node: ast.expr, name: str, value: ast.expr) -> ast.expr:
@@ -429,17 +430,23 @@ def once(
     """
     found = [Statement(s.target, copy.deepcopy(s.value), s.only) for s in statements]
     results = tuple(results)
+    numbers: dict[Any, int] = {}
+    order: dict[int, tuple[int, str]] = {}  # the longest goes first
     while True:
         found = lean(found, results) if results else found
-        seen: dict[str, list[tuple[int, ast.expr]]] = {}
+        seen: dict[int, list[tuple[int, ast.expr]]] = {}
         for place, s in enumerate(found):
+            _numbered(s.value, numbers)
             for part in [s.value, *_parts(s.value)]:
                 if not isinstance(part, (ast.Name, ast.Constant)) and not _cheap(part):
-                    seen.setdefault(ast.dump(part), []).append((place, part))
+                    seen.setdefault(part.number, []).append((place, part))  # type: ignore[attr-defined]
         repeated = {k: at for k, at in seen.items() if len(at) > 1}
         if not repeated:
             return found
-        key = max(repeated, key=lambda k: (len(show(repeated[k][0][1])), k))
+        for k in repeated.keys() - order.keys():
+            part = repeated[k][0][1]
+            order[k] = len(show(part)), ast.dump(part)
+        key = max(repeated, key=order.__getitem__)
         places = repeated[key]
         first, part = places[0]
         if found[first].value is part and found[first].target.isidentifier():
@@ -452,7 +459,7 @@ def once(
             found.insert(first, Statement(name, part, only))
             start = first + 1
         changed = [
-            Statement(s.target, _put(s.value, key, name), s.only) if k >= start else s
+            Statement(s.target, _named(s.value, key, name), s.only) if k >= start else s
             for k, s in enumerate(found)
         ]
         if found[first].only and any(found[place].only != found[first].only for place, _ in places):
@@ -478,7 +485,8 @@ def split(s: Statement, names: Names, room: int) -> list[Statement]:
         return [s]
     name = names.free(_hint(best[1]))
     first = Statement(name, best[1], s.only)
-    rest = Statement(s.target, _put(s.value, ast.dump(best[1]), name), s.only)
+    _numbered(s.value, numbers := {})
+    rest = Statement(s.target, _named(s.value, _numbered(best[1], numbers), name), s.only)
     return [*split(first, names, room), *split(rest, names, room)]
 
 

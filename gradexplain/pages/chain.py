@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -141,8 +141,11 @@ def products(made: Page, g: str) -> Iterable[Block]:
     operations that are taken element by element: a factor for each, the innermost first."""
     x = made.x
     rows: list[tuple[Cell, ...]] = []
+    after: dict[str, list[Step]] = {}
+    for step in x.steps:
+        after.setdefault(step.input, []).append(step)
     for gradient in x.gradients.values():
-        way = _way(made, gradient.name)
+        way = _way(after, gradient.name, x.output.name)
         factors = [factor(step.short, g) for step in way]
         telling = [_held(made.renamed(f)) for f in factors if f not in ("1", None)]
         merged = made.without_v(gradient)
@@ -169,11 +172,11 @@ def _held(text: str) -> str:
     return f"({text})" if loose else text
 
 
-def _way(made: Page, name: str) -> list[Step]:
-    """The steps from an input to the output, where there is one way."""
+def _way(after: Mapping[str, list[Step]], name: str, output: str) -> list[Step]:
+    """The steps from an input to the output, where there is one way; ``after`` those of each value."""
     way: list[Step] = []
-    while name != made.x.output.name:
-        found = [step for step in made.x.steps if step.input == name]
+    while name != output:
+        found = after.get(name, [])
         if len(found) != 1:
             return []
         way += found
