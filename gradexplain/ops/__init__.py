@@ -1,24 +1,8 @@
 """The operations: one record each, by family.  Importing this package fills the registry."""
 
-from gradexplain.ops import (
-    activations,
-    classes,
-    contractions,
-    convolutions,
-    creation,
-    extrema,
-    factors,
-    indexing,
-    joins,
-    linalg,
-    losses,
-    normalisations,
-    norms,
-    pointwise,
-    reductions,
-    scatters,
-    shapes,
-)
+from importlib import import_module
+from pkgutil import iter_modules
+
 from gradexplain.ops.base import (
     Op,
     Parameter,
@@ -28,28 +12,7 @@ from gradexplain.ops.base import (
     by_spelling,
 )
 
-__all__ = [
-    "Op",
-    "Parameter",
-    "activations",
-    "all_ops",
-    "all_spellings",
-    "by_schema",
-    "by_spelling",
-    "classes",
-    "contractions",
-    "convolutions",
-    "creation",
-    "extrema",
-    "factors",
-    "indexing",
-    "joins",
-    "linalg",
-    "losses",
-    "normalisations",
-    "norms",
-    "pointwise",
-    "reductions",
-    "scatters",
-    "shapes",
-]
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["Op", "Parameter", "all_ops", "all_spellings", "by_schema", "by_spelling"]
