@@ -1,7 +1,6 @@
 """Calls that PyTorch makes in one, written out in the operations that their documentation gives.
 
-As in `recurrent`, ``call`` applies an operation by its spelling; ``shape`` gives a tensor's shape and
-``constant`` makes a tensor of numbers.
+As in `recurrent`, ``call`` applies an operation by its spelling; ``shape`` gives a tensor's shape.
 """
 
 from __future__ import annotations
@@ -10,8 +9,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from gradexplain.errors import UnsupportedError
 
@@ -22,37 +19,11 @@ class Writer:
 
     call: Callable[..., Any]
     shape: Callable[[Any], tuple[int, ...]]
-    constant: Callable[[Any], Any]
 
 
 def written_out(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], w: Writer) -> Any:
     """The result of ``name(*args, **kwargs)``."""
     return NAMES[name](w, *args, **kwargs)
-
-
-def _attention(
-    w: Writer, query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0,
-    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
-) -> Any:  # fmt: skip
-    """``softmax(q kᵀ/√d + mask) v``."""
-    if dropout_p or enable_gqa:
-        raise UnsupportedError("its dropout is drawn within PyTorch")
-    length, size = w.shape(query)[-2:]
-    factor = 1 / math.sqrt(size) if scale is None else scale
-    scores = w.call("torch.matmul", query, w.call("torch.transpose", key, -2, -1))
-    scores = w.call("torch.mul", scores, factor)
-    if is_causal:
-        keep = np.tril(np.ones((length, w.shape(key)[-2])))
-        scores = _masked(w, scores, w.constant(keep))
-    elif attn_mask is not None:
-        scores = _with_mask(w, scores, attn_mask)
-    return w.call("torch.matmul", w.call("torch.softmax", scores, -1), value)
-
-
-def _masked(w: Writer, scores: Any, keep: Any) -> Any:
-    """-inf where ``keep`` is 0."""
-    out = w.call("torch.eq", keep, 0)
-    return w.call("torch.masked_fill", scores, out, -math.inf)
 
 
 def _with_mask(w: Writer, scores: Any, mask: Any) -> Any:
@@ -190,7 +161,7 @@ def _weight_norm(w: Writer, v: Any, g: Any, dim: int = 0) -> Any:
 
 #: The calls that can be written out.
 NAMES: Mapping[str, Callable[..., Any]] = {
-    "scaled_dot_product_attention": _attention, "multi_head_attention_forward": _multi_head,
-    "conv_transpose1d": _conv_transpose, "conv_transpose2d": _conv_transpose,
-    "conv_transpose3d": _conv_transpose, "interpolate": _interpolate, "_weight_norm": _weight_norm,
+    "multi_head_attention_forward": _multi_head, "conv_transpose1d": _conv_transpose,
+    "conv_transpose2d": _conv_transpose, "conv_transpose3d": _conv_transpose, "interpolate": _interpolate,
+    "_weight_norm": _weight_norm,
 }  # fmt: skip

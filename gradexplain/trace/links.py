@@ -143,7 +143,6 @@ class Reading:
         writer = compositions.Writer(
             self._call,
             lambda ref: tuple(builder.nodes[ref.id].shape),
-            lambda array: builder.constant(np.asarray(array, dtype=np.float64), _NOWHERE),
         )
         return compositions.written_out(operation.name, args, kwargs, writer)
 
