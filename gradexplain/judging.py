@@ -10,6 +10,7 @@ import numpy as np
 
 from gradexplain.explanation import Check, Difference, Gradient
 from gradexplain.graph import Node
+from gradexplain.plan.arrays import sized
 from gradexplain.problem import Problem
 from gradexplain.routes.chain import MOST_DIGITS, ChainRule, cleaned
 from gradexplain.routes.judged import JudgedSteps, judged
@@ -47,12 +48,13 @@ class Judging:
         zero = np.zeros(node.shape)
         chain = self.chain.upstream.get(node.id, (zero, zero))
         value, by_chain = (cleaned(pair, exact=exact) for pair in (closed, chain))
-        size = np.maximum(closed[1], chain[1])
-        allowed = compare.bound(size, value, problem.v, "float64")
+        sizes = closed[1], sized(chain)[1]
         if exact:
             allowed = compare.exact_bound(
-                size, value, by_chain, self.precision, self.chain.decimals
+                np.maximum(*sizes), value, by_chain, self.precision, self.chain.decimals
             )
+        else:
+            allowed = compare.bound(sizes, value, problem.v, "float64")
         found: dict[str, Any] = {
             "value": value,
             "chain_rule": by_chain,
@@ -76,7 +78,7 @@ class Judging:
                 verdicts.append("convention")
                 found["digits"] = right
         elif asked:
-            found["tolerance"] = allowed = compare.bound(size, value, problem.v, problem.dtype)
+            found["tolerance"] = allowed = compare.bound(sizes, value, problem.v, problem.dtype)
             routes = "closed form", "PyTorch"
             verdicts.append(self._held(routes, node, value, torch, allowed, problem.dtype))
         return {**found, "verdict": worst(verdicts)}

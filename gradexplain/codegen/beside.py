@@ -15,6 +15,7 @@ from gradexplain.codegen.lines import show
 from gradexplain.explanation import Array
 from gradexplain.ops.base import Shape
 from gradexplain.routes.pytorch import Asked, Lines
+from gradexplain.verdict import compare
 
 if TYPE_CHECKING:
     from gradexplain.engine import Run
@@ -101,6 +102,9 @@ def _same(found: Array | None, value: Array) -> bool:
     """Whether a line gave the gradient, in its shape or in one that broadcasts to it."""
     if found is None or not np.isfinite(value).all() or found.shape != value.shape:
         return False
-    size = float(np.abs(value).max(initial=0.0))
+    size = compare.largest(value)
     # Zeros are no gradient of 1e-13; where all is 0, what cancels in the line leaves a rounding of 1.
-    return bool(np.allclose(found, value, rtol=1e-9, atol=1e-12 * (size or 1.0)))
+    return all(
+        np.allclose(found[part], value[part], rtol=1e-9, atol=1e-12 * (size or 1.0))
+        for part in compare.blocks(value.shape)
+    )

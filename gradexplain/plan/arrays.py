@@ -12,8 +12,19 @@ import numpy as np
 from gradexplain.arithmetic import mp
 from gradexplain.plan.program import Affine, Axes, Axis, Node
 
-#: Values (floats, or mpmath numbers) and their magnitudes.
+#: Values (floats, or mpmath numbers) and their magnitudes; None for those of large arrays that are
+#: given, each number rounded once (`sized`).
 Pair = tuple[Any, Any]
+
+
+def sized(pair: Pair) -> Pair:
+    """The pair with its magnitudes: of numbers rounded once their size; a given infinity is exact."""
+    if pair[1] is not None:
+        return pair
+    size = np.abs(pair[0])
+    if not np.isfinite(size).all():
+        size = np.where(np.isinf(size), 0.0, size)
+    return pair[0], size
 
 
 def to_exact(array: Any) -> Any:
@@ -63,20 +74,25 @@ def _alignment(axes: Axes, to: Axes) -> tuple[tuple[int, ...] | None, tuple[Any,
     return None if order == tuple(range(len(axes))) else order, full
 
 
-def block(pair: Pair, place: int, part: slice) -> Pair:
-    """A part of a value and its magnitude along the axis at ``place``, where they have it in full."""
-    at = (slice(None),) * place + (part,)
-    return tuple(a if a is None or a.ndim <= place or a.shape[place] == 1 else a[at] for a in pair)
+def block(value: Any, place: int, part: slice) -> Any:
+    """A part of a value along the axis at ``place``, where it has it in full; of a pair, of both."""
+    if isinstance(value, tuple):
+        return tuple(None if a is None else block(a, place, part) for a in value)
+    if value.ndim <= place or value.shape[place] == 1:
+        return value
+    return value[(slice(None),) * place + (part,)]
 
 
-def joined(node: Node, whole: Pair | None, value: Pair, place: int | None, part: slice) -> Pair:
+def joined(node: Node, whole: Any, value: Any, place: int | None, part: slice) -> Any:
     """``whole``, None at first, with a block of ``node``'s in it at ``place``, or added to it."""
+    if isinstance(value, tuple):
+        each = zip(whole or [None] * len(value), value, strict=True)
+        return tuple(joined(node, all_of_it, own, place, part) for all_of_it, own in each)
     if place is None:
-        return value if whole is None else (whole[0] + value[0], whole[1] + value[1])
+        return value if whole is None else np.add(whole, value, out=whole)
     if whole is None:
-        whole = np.empty(node.shape, dtype=value[0].dtype), np.empty(node.shape)
-    at = (slice(None),) * place + (part,)
-    whole[0][at], whole[1][at] = value
+        whole = np.empty(node.shape, dtype=value.dtype)
+    whole[(slice(None),) * place + (part,)] = value
     return whole
 
 

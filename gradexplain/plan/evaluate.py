@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -10,14 +10,14 @@ import numpy as np
 import sympy
 
 from gradexplain.formula.kinds import Lookup
-from gradexplain.plan.arrays import Pair, aligned
+from gradexplain.plan.arrays import Pair, aligned, joined, sized
 from gradexplain.plan.cost import hold
 from gradexplain.plan.exact import Exact
 from gradexplain.plan.lower import Lowering
 from gradexplain.plan.magnitude import Magnitude
 from gradexplain.plan.numeric import Numeric
 from gradexplain.plan.program import Axis, Node
-from gradexplain.plan.running import run
+from gradexplain.plan.running import parts, run
 
 
 class Evaluator:
@@ -47,28 +47,47 @@ class Evaluator:
         self._magnitudes = magnitudes
         self._exact = exact
         self._what = what
-        values = (
-            Exact(self._value, lookup, decimals) if exact else Numeric(self._value, lookup, dtype)
-        )
+
+        def value(label: str) -> Any:  # no method: what is large goes when its evaluator does
+            return resolve(label)[0]
+
+        values = Exact(value, lookup, decimals) if exact else Numeric(value, lookup, dtype)
         self._values = values
-        self._interpretation = Magnitude(values, self._size) if magnitudes else values
-
-    def _value(self, label: str) -> Any:
-        return self._resolve(label)[0]
-
-    def _size(self, label: str) -> Any:
-        return self._resolve(label)[1]
+        self._interpretation = Magnitude(values, resolve) if magnitudes else values
 
     def value(self, e: Any, axes: Sequence[Any], shape: Sequence[int]) -> Pair:
         """``e`` over ``axes`` (index symbols, or 0 for an axis of one element), in ``shape``."""
-        root = self._lowered(sympy.sympify(e), axes)
-        hold(root, self._what, exact=self._exact, magnitudes=self._magnitudes)
+        root = self._held(e, axes)
         with np.errstate(all="ignore"):
             found = run(root, self._interpretation)
-        value, size = found if self._magnitudes else (found, None)
+        value, size = sized(found) if self._magnitudes else (found, None)
         return self._shaped(value, root, axes, shape), (
             None if size is None else self._shaped(size, root, axes, shape)
         )
+
+    def parts(
+        self, e: Any, axes: Sequence[Any], shape: Sequence[int]
+    ) -> Iterator[tuple[slice, Pair]]:
+        """The same in the parts of its first axis in which it is computed, all of it where there are
+        none."""
+        root = self._held(e, axes)
+        whole, first = None, axes[0].name if axes and not axes[0].is_Integer else ""
+        for part, place, pair in parts(root, self._interpretation):
+            if part is None:
+                whole = pair
+            elif place is None or root.axes[place].name != first:
+                whole = joined(root, whole, pair, place, part)
+            else:
+                some = part.stop - part.start, *shape[1:]
+                yield part, tuple(self._shaped(a, root, axes, some) for a in sized(pair))
+        if whole is not None:
+            pair = tuple(self._shaped(a, root, axes, shape) for a in sized(whole))
+            yield slice(None), pair
+
+    def _held(self, e: Any, axes: Sequence[Any]) -> Node:
+        root = self._lowered(sympy.sympify(e), axes)
+        hold(root, self._what, exact=self._exact, magnitudes=self._magnitudes)
+        return root
 
     def holds(self, condition: Any, axes: Sequence[Any], shape: Sequence[int]) -> Any:
         """Where a condition holds, as an array of ``shape``."""

@@ -24,6 +24,7 @@ from gradexplain.plan.arrays import (
     running,
     scanned,
     scattered,
+    sized,
     to_float,
     window,
 )
@@ -36,21 +37,28 @@ from gradexplain.plan.running import run
 class Magnitude:
     """Pairs of values, as ``values`` has them, and magnitudes in float64.
 
-    ``size(label)`` are the magnitudes of the inputs.
+    ``pair(label)`` are the inputs with theirs, or with None for those of numbers that are given.
     """
 
     cut = True
 
-    def __init__(self, values: Numeric, size: Callable[[str], Any]) -> None:
+    def __init__(self, values: Numeric, pair: Callable[[str], Pair]) -> None:
         self._values = values
-        self._size = size
+        self._pair = pair
+
+    def _size(self, label: str, *, whole: bool = True) -> Any:
+        pair = self._pair(label)
+        return (sized(pair) if whole else pair)[1]
 
     def step(self, node: Node, args: list[Any], spare: list[bool]) -> Any:
         if node.type != "real":
             return self._values.step(node, [a[0] for a in args], []), None
+        args = [
+            sized(a) if arg.type == "real" else a for a, arg in zip(args, node.args, strict=True)
+        ]
         value = self._values.step(node, [a[0] for a in args], [False] * len(args))
         size = getattr(self, f"_{node.kind}")(node, value, args)
-        return value, np.asarray(size, dtype=np.float64)
+        return value, None if size is None else np.asarray(size, dtype=np.float64)
 
     # -- leaves ----------------------------------------------------------------------------------
 
@@ -61,7 +69,8 @@ class Magnitude:
     _real = _number
 
     def _element(self, node: Node, value: Any, args: list[Pair]) -> Any:
-        return self._size(node.data[0])[tuple(slice(None) if p else 0 for p in node.data[1])]
+        size = self._size(node.data[0], whole=False)
+        return None if size is None else size[tuple(slice(None) if p else 0 for p in node.data[1])]
 
     def _window(self, node: Node, value: Any, args: list[Pair]) -> Any:
         return window(self._size(node.data[0]), node.data[1], node.axes, 0.0)

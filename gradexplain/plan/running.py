@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from gradexplain.plan.arrays import block, joined
@@ -25,7 +25,19 @@ class Interpretation(Protocol):
 
 
 def run(root: Node, interpretation: Interpretation) -> Any:
-    """The value of ``root``; what is not needed any more is let go at once."""
+    """The value of ``root``."""
+    whole = None
+    for part, place, value in parts(root, interpretation):
+        whole = value if part is None else joined(root, whole, value, place, part)
+    return whole
+
+
+def parts(root: Node, interpretation: Interpretation) -> Iterator[tuple[slice | None, Any, Any]]:
+    """The value of ``root`` in the parts in which it is computed: ``(part, place, value)``.
+
+    ``place`` is the axis of which ``value`` is a part, None where values are to be added; ``part`` is
+    None for the whole.  What is not needed any more is let go at once.
+    """
     plan = schedule(root, interpretation.cut)
     uses = Counter(plan.uses)
     values: dict[int, Any] = {}
@@ -41,12 +53,20 @@ def run(root: Node, interpretation: Interpretation) -> Any:
             args = [given[arg.place] for arg in node.args]
             del given
             values[node.place] = interpretation.step(node, args, spare)
+        elif node is root:
+            yield from _in_blocks(region, given, interpretation)
+            return
         else:
-            values[node.place] = _in_blocks(region, given, interpretation)
-    return values[root.place]
+            whole = None
+            for part, place, value in _in_blocks(region, given, interpretation):
+                whole = joined(node, whole, value, place, part)
+            values[node.place] = whole
+    yield None, None, values[root.place]
 
 
-def _in_blocks(region: Region, given: Mapping[int, Any], meaning: Interpretation) -> Any:
+def _in_blocks(
+    region: Region, given: Mapping[int, Any], meaning: Interpretation
+) -> Iterator[tuple[slice, int | None, Any]]:
     axis, root = region.axis, region.inside[-1]
     last = {arg.place: node.place for node in region.inside for arg in node.args}
     inside = {node.place for node in region.inside}
@@ -59,7 +79,6 @@ def _in_blocks(region: Region, given: Mapping[int, Any], meaning: Interpretation
     }  # fmt: skip
     cut = {arg.place: arg.axes.index(axis) for arg in region.outside if axis in arg.axes}
     at = None if region.summed else root.axes.index(axis)
-    whole = None
     for part in blocks(region):
         values = {
             place: block(value, cut[place], part) if place in cut else value
@@ -71,5 +90,4 @@ def _in_blocks(region: Region, given: Mapping[int, Any], meaning: Interpretation
                 if last[arg.place] == node.place:
                     values.pop(arg.place, None)
             values[node.place] = meaning.step(node, args, spare[node.place])
-        whole = joined(root, whole, values.pop(root.place), at, part)
-    return whole
+        yield part, at, values.pop(root.place)

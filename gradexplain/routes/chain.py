@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,8 @@ from gradexplain.formula.calculus import literal_value
 from gradexplain.formula.kit import decimals
 from gradexplain.formula.local import RESULT, UPSTREAM, local_rule
 from gradexplain.graph import Graph, Node, Ref, put, refs
-from gradexplain.plan.arrays import Pair, as_array, to_exact, to_float
+from gradexplain.plan.arrays import Pair, as_array, sized, to_exact, to_float
+from gradexplain.plan.blocks import LARGE
 from gradexplain.plan.evaluate import Evaluator
 from gradexplain.verdict import compare
 
@@ -153,8 +154,10 @@ class ChainRule:
 
     def _pair(self, array: Any) -> Pair:
         array = np.asarray(array, dtype=np.float64)
-        size = np.abs(array)  # an infinity that is given, as in a mask, is exact
-        return (to_exact(array) if self.exact else array), np.where(np.isinf(size), 0.0, size)
+        if not self.exact and array.size >= LARGE:
+            return array, None
+        value, size = sized((array, None))
+        return (to_exact(value) if self.exact else value), size
 
     def _value(self, node: Node, values: Mapping[str, Array]) -> Pair:
         if node.op is None:
@@ -168,7 +171,8 @@ class ChainRule:
     def _kernel(self, node: Node) -> Pair:
         """The record's own numeric kernel."""
         assert node.op is not None and node.op.value is not None
-        value, size = node.op.value(self.exact, *put(node.args, self.forward.__getitem__))
+        pairs = {id: sized(self.forward[id]) for id in node.inputs if id in self.forward}
+        value, size = node.op.value(self.exact, *put(node.args, pairs.__getitem__))
         return value, size() if callable(size) else size
 
     def _evaluator(
@@ -207,6 +211,11 @@ class ChainRule:
         evaluator = self._evaluator(c.node, c.rule.sizes[c.place], upstream)
         return evaluator.value(c.term.formula, c.term.places, c.source.shape)
 
+    def sent_in_parts(self, c: Contribution, upstream: Pair) -> Iterator[tuple[slice, Pair]]:
+        """The same in parts of its first axis."""
+        evaluator = self._evaluator(c.node, c.rule.sizes[c.place], upstream)
+        return evaluator.parts(c.term.formula, c.term.places, c.source.shape)
+
     def terms(self, c: Contribution, upstream: Array) -> Array | None:
         """The size of what PyTorch's kernel rounds on the way to `sent`, where that is larger."""
         assert c.node.op is not None
@@ -236,10 +245,24 @@ class ChainRule:
         if self._adjoint is None or self._adjoint[0] != tuple(wanted):
             self._adjoint = tuple(wanted), adjoint(self.graph, wanted, UPSTREAM)
         for c in self._adjoint[1].contributions:
-            value = self.sent(c, self.upstream[c.node.id])
-            self.contributions.append(Sent(c.node, c.source, c.rule, c.place, c.term, value))
+            value = shown = self.sent(c, self.upstream[c.node.id])
             if c.source.id in self.upstream:
-                before = self.upstream[c.source.id]
+                before = sized(self.upstream[c.source.id])
                 with np.errstate(all="ignore"):
                     value = as_array(before[0] + value[0]), as_array(before[1] + value[1])
             self.upstream[c.source.id] = value
+            if not self.exact and shown[0].size >= LARGE:
+                # Its bounds are needed in the sum alone.
+                shown = cleaned(shown, exact=False), None
+            self.contributions.append(Sent(c.node, c.source, c.rule, c.place, c.term, shown))
+        self._shed()
+
+    def _shed(self) -> None:
+        """Let go of the bounds of large arrays that have no rounding noise, but for the gradients'."""
+        kept = {self.graph.output, *(node.id for node in self.graph.leaves)}
+        upstream = {id: pair for id, pair in self.upstream.items() if id not in kept}
+        for found, pairs in ((self.forward, self.forward), (self.upstream, upstream)):
+            for id, pair in list(pairs.items()):
+                large = not self.exact and pair[0].size >= LARGE
+                if large and cleaned(pair, exact=False) is pair[0]:
+                    found[id] = pair[0], None

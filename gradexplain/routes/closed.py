@@ -35,7 +35,7 @@ from gradexplain.formula.sizes import Sizes, Unlettered
 from gradexplain.formula.tidy import Folds, tidy
 from gradexplain.graph import Graph, Node, put
 from gradexplain.ops.base import Shape
-from gradexplain.plan.arrays import Pair, to_exact, to_float
+from gradexplain.plan.arrays import Pair, sized, to_exact, to_float
 from gradexplain.plan.evaluate import Evaluator
 from gradexplain.routes.names import free_names
 from gradexplain.routes.recognised import recognised
@@ -359,8 +359,10 @@ class ClosedForm:
 
     def _argument(self, id: int) -> Pair:
         """A tensor as a record's kernel takes it."""
-        value, size = self._argument_pair(self.graph[id])
-        return value, np.broadcast_to(0.0, value.shape) if size is None else size
+        pair = self._argument_pair(self.graph[id])
+        if self._magnitudes:
+            return sized(pair)
+        return pair[0], np.broadcast_to(0.0, pair[0].shape)
 
     def _argument_pair(self, node: Node) -> Pair:
         if node.is_literal or not self.calculus.is_atom(node):
@@ -371,8 +373,9 @@ class ClosedForm:
 
     def _given(self, array: Any) -> Pair:
         array = np.asarray(array, dtype=np.float64)
-        size = np.abs(array) if self._magnitudes else None
-        return (to_exact(array) if self.exact else array), size
+        if not self.exact:
+            return array, None
+        return to_exact(array), np.abs(array) if self._magnitudes else None
 
     def _integers(self, label: str) -> Any:
         node = self.calculus.node(label)

@@ -8,7 +8,8 @@ is held against the sum of what was sent to it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
@@ -20,6 +21,7 @@ from gradexplain.explanation import Array, Difference
 from gradexplain.formula.kit import decimals
 from gradexplain.graph import Graph, Node, Ref
 from gradexplain.plan.arrays import Pair, to_exact, to_float
+from gradexplain.plan.blocks import LARGE
 from gradexplain.routes.chain import ChainRule, cleaned
 from gradexplain.routes.pytorch import Steps
 from gradexplain.routes.singular import singular_nodes
@@ -34,12 +36,13 @@ class JudgedStep:
     """One contribution: what PyTorch computed, what the record gives there, and what that comes to.
 
     ``why`` says of a convention which it is: ``singular``, ``overflow``, ``special`` (nan, inf or −0.0
-    among the operands) or ``coarse``.
+    among the operands) or ``coarse``.  Of a large array that agrees ``expected`` is not
+    kept (None), and ``bound`` is the largest for all elements.
     """
 
     verdict: str
     torch: Array
-    expected: Array
+    expected: Array | None
     bound: Array
     margin: float
     difference: Difference | None = None
@@ -71,12 +74,6 @@ class JudgedSteps:
         reach = graph.downstream({leaf.id})
         found = [step for (_, source), step in self.steps.items() if source in reach]
         return found + [step for id, step in self.sums.items() if id in reach]
-
-    def arriving(self, node: Node) -> Array:
-        """The bound of what arrives at ``node``, of the last operations alone."""
-        if node.id in self.sums:
-            return self.sums[node.id].bound
-        return np.zeros(node.shape)
 
     def differences(self) -> list[Difference]:
         every = (*self.steps.values(), *self.sums.values())
@@ -118,6 +115,8 @@ class AtPyTorch(ChainRule):
         return self._exactly
 
     def _given(self, array: Array) -> Pair:
+        if not self.exact and array.size >= LARGE and not compare.is_coarse(self._dtype):
+            return array, None
         value, size = compare.given(array, self._dtype)
         return (to_exact(value) if self.exact else value), size
 
@@ -154,23 +153,30 @@ def judged(
 ) -> JudgedSteps:
     """Each of the chain rule's ``contributions`` as PyTorch made it, judged."""
     found = JudgedSteps()
+    contributions = [c for c in contributions if c.node.id in steps.upstream]
+    awaited = Counter(c.source.id for c in contributions)
     at = AtPyTorch(graph, steps, dtype)
     singular = {point.node.id: point for point in singular_nodes(graph, at, wanted)}
     sent: dict[int, list[JudgedStep]] = {}
     decided: dict[int, list[str]] = {}
     for c in contributions:
         node, source = c.node, c.source
-        if node.id not in steps.upstream:
-            continue
         torch = steps.contributions.get((node.id, source.id))
         point = singular.get(node.id)
         step = _judge(at, steps, c, torch, None if point is None else point.mask, dtype)
         found.steps[node.id, source.id] = step
         sent.setdefault(source.id, []).append(step)
         decided.setdefault(node.id, []).append(step.verdict)
-    for id, parts in sent.items():
-        if id in steps.upstream:
-            found.sums[id] = hold_sum(graph[id].label, parts, steps.upstream[id], dtype)
+        awaited[source.id] -= 1
+        if awaited[source.id] or source.id not in steps.upstream:
+            continue
+        parts = sent.pop(source.id)
+        total = hold_sum(source.label, parts, steps.upstream[source.id], dtype)
+        found.sums[source.id] = total
+        for step in (*parts, *(() if source.is_leaf else [total])):
+            if step.torch.size >= LARGE and step.verdict == "agree":
+                step.bound = np.broadcast_to(step.bound.max(), step.bound.shape)
+    found.sums = {id: found.sums[id] for id in awaited if id in found.sums}
     found.operations = len(decided)
     found.compared = sum("cannot tell" not in verdicts for verdicts in decided.values())
     return found
@@ -203,8 +209,9 @@ def _judge(
         coarse=compare.coarseness([node.op]),
         terms=lambda: at.terms(c, upstream),
         exactly=lambda: at.exactly.contribution(c),
+        parts=lambda: at.sent_in_parts(c, at.upstream[node.id]),
     )
-    return hold(local, at.contribution(c), dtype)
+    return hold(local, lambda: at.contribution(c), dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +221,7 @@ class Local:
     ``routes`` are the names of the operation and of the input; ``given`` is what was sent to that
     input.  ``singular`` is true at the elements of the result that have no derivative, None without
     any; ``terms`` what a kernel rounds on its way, `ChainRule.terms`; ``exactly`` works the
-    contribution out with digits to spare.
+    contribution out with digits to spare, ``parts`` part by part, None where there is nothing to gain.
     """
 
     names: tuple[str, str]
@@ -227,6 +234,7 @@ class Local:
     coarse: float
     terms: Callable[[], Array | None]
     exactly: Callable[[], Pair]
+    parts: Callable[[], Iterable[tuple[slice, Pair]]] | None = None
 
     @property
     def elementwise(self) -> bool:
@@ -248,20 +256,36 @@ class Local:
         return mask
 
 
-def hold(local: Local, pair: Pair, dtype: str) -> JudgedStep:
+def hold(local: Local, pair: Callable[[], Pair], dtype: str) -> JudgedStep:
     """What PyTorch sent back against ``pair``, the record's contribution at PyTorch's own numbers.
 
-    The bound is that of this operation alone, in ``dtype``.
+    The bound is that of this operation alone, in ``dtype``.  What is large is judged part by part
+    first: its bounds, and what is expected, are never there as a whole unless something differs.
     """
-    flat = [np.ravel(u) for u in local.upstreams]
-    given, upstream = local.given, flat[0] if len(flat) == 1 else np.concatenate(flat)
-    (value, size), name = pair, local.names[1]
-    expected = to_float(value)
-    scale = compare.largest(upstream)
+    given, name = local.given, local.names[1]
+    scale = max((compare.largest(u) for u in local.upstreams), default=0.0)
     routes = f"{local.names[0]} by its formula", "PyTorch"
+    if local.parts is not None and given.size >= LARGE and not compare.is_coarse(dtype):
+        tally, bound = compare.Tally(), np.empty(given.shape)
+        with np.errstate(all="ignore"):
+            for whole, (value, size) in local.parts():
+                for own in compare.blocks(value.shape):
+                    first = whole.start or 0
+                    first, last = first, first + len(value)
+                    if own is not ...:
+                        first, last = first + own.start, min(first + own.stop, last)
+                    expected = value[own]
+                    allowed = compare.local_bound_of(size[own], expected, scale, dtype)
+                    tally.add(expected, given[first:last], allowed, first)
+                    bound[first:last] = allowed
+        result = tally.judged(name, routes, dtype, lambda: scale)
+        if result.verdict == "agree":
+            return JudgedStep("agree", given, None, bound, result.margin)
+    value, size = pair()
+    expected = to_float(value)
 
     def judge() -> tuple[Array, compare.Judged]:
-        allowed = compare.local_bound(size, expected, upstream, dtype)
+        allowed = compare.local_bound_of(size, expected, scale, dtype)
         return allowed, compare.judge(name, routes, expected, given, allowed, dtype, scale)
 
     allowed, result = judge()
@@ -288,6 +312,7 @@ def hold(local: Local, pair: Pair, dtype: str) -> JudgedStep:
 def _why(local: Local, step: JudgedStep, size: Any, dtype: str) -> str:
     """Why PyTorch may differ here though its backward is right, see `JudgedStep`; else ""."""
     given, expected = step.torch, step.expected
+    assert expected is not None
     wrong = compare.differs(expected, given, step.bound)
     special = local.special
     with np.errstate(all="ignore"):
@@ -333,14 +358,27 @@ def hold_sum(
 
     ``beside`` is what it was added to on the way.
     """
+    total = np.empty(arrived.shape if compare.is_coarse(dtype) else ())
+    tally, allowed = compare.Tally(), np.empty(arrived.shape)
+    beside, scale = np.broadcast_to(beside, arrived.shape), 0.0
     with np.errstate(all="ignore"):
-        total = reduce(np.add, [part.torch for part in parts])
-        size = reduce(np.add, [np.abs(part.torch) for part in parts]) * len(parts) + np.abs(beside)
-        allowed = reduce(np.add, [part.bound for part in parts])
-        allowed = np.nan_to_num(
-            allowed + 2 * compare.FORMATS[dtype].unit * size, nan=0.0, posinf=0.0
-        )
+        for own in compare.blocks(arrived.shape):
+            sent = [part.torch[own] for part in parts]
+            size = reduce(np.add, [np.abs(array) for array in sent]) * len(parts)
+            size += np.abs(beside[own])
+            scale = max(scale, compare.largest(size))
+            size *= 2 * compare.FORMATS[dtype].unit
+            bound = reduce(np.add, [part.bound[own] for part in parts]) + size
+            if not np.isfinite(bound).all():
+                bound = np.nan_to_num(bound, nan=0.0, posinf=0.0)
+            allowed[own], expected = bound, reduce(np.add, sent)
+            if compare.is_coarse(dtype):
+                total[own] = expected
+            else:
+                tally.add(expected, arrived[own], bound, 0 if own is ... else own.start)
     routes = "the sum of what was sent", "PyTorch"
-    scale = compare.largest(size)
-    result = compare.judge(name, routes, total, arrived, allowed, dtype, scale)
-    return JudgedStep(result.verdict, arrived, total, allowed, result.margin, result.difference)
+    if compare.is_coarse(dtype):
+        result = compare.judge(name, routes, total, arrived, allowed, dtype, scale)
+    else:
+        result = tally.judged(name, routes, dtype, lambda: scale)
+    return JudgedStep(result.verdict, arrived, None, allowed, result.margin, result.difference)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+import numpy as np
+
 from gradexplain.errors import InputError, first_line
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph, put, refs
@@ -22,6 +24,9 @@ from gradexplain.ops.base import Op
 from gradexplain.routes import process
 from gradexplain.supervisor import link
 from gradexplain.supervisor.helper import HELPERS, Failed, Helper
+
+#: Arrays of so many elements are not copied.
+_LARGE = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ class Question:
                 if node.op is not None and tensor is not None and tensor.requires_grad:
                     tensor.retain_grad()
             if output.requires_grad:
-                backward(torch, output, torch.tensor(self.v, dtype=output.dtype))
+                backward(torch, output, tensor_of(torch, self.v, output.dtype))
             kept = {
                 node.label: to_array(torch, tensors[node.id].grad, copy=False)
                 for node in graph.nodes
@@ -140,7 +145,7 @@ class Lines:
             "F": torch.nn.functional,
             "math": __import__("math"),
         }
-        known |= {name: torch.tensor(value) for name, value in self.values.items()}
+        known |= {name: tensor_of(torch, v) for name, v in self.values.items()}
         found: dict[str, Array | None] = {}
         for name, text in self.lines.items():
             try:
@@ -228,6 +233,13 @@ def numbers_of(torch: Any, tensor: Any, *, copy: bool = True) -> Array:
     return array
 
 
+def tensor_of(torch: Any, value: Any, dtype: Any = None) -> Any:
+    """A tensor of these numbers; of a large array, which nobody changes, it shares the memory."""
+    if not isinstance(value, np.ndarray) or value.size < _LARGE or not value.flags.writeable:
+        return torch.tensor(value, dtype=dtype)
+    return torch.from_numpy(value).to(dtype)
+
+
 def tensors_of(
     torch: Any,
     graph: Graph,
@@ -256,7 +268,7 @@ def tensors_of(
             tensors[node.id] = torch.tensor(value, dtype=torch.int64)
         else:
             value = values[node.label] if node.is_leaf else node.value
-            tensor = torch.tensor(value, dtype=dtype)
+            tensor = tensor_of(torch, value, dtype)
             tensors[node.id] = tensor.requires_grad_(node.label in wanted)
     return tensors
 

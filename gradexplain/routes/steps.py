@@ -119,7 +119,7 @@ def _numbers(
         spot = tuple(int(i) for i in index)
         if any(i >= n for i, n in zip(spot, pair[0].shape, strict=True)):
             return ""
-        values[atom] = number(float(clean((pair[0][spot], pair[1][spot]))), 6)
+        values[atom] = number(float(clean(tuple(a if a is None else a[spot] for a in pair))), 6)
     if not values:
         return ""
     filled = _Filled({**values, **lengths})(contribution)

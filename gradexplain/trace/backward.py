@@ -218,7 +218,7 @@ class Backward(Forward):
             exactly=exactly,
         )
         with mp.workdps(DIGITS):
-            found = hold(local, pair, dtype)
+            found = hold(local, lambda: pair, dtype)
         self.judged[operation.id, number] = found
         if found.difference is not None:
             self.differences.append(found.difference)

@@ -16,7 +16,7 @@ from gradexplain.graph import Builder, Graph, Ref, op_call
 from gradexplain.numbers import number
 from gradexplain.ops import by_spelling
 from gradexplain.ops.base import Op
-from gradexplain.plan.arrays import Pair, to_float
+from gradexplain.plan.arrays import Pair, sized, to_float
 from gradexplain.reading.applying import Applier
 from gradexplain.routes.chain import ChainRule
 from gradexplain.trace import compositions, recurrent
@@ -41,7 +41,7 @@ class Chain(ChainRule):
     """The chain rule from values that carry their error bounds with them."""
 
     def _pair(self, array: Any) -> Pair:
-        return array if isinstance(array, tuple) else super()._pair(array)
+        return array if isinstance(array, tuple) else sized(super()._pair(array))
 
     def sent(self, c: Contribution, upstream: Pair) -> Pair:
         value, size = super().sent(c, upstream)

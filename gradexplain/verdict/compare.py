@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,10 @@ def blocks(shape: tuple[int, ...]) -> Iterator[Any]:
 
 
 def bound(magnitude: Any, gradient: Array, v: Array, dtype: str) -> Array:
-    """The largest difference allowed at each element, in the gradient's shape."""
+    """The largest difference allowed at each element, in the gradient's shape.
+
+    Of several magnitudes, in a tuple, the largest counts.
+    """
     total = sum(
         float(np.abs(v[part]).sum(where=np.isfinite(v[part]))) for part in blocks(np.shape(v))
     )
@@ -78,13 +82,14 @@ def bound(magnitude: Any, gradient: Array, v: Array, dtype: str) -> Array:
 
 def _scaled_by(magnitude: Any, value: Array, change: Callable[[Array], None]) -> Array:
     """``magnitude + |value|``, each 0 where it is not finite, and changed in place."""
-    size = np.asarray(magnitude, dtype=np.float64)
-    shape = np.broadcast_shapes(size.shape, np.shape(value))
-    size, value = np.broadcast_to(size, shape), np.broadcast_to(value, shape)
+    each = magnitude if isinstance(magnitude, tuple) else (magnitude,)
+    arrays = [np.asarray(size, dtype=np.float64) for size in each]
+    shape = np.broadcast_shapes(np.shape(value), *(array.shape for array in arrays))
+    value, *sizes = (np.broadcast_to(array, shape) for array in (value, *arrays))
     result = np.empty(shape)
     with np.errstate(all="ignore"):
         for part in blocks(shape):
-            scale, own = result[part], size[part]
+            scale, own = result[part], reduce(np.maximum, [size[part] for size in sizes])
             np.abs(value[part], out=scale)
             if not np.isfinite(scale).all():
                 np.nan_to_num(scale, copy=False, nan=0.0, posinf=0.0)
@@ -99,9 +104,13 @@ def local_bound(magnitude: Any, expected: Array, upstream: Array, dtype: str) ->
     Where the formula is 0 without a rounding, as that of a mean over one element, PyTorch may still
     compute differences of what arrives; what is below the smallest normal number may be lost.
     """
+    return local_bound_of(magnitude, expected, largest(upstream), dtype)
+
+
+def local_bound_of(magnitude: Any, expected: Array, arriving: float, dtype: str) -> Array:
+    """The same where the largest number that arrives is known."""
     form = FORMATS[dtype]
     count = FEW_ROUNDINGS if is_coarse(dtype) else ROUNDINGS
-    arriving = largest(upstream)
 
     def allowed(scale: Array) -> None:
         scale[scale == 0] = ROUNDINGS * arriving
@@ -191,47 +200,115 @@ def judge(
     A mismatch is a difference beyond the bound.  Within it the two agree only if an error of 1 % would
     have been seen: if the whole deviates by less than `SEEN`.  Otherwise nothing can be told.
     """
-    difference = worst(name, routes, expected, found, allowed)
-    margin, size, noise = 0.0, 0.0, 0.0
-    with np.errstate(all="ignore"):
-        for part in blocks(expected.shape):
-            e, f, most = np.asarray(np.abs(expected[part])), found[part], allowed[part]
-            finite = np.isfinite(e) & np.isfinite(f)
-            size = max(size, float(e.max(initial=0.0, where=finite)))
-            noise = max(noise, float(np.abs(f).max(initial=0.0, where=finite)))
-            shares = np.divide(e, most, out=e)
-            margin = max(margin, float(shares.max(initial=0.0, where=finite & (most > 0))))
-    deviation = _deviation(expected, found, size, noise, scale)
-    margin *= 2 * SEEN
+    tally = Tally.of(expected, found, allowed)
+    result = tally.judged(name, routes, dtype, lambda: scale)
+    difference, margin, deviation = result.difference, result.margin, result.deviation
     if difference is None and is_coarse(dtype):
         difference = _scaled(name, routes, expected, found, allowed, dtype)
     if difference is not None:
         return Judged("mismatch", difference, margin, deviation)
-    decided = deviation <= (SEEN if not is_coarse(dtype) else 4 * FORMATS[dtype].unit)
+    decided = result.verdict == "agree"
     if decided and is_coarse(dtype):
         finite = np.isfinite(expected) & np.isfinite(found)
         decided = abs(_factor(expected[finite], found[finite]) - 1) <= SEEN
     return Judged("agree" if decided else "cannot tell", None, margin, deviation)
 
 
-def _deviation(expected: Array, found: Array, size: float, noise: float, scale: float) -> float:
-    """``‖found − expected‖ / ‖expected‖`` of what is finite; of what should be 0, its size against
-    ``scale``.  ``size`` and ``noise`` are the largest of the two."""
-    if size == 0:
-        return noise / scale if scale else float(noise > 0)
-    apart = whole = 0.0
-    with np.errstate(all="ignore"):
-        for part in blocks(expected.shape):
-            e, f = expected[part], found[part]
-            gap = np.asarray(f - e)
-            if not np.isfinite(gap).all():
-                finite = np.isfinite(e) & np.isfinite(f)
-                e, gap = e[finite], gap[finite]
-            gap = np.ravel(gap / size)
-            apart += float(np.dot(gap, gap))
-            gap = np.ravel(e / size)
-            whole += float(np.dot(gap, gap))
-    return math.sqrt(apart / whole)
+@dataclass(slots=True)
+class Tally:
+    """What numbers, those expected and the bounds come to, part by part.
+
+    ``count`` of them differ by more than the bound, most at ``place``; ``size`` and ``noise`` are the
+    largest of what is expected and found.
+    """
+
+    count: int = 0
+    most: float = -1.0
+    place: tuple[int, ...] = ()
+    values: tuple[float, float] = (0.0, 0.0)
+    tolerance: float = 0.0
+    size: float = 0.0
+    noise: float = 0.0
+    apart: float = 0.0
+    whole: float = 0.0
+    margin: float = 0.0
+
+    @classmethod
+    def of(cls, expected: Array, found: Array, allowed: Array) -> Tally:
+        tally = cls()
+        with np.errstate(all="ignore"):
+            for part in blocks(np.shape(allowed)):
+                first = 0 if part is ... else part.start
+                tally.add(expected[part], found[part], allowed[part], first)
+        return tally
+
+    def add(self, expected: Array, found: Array, allowed: Array, first: int = 0) -> None:
+        """A part that begins at ``first`` of the first axis."""
+        gap = np.asarray(np.subtract(expected, found))
+        apart, whole = _norm(gap), _norm(expected)
+        if not (np.abs(gap) <= allowed).all():
+            self._differs(expected, found, allowed, first)
+        size = np.asarray(np.abs(expected))
+        if not (apart < np.inf and whole < np.inf):
+            finite = np.isfinite(expected) & np.isfinite(found)
+            apart, whole = _norm(gap[finite]), _norm(expected[finite])
+            size, found = np.where(finite, size, 0.0), np.where(finite, found, 0.0)
+        self.apart, self.whole = math.hypot(self.apart, apart), math.hypot(self.whole, whole)
+        largest_here = float(size.max(initial=0.0))
+        self.size = max(self.size, largest_here)
+        if not largest_here:
+            self.noise = max(self.noise, largest(found))
+        shares = np.divide(size, allowed, out=size)
+        most = float(shares.max(initial=0.0))
+        if not most < np.inf:
+            most = float(shares.max(initial=0.0, where=allowed > 0))
+        self.margin = max(self.margin, most)
+
+    def _differs(self, expected: Array, found: Array, allowed: Array, first: int) -> None:
+        wrong = differs(expected, found, allowed)
+        if not wrong.any():
+            return
+        self.count += int(wrong.sum())
+        gap = np.nan_to_num(np.abs(expected - found) / allowed, nan=np.inf, posinf=np.inf)
+        gap = np.where(wrong, gap, -1.0)
+        if gap.max() > self.most:
+            at = tuple(int(i) for i in np.unravel_index(int(np.argmax(gap)), gap.shape))
+            self.most, self.tolerance = float(gap.max()), float(allowed[at])
+            self.values = float(expected[at]), float(found[at])
+            self.place = (at[0] + first, *at[1:]) if at else at
+
+    def difference(self, name: str, routes: tuple[str, str]) -> Difference | None:
+        """Where the two differ most; None where they agree."""
+        if not self.count:
+            return None
+        return Difference(name, routes, self.place, self.values, self.tolerance, self.count)
+
+    def judged(
+        self, name: str, routes: tuple[str, str], dtype: str, scale: Callable[[], float]
+    ) -> Judged:
+        """See `judge`; ``scale`` is asked for where all should be 0."""
+        difference, margin = self.difference(name, routes), 2 * SEEN * self.margin
+        if self.size:
+            deviation = self.apart / self.whole
+        else:
+            beside = scale()
+            deviation = self.noise / beside if beside else float(self.noise > 0)
+        decided = deviation <= (SEEN if not is_coarse(dtype) else 4 * FORMATS[dtype].unit)
+        verdict = "mismatch" if difference is not None else "agree" if decided else "cannot tell"
+        return Judged(verdict, difference, margin, deviation)
+
+
+def _norm(array: Array) -> float:
+    """``‖array‖``, infinite or nan where a number is."""
+    flat = np.ravel(array)
+    square = float(np.einsum("i,i", flat, flat))  # BLAS would start threads
+    if 1e-200 < square < 1e200:
+        return math.sqrt(square)
+    most = float(np.abs(flat).max(initial=0.0))
+    if most == 0 or not most < np.inf:
+        return most
+    flat = flat / most
+    return most * math.sqrt(float(np.einsum("i,i", flat, flat)))
 
 
 def _factor(expected: Array, found: Array) -> float:
@@ -285,15 +362,22 @@ def by_kernel(difference: Difference, relative: float, dtype: str) -> bool:
 
 
 def settled(value: Array, magnitude: Any, unit: float) -> Array:
-    """``value`` with what is only rounding noise against its magnitude put to 0."""
+    """``value`` with what is only rounding noise against its magnitude put to 0; there is none in
+    numbers rounded once, whose magnitude is None."""
     value = np.asarray(value)
-    size = np.broadcast_to(np.asarray(magnitude, dtype=np.float64), value.shape)
+    size = None
+    if magnitude is not None:
+        size = np.broadcast_to(np.asarray(magnitude, dtype=np.float64), value.shape)
     result = value
     with np.errstate(all="ignore"):
         for part in blocks(value.shape):
-            v, s = value[part], size[part]
-            noise = (np.abs(v) <= 8 * unit * s) & (s < np.inf)
-            if not noise.any() and (v != 0).all():
+            v = value[part]
+            noise = v == 0 if size is None else np.abs(v) <= 8 * unit * size[part]
+            if not noise.any():
+                continue  # there is no 0 either
+            if size is not None:
+                noise = noise & (size[part] < np.inf)
+            if not (np.where(v == 0, np.signbit(v), noise)).any():
                 continue  # a large array is not copied
             if result is value:
                 result = np.array(value)
@@ -313,27 +397,4 @@ def differences(name: str, pairs: Iterable[Pair]) -> list[Difference]:
 
 def worst(name: str, routes: tuple[str, str], a: Array, b: Array, tol: Array) -> Difference | None:
     """Where two routes differ most, None where they agree."""
-    count, most, place = 0, -1.0, 0
-    with np.errstate(all="ignore"):
-        for part in blocks(np.shape(tol)):
-            wrong = differs(a[part], b[part], tol[part])
-            if wrong.any():
-                gap = np.nan_to_num(
-                    np.abs(a[part] - b[part]) / tol[part], nan=np.inf, posinf=np.inf
-                )
-                gap = np.where(wrong, gap, -1.0)
-                count += int(wrong.sum())
-                if gap.max() > most:
-                    first = 0 if part is ... else part.start * math.prod(tol.shape[1:])
-                    most, place = float(gap.max()), first + int(np.argmax(gap))
-    if not count:
-        return None
-    index = tuple(int(i) for i in np.unravel_index(place, tol.shape))
-    return Difference(
-        input=name,
-        routes=routes,
-        index=index,
-        values=(float(a[index]), float(b[index])),
-        tolerance=float(tol[index]),
-        count=count,
-    )
+    return Tally.of(a, b, tol).difference(name, routes)
