@@ -274,8 +274,7 @@ class Run:
             shape = self.graph.out.shape + leaf.shape
             value = None
             if math.prod(shape) <= SHOWN_ENTRIES:
-                pair = self.closed.jacobian_value(leaf)
-                value = None if pair is None else self.clean(pair)
+                value = self.clean(self.closed.jacobian_value(leaf))
             self.explanation.jacobian[leaf.label] = Jacobian(
                 leaf.label, shown.formula, shown.text, shown.latex, shown.where, shown.ranges,
                 structure, shape, value,

@@ -234,15 +234,8 @@ class Builder:
     def constant(self, value: Any, span: Span, *, integer: bool = False) -> Ref:
         """A number, or an array of numbers."""
         if isinstance(value, (bool, int, float)):
-            return self._add(
-                None,
-                False,
-                None,
-                (),
-                (),
-                span,
-                value=float(value) if isinstance(value, bool) else value,
-            )
+            value = float(value) if isinstance(value, bool) else value
+            return self._add(None, False, None, (), (), span, value=value)
         array = np.asarray(value, dtype=np.float64)
         if not self.any_size:
             check_size(array.shape)

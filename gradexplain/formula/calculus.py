@@ -54,15 +54,9 @@ class Calculus:
 
     def indices(self, shape: Shape, letter: str) -> tuple[Any, ...]:
         """One index symbol for each axis of ``shape``; 0 for an axis of one element."""
-        symbols = []
-        for axis, n in enumerate(shape):
-            if n == 1:
-                symbols.append(sympy.S.Zero)
-            else:
-                symbol = index(f"{letter}{axis}")
-                self.ranges[symbol] = n
-                symbols.append(symbol)
-        return tuple(symbols)
+        letters = [index(f"{letter}{axis}") for axis in range(len(shape))]
+        self.ranges.update((i, n) for i, n in zip(letters, shape, strict=True) if n != 1)
+        return tuple(sympy.S.Zero if n == 1 else i for i, n in zip(letters, shape, strict=True))
 
     def fresh(self, shape: Shape) -> tuple[Any, ...]:
         return tuple(self.ranges.fresh(n) for n in shape)
@@ -75,11 +69,8 @@ class Calculus:
         return element_symbol(node.label, at)
 
     def node(self, label: str) -> Node | None:
+        """The node of this name (None for ``v`` and other symbols)."""
         return self._by_label.get(label)
-
-    def node_of(self, atom: Any) -> Node | None:
-        """The node that an atom is an element of (None for ``v`` and other symbols)."""
-        return self._by_label.get(label_of(atom))
 
     def tensor(self, node: Node) -> Tensor:
         """The node as an argument of a record's rule."""
@@ -285,7 +276,7 @@ class Calculus:
         def of_atom(atom: Any) -> Any:
             if isinstance(atom, (sympy.Sum, sympy.Product)):
                 return self._total_slope(atom, of_atom)
-            node = self.node_of(atom)
+            node = self.node(label_of(atom))
             if node is None:
                 return sympy.S.Zero
             return self._slope(node, leaf, indices_of(atom))

@@ -6,11 +6,10 @@ that an element of a real tensor is real and which symbols a sum binds, is known
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import sympy
 from sympy.core.assumptions import _assume_defined
 
@@ -226,7 +225,6 @@ class Greatest(sympy.Expr):
 
     is_real = True
     is_commutative = True
-    reduce: Any = np.maximum
 
     def __new__(cls, body: Any, *limits: Any) -> Any:
         return sympy.Expr.__new__(cls, body, *(sympy.Tuple(*limit) for limit in limits))
@@ -247,31 +245,17 @@ class Greatest(sympy.Expr):
 class Least(Greatest):
     """``min_p f(p)``."""
 
-    reduce = np.minimum
-
-
-class _Place:
-    """``reduce`` of `argmax` and `argmin`: the first index of the extremum along one axis."""
-
-    def __init__(self, find: Callable[..., Any]) -> None:
-        self._find = find
-
-    def reduce(self, array: Any, axis: tuple[int, ...]) -> Any:
-        return np.asarray(self._find(array, axis=axis[0]), dtype=array.dtype)
-
 
 class FirstGreatest(Greatest):
     """``argmax_p f(p)``."""
 
     is_integer = True
-    reduce = _Place(np.argmax)
 
 
 class FirstLeast(Greatest):
     """``argmin_p f(p)``."""
 
     is_integer = True
-    reduce = _Place(np.argmin)
 
 
 #: What runs over a bound index: ``function`` is its body, ``limits`` its indices.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partialmethod
 from math import isfinite
 from typing import Any
 
@@ -122,22 +123,14 @@ class Kit:
     def sum(self, body: Any, *over: Any) -> Any:
         return close_sum(body, list(over), self.ranges)
 
-    def product(self, body: Any, *over: Any) -> Any:
-        over_ = [q for q in over if not q.is_Integer]
-        return close_sum(body, over_, self.ranges, sympy.Product) if over_ else body
-
     def greatest(self, body: Any, *over: Any, kind: Any = Greatest) -> Any:
         over_ = [q for q in over if not q.is_Integer]
         return close_sum(body, over_, self.ranges, kind) if over_ else body
 
-    def least(self, body: Any, *over: Any) -> Any:
-        return self.greatest(body, *over, kind=Least)
-
-    def argmax(self, body: Any, over: Any) -> Any:
-        return self.greatest(body, over, kind=FirstGreatest)
-
-    def argmin(self, body: Any, over: Any) -> Any:
-        return self.greatest(body, over, kind=FirstLeast)
+    product = partialmethod(greatest, kind=sympy.Product)
+    least = partialmethod(greatest, kind=Least)
+    argmax = partialmethod(greatest, kind=FirstGreatest)
+    argmin = partialmethod(greatest, kind=FirstLeast)
 
     def delta(self, a: Any, b: Any) -> Any:
         return delta(sympy.sympify(a), sympy.sympify(b), self.ranges)
@@ -153,36 +146,20 @@ class Kit:
 
     def cases(self, *pieces: tuple[Any, Any]) -> Any:
         """The value of the first piece whose condition holds; the last condition is True."""
-        decided = []
-        for value, condition in pieces:
-            condition = self.ranges.decide(sympy.sympify(condition))
-            if condition is sympy.false:
-                continue
-            decided.append((value, condition))
-            if condition is sympy.true:
-                break
-        if len(decided) == 1:
-            return decided[0][0]
-        return Cases(*decided)
+        decide = self.ranges.decide
+        return Cases(*((value, decide(sympy.sympify(condition))) for value, condition in pieces))
 
-    def all(self, *conditions: Any) -> Any:
-        return And(*conditions)
-
-    def any(self, *conditions: Any) -> Any:
-        return Or(*conditions)
-
-    def build(self, formula: str, names: Mapping[str, Any]) -> Any:
-        """A formula in the language of pointwise records."""
-        return build(formula, names)
-
+    all = staticmethod(And)
+    any = staticmethod(Or)
+    #: A formula in the language of pointwise records.
+    build = staticmethod(build)
     eq = staticmethod(sympy.Eq)
     ne = staticmethod(sympy.Ne)
     lookup = staticmethod(Lookup)
     iverson = staticmethod(Bracket)
 
-    def number(self, value: float) -> Any:
-        """A literal as PyTorch's user wrote it: 0.1 is 1/10, shown as 0.1."""
-        return number(value)
+    #: A literal as PyTorch's user wrote it: 0.1 is 1/10, shown as 0.1.
+    number = staticmethod(lambda value: number(value))
 
     def __getattr__(self, name: str) -> Any:
         """A function by its name: ``k.exp``, or a pointwise record's: ``k.sigmoid``."""

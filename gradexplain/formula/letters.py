@@ -49,12 +49,7 @@ class Letters:
                 return self.assign(symbol, _BOUND)
             # A sum over an axis of the output keeps that axis's letter where it is free.
             axis = int(origin[1:].rpartition("x")[2] or 0)
-            letter = _OUT[axis] if axis < len(_OUT) else ""
-            if letter and letter not in self._used and letter not in self._taken:
-                self._letters[symbol] = letter
-                self._used.add(letter)
-            else:
-                self.assign(symbol, _OUT + _BOUND)
+            self.assign(symbol, _OUT[axis : axis + 1] + _OUT + _BOUND)
         return self._letters[symbol]
 
     def known(self, symbol: Any) -> str | None:

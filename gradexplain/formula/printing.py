@@ -196,14 +196,11 @@ class TextPrinter:
             if len(e.args) == 1:
                 return self.name(e.args[0].name), _ATOM
             return self.element(e.args[0].name, e.args[1:]), _ATOM
-        if isinstance(e, FloorDiv):
+        if isinstance(e, (FloorDiv, Modulo)):
             above, level = self._show(e.args[0])
-            above = self.paren(above) if level == _ADD else above
-            return self.floored(above, self._tight(e.args[1])), _ATOM
-        if isinstance(e, Modulo):
-            above, level = self._show(e.args[0])
-            above = self.paren(above) if level == _ADD else above
-            return self.modulo(above, self._tight(e.args[1])), _ADD
+            sides = self.paren(above) if level == _ADD else above, self._tight(e.args[1])
+            whole = isinstance(e, FloorDiv)
+            return (self.floored(*sides), _ATOM) if whole else (self.modulo(*sides), _ADD)
         if isinstance(e, sympy.Function) or isinstance(e, (sympy.Max, sympy.Min)):
             return self._function(e), _ATOM
         if isinstance(e, sympy.logic.boolalg.Boolean):
@@ -307,14 +304,12 @@ class TextPrinter:
         sign = ""
         if coefficient.is_Rational and coefficient < 0:
             sign, coefficient = self.negative, -coefficient
-        above, below = [], []
-        short = None
+        above, below, short = [], [], None
         if coefficient.is_Rational:
             if coefficient.q != 1:
                 short = decimal(Fraction(int(coefficient.p), int(coefficient.q)))
                 whole = len(f"{coefficient.p}/{coefficient.q}")
-                if short is not None and (coefficient.q == 1 or len(short) >= whole):
-                    short = None
+                short = None if short is not None and len(short) >= whole else short
             if short is None:
                 if coefficient.p != 1:
                     above.append(sympy.Integer(coefficient.p))

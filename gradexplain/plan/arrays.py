@@ -83,8 +83,13 @@ def block(value: Any, place: int, part: slice) -> Any:
     return value[(slice(None),) * place + (part,)]
 
 
-def joined(node: Node, whole: Any, value: Any, place: int | None, part: slice) -> Any:
-    """``whole``, None at first, with a block of ``node``'s in it at ``place``, or added to it."""
+def joined(node: Node, whole: Any, value: Any, place: int | None, part: slice | None) -> Any:
+    """``whole``, None at first, with a block of ``node``'s in it at ``place``, or added to it.
+
+    Without a ``part`` the value is all of it.
+    """
+    if part is None:
+        return value
     if isinstance(value, tuple):
         each = zip(whole or [None] * len(value), value, strict=True)
         return tuple(joined(node, all_of_it, own, place, part) for all_of_it, own in each)

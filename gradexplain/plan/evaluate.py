@@ -73,9 +73,7 @@ class Evaluator:
         root = self._held(e, axes)
         whole, first = None, axes[0].name if axes and not axes[0].is_Integer else ""
         for part, place, pair in parts(root, self._interpretation):
-            if part is None:
-                whole = pair
-            elif place is None or root.axes[place].name != first:
+            if part is None or place is None or root.axes[place].name != first:
                 whole = joined(root, whole, pair, place, part)
             else:
                 some = part.stop - part.start, *shape[1:]

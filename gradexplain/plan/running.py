@@ -28,7 +28,7 @@ def run(root: Node, interpretation: Interpretation) -> Any:
     """The value of ``root``."""
     whole = None
     for part, place, value in parts(root, interpretation):
-        whole = value if part is None else joined(root, whole, value, place, part)
+        whole = joined(root, whole, value, place, part)
     return whole
 
 

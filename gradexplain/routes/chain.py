@@ -259,10 +259,12 @@ class ChainRule:
 
     def _shed(self) -> None:
         """Let go of the bounds of large arrays that have no rounding noise, but for the gradients'."""
-        kept = {self.graph.output, *(node.id for node in self.graph.leaves)}
-        upstream = {id: pair for id, pair in self.upstream.items() if id not in kept}
-        for found, pairs in ((self.forward, self.forward), (self.upstream, upstream)):
-            for id, pair in list(pairs.items()):
+        for pairs in (self.forward, self.upstream):
+            for id, pair in pairs.items():
                 large = not self.exact and pair[0].size >= LARGE
-                if large and cleaned(pair, exact=False) is pair[0]:
-                    found[id] = pair[0], None
+                if (
+                    large
+                    and self.graph[id].op is not None
+                    and cleaned(pair, exact=False) is pair[0]
+                ):
+                    pairs[id] = pair[0], None

@@ -455,20 +455,13 @@ class ClosedForm:
         places = self.calculus.indices(leaf.shape, "d")
         return self.evaluate(self.gradient(leaf), places, leaf.shape)
 
-    def jacobian_value(self, leaf: Node) -> Pair | None:
-        """J in the shape ``y.shape + leaf.shape``; None where it has no single formula."""
+    def jacobian_value(self, leaf: Node) -> Pair:
+        """J in the shape ``y.shape + leaf.shape``."""
         leaf = self.graph[leaf.id]
-        formula = self.jacobian(leaf)
-        if formula is None:
-            return self._chained_jacobian(leaf)
-        out = self.calculus.indices(self.graph.out.shape, "o")
-        places = self.calculus.indices(leaf.shape, "d")
-        return self.evaluate(formula, (*out, *places), self.graph.out.shape + leaf.shape)
-
-    def _chained_jacobian(self, leaf: Node) -> Pair:
-        """J by the chain of its parts: every part's J is computed once."""
-        row = self.row
-        formula = self.chained(leaf, TOTAL, row)
+        formula, row = self.jacobian(leaf), self.calculus.indices(self.graph.out.shape, "o")
+        if formula is None:  # by the chain of its parts: every part's J is computed once
+            row = self.row
+            formula = self.chained(leaf, TOTAL, row)
         places = self.calculus.indices(leaf.shape, "d")
         return self.evaluate(formula, (*row, *places), self.graph.out.shape + leaf.shape)
 

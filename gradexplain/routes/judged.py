@@ -266,26 +266,18 @@ def hold(local: Local, pair: Callable[[], Pair], dtype: str) -> JudgedStep:
     scale = max((compare.largest(u) for u in local.upstreams), default=0.0)
     routes = f"{local.names[0]} by its formula", "PyTorch"
     if local.parts is not None and given.size >= LARGE and not compare.is_coarse(dtype):
-        tally, bound = compare.Tally(), np.empty(given.shape)
-        with np.errstate(all="ignore"):
-            for whole, (value, size) in local.parts():
-                for own in compare.blocks(value.shape):
-                    first = whole.start or 0
-                    first, last = first, first + len(value)
-                    if own is not ...:
-                        first, last = first + own.start, min(first + own.stop, last)
-                    expected = value[own]
-                    allowed = compare.local_bound_of(size[own], expected, scale, dtype)
-                    tally.add(expected, given[first:last], allowed, first)
-                    bound[first:last] = allowed
-        result = tally.judged(name, routes, dtype, lambda: scale)
+        tally, bound = compare.Tally(name, routes), np.empty(given.shape)
+        for part, (value, size) in local.parts():
+            bound[part] = allowed = compare.local_bound(size, value, scale, dtype)
+            tally.add(value, given[part], allowed, part.start or 0)
+        result = tally.judged(dtype, scale)
         if result.verdict == "agree":
             return JudgedStep("agree", given, None, bound, result.margin)
     value, size = pair()
     expected = to_float(value)
 
     def judge() -> tuple[Array, compare.Judged]:
-        allowed = compare.local_bound_of(size, expected, scale, dtype)
+        allowed = compare.local_bound(size, expected, scale, dtype)
         return allowed, compare.judge(name, routes, expected, given, allowed, dtype, scale)
 
     allowed, result = judge()
@@ -358,27 +350,26 @@ def hold_sum(
 
     ``beside`` is what it was added to on the way.
     """
-    total = np.empty(arrived.shape if compare.is_coarse(dtype) else ())
-    tally, allowed = compare.Tally(), np.empty(arrived.shape)
+    coarse, routes = compare.is_coarse(dtype), ("the sum of what was sent", "PyTorch")
+    tally, allowed = compare.Tally(name, routes), np.empty(arrived.shape)
+    total = np.empty(arrived.shape if coarse else ())
     beside, scale = np.broadcast_to(beside, arrived.shape), 0.0
-    with np.errstate(all="ignore"):
-        for own in compare.blocks(arrived.shape):
+    for own in compare.blocks(arrived.shape):
+        with np.errstate(all="ignore"):
             sent = [part.torch[own] for part in parts]
             size = reduce(np.add, [np.abs(array) for array in sent]) * len(parts)
-            size += np.abs(beside[own])
+            size = size + np.abs(beside[own])
             scale = max(scale, compare.largest(size))
-            size *= 2 * compare.FORMATS[dtype].unit
-            bound = reduce(np.add, [part.bound[own] for part in parts]) + size
+            bound = reduce(np.add, [part.bound[own] for part in parts])
+            bound = bound + 2 * compare.FORMATS[dtype].unit * size
             if not np.isfinite(bound).all():
                 bound = np.nan_to_num(bound, nan=0.0, posinf=0.0)
             allowed[own], expected = bound, reduce(np.add, sent)
-            if compare.is_coarse(dtype):
-                total[own] = expected
-            else:
-                tally.add(expected, arrived[own], bound, 0 if own is ... else own.start)
-    routes = "the sum of what was sent", "PyTorch"
-    if compare.is_coarse(dtype):
+        if coarse:
+            total[own] = expected
+        else:
+            tally.add(expected, arrived[own], bound, 0 if own is ... else own.start)
+    result = tally.judged(dtype, scale)
+    if coarse:  # whether all of it is too large
         result = compare.judge(name, routes, total, arrived, allowed, dtype, scale)
-    else:
-        result = tally.judged(name, routes, dtype, lambda: scale)
     return JudgedStep(result.verdict, arrived, None, allowed, result.margin, result.difference)

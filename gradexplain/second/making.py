@@ -179,7 +179,6 @@ class Making:
         block.torch = None if self.answer is None else self.answer.blocks.get((a.label, b.label))
         if form is not None:
             pair = form.jacobian_value(b)
-            assert pair is not None
             block.value = cleaned(pair, exact=form.exact)
             size = np.maximum(pair[1], size)
         block.tolerance, exact = self._bounds(size, block.known)

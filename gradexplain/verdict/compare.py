@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -98,19 +98,17 @@ def _scaled_by(magnitude: Any, value: Array, change: Callable[[Array], None]) ->
     return result
 
 
-def local_bound(magnitude: Any, expected: Array, upstream: Array, dtype: str) -> Array:
+def local_bound(magnitude: Any, expected: Array, upstream: Any, dtype: str) -> Array:
     """How far the roundings of one operation alone may take its contribution, by element.
+
+    ``upstream`` is what arrives, or the size of the largest of it.
 
     Where the formula is 0 without a rounding, as that of a mean over one element, PyTorch may still
     compute differences of what arrives; what is below the smallest normal number may be lost.
     """
-    return local_bound_of(magnitude, expected, largest(upstream), dtype)
-
-
-def local_bound_of(magnitude: Any, expected: Array, arriving: float, dtype: str) -> Array:
-    """The same where the largest number that arrives is known."""
     form = FORMATS[dtype]
     count = FEW_ROUNDINGS if is_coarse(dtype) else ROUNDINGS
+    arriving = largest(np.asarray(upstream))
 
     def allowed(scale: Array) -> None:
         scale[scale == 0] = ROUNDINGS * arriving
@@ -200,63 +198,56 @@ def judge(
     A mismatch is a difference beyond the bound.  Within it the two agree only if an error of 1 % would
     have been seen: if the whole deviates by less than `SEEN`.  Otherwise nothing can be told.
     """
-    tally = Tally.of(expected, found, allowed)
-    result = tally.judged(name, routes, dtype, lambda: scale)
-    difference, margin, deviation = result.difference, result.margin, result.deviation
-    if difference is None and is_coarse(dtype):
-        difference = _scaled(name, routes, expected, found, allowed, dtype)
+    tally = Tally(name, routes)
+    tally.add(expected, found, allowed)
+    result = tally.judged(dtype, scale)
+    if not is_coarse(dtype) or result.verdict == "mismatch":
+        return result
+    difference = _scaled(name, routes, expected, found, allowed, dtype)
     if difference is not None:
-        return Judged("mismatch", difference, margin, deviation)
-    decided = result.verdict == "agree"
-    if decided and is_coarse(dtype):
-        finite = np.isfinite(expected) & np.isfinite(found)
-        decided = abs(_factor(expected[finite], found[finite]) - 1) <= SEEN
-    return Judged("agree" if decided else "cannot tell", None, margin, deviation)
+        return replace(result, verdict="mismatch", difference=difference)
+    finite = np.isfinite(expected) & np.isfinite(found)
+    seen = abs(_factor(expected[finite], found[finite]) - 1) <= SEEN
+    return result if seen else replace(result, verdict="cannot tell")
 
 
 @dataclass(slots=True)
 class Tally:
-    """What numbers, those expected and the bounds come to, part by part.
+    """What numbers, those expected and the bounds come to, part by part; see `judge`.
 
-    ``count`` of them differ by more than the bound, most at ``place``; ``size`` and ``noise`` are the
-    largest of what is expected and found.
+    ``difference`` is where they differ by most times the bound; ``size`` and ``noise`` are the largest
+    of what is expected and found, ``whole`` and ``apart`` the norms of the one and of their difference.
     """
 
-    count: int = 0
+    name: str
+    routes: tuple[str, str]
+    difference: Difference | None = None
     most: float = -1.0
-    place: tuple[int, ...] = ()
-    values: tuple[float, float] = (0.0, 0.0)
-    tolerance: float = 0.0
     size: float = 0.0
     noise: float = 0.0
     apart: float = 0.0
     whole: float = 0.0
     margin: float = 0.0
 
-    @classmethod
-    def of(cls, expected: Array, found: Array, allowed: Array) -> Tally:
-        tally = cls()
-        with np.errstate(all="ignore"):
-            for part in blocks(np.shape(allowed)):
-                first = 0 if part is ... else part.start
-                tally.add(expected[part], found[part], allowed[part], first)
-        return tally
-
     def add(self, expected: Array, found: Array, allowed: Array, first: int = 0) -> None:
         """A part that begins at ``first`` of the first axis."""
-        gap = np.asarray(np.subtract(expected, found))
+        with np.errstate(all="ignore"):
+            for part in blocks(np.shape(allowed)):
+                at = first if part is ... else first + part.start
+                self._add(expected[part], found[part], allowed[part], at)
+
+    def _add(self, expected: Array, found: Array, allowed: Array, first: int) -> None:
+        gap, size = np.asarray(np.subtract(expected, found)), np.asarray(np.abs(expected))
         apart, whole = _norm(gap), _norm(expected)
         if not (np.abs(gap) <= allowed).all():
             self._differs(expected, found, allowed, first)
-        size = np.asarray(np.abs(expected))
         if not (apart < np.inf and whole < np.inf):
             finite = np.isfinite(expected) & np.isfinite(found)
             apart, whole = _norm(gap[finite]), _norm(expected[finite])
             size, found = np.where(finite, size, 0.0), np.where(finite, found, 0.0)
         self.apart, self.whole = math.hypot(self.apart, apart), math.hypot(self.whole, whole)
-        largest_here = float(size.max(initial=0.0))
-        self.size = max(self.size, largest_here)
-        if not largest_here:
+        self.size = max(self.size, most := float(size.max(initial=0.0)))
+        if not most:
             self.noise = max(self.noise, largest(found))
         shares = np.divide(size, allowed, out=size)
         most = float(shares.max(initial=0.0))
@@ -268,34 +259,25 @@ class Tally:
         wrong = differs(expected, found, allowed)
         if not wrong.any():
             return
-        self.count += int(wrong.sum())
         gap = np.nan_to_num(np.abs(expected - found) / allowed, nan=np.inf, posinf=np.inf)
         gap = np.where(wrong, gap, -1.0)
-        if gap.max() > self.most:
-            at = tuple(int(i) for i in np.unravel_index(int(np.argmax(gap)), gap.shape))
-            self.most, self.tolerance = float(gap.max()), float(allowed[at])
-            self.values = float(expected[at]), float(found[at])
-            self.place = (at[0] + first, *at[1:]) if at else at
+        at = tuple(int(i) for i in np.unravel_index(int(np.argmax(gap)), gap.shape))
+        count = int(wrong.sum()) + (self.difference.count if self.difference else 0)
+        if self.difference is None or gap[at] > self.most:
+            values, bound = (float(expected[at]), float(found[at])), float(allowed[at])
+            index, self.most = tuple(i + first * (not axis) for axis, i in enumerate(at)), gap[at]
+            self.difference = Difference(self.name, self.routes, index, values, bound, count)
+        self.difference.count = count
 
-    def difference(self, name: str, routes: tuple[str, str]) -> Difference | None:
-        """Where the two differ most; None where they agree."""
-        if not self.count:
-            return None
-        return Difference(name, routes, self.place, self.values, self.tolerance, self.count)
-
-    def judged(
-        self, name: str, routes: tuple[str, str], dtype: str, scale: Callable[[], float]
-    ) -> Judged:
-        """See `judge`; ``scale`` is asked for where all should be 0."""
-        difference, margin = self.difference(name, routes), 2 * SEEN * self.margin
+    def judged(self, dtype: str, scale: float) -> Judged:
+        """What all of it comes to."""
         if self.size:
             deviation = self.apart / self.whole
         else:
-            beside = scale()
-            deviation = self.noise / beside if beside else float(self.noise > 0)
+            deviation = self.noise / scale if scale else float(self.noise > 0)
         decided = deviation <= (SEEN if not is_coarse(dtype) else 4 * FORMATS[dtype].unit)
-        verdict = "mismatch" if difference is not None else "agree" if decided else "cannot tell"
-        return Judged(verdict, difference, margin, deviation)
+        verdict = "mismatch" if self.difference else "agree" if decided else "cannot tell"
+        return Judged(verdict, self.difference, 2 * SEEN * self.margin, deviation)
 
 
 def _norm(array: Array) -> float:
@@ -397,4 +379,6 @@ def differences(name: str, pairs: Iterable[Pair]) -> list[Difference]:
 
 def worst(name: str, routes: tuple[str, str], a: Array, b: Array, tol: Array) -> Difference | None:
     """Where two routes differ most, None where they agree."""
-    return Tally.of(a, b, tol).difference(name, routes)
+    tally = Tally(name, routes)
+    tally.add(a, b, tol)
+    return tally.difference
