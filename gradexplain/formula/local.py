@@ -97,32 +97,27 @@ def _derive(
     calculus = Calculus(Graph("", (*nodes, node), node.id))
     own = calculus.indices(shape, f"n{node.id}x")
     folds = [(calculus.definition(node, own), calculus.atom(node, own), own)]
-    slopes: list[Any] = []
-    contributions: list[Any] = []
-    places: list[tuple[Any, ...]] = []
-    sizes: list[dict[Any, int]] = []
-    for source in nodes:
+
+    def derived(source: Node) -> tuple[Any, Any, tuple[Any, ...], dict[Any, int]]:
         if not source.is_leaf or source.integer or not calculus.reaches(node, source.label):
-            slopes.append(None)
-            contributions.append(None)
-            places.append(())
-            sizes.append({})
-            continue
+            return None, None, (), {}
         slope = calculus.jacobian(node, source)
         there = calculus.indices(source.shape, "d")
         contribution = calculus.weighted(slope, UPSTREAM, shape)
-        slopes.append(tidy(slope, burden, folds))
-        contributions.append(tidy(contribution, burden, folds))
-        places.append(there)
-        sizes.append(dict(calculus.ranges))
+        both = tidy(slope, burden, folds), tidy(contribution, burden, folds)
+        return *both, there, dict(calculus.ranges)
+
+    slopes, contributions, places, sizes = (
+        zip(*map(derived, nodes), strict=True) if nodes else [()] * 4
+    )
     element = calculus.definition(node, calculus.indices(shape, "o"))
     return LocalRule(
         element,
         calculus.indices(shape, "o"),
-        tuple(slopes),
-        tuple(contributions),
-        tuple(places),
-        tuple(sizes),
+        slopes,
+        contributions,
+        places,
+        sizes,
         dict(calculus.ranges),
     )
 

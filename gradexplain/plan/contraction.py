@@ -76,6 +76,9 @@ def _best(factors: Sequence[Axes], out: Axes) -> tuple[tuple[tuple[int, ...], Ax
 
     @cache
     def axes_of(subset: int) -> Axes:
+        """Those of a single factor all, others summed as they can be."""
+        if not subset & (subset - 1):
+            return factors[subset.bit_length() - 1]
         inside = union(factors[k] for k in range(n) if subset >> k & 1)
         return _kept(inside, [factors[k] for k in range(n) if not subset >> k & 1], out)
 
@@ -89,8 +92,7 @@ def _best(factors: Sequence[Axes], out: Axes) -> tuple[tuple[tuple[int, ...], Ax
         while part:
             if part & first:  # each pair once
                 other = subset ^ part
-                joined = _size(union([_all(factors, part, out, axes_of), _all(
-                    factors, other, out, axes_of)]))  # fmt: skip
+                joined = _size(union([axes_of(part), axes_of(other)]))
                 price = made[part][0] + made[other][0] + joined + _size(axes_of(subset))
                 if best is None or price < best[0]:
                     best = price, part
@@ -116,13 +118,6 @@ def _best(factors: Sequence[Axes], out: Axes) -> tuple[tuple[tuple[int, ...], Ax
 
     take(whole)
     return tuple(steps)
-
-
-def _all(factors: Sequence[Axes], subset: int, out: Axes, axes_of: Any) -> Axes:
-    """The axes of a subset's product: those of a single factor all, others summed as they can be."""
-    if subset & (subset - 1):
-        return axes_of(subset)  # type: ignore[no-any-return]
-    return factors[subset.bit_length() - 1]
 
 
 def contracted(arrays: Sequence[Any], axes: Sequence[Axes], out: Axes) -> Any:

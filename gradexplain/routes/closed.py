@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -322,7 +323,7 @@ class ClosedForm:
         # Those of the call before have been found by now.
         first, self._done = (
             self._done,
-            max(self._done, bisect_left(self._sources, part.id, key=_id)),
+            max(self._done, bisect_left(self._sources, part.id, key=attrgetter("id"))),
         )
         return [n.label for n in self._sources[first : self._done]]
 
@@ -475,7 +476,3 @@ def _conditions(formulas: Sequence[Any]) -> int:
     """How many places the formulas select."""
     kinds = (Bracket, FloorDiv, Modulo, Lookup, sympy.KroneckerDelta)
     return sum(isinstance(part, kinds) for e in formulas for part in sympy.preorder_traversal(e))
-
-
-def _id(node: Node) -> int:
-    return node.id
