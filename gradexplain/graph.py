@@ -323,8 +323,7 @@ class Builder:
                 remedy="explain a smaller part of it",
             )
         label = "" if name is None else self._free(name)
-        if label:
-            self._labels.add(label)
+        self._labels |= {label} - {""}
         node = Node(len(self.nodes), label, named, op, args, shape, span, value, integer)
         self.nodes.append(node)
         return Ref(node.id)

@@ -49,9 +49,7 @@ def instance(
         for parameter, theirs, ours in zip(n.op.parameters, p.args, n.args, strict=True):
             if parameter.is_tensor or parameter.is_aux or (parameter.name == "dim" and not dims):
                 continue
-            if theirs == ours:
-                continue
-            if parameter.name == "dim":
+            if parameter.name == "dim" and theirs != ours:
                 ranks = len(pattern[p.inputs[0]].shape), len(graph[n.inputs[0]].shape)
                 theirs, ours = map(normal_dims, (theirs, ours), ranks)
             if theirs != ours:

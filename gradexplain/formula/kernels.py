@@ -29,9 +29,7 @@ def guarded(function: Callable[..., Any], at_pole: Any = None) -> Callable[..., 
             return mp.nan
         try:
             result = function(*values)
-        except ZeroDivisionError:
-            return at_pole if at_pole is not None else mp.nan
-        except ValueError:
+        except (ZeroDivisionError, ValueError):
             return mp.nan if at_pole is None else at_pole
         if isinstance(result, mp.mpc):
             return result.real if result.imag == 0 else mp.nan

@@ -166,25 +166,23 @@ class Lookup(sympy.Function):
     is_integer = True
 
 
-class trunc(sympy.Function):
+class _Real(sympy.Function):
+    """A real function of one number."""
+
+    nargs = 1
+    is_real = True
+
+
+class trunc(_Real):
     """``x`` without its fraction, towards 0."""
 
-    nargs = 1
-    is_real = True
 
-
-class rint(sympy.Function):
+class rint(_Real):
     """The nearest integer, halves to the even one; `round` in formulas."""
 
-    nargs = 1
-    is_real = True
 
-
-class isfinite(sympy.Function):
+class isfinite(_Real):
     """1 for a number, 0 for an infinity or nan."""
-
-    nargs = 1
-    is_real = True
 
 
 class replaced(sympy.Function):
@@ -262,11 +260,8 @@ class FirstLeast(Greatest):
 BIG = (sympy.Sum, sympy.Product, Greatest)
 
 
-class sinc(sympy.Function):
+class sinc(_Real):
     """``sin(πx)/(πx)``, 1 at 0."""
-
-    nargs = 1
-    is_real = True
 
     def fdiff(self, argindex: int = 1) -> Any:
         return SincSlope(1, self.args[0], self)
@@ -300,11 +295,8 @@ class SincSlope(sympy.Function):
         return slope / Nonzero(x) ** order
 
 
-class log0(sympy.Function):
+class log0(_Real):
     """The log that multiplies a power, ``x^y·log(x)``: 0 at 0, where PyTorch returns 0."""
-
-    nargs = 1
-    is_real = True
 
     def fdiff(self, argindex: int = 1) -> Any:
         return 1 / self.args[0]

@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
@@ -105,14 +105,11 @@ class AtPyTorch(ChainRule):
             if graph[id].op is not None
         }
         self._steps = steps
-        self._exactly: AtPyTorch | None = None
 
-    @property
+    @cached_property
     def exactly(self) -> AtPyTorch:
         """The same with digits to spare."""
-        if self._exactly is None:
-            self._exactly = AtPyTorch(self.graph, self._steps, self._dtype, exact=True)
-        return self._exactly
+        return AtPyTorch(self.graph, self._steps, self._dtype, exact=True)
 
     def _given(self, array: Array) -> Pair:
         if not self.exact and array.size >= LARGE and not compare.is_coarse(self._dtype):
@@ -350,26 +347,17 @@ def hold_sum(
 
     ``beside`` is what it was added to on the way.
     """
-    coarse, routes = compare.is_coarse(dtype), ("the sum of what was sent", "PyTorch")
-    tally, allowed = compare.Tally(name, routes), np.empty(arrived.shape)
-    total = np.empty(arrived.shape if coarse else ())
+    total, allowed = np.empty((2, *arrived.shape))
     beside, scale = np.broadcast_to(beside, arrived.shape), 0.0
-    for own in compare.blocks(arrived.shape):
-        with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
+        for own in compare.blocks(arrived.shape):
             sent = [part.torch[own] for part in parts]
             size = reduce(np.add, [np.abs(array) for array in sent]) * len(parts)
             size = size + np.abs(beside[own])
-            scale = max(scale, compare.largest(size))
             bound = reduce(np.add, [part.bound[own] for part in parts])
             bound = bound + 2 * compare.FORMATS[dtype].unit * size
-            if not np.isfinite(bound).all():
-                bound = np.nan_to_num(bound, nan=0.0, posinf=0.0)
-            allowed[own], expected = bound, reduce(np.add, sent)
-        if coarse:
-            total[own] = expected
-        else:
-            tally.add(expected, arrived[own], bound, 0 if own is ... else own.start)
-    result = tally.judged(dtype, scale)
-    if coarse:  # whether all of it is too large
-        result = compare.judge(name, routes, total, arrived, allowed, dtype, scale)
+            scale = max(scale, compare.largest(np.asarray(size)))
+            total[own], allowed[own] = reduce(np.add, sent), np.nan_to_num(bound, posinf=0.0)
+    routes = "the sum of what was sent", "PyTorch"
+    result = compare.judge(name, routes, total, arrived, allowed, dtype, scale)
     return JudgedStep(result.verdict, arrived, None, allowed, result.margin, result.difference)

@@ -53,8 +53,8 @@ def _mask(node: Node, graph: Graph, chain: ChainRule) -> Any:
     op = node.op
     assert op is not None
     if op.singular_at is not None:
-        mask = op.singular_at(to_float(chain.forward[node.id][0]), *_values(node, chain))
-        return np.asarray(mask)
+        values = put(node.args, lambda id: to_float(chain.forward[id][0]))
+        return np.asarray(op.singular_at(to_float(chain.forward[node.id][0]), *values))
     if not op.singular:
         return None
     arrays = {
@@ -90,7 +90,3 @@ def _conditions(
             plain = issubclass(kind, (int, float)) and kind is not bool
             names[parameter.name] = number(value) if plain else value
     return axes, [build(condition, names) for condition in op.singular]
-
-
-def _values(node: Node, chain: ChainRule) -> tuple[Any, ...]:
-    return put(node.args, lambda id: to_float(chain.forward[id][0]))  # type: ignore[no-any-return]
