@@ -60,10 +60,10 @@ class Evaluator:
         root = self._held(e, axes)
         with np.errstate(all="ignore"):
             found = run(root, self._interpretation)
-        value, size = sized(found) if self._magnitudes else (found, None)
-        return self._shaped(value, root, axes, shape), (
-            None if size is None else self._shaped(size, root, axes, shape)
-        )
+        if not self._magnitudes:
+            return self._shaped(found, root, axes, shape), None
+        value, size = (self._shaped(a, root, axes, shape) for a in sized(found))
+        return value, size
 
     def parts(
         self, e: Any, axes: Sequence[Any], shape: Sequence[int]
