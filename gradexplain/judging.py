@@ -123,7 +123,6 @@ class Judging:
 
     def check(self, gradients: Collection[Gradient], between: Collection[Gradient]) -> Check:
         """What the routes of all gradients, and of those of values in between, come to."""
-        bounds = [gradient.tolerance for gradient in gradients]
         found = [*gradients, *between]
         status, reason = "agree", ""
         if self.answer is None:
@@ -140,7 +139,7 @@ class Judging:
             status,
             (gradient.verdict for gradient in found),
             self.problem.dtype,
-            bounds,
+            [gradient.tolerance for gradient in gradients],
             self.differences,
             reason,
             self.by_kernel,

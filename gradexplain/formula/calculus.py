@@ -288,8 +288,7 @@ class Calculus:
         body, bound = open_sum(total, self.ranges)
         if isinstance(total, sympy.Sum):
             return contract(total_derivative(body, of_atom), bound, self.ranges)
-        product = total
-        others, left = open_sum(product, self.ranges)
+        others, left = open_sum(total, self.ranges)
         away = sympy.Or(*(sympy.Ne(p, q) for p, q in zip(left, bound, strict=True)))
         rest = close_sum(Cases((others, away), (1, True)), left, self.ranges, sympy.Product)
         return contract(total_derivative(body, of_atom) * rest, bound, self.ranges)
