@@ -347,7 +347,7 @@ def hold_sum(
 
     ``beside`` is what it was added to on the way.
     """
-    total, allowed = np.empty((2, *arrived.shape))
+    total, allowed = np.empty(arrived.shape), np.empty(arrived.shape)
     beside, scale = np.broadcast_to(beside, arrived.shape), 0.0
     with np.errstate(all="ignore"):
         for own in compare.blocks(arrived.shape):
