@@ -264,6 +264,29 @@ print(int(net[1].num_batches_tracked), torch.rand(1).item())
 """
 
 
+@pytest.mark.filterwarnings("ignore")  # dynamo's own
+def test_a_compiled_function_with_a_break_in_it_is_explained() -> None:
+    """Each graph of it is one operation; Python that stands between the graphs runs once a call."""
+    torch.manual_seed(0)
+    w = torch.randn(3, 4, requires_grad=True)
+    runs: list[int] = []
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        y = torch.tanh(x @ w)
+        torch._dynamo.graph_break()
+        runs.append(1)
+        return y.pow(2).sum()
+
+    with gradexplain.tracing() as t:
+        fast = torch.compile(forward, backend="eager")
+        fast(torch.randn(5, 3)).backward()
+    call = t.calls[0]
+    assert (call.checked, call.unchecked, len(runs), t.failures) == (2, 0, 1, [])
+    assert call.check is not None
+    assert call.check.status == "agree"
+    assert "tanh" in str(call.gradients["w"].where)
+
+
 @pytest.mark.parametrize(
     ("backend", "status"), [('"aot_eager"', "agree"), ("wrong", "mismatch")]
 )  # fmt: skip

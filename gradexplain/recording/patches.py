@@ -7,6 +7,7 @@ below it does nothing more than call what it stands for.
 
 from __future__ import annotations
 
+import copy
 import functools
 import sys
 import threading
@@ -142,13 +143,42 @@ class Listening:
 
         @functools.wraps(original)
         def wrapper(model: Any = None, **kwargs: Any) -> Any:
+            import torch._dynamo as dynamo
+
+            if not hasattr(dynamo.optimize, _OURS):
+                self._patches.set(dynamo, "optimize", self._optimize(dynamo.optimize))
             made = original(model, **kwargs)
             self._compiled_modules()
-            if model is None or isinstance(made, torch.nn.Module) or not callable(made):
+            if model is None or isinstance(made, torch.nn.Module) or made is model:
                 return made
             return self._aside(made)
 
         return wrapper
+
+    def _optimize(self, original: Any) -> Any:
+        """Each graph that is compiled from now on is kept beside what it is compiled to."""
+
+        @functools.wraps(original)
+        def wrapper(backend: Any = "inductor", **kwargs: Any) -> Any:
+            return original(self._backend(backend), **kwargs)
+
+        setattr(wrapper, _OURS, True)
+        return wrapper
+
+    def _backend(self, backend: Any) -> Any:
+        from torch._dynamo.backends.registry import lookup_backend
+
+        compiler, tape = lookup_backend(backend), self._tape
+
+        def compile_(graph: Any, inputs: Any, **kwargs: Any) -> Any:
+            kept = torch.fx.GraphModule(graph, copy.deepcopy(graph.graph))
+            made = compiler(graph, inputs, **kwargs)
+            return lambda *args: tape.compiled(kept, made, args)
+
+        for name in ("get_compiler_config", "compiler_name", "reset", "backend_ctx_ctor"):
+            if hasattr(compiler, name):
+                setattr(compile_, name, getattr(compiler, name))
+        return compile_
 
     def _compiled_modules(self) -> None:
         """Once there are compiled modules, have their calls go by here."""
@@ -164,11 +194,8 @@ class Listening:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             if not tape.listens():
                 return function(*args, **kwargs)
-            with tape.aside():
-                result = function(*args, **kwargs)
-            if args and hasattr(args[0], "_orig_mod"):
-                tape.compiled(args[0]._orig_mod, args[1:], kwargs, result)
-            return result
+            with tape.aside(sys._getframe(1)):
+                return function(*args, **kwargs)
 
         setattr(wrapper, _OURS, True)
         return wrapper

@@ -7,7 +7,6 @@ listeners, and the script goes on.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import sys
 import threading
@@ -41,8 +40,8 @@ from gradexplain.recording.patches import Listening
 #: How many of the last changes in place are remembered, for the error that one of them may cause.
 _CHANGES = 512
 
-#: A compiled module with more numbers than this is not copied.
-_COPIED = 2_000_000
+#: So often what a graph was compiled to is held against the graph, on arguments of so many numbers.
+_EAGER, _COPIED = 4, 2_000_000
 
 _ADDS = {"__add__", "__radd__", "__iadd__", "add", "add_"}
 
@@ -95,6 +94,8 @@ class _Local(threading.local):
     paused = 0
     inside = 0
     stepping = 0
+    #: Who has called what is compiled.
+    asking: FrameType | None = None
 
 
 class Tape(TorchFunctionMode):
@@ -113,8 +114,8 @@ class Tape(TorchFunctionMode):
 
     def _forget(self) -> None:
         self.ends = Ends()
-        #: Compiled modules, of which one call is recorded.
-        self._eager: set[int] = set()
+        #: How often a graph was run that has been compiled, by its id.
+        self._eager: dict[int, int] = {}
         #: By the place of an addition: how often it added a loss to a sum that it made itself after
         #: backward had gone through that loss.
         self.sums: dict[Site, int] = {}
@@ -412,35 +413,31 @@ class Tape(TorchFunctionMode):
             self.broke(error)
         return result
 
-    def compiled(self, module: Any, args: Any, kwargs: Any, result: Any) -> None:
-        """What a compiled module has computed, as the operations of a copy of it that is not."""
-        if not self.records() or id(module) in self._eager:
-            return
-        parameters = dict(module.named_parameters())
-        if sum(p.numel() for p in parameters.values()) > _COPIED:
-            return
-        self._eager.add(id(module))
-        buffers = dict(module.named_buffers())
-        copies = {name: buffer.detach().clone() for name, buffer in buffers.items()}
-        inputs = [*tensors_in((args, *parameters.values(), *copies.values())), *tensors_in(kwargs)]
-        forward = Forward(inputs)
-        self._local.paused += 1
+    def compiled(self, graph: Any, function: Callable[..., Any], args: Any) -> Any:
+        """Run what a graph was compiled to; its operations are those of the graph."""
+        frame = self._local.asking
+        frame = self._local.asking
+        copies = self._copies(graph, args) if self.recording and frame is not None else None
+        result = function(*args)
+        if copies is None or frame is None:
+            return result
         try:
-            twin = copy.deepcopy(module)  # what the module keeps for itself is not to change
+            forward = Forward(list(tensors_in(copies)))
             with torch.random.fork_rng(devices=[]), torch.no_grad(), forward:
-                eager = torch.func.functional_call(twin, parameters | copies, args, kwargs)
-        except Exception:  # the module's own code, or one that cannot be copied: it stays unknown
-            return
-        finally:
-            self._local.paused -= 1
-        try:
-            name = f"{type(module).__name__} compiled"
-            given = (*args, *parameters.values(), *buffers.values())
-            self._made_by(
-                name, result, given, kwargs, forward, len(inputs), sys._getframe(2), eager
-            )
-        except Exception as error:  # the script is not to see that we failed
-            self.broke(error)
+                eager = graph(*copies)
+            count = len(list(tensors_in(args)))
+            self._made_by("compiled", result, args, {}, forward, count, frame, eager)
+        except Exception:  # a graph that runs in its compiled form only: it stays unknown
+            return result
+        return result
+
+    def _copies(self, graph: Any, args: Any) -> tuple[Any, ...] | None:
+        """The arguments for a graph's own run; None where there were enough of them."""
+        tensors = list(tensors_in(args))
+        times = self._eager[id(graph)] = self._eager.get(id(graph), 0) + 1
+        if times > _EAGER or sum(t.numel() for t in tensors) > _COPIED:
+            return None
+        return tuple([a.detach().clone() if isinstance(a, torch.Tensor) else a for a in args])
 
     def _made_by(
         self,
@@ -558,14 +555,16 @@ class Tape(TorchFunctionMode):
                 listener.stepped(optimizer, place, before=False, closure=closure)
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Neither record nor listen in this thread."""
+    def aside(self, frame: FrameType) -> Iterator[None]:
+        """Neither record nor listen in this thread, for ``frame``."""
         self.remove()
         self._local.paused += 1
         self._local.inside += 1
+        before, self._local.asking = self._local.asking, frame
         try:
             yield
         finally:
+            self._local.asking = before
             self._local.paused -= 1
             self._local.inside -= 1
             if self._listeners:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _ORDER = (
     "not a number", "changed behind autograd", "zero_grad before step", "zero_grad forgotten",
     "graph grows", "left in eval", "step taken twice", "step never taken", "cut off", "not in the optimizer", "softmax twice",
-    "sigmoid twice", "nll_loss without log_softmax", "broadcast in the loss", "derivative 0",
+    "sigmoid twice", "relu before the loss", "nll_loss without log_softmax", "broadcast in the loss", "derivative 0",
     "dead units", "saturated", "vanishing", "exploding", "diverging", "unstable form",
     "grad of a result", "graph kept", "optimised but unused", "constant loss",
     "bias before a normalisation",

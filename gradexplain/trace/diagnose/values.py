@@ -170,24 +170,23 @@ def _broadcast_loss(scene: Scene, operation: Operation) -> Iterator[Finding]:
 
 
 def _broadcast_difference(scene: Scene, operation: Operation) -> Iterator[Finding]:
-    """``(N,1) − (N,)`` of a prediction and a target, on its way to a mean or a sum."""
+    """``(N,1)`` of a prediction beside ``(N,)`` of a target, on the way to one mean or sum."""
     tensors = scene.given(operation)[:2]
     if len(tensors) != 2 or not _crossed(tensors[0].shape, tensors[1].shape):
         return
     if sum(tensor.kind == "constant" for tensor in tensors) != 1:
         return
+    what = "difference" if plain(operation.name) in ("sub", "rsub") else "product"
     number = operation.outputs[0] if operation.outputs else -1
-    for _ in range(4):
+    for _ in range(6):
         readers = scene.readers.get(number, [])
-        if len({reader.id for reader in readers}) != 1:
+        if len({reader.id for reader in readers}) != 1 or not readers[0].outputs:
             return
-        name = plain(readers[0].name)
-        if name in ("mean", "sum"):
-            yield _broadcast(scene, operation, tensors, "the difference at")
+        name, number = plain(readers[0].name), readers[0].outputs[0]
+        if name in ("mean", "sum") and scene.value(number).shape == ():
+            yield _broadcast(scene, operation, tensors, f"the {what} at")
+        if name not in ("pow", "square", "abs", "mul", "add", "neg", "sub", "rsub"):
             return
-        if name not in ("pow", "__pow__", "pow_", "square", "abs", "mul") or not readers[0].outputs:
-            return
-        number = readers[0].outputs[0]
 
 
 def _crossed(a: Sequence[int], b: Sequence[int]) -> bool:
@@ -232,6 +231,14 @@ def _twice(scene: Scene, operation: Operation) -> Iterator[Finding]:
             f"cross_entropy at {at(operation.site)} takes logits and makes its own log_softmax; "
             f"here it gets the {made} of {at(source.site)}, so the gradients are squeezed.",
             f"give cross_entropy what goes into the {made}.",
+            line_of(operation.site, source.site),
+        )
+    elif made == "relu":
+        yield Finding(
+            "relu before the loss",
+            f"{name} at {at(operation.site)} takes logits of either sign; the relu of "
+            f"{at(source.site)} makes those below 0 all alike, and no gradient goes back through them.",
+            "leave the activation out after the last layer.",
             line_of(operation.site, source.site),
         )
     elif log and made == "sigmoid":
@@ -348,19 +355,22 @@ def _biased(scene: Scene, operation: Operation) -> Iterator[Finding]:
 
 def _depth(scene: Scene) -> Iterator[Finding]:
     """Gradients that shrink, or grow, from layer to layer."""
-    layers, shared = [], 0.0
+    layers: list[tuple[float, int, Operation]] = []
+    shared: list[tuple[float, int, Operation]] = []
     for operation in scene.operations:
         for number in operation.inputs:
             value = scene.value(number)
             if value.kind == "leaf" and len(value.shape) > 1 and value.upstream is not None:
                 size = norm(value.upstream) / np.sqrt(max(1, value.upstream.size))
-                if len(scene.readers.get(number, ())) == 1:
-                    layers.append((size, number, operation))
-                else:
-                    shared = max(shared, size)
+                once = len(scene.readers.get(number, ())) == 1
+                (layers if once else shared).append((size, number, operation))
+    turns = len({operation.id for _, _, operation in shared})
+    top = max(shared, key=lambda layer: layer[0], default=None)
+    if top is not None and turns >= _LAYERS and np.isfinite(top[0]) and top[0] > _LARGE:
+        yield _exploded(scene, top, f"{turns} uses of the same weights")
+    elif len(layers) < _LAYERS and layers and top and layers[0][0] < _VANISHED * top[0]:
+        yield from _repeated(scene, *layers[0], top[0])
     if len(layers) < _LAYERS:
-        if layers and layers[0][0] < _VANISHED * shared:
-            yield from _repeated(scene, *layers[0], shared)
         return
     (first, number, operation), (last, end, _) = layers[0], layers[-1]
     if not (np.isfinite(first) and np.isfinite(last)):
@@ -378,17 +388,21 @@ def _depth(scene: Scene) -> Iterator[Finding]:
             line_of(operation.site),
         )
     elif max(sizes) > _LARGE or (last > 0 and first > last / _VANISHED and first > 1):
-        top, number, operation = max(layers, key=lambda layer: layer[0])
-        back = scene.value(operation.outputs[0]).upstream
-        yield Finding(
-            "exploding",
-            f"The gradient explodes: it reaches {short(top)} per element in {scene.name(number)} "
-            f"({at(operation.site)}), over {len(layers)} layers (what flows back there has norm "
-            f"{short(norm(back))}).",
-            "start with smaller weights (the default initialisation), normalise between the layers, "
-            "and clip: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) before step.",
-            line_of(operation.site),
-        )
+        yield _exploded(scene, max(layers, key=lambda layer: layer[0]), f"{len(layers)} layers")
+
+
+def _exploded(scene: Scene, top: tuple[float, int, Operation], over: str) -> Finding:
+    size, number, operation = top
+    back = scene.value(operation.outputs[0]).upstream
+    return Finding(
+        "exploding",
+        f"The gradient explodes: it reaches {short(size)} per element in {scene.name(number)} "
+        f"({at(operation.site)}), over {over} (what flows back there has norm "
+        f"{short(norm(back))}).",
+        "start with smaller weights (the default initialisation), normalise between the layers, "
+        "and clip: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) before step.",
+        line_of(operation.site),
+    )
 
 
 def _repeated(
@@ -435,7 +449,7 @@ _FINDERS: tuple[tuple[set[str], Any], ...] = (
     ({"sigmoid", "tanh"}, _saturated),
     ({"softmax"}, _one_hot),
     (_PAIRWISE, _broadcast_loss),
-    ({"sub", "rsub"}, _broadcast_difference),
+    ({"sub", "rsub", "mul"}, _broadcast_difference),
     ({"cross_entropy", "binary_cross_entropy_with_logits"}, _twice),
     ({"nll_loss", "nll_loss_nd"}, _no_logarithm),
     ({"log", "log2", "log10"}, _logarithm),
