@@ -24,6 +24,7 @@ from gradexplain.reading.applying import Applier
 from gradexplain.reading.inputs import Inputs
 from gradexplain.reading.objects import WHOLE, Own, Results, Tensor
 from gradexplain.reading.program import Program
+from gradexplain.tensors import instances
 
 #: Operations whose result shares its elements with what it is made of.
 _VIEWS = frozenset({"view", "reshape", "transpose", "t", "permute", "getitem", "squeeze", "unsqueeze", "narrow",
@@ -388,7 +389,7 @@ class Session:
         self, records: list[Op], args: Sequence[Any], kwargs: Mapping[str, Any], place: Span
     ) -> Any:
         """What a call of the first record that fits gives, as tensors."""
-        given = [part for arg in (*args, *kwargs.values()) for part in _tensors(arg)]
+        given = list(instances((args, kwargs), Tensor))
         plain = [self.plain(arg) for arg in args]
         named = {name: self.plain(arg) for name, arg in kwargs.items()}
         found = self.applier.apply_any(records, plain, named, place)
@@ -536,14 +537,6 @@ def promoted(kinds: Iterator[str | None] | Any) -> str | None:
     if None in floats:
         return None
     return "float64" if "float64" in floats else "float32"
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            yield from _tensors(part)
 
 
 def _mapped(found: Any, change: Callable[[Ref], Any]) -> Any:

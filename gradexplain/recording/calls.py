@@ -8,8 +8,7 @@ otherwise tie the graph into a cycle that is never freed.
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,37 +150,28 @@ def geometry(tensor: Any) -> tuple[tuple[int, ...], tuple[int, ...], int]:
     return tuple(tensor.shape), tuple(tensor.stride()), int(tensor.storage_offset())
 
 
-def tensors_in(value: Any) -> Iterator[Any]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            yield from tensors_in(part)
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from tensors_in(part)
-
-
 def is_computed(value: Any) -> bool:
     """Whether autograd knows how ``value`` was made."""
     return isinstance(value, torch.Tensor) and value.requires_grad and value.grad_fn is not None
 
 
-def leaves_behind(tensors: list[Any]) -> Iterator[Any]:
-    """Weak references to the leaves that ``tensors`` were computed from."""
-    stack: list[Any] = []
-    for tensor in tensors:
-        if tensor.grad_fn is None:
-            yield weakref.ref(tensor)
-        else:
-            stack.append(tensor.grad_fn)
+def nodes_behind(tensors: Sequence[Any], most: int) -> Iterator[Any]:
+    """Autograd's nodes behind ``tensors``, each once, ``most`` of them."""
+    stack = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
     seen: set[Any] = set()
-    while stack and len(seen) < 2000:
+    while stack and len(seen) < most:
         node = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
+        if node not in seen:
+            seen.add(node)
+            yield node
+            stack.extend(n for n, _ in node.next_functions if n is not None)
+
+
+def leaves_behind(tensors: Sequence[Any], most: int) -> list[Any]:
+    """The leaves that ``tensors`` were computed from, each once."""
+    found = {id(tensor): tensor for tensor in tensors if tensor.grad_fn is None}
+    for node in nodes_behind(tensors, most):
         variable = getattr(node, "variable", None)
         if variable is not None:
-            yield weakref.ref(variable)
-        stack.extend(n for n, _ in node.next_functions if n is not None)
+            found[id(variable)] = variable
+    return list(found.values())

@@ -19,6 +19,9 @@ _REASONS = 4
 #: At one line, so many times the leaves behind a tensor that is cut off are looked for.
 _WALKS = 4
 
+#: Graphs are searched for leaves up to so many nodes.
+_NODES = 2000
+
 #: So many places are remembered at which a way was cut.
 _LOGGED = 400
 
@@ -86,7 +89,7 @@ class Ends:
         if made is not None and made.site is not None and len(made.site.names) == 1:
             called = made.site.names[0]
         self.exits[key] = Exit(
-            name, site(frame), called, tuple(leaves_behind([tensor])),
+            name, site(frame), called, tuple(map(weakref.ref, leaves_behind([tensor], _NODES))),
             None if made is None else made.site, "" if made is None else made.kind.name,
         )  # fmt: skip
 
@@ -115,7 +118,9 @@ class Ends:
                 why = "detached" if kind.name in _DETACHING else "no derivative"
             key = (place.filename, place.line) if place is not None else None
             walks = self._walks[key] = self._walks.get(key, 0) + 1
-            leaves = tuple(leaves_behind(sources)) if walks <= _WALKS else ()
+            leaves = (
+                tuple(map(weakref.ref, leaves_behind(sources, _NODES))) if walks <= _WALKS else ()
+            )
             if leaves and len(self.log) < _LOGGED:
                 ids = frozenset(id(leaf()) for leaf in leaves)
                 self.log.setdefault((key, kind.name), (why, kind.name, place, ids))

@@ -29,13 +29,13 @@ from gradexplain.recording.calls import (
     attach,
     geometry,
     is_computed,
-    tensors_in,
 )
 from gradexplain.recording.ends import COPYING, Ends
 from gradexplain.recording.forward import Forward
 from gradexplain.recording.frames import Site, site
 from gradexplain.recording.operators import Kind, classify
 from gradexplain.recording.patches import Listening
+from gradexplain.tensors import instances
 
 #: How many of the last changes in place are remembered, for the error that one of them may cause.
 _CHANGES = 512
@@ -342,7 +342,7 @@ class Tape(TorchFunctionMode):
             return None
         try:
             tracked = torch.is_grad_enabled() and any(
-                tensor.requires_grad for tensor in tensors_in((args, kwargs))
+                tensor.requires_grad for tensor in instances((args, kwargs), torch.Tensor)
             )
             if not tracked:
                 return target, None
@@ -397,7 +397,7 @@ class Tape(TorchFunctionMode):
         call = self.callers.of(frame)
         if torch._C._are_functorch_transforms_active():
             return call(original, (cls, *args), kwargs)
-        inputs = list(tensors_in((args, kwargs)))
+        inputs = list(instances((args, kwargs), torch.Tensor))
         forward = Forward(inputs)
         self._local.paused += 1
         try:
@@ -422,10 +422,10 @@ class Tape(TorchFunctionMode):
         if copies is None or frame is None:
             return result
         try:
-            forward = Forward(list(tensors_in(copies)))
+            forward = Forward(list(instances(copies, torch.Tensor)))
             with torch.random.fork_rng(devices=[]), torch.no_grad(), forward:
                 eager = graph(*copies)
-            count = len(list(tensors_in(args)))
+            count = len(list(instances(args, torch.Tensor)))
             self._made_by("compiled", result, args, {}, forward, count, frame, eager)
         except Exception:  # a graph that runs in its compiled form only: it stays unknown
             return result
@@ -433,7 +433,7 @@ class Tape(TorchFunctionMode):
 
     def _copies(self, graph: Any, args: Any) -> tuple[Any, ...] | None:
         """The arguments for a graph's own run; None where there were enough of them."""
-        tensors = list(tensors_in(args))
+        tensors = list(instances(args, torch.Tensor))
         times = self._eager[id(graph)] = self._eager.get(id(graph), 0) + 1
         if times > _EAGER or sum(t.numel() for t in tensors) > _COPIED:
             return None

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from gradexplain.recording.calls import KEY, Call, Operand, geometry
+from gradexplain.recording.calls import KEY, Call, Operand, geometry, nodes_behind
 from gradexplain.recording.operators import Kind
 
 #: More of autograd's nodes than this are not explained one by one.
@@ -57,16 +57,10 @@ class Groups:
         self._operands: dict[tuple[int, int], list[Operand]] = {}
         self._used: dict[int, list[tuple[Any, int]]] = {}  # by group: the outputs used further on
 
-    def _collect(self, roots: list[Any]) -> None:
-        stack = list(roots)
-        while stack:
-            node = stack.pop()
-            if id(node) in self.nodes:
-                continue
-            self.nodes[id(node)] = node
-            if len(self.nodes) > MAX_NODES:
-                raise TooLarge
-            stack.extend(n for n, _ in node.next_functions if n is not None)
+    def _collect(self) -> None:
+        self.nodes = {id(node): node for node in nodes_behind(self._roots, MAX_NODES + 1)}
+        if len(self.nodes) > MAX_NODES:
+            raise TooLarge
 
     def _form_groups(self) -> None:
         groups: dict[int, Group] = {}

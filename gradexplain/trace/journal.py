@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from gradexplain.recording.calls import KEY
+from gradexplain.recording.calls import KEY, leaves_behind, nodes_behind
 from gradexplain.recording.frames import Site, Variables
 
 #: So many calls are measured, and then those that are farther apart by this factor each time.
@@ -36,7 +36,7 @@ _MOODY = (torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._Batch
 _LOOK = 3
 
 #: Graphs of more nodes are not searched for their leaves.
-_NODES = 50_000
+NODES = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +204,7 @@ class Journal:
         again: set[Site | None] = set()
         fresh, carried = [], None
         count = 0
-        for node in nodes_behind(roots):
+        for node in nodes_behind(roots, NODES):
             if type(node).__name__ == "AccumulateGrad":
                 continue
             count += 1
@@ -227,7 +227,9 @@ class Journal:
     def begin(self, roots: Sequence[Any]) -> dict[int, tuple[Any, Any]]:
         """The leaves behind the roots, each with its ``.grad`` as it is now."""
         found: dict[int, tuple[Any, Any]] = {
-            id(tensor): (tensor, None) for tensor in _leaves(roots)
+            id(tensor): (tensor, None)
+            for tensor in leaves_behind(roots, NODES)
+            if tensor.requires_grad
         }
         held = [tensor for tensor, _ in found.values() if _is_real(tensor.grad)]
         norms = torch._foreach_norm([tensor.grad for tensor in held]) if held else ()
@@ -432,32 +434,6 @@ class Journal:
                 event.data["count"] += 1
                 return
         self.events.append(Event(kind, sites, {**data, "count": 1, "call": self.backwards}))
-
-
-def _leaves(roots: Sequence[Any]) -> Iterator[Any]:
-    """The leaves behind the roots, each once."""
-    given: set[int] = set()
-    for root in roots:
-        if root.grad_fn is None and root.requires_grad:
-            given.add(id(root))
-            yield root
-    for node in nodes_behind(roots):
-        variable = getattr(node, "variable", None)
-        if variable is not None and id(variable) not in given:
-            yield variable
-
-
-def nodes_behind(roots: Sequence[Any]) -> Iterator[Any]:
-    """Autograd's nodes behind the roots, each once."""
-    stack = [root.grad_fn for root in roots if root.grad_fn is not None]
-    seen: set[Any] = set()
-    while stack and len(seen) < _NODES:
-        node = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        yield node
-        stack.extend(n for n, _ in node.next_functions if n is not None)
 
 
 def _is_real(grad: Any) -> bool:

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
+from gradexplain.recording.calls import nodes_behind
 from gradexplain.recording.frames import Site
 from gradexplain.trace.capture import Capture
 from gradexplain.trace.groups import bare_name, is_leaf, plain_name
-from gradexplain.trace.journal import nodes_behind
+from gradexplain.trace.journal import NODES
 
 #: The nodes of a captured graph, in order, each with its operation's name and place.
 Plan = list[tuple[str, str, Site | None]]
@@ -52,7 +53,7 @@ def plan_of(capture: Capture) -> Plan:
 
 def first_bad(roots: list[Any], plan: Plan | None) -> tuple[str, Site | None]:
     """The first operation that has no value, as in ``log of 0``, and its place; empty for none."""
-    behind = list(nodes_behind(roots))
+    behind = list(nodes_behind(roots, NODES))
     for leaf in (node.variable for node in behind if is_leaf(node)):
         if not torch.isfinite(leaf).all():
             return "a parameter is no number before anything is computed: a step before", None

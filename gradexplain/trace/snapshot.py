@@ -13,6 +13,7 @@ from gradexplain.document.keys import HIDDEN, Key, Keys
 from gradexplain.explanation import Array, Shape
 from gradexplain.graph import Graph
 from gradexplain.recording.frames import Site
+from gradexplain.tensors import instances
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,19 +120,14 @@ class Term:
     #: The call's own outputs, where they are among the values.
     outputs: Mapping[tuple[int, ...], int]
 
+    @property
+    def given(self) -> tuple[Any, ...]:
+        return self.call.args, self.call.kwargs, self.by, self.upstream
+
 
 def args_in(value: Any) -> Iterator[Arg]:
-    """The tensors among a call's arguments, or in what a gradient is made of."""
-    if isinstance(value, Arg):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            yield from args_in(part)
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from args_in(part)
-    elif isinstance(value, Term):
-        yield from args_in((value.call.args, value.call.kwargs, value.by, value.upstream))
+    """The tensors among a call's arguments."""
+    yield from instances(value, Arg)
 
 
 @dataclass(slots=True)

@@ -60,7 +60,7 @@ class Values(Groups):
 
     def read(self) -> None:
         """The calls and values behind the roots, in order of execution."""
-        self._collect([root.grad_fn for root in self._roots if root.grad_fn is not None])
+        self._collect()
         self._form_groups()
         for group in self._sorted():
             self._operation(group)
@@ -246,7 +246,11 @@ class Values(Groups):
                 )
                 for target in call.targets
             )
-            operation.args = tuple(dict.fromkeys(args_in(operation.gradients)))
+            operation.args = tuple(
+                dict.fromkeys(
+                    args_in([term.given for terms in operation.gradients for term in terms])
+                )
+            )
         return operation
 
     def _view(self, call: Call) -> View | None:
