@@ -6,6 +6,7 @@ import keyword
 import sys
 import unicodedata
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -59,21 +60,18 @@ def _plain(label: str) -> str:
     return text if text.strip("_") and not text[0].isdigit() else f"t{text}"
 
 
+@dataclass(eq=False)
 class Writer:
     """Writes nodes of a graph as PyTorch.  ``known`` are the nodes that have a name in the code."""
 
-    def __init__(
-        self,
-        graph: Graph,
-        names: Mapping[str, str],
-        size: Callable[[int], str | None] = lambda n: None,
-    ) -> None:
-        self.graph = graph
-        self.names = names
-        #: What a number is that is the size of an axis.
-        self.size = size
+    graph: Graph
+    names: Mapping[str, str]
+    #: What a number is that is the size of an axis.
+    size: Callable[[int], str | None] = lambda n: None
+
+    def __post_init__(self) -> None:
         #: A tensor whose dtype and device constants take.
-        self.like = names[graph.leaves[0].label]
+        self.like = self.names[self.graph.leaves[0].label]
 
     def text(self, node: Node, known: set[int]) -> str:
         """One node by its operation, unnamed values written out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from gradexplain.ops.base import Shape
 
@@ -27,33 +28,20 @@ class Operand(str):
         return len(self.shape)
 
 
+@dataclass(frozen=True, eq=False)
 class Writing:
     """``c`` in a record: ``c.grad`` is the upstream gradient, ``c.y`` the result, ``c.wrt`` the input.
 
-    ``let`` names an intermediate value.  Where an input was broadcast, or a reduced dim is missing,
-    ``total`` and ``wide`` bring shapes together.
+    ``let(name, text)`` names an intermediate value, by a name that is free.  Where an input was
+    broadcast, or a reduced dim is missing, ``total`` and ``wide`` bring shapes together.
     """
 
-    def __init__(
-        self,
-        grad: Operand,
-        y: Operand,
-        *,
-        wrt: str = "",
-        part: int = 0,
-        let: Callable[[str, str], str],
-        moved: Callable[[str], str],
-    ) -> None:
-        self.grad = grad
-        self.y = y
-        self.wrt = wrt
-        self.part = part
-        self._let = let
-        self._moved = moved
-
-    def let(self, name: str, text: str) -> str:
-        """``name = text``, under a name that is free; returns the name."""
-        return self._let(name, text)
+    grad: Operand
+    y: Operand
+    let: Callable[[str, str], str]
+    moved: Callable[[str], str]
+    wrt: str = ""
+    part: int = 0
 
     @staticmethod
     def operand(name: str, shape: Shape) -> Operand:
@@ -92,4 +80,4 @@ class Writing:
 
     def same(self, x: Operand) -> str:
         """The gradient of an operation that only moves elements, by `scatter`."""
-        return self.scatter(x, self._moved)
+        return self.scatter(x, self.moved)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partialmethod
 from math import isfinite
-from typing import Any
+from typing import Any, ClassVar
 
 import sympy
 from sympy.logic.boolalg import And, Or
@@ -26,12 +27,12 @@ from gradexplain.graph import Graph, NamedNumber
 from gradexplain.ops.base import Shape
 
 
+@dataclass(eq=False)
 class Tensor:
     """A tensor argument: ``x[i, j]`` is the SymPy expression of one element, ``x.shape`` its shape."""
 
-    def __init__(self, shape: Shape, element: Callable[[tuple[Any, ...]], Any]) -> None:
-        self.shape = shape
-        self._element = element
+    shape: Shape
+    element: Callable[[tuple[Any, ...]], Any]
 
     @property
     def rank(self) -> int:
@@ -41,7 +42,7 @@ class Tensor:
         at = tuple(indices) if isinstance(indices, (tuple, list)) else (indices,)
         if len(at) != len(self.shape):
             raise ValueError(f"{len(at)} indices for shape {self.shape}")
-        return self._element(
+        return self.element(
             tuple(
                 sympy.S.Zero if n == 1 else sympy.sympify(i)
                 for i, n in zip(at, self.shape, strict=True)
@@ -53,38 +54,23 @@ class Tensor:
         return self[tuple(indices[len(indices) - len(self.shape) :])]
 
 
+@dataclass(eq=False)
 class Kit:
     """The names for one element of the result.  See `gradexplain.ops.base`."""
 
-    S = sympy
-    pi = sympy.pi
+    S: ClassVar[Any] = sympy
+    pi: ClassVar[Any] = sympy.pi
 
-    def __init__(
-        self,
-        ranges: Ranges,
-        shape: Shape,
-        i: tuple[Any, ...],
-        *,
-        j: tuple[Any, ...] = (),
-        wrt: str = "",
-        part: int = 0,
-        out: Tensor | None = None,
-    ) -> None:
-        self.ranges = ranges
-        #: The shape of the result, and the indices of the element that is asked for.
-        self.shape = shape
-        self.i = i
-        #: In a Jacobian: the indices of the input's element, the argument's name, and for a list of
-        #: tensors which of them.
-        self.j = j
-        self.wrt = wrt
-        self.part = part
-        self._out = out
-
-    @property
-    def out(self) -> Tensor:
-        assert self._out is not None
-        return self._out
+    ranges: Ranges
+    #: The shape of the result, and the indices of the element that is asked for.
+    shape: Shape
+    i: tuple[Any, ...]
+    #: In a Jacobian: the indices of the input's element, the argument's name, for a list of tensors
+    #: which of them, and the result.
+    j: tuple[Any, ...] = ()
+    wrt: str = ""
+    part: int = 0
+    out: Tensor | None = None
 
     # -- indices ---------------------------------------------------------------------------------
 
