@@ -485,7 +485,8 @@ def split(s: Statement, names: Names, room: int) -> list[Statement]:
         return [s]
     name = names.free(_hint(best[1]))
     first = Statement(name, best[1], s.only)
-    _numbered(s.value, numbers := {})
+    numbers: dict[Any, int] = {}
+    _numbered(s.value, numbers)
     rest = Statement(s.target, _named(s.value, _numbered(best[1], numbers), name), s.only)
     return [*split(first, names, room), *split(rest, names, room)]
 
