@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import gradexplain
-from gradexplain.batch import generated, problems
+from gradexplain.batch import generated, pools, problems
 from gradexplain.batch.pools import Pool
 from gradexplain.cli import main
 from gradexplain.errors import InputError
+from gradexplain.supervisor.helper import Helpers
 
 ROOT = Path(gradexplain.__file__).parent.parent
 COMMAND = [sys.executable, "-c", "from gradexplain.cli import main; raise SystemExit(main())"]
@@ -126,11 +128,18 @@ def test_the_order_and_the_exit_code(tmp_path: Path) -> None:
     ]
 
 
-def test_a_problem_that_needs_more_of_pytorch_than_its_process_has(tmp_path: Path) -> None:
-    given = [
-        {"expression": "cross(x, y)", "at": {"x": [1, 2, 3], "y": [3, 1, 2]}, "grad": [1, 1, 2]}
-    ]
-    assert [a["status"] for a in gradexplain.explain_many(given)] == ["agree"]
+def test_a_problem_that_needs_more_of_pytorch_than_its_process_has() -> None:
+    """The process begins anew, and still takes one core: two workers would stand in each other's way."""
+    given = {"expression": "cross(x, y)", "at": {"x": [1, 2, 3], "y": [3, 1, 2]}, "grad": [1, 1, 2]}
+    helpers = Helpers(1)
+    try:
+        assert pools.answer_within(1, json.dumps(given), None, None, helpers).status == "agree"
+        (helper,) = helpers.idle
+        helper.send(torch.get_num_threads, None)
+        assert helper.receive(None) == 1
+        assert b"GRADEXPLAIN_ALL" in Path(f"/proc/{helper._process.pid}/environ").read_bytes()
+    finally:
+        helpers.stop()
 
 
 def test_time_and_memory_are_each_problems_own(tmp_path: Path) -> None:

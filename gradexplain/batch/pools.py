@@ -16,7 +16,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
@@ -28,6 +28,9 @@ from gradexplain.supervisor.helper import HELPERS, Failed, Helpers, TooLate
 
 #: Seconds that a helper may take to load PyTorch and SymPy, on a busy machine.
 _STARTING = 300.0
+
+#: A helper's share of the machine is one core, whatever it imports and whenever it begins anew.
+_ALONE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +48,14 @@ class Pool:
             return unanswered(line, text, "crashed", "its process ended without an answer")
 
 
-def _start() -> None:
-    """The first question to a helper: what every problem needs is loaded, and a thread is its share."""
-    answered(0, '{"expression": "x*x", "at": {"x": 1}}')
-    with suppress(Exception):  # each problem says what is wrong with PyTorch
-        import torch
-
-        torch.set_num_threads(1)
-
-
 def answer_within(
     line: int, text: str, timeout: float | None, memory: int | None, helpers: Helpers = HELPERS
 ) -> Answer:
     """The answer to a problem, worked on by a helper of this process: what an executor runs."""
-    taken = helpers.take("torch")
+    taken = helpers.take("torch", _ALONE)
     try:
-        if not taken.asked:
-            taken.send(_start, None)
+        if not taken.asked:  # what every problem needs is loaded
+            taken.send(partial(answered, 0, '{"expression": "x*x", "at": {"x": 1}}'), None)
             taken.receive(None if timeout is None else max(timeout, _STARTING))
         taken.send(partial(answered, line, text), memory)
         found: Answer = taken.receive(timeout)

@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -26,6 +26,8 @@ _KEPT = 2
 
 #: Questions after which a helper is replaced: what libraries keep is given back.
 _QUESTIONS = 2_000
+
+_NOTHING: Mapping[str, str] = {}
 
 _START = """\
 import sys
@@ -50,10 +52,10 @@ class TooLate(Failed):
 class Helper:
     """One process that is asked; see `Helpers.take`."""
 
-    def __init__(self, preload: str) -> None:
+    def __init__(self, preload: str, environment: Mapping[str, str] = _NOTHING) -> None:
         import gradexplain
 
-        self.preload = preload
+        self.kind = preload, environment
         self.asked = 0
         self._found: list[list[bytearray] | MemoryError] = []
         self._thread: threading.Thread | None = None
@@ -70,6 +72,7 @@ class Helper:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env={**os.environ, **environment},
         )
         link.child(self._process.pid)
 
@@ -180,21 +183,24 @@ class Helpers:
     def start(self, preload: str) -> None:
         """Have one ready that imports ``preload``."""
         with self._lock:
-            if any(helper.preload == preload for helper in self.idle):
+            if any(helper.kind == (preload, _NOTHING) for helper in self.idle):
                 return
         self.keep(Helper(preload))
 
-    def take(self, preload: str) -> Helper:
-        """One of one's own, until it is given to `keep`; raises OSError where none can start."""
+    def take(self, preload: str, environment: Mapping[str, str] = _NOTHING) -> Helper:
+        """One of one's own, until it is given to `keep`; raises OSError where none can start.
+
+        ``environment`` is what its variables have beside this process's.
+        """
         found = None
         with self._lock:
-            for helper in [h for h in self.idle if h.preload == preload]:
+            for helper in [h for h in self.idle if h.kind == (preload, environment)]:
                 self.idle.remove(helper)
                 if helper.alive:
                     found = helper
                     break
                 helper.stop()
-        found = found or Helper(preload)
+        found = found or Helper(preload, environment)
         self._busy.add(found)
         return found
 
