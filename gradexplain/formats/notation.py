@@ -12,7 +12,7 @@ What is written otherwise (a remark, a program's own text) is text, never an err
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
@@ -197,6 +197,22 @@ def _inner(tree: Tree) -> Tree:
     return tree
 
 
+_Leaves = Mapping[str, Callable[[str], str]]
+_Forms = Mapping[str, tuple[str, str]]
+
+
+def _written(tree: Tree, leaves: _Leaves, forms: _Forms) -> str:
+    """A tree in one of the two languages."""
+    if tree.kind in ("text", "number", "name", "op"):
+        return leaves[tree.kind](tree.text)
+    parts = [_written(part, leaves, forms) for part in tree.parts]
+    own = tree.kind == "paren" or tree.text in ("sqrt", "δ")
+    between, form = forms[tree.text if own else tree.kind]
+    text = leaves[tree.kind](tree.text) if tree.kind in leaves else ""
+    first, rest = "".join(parts[:1]), between.join(parts[1:])
+    return form.format(text=text, first=first, rest=rest, all=between.join(parts))
+
+
 # -- LaTeX -----------------------------------------------------------------------------------------
 
 _LATEX = {
@@ -216,7 +232,7 @@ _ESCAPES = str.maketrans(
 
 def latex(text: str) -> str:
     """A formula as LaTeX, for inside ``$…$``."""
-    return _latex(read(text))
+    return _written(read(text), _LATEX_LEAVES, _LATEX_FORMS)
 
 
 def plain_latex(text: str) -> str:
@@ -237,52 +253,15 @@ def _prose(ch: str) -> str:
     }.get(ch, "?")  # fmt: skip
 
 
-def _latex(tree: Tree) -> str:
-    parts = tree.parts
-    match tree.kind:
-        case "text":
-            return rf"\text{{{plain_latex(tree.text)}}}"
-        case "number":
-            mantissa, e, power = tree.text.replace("−", "-").partition("e")
-            shown = _LATEX.get(mantissa, mantissa)
-            return rf"{shown} \cdot 10^{{{int(power)}}}" if e else shown
-        case "name":
-            return _latex_name(tree.text)
-        case "op":
-            word = rf" \ \text{{{tree.text}}}\ " if tree.text in _WORDS else tree.text
-            return _LATEX.get(tree.text, word)
-        case "row":
-            return "".join(map(_latex, parts))
-        case "list":
-            return ",".join(map(_latex, parts))
-        case "fraction":
-            return rf"\frac{{{_latex(parts[0])}}}{{{_latex(parts[1])}}}"
-        case "power":
-            return rf"{{{_latex(parts[0])}}}^{{{_latex(parts[1])}}}"
-        case "index":
-            return rf"{{{_latex(parts[0])}}}_{{{','.join(map(_latex, parts[1:]))}}}"
-        case "big":
-            sign = _LATEX.get(tree.text, rf"\operatorname*{{{tree.text}}}")
-            return rf"{sign}_{{{_latex(parts[0])}}} {_latex(parts[1])}"
-        case "paren":
-            left, right = tree.text[0], tree.text[1]
-            return rf"\left{left}{', '.join(map(_latex, parts))}\right{right}"
-        case _:
-            return _latex_call(tree)
+def _latex_number(text: str) -> str:
+    mantissa, e, power = text.replace("−", "-").partition("e")
+    shown = _LATEX.get(mantissa, mantissa)
+    return rf"{shown} \cdot 10^{{{int(power)}}}" if e else shown
 
 
-def _latex_call(tree: Tree) -> str:
-    inner = ", ".join(map(_latex, tree.parts))
-    if tree.text == "sqrt":
-        return rf"\sqrt{{{inner}}}"
-    if tree.text == "δ":
-        return rf"\delta_{{{inner}}}"
-    word = (
-        rf"\{tree.text}"
-        if tree.text in _FUNCTIONS
-        else rf"\operatorname{{{tree.text.translate(_ESCAPES)}}}"
-    )
-    return rf"{word}\left({inner}\right)"
+def _latex_word(word: str) -> str:
+    """A function's name."""
+    return rf"\{word}" if word in _FUNCTIONS else rf"\operatorname{{{word.translate(_ESCAPES)}}}"
 
 
 def _latex_name(word: str) -> str:
@@ -300,56 +279,65 @@ def _latex_name(word: str) -> str:
     return rf"\mathrm{{{shown}}}" + "'" * primes
 
 
+#: How the text of each kind of tree is written; what is not listed here is escaped or left as it is.
+_LATEX_LEAVES: _Leaves = {
+    "text": lambda text: rf"\text{{{plain_latex(text)}}}",
+    "number": _latex_number,
+    "name": _latex_name,
+    "op": lambda text: _LATEX.get(text, rf" \ \text{{{text}}}\ " if text in _WORDS else text),
+    "big": lambda text: _LATEX.get(text, rf"\operatorname*{{{text}}}"),
+    "call": _latex_word,
+}
+
+#: Each kind, or function, with parts: what stands between them, and where they go.
+_LATEX_FORMS: _Forms = {
+    "row": ("", "{all}"),
+    "list": (",", "{all}"),
+    "fraction": ("", r"\frac{{{first}}}{{{rest}}}"),
+    "power": ("", "{{{first}}}^{{{rest}}}"),
+    "index": (",", "{{{first}}}_{{{rest}}}"),
+    "big": ("", "{text}_{{{first}}} {rest}"),
+    "()": (", ", r"\left({all}\right)"),
+    "[]": (", ", r"\left[{all}\right]"),
+    "sqrt": (", ", r"\sqrt{{{all}}}"),
+    "δ": (", ", r"\delta_{{{all}}}"),
+    "call": (", ", r"{text}\left({all}\right)"),
+}
+
+
 # -- MathML ----------------------------------------------------------------------------------------
 
 
-def mathml(text: str, *, display: bool = False) -> str:
+def mathml(text: str) -> str:
     """A formula as a MathML element, with its own text as what a screen reader says."""
-    found = read(text)
-    mode = ' display="block"' if display else ""
-    return f'<math{mode} aria-label="{escape(text)}">{_mathml(found)}</math>'
+    found = _written(read(text), _MATHML_LEAVES, _MATHML_FORMS)
+    return f'<math aria-label="{escape(text)}">{found}</math>'
 
 
-def _mathml(tree: Tree) -> str:
-    parts = tree.parts
-    row: Callable[[str], str] = "<mrow>{}</mrow>".format
-    match tree.kind:
-        case "text":
-            return f"<mtext>{escape(tree.text)}</mtext>"
-        case "number":
-            return f"<mn>{escape(tree.text)}</mn>"
-        case "name":
-            return f"<mi>{escape(tree.text)}</mi>"
-        case "op":
-            shown = (
-                f" {tree.text} "
-                if tree.text in _WORDS
-                else {"ᵀ": "⊤", "*": "·"}.get(tree.text, tree.text)
-            )
-            return f"<mo>{escape(shown)}</mo>"
-        case "row":
-            return row("".join(map(_mathml, parts)))
-        case "list":
-            return row(_listed(parts))
-        case "fraction":
-            return f"<mfrac>{_mathml(parts[0])}{_mathml(parts[1])}</mfrac>"
-        case "power":
-            return f"<msup>{row(_mathml(parts[0]))}{row(_mathml(parts[1]))}</msup>"
-        case "index":
-            return f"<msub>{row(_mathml(parts[0]))}{row(_listed(parts[1:]))}</msub>"
-        case "big":
-            under = f"<munder><mo>{escape(tree.text)}</mo>{row(_mathml(parts[0]))}</munder>"
-            return row(under + _mathml(parts[1]))
-        case "paren":
-            left, right = tree.text[0], tree.text[1]
-            return row(f"<mo>{left}</mo>{_listed(parts)}<mo>{right}</mo>")
-        case _:
-            if tree.text == "sqrt":
-                return f"<msqrt>{_listed(parts)}</msqrt>"
-            if tree.text == "δ":
-                return f"<msub><mi>δ</mi>{row(_listed(parts))}</msub>"
-            return row(f"<mi>{escape(tree.text)}</mi><mo>(</mo>{_listed(parts)}<mo>)</mo>")
+def _sign(text: str) -> str:
+    return f" {text} " if text in _WORDS else {"ᵀ": "⊤", "*": "·"}.get(text, text)
 
 
-def _listed(parts: tuple[Tree, ...]) -> str:
-    return "<mo>,</mo>".join(map(_mathml, parts))
+_MATHML_LEAVES: _Leaves = {
+    "text": lambda text: f"<mtext>{escape(text)}</mtext>",
+    "number": lambda text: f"<mn>{escape(text)}</mn>",
+    "name": lambda text: f"<mi>{escape(text)}</mi>",
+    "op": lambda text: f"<mo>{escape(_sign(text))}</mo>",
+    "big": escape,
+    "call": escape,
+}
+
+_COMMA = "<mo>,</mo>"
+_MATHML_FORMS: _Forms = {
+    "row": ("", "<mrow>{all}</mrow>"),
+    "list": (_COMMA, "<mrow>{all}</mrow>"),
+    "fraction": ("", "<mfrac>{first}{rest}</mfrac>"),
+    "power": ("", "<msup><mrow>{first}</mrow><mrow>{rest}</mrow></msup>"),
+    "index": (_COMMA, "<msub><mrow>{first}</mrow><mrow>{rest}</mrow></msub>"),
+    "big": ("", "<mrow><munder><mo>{text}</mo><mrow>{first}</mrow></munder>{rest}</mrow>"),
+    "()": (_COMMA, "<mrow><mo>(</mo>{all}<mo>)</mo></mrow>"),
+    "[]": (_COMMA, "<mrow><mo>[</mo>{all}<mo>]</mo></mrow>"),
+    "sqrt": (_COMMA, "<msqrt>{all}</msqrt>"),
+    "δ": (_COMMA, "<msub><mi>δ</mi><mrow>{all}</mrow></msub>"),
+    "call": (_COMMA, "<mrow><mi>{text}</mi><mo>(</mo>{all}<mo>)</mo></mrow>"),
+}
