@@ -182,7 +182,17 @@ def test_the_answer_so_far() -> None:
             ["hessian", "x**3 * w"],
             "gradexplain.second.making.add_notes",
             "second derivatives",
-            ["∂²y/∂x∂w = 3·x²", "cannot tell: not finished within 60 seconds"],
+            [
+                "∂²y/∂x∂w = 3·x²",
+                "cannot tell: not finished within 60 seconds",
+                "H is symmetric, ∂²y/∂w∂x",
+            ],
+        ),
+        (
+            ["hessian", "x**3 * w"],
+            "gradexplain.second.making.Making._joined",
+            "second derivatives",
+            ["H is symmetric where it is continuous (Schwarz's theorem), ∂²y/∂w∂x"],
         ),
         (
             ["check", "x / x.sum(dim=0)", "--claim", "x: v"],
@@ -192,12 +202,12 @@ def test_the_answer_so_far() -> None:
         ),
         (
             ["codegen", "x * 2", "--name", "Twice"],
-            "gradexplain.codegen.function.failure",
+            "gradexplain.checking.generated.failure",
             "the proof that it is right",
             ["# NOT PROVEN: ", "class Twice(torch.autograd.Function):"],
         ),
     ],
-    ids=["hessian", "check", "codegen"],
+    ids=["hessian", "hessian of unknown symmetry", "check", "codegen"],
 )
 def test_what_is_there_is_shown(
     arguments: list[str],

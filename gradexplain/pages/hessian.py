@@ -160,8 +160,9 @@ def _signs(h: Hessian, precision: int) -> list[str]:
     lines = []
     if len(h.blocks) > 1:
         names = [n for a, n in h.blocks if a == next(iter(h.blocks))[0]]
+        where = "" if h.symmetric else " where it is continuous (Schwarz's theorem)"
         lines.append(
-            f"H is symmetric, ∂²{h.scalar}/∂{names[1]}∂{names[0]} = "
+            f"H is symmetric{where}, ∂²{h.scalar}/∂{names[1]}∂{names[0]} = "
             f"∂²{h.scalar}/∂{names[0]}∂{names[1]} transposed: each pair is given once."
         )
     elif h.symmetric and h.matrix is not None and len(h.matrix) > 1:
