@@ -61,17 +61,10 @@ class LatexPrinter(TextPrinter):
         word = word.replace("_", r"\_")
         return rf"{word}\left({', '.join(arguments)}\right)"
 
-    def paren(self, text: str) -> str:
-        return rf"\left({text}\right)"
-
-    def root(self, text: str) -> str:
-        return rf"\sqrt{{{text}}}"
-
-    def kronecker(self, a: str, b: str) -> str:
-        return rf"\delta_{{{a},{b}}}"
-
-    def bracket(self, condition: str) -> str:
-        return rf"\left[{condition}\right]"
+    paren, bracket = r"\left({}\right)".format, r"\left[{}\right]".format
+    root, kronecker = r"\sqrt{{{}}}".format, r"\delta_{{{},{}}}".format
+    floored = r"\left\lfloor \frac{{{}}}{{{}}} \right\rfloor".format
+    modulo = r"{} \bmod {}".format
 
     def big(self, sign: str, under: str, body: str) -> str:
         return rf"{sign}_{{{under}}} {body}"
@@ -84,12 +77,6 @@ class LatexPrinter(TextPrinter):
             for value, condition in pieces
         ]
         return r"\begin{cases} " + r" \\ ".join(rows) + r" \end{cases}"
-
-    def floored(self, above: str, below: str) -> str:
-        return rf"\left\lfloor \frac{{{above}}}{{{below}}} \right\rfloor"
-
-    def modulo(self, a: str, b: str) -> str:
-        return rf"{a} \bmod {b}"
 
     def relation(self, sign: str) -> str:
         return _LATEX_RELATIONS.get(sign, sign)

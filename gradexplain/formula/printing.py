@@ -110,17 +110,8 @@ class TextPrinter:
     def call(self, name: str, arguments: Sequence[str]) -> str:
         return f"{name}({', '.join(arguments)})"
 
-    def paren(self, text: str) -> str:
-        return f"({text})"
-
-    def root(self, text: str) -> str:
-        return f"sqrt({text})"
-
-    def kronecker(self, a: str, b: str) -> str:
-        return f"δ({a},{b})"
-
-    def bracket(self, condition: str) -> str:
-        return f"[{condition}]"
+    paren, root, bracket = "({})".format, "sqrt({})".format, "[{}]".format
+    kronecker, floored, modulo = "δ({},{})".format, "⌊{}/{}⌋".format, "{} mod {}".format
 
     def big(self, sign: str, under: str, body: str) -> str:
         return f"{sign}_{under if len(under) == 1 else '{' + under + '}'} {body}"
@@ -128,12 +119,6 @@ class TextPrinter:
     def cases(self, pieces: Sequence[tuple[str, str]]) -> str:
         shown = [f"{value} if {condition}" if condition else value for value, condition in pieces]
         return "(" + " else ".join(shown) + ")"
-
-    def floored(self, above: str, below: str) -> str:
-        return f"⌊{above}/{below}⌋"
-
-    def modulo(self, a: str, b: str) -> str:
-        return f"{a} mod {b}"
 
     sum_sign, product_sign = "Σ", "Π"
     greatest_sign, least_sign = "max", "min"
