@@ -16,7 +16,6 @@ from gradexplain.ops.losses import check_reduction
 from gradexplain.ops.reductions import SOFTMAX
 
 _FAMILY = "loss"
-_REDUCTIONS = ("none", "mean", "sum")
 
 
 def _split(x: Shape, target: Shape, name: str) -> tuple[int, Shape]:
@@ -79,22 +78,39 @@ def _nll_shape(x: Shape, target: Shape, weight: Any, ignore: int, reduction: str
     return shape if reduction == "none" else ()
 
 
+def _over_rows(k: Any, reduction: str, shape: Shape, row: Callable[[Any], Any],
+               rows: Callable[[], Any]) -> Any:
+    """The rows' values, their sum, or that divided by the number of ``rows``."""
+    if reduction == "none":
+        return row(k.i)
+    at = k.bounds(shape)
+    total = k.sum(row(at), *at)
+    return total / rows() if reduction == "mean" else total
+
+
+def _of_row(k: Any, reduction: str, at: Any, slope: Any, rows: Callable[[], Any]) -> Any:
+    """The derivative by an element of the row ``at``, of which ``slope`` is that of the row's value."""
+    if reduction == "none":
+        return k.deltas(k.i, at) * slope
+    return slope / rows() if reduction == "mean" else slope
+
+
+def _rows(k: Any, target: Any, weight: Any, kept: Any) -> Callable[[], Any]:
+    """What the mean divides by: the number of rows, or the sum of their weights."""
+
+    def rows() -> Any:
+        at = k.bounds(target.shape)
+        return k.sum(_counted(k, target, weight, kept, at), *at)
+
+    return rows
+
+
 def _nll(k: Any, x: Any, target: Any, weight: Any, ignore: int, reduction: str, kept: Any) -> Any:
     def row(at: Any) -> Any:
         counted = _counted(k, target, weight, kept, at)
         return -counted * x[_with_class(at, _axis(x), target[at])]
 
-    if reduction == "none":
-        return row(k.i)
-    at = k.bounds(target.shape)
-    total = k.sum(row(at), *at)
-    return total / _rows(k, target, weight, kept) if reduction == "mean" else total
-
-
-def _rows(k: Any, target: Any, weight: Any, kept: Any) -> Any:
-    """What the mean divides by: the number of rows, or the sum of their weights."""
-    at = k.bounds(target.shape)
-    return k.sum(_counted(k, target, weight, kept, at), *at)
+    return _over_rows(k, reduction, target.shape, row, _rows(k, target, weight, kept))
 
 
 def _nll_slope(k: Any, x: Any, target: Any, weight: Any, ignore: int, reduction: str,
@@ -106,9 +122,7 @@ def _nll_slope(k: Any, x: Any, target: Any, weight: Any, ignore: int, reduction:
                              lambda at, c: -k.delta(target[at], c) * x[_with_class(at, axis, target[at])])
     at = (*k.j[:axis], *k.j[axis + 1 :])
     slope = -_counted(k, target, weight, kept, at) * k.delta(target[at], k.j[axis])
-    if reduction == "none":
-        return k.deltas(k.i, at) * slope
-    return slope / _rows(k, target, weight, kept) if reduction == "mean" else slope
+    return _of_row(k, reduction, at, slope, _rows(k, target, weight, kept))
 
 
 def _weight_slope(k: Any, target: Any, kept: Any, reduction: str, weight: Any,
@@ -123,11 +137,7 @@ def _weight_slope(k: Any, target: Any, kept: Any, reduction: str, weight: Any,
             found -= k.delta(target[at], c) * k.out[()]
         return found if kept is None else found * kept[at]
 
-    if reduction == "none":
-        return term(k.i)
-    at = k.bounds(target.shape)
-    total = k.sum(term(at), *at)
-    return total / _rows(k, target, weight, kept) if reduction == "mean" else total
+    return _over_rows(k, reduction, target.shape, term, _rows(k, target, weight, kept))
 
 
 register(Op(
@@ -174,11 +184,9 @@ def _ce_row(k: Any, x: Any, target: Any, weight: Any, kept: Any, smoothing: floa
 
 def _ce(k: Any, x: Any, target: Any, weight: Any, ignore: int, reduction: str, smoothing: float,
         p: Any, kept: Any) -> Any:
-    if reduction == "none":
-        return _ce_row(k, x, target, weight, kept, smoothing, k.i)
-    at = k.bounds(target.shape)
-    total = k.sum(_ce_row(k, x, target, weight, kept, smoothing, at), *at)
-    return total / _rows(k, target, weight, kept) if reduction == "mean" else total
+    return _over_rows(k, reduction, target.shape,
+                      lambda at: _ce_row(k, x, target, weight, kept, smoothing, at),
+                      _rows(k, target, weight, kept))
 
 
 def _ce_slope(k: Any, x: Any, target: Any, weight: Any, ignore: int, reduction: str,
@@ -209,9 +217,7 @@ def _ce_slope(k: Any, x: Any, target: Any, weight: Any, ignore: int, reduction: 
             if kept is not None:
                 spread = spread * kept[at]
             slope = (1 - share) * slope + share * spread
-    if reduction == "none":
-        return k.deltas(k.i, at) * slope
-    return slope / _rows(k, target, weight, kept) if reduction == "mean" else slope
+    return _of_row(k, reduction, at, slope, _rows(k, target, weight, kept))
 
 
 def _ce_value(exact: bool, x: Any, target: Any, weight: Any, ignore: int, reduction: str,
@@ -283,10 +289,7 @@ def _soft(k: Any, x: Any, target: Any, weight: Any, ignore: int, reduction: str,
         share = _smoothed(k, target[here], classes, smoothing)
         return k.sum((1 if weight is None else weight[(q,)]) * share * (lse - x[here]), q)
 
-    if reduction == "none":
-        return row(k.i)
-    at = k.bounds((*x.shape[:axis], *x.shape[axis + 1 :]))
-    return k.sum(row(at), *at) / _batch(x, reduction)
+    return _over_rows(k, reduction, _row_shape(x), row, lambda: size(_row_shape(x)))
 
 
 def _smoothed(k: Any, target: Any, classes: int, smoothing: float) -> Any:
@@ -294,9 +297,9 @@ def _smoothed(k: Any, target: Any, classes: int, smoothing: float) -> Any:
     return target * (1 - share) + share / classes if smoothing else target
 
 
-def _batch(x: Any, reduction: str) -> int:
+def _row_shape(x: Any) -> Shape:
     axis = _axis(x)
-    return size((*x.shape[:axis], *x.shape[axis + 1 :])) if reduction == "mean" else 1
+    return (*x.shape[:axis], *x.shape[axis + 1 :])
 
 
 def _soft_slope(k: Any, x: Any, target: Any, weight: Any, ignore: int, reduction: str,
@@ -304,10 +307,12 @@ def _soft_slope(k: Any, x: Any, target: Any, weight: Any, ignore: int, reduction
     """``p[n,c]·Σ_q t[n,q] − t[n,c]``, and by the target ``−log p[n,c]``."""
     axis, classes = _axis(x), x.shape[_axis(x)]
     if k.wrt == "weight":
-        at = k.i if reduction == "none" else k.bounds((*x.shape[:axis], *x.shape[axis + 1 :]))
-        here = _with_class(at, axis, k.j[0])
-        loss = -_smoothed(k, target[here], classes, smoothing) * k.log(p[here])
-        return loss if reduction == "none" else k.sum(loss, *at) / _batch(x, reduction)
+
+        def share_of(at: Any) -> Any:
+            here = _with_class(at, axis, k.j[0])
+            return -_smoothed(k, target[here], classes, smoothing) * k.log(p[here])
+
+        return _over_rows(k, reduction, _row_shape(x), share_of, lambda: size(_row_shape(x)))
     at = (*k.j[:axis], *k.j[axis + 1 :])
     c = k.j[axis]
     if k.wrt == "target":
@@ -320,9 +325,7 @@ def _soft_slope(k: Any, x: Any, target: Any, weight: Any, ignore: int, reduction
             return spread * (1 if weight is None else weight[(place,)])
 
         slope = p[k.j] * k.sum(share(q), q) - share(c)
-    if reduction == "none":
-        return k.deltas(k.i, at) * slope
-    return slope / _batch(x, reduction)
+    return _of_row(k, reduction, at, slope, lambda: size(_row_shape(x)))
 
 
 register(Op(

@@ -125,14 +125,6 @@ def _ordered(place: Any) -> Any:
     return index
 
 
-def _argmax(x: Any, dim: int) -> Any:
-    return np.argmax(x, axis=dim)
-
-
-def _argmin(x: Any, dim: int) -> Any:
-    return np.argmin(x, axis=dim)
-
-
 def _index_shape(keeps: bool) -> Any:
     def shape(x: Shape, dim: int, *_: Any) -> Shape:
         d = normal_dim(dim, len(x))
@@ -155,26 +147,20 @@ def _first(name: str) -> Any:
     return element
 
 
+_WHICH = "which of the elements that tie PyTorch picks, and gives the gradient to, is not specified"
 _INDEX = "an index is an integer: it has no derivative and no gradient gets past it"
 
 
-def _found(name: str, keeps: bool) -> Any:
-    """PyTorch's own indices."""
-
-    def call(torch: Any, x: Any, dim: int, *extra: Any) -> Any:
-        return getattr(torch, name)(x, *extra, dim)[1]
-
-    return call
-
-
-def _pick(name: str, index: Any, *, keeps: bool = False, extra: str = "", call: Any = None,
-          samples: tuple[str, ...], which: str, unsure: bool = False) -> None:
+def _pick(name: str, index: Any, *, keeps: bool = False, extra: str = "",
+          samples: tuple[str, ...], which: str) -> None:
     """``name(input, dim)`` → (values, indices): the values are ``x`` at the indices.
 
-    ``unsure`` where PyTorch does not say which of the elements that tie it picks; ``keeps`` for a
+    ``which`` of the elements that tie is picked, `_WHICH` where PyTorch does not say; ``keeps`` for a
     result of the input's shape (``cummax``); ``extra`` is another argument before ``dim``
     (``kthvalue``'s k).
     """
+    unsure, plain = which == _WHICH, name in ("max", "min")
+
     def called(x: Any, *args: Any) -> str:
         """PyTorch's own call, which returns the values and their indices."""
         *rest, dim = args
@@ -200,12 +186,12 @@ def _pick(name: str, index: Any, *, keeps: bool = False, extra: str = "", call: 
 
     helper = register(Op(
         f"arg{name}(Tensor input, int dim{', ' + extra if extra else ''})", _FAMILY, (), homes="",
-        integer=True, shape=_index_shape(keeps), value=_picker(index), torch=_found(name, keeps),
-        remark=_INDEX if name in ("max", "min") else "",
+        integer=True, shape=_index_shape(keeps), value=_picker(index),
+        torch=lambda torch, x, dim, *rest: getattr(torch, name)(x, *rest, dim)[1],
+        remark=_INDEX if plain else "",
         written=lambda c, x, dim, *rest: f"{called(x, *rest, dim)}.indices",
-        element=_first(name) if name in ("max", "min") else None,
-        jacobian=nothing if name not in ("max", "min") else None,
-        show=None if name in ("max", "min") else lambda x, dim, *rest: (
+        element=_first(name) if plain else None, jacobian=None if plain else nothing,
+        show=None if plain else lambda x, dim, *rest: (
             f"{name}({', '.join((x, *rest, f'dim={dim}'))}).indices"),
     ))
     before = f", {extra}" if extra else ""
@@ -271,16 +257,14 @@ def _pick(name: str, index: Any, *, keeps: bool = False, extra: str = "", call: 
 
 _PICKED = "the element whose index is returned gets the whole gradient, also at a tie, as PyTorch"
 
-_pick("max", _argmax, which=_PICKED,
+_pick("max", np.argmax, which=_PICKED,
       samples=("x[2,3].max(dim=1).values", "max(x[2,3], 0)[0]", "x[3].max(0, keepdim=True)[0]",
                "v2, i = x[2,3].max(-1); v2*2"))
-_pick("min", _argmin, which=_PICKED,
+_pick("min", np.argmin, which=_PICKED,
       samples=("x[2,3].min(dim=1).values", "min(x[2,3], 0)[0]"))
-_WHICH = "which of the elements that tie PyTorch picks, and gives the gradient to, is not specified"
-
-_pick("median", _ordered(lambda n: (n - 1) // 2), which=_WHICH, unsure=True,
+_pick("median", _ordered(lambda n: (n - 1) // 2), which=_WHICH,
       samples=("x[2,3].median(dim=1).values", "median(x[4,2], 0)[0]"))
-_pick("kthvalue", _ordered(lambda n, k: k - 1), extra="int k", which=_WHICH, unsure=True,
+_pick("kthvalue", _ordered(lambda n, k: k - 1), extra="int k", which=_WHICH,
       samples=("kthvalue(x[5], 2).values", "x[2,3].kthvalue(3, 0 - 1)[0]"))
 _pick("cummax", _running(lambda new, best: new < best), keeps=True, which=_PICKED,
       samples=("cummax(sin(x[5]), 0).values", "x[2,3].cummax(dim=1)[0]"))
@@ -341,7 +325,7 @@ register(Op(
     expand=_topk, kink=_WHICH,
     samples=("topk(sin(x[4]), 2).values", "x[2,3].topk(2, dim=1, largest=False)[0]"),
 ))
-for _name, _index in (("max", _argmax), ("min", _argmin)):
+for _name in ("max", "min"):
     _helper = by_schema(f"arg{_name}(Tensor input, int dim)")
 
     def _place(b: Any, x: Any, dim: int | None, keepdim: bool, op: Op = _helper) -> Any:
