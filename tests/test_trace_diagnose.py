@@ -1,4 +1,5 @@
-"""Scripts with one planted cause each: the sentence names the cause and its line; healthy: silence."""
+"""Scripts with one planted cause each: the sentence names the cause and its line; healthy, or
+mended as the remedy says: silence."""
 
 from __future__ import annotations
 
@@ -34,7 +35,23 @@ def planted() -> dict[str, tuple[str, str, str]]:
     return found
 
 
+def mended() -> dict[str, str]:
+    """By name: a planted script with its remedy followed."""
+    text = (HERE / "mended.txt").read_text("utf-8")
+    found = {}
+    for part in text.split("\n==== ")[1:]:
+        name, *edits = part.rstrip("\n").split("\n")
+        body = PLANTED[name][2]
+        for edit in edits:
+            old, new = (side.replace("\\n", "\n") for side in edit.split(" => "))
+            assert old in body, (name, old)
+            body = body.replace(old, new, 1)
+        found[name] = body
+    return found
+
+
 PLANTED = planted()
+MENDED = mended()
 PROGRAMS = sorted((HERE / "programs").glob("*.py"))
 SCRIPTS = sorted(HERE.glob("*.py"))
 
@@ -73,7 +90,17 @@ def test_planted(name: str, tmp_path: Path) -> None:
     assert page.count("\n") <= screen.LINES
 
 
+@pytest.mark.parametrize("name", MENDED)
+def test_a_remedy_that_is_followed_works(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "script.py"
+    path.write_text(HEAD + MENDED[name], "utf-8")
+    trace = traced(path)
+    assert [finding for finding in trace.findings if not finding.remark] == []
+    assert trace.fault is None
+
+
 def test_there_are_enough() -> None:
+    assert MENDED.keys() == PLANTED.keys()
     assert len(PLANTED) >= 60
     assert len(PROGRAMS) + len(SCRIPTS) >= 60
     assert len(PROGRAMS) >= 40

@@ -40,6 +40,58 @@ _ROWS: tuple[tuple[str, str, Callable[[Any], Any], str], ...] = (
 )
 
 
+#: By node: what it saves where its derivative is infinite, as in ``_ROWS``.
+_STEEP = (
+    ("Sqrt", "result", lambda x: x == 0, "of 0"),
+    ("Acos|Asin", "self", lambda x: x.abs() >= 1, "of {}"),
+    *(row for row in _ROWS if row[0] in ("Log|Log2|Log10", "Div", "Reciprocal|Rsqrt")),
+)
+
+#: So many of them are looked at in each call.
+_LOOKED_AT = 12
+
+#: The way from the root to a node, its row, its operation's name and place.
+Steep = tuple[tuple[int, ...], Any, str, "Site | None"]
+
+
+def steep_in(capture: Capture, root: Any) -> list[Steep]:
+    """The nodes behind ``root`` whose derivative is infinite somewhere."""
+    found: list[Steep] = []
+    queue: list[tuple[Any, tuple[int, ...]]] = [(root.grad_fn, ())]
+    seen = {None, root.grad_fn}
+    for node, way in queue:
+        group = capture.owner.get(id(node))
+        call = group.call if group is not None else None
+        row = next((r for r in _STEEP if re.fullmatch(r[0], bare_name(node.name()))), None)
+        # What divides and is no constant.
+        if row is not None and call is not None and node.next_functions[-1][0] is not None:
+            found.append((way, row, call.kind.name, call.site))
+        for place, (following, _) in enumerate(node.next_functions):
+            if following not in seen:
+                seen.add(following)
+                queue.append((following, (*way, place)))
+    return found[:_LOOKED_AT]
+
+
+def steep_at(root: Any, known: list[Steep]) -> tuple[str, Site | None]:
+    """The first of them that is there just now, before a backward; empty for none."""
+    for way, (pattern, saved, bad, said), name, site in known:
+        node = root.grad_fn
+        for place in way:
+            following = () if node is None else node.next_functions
+            node = following[place][0] if place < len(following) else None
+        if node is None or not re.fullmatch(pattern, bare_name(node.name())):
+            continue
+        value = _saved(node, saved)
+        if value is not None and bool((wrong := bad(value)).any()):
+            element = f"{float(value[wrong].reshape(-1)[0]):.3g}"
+            return (
+                f"{name.strip('_')} {said.format(element)}: its derivative is infinite there",
+                site,
+            )
+    return "", None
+
+
 def plan_of(capture: Capture) -> Plan:
     """What is kept of a captured call."""
     found = []

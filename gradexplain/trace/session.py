@@ -25,7 +25,7 @@ from gradexplain.trace.groups import TooLarge
 from gradexplain.trace.guard import Guarded
 from gradexplain.trace.heard import Heard
 from gradexplain.trace.journal import Journal
-from gradexplain.trace.late import Plan, first_bad, plan_of
+from gradexplain.trace.late import Plan, Steep, first_bad, plan_of, steep_at, steep_in
 from gradexplain.trace.rows import Row, collapsed
 from gradexplain.trace.saved import mark_freed
 from gradexplain.trace.snapshot import Snapshot
@@ -122,6 +122,9 @@ class Trace:
         self.sums: dict[Site, int] = {}
         #: By line, the nodes of the first captured graph; what the first bad call was told by.
         self._plans: dict[tuple[str, int], Plan] = {}
+        #: By line, where a derivative may be infinite; where it is in the call that is under way.
+        self._steep: dict[tuple[str, int], list[Steep]] = {}
+        self._suspect: tuple[str, Site | None] = "", None
         self.late: tuple[str, Site | None] = "", None
         self._findings: list[Finding] | None = None
         self._screen: Screen | None = None
@@ -366,8 +369,11 @@ class Trace:
         try:
             value = _value([tensor])
             bad = value is not None and not math.isfinite(value)
-            if bad and self._finite and self._keeps_all:
-                return False
+            if self._finite and self._keeps_all:
+                steep = self._steep.get(_key(site(frame))) if self._steep else None
+                self._suspect = steep_at(tensor, steep) if steep else ("", None)
+                if bad or self._suspect[0]:
+                    return False
             self._watch(self._noted(name, value, frame))
             self.journal.skip()
         except Exception as error:  # the script is not to see that we failed
@@ -397,7 +403,7 @@ class Trace:
             self.bad = index
         under_way = _UnderWay(brief, roots, returns=name == "grad")
         self.journal.look_round(user_frame(frame), index)
-        if self.journal.is_due(index):
+        if self.journal.is_due(index) or self._suspect[0]:
             self.journal.measures(index)
             retain = bool(arguments.get("retain_graph"))
             self.journal.keep(roots, place, retain=retain and not arguments.get("create_graph"))
@@ -480,7 +486,7 @@ class Trace:
             if not brief.finite and _scaled(user_frame(frame)):
                 brief.finite = True  # GradScaler skips such a step, and makes its factor smaller
             elif not brief.finite and self._finite and self._keeps_all:
-                self._finite, self.bad = False, brief.index
+                self._finite, self.bad, self.late = False, brief.index, self._suspect
                 if under_way.capture is None and TAPE.recording:
                     self._read_late(under_way, frame)
         if under_way.heard is not None:
@@ -490,6 +496,9 @@ class Trace:
             under_way.capture.finish(result, returns=under_way.returns)
             if _key(brief.site) not in self._plans:
                 self._plans[_key(brief.site)] = plan_of(under_way.capture)
+                steep = steep_in(under_way.capture, under_way.roots[0])
+                if steep:
+                    self._steep[_key(brief.site)] = steep
             if not self.pick.last:
                 self._kept += under_way.capture.kept
             self._large[_key(brief.site)] = under_way.capture.kept > _LARGE

@@ -55,7 +55,8 @@ def of_calls(trace: Trace, explained: set[int]) -> Iterator[Finding]:
                 yield Finding(
                     "not a number",
                     f"From call {brief.index} on ({at(brief.site)}) {what}.",
-                    f"gradexplain trace --call {brief.index} shows where it first arises.",
+                    f"gradexplain trace --call {brief.index - said.startswith('a parameter')} shows "
+                    "where it first arises.",
                     line_of(place, brief.site),
                     brief.index,
                 )
