@@ -259,45 +259,6 @@ def _unused(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
     )
 
 
-def _integers(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
-    return (
-        "A derivative is a limit of small changes, and integers (or true/false) have none.",
-        "make it a float: torch.tensor([1., 2.]), or x.float().",
-    )
-
-
-def _wrong_gradient(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
-    return (
-        "The backward of a custom autograd.Function returns, for each argument of forward, a "
-        "gradient in that argument's shape: it is Jᵀ·v, not J.",
-        "sum over the dimensions that forward broadcast, and compare with "
-        "torch.autograd.gradcheck.",
-    )
-
-
-def _wrong_count(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
-    return (
-        "The backward of a custom autograd.Function returns one gradient for each argument of "
-        "forward, None for those that take none.",
-        "return as many values as forward has arguments (without ctx).",
-    )
-
-
-def _to_numpy(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
-    return (
-        "NumPy does not record what is done with the values, so a gradient would be lost silently.",
-        "use x.detach().numpy() where no gradient is wanted.",
-    )
-
-
-def _multi_view(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
-    return (
-        "One call made several views of the same tensor at once (unbind, split, chunk, or "
-        "iterating over it); changing one of them in place would change what the others saved.",
-        "change the tensor itself by subscript, as in x[0] += 1, or work on a clone().",
-    )
-
-
 _KNOWN: tuple[tuple[str, Callable[[re.Match[str], _Scene], tuple[str, str]]], ...] = (
     (r"grad can be (implicitly )?created only for scalar", _scalar_only),
     (r"Mismatch in shape", _mismatch),
@@ -306,10 +267,4 @@ _KNOWN: tuple[tuple[str, Callable[[re.Match[str], _Scene], tuple[str, str]]], ..
     (r"modified by an inplace operation", _modified),
     (r"does not require grad and does not have a grad_fn", _no_grad),
     (r"appears to not have been used in the graph", _unused),
-    (r"Only Tensors of floating point and complex dtype can require gradients", _integers),
-    (r"only Tensors of floating point", _integers),
-    (r"returned an invalid gradient at index", _wrong_gradient),
-    (r"returned an incorrect number of gradients", _wrong_count),
-    (r"Can't call numpy\(\) on Tensor that requires grad", _to_numpy),
-    (r"is a view and is being modified inplace", _multi_view),
 )  # fmt: skip
