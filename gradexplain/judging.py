@@ -14,7 +14,7 @@ from gradexplain.plan.arrays import sized
 from gradexplain.problem import Problem
 from gradexplain.routes.chain import MOST_DIGITS, ChainRule, cleaned
 from gradexplain.routes.judged import JudgedSteps, judged
-from gradexplain.routes.singular import Singular, singular_nodes
+from gradexplain.routes.singular import Marked, Singular, singular_nodes
 from gradexplain.verdict import compare, digits, fold
 from gradexplain.verdict.status import worst
 
@@ -32,6 +32,8 @@ class Judging:
         self.precision = precision
         self.answer = answer
         self.differences: list[Difference] = []
+        #: The gradients of which no element is a number by every route.
+        self.numberless: set[str] = set()
         self._scale = compare.largest(problem.v)
         #: PyTorch's steps, each held against its own rule.
         self.steps: JudgedSteps | None = None
@@ -81,6 +83,9 @@ class Judging:
             found["tolerance"] = allowed = compare.bound(sizes, value, problem.v, problem.dtype)
             routes = "closed form", "PyTorch"
             verdicts.append(self._held(routes, node, value, torch, allowed, problem.dtype))
+        if asked and value.size and not (np.isfinite(value) & np.isfinite(torch)).any():
+            self.numberless.add(label)
+            verdicts.append("convention")
         return {**found, "verdict": worst(verdicts)}
 
     def _held(
@@ -94,8 +99,19 @@ class Judging:
         if judged.difference is None:
             return judged.verdict if dtype else "skipped"
         self.differences.append(judged.difference)
-        excused = self.singular or self.special or self.by_kernel(judged.difference)
+        wrong = compare.differs(one, other, allowed)
+        excused = (
+            self.by_kernel(judged.difference) or not (wrong & ~self.marked.gradient(node)).any()
+        )
         return "convention" if excused else "mismatch"
+
+    @cached_property
+    def marked(self) -> Marked:
+        """What has to do with a singular point, or with what no formula has rules for."""
+        marks = dict(self.special)
+        for point in self.singular:
+            marks[point.node.id] = marks.get(point.node.id, False) | point.mask
+        return Marked(self.chain, marks, self.problem.wanted)
 
     @cached_property
     def singular(self) -> list[Singular]:
@@ -103,15 +119,18 @@ class Judging:
         return singular_nodes(self.problem.graph, self.chain, list(self.problem.wanted))
 
     @cached_property
-    def special(self) -> bool:
-        """Whether there is a nan or a -0.0 among the values: no formula has rules for those."""
-        given = [*self.problem.values.values()]
-        given += [np.asarray(n.value) for n in self.problem.graph.nodes if n.is_literal]
-        if any(((a == 0) & np.signbit(a)).any() for a in given):
-            return True
+    def special(self) -> dict[int, Any]:
+        """Where there is a nan, or a -0.0 that was given, by node: no formula has rules for those."""
         steps = None if self.answer is None else self.answer.steps
-        real = {} if steps is None else steps.forward
-        return any(np.isnan(array).any() for array in (*given, *real.values()))
+        found = {}
+        for node in self.problem.graph.nodes:
+            given = self.problem.values.get(node.label) if node.is_leaf else node.value
+            value = given if steps is None else steps.forward.get(node.id, given)
+            array = np.asarray(0.0 if value is None else value, dtype=np.float64)
+            mask = np.isnan(array) | ((given is not None) & (array == 0) & np.signbit(array))
+            if mask.any():
+                found[node.id] = mask
+        return found
 
     def by_kernel(self, difference: Difference) -> bool:
         """Whether a difference is PyTorch's own, whose kernel is coarser than its dtype."""
@@ -156,4 +175,7 @@ class Judging:
         check.reason = check.reason or fold.reason(
             check.status, whys, check.compared, check.operations, few=few
         )
+        if self.numberless and check.status == "convention" and not check.differences:
+            names = " and ".join(f"{name}.grad" for name in sorted(self.numberless))
+            check.reason = f"{names} has no finite number to compare: the notes say where it ends"
         return check

@@ -97,7 +97,8 @@ def lgamma(value: float) -> float:
 
 
 #: Beyond ``2^±_FAR`` an exponential's exponent would itself be a number of astronomic length.
-_FAR = 60
+#: Every float64 is nearer.
+_FAR = 1024
 
 
 def capped(function: Callable[..., Any], below: Any, above: Any) -> Callable[..., Any]:

@@ -239,6 +239,8 @@ _elementwise(
     "((target*log(target) - target + log(2*pi*target)/2 if target > 1 else 0) if full else 0)",
     ("F.poisson_nll_loss(x[3], t[3])", "F.poisson_nll_loss(x[3], t[3], log_input=False)",
      "F.poisson_nll_loss(x[3], t[3], full=True, reduction='sum')"),
+    singular=lambda x, t, log_input, full, *_: (t <= 0) & full,
+    kink="for a target of 0 or below PyTorch's backward goes through log(target), which it then leaves out",
 )
 _GAUSSIAN = _elementwise(
     "gaussian_nll_loss(Tensor input, Tensor target, Tensor var, bool full, float eps, "

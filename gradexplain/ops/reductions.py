@@ -306,6 +306,8 @@ register(Op(
         f"torch.exp({x} - {c.wide(c.y, x, all_dims(x, dim), keepdim)})",
     homes="torch Tensor special", samples=("logsumexp(x[3], 0)", "x[2,3].logsumexp(dim=(0, 1))",
                                            "x[2,3].logsumexp(1, keepdim=True)"),
+    coarse=(Coarse(0.0, "PyTorch's backward takes exp(x − logsumexp(x)), and rounds the logarithm first",
+                   terms=lambda g, x, dim, keepdim, p: np.abs(g).max() * np.abs(x).max() * p),),
 ))
 
 # -- running sums --------------------------------------------------------------------------------

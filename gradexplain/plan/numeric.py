@@ -167,7 +167,10 @@ class Numeric:
         own = node.args[0].axes
         places = tuple(own.index(a) for a in bound)
         if how in _PLACE:
-            return np.asarray(_PLACE[how](args[0], axis=places[0])).astype(self.dtype)
+            # The first nan where there is one, which NumPy sees among floats alone.
+            found, nan = _PLACE[how](args[0], axis=places[0]), args[0] != args[0]
+            found = np.where(nan.any(axis=places[0]), np.argmax(nan, axis=places[0]), found)
+            return np.asarray(found).astype(self.dtype)
         return _REDUCE[how](args[0], axis=places)
 
     def scan(self, node: Node, args: list[Any], spare: list[bool]) -> Any:

@@ -63,8 +63,9 @@ class Sent(Contribution):
 #: enough, as far as the powers of ten on the way make that likely (`most_digits`), to a last limit.
 DIGITS, MORE_DIGITS, MOST_DIGITS = 50, 400, 6400
 
-#: So many digits are to be right.
+#: So many digits are to be right, of what is not 0 for every float64.
 _WANTED = 18
+_NOTHING = mp.mpf(2) ** -1100
 
 
 def settled_chain(
@@ -105,7 +106,7 @@ def certain(pair: Pair, digits: int, before: Pair | None = None) -> bool:
         if not mp.isfinite(value):
             return False
         if size < math.inf:
-            return bool(abs(value) < unit * size)
+            return bool(abs(value) < unit * size and unit * size > _NOTHING)
         return not abs(value - other) <= near * abs(value)
 
     with np.errstate(all="ignore"):
@@ -149,7 +150,7 @@ class ChainRule:
         for value, size in self._found():
             for x, s in zip(np.ravel(value), np.ravel(size), strict=True):
                 if x != 0 and mp.isfinite(x) and (not s < math.inf or abs(x) > noise * s):
-                    tens = max(tens, abs(int(0.30103 * mp.mag(x))))
+                    tens = max(tens, abs(mp.mag(x)) * 301 // 1000)
         return max(MORE_DIGITS, 8 * tens)
 
     def _pair(self, array: Any) -> Pair:

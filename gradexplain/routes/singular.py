@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any
 
 import numpy as np
 import sympy
 
+from gradexplain.adjoint import Contribution
+from gradexplain.errors import GradexplainError
+from gradexplain.explanation import Array
 from gradexplain.formula.functions import build
 from gradexplain.formula.kinds import element_symbol
 from gradexplain.formula.kit import number
 from gradexplain.graph import Graph, Node, Ref, put
-from gradexplain.ops.base import Op
-from gradexplain.plan.arrays import to_float
+from gradexplain.ops.base import Op, Shape
+from gradexplain.plan.arrays import Pair, to_float
 from gradexplain.plan.evaluate import Evaluator
 from gradexplain.routes.chain import ChainRule
 
@@ -90,3 +94,56 @@ def _conditions(
             plain = issubclass(kind, (int, float)) and kind is not bool
             names[parameter.name] = number(value) if plain else value
     return axes, [build(condition, names) for condition in op.singular]
+
+
+class Marked(ChainRule):
+    """What certain elements of certain nodes have a part in, of the values and of the gradients.
+
+    ``marks`` are masks by node.  There nan is put in the place of a value and followed, forward and
+    back; an operation that drops nan, as one that compares does, hands it on to all that it makes.
+    """
+
+    def __init__(self, chain: ChainRule, marks: Mapping[int, Array], wanted: Sequence[str]) -> None:
+        self._plain, self._marks = chain.forward, marks
+        super().__init__(chain.graph, {}, exact=False)
+        self.backward(np.ones(chain.graph.out.shape), wanted)
+
+    def gradient(self, node: Node) -> Array:
+        """True at each element of the gradient of ``node`` that a mark has a part in."""
+        pair = self.upstream.get(node.id)
+        return np.zeros(node.shape, dtype=bool) if pair is None else np.isnan(pair[0])
+
+    def _value(self, node: Node, values: Mapping[str, Array]) -> Pair:
+        value = np.array(to_float(self._plain[node.id][0]), dtype=np.float64)
+        mask = np.array(np.broadcast_to(self._marks.get(node.id, False), value.shape))
+        given = [np.isnan(self.forward[i][0]) for i in node.inputs if i in self.forward]
+        if any(part.any() for part in given):
+            if node.op is not None and node.op.pointwise:
+                mask |= reduce(np.logical_or, given)
+            else:
+                mask |= self._followed(node.shape, lambda: super(Marked, self)._value(node, {}))
+        value[mask] = np.nan
+        return value, np.abs(value)
+
+    def sent(self, c: Contribution, upstream: Pair) -> Pair:
+        """Nan where a mark has a part in what ``c.node`` sends."""
+        here = np.isnan(self.forward[c.node.id][0])
+        up, shape = np.where(here, np.nan, upstream[0]), c.source.shape
+        marked = [np.isnan(up), *(np.isnan(self.forward[i][0]) for i in c.node.inputs)]
+        mask = np.zeros(shape, dtype=bool)
+        if c.node.op is not None and c.node.op.pointwise:
+            axes = tuple(range(len(c.node.shape) - len(shape)))
+            axes += tuple(len(axes) + i for i, n in enumerate(shape) if n == 1)
+            mask = np.isnan(up).any(axis=axes).reshape(shape)
+        elif any(part.any() for part in marked):
+            mask = self._followed(shape, lambda: super(Marked, self).sent(c, (up, np.abs(up))))
+        value = np.where(mask, np.nan, 1.0)
+        return value, np.abs(value)
+
+    @staticmethod
+    def _followed(shape: Shape, made: Callable[[], Pair]) -> Array:
+        try:
+            found = np.isnan(np.asarray(made()[0], dtype=np.float64))
+        except (GradexplainError, ArithmeticError, LookupError, ValueError):  # a nan in a kernel
+            return np.ones(shape, dtype=bool)
+        return found if found.any() else np.ones(shape, dtype=bool)

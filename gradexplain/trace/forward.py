@@ -306,13 +306,9 @@ class Forward:
         return text if text.startswith("torch.") else type(arg).__name__
 
     def _value(self, number: int) -> Array:
-        """A value as it is shown: PyTorch's, settled on the formula's where they agree."""
+        """A value as it is shown: PyTorch's own, where it was kept."""
         value = self.values[number]
-        pair = self.pairs.get(number)
-        if value.array is None:
-            return clean(pair) if pair is not None else np.full(value.shape, np.nan)
-        if pair is None or number not in self.links:
+        if value.array is not None:
             return value.array
-        found = clean(self.made.get(number, pair))
-        bound = self._bound(self.made.get(number, pair), value)
-        return numbers.settled(value.array, found, bound)
+        pair = self.pairs.get(number)
+        return clean(pair) if pair is not None else np.full(value.shape, np.nan)
