@@ -155,12 +155,14 @@ def problem_of(request: Request, plan: Plan) -> Problem:
     if len(bound.reading.calls) > 1:
         made = _of_text(bound, plan)
     else:
+        every = frozenset(node.label for node in bound.graph.nodes)
         made = [
             _Made(
-                _start(bound.graph, name), grad, plan.retain_graph, _zeroed_by(plan, bound, place)
+                _start(bound.graph, name), grad, plan.retain_graph,
+                every if plan.zero_grad and place else frozenset(),
             )
             for place, (name, grad) in enumerate(calls)
-        ]
+        ]  # fmt: skip
     starts = [call.start for call in made]
     retain = tuple(_retained(bound.graph, name, starts) for name in plan.retain_grad)
     retain = tuple(dict.fromkeys((*bound.reading.retain, *retain)))
@@ -202,13 +204,6 @@ def _of_text(bound: Bound, plan: Plan) -> list[_Made]:
         _Made(bound.graph[call.start], call.v, call.retain_graph, call.zeroed, call.wanted)
         for call in bound.reading.calls
     ]
-
-
-def _zeroed_by(plan: Plan, bound: Bound, place: int) -> frozenset[str]:
-    """What --zero-grad zeroes before a call: every .grad, but before the first."""
-    if not plan.zero_grad or place == 0:
-        return frozenset()
-    return frozenset(node.label for node in bound.graph.nodes)
 
 
 def _paired(plan: Plan) -> list[tuple[str | None, Value | None]]:
@@ -543,7 +538,9 @@ def _freed(x: Explanation, answer: Any) -> Note | None:
     before = x.calls[failed.number - 2]
     for name, entry in failed.gradients.items():
         earlier = before.gradients[name].torch
-        if entry.torch is not None and not _same(entry.torch, earlier):
+        if entry.torch is not None and (
+            earlier is None or not np.array_equal(entry.torch, earlier, True)
+        ):
             moved.append(name)
     partly = ""
     if moved:
@@ -560,7 +557,3 @@ def _freed(x: Explanation, answer: Any) -> Note | None:
         "the forward computation again.",
         {"call": failed.number, "node": failed.failed_at, "moved": moved},
     )
-
-
-def _same(a: Array, b: Array | None) -> bool:
-    return b is not None and a.shape == b.shape and bool(np.array_equal(a, b, equal_nan=True))

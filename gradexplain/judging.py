@@ -177,5 +177,5 @@ class Judging:
         )
         if self.numberless and check.status == "convention" and not check.differences:
             names = " and ".join(f"{name}.grad" for name in sorted(self.numberless))
-            check.reason = f"{names} has no finite number to compare: the notes say where it ends"
+            check.reason = f"{names} has no finite number that could be compared"
         return check

@@ -180,7 +180,7 @@ def test_the_answer_so_far() -> None:
     [
         (
             ["hessian", "x**3 * w"],
-            "gradexplain.second.making.add_notes",
+            "gradexplain.second.making.notes",
             "second derivatives",
             [
                 "∂²y/∂x∂w = 3·x²",

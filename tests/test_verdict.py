@@ -17,6 +17,7 @@ from gradexplain.arithmetic import mp
 from gradexplain.cli import main
 from gradexplain.engine import Run
 from gradexplain.problem import Request, problem_of
+from gradexplain.reading.arrays import ONES
 from gradexplain.reading.language import read
 from gradexplain.reading.syntax import parse
 from gradexplain.routes.chain import ChainRule
@@ -249,3 +250,50 @@ def test_text_that_is_kept_as_text_has_no_encoding() -> None:
     with contextlib.redirect_stdout(io.StringIO()) as kept:
         assert main(["run", "3*x", "--at", "x=2", "--format", "json"]) == 0
     assert json.loads(kept.getvalue())["check"]["status"] == "agree"
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "everywhere"),
+    [
+        ("log(x)*2", {"x": [0.0, 3.0]}, False),
+        ("x*y", {"x": [NAN, 3.0], "y": [1.0, 2.0]}, False),
+        ("copysign(x, y)", {"x": [1.0, 2.0], "y": [-0.0, 1.0]}, False),
+        ("abs(x)@w", {"x": [[0.0, 1.0], [2.0, 3.0]], "w": [1.0, 2.0]}, False),
+        ("x*relu(x).sum()", {"x": [0.0, 3.0]}, True),
+    ],
+)
+def test_a_singular_point_excuses_only_what_it_has_a_part_in(
+    text: str, at: dict[str, Any], everywhere: bool
+) -> None:
+    """A closed form that is wrong elsewhere than at the first element is a mismatch."""
+    values = {name: np.array(value) for name, value in at.items()}
+    run = Run(problem_of(Request(text, values, grad=ONES)))
+    leaf = run.leaves[0]
+    value, size = run.closed.gradient_value(leaf)
+    size = np.nan_to_num(np.asarray(size, dtype=np.float64))
+    for place in range(value.size):
+        wrong = np.array(value)
+        wrong.flat[place] += 1
+        verdict = run.judging.routes(leaf, (wrong, size))["verdict"]
+        excused = everywhere or place == 0
+        assert verdict == ("convention" if excused else "mismatch"), place
+    run.close()
+
+
+#: Where no number was compared, or PyTorch's arithmetic ran out, at the ends of the numbers.
+ENDS = [
+    ("exp(exp(exp(x)))", {"x": 10.0}, "convention", "no finite number that could be compared"),
+    ("F.cross_entropy(x, [0])", {"x": [[1e154, 0.0]]}, "agree", ""),
+    ("softmax(x, 1)[0, 0]", {"x": [[1e154, 1e154]]}, "agree", ""),
+    ("logsumexp(x, 0)", {"x": [1e154, 1e154]}, "convention", "coarser"),
+    ("sinc(x/4)", {"x": -INF}, "convention", "IEEE"),
+    ("x[argmax(x)]", {"x": [-INF, NAN, 0.1]}, "agree", ""),
+    ("F.poisson_nll_loss(x, t, full=True)", {"x": 1.0, "t": -2.0}, "convention", ""),
+]
+
+
+@pytest.mark.parametrize(("text", "at", "status", "reason"), ENDS)
+def test_the_ends_of_the_numbers(text: str, at: dict[str, Any], status: str, reason: str) -> None:
+    found = explained(text, at)
+    assert found.check.status == status, found.check
+    assert reason in found.check.reason

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gradexplain.graph import Graph, Node
+from gradexplain.graph import Graph
 from gradexplain.routes.names import free_name
 
 #: Larger programs have names of their own.
@@ -30,7 +30,11 @@ def shared(graph: Graph, wanted: Sequence[str]) -> tuple[int, str] | None:
         users = [n for n in on_the_way if node.id in n.inputs]
         if node.op is None or node.named or node.id == graph.output or not node.op.infix:
             continue
-        below = [n for n in on_the_way if n.op is not None and node.id in _after(graph, n)]
+        below = [
+            n
+            for n in on_the_way
+            if n.op is not None and node.id != n.id and node.id in graph.downstream({n.id})
+        ]
         leaves = [
             n for n in graph.leaves if n.label in wanted and node.id in graph.reach([n.label])
         ]
@@ -39,15 +43,6 @@ def shared(graph: Graph, wanted: Sequence[str]) -> tuple[int, str] | None:
         if any(n.op is not None and n.op.name == "pow" for n in users):
             return node.id, free_name(graph, *_NAMES)
     return None
-
-
-def _after(graph: Graph, node: Node) -> set[int]:
-    """What is made from ``node``, itself not counted."""
-    found = {node.id}
-    for other in graph.nodes:
-        if found & set(other.inputs):
-            found.add(other.id)
-    return found - {node.id}
 
 
 def named(graph: Graph, id: int, label: str) -> Graph:

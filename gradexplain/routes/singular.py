@@ -108,7 +108,7 @@ class Marked(ChainRule):
         super().__init__(chain.graph, {}, exact=False)
         self.backward(np.ones(chain.graph.out.shape), wanted)
 
-    def gradient(self, node: Node) -> Array:
+    def gradient(self, node: Node) -> Any:
         """True at each element of the gradient of ``node`` that a mark has a part in."""
         pair = self.upstream.get(node.id)
         return np.zeros(node.shape, dtype=bool) if pair is None else np.isnan(pair[0])

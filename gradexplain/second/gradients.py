@@ -82,15 +82,3 @@ def closed(run: Run, v_name: str | None) -> Gradients | None:
             )
         )
     return Gradients(Graph(run.graph.source, tuple(nodes), len(nodes) - 1), gradients)
-
-
-def free_label(graph: Graph, *choices: str) -> str:
-    """The first of ``choices`` that no value has, or one with primes."""
-    taken = {node.label for node in graph.nodes}
-    for name in choices:
-        if name not in taken:
-            return name
-    name = choices[0]
-    while name in taken:
-        name += "′"
-    return name

@@ -22,11 +22,12 @@ from gradexplain.problem import Problem, is_small
 from gradexplain.routes.calls import Shared
 from gradexplain.routes.chain import ChainRule, cleaned
 from gradexplain.routes.closed import ClosedForm
+from gradexplain.routes.names import free_name
 from gradexplain.routes.singular import singular_nodes
 from gradexplain.routes.written import Shown, Written
-from gradexplain.second.gradients import Gradients, closed, free_label, stepped
+from gradexplain.second.gradients import Gradients, closed, stepped
 from gradexplain.second.model import WHOLE, Block, Hessian, Product
-from gradexplain.second.notes import add_notes
+from gradexplain.second.notes import notes
 from gradexplain.second.signs import borders, definiteness, eigenvalues, is_constant, words
 from gradexplain.supervisor import link
 from gradexplain.verdict import compare, fold
@@ -60,7 +61,7 @@ class HessianAsked:
         graph, title = run.graph, run.graph.out.label
         if run.problem.v_source != "implicit":
             title = run.closed.loss_name
-        u, p = free_label(graph, "u", "w", "direction"), free_label(graph, "P", "Q", "R")
+        u, p = free_name(graph, "u", "w", "direction"), free_name(graph, "P", "Q", "R")
         self.found = found = Hessian(run.explanation, title, u, p, vector=self.u)
         link.missing("the gradient, second derivatives", lambda: found)
 
@@ -117,7 +118,7 @@ class Making:
         self._blocks()
         self._whole()
         self._products()
-        add_notes(self)
+        self.hessian.notes += notes(self)
 
     # -- blocks ----------------------------------------------------------------------------------
 
@@ -270,8 +271,9 @@ class Making:
         found = compare.differences(name, pairs)
         self.differences += found
         known = bool(self.singular or self.borders or (found and self._is_nans(pairs)))
-        asked = torch is not None
-        status = fold.verdict(found, asked=asked, singular=known, by_kernel=self._by_kernel)
+        status = "skipped" if torch is None else "agree"
+        if found:
+            status = "convention" if known or all(map(self._by_kernel, found)) else "mismatch"
         if status != "agree" or torch is None:
             return status
         # The bound is carried through both passes: within it only what is near the whole agrees.

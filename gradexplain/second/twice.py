@@ -12,8 +12,9 @@ from gradexplain.explanation import BackwardRow, Check, Note, Second
 from gradexplain.problem import Problem
 from gradexplain.routes.calls import Part, Shared
 from gradexplain.routes.double import SecondQuestion
+from gradexplain.routes.names import free_name
 from gradexplain.routes.pytorch import Asked
-from gradexplain.second.gradients import Gradients, free_label
+from gradexplain.second.gradients import Gradients
 
 
 @dataclass(slots=True)
@@ -41,7 +42,7 @@ class SecondPass:
         implicit = problem.v_source == "implicit"
         v_name = run.explanation.grad.name
         made = adjoint(run.graph, problem.wanted, None if implicit else v_name)
-        label = free_label(run.graph, "S", "M", "T")
+        label = free_name(run.graph, "S", "M", "T")
         if not made.gradients:
             return []
         of = {run.graph[id].label: g for id, g in made.gradients.items()}

@@ -40,8 +40,6 @@ def _plain(node: ast.expr, names: dict[str, ast.expr]) -> ast.expr:
                 module = isinstance(owner, ast.Name) and owner.id in ("torch", "F", "math", "nn")
                 if not module:
                     args = [self.visit(function.value), *args]
-                    if words == [] and len(args) == 2 and node.keywords:
-                        pass
                 function = ast.Name(function.attr, ast.Load())
             return ast.Call(function, args, words)
 

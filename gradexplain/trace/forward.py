@@ -306,9 +306,13 @@ class Forward:
         return text if text.startswith("torch.") else type(arg).__name__
 
     def _value(self, number: int) -> Array:
-        """A value as it is shown: PyTorch's own, where it was kept."""
+        """A value as it is shown: PyTorch's, settled on the formula's where they agree."""
         value = self.values[number]
-        if value.array is not None:
-            return value.array
         pair = self.pairs.get(number)
-        return clean(pair) if pair is not None else np.full(value.shape, np.nan)
+        if value.array is None:
+            return clean(pair) if pair is not None else np.full(value.shape, np.nan)
+        if pair is None or number not in self.links:
+            return value.array
+        found = clean(self.made.get(number, pair))
+        bound = self._bound(self.made.get(number, pair), value)
+        return numbers.settled(value.array, found, bound)

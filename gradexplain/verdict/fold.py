@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 
 from gradexplain.explanation import Array, Check, Difference
 from gradexplain.verdict.compare import COARSE
 from gradexplain.verdict.status import worst
-
-
-def verdict(
-    differences: Sequence[Difference],
-    *,
-    asked: bool,
-    singular: bool,
-    by_kernel: Callable[[Difference], bool],
-) -> str:
-    """What the differences found for one array of numbers come to.
-
-    They are a convention's where a singular point is on the way, or where PyTorch's kernel is coarse.
-    """
-    if differences:
-        return "convention" if singular or all(map(by_kernel, differences)) else "mismatch"
-    return "agree" if asked else "skipped"
 
 
 def check(
