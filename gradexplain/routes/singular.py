@@ -100,7 +100,7 @@ class Marked(ChainRule):
     """What certain elements of certain nodes have a part in, of the values and of the gradients.
 
     ``marks`` are masks by node.  There nan is put in the place of a value and followed, forward and
-    back; an operation that drops nan, as one that compares does, hands it on to all that it makes.
+    back; an operation whose value drops nan hands it on to all that it makes.
     """
 
     def __init__(self, chain: ChainRule, marks: Mapping[int, Array], wanted: Sequence[str]) -> None:
@@ -121,17 +121,21 @@ class Marked(ChainRule):
             if node.op is not None and node.op.pointwise:
                 mask |= reduce(np.logical_or, given)
             else:
-                mask |= self._followed(node.shape, lambda: super(Marked, self)._value(node, {}))
+                found = self._followed(node.shape, lambda: super(Marked, self)._value(node, {}))
+                mask |= found | (not found.any())  # what compares drops nan
         value[mask] = np.nan
         return value, np.abs(value)
 
     def sent(self, c: Contribution, upstream: Pair) -> Pair:
         """Nan where a mark has a part in what ``c.node`` sends."""
-        here = np.isnan(self.forward[c.node.id][0])
-        up, shape = np.where(here, np.nan, upstream[0]), c.source.shape
+        pointwise, shape = c.node.op is not None and c.node.op.pointwise, c.source.shape
+        here = (
+            np.isnan(self.forward[c.node.id][0]) if pointwise else self._marks.get(c.node.id, False)
+        )
+        up = np.where(here, np.nan, upstream[0])
         marked = [np.isnan(up), *(np.isnan(self.forward[i][0]) for i in c.node.inputs)]
         mask = np.zeros(shape, dtype=bool)
-        if c.node.op is not None and c.node.op.pointwise:
+        if pointwise:
             axes = tuple(range(len(c.node.shape) - len(shape)))
             axes += tuple(len(axes) + i for i, n in enumerate(shape) if n == 1)
             mask = np.isnan(up).any(axis=axes).reshape(shape)
@@ -143,7 +147,6 @@ class Marked(ChainRule):
     @staticmethod
     def _followed(shape: Shape, made: Callable[[], Pair]) -> Array:
         try:
-            found = np.isnan(np.asarray(made()[0], dtype=np.float64))
+            return np.isnan(np.asarray(made()[0], dtype=np.float64))
         except (GradexplainError, ArithmeticError, LookupError, ValueError):  # a nan in a kernel
             return np.ones(shape, dtype=bool)
-        return found if found.any() else np.ones(shape, dtype=bool)
