@@ -176,6 +176,6 @@ class Judging:
             check.status, whys, check.compared, check.operations, few=few
         )
         if self.numberless and check.status == "convention" and not check.differences:
-            names = " and ".join(f"{name}.grad" for name in sorted(self.numberless))
-            check.reason = f"{names} has no finite number that could be compared"
+            names = " and of ".join(sorted(self.numberless))
+            check.reason = f"no element of the gradient of {names} is a finite number to compare"
         return check

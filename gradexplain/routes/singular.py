@@ -122,7 +122,7 @@ class Marked(ChainRule):
                 mask |= reduce(np.logical_or, given)
             else:
                 found = self._followed(node.shape, lambda: super(Marked, self)._value(node, {}))
-                mask |= found | (not found.any())  # what compares drops nan
+                mask |= found if found.any() else True  # what compares drops nan
         value[mask] = np.nan
         return value, np.abs(value)
 

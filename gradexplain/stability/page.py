@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gradexplain.document.model import (
@@ -32,58 +32,50 @@ def _said(*parts: Any) -> Paragraph:
     return Paragraph(line(*parts))
 
 
-def _blocks(x: Stability) -> list[Block]:
+def _blocks(x: Stability) -> Iterator[Block]:
     name, (low, high) = next(iter(x.ranges.items()))
-    blocks: list[Block] = [Heading("Question")]
-    blocks.append(Program(tuple(x.expression.strip().splitlines())))
-    blocks.append(
-        _said(
-            f"{name} from {low:g} to {high:g} in {len(x.points)} points, {x.dtype}: "
-            f"{x.full:.0f} digits at the most, measured with PyTorch against the exact value."
-        )
+    yield Heading("Question")
+    yield Program(tuple(x.expression.strip().splitlines()))
+    yield _said(
+        f"{name} from {low:g} to {high:g} in {len(x.points)} points, {x.dtype}: "
+        f"{x.full:.0f} digits at the most, measured with PyTorch against the exact value."
     )
-    blocks += [Heading("Digits", f"{name} = {x.points[0]:.3g} … {x.points[-1]:.3g}"), _picture(x)]
-    blocks.append(Heading("Answer"))
+    yield Heading("Digits", f"{name} = {x.points[0]:.3g} … {x.points[-1]:.3g}")
+    yield _picture(x)
+    yield Heading("Answer")
     if x.lost is None:
-        blocks.append(_said("No digits are lost that matter: nothing to rewrite."))
-        return blocks
+        yield _said("No digits are lost that matter: nothing to rewrite.")
+        return
     where = "the backward of " if x.lost.backward else ""
-    blocks.append(
-        _said(
-            f"Most is lost at {name} = {x.worst:.6g}: {where}",
-            code(x.lost.operation),
-            f" has {x.lost.after:.1f} digits of the {x.lost.before:.1f} that went into it.",
-        )
+    yield _said(
+        f"Most is lost at {name} = {x.worst:.6g}: {where}",
+        code(x.lost.operation),
+        f" has {x.lost.after:.1f} digits of the {x.lost.before:.1f} that went into it.",
     )
     if x.rewrite:
-        blocks.append(_said("Written so, it keeps them:"))
-        blocks.append(Program((x.rewrite,)))
+        yield _said("Written so, it keeps them:")
+        yield Program((x.rewrite,))
         rows = tuple(
             (cell(line(code(old))), cell(line(code(new))), cell(line(label(why))))
             for old, new, why in x.applied
         )
-        blocks.append(Table(rows))
-        blocks.append(
-            _said(
-                f"At the worst point then {min(x.forward_after):.1f} digits forward (now "
-                f"{min(x.forward):.1f}) and {min(x.backward_after):.1f} backward (now "
-                f"{min(x.backward):.1f}). It is equal to 50 digits at all points, and at none "
-                "does it have fewer digits than now, but for the last one and for what one "
-                "rounding of each input and operation may change."
-            )
+        yield Table(rows)
+        yield _said(
+            f"At the worst point then {min(x.forward_after):.1f} digits forward (now "
+            f"{min(x.forward):.1f}) and {min(x.backward_after):.1f} backward (now "
+            f"{min(x.backward):.1f}). It is equal to 50 digits at all points, and at none "
+            "does it have fewer digits than now, but for the last one and for what one "
+            "rounding of each input and operation may change."
         )
     elif x.partial is not None:
         text, better, worse = x.partial
-        blocks.append(
-            _said(
-                code(text),
-                f" is equal; it has more digits at {better} points and fewer at {worse}, so it "
-                "is proposed only for a range where it is better: try a smaller --range.",
-            )
+        yield _said(
+            code(text),
+            f" is equal; it has more digits at {better} points and fewer at {worse}, so it "
+            "is proposed only for a range where it is better: try a smaller --range.",
         )
     else:
-        blocks.append(_said("No rewrite of the table is equal here and better at every point."))
-    return blocks
+        yield _said("No rewrite of the table is equal here and better at every point.")
 
 
 def _picture(x: Stability) -> Table:
