@@ -221,6 +221,8 @@ class Builder:
     _labels: set[str] = field(default_factory=set)
     #: The values of inputs that are used as an index.
     known: dict[int, Any] = field(default_factory=dict)
+    #: How many nodes there may be.
+    most: int = MAX_GRAPH_NODES
     #: Whether tensors may be larger than what can be worked with: only formulas are wanted.
     any_size: bool = False
     #: How many values each name had when it was last given.
@@ -315,9 +317,9 @@ class Builder:
         value: Any = None,
         integer: bool = False,
     ) -> Ref:
-        if len(self.nodes) >= MAX_GRAPH_NODES:
+        if len(self.nodes) >= self.most:
             raise InputError(
-                f"the expression makes more than {MAX_GRAPH_NODES} operations",
+                f"the expression makes more than {self.most} operations",
                 source=self.source,
                 span=span,
                 remedy="explain a smaller part of it",

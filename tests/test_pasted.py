@@ -19,6 +19,7 @@ import torch
 from gradexplain import explain
 from gradexplain.errors import GradexplainError
 from gradexplain.explanation import Explanation, Shape
+from gradexplain.reading.derived import _alike
 from gradexplain.reading.inputs import Inputs
 from gradexplain.reading.pasted import cleaned
 from gradexplain.reading.typed import parse_value
@@ -228,11 +229,28 @@ def test_what_is_defined_and_not_called() -> None:
         explain("def train(net, x):\n    net(x).sum().backward()")
 
 
-def test_a_schedule_is_not_followed() -> None:
+def test_what_of_a_function_of_ones_own_is_not_read() -> None:
     script = (
-        "w = torch.ones(2, requires_grad=True)\no = torch.optim.SGD([w], lr=0.1)\n"
-        "s = torch.optim.lr_scheduler.StepLR(o, 1)\nw.sum().backward()\no.step()\ns.step()\n"
-        "(w * w).sum().backward()"
+        "import torch\nclass F(torch.autograd.Function):\n"
+        "    def forward(ctx, x): return x * 2\n    def backward(ctx, g): return {}\n"
+        "x = torch.ones(2, requires_grad=True)\nF.apply(x).sum().backward()"
     )
-    with pytest.raises(GradexplainError, match="what SGD makes of the parameters is not followed"):
-        explain(script)
+    for returned, said in (
+        ("g * g", "the backward of F is not linear in its argument"),
+        ("torch.ones(2)", "the backward of F does not use its argument"),
+        (
+            "g if g.sum() > 0 else 2 * g",
+            "a backward that looks at the numbers of its argument is not read",
+        ),
+        ("g.sum()", r"invalid gradient at index 0 - expected a tensor of shape \[2\]"),
+        ("(g, g)", "incorrect number of gradients"),
+    ):
+        with pytest.raises(GradexplainError, match=said):
+            explain(script.format(returned))
+
+
+def test_gradients_are_alike_in_the_measure_of_the_largest() -> None:
+    small, other = np.array([1e-13, 0.0]), np.array([0.0, 0.0])
+    assert not _alike({"a": small}, {"a": other}, "float64")
+    assert _alike({"a": small, "b": np.ones(1)}, {"a": other, "b": np.ones(1)}, "float64")
+    assert _alike({"a": None}, {"a": other}, "float64")

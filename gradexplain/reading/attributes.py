@@ -19,6 +19,7 @@ from gradexplain.reading.objects import (
     Method,
     Module,
     Optimizer,
+    Own,
     Results,
     Tensor,
     Unread,
@@ -35,6 +36,8 @@ _DTYPES = {
 
 def attribute(s: Session, owner: Any, name: str, where: Span, place: Span) -> Any:
     """``owner.name``; ``where`` is the place of the name alone."""
+    if name in ("__class__", "__name__", "__version__"):
+        return kind_of(s, owner, place) if name == "__class__" else named(s, owner, place)
     if name.startswith("_"):
         s.fail(
             f"`{name}` is private to Python; only methods and functions can be named",
@@ -58,8 +61,12 @@ def attribute(s: Session, owner: Any, name: str, where: Span, place: Span) -> An
                 return owner.training
             found = classes.attribute(s, owner, name, place)
             return Method(owner, name, place) if found is None else found
+        case Class() if name == owner.called == "apply":
+            return Method(owner, name, place)
         case Class() if owner.find(name) is not None:
             return owner.find(name)
+        case Optimizer() if name == "param_groups":
+            return owner.param_groups
         case Optimizer() | list() | tuple() | dict() | str():
             return Method(owner, name, place)
     raise s.at(unknown(name, "an attribute", attributes=True), where)
@@ -116,6 +123,24 @@ def _of_tensor(s: Session, owner: Tensor, name: str, where: Span, place: Span) -
         error = InputError(f"`.{name}` is a method", remedy=f"call it, as in `x.{name}()`")
         raise s.at(error, where)
     raise s.at(unknown(name, "an attribute", attributes=True), where)
+
+
+def kind_of(s: Session, owner: Any, place: Span) -> Any:
+    """``type(x)``: the class of a module or an object, and of a tensor."""
+    if isinstance(owner, Layer):
+        own = owner.own is not None and not owner.own.placed
+        return owner.own if own else Function(f"torch.nn.{owner.kind}")
+    if isinstance(owner, Tensor):
+        return Module("torch.Tensor")
+    return Unread(s.text(place), TRACE)
+
+
+def named(s: Session, owner: Any, place: Span) -> Any:
+    """``net.__class__.__name__``."""
+    if isinstance(owner, (Class, Own)):
+        return owner.name
+    path = getattr(owner, "path", "")
+    return path.rpartition(".")[2] if isinstance(owner, Function) else Unread(s.text(place), TRACE)
 
 
 def data(s: Session, owner: Tensor, place: Span) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -269,16 +269,24 @@ def accumulated(s: Session, label: str, upto: int) -> Array:
         if label in call.zeroed:
             total = None
         if node.id in s.needed(call.start):
-            found = one_call(s, call, [label])[label]
+            found = one_call(s, call, label)
             if found is not None:
                 total = found if total is None else total + found
     return np.zeros(node.shape) if total is None else total
 
 
-def one_call(s: Session, call: BackwardCall, labels: Sequence[str]) -> Mapping[str, Array | None]:
-    graph, _ = s.part(call.start)
-    leaves = s.leaves(graph)
-    return s.runner(call.place).gradients(graph, leaves, s.run_dtype(graph), call.v, labels)
+def one_call(s: Session, call: BackwardCall, label: str) -> Array | None:
+    """What one call gives a leaf, or a computed value that keeps its gradient; all are asked for at once."""
+    key = id(call.v), call.start
+    if label not in s.gave.get(key, {}):
+        graph, _ = s.part(call.start)
+        leaves = s.leaves(graph)
+        labels = [n.label for n in graph.leaves if s.made[n.label].requires_grad]
+        labels += [] if label in labels else [label]
+        dtype = s.run_dtype(graph)
+        found = s.runner(call.place).gradients(graph, leaves, dtype, call.v, labels)
+        s.gave[key] = {**s.gave.get(key, {}), **found}
+    return s.gave[key][label]
 
 
 # -- functions -------------------------------------------------------------------------------------
@@ -347,7 +355,7 @@ def _returned(s: Session, owner: Tensor, label: str, first: int, upto: int) -> T
     def numbers() -> Array:
         total = np.zeros(owner.shape)
         for call in s.calls[first:upto]:
-            found = one_call(s, call, [label])[label]
+            found = one_call(s, call, label)
             total = total if found is None else total + found
         return total
 

@@ -12,7 +12,6 @@ from gradexplain.reading import (
     classes,
     creation,
     functional,
-    layers,
     library,
     methods,
     optimizers,
@@ -61,6 +60,12 @@ def _set(s: Session, call: Call) -> None:
     classes.assign(s, owner, str(name), found)
 
 
+def _written(s: Session, call: Call) -> Any:
+    """A function of Python that the library has."""
+    found = library.member(s, f"builtins.{call.name}")
+    return s.call(found, call.args, call.kwargs, call.place, call.where)
+
+
 _CALLABLE = (Own, Class, Layer, Method, Function)
 #: What Python's own types are here.
 _TYPES: dict[str, Any] = {
@@ -93,14 +98,15 @@ _FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
     **autograd.FUNCTIONS,
     **functional.FUNCTIONS,
     **optimizers.FUNCTIONS,
-    **layers.FUNCTIONS,
     **plain.FUNCTIONS,
     **{f"gradexplain.{name}": function for name, function in library.FUNCTIONS.items()},
+    **dict.fromkeys(("any", "all", "next", "filter", "map"), _written),
     "super": classes.above,
     "getattr": _get,
     "setattr": _set,
     "hasattr": _has,
     "isinstance": _is_instance,
+    "type": lambda s, call: attributes.kind_of(s, call.get(0, "object"), call.place),
     "callable": lambda s, call: isinstance(call.get(0, ""), _CALLABLE),
 }
 
@@ -120,7 +126,16 @@ def call(
         case Class():
             return classes.instance(s, function, args, kwargs, place)
         case Layer():
-            return function.call(Call(function.kind, args, kwargs, place, where))
+            for kind, hook in function.hooks:
+                if kind == "register_forward_pre_hook":
+                    new = s.call(hook, (function, args), {}, place, where)
+                    args = args if new is None else new if isinstance(new, tuple) else (new,)
+            found = function.call(Call(function.kind, args, kwargs, place, where))
+            for kind, hook in function.hooks:
+                if kind == "register_forward_hook":
+                    new = s.call(hook, (function, args, found), {}, place, where)
+                    found = found if new is None else new
+            return found
         case Method(owner=owner, name=name):
             return methods.method(s, owner, Call(name, args, kwargs, place, where))
         case Function(path=path):
@@ -167,7 +182,7 @@ def _function(s: Session, path: str, call: Call) -> Any:
     return apply(s, records, call)
 
 
-_BUILTIN = frozenset({"open", "input", "eval", "exec", "iter", "next", "vars", "globals"})
+_BUILTIN = frozenset({"open", "input", "eval", "exec", "vars", "globals"})
 
 
 def apply(s: Session, records: list[Any], call: Call) -> Any:
@@ -190,4 +205,11 @@ def imported(module: str, name: str) -> Any:
     """What ``from module import name`` stands for."""
     if name in CONSTANTS and module.partition(".")[0] in ("math", "torch", "numpy"):
         return CONSTANTS[name]
-    return Function(f"{module}.{name}") if module in MODULES else Unread(name, plain.TRACE)
+    path = f"{module}.{name}"
+    known = (
+        module in MODULES
+        or path in _FUNCTIONS
+        or library.name_of(path)
+        or module.startswith("torch.")
+    )
+    return Function(path) if known else Unread(name, plain.TRACE)

@@ -18,7 +18,30 @@ def instance(s: Session, made: Class, args: Any, kwargs: Mapping[str, Any], plac
     start = made.find("__init__")
     if isinstance(start, Own):
         s.call_own(start, (self, *args), kwargs, place)
+    elif made.fields is not None:
+        _record(
+            s, self, made.fields, {**dict(zip(made.fields, args, strict=False)), **kwargs}, place
+        )
+    elif args or kwargs:
+        s.fail(f"{made.name}() takes no arguments", place, "write `def __init__(self, …)` in it")
     return self
+
+
+def _record(s: Session, self: Layer, fields: list[str], given: dict[str, Any], place: Span) -> None:
+    """The values of a dataclass: those that are given, and the defaults of the others."""
+    assert self.own is not None
+    for name in fields:
+        found = given.pop(name, self.own.body.get(name, self))
+        if found is self:
+            s.fail(f"{self.kind}() needs the argument {name}", place, "give it")
+        if isinstance(found, Layer) and found.kind == "field":
+            found = found.call(Call(name, (name,), {}, place, place))
+        assign(s, self, name, found)
+    for name in given:
+        s.fail(f"{self.kind}() has no argument {name}=", place, "leave it out")
+    after = self.own.find("__post_init__")
+    if isinstance(after, Own):
+        s.call_own(after, (self,), {}, place)
 
 
 def method(s: Session, self: Layer, name: str, call: Call) -> Any:

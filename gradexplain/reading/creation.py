@@ -47,6 +47,12 @@ def _dtype(s: Session, call: Call, otherwise: str | None) -> str | None:
     return name
 
 
+def _new(s: Session, call: Call, values: Any, otherwise: str | None, **more: Any) -> Any:
+    """A tensor of these elements, in the dtype that the call gives or another one."""
+    made = s.literal(values, _dtype(s, call, otherwise), call.place, hint=call.name, **more)
+    return _finished(s, made, call)
+
+
 def _elements(s: Session, call: Call) -> Any:
     data = call.get(0, "data")
     if isinstance(data, Unread):
@@ -157,7 +163,7 @@ def _typed(dtype: str | None) -> Callable[[Session, Call], Any]:
     def make(s: Session, call: Call) -> Any:
         kind = dtype or s.default
         if call.args and all(isinstance(n, int) for n in call.args):
-            return _finished(s, _open(s, tuple(call.args), kind, call, signs=True), call)
+            return _open(s, tuple(call.args), kind, call, signs=True)
         if not call.args:
             s.fail("an empty tensor holds no elements", call.place, "write numbers in a list")
         data = _elements(s, call)
@@ -176,11 +182,7 @@ def _array(s: Session, call: Call) -> Any:
         return data
     if not s.script:
         return _tensor(s, call)
-    before, s.default = s.default, "float64"
-    try:
-        return _made(s, data, _dtype(s, call, None), call)
-    finally:
-        s.default = before
+    return _made(s, data, _dtype(s, call, None), call)
 
 
 def _same(s: Session, call: Call) -> Any:
@@ -230,10 +232,7 @@ def _filled(value: float) -> Callable[[Session, Call], Any]:
         shape = _shape(s, call)
         if shape is None or not _is_own(s, call):
             return NotImplemented
-        dtype = _dtype(s, call, s.default if call.name != "numpy" else "float64")
-        return _finished(
-            s, s.literal(s.filled(shape, value), dtype, call.place, hint=call.name), call
-        )
+        return _new(s, call, s.filled(shape, value), s.default)
 
     return make
 
@@ -253,10 +252,8 @@ def _full(s: Session, call: Call) -> Any:
     ):
         return NotImplemented
     check(s, tuple(shape), call)
-    dtype = _dtype(s, call, "int64" if isinstance(value, int) else s.default)
-    return _finished(
-        s, s.literal(s.filled(tuple(shape), value), dtype, call.place, hint="full"), call
-    )
+    otherwise = "int64" if isinstance(value, int) else s.default
+    return _new(s, call, s.filled(tuple(shape), value), otherwise)
 
 
 def _like(value: float | None) -> Callable[[Session, Call], Any]:
@@ -267,10 +264,7 @@ def _like(value: float | None) -> Callable[[Session, Call], Any]:
         filled = value if value is not None else call.get(1, "fill_value")
         if not isinstance(filled, (int, float)):
             return NotImplemented
-        dtype = _dtype(s, call, other.dtype)
-        return _finished(
-            s, s.literal(s.filled(other.shape, filled), dtype, call.place, hint=call.name), call
-        )
+        return _new(s, call, s.filled(other.shape, filled), other.dtype)
 
     return make
 
@@ -279,17 +273,14 @@ def _random_like(s: Session, call: Call) -> Any:
     other = call.get(0, "input")
     if not isinstance(other, Tensor):
         return NotImplemented
-    signs = call.name.startswith("randn")
-    return _finished(
-        s, _open(s, other.shape, _dtype(s, call, other.dtype), call, signs=signs), call
-    )
+    return _open(s, other.shape, other.dtype, call, signs=call.name.startswith("randn"))
 
 
-def _open(s: Session, shape: Shape, dtype: str | None, call: Call, *, signs: bool) -> Tensor:
+def _open(s: Session, shape: Shape, otherwise: str | None, call: Call, *, signs: bool) -> Any:
     """A tensor whose elements the text leaves open."""
     check(s, shape, call)
     value = s.inputs.example(shape, signs=signs)
-    return s.literal(value, dtype or s.default, call.place, example=True, hint=call.name)
+    return _new(s, call, value, otherwise or s.default, example=True)
 
 
 def _random(*, signs: bool) -> Callable[[Session, Call], Any]:
@@ -302,14 +293,9 @@ def _random(*, signs: bool) -> Callable[[Session, Call], Any]:
         shape = _shape(s, call, first)
         if shape is None:
             s.fail("sizes are expected", call.place, f"write `torch.{call.name}(2, 3)`")
-        return _finished(s, _open(s, shape, _dtype(s, call, None), call, signs=signs), call)
+        return _open(s, shape, None, call, signs=signs)
 
     return make
-
-
-def _empty(s: Session, call: Call) -> Any:
-    """``torch.empty``: whatever was in memory; zeros stand for it until it is filled."""
-    return _filled(0.0)(s, call)
 
 
 def _integers(s: Session, call: Call) -> Any:
@@ -324,8 +310,7 @@ def _integers(s: Session, call: Call) -> Any:
     check(s, tuple(size), call)
     count = math.prod(size)
     values = (low + np.arange(count) % (high - low)).reshape(tuple(size))
-    made = s.literal(values, _dtype(s, call, "int64"), call.place, example=True, hint="randint")
-    return _finished(s, made, call)
+    return _new(s, call, values, "int64", example=True)
 
 
 def _permutation(s: Session, call: Call) -> Any:
@@ -333,7 +318,7 @@ def _permutation(s: Session, call: Call) -> Any:
     if not s.script or not isinstance(n, int):
         return NotImplemented
     check(s, (n,), call)
-    return s.literal(np.arange(n)[::-1], "int64", call.place, example=True, hint="randperm")
+    return _new(s, call, np.arange(n)[::-1], "int64", example=True)
 
 
 # -- by a rule -------------------------------------------------------------------------------------
@@ -345,9 +330,7 @@ def _eye(s: Session, call: Call) -> Any:
         return NotImplemented
     columns = m if isinstance(m, int) else n
     check(s, (n, columns), call)
-    return _finished(
-        s, s.literal(np.eye(n, columns), _dtype(s, call, s.default), call.place, hint="eye"), call
-    )
+    return _new(s, call, np.eye(n, columns), s.default)
 
 
 def _arange(s: Session, call: Call) -> Any:
@@ -370,10 +353,7 @@ def _arange(s: Session, call: Call) -> Any:
     check(s, (count,), call)
     whole = all(isinstance(n, int) for n in ends)
     values: Array = start + step * np.arange(count, dtype=np.float64)
-    made = s.literal(
-        values, _dtype(s, call, "int64" if whole else s.default), call.place, hint="arange"
-    )
-    return _finished(s, made, call)
+    return _new(s, call, values, "int64" if whole else s.default)
 
 
 def _spaced(s: Session, call: Call) -> Any:
@@ -386,9 +366,7 @@ def _spaced(s: Session, call: Call) -> Any:
     values = np.linspace(start, end, steps)
     if call.name == "logspace":
         values = np.power(call.get(3, "base", 10.0), values)
-    return _finished(
-        s, s.literal(values, _dtype(s, call, s.default), call.place, hint=call.name), call
-    )
+    return _new(s, call, values, s.default)
 
 
 def _set_default(s: Session, call: Call) -> Any:
@@ -412,7 +390,7 @@ def _one_hot(s: Session, call: Call) -> Any:
         )
     check(s, (*places.shape, count), call)
     chosen = places[..., None] == np.arange(count)
-    return s.literal(chosen, "int64", call.place, hint="one_hot")
+    return _new(s, call, chosen, "int64")
 
 
 def _settled(s: Session, value: Any, place: Any) -> Any:
@@ -450,6 +428,19 @@ def _where(s: Session, call: Call) -> Any:
     return nonzero(s, Call(call.name, call.args, {"as_tuple": True}, call.place, call.where))
 
 
+def _of_numpy(make: Callable[[Session, Call], Any]) -> Callable[[Session, Call], Any]:
+    """NumPy's numbers are float64 where it is not told otherwise."""
+
+    def made(s: Session, call: Call) -> Any:
+        before, s.default = s.default, "float64"
+        try:
+            return make(s, call)
+        finally:
+            s.default = before
+
+    return made
+
+
 _MAKERS: dict[str, Callable[[Session, Call], Any]] = {
     **dict.fromkeys(("tensor", "torch.tensor"), _tensor),
     **dict.fromkeys(("as_tensor", "torch.as_tensor", "torch.from_numpy", "from_numpy", "torch.asarray"), _same),
@@ -460,13 +451,14 @@ _MAKERS: dict[str, Callable[[Session, Call], Any]] = {
     "torch.cuda.FloatTensor": _typed("float32"),
     "torch.DoubleTensor": _typed("float64"),
     **dict.fromkeys(("torch.LongTensor", "torch.IntTensor"), _typed("int64")),
-    **dict.fromkeys(("numpy.array", "numpy.asarray", "array", "asarray"), _array),
+    **dict.fromkeys(("numpy.array", "numpy.asarray"), _array),
+    **dict.fromkeys(("array", "asarray"), _of_numpy(_array)),
     **dict.fromkeys(
         ("Variable", "torch.autograd.Variable", "torch.nn.Parameter", "torch.nn.parameter.Parameter",
          "torch.autograd.variable.Variable"), _variable),
-    **dict.fromkeys(("zeros", "torch.zeros"), _filled(0.0)),
-    **dict.fromkeys(("ones", "torch.ones"), _filled(1.0)),
-    **dict.fromkeys(("empty", "torch.empty"), _empty),
+    # what `empty` finds in memory is 0 here until it is filled
+    **dict.fromkeys(("zeros", "torch.zeros", "numpy.zeros", "empty", "torch.empty"), _filled(0.0)),
+    **dict.fromkeys(("ones", "torch.ones", "numpy.ones"), _filled(1.0)),
     **dict.fromkeys(("full", "torch.full"), _full),
     **dict.fromkeys(("zeros_like", "torch.zeros_like", "torch.empty_like"), _like(0.0)),
     **dict.fromkeys(("ones_like", "torch.ones_like"), _like(1.0)),
@@ -483,8 +475,10 @@ _MAKERS: dict[str, Callable[[Session, Call], Any]] = {
     **dict.fromkeys(("linspace", "torch.linspace", "torch.logspace", "numpy.linspace"), _spaced),
     **dict.fromkeys(("torch.set_default_dtype", "torch.set_default_tensor_type"), _set_default),
     "torch.nn.functional.one_hot": _one_hot,
-    **dict.fromkeys(("numpy.ones",), _filled(1.0)),
-    **dict.fromkeys(("numpy.zeros",), _filled(0.0)),
 }  # fmt: skip
 
-FUNCTIONS = {name: _of_numbers(make) for name, make in _MAKERS.items()}
+
+FUNCTIONS = {
+    name: _of_numbers(_of_numpy(make) if name.startswith("numpy.") else make)
+    for name, make in _MAKERS.items()
+}

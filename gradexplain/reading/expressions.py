@@ -58,20 +58,20 @@ def value(s: Session, node: ast.expr) -> Any:
         case ast.Tuple(elts=parts):
             return tuple(_items(s, parts))
         case ast.List(elts=parts):
-            return list(_items(s, parts))
+            return _items(s, parts)
         case ast.Set(elts=parts):
-            return list(_items(s, parts))
+            return list(dict.fromkeys(_items(s, parts)))
         case ast.Dict(keys=keys, values=values):
             return _dict(s, keys, values)
         case ast.JoinedStr() | ast.FormattedValue():
             return s.text(span(s.program, node))
-        case ast.ListComp(elt=element, generators=loops):
-            return list(_comprehension(s, element, loops))
         case (
-            ast.GeneratorExp(elt=element, generators=loops)
-            | ast.SetComp(elt=element, generators=loops)
+            ast.ListComp(elt=element, generators=loops)
+            | ast.GeneratorExp(elt=element, generators=loops)
         ):
             return list(_comprehension(s, element, loops))
+        case ast.SetComp(elt=element, generators=loops):
+            return list(dict.fromkeys(_comprehension(s, element, loops)))
         case ast.DictComp(key=key, value=element, generators=loops):
             pair = ast.Tuple([key, element], ast.Load())
             ast.copy_location(pair, element)
@@ -296,6 +296,8 @@ def _compare(s: Session, node: ast.Compare) -> Any:
         if isinstance(op, (ast.Is, ast.IsNot)):
             found = (left is right) == isinstance(op, ast.Is)
         elif isinstance(op, (ast.In, ast.NotIn)):
+            if isinstance(right, Unread):
+                s.unsupported(f"`{right.text}` is not known here", place, right.why)
             held = right if isinstance(right, (list, tuple, dict, str, range)) else ()
             found = (not isinstance(left, Tensor) and left in held) == isinstance(op, ast.In)
         else:

@@ -11,7 +11,6 @@ import numpy as np
 from gradexplain.ops import by_spelling
 from gradexplain.reading.autograd import THIRD, derivatives, listed, requires_grad, started
 from gradexplain.reading.objects import Call, Layer, Tensor, Unread, what
-from gradexplain.reading.operators import subscript
 from gradexplain.reading.session import Session
 
 
@@ -106,62 +105,6 @@ def _curried(s: Session, call: Call) -> Any:
     return Layer(call.name, inner, attributes={"function": function, "places": places})
 
 
-def batched(s: Session, call: Call) -> Any:
-    """``vmap(grad(f), in_dims)``: the gradient of all samples' sum, whose rows are those of each.
-
-    None where the function is none that differentiates.  An argument without a dim of samples has one
-    copy for each.
-    """
-    layer, dims = call.args
-    if not isinstance(layer, Layer) or "places" not in layer.attributes:
-        return None
-
-    def inner(later: Call) -> Any:
-        given = list(dims) if isinstance(dims, (tuple, list)) else [dims] * len(later.args)
-        args = list(later.args)
-        count = next(a.shape[d] for a, d in zip(args, given, strict=False) if d is not None)
-        for n in layer.attributes["places"]:
-            if given[n] is None:
-                copies = np.broadcast_to(s.number(args[n], later.place), (count, *args[n].shape))
-                made = s.literal(copies, args[n].dtype, later.place, hint=args[n].name)
-                args[n], given[n] = made, 0
-            requires_grad(s, args[n], True, later.place)
-        rows = []
-        for k in range(count):
-            part = [
-                a if d is None else subscript(s, a, (*(slice(None),) * d, k), later.place)
-                for a, d in zip(args, given, strict=False)
-            ]
-            rows.append(_output_of(s, layer.attributes["function"], part, later))
-        output = s.apply(by_spelling("torch.stack"), (rows,), {}, later.place)
-        v = s.literal(s.filled(output.shape, 1.0), output.dtype, later.place)
-        inputs = [args[n] for n in layer.attributes["places"]]
-        s.remark(
-            "jacobian",
-            f"`{s.text(later.place)}` differentiates each sample by itself: with v = ones, the rows of "
-            "the gradient are those of the samples, as none depends on another.",
-        )
-        started(s, output, v, True, inputs, later.place, later.where, returned=True)
-        return Unread(s.text(later.place), THIRD)
-
-    return Layer("batched", inner)
-
-
-def _vjp(s: Session, call: Call) -> Any:
-    """``output, back = torch.func.vjp(f, x)``; ``back(v)`` is the product."""
-    inputs = list(call.args[1:])
-    for part in inputs:
-        if isinstance(part, Tensor) and not s.requires(part):
-            requires_grad(s, part, True, call.place)
-    output = _output_of(s, call.args[0] if call.args else None, inputs, call)
-
-    def back(later: Call) -> Any:
-        started(s, output, later.get(0, "v"), True, inputs, later.place, later.where, returned=True)
-        return (Unread(s.text(later.place), THIRD),) * len(inputs)
-
-    return output, Layer("vjp", back)
-
-
 def _refused(s: Session, call: Call) -> Any:
     s.unsupported(
         f"`{call.name}` is not what backward computes",
@@ -178,5 +121,4 @@ FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
         _refused,
     ),
     **{f"torch.func.{name}": _curried for name in ("grad", "jacrev", "jacfwd", "grad_and_value")},
-    "torch.func.vjp": _vjp,
 }

@@ -13,6 +13,7 @@ from gradexplain.errors import InputError, Span
 from gradexplain.examples import candidates, example_values
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph, Ref, renumbered
+from gradexplain.limits import MAX_GRAPH_NODES, MAX_STEPS
 from gradexplain.ops import by_spelling
 from gradexplain.ops.base import Shape
 from gradexplain.reading.inputs import Inputs
@@ -133,6 +134,8 @@ def read_text(
 def _read(s: Session) -> Ref:
     """Read the text; the node of its output, which means nothing where it calls backward."""
     s.script = _is_script(s.program.body)
+    if s.script:  # what is not reached from the calls that are explained is left out afterwards
+        s.builder.most = MAX_STEPS
     connect(s)
     last = run_whole(s, s.program.body)
     return Ref(s.calls[-1].start) if s.calls else _output(s, last, s.program)
@@ -251,6 +254,12 @@ def _of_script(s: Session, output: Ref) -> Reading:
     needed = {id for id in starts for id in Graph("", whole.nodes, id).needed()}
     also = [n.id for n in whole.nodes if n.label in asked and n.is_leaf and n.id not in needed]
     graph, at = whole.pruned([*starts, *also])
+    if len(graph.nodes) > MAX_GRAPH_NODES:
+        s.unsupported(
+            f"what is differentiated here is made of more than {MAX_GRAPH_NODES} operations",
+            calls[-1].place if calls else _last_place(s, s.program),
+            "explain a smaller part of it",
+        )
     values = _values(s, graph)
     own = [n.label for n in graph.leaves if s.made[n.label].requires_grad]
     made = [label for label in own if s.made[label].dtype is not None]
@@ -320,7 +329,8 @@ def _kept(s: Session) -> list[BackwardCall]:
     s.calls[:] = [
         call
         for n, call in enumerate(s.calls)
-        if not any(call.derived & set(s.needed(later.start)) for later in s.calls[n + 1 :])
+        if not call.derived
+        or not any(call.derived & set(s.needed(later.start)) for later in s.calls[n + 1 :])
     ]
     last = _versions(s, s.calls[-1])
     kept: list[BackwardCall] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from gradexplain.errors import Span
-from gradexplain.reading import functional, optimizers
-from gradexplain.reading.objects import Call, Function, Layer, Module, Tensor
+from gradexplain.reading import optimizers
+from gradexplain.reading.objects import Call, Function, Module, Tensor
 from gradexplain.reading.session import Session
 
 
@@ -71,6 +70,13 @@ def _parameter(s: Session, call: Call) -> Tensor:
     return made
 
 
+def _copies(s: Session, call: Call) -> Tensor:
+    """So many copies of a tensor in one, under its name."""
+    tensor, count = call.args
+    numbers = np.broadcast_to(s.number(tensor, call.place), (count, *tensor.shape))
+    return s.literal(numbers, tensor.dtype, call.place, hint=tensor.name)
+
+
 def _sizes(s: Session, call: Call) -> None:
     if not all(isinstance(n, int) and n > 0 for n in call.args):
         kind = s.text(call.place).split("(")[0]
@@ -88,7 +94,11 @@ def _remark(s: Session, call: Call) -> None:
 def _called_with(s: Session, call: Call) -> Any:
     """A module called with other tensors in the place of its parameters."""
     module, given, args, kwargs = call.args
-    homes = {f"{at}{n}": (m.parameters, n) for at, m in _modules(module) for n in m.parameters}
+    homes = {
+        f"{at}.{n}" if at else n: (m.parameters, n)
+        for at, m in module.modules()
+        for n in m.parameters
+    }
     before = {name: held[n] for name, (held, n) in homes.items()}
     try:
         for name, (held, n) in homes.items():
@@ -99,14 +109,8 @@ def _called_with(s: Session, call: Call) -> Any:
             held[n] = before[name]
 
 
-def _modules(module: Layer, at: str = "") -> Iterator[tuple[str, Layer]]:
-    yield at, module
-    for name, child in module.children.items():
-        yield from _modules(child, f"{at}{name}.")
-
-
 FUNCTIONS: dict[str, Any] = {
-    "called_with": _called_with,
-    "batched": functional.batched, "clip_gradients": optimizers.clipped, "parameter": _parameter,
+    "called_with": _called_with, "copies": _copies,
+    "clip_gradients": optimizers.clipped, "parameter": _parameter,
     "sizes": _sizes, "refuse": _refuse, "remark": _remark,
 }  # fmt: skip

@@ -13,13 +13,14 @@ import numpy as np
 from gradexplain.errors import Span, UnsupportedError
 from gradexplain.graph import NamedNumber
 from gradexplain.ops import by_spelling
-from gradexplain.reading import autograd, classes, creation, optimizers
+from gradexplain.reading import autograd, classes, creation, custom, optimizers
 from gradexplain.reading.arguments import Dtype, dtype_name
 from gradexplain.reading.attributes import data, one_number, shared
 from gradexplain.reading.names import unknown
 from gradexplain.reading.objects import (
     WHOLE,
     Call,
+    Class,
     Function,
     Layer,
     Method,
@@ -43,11 +44,15 @@ def method(s: Session, owner: Any, call: Call) -> Any:
             return _of_tensor(s, owner, call)
         case Layer():
             return _of_layer(s, owner, call)
+        case Class():
+            return _of_class(s, owner, call)
         case Super():
             return classes.of_super(s, owner, call)
         case Optimizer():
             return optimizers.optimizer(s, owner, call)
-        case Unread(why=why):
+        case Unread(text=text, why=why):
+            if call.name == "backward":
+                s.unsupported(f"`{text}` is not read", call.where, why)
             return Unread(s.text(call.place), why)
         case list() | dict() | str() | Results() | tuple() | range():
             return _of_plain(s, owner, call)
@@ -398,6 +403,22 @@ _METHODS: dict[str, Callable[[Session, Tensor, Call], Any]] = {
 # -- other values ----------------------------------------------------------------------------------
 
 
+def _of_class(s: Session, owner: Class, call: Call) -> Any:
+    """``MyFunction.apply(x)``, and a method that is called on its class."""
+    if call.name == owner.called == "apply":
+        return custom.applied(s, owner, call)
+    found = owner.find(call.name)
+    if not isinstance(found, Own):
+        s.fail(
+            f"{owner.name} has no method `{call.name}`",
+            call.where,
+            f"write `def {call.name}(…)` in it",
+        )
+    first = [*found.arguments.posonlyargs, *found.arguments.args][:1]
+    cls = (owner,) if first and first[0].arg == "cls" else ()
+    return s.call_own(found, (*cls, *call.args), call.kwargs, call.place)
+
+
 def _of_layer(s: Session, owner: Layer, call: Call) -> Any:
     if owner.own is not None and owner.own.find(call.name) is not None:
         return classes.method(s, owner, call.name, call)
@@ -431,13 +452,50 @@ def _of_layer(s: Session, owner: Layer, call: Call) -> Any:
             for parameter in owner.all_parameters():
                 parameter.dtype = "float64"
             return owner
-        case "children" | "modules" | "values":
+        case "children" | "values":
             return list(owner.children.values())
         case "named_children" | "items":
             return list(owner.children.items())
-        case "apply" | "register_forward_hook" | "register_full_backward_hook":
-            s.unsupported(f"`{call.name}` of a module is not read", call.where, TRACE)
+        case "named_modules":
+            return list(owner.modules())
+        case "modules" | "apply":
+            held = [module for _, module in owner.modules()]
+            if call.name == "modules":
+                return held
+            for module in reversed(held):
+                s.call(call.args[0], (module,), {}, call.place, call.where)
+            return owner
+        case "state_dict":
+            return dict(owner.named_parameters())
+        case "load_state_dict":
+            for name, parameter in owner.named_parameters():
+                if isinstance(given := call.args[0].get(name), Tensor):
+                    with s.gradients(False):
+                        replace(s, parameter, data(s, given, call.place))
+            return None
+        case "register_forward_hook" | "register_forward_pre_hook":
+            hook = (call.name, call.args[0])
+            owner.hooks.append(hook)
+            remove = Layer("remove", lambda later: owner.hooks.remove(hook))
+            return Layer("handle", lambda later: None, attributes={"remove": remove})
+        case "register_full_backward_hook" | "register_backward_hook":
+            return _hook(s, Tensor((), call.place), call)
     return Unread(s.text(call.place), TRACE)
+
+
+#: Methods of texts that give what Python gives.
+_TEXTS = {
+    "find",
+    "split",
+    "startswith",
+    "endswith",
+    "lower",
+    "upper",
+    "strip",
+    "replace",
+    "count",
+    "isalpha",
+}
 
 
 def _of_plain(s: Session, owner: Any, call: Call) -> Any:
@@ -469,7 +527,17 @@ def _of_plain(s: Session, owner: Any, call: Call) -> Any:
                 return list(owner.values())
             case "get" if call.args:
                 return owner.get(*call.args[:2])
+            case "pop" if call.args:
+                return owner.pop(*call.args[:2])
+            case "update" if call.args and isinstance(call.args[0], dict):
+                owner.update(call.args[0])
+                return None
+            case "setdefault" if call.args:
+                return owner.setdefault(*call.args[:2])
     if isinstance(owner, str):
+        plain = all(isinstance(part, (str, int, type(None))) for part in call.args)
+        if call.name in _TEXTS and plain and not call.kwargs:
+            return getattr(owner, call.name)(*call.args)
         return s.text(call.place)
     if isinstance(owner, tuple) and call.name == "numel":
         return math.prod(owner)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,6 +96,14 @@ class Layer:
     training: bool = True
     own: Class | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
+    #: What is called before and after it: ``register_forward_hook`` and the function.
+    hooks: list[tuple[str, Any]] = field(default_factory=list)
+
+    def modules(self, at: str = "") -> Iterator[tuple[str, Layer]]:
+        """Itself and all in it, each with its name."""
+        yield at, self
+        for name, child in self.children.items():
+            yield from child.modules(f"{at}.{name}" if at else name)
 
     def named_parameters(self, prefix: str = "") -> list[tuple[str, Tensor]]:
         found = [(prefix + name, parameter) for name, parameter in self.parameters.items()]
@@ -123,6 +131,8 @@ class Class:
     body: dict[str, Any] = field(default_factory=dict)
     #: Written by the library, not in the text.
     placed: bool = False
+    #: Of a dataclass, the names that its constructor takes.
+    fields: list[str] | None = None
     statics: set[str] = field(default_factory=set)
     properties: set[str] = field(default_factory=set)
 
@@ -143,15 +153,16 @@ class Super:
 
 @dataclass(eq=False, slots=True)
 class Optimizer:
-    """An optimizer: the tensors that it changes, each with the options that it was given for them."""
+    """An optimizer: groups of tensors that it changes, each with the options for them."""
 
     kind: str
-    parameters: Sequence[Tensor]
-    options: Sequence[Mapping[str, Any]]
-    #: The last step of each parameter.
+    param_groups: list[dict[str, Any]]
+    #: The last step of each parameter, and its place in that.
     steps: dict[int, Any] = field(default_factory=dict)
-    #: Whether something else changes its options, as a scheduler does.
-    scheduled: bool = False
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [parameter for group in self.param_groups for parameter in group["params"]]
 
 
 @dataclass(frozen=True, slots=True)

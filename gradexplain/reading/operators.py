@@ -233,12 +233,14 @@ def subscript(s: Session, owner: Any, index: Any, place: Span) -> Any:
         return owner[index]
     if isinstance(owner, Layer) and owner.own is not None and owner.own.find("__getitem__"):
         return s.call_own(owner.own.find("__getitem__"), (owner, index), {}, place)
-    if isinstance(owner, Layer) and isinstance(index, int):
-        held = list(owner.children.values())
-        if -len(held) <= index < len(held):
-            return held[index]
+    if isinstance(owner, Layer) and isinstance(index, (int, str)):
+        held = owner.children if isinstance(index, str) else list(owner.children.values())
+        if index in held if isinstance(held, dict) else -len(held) <= int(index) < len(held):
+            return held[index]  # type: ignore[index]
         s.fail(f"it holds {len(held)} modules", place, "count from 0")
     if isinstance(owner, (tuple, list, range, str)):
+        if isinstance(index, Tensor) and math.prod(index.shape) == 1:
+            index = int(s.number(index, place).reshape(-1)[0])
         if isinstance(index, (int, slice)) and not isinstance(index, bool):
             try:
                 return owner[index]
@@ -326,6 +328,13 @@ def put(s: Session, target: Tensor, index: Any, new: Any, place: Span) -> None:
     items = list(index) if isinstance(index, tuple) else [index]
     if all(isinstance(item, (int, slice)) and not isinstance(item, bool) for item in items):
         replace(s, target, _written(s, target, items, 0, new, place))
+    elif (
+        isinstance(index, Tensor)
+        and index.dtype == "bool"
+        and index.shape == target.shape
+        and (not isinstance(new, Tensor) or not new.shape)
+    ):
+        replace(s, target, _call(s, "where", (index, new, target), place))
     else:
         replace(s, target, _scattered(s, target, index, new, place))
 

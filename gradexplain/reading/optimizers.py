@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,69 +50,93 @@ def optimizer(s: Session, owner: Optimizer, call: Call) -> Any:
                 zero(s, parameter)
             return None
         case "step":
-            _step(s, owner, call)
+            return _step(s, owner, call)
+        case "add_param_group":
+            group = {**owner.param_groups[0], **call.args[0]}
+            owner.param_groups.append({**group, "params": listed(group["params"])})
             return None
     return Unread(s.text(call.place), "an optimizer's state is not followed")
 
 
-@dataclass(eq=False)
-class _Step:
-    """One step of an optimizer on one parameter, taken by PyTorch's optimizer when it is asked for."""
+@dataclass(slots=True)
+class _Part:
+    """One parameter in one step: its options, its leaf, its gradient, and the step before."""
 
-    s: Session
-    owner: Optimizer
     options: Mapping[str, Any]
     label: str
     shape: Shape
     grad: Tensor
-    place: Span
-    before: _Step | None
-    state: Mapping[str, Array] = field(default_factory=dict)
-    found: Array | None = None
+    before: tuple[_Step, int] | None
 
-    def value(self) -> Array:
-        if self.found is None:
-            s, owner = self.s, self.owner
-            if owner.scheduled or owner.kind == "LBFGS":
-                s.unsupported(
-                    f"what {owner.kind} makes of the parameters is not followed"
-                    + (" with a scheduler" if owner.scheduled else ""),
-                    self.place,
-                    "gradexplain trace runs a script",
-                )
-            if self.before is not None:
-                self.before.value()
-                self.state = self.before.state
-            grad = s.known(self.grad) if self.grad.later is None else self.grad.later()
-            assert grad is not None
-            kind = s.made[self.label].dtype or "float64"
-            old = s.leaf_value(self.label, self.shape)
-            after = s.runner(self.place).step(owner.kind, self.options, old, grad, self.state, kind)
-            self.state = {name: array for name, array in after.items() if name}
-            self.found = after[""]
+
+@dataclass(eq=False)
+class _Step:
+    """One step of an optimizer, taken by PyTorch's optimizer when its numbers are asked for."""
+
+    s: Session
+    kind: str
+    place: Span
+    parts: list[_Part] = field(default_factory=list)
+    found: list[Mapping[str, Array]] = field(default_factory=list)
+
+    def values(self) -> list[Mapping[str, Array]]:
+        """Each parameter afterwards, under the name "", and what the optimizer keeps of it."""
+        if not self.found:
+            self.found = self.s.runner(self.place).step(self.kind, [*map(self._given, self.parts)])
         return self.found
 
+    def _given(self, part: _Part) -> tuple[Any, ...]:
+        s = self.s
+        state = part.before[0].values()[part.before[1]] if part.before else {}
+        grad = s.known(part.grad) if part.grad.later is None else part.grad.later()
+        kept = {name: array for name, array in state.items() if name}
+        old = s.leaf_value(part.label, part.shape)
+        return part.options, old, grad, kept, s.made[part.label].dtype or "float64"
 
-def _step(s: Session, owner: Optimizer, call: Call) -> None:
+
+def _step(s: Session, owner: Optimizer, call: Call) -> Any:
     """Every parameter that has a gradient becomes another leaf."""
-    for parameter, options in zip(owner.parameters, owner.options, strict=True):
-        if parameter.grad is None:
-            continue
-        label = s.builder.nodes[s.ref(parameter).id].label
-        before = owner.steps.get(id(parameter))
-        step = _Step(s, owner, options, label, parameter.shape, parameter.grad, call.place, before)
-        owner.steps[id(parameter)] = step
-        kind = s.made[label].dtype
-        renewed(s, parameter, Tensor(parameter.shape, call.place, dtype=kind, later=step.value))
-        parameter.later, parameter.value = step.value, None
+    if owner.kind == "LBFGS":
+        s.unsupported(
+            "what LBFGS makes of the parameters is not followed: it calls backward many times",
+            call.place,
+            "gradexplain trace runs a script",
+        )
+    closure = call.get(0, "closure")
+    loss = None if closure is None else s.call(closure, (), {}, call.place, call.where)
+    step = _Step(s, owner.kind, call.place)
+    for group in owner.param_groups:
+        options = {
+            name: part for name, part in group.items() if name not in ("params", "initial_lr")
+        }
+        for name, part in options.items():
+            if not isinstance(part, (int, float, tuple, type(None))):
+                s.unsupported(
+                    f"{name}={what(part)} is not known here", call.place, "write a number"
+                )
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                continue
+            label = s.builder.nodes[s.ref(parameter).id].label
+            before = owner.steps.get(id(parameter))
+            place = len(step.parts)
+            step.parts.append(_Part(options, label, parameter.shape, parameter.grad, before))
+            owner.steps[id(parameter)] = step, place
+            later = partial(_after, step, place)
+            made = Tensor(parameter.shape, call.place, dtype=s.made[label].dtype, later=later)
+            renewed(s, parameter, made)
+            parameter.later, parameter.value = later, None
+    return loss
+
+
+def _after(step: _Step, place: int) -> Array:
+    return step.values()[place][""]
 
 
 def _optimizer(s: Session, call: Call) -> Any:
-    given = call.kwargs.get("lr", call.args[1] if len(call.args) > 1 else None)
+    given = call.kwargs.get("lr", call.args[1] if len(call.args) > 1 else _RATES[call.name])
     shared = {name: part for name, part in call.kwargs.items() if name != "params"}
-    shared |= {} if given is None else {"lr": given}
-    parameters: list[Tensor] = []
-    options: list[Mapping[str, Any]] = []
+    groups: list[dict[str, Any]] = []
     for group in listed(call.get(0, "params", [])):
         own = group if isinstance(group, dict) else {"params": group}
         for parameter in listed(own.get("params", [])):
@@ -121,27 +146,17 @@ def _optimizer(s: Session, call: Call) -> Any:
                     call.place,
                     "write `net.parameters()`, or a list of tensors",
                 )
-            parameters.append(parameter)
-            options.append({**shared, **{n: part for n, part in own.items() if n != "params"}})
-    plain = (int, float, tuple, type(None))
-    for name, part in (pair for each in options for pair in each.items()):
-        if not isinstance(part, plain):
-            s.unsupported(f"{name}={what(part)} is not known here", call.place, "write a number")
-    return Optimizer(call.name, parameters, options)
+        params = listed(own.get("params", []))
+        if isinstance(group, dict) or not groups:
+            groups.append({**shared, "lr": given, **own, "params": params})
+        else:
+            groups[-1]["params"] += params
+    return Optimizer(call.name, groups)
 
 
-def _scheduler(s: Session, call: Call) -> Any:
-    found = call.get(0, "optimizer")
-    if isinstance(found, Optimizer):
-        found.scheduled = True
-    return Unread(s.text(call.place), "a scheduler's rates are not followed")
-
-
+#: The optimizers, and the rate that each has where the text gives none.
+_RATES = {"SGD": 1e-3, "Adam": 1e-3, "AdamW": 1e-3, "RMSprop": 1e-2, "Adagrad": 1e-2, "LBFGS": 1.0,
+          "Adadelta": 1.0, "NAdam": 2e-3, "Adamax": 2e-3, "RAdam": 1e-3, "ASGD": 1e-2, "Rprop": 1e-2}  # fmt: skip
 FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
-    **{f"torch.optim.{name}": _optimizer for name in
-       ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "LBFGS", "Adadelta", "NAdam", "Adamax", "RAdam",
-        "ASGD", "Rprop")},
-    **{f"torch.optim.lr_scheduler.{name}": _scheduler for name in
-       ("StepLR", "MultiStepLR", "ExponentialLR", "CosineAnnealingLR", "ReduceLROnPlateau", "LambdaLR",
-        "OneCycleLR", "CyclicLR", "LinearLR", "CosineAnnealingWarmRestarts", "ConstantLR")},
-}  # fmt: skip
+    f"torch.optim.{name}": _optimizer for name in _RATES
+}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import warnings
+from keyword import kwlist
 
 from gradexplain.errors import InputError, Span
 
@@ -21,6 +24,18 @@ _OUTPUT = re.compile(
 _MAGIC = re.compile(r"[ \t]*(?:%|!(?!=))")
 _OLD_PRINT = re.compile(r"^([ \t]*)print[ \t]+(?![(=])([^\n#]*)", re.MULTILINE)
 _OPENING, _CLOSING = "([{", ")]}"
+#: A text in which lines that Python cannot read may be what it printed.
+_SCRIPT = re.compile(
+    r"^\s*(?:import |from \w|In ?\[|>>> )|\.backward\(|requires_grad", re.MULTILINE
+)
+#: What Python printed between a text's lines: an object's address, numbers, words side by side.
+_PRINTED = re.compile(
+    r"\s*(?:<.*|\[torch\..*|[\d\s.,\[\]+\-e:|*=_]+$"
+    rf"|(?!(?:{'|'.join(kwlist)})\b)[\w.'%()-]+[:,]?[ \t]+[\w.'\"(\[<-].*|[^=(]*[：。！].*)"
+)
+_ASSIGNED = re.compile(r"\s*[\w.\[\]]+(?:\s*,\s*[\w.\[\]]+)*\s*[-+*/@]?=")
+#: The lines of a module that was printed: ``(fc1): Linear(…)``.
+_HELD = re.compile(r"\s*\(\w+\): \w+\(")
 #: What goes on with a line before it, and never starts a statement.
 _OPERATOR = re.compile(r"[ \t]*(?:[+*/%@|&<>=.,)\]]|-\s)")
 
@@ -33,7 +48,33 @@ def cleaned(text: str) -> str:
         return text.lstrip(" \t\f\n")
     lines = _prompted(_fenced(text.split("\n")))
     lines = [line for line in lines if not _MAGIC.match(line)]
-    return _OLD_PRINT.sub(r"\1print(\2)", _dedented(lines))
+    source = _OLD_PRINT.sub(r"\1print(\2)", _dedented(lines))
+    return _unprinted(source) if _SCRIPT.search(text) else source
+
+
+def _unprinted(source: str) -> str:
+    """The text without the lines that Python cannot read and that look like what it printed."""
+    lines = source.split("\n")
+    while True:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                ast.parse("\n".join(lines))
+            break
+        except SyntaxError as error:
+            start = end = min(error.lineno or 1, len(lines)) - 1
+        except (ValueError, RecursionError, MemoryError):
+            break
+        if _HELD.match(lines[start]):
+            start = next(
+                (n for n in range(start, 0, -1) if re.match(r"\s*\w+\($", lines[n])), start
+            )
+            closed = (n for n in range(end, len(lines)) if lines[n].rstrip() == ")")
+            end = next(closed, end)
+        elif not _PRINTED.match(lines[start]) or _ASSIGNED.match(lines[start]):
+            break
+        del lines[start : end + 1]
+    return "\n".join(lines)
 
 
 def _fenced(lines: list[str]) -> list[str]:
@@ -56,13 +97,19 @@ def _prompted(lines: list[str]) -> list[str]:
     depth = 0  # of brackets that a printed value has opened
     printed = False
     code = ""
+    first = 0  # the statement or cell that is being read
     for line, match in zip(lines, found, strict=True):
         if match and (shell or cells):
             rest = line[match.end() :]
             depth, printed = 0, False
+            first = len(kept) if match["shell"] == ">>>" or "In" in (match["cell"] or "") else first
             kept.append(rest)
             code = rest
             continue
+        if "Traceback (most recent call" in line and (shell or cells) and kept[first:]:
+            # What raised an error there is read as what may raise one.
+            kept[first:] = ["try:", *(f"    {n}" for n in kept[first:]), "except Exception: pass"]
+            first = len(kept)
         if shell:
             continue  # between prompts stands what was printed
         if depth > 0:

@@ -44,7 +44,7 @@ def special(s: Session, owner: Layer, name: str, call: Call, *args: Any) -> Any:
     """``__len__`` and its like of an object of the text; of a module that holds others, their number."""
     found = None if owner.own is None else owner.own.find(name)
     if found is None:
-        if name == "__len__" and owner.own is None:
+        if name == "__len__" and (owner.own is None or owner.own.placed):
             return len(owner.children)
         s.fail(
             f"{what(owner)} has no {name}()", call.place, f"write `def {name}(self…)` in its class"
@@ -142,24 +142,15 @@ def _enumerate(s: Session, call: Call) -> Any:
     return list(enumerate(_parts(s, call.args[0], call), integer(s, call.get(1, "start", 0), call)))
 
 
-def _map(s: Session, call: Call) -> Any:
-    return [s.call(call.args[0], parts, {}, call.place, call.where)
-            for parts in zip(*(_parts(s, part, call) for part in call.args[1:]), strict=False)]  # fmt: skip
-
-
-def _partial(s: Session, call: Call) -> Any:
-    """``functools.partial(f, 2)``."""
-    function, first, named = call.args[0], call.args[1:], call.kwargs
-
-    def inner(later: Call) -> Any:
-        args, kwargs = (*first, *later.args), {**named, **later.kwargs}
-        return s.call(function, args, kwargs, later.place, later.where)
-
-    return Layer("partial", inner)
-
-
 def _list(s: Session, call: Call) -> Any:
     return _parts(s, call.args[0], call) if call.args else []
+
+
+def _mapping(s: Session, call: Call) -> Any:
+    """``dict(a=1)``, ``OrderedDict([("fc", layer), …])``."""
+    held = call.args[0] if call.args else {}
+    pairs = list(held.items()) if isinstance(held, dict) else _parts(s, held, call)
+    return {**dict(s.iterate(pair, call.place) for pair in pairs), **call.kwargs}
 
 
 def _abs(s: Session, call: Call) -> Any:
@@ -233,18 +224,18 @@ FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
     "repr": lambda s, call: s.text(call.place),
     "zip": _zip,
     "enumerate": _enumerate,
-    "map": _map,
-    "functools.partial": _partial,
     "list": _list,
     "tuple": lambda s, call: tuple(_list(s, call)),
-    "set": _list,
-    "dict": lambda s, call: dict(call.kwargs),
+    "set": lambda s, call: list(dict.fromkeys(_list(s, call))),
+    **dict.fromkeys(("dict", "collections.OrderedDict"), _mapping),
+    "iter": _list,
+    **dict.fromkeys(("tqdm.tqdm", "tqdm.auto.tqdm", "tqdm.notebook.tqdm", "tqdm"), _list),
+    **dict.fromkeys(("tqdm.trange", "tqdm.auto.trange", "tqdm.notebook.trange"), _range),
     "abs": _abs,
     "round": _round,
     "pow": _pow,
     "sorted": _sorted,
     "reversed": _reversed,
-    "type": lambda s, call: Unread(s.text(call.place), TRACE),
     "id": lambda s, call: Unread(s.text(call.place), TRACE),
     "torch.is_tensor": _is_tensor,
     **dict.fromkeys(("torch.load", "numpy.load", "numpy.loadtxt", "numpy.genfromtxt", "open"), _file),

@@ -100,16 +100,8 @@ class Numbers(Protocol):
     ) -> set[tuple[int, int]]:
         """Which operation keeps which value for its backward."""
 
-    def step(
-        self,
-        kind: str,
-        options: Mapping[str, Any],
-        value: Array,
-        grad: Array,
-        state: Mapping[str, Array],
-        dtype: str,
-    ) -> Mapping[str, Array]:
-        """A parameter, named "", after one step of an optimizer, and what that keeps for the next."""
+    def step(self, kind: str, parts: Sequence[tuple[Any, ...]]) -> list[Mapping[str, Array]]:
+        """Parameters, each named "", after one step of an optimizer, and what that keeps for the next."""
 
 
 @dataclass(slots=True)
@@ -182,6 +174,10 @@ class Session:
     stale: dict[str, Span] = field(default_factory=dict)
     _requiring: set[int] = field(default_factory=set)
     _needed: dict[int, list[int]] = field(default_factory=dict)
+    #: Results of a Function of the text: their second derivative is not in the graph.
+    opaque: set[int] = field(default_factory=set)
+    #: The gradients that each call so far gave the leaves, by where it starts.
+    gave: dict[tuple[int, int], Mapping[str, Array | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.builder = Builder(self.program.source, any_size=self.any_size)
@@ -231,7 +227,7 @@ class Session:
     def assign(self, name: str, value: Any) -> None:
         if isinstance(value, Tensor):
             self.call_it(value, name)
-        elif hasattr(value, "names"):
+        elif hasattr(value, "names") and self.program.place is None:
             value.names(name)
         self.scopes[-1][name] = value
 
@@ -239,7 +235,7 @@ class Session:
         """Give a tensor a name, where it has none."""
         if tensor.ref is not None:
             tensor.ref = self.builder.name(tensor.ref, name)
-        elif not tensor.name and tensor.is_leaf:
+        elif not tensor.name and tensor.is_leaf and self.program.place is None:
             tensor.name = name
             self._resize(tensor, name)
             given = self.inputs.given.get(name)

@@ -154,10 +154,16 @@ def _expression(s: Session, node: ast.Expr) -> Any:
     inner = node.value
     if isinstance(inner, ast.Constant) and isinstance(inner.value, (str, type(...))):
         return None
-    if s.script and _is_passed(inner):
+    if s.script and (_is_passed(inner) or _is_printed(s, inner)):
         _look(s, inner)
         return None
     return value(s, inner)
+
+
+def _is_printed(s: Session, node: ast.expr) -> bool:
+    """Whether this is what a module prints: ``Linear(in_features=2, …)`` of a class the text does not have."""
+    name = node.func if isinstance(node, ast.Call) else None
+    return isinstance(name, ast.Name) and name.id[0].isupper() and not s.assigned(name.id)
 
 
 def _is_passed(node: ast.expr) -> bool:
@@ -424,9 +430,7 @@ def _import_from(s: Session, node: ast.ImportFrom) -> None:
 
 
 def _class(s: Session, node: ast.ClassDef) -> None:
-    start = span(s.program, node).start
-    place = Span(start, start + len(f"class {node.name}"))
-    above, called = None, "__call__"
+    above, called, path = None, "__call__", ""
     for base in node.bases:
         named = isinstance(base, ast.Name) and not s.assigned(base.id)
         found = None if named else value(s, base)
@@ -436,16 +440,14 @@ def _class(s: Session, node: ast.ClassDef) -> None:
             above, called = found, found.called
         elif path.endswith("Module") and path.startswith(("torch.nn", "Module")):
             called = "forward"
-        elif path.endswith("Function"):
-            s.unsupported(
-                f"a Function of one's own is not read: {node.name}",
-                place,
-                f"gradexplain check FILE.py:{node.name} checks its backward",
-            )
-        elif path.rpartition(".")[2] not in ("object", "ABC", "Dataset", "IterableDataset"):
+        elif path.endswith("autograd.Function") or path == "Function":
+            called = "apply"
+        elif path.rpartition(".")[2] not in _PLAIN:
             s.scopes[-1][node.name] = Unread(f"class {node.name}", TRACE)
             return
     made = Class(node.name, above, called, placed=s.program.place is not None)
+    inherited = above.fields if above is not None else None
+    made.fields = [*(inherited or ())] if inherited is not None or _is_record(node, path) else None
     with s.scope((*s.scopes, {"__class__": made}, made.body)):
         for statement in node.body:
             if isinstance(statement, ast.FunctionDef):
@@ -456,7 +458,19 @@ def _class(s: Session, node: ast.ClassDef) -> None:
                 made.properties |= {statement.name} if "property" in marks else set()
             elif isinstance(statement, (ast.Assign, ast.AnnAssign)):
                 _statement(s, statement)
+                if made.fields is not None and isinstance(statement, ast.AnnAssign):
+                    made.fields.append(ast.unparse(statement.target))
     s.scopes[-1][node.name] = made
+
+
+#: Classes that give nothing to those that are made from them.
+_PLAIN = {"object", "ABC", "Dataset", "IterableDataset", "NamedTuple"}
+
+
+def _is_record(node: ast.ClassDef, base: str) -> bool:
+    """Whether the constructor of a class is made of its annotations: a ``dataclass``."""
+    marks = [ast.unparse(mark).partition("(")[0] for mark in node.decorator_list]
+    return base.endswith("NamedTuple") or any(mark.endswith("dataclass") for mark in marks)
 
 
 def _raise(s: Session, node: ast.Raise) -> NoReturn:

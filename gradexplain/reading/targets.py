@@ -117,9 +117,12 @@ def iterated(s: Session, found: Any, place: Span) -> list[Any]:
         return list(found)
     if isinstance(found, Unread):
         s.unsupported(f"what `{found.text}` gives is not known here", place, found.why)
-    if isinstance(found, Layer) and found.own is None:
-        return list(found.children.values())
     if isinstance(found, Layer):
+        loops = found.own is not None and (
+            found.own.find("__iter__") or found.own.find("__getitem__")
+        )
+        if not loops and (found.own is None or found.own.placed):
+            return list(found.children if found.kind == "ModuleDict" else found.children.values())
         return _of_object(s, found, place)
     s.fail(f"{what(found)} cannot be looped over", place, "loop over a range or a list")
 

@@ -68,32 +68,38 @@ class ValueQuestion:
 
 @dataclass(frozen=True, slots=True)
 class StepQuestion:
-    """A parameter after one step of an optimizer, by that optimizer."""
+    """Parameters after one step of an optimizer, by that optimizer.
+
+    Each part is ``(options, value, grad, state, dtype)``; the answer's names are ``n.name``, where the
+    name of the parameter itself is "".
+    """
 
     kind: str
-    options: Mapping[str, Any]
-    value: Array
-    grad: Array
-    state: Mapping[str, Array]
-    dtype: str
+    parts: Sequence[tuple[Any, ...]]
 
     def ask(self) -> Answer:
         import torch
 
-        dtype = getattr(torch, self.dtype)
-        parameter = torch.tensor(self.value, dtype=dtype, requires_grad=True)
-        parameter.grad = torch.tensor(self.grad, dtype=dtype)
+        groups = []
+        for options, value, grad, _, dtype in self.parts:
+            parameter = torch.tensor(value, dtype=getattr(torch, dtype), requires_grad=True)
+            parameter.grad = torch.tensor(grad, dtype=parameter.dtype)
+            groups.append({**options, "params": [parameter]})
+        found: dict[str, Array | None] = {}
         try:
-            optimizer = getattr(torch.optim, self.kind)([parameter], **self.options)
-            for name, kept in self.state.items():
-                kind = torch.float32 if name == "step" else dtype
-                optimizer.state[parameter][name] = torch.tensor(kept, dtype=kind)
+            optimizer = getattr(torch.optim, self.kind)(groups)
+            for group, (*_, state, _) in zip(groups, self.parts, strict=True):
+                for name, kept in state.items():
+                    kind = torch.float32 if name == "step" else group["params"][0].dtype
+                    optimizer.state[group["params"][0]][name] = torch.tensor(kept, dtype=kind)
             optimizer.step()
         except ERRORS as error:
             return Answer({}, refusal(error, "step by"))
-        state = optimizer.state[parameter]
-        found = {k: to_array(torch, t) for k, t in state.items() if isinstance(t, torch.Tensor)}
-        return Answer({**found, "": to_array(torch, parameter)})
+        for n, group in enumerate(groups):
+            state = {**optimizer.state[group["params"][0]], "": group["params"][0]}
+            tensors = ((name, t) for name, t in state.items() if isinstance(t, torch.Tensor))
+            found |= {f"{n}.{name}": to_array(torch, tensor) for name, tensor in tensors}
+        return Answer(found)
 
 
 #: `gradexplain.reading.derived.Derived` as a plain tuple, which travels without that module.
@@ -248,17 +254,13 @@ class Replay:
         computed = tuple(name for name in wanted if name not in inputs)
         return self._asked(Question(graph, leaves, v, tuple(inputs), dtype, computed))
 
-    def step(
-        self,
-        kind: str,
-        options: Mapping[str, Any],
-        value: Array,
-        grad: Array,
-        state: Mapping[str, Array],
-        dtype: str,
-    ) -> Mapping[str, Array]:
-        found = self._asked(StepQuestion(kind, options, value, grad, state, dtype))
-        return {name: array for name, array in found.items() if array is not None}
+    def step(self, kind: str, parts: Sequence[tuple[Any, ...]]) -> list[Mapping[str, Array]]:
+        found: list[dict[str, Array]] = [{} for _ in parts]
+        for name, array in self._asked(StepQuestion(kind, parts)).items():
+            place, _, last = name.partition(".")
+            assert array is not None
+            found[int(place)][last] = array
+        return [*found]
 
     def _asked(self, question: Askable) -> Mapping[str, Array | None]:
         answer: Answer = Asked(question).answer()
