@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gradexplain.errors import GradexplainError
-from gradexplain.ops import by_spelling
 from gradexplain.reading.language import read
-from gradexplain.reading.names import NEAREST
 from gradexplain.reading.syntax import parse
 
 #: Each message after the expression that leads to it.
@@ -16,19 +14,19 @@ torch.svd(x)
 `torch.svd` is not supported yet
   torch.svd(x)
   ^^^^^^^^^
-remedy: `gradexplain ops` lists what is; the nearest that is: `linalg.pinv`
+remedy: `gradexplain ops` lists what is; gradexplain trace FILE runs a script that uses it
 
 x.cholesky_inverse()
 `cholesky_inverse` is not supported yet
   x.cholesky_inverse()
     ^^^^^^^^^^^^^^^^
-remedy: `gradexplain ops` lists what is; the nearest that is: `cholesky`
+remedy: `gradexplain ops` lists what is; gradexplain trace FILE runs a script that uses it
 
 torch.stft(x)
 `torch.stft` is not supported yet
   torch.stft(x)
   ^^^^^^^^^^
-remedy: `gradexplain ops` lists what is
+remedy: `gradexplain ops` lists what is; gradexplain trace FILE runs a script that uses it
 
 torch.rand(3) * x
 `torch.rand` is not supported: it is random, and an explanation is the same every time
@@ -74,8 +72,3 @@ def test_message(case: str) -> None:
     with pytest.raises(GradexplainError) as error:
         read(parse(text), lambda name: (3, 3))
     assert str(error.value) == message
-
-
-@pytest.mark.parametrize("name", sorted(set(NEAREST.values())))
-def test_the_nearest_is_an_operation(name: str) -> None:
-    assert by_spelling(name if "." in name else f"torch.{name}")

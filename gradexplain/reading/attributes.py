@@ -19,7 +19,6 @@ from gradexplain.reading.objects import (
     Method,
     Module,
     Optimizer,
-    Own,
     Results,
     Tensor,
     Unread,
@@ -36,8 +35,11 @@ _DTYPES = {
 
 def attribute(s: Session, owner: Any, name: str, where: Span, place: Span) -> Any:
     """``owner.name``; ``where`` is the place of the name alone."""
-    if name in ("__class__", "__name__", "__version__"):
-        return kind_of(s, owner, place) if name == "__class__" else named(s, owner, place)
+    if s.script and name == "__class__":
+        return kind_of(s, owner, place)
+    if s.script and name in ("__name__", "__version__"):
+        last = getattr(owner, "path", "").rpartition(".")[2]
+        return getattr(owner, "name", last) if last != "torch" else Unread(s.text(place), TRACE)
     if name.startswith("_"):
         s.fail(
             f"`{name}` is private to Python; only methods and functions can be named",
@@ -86,8 +88,6 @@ def member(s: Session, path: str, name: str) -> Any:
         return CONSTANTS[name]
     if path == "numpy" and name in ("newaxis",):
         return None
-    if path.partition(".")[0] in ("torch", "numpy", "math"):
-        return Function(whole)
     return Function(whole)
 
 
@@ -133,14 +133,6 @@ def kind_of(s: Session, owner: Any, place: Span) -> Any:
     if isinstance(owner, Tensor):
         return Module("torch.Tensor")
     return Unread(s.text(place), TRACE)
-
-
-def named(s: Session, owner: Any, place: Span) -> Any:
-    """``net.__class__.__name__``."""
-    if isinstance(owner, (Class, Own)):
-        return owner.name
-    path = getattr(owner, "path", "")
-    return path.rpartition(".")[2] if isinstance(owner, Function) else Unread(s.text(place), TRACE)
 
 
 def data(s: Session, owner: Tensor, place: Span) -> Tensor:

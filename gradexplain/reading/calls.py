@@ -172,17 +172,12 @@ def _function(s: Session, path: str, call: Call) -> Any:
         in_place = bare != call.name and call.args and functions(HOMES.get(module, ""), bare)
         if in_place and isinstance(call.args[0], Tensor):
             return methods.in_place(s, call.args[0], bare, call)
-        if not module and not s.inputs.given and call.name in _BUILTIN:
-            return Unread(s.text(call.place), plain.TRACE)
         raise s.at(unknown(call.name, "a function", path if module else None), call.where)
     if module in ("math", "numpy") and call.args and all(map(is_number, call.args)):
         found = plain.mathematics(s, call)
         if found is not None:
             return found
     return apply(s, records, call)
-
-
-_BUILTIN = frozenset({"open", "input", "eval", "exec", "vars", "globals"})
 
 
 def apply(s: Session, records: list[Any], call: Call) -> Any:

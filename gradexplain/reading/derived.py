@@ -159,10 +159,9 @@ def held(s: Session, start: int, v: Array | None, place: Span) -> None:
     ]
     leaves, dtype = s.leaves(graph), s.run_dtype(graph)
     wanted = [n.label for n in graph.leaves if s.made[n.label].requires_grad]
-    v = np.ones(graph.out.shape) if v is None else v
     runner = s.runner(place)
     own = runner.gradients(graph, leaves, dtype, v, wanted)
-    theirs = runner.through(graph, leaves, dtype, v, wanted, moved)
+    theirs = runner.gradients(graph, leaves, dtype, v, wanted, moved)
     if not _alike(own, theirs, dtype):
         s.unsupported(
             "PyTorch's double backward gives other numbers than the gradient's formula",

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.errors import Span, UnsupportedError
+from gradexplain.errors import Span
 from gradexplain.graph import NamedNumber
 from gradexplain.ops import by_spelling
 from gradexplain.reading import autograd, classes, creation, custom, optimizers
@@ -141,16 +141,8 @@ def _set(s: Session, owner: Tensor, made: Tensor) -> None:
 
 def changed(s: Session, old: Tensor, new: Tensor, place: Span) -> None:
     """``inplace=True``: from here on, the tensor is the result."""
-    node = s.builder.nodes[old.ref.id] if old.ref is not None else None
-    if node is None or node.op is None or node.op.moves:
-        what_ = "an input" if node is None or node.op is None else "a view of another tensor"
-        error = UnsupportedError(
-            f"inplace=True of {what_} is not supported"
-            + (": PyTorch refuses to change a leaf in place" if "input" in what_ else ""),
-            remedy="leave it out, and give the result a name",
-        )
-        raise s.at(error, place)
-    old.ref, old.value, old.rows = new.ref, None, None
+    change_in_place(s, old, place)
+    _set(s, old, new)
 
 
 # -- conversions -----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import math
+from functools import reduce
 
 from gradexplain.errors import GradexplainError, InputError, UnsupportedError
 from gradexplain.graph import NamedNumber
@@ -70,15 +71,6 @@ _INSTEAD = {
     "is_grad_enabled": "leave it out: gradients are always enabled here",
 }  # fmt: skip
 
-#: The nearest operation where the spelling would not find it.
-NEAREST = {
-    "svd": "linalg.pinv", "svdvals": "linalg.matrix_norm", "lstsq": "linalg.pinv",
-    "eig": "matrix_power", "eigh": "matrix_power", "eigvals": "linalg.det",
-    "eigvalsh": "linalg.det", "qr": "cholesky", "lu": "linalg.solve", "lu_factor": "linalg.solve",
-    "lu_solve": "linalg.solve", "cholesky_solve": "linalg.solve", "ldl_factor": "cholesky",
-    "matrix_rank": "linalg.matrix_norm", "cond": "linalg.matrix_norm",
-}  # fmt: skip
-
 
 def unknown(
     name: str, what: str, path: str | None = None, attributes: bool = False
@@ -93,18 +85,17 @@ def unknown(
             f"{shown} is not supported: it is random, and an explanation is the same every time",
             remedy="name an input instead, and give it values with --at",
         )
-    if _known_to_torch(name, attributes):
+    if _known_to_torch(name, attributes, path or ""):
         if name in _INSTEAD:
             return UnsupportedError(f"{shown} is no operation here", remedy=_INSTEAD[name])
-        near = [NEAREST[name]] if name in NEAREST else difflib.get_close_matches(name, last, n=1)
-        nearest = f"; the nearest that is: `{near[0]}`" if near else ""
         return UnsupportedError(
-            f"{shown} is not supported yet", remedy=f"`gradexplain ops` lists what is{nearest}"
+            f"{shown} is not supported yet",
+            remedy="`gradexplain ops` lists what is; gradexplain trace FILE runs a script that uses it",
         )
     return InputError(f"{shown} is not {what} of PyTorch", remedy=remedy)
 
 
-def _known_to_torch(name: str, attributes: bool) -> bool:
+def _known_to_torch(name: str, attributes: bool, path: str) -> bool:
     """Asked only on the way to an error: the answer takes an import of PyTorch."""
     try:
         import torch
@@ -113,6 +104,10 @@ def _known_to_torch(name: str, attributes: bool) -> bool:
     homes = [torch.Tensor] if attributes else [
         torch, torch.nn.functional, torch.linalg, torch.special, torch.Tensor,
     ]  # fmt: skip
+    if path.startswith("torch.") and reduce(
+        lambda home, part: getattr(home, part, None), path.split(".")[1:], torch
+    ):
+        return True
     return not name.startswith("_") and any(hasattr(home, name) for home in homes)
 
 

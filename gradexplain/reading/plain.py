@@ -153,12 +153,11 @@ def _mapping(s: Session, call: Call) -> Any:
     return {**dict(s.iterate(pair, call.place) for pair in pairs), **call.kwargs}
 
 
-def _abs(s: Session, call: Call) -> Any:
-    return abs(call.args[0]) if len(call.args) == 1 and is_number(call.args[0]) else NotImplemented
-
-
-def _round(s: Session, call: Call) -> Any:
-    return round(*call.args) if call.args and is_number(call.args[0]) else NotImplemented
+def _of_number(s: Session, call: Call) -> Any:
+    """``abs(-2)``, ``round(3.14159, 2)``."""
+    if call.args and all(map(is_number, call.args)):
+        return abs(*call.args) if call.name == "abs" else round(*call.args)
+    return NotImplemented
 
 
 def _pow(s: Session, call: Call) -> Any:
@@ -167,39 +166,11 @@ def _pow(s: Session, call: Call) -> Any:
     return NotImplemented
 
 
-def _passed(s: Session, call: Call) -> Any:
-    """What is of no consequence here: printing, seeds, timing."""
-    return None
-
-
 def _sorted(s: Session, call: Call) -> Any:
     parts = _parts(s, call.args[0], call)
     if not all(map(is_number, parts)):
         s.unsupported("only numbers are sorted here", call.place, TRACE)
     return sorted(parts, reverse=bool(call.kwargs.get("reverse")))
-
-
-def _reversed(s: Session, call: Call) -> Any:
-    return _parts(s, call.args[0], call)[::-1]
-
-
-def _shape(s: Session, call: Call) -> Any:
-    return call.args[0].shape if call.args and isinstance(call.args[0], Tensor) else NotImplemented
-
-
-def _is_tensor(s: Session, call: Call) -> Any:
-    return bool(call.args) and isinstance(call.args[0], Tensor)
-
-
-def _product(s: Session, call: Call) -> Any:
-    parts = call.args[0] if call.args else None
-    if isinstance(parts, (list, tuple)) and all(map(is_number, parts)):
-        return math.prod(parts)
-    return NotImplemented
-
-
-def _all_close(s: Session, call: Call) -> Any:
-    return True
 
 
 def _file(s: Session, call: Call) -> Any:
@@ -231,20 +202,20 @@ FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
     "iter": _list,
     **dict.fromkeys(("tqdm.tqdm", "tqdm.auto.tqdm", "tqdm.notebook.tqdm", "tqdm"), _list),
     **dict.fromkeys(("tqdm.trange", "tqdm.auto.trange", "tqdm.notebook.trange"), _range),
-    "abs": _abs,
-    "round": _round,
+    **dict.fromkeys(("abs", "round"), _of_number),
     "pow": _pow,
     "sorted": _sorted,
-    "reversed": _reversed,
-    "id": lambda s, call: Unread(s.text(call.place), TRACE),
-    "torch.is_tensor": _is_tensor,
+    "reversed": lambda s, call: _list(s, call)[::-1],
+    **dict.fromkeys(
+        ("id", "input", "eval", "exec", "vars", "globals"),
+        lambda s, call: Unread(s.text(call.place), TRACE),
+    ),
+    "torch.is_tensor": lambda s, call: isinstance(call.get(0, "obj"), Tensor),
     **dict.fromkeys(("torch.load", "numpy.load", "numpy.loadtxt", "numpy.genfromtxt", "open"), _file),
     "torch.cuda.is_available": lambda s, call: False,
     "torch.device": lambda s, call: str(call.get(0, "type", "cpu")),
-    "numpy.shape": _shape,
-    "math.prod": _product,
-    "numpy.prod": _product,
-    **dict.fromkeys(("torch.allclose", "torch.equal", "torch.is_grad_enabled"), _all_close),
+    "numpy.shape": lambda s, call: getattr(call.get(0, "a"), "shape", NotImplemented),
+    **dict.fromkeys(("torch.allclose", "torch.equal", "torch.is_grad_enabled"), lambda s, call: True),
     **dict.fromkeys(
         ("print", "display", "pprint", "help", "torch.manual_seed", "torch.seed",
          "torch.set_printoptions", "numpy.random.seed", "random.seed", "torch.cuda.manual_seed",
@@ -252,6 +223,6 @@ FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
          "torch.use_deterministic_algorithms", "torch.random.manual_seed",
          "torch.set_num_threads", "torch.set_default_device", "torch.set_float32_matmul_precision",
          "warnings.filterwarnings", "numpy.set_printoptions", "torch.cuda.empty_cache"),
-        _passed,
+        lambda s, call: None,  # printing, seeds, timing
     ),
 }  # fmt: skip

@@ -78,22 +78,13 @@ class Numbers(Protocol):
         dtype: str,
         v: Array | None,
         wanted: Sequence[str],
+        derived: Sequence[Any] = (),
     ) -> Mapping[str, Array | None]:
-        """What one call of backward gives the leaves and computed values named in ``wanted``."""
+        """What one call of backward gives the leaves and computed values named in ``wanted``; by
+        PyTorch's double backward where gradients that are written out are given in ``derived``."""
 
     def line(self, graph: Graph, name: str, v_name: str) -> str:
         """The gradient of an input as an expression of PyTorch, "" where there is none."""
-
-    def through(
-        self,
-        graph: Graph,
-        leaves: Mapping[str, Array],
-        dtype: str,
-        v: Array,
-        wanted: Sequence[str],
-        derived: Sequence[Any],
-    ) -> Mapping[str, Array | None]:
-        """The gradients by PyTorch's double backward, in place of what is written out."""
 
     def saved(
         self, graph: Graph, leaves: Mapping[str, Array], dtype: str, wanted: Sequence[str]

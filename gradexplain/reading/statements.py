@@ -11,8 +11,8 @@ from gradexplain.limits import MAX_CALLS
 from gradexplain.reading import calls, classes, library
 from gradexplain.reading.expressions import defaults, truth, value
 from gradexplain.reading.names import MODULES
-from gradexplain.reading.objects import Class, Function, Layer, Module, Own, Tensor, Unread
-from gradexplain.reading.operators import binary, change_in_place, put, replace, subscript
+from gradexplain.reading.objects import Class, Layer, Module, Own, Tensor, Unread
+from gradexplain.reading.operators import binary, change_in_place, replace
 from gradexplain.reading.plain import TRACE
 from gradexplain.reading.program import span
 from gradexplain.reading.session import Session
@@ -102,32 +102,16 @@ def _augmented(s: Session, node: ast.AugAssign) -> Any:
     place = span(s.program, node)
     target = node.target
     change = value(s, node.value)
-    if isinstance(target, ast.Subscript):
-        owner, index = value(s, target.value), value(s, target.slice)
-        new = binary(s, type(node.op), subscript(s, owner, index, place), change, place)
-        if isinstance(owner, Tensor):
-            put(s, owner, index, new, place)
-        elif isinstance(owner, (list, dict)):
-            owner[index] = new
+    if not isinstance(target, ast.Name):
+        old = value(s, target)
+        new = binary(s, type(node.op), old, change, place)
+        owner = value(s, target.value) if isinstance(target, ast.Attribute) else None
+        if isinstance(owner, Layer) and isinstance(old, Tensor) and isinstance(new, Tensor):
+            change_in_place(s, old, place)
+            replace(s, old, new)
+        else:
+            assign(s, target, new, place)
         return None
-    if isinstance(target, ast.Attribute):
-        owner = value(s, target.value)
-        if isinstance(owner, Tensor) and target.attr == "data":
-            with s.gradients(False):
-                replace(s, owner, binary(s, type(node.op), owner, change, place))
-            return None
-        if isinstance(owner, Tensor) and target.attr == "grad":
-            s.unsupported("a .grad that the text writes is not followed", place, TRACE)
-        if isinstance(owner, Layer):
-            old = value(s, target)
-            new = binary(s, type(node.op), old, change, place)
-            if isinstance(old, Tensor) and isinstance(new, Tensor):
-                change_in_place(s, old, place)
-                replace(s, old, new)
-            else:
-                classes.assign(s, owner, target.attr, new)
-            return None
-        s.unsupported("this cannot be changed here", place, "assign to a plain name")
     old = value(s, target)
     if isinstance(old, list) and isinstance(change, (list, tuple)) and isinstance(node.op, ast.Add):
         old.extend(change)
@@ -182,39 +166,26 @@ def _is_passed(node: ast.expr) -> bool:
 def _look(s: Session, node: ast.expr) -> None:
     """What is only shown is passed over, but for what it asks of gradients."""
     for part in ast.walk(node):
+        if isinstance(part, ast.Call) and _differentiates(s, part.func):
+            value(s, part)
+            return
         if (
             isinstance(part, ast.Attribute)
             and part.attr == "grad"
-            and isinstance(part.ctx, ast.Load)
+            and isinstance(part.value, ast.Name)
         ):
-            if isinstance(part.value, ast.Name) and s.assigned(part.value.id):
+            if s.assigned(part.value.id):
                 value(s, part)
-        elif isinstance(part, ast.Call):
-            function = part.func
-            name = (
-                function.attr
-                if isinstance(function, ast.Attribute)
-                else getattr(function, "id", "")
-            )
-            if name in _GRADIENTS or (isinstance(function, ast.Name) and _calls_gradients(s, name)):
-                value(s, part)
-                return
 
 
-def _calls_gradients(s: Session, name: str) -> bool:
-    """Whether a function of the text calls for gradients."""
-    own = s.lookup(name) if s.assigned(name) else None
-    if isinstance(own, Layer) and own.kind in _GRADIENTS:
-        return True
-    if isinstance(own, Function):
-        return own.path.rpartition(".")[2] in _GRADIENTS
-    if not isinstance(own, Own) or isinstance(own.body, ast.expr):
-        return False
-    return any(
-        isinstance(part, ast.Attribute) and part.attr in _GRADIENTS
-        for statement in own.body
-        for part in ast.walk(statement)
-    )
+def _differentiates(s: Session, function: ast.expr) -> bool:
+    """Whether a function asks for gradients, by its name or in its body."""
+    named = isinstance(function, ast.Name) and s.assigned(function.id)
+    own = s.lookup(function.id) if isinstance(function, ast.Name) and named else None
+    body = own.body if isinstance(own, Own) and isinstance(own.body, list) else [function]
+    names = {getattr(part, "attr", "") for one in body for part in ast.walk(one)}
+    names |= {getattr(own, "kind", ""), getattr(own, "path", "").rpartition(".")[2]}
+    return bool(_GRADIENTS & names)
 
 
 def _assert(s: Session, node: ast.Assert) -> None:

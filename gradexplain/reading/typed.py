@@ -13,7 +13,7 @@ import keyword
 import re
 import unicodedata
 from collections.abc import Iterable
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from gradexplain.errors import InputError, Span
 from gradexplain.explanation import Shape
@@ -21,6 +21,8 @@ from gradexplain.limits import MAX_VALUE_TEXT
 from gradexplain.reading.arrays import ONES, Value, check_shape
 from gradexplain.reading.files import read_file
 from gradexplain.reading.items import quoted, read_items
+
+T = TypeVar("T")
 
 
 def parse_value(text: str, what: str) -> Value:
@@ -49,51 +51,50 @@ def parse_shape(text: str) -> tuple[str, Shape]:
 
     The sizes may stand in ``( )`` or ``[ ]``, as PyTorch prints them; none is the scalar's shape.
     """
+    name, sizes = _parse_sizes(text, r"[0-9]+")
+    return name, tuple(size for size in sizes if isinstance(size, int))
+
+
+def _parse_sizes(text: str, known: str) -> tuple[str, tuple[int | str, ...]]:
+    """The name and the sizes, each of which matches ``known``: a number or a letter."""
     name, start = _parse_name(text, "--shape", "NAME=D0,D1,…", "--shape x=2,3")
     what = f"--shape {name}"
     sizes = text[start:].strip()
     if sizes[:1] + sizes[-1:] in ("()", "[]"):
         sizes = sizes[1:-1].strip()
-    shape = []
-    for size in map(str.strip, sizes.removesuffix(",").split(",") if sizes else []):
-        if not re.fullmatch(r"[0-9]+", size):
-            found = f"{quoted(size)} is not a size" if size else "a size is missing"
+    found = [*map(str.strip, sizes.removesuffix(",").split(",") if sizes else [])]
+    for size in found:
+        if not re.fullmatch(known, size):
             raise InputError(
-                f"{what}: {found}",
+                f"{what}: {f'{quoted(size)} is not a size' if size else 'a size is missing'}",
                 source=text,
                 span=Span(start, len(text)),
                 remedy=f"write whole numbers with commas between them, as in `--shape {name}=2,3`",
             )
-        shape.append(_whole(size))
-    check_shape(shape, what)
-    return name, tuple(shape)
+    read = tuple(_whole(size) if size[0].isdigit() else size for size in found)
+    check_shape(tuple(n for n in read if isinstance(n, int)), what)
+    return name, read
 
 
 def parse_letters(texts: Iterable[str]) -> dict[str, tuple[int | str, ...]] | None:
     """All ``--shape`` options where a size is a letter, as in ``x=N,M``; None where none is."""
-    found: dict[str, tuple[int | str, ...]] = {}
-    for text in texts:
-        name, start = _parse_name(text, "--shape", "NAME=D0,D1,…", "--shape x=2,3")
-        sizes = [size.strip() for size in text[start:].strip(" ()[],").split(",") if size.strip()]
-        numbers = [re.sub(r"^[A-Za-z]\w*$", "2", size) for size in sizes]
-        if name in found:
-            parse_shapes(texts)  # which says so
-        _, shape = parse_shape(f"{name}={','.join(numbers)}")
-        found[name] = tuple(
-            size if size[0].isalpha() else n for size, n in zip(sizes, shape, strict=True)
-        )
+    found = _each_once(_parse_sizes(text, r"[0-9]+|[A-Za-z]\w*") for text in texts)
     lettered = any(isinstance(n, str) for shape in found.values() for n in shape)
     return found if lettered else None
 
 
 def parse_shapes(texts: Iterable[str]) -> dict[str, Shape]:
     """All ``--shape`` options; a name can be given once."""
-    shapes: dict[str, Shape] = {}
-    for name, shape in map(parse_shape, texts):
-        if name in shapes:
+    return _each_once(map(parse_shape, texts))
+
+
+def _each_once(pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
+    found: dict[str, T] = {}
+    for name, sizes in pairs:
+        if name in found:
             raise InputError(f"--shape gives {name} twice", remedy="delete one of the two")
-        shapes[name] = shape
-    return shapes
+        found[name] = sizes
+    return found
 
 
 def _parse_name(text: str, option: str, form: str, example: str) -> tuple[str, int]:

@@ -218,17 +218,6 @@ class Replay:
         except GradexplainError:
             return False
 
-    def through(
-        self,
-        graph: Graph,
-        leaves: Mapping[str, Array],
-        dtype: str,
-        v: Array,
-        wanted: Sequence[str],
-        derived: Sequence[Derived],
-    ) -> Mapping[str, Array | None]:
-        return self._asked(ThroughQuestion(graph, leaves, dtype, v, tuple(wanted), derived))
-
     def saved(
         self, graph: Graph, leaves: Mapping[str, Array], dtype: str, wanted: Sequence[str]
     ) -> set[tuple[int, int]]:
@@ -248,8 +237,11 @@ class Replay:
         dtype: str,
         v: Array | None,
         wanted: Sequence[str],
+        derived: Sequence[Derived] = (),
     ) -> Mapping[str, Array | None]:
         v = np.ones(graph.out.shape) if v is None else v
+        if derived:
+            return self._asked(ThroughQuestion(graph, leaves, dtype, v, tuple(wanted), derived))
         inputs = [n.label for n in graph.leaves if not n.integer]
         computed = tuple(name for name in wanted if name not in inputs)
         return self._asked(Question(graph, leaves, v, tuple(inputs), dtype, computed))
