@@ -217,10 +217,6 @@ def _type(s: Session, owner: Tensor, call: Call) -> Any:
     return f"torch.{owner.dtype}"
 
 
-def _same(s: Session, owner: Tensor, call: Call) -> Any:
-    return owner
-
-
 def _cuda(s: Session, owner: Tensor, call: Call) -> Any:
     _device(s, "cuda()")
     return owner
@@ -358,7 +354,6 @@ _METHODS: dict[str, Callable[[Session, Tensor, Call], Any]] = {
     "register_hook": _hook,
     "to": _to,
     "type": _type,
-    "type_as": lambda s, owner, call: owner,
     "float": _cast_to("float32"),
     "double": _cast_to("float64"),
     "half": _cast_to("float16"),
@@ -373,7 +368,10 @@ _METHODS: dict[str, Callable[[Session, Tensor, Call], Any]] = {
         ),
     ),
     "cuda": _cuda,
-    **dict.fromkeys(("cpu", "contiguous", "share_memory_", "pin_memory", "resolve_conj"), _same),
+    **dict.fromkeys(
+        ("cpu", "contiguous", "share_memory_", "pin_memory", "resolve_conj", "type_as"),
+        lambda s, owner, call: owner,
+    ),
     "clone": _clone,
     "copy": _clone,
     "detach": _detach,
