@@ -155,7 +155,7 @@ def _to(s: Session, owner: Tensor, call: Call) -> Any:
             return cast(s, owner, part.dtype, call)
     for part in (*call.args, call.kwargs.get("device")):
         if isinstance(part, str) and part.startswith(("cuda", "mps")):
-            _device(s, part)
+            _device(s, part, owner)
     if not wanted:
         return owner
     if not wanted[0].own and (s.dtype is not None or not owner.dtype):
@@ -164,8 +164,9 @@ def _to(s: Session, owner: Tensor, call: Call) -> Any:
     return cast(s, owner, dtype_name(wanted[0].path), call)
 
 
-def _device(s: Session, name: str) -> None:
+def _device(s: Session, name: str, owner: Tensor) -> Tensor:
     s.remark("device", f"A gradient is the same on every device: `{name}` is passed over.")
+    return owner
 
 
 def cast(s: Session, owner: Tensor, dtype: str, call: Call) -> Any:
@@ -215,11 +216,6 @@ def _type(s: Session, owner: Tensor, call: Call) -> Any:
     if last in names:
         return cast(s, owner, names[last], call)
     return f"torch.{owner.dtype}"
-
-
-def _cuda(s: Session, owner: Tensor, call: Call) -> Any:
-    _device(s, "cuda()")
-    return owner
 
 
 def _clone(s: Session, owner: Tensor, call: Call) -> Any:
@@ -367,7 +363,7 @@ _METHODS: dict[str, Callable[[Session, Tensor, Call], Any]] = {
             s, dataclasses.replace(call, args=(owner, *call.args))
         ),
     ),
-    "cuda": _cuda,
+    "cuda": lambda s, owner, call: _device(s, "cuda()", owner),
     **dict.fromkeys(
         ("cpu", "contiguous", "share_memory_", "pin_memory", "resolve_conj", "type_as"),
         lambda s, owner, call: owner,
