@@ -9,7 +9,7 @@ from typing import Any
 from gradexplain.errors import UnsupportedError
 from gradexplain.ops.base import Coarse, Op, Shape, expect, normal_dim, pointwise, register
 from gradexplain.ops.kernels import softmax
-from gradexplain.ops.reductions import SOFTMAX, same_but
+from gradexplain.ops.reductions import SOFTMAX, inner, same_but
 
 _FAMILY = "activation"
 activation = partial(pointwise, family=_FAMILY)
@@ -228,11 +228,8 @@ def _exponentials(sign: int) -> Any:
     """``exp(±x)/Σ exp(±x)`` along a dim: softmax, softmin."""
 
     def element(k: Any, x: Any, dim: int) -> Any:
-        d = normal_dim(dim, x.rank)
-        if x.rank == 0:
-            return k.S.S.One
-        p = k.bound(x.shape[d])
-        return k.exp(sign * x[k.i]) / k.sum(k.exp(sign * x[k.put(k.i, d, p)]), p)
+        at, bound = inner(k, x, dim, True)
+        return k.exp(sign * x[k.i]) / k.sum(k.exp(sign * x[at]), *bound)
 
     return element
 
@@ -258,11 +255,8 @@ def _stable(sign: int, log: bool = False) -> Any:
 
 
 def _log_softmax(k: Any, x: Any, dim: int, _: Any) -> Any:
-    d = normal_dim(dim, x.rank)
-    if x.rank == 0:
-        return k.S.S.Zero
-    p = k.bound(x.shape[d])
-    return x[k.i] - k.log(k.sum(k.exp(x[k.put(k.i, d, p)]), p))
+    at, bound = inner(k, x, dim, True)
+    return x[k.i] - k.log(k.sum(k.exp(x[at]), *bound))
 
 
 def _log_softmax_slope(k: Any, x: Any, dim: int, p: Any) -> Any:
