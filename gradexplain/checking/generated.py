@@ -72,11 +72,27 @@ def failure(code: Code) -> str:
             report = check_subject(subject, {}, shapes, write=False)
             if not report.right:
                 return "; ".join(i.fault.sentence for i in report.inputs.values() if i.fault)
+            if "def jvp(" in code.source and not _forward_right(made, shapes):
+                return "its jvp is not its backward's Jacobian"
     except GradexplainError as error:
         return error.message
     except Exception as error:  # the code may raise anything: it is run for the first time
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+def _forward_right(made: Any, shapes: Mapping[str, Shape]) -> bool:
+    """Whether ``⟨v, J·t⟩`` by jvp is ``⟨Jᵀ·v, t⟩`` by the backward, which has been checked."""
+    torch = numeric.torch_module()
+    (_, values), *_ = points.regular(dict(shapes), 1, signed=_has_value(made, shapes))
+    xs = [numeric.tensor(x, "float64") for x in values.values()]
+    ts = [numeric.tensor(points.spread(x.shape, 7), "float64") for x in values.values()]
+    y, forward = torch.func.jvp(made.apply, tuple(xs), tuple(ts))
+    v = numeric.tensor(points.spread(tuple(y.shape), 11) - 0.5, "float64")
+    wanted = [x.requires_grad_() for x in xs if x.is_floating_point()]
+    back = torch.autograd.grad(made.apply(*wanted), wanted, v)
+    both = (forward * v).sum(), sum((g * t).sum() for g, t in zip(back, ts, strict=True))
+    return bool(torch.allclose(*both, rtol=1e-8, atol=1e-12, equal_nan=True))
 
 
 def _has_value(made: Any, shapes: Mapping[str, Shape]) -> bool:

@@ -13,7 +13,7 @@ from gradexplain.errors import UnsupportedError
 from gradexplain.formula.burden import burden
 from gradexplain.formula.contract import contract
 from gradexplain.formula.indices import Ranges
-from gradexplain.formula.kinds import element_symbol, label_of
+from gradexplain.formula.kinds import Cases, element_symbol, label_of
 from gradexplain.formula.local import RESULT, LocalRule, local_rule
 from gradexplain.formula.tidy import tidy
 from gradexplain.graph import Node, refs
@@ -81,24 +81,29 @@ class Tangents:
 
     def _sum(self, node: Node) -> str | None:
         """The tangent of a node; None where no input of it has one."""
-        found = []
-        rule: LocalRule | None = None
-        for place, id in enumerate(dict.fromkeys(ref.id for ref in refs(node.args))):
-            if id not in self._tangents:
-                continue
-            rule = rule or local_rule(node, self._graph)
-            slope = rule.slopes[place]
-            if slope is None or slope == 0:
-                continue
-            found.append(self._term(node, place, self._graph[id], rule))
+        places = {
+            place: id for place, id in enumerate(dict.fromkeys(ref.id for ref in refs(node.args)))
+            if id in self._tangents
+        }  # fmt: skip
+        if not places:
+            return None
+        rule = local_rule(node, self._graph)
+        places = {p: id for p, id in places.items() if rule.slopes[p] not in (None, 0)}
+        if len(places) > 1 and self._linear(node, list(places), rule):
+            return self._carried(node, list(places.values()))
+        found = [self._term(node, p, self._graph[id], rule) for p, id in places.items()]
         return joined(found) if found else None
 
+    def _carried(self, node: Node, ids: list[int]) -> str:
+        """The operation itself, with tangents where the values stand."""
+        tangents = {self._graph[id].label: self._tangents[id] for id in ids}
+        writer = Writer(self._graph, {**self._names, **tangents}, self._making.size)
+        writer.like = self._tangents[ids[0]]
+        return writer.text(node, {n.id for n in self._graph.nodes})
+
     def _term(self, node: Node, place: int, source: Node, rule: LocalRule) -> str:
-        if self._linear(node, place, rule):
-            names = {**self._names, source.label: self._tangents[source.id]}
-            writer = Writer(self._graph, names, self._making.size)
-            writer.like = self._tangents[source.id]
-            return writer.text(node, {n.id for n in self._graph.nodes})
+        if self._linear(node, [place], rule):
+            return self._carried(node, [source.id])
         ranges = Ranges(rule.sizes[place])
         there = rule.places[place]
         formula = contract(rule.slopes[place] * element_symbol(_TANGENT, there), there, ranges)
@@ -109,15 +114,18 @@ class Tangents:
         text = written.full(formula, rule.axes, self._names[node.label], node.shape)
         return text if _is_atom(formula) else f"({text})"
 
-    def _linear(self, node: Node, place: int, rule: LocalRule) -> bool:
-        """Whether the operation is linear in this input, so that it takes the tangent as it is."""
-        if not is_spelled(node) or list(node.inputs).count(node.inputs[place]) > 1:
+    def _linear(self, node: Node, places: list[int], rule: LocalRule) -> bool:
+        """Whether the operation is linear in these inputs together, so that it takes their tangents
+        as they are.
+        """
+        if not is_spelled(node) or len(set(node.inputs)) < len(node.inputs):
             return False
-        name = f"a{place}"
-        terms = sympy.Add.make_args(rule.element)
-        slope = rule.slopes[place]
-        constant = not _has(slope, name) and not _has(slope, RESULT)
-        return constant and all(_has(t, name) for t in terms)
+        names = {f"a{place}" for place in places}
+        own = [a for a in rule.element.atoms(sympy.Indexed, sympy.Symbol) if label_of(a) in names]
+        without = rule.element.xreplace(dict.fromkeys(own, sympy.S.Zero))
+        values = [v for v, _ in without.args] if isinstance(without, Cases) else [without.doit()]
+        fixed = (not _has(rule.slopes[p], n) for p in places for n in (*names, RESULT))
+        return all(fixed) and not any(values)
 
 
 def _has(e: Any, label: str) -> bool:
