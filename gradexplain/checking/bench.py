@@ -102,6 +102,7 @@ class Bench:
     ) -> list[Any] | None:
         """What ``backward`` gives at the k-th trial for each input that is looked at."""
         y, leaves = self.made[k]
+        kept = _kept(y)
         upstream = numeric.tensor(v, "float64")
         self.function.backward = staticmethod(backward)
         try:
@@ -118,6 +119,9 @@ class Bench:
             return None
         finally:
             self.function.backward = self.original
+            if _kept(y) != kept:
+                setting = cast("CodeSetting", self.trials[k].setting)
+                self.made[k] = setting.applied(self.trials[k].values, "float64")
         if not np.array_equal(upstream.numpy(), v):
             return None
         return [found[p] for p in self.places]
@@ -177,6 +181,22 @@ class Bench:
         return _scope(self.tree, seen, self.made[0], self.function)
 
 
+def _kept(y: Any) -> list[bytes]:
+    """What a Function keeps, as it is now: an edit may change it in place, unnoticed by PyTorch."""
+    found: list[bytes] = []
+    for node in (y.grad_fn, *(f for f, _ in y.grad_fn.next_functions)):
+        try:
+            kept = [*getattr(node, "saved_tensors", ()), *getattr(node, "__dict__", {}).values()]
+        except RuntimeError:  # PyTorch noticed
+            return []
+        found += [
+            t.detach().numpy().tobytes() for t in kept
+            if isinstance(t, torch.Tensor) and t.layout is torch.strided and t.device.type == "cpu"
+            and t.dtype is not torch.bfloat16
+        ]  # fmt: skip
+    return found
+
+
 def _scope(tree: ast.FunctionDef, seen: dict[str, Any], made: Any, function: Any) -> Scope:
     arguments = [a.arg for a in tree.args.args]
     context = seen.pop(arguments[0], None) if arguments else None
@@ -192,6 +212,7 @@ def _scope(tree: ast.FunctionDef, seen: dict[str, Any], made: Any, function: Any
     for name, value in known.items():
         if isinstance(value, torch.Tensor):
             tensors[name] = value.ndim
+            value = value.to_dense()
             if value.dtype is torch.bool:
                 booleans.add(name)
             if value.shape == y.shape and torch.equal(value.to(y.dtype), y.detach()):
@@ -216,7 +237,7 @@ def _scope(tree: ast.FunctionDef, seen: dict[str, Any], made: Any, function: Any
     numbers = [*constants, *numbers]
     outputs |= {result} - {""}
     idle = {n for n in seen if n not in loads and n in tensors}
-    masks = {n for n, v in known.items() if isinstance(v, torch.Tensor)
+    masks = {n for n, v in known.items() if isinstance(v, torch.Tensor) and not v.is_sparse
              and v.numel() > 1 and bool(((v == 0) | (v == 1)).all())}  # fmt: skip
     indices = {n for n, v in known.items() if isinstance(v, torch.Tensor)
                and not v.is_floating_point() and not v.is_complex()} - booleans  # fmt: skip

@@ -128,8 +128,14 @@ class Case:
                 for what, values in points.regular(other, 4, signed=True):
                     trial = self.tries.trial(setting, what, values)
                     if trial is not None:
-                        raises = trial.result(self.name).problem == "raises"
-                        return [] if raises else [trial]
+                        result = trial.result(self.name)
+                        if result.problem == "raises":
+                            return []
+                        # What is right at the sizes asked about has to be right at these.
+                        right = [n for n in setting.wanted if all(t.right(n) for t in self.regular)]
+                        shape = None if result.rows is None else result.rows.shape[1:]
+                        if shape in (None, trial.shape(self.name)) and all(map(trial.right, right)):
+                            return [trial]
         return []
 
     @property

@@ -76,7 +76,8 @@ def integers(value: Any) -> Any:
         found = np.asarray(value)
     except (TypeError, ValueError):
         return None
-    return torch.from_numpy(found.astype(np.int64)) if found.dtype.kind in "iub" else None
+    whole = found.astype(bool if found.dtype.kind == "b" else np.int64) if found.size else found
+    return torch.from_numpy(whole) if found.dtype.kind in "iub" else None
 
 
 def subjects_of(found: Any, question: Question, asked: Asked) -> list[CodeSubject | CallSubject]:
@@ -364,8 +365,8 @@ class CodeSubject(_Subject):
                 f'"{next(iter(self.names), "x")}: v*…", or a reference with --against',
             )
         setting.settle(self.values(shapes, values), recorder.reason)
+        setting.functions = self._functions(log, tensors)
         if log is not None:
-            setting.functions = self._functions(log, tensors)
             setting.dirty = tuple(
                 n for n, t in leaves.items()
                 if any(t is d for _, context, _ in log.met for d in context.dirty)
@@ -376,17 +377,16 @@ class CodeSubject(_Subject):
                 setting.claims = self._backward_graphs(recorder, log.met[0], setting)
         return setting
 
-    def _functions(self, log: Plainly, tensors: Mapping[str, Any]) -> tuple[Any, ...]:
+    def _functions(self, log: Plainly | None, tensors: Mapping[str, Any]) -> tuple[Any, ...]:
         """The Functions that the operation applies, in order."""
-        met = log.met
-        if self.reference is not None:
+        if self.reference is not None or log is None:
+            # What was recorded is the reference, or could not be.
             try:
-                with torch.no_grad(), plainly() as own:
+                with torch.no_grad(), plainly() as log:
                     self.run({n: t.detach().clone() for n, t in tensors.items()}, plain=True)
             except Exception:  # the user's own code
                 return ()
-            met = own.met
-        return tuple(dict.fromkeys(cls for cls, _, _ in met))
+        return tuple(dict.fromkeys(cls for cls, _, _ in log.met))
 
     def _keep(self, tensors: Mapping[str, Any]) -> None:
         """Look which outputs have a gradient."""

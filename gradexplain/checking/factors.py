@@ -250,6 +250,7 @@ def _slices(node: ast.AST, scope: Scope) -> Iterator[Found]:
         for at in (0, 1, 2, -1):
             if at != place:
                 yield ast.Constant(at)
+        yield from (made(n) for n in scope.numbers if n.isidentifier())
 
 
 _MIRRORED = {":-1": "1:", "1:": ":-1", "::2": "1::2", "0::2": "1::2", "1::2": "0::2"}

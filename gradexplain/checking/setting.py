@@ -93,15 +93,17 @@ class CodeSetting(Setting):
 
     def _intend(self) -> None:
         """The declared backward of each input as a graph."""
-        texts = self.subject.question.intended
+        texts, name = self.subject.question.intended, self.subject.question.grad_name
         if isinstance(texts, str):
-            texts = dict.fromkeys(self.wanted, "v") if texts == "straight-through" else [texts]
-        named = dict.fromkeys(("v", "grad_output", "y"), self.out_shape)
+            through = [n for n in self.wanted if self.shapes[n] == self.out_shape]
+            texts = dict.fromkeys(through, "v") if texts == "straight-through" else [texts]
+        self.grad_names = (name,) if name else ("v", "grad_output")
+        named = dict.fromkeys((*self.grad_names, "y"), self.out_shape)
         known = {**named, **self.shapes}
         for claim in claims_.read_claims(texts or (), self.wanted):
             self.meant[claim.name] = claims_.declared(claim, known)
         missing = [n for n in self.wanted if n not in self.meant]
-        if missing:
+        if missing and self.subject.question.intended != "straight-through":
             raise InputError(
                 f"nothing is declared of the gradient by {missing[0]}",
                 remedy=f'say it too: --as "{missing[0]}: …", or --no-grad {missing[0]}',
@@ -121,11 +123,17 @@ class CodeSetting(Setting):
             known = {"y": numeric.tensor(self.subject.forward(values), dtype)}
             known |= {n: numeric.tensor(v, dtype) for n, v in values.items()}
             units = numeric.basis(self.out_shape)
-            vs = tuple(n for n in ("v", "grad_output") if n not in self.shapes)
-            return {
-                n: claim_rows(self.meant[n], known, vs, units, dtype).reshape(len(units), -1)
-                for n in self.wanted
+            vs = tuple(n for n in self.grad_names if n not in self.shapes)
+            meant = {
+                n: claim_rows(graph, known, vs, units, dtype).reshape(len(units), -1)
+                for n, graph in self.meant.items()
             }
+            # Of an input of another shape than the output's nothing goes straight through.
+            return (
+                meant
+                if len(meant) == len(self.wanted)
+                else {**self._autograd(values, dtype), **meant}
+            )
         if self.by != "differences":
             return self._autograd(values, dtype)
         found = differences.jacobians(self.subject.forward, values, self.wanted)

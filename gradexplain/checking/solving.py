@@ -21,7 +21,7 @@ import numpy as np
 from gradexplain.checking import numeric
 from gradexplain.checking.bench import Bench
 from gradexplain.checking.places import Edit, Slot, bearing, slots
-from gradexplain.checking.rewriting import Scope, factors_of, made, size, text
+from gradexplain.checking.rewriting import Scope, factors_of, made, number, size, text
 from gradexplain.explanation import Array
 
 torch = numeric.torch_module()
@@ -123,7 +123,7 @@ class Solved:
         for slot in bearing(self.bench.tree, self.bench.returned):
             place = self._place(slot)
             if place is not None and not isinstance(slot.get(), ast.Constant):
-                found += _fits(place, scope)
+                found += _fits(place, scope, self.bench.tree)
         for _, edit in sorted(found, key=lambda pair: pair[0])[:60]:
             yield edit
 
@@ -211,39 +211,65 @@ def _slopes(gradients: Any, changes: list[Any]) -> Any:
     return torch.stack(rows).detach()
 
 
-def _monomials(place: _Place, scope: Scope) -> Iterator[tuple[int, str, Array]]:
-    """``(how many names, text, values)`` of what may be a factor or a term at a place."""
-    known = place.frames[0][1]
-    names = [n for n in scope.tensors if n.split(".")[0] in known and n not in scope.indices]
-    numbers = [n for n in scope.numbers if not n[0].isdigit()]
-    single = [t.format(n) for n in names for t in _OF_ONE]
-    single += [t.format(n) for n in names if n in scope.values for t in ("{0}.sum()", "{0}.mean()")]
-    summed = [*names, *(f"({a} * {b})" for a, b in itertools.combinations(names, 2))]
-    single += [f"{a}.{kind}({dim}, keepdim=True)" for a in summed for dim in scope.dims
-               for kind in ("sum", "mean")]  # fmt: skip
-    single += [f"{a}.sum({dim})" for a in names for dim in scope.dims]
-    single += [*scope.expressions, *(f"({c})" for c in scope.conditions), *numbers]
+def _named(place: _Place, scope: Scope, tree: ast.AST) -> tuple[dict[str, Array], int]:
+    """What the backward can name at a place, with its values there; the first so many may stand in
+    products of two.
+    """
+    names = [n for n in scope.tensors if n.split(".")[0] in place.frames[0][1]]
+    tensors = [n for n in names if n not in scope.indices]
+    vectors = [n for n in tensors if scope.tensors[n] == 1]
+    source = [text(n) for n in ast.walk(tree) if isinstance(n, (ast.Subscript, ast.Call, ast.BinOp))
+              and isinstance(getattr(n, "ctx", ast.Load()), ast.Load)]  # fmt: skip
+    few = [*tensors, *(n for n in scope.numbers if not n[0].isdigit())]
+    few += [s for s in source if len(s) < 24 and "_(" not in s]
+    few += [f"{a}[{i}]" for a in tensors for i in scope.indices]
+    few += [f"(1 - {a})" for a in tensors]
+    few += [f"torch.outer({a}, {b})" for a, b in itertools.permutations(vectors, 2)]
+    few = list(dict.fromkeys(few))[:48]
+    more = [t.format(n) for n in tensors for t in _OF_ONE]
+    more += [t.format(n) for n in tensors if n in scope.values for t in ("{0}.sum()", "{0}.mean()")]
+    summed = [*tensors, *(f"({a} * {b})" for a, b in itertools.combinations(tensors, 2))]
+    more += [f"{a}.{kind}({dim}, keepdim=True)" for a in summed for dim in scope.dims
+             for kind in ("sum", "mean")]  # fmt: skip
+    more += [f"{a}.sum({dim})" for a in tensors for dim in scope.dims]
+    more += [*scope.expressions, *(f"({c})" for c in scope.conditions)]
     values: dict[str, Array] = {}
-    for shown in dict.fromkeys(single):
+    count = 0
+    for place_of, shown in enumerate(dict.fromkeys([*few, *more])):
         found = _evaluated(shown, place)
         if found is not None:
             values[shown] = found
-    yield 0, "1", np.ones_like(place.flat)
-    few = [s for s in values if s.isidentifier() or "1 -" in s or s in numbers][:30]
+            count += place_of < len(few)
+    return values, count
+
+
+def _monomials(values: dict[str, Array], few: int, size: int) -> tuple[Array, list[Any]]:
+    """Products of powers of one value and of two, and of each how it is written: ``((p, name), …)``."""
+    names = list(values)
+    whole = np.array([values[n] for n in names]).reshape(len(names), size)
+    found: list[Array] = [np.ones((1, size))]
+    said: list[Any] = [()]
     with np.errstate(all="ignore"):
-        for shown, value in values.items():
-            for power in _POWERS:
-                yield abs(power), _power(shown, power), value**power
-        for a, b in itertools.permutations(few, 2):
-            for p, q in ((1, 1), (1, -1), (2, -1), (1, -2), (2, 1), (2, -2)):
-                if (p, q) != (1, 1) or a < b:
-                    shown = f"{_power(a, p)} * {_power(b, q)}".replace(" * 1 /", " /")
-                    yield abs(p) + abs(q), shown, values[a] ** p * values[b] ** q
+        for p in _POWERS:
+            found.append(whole**p)
+            said += [((p, n),) for n in names]
+        for p, q in ((1, 1), (1, -1), (2, -1), (1, -2), (2, 1), (2, -2)):
+            one, two = whole[:few, None] ** p, whole[None, :few] ** q
+            found.append((one * two).reshape(-1, size))
+            said += [((p, a), (q, b)) for a in names[:few] for b in names[:few]]
+    return np.concatenate(found), said
+
+
+def _written(powers: Any) -> str:
+    over = [_power(n, -p) for p, n in powers if p < 0]
+    above = " * ".join(_power(n, p) for p, n in powers if p > 0) or "1"
+    return " / ".join([above, *over])
 
 
 def _power(shown: str, power: int) -> str:
-    whole = shown if abs(power) == 1 else f"{shown} ** {abs(power)}"
-    return whole if power > 0 else f"1 / {whole}"
+    known = ast.parse(shown, mode="eval").body
+    whole = shown if shown[0] == "(" or not isinstance(known, ast.BinOp) else f"({shown})"
+    return whole if power == 1 else f"{whole} ** {power}"
 
 
 def _evaluated(shown: str, place: _Place) -> Array | None:
@@ -261,14 +287,15 @@ def _evaluated(shown: str, place: _Place) -> Array | None:
     return whole if np.isfinite(whole).all() and whole.any() else None
 
 
-def _fits(place: _Place, scope: Scope) -> Iterator[tuple[float, Edit]]:
+def _fits(place: _Place, scope: Scope, tree: ast.AST) -> Iterator[tuple[float, Edit]]:
     """What makes the gradients right as a factor of what stands there, or as a term beside it."""
-    found = list(_monomials(place, scope))
-    cost = np.array([n for n, _, _ in found], dtype=float)
-    m = np.array([values for *_, values in found])
+    values, few = _named(place, scope, tree)
+    m, said = _monomials(values, few, place.flat.size)
     base = place.matrix @ place.flat
     node = place.slot.get()
     inside = {text(f) for f in factors_of(node)}
+    literals = {n for part in ast.walk(tree) if (n := number(part)) not in (None, 0.0)}
+    constants = [*_CONSTANTS, *(s * n for n in literals if n is not None for s in (1, -1, 2, 0.5))]
     for factor, u, wanted in (
         (True, m * place.flat, place.wanted + base),
         (False, m, place.wanted),
@@ -279,12 +306,17 @@ def _fits(place: _Place, scope: Scope) -> Iterator[tuple[float, Edit]]:
             gap = np.abs(c[:, None] * moved - wanted).max(axis=1)
         size_of = np.abs(wanted).max(initial=0.0) + np.abs(base).max(initial=0.0)
         for k in np.argwhere(gap <= 1e-8 * size_of).ravel() if size_of else ():
-            nice = next((i for i, n in enumerate(_CONSTANTS) if abs(c[k] - n) < 1e-8), None)
+            nice = next((i for i, n in enumerate(constants) if abs(c[k] - n) < 1e-8), None)
             if nice is None:
                 continue
-            shown, constant = found[k][1], _CONSTANTS[nice]
-            weight = cost[k] + 0.2 * nice + 0.02 * len(shown) + (0.0 if factor else 1.5)
-            edit = _edit(place.slot, scope, shown, constant, inside, factor=factor)
+            shown = _written(said[k])
+            weight = (
+                sum(abs(p) for p, _ in said[k])
+                + 0.2 * nice
+                + 0.02 * len(shown)
+                + 1.5 * (not factor)
+            )
+            edit = _edit(place.slot, scope, shown, constants[nice], inside, factor=factor)
             yield weight, edit
 
 
