@@ -59,7 +59,7 @@ def steep_in(capture: Capture, root: Any) -> list[Steep]:
     found: list[Steep] = []
     queue: list[tuple[Any, tuple[int, ...]]] = [(root.grad_fn, ())]
     seen = {None, root.grad_fn}
-    for node, way in queue:
+    for node, way in queue if root.grad_fn is not None else ():
         group = capture.owner.get(id(node))
         call = group.call if group is not None else None
         row = next((r for r in _STEEP if re.fullmatch(r[0], bare_name(node.name()))), None)
