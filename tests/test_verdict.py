@@ -296,3 +296,20 @@ def test_the_ends_of_the_numbers(text: str, at: dict[str, Any], status: str, rea
     found = explained(text, at)
     assert found.check.status == status, found.check
     assert reason in found.check.reason
+
+
+def test_the_cap_of_precision_has_a_word() -> None:
+    """1e43429·log(1 + 1e-43429) is 1, which no 6,400 digits show."""
+    found = explained("log(1 + exp(-x))*exp(x)", {"x": 1e5})
+    assert found.check.status == "cannot tell"
+    assert found.check.reason.startswith(
+        "the exact values would take more than 6,400 decimal digits"
+    )
+    assert main(["run", "log(1 + exp(-x))*exp(x)", "--at", "x=1e5"]) == 3
+
+
+def test_digits_that_the_output_alone_has_lost_are_named() -> None:
+    found = explained("(x + 1e16) - 1e16", {"x": 1.2345})
+    assert found.check.status == "agree"
+    assert [note.kind for note in found.notes] == ["cancellation"]
+    assert "has 0 of 16 digits left in PyTorch, 2 for 1.2345" in found.notes[0].text

@@ -63,9 +63,8 @@ class Sent(Contribution):
 #: enough, as far as the powers of ten on the way make that likely (`most_digits`), to a last limit.
 DIGITS, MORE_DIGITS, MOST_DIGITS = 50, 400, 6400
 
-#: So many digits are to be right, of what is not 0 for every float64.
+#: So many digits are to be right.
 _WANTED = 18
-_NOTHING = mp.mpf(2) ** -1100
 
 
 def settled_chain(
@@ -106,7 +105,7 @@ def certain(pair: Pair, digits: int, before: Pair | None = None) -> bool:
         if not mp.isfinite(value):
             return False
         if size < math.inf:
-            return bool(abs(value) < unit * size and unit * size > _NOTHING)
+            return bool(abs(value) < unit * size)
         return not abs(value - other) <= near * abs(value)
 
     with np.errstate(all="ignore"):
