@@ -139,8 +139,6 @@ class _Subject:
         if idle and isinstance(self, CodeSubject):
             self.notes.append(f"No gradient is asked for {', '.join(idle)}.")
         self.refusal: Exception | None = None
-        #: The shapes of a module's own parameters, which are what they are.
-        self.owned = {n: tuple(p.shape) for n, (_, p) in operation.owned.items() if n in self.names}
         #: What J is held against, once that is settled: see `CodeSetting.by`.
         self.by: str | None = None
         #: Inputs whose J is that of the first, or minus it: no data, though no gradient comes back.

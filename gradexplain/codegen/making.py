@@ -63,7 +63,6 @@ class Code:
     general: bool
     #: What each input is called in the code, where that is not its own name.
     renamed: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
     def loaded(self) -> Any:
         """The class itself."""

@@ -11,14 +11,9 @@ from gradexplain.errors import Span
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One statement: ``targets`` are the names that it assigns, none for a bare expression.
-
-    ``unpacks`` tells ``q, = x.split(2)`` (the only part of the result) from ``q = x.split(2)``.
-    """
+    """One statement: ``targets`` are the names that it assigns, none for a bare expression."""
 
     targets: tuple[str, ...]
-    target_spans: tuple[Span, ...]
-    unpacks: bool
     value: ast.expr
     span: Span
 

@@ -123,15 +123,13 @@ def _statements(source: str, body: list[ast.stmt]) -> Iterator[Statement]:
     for node in body:
         place = span(source, node)
         if isinstance(node, ast.Expr):
-            yield Statement((), (), False, node.value, place)
+            yield Statement((), node.value, place)
         elif isinstance(node, ast.Assign):
             target = node.targets[0]
-            unpacks = isinstance(target, (ast.Tuple, ast.List))
             parts = target.elts if isinstance(target, (ast.Tuple, ast.List)) else [target]
-            names = [part for part in parts if isinstance(part, ast.Name)]
+            names = tuple(part.id for part in parts if isinstance(part, ast.Name))
             if names:
-                spans = tuple(span(source, name) for name in names)
-                yield Statement(tuple(n.id for n in names), spans, unpacks, node.value, place)
+                yield Statement(names, node.value, place)
 
 
 # ---- the third step: nodes -----------------------------------------------------------------------

@@ -38,12 +38,7 @@ def parse_binding(text: str) -> tuple[str, Value]:
 
 def parse_bindings(texts: Iterable[str]) -> dict[str, Value]:
     """All ``--at`` options; a name can be given once."""
-    values: dict[str, Value] = {}
-    for name, value in map(parse_binding, texts):
-        if name in values:
-            raise InputError(f"--at gives {name} twice", remedy="delete one of the two")
-        values[name] = value
-    return values
+    return _each_once("--at", map(parse_binding, texts))
 
 
 def parse_shape(text: str) -> tuple[str, Shape]:
@@ -78,21 +73,21 @@ def _parse_sizes(text: str, known: str) -> tuple[str, tuple[int | str, ...]]:
 
 def parse_letters(texts: Iterable[str]) -> dict[str, tuple[int | str, ...]] | None:
     """All ``--shape`` options where a size is a letter, as in ``x=N,M``; None where none is."""
-    found = _each_once(_parse_sizes(text, r"[0-9]+|[A-Za-z]\w*") for text in texts)
+    found = _each_once("--shape", (_parse_sizes(text, r"[0-9]+|[A-Za-z]\w*") for text in texts))
     lettered = any(isinstance(n, str) for shape in found.values() for n in shape)
     return found if lettered else None
 
 
 def parse_shapes(texts: Iterable[str]) -> dict[str, Shape]:
     """All ``--shape`` options; a name can be given once."""
-    return _each_once(map(parse_shape, texts))
+    return _each_once("--shape", map(parse_shape, texts))
 
 
-def _each_once(pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
+def _each_once(option: str, pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
     found: dict[str, T] = {}
     for name, sizes in pairs:
         if name in found:
-            raise InputError(f"--shape gives {name} twice", remedy="delete one of the two")
+            raise InputError(f"{option} gives {name} twice", remedy="delete one of the two")
         found[name] = sizes
     return found
 

@@ -33,13 +33,12 @@ class TooLarge(Exception):
 class Group:
     """The nodes of one call: a recorded one, or some that no recorded call made."""
 
-    __slots__ = ("call", "edges", "id", "nodes", "outputs")
+    __slots__ = ("call", "edges", "id", "nodes")
 
     def __init__(self, call: Call | None) -> None:
         self.call = call
         self.nodes: list[Any] = []
         self.edges: list[tuple[Any, int]] = []  # the inputs' places, in order
-        self.outputs: dict[tuple[int, int], tuple[Any, int]] = {}
         self.id = -1
 
 

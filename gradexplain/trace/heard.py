@@ -38,7 +38,6 @@ class Heard:
     """The call on ``roots``; at most ``room`` elements are kept."""
 
     def __init__(self, roots: list[Any], room: int) -> None:
-        self.roots = list(roots)
         self.spent = False
         self._room = room
         self._once: dict[Any, Any] = {}

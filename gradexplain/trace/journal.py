@@ -45,7 +45,6 @@ class Stat:
 
     norm: float
     largest: float
-    finite: bool
     before: float = 0.0
 
 
@@ -267,7 +266,7 @@ class Journal:
             was = old[0] if old is not None else 0.0
             fine = math.isfinite(norm) or math.isfinite(top)
             finite = finite and fine
-            leaf.stats[index] = Stat(norm, top, fine, was)
+            leaf.stats[index] = Stat(norm, top, was)
             if was == 0:
                 leaf.used = leaf.stale = None
             elif leaf.used is not None and norm > 0:

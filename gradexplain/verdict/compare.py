@@ -173,13 +173,12 @@ class Judged:
 
     ``verdict`` is agree, mismatch or cannot tell; ``difference`` where they differ most, if by more
     than the bound.  ``margin`` is by how much an error of 1 % would exceed the bound where it is seen
-    best, ``deviation`` the difference of the whole array, relative to it.
+    best.
     """
 
     verdict: str
     difference: Difference | None
     margin: float
-    deviation: float
 
 
 def judge(
@@ -277,7 +276,7 @@ class Tally:
             deviation = self.noise / scale if scale else float(self.noise > 0)
         decided = deviation <= (SEEN if not is_coarse(dtype) else 4 * FORMATS[dtype].unit)
         verdict = "mismatch" if self.difference else "agree" if decided else "cannot tell"
-        return Judged(verdict, self.difference, 2 * SEEN * self.margin, deviation)
+        return Judged(verdict, self.difference, 2 * SEEN * self.margin)
 
 
 def _norm(array: Array) -> float:
