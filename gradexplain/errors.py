@@ -83,9 +83,13 @@ def clipped(text: str) -> str:
 
 def printable(text: str) -> str:
     """``text`` with control and bidirectional characters escaped, so that it cannot steer a terminal."""
-    return "".join(
-        ch if ch == "\n" or unicodedata.category(ch) not in ("Cc", "Cf", "Cs") else ascii(ch)[1:-1]
-        for ch in text
+    return "\n".join(
+        line
+        if line.isprintable()
+        else "".join(
+            ascii(ch)[1:-1] if unicodedata.category(ch) in ("Cc", "Cf", "Cs") else ch for ch in line
+        )
+        for line in text.split("\n")
     )
 
 

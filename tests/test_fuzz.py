@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -131,10 +133,48 @@ def test_a_header_with_a_truth_value_for_a_size(
     assert "a size in the header's shape (True, 2) is no integer" in capsys.readouterr().err
 
 
-def test_escapes_of_a_comment_are_text_in_generated_code(
-    capsys: pytest.CaptureFixture[str],
+#: Bytes that steer a terminal, and marks that turn text around, in what is explained and checked.
+STEERING = "s = (x # \x1b[31m \u202e \x9b \U000e0001\n *2)\ns + x"
+CHECKED = """\
+import torch
+
+
+class Twice(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * 3  # \x1b[31m \u202e \x9b
+"""
+
+
+RUN = ["run", STEERING, "--at", "x=1", "--no-check", "--format"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *([*RUN, form] for form in ("text", "json", "markdown", "latex", "html")),
+        *(["check", "FILE", "--shape", "x=3", "--format", form] for form in ("html", "latex", "github", "sarif")),
+        ["codegen", STEERING],
+    ],
+    ids=lambda arguments: f"{arguments[0]}-{arguments[-1][:6]}",
+)  # fmt: skip
+def test_nothing_steers_a_terminal(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["codegen", "s = (x # \x1b[31m \u202e\n *2)\ns + x"]) == 0
-    source = capsys.readouterr().out
-    compile(source, "made", "exec")
-    assert "\x1b" not in source and "\u202e" not in source
+    path = tmp_path / "twice.py"
+    path.write_text(CHECKED, encoding="utf-8")
+    given = [f"{path}:Twice" if text == "FILE" else text for text in arguments]
+    assert main(given) == (given[0] == "check")
+    page = capsys.readouterr().out
+    assert {ch for ch in page if unicodedata.category(ch) in ("Cc", "Cf")} == {"\n"}
+    if given[-1] in ("json", "sarif"):
+        json.loads(page, parse_constant=pytest.fail)
+        assert "\\u001b[31m \\u202e \\u009b" in page
+    else:
+        assert "x1b" in page
+    if given[0] == "codegen":
+        compile(page, "made", "exec")

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gradexplain.document.serialise import dumped
 from gradexplain.errors import GradexplainError, InputError, clipped, printable
 from gradexplain.limits import MAX_VALUE_TEXT
 from gradexplain.supervisor import link
@@ -76,8 +77,8 @@ def unanswered(line: int, text: str, status: str, reason: str) -> Answer:
 def _written(found: dict[str, Any]) -> Answer:
     if "error" in found:
         found["error"] = printable(found["error"])
-    text = json.dumps(found, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Answer(found["line"], found["status"], text.replace("\u2028", "\\u2028") + "\n")
+    text = dumped(found, allow_nan=False, separators=(",", ":"))
+    return Answer(found["line"], found["status"], text + "\n")
 
 
 def _problem(line: int, text: str) -> dict[str, Any]:

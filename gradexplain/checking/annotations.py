@@ -6,12 +6,13 @@ first.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from gradexplain.checking.codes import BY_NAME, codes, title
 from gradexplain.checking.report import CheckReport, Fault
+from gradexplain.document.serialise import dumped
+from gradexplain.errors import printable
 
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
@@ -58,7 +59,7 @@ def github(report: CheckReport) -> str:
 def _escaped(text: str, more: str = "") -> str:
     for ch in ("%", "\r", "\n", *more):
         text = text.replace(ch, f"%{ord(ch):02X}")
-    return text
+    return printable(text)
 
 
 def sarif(report: CheckReport) -> str:
@@ -107,4 +108,4 @@ def sarif(report: CheckReport) -> str:
     driver = {"name": "gradexplain", "rules": rules}
     run = {"tool": {"driver": driver}, "results": results}
     document = {"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    return dumped(document, indent=2) + "\n"

@@ -78,16 +78,26 @@ def plain(value: Any, digits: int) -> Any:
     return float(f"{value:.{digits}g}") or 0.0
 
 
+def dumped(value: Any, *, ensure_ascii: bool = False, **options: Any) -> str:
+    """A JSON value as text in which nothing steers a terminal: what does not print is escaped."""
+    return "\n".join(
+        line
+        if line.isprintable()
+        else "".join(ch if ch.isprintable() else json.dumps(ch)[1:-1] for ch in line)
+        for line in json.dumps(value, ensure_ascii=ensure_ascii, **options).split("\n")
+    )
+
+
 def written(value: Any, indent: str = "", ascii_only: bool = False) -> str:
     """A JSON value as text."""
     inner = indent + "  "
     if isinstance(value, dict) and value:
         items = [
-            f"{inner}{json.dumps(key, ensure_ascii=ascii_only)}: {written(item, inner, ascii_only)}"
+            f"{inner}{dumped(key, ensure_ascii=ascii_only)}: {written(item, inner, ascii_only)}"
             for key, item in value.items()
         ]
         return "{\n" + ",\n".join(items) + f"\n{indent}}}"
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         items = [inner + written(item, inner, ascii_only) for item in value]
         return "[\n" + ",\n".join(items) + f"\n{indent}]"
-    return json.dumps(value, ensure_ascii=ascii_only, allow_nan=False)
+    return dumped(value, ensure_ascii=ascii_only, allow_nan=False)

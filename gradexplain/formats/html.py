@@ -17,6 +17,7 @@ import numpy as np
 from gradexplain import numbers
 from gradexplain.document import model as doc
 from gradexplain.document import serialise
+from gradexplain.errors import printable
 from gradexplain.explanation import Explanation
 from gradexplain.formats.notation import mathml
 from gradexplain.formats.svg import svg
@@ -33,7 +34,7 @@ def render(
     body = body_of(document, x, precision)
     style = files("gradexplain.formats").joinpath("page.css").read_text("utf-8")
     script = files("gradexplain.formats").joinpath("page.js").read_text("utf-8")
-    return (
+    return printable(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
         f"<title>{escape(document.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
@@ -44,8 +45,8 @@ def render(
 def body_of(document: doc.Document, x: Explanation | None, precision: int) -> str:
     """What stands in the body: also what a notebook shows."""
     blocks = "\n".join(_Writer(precision).blocks(document.blocks))
-    data = json.dumps(_data(document, x, precision), ensure_ascii=False).replace("<", "\\u003c")
-    return (
+    data = serialise.dumped(_data(document, x, precision)).replace("<", "\\u003c")
+    return printable(
         f"<main>\n<h1>{escape(document.title)}</h1>\n{blocks}\n"
         '<div id="sum" role="status" aria-live="polite"></div>\n</main>\n'
         f'<script type="application/json" id="data">{data}</script>'

@@ -8,6 +8,7 @@ import numpy as np
 
 from gradexplain import numbers
 from gradexplain.document import model as doc
+from gradexplain.errors import printable
 from gradexplain.formats import ascii
 from gradexplain.formats.notation import latex, plain_latex
 from gradexplain.formats.writing import Writer
@@ -43,7 +44,7 @@ class _Writer(Writer):
         return self.line(block.content)
 
     def program(self, block: doc.Program) -> str:
-        lines = "\n".join(ascii.fold(line, "ascii") for line in block.lines)
+        lines = "\n".join(ascii.fold(printable(line), "ascii") for line in block.lines)
         return "\\begin{verbatim}\n" + lines + "\n\\end{verbatim}"
 
     def formula(self, block: doc.Formula) -> str:

@@ -6,6 +6,7 @@ import re
 
 from gradexplain import numbers
 from gradexplain.document import model as doc
+from gradexplain.errors import printable
 from gradexplain.formats.notation import latex
 from gradexplain.formats.writing import Writer
 
@@ -15,7 +16,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#+|$~&!])")
 
 def render(document: doc.Document, precision: int = numbers.PRECISION) -> str:
     """The whole page."""
-    return (
+    return printable(
         "\n\n".join([f"# {_escaped(document.title)}", *_Writer(precision).blocks(document.blocks)])
         + "\n"
     )

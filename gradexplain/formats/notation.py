@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
 
+from gradexplain.errors import printable
+
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+(?:\.\d+)?(?:e[+\-−]?\d+)?|∞)"
     r"|(?P<big>(?:[ΣΠ]|argmax|argmin|max|min)_(?:\{[^}]*\}|\w))"
@@ -237,7 +239,7 @@ def latex(text: str) -> str:
 
 def plain_latex(text: str) -> str:
     """Prose as LaTeX."""
-    found = text.translate(_ESCAPES | {ord("\\"): r"\textbackslash{}", ord("~"): r"\textasciitilde{}",
+    found = printable(text).translate(_ESCAPES | {ord("\\"): r"\textbackslash{}", ord("~"): r"\textasciitilde{}",
                                        ord("^"): r"\textasciicircum{}"})  # fmt: skip
     return "".join(_prose(ch) for ch in found)
 
