@@ -106,7 +106,7 @@ class Ends:
                 elif self._cuts:
                     reasons += tuple(cut for cut in self.of(tensor)[0] if cut not in reasons)
         enabled = torch.is_grad_enabled()
-        if not sources and not reasons and not enabled:
+        if not sources and not reasons and not enabled or frame.f_code.co_name == "__deepcopy__":
             return
         place = site(frame)
         if sources:

@@ -120,8 +120,8 @@ class Tape(TorchFunctionMode):
         #: backward had gone through that loss.
         self.sums: dict[Site, int] = {}
         #: By id, modules whose ``train`` or ``eval`` was called: whether they were in training before
-        #: the first, and the place of the last.
-        self.modes: dict[int, tuple[Any, bool, Site | None]] = {}
+        #: the first, after how many backwards that came, and the place of the last.
+        self.modes: dict[int, tuple[Any, bool, int, Site | None]] = {}
         self.changes: deque[Change] = deque(maxlen=_CHANGES)
         #: Where optimizers took their last steps.
         self.steps: deque[tuple[str, Site | None]] = deque(maxlen=8)
@@ -263,6 +263,9 @@ class Tape(TorchFunctionMode):
                            for n, part in enumerate(result) if is_computed(part)]  # fmt: skip
                 if outputs:
                     self._record(kind, args, kwargs, outputs, frame)
+                    for part in result:
+                        if isinstance(part, torch.Tensor) and not part.requires_grad:
+                            self.ends.cut(kind, args, part, frame)
         except Exception as error:  # the script is not to see that we failed
             self.broke(error)
         return result
@@ -310,8 +313,8 @@ class Tape(TorchFunctionMode):
 
     def mode(self, module: Any, training: bool) -> None:
         """``train`` or ``eval`` has been called on a module, which was ``training`` before."""
-        first = self.modes.get(id(module), (None, training))[1]
-        self.modes[id(module)] = weakref.ref(module), first, site(sys._getframe(2))
+        first, since = self.modes.get(id(module), (None, training, self.backwards))[1:3]
+        self.modes[id(module)] = weakref.ref(module), first, since, site(sys._getframe(2))
 
     def _pack(self, arg: Any, operands: list[Operand], changing: Any = None) -> Any:
         """An argument with its tensors as operands; of ``changing`` the value is copied."""

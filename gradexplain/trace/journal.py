@@ -283,7 +283,7 @@ class Journal:
         """Which modules that a backward has reached are no longer in training."""
         before = [call for call, line in self._lines.items() if line == place]
         self._lines[index] = place
-        for key, (reference, was, where) in modes.items():
+        for key, (reference, was, since, where) in modes.items():
             module = reference()
             if module is None or not any(isinstance(m, _MOODY) for m in module.modules()):
                 continue
@@ -292,7 +292,8 @@ class Journal:
                 continue
             seen = self.modes.get((key, place))
             if seen is None:
-                trained = was and any(call in leaf.stats for leaf in leaves for call in before)
+                known = [call for call in before if call <= since]
+                trained = was and any(call in leaf.stats for leaf in leaves for call in known)
                 seen = self.modes[key, place] = Mode(int(trained))
             if module.training:
                 seen.trained, seen.back = seen.trained + 1, seen.back or seen.left > 0
