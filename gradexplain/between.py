@@ -56,7 +56,7 @@ def intermediates(run: Run) -> dict[str, Intermediate]:
         made[node.label] = Intermediate(
             node.label, shown.formula, shown.text, shown.latex, shown.where, shown.ranges,
             shape=node.shape, whole=whole, part=part, retained=node.label in run.problem.retain,
-            **run.judging.routes(node, pair),
+            **run.judging.routes(node, lambda pair=pair: pair),
         )  # fmt: skip
     return made
 

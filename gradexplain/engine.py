@@ -7,7 +7,7 @@ and answers at the end.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from gradexplain.explanation import (
     Upstream,
 )
 from gradexplain.graph import Node, labels_of, op_call
+from gradexplain.plan.blocks import LARGE
 from gradexplain.problem import Answering, Problem, is_small, loss_text
 from gradexplain.routes.names import free_name, free_names, own_texts, quoted
 from gradexplain.routes.pytorch import Asked
@@ -186,6 +187,10 @@ class Run:
         """PyTorch's answer; None where it was not asked."""
         if self._answer is None and self.asked is not None:
             self._answer = self.asked.answer()
+            if self._answer.steps is not None:  # the same numbers are held once
+                given = {leaf.id: self.values[leaf.label] for leaf in self.graph.leaves}
+                _share(self._answer.steps.forward, given)
+                _share(self._answer.steps.upstream, {self.graph.output: self.v})
         return self._answer
 
     @property
@@ -209,7 +214,9 @@ class Run:
 
         kept = self._cleaned.get(id(pair[0]))
         if kept is None or kept[0] is not pair:
-            kept = self._cleaned[id(pair[0])] = pair, cleaned(pair, exact=self.exact)
+            kept = pair, cleaned(pair, exact=self.exact)
+            if kept[1].size < LARGE:  # what is larger is not kept
+                self._cleaned[id(pair[0])] = kept
         return kept[1]
 
     # -- stages ----------------------------------------------------------------------------------
@@ -329,7 +336,7 @@ class Run:
             shown = self.written.gradient(leaf)
             gradient = Gradient(
                 leaf.label, shown.formula, shown.text, shown.latex, shown.where, shown.ranges,
-                **self.judging.routes(leaf, self._closed_value(leaf)),
+                **self.judging.routes(leaf, partial(self._closed_value, leaf)),
             )  # fmt: skip
             self.explanation.gradients[leaf.label] = gradient
         if self.between:
@@ -342,6 +349,8 @@ class Run:
         from gradexplain.routes.chain import MORE_DIGITS, certain, noise
 
         pair, digits = self.closed.gradient_value(leaf), self.precision
+        if not self.exact and leaf is self.leaves[-1]:
+            self.closed.release()
         if self.exact and digits < MORE_DIGITS and not certain(pair, digits):
             with mp.workdps(MORE_DIGITS):
                 again = self.closed.at(self.values, self.v, exact=True)
@@ -374,6 +383,12 @@ class Run:
         explanation.check = fold.fold([self.judging.check(*found), *self._others])
         explanation.notes += notes(self)
         explanation.notes += questions(self)
+
+
+def _share(found: Any, given: Mapping[int, Array]) -> None:
+    for id, array in given.items():
+        if array.size >= LARGE and np.array_equal(found.get(id), array):
+            found[id] = array
 
 
 def _shown_apart(value: Array, exact: Array, dtype: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import cached_property
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from gradexplain.explanation import Check, Difference, Gradient
 from gradexplain.graph import Node
-from gradexplain.plan.arrays import sized
+from gradexplain.plan.arrays import Pair, sized
+from gradexplain.plan.blocks import LARGE
 from gradexplain.problem import Problem
 from gradexplain.routes.chain import MOST_DIGITS, ChainRule, cleaned
 from gradexplain.routes.judged import JudgedSteps, judged
@@ -44,19 +45,28 @@ class Judging:
             )
             self.differences += self.steps.differences()
 
-    def routes(self, node: Node, closed: Any) -> dict[str, Any]:
-        """``∂L/∂node`` by the three routes: the fields of a `Gradient` that hold numbers."""
+    def routes(self, node: Node, closed: Callable[[], Pair]) -> dict[str, Any]:
+        """``∂L/∂node`` by the three routes: the fields of a `Gradient` that hold numbers.
+
+        ``closed`` works the closed form's out: what is large is let go as early as it can.
+        """
         problem, exact, label = self.problem, self.chain.exact, node.label
         zero = np.zeros(node.shape)
-        chain = self.chain.upstream.get(node.id, (zero, zero))
-        value, by_chain = (cleaned(pair, exact=exact) for pair in (closed, chain))
-        sizes = closed[1], sized(chain)[1]
+        pair = closed()
+        value, size = cleaned(pair, exact=exact), pair[1]
+        pair = sized(self.chain.upstream.get(node.id, (zero, zero)))
+        by_chain, sizes = cleaned(pair, exact=exact), (size, pair[1])
+        del pair, size
+        if not exact and value.size >= LARGE and node.id in self.chain.upstream:
+            self.chain.upstream[node.id] = by_chain, None  # its bounds do their duty here
         if exact:
             allowed = compare.exact_bound(
                 np.maximum(*sizes), value, by_chain, self.precision, self.chain.decimals
             )
         else:
             allowed = compare.bound(sizes, value, problem.v, "float64")
+        if self.steps is not None:
+            del sizes
         found: dict[str, Any] = {
             "value": value,
             "chain_rule": by_chain,

@@ -46,7 +46,7 @@ MAX_GRAPH_NODES = 20_000
 
 #: Bytes that a run takes for each element of its values, with PyTorch's copies and without: values,
 #: magnitudes and what arrives, as measured for x*y, exp and softmax of 4 to 16 million elements.
-CHECKED_BYTES, EXPLAINED_BYTES = 150, 100
+CHECKED_BYTES, EXPLAINED_BYTES = 64, 48
 
 #: Seconds of wall time for one command, and for one question to PyTorch's process.
 DEFAULT_TIMEOUT = 60.0

@@ -441,9 +441,11 @@ def _vanishes(run: Run, leaf: Node, v: Array, values: Mapping[str, Array]) -> bo
 
 def _typical(run: Run, leaf: Node) -> float:
     """The largest element of ``Jᵀv`` for a ``v`` of no pattern."""
+    from gradexplain.routes.chain import cleaned
+
     if leaf.label not in run.typical:
         form = run.closed.at(run.values, _random(run.v.shape, 0), exact=run.exact)
-        run.typical[leaf.label] = largest(run.clean(form.gradient_value(leaf)))
+        run.typical[leaf.label] = largest(cleaned(form.gradient_value(leaf), exact=run.exact))
     return run.typical[leaf.label]
 
 

@@ -23,10 +23,14 @@ def softmax(
 
     def magnitude() -> Any:
         with np.errstate(all="ignore"):
-            spread = np.max(x[1], axis=axes, keepdims=True) + x[1] + np.abs(shifted())
+            spread = np.abs(shifted())
+            spread += x[1]
+            spread += np.max(x[1], axis=axes, keepdims=True) + 1
             if log:
-                return np.abs(result) + spread + 1
-            return np.where(result == 0, 0.0, result * (1 + spread))  # what is masked has no error
+                return np.abs(result) + spread
+            spread *= result
+            spread[result == 0] = 0.0  # what is masked has no error
+            return spread
 
     with np.errstate(all="ignore"):
         result = np.asarray(shifted())

@@ -450,6 +450,11 @@ class ClosedForm:
         own = self.calculus.indices(node.shape, f"n{node.id}x")
         return self.evaluate(self.calculus.element(node, own), own, node.shape)
 
+    def release(self) -> None:
+        """Let go of the values of atoms; they are found again where they are asked for."""
+        self._pairs.clear()
+        self._done = 0
+
     def gradient_value(self, leaf: Node) -> Pair:
         """``Jᵀv`` in the leaf's shape."""
         leaf = self.graph[leaf.id]

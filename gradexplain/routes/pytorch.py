@@ -55,13 +55,14 @@ class Question:
                     tensor.retain_grad()
             if output.requires_grad:
                 backward(torch, output, tensor_of(torch, self.v, output.dtype))
+            steps = self._steps(torch, tensors)
             kept = {
-                node.label: to_array(torch, tensors[node.id].grad, copy=False)
+                node.label: steps.upstream.get(node.id)
                 for node in graph.nodes
                 if node.id in tensors
                 and (node.label in self.retain or (node.is_leaf and node.label in self.wanted))
             }
-            return Answer(kept, steps=self._steps(torch, tensors))
+            return Answer(kept, steps=steps)
         except ERRORS as error:
             return Answer({}, refusal(error, self._verb(torch)))
 
