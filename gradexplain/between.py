@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gradexplain.explanation import Intermediate, Stop
@@ -51,12 +52,12 @@ def intermediates(run: Run) -> dict[str, Intermediate]:
         rest = run.graph.after(node.id)
         closed = run.closed.after(node, implicit=run.problem.v_source == "implicit")
         leaf = rest[node.id]
-        shown, pair = Written(closed).gradient(leaf), closed.gradient_value(leaf)
+        shown = Written(closed).gradient(leaf)
         whole, part = _fed(run, rest, node)
         made[node.label] = Intermediate(
             node.label, shown.formula, shown.text, shown.latex, shown.where, shown.ranges,
             shape=node.shape, whole=whole, part=part, retained=node.label in run.problem.retain,
-            **run.judging.routes(node, lambda pair=pair: pair),
+            **run.judging.routes(node, partial(closed.gradient_value, leaf)),
         )  # fmt: skip
     return made
 

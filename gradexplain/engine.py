@@ -7,7 +7,7 @@ and answers at the end.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -187,10 +187,6 @@ class Run:
         """PyTorch's answer; None where it was not asked."""
         if self._answer is None and self.asked is not None:
             self._answer = self.asked.answer()
-            if self._answer.steps is not None:  # the same numbers are held once
-                given = {leaf.id: self.values[leaf.label] for leaf in self.graph.leaves}
-                _share(self._answer.steps.forward, given)
-                _share(self._answer.steps.upstream, {self.graph.output: self.v})
         return self._answer
 
     @property
@@ -383,12 +379,6 @@ class Run:
         explanation.check = fold.fold([self.judging.check(*found), *self._others])
         explanation.notes += notes(self)
         explanation.notes += questions(self)
-
-
-def _share(found: Any, given: Mapping[int, Array]) -> None:
-    for id, array in given.items():
-        if array.size >= LARGE and np.array_equal(found.get(id), array):
-            found[id] = array
 
 
 def _shown_apart(value: Array, exact: Array, dtype: str) -> bool:

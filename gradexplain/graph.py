@@ -249,7 +249,10 @@ class Builder:
             args = args[: sum(not p.is_aux for p in op.parameters)]
             args += op.aux(Maker(self, span), *args)
         try:
-            shape = self.shape_of(op, args)
+            if op.shape is None:
+                shape = broadcast(*(self.nodes[ref.id].shape for ref in refs(args)))
+            else:
+                shape = op.shape(*put(args, self._shaped))
             if not self.any_size:
                 check_size(shape)
         except GradexplainError as error:
@@ -257,12 +260,6 @@ class Builder:
         moved = [self.nodes[ref.id].integer for ref in refs(args)] if op.moves else []
         integer = integer or op.integer or (bool(moved) and moved[0])
         return self._add(None, False, op, args, shape, span, integer=integer)
-
-    def shape_of(self, op: Op, args: tuple[Any, ...]) -> Shape:
-        """The shape that ``op`` returns for ``args``."""
-        if op.shape is None:
-            return broadcast(*(self.nodes[ref.id].shape for ref in refs(args)))
-        return op.shape(*put(args, self._shaped))
 
     def _shaped(self, id: int) -> Shape:
         """What a shape rule sees of a tensor: its shape, and its values where they matter."""
@@ -457,13 +454,9 @@ def op_call(node: Node, labels: Mapping[int, str]) -> str:
         return str(op.show(*shown))
     pieces = []
     for parameter, arg, text in zip(op.parameters, node.args, shown, strict=True):
-        if parameter.is_aux:
-            continue
-        if parameter.is_tensor and arg is not None:
+        if parameter.is_tensor and arg is not None and not parameter.is_aux:
             pieces.append(text)
-        elif not parameter.required and arg == parameter.default:
-            continue
-        else:
+        elif not parameter.is_aux and (parameter.required or arg != parameter.default):
             pieces.append(f"{parameter.name}={text}")
     return f"{op.name}({', '.join(pieces)})"
 

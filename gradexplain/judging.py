@@ -65,8 +65,6 @@ class Judging:
             )
         else:
             allowed = compare.bound(sizes, value, problem.v, "float64")
-        if self.steps is not None:
-            del sizes
         found: dict[str, Any] = {
             "value": value,
             "chain_rule": by_chain,

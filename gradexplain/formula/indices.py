@@ -161,11 +161,7 @@ class Ranges(dict[Any, int]):
     def bracket(self, condition: Any) -> Any:
         """``[condition]``, 1 or 0 where the ranges decide it; a delta for two equal indices."""
         condition = self.decide(condition)
-        if (
-            isinstance(condition, sympy.Eq)
-            and condition.lhs.is_integer
-            and condition.rhs.is_integer
-        ):
+        if isinstance(condition, sympy.Eq) and all(side.is_integer for side in condition.args):
             return sympy.KroneckerDelta(*condition.args)
         return Bracket(condition)
 
@@ -184,13 +180,9 @@ class Ranges(dict[Any, int]):
             sympy.Lt: high < 0, sympy.Le: high <= 0, sympy.Gt: low > 0, sympy.Ge: low >= 0,
             sympy.Eq: low == high == 0, sympy.Ne: high < 0 or low > 0,
         }  # fmt: skip
-        never = {
-            sympy.Lt: low >= 0, sympy.Le: low > 0, sympy.Gt: high <= 0, sympy.Ge: high < 0,
-            sympy.Eq: high < 0 or low > 0, sympy.Ne: low == high == 0,
-        }  # fmt: skip
         if always.get(type(condition)):
             return sympy.true
-        if never.get(type(condition)):
+        if always.get(type(condition.negated)):
             return sympy.false
         if (low == 0 and isinstance(condition, sympy.Le)) or (
             high == 0 and isinstance(condition, sympy.Ge)

@@ -216,9 +216,7 @@ def generalised(graph: Graph, read: Callable[[Mapping[str, Shape]], Graph]) -> S
 
     if not axes:
         return None
-    groups: list[list[tuple[str, int, int]]] = []
-    for n in dict.fromkeys(n for *_, n in axes):
-        groups.append([axis for axis in axes if axis[2] == n])
+    groups = [[a for a in axes if a[2] == n] for n in dict.fromkeys(n for *_, n in axes)]
     best = attempt(groups)
     if best is None:
         # A size that the program itself fixes stays a number.
@@ -251,12 +249,8 @@ def _written(graph: Graph) -> Iterator[int]:
 def _parts(groups: list[list[tuple[str, int, int]]]) -> Iterator[tuple[Any, ...]]:
     """One or two axes of a group, which might have a letter of their own."""
     for group in groups:
-        if len(group) < 2:
-            continue
-        for count in (1, 2):
-            for part in itertools.combinations(group, count):
-                if count < len(group):
-                    yield part
+        for count in range(1, min(3, len(group))):
+            yield from itertools.combinations(group, count)
 
 
 def _split(groups: list[list[Any]], part: tuple[Any, ...]) -> list[list[Any]]:

@@ -127,14 +127,13 @@ class Magnitude:
 
     # -- choices ---------------------------------------------------------------------------------
 
-    def _select(self, node: Node, value: Any, args: list[Pair]) -> Any:
-        mask = aligned(args[0][0], node.args[0].axes, node.axes)
-        return np.where(mask, aligned(args[1][1], node.args[1].axes, node.axes), 0.0)
-
     def _choose(self, node: Node, value: Any, args: list[Pair]) -> Any:
         mask = aligned(args[0][0], node.args[0].axes, node.axes)
-        sides = [aligned(args[k][1], node.args[k].axes, node.axes) for k in (1, 2)]
-        return np.where(mask, *sides)
+        pairs = zip(args[1:], node.args[1:], strict=True)
+        sides = [aligned(a[1], arg.axes, node.axes) for a, arg in pairs]
+        return np.where(mask, *sides, *[0.0] * (2 - len(sides)))
+
+    _select = _choose
 
     # -- what runs over an axis ------------------------------------------------------------------
 

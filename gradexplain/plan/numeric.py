@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -69,12 +70,7 @@ class Numeric:
             case "map":
                 call = getattr(np, node.data)
                 arrays = self.arrays(node, args)
-                if len(arrays) <= 2:
-                    return call(*arrays)
-                total = call(*arrays[:2])
-                for array in arrays[2:]:
-                    total = call(total, array)
-                return total
+                return call(*arrays) if len(arrays) < 2 else reduce(call, arrays)
             case _:
                 return getattr(self, node.kind)(node, args, [])
 

@@ -370,12 +370,6 @@ def settled(value: Array, magnitude: Any, unit: float) -> Array:
 Pair = tuple[tuple[str, str], Array, Array, Array]
 
 
-def differences(name: str, pairs: Iterable[Pair]) -> list[Difference]:
-    """Where each pair of routes differs most, of those that do not agree."""
-    found = (worst(name, *pair) for pair in pairs)
-    return [difference for difference in found if difference is not None]
-
-
 def worst(name: str, routes: tuple[str, str], a: Array, b: Array, tol: Array) -> Difference | None:
     """Where two routes differ most, None where they agree."""
     tally = Tally(name, routes)
