@@ -65,13 +65,13 @@ def tensor(
     return _block(texts, gaps, widths, width)
 
 
-def one_line(values: Array, precision: int = PRECISION) -> str:
+def one_line(values: Array) -> str:
     """``values`` in one line; of a larger tensor the shape."""
     if values.size > _IN_LINE:
         return f"a constant of shape {shape(values.shape)}"
     if values.ndim == 0:
-        return number(values.item(), precision)
-    texts = [number(x, precision) for x in values.ravel().tolist()]
+        return number(values.item())
+    texts = [number(x) for x in values.ravel().tolist()]
     return _inline(np.array(texts, dtype=object).reshape(values.shape))
 
 

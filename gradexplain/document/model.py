@@ -37,8 +37,8 @@ def name(text: str) -> Span:
     return Span(text, "name", "math")
 
 
-def math(text: str, role: Role = "") -> Span:
-    return Span(text, role, "math")
+def math(text: str) -> Span:
+    return Span(text, "", "math")
 
 
 def code(text: str, role: Role = "") -> Span:

@@ -96,9 +96,7 @@ class Page:
         for piece in wrapped_lines(line, self.style.width - indent, hang, breaks):
             self.lines.append(Text(" " * indent).append_text(piece))
 
-    def grid(
-        self, rows: Sequence[Sequence[Cell]], *, right: bool = False, gap: int = 2, indent: int = 2
-    ) -> None:
+    def grid(self, rows: Sequence[Sequence[Cell]], *, right: bool = False, indent: int = 2) -> None:
         """Cells of one or more lines in columns; ``right`` aligns all but the first."""
         count = max(map(len, rows))
         widths = [
@@ -111,7 +109,7 @@ class Page:
                 for c, cell in enumerate(row):
                     line = cell[i] if i < len(cell) else Text()
                     pad = Text(" " * (widths[c] - line.cell_len))
-                    out.append_text(Text(" " * gap * (c > 0)))
+                    out.append_text(Text("  " * (c > 0)))
                     for part in (pad, line) if right and c else (line, pad):
                         out.append_text(part)
                 self.lines.append(out)

@@ -141,7 +141,6 @@ class Kit:
     build = staticmethod(build)
     eq = staticmethod(sympy.Eq)
     ne = staticmethod(sympy.Ne)
-    lookup = staticmethod(Lookup)
     iverson = staticmethod(Bracket)
 
     #: A literal as PyTorch's user wrote it: 0.1 is 1/10, shown as 0.1.

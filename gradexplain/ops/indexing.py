@@ -232,13 +232,13 @@ _INDEX_SELECT = register(Op(
 ))
 
 
-def _checked(op: Any, *, negative: bool = False) -> Any:
+def _checked(op: Any) -> Any:
     """``op(x, dim, index)`` with the index in range."""
 
     def expand(b: Any, x: Any, dim: int, index: Any, *rest: Any) -> Any:
         shape = b.shape(x) or (1,)
         d = normal_dim(dim, len(shape))
-        return b.apply(op, x, dim, _wrapped(b, index, shape[d], d, negative=negative))
+        return b.apply(op, x, dim, _wrapped(b, index, shape[d], d, negative=False))
 
     return expand
 

@@ -28,7 +28,7 @@ def _elementwise(
     schema: str, formula: str, samples: tuple[str, ...], *,
     derivatives: Mapping[str, str] | None = None,
     singular: Callable[..., Any] | None = None, kink: str = "", batchmean: bool = False,
-    aliases: tuple[str, ...] = (), homes: str = "F", call: Any = None,
+    homes: str = "F", call: Any = None,
     coarse: tuple[Coarse, ...] = (),
     written: Callable[..., str] | None = None,
 ) -> Op:
@@ -98,7 +98,7 @@ def _elementwise(
         return np.reshape(mask.any(), ())
 
     op = Op(
-        schema, _FAMILY, samples, homes=homes, aliases=aliases, shape=shape, element=element,
+        schema, _FAMILY, samples, homes=homes, shape=shape, element=element,
         jacobian=jacobian if derivatives is not None else None, kink=kink, torch=call,
         written=written,
         averages=lambda *args: full_shape(args) if reduction(args) == "mean" else (),

@@ -80,8 +80,6 @@ class Screen:
     script: str
     status: str
     sentence: str
-    checked: int
-    operations: int
     findings: list[Finding]
     rows: list[Row]
     #: The rows before any were collapsed.
@@ -113,8 +111,6 @@ def screen_of(trace: Trace, script: str) -> Screen:
         script=script,
         status=status,
         sentence=_sentence(trace, status, checked, operations),
-        checked=checked,
-        operations=operations,
         findings=trace.findings,
         rows=collapsed(rows),
         every=rows,

@@ -80,8 +80,6 @@ class Operation:
     #: What it sent to each of its inputs.
     sent: dict[int, Array] = field(default_factory=dict)
     opaque: str = ""
-    #: The nodes of autograd's graph that carry it out.
-    nodes: tuple[str, ...] = ()
     inplace: bool = False
     #: What a custom Function's forward computes, by output: graphs with leaves ``a0``, ``a1``, …
     #: for ``operands``.

@@ -183,7 +183,6 @@ class Values(Groups):
         within = self._within(group)
         edges = [self._edge(*edge).id for edge in group.edges]
         inputs = [number for number in dict.fromkeys(edges) if number not in within]
-        nodes = tuple(dict.fromkeys(plain_name(node.name()) for node in group.nodes))
         if call is None or form is None:
             name = plain_name(group.nodes[0].name())
             operation = Operation(
@@ -212,7 +211,6 @@ class Values(Groups):
         )
         if operation.view is not None and operation.view.part in operation.inputs:
             operation.inputs.remove(operation.view.part)
-        operation.nodes = nodes
         snapshot.operations.append(operation)
         self._outputs(group, operation)
 
