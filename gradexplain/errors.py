@@ -7,9 +7,13 @@ remedy.  The text is the same from Python and from the command line.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gradexplain.limits import MAX_ECHO
+
+#: Categories of characters that are shown escaped: control, format, surrogates, ends of lines.
+_STEERING = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 #: A source line longer than this is cut around the caret.
 _EXCERPT = 72
@@ -81,13 +85,13 @@ def clipped(text: str) -> str:
     return f"{text[:MAX_ECHO]} … {text[-MAX_ECHO:]}"
 
 
-def printable(text: str) -> str:
+def printable(text: str, escape: Callable[[str], str] = ascii) -> str:
     """``text`` with control and bidirectional characters escaped, so that it cannot steer a terminal."""
     return "\n".join(
         line
         if line.isprintable()
         else "".join(
-            ascii(ch)[1:-1] if unicodedata.category(ch) in ("Cc", "Cf", "Cs") else ch for ch in line
+            escape(ch)[1:-1] if unicodedata.category(ch) in _STEERING else ch for ch in line
         )
         for line in text.split("\n")
     )

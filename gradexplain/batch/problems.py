@@ -12,11 +12,13 @@ failed, skipped), or else ``error`` where the problem makes no sense, or ``timeo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
-from gradexplain.document.serialise import dumped
+from gradexplain.document import serialise
 from gradexplain.errors import GradexplainError, InputError, clipped, printable
 from gradexplain.limits import MAX_VALUE_TEXT
 from gradexplain.supervisor import link
@@ -48,7 +50,7 @@ def answered(line: int, text: str) -> Answer:
         problem = _problem(line, text)
         if "id" in problem:
             found["id"] = problem["id"]
-        status, answer = _ANSWERS[problem.get("command", "run")](problem)
+        status, answer = _answer(problem)
         found |= {"status": status, "answer": answer}
     except GradexplainError as error:
         found |= {"status": "error", "error": str(error)}
@@ -65,19 +67,15 @@ def answered(line: int, text: str) -> Answer:
 def unanswered(line: int, text: str, status: str, reason: str) -> Answer:
     """The line of a problem that was given up: ``timeout``, ``crashed``."""
     found: dict[str, Any] = {"line": line}
-    try:
-        problem = _problem(line, text)
-        if "id" in problem:
-            found["id"] = problem["id"]
-    except GradexplainError:
-        pass  # it has no id
+    with suppress(GradexplainError):  # it has no id
+        found |= {key: value for key, value in _problem(line, text).items() if key == "id"}
     return _written(found | {"status": status, "error": reason})
 
 
 def _written(found: dict[str, Any]) -> Answer:
     if "error" in found:
         found["error"] = printable(found["error"])
-    text = dumped(found, allow_nan=False, separators=(",", ":"))
+    text = serialise.dumped(found, allow_nan=False, separators=(",", ":"))
     return Answer(found["line"], found["status"], text + "\n")
 
 
@@ -120,42 +118,22 @@ _KINDS: tuple[tuple[str, Any, str], ...] = (
 )
 
 
-def _run(problem: Mapping[str, Any]) -> tuple[str, Any]:
-    from gradexplain.accumulation import explain
-    from gradexplain.document import serialise
-
-    found = explain(
-        problem["expression"], **_given(problem, "at", "grad", "shapes", "wrt", "dtype", "check")
-    )
-    assert found.check is not None
+def _answer(problem: Mapping[str, Any]) -> tuple[str, Any]:
+    given = dict(problem)
+    given.pop("id", None)
+    command = given.pop("command", "run")
+    if command == "check":
+        given["claim"] = given.pop("claims", None)
+    room, name = _ASKED[command]
+    found = getattr(import_module(room), name)(given.pop("expression"), **given)
+    if command == "check":
+        return "agree" if found.right else "mismatch", serialise.document(found)
     return found.check.status, serialise.document(found)
 
 
-def _hessian(problem: Mapping[str, Any]) -> tuple[str, Any]:
-    from gradexplain.document import serialise
-    from gradexplain.hessians import hessian
-
-    given = _given(problem, "at", "grad", "shapes", "wrt", "dtype", "check", "vector")
-    found = hessian(problem["expression"], **given)
-    assert found.check is not None
-    return found.check.status, serialise.document(found)
-
-
-def _check(problem: Mapping[str, Any]) -> tuple[str, Any]:
-    from gradexplain.checking.checker import check
-    from gradexplain.document import serialise
-
-    claims = problem.get("claims")
-    found = check(problem["expression"], claims, **_given(problem, "at", "grad", "shapes", "dtype"))
-    return "agree" if found.right else "mismatch", serialise.document(found)
-
-
-def _given(problem: Mapping[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: problem[key] for key in keys if key in problem}
-
-
-_ANSWERS: dict[str, Callable[[Mapping[str, Any]], tuple[str, Any]]] = {
-    "run": _run,
-    "hessian": _hessian,
-    "check": _check,
+#: The function that answers each command.
+_ASKED = {
+    "run": ("gradexplain.accumulation", "explain"),
+    "hessian": ("gradexplain.hessians", "hessian"),
+    "check": ("gradexplain.checking.checker", "check"),
 }

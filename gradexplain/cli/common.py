@@ -259,14 +259,12 @@ class Output:
             from gradexplain.formats import html
 
             return html.render(page, found if isinstance(found, Explanation) else None, precision)
-        if self.format == "markdown":
-            from gradexplain.formats import markdown
-
-            return markdown.render(page, precision)
-        if self.format == "latex":
-            from gradexplain.formats import latex
-
-            return latex.render(page, precision, standalone=self.standalone)
+        if self.format != "text":
+            more = {"standalone": self.standalone} if self.format == "latex" else {}
+            made: str = import_module(f"gradexplain.formats.{self.format}").render(
+                page, precision, **more
+            )
+            return made
         from gradexplain.formats import terminal
 
         return terminal.render(page, self.style())

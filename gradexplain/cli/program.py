@@ -22,6 +22,7 @@ import sys
 from typing import cast
 
 import click
+from click.shell_completion import shell_complete
 
 from gradexplain import __version__
 from gradexplain.cli import output, shell
@@ -133,7 +134,7 @@ def _invoke(arguments: list[str]) -> int:
     """Parse the arguments and run the command that they name."""
     instruction = os.environ.get(shell.ASKING)
     if instruction:
-        return shell.completed(cli, _PROGRAM, instruction)
+        return shell_complete(cli, {}, _PROGRAM, shell.ASKING, instruction)
     try:
         with cli.make_context(_PROGRAM, arguments) as context:
             return cast("int", cli.invoke(context))

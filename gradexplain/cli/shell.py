@@ -6,17 +6,12 @@ import re
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem, get_completion_class, shell_complete
+from click.shell_completion import CompletionItem, get_completion_class
 
 from gradexplain.cli import output
 
 #: The variable with which a shell asks for completions.
 ASKING = "_GRADEXPLAIN_COMPLETE"
-
-
-def completed(cli: click.Command, program: str, instruction: str) -> int:
-    """Answer a shell that asks for completions."""
-    return shell_complete(cli, {}, program, ASKING, instruction)
 
 
 def operations(context: click.Context, parameter: click.Parameter, text: str) -> list[Any]:

@@ -15,6 +15,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from gradexplain.document.keys import Key, keys_of
+from gradexplain.errors import printable
 
 PRECISION = 12
 
@@ -78,14 +79,9 @@ def plain(value: Any, digits: int) -> Any:
     return float(f"{value:.{digits}g}") or 0.0
 
 
-def dumped(value: Any, *, ensure_ascii: bool = False, **options: Any) -> str:
-    """A JSON value as text in which nothing steers a terminal: what does not print is escaped."""
-    return "\n".join(
-        line
-        if line.isprintable()
-        else "".join(ch if ch.isprintable() else json.dumps(ch)[1:-1] for ch in line)
-        for line in json.dumps(value, ensure_ascii=ensure_ascii, **options).split("\n")
-    )
+def dumped(value: Any, **options: Any) -> str:
+    """A JSON value as text in which nothing steers a terminal."""
+    return printable(json.dumps(value, **({"ensure_ascii": False} | options)), json.dumps)
 
 
 def written(value: Any, indent: str = "", ascii_only: bool = False) -> str:

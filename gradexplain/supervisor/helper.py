@@ -80,11 +80,6 @@ class Helper:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    @property
-    def fresh(self) -> bool:
-        """Whether it is to be asked again."""
-        return self.asked < _QUESTIONS and self.alive
-
     def send(self, question: Callable[[], Any], memory: int | None) -> None:
         """Begin to ask ``question``, which may take ``memory`` bytes."""
         self._found.clear()
@@ -208,7 +203,7 @@ class Helpers:
         """Take one back, for the next question where it can be asked another."""
         with self._lock:
             self._busy.discard(helper)
-            if len(self.idle) < self._kept and helper.fresh:
+            if len(self.idle) < self._kept and helper.asked < _QUESTIONS and helper.alive:
                 self.idle.append(helper)
                 return
         helper.stop()
