@@ -33,7 +33,7 @@ class Judging:
         self.precision = precision
         self.answer = answer
         self.differences: list[Difference] = []
-        #: The gradients of which no element is a number by every route.
+        #: The gradients of which no element is a finite number by any route.
         self.numberless: set[str] = set()
         self._scale = compare.largest(problem.v)
         #: PyTorch's steps, each held against its own rule.
@@ -91,7 +91,7 @@ class Judging:
             found["tolerance"] = allowed = compare.bound(sizes, value, problem.v, problem.dtype)
             routes = "closed form", "PyTorch"
             verdicts.append(self._held(routes, node, value, torch, allowed, problem.dtype))
-        if asked and value.size and not (np.isfinite(value) & np.isfinite(torch)).any():
+        if asked and value.size and not (np.isfinite(value) | np.isfinite(torch)).any():
             self.numberless.add(label)
             verdicts.append("convention")
         return {**found, "verdict": worst(verdicts)}
