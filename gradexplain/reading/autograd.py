@@ -108,8 +108,8 @@ def started(
     )
     _overwritten(s, made)
     held(s, ref.id, array, place)
-    for label in _leaves_of(s, ref.id):
-        if label in s.stale and not s.any_size:
+    for label in _leaves_of(s, ref.id) if s.stale and not s.any_size else ():
+        if label in s.stale:
             _hold(s, made, label)
     s.zeroed.clear()
     s.calls.append(made)
@@ -130,7 +130,12 @@ def _hold(s: Session, call: BackwardCall, label: str) -> None:
         s.runner(call.place).gradients(graph, values, dtype, call.v, labels)
         for values in (old, new)
     )
-    if all(np.array_equal(before[n], after[n], equal_nan=True) for n in labels):  # type: ignore[arg-type]
+    pairs = [(before[n], after[n]) for n in labels]
+    if all(
+        a is b or np.array_equal(a, b, equal_nan=True)
+        for a, b in pairs
+        if a is not None and b is not None
+    ):
         return
     base = leaf.tensor.name or label
     s.unsupported(

@@ -91,26 +91,8 @@ def _remark(s: Session, call: Call) -> None:
     s.remark(*call.args)
 
 
-def _called_with(s: Session, call: Call) -> Any:
-    """A module called with other tensors in the place of its parameters."""
-    module, given, args, kwargs = call.args
-    homes = {
-        f"{at}.{n}" if at else n: (m.parameters, n)
-        for at, m in module.modules()
-        for n in m.parameters
-    }
-    before = {name: held[n] for name, (held, n) in homes.items()}
-    try:
-        for name, (held, n) in homes.items():
-            held[n] = given.get(name, held[n])
-        return s.call(module, tuple(args), kwargs or {}, call.place, call.where)
-    finally:
-        for name, (held, n) in homes.items():
-            held[n] = before[name]
-
-
 FUNCTIONS: dict[str, Any] = {
-    "called_with": _called_with, "copies": _copies,
+    "copies": _copies,
     "clip_gradients": optimizers.clipped, "parameter": _parameter,
     "sizes": _sizes, "refuse": _refuse, "remark": _remark,
 }  # fmt: skip

@@ -135,7 +135,7 @@ def _owners(graph: Graph, tensors: Mapping[int, Any]) -> dict[Any, str]:
     """PyTorch's backward nodes, in order, each with the value of ours whose operation made it."""
     owners: dict[Any, str] = {}
     for node in graph.nodes:
-        if node.op is None or node.id not in tensors:
+        if node.op is None or tensors.get(node.id) is None:
             continue
         made: list[Any] = []
         pending = [tensors[node.id].grad_fn]
