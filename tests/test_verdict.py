@@ -307,6 +307,8 @@ def test_the_cap_of_precision_has_a_word() -> None:
         "the exact values would take more than 6,400 decimal digits"
     )
     assert main(["run", "log(1 + exp(-x))*exp(x)", "--at", "x=1e5"]) == 3
+    # A constant that is no fraction has as many digits.
+    assert main(["run", "log(1 + exp(-pi*x))*exp(pi*x)*log2(x)", "--at", "x=1e5"]) == 3
 
 
 def test_digits_that_the_output_alone_has_lost_are_named() -> None:

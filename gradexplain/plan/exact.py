@@ -85,7 +85,7 @@ def constant(e: Any) -> Any:
         return -mp.inf
     if e is sympy.nan:
         return mp.nan
-    return mp.mpf(str(sympy.N(e, mp.dps + 10)))
+    return +mp.make_mpf(sympy.N(e, mp.dps + 10)._mpf_)  # a text of so many digits Python refuses
 
 
 def divide(a: Any, b: Any) -> Any:
