@@ -6,6 +6,7 @@ import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import nullcontext
 from typing import Any
 
 from gradexplain.batch import pools
@@ -75,8 +76,10 @@ def explain_many(
     pool = (
         pools.local(jobs, timeout, memory)
         if executor is None
-        else pools.executor(
-            executor, max(jobs, getattr(executor, "_max_workers", 1)), timeout, memory
+        else nullcontext(
+            pools.executor(
+                executor, max(jobs, getattr(executor, "_max_workers", 1)), timeout, memory
+            )
         )
     )
     with pool as made:

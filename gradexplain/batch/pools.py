@@ -84,16 +84,13 @@ def local(jobs: int, timeout: float | None, memory: int | None) -> Iterator[Pool
             helpers.stop(busy=True)
 
 
-@contextmanager
-def executor(
-    made: Executor, places: int, timeout: float | None, memory: int | None
-) -> Iterator[Pool]:
+def executor(made: Executor, places: int, timeout: float | None, memory: int | None) -> Pool:
     """Any ``concurrent.futures.Executor``."""
 
     def submit(line: int, text: str) -> Future[Answer]:
         return made.submit(answer_within, line, text, timeout, memory)
 
-    yield Pool(submit, places)
+    return Pool(submit, places)
 
 
 @contextmanager
@@ -122,11 +119,8 @@ def cluster(address: str, jobs: int, timeout: float | None, memory: int | None) 
             ) from None
         places = sum(client.nthreads().values()) or 1
         # A worker that dies takes its problems with it: they are begun again elsewhere.
-        with (
-            client.get_executor(pure=False, retries=3) as made,
-            executor(made, places, timeout, memory) as pool,
-        ):
-            yield pool
+        with client.get_executor(pure=False, retries=3) as made:
+            yield executor(made, places, timeout, memory)
     finally:
         for part in (client, started):
             if part is not None:

@@ -92,12 +92,9 @@ def main(arguments: list[str]) -> int:
     except BrokenPipeError:
         output.abandon()
         return 141
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, link.Stopped) as stop:
         output.abandon()
-        return 130
-    except link.Stopped as stopped:
-        output.abandon()
-        return 128 + stopped.number
+        return 128 + getattr(stop, "number", 2)
     except link.TimeUp:
         return _fail(link.too_long(), 3)
     except GradexplainError as error:

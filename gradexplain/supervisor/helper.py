@@ -155,11 +155,9 @@ class Helper:
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
-            try:
+            with suppress(OSError):  # what was not yet written cannot be
                 if pipe is not None:
                     pipe.close()
-            except OSError:  # what was not yet written cannot be
-                pass
 
 
 class Helpers:
