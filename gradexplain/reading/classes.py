@@ -47,7 +47,7 @@ def _record(s: Session, self: Layer, fields: list[str], given: dict[str, Any], p
 def method(s: Session, self: Layer, name: str, call: Call) -> Any:
     """``self.name(…)``."""
     assert self.own is not None
-    return _invoked(s, self, self.own, name, call)
+    return invoked(s, self.own, name, call, (self,))
 
 
 def above(s: Session, call: Call) -> Super:
@@ -61,7 +61,7 @@ def above(s: Session, call: Call) -> Super:
 def of_super(s: Session, owner: Super, call: Call) -> Any:
     """``super().forward(x)``; what PyTorch's own class does beside it is of no consequence here."""
     if owner.base is not None and owner.base.find(call.name) is not None:
-        return _invoked(s, owner.self, owner.base, call.name, call)
+        return invoked(s, owner.base, call.name, call, (owner.self,))
     return None
 
 
@@ -70,15 +70,16 @@ def _self(s: Session) -> Any:
     return local.get("self", next((v for v in local.values() if isinstance(v, Layer)), None))
 
 
-def _invoked(s: Session, self: Layer, home: Class, name: str, call: Call) -> Any:
+def invoked(s: Session, home: Class, name: str, call: Call, first: tuple[Any, ...]) -> Any:
+    """A method of a class, called with what it is called on before the arguments."""
     found = home.find(name)
     if not isinstance(found, Own):
         s.fail(
-            f"{self.kind} has no method `{name}`",
+            f"{home.name} has no method `{name}`",
             call.where,
             f"write `def {name}(self, x): …` in it",
         )
-    first = () if name in home.statics else (self,)
+    first = () if name in home.statics else first
     return s.call_own(found, (*first, *call.args), call.kwargs, call.place)
 
 

@@ -199,13 +199,8 @@ def _variable(s: Session, call: Call) -> Any:
     """``Variable(t, requires_grad=True)``, ``nn.Parameter(t)``: the tensor itself."""
     data = call.get(0, "data")
     if not isinstance(data, Tensor):
-        if isinstance(data, (list, tuple, int, float)):
-            s.fail(
-                f"{call.name}() takes a tensor, found {what(data)}",
-                call.place,
-                "write torch.tensor([...]) inside",
-            )
-        s.unsupported(f"{what(data)} is not read", call.place, TRACE)
+        remedy = TRACE if isinstance(data, Unread) else "write torch.tensor([...]) inside"
+        s.fail(f"{call.name}() takes a tensor, found {what(data)}", call.place, remedy)
     wanted = call.kwargs.get("requires_grad", call.name == "Parameter")
     data.is_parameter = call.name == "Parameter"
     if wanted is True:

@@ -105,20 +105,8 @@ def _curried(s: Session, call: Call) -> Any:
     return Layer(call.name, inner, attributes={"function": function, "places": places})
 
 
-def _refused(s: Session, call: Call) -> Any:
-    s.unsupported(
-        f"`{call.name}` is not what backward computes",
-        call.place,
-        "backward gives products vᵀ·J from the left: torch.func.vjp",
-    )
-
-
 FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
     "torch.autograd.functional.jacobian": _functional("jacobian"),
     "torch.autograd.functional.vjp": _functional("vjp"),
-    **dict.fromkeys(
-        ("torch.autograd.functional.jvp", "torch.func.jvp", "torch.func.linearize"),
-        _refused,
-    ),
     **{f"torch.func.{name}": _curried for name in ("grad", "jacrev", "jacfwd", "grad_and_value")},
 }

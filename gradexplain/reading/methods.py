@@ -394,15 +394,9 @@ def _of_class(s: Session, owner: Class, call: Call) -> Any:
     if call.name == owner.called == "apply":
         return custom.applied(s, owner, call)
     found = owner.find(call.name)
-    if not isinstance(found, Own):
-        s.fail(
-            f"{owner.name} has no method `{call.name}`",
-            call.where,
-            f"write `def {call.name}(…)` in it",
-        )
-    first = [*found.arguments.posonlyargs, *found.arguments.args][:1]
-    cls = (owner,) if first and first[0].arg == "cls" else ()
-    return s.call_own(found, (*cls, *call.args), call.kwargs, call.place)
+    given = found.arguments.args[:1] if isinstance(found, Own) else []
+    first = (owner,) if given and given[0].arg == "cls" else ()
+    return classes.invoked(s, owner, call.name, call, first)
 
 
 def _of_layer(s: Session, owner: Layer, call: Call) -> Any:

@@ -30,7 +30,7 @@ _SCRIPT = re.compile(
 )
 #: What Python printed between a text's lines: an object's address, numbers, words side by side.
 _PRINTED = re.compile(
-    r"\s*(?:<.*|\[torch\..*|[\d\s.,\[\]+\-e:|*=_]+$"
+    r"\s*(?:[\[(]*<.*|\[torch\..*|[\d\s.,\[\]+\-e:|*=_]+$"
     rf"|(?!(?:{'|'.join(kwlist)})\b)[\w.'%()-]+[:,]?[ \t]+[\w.'\"(\[<-].*|[^=(]*[：。！].*)"
 )
 _ASSIGNED = re.compile(r"\s*[\w.\[\]]+(?:\s*,\s*[\w.\[\]]+)*\s*[-+*/@]?=")

@@ -160,12 +160,6 @@ def _of_number(s: Session, call: Call) -> Any:
     return NotImplemented
 
 
-def _pow(s: Session, call: Call) -> Any:
-    if len(call.args) == 2:
-        return binary(s, ast.Pow, *call.args, call.place)
-    return NotImplemented
-
-
 def _sorted(s: Session, call: Call) -> Any:
     parts = _parts(s, call.args[0], call)
     if not all(map(is_number, parts)):
@@ -203,7 +197,9 @@ FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
     **dict.fromkeys(("tqdm.tqdm", "tqdm.auto.tqdm", "tqdm.notebook.tqdm", "tqdm"), _list),
     **dict.fromkeys(("tqdm.trange", "tqdm.auto.trange", "tqdm.notebook.trange"), _range),
     **dict.fromkeys(("abs", "round"), _of_number),
-    "pow": _pow,
+    "pow": lambda s, call: (
+        binary(s, ast.Pow, *call.args, call.place) if len(call.args) == 2 else NotImplemented
+    ),
     "sorted": _sorted,
     "reversed": lambda s, call: _list(s, call)[::-1],
     **dict.fromkeys(
