@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sympy
@@ -27,18 +28,10 @@ class _NotShort(Exception):
 class _Bare(TextPrinter):
     """Names alone: every tensor stands at the indices of ``frame``, broadcast as PyTorch does."""
 
-    def __init__(
-        self,
-        frame: Frame,
-        shapes: Mapping[str, Shape],
-        names: Mapping[str, str],
-        order: Sequence[str],
-        loss: str,
-    ) -> None:
-        super().__init__(Letters(()), order, loss=loss)
+    def __init__(self, frame: Frame, notation: _Notation) -> None:
+        super().__init__(Letters(()), notation.order, loss=notation.loss)
         self._frame = frame
-        self._shapes = shapes
-        self._names = names
+        self._shapes, self._names = notation.shapes, notation.names
 
     def name(self, label: str) -> str:
         return super().name(self._names.get(label, label))
@@ -94,18 +87,15 @@ def short(
         return None
 
 
+@dataclass(frozen=True)
 class _Notation:
-    def __init__(
-        self,
-        shapes: Mapping[str, Shape],
-        names: Mapping[str, str],
-        order: Sequence[str],
-        loss: str,
-    ) -> None:
-        self._shapes, self._names, self._order, self._loss = shapes, names, order, loss
+    shapes: Mapping[str, Shape]
+    names: Mapping[str, str]
+    order: Sequence[str]
+    loss: str
 
     def _bare(self, e: Any, frame: Frame) -> tuple[str, int]:
-        return _Bare(frame, self._shapes, self._names, self._order, self._loss)._show(e)
+        return _Bare(frame, self)._show(e)
 
     def whole(self, e: Any, frame: Frame) -> str:
         if not e.has(sympy.Sum):
@@ -116,7 +106,7 @@ class _Notation:
                     raise
                 return self._piece([e], frame)
         if e.is_Add:
-            key = TextPrinter(Letters(()), self._order)._term_key
+            key = TextPrinter(Letters(()), self.order)._term_key
             shown = ""
             for term in sorted(e.args, key=key):
                 negative = term.could_extract_minus_sign() and not term.is_Add

@@ -100,9 +100,10 @@ _KNOWN: dict[Any, Any] = {}
 
 
 def _shortest(e: Any, length: Callable[[Any], float], known: dict[Any, Any]) -> Any:
-    if e not in known:
-        known[e] = _shorter(e, length)
-    return known[e]
+    found = known.get(e)  # another thread may clear what is known
+    if found is None:
+        found = known[e] = _shorter(e, length)
+    return found
 
 
 def _shorter(e: Any, length: Callable[[Any], float]) -> Any:
@@ -202,10 +203,11 @@ def _inner_sums(e: Any, length: Callable[[Any], float], known: dict[Any, Any]) -
     replaced = {}
     for total in sorted(e.atoms(sympy.Sum), key=lambda s: s.count_ops()):
         key = "within", total  # each once: a sum within n others is in the body of all of them
-        if key not in known:
+        found = known.get(key)
+        if found is None:
             body = _shortest(_inner_sums(total.function, length, known), length, known)
-            known[key] = _sum(body, total.limits)
-        replaced[total] = known[key]
+            found = known[key] = _sum(body, total.limits)
+        replaced[total] = found
     # Outer sums hold inner ones: replace the largest, which were built from tidied bodies.
     ordered = sorted(replaced, key=lambda s: -s.count_ops())
     return e.xreplace({total: replaced[total] for total in ordered if replaced[total] != total})

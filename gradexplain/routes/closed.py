@@ -360,17 +360,10 @@ class ClosedForm:
 
     def _argument(self, id: int) -> Pair:
         """A tensor as a record's kernel takes it."""
-        pair = self._argument_pair(self.graph[id])
-        if self._magnitudes:
-            return sized(pair)
-        return pair[0], np.broadcast_to(0.0, pair[0].shape)
-
-    def _argument_pair(self, node: Node) -> Pair:
-        if node.is_literal or not self.calculus.is_atom(node):
-            own = self.calculus.indices(node.shape, f"n{node.id}x")
-            element = self.calculus.element(node, own)
-            return self.evaluate(element, own, node.shape)
-        return self._pair(node.label)
+        node = self.graph[id]
+        written = node.is_literal or not self.calculus.is_atom(node)
+        pair = self._written(node) if written else self._pair(node.label)
+        return sized(pair) if self._magnitudes else (pair[0], np.broadcast_to(0.0, pair[0].shape))
 
     def _given(self, array: Any) -> Pair:
         array = np.asarray(array, dtype=np.float64)
