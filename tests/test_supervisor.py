@@ -134,7 +134,7 @@ def test_what_does_not_fit_is_refused_before_work(
         # Sums of many terms, whose own additions round.
         (["F.avg_pool2d(x,50,stride=1)", "--shape", "x=1,1,99,99"], "agree"),
         (["softmax(x,dim=1)", "--shape", "x=4,30000"], "agree or convention"),
-        (["exp(exp(exp(exp(exp(x)))))", "--at", "x=1"], "agree"),
+        (["exp(exp(exp(exp(exp(x)))))", "--at", "x=1"], "convention"),
         (["digamma(x)", "--at", "x=-1000000.5"], "agree"),
         (["cumprod(x,dim=0)", "--shape", "x=100000"], "agree"),
         (["logcumsumexp(x,dim=0)", "--shape", "x=100000"], "agree or convention"),
