@@ -160,8 +160,8 @@ def main(asked: list[str]) -> None:
     for name, text in texts[first::every]:
         expression, shapes = sample(text)
         try:
-            one = Asked(generate(expression, "Made", shapes, verify=False))
-        except (GradexplainError, RuntimeError, TypeError) as error:
+            one = Asked(generate(expression, "Made", shapes))
+        except Exception as error:  # a class that cannot be, or PyTorch's refusal at these values
             print(f"no class: {name}: {text}: {error}", flush=True)
             continue
         for question in QUESTIONS:

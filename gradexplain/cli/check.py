@@ -153,12 +153,16 @@ def _argument(text: str) -> tuple[str, Any]:
 
 
 def _whole(texts: tuple[str, ...], values: dict[str, Any]) -> dict[str, Any]:
-    """The values, of integers where they are written as such: ``t=[0,2]`` is an index."""
+    """The values, of integers or truth values where they are written as such: ``t=[0,2]`` is an
+    index, ``m=[true,false]`` a mask.
+    """
     found = dict(values)
     for text in texts:
         name, _, value = (part.strip() for part in text.partition("="))
-        if re.fullmatch(r"[-+0-9,;\s\[\]()]+", value) and not isinstance(values[name], str):
-            found[name] = values[name].astype("int64")
+        for kind, element in (("int64", r"[-+0-9]"), ("bool", "true|True|false|False")):
+            written = re.fullmatch(rf"({element}|[,;\s\[\]()])+", value)
+            if written and not isinstance(values[name], str):
+                found[name] = values[name].astype(kind)
     return found
 
 
