@@ -126,7 +126,7 @@ class Asked:
 
     def jvp(self) -> None:
         call = generate(
-            self.code.expression, "Made", self.code.shapes, verify=False, jvp=True
+            self.code.expression, "Made", self.code.shapes, jvp=True
         ).loaded().apply  # fmt: skip
         ts = tuple(torch.full_like(x, 0.5) for x in self.xs)
         _, found = torch.func.jvp(call, tuple(x.detach() for x in self.xs), ts)
@@ -135,7 +135,7 @@ class Asked:
 
     def opcheck(self) -> None:
         name = f"made{abs(hash(self.code.expression))}"
-        made = generate(self.code.expression, name, self.code.shapes, verify=False)
+        made = generate(self.code.expression, name, self.code.shapes)
         space: dict[str, object] = {}
         exec(compile(styled(made, "custom_op").source, "<op>", "exec"), space)
         op = next(v for k, v in space.items() if type(v).__name__ == "CustomOpDef")

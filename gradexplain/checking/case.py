@@ -111,6 +111,7 @@ class Case:
         """A trial at other sizes, where all were at one: a mend that holds by chance at a size is
         none.
         """
+        found: list[Trial] = []
         shapes, subject = self.first.setting.shapes, self.tries.subject
         arguments = getattr(getattr(subject, "binding", None), "arguments", {})
         if any(dict(t.setting.shapes) != shapes for t in self.regular) or any(
@@ -135,8 +136,11 @@ class Case:
                         right = [n for n in setting.wanted if all(t.right(n) for t in self.regular)]
                         shape = None if result.rows is None else result.rows.shape[1:]
                         if shape in (None, trial.shape(self.name)) and all(map(trial.right, right)):
-                            return [trial]
-        return []
+                            found.append(trial)
+                            break
+            if found:
+                break
+        return found
 
     @property
     def telling(self) -> list[Trial]:

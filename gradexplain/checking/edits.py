@@ -11,6 +11,7 @@ import ast
 import inspect
 import itertools
 import linecache
+import warnings
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -34,6 +35,14 @@ def find(
     """The edit, or the two, that make a backward right; none where there are none.  Those that are
     ``known`` of other inputs are tried before all, then faults of the codes ``first``.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's, of edits that the user never made
+        return _find(bench, pairs, first, known)
+
+
+def _find(
+    bench: Bench | FormulaBench, pairs: bool, first: Collection[str], known: Sequence[list[Edit]]
+) -> list[Edit]:
     if bench.tree is None or bench.right():
         return []
     places = {id(slot.owner) for slot in slots(bench.tree)}

@@ -70,6 +70,10 @@ def _term(node: ast.AST, scope: Scope) -> Iterator[Found]:
 
 
 forms(
+    "constant_factor", lambda node, s: standing(node, s) and s.place != "head", "2 * A", "0.5 * A",
+    paired=True,
+)  # fmt: skip
+forms(
     "missing_factor", standing,
     "exponent: A * {own}", "exponent: A / {own}",
     "mask_not_applied: A * {mask}",
@@ -83,10 +87,6 @@ forms(
 forms(
     "wrong_slice", lambda node, s: s.place == "index" and atom(node, s) in s.numbers,
     "A - 1", "A + 1",
-)  # fmt: skip
-forms(
-    "constant_factor", lambda node, s: standing(node, s) and s.place != "head", "0.5 * A",
-    paired=True,
 )  # fmt: skip
 forms(
     "missing_factor", standing,

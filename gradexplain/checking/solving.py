@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import numpy as np
 from gradexplain.checking import numeric
 from gradexplain.checking.bench import Bench
 from gradexplain.checking.places import Edit, Slot, bearing, slots
-from gradexplain.checking.rewriting import Scope, factors_of, made, number, size, text
+from gradexplain.checking.rewriting import Scope, factors_of, made, number, replaced, size, text
 from gradexplain.explanation import Array
 
 torch = numeric.torch_module()
@@ -184,17 +185,21 @@ def _place(bench: Bench, slot: Slot) -> _Place | None:
         never = _Place(slot, seen, known, np.zeros((1, count)), np.ones(1))
         total, unique = torch.zeros(count, dtype=torch.float64), True
         for _ in range(12):
+            if not bool(torch.isfinite(matrix).all() and torch.isfinite(gap).all()):
+                return None
             unique = unique and int(torch.linalg.matrix_rank(matrix)) == count
             total = total + torch.linalg.lstsq(matrix, gap[:, None], driver="gelsd").solution[:, 0]
             sizes = [v.numel() for v in seen]
             parts = [t.reshape(v.shape) for t, v in zip(total.split(sizes), seen, strict=True)]
             gradients, gap = run(parts)
-            if gradients is None or not bool(torch.isfinite(gap).all()):
-                return never
+            if gradients is None:
+                return None
             if float(gap.abs().max()) < 1e-11:
                 return _Place(slot, seen, known, np.eye(count), total.numpy()) if unique else None
             matrix = _slopes(gradients, changes)
-        return never
+            if float((matrix.T @ gap).norm()) <= 1e-6 * float(matrix.norm() * gap.norm()):
+                return never  # no change of the value brings the gradients nearer
+        return None
     except (RuntimeError, SyntaxError, ValueError, TypeError, IndexError):
         return None  # not everything can be changed, or differentiated
     finally:
@@ -233,6 +238,11 @@ def _named(place: _Place, scope: Scope, tree: ast.AST) -> tuple[dict[str, Array]
              for kind in ("sum", "mean")]  # fmt: skip
     more += [f"{a}.sum({dim})" for a in tensors for dim in scope.dims]
     more += [*scope.expressions, *(f"({c})" for c in scope.conditions)]
+    matrices = [n for n in tensors if scope.tensors[n] == 2]
+    products = [f"({s})" for s in source if "@" in s and len(s) < 24]
+    more += [f"{a} @ {b}" for a in [*matrices, *(f"{m}.T" for m in matrices), *products[:6]]
+             for n in matrices for b in (n, f"{n}.T")]  # fmt: skip
+    more = [s for s in more if ".T" not in s or any(f"{m}.T" in s for m in matrices) or s in few]
     values: dict[str, Array] = {}
     count = 0
     for place_of, shown in enumerate(dict.fromkeys([*few, *more])):
@@ -296,6 +306,8 @@ def _fits(place: _Place, scope: Scope, tree: ast.AST) -> Iterator[tuple[float, E
     inside = {text(f) for f in factors_of(node)}
     literals = {n for part in ast.walk(tree) if (n := number(part)) not in (None, 0.0)}
     constants = [*_CONSTANTS, *(s * n for n in literals if n is not None for s in (1, -1, 2, 0.5))]
+    scalars = {v[0]: n for n, v in values.items() if n in scope.numbers and v.min() == v.max()}
+    constants += [s * n for n in scalars for s in (1, -1)]
     for factor, u, wanted in (
         (True, m * place.flat, place.wanted + base),
         (False, m, place.wanted),
@@ -309,6 +321,9 @@ def _fits(place: _Place, scope: Scope, tree: ast.AST) -> Iterator[tuple[float, E
             nice = next((i for i, n in enumerate(constants) if abs(c[k] - n) < 1e-8), None)
             if nice is None:
                 continue
+            over = {n for p, n in said[k] if p < 0}
+            if any(re.search(rf"\b{v}\b", n) for v in scope.upstream for n in over - inside):
+                continue  # v may be 0
             shown = _written(said[k])
             weight = (
                 sum(abs(p) for p, _ in said[k])
@@ -316,18 +331,45 @@ def _fits(place: _Place, scope: Scope, tree: ast.AST) -> Iterator[tuple[float, E
                 + 0.02 * len(shown)
                 + 1.5 * (not factor)
             )
-            edit = _edit(place.slot, scope, shown, constants[nice], inside, factor=factor)
+            amount = scalars.get(abs(constants[nice]), "")
+            edit = _edit(place.slot, scope, shown, constants[nice], amount, inside, factor=factor)
+            if factor and over & inside and len(said[k]) == 2 and constants[nice] == 1.0:
+                edit = _instead(place.slot, *sorted(said[k])) or edit
             yield weight, edit
 
 
+def _instead(slot: Slot, gone: tuple[int, str], put: tuple[int, str]) -> Edit | None:
+    """One factor in the place of another; None where powers of them are exchanged."""
+    node = slot.get()
+    old = next((f for f in factors_of(node) if text(f) == gone[1]), None)
+    if old is None or (gone[0], put[0]) != (-1, 1):
+        return None
+    new = made(put[1])
+    same = isinstance(old, ast.Subscript) and isinstance(new, ast.Subscript) and (
+        text(old.value) == text(new.value)
+    )  # fmt: skip
+    return Edit("wrong_slice" if same else "wrong_input", slot, node,
+                replaced(node, {id(old): new}), False)  # fmt: skip
+
+
 def _edit(
-    slot: Slot, scope: Scope, shown: str, constant: float, inside: set[str], *, factor: bool
+    slot: Slot,
+    scope: Scope,
+    shown: str,
+    constant: float,
+    amount: str,
+    inside: set[str],
+    *,
+    factor: bool,
 ) -> Edit:
     node = slot.get()
     names = {text(n) for n in ast.walk(ast.parse(shown, mode="eval"))
              if isinstance(n, (ast.Name, ast.Attribute))}  # fmt: skip
     used = names & (set(scope.tensors) | set(scope.numbers))
-    amount = f"{abs(constant):.12g}" if abs(constant) >= 0.2 else f"1 / {1 / abs(constant):.12g}"
+    if not amount or abs(constant) == 1:
+        amount = (
+            f"{abs(constant):.12g}" if abs(constant) >= 0.2 else f"1 / {1 / abs(constant):.12g}"
+        )
     if factor:
         code = "missing_factor"
         if shown == "1":
