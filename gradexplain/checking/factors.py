@@ -113,20 +113,7 @@ forms(
 )  # fmt: skip
 
 
-@rule("missing_factor")
-def _inner_factors(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    name = atom(node, scope)
-    if not name or scope.place in ("size", "index"):
-        return
-    for other in (*scope.tensors, *scope.numbers):
-        if other in scope.upstream | scope.indices:
-            continue
-        same = other == name
-        if other in scope.tensors or name in scope.numbers:
-            yield ("exponent" if same else "missing_factor"), made(f"A * {other}", A=node)
-        if not same:
-            yield "missing_factor", made(f"(A / {other})", A=node)
-    yield "exponent", made("A ** 3", A=node)
+forms("exponent", lambda node, s: tensor(node, s) and s.place not in ("size", "index"), "A ** 3")
 
 
 @rule("wrong_function", paired=True)

@@ -127,17 +127,6 @@ forms(
 )  # fmt: skip
 
 
-@rule("missing_term")
-def _idle(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    if scope.idle and head(node, scope):
-        for name, (one, two) in itertools.product(
-            scope.idle, itertools.permutations(scope.values, 2)
-        ):
-            if name not in (one, two):
-                for op in "-+":
-                    yield made(f"(A {op} {name} * {one} / {two})", A=node)
-
-
 @rule("missing_keepdim", paired=True)
 def _keepdim(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):

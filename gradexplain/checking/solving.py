@@ -325,12 +325,8 @@ def _fits(place: _Place, scope: Scope, tree: ast.AST) -> Iterator[tuple[float, E
             if any(re.search(rf"\b{v}\b", n) for v in scope.upstream for n in over - inside):
                 continue  # v may be 0
             shown = _written(said[k])
-            weight = (
-                sum(abs(p) for p, _ in said[k])
-                + 0.2 * nice
-                + 0.02 * len(shown)
-                + 1.5 * (not factor)
-            )
+            powers = sum(abs(p) for p, _ in said[k])
+            weight = powers + 0.2 * nice + 0.02 * len(shown) + 1.5 * (not factor)
             amount = scalars.get(abs(constants[nice]), "")
             edit = _edit(place.slot, scope, shown, constants[nice], amount, inside, factor=factor)
             if factor and over & inside and len(said[k]) == 2 and constants[nice] == 1.0:
@@ -380,16 +376,9 @@ def _edit(
             code = "mask_not_applied"
         elif used and used <= inside:
             code = "extra_factor" if shown in {f"1 / {n}" for n in inside} else "exponent"
-        whole = (
-            "A"
-            if shown == "1"
-            else f"A / {shown[4:]}"
-            if shown.startswith("1 / ")
-            else f"A * {shown}"
-        )
-        whole = (
-            f"{'-' if constant < 0 else ''}{'' if abs(constant) == 1 else amount + ' * '}{whole}"
-        )
+        rest = "" if shown == "1" else f" / {shown[4:]}" if shown[:4] == "1 / " else f" * {shown}"
+        lead = "" if abs(constant) == 1 else f"{amount} * "
+        whole = f"{'-' if constant < 0 else ''}{lead}A{rest}"
     else:
         code = "missing_term"
         term = shown if abs(constant) == 1 else amount if shown == "1" else f"{amount} * {shown}"
