@@ -147,7 +147,7 @@ def _stopped(run: Run) -> list[Note]:
 
 def _coarse(run: Run) -> list[Note]:
     """Where PyTorch's own backward is coarser than its dtype, and it shows."""
-    found = next(filter(run.judging.by_kernel, run.explanation.check.differences), None)  # type: ignore
+    found = next(filter(run.judging.by_kernel, run.judging.differences), None)
     if found is None:
         return []
     ours, theirs = found.values
