@@ -310,8 +310,6 @@ forms("constant_factor", standing, *(f"{factor} * A" for factor in _FACTORS), pa
 # A term that a product has, and this sum has not.
 forms(
     "missing_term", summand,
-    *(f"({line})" for kind in ("number", "literal", "eps")
-      for line in (f"A + {{{kind}}}", f"A - {{{kind}}}", f"{{{kind}}} - A")),
     "(A - {w} * {w} * A)", "(A {sign} {w} * {t} / {other} ** 2)",
 )  # fmt: skip
 forms("missing_term", head, "(A {sign} {any} * {any2})", "(A {sign} {number} * {any})")
