@@ -445,8 +445,7 @@ _MAKERS: dict[str, Callable[[Session, Call], Any]] = {
     **dict.fromkeys(("torch.FloatTensor", "torch.cuda.FloatTensor"), _typed("float32")),
     "torch.DoubleTensor": _typed("float64"),
     **dict.fromkeys(("torch.LongTensor", "torch.IntTensor"), _typed("int64")),
-    **dict.fromkeys(("numpy.array", "numpy.asarray"), _array),
-    **dict.fromkeys(("array", "asarray"), _of_numpy(_array)),
+    **dict.fromkeys(("numpy.array", "numpy.asarray", "array", "asarray"), _of_numpy(_array)),
     **dict.fromkeys(
         ("Variable", "torch.autograd.Variable", "torch.nn.Parameter", "torch.nn.parameter.Parameter",
          "torch.autograd.variable.Variable"), _variable),

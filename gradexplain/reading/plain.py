@@ -58,9 +58,8 @@ def integer(s: Session, value: Any, call: Call) -> int:
         value = float(s.number(value, call.place).reshape(-1)[0])
     if isinstance(value, (int, float)) and value == int(value):
         return int(value)
-    if isinstance(value, Unread):
-        s.unsupported(f"`{value.text}` is not known here", call.place, value.why)
-    s.fail("a whole number is expected", call.place, "write one")
+    why = value.why if isinstance(value, Unread) else "write one"
+    s.fail(f"a whole number is expected, not {what(value)}", call.place, why)
 
 
 def _parts(s: Session, value: Any, call: Call) -> list[Any]:
@@ -197,9 +196,7 @@ FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
     **dict.fromkeys(("tqdm.tqdm", "tqdm.auto.tqdm", "tqdm.notebook.tqdm", "tqdm"), _list),
     **dict.fromkeys(("tqdm.trange", "tqdm.auto.trange", "tqdm.notebook.trange"), _range),
     **dict.fromkeys(("abs", "round"), _of_number),
-    "pow": lambda s, call: (
-        binary(s, ast.Pow, *call.args, call.place) if len(call.args) == 2 else NotImplemented
-    ),
+    "pow": lambda s, call: binary(s, ast.Pow, call.get(0, "base"), call.get(1, "exp"), call.place),
     "sorted": _sorted,
     "reversed": lambda s, call: _list(s, call)[::-1],
     **dict.fromkeys(
