@@ -182,9 +182,13 @@ def _differentiates(s: Session, function: ast.expr) -> bool:
     """Whether a function asks for gradients, by its name or in its body."""
     named = isinstance(function, ast.Name) and s.assigned(function.id)
     own = s.lookup(function.id) if isinstance(function, ast.Name) and named else None
-    body = own.body if isinstance(own, Own) and isinstance(own.body, list) else [function]
+    body = own.body if isinstance(own, Own) and isinstance(own.body, list) else []
     names = {getattr(part, "attr", "") for one in body for part in ast.walk(one)}
-    names |= {getattr(own, "kind", ""), getattr(own, "path", "").rpartition(".")[2]}
+    names |= {
+        getattr(function, "attr", getattr(function, "id", "")),
+        getattr(own, "kind", ""),
+        getattr(own, "path", "").rpartition(".")[2],
+    }
     return bool(_GRADIENTS & names)
 
 
