@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -95,7 +96,9 @@ class Trial:
             elif graph.out.shape == self.shape(name):
                 known = self._known()
                 if known is not None:
-                    total = total + magnitude(graph, known).reshape(1, -1)
+                    # Where the claim has no value there is none that room could be given.
+                    with contextlib.suppress(InputError):
+                        total = total + magnitude(graph, known).reshape(1, -1)
             self._sizes[name] = total
         unit = np.array([1.0])
         found = compare.bound(self._sizes[name], self.true[name], unit, dtype or self.dtype)
@@ -206,7 +209,8 @@ class Tries:
         self.dtype = dtype
         #: What values of an input are made to meet.
         self.met = met or {}
-        self.truths: dict[int, Truth] = {}
+        #: By `id`, and with the setting itself: once it is gone another may have its id.
+        self.truths: dict[int, tuple[Setting, Truth]] = {}
         #: The source of each Function, and the edits of it that made an input right.
         self.trees: dict[Any, Any] = {}
         self.mends: list[list[Any]] = []
@@ -219,8 +223,9 @@ class Tries:
         if setting.graph is None:
             return None
         if id(setting) not in self.truths:
-            self.truths[id(setting)] = Truth(setting.graph, setting.wanted, setting.grad_names[0])
-        return self.truths[id(setting)]
+            truth = Truth(setting.graph, setting.wanted, setting.grad_names[0])
+            self.truths[id(setting)] = setting, truth
+        return self.truths[id(setting)][1]
 
     def trial(
         self,
