@@ -100,6 +100,73 @@ def test_right_for_ones_is_wrong_and_said() -> None:
     )
 
 
+class Scale(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any, s: Any) -> Any:
+        ctx.save_for_backward(x, s)
+        return x * s
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        x, s = ctx.saved_tensors
+        return g * s, (g * x).sum()
+
+
+class Bias(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any, b: Any) -> Any:
+        return x + b
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        return g, g.sum(0)
+
+
+class WrongDim(Bias):
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        return g, g.sum(1)
+
+
+class Sums(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        return x.sum(-1)
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        return g
+
+
+def test_a_parameter_that_is_broadcast_is_one() -> None:
+    """The sum over the other axes would be a fault at inputs of one shape."""
+    assert check(Scale).right and check(Bias).right
+    assert not check(WrongDim).right
+    report = check(Sums)
+    assert not report.right and not any("result is right" in note for note in report.notes)
+
+
+class Determinant(Function):
+    @staticmethod
+    def forward(ctx: Any, A: Any) -> Any:
+        d = torch.linalg.det(A)
+        ctx.save_for_backward(A, d)
+        return d
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        A, d = ctx.saved_tensors
+        return g * d * torch.linalg.inv(A).t()
+
+
+def test_a_point_at_which_only_the_backward_has_no_value() -> None:
+    report = check(Determinant, shapes={"A": (3, 3)})
+    assert report.right
+    assert any(
+        "the backward raises at a point at which J is finite" in note for note in report.notes
+    )
+
+
 class Product(Function):
     @staticmethod
     def forward(ctx: Any, x: Any, w: Any) -> Any:

@@ -519,8 +519,9 @@ def _settled(value: float, tolerance: float) -> float:
 
 
 def _notes(report: CheckReport, subject: Subject, trials: list[Trial]) -> None:
-    wide = [n for t in trials[:1] for n in t.implemented.widened]
-    for name in wide:
+    for name in trials[0].implemented.widened:
+        if report.inputs[name].verdict != "right":
+            continue
         report.notes.append(
             f"The backward returns a gradient for {name} in a broadcast shape; PyTorch sums it to "
             f"{name}'s shape by itself, so the result is right."

@@ -318,7 +318,8 @@ def made(
         return [trial]
     fallback, settings = _settings(subject, fixed, given)
     trials = _at_settings(tries, settings, given, grad)
-    if fallback:
+    right = all(t.right(n) for t in trials for n in t.setting.wanted)
+    if fallback and not (right and _is_broadcast(trials[0])):
         # The shapes were chosen to suit the claim.  Where it is wrong there too the likeliest shapes
         # show better what is wrong; of code, where one edit makes it right at them.
         _, settings = _settings(subject, fixed, given, plain=True)
@@ -327,9 +328,18 @@ def made(
             others = _at_settings(tries, settings[:1], given, grad)
             if likeliest.mendable([t for t in others if not t.special]):  # type: ignore[attr-defined]
                 return others
-        elif not all(t.right(n) for t in trials for n in t.setting.wanted):
+        elif not right:
             return _at_settings(tries, settings, given, grad)
     return trials
+
+
+def _is_broadcast(trial: Trial) -> bool:
+    """Whether an input has a smaller shape of its own, to which the backward itself sums: that is
+    right, though at inputs of one shape it is not.
+    """
+    shapes = {n: trial.shape(n) for n in trial.setting.wanted}
+    least = min(shapes, key=lambda n: math.prod(shapes[n]))
+    return len(set(shapes.values())) > 1 and least not in trial.implemented.widened
 
 
 def _at_settings(
