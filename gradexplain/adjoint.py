@@ -37,14 +37,15 @@ class Contribution:
 class Adjoint:
     """A graph with its backward pass: a value and its gradient are nodes of one graph.
 
-    ``graph`` has the nodes of the forward pass under their own ids, then ``v`` (none
-    where it is an unmentioned 1), then one node for each value that a gradient arrives at, named
+    ``graph`` has the nodes of the forward pass under their own ids, then ``v`` (the id ``upstream``;
+    None where it is an unmentioned 1), then one node for each value that a gradient arrives at, named
     ``x.grad``, in the order of the backward pass.  Its output is the last of them.  ``gradients`` says
     which node is the gradient of the value of an id, ``contributions`` what each gradient is the sum
     of: they stand in the order in which operations send them.
     """
 
     graph: Graph
+    upstream: int | None
     gradients: Mapping[int, int]
     contributions: tuple[Contribution, ...]
 
@@ -91,7 +92,7 @@ def adjoint(graph: Graph, wanted: Sequence[str], upstream: str | None = None) ->
     if v is not None and graph.out.label in wanted:
         gradients.setdefault(graph.output, v)
     last = len(nodes) - 1
-    return Adjoint(Graph(graph.source, tuple(nodes), last), gradients, tuple(contributions))
+    return Adjoint(Graph(graph.source, tuple(nodes), last), v, gradients, tuple(contributions))
 
 
 def _sends(graph: Graph, node: Node, arrived: int | None) -> Iterator[Contribution]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gradexplain.adjoint import adjoint
 from gradexplain.engine import explanation_of
 from gradexplain.errors import InputError
 from gradexplain.explanation import Array
@@ -22,8 +23,10 @@ from gradexplain.ops.base import show_shape
 from gradexplain.problem import DType, Request, problem_of, request_of
 from gradexplain.reading.arrays import ONES, Value, as_array, bind
 from gradexplain.routes.calls import Part, Shared
-from gradexplain.routes.double import HessianQuestion
+from gradexplain.routes.double import SecondQuestion
+from gradexplain.routes.names import free_name, free_names
 from gradexplain.routes.pytorch import Asked
+from gradexplain.second.gradients import Gradients, recorded
 from gradexplain.second.making import HessianAsked
 from gradexplain.second.model import WHOLE, Hessian
 from gradexplain.supervisor.within import within
@@ -63,10 +66,16 @@ def hessian_of(request: Request, vector: Mapping[str | None, Value]) -> Hessian:
     u = _vector(vector, leaves, problem.dtype)
     problem = replace(problem, scalar=problem.v_source == "implicit")
     whole = sum(math.prod(leaf.shape) for leaf in leaves) <= WHOLE
-    weights = u if u is not None or whole else _probe(leaves)
+    weights = _probe(leaves) if u is None else u
     extra = HessianAsked(u, weights, whole)
     if problem.check:
-        question = HessianQuestion(problem.question(), whole, weights)
+        graph, implicit = problem.graph, problem.v_source == "implicit"
+        made = adjoint(graph, problem.wanted, None if implicit else free_names(graph)[0])
+        of = {graph[id].label: g for id, g in made.gradients.items()}
+        u_name = free_name(graph, "u", "w", "direction")
+        total = Gradients(made.graph, of).summed(leaves, "P", u_name)
+        passes, extra.again = recorded(graph, made, total, problem.v, u_name, weights)
+        question = SecondQuestion(problem.question(), passes, weights, whole)
         extra.shared = Shared(Asked(question))
         asked = Part(extra.shared, lambda answer: answer.first, last=True)
         problem = replace(problem, asked=asked)

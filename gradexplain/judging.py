@@ -41,7 +41,12 @@ class Judging:
         if answer is not None and answer.steps is not None:
             wanted = list(problem.wanted)
             self.steps = judged(
-                problem.graph, chain.contributions, answer.steps, wanted, problem.dtype
+                problem.graph,
+                chain.contributions,
+                answer.steps,
+                wanted,
+                problem.dtype,
+                problem.again,
             )
             self.differences += self.steps.differences()
 
@@ -85,7 +90,7 @@ class Judging:
             found["margin"] = None if arrived is None else arrived.margin
             right = digits.whole(torch, value, problem.dtype, self._scale)
             if digits.few(right, problem.dtype):
-                verdicts.append("convention")
+                verdicts.append("mismatch" if self._astray(label, value) else "convention")
                 found["digits"] = right
         elif asked:
             found["tolerance"] = allowed = compare.bound(sizes, value, problem.v, problem.dtype)
@@ -95,6 +100,15 @@ class Judging:
             self.numberless.add(label)
             verdicts.append("convention")
         return {**found, "verdict": worst(verdicts)}
+
+    def _astray(self, label: str, value: Any) -> bool:
+        """Whether the run whose steps were judged has digits that PyTorch's own numbers lack."""
+        if self.answer.stepped is None:
+            return False
+        other = self.answer.stepped.get(label)
+        other = np.zeros(value.shape) if other is None else other
+        dtype = self.problem.dtype
+        return not digits.few(digits.whole(other, value, dtype, self._scale), dtype)
 
     def _held(
         self, routes: tuple[str, str], node: Node, one: Any, other: Any, allowed: Any, dtype: str

@@ -122,6 +122,8 @@ class Problem:
     extra: Extra | None = None
     #: The element of a gradient that is explained in full, where one is asked for.
     element: tuple[str, tuple[int, ...]] | None = None
+    #: The results that PyTorch makes again in the values of a recorded backward pass, see `judged`.
+    again: Mapping[int, frozenset[int]] = field(default_factory=dict)
     #: What is to be said of the text.
     remarks: tuple[Note, ...] = ()
 

@@ -395,3 +395,21 @@ def test_of_a_great_many_inputs_each_with_itself() -> None:
     assert found.blocks["x0", "x0"].text == "∂²y/∂x0² = 0"
     assert found.blocks["x0", "x1"].formula is None
     assert "and 772 more" in " ".join(str(found).split())
+
+
+def test_blocks_and_products_have_a_bound_and_a_margin() -> None:
+    found = gradexplain.hessian(
+        "exp(x*y).sum()", at={"x": [0.5, -1.0], "y": [2.0, 0.1]}, vector=[1, 1, 1, 1]
+    )
+    for item in (*found.blocks.values(), *found.products.values()):
+        assert item.verdict == "agree" and item.torch is not None and item.tolerance is not None
+        assert item.margin is not None and item.margin > 1e6, item.margin
+        assert (np.abs(item.torch - item.known) <= item.tolerance).all()
+
+
+def test_a_wrong_second_pass_is_seen_though_the_bound_hides_it() -> None:
+    """Each step is held at PyTorch's own numbers: no bound is carried through both passes."""
+    text = "; ".join(["h = tanh(w@x)", *(["h = tanh(30*w@h)"] * 4), "(h**2).sum()"])
+    at = {"w": [[0.5, -0.3], [0.2, 0.7]], "x": [0.4, -0.6]}
+    found = gradexplain.hessian(text, at=at, dtype="float32")
+    assert found.check is not None and found.check.status in ("agree", "convention")

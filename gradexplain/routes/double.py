@@ -1,88 +1,145 @@
-"""PyTorch's own second derivatives: its backward pass recorded, and differentiated again."""
+"""PyTorch's own second derivatives: its backward pass recorded, and differentiated again.
+
+The numbers are those of ``backward(v, create_graph=True)`` and what follows it.  Beside it the recorded
+pass is made once more, each gradient in it by PyTorch's backward of one operation, so that every step
+of the second pass is known with what went in.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from gradexplain.explanation import Array
-from gradexplain.routes.pytorch import ERRORS, Answer, Question, refusal, tensors_of, to_array
+from gradexplain.routes.pytorch import (
+    ERRORS,
+    Answer,
+    Made,
+    Question,
+    backward,
+    refusal,
+    tensors_of,
+    to_array,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One value of the recorded pass: what it is made from, and how.
+
+    It is the sum of what operations send to one value, each of ``sent`` being ``(operation, receiver,
+    gradient that arrives at the operation)``, None for a 1; or, at the end, the sum of gradients,
+    ``sums`` being ``(gradient, weight)``, None for a 1.
+    """
+
+    id: int
+    inputs: tuple[int, ...]
+    sent: tuple[tuple[int, int, int | None], ...] = ()
+    sums: tuple[tuple[int, int | None], ...] = ()
+
+    def made(self, torch: Any, first: Question, tensors: Mapping[int, Any]) -> Any:
+        dtype = getattr(torch, first.dtype)
+        total: Any = None
+        for operation, receiver, arrived in self.sent:
+            node = first.graph[operation]
+            # An alias: the other operands may be made from the receiver too.
+            source = tensors[receiver].view_as(tensors[receiver])
+            local = {**tensors, receiver: source}
+            result = first.run(torch, node.op, node.args, local, dtype)  # type: ignore[arg-type]
+            if result is None or not result.requires_grad or not source.requires_grad:
+                continue
+            up = torch.ones_like(result) if arrived is None else tensors[arrived]
+            (part,) = torch.autograd.grad(result, source, up, create_graph=True, allow_unused=True)
+            if part is not None:
+                total = part if total is None else total + part
+        for gradient, weight in self.sums:
+            part = tensors[gradient] if weight is None else tensors[gradient] * tensors[weight]
+            total = part.sum() if total is None else total + part.sum()
+        if total is None:
+            shape = tensors[self.sent[0][1]].shape if self.sent else ()
+            return torch.zeros(shape, dtype=dtype)
+        return total.view_as(total) if any(total is t for t in tensors.values()) else total
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The recorded pass of a question: its values in order, and further leaves by id."""
+
+    passes: tuple[Pass, ...]
+    leaves: Mapping[int, Array]
+
+    def answer(self, torch: Any, first: Question, gradients: Mapping[str, Array | None]) -> Answer:
+        """``gradients`` with the steps of the second pass."""
+        dtype = getattr(torch, first.dtype)
+        tensors = tensors_of(
+            torch, first.graph, first.values, first.wanted, first.dtype, run=first.apart
+        )
+        tensors |= {id: torch.tensor(value, dtype=dtype) for id, value in self.leaves.items()}
+        for one in self.passes:
+            tensors[one.id] = one.made(torch, first, tensors)
+        for tensor in tensors.values():
+            if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
+                tensor.retain_grad()
+        end = tensors[self.passes[-1].id]
+        if end.requires_grad:
+            backward(torch, end, torch.ones_like(end))
+        further: list[Made] = [(id, (), None) for id in self.leaves]
+        further += [(one.id, one.inputs, partial(one.made, torch, first)) for one in self.passes]
+        steps = first.steps(torch, tensors, further)
+        stepped = {
+            n.label: to_array(torch, tensors[n.id].grad)
+            for n in first.graph.leaves
+            if n.label in first.wanted
+        }
+        return Answer(gradients, steps=steps, stepped=stepped)
 
 
 @dataclass(frozen=True, slots=True)
 class SecondAnswer:
-    """``first`` as for one backward, ``second`` the gradients of ``Σ x.grad``."""
+    """``first`` as for one backward, ``second`` the gradients of ``Σ u·x.grad``; ``blocks[a, b]`` is
+    ``∂²L/∂a∂b`` where the whole Hessian was asked for."""
 
     first: Answer
     second: Answer
+    blocks: Mapping[tuple[str, str], Array] = field(default_factory=dict)
     error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class SecondQuestion:
-    """``backward(v, create_graph=True)``, then the sum of every gradient differentiated."""
+    """``backward(v, create_graph=True)``, then ``Σ u·x.grad`` differentiated; u is 1 where None.
+
+    With ``whole`` every element of every gradient is differentiated too.
+    """
 
     first: Question
+    recorded: Recorded
+    u: Mapping[str, Array] | None = None
+    whole: bool = False
 
     def ask(self) -> SecondAnswer:
         import torch
 
         first = self.first.ask()
         if first.error:
-            return SecondAnswer(first, first, first.error)
-        try:
-            inputs, gradients = recorded(torch, self.first)
-            sums = [g.sum() for g in gradients.values() if g is not None]
-            total = sum(sums, start=torch.zeros(()))
-            second = again(torch, total, inputs)
-        except ERRORS as error:
-            return SecondAnswer(first, Answer({}, refusal(error)))
-        return SecondAnswer(first, Answer(second))
-
-
-@dataclass(frozen=True, slots=True)
-class HessianAnswer:
-    """``blocks[a, b]`` is ``∂²L/∂a∂b``, ``product[b]`` the gradient of ``Σ u·x.grad`` by b."""
-
-    first: Answer
-    blocks: Mapping[tuple[str, str], Array] = field(default_factory=dict)
-    product: Mapping[str, Array | None] = field(default_factory=dict)
-    #: Why the gradient could not be differentiated again.
-    refused: str = ""
-    error: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class HessianQuestion:
-    """Double backward: row by row where ``whole``, and with weights ``u`` where there are any."""
-
-    first: Question
-    whole: bool
-    u: Mapping[str, Array] | None
-
-    def ask(self) -> HessianAnswer:
-        import torch
-
-        first = self.first.ask()
-        if first.error:
-            return HessianAnswer(first, error=first.error)
+            return SecondAnswer(first, first, error=first.error)
         try:
             inputs, gradients = recorded(torch, self.first)
             blocks = self._blocks(torch, inputs, gradients) if self.whole else {}
-            product: Mapping[str, Array | None] = {}
-            if self.u is not None:
-                terms = [
-                    (gradients[name] * torch.tensor(u, dtype=inputs[name].dtype)).sum()
-                    for name, u in self.u.items()
-                    if gradients.get(name) is not None
-                ]
-                product = again(torch, sum(terms, start=torch.zeros(())), inputs)
+            sums = [
+                (g if self.u is None else g * torch.tensor(self.u[name], dtype=g.dtype)).sum()
+                for name, g in gradients.items()
+                if g is not None
+            ]
+            second = again(torch, sum(sums, start=torch.zeros(())), inputs)
+            answer = self.recorded.answer(torch, self.first, second)
         except ERRORS as error:
-            return HessianAnswer(first, refused=refusal(error))
-        return HessianAnswer(first, blocks, product)
+            return SecondAnswer(first, Answer({}, refusal(error)))
+        return SecondAnswer(first, answer, blocks)
 
     @staticmethod
     def _blocks(

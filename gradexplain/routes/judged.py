@@ -8,8 +8,7 @@ is held against the sum of what was sent to it.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from typing import Any
@@ -75,9 +74,11 @@ class JudgedSteps:
         found = [step for (_, source), step in self.steps.items() if source in reach]
         return found + [step for id, step in self.sums.items() if id in reach]
 
+    def every(self) -> list[JudgedStep]:
+        return [*self.steps.values(), *self.sums.values()]
+
     def differences(self) -> list[Difference]:
-        every = (*self.steps.values(), *self.sums.values())
-        return [step.difference for step in every if step.difference is not None]
+        return [step.difference for step in self.every() if step.difference is not None]
 
 
 class AtPyTorch(ChainRule):
@@ -99,6 +100,8 @@ class AtPyTorch(ChainRule):
                 self.forward[node.id] = self._given(steps.forward[node.id])
             elif node.is_literal:
                 self.forward[node.id] = self._pair(node.value)
+            elif node.op is not None and node.id in needed:
+                self.forward[node.id] = self._part(node, None)
         self.upstream = {
             id: self._given(array)
             for id, array in steps.upstream.items()
@@ -129,7 +132,8 @@ class AtPyTorch(ChainRule):
 
     def _result(self, node: Node) -> Pair:
         """PyTorch's own; exactly, what it would be without its rounding."""
-        if self.exact and np.isfinite(self._steps.forward[node.id]).all():
+        kept = self._steps.forward.get(node.id)
+        if self.exact and kept is not None and np.isfinite(kept).all():
             return self._value(node, {})
         return self.forward[node.id]
 
@@ -146,69 +150,145 @@ class AtPyTorch(ChainRule):
 
 
 def judged(
-    graph: Graph, contributions: Sequence[Contribution], steps: Steps, wanted: list[str], dtype: str
+    graph: Graph,
+    contributions: Sequence[Contribution],
+    steps: Steps,
+    wanted: list[str],
+    dtype: str,
+    again: Mapping[int, frozenset[int]] | None = None,
 ) -> JudgedSteps:
-    """Each of the chain rule's ``contributions`` as PyTorch made it, judged."""
+    """Each of the chain rule's ``contributions`` as PyTorch made it, judged.
+
+    A value of a recorded backward pass may read results of operations that PyTorch makes ``again``
+    there from their inputs: what it sends to such a result goes on to those.
+    """
     found = JudgedSteps()
-    contributions = [c for c in contributions if c.node.id in steps.upstream]
-    awaited = Counter(c.source.id for c in contributions)
+    by_node: dict[int, dict[int, Contribution]] = {}
+    for c in contributions:
+        by_node.setdefault(c.node.id, {})[c.source.id] = c
+    last = {source: id for id, own in by_node.items() if id in steps.upstream for source in own}
+    last = {} if again else last
     at = AtPyTorch(graph, steps, dtype)
     singular = {point.node.id: point for point in singular_nodes(graph, at, wanted)}
+    real: dict[int, dict[int, Array]] = {}
+    for (id, source), array in steps.contributions.items():
+        real.setdefault(id, {})[source] = array
     sent: dict[int, list[JudgedStep]] = {}
-    decided: dict[int, list[str]] = {}
-    for c in contributions:
-        node, source = c.node, c.source
-        torch = steps.contributions.get((node.id, source.id))
-        point = singular.get(node.id)
-        step = _judge(at, steps, c, torch, None if point is None else point.mask, dtype)
-        found.steps[node.id, source.id] = step
-        sent.setdefault(source.id, []).append(step)
-        decided.setdefault(node.id, []).append(step.verdict)
-        awaited[source.id] -= 1
-        if awaited[source.id] or source.id not in steps.upstream:
+    for id, own in by_node.items():
+        if id not in steps.upstream:
             continue
-        parts = sent.pop(source.id)
-        total = hold_sum(source.label, parts, steps.upstream[source.id], dtype)
-        found.sums[source.id] = total
-        for step in (*parts, *(() if source.is_leaf else [total])):
-            if step.torch.size >= LARGE and step.verdict == "agree":
-                step.bound = np.broadcast_to(step.bound.max(), step.bound.shape)
-    found.sums = {id: found.sums[id] for id in awaited if id in found.sums}
+        judge = _Sent(at, steps, own, by_node, (again or {}).get(id, frozenset()))
+        point = singular.get(id)
+        mask, given = None if point is None else point.mask, real.get(id, {})
+        here = judge.judged(given, mask, dtype)
+        found.steps |= {(id, source): step for source, step in here.items()}
+        for source in dict.fromkeys((*here, *given)):
+            part = here.get(source)
+            if judge.through or part is None:
+                raw = given.get(source, np.zeros(graph[source].shape))
+                bound = compare.local_bound(np.abs(raw), raw, raw, dtype)
+                part = JudgedStep("agree", raw, None, bound, 0.0)
+            sent.setdefault(source, []).append(part)
+            if last.get(source) == id:
+                _add_up(found, graph[source], sent[source], steps, dtype)
+    for source in sent.keys() - last.keys():
+        _add_up(found, graph[source], sent[source], steps, dtype)
+    found.sums = {id: found.sums[id] for id in sent if id in found.sums}
+    decided: dict[int, list[str]] = {}
+    for (id, _), step in found.steps.items():
+        decided.setdefault(id, []).append(step.verdict)
     found.operations = len(decided)
     found.compared = sum("cannot tell" not in verdicts for verdicts in decided.values())
     return found
 
 
-def _judge(
-    at: AtPyTorch,
-    steps: Steps,
-    c: Contribution,
-    torch: Array | None,
-    singular: Any,
-    dtype: str,
-) -> JudgedStep:
-    node, source = c.node, c.source
-    assert node.op is not None
-    upstream = steps.upstream[node.id]
-    operands = [
-        np.asarray(at.graph[id].value) if at.graph[id].is_literal else steps.forward[id]
-        for id in node.inputs
-        if at.graph[id].is_literal or id in steps.forward
-    ]
-    local = Local(
-        (node.op.name, source.label),
-        np.zeros(source.shape) if torch is None else torch,
-        [upstream],
-        operands,
-        [steps.forward[node.id]],
-        pointwise=node.op.pointwise,
-        singular=singular,
-        coarse=compare.coarseness([node.op]),
-        terms=lambda: at.terms(c, upstream),
-        exactly=lambda: at.exactly.contribution(c),
-        parts=lambda: at.sent_in_parts(c, at.upstream[node.id]),
-    )
-    return hold(local, lambda: at.contribution(c), dtype)
+def _add_up(
+    found: JudgedSteps, source: Node, parts: list[JudgedStep], steps: Steps, dtype: str
+) -> None:
+    """The sum of what was sent to ``source``, judged; of what is large one bound is kept then."""
+    if source.id not in steps.upstream:
+        return
+    total = found.sums[source.id] = hold_sum(source.label, parts, steps.upstream[source.id], dtype)
+    for step in (*parts, *(() if source.is_leaf else [total])):
+        if step.torch.size >= LARGE and step.verdict == "agree":
+            step.bound = np.broadcast_to(step.bound.max(), step.bound.shape)
+    parts.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What one value sends to its inputs, by the contributions ``own``; what the values ``through``
+    receive goes on to theirs."""
+
+    at: AtPyTorch
+    steps: Steps
+    own: Mapping[int, Contribution]
+    by_node: Mapping[int, Mapping[int, Contribution]]
+    through: frozenset[int]
+
+    def judged(self, real: Mapping[int, Array], singular: Any, dtype: str) -> dict[int, JudgedStep]:
+        """PyTorch's contributions, ``real``, by the values that receive them in the end."""
+        receivers, given = [*self.own], real
+        if self.through:
+            whole = ((id, (array, np.abs(array))) for id, array in real.items())
+            given = {id: to_float(pair[0]) for id, pair in self._onwards(self.at, whole).items()}
+            sent = [id for id, array in given.items() if array.any()]
+            receivers = [*dict.fromkeys((*self._expected(self.at), *sent))]
+        return {id: self._judge(id, given.get(id), singular, dtype) for id in receivers}
+
+    def _expected(self, at: AtPyTorch) -> dict[int, Pair]:
+        return self._onwards(at, ((id, at.contribution(c)) for id, c in self.own.items()))
+
+    def _onwards(self, at: AtPyTorch, pairs: Iterable[tuple[int, Pair]]) -> dict[int, Pair]:
+        """``pairs`` by their receivers, those in ``through`` replaced by what these send."""
+        found: dict[int, Pair] = {}
+
+        def add(id: int, pair: Pair) -> None:
+            if id in found:
+                pair = found[id][0] + pair[0], found[id][1] + pair[1]
+            found[id] = pair
+
+        for id, pair in pairs:
+            add(id, pair)
+        for id in sorted(self.through & found.keys(), reverse=True):
+            whole = found.pop(id)
+            for c in self.by_node.get(id, {}).values():
+                add(c.source.id, at.sent(c, whole))
+        return found
+
+    def _pair(self, at: AtPyTorch, id: int) -> Pair:
+        """What the value ``id`` receives by the formulas."""
+        if not self.through:
+            return at.contribution(self.own[id])
+        zero = np.zeros(at.graph[id].shape)
+        return self._expected(at).get(id, (to_exact(zero) if at.exact else zero, zero))
+
+    def _judge(self, id: int, torch: Array | None, singular: Any, dtype: str) -> JudgedStep:
+        at, steps, c = self.at, self.steps, self.own.get(id)
+        node, source = next(iter(self.own.values())).node, at.graph[id]
+        assert node.op is not None
+        upstream = steps.upstream[node.id]
+        operands = [
+            np.asarray(at.graph[i].value) if at.graph[i].is_literal else steps.forward[i]
+            for i in node.inputs
+            if at.graph[i].is_literal or i in steps.forward
+        ]
+        local = Local(
+            (node.op.name, source.label),
+            np.zeros(source.shape) if torch is None else torch,
+            [upstream],
+            operands,
+            [steps.forward[node.id]],
+            pointwise=node.op.pointwise,
+            singular=singular,
+            coarse=compare.coarseness([node.op]),
+            terms=lambda: None if c is None else at.terms(c, upstream),
+            exactly=lambda: self._pair(at.exactly, id),
+            parts=None
+            if self.through or c is None
+            else lambda: at.sent_in_parts(c, at.upstream[node.id]),
+        )
+        return hold(local, lambda: self._pair(at, id), dtype)
 
 
 @dataclass(frozen=True, slots=True)

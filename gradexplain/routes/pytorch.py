@@ -7,9 +7,9 @@ while the formulas are derived (`Asked`), unless this process has loaded it alre
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from gradexplain.errors import InputError, first_line
 from gradexplain.explanation import Array
-from gradexplain.graph import Graph, put, refs
+from gradexplain.graph import Graph, Node, put, refs
 from gradexplain.installed import imported
 from gradexplain.limits import BUDGET
 from gradexplain.ops.base import Op
@@ -27,6 +27,9 @@ from gradexplain.supervisor.helper import HELPERS, Failed, Helper
 
 #: Arrays of so many elements are not copied.
 _LARGE = 1 << 18
+
+#: A value's id, the ids of what it is made from, and what makes it again from other tensors.
+Made = tuple[int, Sequence[int], "Callable[[Mapping[int, Any]], Any] | None"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class Question:
                     tensor.retain_grad()
             if output.requires_grad:
                 backward(torch, output, tensor_of(torch, self.v, output.dtype))
-            steps = self._steps(torch, tensors)
+            steps = self.steps(torch, tensors)
             kept = {
                 node.label: steps.upstream.get(node.id)
                 for node in graph.nodes
@@ -82,41 +85,48 @@ class Question:
         given = any(found is tensors.get(ref.id) for ref in refs(args))
         return found.view_as(found) if given else found
 
-    def _steps(self, torch: Any, tensors: Mapping[int, Any]) -> Steps:
-        """What PyTorch computed on the way, and each operation's backward by itself."""
-        forward: dict[int, Array] = {}
-        upstream: dict[int, Array] = {}
-        contributions: dict[tuple[int, int], Array] = {}
-        functions: dict[int, str] = {}
+    def steps(self, torch: Any, tensors: Mapping[int, Any], further: Sequence[Made] = ()) -> Steps:
+        """What PyTorch computed on the way, and each operation's backward by itself; ``further`` are
+        values beyond the graph."""
         dtype = getattr(torch, self.dtype)
         needed, parts = self.graph.needed(), self.graph.parts()
+        made: list[Made] = []
         for node in self.graph.nodes:
-            tensor = tensors.get(node.id)
-            if node.id not in needed or node.id in parts or node.is_literal or tensor is None:
+            if node.id not in needed or node.id in parts or node.is_literal:
                 continue
-            forward[node.id] = numbers_of(torch, tensor, copy=False)
+            anew = None if node.op is None else partial(self._again, torch, node, dtype)
+            made.append((node.id, node.inputs, anew))
+        found = Steps({}, {}, {}, {})
+        for id, sources, again in (*made, *further):
+            tensor = tensors.get(id)
+            if tensor is None:
+                continue
+            found.forward[id] = numbers_of(torch, tensor, copy=False)
             if not tensor.requires_grad or tensor.grad is None:
                 continue
-            upstream[node.id] = numbers_of(torch, tensor.grad, copy=False)
-            if node.op is None:
+            found.upstream[id] = numbers_of(torch, tensor.grad, copy=False)
+            if again is None:
                 continue
-            functions[node.id] = type(tensor.grad_fn).__name__
-            local = dict(tensors)
-            inputs = {}
-            for id in dict.fromkeys(node.inputs):
-                if isinstance(tensors.get(id), torch.Tensor) and tensors[id].requires_grad:
-                    local[id] = inputs[id] = tensors[id].detach().requires_grad_()
-            result = self.run(torch, node.op, node.args, local, dtype)
+            found.functions[id] = type(tensor.grad_fn).__name__
+            local, inputs = dict(tensors), {}
+            for source in dict.fromkeys(sources):
+                if isinstance(tensors.get(source), torch.Tensor) and tensors[source].requires_grad:
+                    local[source] = inputs[source] = tensors[source].detach().requires_grad_()
+            result = again(local)
             if not inputs or not result.requires_grad:
                 continue
-            saved = () if node.op.saved is None else node.op.saved(result.grad_fn)
-            for aside, kept in zip(node.aside, saved, strict=False):
-                forward[aside] = numbers_of(torch, kept).reshape(self.graph[aside].shape)
-            found = backward(torch, result, tensor.grad, list(inputs.values()))
-            for id, part in zip(inputs, found, strict=True):
+            op = None if id >= len(self.graph.nodes) else self.graph[id].op
+            kept = () if op is None or op.saved is None else op.saved(result.grad_fn)
+            for aside, own in zip(self.graph[id].aside if kept else (), kept, strict=False):
+                found.forward[aside] = numbers_of(torch, own).reshape(self.graph[aside].shape)
+            sent = backward(torch, result, tensor.grad, list(inputs.values()))
+            for source, part in zip(inputs, sent, strict=True):
                 if part is not None:
-                    contributions[node.id, id] = numbers_of(torch, part, copy=False)
-        return Steps(forward, upstream, contributions, functions)
+                    found.contributions[id, source] = numbers_of(torch, part, copy=False)
+        return found
+
+    def _again(self, torch: Any, node: Node, dtype: Any, tensors: Mapping[int, Any]) -> Any:
+        return self.run(torch, node.op, node.args, tensors, dtype)  # type: ignore[arg-type]
 
     def _verb(self, torch: Any) -> str:
         """What PyTorch does not do: differentiate the graph, or compute it in the first place."""
@@ -166,11 +176,11 @@ class Steps:
     no entry.
     """
 
-    forward: Mapping[int, Array]
-    upstream: Mapping[int, Array]
-    contributions: Mapping[tuple[int, int], Array]
+    forward: dict[int, Array]
+    upstream: dict[int, Array]
+    contributions: dict[tuple[int, int], Array]
     #: What PyTorch calls each operation's backward: ``MulBackward0``.
-    functions: Mapping[int, str] = field(default_factory=dict)
+    functions: dict[int, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +190,8 @@ class Answer:
     gradients: Mapping[str, Array | None]
     error: str = ""
     steps: Steps | None = None
+    #: The gradients of the run whose ``steps`` these are, where that is another one.
+    stepped: Mapping[str, Array | None] | None = None
 
 
 def asked_here(question: Askable) -> Any:

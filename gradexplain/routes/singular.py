@@ -43,7 +43,8 @@ def singular_nodes(graph: Graph, chain: ChainRule, wanted: list[str]) -> list[Si
     reach = graph.reach(wanted)
     found = []
     for node in graph.nodes:
-        if node.op is None or node.id not in reach or node.id not in chain.forward:
+        known = {node.id, *node.inputs} <= chain.forward.keys()
+        if node.op is None or node.id not in reach or not known:
             continue
         mask = _mask(node, graph, chain)
         if mask is not None and mask.any():

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from gradexplain.adjoint import adjoint, moving
+from gradexplain.adjoint import Adjoint, adjoint, moving
 from gradexplain.engine import Run
+from gradexplain.explanation import Array
 from gradexplain.formula.values import NOWHERE, element_sum, formula_node, term
 from gradexplain.graph import Graph, Node
+from gradexplain.routes.double import Pass, Recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,42 @@ class Gradients:
             formula_node(nodes, label, terms, (), named=True, show=lambda: " + ".join(shown))
         )
         return replace(self.graph, nodes=tuple(nodes), output=len(nodes) - 1)
+
+
+def recorded(
+    graph: Graph,
+    made: Adjoint,
+    total: Graph,
+    v: Array,
+    weight: str = "",
+    u: Mapping[str, Array] | None = None,
+) -> tuple[Recorded, dict[int, frozenset[int]]]:
+    """The backward pass ``made`` of ``graph`` and the sum at the end of ``total``, as PyTorch is asked
+    for them; and which results of operations PyTorch makes again in each value of it."""
+    passes, again = [], {}
+    parts = graph.parts().keys()
+    leaves = {} if made.upstream is None else {made.upstream: v}
+    for id, gradient in made.gradients.items():
+        sent = tuple(
+            (c.node.id, id, made.gradients.get(c.node.id, made.upstream)) for c in made.sent_to(id)
+        )
+        if sent:
+            inputs = total[gradient].inputs
+            read = {i for n, *_ in sent for i in graph[n].inputs if not graph[i].is_literal}
+            passes.append(Pass(gradient, tuple({*inputs, *read}), sent))
+            again[gradient] = frozenset(inputs) & ({n for n, *_ in sent} | parts)
+    sums = []
+    for id in total.out.inputs:
+        if total[id].is_leaf and id != made.upstream:
+            continue
+        label = next(graph[n].label for n, g in made.gradients.items() if g == id)
+        name = next((n for n in (weight, f"{weight}.{label}") if weight and total.by_label(n)), "")
+        node = total.by_label(name) if name else None
+        if node is not None and u is not None:
+            leaves[node.id] = u[label]
+        sums.append((id, None if node is None else node.id))
+    passes.append(Pass(total.output, total.out.inputs, sums=tuple(sums)))
+    return Recorded(tuple(passes), leaves), again
 
 
 def stepped(graph: Graph, wanted: Sequence[str], v_name: str | None) -> Gradients:

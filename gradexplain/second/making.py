@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from gradexplain.problem import Problem, is_small
 from gradexplain.routes.calls import Shared
 from gradexplain.routes.chain import ChainRule, cleaned
 from gradexplain.routes.closed import ClosedForm
+from gradexplain.routes.judged import JudgedSteps, judged
 from gradexplain.routes.names import free_name
 from gradexplain.routes.singular import singular_nodes
 from gradexplain.routes.written import Shown, Written
@@ -30,7 +31,8 @@ from gradexplain.second.model import WHOLE, Block, Hessian, Product
 from gradexplain.second.notes import notes
 from gradexplain.second.signs import borders, definiteness, eigenvalues, is_constant, words
 from gradexplain.supervisor import link
-from gradexplain.verdict import compare, fold
+from gradexplain.verdict import compare, digits, fold
+from gradexplain.verdict.status import worst
 
 #: The formulas of a pair of inputs are written out whatever their length for up to ``_FEW`` inputs, as
 #: far as they are short for more, and for each input with itself alone beyond ``_MANY``.
@@ -51,9 +53,11 @@ class HessianAsked:
     """The second derivatives, made when the gradient has been explained."""
 
     u: dict[str, Array] | None
-    weights: dict[str, Array] | None
+    weights: dict[str, Array]
     whole: bool
     shared: Shared | None = None
+    #: See `gradexplain.problem.Problem.again`.
+    again: Mapping[int, frozenset[int]] = field(default_factory=dict)
     found: Hessian | None = None
 
     def begin(self, run: Run) -> None:
@@ -87,8 +91,8 @@ class Making:
         self.hessian = asked.found
         self.differences: list[Difference] = []
         self.answer = None if asked.shared is None else asked.shared.answer()
-        if self.answer is not None and (self.answer.error or self.answer.refused):
-            self.refused = self.answer.error or self.answer.refused
+        if self.answer is not None and (self.answer.error or self.answer.second.error):
+            self.refused = self.answer.error or self.answer.second.error
             self.answer = None
         else:
             self.refused = ""
@@ -111,14 +115,28 @@ class Making:
         self.values = {
             **problem.values,
             **({} if self.implicit else {self.v_name: problem.v}),
-            **{f"{self.hessian.u}.{n}": u for n, u in (asked.weights or {}).items()},
+            **{f"{self.hessian.u}.{n}": u for n, u in asked.weights.items()},
         }
-        if len(self.leaves) == 1 and asked.weights is not None:
+        if len(self.leaves) == 1:
             (self.values[self.hessian.u],) = asked.weights.values()
+        self._judge_steps()
         self._blocks()
         self._whole()
         self._products()
         self.hessian.notes += notes(self)
+
+    def _judge_steps(self) -> None:
+        """The chain rule for ``H·u``, and each step of PyTorch's second pass held against it."""
+        graph, wanted = self.steps.graph, list(self.problem.wanted)
+        exact = is_small(graph) and self.asked.whole
+        self.chain = ChainRule(graph, self._all_values(), exact=exact)
+        self.chain.backward(np.ones(()), wanted)
+        self.judged: JudgedSteps | None = None
+        if self.answer is not None:
+            self.judged = judged(
+                graph, self.chain.contributions, self.answer.second.steps, wanted,
+                self.problem.dtype, self.asked.again,
+            )  # fmt: skip
 
     # -- blocks ----------------------------------------------------------------------------------
 
@@ -183,7 +201,7 @@ class Making:
             block.value = cleaned(pair, exact=form.exact)
             size = np.maximum(pair[1], size)
         block.tolerance, exact = self._bounds(size, block.known)
-        block.verdict = self._compare(
+        block.verdict, block.margin = self._compare(
             self._left(a, "", b, ""), block.value, stepped, block.torch, block.tolerance, exact
         )
         if block.value is None or block.torch is None:
@@ -260,30 +278,59 @@ class Making:
         torch: Array | None,
         tolerance: Array,
         exact: Array,
-    ) -> str:
-        """The verdict on one block or product; differences are kept."""
+    ) -> tuple[str, float | None]:
+        """The verdict on one block or product, and its margin; differences are kept."""
         pairs = []
         if value is not None:
             pairs.append((("closed form", "chain rule"), value, chain, exact))
         if torch is not None:
             first = ("chain rule", chain) if value is None else ("closed form", value)
             pairs.append(((first[0], "PyTorch"), first[1], torch, tolerance))
-        found = [worst for pair in pairs if (worst := compare.worst(name, *pair))]
+        found = [d for pair in pairs if (d := compare.worst(name, *pair))]
         self.differences += found
         known = bool(self.singular or self.borders or (found and self._is_nans(pairs)))
         status = "skipped" if torch is None else "agree"
         if found:
             status = "convention" if known or all(map(self._by_kernel, found)) else "mismatch"
-        if status != "agree" or torch is None:
-            return status
-        # The bound is carried through both passes: within it only what is near the whole agrees.
+        if torch is None or self.judged is None:
+            return status, None
         (routes, expected, given, allowed) = pairs[-1]
-        dtype, v = self.problem.dtype, self.problem.v
-        scale = float(np.abs(v[np.isfinite(v)]).max(initial=0.0))
-        judged = compare.judge(name, routes, expected, given, allowed, dtype, scale)
-        if judged.verdict == "cannot tell" and (known or self.coarse):
-            return "convention"
-        return judged.verdict
+        dtype, scale = self.problem.dtype, compare.largest(self.problem.v)
+        whole = compare.judge(name, routes, expected, given, allowed, dtype, scale)
+        if status == "convention" or status == whole.verdict == "agree":
+            return status, whole.margin
+        # The bound is carried through both passes: what decides are the steps, each by itself.
+        steps = worst(step.verdict for step in self.judged.every())
+        few = digits.few(digits.whole(given, expected, dtype, scale), dtype)
+        alone = value is None or not compare.differs(value, chain, exact).any()
+        if alone and steps in ("agree", "convention"):
+            if not few:
+                self.differences = [d for d in self.differences if d not in found]
+                return steps, whole.margin
+            if status == "agree" and not self._astray():
+                return "convention", whole.margin
+        if status == "agree":
+            status = whole.verdict
+        if status == "cannot tell" and (known or self.coarse):
+            status = "convention"
+        return status, whole.margin
+
+    def _astray(self) -> bool:
+        """Whether the run whose steps were judged has digits that PyTorch's own numbers lack."""
+        dtype, scale = self.problem.dtype, compare.largest(self.problem.v)
+        assert self.answer is not None
+        answer = self.answer.second
+        for leaf in self.leaves:
+            if leaf.id in self.chain.upstream:
+                exact = cleaned(self.chain.upstream[leaf.id], exact=self.chain.exact)
+                zero = np.zeros(leaf.shape)
+                own, again = (
+                    digits.few(digits.whole(zero if g is None else g, exact, dtype, scale), dtype)
+                    for g in (answer.gradients.get(leaf.label), answer.stepped.get(leaf.label))
+                )
+                if own and not again:
+                    return True
+        return False
 
     def _is_nans(self, pairs: list[compare.Pair]) -> bool:
         """Whether an input is no finite number, and routes differ only where one of them has nan: no
@@ -411,16 +458,13 @@ class Making:
     # -- H·u -------------------------------------------------------------------------------------
 
     def _products(self) -> None:
-        weights, given = self.asked.weights, self.asked.u is not None
+        given = self.asked.u is not None
         graph = self.formulas.graph
         exact = is_small(graph) and self.asked.whole
         form = ClosedForm(graph, self.values, np.ones(()), exact=exact)
         form.scalar = form.loss_name = self.hessian.p
-        chain = None
-        if weights is not None:
-            steps = self.steps.graph
-            chain = ChainRule(steps, self.values, exact=exact and is_small(steps))
-            chain.backward(np.ones(()), list(self.problem.wanted))
+        # Where H is whole, a product that nobody asked for has nothing to add.
+        chain = self.chain if given or not self.asked.whole else None
         for leaf in self.leaves:
             product = self._product(leaf, form)
             product.given = given
@@ -437,10 +481,10 @@ class Making:
                 product.value = cleaned(pair, exact=exact)
                 size = np.maximum(pair[1], size)
             if self.answer is not None:
-                kept = self.answer.product.get(leaf.label)
+                kept = self.answer.second.gradients.get(leaf.label)
                 product.torch = zero if kept is None else kept
             product.tolerance, bound = self._bounds(size, product.known)
-            product.verdict = self._compare(
+            product.verdict, product.margin = self._compare(
                 f"(H·{self.hessian.u})" + (f".{leaf.label}" if len(self.leaves) > 1 else ""),
                 product.value, product.chain_rule, product.torch, product.tolerance, bound,
             )  # fmt: skip

@@ -30,6 +30,7 @@ class Block(Formula):
     torch: Array | None
     tolerance: Array | None
     verdict: str = "skipped"
+    margin: float | None = None
 
     JSON: ClassVar[Keys] = {
         "chain_rule": Key(computed="NumPy, where the tensors are large"),

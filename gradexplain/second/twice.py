@@ -2,51 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gradexplain.adjoint import adjoint
+from gradexplain.adjoint import Adjoint, adjoint
 from gradexplain.engine import Run, explanation_of
 from gradexplain.explanation import BackwardRow, Check, Note, Second
+from gradexplain.graph import Graph
 from gradexplain.problem import Problem
 from gradexplain.routes.calls import Part, Shared
 from gradexplain.routes.double import SecondQuestion
-from gradexplain.routes.names import free_name
+from gradexplain.routes.names import free_name, free_names
 from gradexplain.routes.pytorch import Asked
-from gradexplain.second.gradients import Gradients
+from gradexplain.second.gradients import Gradients, recorded
 
 
 @dataclass(slots=True)
 class SecondPass:
     """The derivative of the first backward pass: of ``S = Σ x.grad`` over every wanted input."""
 
-    shared: Shared | None
+    made: Adjoint
+    label: str
+    v_name: str
+    total: Graph | None
+    again: Mapping[int, frozenset[int]]
+    shared: Shared | None = None
 
     @classmethod
     def added_to(cls, problem: Problem) -> Problem:
         """``problem`` with its second pass."""
+        graph, implicit = problem.graph, problem.v_source == "implicit"
+        v_name, _ = free_names(graph)
+        made = adjoint(graph, problem.wanted, None if implicit else v_name)
+        label = free_name(graph, "S", "M", "T")
+        if not made.gradients:
+            return replace(problem, extra=cls(made, label, v_name, None, {}))
+        leaves = [n for n in graph.leaves if n.label in problem.wanted and not n.integer]
+        of = {graph[id].label: g for id, g in made.gradients.items()}
+        total = Gradients(made.graph, of).summed(leaves, label)
+        passes, again = recorded(graph, made, total, problem.v)
+        extra = cls(made, label, v_name, total, again)
         if not problem.check:
-            return replace(problem, extra=cls(None))
+            return replace(problem, extra=extra)
         between = Run(replace(problem, check=False)).between
-        question = SecondQuestion(problem.question(tuple(node.label for node in between)))
-        shared = Shared(Asked(question))
-        first = Part(shared, lambda answer: answer.first, last=True)
-        return replace(problem, extra=cls(shared), asked=first)
+        question = problem.question(tuple(node.label for node in between))
+        extra.shared = Shared(Asked(SecondQuestion(question, passes)))
+        first = Part(extra.shared, lambda answer: answer.first, last=True)
+        return replace(problem, extra=extra, asked=first)
 
     def begin(self, run: Run) -> None:
         """Nothing: the first pass is explained as it always is."""
 
     def further(self, run: Run) -> list[Check]:
-        problem = run.problem
-        implicit = problem.v_source == "implicit"
-        v_name = run.explanation.grad.name
-        made = adjoint(run.graph, problem.wanted, None if implicit else v_name)
-        label = free_name(run.graph, "S", "M", "T")
-        if not made.gradients:
+        problem, made, label, v_name = run.problem, self.made, self.label, self.v_name
+        implicit, total = problem.v_source == "implicit", self.total
+        if total is None:
             return []
-        of = {run.graph[id].label: g for id, g in made.gradients.items()}
-        total = Gradients(made.graph, of).summed(run.leaves, label)
         values = dict(problem.values)
         if not implicit:
             values[v_name] = problem.v
@@ -56,7 +69,7 @@ class SecondPass:
         second = explanation_of(
             Problem(
                 total, values, np.ones(()), problem.wanted, problem.dtype, problem.check,
-                v_source="implicit", scalar=True, asked=asked,
+                v_source="implicit", scalar=True, asked=asked, again=self.again,
             )
         )  # fmt: skip
         for stop in second.stops:
