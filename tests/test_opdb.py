@@ -220,6 +220,8 @@ def run(found: Case) -> None:
     assert shape == theirs, f"{text}: shape {shape}, PyTorch's {theirs}"
     v = np.random.default_rng(0).uniform(-1, 1, shape).round(3)
     x = explanation_of(problem_at(dataclasses.replace(request, grad=v), bound))
+    if any("at random" in note.text for note in x.notes):
+        raise Skip("random")
     value = found.result.numpy()
     assert x.check is not None
     assert x.check.status in ("agree", "convention"), (
@@ -248,6 +250,9 @@ def test_samples(info: Any, path: str) -> None:
     for found in chosen(info, path):
         try:
             run(found)
+        except Skip as why:
+            totals["skipped"] += 1
+            reasons[str(why)] += 1
         except GradexplainError as error:
             if "random" in error.message:
                 totals["skipped"] += 1
@@ -273,7 +278,7 @@ def test_samples_in_float32(info: Any, path: str) -> None:
             run(found)
         except AssertionError as error:
             wrong.append(str(error).splitlines()[0])
-        except GradexplainError:
+        except (Skip, GradexplainError):
             continue  # refused in float64 too, where it is counted
     assert not wrong, "\n".join(wrong)
 

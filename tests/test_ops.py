@@ -392,7 +392,12 @@ KINKS: list[tuple[str, dict[str, list[float]]]] = [
 
 @pytest.mark.parametrize(("expression", "at"), KINKS, ids=[str(case) for case in KINKS])
 def test_kinks_have_pytorchs_numbers(expression: str, at: dict[str, list[float]]) -> None:
-    agrees(gradexplain.explain(expression, at=at, grad="ones"))
+    x = gradexplain.explain(expression, at=at, grad="ones")
+    if any(np.isfinite(found.value).any() for found in x.gradients.values()):
+        agrees(x)
+    else:  # nan on all routes: nothing that could agree
+        assert x.check is not None
+        assert (x.check.status, x.check.differences) == ("convention", [])
 
 
 def test_a_kink_is_told() -> None:

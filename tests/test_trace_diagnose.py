@@ -163,7 +163,7 @@ def test_what_was_not_kept_is_not_compared(elements: int) -> None:
     assert trace.failures == []
     found = trace.screen("resnet.py")
     assert found.status == "cannot tell"
-    assert found.checked < found.operations
+    assert any(call.unchecked for call in trace.calls)
     assert [check.differences for call in trace.calls if (check := call.check)] == [[]] * len(
         trace.calls
     )

@@ -23,7 +23,7 @@ def softmax(
 
     def magnitude() -> Any:
         with np.errstate(all="ignore"):
-            spread = np.abs(shifted())
+            spread = np.asarray(np.abs(shifted()))
             spread += x[1]
             spread += np.max(x[1], axis=axes, keepdims=True) + 1
             if log:

@@ -144,11 +144,13 @@ def truth(s: Session, found: Any, node: ast.expr) -> bool:
                 s.unsupported("this condition was not met before", place, TRACE)
             return s.before.pop(0)
         numbers = s.number(found, place)
-        s.remark(
-            "branch",
-            f"`{s.text(place)}` was decided by the numbers here: other inputs may take another way, "
-            "with other formulas.",
-        )
+        nodes = s.builder.nodes
+        if found.ref is None or any(nodes[id].is_leaf for id in s.needed(found.ref.id)):
+            s.remark(
+                "branch",
+                f"`{s.text(place)}` was decided by the numbers here: other inputs may take another "
+                "way, with other formulas.",
+            )
         s.ways.append(bool(numbers.reshape(-1)[0]))
         return s.ways[-1]
     if isinstance(found, Unread):
