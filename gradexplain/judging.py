@@ -121,11 +121,12 @@ class Judging:
         if judged.difference is None:
             return judged.verdict if dtype else "skipped"
         self.differences.append(judged.difference)
-        wrong = compare.differs(one, other, allowed)
-        excused = (
-            self.by_kernel(judged.difference) or not (wrong & ~self.marked.gradient(node)).any()
-        )
-        return "convention" if excused else "mismatch"
+        if self.by_kernel(judged.difference):
+            return "convention"
+        wrong = compare.differs(one, other, allowed) & ~self.marked.gradient(node)
+        if (wrong & (np.isnan(one) != np.isnan(other))).any():
+            wrong &= ~self.infinite.gradient(node) | (np.isnan(one) == np.isnan(other))
+        return "mismatch" if wrong.any() else "convention"
 
     @cached_property
     def marked(self) -> Marked:
@@ -136,6 +137,13 @@ class Judging:
         return Marked(self.chain, marks, self.problem.wanted)
 
     @cached_property
+    def infinite(self) -> Marked:
+        """What an infinity has a part in: whether it meets 0, which is nan, depends on the order."""
+        return Marked(
+            self.chain, self._where(lambda array, _: np.isinf(array)), self.problem.wanted
+        )
+
+    @cached_property
     def singular(self) -> list[Singular]:
         """The singular points that a gradient passes through."""
         return singular_nodes(self.problem.graph, self.chain, list(self.problem.wanted))
@@ -143,13 +151,19 @@ class Judging:
     @cached_property
     def special(self) -> dict[int, Any]:
         """Where there is a nan, or a -0.0 that was given, by node: no formula has rules for those."""
+        return self._where(
+            lambda array, given: np.isnan(array) | (given & (array == 0) & np.signbit(array))
+        )
+
+    def _where(self, odd: Callable[[Any, bool], Any]) -> dict[int, Any]:
+        """Where a value is ``odd``, by node; the second argument says that it was given."""
         steps = None if self.answer is None else self.answer.steps
         found = {}
         for node in self.problem.graph.nodes:
             given = self.problem.values.get(node.label) if node.is_leaf else node.value
             value = given if steps is None else steps.forward.get(node.id, given)
             array = np.asarray(0.0 if value is None else value, dtype=np.float64)
-            mask = np.isnan(array) | ((given is not None) & (array == 0) & np.signbit(array))
+            mask = odd(array, given is not None)
             if mask.any():
                 found[node.id] = mask
         return found

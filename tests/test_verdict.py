@@ -316,3 +316,9 @@ def test_digits_that_the_output_alone_has_lost_are_named() -> None:
     assert found.check.status == "agree"
     assert [note.kind for note in found.notes] == ["cancellation"]
     assert "has 0 of 16 digits left in PyTorch, 2 for 1.2345" in found.notes[0].text
+
+
+def test_an_infinity_that_meets_0_in_one_route_only_is_a_convention() -> None:
+    x = gradexplain.explain("where(x > 2, x**2, 3*x)", at={"x": np.array(-np.inf)})
+    assert x.check is not None and x.check.status == "convention"
+    assert np.isnan(x.gradients["x"].torch) and x.gradients["x"].value == 3

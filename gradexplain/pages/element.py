@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from gradexplain.document.model import (
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 def element(made: Page) -> Iterable[Block]:
     found = made.x.element
-    if found is None:
-        return
+    if found is None or not all(isfinite(path.value) for path in found.paths):
+        return  # what is infinite on one way does not add up to what the formula gives
     lines = list(sums(made, found))
     if not lines:
         return
