@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
@@ -33,6 +33,7 @@ from gradexplain.recording.calls import (
 from gradexplain.recording.ends import COPYING, Ends
 from gradexplain.recording.forward import Forward
 from gradexplain.recording.frames import Site, site
+from gradexplain.recording.listener import Listener
 from gradexplain.recording.operators import Kind, classify
 from gradexplain.recording.patches import Listening
 from gradexplain.tensors import instances
@@ -51,41 +52,6 @@ DONE = "gradexplain done"
 _NO_NAMES: dict[str, Any] = {}
 
 _transforms_active = torch._C._are_functorch_transforms_active
-
-
-class Listener(Protocol):
-    """Whom the tape tells."""
-
-    @property
-    def records(self) -> bool:
-        """Whether operations are still wanted."""
-
-    @property
-    def light(self) -> bool:
-        """Whether steps and cleared gradients need only be counted just now."""
-
-    def counted(self, optimizer: Any) -> bool:
-        """A step of an optimizer that is known, counted; False for one that is not."""
-
-    def passes(self, name: str, tensor: Any, frame: FrameType) -> bool:
-        """Note a plain call of which nothing is wanted but that it was made; whether it is one."""
-
-    def backward(
-        self, function: Callable[[], Any], name: str, arguments: dict[str, Any], frame: FrameType
-    ) -> Any:
-        """Carry out a ``backward`` or ``grad`` of the script's, once, and return its result."""
-
-    def transformed(self, name: str, frame: FrameType) -> None:
-        """A transform of ``torch.func`` has differentiated."""
-
-    def stepped(self, optimizer: Any, place: Site | None, *, before: bool, closure: bool) -> None:
-        """An optimizer is about to take a step, or has taken it."""
-
-    def zeroed(self, owner: Any, place: Site | None) -> None:
-        """``zero_grad`` is about to be called on an optimizer or a module."""
-
-    def broke(self, error: Exception) -> None:
-        """Something failed in the recorder."""
 
 
 class _Local(threading.local):
