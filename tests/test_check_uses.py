@@ -146,6 +146,40 @@ def test_a_parameter_that_is_broadcast_is_one() -> None:
     assert not report.right and not any("result is right" in note for note in report.notes)
 
 
+class Temperature(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any, T: Any) -> Any:
+        ctx.save_for_backward(x, T)
+        return x / T
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        x, T = ctx.saved_tensors
+        return g / T, -(g * x).sum() / T**2
+
+
+class ForgottenSquare(Temperature):
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        x, T = ctx.saved_tensors
+        return g / T, -(g * x).sum() / T
+
+
+class SpreadOut(Temperature):
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        x, T = ctx.saved_tensors
+        return g / T, -(g * x).sum(0).expand_as(T) / T**2
+
+
+def test_what_is_taken_for_a_single_number() -> None:
+    """The sum over all elements is that of one temperature, whatever it is divided by after."""
+    report = check(Temperature)
+    assert report.right and report.condition == "T is a single number"
+    assert not check(ForgottenSquare).right
+    assert not check(SpreadOut).right
+
+
 class Determinant(Function):
     @staticmethod
     def forward(ctx: Any, A: Any) -> Any:

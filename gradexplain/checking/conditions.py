@@ -94,3 +94,34 @@ def met(
         if all(t.right(n) for t in found for n in t.setting.wanted):
             return condition, found
     return None
+
+
+def as_numbers(
+    trials: Sequence[Trial], tries: Tries, given: Mapping[str, Array], shapes: Mapping[str, Shape]
+) -> tuple[str, list[Trial]] | None:
+    """The inputs that a backward takes for single numbers, as it does which adds up for a temperature
+    or a scale, and the points at which they are.
+
+    None unless everything is right then, beside an input that is right at any shape.
+    """
+    first = trials[0].setting
+    wrong = [n for n in first.wanted if not all(t.right(n) for t in trials)]
+    rest = [n for n in first.wanted if n not in wrong]
+    if not rest or any(n in shapes or n in given or not first.shapes[n] for n in wrong):
+        return None
+    if not any(first.shapes[n] for n in rest):
+        return None
+    settings = {id(t.setting): t.setting for t in trials}
+    found = []
+    for setting in settings.values():
+        own = {n: s for n, s in setting.shapes.items() if n not in given}
+        try:
+            found += made(tries, given, {**own, **dict.fromkeys(wrong, ())}, None)
+        except GradexplainError:
+            return None
+        if not all(
+            t.right(n) and n not in t.implemented.widened for t in found for n in first.wanted
+        ):
+            return None
+    many = len(wrong) > 1
+    return f"{' and '.join(wrong)} {'are single numbers' if many else 'is a single number'}", found
