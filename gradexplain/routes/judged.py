@@ -94,14 +94,13 @@ class AtPyTorch(ChainRule):
         aside = graph.parts()
         needed = graph.needed()
         for node in graph.nodes:
-            if node.id in aside and node.id in needed:
-                self.forward[node.id] = self._part(node, steps.forward.get(node.id))
-            elif node.id in steps.forward:
-                self.forward[node.id] = self._given(steps.forward[node.id])
+            kept = steps.forward.get(node.id)
+            if kept is not None and not (node.id in aside and node.id in needed):
+                self.forward[node.id] = self._given(kept)
             elif node.is_literal:
                 self.forward[node.id] = self._pair(node.value)
             elif node.op is not None and node.id in needed:
-                self.forward[node.id] = self._part(node, None)
+                self.forward[node.id] = self._part(node, kept)
         self.upstream = {
             id: self._given(array)
             for id, array in steps.upstream.items()
@@ -194,11 +193,9 @@ def judged(
     for source in sent.keys() - last.keys():
         _add_up(found, graph[source], sent[source], steps, dtype)
     found.sums = {id: found.sums[id] for id in sent if id in found.sums}
-    decided: dict[int, list[str]] = {}
-    for (id, _), step in found.steps.items():
-        decided.setdefault(id, []).append(step.verdict)
-    found.operations = len(decided)
-    found.compared = sum("cannot tell" not in verdicts for verdicts in decided.values())
+    untold = {id for (id, _), step in found.steps.items() if step.verdict == "cannot tell"}
+    found.operations = len({id for id, _ in found.steps})
+    found.compared = found.operations - len(untold)
     return found
 
 
@@ -212,10 +209,9 @@ def _add_up(
     for step in (*parts, *(() if source.is_leaf else [total])):
         if step.torch.size >= LARGE and step.verdict == "agree":
             step.bound = np.broadcast_to(step.bound.max(), step.bound.shape)
-    parts.clear()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Sent:
     """What one value sends to its inputs, by the contributions ``own``; what the values ``through``
     receive goes on to theirs."""
@@ -233,10 +229,14 @@ class _Sent:
             whole = ((id, (array, np.abs(array))) for id, array in real.items())
             given = {id: to_float(pair[0]) for id, pair in self._onwards(self.at, whole).items()}
             sent = [id for id, array in given.items() if array.any()]
-            receivers = [*dict.fromkeys((*self._expected(self.at), *sent))]
+            receivers = [*dict.fromkeys((*self._expected, *sent))]
         return {id: self._judge(id, given.get(id), singular, dtype) for id in receivers}
 
-    def _expected(self, at: AtPyTorch) -> dict[int, Pair]:
+    @cached_property
+    def _expected(self) -> dict[int, Pair]:
+        return self._by_formula(self.at)
+
+    def _by_formula(self, at: AtPyTorch) -> dict[int, Pair]:
         return self._onwards(at, ((id, at.contribution(c)) for id, c in self.own.items()))
 
     def _onwards(self, at: AtPyTorch, pairs: Iterable[tuple[int, Pair]]) -> dict[int, Pair]:
@@ -261,7 +261,8 @@ class _Sent:
         if not self.through:
             return at.contribution(self.own[id])
         zero = np.zeros(at.graph[id].shape)
-        return self._expected(at).get(id, (to_exact(zero) if at.exact else zero, zero))
+        found = self._by_formula(at) if at.exact else self._expected
+        return found.get(id, (to_exact(zero) if at.exact else zero, zero))
 
     def _judge(self, id: int, torch: Array | None, singular: Any, dtype: str) -> JudgedStep:
         at, steps, c = self.at, self.steps, self.own.get(id)
