@@ -107,8 +107,7 @@ class Judging:
             return False
         other = self.answer.stepped.get(label)
         other = np.zeros(value.shape) if other is None else other
-        dtype = self.problem.dtype
-        return not digits.few(digits.whole(other, value, dtype, self._scale), dtype)
+        return not digits.has_few(other, value, self.problem.dtype, self._scale)
 
     def _held(
         self, routes: tuple[str, str], node: Node, one: Any, other: Any, allowed: Any, dtype: str
@@ -124,8 +123,9 @@ class Judging:
         if self.by_kernel(judged.difference):
             return "convention"
         wrong = compare.differs(one, other, allowed) & ~self.marked.gradient(node)
-        if (wrong & (np.isnan(one) != np.isnan(other))).any():
-            wrong &= ~self.infinite.gradient(node) | (np.isnan(one) == np.isnan(other))
+        nan = wrong & (np.isnan(one) != np.isnan(other))
+        if nan.any():
+            wrong &= ~(nan & self.infinite.gradient(node))
         return "mismatch" if wrong.any() else "convention"
 
     @cached_property

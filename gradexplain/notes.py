@@ -186,7 +186,7 @@ def _lost(run: Run) -> list[Note]:
         # The gradients have their digits: the output itself may have lost its own.
         if real is None or true is None or not np.isfinite(true).all():
             return []
-        if not digits.few(digits.whole(real, true, dtype, 0.0), dtype):
+        if not digits.has_few(real, true, dtype, 0.0):
             return []
     names = quoted(run.graph, own_texts(run.graph))
     found = []

@@ -301,7 +301,7 @@ class Making:
             return status, whole.margin
         # The bound is carried through both passes: what decides are the steps, each by itself.
         steps = worst(step.verdict for step in self.judged.every())
-        few = digits.few(digits.whole(given, expected, dtype, scale), dtype)
+        few = digits.has_few(given, expected, dtype, scale)
         alone = value is None or not compare.differs(value, chain, exact).any()
         if alone and steps in ("agree", "convention"):
             if not few:
@@ -319,17 +319,19 @@ class Making:
         """Whether the run whose steps were judged has digits that PyTorch's own numbers lack."""
         dtype, scale = self.problem.dtype, compare.largest(self.problem.v)
         assert self.answer is not None
-        answer = self.answer.second
+        second, zero = self.answer.second, np.zeros(())
         for leaf in self.leaves:
-            if leaf.id in self.chain.upstream:
-                exact = cleaned(self.chain.upstream[leaf.id], exact=self.chain.exact)
-                zero = np.zeros(leaf.shape)
-                own, again = (
-                    digits.few(digits.whole(zero if g is None else g, exact, dtype, scale), dtype)
-                    for g in (answer.gradients.get(leaf.label), answer.stepped.get(leaf.label))
+            if leaf.id not in self.chain.upstream:
+                continue
+            exact = cleaned(self.chain.upstream[leaf.id], exact=self.chain.exact)
+            own, again = (
+                digits.has_few(
+                    np.broadcast_to(zero if g is None else g, leaf.shape), exact, dtype, scale
                 )
-                if own and not again:
-                    return True
+                for g in (second.gradients.get(leaf.label), second.stepped.get(leaf.label))
+            )
+            if own and not again:
+                return True
         return False
 
     def _is_nans(self, pairs: list[compare.Pair]) -> bool:

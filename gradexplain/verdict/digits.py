@@ -84,6 +84,11 @@ def few(digits: float, dtype: str) -> bool:
     return digits < in_format(dtype) / 2
 
 
+def has_few(found: Array, exact: Array, dtype: str, scale: float) -> bool:
+    """Whether a tensor as a whole has `few` right digits."""
+    return few(whole(found, exact, dtype, scale), dtype)
+
+
 def forward_losses(
     graph: Graph, found: Mapping[int, Array], exact: Mapping[int, Array], dtype: str
 ) -> list[Loss]:
