@@ -40,9 +40,6 @@ class _Writer(Writer):
         remark = f"\n{plain_latex(block.remark)}" if block.remark else ""
         return rf"\subsection*{{{plain_latex(block.title)}}}{remark}"
 
-    def paragraph(self, block: doc.Paragraph) -> str:
-        return self.line(block.content)
-
     def program(self, block: doc.Program) -> str:
         lines = "\n".join(ascii.fold(printable(line), "ascii") for line in block.lines)
         return "\\begin{verbatim}\n" + lines + "\n\\end{verbatim}"

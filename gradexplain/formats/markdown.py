@@ -27,9 +27,6 @@ class _Writer(Writer):
         remark = f"\n\n{_escaped(block.remark)}" if block.remark else ""
         return f"## {_escaped(block.title)}{remark}"
 
-    def paragraph(self, block: doc.Paragraph) -> str:
-        return self.line(block.content)
-
     def program(self, block: doc.Program) -> str:
         return "```python\n" + "\n".join(block.lines) + "\n```"
 

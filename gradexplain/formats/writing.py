@@ -22,6 +22,9 @@ class Writer:
         """Those of which something is shown."""
         return [text for text in map(self.block, blocks) if text]
 
+    def paragraph(self, block: doc.Paragraph) -> str:
+        return self.line(block.content)
+
     def line(self, content: doc.Line) -> str:
         return "".join(map(self.span, content))
 
