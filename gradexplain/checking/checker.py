@@ -287,12 +287,10 @@ def _report(
     if plain:
         asked = trials, tries, first.setting.wanted, given, whole
         found = conditions.met(conditions.on_data(first, given), *asked)
-        number = getattr(first.setting, "functions", ()) and conditions.as_numbers(
-            trials, tries, given, whole
-        )
+        is_code = bool(getattr(first.setting, "functions", ()))
         if found is not None:
             report.condition, trials = found[0].text, found[1]
-        elif number:
+        elif is_code and (number := conditions.as_numbers(trials, tries, given, whole)):
             report.condition, trials = number
         else:
             found = conditions.met(conditions.on_matrices(first, given), *asked)
