@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradexplain.errors import InputError, Span
-from gradexplain.graph import Graph, Node, Ref
+from gradexplain.graph import Graph, Node, Ref, put
 from gradexplain.ops.base import Shape, show_shape
 from gradexplain.reading.language import read
 from gradexplain.reading.program import Program
@@ -158,28 +158,23 @@ def combined(
     results = {}
     taken = set(by_label)
     for name, graph in claims.items():
-        place: dict[int, int] = {}
-
-        def moved(arg: Any, place: dict[int, int] = place) -> Any:
-            if isinstance(arg, Ref):
-                return Ref(place[arg.id])
-            return tuple(map(moved, arg)) if isinstance(arg, tuple) else arg
-
+        place: dict[int, Ref] = {}
         for node in graph.nodes:
             if node.is_leaf:
-                place[node.id] = by_label[node.label]
+                place[node.id] = Ref(by_label[node.label])
                 continue
             label = node.label
             while label in taken:
                 label += "′"
             taken.add(label)
             named = node.named and node.id != graph.output
-            place[node.id] = len(nodes)
+            args = put(node.args, place.__getitem__)
+            place[node.id] = Ref(len(nodes))
             nodes.append(
-                Node(len(nodes), label, named, node.op, moved(node.args), node.shape, nowhere,
+                Node(len(nodes), label, named, node.op, args, node.shape, nowhere,
                      node.value, node.integer)
             )  # fmt: skip
-        results[name] = place[graph.output]
+        results[name] = place[graph.output].id
     return Graph(forward.source, tuple(nodes), forward.output), results
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from gradexplain.errors import GradexplainError
 from gradexplain.explanation import Array
-from gradexplain.graph import Graph, Node, Ref
+from gradexplain.graph import Graph, Node, Ref, put
 from gradexplain.installed import imported
 from gradexplain.ops.base import Shape
 from gradexplain.routes.pytorch import call
@@ -117,17 +117,15 @@ def _cut(node: Node, tensors: dict[int, Any], cut: Callable[[Node, int], bool]) 
     scope = dict(tensors)
     count = 0
 
-    def put(arg: Any) -> Any:
+    def left(id: int) -> Ref:
         nonlocal count
-        if isinstance(arg, Ref):
-            use, count = count, count + 1
-            if not cut(node, use) or not hasattr(tensors[arg.id], "detach"):
-                return arg
-            scope[-1 - use] = tensors[arg.id].detach()
-            return Ref(-1 - use)
-        return tuple(map(put, arg)) if isinstance(arg, tuple) else arg
+        use, count = count, count + 1
+        if not cut(node, use) or not hasattr(tensors[id], "detach"):
+            return Ref(id)
+        scope[-1 - use] = tensors[id].detach()
+        return Ref(-1 - use)
 
-    return tuple(map(put, node.args)), scope
+    return put(node.args, left), scope
 
 
 def jacobians(

@@ -15,7 +15,7 @@ import numpy as np
 
 from gradexplain.errors import Span
 from gradexplain.explanation import Array
-from gradexplain.graph import Builder, Graph, Node, Ref
+from gradexplain.graph import Builder, Graph, Node, Ref, put
 from gradexplain.reading.objects import Tensor
 from gradexplain.reading.session import Session
 
@@ -96,27 +96,19 @@ def _alone(node: Node, builder: Builder) -> tuple[Graph, dict[int, str]]:
     made: dict[int, Ref] = {}
     names: dict[int, str] = {}
 
-    def moved(arg: Any) -> Any:
-        if isinstance(arg, tuple):
-            return tuple(map(moved, arg))
-        if not isinstance(arg, Ref):
-            return arg
-        if arg.id not in made:
-            source = builder.nodes[arg.id]
+    def moved(id: int) -> Ref:
+        if id not in made:
+            source = builder.nodes[id]
             if source.op is None and source.value is not None:
-                made[arg.id] = sub.constant(source.value, source.span, integer=source.integer)
+                made[id] = sub.constant(source.value, source.span, integer=source.integer)
             else:
-                names[arg.id] = f"a{len(names)}"
-                made[arg.id] = sub.leaf(
-                    names[arg.id], source.shape, source.span, integer=source.integer
-                )
-        return made[arg.id]
+                names[id] = f"a{len(names)}"
+                made[id] = sub.leaf(names[id], source.shape, source.span, integer=source.integer)
+        return made[id]
 
-    own = [a for p, a in zip(node.op.parameters, node.args, strict=True) if not p.is_aux]
-    given = [moved(arg) for arg in own]
-    if node.op.aux is None:
-        given = [moved(arg) for arg in node.args]
-    return sub.graph(sub.name(sub.apply(node.op, tuple(given), node.span), "y")), names
+    kept = zip(node.op.parameters, node.args, strict=True)
+    given = tuple(put(a, moved) for p, a in kept if node.op.aux is None or not p.is_aux)
+    return sub.graph(sub.name(sub.apply(node.op, given, node.span), "y")), names
 
 
 def gradients(

@@ -26,7 +26,7 @@ def _read() -> tuple[list[ast.stmt], dict[str, str]]:
         assert isinstance(node, (ast.ClassDef, ast.FunctionDef))
         marks = (line for line in reversed(lines[: node.lineno]) if line.startswith("#: "))
         homes = next(marks).removeprefix("#: ").split()
-        paths |= {f"{home}.{node.name}": node.name for home in homes if node.name[0] != "_"}
+        paths |= {f"{home}.{node.name}": node.name for home in homes}
     return body, paths
 
 

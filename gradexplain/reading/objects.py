@@ -192,6 +192,10 @@ class Results(tuple[Any, ...]):
         self.fields = fields
         return self
 
+    def like(self, values: Sequence[Any]) -> Results:
+        """Others under the same names."""
+        return Results(self.fields, values)
+
 
 @dataclass(frozen=True, slots=True)
 class Call:

@@ -24,7 +24,7 @@ from gradexplain.reading.applying import Applier
 from gradexplain.reading.inputs import Inputs
 from gradexplain.reading.objects import WHOLE, Own, Results, Tensor
 from gradexplain.reading.program import Program
-from gradexplain.tensors import instances
+from gradexplain.tensors import instances, mapped
 
 #: Operations whose result shares its elements with what it is made of.
 _VIEWS = frozenset({"view", "reshape", "transpose", "t", "permute", "getitem", "squeeze", "unsqueeze", "narrow",
@@ -382,9 +382,9 @@ class Session:
         found = self.applier.apply_any(records, plain, named, place)
         if not self.grad_enabled:
             self.follow()
-            found = _mapped(found, lambda ref: self._detached(ref, place))
+            found = mapped(found, Ref, lambda ref: self._detached(ref, place))
         dtype = promoted(part.dtype for part in given)
-        return _mapped(found, lambda ref: self.computed(ref, dtype, place))
+        return mapped(found, Ref, lambda ref: self.computed(ref, dtype, place))
 
     def _detached(self, ref: Ref, place: Span) -> Ref:
         if ref.id not in self._requiring:
@@ -524,14 +524,3 @@ def promoted(kinds: Iterator[str | None] | Any) -> str | None:
     if None in floats:
         return None
     return "float64" if "float64" in floats else "float32"
-
-
-def _mapped(found: Any, change: Callable[[Ref], Any]) -> Any:
-    """What a record gives, each tensor changed."""
-    if isinstance(found, Ref):
-        return change(found)
-    if isinstance(found, Results):
-        return Results(found.fields, [_mapped(part, change) for part in found])
-    if isinstance(found, (tuple, list)):
-        return type(found)(_mapped(part, change) for part in found)
-    return found

@@ -12,14 +12,14 @@ import numpy as np
 from gradexplain.adjoint import Adjoint, Contribution, adjoint
 from gradexplain.errors import GradexplainError, Span, UnsupportedError
 from gradexplain.explanation import Array
-from gradexplain.graph import Builder, Graph, Ref, op_call
+from gradexplain.graph import Builder, Graph, Ref, op_call, put
 from gradexplain.numbers import number
 from gradexplain.ops import by_spelling
 from gradexplain.ops.base import Op
 from gradexplain.plan.arrays import Pair, sized, to_float
+from gradexplain.reading import composed
 from gradexplain.reading.applying import Applier
 from gradexplain.routes.chain import ChainRule
-from gradexplain.trace import compositions, recurrent
 from gradexplain.trace.snapshot import Arg, Operation, Snapshot, Term, Value, View, args_in
 from gradexplain.verdict import compare
 
@@ -31,7 +31,8 @@ _LONG = 200
 _READABLE = 80
 #: Nor that of a call that more operations than this make up.
 _MANY = 16
-
+#: A call written out in more operations than this, such as a long recurrence, is PyTorch's own.
+_MOST = 2000
 
 #: Calls that write the same value, or a tensor's, into every element.
 _WRITES = {"copy_", "fill_", "zero_"}
@@ -65,7 +66,7 @@ class Reading:
         self._integers: dict[str, Array] = {}
         #: How the gradients of a backward pass read, as far as they are short.
         self.gradients: list[str] = []
-        self.applier = Applier(Builder(), self._integers.get)
+        self.applier = Applier(Builder(most=_MOST), self._integers.get)
 
     def leaf(self, number: int) -> Ref:
         """The value as an input of the graph."""
@@ -102,13 +103,6 @@ class Reading:
             for name, arg in operation.kwargs.items()
             if not _is_habit(name, arg)
         }
-        if operation.name in recurrent.NAMES and not kwargs:
-            nodes = self.applier.builder.nodes
-            return recurrent.written_out(
-                operation.name, args, self._call, lambda ref: nodes[ref.id].shape
-            )
-        if operation.name in compositions.NAMES:
-            return self._composed(operation, args, kwargs)
         if operation.swap:
             args[:2] = args[1::-1]
         if operation.spellings == ("torch.positive",):
@@ -125,6 +119,9 @@ class Reading:
                     return self.applier.apply_any(records, args, named, _NOWHERE)
                 except GradexplainError as error:
                     problem = error
+        for path in (re.sub(r"^F\.", "torch.nn.functional.", s) for s in operation.spellings):
+            if composed.is_written(path):
+                return composed.applied(path, args, kwargs, self.applier, self._dtype)
         raise problem
 
     def _shape(self, arg: Arg) -> tuple[int, ...]:
@@ -134,17 +131,9 @@ class Reading:
         """Whether an index says by true and false which elements are taken."""
         return any(self.snapshot.values[arg.id].dtype == "bool" for arg in args_in(index))
 
-    def _composed(self, operation: Operation, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        """A call that PyTorch makes in one, written out."""
-        builder = self.applier.builder
-        for place, arg in enumerate((*operation.args, *operation.kwargs.values())):
-            if isinstance(arg, Arg) and self.snapshot.values[arg.id].dtype == "bool":
-                raise UnsupportedError(f"its argument {place} is true or false")
-        writer = compositions.Writer(
-            self._call,
-            lambda ref: tuple(builder.nodes[ref.id].shape),
-        )
-        return compositions.written_out(operation.name, args, kwargs, writer)
+    def _dtype(self, ref: Ref) -> str | None:
+        """Of an argument; None where it is a number's."""
+        return next((self.snapshot.values[n].dtype for n, r in self.refs.items() if r == ref), None)
 
     def _written(self, operation: Operation) -> Ref:
         """A tensor whose every element is written anew."""
@@ -254,18 +243,13 @@ class Reading:
         needed = replace(graph, output=output).needed()
         made: dict[int, Ref] = {}
 
-        def moved(arg: Any) -> Any:
-            if isinstance(arg, Ref):
-                return made[arg.id]
-            return tuple(map(moved, arg)) if isinstance(arg, tuple) else arg
-
         for node in graph.nodes:
             if node.id not in needed:
                 continue
             if node.is_leaf:
                 made[node.id] = given[node.label]
                 continue
-            args = moved(node.args)
+            args = put(node.args, made.__getitem__)
             there = None if node.op is None else self._there(node.op, args)
             made[node.id] = there or builder._add(
                 None, False, node.op, args, node.shape, _NOWHERE,

@@ -1,0 +1,48 @@
+"""A function of PyTorch that the library writes out, applied to the nodes of a graph being built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from gradexplain.errors import Span, UnsupportedError
+from gradexplain.graph import Ref
+from gradexplain.reading import library
+from gradexplain.reading.applying import Applier
+from gradexplain.reading.inputs import Inputs
+from gradexplain.reading.objects import Tensor
+from gradexplain.reading.program import Program
+from gradexplain.reading.session import Session
+from gradexplain.reading.statements import connect
+from gradexplain.tensors import mapped
+
+_NOWHERE = Span(0, 0)
+
+
+def is_written(path: str) -> bool:
+    """Whether the library has a function of this path, as in ``torch.lstm_cell``."""
+    return library.name_of(path) is not None
+
+
+def applied(
+    path: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    applier: Applier,
+    dtype_of: Callable[[Ref], str | None],
+) -> Any:
+    """What the function gives, tensors as `Ref`.  Raises `UnsupportedError` where it says no, and
+    where what it would draw at random is PyTorch's own.
+    """
+    s = Session(Program("", (), place=_NOWHERE), Inputs(), None, script=True)
+    s.builder, s.applier = applier.builder, applier
+    connect(s)
+
+    def tensor(ref: Ref) -> Tensor:
+        return Tensor(applier.builder.nodes[ref.id].shape, _NOWHERE, ref, dtype_of(ref))
+
+    given, named = mapped((tuple(args), dict(kwargs)), Ref, tensor)
+    made = s.call(library.member(s, path), given, named, _NOWHERE, _NOWHERE)
+    if s.remarks:
+        raise UnsupportedError("what it draws at random is not known")
+    return mapped(made, Tensor, s.ref)
