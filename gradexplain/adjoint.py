@@ -14,7 +14,7 @@ from typing import Any
 
 from gradexplain.formula.local import RESULT, UPSTREAM, LocalRule, local_rule
 from gradexplain.formula.values import NOWHERE, Term, formula_node, formula_text, term
-from gradexplain.graph import Graph, Node, refs
+from gradexplain.graph import Graph, Node, fact, refs
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ class Adjoint:
         return formula_text(before, [c.term for c in self.sent_to(id)])
 
 
+@fact
 def adjoint(graph: Graph, wanted: Sequence[str], upstream: str | None = None) -> Adjoint:
     """The backward pass of ``graph`` from its output to the leaves ``wanted``, as a graph.
 

@@ -11,8 +11,9 @@ import re
 from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import wraps
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,8 +21,31 @@ from gradexplain.errors import GradexplainError, InputError, Span
 from gradexplain.limits import MAX_ELEMENTS, MAX_GRAPH_NODES
 from gradexplain.ops.base import Op, Shape, broadcast, show_shape
 
+if TYPE_CHECKING:
+    from typing import Concatenate, ParamSpec, TypeVar
+
+    P = ParamSpec("P")
+    T = TypeVar("T")
+
 #: A name is given to more values than this with a number instead of primes.
 _PRIMES = 3
+
+
+def fact(find: Callable[Concatenate[Graph, P], T]) -> Callable[Concatenate[Graph, P], T]:
+    """A function of a graph that is worked out once for each graph and what else is given, in order.
+
+    What it returns is shared: nobody may change it.
+    """
+
+    @wraps(find)
+    def known(graph: Graph, /, *args: P.args, **named: P.kwargs) -> T:
+        key = find, *(frozenset(a) if isinstance(a, set) else
+                      tuple(a) if isinstance(a, list) else a for a in args)  # fmt: skip
+        if key not in graph.facts:
+            graph.facts[key] = find(graph, *args, **named)
+        return graph.facts[key]  # type: ignore[no-any-return]
+
+    return known
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +88,11 @@ class Node:
     value: Any = None
     #: Holds integers used as an index, or true/false: nothing to differentiate.
     integer: bool = False
+    #: The ids of the tensors it is made from, one for each use.
+    inputs: tuple[int, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", tuple(ref.id for ref in refs(self.args)))
 
     @property
     def is_leaf(self) -> bool:
@@ -73,11 +102,6 @@ class Node:
     def is_literal(self) -> bool:
         """A number of the expression, written where it is used."""
         return self.op is None and isinstance(self.value, (int, float))
-
-    @property
-    def inputs(self) -> tuple[int, ...]:
-        """The ids of the tensors it is made from, one for each use."""
-        return tuple(ref.id for ref in refs(self.args))
 
     @property
     def aside(self) -> tuple[int, ...]:
@@ -117,6 +141,11 @@ class Graph:
     source: str
     nodes: tuple[Node, ...]
     output: int
+    #: What was found out of it, see `fact`.
+    facts: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Graph, (self.source, self.nodes, self.output)
 
     def __getitem__(self, id: int) -> Node:
         return self.nodes[id]
@@ -130,6 +159,7 @@ class Graph:
         """The inputs, in order of first use."""
         return [node for node in self.nodes if node.is_leaf]
 
+    @fact
     def after(self, id: int) -> Graph:
         """The graph from a node on: it is an input there."""
         node = self[id]
@@ -147,26 +177,29 @@ class Graph:
             found, count = node, count + 1
         return found
 
-    def reach(self, wanted: Sequence[str]) -> set[int]:
+    @fact
+    def reach(self, wanted: Sequence[str]) -> frozenset[int]:
         """The nodes through which a gradient flows to one of the leaves ``wanted``."""
         return self.downstream({node.id for node in self.leaves if node.label in wanted})
 
-    def downstream(self, sources: set[int]) -> set[int]:
+    @fact
+    def downstream(self, sources: set[int]) -> frozenset[int]:
         """``sources`` and every node through which a gradient flows back to one of them."""
         reached = set(sources)
         for node in self.nodes:
             if node.op is not None and not node.integer and not node.op.stops:
                 if any(i in reached for i in node.inputs):
                     reached.add(node.id)
-        return reached
+        return frozenset(reached)
 
-    def needed(self, outputs: Sequence[int] = ()) -> set[int]:
+    @fact
+    def needed(self, outputs: Sequence[int] = ()) -> frozenset[int]:
         """The nodes that ``outputs`` are made from, themselves included; by default the output."""
         needed = set(outputs) or {self.output}
         for node in reversed(self.nodes):
             if node.id in needed:
                 needed.update(node.inputs)
-        return needed
+        return frozenset(needed)
 
     def pruned(self, outputs: Sequence[int]) -> tuple[Graph, dict[int, int]]:
         """The nodes that ``outputs`` are made from alone, ending at the first of them; and the new id of
@@ -182,7 +215,8 @@ class Graph:
         )
         return Graph(self.source, nodes, at[self.output]), at
 
-    def parts(self) -> dict[int, str]:
+    @fact
+    def parts(self) -> Mapping[int, str]:
         """The nodes that are no operation of the user's, each with the node whose record made it.
 
         They are used as ``Aux`` arguments and by one another only.
@@ -207,6 +241,38 @@ class Graph:
             for source in self.nodes[id].inputs:
                 counts[source] = counts.get(source, 0) + 1
         return counts
+
+
+#: The graphs of the programs that were read last.
+_READ: dict[Any, Graph] = {}
+_MOST_READ = 64
+
+
+def as_before(key: Any, graph: Graph) -> Graph:
+    """The graph that was read of the same program before, of which much is known, where it is the same
+    in everything; else this one."""
+    known = _READ.get(key)
+    if known is not None and _described(known) == _described(graph):
+        return known
+    while len(_READ) >= _MOST_READ:
+        _READ.pop(next(iter(_READ)), None)
+    _READ[key] = graph
+    return graph
+
+
+@fact
+def _described(graph: Graph) -> tuple[Any, ...]:
+    """All that a graph says, to be compared."""
+
+    def value(node: Node) -> Any:
+        held = node.value
+        return (held.shape, held.tobytes()) if isinstance(held, np.ndarray) else repr(held)
+
+    nodes = (
+        (n.label, n.named, n.op, repr(n.args), n.shape, n.span, value(n), n.integer)
+        for n in graph.nodes
+    )
+    return graph.output, *nodes
 
 
 @dataclass(slots=True)
@@ -461,7 +527,8 @@ def op_call(node: Node, labels: Mapping[int, str]) -> str:
     return f"{op.name}({', '.join(pieces)})"
 
 
-def labels_of(graph: Graph) -> dict[int, str]:
+@fact
+def labels_of(graph: Graph) -> Mapping[int, str]:
     """Each node's label; a number as Python writes it, the shortest text that is this number."""
 
     def label(node: Node) -> str:

@@ -19,7 +19,7 @@ from gradexplain.explanation import (
     Check,
     Note,
 )
-from gradexplain.graph import Graph
+from gradexplain.graph import Graph, as_before
 from gradexplain.limits import BUDGET, CHECKED_BYTES, EXPLAINED_BYTES
 from gradexplain.numbers import number
 from gradexplain.ops.base import Shape, show_shape
@@ -205,6 +205,9 @@ def problem_at(request: Request, bound: Bound, graph: Graph | None = None) -> Pr
     """The problem of ``request``, for the output of ``graph`` where that is another one."""
     program, values, reading = bound.program, bound.values, bound.reading
     graph = graph or bound.graph
+    key = bound.key if graph is bound.graph and not reading.script else ()
+    whole = graph is bound.graph
+    graph = as_before(key, graph) if key else graph
     wanted = _wanted(graph, request.wrt, reading.wanted)
     grad = request.grad
     if grad is None and len(reading.calls) == 1 and graph.output == reading.calls[0].start:
@@ -222,8 +225,8 @@ def problem_at(request: Request, bound: Bound, graph: Graph | None = None) -> Pr
         statements=reading.statements,
         retain=reading.retain,
         remarks=tuple(Note(remark.kind, remark.text) for remark in reading.remarks),
-        reread=_rereading(bound, graph),
-        key=bound.key if graph is bound.graph and not reading.script else (),
+        reread=_rereading(bound, graph, whole=whole),
+        key=key,
         element=_element(graph, wanted, request.element) if request.element else None,
     )
 
@@ -247,9 +250,11 @@ def with_shared_name(problem: Problem) -> Problem:
 _MANY_STEPS = 2000
 
 
-def _rereading(bound: Bound, graph: Graph) -> Callable[[Mapping[str, Shape]], Graph] | None:
+def _rereading(
+    bound: Bound, graph: Graph, *, whole: bool
+) -> Callable[[Mapping[str, Shape]], Graph] | None:
     """What reads the program with its inputs in other shapes, ending where ``graph`` does."""
-    if bound.reading.steps > _MANY_STEPS or (graph is not bound.graph and not bound.reading.script):
+    if bound.reading.steps > _MANY_STEPS or not (whole or bound.reading.script):
         return None
     return lambda shapes: replace(bound.reread(shapes), output=graph.output)
 

@@ -45,7 +45,7 @@ class Calculus:
         self.ranges = Ranges()
         self._by_label = {node.label: node for node in graph.nodes}
         self._slopes: dict[tuple[int, str], Any] = {}
-        self._reach: dict[str, set[int]] = {}
+        self._reach: dict[str, frozenset[int]] = {}
         self._parts: dict[str, list[Node]] = {}
         self._users: dict[int, list[Node]] | None = None
         self._literals = False

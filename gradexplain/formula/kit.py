@@ -23,7 +23,7 @@ from gradexplain.formula.kinds import (
     Least,
     Lookup,
 )
-from gradexplain.graph import Graph, NamedNumber
+from gradexplain.graph import Graph, NamedNumber, fact
 from gradexplain.ops.base import Shape
 
 
@@ -169,6 +169,7 @@ def number(value: float) -> Any:
     return sympy.Rational(repr(value))
 
 
+@fact
 def decimals(graph: Graph) -> frozenset[Any]:
     """The fractions that stand for a double of the program which is another number, as 1/10 for 0.1.
 

@@ -37,17 +37,26 @@ def to_exact(array: Any) -> Any:
 def to_float(array: Any) -> Any:
     """mpmath numbers, or floats, as float64; an array of float64 itself, which is not to be changed."""
     array = np.asarray(array)
-    if array.dtype != object:
-        return array.astype(np.float64, copy=False)
+    if array.dtype == np.float64:
+        return array
     with np.errstate(all="ignore"):
-        return np.asarray(np.frompyfunc(_float, 1, 1)(array), dtype=np.float64)
+        return np.asarray(array if array.dtype != object else _floats(array), dtype=np.float64)
 
 
 def _float(x: Any) -> float:
     try:
+        sign, whole, two, bits = x._mpf_
+        if whole and -900 < two + bits < 900 and -9000 < two < 900:
+            size = whole << two if two > 0 else whole / (1 << -two)  # Python rounds it right
+            return float(-size if sign else size)
         return float(x)
     except OverflowError:
         return math.inf if x > 0 else -math.inf
+    except AttributeError:
+        return float(x)
+
+
+_floats = np.frompyfunc(_float, 1, 1)
 
 
 def as_array(value: Any) -> Any:

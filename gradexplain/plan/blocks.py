@@ -18,6 +18,9 @@ from gradexplain.plan.program import Axis, Node, needed
 BLOCK = 1 << 15
 LARGE = 1 << 18
 
+#: Kinds whose value is an array of its own.
+FRESH = ("map", "select", "contract")
+
 #: Views, or made at once.
 _LEAVES = ("number", "index", "element", "window")
 
@@ -33,18 +36,9 @@ class Region:
     summed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """Operations in order, those of regions left out, and how often each value is asked for."""
-
-    order: tuple[Node, ...]
-    regions: Mapping[int, Region]
-    uses: Mapping[int, int]
-
-
-def arguments(node: Node, schedule: Schedule) -> tuple[Node, ...]:
-    region = schedule.regions.get(node.place)
-    return node.args if region is None else region.outside
+#: Operations in order, those inside of regions left out: each with its region, which of its arguments
+#: are nobody else's then (`spare`), and the values that are not needed afterwards.
+Schedule = tuple[tuple[Node, Region | None, list[bool], tuple[int, ...]], ...]
 
 
 @lru_cache(maxsize=2048)
@@ -55,22 +49,27 @@ def schedule(root: Node, cut: bool) -> Schedule:
     for node in every:
         for arg in node.args:
             users.setdefault(arg.place, []).append(node)
-    regions: dict[int, Region] = {}
+    regions: dict[int, Region | None] = {}
     found: dict[int, Node] = {}
+    given: dict[int, tuple[Node, ...]] = {}
     pending = [root]
     while pending:
         node = pending.pop()
         if node.place in found:
             continue
         found[node.place] = node
-        region = _region(node, users) if cut else None
-        if region is not None:
-            regions[node.place] = region
-        pending += node.args if region is None else region.outside
-    order = tuple(found[place] for place in sorted(found))
-    made = Schedule(order, regions, {})
-    uses = Counter(arg.place for node in order for arg in arguments(node, made))
-    return Schedule(order, regions, uses)
+        region = regions[node.place] = _region(node, users) if cut else None
+        given[node.place] = node.args if region is None else region.outside
+        pending += given[node.place]
+    uses = Counter(arg.place for args in given.values() for arg in args)
+    order = []
+    for place in sorted(found):
+        node = found[place]
+        spare = [uses[arg.place] == 1 and arg.kind in FRESH for arg in node.args]
+        uses.subtract(arg.place for arg in given[place])
+        over = {arg.place for arg in given[place] if not uses[arg.place]}
+        order.append((node, regions[place], spare, tuple(over)))
+    return tuple(order)
 
 
 def _region(root: Node, users: Mapping[int, list[Node]]) -> Region | None:

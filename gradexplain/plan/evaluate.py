@@ -105,6 +105,8 @@ class Evaluator:
 
     def _shaped(self, array: Any, root: Node, axes: Sequence[Any], shape: Sequence[int]) -> Any:
         named = tuple(Axis(a.name, self._sizes[a]) for a in axes if not a.is_Integer)
+        if root.axes == named and array.shape == tuple(shape):
+            return array
         full = [n for n, a in zip(shape, axes, strict=True) if not a.is_Integer]
         return np.broadcast_to(aligned(array, root.axes, named), full).reshape(tuple(shape))
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from gradexplain.plan.arrays import block, joined
-from gradexplain.plan.blocks import Region, arguments, blocks, schedule
+from gradexplain.plan.blocks import FRESH, Region, blocks, schedule
 from gradexplain.plan.program import Node
-
-#: Kinds whose value is an array of its own.
-_FRESH = ("map", "select", "contract")
 
 
 class Interpretation(Protocol):
@@ -38,29 +34,24 @@ def parts(root: Node, interpretation: Interpretation) -> Iterator[tuple[slice | 
     ``place`` is the axis of which ``value`` is a part, None where values are to be added; ``part`` is
     None for the whole.  What is not needed any more is let go at once.
     """
-    plan = schedule(root, interpretation.cut)
-    uses = Counter(plan.uses)
     values: dict[int, Any] = {}
-    for node in plan.order:
-        given = {arg.place: values[arg.place] for arg in arguments(node, plan)}
-        region = plan.regions.get(node.place)
-        spare = [uses[arg.place] == 1 and arg.kind in _FRESH for arg in node.args]
-        for arg in arguments(node, plan):
-            uses[arg.place] -= 1
-            if not uses[arg.place]:
-                values.pop(arg.place, None)
+    for node, region, spare, over in schedule(root, interpretation.cut):
         if region is None:
-            args = [given[arg.place] for arg in node.args]
-            del given
+            args = [values[arg.place] for arg in node.args]
+            for done in over:
+                del values[done]
             values[node.place] = interpretation.step(node, args, spare)
-        elif node is root:
+            continue
+        given = {arg.place: values[arg.place] for arg in region.outside}
+        for done in over:
+            del values[done]
+        if node is root:
             yield from _in_blocks(region, given, interpretation)
             return
-        else:
-            whole = None
-            for part, place, value in _in_blocks(region, given, interpretation):
-                whole = joined(node, whole, value, place, part)
-            values[node.place] = whole
+        whole = None
+        for part, place, value in _in_blocks(region, given, interpretation):
+            whole = joined(node, whole, value, place, part)
+        values[node.place] = whole
     yield None, None, values[root.place]
 
 
@@ -72,7 +63,7 @@ def _in_blocks(
     inside = {node.place for node in region.inside}
     spare = {
         node.place: [
-            arg.place in inside and arg.kind in _FRESH and last[arg.place] == node.place
+            arg.place in inside and arg.kind in FRESH and last[arg.place] == node.place
             and node.args.count(arg) == 1 for arg in node.args
         ]
         for node in region.inside

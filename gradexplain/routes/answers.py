@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from gradexplain.formula.local import RESULT, UPSTREAM, local_rule, renamed
 from gradexplain.formula.printing import TextPrinter
 from gradexplain.formula.short import short
 from gradexplain.formula.sizes import Sizes, Unlettered
-from gradexplain.graph import Graph, Node, labels_of, refs
+from gradexplain.graph import Graph, Node, fact, labels_of, refs
 from gradexplain.ops.base import Shape
 from gradexplain.routes.chain import Sent
 from gradexplain.routes.names import own_texts, quoted
@@ -151,7 +150,7 @@ def step_said(
     return _Named(letters, names, known)(formula)
 
 
-@lru_cache(maxsize=4)
+@fact
 def _of_graph(graph: Graph) -> tuple[Mapping[int, str], Sequence[str], dict[str, Shape]]:
     """What nodes are called, the names of those that are no numbers, and every shape by name."""
     known = tuple(node.label for node in graph.nodes if not node.is_literal)
@@ -237,10 +236,10 @@ def _paths(run: Run, leaf: Node, index: tuple[int, ...]) -> list[Path]:
         if len(ways) + len(pending) > MOST_PATHS:
             return []
     texts = own_texts(run.graph)
+    # All that arrives came along a single one.
+    sent = [run.chain.along(way, run.v) for way in ways] if len(ways) > 1 else [
+        run.chain.upstream[leaf.id] for _ in ways]  # fmt: skip
     return [
-        Path(
-            tuple(texts[c.node.id] for c in reversed(way)),
-            float(run.clean(run.chain.along(way, run.v))[index]),
-        )
-        for way in ways
+        Path(tuple(texts[c.node.id] for c in reversed(way)), float(run.clean(value)[index]))
+        for way, value in zip(ways, sent, strict=True)
     ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.adjoint import Adjoint, Contribution, adjoint
+from gradexplain.adjoint import Contribution, adjoint
 from gradexplain.arithmetic import mp
 from gradexplain.explanation import Array
 from gradexplain.formula.calculus import literal_value
@@ -26,19 +26,17 @@ def cleaned(pair: Any, *, exact: bool) -> Array:
     """A pair as float64, rounding noise put to 0."""
     value = pair[0]
     if exact:
-        unit, shown = mp.mpf(10) ** (10 - mp.dps), to_float(value)
-        if _clear(shown, pair[1], unit):
+        shown = to_float(value)
+        if _clear(shown, pair[1], 10 - mp.dps):
             return np.asarray(shown + 0.0)
         return np.asarray(np.where(noise(pair), 0.0, shown) + 0.0)
     return compare.settled(to_float(value), pair[1], compare.ROUNDOFF["float64"])
 
 
-def _clear(value: Array, size: Array, unit: Any) -> bool:
-    """Whether every number, as a float, is larger than ``unit`` times ``size`` by far."""
+def _clear(value: Array, size: Array, ten: int) -> bool:
+    """Whether every number, as a float, is larger than ``size`` times this power of ten by far."""
     with np.errstate(all="ignore"):
-        return bool(np.all(np.abs(value) > 2 * float(unit) * size)) and bool(
-            np.isfinite(value).all()
-        )
+        return bool((np.abs(value) > 2 * 10.0**ten * size).all() and np.isfinite(value).all())
 
 
 def noise(pair: Any) -> Array:
@@ -96,9 +94,9 @@ def certain(pair: Pair, digits: int, before: Pair | None = None) -> bool:
     Where an error bound is too large for a float, two evaluations must agree: this and the one
     ``before``.
     """
-    unit, near = mp.mpf(10) ** (_WANTED - digits), mp.mpf(10) ** -_WANTED
-    if _clear(to_float(pair[0]), pair[1], unit):
+    if _clear(to_float(pair[0]), pair[1], _WANTED - digits):
         return True
+    unit, near = mp.mpf(10) ** (_WANTED - digits), mp.mpf(10) ** -_WANTED
     earlier = np.full(np.shape(pair[0]), mp.nan) if before is None else before[0]
 
     def lost(value: Any, size: float, other: Any) -> bool:
@@ -126,7 +124,6 @@ class ChainRule:
         self.forward: dict[int, Pair] = {}
         self.upstream: dict[int, Pair] = {}
         self.contributions: list[Sent] = []
-        self._adjoint: tuple[tuple[str, ...], Adjoint] | None = None
         self._decimals = decimals(graph) if exact else frozenset()
         needed = graph.needed()
         for node in graph.nodes:
@@ -242,9 +239,7 @@ class ChainRule:
         """From the output to the leaves ``wanted``, along the adjoint graph."""
         self.upstream = {self.graph.output: self._pair(v)}
         self.contributions = []
-        if self._adjoint is None or self._adjoint[0] != tuple(wanted):
-            self._adjoint = tuple(wanted), adjoint(self.graph, wanted, UPSTREAM)
-        for c in self._adjoint[1].contributions:
+        for c in adjoint(self.graph, wanted, UPSTREAM).contributions:
             value = shown = self.sent(c, self.upstream[c.node.id])
             if c.source.id in self.upstream:
                 before = sized(self.upstream[c.source.id])

@@ -383,12 +383,18 @@ class ClosedForm:
 
         With ``implicit``, v is 1 and not mentioned.
         """
-        node, rest = self.graph[node.id], self.graph.after(node.id)
-        sizes = None if self.sizes is None else replace(self.sizes, graph=rest)
-        form = ClosedForm(
-            self._here.after(node.id), self._values, self._v, exact=self.exact, sizes=sizes
+        node = self.graph[node.id]
+        form: ClosedForm = self.remembered(
+            ("after", node.id, implicit), lambda: self._after(node, implicit=implicit)
         )
+        form = form.at(self._values, self._v, exact=self.exact)
         form._pairs[node.label] = self._pair(node.label) if node.named else self._written(node)
+        return form
+
+    def _after(self, node: Node, *, implicit: bool) -> ClosedForm:
+        rest = self.graph.after(node.id)
+        sizes = None if self.sizes is None else replace(self.sizes, graph=rest)
+        form = ClosedForm(self._here.after(node.id), {}, self._v, exact=self.exact, sizes=sizes)
         if implicit:
             v = element_symbol(self.v_name, form.calculus.indices(self.graph.out.shape, "o"))
             formula = form.gradient(rest[node.id])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gradexplain.graph import Graph, Node, labels_of, op_call
+from gradexplain.graph import Graph, Node, fact, labels_of, op_call
 
 #: An unnamed value is its own text up to this many characters, a number beyond.
 OWN = 24
@@ -18,15 +18,17 @@ def free_names(graph: Graph) -> tuple[str, str]:
     )
 
 
+@fact
 def free_name(graph: Graph, *names: str) -> str:
     """The first of ``names`` that no value has."""
     taken = {node.label for node in graph.nodes}
     return next((name for name in names if name not in taken), f"{names[-1]}_")
 
 
-def own_texts(graph: Graph, most: int = OWN) -> dict[int, str]:
+@fact
+def own_texts(graph: Graph, most: int = OWN) -> Mapping[int, str]:
     """Each value's text in the reader's names: ``2*b``, ``log(c)``; a longer one's is its label."""
-    texts = labels_of(graph)
+    texts = dict(labels_of(graph))
     for node in graph.nodes:
         if node.op is None or node.named:
             continue

@@ -7,7 +7,7 @@ while the formulas are derived (`Asked`), unless this process has loaded it alre
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -259,7 +259,7 @@ def tensors_of(
     values: Mapping[str, Array],
     wanted: Sequence[str],
     dtype_name: str,
-    needed: set[int] | None = None,
+    needed: Set[int] | None = None,
     run: Any = None,
 ) -> dict[int, Any]:
     """The graph run by PyTorch: every input, and every value that is ``needed`` for the output.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gradexplain.graph import Graph
+from gradexplain.graph import Graph, fact
 from gradexplain.routes.names import free_name
 
 #: Larger programs have names of their own.
@@ -19,6 +19,7 @@ _MOST = 24
 _NAMES = ("r", "u", "q")
 
 
+@fact
 def shared(graph: Graph, wanted: Sequence[str]) -> tuple[int, str] | None:
     """The value to name and its name: an unnamed sum of at least two operations and two inputs that is
     taken to a power, and that every gradient comes through; None without one."""
@@ -45,6 +46,7 @@ def shared(graph: Graph, wanted: Sequence[str]) -> tuple[int, str] | None:
     return None
 
 
+@fact
 def named(graph: Graph, id: int, label: str) -> Graph:
     """``graph`` with a name for a node."""
     nodes = tuple(replace(n, label=label, named=True) if n.id == id else n for n in graph.nodes)

@@ -17,6 +17,7 @@ from gradexplain.formula.printing import TextPrinter
 from gradexplain.formula.sizes import Unlettered
 from gradexplain.graph import Graph, refs
 from gradexplain.numbers import number
+from gradexplain.plan.blocks import LARGE
 from gradexplain.routes.chain import ChainRule, Sent
 from gradexplain.routes.closed import ClosedForm
 
@@ -119,7 +120,9 @@ def _numbers(
         spot = tuple(int(i) for i in index)
         if any(i >= n for i, n in zip(spot, pair[0].shape, strict=True)):
             return ""
-        values[atom] = number(float(clean(tuple(a if a is None else a[spot] for a in pair))), 6)
+        if pair[0].size >= LARGE:  # what is large is not kept cleaned
+            pair, spot = (pair[0][spot], None if pair[1] is None else pair[1][spot]), ()
+        values[atom] = number(float(clean(pair)[spot]), 6)
     if not values:
         return ""
     filled = _Filled({**values, **lengths})(contribution)

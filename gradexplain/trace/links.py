@@ -360,7 +360,7 @@ class Link:
             for node in self.graph.nodes
         )
 
-    def _reached(self) -> set[int]:
+    def _reached(self) -> frozenset[int]:
         return self.graph.downstream(set(self.inputs.values()))
 
     def expression(self) -> str:
