@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from test_laws import check_text
 
 import gradexplain
+from gradexplain import graph
 from gradexplain.cli import main
-from gradexplain.routes.closed import Known
 
 CASES = [
     ("sqrt(x).mean()", {"x": (2, 3)}, "v/(2·N·M·sqrt(x[j,l]))", "N = 2, M = 3"),
@@ -69,10 +69,10 @@ def _plain(value: Any) -> Any:
 
 @pytest.mark.parametrize("text", ["x / x.sum(dim=0)", "softmax(x, dim=1)", "x.var(1)", "x.prod()"])
 def test_formulas_that_were_derived_before_give_the_same_page(text: str) -> None:
-    Known.of_this_thread().clear()
+    graph._READ.clear()
     other = gradexplain.explain(text, at={"x": [[3, 1], [4, 1], [5, 9]]}, grad="ones", check=False)
     kept = gradexplain.explain(text, shapes={"x": (3, 2)}, grad="ones", check=False)
-    Known.of_this_thread().clear()
+    graph._READ.clear()
     fresh = gradexplain.explain(text, shapes={"x": (3, 2)}, grad="ones", check=False)
     assert _plain(kept) == _plain(fresh) != _plain(other)
 

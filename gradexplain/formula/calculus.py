@@ -45,7 +45,6 @@ class Calculus:
         self.ranges = Ranges()
         self._by_label = {node.label: node for node in graph.nodes}
         self._slopes: dict[tuple[int, str], Any] = {}
-        self._reach: dict[str, frozenset[int]] = {}
         self._parts: dict[str, list[Node]] = {}
         self._users: dict[int, list[Node]] | None = None
         self._literals = False
@@ -133,9 +132,7 @@ class Calculus:
 
     def reaches(self, node: Node, leaf: str) -> bool:
         """Whether a gradient flows from ``node`` to ``leaf``."""
-        if leaf not in self._reach:
-            self._reach[leaf] = self.graph.downstream({self._by_label[leaf].id})
-        return node.id in self._reach[leaf]
+        return node.id in self.graph.downstream({self._by_label[leaf].id})
 
     def jacobian(self, node: Node, leaf: Node, limit: int | None = None) -> Any:
         """``∂node[o0, o1, …]/∂leaf[d0, d1, …]``, not tidied; None once it has more than ``limit``

@@ -6,9 +6,7 @@ named parts, each in closed form (`ClosedForm.chained`).
 
 from __future__ import annotations
 
-import threading
 from bisect import bisect_left
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
@@ -46,24 +44,6 @@ LONG = 100
 
 #: A derivation that grows past that by more than this is given up for the chain before it is tidied.
 _MORE = 20
-
-
-class Known(OrderedDict[Any, "ClosedForm"]):
-    """Formulas that were derived, of the programs that were explained last; one for each thread."""
-
-    _MOST = 64
-    _threads = threading.local()
-
-    @classmethod
-    def of_this_thread(cls) -> Known:
-        if not hasattr(cls._threads, "known"):
-            cls._threads.known = cls()
-        return cls._threads.known  # type: ignore[no-any-return]
-
-    def __setitem__(self, key: Any, form: ClosedForm) -> None:
-        super().__setitem__(key, form)
-        while len(self) > self._MOST:
-            self.popitem(last=False)
 
 
 class ClosedForm:
