@@ -15,7 +15,7 @@ from gradexplain.plan.blocks import LARGE
 from gradexplain.problem import Problem
 from gradexplain.routes.chain import MOST_DIGITS, ChainRule, cleaned
 from gradexplain.routes.judged import JudgedSteps, judged
-from gradexplain.routes.singular import Marked, Singular, singular_nodes
+from gradexplain.routes.singular import Accounted, Singular, singular_nodes
 from gradexplain.verdict import compare, digits, fold
 from gradexplain.verdict.status import worst
 
@@ -90,7 +90,9 @@ class Judging:
             found["margin"] = None if arrived is None else arrived.margin
             right = digits.whole(torch, value, problem.dtype, self._scale)
             if digits.few(right, problem.dtype):
-                verdicts.append("mismatch" if self._astray(label, value) else "convention")
+                stepped = self.answer.stepped or {label: torch}
+                astray = digits.astray(torch, stepped.get(label), value, problem.dtype, self._scale)
+                verdicts.append("mismatch" if astray else "convention")
                 found["digits"] = right
         elif asked:
             found["tolerance"] = allowed = compare.bound(sizes, value, problem.v, problem.dtype)
@@ -100,14 +102,6 @@ class Judging:
             self.numberless.add(label)
             verdicts.append("convention")
         return {**found, "verdict": worst(verdicts)}
-
-    def _astray(self, label: str, value: Any) -> bool:
-        """Whether the run whose steps were judged has digits that PyTorch's own numbers lack."""
-        if self.answer.stepped is None:
-            return False
-        other = self.answer.stepped.get(label)
-        other = np.zeros(value.shape) if other is None else other
-        return not digits.has_few(other, value, self.problem.dtype, self._scale)
 
     def _held(
         self, routes: tuple[str, str], node: Node, one: Any, other: Any, allowed: Any, dtype: str
@@ -122,26 +116,15 @@ class Judging:
         self.differences.append(judged.difference)
         if self.by_kernel(judged.difference):
             return "convention"
-        wrong = compare.differs(one, other, allowed) & ~self.marked.gradient(node)
-        nan = wrong & (np.isnan(one) != np.isnan(other))
-        if nan.any():
-            wrong &= ~(nan & self.infinite.gradient(node))
-        return "mismatch" if wrong.any() else "convention"
+        left = self.accounted.left(compare.differs(one, other, allowed), one, other, node)
+        return "mismatch" if left.any() else "convention"
 
     @cached_property
-    def marked(self) -> Marked:
+    def accounted(self) -> Accounted:
         """What has to do with a singular point, or with what no formula has rules for."""
-        marks = dict(self.special)
-        for point in self.singular:
-            marks[point.node.id] = marks.get(point.node.id, False) | point.mask
-        return Marked(self.chain, marks, self.problem.wanted)
-
-    @cached_property
-    def infinite(self) -> Marked:
-        """What an infinity has a part in: whether it meets 0, which is nan, depends on the order."""
-        return Marked(
-            self.chain, self._where(lambda array, _: np.isinf(array)), self.problem.wanted
-        )
+        infinite = self._where(lambda array, _: np.isinf(array))
+        graph, forward, wanted = self.chain.graph, self.chain.forward, self.problem.wanted
+        return Accounted(graph, forward, self.special, self.singular, infinite, wanted)
 
     @cached_property
     def singular(self) -> list[Singular]:

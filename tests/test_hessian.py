@@ -19,6 +19,7 @@ from gradexplain.errors import UnsupportedError
 from gradexplain.formula.functions import PRIMITIVES
 from gradexplain.formula.kinds import Nonzero, SincSlope, sinc
 from gradexplain.ops import all_ops
+from gradexplain.routes.double import SecondQuestion
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 
@@ -413,3 +414,32 @@ def test_a_wrong_second_pass_is_seen_though_the_bound_hides_it() -> None:
     at = {"w": [[0.5, -0.3], [0.2, 0.7]], "x": [0.4, -0.6]}
     found = gradexplain.hessian(text, at=at, dtype="float32")
     assert found.check is not None and found.check.status in ("agree", "convention")
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "block", "place"),
+    [
+        ("sqrt(x).sum()", {"x": [0.0, 4.0]}, ("x", "x"), (1, 1)),
+        ("x.abs().sum() + (x*w).sum()", {"x": [0.0, 4.0], "w": [1.0, 2.0]}, ("x", "w"), (1, 1)),
+        ("elu(x).sum()", {"x": [0.0, -1.0]}, ("x", "x"), (1, 1)),
+        ("(sqrt(x)*y).sum() + y**3", {"x": [0.0, 4.0], "y": 2.0}, ("y", "y"), ()),
+        ("x.norm() + (w**3).sum()", {"x": [0.0, 0.0], "w": [1.0, 2.0]}, ("w", "w"), (0, 0)),
+    ],
+)
+def test_a_singular_point_excuses_only_what_it_has_a_part_in(
+    text: str, at: dict[str, Any], block: tuple[str, str], place: tuple[int, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    right = gradexplain.hessian(text, at=at)
+    assert right.check is not None and right.check.status in ("agree", "convention"), right.check
+    made = SecondQuestion._blocks
+
+    def wrong(*arguments: Any) -> Any:
+        found = made(*arguments)
+        found[block][place] += 0.5
+        return found
+
+    monkeypatch.setattr(SecondQuestion, "_blocks", staticmethod(wrong))
+    found = gradexplain.hessian(text, at=at)
+    assert found.check is not None and found.check.status == "mismatch", found.check
+    assert found.blocks[block].verdict == "mismatch"

@@ -163,7 +163,8 @@ register(Op(
                    terms=lambda g, x: abs(g) / (1 + abs(x))),),
 ))
 activation("tanhshrink", "input - tanh(input)", "F.tanhshrink(x[3] - 2)", named=True, homes="F",
-    derivatives={"input": "tanh(input)**2"})
+    derivatives={"input": "tanh(input)**2"},
+    coarse=(Coarse(0.0, "PyTorch takes the difference of 1 and 1 − tanh(x)²", terms=lambda g, x: abs(g)),))
 
 # -- piecewise linear ones -----------------------------------------------------------------------
 

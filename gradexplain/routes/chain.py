@@ -88,11 +88,11 @@ def settled_chain(
         digits = max(2 * digits, MORE_DIGITS)
 
 
-def certain(pair: Pair, digits: int, before: Pair | None = None) -> bool:
+def certain(pair: Pair, digits: int, before: Pair | None = None, *, again: bool = False) -> bool:
     """Whether enough of the ``digits`` are left in every number that is finite.
 
     Where an error bound is too large for a float, two evaluations must agree: this and the one
-    ``before``.
+    ``before``; that both have nothing left says nothing, and is tried ``again``.
     """
     if _clear(to_float(pair[0]), pair[1], _WANTED - digits):
         return True
@@ -104,7 +104,7 @@ def certain(pair: Pair, digits: int, before: Pair | None = None) -> bool:
             return False
         if size < math.inf:
             return bool(abs(value) < unit * size)
-        return not abs(value - other) <= near * abs(value)
+        return (again and value == 0) or not abs(value - other) <= near * abs(value)
 
     with np.errstate(all="ignore"):
         return not np.any(np.frompyfunc(lost, 3, 1)(pair[0], pair[1], earlier))
@@ -134,7 +134,9 @@ class ChainRule:
         """Whether enough of the ``digits`` are left in every number; ``before`` has fewer of them."""
         found = self._found()
         earlier = [None] * len(found) if before is None else before._found()
-        return all(certain(pair, digits, other) for pair, other in zip(found, earlier, strict=True))
+        again = digits < self.most_digits(digits) <= MOST_DIGITS
+        pairs = zip(found, earlier, strict=True)
+        return all(certain(pair, digits, other, again=again) for pair, other in pairs)
 
     def _found(self) -> list[Pair]:
         found = [*self.forward.values(), *self.upstream.values()]

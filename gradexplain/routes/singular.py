@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import cached_property, lru_cache, reduce
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,10 @@ class Singular:
     #: True at each element of the result where it is.
     mask: Any
 
+    @classmethod
+    def at(cls, node: Node, mask: Any) -> Singular:
+        return cls(node, tuple(int(i) for i in np.argwhere(mask)[0]), int(mask.sum()), mask)
+
 
 def singular_nodes(graph: Graph, chain: ChainRule, wanted: list[str]) -> list[Singular]:
     """The singular points that a gradient passes through, looked for node by node.
@@ -48,8 +52,7 @@ def singular_nodes(graph: Graph, chain: ChainRule, wanted: list[str]) -> list[Si
             continue
         mask = _mask(node, graph, chain)
         if mask is not None and mask.any():
-            index = tuple(int(i) for i in np.argwhere(mask)[0])
-            found.append(Singular(node, index, int(mask.sum()), mask))
+            found.append(Singular.at(node, mask))
     return found
 
 
@@ -97,17 +100,61 @@ def _conditions(
     return axes, [build(condition, names) for condition in op.singular]
 
 
+@dataclass(frozen=True)
+class Accounted:
+    """What of a difference between routes there is a reason for, element by element.
+
+    A reason are singular ``points`` and values that are ``special`` (see `Marked`).  Where one route
+    alone has nan it is an infinity too, in whatever row of a Jacobian: whether it meets 0 depends on
+    the order.  ``infinite`` says where there is one.
+    """
+
+    graph: Graph
+    forward: Mapping[int, Pair]
+    special: Mapping[int, Array]
+    points: Sequence[Singular]
+    infinite: Mapping[int, Array]
+    wanted: Sequence[str]
+
+    @cached_property
+    def marked(self) -> Marked:
+        return Marked(self.graph, self.forward, self.special, self.points, self.wanted)
+
+    @cached_property
+    def _infinite(self) -> Marked:
+        return Marked(self.graph, self.forward, self.infinite, (), self.wanted)
+
+    def left(self, wrong: Any, one: Array, other: Array, node: Node) -> Any:
+        """What is left of ``wrong``, where two gradients of ``node`` differ, or two Jacobians by it."""
+        if not wrong.any():
+            return wrong
+        own = self.marked.gradient(node)
+        row = np.isnan(self.marked.forward[self.graph.output][0])
+        wrong = wrong & ~(own if wrong.ndim == len(node.shape) else np.logical_and.outer(row, own))
+        nan = wrong & (np.isnan(one) != np.isnan(other))
+        return wrong & ~(nan & (own | self._infinite.gradient(node))) if nan.any() else wrong
+
+
 class Marked(ChainRule):
     """What certain elements of certain nodes have a part in, of the values and of the gradients.
 
-    ``marks`` are masks by node.  There nan is put in the place of a value and followed, forward and
-    back; an operation whose value drops nan hands it on to all that it makes.
+    ``special`` are masks by node of values, ``points`` have no derivative, and no value where that is
+    not finite.  There nan is put in the place of a value, or of what is sent, and followed, forward
+    and back; an operation whose value drops nan hands it on to all that it makes.
     """
 
-    def __init__(self, chain: ChainRule, marks: Mapping[int, Array], wanted: Sequence[str]) -> None:
-        self._plain, self._marks = chain.forward, marks
-        super().__init__(chain.graph, {}, exact=False)
-        self.backward(np.ones(chain.graph.out.shape), wanted)
+    def __init__(
+        self,
+        graph: Graph,
+        forward: Mapping[int, Pair],
+        special: Mapping[int, Array],
+        points: Sequence[Singular],
+        wanted: Sequence[str],
+    ) -> None:
+        self._plain, self._special = forward, special
+        self._points = {point.node.id: point.mask for point in points}
+        super().__init__(graph, {}, exact=False)
+        self.backward(np.ones(graph.out.shape), wanted)
 
     def gradient(self, node: Node) -> Any:
         """True at each element of the gradient of ``node`` that a mark has a part in."""
@@ -116,7 +163,8 @@ class Marked(ChainRule):
 
     def _value(self, node: Node, values: Mapping[str, Array]) -> Pair:
         value = np.array(to_float(self._plain[node.id][0]), dtype=np.float64)
-        mask = np.array(np.broadcast_to(self._marks.get(node.id, False), value.shape))
+        mask = self._points.get(node.id, False) & (node.integer | ~np.isfinite(value))
+        mask = np.array(np.broadcast_to(mask | self._special.get(node.id, False), value.shape))
         given = [np.isnan(self.forward[i][0]) for i in node.inputs if i in self.forward]
         if any(part.any() for part in given):
             if node.op is not None and node.op.pointwise:
@@ -130,17 +178,16 @@ class Marked(ChainRule):
     def sent(self, c: Contribution, upstream: Pair) -> Pair:
         """Nan where a mark has a part in what ``c.node`` sends."""
         pointwise, shape = c.node.op is not None and c.node.op.pointwise, c.source.shape
-        here = (
-            np.isnan(self.forward[c.node.id][0]) if pointwise else self._marks.get(c.node.id, False)
-        )
-        up = np.where(here, np.nan, upstream[0])
-        marked = [np.isnan(up), *(np.isnan(self.forward[i][0]) for i in c.node.inputs)]
+        here = self._special.get(c.node.id, False) | self._points.get(c.node.id, np.False_)
+        read = [self.forward[i][0] for i in c.term.names.values() if i in self.forward]
+        odd = [np.isnan(array) for array in read]
+        up = np.where(reduce(np.logical_or, odd, here) if pointwise else here, np.nan, upstream[0])
         mask = np.zeros(shape, dtype=bool)
         if pointwise:
             axes = tuple(range(len(c.node.shape) - len(shape)))
             axes += tuple(len(axes) + i for i, n in enumerate(shape) if n == 1)
             mask = np.isnan(up).any(axis=axes).reshape(shape)
-        elif any(part.any() for part in marked):
+        elif np.isnan(up).any() or any(part.any() for part in odd):
             mask = self._followed(shape, lambda: super(Marked, self).sent(c, (up, np.abs(up))))
         value = np.where(mask, np.nan, 1.0)
         return value, np.abs(value)

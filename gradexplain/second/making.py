@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from gradexplain.routes.chain import ChainRule, cleaned
 from gradexplain.routes.closed import ClosedForm
 from gradexplain.routes.judged import JudgedSteps, judged
 from gradexplain.routes.names import free_name
-from gradexplain.routes.singular import singular_nodes
+from gradexplain.routes.singular import Accounted, Singular
 from gradexplain.routes.written import Shown, Written
 from gradexplain.second.gradients import Gradients, closed, stepped
 from gradexplain.second.model import WHOLE, Block, Hessian, Product
@@ -96,7 +97,7 @@ class Making:
             self.answer = None
         else:
             self.refused = ""
-        self.singular = singular_nodes(run.graph, run.chain, list(problem.wanted))
+        self.singular = run.judging.singular
         self.borders = borders(run)
         # Whether PyTorch has nan where there is a second derivative, and one side's of two.
         self.undefined = self.corner = False
@@ -202,8 +203,9 @@ class Making:
             size = np.maximum(pair[1], size)
         block.tolerance, exact = self._bounds(size, block.known)
         block.verdict, block.margin = self._compare(
-            self._left(a, "", b, ""), block.value, stepped, block.torch, block.tolerance, exact
-        )
+            self._left(a, "", b, ""), block.value, stepped, block.torch, block.tolerance, exact,
+            self._accounted(b, self.steps.of.get(a.label)),
+        )  # fmt: skip
         if block.value is None or block.torch is None:
             return
         if block.verdict == "mismatch" and not compare.differs(block.value, stepped, exact).any():
@@ -278,8 +280,12 @@ class Making:
         torch: Array | None,
         tolerance: Array,
         exact: Array,
+        accounted: Callable[[Array, Array, Array], Any],
     ) -> tuple[str, float | None]:
-        """The verdict on one block or product, and its margin; differences are kept."""
+        """The verdict on one block or product, and its margin; differences are kept.
+
+        ``accounted`` says which of the elements that differ nothing accounts for.
+        """
         pairs = []
         if value is not None:
             pairs.append((("closed form", "chain rule"), value, chain, exact))
@@ -288,10 +294,12 @@ class Making:
             pairs.append(((first[0], "PyTorch"), first[1], torch, tolerance))
         found = [d for pair in pairs if (d := compare.worst(name, *pair))]
         self.differences += found
-        known = bool(self.singular or self.borders or (found and self._is_nans(pairs)))
         status = "skipped" if torch is None else "agree"
-        if found:
-            status = "convention" if known or all(map(self._by_kernel, found)) else "mismatch"
+        if found and all(map(self._by_kernel, found)):
+            status = "convention"
+        elif found:
+            left = (accounted(compare.differs(*pair[1:]), *pair[1:3]) for pair in pairs)
+            status = "mismatch" if any(part.any() for part in left) else "convention"
         if torch is None or self.judged is None:
             return status, None
         (routes, expected, given, allowed) = pairs[-1]
@@ -311,38 +319,61 @@ class Making:
                 return "convention", whole.margin
         if status == "agree":
             status = whole.verdict
-        if status == "cannot tell" and (known or self.coarse):
-            status = "convention"
+        if status == "cannot tell":
+            known = ~accounted(np.ones(given.shape, dtype=bool), expected, given)
+            if self.coarse or known.any():
+                rest = [array[~known] for array in (expected, given, allowed)]
+                told = compare.judge(name, routes, rest[0], rest[1], rest[2], dtype, scale)
+                status = "convention" if self.coarse or told.verdict == "agree" else status
         return status, whole.margin
 
+    def _accounted(self, node: Node, id: int | None = None) -> Callable[[Array, Array, Array], Any]:
+        """What nothing accounts for of differences in ``H·u``, or in the Jacobian of the value ``id``."""
+        graph = self.steps.graph if id is None else self.steps.at(id)
+
+        def left(wrong: Array, one: Array, other: Array) -> Any:
+            wanted, forward = self.problem.wanted, self.chain.forward
+            found = Accounted(graph, forward, *self._marks, wanted)
+            return found.left(wrong, one, other, node)
+
+        return left
+
+    @cached_property
+    def _marks(self) -> tuple[dict[int, Array], list[Singular], dict[int, Array]]:
+        """`Accounted`'s for both passes: gradients on the way are values of the second."""
+        run, first = self.run, self.run.judging.accounted
+        special, points = dict(first.special), [*first.points, *self.borders]
+        for id, (value, _) in replace(first, points=points).marked.upstream.items():
+            if (gradient := self.steps.of.get(run.graph[id].label)) is not None:
+                special[gradient] = np.isnan(value)
+        forward = self.chain.forward.items()
+        return special, points, {id: np.isinf(to_float(value)) for id, (value, _) in forward}
+
+    def _follows(self, leaf: Node, product: Product) -> bool:
+        """Whether ``H·u`` differs only where H does, and there for a reason."""
+        column = [b for b in self.hessian.blocks.values() if b.column == leaf.label]
+        assert product.torch is not None and product.tolerance is not None
+        wrong = compare.differs(product.known, product.torch, product.tolerance)
+        for block in column:
+            if block.verdict == "convention" and block.torch is not None:
+                assert block.tolerance is not None
+                off = compare.differs(block.known, block.torch, block.tolerance)
+                wrong &= ~off.any(axis=tuple(range(off.ndim - len(leaf.shape))))
+        return not wrong.any() and all(block.verdict != "mismatch" for block in column)
+
     def _astray(self) -> bool:
-        """Whether the run whose steps were judged has digits that PyTorch's own numbers lack."""
+        """Whether some input's numbers are, see `digits.astray`."""
         dtype, scale = self.problem.dtype, compare.largest(self.problem.v)
         assert self.answer is not None
-        second, zero = self.answer.second, np.zeros(())
-        for leaf in self.leaves:
-            if leaf.id not in self.chain.upstream:
-                continue
-            exact = cleaned(self.chain.upstream[leaf.id], exact=self.chain.exact)
-            own, again = (
-                digits.has_few(
-                    np.broadcast_to(zero if g is None else g, leaf.shape), exact, dtype, scale
-                )
-                for g in (second.gradients.get(leaf.label), second.stepped.get(leaf.label))
+        second, arrived = self.answer.second, self.chain.upstream
+        return any(
+            digits.astray(
+                second.gradients.get(leaf.label), second.stepped.get(leaf.label),
+                cleaned(arrived[leaf.id], exact=self.chain.exact), dtype, scale,
             )
-            if own and not again:
-                return True
-        return False
-
-    def _is_nans(self, pairs: list[compare.Pair]) -> bool:
-        """Whether an input is no finite number, and routes differ only where one of them has nan: no
-        formula has IEEE's rules for those."""
-        if all(np.isfinite(array).all() for array in self.problem.values.values()):
-            return False
-        return all(
-            np.isnan(one + other)[compare.differs(one, other, allowed)].all()
-            for _, one, other, allowed in pairs
-        )
+            for leaf in self.leaves
+            if leaf.id in arrived
+        )  # fmt: skip
 
     def _chain_rows(self) -> dict[tuple[str, str], tuple[Array, Array]]:
         """Every block by the chain rule on the graph of the backward pass, a row at a time."""
@@ -489,11 +520,9 @@ class Making:
             product.verdict, product.margin = self._compare(
                 f"(H·{self.hessian.u})" + (f".{leaf.label}" if len(self.leaves) > 1 else ""),
                 product.value, product.chain_rule, product.torch, product.tolerance, bound,
+                self._accounted(leaf),
             )  # fmt: skip
-            row = {
-                block.verdict for block in self.hessian.blocks.values() if block.row == leaf.label
-            }
-            if product.verdict == "mismatch" and "convention" in row and "mismatch" not in row:
+            if product.verdict == "mismatch" and self._follows(leaf, product):
                 product.verdict = "convention"  # its numbers are H's, which are accounted for
 
     def _product(self, leaf: Node, form: ClosedForm) -> Product:

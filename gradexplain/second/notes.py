@@ -25,7 +25,8 @@ def notes(made: Making) -> Iterator[Note]:
             f"formula that its backward of {' and '.join(names)} chose for the first one.",
             {"nodes": [node.label for node in kinks]},
         )
-    for node, at in made.borders:
+    for border in made.borders:
+        node, at = border.node, border.index
         if node.op is None or node in kinks:
             continue
         yield Note(

@@ -19,10 +19,11 @@ from gradexplain.formula.kit import number
 from gradexplain.graph import Node, Ref
 from gradexplain.plan.arrays import to_float
 from gradexplain.plan.evaluate import Evaluator
+from gradexplain.routes.singular import Singular
 from gradexplain.verdict import compare
 
 
-def borders(run: Run) -> list[tuple[Node, tuple[int, ...]]]:
+def borders(run: Run) -> list[Singular]:
     """Operations at a point where the condition between two of their formulas changes."""
     reach = run.graph.reach(run.wanted) & run.graph.needed()
     found = []
@@ -48,12 +49,12 @@ def borders(run: Run) -> list[tuple[Node, tuple[int, ...]]]:
             dict(zip(axes, node.shape, strict=True)),
             exact=False,
         )
-        for relation in sorted(formula.atoms(Relational), key=str):
+        mask = np.zeros(node.shape, dtype=bool)
+        for relation in formula.atoms(Relational):
             edge = sympy.Eq(relation.lhs, relation.rhs, evaluate=False)
-            mask = evaluator.holds(edge, axes, node.shape)
-            if mask.any():
-                found.append((node, tuple(int(i) for i in np.argwhere(mask)[0])))
-                break
+            mask |= evaluator.holds(edge, axes, node.shape)
+        if mask.any():
+            found.append(Singular.at(node, mask))
     return found
 
 

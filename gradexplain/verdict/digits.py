@@ -89,6 +89,14 @@ def has_few(found: Array, exact: Array, dtype: str, scale: float) -> bool:
     return few(whole(found, exact, dtype, scale), dtype)
 
 
+def astray(
+    own: Array | None, stepped: Array | None, exact: Array, dtype: str, scale: float
+) -> bool:
+    """Whether the run whose steps were judged has digits that PyTorch's ``own`` numbers lack."""
+    found = (np.zeros(exact.shape) if array is None else array for array in (own, stepped))
+    return [has_few(array, exact, dtype, scale) for array in found] == [True, False]
+
+
 def forward_losses(
     graph: Graph, found: Mapping[int, Array], exact: Mapping[int, Array], dtype: str
 ) -> list[Loss]:
