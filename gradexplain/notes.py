@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -218,7 +219,7 @@ def _instead(run: Run, node: Node, data: dict[str, Any]) -> str:
     from gradexplain.reading.language import read
     from gradexplain.reading.syntax import parse
     from gradexplain.routes.chain import ChainRule
-    from gradexplain.verdict.rewrites import rewrites
+    from gradexplain.routes.rewrites import rewrites, written
 
     def value(text: str, values: dict[str, Array]) -> Any:
         graph = read(parse(text), lambda name: values[name].shape, values.get)
@@ -238,11 +239,12 @@ def _instead(run: Run, node: Node, data: dict[str, Any]) -> str:
         except (GradexplainError, ValueError, ZeroDivisionError):
             return False
 
-    other = next(rewrites(run.graph, node, own_texts(run.graph, 60), equal), None)
-    if other is None:
-        return ""
-    data["instead"] = other.instead
-    return f" Write {other.instead} for {other.written}."
+    for found in rewrites(run.graph):
+        if node.id in found.inside and equal(found.old, found.new, found.letters):
+            old, new = found.both(own_texts(run.graph, 60))
+            data["instead"] = written(new)
+            return f" Write {written(new)} for {ast.unparse(old)}."
+    return ""
 
 
 def _within(rounded: Array, exact: Any) -> Array:

@@ -14,7 +14,7 @@ from gradexplain.document.schema import schema_of
 from gradexplain.errors import InputError
 from gradexplain.stability.page import picture
 from gradexplain.stability.search import Stability, parse_range, samples, stability
-from gradexplain.verdict.rewrites import REWRITES
+from gradexplain.routes.rewrites import REWRITES
 
 CLASSICS = [
     tuple(part.strip() for part in line.split("|"))

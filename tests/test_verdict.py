@@ -21,7 +21,7 @@ from gradexplain.reading.arrays import ONES
 from gradexplain.reading.language import read
 from gradexplain.reading.syntax import parse
 from gradexplain.routes.chain import ChainRule
-from gradexplain.verdict.rewrites import REWRITES, _patterns
+from gradexplain.routes.rewrites import REWRITES, _patterns
 
 INF, NAN = math.inf, math.nan
 

@@ -16,12 +16,10 @@ from gradexplain.examples import example_values
 from gradexplain.explanation import Array, Shape
 from gradexplain.graph import Graph, op_call
 from gradexplain.reading.language import read
-from gradexplain.reading.program import Program
 from gradexplain.reading.syntax import parse
 from gradexplain.routes.names import own_texts
+from gradexplain.routes.rewrites import rewritten, written
 from gradexplain.stability.measure import FULL, Measured, digits, measure, same
-from gradexplain.stability.rewrites import inlined, rewritten
-from gradexplain.verdict.rewrites import written
 
 #: Samples of a range: as many evenly spaced as over its powers of ten.
 _SAMPLES = 24
@@ -147,7 +145,7 @@ def stability(
         points[first.worst], _lost(graph, first, dtype),
     )  # fmt: skip
     if made.lost is not None:
-        _improve(made, program, graph, first, values, wanted, fixed)
+        _improve(made, graph, first, values, wanted, fixed)
     return made
 
 
@@ -212,7 +210,6 @@ def _lost(graph: Graph, found: Measured, dtype: str) -> Lost | None:
 
 def _improve(
     made: Stability,
-    program: Program,
     graph: Graph,
     first: Measured,
     values: Sequence[Mapping[str, Array]],
@@ -220,14 +217,11 @@ def _improve(
     fixed: Mapping[str, Array],
 ) -> None:
     """Apply rewrites as long as one is equal and better at every sample, as measured."""
-    expression = inlined(program.body)
-    if expression is None:
-        return
     shapes = {n.label: n.shape for n in graph.leaves}
     best, best_graph, applied = first, graph, []
     for _ in range(_ROUNDS):
         found = None
-        for candidate, said in rewritten(expression):
+        for candidate, said in rewritten(best_graph):
             measured = _measured(candidate, shapes, values, wanted, made.dtype, fixed)
             if measured is None:
                 continue

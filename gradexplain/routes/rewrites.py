@@ -14,8 +14,9 @@ from __future__ import annotations
 import ast
 import copy
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -27,6 +28,7 @@ from gradexplain.ops.base import Shape, normal_dims
 from gradexplain.reading.language import read
 from gradexplain.reading.names import functions
 from gradexplain.reading.syntax import parse
+from gradexplain.routes.names import free_name, own_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,43 +158,55 @@ def written(expression: ast.expr) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """A value that is better written otherwise: the node, and both ways as code."""
+    """A row of the table at a value of a graph.
+
+    ``old`` and ``new`` are the row's with the dim of this place, ``letters`` the values that their
+    letters stand for, by id, and ``inside`` those that ``old`` is made of.
+    """
 
     node: Node
-    written: str
-    instead: str
+    row: Row
+    old: str
+    new: str
+    letters: Mapping[str, int]
+    inside: frozenset[int]
+
+    def both(self, texts: Mapping[int, str]) -> tuple[ast.expr, ast.expr]:
+        """``old`` and ``new`` in the values' own texts."""
+        names = {letter: _tree(texts[id]) for letter, id in self.letters.items()}
+        old, new = (ast.parse(text, mode="eval").body for text in (self.old, self.new))
+        return filled(old, names), filled(new, names)
 
 
-def rewrites(
-    graph: Graph,
-    through: Node,
-    texts: Mapping[int, str],
-    equal: Callable[[str, str, Mapping[str, int]], bool],
-) -> Iterator[Rewrite]:
-    """The known rewrites of values that ``through`` is a part of, the largest pattern first.
-
-    ``texts`` are the values' own; ``equal(old, new, letters)`` says whether two expressions in the
-    letters of a pattern, which stand for the values of these ids, are equal.
-    """
+def rewrites(graph: Graph) -> list[Rewrite]:
+    """The known rewrites of the values of a graph, the largest pattern first."""
     found = []
     for node in graph.nodes:
         for row in REWRITES if node.op is not None else ():
             for pattern in _patterns(row.old):
                 match = instance(pattern, graph, node, names=True, dims="D" not in row.old)
-                inside = {} if match is None else {p: n for p, n in match.items() if pattern[p].op}
-                if match is None or through.id not in inside.values():
-                    continue
-                letters = {leaf.label: match[leaf.id] for leaf in pattern.leaves}
-                dim = _dim(pattern, graph, match)
-                old, new = row.old.replace("D", dim), row.new.replace("D", dim)
-                if equal(old, new, letters):
-                    names = {letter: _tree(texts[id]) for letter, id in letters.items()}
-                    instead = written(filled(ast.parse(new, mode="eval").body, names))
-                    before = ast.unparse(filled(ast.parse(old, mode="eval").body, names))
-                    found.append((len(inside), Rewrite(node, before, instead)))
-                break
-    found.sort(key=lambda pair: -pair[0])
-    yield from (rewrite for _, rewrite in found)
+                if match is not None:
+                    letters = {leaf.label: match[leaf.id] for leaf in pattern.leaves}
+                    old, new = (
+                        t.replace("D", _dim(pattern, graph, match)) for t in (row.old, row.new)
+                    )
+                    inside = frozenset(n for p, n in match.items() if pattern[p].op)
+                    found.append(Rewrite(node, row, old, new, letters, inside))
+    return sorted(found, key=lambda rewrite: -len(rewrite.inside))
+
+
+def rewritten(graph: Graph) -> Iterator[tuple[ast.expr, tuple[str, str, str]]]:
+    """Each way to apply one row at one place: the whole anew; the part as it was and is, and why."""
+    graph = replace(graph, nodes=tuple(replace(node, named=False) for node in graph.nodes))
+    texts = own_texts(graph, sys.maxsize)
+    for found in rewrites(graph):
+        # The whole with a name in the place of the part.
+        name = free_name(graph, "part")
+        there = replace(found.node, label=name, op=None, args=())
+        nodes = (there if node.id == there.id else node for node in graph.nodes)
+        whole = own_texts(replace(graph, nodes=tuple(nodes)), sys.maxsize)[graph.output]
+        old, new = found.both(texts)
+        yield filled(_tree(whole), {name: new}), (written(old), written(new), found.row.why)
 
 
 @lru_cache(maxsize=256)
