@@ -12,9 +12,9 @@ import torch
 
 from gradexplain.document.schema import schema_of
 from gradexplain.errors import InputError
+from gradexplain.routes.rewrites import REWRITES
 from gradexplain.stability.page import picture
 from gradexplain.stability.search import Stability, parse_range, samples, stability
-from gradexplain.routes.rewrites import REWRITES
 
 CLASSICS = [
     tuple(part.strip() for part in line.split("|"))
