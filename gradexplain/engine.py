@@ -151,7 +151,7 @@ class Run:
         """The closed form, with formulas that were derived before for the same program and shapes."""
         from gradexplain.routes.closed import ClosedForm
 
-        known = self.graph.facts if self.problem.key else {}
+        known: dict[Any, ClosedForm] = self.graph.facts if self.problem.key else {}
         key = ClosedForm, get_ident(), self.problem.scalar, *self.wanted
         if key in known:
             return known[key].at(self.values, self.v, exact=self.exact)

@@ -7,6 +7,7 @@ script that ran (`gradexplain.trace`); shapes are checked when a node is made.
 
 from __future__ import annotations
 
+import pickle
 import re
 from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -245,34 +246,18 @@ class Graph:
 
 #: The graphs of the programs that were read last.
 _READ: dict[Any, Graph] = {}
-_MOST_READ = 64
+_MOST_READ, _MOST_BYTES = 64, 100_000
 
 
 def as_before(key: Any, graph: Graph) -> Graph:
     """The graph that was read of the same program before, of which much is known, where it is the same
     in everything; else this one."""
-    known = _READ.get(key)
-    if known is not None and _described(known) == _described(graph):
-        return known
-    while len(_READ) >= _MOST_READ:
+    key = key, pickle.dumps(graph)
+    if len(key[1]) > _MOST_BYTES:
+        return graph
+    while key not in _READ and len(_READ) >= _MOST_READ:
         _READ.pop(next(iter(_READ)), None)
-    _READ[key] = graph
-    return graph
-
-
-@fact
-def _described(graph: Graph) -> tuple[Any, ...]:
-    """All that a graph says, to be compared."""
-
-    def value(node: Node) -> Any:
-        held = node.value
-        return (held.shape, held.tobytes()) if isinstance(held, np.ndarray) else repr(held)
-
-    nodes = (
-        (n.label, n.named, n.op, repr(n.args), n.shape, n.span, value(n), n.integer)
-        for n in graph.nodes
-    )
-    return graph.output, *nodes
+    return _READ.setdefault(key, graph)
 
 
 @dataclass(slots=True)

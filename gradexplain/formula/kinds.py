@@ -70,6 +70,16 @@ def names_of(label: str) -> tuple[Any, Any, Any]:
     return sympy.IndexedBase(real(label)), real(label), sympy.Symbol(label)
 
 
+@lru_cache(maxsize=1 << 14)
+def atoms(e: Any, *kinds: Any) -> frozenset[Any]:
+    """The parts of a formula that are of these kinds."""
+    return frozenset(e.atoms(*kinds))
+
+
+#: A formula as SymPy writes it, to sort by.
+text_of = lru_cache(maxsize=1 << 14)(str)
+
+
 def element_symbol(label: str, at: Iterable[Any]) -> Any:
     """``label[at]`` as a real symbol, a plain one for shape ``()``."""
     at = tuple(map(sympy.sympify, at))

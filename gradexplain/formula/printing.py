@@ -34,6 +34,7 @@ from gradexplain.formula.kinds import (
     Nonzero,
     SincSlope,
     Sum,
+    atoms,
 )
 from gradexplain.formula.letters import Letters
 
@@ -241,7 +242,7 @@ class TextPrinter:
         """The fixed position that a term speaks of: the 1 of ``δ(i,1)`` or of ``v[1]``."""
         places = [
             int(index)
-            for part in term.atoms(sympy.KroneckerDelta, sympy.Indexed)
+            for part in atoms(term, sympy.KroneckerDelta, sympy.Indexed)
             for index in (part.args if isinstance(part, sympy.KroneckerDelta) else part.indices)
             if index.is_Integer
         ]
@@ -249,7 +250,7 @@ class TextPrinter:
 
     def _rank(self, e: Any) -> int:
         """The earliest name in ``e`` by the order in which the user's names appear."""
-        return min((self._position(a) for a in e.atoms(sympy.Symbol)), default=1000)
+        return min((self._position(a) for a in atoms(e, sympy.Symbol)), default=1000)
 
     def _position(self, symbol: Any) -> int:
         """The place of a name; a derivative's is that of what it is taken by."""
@@ -272,7 +273,7 @@ class TextPrinter:
         else:
             kind = 2
         latest = max(
-            (self._position(a) for a in base.atoms(sympy.Symbol) if not a.is_integer), default=-1
+            (self._position(a) for a in atoms(base, sympy.Symbol) if not a.is_integer), default=-1
         )
         if kind == 1 and self._in_sum and latest == self._last:
             latest = -1  # what is summed reads Σ_i v[i]·…

@@ -16,7 +16,7 @@ import sympy
 from gradexplain.arithmetic import mp
 from gradexplain.formula.burden import burden
 from gradexplain.formula.gathering import factored, together
-from gradexplain.formula.kinds import Bracket, Cases, FloorDiv, Lookup, Modulo, Sum
+from gradexplain.formula.kinds import Bracket, Cases, FloorDiv, Lookup, Modulo, Sum, atoms, text_of
 
 #: Beyond this many operations a formula is only factored, not rewritten as one fraction.
 _LARGE = 150
@@ -112,7 +112,7 @@ def _shorter(e: Any, length: Callable[[Any], float]) -> Any:
         size = length(candidate)
         if size < shortest and (
             # Merged sums were compared by their bodies when they were merged.
-            (candidate.has(sympy.Sum) and candidate.atoms(sympy.Sum) != e.atoms(sympy.Sum))
+            (candidate.has(sympy.Sum) and atoms(candidate, sympy.Sum) != atoms(e, sympy.Sum))
             or equal(e, candidate)
         ):
             best, shortest = candidate, size
@@ -201,7 +201,7 @@ def _sum(body: Any, limits: Any) -> Any:
 def _inner_sums(e: Any, length: Callable[[Any], float], known: dict[Any, Any]) -> Any:
     """Every sum's body tidied, constant factors taken out of it; innermost first."""
     replaced = {}
-    for total in sorted(e.atoms(sympy.Sum), key=lambda s: s.count_ops()):
+    for total in sorted(atoms(e, sympy.Sum), key=lambda s: s.count_ops()):
         key = "within", total  # each once: a sum within n others is in the body of all of them
         found = known.get(key)
         if found is None:
@@ -250,7 +250,7 @@ def _fold_sum(
 ) -> Any:
     """``Σ_p x[p]`` back into the sum's name, also where it is part of ``Σ_p (x[p] − c)``."""
     found = {}
-    for total in e.atoms(sympy.Sum):
+    for total in atoms(e, sympy.Sum):
         parts = sympy.Add.make_args(sympy.expand_mul(total.function))
         terms = [_sum(part, total.limits) for part in parts]
         places = [
@@ -276,8 +276,8 @@ def _match(pattern: Any, part: Any, indices: Any) -> dict[Any, Any] | None:
         mine, theirs = ([limit[0] for limit in total.limits] for total in (pattern, part))
         part = part.xreplace(dict(zip(theirs, mine, strict=True)))
     places: dict[Any, Any] = {}
-    candidates = sorted(part.atoms(sympy.Indexed), key=str)
-    for atom in sorted(pattern.atoms(sympy.Indexed), key=str):
+    candidates = sorted(atoms(part, sympy.Indexed), key=text_of)
+    for atom in sorted(atoms(pattern, sympy.Indexed), key=text_of):
         twin = next((c for c in candidates if c.base == atom.base), None)
         if twin is None:
             return None

@@ -15,7 +15,7 @@ import sympy
 
 from gradexplain.errors import Span
 from gradexplain.formula.indices import index
-from gradexplain.formula.kinds import Lookup, Sum, element_symbol, indices_of, label_of
+from gradexplain.formula.kinds import Lookup, Sum, atoms, element_symbol, indices_of, label_of
 from gradexplain.formula.letters import Letters
 from gradexplain.formula.local import renamed
 from gradexplain.formula.printing import TextPrinter
@@ -42,7 +42,7 @@ class Term:
 
 def term(formula: Any, places: tuple[Any, ...], names: Mapping[str, int | None]) -> Term:
     """The term, with those of ``names`` that its formula mentions (index letters are integers)."""
-    used = {s.name for s in formula.atoms(sympy.Symbol) if not s.is_integer}
+    used = {s.name for s in atoms(formula, sympy.Symbol) if not s.is_integer}
     return Term(formula, places, {name: names[name] for name in names if name in used})
 
 

@@ -196,9 +196,9 @@ def scanned(node: Any, arrays: Sequence[Any], one: Any) -> Any:
     elif how == "product":
         result = np.multiply.accumulate(value, axis=0)
     elif how == "before":
-        result = _before(value, one)
+        result = before(value, one)
     elif how == "others":
-        result = _before(value, one) * _before(value[::-1], one)[::-1]
+        result = before(value, one) * before(value[::-1], one)[::-1]
     else:
         value = aligned(arrays[0], axes, node.axes)
         step = aligned(arrays[1], node.args[1].axes, node.axes)
@@ -219,7 +219,7 @@ def running(terms: Any, steps: Any, place: int, upward: bool) -> Any:
     return np.moveaxis(result, 0, place)
 
 
-def _before(value: Any, one: Any) -> Any:
+def before(value: Any, one: Any) -> Any:
     """The product of all before each place."""
     result = np.empty_like(value)
     result[:1] = one

@@ -31,17 +31,19 @@ def order(factors: tuple[Axes, ...], out: Axes) -> tuple[tuple[tuple[int, ...], 
     return _best(factors, out) if len(factors) <= _ALL else _greedy(factors, out)
 
 
-def cost(factors: Sequence[Axes], bound: Sequence[Any]) -> int:
-    """The number of products, the factors themselves counted."""
+def cost(factors: Sequence[Axes], bound: Sequence[Any]) -> tuple[int, int]:
+    """The number of products, the factors themselves counted; and the elements of the largest pair's
+    result on the way."""
     axes = union(factors)
     out = tuple(a for a in axes if a not in bound)
-    found = sum(_size(axes) for axes in factors)
+    found, largest = sum(_size(axes) for axes in factors), 0
     left = list(factors)
     for places, kept in order(tuple(factors), out):
         chosen = [left.pop(place) for place in sorted(places, reverse=True)]
         found += _size(union(chosen))
+        largest = max(largest, _size(kept)) if left else largest
         left.append(kept)
-    return found
+    return found, largest
 
 
 def _kept(inside: Axes, outside: Sequence[Axes], out: Axes) -> Axes:

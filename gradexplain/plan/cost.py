@@ -41,7 +41,8 @@ def cost(root: Node, *, exact: bool = False, magnitudes: bool = False) -> Cost:
         made = 0 if node.kind in ("element", "window") else node.elements
         inside = 0
         if node.kind == "contract":
-            work, inside = _contraction(node)
+            left = [arg.axes for arg in node.args if arg.type != "implied"]
+            work, inside = contraction.cost(left, node.data)
             terms += work * (1 + len(node.args) if magnitudes else 1)
         elif node.kind in ("reduce", "scan", "scatter", "place"):
             terms += max([node.elements, *(arg.elements for arg in node.args)])
@@ -59,22 +60,6 @@ def cost(root: Node, *, exact: bool = False, magnitudes: bool = False) -> Cost:
             if not uses[arg.place]:
                 now -= held.pop(arg.place, 0)
     return Cost(terms, elements, peak)
-
-
-def _contraction(node: Node) -> tuple[int, int]:
-    """The products of a contraction, and the elements of the largest pair's result on the way."""
-    left = [arg.axes for arg in node.args if arg.type != "implied"]
-    terms = contraction.cost(left, node.data)
-    largest = 0
-    for places, kept in contraction.order(tuple(left), node.axes)[:-1] if len(left) > 1 else ():
-        for place in sorted(places, reverse=True):
-            left.pop(place)
-        left.append(kept)
-        size = 1
-        for axis in kept:
-            size *= axis.size
-        largest = max(largest, size)
-    return terms, largest
 
 
 def hold(root: Node, what: str, *, exact: bool, magnitudes: bool) -> None:

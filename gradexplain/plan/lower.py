@@ -344,12 +344,14 @@ class Lowering:
     def _contraction(self, parts: Sequence[Node], bound: Sequence[Axis]) -> Node:
         axes = union(p.axes for p in parts)
         over = tuple(a for a in bound if a in axes)
-        times = math.prod(a.size for a in bound if a not in axes)
         kept = tuple(a for a in axes if a not in bound)
-        part = self.program.add("contract", parts, kept, over)
-        return (
-            part if times == 1 else self._map("multiply", self._number(sympy.Integer(times)), part)
-        )
+        return self._repeated(self.program.add("contract", parts, kept, over), bound, axes)
+
+    def _repeated(self, part: Node, bound: Sequence[Axis], axes: Sequence[Axis]) -> Node:
+        """``part``, which was summed over ``axes``, as often as the rest of ``bound`` repeats it."""
+        times = math.prod(a.size for a in bound if a not in axes)
+        repeats = [self._number(sympy.Integer(times))] if times != 1 else []
+        return self._folded("multiply", [*repeats, part])
 
     def _distributed(
         self, factors: Sequence[Any], parts: Sequence[Node], bound: Sequence[Axis], scope: Scope
@@ -398,9 +400,8 @@ class Lowering:
                 return None
             kept = tuple(own if a == axis else a for a in part.axes)
             part = self.program.add("take", (part, self._index(digit, scope)), kept, axis)
-            if not outside:
-                return part
-            return self._folded("multiply", [self._real(sympy.Mul(*outside), scope), part])
+            around = [self._real(sympy.Mul(*outside), scope)] if outside else []
+            return self._folded("multiply", [*around, part])
         return None
 
     def _running(self, factors: Sequence[Any], bound: Sequence[Axis], scope: Scope) -> Node | None:
@@ -447,9 +448,8 @@ class Lowering:
         kept = union([kept, *(node.axes for node in steps)])
         how = "decayed" if steps else "sum"
         total = self.program.add("scan", (part, *steps), kept, (how, own, to, upward))
-        if not outside:
-            return total
-        return self._folded("multiply", [self._real(sympy.Mul(*outside), scope), total])
+        around = [self._real(sympy.Mul(*outside), scope)] if outside else []
+        return self._folded("multiply", [*around, total])
 
     def _scattered(
         self, factors: Sequence[Any], bound: Sequence[Axis], scope: Scope
@@ -471,13 +471,9 @@ class Lowering:
         axes = union([part.axes, *(t.axes for t in tables)])
         kept = tuple(a for a in axes if a not in bound)
         over = tuple(a for a in bound if a in axes)
-        times = math.prod(a.size for a in bound if a not in axes)
-        node = self.program.add(
-            "scatter", (part, *tables, *spots), (*kept, *flat), (over, len(tables))
-        )
-        return (
-            node if times == 1 else self._map("multiply", self._number(sympy.Integer(times)), node)
-        )
+        parts, whole = (part, *tables, *spots), (*kept, *flat)
+        node = self.program.add("scatter", parts, whole, (over, len(tables)))
+        return self._repeated(node, bound, axes)
 
     def _big_product(self, e: Any, scope: Scope) -> Node:
         running = self._running_product(e, scope)

@@ -20,6 +20,7 @@ from gradexplain.plan.arrays import (
     Pair,
     aligned,
     as_array,
+    before,
     gathered,
     running,
     scanned,
@@ -299,13 +300,7 @@ def slope_of(what: Any, count: int, place: int, *, steps: bool = False) -> Node 
 
 def _product_error(value: Any, size: Any, axes: tuple[int, ...]) -> Any:
     """``|Π x| + Σ_k size_k·Π_{others} |x|`` over ``axes``, right also where an element is 0."""
-    kept = [axis for axis in range(value.ndim) if axis not in axes]
-    order = [*kept, *axes]
-    flat = [
-        np.transpose(a, order).reshape([*(a.shape[k] for k in kept), -1]) for a in (value, size)
-    ]
-    ones = np.ones_like(flat[0][..., :1])
-    before = np.cumprod(np.concatenate([ones, flat[0][..., :-1]], axis=-1), axis=-1)
-    backward = flat[0][..., :0:-1]
-    after = np.cumprod(np.concatenate([ones, backward], axis=-1), axis=-1)[..., ::-1]
-    return as_array(np.sum(before * after * flat[1], axis=-1) + np.prod(flat[0], axis=-1))
+    first = [np.moveaxis(a, axes, range(len(axes))) for a in (value, size)]
+    flat, sizes = (a.reshape(-1, *a.shape[len(axes) :]) for a in first)
+    others = before(flat, 1.0) * before(flat[::-1], 1.0)[::-1]
+    return as_array(np.sum(others * sizes, axis=0) + np.prod(flat, axis=0))

@@ -26,6 +26,7 @@ from gradexplain.formula.kinds import (
     FloorDiv,
     Lookup,
     Modulo,
+    atoms,
     element_symbol,
     label_of,
 )
@@ -244,7 +245,7 @@ class ClosedForm:
     def _without_zeros(self, formula: Any, upper: str) -> Any:
         """``formula`` without the parts that no gradient arrives at: helpers, whose is in a record's."""
         zeros = {}
-        for atom in formula.atoms(sympy.Indexed, sympy.Symbol):
+        for atom in atoms(formula, sympy.Indexed, sympy.Symbol):
             node = self.calculus.node(label_of(atom).removeprefix(upper))
             if label_of(atom).startswith(upper) and node is not None:
                 if self._adjoints.get((node.id, upper)) == 0:
@@ -260,7 +261,7 @@ class ClosedForm:
         """A formula's values at the sizes that are asked about; ``shape`` is that of the graph."""
         ranges: Mapping[Any, int] = self.calculus.ranges
         if self.sizes is not None:
-            used = formula.atoms(sympy.Symbol).union(axes)
+            used = atoms(formula, sympy.Symbol).union(axes)
             ranges = {q: self.sizes.value(ranges[q]) for q in used if q in ranges}
             formula, shape = self.sizes.at(formula), self.sizes.shape(shape)
         evaluator = Evaluator(

@@ -10,7 +10,7 @@ import numpy as np
 import sympy
 
 from gradexplain.explanation import Array
-from gradexplain.formula.kinds import Bracket, Cases, Lookup, indices_of, label_of
+from gradexplain.formula.kinds import Bracket, Cases, Lookup, atoms, indices_of, label_of
 from gradexplain.formula.letters import Letters
 from gradexplain.formula.local import RESULT, UPSTREAM, local_rule, renamed
 from gradexplain.formula.printing import TextPrinter
@@ -106,9 +106,9 @@ def _numbers(
     by_name[c.node.label] = chain.forward[c.node.id]
     by_name[names[UPSTREAM]] = chain.upstream[c.node.id]
     values: dict[Any, str] = {}
-    elements = contribution.atoms(sympy.Indexed, Lookup)
+    elements = atoms(contribution, sympy.Indexed, Lookup)
     whole = {label_of(atom) for atom in elements}
-    for atom in elements | contribution.atoms(sympy.Symbol):
+    for atom in elements | atoms(contribution, sympy.Symbol):
         if label_of(atom) not in by_name or (atom.is_Symbol and atom.is_integer):
             continue
         if atom.is_Symbol and label_of(atom) in whole:

@@ -12,7 +12,15 @@ import sympy
 from gradexplain.formula.arranging import joined
 from gradexplain.formula.calculus import ADJOINT, TOTAL
 from gradexplain.formula.indices import index
-from gradexplain.formula.kinds import BIG, Lookup, element_symbol, indices_of, label_of
+from gradexplain.formula.kinds import (
+    BIG,
+    Lookup,
+    atoms,
+    element_symbol,
+    indices_of,
+    label_of,
+    text_of,
+)
 from gradexplain.formula.latex import LatexPrinter
 from gradexplain.formula.letters import Letters
 from gradexplain.formula.printing import TextPrinter
@@ -142,7 +150,7 @@ class Written:
         pending = [formula]
         while pending:
             current = pending.pop(0)
-            for atom in sorted(current.atoms(sympy.Indexed, sympy.Symbol, Lookup), key=str):
+            for atom in sorted(atoms(current, sympy.Indexed, sympy.Symbol, Lookup), key=text_of):
                 if atom.is_Symbol and atom.is_integer:
                     continue
                 label = label_of(atom)
@@ -185,12 +193,12 @@ class Written:
     def _line(self, definition: Any, own: Sequence[Any], letters: Letters) -> Any:
         """``definition`` with bound indices of its own, whose letters none of ``own`` has."""
         bound: dict[Any, Any] = {}
-        for total in definition.atoms(*BIG):
+        for total in atoms(definition, *BIG):
             for q, *_ in total.limits:
                 bound[q] = None
         mine = {letters.known(symbol) for symbol in own}
         taken: set[str | None] = set()
-        for q in sorted(bound, key=str):
+        for q in sorted(bound, key=text_of):
             n = self.calculus.ranges[q]
             letter = letters.reuse(n, self.calculus.ranges, mine | taken)
             symbol = index(f"{q.name}_{letter or f'new{own}'}")
