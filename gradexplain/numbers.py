@@ -89,15 +89,6 @@ def together(vectors: Sequence[Array], precision: int = PRECISION) -> list[str]:
     ]
 
 
-def settled(values: Array, reference: Array, tolerance: Array) -> Array:
-    """``values``, with each element that agrees with ``reference`` within ``tolerance`` set to it.
-
-    The last bits of a computed value change with the processor; what is printed must not.
-    """
-    with np.errstate(invalid="ignore"):
-        return np.where(np.abs(values - reference) <= tolerance, reference, values)
-
-
 def distinct(one: float, other: float, precision: int = PRECISION) -> tuple[str, str]:
     """Both numbers, with as many digits as it takes to tell them apart."""
     texts = number(one, precision), number(other, precision)

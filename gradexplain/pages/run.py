@@ -52,6 +52,7 @@ from gradexplain.pages.words import (
     standing,
     unwrapped,
 )
+from gradexplain.verdict.compare import differs
 
 #: A tensor of more elements that are all one number is said in words.
 _WORDS = 6
@@ -314,11 +315,12 @@ class Page:
         return numbers.number(value, self.options.precision).replace("-", "−")
 
     def is_answer(self, name: str, value: Array) -> bool:
-        """Whether a value stands among the gradients already."""
+        """Whether a value stands among the gradients already: of one that agrees one value is shown."""
         found = self.x.gradients.get(name)
-        return found is not None and found.value.shape == value.shape and np.array_equal(
-            found.value, value, equal_nan=True
-        )  # fmt: skip
+        if found is None or found.value.shape != value.shape:
+            return False
+        allowed = found.tolerance if found.verdict == "agree" else np.zeros(())
+        return not differs(found.value, value, allowed).any()
 
     def expression(self, node: str) -> str:
         """An operation in the reader's names: ``log(c)``, ``y = 3*a + log(c)``."""

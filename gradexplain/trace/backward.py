@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradexplain import numbers
 from gradexplain.arithmetic import mp
 from gradexplain.explanation import (
     Array,
@@ -179,14 +178,13 @@ class Backward(Forward):
         )
 
     def _as_shown(self, pair: Pair | None, real: Array | None, dtype: str) -> Array:
-        """Numbers by the formulas, what is rounding of the dtype and nothing else as 0; PyTorch's
-        where they are others."""
+        """PyTorch's numbers where they are known; those of the formulas, what is rounding of the dtype
+        and nothing else as 0."""
+        if real is not None and (pair is None or real.shape == np.shape(pair[0])):
+            return real
         if pair is None:
-            return real if real is not None else np.full((), np.nan)
-        found = compare.settled(clean(pair), pair[1], compare.FORMATS[dtype].unit)
-        if real is None or real.shape != found.shape:
-            return found
-        return numbers.settled(real, found, compare.local_bound(pair[1], found, real, dtype))
+            return np.full((), np.nan)
+        return compare.settled(clean(pair), pair[1], compare.FORMATS[dtype].unit)
 
     def _held(
         self, operation: Operation, number: int, pair: Pair, real: Array, dtype: str
@@ -252,7 +250,6 @@ class Backward(Forward):
                     self.differences.append(made.difference)
             if pair is not None:
                 found = self._as_shown(pair, None, dtype)
-            entry.added = numbers.settled(added, found, tolerance)
             if entry.kind == "retained":
                 continue
             self.explanation.gradients[label] = Gradient(

@@ -48,7 +48,6 @@ class Forward:
         self.links: dict[int, Link | Assignment] = {}  # by output
         self.pairs: dict[int, Pair] = {}
         #: What the records make of PyTorch's own inputs.
-        self.made: dict[int, Pair] = {}
         self.upstream: dict[int, Pair] = {}
         self.contributions: dict[tuple[int, int], Pair] = {}
         #: Contributions held against PyTorch's, by operation and value.
@@ -215,7 +214,6 @@ class Forward:
             except FAILURES:
                 return "its record does not fit here"
             self.links[output] = link
-            self.made[output] = pair
             # What comes after is held against PyTorch at PyTorch's own value.
             own = value.array
             self.pairs[output] = pair
@@ -306,13 +304,8 @@ class Forward:
         return text if text.startswith("torch.") else type(arg).__name__
 
     def _value(self, number: int) -> Array:
-        """A value as it is shown: PyTorch's, settled on the formula's where they agree."""
-        value = self.values[number]
-        pair = self.pairs.get(number)
-        if value.array is None:
-            return clean(pair) if pair is not None else np.full(value.shape, np.nan)
-        if pair is None or number not in self.links:
+        """A value as it is shown: PyTorch's, where it was kept."""
+        value, pair = self.values[number], self.pairs.get(number)
+        if value.array is not None:
             return value.array
-        found = clean(self.made.get(number, pair))
-        bound = self._bound(self.made.get(number, pair), value)
-        return numbers.settled(value.array, found, bound)
+        return clean(pair) if pair is not None else np.full(value.shape, np.nan)
