@@ -39,6 +39,14 @@ class Forward(Recorder):
         self._left = self._left or getattr(func, "__name__", "") in LEAVING
         return super().__torch_function__(func, types, args, kwargs)
 
+    def _source(self, tensor: Any) -> Any:
+        """The input that a result is, as another tensor: a Function that returns what it is given."""
+        for known, _ in self.refs.values():
+            if id(tensor) not in self.refs and known.shape == tensor.shape:
+                if known.data_ptr() == tensor.data_ptr() and known.stride() == tensor.stride():
+                    return known
+        return tensor
+
     def _constant(self, tensor: Any) -> Any:
         # A tensor of unknown origin may come from the inputs by a way outside of PyTorch.
         self._left = self._left or (tensor.is_floating_point() and tensor.ndim > 0)
@@ -52,7 +60,7 @@ class Forward(Recorder):
         changed = any(tensor.is_floating_point() for tensor in self.in_place)  # no counter of steps
         for tensor, path in outputs:
             try:
-                graph = None if self._left or changed else self.graph(tensor)
+                graph = None if self._left or changed else self.graph(self._source(tensor))
             except GradexplainError:
                 graph = None
             if graph is None or self._left:

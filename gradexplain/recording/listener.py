@@ -40,5 +40,8 @@ class Listener(Protocol):
     def zeroed(self, owner: Any, place: Site | None) -> None:
         """``zero_grad`` is about to be called on an optimizer or a module."""
 
+    def noted(self, what: str, subject: Any, result: Any, place: Site | None) -> None:
+        """A scheduler's step, a loss that was scaled, gradients that were clipped: ``what`` on ``subject``."""
+
     def broke(self, error: Exception) -> None:
         """Something failed in the recorder."""

@@ -115,4 +115,4 @@ def is_inplace(name: str) -> bool:
         return name == "__setitem__" or (
             name in OPERATORS and name.startswith("__i") and name != "__invert__"
         )
-    return name.endswith("_") and not name.startswith("_")
+    return name.endswith("_") and not name.startswith("_") and not name.endswith("__")

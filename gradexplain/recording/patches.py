@@ -69,6 +69,13 @@ class Listening:
         self._compiled_modules()
         patches.set(torch.nn.Module, "train", self._train(torch.nn.Module.train))
         self._optimizers(patches)
+        for owner, name, what in (
+            (torch.optim.lr_scheduler.LRScheduler, "step", "scheduler"),
+            (torch.amp.GradScaler, "scale", "scale"),
+            (torch.nn.utils, "clip_grad_norm_", "clip_grad_norm_"),
+            (torch.nn.utils, "clip_grad_value_", "clip_grad_value_"),
+        ):
+            patches.set(owner, name, self._noted(vars(owner)[name], what))
 
     def stop(self) -> None:
         self._patches.undo()
@@ -267,6 +274,20 @@ class Listening:
                 return tape.lightly(zero, owner, args, kwargs)
             with tape.zeroing(owner):
                 return tape.callers.of(sys._getframe(1))(zero, (owner, *args), kwargs)
+
+        return wrapper
+
+    def _noted(self, function: Callable[..., Any], what: str) -> Any:
+        """A call that listeners are told of, as ``what``, when it is over."""
+        tape = self._tape
+
+        @functools.wraps(function)
+        def wrapper(subject: Any, *args: Any, **kwargs: Any) -> Any:
+            if not tape.listens() or tape.light:
+                return function(subject, *args, **kwargs)
+            result = tape.callers.of(sys._getframe(1))(function, (subject, *args), kwargs)
+            tape.noted(what, subject, result, sys._getframe(1))
+            return result
 
         return wrapper
 

@@ -282,6 +282,11 @@ class Tape(TorchFunctionMode):
         first, since = self.modes.get(id(module), (None, training, self.backwards))[1:3]
         self.modes[id(module)] = weakref.ref(module), first, since, site(sys._getframe(2))
 
+    def noted(self, what: str, subject: Any, result: Any, frame: FrameType) -> None:
+        """A call that tells how a training goes."""
+        for listener in self._listeners:
+            listener.noted(what, subject, result, site(frame))
+
     def _pack(self, arg: Any, operands: list[Operand], changing: Any = None) -> Any:
         """An argument with its tensors as operands; of ``changing`` the value is copied."""
         if isinstance(arg, torch.Tensor):

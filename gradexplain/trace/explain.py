@@ -36,6 +36,18 @@ SHORT = 12
 
 _FEW = 2_000
 
+#: What is said of a custom Function whose backward is not the derivative of its forward.
+_WRONG = (
+    "The backward of {function} is not the derivative of its forward: gradexplain check {file} says what "
+    "is wrong with it."
+)
+_OWN = "the backward of a custom Function is meant to be another than the derivative"
+_MEANT = (
+    "The forward of {function} returns its input, or is constant between steps: its backward is meant to "
+    "be another than the derivative (a straight-through estimator, a reversed gradient), and is held "
+    "against nothing."
+)
+
 
 def explained(snapshot: Snapshot, until: float = math.inf) -> TracedCall:
     """The explanation of one captured call; formulas are evaluated ``until`` that time."""
@@ -74,6 +86,7 @@ class _Explainer(Backward):
             len(s.roots) == 1
             and self.values[s.roots[0]].kind == "result"
             and not self.opaque
+            and not self.meant
             and not self.hooked
             # A formula by tables of places would be no help to a reader.
             and not any(operation.view is not None for operation in s.operations)
@@ -183,8 +196,12 @@ class _Explainer(Backward):
             else:
                 whys = {step.why for step in self.judged.values()}
                 few = any(g.digits is not None for g in x.gradients.values())
-                reason = fold.reason(
-                    worst([status, *verdicts]), whys, x.checked - undecided, x.checked, few=few
+                reason = (
+                    _OWN
+                    if self.meant
+                    else fold.reason(
+                        worst([status, *verdicts]), whys, x.checked - undecided, x.checked, few=few
+                    )
                 )
         bounds = [g.tolerance for g in x.gradients.values()]
         x.check = fold.check(
@@ -226,19 +243,14 @@ class _Explainer(Backward):
                     "both ways have come together."
                 )
             notes.append(Note("create_graph", text, {"nodes": names}))
-        for operation in self.wrong.values():
-            function = operation.name.removesuffix(".apply")
-            file = f"{s.site.file}:{function}" if s.site is not None else function
-            notes.append(
-                Note(
-                    "wrong backward",
-                    f"The backward of {function} is not the derivative of its forward: gradexplain "
-                    f"check {file} says what is wrong with it. A backward that is meant to differ "
-                    "(a straight-through estimator, a reversed gradient) has no derivative to be "
-                    "held against.",
-                    {"node": self.labels[operation.outputs[0]], "function": function},
-                )
-            )
+        for kind, text, found in (
+            ("wrong backward", _WRONG, self.wrong), ("own backward", _MEANT, self.meant),
+        ):  # fmt: skip
+            for operation in found.values():
+                function = operation.name.removesuffix(".apply")
+                file = f"{s.site.file}:{function}" if s.site is not None else function
+                data = {"node": self.labels[operation.outputs[0]], "function": function}
+                notes.append(Note(kind, text.format(function=function, file=file), data))
         for operation in s.operations:
             why = self.opaque.get(operation.id)
             if why and operation.sent and operation.outputs:

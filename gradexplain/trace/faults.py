@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from gradexplain.document.keys import HIDDEN, Key, Keys
-from gradexplain.recording.frames import Site
+from gradexplain.recording.frames import Site, is_library
 from gradexplain.trace import mistakes
+from gradexplain.trace.diagnose.finding import assigned
+from gradexplain.trace.diagnose.finding import at as _at
 from gradexplain.trace.saved import carried_over, freed_at, overwritten
 
 
@@ -46,6 +49,7 @@ class _Scene:
 
     recorder: Any
     variables: Any
+    site: Site | None = None
     roots: list[Any] = field(default_factory=list)
     given: list[Any] = field(default_factory=list)
     capture: Any = None
@@ -73,7 +77,10 @@ def explain_fault(
     """The fault behind an exception: known ones are explained."""
     message = str(error).strip()
     failed = recorder.failed if recorder.failed_with == id(error) else None
-    scene = _Scene(recorder, variables, failed=failed, **known)
+    scene = _Scene(recorder, variables, site, failed=failed, **known)
+    worker = re.match(r"Caught (\w+) in DataLoader worker process", message)
+    if worker:
+        return _in_a_worker(worker[1], message, site)
     fault = Fault(type(error).__name__, message, site)
     for pattern, explain in _KNOWN:
         match = re.search(pattern, message)
@@ -85,8 +92,18 @@ def explain_fault(
     return fault
 
 
-def _at(site: Site | None) -> str:
-    return f"line {site.line}" if site is not None else "an unknown line"
+def _in_a_worker(kind: str, message: str, site: Site | None) -> Fault:
+    """An error of the script's own code in a worker process, whose traceback is in the message."""
+    lines = re.findall(r'File "([^"]+)", line (\d+)', message)
+    own = [Site(file, int(number)) for file, number in lines if not is_library(file)]
+    said = message.splitlines()[-1]
+    why, remedy = mistakes.explained(said, None)
+    return Fault(
+        kind, said.removeprefix(f"{kind}: "), own[-1] if own else site,
+        f"It was raised in a worker process of the DataLoader that {_at(site)} goes through. {why}".strip(),
+        remedy or "correct that line; with num_workers=0 it is raised in the script itself, where a "
+        "debugger reaches it.",
+    )  # fmt: skip
 
 
 def _shape(tensor: Any) -> str:
@@ -129,6 +146,11 @@ def _freed(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
         f"{by} went through the same graph and freed what its operations had saved for it, so "
         f"there is nothing left to compute the gradient of {name} with."
     )
+    if made is not None and first is not None and first != scene.site:
+        return (
+            f"{why} Both are computed from what {_at(made)} makes.",
+            f"add the losses and call backward once, or pass retain_graph=True at {_at(first)}.",
+        )
     if made is not None:
         carried = carried or _kept_name(made.source)
         what = carried or "a value"
@@ -150,8 +172,8 @@ def _freed(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
 def _kept_name(source: str) -> str:
     """The name that a line assigns and reads: ``h`` in ``out, h = rnn(x, h)``."""
     targets, _, rest = source.partition("=")
-    read = set(re.findall(r"[A-Za-z_]\w*", rest))
-    names = [name for name in re.findall(r"[A-Za-z_]\w*", targets) if name in read]
+    read = set(re.findall(r"[A-Za-z_][\w.]*", rest))
+    names = [name for name in re.findall(r"[A-Za-z_][\w.]*", targets) if name in read]
     return names[0] if len(names) == 1 else ""
 
 
@@ -232,6 +254,14 @@ def _no_grad(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
             "no derivative": f"use a function with a derivative in place of {cut.name}.",
         }[cut.why]
         return f"{name} has no grad_fn: {what}, so nothing leads back to a leaf.", remedy
+    for _, place, value in assigned("" if scene.site is None else scene.site.filename, name):
+        text = ast.unparse(value)
+        if re.search(r"\bgrad\(", text) and "create_graph" not in text:
+            return (
+                f"{name} is a gradient ({_at(place)}) that was computed without a graph of its own, so it "
+                "cannot be differentiated again.",
+                f"pass create_graph=True at {_at(place)}.",
+            )
     left = [found for found in scene.recorder.ends.exits.values() if found.name != "grad.__get__"]
     if left and left[-1].site is not None:
         found = left[-1]

@@ -60,6 +60,8 @@ class Forward:
         #: between which PyTorch sends by way of them.
         #: Custom Functions whose backward is not the derivative of their forward.
         self.wrong: dict[int, Operation] = {}
+        #: Those whose backward is meant to be another than the derivative.
+        self.meant: dict[int, Operation] = {}
         self.bent: set[int] = set()
         self.indirect: set[int] = set()
         floats = {v.dtype for v in self.values if v.dtype.startswith(("float", "bfloat", "half"))}

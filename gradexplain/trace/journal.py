@@ -89,6 +89,8 @@ class Optimizer:
     leaves: tuple[int, ...]
     steps: int = 0
     rates: tuple[float, ...] = ()
+    #: By step: the largest learning rate there.
+    history: dict[int, float] = field(default_factory=dict)
     #: What its gradients were when it had taken its last step, and after how many backwards.
     left: tuple[Any, ...] = ()
     reference: Any = None
@@ -144,6 +146,15 @@ class Journal:
         self.measuring = True
         self._copies: dict[int, Any] = {}
         self._since: dict[int, tuple[int, Site | None]] = {}  # leaf: last backward since a step
+        #: By optimizer: the scheduler that was called last, and where.
+        self.schedulers: dict[int, tuple[str, Site | None]] = {}
+        #: A clipping since the last step, and the last step.
+        self._clipped: tuple[str, Site | None] | None = None
+        self._last: Optimizer | None = None
+        #: What a GradScaler has scaled last, with the scaler and the place; by leaf whether its
+        #: gradient is of such a loss.
+        self._scaled: tuple[Any, Any, Site | None] | None = None
+        self._enlarged: set[int] = set()
         #: By place: how often retain_graph=True was asked for, how often such a graph was used again.
         self.kept: dict[Site | None, Kept] = {}
 
@@ -230,6 +241,9 @@ class Journal:
             for tensor in leaves_behind(roots, NODES)
             if tensor.requires_grad
         }
+        self._late()
+        if self._scaled is not None and any(self._scaled[0] is root.grad_fn for root in roots):
+            self._enlarged |= found.keys()
         held = [tensor for tensor, _ in found.values() if _is_real(tensor.grad)]
         norms = torch._foreach_norm([tensor.grad for tensor in held]) if held else ()
         for tensor, norm in zip(held, norms, strict=True):
@@ -359,13 +373,18 @@ class Journal:
                 tuple(id(tensor) for tensor in tensors), reference=weakref.ref(optimizer),
             )  # fmt: skip
         known.rates = tuple(float(group.get("lr", 0.0)) for group in optimizer.param_groups)
-        known.site = place
+        known.site, self._last = place, known
         known.steps += 1
+        known.history[known.steps] = max(known.rates, default=0.0)
+        self._clipped = None
         self._closure = known if closure else None
         if closure:
             return
         if known.left and known.left == (self.backwards, *_marks(tensors)):
-            self._event("double step", (place,), {"optimizer": known})
+            self._event("step taken twice", (place,), {"optimizer": known})
+        if self._enlarged & set(known.leaves) and getattr(optimizer, "grad_scale", None) is None:
+            self._unscaled("step with scaled gradients", (place,), {"optimizer": known})
+        self._enlarged -= set(known.leaves)
         waiting = [key for key in known.leaves if key in self._since]
         grads = {id(t): t.grad for t in tensors if t.grad is not None and _is_dense(t.grad)}
         sizes = torch._foreach_norm([*grads.values()], math.inf) if grads else ()
@@ -377,6 +396,7 @@ class Journal:
             leaf.stepped += 1
             if tensor.grad is None:
                 continue
+            leaf.reached = True
             if leaf.used is not None or leaf.stale is not None or leaf.key not in zero:
                 empty = False
                 if leaf.stale is not None:
@@ -419,8 +439,41 @@ class Journal:
                 leaf.ratio = change / leaf.weight if leaf.weight else None
         self._copies.clear()
 
+    def noted(self, what: str, subject: Any, result: Any, place: Site | None) -> None:
+        """A scheduler's step, a scaled loss, gradients that were clipped."""
+        if what == "scheduler":
+            name = f"{type(subject).__name__}.step()"
+            self.schedulers[id(subject.optimizer)] = name, place
+        elif what == "scale" and isinstance(result, torch.Tensor):
+            self._scaled = result.grad_fn, weakref.ref(subject), place
+        elif what.startswith("clip"):
+            last = self._last
+            if self._enlarged and last is not None:
+                data = {"optimizer": last, "name": what}
+                self._unscaled("clipped while scaled", (place,), data)
+            self._clipped = what, place
+
+    def _unscaled(self, kind: str, sites: tuple[Site | None, ...], data: dict[str, Any]) -> None:
+        """An event, where gradients are still multiplied by a GradScaler's factor."""
+        scaler = self._scaled[1]() if self._scaled is not None else None
+        if self._scaled is None or scaler is None or not scaler.is_enabled():
+            return
+        stages = [state["stage"].name for state in scaler._per_optimizer_states.values()]
+        if scaler.get_scale() != 1 and "UNSCALED" not in stages:
+            data |= {"scale": scaler.get_scale(), "places": ("scaled",)}
+            self._event(kind, (*sites, self._scaled[2]), data)
+
+    def _late(self) -> None:
+        """A clipping after which no step came."""
+        if self._clipped is not None and self._last is not None and not self._since:
+            name, place = self._clipped
+            data = {"optimizer": self._last, "name": name, "places": ("step",)}
+            self._event("clipped too late", (place, self._last.site), data)
+        self._clipped = None
+
     def zero(self, owner: Any, place: Site | None) -> None:
         """``zero_grad`` is about to be called."""
+        self._late()
         if isinstance(owner, torch.nn.Module):
             keys = frozenset(map(id, owner.parameters()))
         else:

@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from importlib.resources import files
 from typing import Any
 
-_TEXT = files("gradexplain.trace").joinpath("mistakes.txt").read_text("utf-8")
+from gradexplain.trace.texts import blocks
 
-
-def _rows() -> Iterator[tuple[str, str, str]]:
-    """The pattern of a message, why it comes, and the remedy."""
-    for block in _TEXT.split("\n\n")[1:]:
-        pattern, *said = block.splitlines()
-        why, _, remedy = " ".join(line.strip() for line in said).partition(" => ")
-        yield pattern, why, remedy
-
-
-_ROWS = tuple(_rows())
+_ROWS = tuple(blocks("mistakes.txt"))
 
 
 def explained(message: str, failed: Any) -> tuple[str, str]:
@@ -29,7 +18,7 @@ def explained(message: str, failed: Any) -> tuple[str, str]:
             groups = ["", *(group or "" for group in match.groups())]
             known = {"call": _call(failed), "shapes": _shapes(failed)}
             why = why.format(*groups, **known).replace(" ()", "")
-            return why[0].upper() + why[1:], remedy.format(*groups, **known)
+            return why, remedy.format(*groups, **known)
     return "", ""
 
 

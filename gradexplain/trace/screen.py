@@ -103,6 +103,7 @@ def screen_of(trace: Trace, script: str) -> Screen:
     operations = checked + sum(call.unchecked for call in explained)
     if any(b.failure or b.function == "torch.func" for b in trace.all) and status != "mismatch":
         status = "cannot tell"
+    reasons = [check.reason.rstrip(".") for check in checks if check.status == status]
     main = next((s for s in reversed(trace.snapshots) if s.error is None and s.operations), None)
     first = next((s for s in trace.snapshots if s.error is None and s.accumulated), main)
     nothing = _nothing(trace)
@@ -110,7 +111,7 @@ def screen_of(trace: Trace, script: str) -> Screen:
     return Screen(
         script=script,
         status=status,
-        sentence=_sentence(trace, status, checked, operations),
+        sentence=_sentence(trace, status, checked, operations, reasons),
         findings=trace.findings,
         rows=collapsed(rows),
         every=rows,
@@ -140,7 +141,9 @@ def _stop(trace: Trace) -> Stop | None:
 # -- verdict ---------------------------------------------------------------------------------------
 
 
-def _sentence(trace: Trace, status: str, checked: int, operations: int) -> str:
+def _sentence(
+    trace: Trace, status: str, checked: int, operations: int, reasons: Sequence[str]
+) -> str:
     indices = [s.index for s in trace.snapshots if s.error is None and not s.late]
     which = (
         f"call {indices[0]}" if len(indices) == 1 else f"calls {', '.join(map(str, indices[:6]))}"
@@ -153,11 +156,16 @@ def _sentence(trace: Trace, status: str, checked: int, operations: int) -> str:
             return "torch.func differentiates by transforms of its own, which no formula is held against."
         return "no call could be compared."
     compared = f"{checked} of {operations} operations of {which} were held against their formulas"
+    reason = next(filter(None, reasons), "") if checked == operations else ""
+    if not reason and any(brief.function == "torch.func" for brief in trace.all):
+        reason = (
+            "what torch.func differentiates, by transforms of its own, no formula is held against"
+        )
     return {
         "agree": f"{compared}, and PyTorch's gradients are theirs.",
-        "convention": f"{compared}; where they differ, mathematics leaves a choice.",
+        "convention": f"{compared}; where they differ, {reason or 'mathematics leaves a choice'}.",
         "mismatch": f"{compared}, and some send back another gradient than their formula.",
-        "cannot tell": f"{compared}.",
+        "cannot tell": f"{compared}{'; ' * bool(reason)}{reason}.",
         "skipped": f"{compared}.",
     }[status]
 

@@ -326,6 +326,10 @@ class Trace:
         with self.guarded():
             self.journal.zero(owner, place)
 
+    def noted(self, what: str, subject: Any, result: Any, place: Site | None) -> None:
+        with self.guarded():
+            self.journal.noted(what, subject, result, place)
+
     def transformed(self, name: str, frame: FrameType) -> None:
         """A transform of ``torch.func`` differentiates by levels of its own, which no tape sees."""
         place = site(frame)

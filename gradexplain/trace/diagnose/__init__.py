@@ -14,7 +14,7 @@ from gradexplain.trace.diagnose.cuts import of_changes, of_cuts
 from gradexplain.trace.diagnose.finding import Finding, Scene
 from gradexplain.trace.diagnose.nan import of_calls, of_numbers
 from gradexplain.trace.diagnose.steps import of_steps
-from gradexplain.trace.diagnose.values import of_values
+from gradexplain.trace.diagnose.values import of_functions, of_values
 
 if TYPE_CHECKING:
     from gradexplain.trace.session import Trace
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 #: The order in which findings are told: what explains others comes first.
 _ORDER = (
     "not a number", "changed behind autograd", "zero_grad before step", "zero_grad forgotten",
-    "graph grows", "left in eval", "step taken twice", "step never taken", "cut off", "not in the optimizer", "softmax twice",
-    "sigmoid twice", "relu before the loss", "nll_loss without log_softmax", "broadcast in the loss", "derivative 0",
+    "wrong backward", "step with scaled gradients", "clipped while scaled", "clipped too late",
+    "learning rate gone", "graph grows", "left in eval", "step taken twice", "step never taken",
+    "cut off", "not in the optimizer", "softmax twice", "softmax across samples", "sigmoid twice",
+    "relu before the loss", "nll_loss without log_softmax", "broadcast in the loss", "derivative 0",
     "dead units", "saturated", "vanishing", "exploding", "diverging", "unstable form",
     "grad of a result", "graph kept", "optimised but unused", "constant loss",
     "bias before a normalisation",
@@ -31,7 +33,7 @@ _ORDER = (
 
 #: What another finding, when there is one, explains already.
 _FOLLOWS = {
-    "constant loss": set(_ORDER[:15]),
+    "constant loss": set(_ORDER[: _ORDER.index("derivative 0")]),
     "optimised but unused": {"cut off", "not in the optimizer"},
     "vanishing": {"not a number", "dead units", "saturated"},
     "exploding": {"not a number"},
@@ -52,6 +54,8 @@ def diagnosed(trace: Trace) -> list[Finding]:
         found += [*of_numbers(scene), *of_changes(snapshot)]
         if snapshot.error is None and not snapshot.late:
             found += of_values(scene)
+            if any(operation.graphs for operation in scene.operations):
+                found += of_functions(scene, trace.call(snapshot.index))
     found += of_calls(trace, {snapshot.index for snapshot in snapshots})
     kinds = {finding.kind for finding in found}
     told: dict[tuple[str, int | None], Finding] = {}

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import ast
+import linecache
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from gradexplain.explanation import Array
 from gradexplain.recording.frames import Site
 from gradexplain.trace.snapshot import Operation, Snapshot, Value, args_in
+from gradexplain.trace.texts import blocks
+
+#: By kind (and variant): the sentence and the remedy.
+TEXTS = {head: said for head, *said in blocks("findings.txt")}
+
+#: What is no fault, but explains a number.
+_REMARKS = {"graph kept", "bias before a normalisation"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +32,29 @@ class Finding:
     line: int | None = None
     call: int | None = None
     remark: bool = False
+
+
+def told(key: str, site: Site | None, call: int | None = None, /, **values: Any) -> Finding:
+    """The finding of that name in ``findings.txt``, said of a line."""
+    kind = key.partition(":")[0]
+    words = {"at": at(site), **{name: _word(value) for name, value in values.items()}}
+    for value in values.values():
+        if isinstance(value, list):
+            words |= _ONE if len(value) == 1 else _MANY
+    text, remedy = (part.format(**words) for part in TEXTS[key])
+    return Finding(kind, text, remedy, line_of(site), call, remark=kind in _REMARKS)
+
+
+_ONE = {"are": "is", "get": "gets", "them": "it"}
+_MANY = {name: name for name in _ONE}
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, float):
+        return short(value)
+    if isinstance(value, list):
+        return listed(value)
+    return at(value) if value is None or isinstance(value, Site) else str(value)
 
 
 def at(site: Site | None) -> str:
@@ -39,6 +72,11 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     if len(names) > most:
         return f"{', '.join(names[:most])} and {len(names) - most} more"
     return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
+
+
+def element_of(name: str, index: Sequence[int]) -> str:
+    """``x[1,2]``; a number that stands alone has its name only."""
+    return f"{name}[{','.join(map(str, index))}]" if index else name
 
 
 def short(value: float) -> str:
@@ -107,3 +145,18 @@ def norm(array: Array | None) -> float:
 def plain(name: str) -> str:
     """An operation's name without what says how it was called."""
     return name.strip("_") if name.startswith("__") else name.rstrip("_")
+
+
+def assigned(filename: str, name: str) -> Iterator[tuple[str, Site, ast.expr]]:
+    """The statements of a file that assign ``name``: the function each is in, its place, its value."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(filename)))
+    except (SyntaxError, ValueError):
+        return
+    inside = [("", tree)] + [
+        (node.name, node) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
+    ]
+    owner = {id(node): within for within, scope in inside for node in ast.walk(scope)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and name in map(ast.unparse, node.targets):
+            yield owner[id(node)], Site(filename, node.lineno), node.value

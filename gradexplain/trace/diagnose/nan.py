@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import ast
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gradexplain.explanation import Array
-from gradexplain.trace.diagnose.finding import Finding, Scene, at, line_of, plain, short
+from gradexplain.recording.frames import Site
+from gradexplain.trace.diagnose.finding import (
+    TEXTS,
+    Finding,
+    Scene,
+    assigned,
+    at,
+    element_of,
+    plain,
+    short,
+    told,
+)  # fmt: skip
 from gradexplain.trace.snapshot import Operation, Value
 
 if TYPE_CHECKING:
     from gradexplain.trace.session import Trace
+
+_QUOTIENTS = {"div", "truediv", "true_divide", "rtruediv", "reciprocal"}
 
 #: Operations that are given an infinity on purpose, for a mask.
 _MASKS = {"masked_fill", "where", "full_like", "triu", "tril", "fill", "setitem"}
@@ -29,38 +44,33 @@ def of_numbers(scene: Scene) -> Iterator[Finding]:
     gradients = [entry.added for entry in snapshot.accumulated]
     if all(_fine(array) for array in (*ends, *gradients)) and not snapshot.late:
         return
-    index = snapshot.index
     forward = not all(_fine(array) for array in ends)
     found = _given(scene) or _forward(scene, required=forward)
     if found is None:
         found = _suspect(scene) if snapshot.late else _backward(scene)
     if found is not None:
-        text, remedy, line = found
-        yield Finding("not a number", text, remedy, line, index)
+        yield found
 
 
 def of_calls(trace: Trace, explained: set[int]) -> Iterator[Finding]:
     """What is known of a call that was not captured."""
     for brief in trace.all:
-        bad = not brief.finite or (brief.value is not None and not np.isfinite(brief.value))
-        if bad and not brief.error:
-            if brief.index not in explained:
-                bad_value = brief.value is not None and not np.isfinite(brief.value)
-                what = f"its value is {brief.value}" if bad_value else "gradients are not numbers"
-                said, place = trace.late if brief.index == trace.bad else ("", None)
-                if said:
-                    where = "" if place is None else f" at {at(place)}"
-                    name, _, rest = said.partition(" ")
-                    what += f": {name}{where} {rest}"
-                yield Finding(
-                    "not a number",
-                    f"From call {brief.index} on ({at(brief.site)}) {what}.",
-                    f"gradexplain trace --call {brief.index - said.startswith('a parameter')} shows "
-                    "where it first arises.",
-                    line_of(place, brief.site),
-                    brief.index,
-                )
-            return
+        value = brief.value
+        bad = not brief.finite or (value is not None and not np.isfinite(value))
+        if not bad or brief.error:
+            continue
+        if brief.index not in explained:
+            finite = value is None or np.isfinite(value)
+            what = "gradients are not numbers" if finite else f"its value is {value}"
+            said, place = trace.late if brief.index == trace.bad else ("", None)
+            if said:
+                name, _, rest = said.partition(" ")
+                what += f": {name}{'' if place is None else f' at {at(place)}'} {rest}"
+            yield told(
+                "not a number: later", place or brief.site, brief.index, backward=brief.site,
+                what=what, call=brief.index, shown=brief.index - said.startswith("a parameter"),
+            )  # fmt: skip
+        return
 
 
 def _fine(array: Array | None) -> bool:
@@ -74,10 +84,6 @@ def _place(array: Array) -> tuple[int, ...]:
     return tuple(int(i) for i in found[0])
 
 
-def _element(name: str, index: tuple[int, ...]) -> str:
-    return f"{name}[{','.join(map(str, index))}]" if index else name
-
-
 def _at(value: Value, index: tuple[int, ...], shape: tuple[int, ...]) -> float | None:
     """The element of a value that goes into an element of a result of that shape."""
     if value.array is None:
@@ -88,10 +94,7 @@ def _at(value: Value, index: tuple[int, ...], shape: tuple[int, ...]) -> float |
         return None
 
 
-_Found = tuple[str, str, "int | None"]
-
-
-def _given(scene: Scene) -> _Found | None:
+def _given(scene: Scene) -> Finding | None:
     """A number that was none before anything was computed."""
     for value in scene.snapshot.values:
         if value.kind not in ("leaf", "constant") or value.array is None or _fine(value.array):
@@ -100,27 +103,41 @@ def _given(scene: Scene) -> _Found | None:
         if value.kind == "constant" and mask.all():
             continue
         index = _place(value.array)
-        count = int((~np.isfinite(value.array)).sum())
         readers = scene.readers.get(value.id, [])
         site = readers[0].site if readers else scene.snapshot.site
-        who = "a parameter" if value.kind == "leaf" else "data"
-        what = short(float(value.array[index]))
-        return (
-            f"{_element(scene.name(value.id), index)} is {what} before anything is computed from it "
-            f"({count} of {value.array.size} elements; {who}, first used at {at(site)}).",
-            "look at the data: torch.isfinite(…).all()."
-            if value.kind == "constant"
-            else "look at the call before: its step was not a number.",
-            line_of(site),
-        )
+        made = _made(scene.name(value.id), site) if value.kind == "constant" else None
+        why = ""
+        if made is not None and value.array.size == 1 and re.search(r"\b(std|var)\(", made.source):
+            why = ": std and var of one element are nan (0/0); give them more, or unbiased=False"
+        who = "parameter" if value.kind == "leaf" else "data" if made is None else "assigned"
+        return told(
+            f"not a number: {who}", made or site, scene.snapshot.index,
+            element=element_of(scene.name(value.id), index), value=float(value.array[index]),
+            count=int((~np.isfinite(value.array)).sum()), size=value.array.size, why=why,
+            source="" if made is None else made.source,
+        )  # fmt: skip
     return None
 
 
-def _forward(scene: Scene, *, required: bool) -> _Found | None:
+def _made(name: str, used: Site | None) -> Site | None:
+    """The line before ``used`` that computes a constant of that name by what may fail."""
+    places = [
+        place
+        for _, place, value in (assigned(used.filename, name) if used is not None else ())
+        if place.line <= (used.line if used is not None else 0)
+        and re.search(
+            r"/|\*\*|\b(std|var|log\w*|r?sqrt|exp|norm|normalize|acos|asin|div)\(",
+            ast.unparse(value),
+        )
+    ]
+    return max(places, key=lambda place: place.line, default=None)
+
+
+def _forward(scene: Scene, *, required: bool) -> Finding | None:
     """The first operation that makes something that is no number of numbers."""
     if not required:
         return None
-    masked: _Found | None = None
+    masked: Finding | None = None
     for operation in scene.operations:
         value = scene.output(operation)
         if value is None or value.array is None or _fine(value.array):
@@ -130,22 +147,32 @@ def _forward(scene: Scene, *, required: bool) -> _Found | None:
             continue
         if any(i.array is not None and np.isnan(i.array).any() for i in inputs):
             continue
-        name = plain(operation.name)
-        if name in _MASKS:
+        if plain(operation.name) in _MASKS:
             continue
         index = _place(value.array)
-        why, remedy = _why(scene, operation, value, index)
-        word = short(float(value.array[index]))
-        found = (
-            f"{_element(scene.name(value.id), index)} is {word}, the first that is no number: "
-            f"{name} at {at(operation.site)} {why}.",
-            remedy,
-            line_of(operation.site),
+        key, values = _why(scene, operation, value, index)
+        why, fix = (
+            part.format(**{k: _said(v) for k, v in values.items()}) for part in _row("why", key)
         )
+        found = told(
+            "not a number: forward", operation.site, scene.snapshot.index, why=why, fix=fix,
+            element=element_of(scene.name(value.id), index), value=float(value.array[index]),
+            operation=plain(operation.name),
+        )  # fmt: skip
         if np.isnan(value.array).any() or not _recovers(scene, value):
             return found
         masked = masked or found
     return masked
+
+
+def _row(head: str, name: str) -> Sequence[str]:
+    """The row of a table in ``findings.txt`` that has ``name`` among its names, else the last."""
+    rows = [(key, said) for key, said in TEXTS.items() if key.startswith(f"{head}: ")]
+    return next((said for key, said in rows if name in key.split()[1:]), rows[-1][1])
+
+
+def _said(value: Any) -> str:
+    return short(value) if isinstance(value, float) else str(value)
 
 
 def _recovers(scene: Scene, value: Value) -> bool:
@@ -157,75 +184,52 @@ def _recovers(scene: Scene, value: Value) -> bool:
 
 def _why(
     scene: Scene, operation: Operation, value: Value, index: tuple[int, ...]
-) -> tuple[str, str]:
+) -> tuple[str, dict[str, Any]]:
+    """The row of ``findings.txt`` that says why there is no number, and what stands in it."""
     name = plain(operation.name)
     given = scene.given(operation)
-    shape = value.shape
-    at_element = [_at(v, index, shape) for v in given]
+    at_element = [_at(v, index, value.shape) for v in given]
     first = at_element[0] if at_element else None
     second = at_element[1] if len(at_element) > 1 else _number(operation, 1)
-    if name in ("rtruediv",):
+    if name == "rtruediv":
         first, second = _number(operation, 1), first
-    if name in ("log", "log2", "log10", "log1p") and first is not None:
-        return (
-            f"of {short(first)} ({scene.name(given[0].id)} there)",
-            "keep its argument above 0, as in torch.log(x.clamp_min(1e-12)); log_softmax, logsigmoid "
-            "and log1p do it where the argument is a softmax, a sigmoid or 1 + x.",
-        )
-    if name in ("div", "truediv", "true_divide", "rtruediv", "reciprocal") and first is not None:
-        below = second if name not in ("reciprocal",) else first
-        if below == 0:
-            top = f"{short(first)}/0" if name != "reciprocal" else "1/0"
-            divisor = scene.maker(given[-1].id) if given else None
-            by = ""
-            if divisor is not None and name != "rtruediv":
-                by = f", the {plain(divisor.name)} of {at(divisor.site)}"
-            return f"divides by 0 ({top}{by})", "keep the divisor away from 0, as in x/(y + 1e-8)."
-    if name in ("sqrt", "rsqrt") and first is not None:
-        return (
-            f"of {short(first)}",
-            "keep its argument above 0, as in torch.sqrt(x.clamp_min(0) + 1e-12).",
-        )
-    if name in ("exp", "expm1", "cosh", "sinh") and first is not None:
-        return (
-            f"overflows: of {short(first)} it is above the largest {value.dtype}",
-            "subtract the maximum first (softmax, logsumexp), or clamp its argument.",
-        )
-    if name == "pow":
-        return (
-            f"of {short(first) if first is not None else 'its input'} to the power "
-            f"{short(second) if second is not None else 'given'}",
-            "keep the base above 0 for a power that is no integer.",
-        )
-    if name in ("softmax", "log_softmax"):
-        source = given[0].array if given else None
-        if source is not None and np.isneginf(source).any():
-            return (
-                "has a row in which everything is -inf: it masks every element",
-                "leave at least one element of each row, or mask with a large negative number.",
-            )
-    if name in ("mul",) and {first, second} & {0.0}:
-        return "multiplies 0 by an infinity", "look at where the infinity comes from."
-    if name in ("mean", "std", "var") and given and given[0].array is not None:
-        if given[0].array.size <= 1:
-            return (
-                f"of {given[0].array.size} element{'s' * (given[0].array.size != 1)}",
-                "give it more, or unbiased=False.",
-            )
-    numbers = [v for v in at_element if v is not None]
+    known: dict[str, Any] = {"first": first, "second": second, "dtype": value.dtype}
+    if name in _QUOTIENTS and first is not None:
+        if (first if name == "reciprocal" else second) == 0:
+            divisor = scene.maker(given[-1].id) if given and name != "rtruediv" else None
+            by = "" if divisor is None else f", the {plain(divisor.name)} of {at(divisor.site)}"
+            return "by", {"top": 1 if name == "reciprocal" else first, "by": by}
+    elif name in ("softmax", "log_softmax"):
+        if given and given[0].array is not None and np.isneginf(given[0].array).any():
+            return name, known
+    elif name == "mul":
+        if {first, second} & {0.0}:
+            return name, known
+    elif name in ("mean", "std", "var"):
+        count = 2 if not given or given[0].array is None else given[0].array.size
+        if count <= 1 or name != "mean":
+            return name, {
+                "count": f"{count} element{'s' * (count != 1)}"
+                if count <= 1
+                else "single elements along an axis"
+            }
+    elif first is not None and any(
+        name in key.split()[1:] for key in TEXTS if key.startswith("why:")
+    ):
+        return name, known | {
+            "name": scene.name(given[0].id),
+            "second": "given" if second is None else second,
+        }
     with np.errstate(all="ignore"):
         largest = max(
             (float(np.abs(v.array[np.isfinite(v.array)]).max(initial=0)) for v in given
              if v.array is not None), default=0.0,
         )  # fmt: skip
     if largest > 1e15 or value.dtype == "float16":
-        return (
-            f"overflows {value.dtype}: its inputs reach {short(largest)}",
-            "take a smaller lr, clip the gradients, or scale the values down"
-            + (" (torch.amp.GradScaler scales the loss)." if value.dtype == "float16" else "."),
-        )
-    shown = " and ".join(short(v) for v in numbers[:2])
-    return (f"of {shown}" if shown else "has no value there"), "keep its input where it is defined."
+        scaler = " (torch.amp.GradScaler scales the loss)." if value.dtype == "float16" else "."
+        return "overflow", known | {"largest": largest, "scaler": scaler}
+    shown = [short(v) for v in at_element[:2] if v is not None]
+    return ("other", {"numbers": " and ".join(shown)}) if shown else ("nothing", {})
 
 
 def _number(operation: Operation, place: int) -> float | None:
@@ -237,7 +241,7 @@ def _number(operation: Operation, place: int) -> float | None:
 # -- backward --------------------------------------------------------------------------------------
 
 
-def _backward(scene: Scene) -> _Found | None:
+def _backward(scene: Scene) -> Finding | None:
     """The first operation, from the loss back, that sends something that is no number."""
     for operation in reversed(scene.operations):
         upstream = [scene.value(n).upstream for n in operation.outputs]
@@ -252,42 +256,27 @@ def _backward(scene: Scene) -> _Found | None:
 
 def _steep(
     scene: Scene, operation: Operation, number: int, index: tuple[int, ...], sent: float
-) -> _Found:
+) -> Finding:
     value = scene.value(number)
     name = plain(operation.name)
     here = None if value.array is None else float(value.array[index])
-    where = _element(scene.name(number), index)
-    point = "" if here is None else f" = {short(here)}"
     out = scene.output(operation)
     arriving = None
     if out is not None and out.upstream is not None and out.shape == value.shape:
         arriving = float(out.upstream[index])
-    chosen = _branch(scene, operation)
     if name in ("norm", "vector_norm", "linalg_norm") and not np.isnan(sent):
         why = "its derivative is x/‖x‖"
     elif arriving == 0:
         why = "an infinite derivative times a gradient of 0"
     else:
         why = "its derivative is infinite there"
-    text = (
-        f"The gradient of {where} is {short(sent)}, the first that is no number: {name} at "
-        f"{at(operation.site)}, at {where}{point}: {why}"
-    )
-    remedy = "keep its argument away from there, as in torch.sqrt(x + 1e-12)."
-    if chosen is not None:
-        text += (
-            f". {at(chosen.site)[0].upper()}{at(chosen.site)[1:]} does not take that element with "
-            "where, but its gradient, 0, is still multiplied by the infinite derivative"
-        )
-        remedy = (
-            "make the argument harmless before the function, as in "
-            "torch.sqrt(torch.where(ok, x, 1.)), not only its result after it."
-        )
-    elif name in ("log", "div", "truediv", "reciprocal"):
-        remedy = "keep its argument away from 0, as in x.clamp_min(1e-12)."
-    elif name == "pow":
-        remedy = "keep the base away from 0, as in (x + 1e-12)**p."
-    return text + ".", remedy, line_of(operation.site)
+    chosen = _branch(scene, operation)
+    return told(
+        f"not a number: {'backward' if chosen is None else 'branch'}", operation.site,
+        scene.snapshot.index, element=element_of(scene.name(number), index), value=sent, operation=name,
+        point="" if here is None else f" = {short(here)}", why=why, fix=_row("steep", name)[1],
+        Branch="" if chosen is None else at(chosen.site)[0].upper() + at(chosen.site)[1:],
+    )  # fmt: skip
 
 
 def _branch(scene: Scene, operation: Operation) -> Operation | None:
@@ -302,7 +291,7 @@ def _branch(scene: Scene, operation: Operation) -> Operation | None:
     return None
 
 
-def _suspect(scene: Scene) -> _Found | None:
+def _suspect(scene: Scene) -> Finding | None:
     """Where no flow was caught: an operation at a value at which its derivative is infinite."""
     for operation in reversed(scene.operations):
         name = plain(operation.name)

@@ -7,8 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from gradexplain.recording.frames import Site
-from gradexplain.trace.diagnose.finding import Finding, at, line_of, listed, short
+from gradexplain.trace.diagnose.finding import Finding, assigned, at, short, told
 from gradexplain.trace.journal import Event, Journal, Leaf, Optimizer
 
 if TYPE_CHECKING:
@@ -17,16 +16,15 @@ if TYPE_CHECKING:
 #: Calls in a row with the same loss, after steps, before it is called constant.
 _SAME = 5
 
-_UNREGISTERED = (
-    "parameters() does not find what a plain list, dict or tensor of a module holds: use "
-    "nn.ModuleList, nn.ModuleDict or nn.Parameter."
-)
-
 #: Losses added up with their graphs are said from so many on.
 _ADDED = 3
 
 #: A loss has run away when it is this much larger than at first.
 _AWAY = 1e4
+
+#: A learning rate is gone when it is this much smaller than it was, for so many steps at the end and
+#: for this share of them all.
+_GONE, _STEPS, _SHARE = 1e-5, 5, 0.25
 
 
 def of_steps(trace: Trace) -> Iterator[Finding]:
@@ -40,29 +38,19 @@ def of_steps(trace: Trace) -> Iterator[Finding]:
         and not any(leaf.changed for leaf in journal.leaves.values())
     ):
         names = list(dict.fromkeys(journal.at_hand.values()))
-        yield Finding(
-            "step never taken",
-            f"{listed(names)}.step() is never called: {len(trace.all)} backward calls compute "
-            "gradients, and no parameter changes.",
-            f"call {names[0]}.step() after each backward.",
-            line_of(*(brief.site for brief in trace.all[-1:])),
-        )
+        last = trace.all[-1].site if trace.all else None
+        yield told("step never taken", last, names=names, count=len(trace.all), first=names[0])
     yield from _memberships(journal)
     for place, count in trace.sums.items():
         if count >= _ADDED:
-            yield _added_up(place, count)
+            name = place.names[0] if place.names else "the sum"
+            yield told("graph grows: added up", place, name=name, count=count)
     for mode in journal.modes.values():
         if mode.left >= 2 and not mode.back:
-            yield Finding(
-                "left in eval",
-                f"The module stays in evaluation after the eval() at {at(mode.place)}: the backward calls "
-                "that come after it train without dropout, and batch normalisation no longer learns "
-                "its statistics.",
-                "call model.train() where each epoch of training begins.",
-                line_of(mode.place),
-            )
+            yield told("left in eval", mode.place)
             break
     yield from _losses(trace)
+    yield from _rates(journal)
     yield from _kept_graphs(trace)
 
 
@@ -70,10 +58,9 @@ def of_steps(trace: Trace) -> Iterator[Finding]:
 
 
 def _stale(event: Event, journal: Journal) -> Finding:
-    used, backward, step = event.sites
+    _, backward, step = event.sites
     optimizer: Optimizer = event.data["optimizer"]
     leaves: list[Leaf] = event.data["leaves"]
-    names = [leaf.name or "a parameter" for leaf in leaves]
     others = [z for z in journal.zeroed if not z[2] & set(optimizer.leaves)]
     leaf = leaves[0]
     stats = [s for s in leaf.stats.values() if s.before > 0]
@@ -83,73 +70,49 @@ def _stale(event: Event, journal: Journal) -> Finding:
             f" ({leaf.name or 'the first one'}: {short(stats[0].before)} was there, "
             f"{short(stats[0].norm)} was added)"
         )
-    text = (
-        f"The gradients are never set to zero: the backward at {at(backward)} adds to what "
-        f"{optimizer.name}.step() at {at(step)} has used already, in {listed(names)}{numbers}, so "
-        "each step goes along the sum of all gradients so far."
-    )
-    if others:
-        text += f" The zero_grad() at {at(others[-1][1])} clears other parameters."
-    remedy = f"call {optimizer.name}.zero_grad() before the backward at {at(backward)}."
-    return Finding("zero_grad forgotten", text, remedy, line_of(backward, step), event.data["call"])
+    return told(
+        "zero_grad forgotten: stale", backward or step, event.data["call"],
+        backward=backward, step=step, optimizer=optimizer.name, numbers=numbers,
+        names=[leaf.name or "a parameter" for leaf in leaves],
+        others=f" The zero_grad() at {at(others[-1][1])} clears other parameters." if others else "",
+    )  # fmt: skip
 
 
 def _wiped(event: Event, journal: Journal) -> Finding:
     zero, backward, step = event.sites
-    optimizer: Optimizer = event.data["optimizer"]
     how = f"zero_grad() at {at(zero)}" if zero is not None else "setting .grad to nothing"
-    return Finding(
-        "zero_grad before step",
-        f"{optimizer.name}.step() at {at(step)} has nothing to work with: {how} comes between the "
-        f"backward at {at(backward)} and the step, and clears what that backward computed.",
-        "call zero_grad() before backward, or after step: zero_grad, backward, step.",
-        line_of(zero, step),
-        event.data["call"],
-    )
-
-
-def _double(event: Event, journal: Journal) -> Finding:
-    (step,) = event.sites
-    optimizer: Optimizer = event.data["optimizer"]
-    return Finding(
-        "step taken twice",
-        f"{optimizer.name}.step() at {at(step)} is a second step with the same gradients: no "
-        "backward has come between it and the step before.",
-        "call step() once for each backward.",
-        line_of(step),
-        event.data["call"],
-    )
+    return told(
+        "zero_grad before step", zero or step, event.data["call"],
+        backward=backward, step=step, how=how, optimizer=event.data["optimizer"].name,
+    )  # fmt: skip
 
 
 def _by_hand(event: Event, journal: Journal) -> Finding:
-    (backward,) = event.sites
     leaf: Leaf = event.data["leaves"][0]
-    names = [leaf.name or "a leaf" for leaf in event.data["leaves"]]
     stat = leaf.stats[event.data["call"]]
-    return Finding(
-        "zero_grad forgotten",
-        f"The gradients are never set to zero: {listed(names)} {'is' if len(names) == 1 else 'are'} "
-        f"updated by hand, and the backward at {at(backward)} adds to the gradient that was used for "
-        f"it ({leaf.name or 'a leaf'}: {short(stat.before)} was there, {short(stat.norm)} was added).",
-        f"set {leaf.name or 'w'}.grad = None after each update.",
-        line_of(backward),
-        event.data["call"],
-    )
+    return told(
+        "zero_grad forgotten: by hand", event.sites[0], event.data["call"], before=stat.before,
+        names=[leaf.name or "a leaf" for leaf in event.data["leaves"]], norm=stat.norm,
+        name=leaf.name or "a leaf",
+    )  # fmt: skip
 
 
-def _added_up(place: Site, count: int) -> Finding:
-    """Losses added up with their graphs."""
-    name = place.names[0] if place.names else "the sum"
-    return Finding(
-        "graph grows",
-        f"{name} at {at(place)} adds up losses that backward has gone through already, more than "
-        f"{count} times: it keeps autograd's nodes of every call, and grows with the loop.",
-        "add the number alone: loss.item() (or loss.detach()).",
-        line_of(place),
-    )
+def _at_step(event: Event, journal: Journal) -> Finding:
+    """What an optimizer, a clipping or a GradScaler did, said as it was noted."""
+    place, *others = event.sites
+    sites = dict(zip(event.data.get("places", ()), others, strict=False))
+    known = {k: v for k, v in event.data.items() if k in ("name", "scale")}
+    return told(
+        event.kind, place, event.data["call"], optimizer=event.data["optimizer"].name,
+        **sites, **known,
+    )  # fmt: skip
 
 
-_EVENTS = {"by hand": _by_hand, "stale": _stale, "wiped": _wiped, "double step": _double}
+_EVENTS = {
+    "by hand": _by_hand, "stale": _stale, "wiped": _wiped, "step taken twice": _at_step,
+    "clipped too late": _at_step, "clipped while scaled": _at_step,
+    "step with scaled gradients": _at_step,
+}  # fmt: skip
 
 
 # -- who is in which optimizer ---------------------------------------------------------------------
@@ -159,6 +122,7 @@ def _memberships(journal: Journal) -> Iterator[Finding]:
     optimizers = list(journal.optimizers.values())
     if not optimizers:
         return
+    first = optimizers[0]
     inside = {key for optimizer in optimizers for key in optimizer.leaves}
     got = [leaf for leaf in journal.leaves.values() if _got(leaf)]
     left = [
@@ -166,42 +130,32 @@ def _memberships(journal: Journal) -> Iterator[Finding]:
         if (leaf.parameter or leaf.unregistered) and leaf.key not in inside and leaf.name
     ]  # fmt: skip
     left = [leaf for leaf in left if not leaf.changed]
-    if left and len(left) < len(got):
-        names = [leaf.name for leaf in left]
-        verb = "gets a gradient and is" if len(left) == 1 else "get gradients and are"
-        yield Finding(
-            "not in the optimizer",
-            f"{listed(names)} {verb} in no optimizer: {optimizers[0].name}.step() at "
-            f"{at(optimizers[0].site)} changes the others only.",
-            _UNREGISTERED
-            if any(leaf.unregistered for leaf in left)
-            else "give it all that is to learn, as in "
-            f"torch.optim.{optimizers[0].kind}(model.parameters()), after the last layer was made; or "
-            "set requires_grad_(False) on what is to stay as it is.",
-            line_of(optimizers[0].site),
-        )
-    if left and len(left) == len(got):
-        yield Finding(
-            "not in the optimizer",
-            f"None of the parameters that get a gradient ({listed([x.name for x in left])}) is in "
-            f"{optimizers[0].name}: its step at {at(optimizers[0].site)} changes other tensors.",
-            "make the optimizer from the parameters of the module that is used, after it was made.",
-            line_of(optimizers[0].site),
-        )
+    names = list(dict.fromkeys(leaf.name for leaf in left))
+    if left and len(left) == len(got) and len(names) == len(left):
+        yield told("not in the optimizer: others", first.site, names=names, optimizer=first.name)
         return
+    if left and len(names) < len(left):
+        again = next(n for n in names if [leaf.name for leaf in left].count(n) > 1)
+        attribute = f"self.{again.rpartition('.')[2]}"
+        places = assigned("" if first.site is None else first.site.filename, attribute)
+        made = [site for function, site, _ in places if function != "__init__"]
+        yield told(
+            "not in the optimizer: made anew", made[-1] if made else first.site, name=again,
+            optimizer=first.name, step=first.site,
+        )  # fmt: skip
+    elif left:
+        variant = "unregistered" if any(leaf.unregistered for leaf in left) else "left out"
+        yield told(
+            f"not in the optimizer: {variant}", first.site, names=names, optimizer=first.name,
+            kind=first.kind,
+        )  # fmt: skip
     for optimizer in optimizers:
         members = [journal.leaves[key] for key in optimizer.leaves if key in journal.leaves]
         unused = [leaf for leaf in members if not leaf.reached and leaf.stepped and leaf.requires]
         if unused and len(unused) < len(members) and journal.backwards:
             names = [leaf.name or "a parameter without a name" for leaf in unused]
-            yield Finding(
-                "optimised but unused",
-                f"{listed(names)} {'is' if len(names) == 1 else 'are'} in {optimizer.name} (its step "
-                f"is at {at(optimizer.site)}), but no backward ever reaches "
-                f"{'it' if len(names) == 1 else 'them'}: the loss is not computed from "
-                f"{'it' if len(names) == 1 else 'them'}.",
-                "use it in forward, or take it out of the model.",
-                line_of(optimizer.site),
+            yield told(
+                "optimised but unused", optimizer.site, names=names, optimizer=optimizer.name
             )
 
 
@@ -209,7 +163,7 @@ def _got(leaf: Leaf) -> bool:
     return any(stat.norm > 0 for stat in leaf.stats.values())
 
 
-# -- losses ----------------------------------------------------------------------------------------
+# -- losses and learning rates ---------------------------------------------------------------------
 
 
 def _losses(trace: Trace) -> Iterator[Finding]:
@@ -217,42 +171,44 @@ def _losses(trace: Trace) -> Iterator[Finding]:
     for brief in trace.all:
         if brief.value is not None and brief.function != "grad":
             by_line.setdefault(brief.site, []).append(brief)
-    stepped = any(optimizer.steps > 1 for optimizer in trace.journal.optimizers.values())
+    optimizers = trace.journal.optimizers.values()
+    rates = {rate for optimizer in optimizers for rate in optimizer.rates}
+    if not any(optimizer.steps > 1 for optimizer in optimizers):
+        return
     for place, briefs in by_line.items():
         values = [brief.value for brief in briefs]
         finite = [value for value in values if math.isfinite(value)]
         if len(briefs) < _SAME:
             continue
-        if stepped and len(set(values)) == 1 and values[0] == values[0] and finite:
-            rates = {r for o in trace.journal.optimizers.values() for r in o.rates}
-            still = ": lr is 0" if rates == {0.0} else ", for no step changes a parameter"
+        if len(set(values)) == 1 and values[0] == values[0] and finite:
             moved = any(leaf.ratio for leaf in trace.journal.leaves.values())
-            yield Finding(
-                "constant loss",
-                f"The loss at {at(place)} is {short(values[0])} in all of its {len(values)} calls"
-                + ("" if moved else still)
-                + ".",
-                "give the optimizer a learning rate above 0."
-                if rates == {0.0}
-                else "look below for what gets no gradient.",
-                line_of(place),
-            )
-        elif len(finite) >= 2 and abs(finite[0]) > 0 and stepped:
+            variant = "rate" if rates == {0.0} else "moved" if moved else "still"
+            yield told(f"constant loss: {variant}", place, value=values[0], count=len(values))
+        elif len(finite) >= 2 and abs(finite[0]) > 0:
             worst = max(range(len(finite)), key=lambda n: abs(finite[n]))
             grown = abs(finite[worst]) / max(abs(finite[0]), 1e-12)
             if grown > _AWAY and worst >= len(finite) - 2 and finite[worst] > 0:
-                rates = {r for o in trace.journal.optimizers.values() for r in o.rates}
-                rate = f" (lr={short(max(rates))})" if rates else ""
-                yield Finding(
-                    "diverging",
-                    f"The loss at {at(place)} runs away: {short(finite[0])} at call "
-                    f"{briefs[0].index}, {short(finite[worst])} at call {briefs[worst].index}: the "
-                    f"steps are too long{rate}.",
-                    "take a smaller lr, or torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) "
-                    "before step.",
-                    line_of(place),
-                    briefs[worst].index,
-                )
+                yield told(
+                    "diverging", place, briefs[worst].index, first=finite[0], worst=finite[worst],
+                    start=briefs[0].index, end=briefs[worst].index,
+                    rate=f" (lr={short(max(rates))})" if rates else "",
+                )  # fmt: skip
+
+
+def _rates(journal: Journal) -> Iterator[Finding]:
+    """A scheduler that makes the steps ever smaller long before the end."""
+    for key, optimizer in journal.optimizers.items():
+        top = max(optimizer.history.values(), default=0.0)
+        last = max((n for n, rate in optimizer.history.items() if rate > _GONE * top), default=0)
+        gone = {n: rate for n, rate in optimizer.history.items() if n > last}
+        name, place = journal.schedulers.get(key, ("", None))
+        if not last or not gone or not name:
+            continue
+        if optimizer.steps - min(gone) >= max(_STEPS, _SHARE * optimizer.steps):
+            yield told(
+                "learning rate gone", place, top=top, rate=gone[max(gone)], first=min(gone),
+                steps=optimizer.steps, optimizer=optimizer.name, scheduler=name,
+            )  # fmt: skip
 
 
 # -- graphs that are kept --------------------------------------------------------------------------
@@ -264,22 +220,10 @@ def _kept_graphs(trace: Trace) -> Iterator[Finding]:
         growing = len(sizes) >= 4 and all(a < b for a, b in itertools.pairwise(sizes))
         if growing and count.carried is not None:
             names = count.carried.names
-            what = names[0] if names else "what one step hands on to the next"
-            yield Finding(
-                "graph grows",
-                f"Each backward at {at(place)} goes back through all the steps before it "
-                f"({sizes[0]} nodes at first, {sizes[-1]} at call {len(sizes)} of them): {what}, made "
-                f"at {at(count.carried)}, is used again in the next step with its whole graph.",
-                f"detach it where one step ends, as in {names[0] if names else 'h'} = "
-                f"{names[0] if names else 'h'}.detach(), and leave out retain_graph=True.",
-                line_of(count.carried),
-            )
+            yield told(
+                "graph grows: carried", count.carried, backward=place, first=sizes[0],
+                last=sizes[-1], count=len(sizes), name=names[0] if names else "h",
+                what=names[0] if names else "what one step hands on to the next",
+            )  # fmt: skip
         elif len(sizes) >= 3 and count.again == 0:
-            yield Finding(
-                "graph kept",
-                f"retain_graph=True at {at(place)} keeps the graph of each of {len(sizes)} calls, and "
-                "no later backward goes through one of them again: memory is held for nothing.",
-                "leave out retain_graph=True.",
-                line_of(place),
-                remark=True,
-            )
+            yield told("graph kept", place, count=len(sizes))

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence, Set
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gradexplain.explanation import Array
-from gradexplain.trace.diagnose.finding import Finding, Scene, at, line_of, norm, plain, short
+from gradexplain.trace.diagnose.finding import (
+    Finding,
+    Scene,
+    at,
+    element_of,
+    line_of,
+    norm,
+    plain,
+    short,
+    told,
+)  # fmt: skip
 from gradexplain.trace.snapshot import Operation, Value
+
+if TYPE_CHECKING:
+    from gradexplain.trace.call import TracedCall
 
 #: The share of units, or of elements, that is off or saturated before anything is said.
 _SHARE = 0.9
@@ -41,6 +54,12 @@ _MOVES = {
 }  # fmt: skip
 
 
+#: Those that make another order of axes, and those that scale and mask scores.
+_MIXING = {"view", "reshape", "flatten", "squeeze", "unsqueeze", "transpose", "permute", "t", "T",
+           "mT", "swapaxes", "movedim"}  # fmt: skip
+_SCALING = {"mul", "div", "truediv", "add", "masked_fill", "dropout", "where"}
+
+
 def of_values(scene: Scene) -> Iterator[Finding]:
     """The findings of one captured call."""
     for operation in scene.operations:
@@ -53,8 +72,13 @@ def of_values(scene: Scene) -> Iterator[Finding]:
 
 def _through_moves(scene: Scene, number: int) -> Operation | None:
     """What made a value, before it was moved or reshaped."""
+    return _through(scene, number, _MOVES)
+
+
+def _through(scene: Scene, number: int, names: Set[str]) -> Operation | None:
+    """What made a value, before operations of those names."""
     maker = scene.maker(number)
-    while maker is not None and plain(maker.name) in _MOVES and maker.inputs:
+    while maker is not None and plain(maker.name) in names and maker.inputs:
         maker = scene.maker(maker.inputs[0])
     return maker
 
@@ -78,35 +102,27 @@ def _dead(scene: Scene, operation: Operation) -> Iterator[Finding]:
     samples = _units(value.array).shape[0]
     if share < _SHARE or (samples < 2 and share < 1):
         return
-    where = at(operation.site)
-    count = f"All {off.size}" if off.all() else f"{int(off.sum())} of {off.size}"
-    before = next(iter(operation.inputs), None)
+    source = scene.value(operation.inputs[0]).array if operation.inputs else None
     numbers = ""
-    if before is not None and scene.value(before).array is not None:
-        array = scene.value(before).array
-        assert array is not None
+    if source is not None:
         numbers = (
-            f" (its input is between {short(float(array.min()))} and {short(float(array.max()))})"
+            f" (its input is between {short(float(source.min()))} and {short(float(source.max()))})"
         )
-    weight = _zero_weight(scene, before)
-    yield Finding(
-        "dead units",
-        f"{count} units of the {plain(operation.name)} at {where} are 0 for every one of the "
-        f"{samples} samples{numbers}: {weight}no gradient goes back through them.",
-        "do not start with zeros: leave the layers as they are made, or use nn.init.kaiming_uniform_."
-        if weight
-        else "start with smaller weights and a bias near 0, take a smaller lr, or use leaky_relu or gelu.",
-        line_of(operation.site),
-    )
+    weight = _zero_weight(scene, next(iter(operation.inputs), None))
+    yield told(
+        f"dead units{': zero weight' if weight else ''}", operation.site, numbers=numbers,
+        count=f"All {off.size}" if off.all() else f"{int(off.sum())} of {off.size}",
+        operation=plain(operation.name), samples=samples, weight=weight,
+    )  # fmt: skip
 
 
 def _zero_weight(scene: Scene, number: int | None) -> str:
-    """That a layer's weights are all 0, where they are."""
+    """A layer's weights that are all 0, where they are."""
     maker = None if number is None else _through_moves(scene, number)
     for value in scene.given(maker) if maker is not None else ():
         if value.kind == "leaf" and len(value.shape) > 1:
             if value.array is not None and not value.array.any():
-                return f"{scene.name(value.id)} is 0 throughout, and "
+                return scene.name(value.id)
     return ""
 
 
@@ -123,14 +139,10 @@ def _saturated(scene: Scene, operation: Operation) -> Iterator[Finding]:
         return
     source = scene.value(operation.inputs[0]).array
     largest = "" if source is None else f" (its input reaches {short(float(np.abs(source).max()))})"
-    yield Finding(
-        "saturated",
-        f"The {name} at {at(operation.site)} is saturated in {share:.0%} of its elements{largest}: "
-        f"its slope there is below {short(float(slope[flat].max()))}, and next to nothing of the "
-        "gradient goes back through it.",
-        "scale its input down: smaller weights, normalised inputs, or a LayerNorm before it.",
-        line_of(operation.site),
-    )
+    yield told(
+        "saturated", operation.site, operation=name, share=f"{share:.0%}", largest=largest,
+        slope=float(slope[flat].max()),
+    )  # fmt: skip
 
 
 def _one_hot(scene: Scene, operation: Operation) -> Iterator[Finding]:
@@ -139,8 +151,8 @@ def _one_hot(scene: Scene, operation: Operation) -> Iterator[Finding]:
     source = scene.value(operation.inputs[0]).array if operation.inputs else None
     if value is None or value.array is None or source is None or value.array.ndim == 0:
         return
-    dim = operation.kwargs.get("dim", operation.args[1] if len(operation.args) > 1 else -1)
-    if not isinstance(dim, int) or value.array.shape[dim] < 2:
+    dim = _axis(operation)
+    if dim is None or value.array.shape[dim] < 2:
         return
     free = np.isfinite(source).sum(axis=dim) > 1  # rows that a mask leaves a choice
     rows = np.exp(value.array) if "log" in operation.name else value.array
@@ -150,14 +162,31 @@ def _one_hot(scene: Scene, operation: Operation) -> Iterator[Finding]:
     share = float((top > 1 - 1e-4).mean())
     if share < _SHARE:
         return
-    yield Finding(
-        "saturated",
-        f"The {plain(operation.name)} at {at(operation.site)} gives one element more than 0.9999 in "
-        f"{share:.0%} of its {top.size} rows (its input reaches "
-        f"{short(float(np.abs(source[np.isfinite(source)]).max()))}): its slope there is next to 0.",
-        "scale its input down: divide scores by √d, normalise, or use a temperature.",
-        line_of(operation.site),
-    )
+    yield told(
+        "saturated: one hot", operation.site, operation=plain(operation.name), share=f"{share:.0%}",
+        rows=top.size, largest=float(np.abs(source[np.isfinite(source)]).max()),
+    )  # fmt: skip
+
+
+def _across_samples(scene: Scene, operation: Operation) -> Iterator[Finding]:
+    """A softmax of products of matrices along an axis of their batch."""
+    dim = _axis(operation)
+    rank = len(scene.value(operation.inputs[0]).shape) if operation.inputs else 0
+    source = _through(scene, operation.inputs[0], _MOVES - _MIXING | _SCALING) if rank else None
+    if source is None or dim is None or plain(source.name) not in ("matmul", "bmm", "baddbmm"):
+        return
+    factors = [value for value in scene.given(source) if len(value.shape) == rank]
+    if rank >= 3 and len(factors) == 2 and dim % rank < rank - 2:
+        yield told(
+            "softmax across samples", operation.site, operation=plain(operation.name), dim=dim,
+            source=plain(source.name), made=source.site,
+        )  # fmt: skip
+
+
+def _axis(operation: Operation) -> int | None:
+    """The axis of a softmax."""
+    dim = operation.kwargs.get("dim", operation.args[1] if len(operation.args) > 1 else None)
+    return dim if isinstance(dim, int) else None
 
 
 # -- losses ----------------------------------------------------------------------------------------
@@ -166,7 +195,7 @@ def _one_hot(scene: Scene, operation: Operation) -> Iterator[Finding]:
 def _broadcast_loss(scene: Scene, operation: Operation) -> Iterator[Finding]:
     tensors = scene.given(operation)[:2]
     if len(tensors) == 2 and tensors[0].shape != tensors[1].shape:
-        yield _broadcast(scene, operation, tensors, f"{plain(operation.name)} at")
+        yield _broadcast(scene, operation, tensors, plain(operation.name))
 
 
 def _broadcast_difference(scene: Scene, operation: Operation) -> Iterator[Finding]:
@@ -184,7 +213,7 @@ def _broadcast_difference(scene: Scene, operation: Operation) -> Iterator[Findin
             return
         name, number = plain(readers[0].name), readers[0].outputs[0]
         if name in ("mean", "sum") and scene.value(number).shape == ():
-            yield _broadcast(scene, operation, tensors, f"the {what} at")
+            yield _broadcast(scene, operation, tensors, f"The {what}")
         if name not in ("pow", "square", "abs", "mul", "add", "neg", "sub", "rsub"):
             return
 
@@ -202,18 +231,11 @@ def _broadcast(scene: Scene, operation: Operation, tensors: Sequence[Value], wha
         whole = ()
     rank = max(tensors, key=lambda t: len(t.shape))
     other = min(tensors, key=lambda t: len(t.shape))
-    fix = (
-        f"{scene.name(rank.id)}.squeeze(-1)"
-        if len(rank.shape) > len(other.shape)
-        else "reshape one"
-    )
-    return Finding(
-        "broadcast in the loss",
-        f"{what[0].upper()}{what[1:]} {at(operation.site)} broadcasts: {shapes[0]} against "
-        f"{shapes[1]} makes {whole}, every element of the one with every element of the other.",
-        f"give both the same shape, as in {fix}.",
-        line_of(operation.site),
-    )
+    longer = len(rank.shape) > len(other.shape)
+    return told(
+        "broadcast in the loss", operation.site, what=what, first=shapes[0], second=shapes[1],
+        whole=whole, fix=f"{scene.name(rank.id)}.squeeze(-1)" if longer else "reshape one",
+    )  # fmt: skip
 
 
 def _twice(scene: Scene, operation: Operation) -> Iterator[Finding]:
@@ -223,31 +245,18 @@ def _twice(scene: Scene, operation: Operation) -> Iterator[Finding]:
         return
     name, made = plain(operation.name), plain(source.name)
     log = "with_logits" in name
-    if not log and name == "cross_entropy" and made in ("softmax", "log_softmax", "sigmoid"):
-        if made == "log_softmax":
-            return  # its own fixed point: harmless
-        yield Finding(
-            "softmax twice",
-            f"cross_entropy at {at(operation.site)} takes logits and makes its own log_softmax; "
-            f"here it gets the {made} of {at(source.site)}, so the gradients are squeezed.",
-            f"give cross_entropy what goes into the {made}.",
-            line_of(operation.site, source.site),
-        )
+    twice = ("sigmoid",) if log else ("softmax", "sigmoid")  # a log_softmax is its own fixed point
+    if made in twice:
+        yield told(
+            f"{'sigmoid' if log else 'softmax'} twice", operation.site or source.site,
+            operation=name, made=made, source=source.site,
+        )  # fmt: skip
     elif made == "relu":
-        yield Finding(
+        yield told(
             "relu before the loss",
-            f"{name} at {at(operation.site)} takes logits of either sign; the relu of "
-            f"{at(source.site)} makes those below 0 all alike, and no gradient goes back through them.",
-            "leave the activation out after the last layer.",
-            line_of(operation.site, source.site),
-        )
-    elif log and made == "sigmoid":
-        yield Finding(
-            "sigmoid twice",
-            f"{name} at {at(operation.site)} takes logits and makes its own sigmoid; here it gets "
-            f"the sigmoid of {at(source.site)}.",
-            f"give {name} what goes into the sigmoid, or use binary_cross_entropy.",
-            line_of(operation.site, source.site),
+            operation.site or source.site,
+            operation=name,
+            source=source.site,
         )
 
 
@@ -260,13 +269,13 @@ def _no_logarithm(scene: Scene, operation: Operation) -> Iterator[Finding]:
     total = np.exp(np.minimum(source, 50)).sum(axis=axis)
     if np.abs(total - 1).max() < 1e-2:
         return
-    yield Finding(
-        "nll_loss without log_softmax",
-        f"nll_loss at {at(operation.site)} takes logarithms of probabilities; the exponentials of "
-        f"{scene.name(operation.inputs[0])} add up to {short(float(total.flat[0]))} instead of 1.",
-        "give it log_softmax(…, dim=1), or use cross_entropy on the logits.",
-        line_of(operation.site),
-    )
+    maker = _through_moves(scene, operation.inputs[0])
+    other = maker is not None and plain(maker.name) == "log_softmax"
+    yield told(
+        f"nll_loss without log_softmax{': other axis' if other else ''}", operation.site,
+        name=scene.name(operation.inputs[0]), total=float(total.flat[0]),
+        source=maker.site if maker is not None else None,
+    )  # fmt: skip
 
 
 #: log of what, and what to write instead.
@@ -290,13 +299,7 @@ def _logarithm(scene: Scene, operation: Operation) -> Iterator[Finding]:
         instead, what = "torch.logsumexp(…, dim)", f"a sum of exp ({at(inner.site)})"
     else:
         return
-    yield Finding(
-        "unstable form",
-        f"The log at {at(operation.site)} is taken of {what}: where that underflows to 0 the log is "
-        "-inf and the gradient nan.",
-        f"write {instead} in one.",
-        line_of(operation.site),
-    )
+    yield told("unstable form", operation.site, what=what, instead=instead)
 
 
 def _is_shifted(scene: Scene, exponential: Operation) -> bool:
@@ -318,14 +321,10 @@ def _step_function(scene: Scene, operation: Operation) -> Iterator[Finding]:
     # An estimator that goes round it sends to the same value by another way.
     if source.kind == "constant" or norm(source.upstream) > 0:
         return
-    yield Finding(
-        "derivative 0",
-        f"{plain(operation.name)} at {at(operation.site)} is constant between its steps: its "
-        f"derivative is 0, so nothing of the gradient that arrives (norm {short(norm(value.upstream))}) "
-        f"goes back to {scene.name(source.id)}.",
-        "leave it out of what is differentiated, or let the gradient pass: x + (f(x) - x).detach().",
-        line_of(operation.site),
-    )
+    yield told(
+        "derivative 0", operation.site, operation=plain(operation.name), name=scene.name(source.id),
+        norm=norm(value.upstream),
+    )  # fmt: skip
 
 
 def _biased(scene: Scene, operation: Operation) -> Iterator[Finding]:
@@ -340,14 +339,10 @@ def _biased(scene: Scene, operation: Operation) -> Iterator[Finding]:
     number = getattr(bias, "id", None)
     if number is None or scene.value(number).kind != "leaf":
         return
-    yield Finding(
-        "bias before a normalisation",
-        f"{scene.name(number)} has gradient 0 but for rounding ({short(norm(scene.value(number).upstream))}"
-        f"): {plain(operation.name)} at {at(operation.site)} subtracts the mean, and the bias with it.",
-        "make the layer with bias=False.",
-        line_of(operation.site),
-        remark=True,
-    )
+    yield told(
+        "bias before a normalisation", operation.site, name=scene.name(number),
+        norm=norm(scene.value(number).upstream), operation=plain(operation.name),
+    )  # fmt: skip
 
 
 # -- depth -----------------------------------------------------------------------------------------
@@ -378,15 +373,10 @@ def _depth(scene: Scene) -> Iterator[Finding]:
     sizes = [size for size, _, _ in layers]
     if 0 < first < _VANISHED * last or (first == 0 < last and sizes[1] < _VANISHED * last):
         factor = (max(first, 1e-300) / last) ** (1 / (len(layers) - 1))
-        yield Finding(
-            "vanishing",
-            f"The gradient vanishes on its way back: {short(last)} per element in "
-            f"{scene.name(end)}, {short(first)} in {scene.name(number)} ({at(operation.site)}), a "
-            f"factor of {short(factor)} per layer over {len(layers)} layers{_blame(scene)}.",
-            "use relu or gelu, a normalisation or residual connections (x + f(x)) between the layers, "
-            "and an initialisation for that activation.",
-            line_of(operation.site),
-        )
+        yield told(
+            "vanishing", operation.site, last=float(last), first=float(first), end=scene.name(end),
+            name=scene.name(number), factor=float(factor), count=len(layers), blame=_blame(scene),
+        )  # fmt: skip
     elif max(sizes) > _LARGE or (last > 0 and first > last / _VANISHED and first > 1):
         yield _exploded(scene, max(layers, key=lambda layer: layer[0]), f"{len(layers)} layers")
 
@@ -394,15 +384,10 @@ def _depth(scene: Scene) -> Iterator[Finding]:
 def _exploded(scene: Scene, top: tuple[float, int, Operation], over: str) -> Finding:
     size, number, operation = top
     back = scene.value(operation.outputs[0]).upstream
-    return Finding(
-        "exploding",
-        f"The gradient explodes: it reaches {short(size)} per element in {scene.name(number)} "
-        f"({at(operation.site)}), over {over} (what flows back there has norm "
-        f"{short(norm(back))}).",
-        "start with smaller weights (the default initialisation), normalise between the layers, "
-        "and clip: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) before step.",
-        line_of(operation.site),
-    )
+    return told(
+        "exploding", operation.site, size=float(size), name=scene.name(number), over=over,
+        norm=norm(back),
+    )  # fmt: skip
 
 
 def _repeated(
@@ -413,18 +398,13 @@ def _repeated(
     for each in scene.operations:
         if plain(each.name) in ("sigmoid", "tanh", "relu") and operation.id < each.id:
             turns.setdefault((plain(each.name), line_of(each.site)), []).append(each)
-    (name, line), steps = max(turns.items(), key=lambda t: len(t[1]), default=(("", None), []))
+    steps = max(turns.values(), key=len, default=[])
     if len(steps) >= _LAYERS:
-        yield Finding(
-            "vanishing",
-            f"The gradient vanishes on its way back through the {len(steps)} steps of line {line}: "
-            f"{short(other)} per element in the weights used there, {short(size)} in "
-            f"{scene.name(number)} before them{_blame(scene)}: a factor of "
-            f"at most {short((max(size, 1e-45) / other) ** (1 / len(steps)))} per step.",
-            "take larger or orthogonal weights, fewer steps, a residual connection (h + f(h)), or an "
-            "LSTM or GRU.",
-            line,
-        )
+        yield told(
+            "vanishing: repeated", steps[0].site, count=len(steps), other=float(other),
+            size=float(size), name=scene.name(number), blame=_blame(scene),
+            factor=float((max(size, 1e-45) / other) ** (1 / len(steps))),
+        )  # fmt: skip
 
 
 def _blame(scene: Scene) -> str:
@@ -448,6 +428,7 @@ _FINDERS: tuple[tuple[set[str], Any], ...] = (
     (_RECTIFIERS, _dead),
     ({"sigmoid", "tanh"}, _saturated),
     ({"softmax"}, _one_hot),
+    ({"softmax", "log_softmax"}, _across_samples),
     (_PAIRWISE, _broadcast_loss),
     ({"sub", "rsub", "mul"}, _broadcast_difference),
     ({"cross_entropy", "binary_cross_entropy_with_logits"}, _twice),
@@ -456,3 +437,26 @@ _FINDERS: tuple[tuple[set[str], Any], ...] = (
     (_STEPS, _step_function),
     (_NORMS, _biased),
 )
+
+
+# -- custom Functions ------------------------------------------------------------------------------
+
+
+def of_functions(scene: Scene, call: TracedCall) -> Iterator[Finding]:
+    """Functions whose backward is not the derivative of their forward."""
+    names = {note.data["function"] for note in call.notes if note.kind == "wrong backward"}
+    for operation in scene.operations:
+        name = operation.name.removesuffix(".apply")
+        inputs = {scene.name(number) for number in operation.inputs}
+        found = call.check.differences if call.check is not None else []
+        first = next((each for each in found if each.input in inputs), None)
+        if name not in names or first is None:
+            continue
+        names.remove(name)
+        values = dict(zip(first.routes, first.values, strict=True))
+        place = scene.snapshot.site
+        yield told(
+            "wrong backward", operation.site, scene.snapshot.index, name=name,
+            element=element_of(first.input, first.index), sent=values.pop("PyTorch"),
+            expected=next(iter(values.values())), file="FILE.py" if place is None else place.file,
+        )  # fmt: skip
