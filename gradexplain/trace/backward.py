@@ -29,13 +29,20 @@ _PASSING = {"positive", "reshape", "clone"}
 _STEPS = {"round", "floor", "ceil", "trunc", "sign", "sgn", "heaviside", "floor_divide"}
 
 
-def _is_meant(operation: Operation, pair: Pair) -> bool:
-    """Whether a custom Function is there for its backward alone: its forward is the identity, or
-    constant between its steps."""
+def _is_meant(operation: Operation, pair: Pair, real: Array) -> bool:
+    """Whether a custom Function is there for its backward: its forward is constant between its steps,
+    or the identity, and the gradient is reversed."""
     made = (node.op for graph in operation.graphs.values() for node in graph.nodes)
     ops = [op for op in made if op is not None]
-    steps = any(op.name in _STEPS or op.family == "comparison" for op in ops)
-    return bool(ops) and ((steps and not np.any(pair[0])) or all(o.name in _PASSING for o in ops))
+    if any(op.name in _STEPS or op.family == "comparison" for op in ops):
+        return not np.any(pair[0])
+    return is_identity(operation) and bool((real * pair[0] <= 0).all())
+
+
+def is_identity(operation: Operation) -> bool:
+    """Whether a custom Function returns what it is given."""
+    made = (node.op for graph in operation.graphs.values() for node in graph.nodes)
+    return bool(operation.graphs) and all(op is None or op.name in _PASSING for op in made)
 
 
 class Backward(Forward):
@@ -234,7 +241,7 @@ class Backward(Forward):
         )
         with mp.workdps(DIGITS):
             found = hold(local, lambda: pair, dtype)
-        if found.verdict == "mismatch" and _is_meant(operation, pair):
+        if found.verdict == "mismatch" and _is_meant(operation, pair, real):
             found = replace(found, verdict="convention", difference=None)
             self.meant[operation.id] = operation
         self.judged[operation.id, number] = found

@@ -43,7 +43,7 @@ _WRONG = (
 )
 _OWN = "the backward of a custom Function is meant to be another than the derivative"
 _MEANT = (
-    "The forward of {function} returns its input, or is constant between steps: its backward is meant to "
+    "The forward of {function} is constant between steps, or returns its input: its backward is meant to "
     "be another than the derivative (a straight-through estimator, a reversed gradient), and is held "
     "against nothing."
 )

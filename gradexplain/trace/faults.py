@@ -14,6 +14,9 @@ from gradexplain.trace import mistakes
 from gradexplain.trace.diagnose.finding import assigned
 from gradexplain.trace.diagnose.finding import at as _at
 from gradexplain.trace.saved import carried_over, freed_at, overwritten
+from gradexplain.trace.texts import blocks
+
+_TEXTS = {head: said for head, *said in blocks("faults.txt")}
 
 
 @dataclass(slots=True)
@@ -92,17 +95,22 @@ def explain_fault(
     return fault
 
 
+def _told(key: str, **values: str) -> tuple[str, str]:
+    """Why an error comes and the remedy, as ``faults.txt`` has them."""
+    why, remedy = (part.format(**values) for part in _TEXTS[key])
+    return why, remedy
+
+
 def _in_a_worker(kind: str, message: str, site: Site | None) -> Fault:
     """An error of the script's own code in a worker process, whose traceback is in the message."""
     lines = re.findall(r'File "([^"]+)", line (\d+)', message)
     own = [Site(file, int(number)) for file, number in lines if not is_library(file)]
     said = message.splitlines()[-1]
     why, remedy = mistakes.explained(said, None)
+    told = _told("worker", place=_at(site), why=why)
     return Fault(
         kind, said.removeprefix(f"{kind}: "), own[-1] if own else site,
-        f"It was raised in a worker process of the DataLoader that {_at(site)} goes through. {why}".strip(),
-        remedy or "correct that line; with num_workers=0 it is raised in the script itself, where a "
-        "debugger reaches it.",
+        told[0].strip(), remedy or told[1],
     )  # fmt: skip
 
 
@@ -111,15 +119,8 @@ def _shape(tensor: Any) -> str:
 
 
 def _scalar_only(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
-    name = scene.root()
     shape = _shape(scene.roots[0]) if scene.roots else "more than one element"
-    return (
-        f"{name} has shape {shape}. backward() without an argument means v = 1, the gradient of a "
-        f"scalar with respect to itself; for {name} PyTorch cannot know how its elements are "
-        "weighted.",
-        f"pass v in that shape, as in {name}.backward(torch.ones_like({name})), or make a scalar "
-        f"first, as in {name}.sum().backward() or {name}.mean().backward().",
-    )
+    return _told("scalar only", name=scene.root(), shape=shape)
 
 
 def _mismatch(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
@@ -128,45 +129,23 @@ def _mismatch(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
     if scene.roots and scene.given and scene.given[0] is not None:
         found, expected = _shape(scene.given[0]), _shape(scene.roots[0])
         shapes = f"v has shape {found}, {name} has shape {expected}. "
-    return (
-        f"{shapes}The argument of backward is the gradient of a scalar with respect to {name}, one "
-        f"number for each element of {name}: it has {name}'s shape.",
-        f"pass v in the shape of {name}, as in torch.ones_like({name}).",
-    )
+    return _told("shape of v", name=name, shapes=shapes)
 
 
 def _freed(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
-    name = scene.root()
     first, carried, made = None, "", None
     if scene.capture is not None:
         first = freed_at(scene.capture)
         carried, made = carried_over(scene.capture)
     by = f"The backward at {_at(first)}" if first is not None else "An earlier backward"
-    why = (
-        f"{by} went through the same graph and freed what its operations had saved for it, so "
-        f"there is nothing left to compute the gradient of {name} with."
-    )
-    if made is not None and first is not None and first != scene.site:
-        return (
-            f"{why} Both are computed from what {_at(made)} makes.",
-            f"add the losses and call backward once, or pass retain_graph=True at {_at(first)}.",
-        )
+    kind = "alone"
     if made is not None:
+        kind = "shared" if first is not None and first != scene.site else "carried over"
         carried = carried or _kept_name(made.source)
-        what = carried or "a value"
-        return (
-            f"{why} This graph hangs on that one by {what}, made at {_at(made)} in a step before and "
-            "used again.",
-            f"detach {what} where one step ends and the next begins, as in "
-            f"{carried or 'h'} = {carried or 'h'}.detach(); if the gradient is to go through both "
-            "steps, add the losses and call backward once.",
-        )
-    return (
-        why,
-        "if both gradients are wanted, add the losses and call backward once, or pass "
-        "retain_graph=True to the earlier call; if a value is carried over from one step to the "
-        "next, detach() it; if the output is meant to be computed anew, do so before backward.",
-    )
+    return _told(
+        f"freed: {kind}", by=by, name=scene.root(), made=_at(made), first=_at(first),
+        what=carried or "a value", h=carried or "h",
+    )  # fmt: skip
 
 
 def _kept_name(source: str) -> str:
@@ -178,15 +157,8 @@ def _kept_name(source: str) -> str:
 
 
 def _leaf_in_place(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
-    name = scene.failing()
-    view = "view of a leaf" in match[0]
-    what = f"{name} is a view of a leaf" if view else f"{name} is a leaf"
-    return (
-        f"{what} that requires grad: its .grad belongs to the value it has. Changed in place with "
-        "gradients on, it would no longer be a leaf, and the old value's gradient would be lost.",
-        "to update it (as an optimizer does), change it under `with torch.no_grad():`; to compute "
-        f"with it, make a new tensor, as in `{name} = {name} + …` or {name}.clone().",
-    )
+    what = "a view of a leaf" if "view of a leaf" in match[0] else "a leaf"
+    return _told("leaf in place", name=scene.failing(), what=what)
 
 
 def _modified(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
@@ -201,25 +173,15 @@ def _modified(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
         saved = f"{_spoken(found.saved)} at {_at(found.saved_at)}"
         what = f"its result {found.name}".rstrip() if found.result else what
     stepped = [s for s in scene.recorder.steps if changed_at is None or s[1] == changed_at]
-    if found is not None and found.changed_at is not None and not stepped:
-        how = f"{_spoken(found.changed)} at {_at(changed_at)} changed it in place."
-        where = f" at {_at(changed_at)}"
-    elif stepped:
+    if stepped:
         optimizer, place = stepped[-1]
-        how = f"{optimizer}.step() at {_at(place)} changes the parameters in place."
-        return (
-            f"{saved} saved {what} for the backward pass. {how} PyTorch noticed by the "
-            "tensor's version and refuses to compute with the wrong value.",
-            "call every backward before the optimizer's step, or compute the output anew after it.",
-        )
-    else:
-        how, where = "It was changed in place afterwards.", ""
-    return (
-        f"{saved} saved {what} for the backward pass. {how} PyTorch noticed by the tensor's "
-        "version and refuses to compute with the wrong value.",
-        f"make a new tensor{where} instead of changing the old one (`x = x + 1`, not `x += 1`), or "
-        "change a clone().",
-    )
+        return _told("stepped", saved=saved, what=what, optimizer=optimizer, place=_at(place))
+    known = found is not None and changed_at is not None
+    how = "It was changed in place afterwards."
+    if found is not None and known:
+        how = f"{_spoken(found.changed)} at {_at(changed_at)} changed it in place."
+    where = f" at {_at(changed_at)}" if known else ""
+    return _told("changed", saved=saved, what=what, how=how, where=where)
 
 
 #: Calls that Python spells as operators.
@@ -239,54 +201,22 @@ def _no_grad(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
     name = scene.root()
     cuts = scene.recorder.ends.of(scene.roots[0])[0] if scene.roots else ()
     if cuts:
-        cut = cuts[0]
-        what = {
-            "no_grad": f"it was computed under torch.no_grad() ({_at(cut.site)})",
-            "detached": f"its way to the leaves was cut by {cut.name} ({_at(cut.site)})",
-            "copied": f"torch.{cut.name} ({_at(cut.site)}) copies numbers and leaves the graph behind",
-            "no derivative": f"{cut.name} ({_at(cut.site)}) has no derivative",
-        }[cut.why]
-        remedy = {
-            "no_grad": "compute it outside of torch.no_grad().",
-            "detached": f"leave out {cut.name}, or call backward on something that still depends "
-            "on a leaf.",
-            "copied": "use torch.stack for a list of tensors, or the tensor itself.",
-            "no derivative": f"use a function with a derivative in place of {cut.name}.",
-        }[cut.why]
-        return f"{name} has no grad_fn: {what}, so nothing leads back to a leaf.", remedy
+        return _told(f"no way: {cuts[0].why}", name=name, cut=cuts[0].name, place=_at(cuts[0].site))
     for _, place, value in assigned("" if scene.site is None else scene.site.filename, name):
         text = ast.unparse(value)
         if re.search(r"\bgrad\(", text) and "create_graph" not in text:
-            return (
-                f"{name} is a gradient ({_at(place)}) that was computed without a graph of its own, so it "
-                "cannot be differentiated again.",
-                f"pass create_graph=True at {_at(place)}.",
-            )
+            return _told("no way: gradient", name=name, place=_at(place))
     left = [found for found in scene.recorder.ends.exits.values() if found.name != "grad.__get__"]
     if left and left[-1].site is not None:
-        found = left[-1]
-        return (
-            f"{name} does not depend on any tensor that requires grad: {found.name}() at "
-            f"{_at(found.site)} turned {found.tensor or 'one that does'} into plain numbers, and "
-            "nothing leads back from there.",
-            f"keep the tensor instead of {found.name}() on the way to {name}.",
+        tensor = left[-1].tensor or "one that does"
+        return _told(
+            "no way: left", name=name, cut=left[-1].name, place=_at(left[-1].site), tensor=tensor
         )
-    return (
-        f"{name} does not depend on any tensor that requires grad, so there is nothing to "
-        "differentiate by.",
-        "make the inputs you want gradients of with requires_grad=True (or call "
-        "x.requires_grad_()), before computing the output; check for torch.no_grad(), detach(), "
-        ".data, .item() and torch.tensor(…) on the way.",
-    )
+    return _told("no way: other", name=name)
 
 
 def _unused(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
-    return (
-        f"{scene.start()} was not computed from one of the inputs that autograd.grad was asked "
-        "for.",
-        "ask only for inputs that it was computed from, or pass allow_unused=True, which gives "
-        "None for the others.",
-    )
+    return _told("unused input", name=scene.start())
 
 
 _KNOWN: tuple[tuple[str, Callable[[re.Match[str], _Scene], tuple[str, str]]], ...] = (

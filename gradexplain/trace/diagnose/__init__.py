@@ -28,7 +28,7 @@ _ORDER = (
     "relu before the loss", "nll_loss without log_softmax", "broadcast in the loss", "derivative 0",
     "dead units", "saturated", "vanishing", "exploding", "diverging", "unstable form",
     "grad of a result", "graph kept", "optimised but unused", "constant loss",
-    "bias before a normalisation",
+    "bias before a normalisation", "scaled gradient",
 )  # fmt: skip
 
 #: What another finding, when there is one, explains already.

@@ -19,7 +19,7 @@ from gradexplain.trace.texts import blocks
 TEXTS = {head: said for head, *said in blocks("findings.txt")}
 
 #: What is no fault, but explains a number.
-_REMARKS = {"graph kept", "bias before a normalisation"}
+_REMARKS = {"graph kept", "scaled gradient", "bias before a normalisation"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradexplain.explanation import Array
+from gradexplain.trace.backward import is_identity
 from gradexplain.trace.diagnose.finding import (
     Finding,
     Scene,
@@ -455,8 +456,9 @@ def of_functions(scene: Scene, call: TracedCall) -> Iterator[Finding]:
         names.remove(name)
         values = dict(zip(first.routes, first.values, strict=True))
         place = scene.snapshot.site
+        kind = "scaled gradient" if is_identity(operation) else "wrong backward"
         yield told(
-            "wrong backward", operation.site, scene.snapshot.index, name=name,
+            kind, operation.site, scene.snapshot.index, name=name,
             element=element_of(first.input, first.index), sent=values.pop("PyTorch"),
             expected=next(iter(values.values())), file="FILE.py" if place is None else place.file,
         )  # fmt: skip
