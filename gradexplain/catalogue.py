@@ -20,6 +20,7 @@ from gradexplain.ops.samples import parse
 from gradexplain.problem import Request, problem_of
 from gradexplain.reading.arguments import signature
 from gradexplain.reading.arrays import ONES
+from gradexplain.reading.library import Composition, compositions
 
 _OUT, _IN = "ikmace", "jlnbdf"
 
@@ -64,18 +65,20 @@ def entries(name: str | None = None) -> list[Entry]:
     """The operations that go by ``name`` (by any spelling), or all, by family; `InputError` if none."""
     wanted = [op for op in all_ops() if name is None or goes_by(op, name)]
     wanted.sort(key=lambda op: FAMILIES.index(op.family))
-    if not wanted:
+    written = [made for made in compositions() if name is None or goes_by(made, name)]
+    if not wanted and not written:
         assert name is not None
-        known = sorted({s.rpartition(".")[2] for op in all_ops() for s in op.spellings})
+        spelled = [s for op in all_ops() for s in op.spellings] + [m.name for m in compositions()]
+        known = sorted({s.rpartition(".")[2] for s in spelled})
         near = difflib.get_close_matches(name.rpartition(".")[2], known, n=1)
         raise InputError(
             f"`{name}` is not among the operations",
             remedy=f"did you mean `{near[0]}`?" if near else "`gradexplain ops` lists them all",
         )
-    return [_entry(op) for op in wanted]
+    return [*map(_entry, wanted), *map(_composed, written)]
 
 
-def goes_by(op: Op, name: str) -> bool:
+def goes_by(op: Op | Composition, name: str) -> bool:
     return any(name in (s, s.rpartition(".")[2]) for s in op.spellings) or (
         name.startswith("torch.nn.functional.") and f"F.{name.rpartition('.')[2]}" in op.spellings
     )
@@ -92,8 +95,7 @@ def _entry(op: Op) -> Entry:
     where: tuple[str, ...] = ()
     made_of: tuple[str, ...] = ()
     if node is None:
-        names = (n.op.name for n in graph.nodes if n.op is not None)
-        made_of = tuple(dict.fromkeys(names))
+        made_of = _made_of(graph)
     else:
         formula, derivatives = _formulas(node, graph)
         where = _parts(node, graph)
@@ -109,6 +111,18 @@ def _entry(op: Op) -> Entry:
         made_of,
         op.kink,
     )
+
+
+def _composed(made: Composition) -> Entry:
+    expression, shapes = parse(made.samples[0])
+    return Entry(
+        made.name, "composition", made.signature, made.spellings, expression, "", (), (),
+        _made_of(problem_of(Request(expression, shapes=shapes, grad=ONES)).graph), "",
+    )  # fmt: skip
+
+
+def _made_of(graph: Graph) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(n.op.name for n in graph.nodes if n.op is not None))
 
 
 def _speaks_for(inner: Op | None, op: Op) -> bool:

@@ -78,6 +78,17 @@ late = torch.arange(6) > torch.tensor([[5], [3], [4]])
         "h = F.interpolate(picture, size=(6, 9), mode='bilinear', align_corners=True)",
         "h = F.interpolate(picture, size=(2, 3), mode='area')",
         "h = nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))(x)",
+        "grid = F.affine_grid(torch.randn(2, 2, 3) / 3, [2, 4, 4, 5], align_corners=False)\n"
+        "h = F.grid_sample(picture, grid, align_corners=False)",
+        "h = F.grid_sample(picture, torch.rand(2, 2, 2, 2) * 3, padding_mode='border', align_corners=True)",
+        "h = F.ctc_loss(x.log_softmax(2), torch.tensor([1, 2, 1]), torch.tensor([5, 4]), torch.tensor([2, 1]))",
+        "h = nn.CTCLoss(zero_infinity=True)(x.log_softmax(2), torch.tensor([[1, 2], [1, 1]]), (5, 5), (2, 1))",
+        "h = nn.PixelShuffle(2)(picture) + nn.PixelUnshuffle(1)(nn.PixelShuffle(2)(picture))",
+        "h = F.fold(F.unfold(picture, (2, 3), padding=1), (3, 5), (2, 3), padding=1)",
+        "h = nn.AdaptiveMaxPool2d((2, None))(picture)",
+        "h = nn.EmbeddingBag(4, 3, mode='sum')(torch.tensor([0, 3, 3]), torch.tensor([0, 1]))",
+        "h = torch.pdist(x[:, 0]) + torch.quantile(x, 0.3)",
+        "h = nn.MultiMarginLoss()(x[0], torch.tensor([2, 0]))",
     ],
 )
 def test_fused_calls(text: str, tmp_path: Path) -> None:

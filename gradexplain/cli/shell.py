@@ -17,6 +17,7 @@ ASKING = "_GRADEXPLAIN_COMPLETE"
 def operations(context: click.Context, parameter: click.Parameter, text: str) -> list[Any]:
     """The operations whose name completes the last name in ``text``: an expression, or a name."""
     from gradexplain.ops import all_ops
+    from gradexplain.reading.library import compositions
 
     begun = re.search(r"[^\W\d]?\w*$", text)
     assert begun is not None  # it may be empty
@@ -24,6 +25,7 @@ def operations(context: click.Context, parameter: click.Parameter, text: str) ->
     if text and not begun[0]:
         return []
     names = {s.rpartition(".")[2] for op in all_ops() for s in (*op.spellings, *op.aliases)}
+    names |= {made.name for made in compositions()}
     return [CompletionItem(before + name) for name in sorted(names) if name.startswith(begun[0])]
 
 

@@ -102,6 +102,10 @@ _FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
     **{f"gradexplain.{name}": function for name, function in library.FUNCTIONS.items()},
     **dict.fromkeys(("any", "all", "next", "filter", "map"), _written),
     "super": classes.above,
+    **dict.fromkeys(
+        ("copy.deepcopy", "copy.copy"),
+        lambda s, call: classes.copied(s, call.get(0, "x"), call.place),
+    ),
     "getattr": _get,
     "setattr": _set,
     "hasattr": _has,

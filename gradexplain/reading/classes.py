@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from gradexplain.errors import Span
 from gradexplain.reading.objects import Call, Class, Layer, Own, Super, Tensor
 from gradexplain.reading.session import Session
+from gradexplain.tensors import mapped
 
 
 def instance(s: Session, made: Class, args: Any, kwargs: Mapping[str, Any], place: Span) -> Layer:
@@ -103,6 +105,31 @@ def assign(s: Session, self: Layer, name: str, found: Any) -> None:
         if isinstance(found, Tensor):
             s.call_it(found, name)
         self.attributes[name] = found
+
+
+def copied(s: Session, found: Any, place: Span) -> Any:
+    """``copy.deepcopy``: tensors and objects of their own, with the same values."""
+    made: dict[int, Any] = {}
+
+    def copy(old: Any) -> Any:
+        if id(old) in made:
+            return made[id(old)]
+        if isinstance(old, Tensor):
+            if old.ref is not None and not s.builder.nodes[old.ref.id].is_leaf:
+                s.fail(
+                    "deepcopy takes tensors that the text made, not computed ones",
+                    place,
+                    "detach it",
+                )
+            return made.setdefault(id(old), replace(old, ref=None, name="", grad=None, rows=None))
+        new = made[id(old)] = replace(old)
+        if old.own is not None:
+            new.call = lambda later: method(s, new, new.own.called, later)
+        for held in ("parameters", "children", "attributes"):
+            setattr(new, held, mapped(getattr(old, held), (Tensor, Layer), copy))
+        return new
+
+    return mapped(found, (Tensor, Layer), copy)
 
 
 def marks(node: ast.FunctionDef) -> set[str]:

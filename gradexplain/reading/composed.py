@@ -31,18 +31,21 @@ def applied(
     applier: Applier,
     dtype_of: Callable[[Ref], str | None],
 ) -> Any:
-    """What the function gives, tensors as `Ref`.  Raises `UnsupportedError` where it says no, and
-    where what it would draw at random is PyTorch's own.
+    """What the function gives, tensors as `Ref`.  ``dtype_of`` is an argument's, None for a number's.
+
+    Raises `UnsupportedError` where the function says no, and where what it draws is PyTorch's own.
     """
-    s = Session(Program("", (), place=_NOWHERE), Inputs(), None, script=True)
+    s = Session(Program("", (), place=_NOWHERE), Inputs(), None)
     s.builder, s.applier = applier.builder, applier
     connect(s)
 
     def tensor(ref: Ref) -> Tensor:
-        return Tensor(applier.builder.nodes[ref.id].shape, _NOWHERE, ref, dtype_of(ref))
+        known = applier.builder.known.get(ref.id)
+        shape = applier.builder.nodes[ref.id].shape
+        return Tensor(shape, _NOWHERE, ref, dtype_of(ref), value=known)
 
     given, named = mapped((tuple(args), dict(kwargs)), Ref, tensor)
     made = s.call(library.member(s, path), given, named, _NOWHERE, _NOWHERE)
-    if s.remarks:
+    if any(remark.kind == "example values" for remark in s.remarks):
         raise UnsupportedError("what it draws at random is not known")
     return mapped(made, Tensor, s.ref)

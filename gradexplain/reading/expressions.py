@@ -119,7 +119,7 @@ def name_of(s: Session, node: ast.expr, name: str) -> Any:
         )
     if name in ("__name__", "__file__"):
         return "__main__"
-    if s.script and name in PLAIN and not given:
+    if s.python and name in PLAIN and not given:
         return Function(name)
     return s.free(name, place)
 
@@ -273,7 +273,7 @@ def _bool_op(s: Session, op: ast.boolop, parts: list[ast.expr]) -> Any:
     found: Any = None
     for part in parts:
         found = value(s, part)
-        if isinstance(found, Tensor) and not s.script:
+        if isinstance(found, Tensor) and not s.python:
             place = span(s.program, part)
             s.fail(
                 "`and` and `or` do not join conditions on tensors",
@@ -293,7 +293,7 @@ def _compare(s: Session, node: ast.Compare) -> Any:
         right = value(s, right_node)
         place = span(s.program, node)
         words = (ast.Is, ast.IsNot, ast.In, ast.NotIn)
-        if isinstance(op, words) and not s.script:
+        if isinstance(op, words) and not s.python:
             s.fail("`in` and `is` do not compare tensors", place, "compare with `==` or `!=`")
         if isinstance(op, (ast.Is, ast.IsNot)):
             found = (left is right) == isinstance(op, ast.Is)

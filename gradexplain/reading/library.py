@@ -1,8 +1,13 @@
-"""Modules and functions of PyTorch that are written in the language itself (``library.txt``)."""
+"""Modules and functions of PyTorch that are written in the language itself.
+
+``library.txt`` has what a program is made of, ``compositions.txt`` functions of tensors that are made of
+others, each with a call that it is tried with.
+"""
 
 from __future__ import annotations
 
 import ast
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
@@ -18,7 +23,9 @@ from gradexplain.reading.session import Session
 @lru_cache(maxsize=1)
 def _read() -> tuple[list[ast.stmt], dict[str, str]]:
     """The statements, and the name of each by its path in PyTorch."""
-    text = files("gradexplain.reading").joinpath("library.txt").read_text("utf-8")
+    home = files("gradexplain.reading")
+    names = ("library.txt", "compositions.txt")
+    text = "\n".join(home.joinpath(name).read_text("utf-8") for name in names)
     body = ast.parse(text).body
     lines = text.split("\n")
     paths: dict[str, str] = {}
@@ -48,10 +55,39 @@ def member(s: Session, path: str) -> Any:
             "torch": Module("torch"),
             "F": Module("torch.nn.functional"),
             "math": Module("math"),
+            "copy": Module("copy"),
         }
         with s.scope((s.library,)), s.placed(Span(0, 0)):
             s.run(_read()[0])
     return s.library[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """A function of tensors: how it is called, by which names, and samples as records have them."""
+
+    name: str
+    signature: str
+    spellings: tuple[str, ...]
+    samples: tuple[str, ...]
+
+
+def compositions() -> list[Composition]:
+    """The functions that have samples."""
+    body, paths = _read()
+    found = []
+    for node in body:
+        if isinstance(node, ast.FunctionDef) and (text := ast.get_docstring(node)):
+            named = (path for path, name in paths.items() if name == node.name)
+            spellings = (
+                p.replace("torch.nn.functional", "F").replace("torch.linalg", "linalg")
+                for p in named
+            )
+            signature = f"{node.name}({ast.unparse(node.args)})"
+            found.append(
+                Composition(node.name, signature, tuple(spellings), tuple(text.split("\n")))
+            )
+    return found
 
 
 # -- what only the library calls -------------------------------------------------------------------

@@ -13,7 +13,7 @@ import numpy as np
 from gradexplain.errors import Span
 from gradexplain.graph import NamedNumber
 from gradexplain.ops import by_spelling
-from gradexplain.reading import autograd, classes, creation, custom, optimizers
+from gradexplain.reading import autograd, classes, creation, custom, library, optimizers
 from gradexplain.reading.arguments import Dtype, dtype_name
 from gradexplain.reading.attributes import data, one_number, shared
 from gradexplain.reading.names import unknown
@@ -92,6 +92,8 @@ def _of_tensor(s: Session, owner: Tensor, call: Call) -> Any:
     records = [op for op in by_spelling(f"Tensor.{name}") if not op.attribute]
     if not records and name.endswith("_") and name != "requires_grad_":
         return in_place(s, owner, name[:-1], Call(name, (owner, *call.args), call.kwargs, call.place, call.where))  # fmt: skip
+    if not records and (written := library.member(s, f"torch.Tensor.{name}")) is not None:
+        return s.call(written, (owner, *call.args), call.kwargs, call.place, call.where)
     if not records:
         raise s.at(unknown(name, "a method"), call.where)
     return s.apply(records, (owner, *call.args), call.kwargs, call.place)

@@ -205,7 +205,7 @@ def unary(s: Session, op: ast.unaryop, operand: Any, place: Span, node: ast.AST)
 
 
 def compare(s: Session, name: str, a: Any, b: Any, place: Span) -> Any:
-    if isinstance(a, Tensor) or isinstance(b, Tensor) or not s.script:
+    if isinstance(a, Tensor) or isinstance(b, Tensor) or not s.python:
         for operand in (a, b):
             if isinstance(operand, Unread):
                 s.unsupported(f"`{operand.text}` is not read", place, operand.why)

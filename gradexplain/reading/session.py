@@ -174,6 +174,11 @@ class Session:
         self.builder = Builder(self.program.source, any_size=self.any_size)
         self.applier = Applier(self.builder, self._known, self._whole)
 
+    @property
+    def python(self) -> bool:
+        """Whether conditions and comparisons are Python's own: in a script, and in the library."""
+        return self.script or self.program.place is not None
+
     # -- errors ----------------------------------------------------------------------------------
 
     def fail(self, message: str, place: Span, remedy: str) -> NoReturn:

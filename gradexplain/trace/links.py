@@ -132,7 +132,7 @@ class Reading:
         return any(self.snapshot.values[arg.id].dtype == "bool" for arg in args_in(index))
 
     def _dtype(self, ref: Ref) -> str | None:
-        """Of an argument; None where it is a number's."""
+        """The dtype of an argument."""
         return next((self.snapshot.values[n].dtype for n, r in self.refs.items() if r == ref), None)
 
     def _written(self, operation: Operation) -> Ref:
