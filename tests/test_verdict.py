@@ -21,6 +21,7 @@ from gradexplain.reading.arrays import ONES
 from gradexplain.reading.language import read
 from gradexplain.reading.syntax import parse
 from gradexplain.routes.chain import ChainRule
+from gradexplain.routes.pytorch import Question
 from gradexplain.routes.rewrites import REWRITES, _patterns
 
 INF, NAN = math.inf, math.nan
@@ -291,6 +292,58 @@ ENDS = [
     ("x[argmax(x)]", {"x": [-INF, NAN, 0.1]}, "agree", ""),
     ("F.poisson_nll_loss(x, t, full=True)", {"x": 1.0, "t": -2.0}, "convention", ""),
 ]
+
+
+#: Where PyTorch's kernel squares what is too large or too small for that, the function has no value,
+#: or a float cannot hold the number.
+SINGLE = [
+    ("torch.acosh(x)", {"x": [2.0, 1e300]}, "float64", "convention", "leaves the range"),
+    ("torch.acosh(x)", {"x": [2.0, -1e15, NAN]}, "float64", "convention", ""),
+    ("torch.asinh(x)", {"x": [2.0, 1e30]}, "float32", "convention", "leaves the range"),
+    ("F.rms_norm(x, (2,))", {"x": [1e30, 396.0]}, "float32", "convention", "leaves the range"),
+    ("cumprod(x, 0)", {"x": [0.5, 1e-45, 2.0]}, "float32", "convention", "leaves the range"),
+    ("torch.sinc(x)", {"x": [3.4e38, 0.5]}, "float32", "convention", "leaves the range"),
+    ("F.softsign(x)", {"x": [-INF, 1e30, 3.0]}, "float32", "convention", "IEEE"),
+    ("polygamma(1, x)", {"x": [0.0, -3.0, 1.5]}, "float64", "convention", ""),
+    ("torch.reciprocal(x)", {"x": 1e30}, "float32", "convention", "smaller than any normal"),
+    ("F.logsigmoid(x)", {"x": [1e30, 3.0, -1e300]}, "float64", "agree", ""),
+    ("softmax(x, 0)", {"x": [1e300, -1.7]}, "float64", "agree", ""),
+    ("F.tanhshrink(x)", {"x": [-1e-5, 1.0]}, "float64", "convention", "coarser"),
+    ("tanh(x)/x", {"x": 1e-320}, "float64", "convention", "runs out"),
+    ("clamp(x, y, z)", {"x": [1.0, 2.0], "y": [5.0, 3.0], "z": [2.0, 3.0]}, "float64",
+     "convention", ""),
+    ("x*y", {"x": 1e30, "y": 1e-5}, "float32", "agree", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "at", "dtype", "status", "reason"), SINGLE)
+def test_an_operation_at_the_ends_of_its_dtype(
+    text: str, at: dict[str, Any], dtype: str, status: str, reason: str
+) -> None:
+    found = explained(text, at, grad="ones", dtype=dtype)
+    assert found.check.status == status, found.check
+    assert reason in found.check.reason
+
+
+def test_a_fault_is_seen_beside_what_leaves_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only an element whose own numbers are extreme is excused, and no product at all."""
+    made = Question.ask
+    texts = [
+        ("torch.asinh(x)", [2.0, 1e30], 0),
+        ("x*x*1.0", [1e15, 2.0], 0),
+        ("3*x", [1e30, 2.0], 0),
+    ]
+
+    def wrong(question: Any) -> Any:
+        answer = made(question)
+        for array in answer.steps.contributions.values():
+            array[place] *= 1.01
+        return answer
+
+    monkeypatch.setattr(Question, "ask", wrong)
+    for text, x, place in texts:
+        found = explained(text, {"x": x}, grad="ones", dtype="float32")
+        assert found.check.status == "mismatch", (text, found.check)
 
 
 @pytest.mark.parametrize(("text", "at", "status", "reason"), ENDS)

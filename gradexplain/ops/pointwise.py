@@ -235,7 +235,9 @@ register(Op(
             "(min if input < min else input) if max is None else "
             "max if input > max or min > max else min if input < min else input",
     singular=("input == min if min is not None else input == max",
-              "input == max if max is not None else input == min"),
+              "input == max if max is not None else input == min",
+              # PyTorch gives neither bound a gradient where both are the same.
+              "input == max if min is None else input == min if max is None else min == max"),
     kink=_CLAMPED, aliases=("torch.clip", "Tensor.clip"),
     samples=("clamp(x[2,3], 2, 5)", "x[3].clamp(min=1.5)", "clip(x[3], max=2.5)",
              "clamp(x[2,3], a[3]/3, b[3]/3)", "torch.clamp(x[3], min=y[3])",

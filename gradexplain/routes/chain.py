@@ -61,8 +61,8 @@ class Sent(Contribution):
 #: enough, as far as the powers of ten on the way make that likely (`most_digits`), to a last limit.
 DIGITS, MORE_DIGITS, MOST_DIGITS = 50, 400, 6400
 
-#: So many digits are to be right.
-_WANTED = 18
+#: So many digits are to be right, of numbers that are larger than any of a float's last.
+_WANTED, _FLOOR = 18, mp.mpf(10) ** -350
 
 
 def settled_chain(
@@ -82,13 +82,20 @@ def settled_chain(
         if not exact or chain.is_certain(digits, before):
             return chain, digits, True
         worth = chain.most_digits(digits)
-        if digits >= min(worth, MOST_DIGITS):
-            return chain, digits, worth <= MOST_DIGITS
+        if digits >= min(worth, MOST_DIGITS) or chain.is_certain(digits, before, floor=True):
+            return chain, digits, worth <= MOST_DIGITS or digits < MOST_DIGITS
         before = chain
         digits = max(2 * digits, MORE_DIGITS)
 
 
-def certain(pair: Pair, digits: int, before: Pair | None = None, *, again: bool = False) -> bool:
+def certain(
+    pair: Pair,
+    digits: int,
+    before: Pair | None = None,
+    *,
+    again: bool = False,
+    floor: bool = False,
+) -> bool:
     """Whether enough of the ``digits`` are left in every number that is finite.
 
     Where an error bound is too large for a float, two evaluations must agree: this and the one
@@ -101,10 +108,10 @@ def certain(pair: Pair, digits: int, before: Pair | None = None, *, again: bool 
 
     def lost(value: Any, size: float, other: Any) -> bool:
         if not mp.isfinite(value):
-            return False
+            return floor
         if size < math.inf:
-            return bool(abs(value) < unit * size)
-        return (again and value == 0) or not abs(value - other) <= near * abs(value)
+            return bool(abs(value) < unit * size and not (floor and unit * size < _FLOOR))
+        return ((again or floor) and value == 0) or not abs(value - other) <= near * abs(value)
 
     with np.errstate(all="ignore"):
         return not np.any(np.frompyfunc(lost, 3, 1)(pair[0], pair[1], earlier))
@@ -130,13 +137,19 @@ class ChainRule:
             if node.id in needed:
                 self.forward[node.id] = self._value(node, values)
 
-    def is_certain(self, digits: int, before: ChainRule | None = None) -> bool:
-        """Whether enough of the ``digits`` are left in every number; ``before`` has fewer of them."""
+    def is_certain(
+        self, digits: int, before: ChainRule | None = None, *, floor: bool = False
+    ) -> bool:
+        """Whether enough of the ``digits`` are left in every number; ``before`` has fewer of them.
+
+        With a ``floor`` what no float can hold needs none: there is no number that is not finite then,
+        to which it may have led.
+        """
         found = self._found()
         earlier = [None] * len(found) if before is None else before._found()
         again = digits < self.most_digits(digits) <= MOST_DIGITS
         pairs = zip(found, earlier, strict=True)
-        return all(certain(pair, digits, other, again=again) for pair, other in pairs)
+        return all(certain(pair, digits, other, again=again, floor=floor) for pair, other in pairs)
 
     def _found(self) -> list[Pair]:
         found = [*self.forward.values(), *self.upstream.values()]

@@ -14,9 +14,11 @@ from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
+import sympy
 
 from gradexplain.adjoint import Contribution
 from gradexplain.explanation import Array, Difference
+from gradexplain.formula.kinds import Bracket
 from gradexplain.formula.kit import decimals
 from gradexplain.graph import Graph, Node, Ref
 from gradexplain.plan.arrays import Pair, to_exact, to_float
@@ -34,8 +36,8 @@ _FEW = 4_000
 class JudgedStep:
     """One contribution: what PyTorch computed, what the record gives there, and what that comes to.
 
-    ``why`` says of a convention which it is: ``singular``, ``overflow``, ``special`` (nan, inf or −0.0
-    among the operands) or ``coarse``.  Of a large array that agrees ``expected`` is not
+    ``why`` says of a convention which it is: ``singular``, ``overflow``, ``underflow``, ``range`` (on the
+    way), ``special`` (nan, inf or −0.0 among the operands) or ``coarse``.  Of a large array that agrees ``expected`` is not
     kept (None), and ``bound`` is the largest for all elements.
     """
 
@@ -288,8 +290,18 @@ class _Sent:
             parts=None
             if self.through or c is None
             else lambda: at.sent_in_parts(c, at.upstream[node.id]),
+            powers=c is None or takes_powers(c),
         )
         return hold(local, lambda: self._pair(at, id), dtype)
+
+
+def takes_powers(c: Contribution) -> bool:
+    """Whether what is sent is more than sums of products of the operands."""
+    return any(not isinstance(e, _PLAIN) for e in sympy.preorder_traversal(c.term.formula))
+
+
+_PLAIN = (sympy.Symbol, sympy.IndexedBase, sympy.Indexed, sympy.Number, sympy.Add, sympy.Mul,
+          sympy.Sum, sympy.Tuple, sympy.KroneckerDelta, Bracket)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +312,7 @@ class Local:
     input.  ``singular`` is true at the elements of the result that have no derivative, None without
     any; ``terms`` what a kernel rounds on its way, `ChainRule.terms`; ``exactly`` works the
     contribution out with digits to spare, ``parts`` part by part, None where there is nothing to gain.
+    ``powers`` says that it is more than products of its operands.
     """
 
     names: tuple[str, str]
@@ -313,6 +326,7 @@ class Local:
     terms: Callable[[], Array | None]
     exactly: Callable[[], Pair]
     parts: Callable[[], Iterable[tuple[slice, Pair]]] | None = None
+    powers: bool = True
 
     @property
     def elementwise(self) -> bool:
@@ -331,6 +345,16 @@ class Local:
                 mask |= one
             elif one.any():
                 mask |= True
+        return mask
+
+    def beyond(self, dtype: str) -> Any:
+        """Where a kernel that takes powers of its operands leaves the range of the dtype on its way."""
+        least, most = (edge ** (1 / 3) for edge in compare.FORMATS[dtype].range)
+        mask = np.zeros(self.given.shape, dtype=bool)
+        for array in (*self.operands, *self.results) if self.powers else ():
+            size = np.abs(array)
+            odd = (size > most) | ((size < least) & (size > 0))
+            mask |= odd if self.elementwise and odd.shape == mask.shape else odd.any()
         return mask
 
 
@@ -379,6 +403,13 @@ def hold(local: Local, pair: Callable[[], Pair], dtype: str) -> JudgedStep:
         if noise <= allowed.max(initial=0.0) <= compare.SEEN * scale:
             result = replace(result, verdict="agree")
     step = JudgedStep(result.verdict, given, expected, allowed, result.margin, result.difference)
+    most = max(np.abs(array).max(initial=0.0) for array in (expected, given))
+    if (
+        result.verdict == "cannot tell"
+        and most < compare.FORMATS[dtype].smallest
+        and expected.any()
+    ):
+        step.verdict, step.why = "convention", "underflow"
     if result.verdict == "mismatch":
         step.why = _why(local, step, size, dtype)
         step.verdict = "convention" if step.why else "mismatch"
@@ -386,7 +417,10 @@ def hold(local: Local, pair: Callable[[], Pair], dtype: str) -> JudgedStep:
 
 
 def _why(local: Local, step: JudgedStep, size: Any, dtype: str) -> str:
-    """Why PyTorch may differ here though its backward is right, see `JudgedStep`; else ""."""
+    """Why PyTorch may differ here though its backward is right, see `JudgedStep`; else "".
+
+    Each element that differs must have a reason of its own.
+    """
     given, expected = step.torch, step.expected
     assert expected is not None
     wrong = compare.differs(expected, given, step.bound)
@@ -396,19 +430,24 @@ def _why(local: Local, step: JudgedStep, size: Any, dtype: str) -> str:
         over = ~np.isfinite(given) & np.isfinite(expected)
     finite = all(np.isfinite(result).all() for result in local.results)
     overflowed = over & (large | (not finite))
-    if (
-        local.singular is not None
-        and not (
-            wrong & ~(local.singular if local.elementwise else np.ones(given.shape, dtype=bool))
-        ).any()
-    ):
-        return "singular"
-    if wrong.any() and not (wrong & np.isfinite(expected)).any() and not special.any():
-        # The derivative is infinite or does not exist where PyTorch has something else.
-        return "singular"
-    if wrong.any() and not (wrong & ~(special | overflowed)).any():
+    singular = np.zeros(given.shape, dtype=bool)
+    if local.singular is not None:
+        singular |= local.singular if local.elementwise else True
+    # The derivative is infinite or does not exist where PyTorch has something else.
+    missing = ~np.isfinite(expected) & ~special
+    reasons = {
+        "singular": singular | missing,
+        "special": special,
+        "overflow": overflowed,
+        "range": local.beyond(dtype),
+    }
+    left = wrong & ~reduce(np.logical_or, reasons.values())
+    if not left.any():
+        found = [why for why, mask in reasons.items() if (wrong & mask).any()]
         inputs = all(np.isfinite(operand).all() for operand in local.operands)
-        return "overflow" if overflowed.any() and inputs else "special"
+        if found[:2] == ["special", "overflow"] and inputs:
+            return "overflow"
+        return found[0] if found else ""
     coarse = step.difference is not None and (
         compare.by_kernel(step.difference, local.coarse, dtype)
         or _rounded_more(local.terms(), expected, given, step.bound, dtype)

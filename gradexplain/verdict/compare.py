@@ -29,6 +29,10 @@ class Format:
     smallest: float
     largest: float
 
+    @property
+    def range(self) -> tuple[float, float]:
+        return self.smallest, self.largest
+
 
 FORMATS = {
     "float64": Format(2.0**-53, 2.0**-1022, float(np.finfo(np.float64).max)),

@@ -9,6 +9,12 @@ from gradexplain.explanation import Array, Check, Difference
 from gradexplain.verdict.compare import COARSE
 from gradexplain.verdict.status import worst
 
+_RAN_OUT = {
+    "overflow": "PyTorch's arithmetic overflows",
+    "range": "PyTorch's arithmetic leaves the range of the dtype on its way to these numbers",
+    "underflow": "these numbers are smaller than any normal number of the dtype",
+}
+
 
 def check(
     status: str,
@@ -47,9 +53,11 @@ def reason(
         return ""
     if "special" in whys:
         return "nan, inf and -0.0 follow IEEE's rules here, which no formula has"
-    if few:
-        return "PyTorch's arithmetic runs out: every step is right at its numbers, the whole is not"
-    return "PyTorch's arithmetic overflows" if "overflow" in whys else ""
+    for why, text in _RAN_OUT.items():
+        if why in whys:
+            return text
+    every = "PyTorch's arithmetic runs out: every step is right at its numbers, the whole is not"
+    return every if few else ""
 
 
 def fold(checks: Iterable[Check]) -> Check:
