@@ -274,9 +274,11 @@ def _grown(value: Any, slopes: Any) -> Any:
     beyond = np.inf if np.asarray(value).dtype == object else 0.0
     for slope, inner in slopes:
         term = np.abs(to_float(slope)) * inner
-        size = size + np.where(
-            np.isinf(inner) & ~(term <= 0), beyond, np.nan_to_num(term, posinf=beyond)
-        )
+        if not np.isfinite(term).all():
+            term = np.where(
+                np.isinf(inner) & ~(term <= 0), beyond, np.nan_to_num(term, posinf=beyond)
+            )
+        size = size + term
     return size
 
 

@@ -145,23 +145,25 @@ class ChainRule:
         With a ``floor`` what no float can hold needs none: there is no number that is not finite then,
         to which it may have led.
         """
-        found = self._found()
-        earlier = [None] * len(found) if before is None else before._found()
+        value, size = self._found()
+        if _clear(to_float(value), size, _WANTED - digits):
+            return True
         again = digits < self.most_digits(digits) <= MOST_DIGITS
-        pairs = zip(found, earlier, strict=True)
-        return all(certain(pair, digits, other, again=again, floor=floor) for pair, other in pairs)
+        earlier = before._found() if before else None
+        return certain((value, size), digits, earlier, again=again, floor=floor)
 
-    def _found(self) -> list[Pair]:
+    def _found(self) -> Pair:
+        """All numbers, one after another."""
         found = [*self.forward.values(), *self.upstream.values()]
-        return found + [c.value for c in self.contributions]
+        values, sizes = zip(*found, *(c.value for c in self.contributions), strict=True)
+        return np.concatenate([*map(np.ravel, values)]), np.concatenate([*map(np.ravel, sizes)])
 
     def most_digits(self, digits: int) -> int:
         """How many digits are worth trying: what cancels may be eight times the largest power of ten."""
         tens, noise = 1, mp.mpf(10) ** (10 - digits)
-        for value, size in self._found():
-            for x, s in zip(np.ravel(value), np.ravel(size), strict=True):
-                if x != 0 and mp.isfinite(x) and (not s < math.inf or abs(x) > noise * s):
-                    tens = max(tens, abs(mp.mag(x)) * 301 // 1000)
+        for x, s in zip(*self._found(), strict=True):
+            if x != 0 and mp.isfinite(x) and (not s < math.inf or abs(x) > noise * s):
+                tens = max(tens, abs(mp.mag(x)) * 301 // 1000)
         return max(MORE_DIGITS, 8 * tens)
 
     def _pair(self, array: Any) -> Pair:
