@@ -101,6 +101,7 @@ class Run:
                     given=node.label not in problem.examples,
                     wanted=node.label in self.wanted,
                     integer=node.integer,
+                    boolean=node.integer and graph.is_mask(node.id),
                 )
                 for node in graph.leaves
             },

@@ -45,7 +45,7 @@ class Formula:
 @dataclass(slots=True)
 class Input:
     """A leaf.  ``given`` is False for example values; ``wanted`` is False when ``wrt`` leaves it out,
-    and for an ``integer`` tensor, an index, which has no gradient."""
+    and for an ``integer`` tensor, an index or a ``boolean`` mask, which has no gradient."""
 
     name: str
     shape: Shape
@@ -53,6 +53,7 @@ class Input:
     given: bool
     wanted: bool = True
     integer: bool = False
+    boolean: bool = False
 
 
 @dataclass(slots=True)

@@ -151,6 +151,15 @@ class Graph:
     def __getitem__(self, id: int) -> Node:
         return self.nodes[id]
 
+    def is_mask(self, id: int) -> bool:
+        """Whether an operation takes this value as its ``mask`` or ``condition``."""
+        pairs = ((n.op.parameters, n.args) for n in self.nodes if n.op and id in n.inputs)
+        return any(
+            p.name in ("mask", "condition") and isinstance(arg, Ref) and arg.id == id
+            for parameters, args in pairs
+            for p, arg in zip(parameters, args, strict=True)
+        )
+
     @property
     def out(self) -> Node:
         return self.nodes[self.output]
@@ -292,7 +301,10 @@ class Builder:
         array = np.asarray(value, dtype=np.float64)
         if not self.any_size:
             check_size(array.shape)
-        return self._add(None, False, None, (), array.shape, span, value=array, integer=integer)
+        made = self._add(None, False, None, (), array.shape, span, value=array, integer=integer)
+        if integer or set(array[:8].ravel()[:64].tolist()) == {0.0, 1.0}:
+            self._hints[made.id] = "index" if integer else "mask"
+        return made
 
     def apply(self, op: Op, args: tuple[Any, ...], span: Span, *, integer: bool = False) -> Ref:
         """A node made by ``op``, its shape checked; errors carry ``span``."""

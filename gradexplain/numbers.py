@@ -29,7 +29,9 @@ _IN_LINE = 24
 
 
 def number(value: float, precision: int = PRECISION) -> str:
-    """``value`` to ``precision`` significant digits; zero has no sign."""
+    """``value`` to ``precision`` significant digits; zero has no sign; True and False are words."""
+    if isinstance(value, bool):
+        return str(value)
     return "0" if value == 0 else f"{value:.{precision}g}"
 
 

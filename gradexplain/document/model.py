@@ -130,12 +130,14 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class GraphNode:
-    """``name`` is unique; ``text`` is what is drawn: an input's name, or an operation."""
+    """``name`` is unique; ``text`` is what is drawn: an input's name, or an operation; ``grad_fn``
+    is what PyTorch calls its backward."""
 
     name: str
     text: str
     role: Literal["input", "operation", "output"]
     detail: str = ""
+    grad_fn: str = ""
 
 
 @dataclass(frozen=True, slots=True)

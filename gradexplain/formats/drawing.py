@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gradexplain.document.model import Graph
@@ -10,6 +11,9 @@ from gradexplain.formats.layout import Item, layout
 
 #: No more nodes than this are drawn.
 MOST = 18
+
+#: PyTorch's names of no more operations than this stand under the graph.
+_NAMED = 6
 
 _UP, _DOWN, _LEFT, _RIGHT = 1, 2, 4, 8
 _LINES = {
@@ -76,11 +80,27 @@ class _Canvas:
 
 
 def drawing(graph: Graph, width: int) -> list[str]:
-    """The lines; none where the graph is too large, or does not fit into ``width`` cells."""
+    """The lines; none where the graph is too large, or does not fit into ``width`` cells.
+
+    An operation stands with what PyTorch calls its backward; under the drawing where that is too wide.
+    """
     if not 2 < len(graph.nodes) <= MOST or any(cells(n.text) != len(n.text) for n in graph.nodes):
         return []
+    named = {node.name: f"{node.text} {node.grad_fn}".rstrip() for node in graph.nodes}
+    if lines := _drawn(graph, width, named):
+        return lines
+    lines = _drawn(graph, width, {node.name: node.text for node in graph.nodes})
+    names: dict[str, dict[str, None]] = {}
+    for node in graph.nodes:
+        if node.grad_fn:
+            operation = node.text.rpartition(" = ")[2].partition("(")[0]
+            names.setdefault(operation, {})[node.grad_fn] = None
+    said = [f"{operation} {' and '.join(found)}" for operation, found in names.items()]
+    return [*lines, f"grad_fn: {', '.join(said)}"] if lines and 0 < len(said) <= _NAMED else lines
+
+
+def _drawn(graph: Graph, width: int, texts: Mapping[str, str]) -> list[str]:
     layers = layout(graph)
-    texts = {node.name: node.text for node in graph.nodes}
     canvas = _Canvas()
     column = 0
     for place, level in enumerate(layers):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import floor
 
 from gradexplain.document.model import Graph
 
@@ -93,14 +94,14 @@ def _crossings(layers: Sequence[Sequence[Item]]) -> int:
 
 
 def _rows(layers: list[list[Item]]) -> None:
-    """A row for each item: near the middle of what it is made from, in the order of its layer."""
-    for level in layers:
-        wanted = [
-            round(sum(o.row for o in item.before) / len(item.before)) if item.before else 0
-            for item in level
-        ]
-        if not any(item.before for item in level):
-            wanted = list(range(len(level)))
-        taken = -1
-        for item, row in zip(level, wanted, strict=True):
-            item.row = taken = max(row, taken + 1)
+    """A row for each item, in the order of its layer: near the middle of what it is made from; an
+    input beside the first of what is made from it, so that lines need not cross."""
+    for row, item in enumerate(layers[0]):
+        item.row = row
+    for middle, levels in ((floor, layers[1:]), (min, layers[:1]), (round, layers[1:])):
+        for level in levels:
+            taken = -1
+            for item in level:
+                near = [o.row for o in (item.after if middle is min else item.before)] or [0]
+                wanted = min(near) if middle is min else middle(sum(near) / len(near))
+                item.row = taken = max(wanted, taken + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -74,6 +75,30 @@ def under_one_root(e: Any) -> Any:
         if not inside.is_Mul
         else None
     )
+
+
+def over_one(e: Any) -> Any:
+    """``2·(t − o)/N`` for ``2·t/N − 2·o/N``, which SymPy makes of it; other sums as they are."""
+    terms, below = [], set()
+    for term in e.args:
+        number, rest = term.as_coeff_Mul()
+        if not number.is_Rational:
+            return e
+        sizes = [f for f in sympy.Mul.make_args(rest) if f.is_Pow and _is_divisor(f)]
+        below.add((number.q, *sorted(sizes, key=str)))
+        terms.append((number.p, rest / sympy.Mul(*sizes)))
+    if len(below) != 1 or below == {(1,)}:
+        return e
+    ((q, *sizes),) = below
+    common = math.gcd(*(p for p, _ in terms))
+    inner = sympy.Add(*(p // common * rest for p, rest in terms))
+    number = sympy.Rational(common, q)
+    return sympy.Mul(*[number] * (number != 1), *sizes, inner, evaluate=False)
+
+
+def _is_divisor(power: Any) -> bool:
+    symbols = power.free_symbols
+    return power.exp.is_Integer and power.exp < 0 and symbols and all(map(is_size, symbols))
 
 
 def plain(c: Any) -> Any:

@@ -85,13 +85,18 @@ class Calculus:
             if same is not None:
                 return number(int(same) if same.is_integer() else same)
         if node.integer and self.is_atom(node):
-            first = _first(node)
+            first = None if self._is_target(node) else _first(node)
             if first is not None:
                 return first + at[0]
             return Lookup(sympy.Symbol(node.label), *at)
         if self.is_atom(node):
             return self.atom(node, at)
         return self.definition(node, at)
+
+    def _is_target(self, node: Node) -> bool:
+        """Whether a loss holds what it is given against ``node``: ``[0, 1]`` is no range then."""
+        users = (user.op for user in self.graph.nodes if node.id in user.inputs)
+        return any(op is not None and op.family == "loss" for op in users)
 
     def definition(self, node: Node, at: Sequence[Any]) -> Any:
         """One element by the record's formula, in terms of the node's inputs."""

@@ -22,6 +22,7 @@ class LatexPrinter(TextPrinter):
     negative = "-"
     sum_sign, product_sign = r"\sum", r"\prod"
     greatest_sign, least_sign = r"\max", r"\min"
+    no = r"\text{not } "
     constants = {sympy.pi: r"\pi", sympy.E: "e", sympy.oo: r"\infty", sympy.nan: r"\mathrm{nan}"}
 
     def derivative(self, above: str, at: Sequence[Any], below: str, places: Sequence[Any]) -> str:

@@ -13,6 +13,7 @@ from gradexplain.formula.arranging import (
     decimal,
     facing,
     joined_product,
+    over_one,
     plain,
     radicals,
     under_one_root,
@@ -123,6 +124,7 @@ class TextPrinter:
 
     sum_sign, product_sign = "Σ", "Π"
     greatest_sign, least_sign = "max", "min"
+    no = "not "
     constants = {sympy.pi: "π", sympy.E: "e", sympy.oo: "∞", sympy.nan: "nan"}
 
     def relation(self, sign: str) -> str:
@@ -160,12 +162,15 @@ class TextPrinter:
                 return self.name(e.name), _ATOM
             return (self.letters[e] if e.is_integer else self.name(e.name)), _ATOM
         if e.is_Add:
-            return self._add(e), _ADD
+            whole = over_one(e)
+            return (self._add(e), _ADD) if whole is e else self._mul(whole)
         if e.is_Mul:
             return self._mul(e)
         if e.is_Pow:
             return self._pow(e)
         if isinstance(e, sympy.KroneckerDelta):
+            if e.args[0] == 0 and isinstance(e.args[1], Lookup):  # of a mask
+                return self.bracket(f"{self.no}{self(e.args[1])}"), _ATOM
             return self.kronecker(*map(self, self._sides(e))), _ATOM
         if isinstance(e, Bracket):
             return self.bracket(self.condition(e.condition)), _ATOM
@@ -441,9 +446,11 @@ class TextPrinter:
         if isinstance(c, Or):
             return " or ".join(sorted(map(self.condition, c.args)))
         if isinstance(c, Not):
-            return f"not ({self.condition(c.args[0])})"
+            return f"{self.no}({self.condition(c.args[0])})"
         if isinstance(c, sympy.core.relational.Relational):
             c = plain(c)
+            if isinstance(c, (sympy.Eq, sympy.Ne)) and c.rhs == 0 and isinstance(c.lhs, Lookup):
+                return f"{self.no if isinstance(c, sympy.Eq) else ''}{self(c.lhs)}"
             return f"{self(c.lhs)} {self.relation(_RELATIONS[type(c)])} {self(c.rhs)}"
         return str(c)
 

@@ -6,14 +6,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import sympy
 
+from gradexplain.formula.arranging import over_one
 from gradexplain.formula.indices import is_size
-from gradexplain.formula.kinds import BIG, Bracket, Lookup
+from gradexplain.formula.kinds import BIG, Bracket, Lookup, indices_of, label_of
 from gradexplain.formula.letters import Letters
 from gradexplain.formula.printing import TextPrinter
 from gradexplain.ops.base import Shape
@@ -51,12 +54,36 @@ class _Bare(TextPrinter):
             name, [a[1:-1] if a in quoted and a[0] == "(" else a for a in arguments]
         )
 
+    def root(self, inside: str) -> str:
+        return self.call("sqrt", [inside])
+
+    def _add(self, e: Any) -> str:
+        """A sum; a product that is a name of its own needs no parentheses there."""
+        return self._loose(super()._add(e), "[+−]", " [-+] ")
+
+    def condition(self, c: Any) -> str:
+        return self._loose(super().condition(c), "[<>≤≥=≠]")
+
+    def _loose(self, shown: str, signs: str, but: str = "$^") -> str:
+        """``shown`` without the parentheses of names beside ``signs``, those with ``but`` in them kept."""
+        for name in self._names.values():
+            if name[0] == "(" and name in shown and not re.search(but, name):
+                ends = rf"(^| {signs} ){re.escape(name)}(?= {signs} |$)"
+                shown = re.sub(ends, lambda m, name=name: m[1] + name[1:-1], shown)
+        return shown
+
     def _show(self, e: Any) -> tuple[str, int]:
-        if isinstance(e, (sympy.KroneckerDelta, Lookup, BIG)) or (
-            e.is_Symbol and e.is_integer and not is_size(e)
-        ):
+        if isinstance(e, sympy.KroneckerDelta):
+            column, row = sorted(e.args, key=lambda side: isinstance(side, Lookup))
+            if isinstance(row, Lookup) and (*indices_of(row), column) == self._frame:
+                return self.call("one_hot", [self.name(label_of(row))]), 3
+            if column != 0:
+                raise _NotShort
+        elif isinstance(e, Lookup) and aligned(indices_of(e), self._frame):
+            return self.name(label_of(e)), 3
+        elif isinstance(e, (Lookup, BIG)) or (e.is_Symbol and e.is_integer and not is_size(e)):
             raise _NotShort
-        if isinstance(e, Bracket) and not e.atoms(sympy.Indexed):
+        if isinstance(e, Bracket) and not e.atoms(sympy.Indexed, Lookup):
             raise _NotShort
         return super()._show(e)
 
@@ -98,14 +125,17 @@ class _Notation:
         return _Bare(frame, self)._show(e)
 
     def whole(self, e: Any, frame: Frame) -> str:
+        if e.is_Add:
+            e = over_one(e)
         if not e.has(sympy.Sum):
             try:
                 return self._bare(e, frame)[0]
             except _NotShort:
                 if len(frame) != 2:
                     raise
-                return self._piece([e], frame)
-        if e.is_Add:
+                with suppress(_NotShort):
+                    return self._piece([e], frame)
+        if e.is_Add and (e.has(sympy.Sum) or len(frame) == 2):
             key = TextPrinter(Letters(()), self.order)._term_key
             shown = ""
             for term in sorted(e.args, key=key):
@@ -116,7 +146,24 @@ class _Notation:
                 else:
                     shown += f" − {text}" if negative else f" + {text}"
             return shown
-        return self._term(e, frame)
+        try:
+            return self._term(e, frame)
+        except _NotShort:
+            return self._outer(e, frame)
+
+    def _outer(self, e: Any, frame: Frame) -> str:
+        """``w[l]·r[j]·c[j,l]`` as ``outer(r, w)·c``."""
+        if len(frame) != 2 or any(i.is_Integer for i in frame):
+            raise _NotShort
+        parts: dict[Frame, list[Any]] = {}
+        for factor in sympy.Mul.make_args(e):
+            parts.setdefault(tuple(i for i in frame if factor.has(i)), []).append(factor)
+        if not {frame[:1], frame[1:]} <= parts.keys():
+            raise _NotShort
+        sides = [self.whole(sympy.Mul(*parts.pop((i,))), (i,)) for i in frame]
+        rest = sympy.Mul(*(f for factors in parts.values() for f in factors))
+        around = self._bare(rest * sympy.Symbol(chr(1), real=True), frame)[0]
+        return around.replace(chr(1), _Bare(frame, self).call("outer", sides))
 
     def _term(self, e: Any, frame: Frame) -> str:
         """One product with sums in it: ``(v @ wᵀ)·c/d``, each sum put into its place at the end."""
@@ -181,14 +228,13 @@ class _Notation:
 
     def _product(self, body: Any, bound: Sequence[Any], live: Frame) -> str:
         """A chain of matrices, from the first index of ``live`` over the bound ones to the last."""
+        body, bound = _opened(body, bound)
         if len(live) > 2 or body.is_Add or body.has(sympy.Sum):
             raise _NotShort
         groups: dict[frozenset[Any], list[Any]] = {}
         scalars = []
         for factor in sympy.Mul.make_args(body):
-            used = frozenset(
-                i for a in factor.atoms(sympy.Indexed) for i in a.indices if not i.is_Integer
-            )
+            used = frozenset(i for i in factor.free_symbols if i.is_integer and not is_size(i))
             if used:
                 groups.setdefault(used, []).append(factor)
             else:
@@ -245,3 +291,16 @@ class _Notation:
         if turned and text.endswith(".T"):
             return text.removesuffix(".T")
         return f"({text}){turned}" if level < 3 else text + turned
+
+
+def _opened(body: Any, bound: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
+    """``v[k]·Σ_p b[p]·c[p,k]`` as one product, with the indices that it is summed over."""
+    factors, bound = [], list(bound)
+    for factor in sympy.Mul.make_args(body):
+        while isinstance(factor, sympy.Sum):
+            bound += [limit[0] for limit in factor.limits]
+            factor = factor.function
+        factors.append(factor)
+    if len(set(bound)) < len(bound):
+        raise _NotShort
+    return sympy.Mul(*factors), bound

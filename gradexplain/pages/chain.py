@@ -28,7 +28,7 @@ from gradexplain.document.model import (
     name,
 )
 from gradexplain.explanation import Array, Step
-from gradexplain.pages.words import grouped, ranges_in, spot_of
+from gradexplain.pages.words import grouped, ranges_in, spot_of, unwrapped
 
 if TYPE_CHECKING:
     from gradexplain.pages.run import Page
@@ -146,6 +146,9 @@ def products(made: Page, g: str) -> Iterable[Block]:
         after.setdefault(step.input, []).append(step)
     for gradient in x.gradients.values():
         way = _way(after, gradient.name, x.output.name)
+        if matrices := _matrices(made, way, g):
+            rows.append((cell(math(f"∂{x.output.name}/∂{gradient.name} = {matrices}")), ()))
+            continue
         factors = [factor(step.short, g) for step in way]
         telling = [_held(made.renamed(f)) for f in factors if f not in ("1", None)]
         merged = made.without_v(gradient)
@@ -157,10 +160,31 @@ def products(made: Page, g: str) -> Iterable[Block]:
         rows.append((cell(math(text)), cell(label(_worked(made, way)))))
     if rows:
         yield Paragraph(())
-        diagonal = ": the diagonal of J" if x.output.shape else ""
-        said = f"The local derivatives of a chain multiplied, the first operation's first{diagonal}"
-        yield Paragraph(line(said))
+        shown = " ".join(str(span) for row in rows for line in row[0] for span in line)
+        order = "the last operation's first" if " @ " in shown else "the first operation's first"
+        diagonal = ": the diagonal of J" if x.output.shape and " @ " not in shown else ""
+        yield Paragraph(line(f"The local derivatives of a chain multiplied, {order}{diagonal}"))
         yield Table(tuple(rows), indent=4, stacked=True)
+
+
+def _matrices(made: Page, way: list[Step], g: str) -> str:
+    """``W2 @ diag(h·(1 − h)) @ W1``: the Jacobians of a chain of vectors, that of the last operation
+    first; "" where it is no such chain."""
+    found, held = [], ""
+    for step in reversed(way):
+        if step.upstream.ndim != 1 or step.contribution.ndim != 1:
+            return ""
+        rule = made.renamed(step.short)
+        if rule.endswith(f" @ {g}"):
+            left = rule.removesuffix(f" @ {g}")
+            found.append(left[:-1] if left.endswith("ᵀ") else f"{left}ᵀ")
+            held = left
+        elif step.upstream.shape != step.contribution.shape or (local := factor(rule, g)) is None:
+            return ""
+        elif local != "1":
+            plain = re.fullmatch(r"−?[\d.]+", local)
+            found.append(f"({local}·I)" if plain else f"diag({unwrapped(local)})")
+    return " @ ".join(found) if held and len(found) > 1 else ""
 
 
 def _held(text: str) -> str:
@@ -190,15 +214,11 @@ def factor(short: str, g: str) -> str | None:
         return "1"
     here = rf"(?<!\w){re.escape(g)}(?!\w)"
     bare = re.sub(
-        r"\([^()]*\)", lambda m: "·" * len(m[0]) if not re.search(here, m[0]) else m[0], short
+        r"\([^()]*\)|(?<![\w)])\[[^\[\]]*\]",
+        lambda m: "·" * len(m[0]) if not re.search(here, m[0]) else m[0],
+        short,
     )
-    if (
-        "@" in short
-        or "[" in short
-        or "ᵀ" in short
-        or len(re.findall(here, short)) != 1
-        or " " in bare
-    ):
+    if re.search(r"[@ᵀ \[]", bare) or len(re.findall(here, short)) != 1:
         return None
     if re.fullmatch(rf".*·{here}(/.*)?|−?{here}(/.*)?", bare) is None:
         return None

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from gradexplain.document.model import Graph, GraphNode
 from gradexplain.explanation import Explanation, ForwardRow
 
 _SIGNS = {
     "add": "+", "sub": "−", "mul": "×", "div": "/", "matmul": "@", "mm": "@", "pow": "^", "neg": "−",
 }  # fmt: skip
-
-#: PyTorch's names of no more operations than this stand under the graph.
-_NAMED = 6
 
 
 def graph_of(x: Explanation, *, detail: bool = False) -> Graph | None:
@@ -27,9 +26,8 @@ def graph_of(x: Explanation, *, detail: bool = False) -> Graph | None:
         if row.named and not out:
             text = f"{row.node} = {text}"
         here = f"{row.node}=" if out and not detail else row.node
-        nodes.append(
-            GraphNode(here, text, "output" if out and detail else "operation", row.expression)
-        )
+        role: Literal["output", "operation"] = "output" if out and detail else "operation"
+        nodes.append(GraphNode(here, text, role, row.expression, row.grad_fn))
         edges += [(source, here) for source in dict.fromkeys(row.inputs) if source in known]
         if out and not detail:
             nodes.append(GraphNode(row.node, row.node, "output"))
@@ -69,13 +67,7 @@ def _remarks(x: Explanation) -> tuple[str, ...]:
     paths: dict[str, int] = {x.output.name: 1}
     for step in x.steps:
         paths[step.input] = paths.get(step.input, 0) + paths.get(step.node, 0)
-    functions: dict[str, dict[str, None]] = {}
-    for row in x.forward:
-        if row.grad_fn:
-            functions.setdefault(_SIGNS.get(row.op, row.op), {})[row.grad_fn] = None
-    named = [f"{op} {' and '.join(found)}" for op, found in functions.items()]
-    names = (f"grad_fn: {', '.join(named)}",) if 0 < len(named) <= _NAMED else ()
-    return names + tuple(
+    return tuple(
         f"{name} is reached by {paths[name]} paths: {paths[name]} contributions"
         for name in x.inputs
         if paths.get(name, 0) > 1 and x.inputs[name].wanted

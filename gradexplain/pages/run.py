@@ -132,7 +132,7 @@ class Page:
             (
                 cell(name(i.name)),
                 cell(label(numbers.shape(i.shape))),
-                self.valued(i.value, standing(i)),
+                self.valued(i.value.astype(bool) if i.boolean else i.value, standing(i)),
             )
             for i in x.inputs.values()
         ]
@@ -248,7 +248,12 @@ class Page:
         # What is its own name, as ``argsort(x)`` may be, needs no line.
         pairs = ((text, *text.split(" = ", 1)) for text in dict.fromkeys((*numbered, *lines)))
         lines = [text for text, *sides in pairs if sides[0] != sides[-1] or len(sides) == 1]
-        known = [ranges_in(g.ranges, f"{g.text} {used}", sizes=self.is_short(g)) for g in found]
+        known = [
+            ranges_in(
+                g.ranges, used if self.is_short(g) else f"{g.text} {used}", sizes=self.is_short(g)
+            )
+            for g in found
+        ]
         merged = grouped(known)
         rows = [
             self.row(gradient, "" if merged is not None else grouped([bounds]) or "")
@@ -309,6 +314,7 @@ class Page:
         if not self.called:
             return text
         names = "|".join(map(re.escape, self.called))
+        text = re.sub(rf"(?<=\w\()({names})(?=\))", lambda m: self.said[m[1]], text)
         return re.sub(rf"(?<![\w.])({names})(?!\w)", lambda m: self.called[m[1]], text)
 
     def number(self, value: float) -> str:
@@ -330,12 +336,11 @@ class Page:
         if not row.named and row.text != row.node and row.text:
             return row.text
         shown = row.expression
-        places = iter(range(len(shown)))
 
         def text(found: re.Match[str]) -> str:
-            inner, place = self.rows.get(found[0]), next(places)
+            inner = self.rows.get(found[0])
             said = self.said.get(found[0], found[0])
-            loose = inner is not None and binds(inner.op) < binds(row.op) + bool(place)
+            loose = inner is not None and binds(inner.op) < binds(row.op) + bool(found.start())
             return f"({said})" if loose and said != found[0] and binds(row.op) < 5 else said
 
         return f"{node} = " + re.sub(r"(?<![\w.])t\d+(?!\w)", text, shown)

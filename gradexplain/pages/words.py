@@ -63,7 +63,7 @@ def quoted(row: ForwardRow) -> str:
 def standing(i: Input) -> str:
     """What sets an input apart from one that gets a gradient."""
     if i.integer:
-        return "integers, an index: it has no gradient"
+        return f"{'a mask' if i.boolean else 'integers, an index'}: it has no gradient"
     return "" if i.wanted else "a constant here: not in --wrt"
 
 

@@ -6,6 +6,7 @@ Where the closed form needs indices but the chain of the program's own values do
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from gradexplain.formula.printing import TextPrinter
 from gradexplain.formula.short import short
 from gradexplain.formula.sizes import Sizes, Unlettered
 from gradexplain.graph import Graph, Node, fact, labels_of, refs
+from gradexplain.numbers import one_line
 from gradexplain.ops.base import Shape
 from gradexplain.routes.chain import Sent
 from gradexplain.routes.names import own_texts, quoted
@@ -84,7 +86,25 @@ def said(run: Run) -> Said:
             done[node.id] = f"∂{_loss(run)}/∂{label} = {text}"
         wanted += _parts(formula)
     found.definitions = [done[id] for id in sorted(done, reverse=True)]
+    _without_aliases(found)
+    shown = " ".join([*found.gradients.values(), *found.definitions])
+    found.definitions += [
+        f"{node.label} = {one_line(node.value)}"
+        for node in run.graph.nodes
+        if node.value is not None and not node.is_literal and node.op is None
+        if re.search(rf"(?<!\w){re.escape(node.label)}(?!\w)", shown)
+    ]
     return found
+
+
+def _without_aliases(found: Said) -> None:
+    """``∂L/∂h = ∂L/∂o`` is no line of its own: what is called h there is o."""
+    sides = dict(text.split(" = ", 1) for text in found.definitions)
+    for left, right in sides.items():
+        if right in sides:
+            found.definitions.remove(f"{left} = {right}")
+            found.definitions = [text.replace(left, right) for text in found.definitions]
+            found.gradients = {n: text.replace(left, right) for n, text in found.gradients.items()}
 
 
 def _said(run: Run, formula: Any, frame: tuple[Any, ...], names: Mapping[str, str]) -> str | None:
