@@ -7,9 +7,10 @@ neighbours.  The drawings in characters and in SVG share it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import floor
+from operator import itemgetter
 
 from gradexplain.document.model import Graph
 
@@ -66,18 +67,18 @@ def _order(layers: list[list[Item]]) -> None:
         forward = sweep % 2 == 0
         for level in layers[1:] if forward else layers[-2::-1]:
             places = {id(item): place for near in layers for place, item in enumerate(near)}
-
-            def mean(item: Item, places: dict[int, int] = places, forward: bool = forward) -> float:
-                near = item.before if forward else item.after
-                if not near:
-                    return places[id(item)]
-                return sum(places[id(other)] for other in near) / len(near)
-
-            level.sort(key=mean)
+            near = [(item.before if forward else item.after) or [item] for item in level]
+            wanted = [_mean([places[id(other)] for other in found]) for found in near]
+            ordered = sorted(zip(wanted, level, strict=True), key=itemgetter(0))
+            level[:] = [item for _, item in ordered]
         found = _crossings(layers)
         if found < fewest:
             best, fewest = [list(level) for level in layers], found
     layers[:] = best
+
+
+def _mean(numbers: Sequence[int]) -> float:
+    return sum(numbers) / len(numbers)
 
 
 def _crossings(layers: Sequence[Sequence[Item]]) -> int:
@@ -98,10 +99,15 @@ def _rows(layers: list[list[Item]]) -> None:
     input beside the first of what is made from it, so that lines need not cross."""
     for row, item in enumerate(layers[0]):
         item.row = row
-    for middle, levels in ((floor, layers[1:]), (min, layers[:1]), (round, layers[1:])):
-        for level in levels:
-            taken = -1
-            for item in level:
-                near = [o.row for o in (item.after if middle is min else item.before)] or [0]
-                wanted = min(near) if middle is min else middle(sum(near) / len(near))
-                item.row = taken = max(wanted, taken + 1)
+    middles: tuple[Callable[[float], int], ...] = (floor, round)
+    for middle in middles:
+        for level in layers[1:]:
+            _set(level, [middle(_mean([o.row for o in item.before])) for item in level])
+        if middle is floor:
+            _set(layers[0], [min((o.row for o in item.after), default=0) for item in layers[0]])
+
+
+def _set(level: list[Item], wanted: Sequence[int]) -> None:
+    taken = -1
+    for item, row in zip(level, wanted, strict=True):
+        item.row = taken = max(row, taken + 1)

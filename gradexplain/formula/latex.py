@@ -63,9 +63,12 @@ class LatexPrinter(TextPrinter):
         return rf"{word}\left({', '.join(arguments)}\right)"
 
     paren, bracket = r"\left({}\right)".format, r"\left[{}\right]".format
-    root, kronecker = r"\sqrt{{{}}}".format, r"\delta_{{{},{}}}".format
+    kronecker = r"\delta_{{{},{}}}".format
     floored = r"\left\lfloor \frac{{{}}}{{{}}} \right\rfloor".format
     modulo = r"{} \bmod {}".format
+
+    def root(self, inside: str) -> str:
+        return rf"\sqrt{{{inside}}}"
 
     def big(self, sign: str, under: str, body: str) -> str:
         return rf"{sign}_{{{under}}} {body}"

@@ -112,7 +112,10 @@ class TextPrinter:
     def call(self, name: str, arguments: Sequence[str]) -> str:
         return f"{name}({', '.join(arguments)})"
 
-    paren, root, bracket = "({})".format, "sqrt({})".format, "[{}]".format
+    def root(self, inside: str) -> str:
+        return self.call("sqrt", [inside])
+
+    paren, bracket = "({})".format, "[{}]".format
     kronecker, floored, modulo = "δ({},{})".format, "⌊{}/{}⌋".format, "{} mod {}".format
 
     def big(self, sign: str, under: str, body: str) -> str:

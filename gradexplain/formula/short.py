@@ -54,9 +54,6 @@ class _Bare(TextPrinter):
             name, [a[1:-1] if a in quoted and a[0] == "(" else a for a in arguments]
         )
 
-    def root(self, inside: str) -> str:
-        return self.call("sqrt", [inside])
-
     def _add(self, e: Any) -> str:
         """A sum; a product that is a name of its own needs no parentheses there."""
         return self._loose(super()._add(e), "[+−]", " [-+] ")
@@ -69,7 +66,7 @@ class _Bare(TextPrinter):
         for name in self._names.values():
             if name[0] == "(" and name in shown and not re.search(but, name):
                 ends = rf"(^| {signs} ){re.escape(name)}(?= {signs} |$)"
-                shown = re.sub(ends, lambda m, name=name: m[1] + name[1:-1], shown)
+                shown = re.sub(ends, r"\1" + name[1:-1].replace("\\", r"\\"), shown)
         return shown
 
     def _show(self, e: Any) -> tuple[str, int]:

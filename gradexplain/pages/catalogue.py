@@ -6,18 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from gradexplain.catalogue import Catalogue, Entry
-from gradexplain.document.model import (
-    Block,
-    Document,
-    Heading,
-    Paragraph,
-    Span,
-    Table,
-    cell,
-    label,
-    line,
-    math,
-)
+from gradexplain.document import model as doc
 
 
 def by_family(entries: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:
@@ -25,27 +14,32 @@ def by_family(entries: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:
     return [(family, list(group)) for family, group in groupby(entries, key=lambda e: e.family)]
 
 
-def page(found: Catalogue) -> Document:
+def page(found: Catalogue) -> doc.Document:
     """Every entry with its formula and derivatives, by family."""
-    blocks: list[Block] = []
+    blocks: list[doc.Block] = []
     for family, group in by_family(found.operations):
         blocks.append(
-            Heading(family.capitalize(), f"{len(group)} operation{'s' * (len(group) != 1)}")
+            doc.Heading(family.capitalize(), f"{len(group)} operation{'s' * (len(group) != 1)}")
         )
         for entry in group:
-            blocks += [Paragraph(()), Paragraph(line(Span(entry.signature, "name", "code")))]
+            blocks += [
+                doc.Paragraph(()),
+                doc.Paragraph(doc.line(doc.Span(entry.signature, "name", "code"))),
+            ]
             others = [s for s in entry.spellings if s != entry.name]
             rows = [
-                ("spelled", Span(", ".join(others))),
-                ("element", math(entry.formula)),
-                *(("slope", math(slope)) for _, slope in entry.derivatives),
-                *(("where", math(part)) for part in entry.where),
-                ("made of", Span(", ".join(entry.made_of))),
-                ("kink", Span(entry.kink)),
+                ("spelled", doc.Span(", ".join(others))),
+                ("element", doc.math(entry.formula)),
+                *(("slope", doc.math(slope)) for _, slope in entry.derivatives),
+                *(("where", doc.math(part)) for part in entry.where),
+                ("made of", doc.Span(", ".join(entry.made_of))),
+                ("kink", doc.Span(entry.kink)),
             ]
-            shown = tuple((cell(label(said)), cell(value)) for said, value in rows if value.text)
-            blocks.append(Table(shown, indent=4))
-    return Document("The operations", tuple(blocks))
+            shown = tuple(
+                (doc.cell(doc.label(said)), doc.cell(value)) for said, value in rows if value.text
+            )
+            blocks.append(doc.Table(shown, indent=4))
+    return doc.Document("The operations", tuple(blocks))
 
 
 def markdown(entries: Sequence[Entry]) -> str:

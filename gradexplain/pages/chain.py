@@ -10,23 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradexplain import numbers
-from gradexplain.document.model import (
-    Block,
-    Cell,
-    Fold,
-    Formula,
-    Heading,
-    Line,
-    Paragraph,
-    Span,
-    Table,
-    Tensor,
-    cell,
-    label,
-    line,
-    math,
-    name,
-)
+from gradexplain.document import model as doc
 from gradexplain.explanation import Array, Step
 from gradexplain.pages.words import grouped, ranges_in, spot_of, unwrapped
 
@@ -40,26 +24,26 @@ _STEP = 9
 _FEW = 8
 
 
-def chain(made: Page) -> Iterable[Block]:
+def chain(made: Page) -> Iterable[doc.Block]:
     x, g = made.x, made.arriving
     if not x.steps:
         return
-    yield Heading(
+    yield doc.Heading(
         "Chain rule",
         f"from {x.output.name} back; {g} is what arrives at an operation (PyTorch's grad_output)",
     )
     rows = tuple(_rows(made, g))
-    yield Table(rows)
+    yield doc.Table(rows)
     used = " ".join(step.short for step in x.steps)
     sizes = [ranges_in(gradient.ranges, used, sizes=True) for gradient in x.gradients.values()]
     if known := grouped(sizes):
-        yield Paragraph(line(label(known)), indent=4)
+        yield doc.Paragraph(doc.line(doc.label(known)), indent=4)
     yield from products(made, g)
     if made.options.full:
         yield from _everything(made)
 
 
-def _rows(made: Page, g: str) -> Iterable[tuple[Cell, ...]]:
+def _rows(made: Page, g: str) -> Iterable[tuple[doc.Cell, ...]]:
     x = made.x
     for node, group in groupby(x.steps, key=lambda step: step.node):
         steps = list(group)
@@ -68,41 +52,45 @@ def _rows(made: Page, g: str) -> Iterable[tuple[Cell, ...]]:
         passing = [s for s in steps if s.short == g and s.contribution.shape == s.upstream.shape]
         if len(passing) == len(steps) > 1 and all(s.total is None for s in steps) and not stops:
             to = ", ".join(made.said.get(s.input, s.input) for s in steps)
-            on = label(" on to both" if len(steps) == 2 else " on to all")
-            passes = line(label("passes "), Span(g, "flow", "math"), on)
-            yield cell(math(shown)), cell(line(label("to "), name(to))), cell(passes)
+            on = doc.label(" on to both" if len(steps) == 2 else " on to all")
+            passes = doc.line(doc.label("passes "), doc.Span(g, "flow", "math"), on)
+            yield (
+                doc.cell(doc.math(shown)),
+                doc.cell(doc.line(doc.label("to "), doc.name(to))),
+                doc.cell(passes),
+            )
         else:
             for place, step in enumerate(steps):
                 yield _row(made, step, "" if place else shown, g)
         for stop in stops:
-            target = name(made.said.get(stop.input, stop.input))
-            reason = label(f"stops here: {made.renamed(stop.reason)}")
-            yield cell(), cell(line(label("to "), target)), cell(reason)
+            target = doc.name(made.said.get(stop.input, stop.input))
+            reason = doc.label(f"stops here: {made.renamed(stop.reason)}")
+            yield doc.cell(), doc.cell(doc.line(doc.label("to "), target)), doc.cell(reason)
 
 
-def _row(made: Page, step: Step, shown: str, g: str) -> tuple[Cell, ...]:
+def _row(made: Page, step: Step, shown: str, g: str) -> tuple[doc.Cell, ...]:
     """One contribution: what it is by, its formula with one element's numbers, its value."""
     target = made.said.get(step.input, step.input)
-    parts: list[Line | Tensor] = []
+    parts: list[doc.Line | doc.Tensor] = []
     if said := in_words(step, g):
-        parts.append(line(label(said)))
+        parts.append(doc.line(doc.label(said)))
     else:
         worked = work(step)
         rule = made.renamed(step.short or step.contribution_rule)
-        parts.append(line(math(rule), label(f"    {worked}" if worked else "")))
+        parts.append(doc.line(doc.math(rule), doc.label(f"    {worked}" if worked else "")))
         known = step.total is None and made.is_answer(step.input, step.contribution)
         if not known and _fits(made, step.contribution):
-            parts.append(Tensor(step.contribution))
+            parts.append(doc.Tensor(step.contribution))
     if step.total is not None:
         many = f"the {step.uses} contributions to {target}"
         if step.input in made.x.inputs:
-            parts.append(line(label(f"{many} add up to "), name(f"{step.input}.grad")))
+            parts.append(doc.line(doc.label(f"{many} add up to "), doc.name(f"{step.input}.grad")))
         elif _fits(made, step.total):
-            parts.append(Tensor(step.total, f"the sum of {many}"))
+            parts.append(doc.Tensor(step.total, f"the sum of {many}"))
         else:
-            parts.append(line(label(f"{many} add up")))
-    head = cell(math(shown)) if shown else cell()
-    return head, cell(line(label("to "), name(target))), tuple(parts)
+            parts.append(doc.line(doc.label(f"{many} add up")))
+    head = doc.cell(doc.math(shown)) if shown else doc.cell()
+    return head, doc.cell(doc.line(doc.label("to "), doc.name(target))), tuple(parts)
 
 
 def _fits(made: Page, value: Array) -> bool:
@@ -136,35 +124,32 @@ def work(step: Step) -> str:
 # -- the product of a chain ------------------------------------------------------------------------
 
 
-def products(made: Page, g: str) -> Iterable[Block]:
+def products(made: Page, g: str) -> Iterable[doc.Block]:
     """``∂y/∂x = 2·(x + 2) · 3 · 1/N`` for each input whose gradient comes along one chain of
     operations that are taken element by element: a factor for each, the innermost first."""
     x = made.x
-    rows: list[tuple[Cell, ...]] = []
+    shown: list[str] = []
     after: dict[str, list[Step]] = {}
     for step in x.steps:
         after.setdefault(step.input, []).append(step)
     for gradient in x.gradients.values():
         way = _way(after, gradient.name, x.output.name)
-        if matrices := _matrices(made, way, g):
-            rows.append((cell(math(f"∂{x.output.name}/∂{gradient.name} = {matrices}")), ()))
-            continue
-        factors = [factor(step.short, g) for step in way]
-        telling = [_held(made.renamed(f)) for f in factors if f not in ("1", None)]
-        merged = made.without_v(gradient)
-        if None in factors or len(telling) < 2 or "[" in merged:
-            continue
-        product = " · ".join(telling)
-        text = f"∂{x.output.name}/∂{gradient.name} = {product}"
-        text += f" = {merged}" if merged else ""
-        rows.append((cell(math(text)), cell(label(_worked(made, way)))))
-    if rows:
-        yield Paragraph(())
-        shown = " ".join(str(span) for row in rows for line in row[0] for span in line)
-        order = "the last operation's first" if " @ " in shown else "the first operation's first"
-        diagonal = ": the diagonal of J" if x.output.shape and " @ " not in shown else ""
-        yield Paragraph(line(f"The local derivatives of a chain multiplied, {order}{diagonal}"))
-        yield Table(tuple(rows), indent=4, stacked=True)
+        product = _matrices(made, way, g) or _elementwise(made, way, g, made.without_v(gradient))
+        shown += [f"∂{x.output.name}/∂{gradient.name} = {product}"] * bool(product)
+    if shown:
+        yield doc.Paragraph(())
+        order = "first operation's first" + ": the diagonal of J" * bool(x.output.shape)
+        order = "last operation's first" if any(" @ " in text for text in shown) else order
+        yield doc.Paragraph(doc.line(f"The local derivatives of a chain multiplied, the {order}"))
+        yield doc.Table(tuple((doc.cell(doc.math(text)),) for text in shown), indent=4)
+
+
+def _elementwise(made: Page, way: list[Step], g: str, merged: str) -> str:
+    factors = [factor(step.short, g) for step in way]
+    telling = [_held(made.renamed(f)) for f in factors if f not in ("1", None)]
+    if None in factors or len(telling) < 2 or re.search(r"\w\[", merged):
+        return ""
+    return " · ".join(telling) + (f" = {merged}" if merged else "")
 
 
 def _matrices(made: Page, way: list[Step], g: str) -> str:
@@ -228,59 +213,28 @@ def factor(short: str, g: str) -> str | None:
     return (f"{before}1" if before in ("", "−") else before) + after
 
 
-def _worked(made: Page, way: list[Step]) -> str:
-    """The product with one element's numbers: each factor is what a step sent over what arrived."""
-    found = made.x.element
-    if found is None or found.input != way[0].input:
-        return ""
-    index = found.index
-    factors = []
-    for step in way:
-        up, sent = step.upstream, step.contribution
-        if sent.shape != index_shape(sent, index):
-            return ""
-        there = index if up.shape == sent.shape else () if up.ndim == 0 else None
-        if there is None or up[there] == 0 or not np.isfinite(sent[index]):
-            return ""
-        factors.append(float(sent[index] / up[there]))
-        index = there
-    shown = [made.number(f) for f in factors if made.number(f) != "1"]
-    if len(shown) < 2:
-        return ""
-    total = made.number(float(np.prod(factors)))
-    spot = spot_of(way[0].input, found.index)
-    worked = "·".join(f"({f})" if f.startswith("−") else f for f in shown)
-    return f"{worked} = {total} at {spot}"
-
-
-def index_shape(values: Array, index: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of ``values`` where ``index`` is a place in it."""
-    fits = len(index) == values.ndim and all(
-        i < n for i, n in zip(index, values.shape, strict=True)
-    )
-    return values.shape if fits else (-1,)
-
-
 # -- everything ------------------------------------------------------------------------------------
 
 
-def _everything(made: Page) -> Iterable[Block]:
+def _everything(made: Page) -> Iterable[doc.Block]:
     """What ``--full`` adds: the values of every operation, every local derivative."""
     x = made.x
-    yield Heading("Forward", "each operation and its value")
-    yield Table(
+    yield doc.Heading("Forward", "each operation and its value")
+    yield doc.Table(
         tuple(
             (
-                cell(math(f"{row.node} = {row.expression}")),
-                cell(label(numbers.shape(row.shape))),
-                (Tensor(row.value),),
+                doc.cell(doc.math(f"{row.node} = {row.expression}")),
+                doc.cell(doc.label(numbers.shape(row.shape))),
+                (doc.Tensor(row.value),),
             )
             for row in x.forward
         )
     )
-    yield Heading("Local derivatives", "of each operation by what it is made from")
+    yield doc.Heading("Local derivatives", "of each operation by what it is made from")
     for step in x.steps:
         if step.rule:
-            yield Paragraph(line(math(step.rule)))
+            yield doc.Paragraph(doc.line(doc.math(step.rule)))
     for gradient in x.gradients.values():
-        yield Fold("index notation", (Formula(gradient.text, gradient.ranges, gradient.where),))
+        yield doc.Fold(
+            "index notation", (doc.Formula(gradient.text, gradient.ranges, gradient.where),)
+        )

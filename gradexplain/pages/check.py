@@ -7,23 +7,7 @@ from collections.abc import Iterable
 from gradexplain import numbers
 from gradexplain.checking.codes import codes, title
 from gradexplain.checking.report import CheckReport, DtypeReport, Entry, InputReport, Patch
-from gradexplain.document.model import (
-    Block,
-    Cell,
-    Document,
-    Heading,
-    Notes,
-    Paragraph,
-    Program,
-    Span,
-    Table,
-    cell,
-    code,
-    label,
-    line,
-    math,
-    name,
-)
+from gradexplain.document import model as doc
 from gradexplain.pages.options import Options
 from gradexplain.pages.words import elements, listed, spot_of
 
@@ -40,34 +24,36 @@ _LEGEND = {
 }  # fmt: skip
 
 
-def page(report: CheckReport, options: Options | None = None) -> Document:
+def page(report: CheckReport, options: Options | None = None) -> doc.Document:
     """The whole page; in full, right entries are listed too."""
     options = options or Options()
-    return Document(f"check of {report.subject.splitlines()[-1]}", tuple(_blocks(report, options)))
+    return doc.Document(
+        f"check of {report.subject.splitlines()[-1]}", tuple(_blocks(report, options))
+    )
 
 
-def _blocks(report: CheckReport, options: Options) -> Iterable[Block]:
-    yield Heading("Question", "is the backward right?")
-    yield Program(tuple(report.subject.splitlines()))
+def _blocks(report: CheckReport, options: Options) -> Iterable[doc.Block]:
+    yield doc.Heading("Question", "is the backward right?")
+    yield doc.Program(tuple(report.subject.splitlines()))
     for found in report.inputs.values():
         if found.text:
-            claimed = name(f"{found.name}.grad"), math(f" = {found.text}")
-            yield Paragraph(line(label("claim  "), *claimed))
-    yield Heading("Verdict")
+            claimed = doc.name(f"{found.name}.grad"), doc.math(f" = {found.text}")
+            yield doc.Paragraph(doc.line(doc.label("claim  "), *claimed))
+    yield doc.Heading("Verdict")
     yield from _verdict(report)
     for found in report.inputs.values():
         if found.verdict != "right" or options.full or report.right:
             yield from _evidence(report, found, options)
-    yield Heading("Tried at", f"against {report.reference}")
-    yield Table(
+    yield doc.Heading("Tried at", f"against {report.reference}")
+    yield doc.Table(
         tuple(
             (
-                cell(point.what),
-                cell(label(_shapes(point.shapes))),
-                cell(
-                    Span(f"wrong: {', '.join(point.wrong)}", "bad")
+                doc.cell(point.what),
+                doc.cell(doc.label(_shapes(point.shapes))),
+                doc.cell(
+                    doc.Span(f"wrong: {', '.join(point.wrong)}", "bad")
                     if point.wrong
-                    else Span("right", "good")
+                    else doc.Span("right", "good")
                 ),
             )
             for point in report.points
@@ -75,11 +61,11 @@ def _blocks(report: CheckReport, options: Options) -> Iterable[Block]:
     )
     yield from _dtypes(report)
     if report.notes:
-        yield Heading("Notes")
-        yield Notes(tuple(line(note) for note in report.notes))
+        yield doc.Heading("Notes")
+        yield doc.Notes(tuple(doc.line(note) for note in report.notes))
 
 
-def _verdict(report: CheckReport) -> Iterable[Block]:
+def _verdict(report: CheckReport) -> Iterable[doc.Block]:
     if report.right:
         closed = report.reference == "closed form"
         against = "the closed form" if closed else "autograd of the forward"
@@ -88,79 +74,89 @@ def _verdict(report: CheckReport) -> Iterable[Block]:
         twice = ", and can be differentiated again" if report.order == 2 else ""
         said += f"{_count(len(report.points), 'point')} ({report.dtype}){twice}."
         held = f"right when {report.condition}: " if report.condition else "right: "
-        yield Paragraph(line(Span(held, "good"), said))
+        yield doc.Paragraph(doc.line(doc.Span(held, "good"), said))
         return
     for one in report.dtypes:
         if one.verdict == "wrong":
             off, allowed = (numbers.number(n or 0.0, 2) for n in (one.error, one.bound))
             said = f"{_what(one)} is off by {off} where rounding allows {allowed}."
-            yield Paragraph(line(Span(f"WRONG in {one.dtype}: ", "bad"), said))
+            yield doc.Paragraph(doc.line(doc.Span(f"WRONG in {one.dtype}: ", "bad"), said))
         elif one.verdict == "cannot tell":
             why = one.said or "rounding allows more than there is: zeros would pass too"
             said = f"{_what(one)}: {why}."
-            yield Paragraph(line(Span(f"cannot tell in {one.dtype}: ", "doubt"), said))
+            yield doc.Paragraph(doc.line(doc.Span(f"cannot tell in {one.dtype}: ", "doubt"), said))
     for found in report.inputs.values():
         if found.verdict == "cannot tell":
             said = f"rounding to {report.dtype} allows more than the gradient by {found.name} is: "
             said += "zeros would pass too. Give other values, or another dtype."
-            yield Paragraph(line(Span("cannot tell: ", "doubt"), said))
+            yield doc.Paragraph(doc.line(doc.Span("cannot tell: ", "doubt"), said))
         elif found.verdict == "wrong" and found.fault is None:  # time was over before
-            yield Paragraph(line(Span("WRONG: ", "bad"), f"the gradient by {found.name}."))
+            yield doc.Paragraph(
+                doc.line(doc.Span("WRONG: ", "bad"), f"the gradient by {found.name}.")
+            )
         elif found.fault is None:
-            yield Paragraph(line(Span("right: ", "good"), f"the gradient by {found.name}."))
+            yield doc.Paragraph(
+                doc.line(doc.Span("right: ", "good"), f"the gradient by {found.name}.")
+            )
         else:
-            yield Paragraph(line(Span("WRONG: ", "bad"), f"{found.fault.sentence}."))
+            yield doc.Paragraph(doc.line(doc.Span("WRONG: ", "bad"), f"{found.fault.sentence}."))
 
 
-def _evidence(report: CheckReport, found: InputReport, options: Options) -> Iterable[Block]:
+def _evidence(report: CheckReport, found: InputReport, options: Options) -> Iterable[doc.Block]:
     fault = found.fault
     kind = "" if fault is None else f"{codes(fault.code)} {fault.code}: {title(fault.code)}"
-    yield Heading(found.name, kind)
+    yield doc.Heading(found.name, kind)
     word, colon, text = found.difference.partition(": ")
-    rows = [("right", math(found.right)), ("claimed", math(found.claimed))]
-    rows.append((word + colon.strip(), math(text)) if text else ("apart", Span(found.difference)))
-    rows += [("" if place else "where", math(where)) for place, where in enumerate(found.where)]
+    rows = [("right", doc.math(found.right)), ("claimed", doc.math(found.claimed))]
+    rows.append(
+        (word + colon.strip(), doc.math(text)) if text else ("apart", doc.Span(found.difference))
+    )
+    rows += [("" if place else "where", doc.math(where)) for place, where in enumerate(found.where)]
     yield from _rows(rows)
     for patch in found.patch:
         yield from _place(patch)
-    rows = [("hint", Span(found.hint)), ("remedy", code(fault.remedy if fault else ""))]
-    yield from _rows([*rows, ("PyTorch", code(found.line))])
+    rows = [("hint", doc.Span(found.hint)), ("remedy", doc.code(fault.remedy if fault else ""))]
+    yield from _rows([*rows, ("PyTorch", doc.code(found.line))])
     if found.entries and (found.wrong or options.full):
         yield from _entries(report, found, options)
 
 
-def _rows(rows: list[tuple[str, Span]]) -> Iterable[Block]:
+def _rows(rows: list[tuple[str, doc.Span]]) -> Iterable[doc.Block]:
     """What there is, each with its name before it."""
-    shown = tuple((cell(label(f"{said:<8}")), cell(value)) for said, value in rows if value.text)
+    shown = tuple(
+        (doc.cell(doc.label(f"{said:<8}")), doc.cell(value)) for said, value in rows if value.text
+    )
     if shown:
-        yield Table(shown)
+        yield doc.Table(shown)
 
 
-def _place(patch: Patch) -> Iterable[Block]:
+def _place(patch: Patch) -> Iterable[doc.Block]:
     """The user's own line with a caret under what the remedy changes."""
     old = patch.old.splitlines()[0]
     indent = len(old) - len(old.lstrip())
     wide = max(1, min(patch.width, len(old.rstrip()) - patch.column))
-    yield Paragraph(line(label(f"line {patch.line}")))
-    yield Program((old.strip(), " " * (patch.column - indent) + "^" * wide), indent=4)
+    yield doc.Paragraph(doc.line(doc.label(f"line {patch.line}")))
+    yield doc.Program((old.strip(), " " * (patch.column - indent) + "^" * wide), indent=4)
 
 
-def _entries(report: CheckReport, found: InputReport, options: Options) -> Iterable[Block]:
+def _entries(report: CheckReport, found: InputReport, options: Options) -> Iterable[doc.Block]:
     point = report.points[found.point]
     many = f"{_count(found.wrong, 'entry', 'entries')} of {found.total} wrong"
-    yield Paragraph(())
-    yield Paragraph(
-        line(
+    yield doc.Paragraph(())
+    yield doc.Paragraph(
+        doc.line(
             f"J by {found.name} at {point.what}, {_shapes(point.shapes)}: ",
-            Span(many, "bad") if found.wrong else Span(f"all {found.total} entries right", "good"),
+            doc.Span(many, "bad")
+            if found.wrong
+            else doc.Span(f"all {found.total} entries right", "good"),
         )
     )
     wrong = [e for e in found.entries if e.kind != "right"]
     shown = found.entries if options.full else wrong[:_LISTED]
-    yield Table(tuple(_entry(report, found, e, options.precision) for e in shown), indent=4)
+    yield doc.Table(tuple(_entry(report, found, e, options.precision) for e in shown), indent=4)
     if len(wrong) > len(shown):
         more = f"… and {found.wrong - len(shown)} more (--all lists them)"
-        yield Paragraph(line(label(more)), indent=4)
+        yield doc.Paragraph(doc.line(doc.label(more)), indent=4)
     picture = found.picture
     if picture and len(picture[0]) <= _COLUMNS and len(picture) <= _ROWS:
         yield from _picture(report, found, elements(report.output, point.out_shape), options)
@@ -168,7 +164,7 @@ def _entries(report: CheckReport, found: InputReport, options: Options) -> Itera
 
 def _picture(
     report: CheckReport, found: InputReport, labels: list[str], options: Options
-) -> Iterable[Block]:
+) -> Iterable[doc.Block]:
     """A character for each entry of J, without the rows that are right."""
     rows = [
         (element, row) for element, row in zip(labels, found.picture, strict=True)
@@ -177,37 +173,37 @@ def _picture(
     left = len(labels) - len(rows)
     kept = f" (the {left} right rows are left out)" if left else ""
     said = f"a row for each element of {report.output}, a column for each of {found.name}{kept}:"
-    yield Paragraph(())
-    yield Paragraph(line(label(said)), indent=4)
+    yield doc.Paragraph(())
+    yield doc.Paragraph(doc.line(doc.label(said)), indent=4)
     wide = max((len(element) for element, _ in rows), default=0)
     gap = " " if 2 * len(found.picture[0]) <= _COLUMNS else ""
-    yield Program(tuple(f"{e:<{wide}}  {gap.join(row)}" for e, row in rows), indent=4)
+    yield doc.Program(tuple(f"{e:<{wide}}  {gap.join(row)}" for e, row in rows), indent=4)
     used = {mark for _, row in rows for mark in row}
     legend = "   ".join(text for mark, text in _LEGEND.items() if mark in used)
-    yield Paragraph(line(label(legend)), indent=4)
+    yield doc.Paragraph(doc.line(doc.label(legend)), indent=4)
 
 
 def _entry(
     report: CheckReport, found: InputReport, entry: Entry, precision: int
-) -> tuple[Cell, ...]:
+) -> tuple[doc.Cell, ...]:
     right, claimed = numbers.distinct(entry.right, entry.claimed, precision)
     if entry.kind == "right":
         right = claimed = numbers.number(entry.right, precision)
     place = f"∂{spot_of(report.output, entry.output)}/∂{spot_of(found.name, entry.input)}"
     role = "" if entry.kind == "right" else "bad"
     return (
-        cell(Span(place, role, "math")),  # type: ignore[arg-type]
-        cell(f"right {right}"),
-        cell(f"claimed {claimed}"),
-        cell(label(_MARKS[entry.kind])),
+        doc.cell(doc.Span(place, role, "math")),  # type: ignore[arg-type]
+        doc.cell(f"right {right}"),
+        doc.cell(f"claimed {claimed}"),
+        doc.cell(doc.label(_MARKS[entry.kind])),
     )
 
 
-def _dtypes(report: CheckReport) -> Iterable[Block]:
+def _dtypes(report: CheckReport) -> Iterable[doc.Block]:
     if not report.dtypes:
         return
-    yield Heading("In each dtype", "at the first point, rounded to it")
-    rows: list[tuple[Cell, ...]] = []
+    yield doc.Heading("In each dtype", "at the first point, rounded to it")
+    rows: list[tuple[doc.Cell, ...]] = []
     for one in report.dtypes:
         said = [one.said]
         if one.error is not None and one.bound is not None and one.margin is not None:
@@ -216,12 +212,12 @@ def _dtypes(report: CheckReport) -> Iterable[Block]:
                 f"rounding allows {numbers.number(one.bound, 2)}",
                 f"zeros: {numbers.number(one.margin, 2)} bounds off",
             ]
-        verdict = Span(one.verdict, "good" if one.verdict == "right" else "bad")
-        rows.append((cell(verdict), *map(cell, (one.dtype, _what(one), *said))))
-    yield Table(tuple(rows))
+        verdict = doc.Span(one.verdict, "good" if one.verdict == "right" else "bad")
+        rows.append((doc.cell(verdict), *map(doc.cell, (one.dtype, _what(one), *said))))
+    yield doc.Table(tuple(rows))
     for one in report.dtypes:
         if one.said and one.error is not None:
-            yield Paragraph(line(f"{one.dtype}: {_what(one)} is {one.said}."))
+            yield doc.Paragraph(doc.line(f"{one.dtype}: {_what(one)} is {one.said}."))
 
 
 def _what(one: DtypeReport) -> str:

@@ -6,19 +6,7 @@ from collections.abc import Iterable
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from gradexplain.document.model import (
-    Block,
-    Formula,
-    Heading,
-    Paragraph,
-    Span,
-    Table,
-    Tensor,
-    cell,
-    label,
-    line,
-    math,
-)
+from gradexplain.document import model as doc
 from gradexplain.explanation import Element
 from gradexplain.pages.verdict import verdict
 from gradexplain.pages.words import letters_for, signed, spot_of
@@ -27,7 +15,7 @@ if TYPE_CHECKING:
     from gradexplain.pages.run import Page
 
 
-def element(made: Page) -> Iterable[Block]:
+def element(made: Page) -> Iterable[doc.Block]:
     found = made.x.element
     if found is None or not all(isfinite(path.value) for path in found.paths):
         return  # what is infinite on one way does not add up to what the formula gives
@@ -35,11 +23,11 @@ def element(made: Page) -> Iterable[Block]:
     if not lines:
         return
     spot = spot_of(f"{found.input}.grad", found.index)
-    yield Heading("One element", f"{spot} is a sum")
+    yield doc.Heading("One element", f"{spot} is a sum")
     yield from lines
 
 
-def sums(made: Page, found: Element) -> Iterable[Block]:
+def sums(made: Page, found: Element) -> Iterable[doc.Block]:
     v, y = made.x.grad.name, made.x.output.name
     spot = spot_of(f"{found.input}.grad", found.index)
     below = spot_of(found.input, found.index)
@@ -53,53 +41,64 @@ def sums(made: Page, found: Element) -> Iterable[Block]:
         worked = " + ".join(
             f"{signed(made.number(e.v))}·{signed(made.number(e.slope))}" for e in shown
         )
-        yield Formula(
+        yield doc.Formula(
             f"{spot} = Σ_{under} {v}[{index}]·∂{y}[{index}]/∂{below} = {worked}{more} = {total}"
         )
         if found.asked:
             rows = [
                 (
-                    cell(math(spot_of(y, e.output))),
-                    cell(math(f"∂{spot_of(y, e.output)}/∂{below} = {made.number(e.slope)}")),
-                    cell(math(f"{spot_of(v, e.output)} = {made.number(e.v)}")),
-                    cell(math(f"{made.number(e.v * e.slope)}")),
+                    doc.cell(doc.math(spot_of(y, e.output))),
+                    doc.cell(
+                        doc.math(f"∂{spot_of(y, e.output)}/∂{below} = {made.number(e.slope)}")
+                    ),
+                    doc.cell(doc.math(f"{spot_of(v, e.output)} = {made.number(e.v)}")),
+                    doc.cell(doc.math(f"{made.number(e.v * e.slope)}")),
                 )
                 for e in found.entries
             ]
-            yield Table(tuple(rows), indent=4)
+            yield doc.Table(tuple(rows), indent=4)
     if len(found.paths) > 1 or (found.asked and found.paths):
-        sides: list[str | Span] = [math(spot), " ="]
-        for place, path in enumerate(found.paths):
-            sides += [" +" * bool(place) + f" (via {via(found, path.through)}) "]
-            sides.append(math(signed(made.number(path.value))))
+        sides: list[str | doc.Span] = [doc.math(spot), " ="]
+        for place, (way, value) in enumerate(ways(found).items()):
+            sides += [" +" * bool(place) + f" (via {way}) "]
+            sides.append(doc.math(signed(made.number(value))))
         if len(found.paths) > 1:
-            sides += [" = ", math(total)]
-        yield Paragraph(line(*sides), hang=4)
+            sides += [" = ", doc.math(total)]
+        yield doc.Paragraph(doc.line(*sides), hang=4)
         if found.asked:
             for path in found.paths:
                 way = " → ".join([found.input, *path.through])
-                yield Paragraph(
-                    line(math(way), label(f"  contributes {made.number(path.value)}")), indent=4
+                yield doc.Paragraph(
+                    doc.line(doc.math(way), doc.label(f"  contributes {made.number(path.value)}")),
+                    indent=4,
                 )
 
 
-def via(found: Element, through: tuple[str, ...]) -> str:
-    """What tells one path from the others: where it leaves them."""
-    others = [p.through for p in found.paths if p.through != through]
-    return next(
-        (step for step in through if all(step != other[0] for other in others)),
-        through[0],
-    )
+def ways(found: Element) -> dict[str, float]:
+    """What comes along each path, by where it leaves the others; by the first step, where paths that
+    part and meet again and again cannot be told by one."""
+    names = []
+    for path in found.paths:
+        others = [p.through[0] for p in found.paths if p.through != path.through]
+        names.append(next((step for step in path.through if step not in others), path.through[0]))
+    if len(set(names)) < len(names):
+        names = [path.through[0] for path in found.paths]
+    values = dict.fromkeys(names, 0.0)
+    for way, path in zip(names, found.paths, strict=True):
+        values[way] += path.value
+    return values
 
 
-def entry(made: Page) -> Iterable[Block]:
+def entry(made: Page) -> Iterable[doc.Block]:
     """What is left to say of an element that was asked for: the whole gradient, the verdict."""
     found = made.x.element
     if found is None:
         return
     gradient = made.x.gradients[found.input]
     left, right = made.formula(gradient)
-    yield Heading("The whole")
-    yield Formula(f"{left} = {right}")
-    yield Table(((cell(label("value")), (Tensor(gradient.value, of=found.input),)),), indent=4)
+    yield doc.Heading("The whole")
+    yield doc.Formula(f"{left} = {right}")
+    yield doc.Table(
+        ((doc.cell(doc.label("value")), (doc.Tensor(gradient.value, of=found.input),)),), indent=4
+    )
     yield from verdict(made.x.check, [gradient], made.options.precision)

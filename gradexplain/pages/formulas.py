@@ -4,43 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gradexplain.document.model import (
-    Block,
-    Document,
-    Formula,
-    Heading,
-    Paragraph,
-    Program,
-    Table,
-    cell,
-    label,
-    name,
-)
+from gradexplain.document import model as doc
 from gradexplain.explanation import Formula as Derived
 from gradexplain.formulas import Formulas, Lettered
 
 
-def page(x: Formulas) -> Document:
+def page(x: Formulas) -> doc.Document:
     """The question, the gradients and the Jacobians, with sizes that are letters."""
-    return Document(f"{x.output}.backward(v)", tuple(_blocks(x)))
+    return doc.Document(f"{x.output}.backward(v)", tuple(_blocks(x)))
 
 
-def _blocks(x: Formulas) -> Iterable[Block]:
-    yield Program(x.statements)
-    yield Paragraph(())
+def _blocks(x: Formulas) -> Iterable[doc.Block]:
+    yield doc.Program(x.statements)
+    yield doc.Paragraph(())
     shapes = {**x.inputs, x.output: x.output_shape}
-    yield Table(
-        tuple((cell(name(label_)), cell(label(_shape(shape)))) for label_, shape in shapes.items())
+    yield doc.Table(
+        tuple(
+            (doc.cell(doc.name(label_)), doc.cell(doc.label(_shape(shape))))
+            for label_, shape in shapes.items()
+        )
     )
-    yield Heading("Gradients", "Jᵀ·v at every size" if x.output_shape else "at every size")
+    yield doc.Heading("Gradients", "Jᵀ·v at every size" if x.output_shape else "at every size")
     yield from map(_shown, x.gradients.values())
     if x.output_shape:
-        yield Heading("Jacobian", f"J = ∂{x.output}/∂input")
+        yield doc.Heading("Jacobian", f"J = ∂{x.output}/∂input")
         yield from map(_shown, x.jacobian.values())
 
 
-def _shown(formula: Derived) -> Formula:
-    return Formula(formula.text, formula.ranges, formula.where)
+def _shown(formula: Derived) -> doc.Formula:
+    return doc.Formula(formula.text, formula.ranges, formula.where)
 
 
 def _shape(shape: Lettered) -> str:

@@ -5,25 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gradexplain import numbers
-from gradexplain.document.model import (
-    Block,
-    Cell,
-    Document,
-    Formula,
-    Heading,
-    Line,
-    Matrix,
-    Notes,
-    Paragraph,
-    Program,
-    Span,
-    Table,
-    Tensor,
-    cell,
-    label,
-    line,
-    name,
-)
+from gradexplain.document import model as doc
 from gradexplain.pages.options import Options
 from gradexplain.pages.run import Page
 from gradexplain.pages.verdict import verdict
@@ -47,59 +29,63 @@ _MEANING = {
 }
 
 
-def page(h: Hessian, options: Options | None = None) -> Document:
+def page(h: Hessian, options: Options | None = None) -> doc.Document:
     """The whole page."""
     options = options or Options()
-    return Document(f"Hessian of {h.scalar}", tuple(_blocks(h, options)))
+    return doc.Document(f"Hessian of {h.scalar}", tuple(_blocks(h, options)))
 
 
-def _blocks(h: Hessian, options: Options) -> Iterable[Block]:
+def _blocks(h: Hessian, options: Options) -> Iterable[doc.Block]:
     made = Page(h.first, options)
     yield from _question(h, made)
-    yield Heading("Gradient", f"the first derivatives of {h.scalar}")
+    yield doc.Heading("Gradient", f"the first derivatives of {h.scalar}")
     rows = []
     for gradient in h.first.gradients.values():
         left, _, right = gradient.text.partition(" = ")
         rows.append(
             (
-                cell(line(name(left), Span(f" = {made.renamed(right)}", "", "math"))),
+                doc.cell(
+                    doc.line(doc.name(left), doc.Span(f" = {made.renamed(right)}", "", "math"))
+                ),
                 _value(gradient.value),
             )
         )
-    yield Table(tuple(rows), stacked=True)
+    yield doc.Table(tuple(rows), stacked=True)
     yield from _second(h, made)
     yield from verdict(h.check, (), options.precision, "second derivatives")
     yield from _product(h, made)
     if h.notes:
-        yield Heading("Notes")
-        yield Notes(tuple(line(note.text) for note in h.notes))
+        yield doc.Heading("Notes")
+        yield doc.Notes(tuple(doc.line(note.text) for note in h.notes))
 
 
-def _question(h: Hessian, made: Page) -> Iterable[Block]:
+def _question(h: Hessian, made: Page) -> Iterable[doc.Block]:
     x, grad = h.first, h.first.grad
-    yield Program(x.statements or tuple(x.expression.strip().splitlines()))
-    yield Paragraph(())
-    rows: list[tuple[Cell, ...]] = [
+    yield doc.Program(x.statements or tuple(x.expression.strip().splitlines()))
+    yield doc.Paragraph(())
+    rows: list[tuple[doc.Cell, ...]] = [
         (
-            cell(name(i.name)),
-            cell(label(numbers.shape(i.shape))),
+            doc.cell(doc.name(i.name)),
+            doc.cell(doc.label(numbers.shape(i.shape))),
             made.valued(i.value, "" if i.wanted else "a constant here: not in --wrt"),
         )
         for i in x.inputs.values()
     ]
     if grad.source != "implicit":
         said = f"the weights of {x.output.name} in {grad.loss}"
-        shape = label(numbers.shape(grad.value.shape))
-        rows.append((cell(name(grad.name)), cell(shape), made.valued(grad.value, said)))
+        shape = doc.label(numbers.shape(grad.value.shape))
+        rows.append((doc.cell(doc.name(grad.name)), doc.cell(shape), made.valued(grad.value, said)))
     many = len(h.vector or ()) > 1
     for n, u in (h.vector or {}).items():
         title = f"{h.u}.{n}" if many else h.u
-        shape = label(numbers.shape(u.shape))
-        rows.append((cell(name(title)), cell(shape), made.valued(u, f"the vector in H·{h.u}")))
-    yield Table(tuple(rows))
+        shape = doc.label(numbers.shape(u.shape))
+        rows.append(
+            (doc.cell(doc.name(title)), doc.cell(shape), made.valued(u, f"the vector in H·{h.u}"))
+        )
+    yield doc.Table(tuple(rows))
     wanted = [n for n, i in x.inputs.items() if i.wanted]
-    yield Paragraph(
-        line(
+    yield doc.Paragraph(
+        doc.line(
             f"H holds every second derivative of {h.scalar} by {listed(wanted)}: it is the Jacobian "
             "of the gradient."
         ),
@@ -107,19 +93,19 @@ def _question(h: Hessian, made: Page) -> Iterable[Block]:
     )
 
 
-def _value(values: object) -> Cell:
-    return (Tensor(values),)  # type: ignore[arg-type]
+def _value(values: object) -> doc.Cell:
+    return (doc.Tensor(values),)  # type: ignore[arg-type]
 
 
-def _second(h: Hessian, made: Page) -> Iterable[Block]:
-    yield Heading("Hessian", "the gradient differentiated again")
+def _second(h: Hessian, made: Page) -> Iterable[doc.Block]:
+    yield doc.Heading("Hessian", "the gradient differentiated again")
     names = list(h.first.inputs)
     first = [b for (a, c), b in h.blocks.items() if names.index(a) <= names.index(c)]
     shown = [block for block in first if block.formula is not None]
     where: dict[str, None] = {}
     own = {statement.partition(" ")[0] for statement in h.first.statements}
     for block in shown:
-        yield Formula(
+        yield doc.Formula(
             made.renamed(block.text),
             "; ".join(p for p in (block.structure, block.ranges) if p),
         )
@@ -128,28 +114,30 @@ def _second(h: Hessian, made: Page) -> Iterable[Block]:
                 where[made.renamed(text)] = None
     for place, text in enumerate(where):
         lead = "      " if place else "where "
-        yield Paragraph(line(label(lead), Span(text, "", "math")), indent=4, hang=10)
+        yield doc.Paragraph(
+            doc.line(doc.label(lead), doc.Span(text, "", "math")), indent=4, hang=10
+        )
     long = [block.text.partition(" = ")[0] for block in first if block.formula is None]
     if long:
         more = f" and {len(long) - _NAMED} more" if len(long) > _NAMED else ""
-        yield Paragraph(
-            line(
+        yield doc.Paragraph(
+            doc.line(
                 f"Too long to be read, so not written out: {', '.join(long[:_NAMED])}{more}. Name "
                 "up to three inputs in --wrt to have their formulas; the numbers are the chain "
                 "rule's, on the graph of the backward pass."
             )
         )
     if any("δ(" in block.text for block in shown):
-        yield Paragraph(line(label("δ(i,j) is 1 where i = j, else 0")), indent=4)
+        yield doc.Paragraph(doc.line(doc.label("δ(i,j) is 1 where i = j, else 0")), indent=4)
     if h.matrix is not None and 0 < len(h.matrix) <= _SHOWN:
         labels = tuple(
             element for n, i in h.first.inputs.items() if i.wanted and (n, n) in h.blocks
             for element in elements(n, i.shape)
         )  # fmt: skip
-        yield Matrix(labels, labels, h.matrix)
-    yield Paragraph(())
+        yield doc.Matrix(labels, labels, h.matrix)
+    yield doc.Paragraph(())
     for text in _signs(h, made.options.precision):
-        yield Paragraph(line(text))
+        yield doc.Paragraph(doc.line(text))
     for block in first:
         if block.verdict in ("convention", "mismatch"):
             yield from _routes(block)
@@ -182,26 +170,32 @@ def _signs(h: Hessian, precision: int) -> list[str]:
     return lines
 
 
-def _routes(block: Part) -> Iterable[Block]:
+def _routes(block: Part) -> Iterable[doc.Block]:
     routes = {"closed form": block.value, "chain rule": block.chain_rule, "PyTorch": block.torch}
-    rows = [(cell(label(t)), _value(value)) for t, value in routes.items() if value is not None]
-    yield Formula(block.text.partition(" = ")[0])
-    yield Table(tuple(rows), indent=4)
+    rows = [
+        (doc.cell(doc.label(t)), _value(value)) for t, value in routes.items() if value is not None
+    ]
+    yield doc.Formula(block.text.partition(" = ")[0])
+    yield doc.Table(tuple(rows), indent=4)
 
 
-def _product(h: Hessian, made: Page) -> Iterable[Block]:
+def _product(h: Hessian, made: Page) -> Iterable[doc.Block]:
     if not h.products:  # time was over before
         return
-    yield Heading(
+    yield doc.Heading(
         "Hessian-vector product",
         f"H·{h.u} is the gradient of {h.p} = Σ {h.u}·∇{h.scalar}: H is never made",
     )
     for product in h.products.values():
         if product.formula is None and not product.given:
             continue  # too long to be read
-        yield Formula(made.renamed(product.text), product.ranges)
+        yield doc.Formula(made.renamed(product.text), product.ranges)
         if product.given:
-            title: Line = line(label("chain rule" if product.value is None else "value"))
-            yield Table(((cell(title), _value(product.known)),), indent=4)
+            title: doc.Line = doc.line(
+                doc.label("chain rule" if product.value is None else "value")
+            )
+            yield doc.Table(((doc.cell(title), _value(product.known)),), indent=4)
     if h.vector is None:
-        yield Paragraph(line(label(f"--vector gives {h.u}, and the product's numbers.")))
+        yield doc.Paragraph(
+            doc.line(doc.label(f"--vector gives {h.u}, and the product's numbers."))
+        )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradexplain.document.model import Block, Formula, Heading, Matrix, Paragraph, label, line
+from gradexplain.document import model as doc
 from gradexplain.explanation import Array, Jacobian
 from gradexplain.pages.words import definitions, elements, grouped, listed, ranges_in
 
@@ -21,13 +21,13 @@ _DEFINED = 2
 _SMALL = 36
 
 
-def jacobian(made: Page) -> Iterable[Block]:
+def jacobian(made: Page) -> Iterable[doc.Block]:
     x = made.x
     if not x.output.shape or not x.jacobian:
         return  # J of a scalar is the gradient
     y = x.output.name
     layout = made.options.layout == "denominator"
-    yield Heading(
+    yield doc.Heading(
         "Jacobian",
         f"Jᵀ, denominator layout: a row for each element of the input, a column for {y}'s"
         if layout
@@ -40,21 +40,23 @@ def jacobian(made: Page) -> Iterable[Block]:
         remark = j.structure
         if diagonal is not None:
             remark = f"{j.structure.partition(':')[0].partition(',')[0]}: {diagonal}"
-        yield Formula(made.renamed(j.text), remark)
+        yield doc.Formula(made.renamed(j.text), remark)
         where |= dict.fromkeys(made.renamed(text) for text in j.where if not made.own(text))
         if j.value is not None and j.value.size > 1 and diagonal is None:
             if not j.value.any():
-                yield Paragraph(line(label("every entry is 0 here")), indent=4)
+                yield doc.Paragraph(doc.line(doc.label("every entry is 0 here")), indent=4)
             elif j.value.size <= _SMALL or made.options.full:
                 yield _matrix(made, j, layout)
     yield from definitions(where)
     if long := [n for n, j in x.jacobian.items() if j not in found]:
-        yield Paragraph(line(label(f"J by {listed(long)} takes more lines: --full shows it")))
+        yield doc.Paragraph(
+            doc.line(doc.label(f"J by {listed(long)} takes more lines: --full shows it"))
+        )
     shown = " ".join([*(j.text for j in found), *where])
     known = [ranges_in(j.ranges, shown) for j in found]
     delta = "δ(i,j) is 1 where i = j, else 0" if "δ(" in shown else ""
     if said := "; ".join(part for part in (delta, grouped(known)) if part):
-        yield Paragraph(line(label(said)), indent=4)
+        yield doc.Paragraph(doc.line(doc.label(said)), indent=4)
 
 
 def _diagonal(made: Page, value: Array | None, shape: tuple[int, ...]) -> str | None:
@@ -72,11 +74,11 @@ def _diagonal(made: Page, value: Array | None, shape: tuple[int, ...]) -> str | 
     return f"diag({shown})" if len(shown) <= 48 else None
 
 
-def _matrix(made: Page, j: Jacobian, transposed: bool) -> Matrix:
+def _matrix(made: Page, j: Jacobian, transposed: bool) -> doc.Matrix:
     assert j.value is not None
     rows = elements(made.x.output.name, made.x.output.shape)
     columns = elements(j.name, made.x.inputs[j.name].shape)
     flat = j.value.reshape(len(rows), len(columns))
     if transposed:
-        return Matrix(tuple(columns), tuple(rows), flat.T)
-    return Matrix(tuple(rows), tuple(columns), flat)
+        return doc.Matrix(tuple(columns), tuple(rows), flat.T)
+    return doc.Matrix(tuple(rows), tuple(columns), flat)

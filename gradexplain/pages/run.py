@@ -12,28 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from gradexplain import numbers
-from gradexplain.document.model import (
-    Block,
-    Cell,
-    Document,
-    Formula,
-    Heading,
-    Line,
-    Notes,
-    Paragraph,
-    Program,
-    Span,
-    Steps,
-    Table,
-    Tensor,
-    cell,
-    code,
-    label,
-    line,
-    math,
-    name,
-)
-from gradexplain.document.model import Step as SteppedStep
+from gradexplain.document import model as doc
 from gradexplain.explanation import Array, Explanation, Gradient
 from gradexplain.pages import calls, chain
 from gradexplain.pages.element import element, entry
@@ -58,25 +37,25 @@ from gradexplain.verdict.compare import differs
 _WORDS = 6
 
 
-def page(x: Explanation, options: Options | None = None) -> Document:
+def page(x: Explanation, options: Options | None = None) -> doc.Document:
     """The whole page of one ``backward``."""
     made = Page(x, options or Options())
-    return Document(made.title, tuple(made.blocks()))
+    return doc.Document(made.title, tuple(made.blocks()))
 
 
-def opening(x: Explanation) -> Document:
+def opening(x: Explanation) -> doc.Document:
     """What the page begins with, which is known before anything is derived."""
-    return Document("", (_program(x),))
+    return doc.Document("", (_program(x),))
 
 
-def _program(x: Explanation) -> Program:
-    return Program(x.statements or tuple(x.expression.strip().splitlines()))
+def _program(x: Explanation) -> doc.Program:
+    return doc.Program(x.statements or tuple(x.expression.strip().splitlines()))
 
 
-def why(x: Explanation, options: Options | None = None) -> Document:
+def why(x: Explanation, options: Options | None = None) -> doc.Document:
     """One element of a gradient alone."""
     made = Page(x, options or Options())
-    return Document(made.title, (*made.question(), *element(made), *entry(made)))
+    return doc.Document(made.title, (*made.question(), *element(made), *entry(made)))
 
 
 class Page:
@@ -102,7 +81,7 @@ class Page:
 
     # -- order -----------------------------------------------------------------------------------
 
-    def blocks(self) -> Iterable[Block]:
+    def blocks(self) -> Iterable[doc.Block]:
         yield from self.question()
         if self.options.brief:
             yield from self.answer()
@@ -116,67 +95,71 @@ class Page:
         yield from self.further()
         yield from self.notes()
 
-    def derivation(self) -> Iterable[Block]:
+    def derivation(self) -> Iterable[doc.Block]:
         yield from jacobian(self)
         yield from chain.chain(self)
 
     # -- the question ----------------------------------------------------------------------------
 
-    def question(self) -> Iterable[Block]:
+    def question(self) -> Iterable[doc.Block]:
         x = self.x
         yield _program(x)
         if self.options.brief:
             return
-        yield Paragraph(())
+        yield doc.Paragraph(())
         rows = [
             (
-                cell(name(i.name)),
-                cell(label(numbers.shape(i.shape))),
+                doc.cell(doc.name(i.name)),
+                doc.cell(doc.label(numbers.shape(i.shape))),
                 self.valued(i.value.astype(bool) if i.boolean else i.value, standing(i)),
             )
             for i in x.inputs.values()
         ]
         y = x.output
         value = () if y.value is None else self.valued(y.value)
-        rows.append((cell(name(y.name)), cell(label(numbers.shape(y.shape))), value))
+        rows.append(
+            (doc.cell(doc.name(y.name)), doc.cell(doc.label(numbers.shape(y.shape))), value)
+        )
         if x.grad.source != "implicit":
             rows.append(
                 (
-                    cell(Span(x.grad.name, "flow", "math")),
-                    cell(label(numbers.shape(x.grad.value.shape))),
+                    doc.cell(doc.Span(x.grad.name, "flow", "math")),
+                    doc.cell(doc.label(numbers.shape(x.grad.value.shape))),
                     self.valued(x.grad.value, self.meaning(), x.grad.name),
                 )
             )
-        yield Table(tuple(rows))
+        yield doc.Table(tuple(rows))
         if missing := [n for n, i in x.inputs.items() if not i.given]:
             them = "them" if len(missing) > 1 else "it"
-            yield Paragraph(
-                line(
-                    label(f"Example values for {listed(missing)}; --at {missing[0]}=… sets {them}.")
+            yield doc.Paragraph(
+                doc.line(
+                    doc.label(
+                        f"Example values for {listed(missing)}; --at {missing[0]}=… sets {them}."
+                    )
                 ),
                 hang=0,
             )
         if x.grad.source == "implicit":
-            yield Paragraph(
-                line(
-                    label(
+            yield doc.Paragraph(
+                doc.line(
+                    doc.label(
                         f"{y.name} is a scalar: {y.name}.backward() starts from ∂{y.name}/∂{y.name} = 1."
                     )
                 ),
                 hang=0,
             )
 
-    def valued(self, values: Array, remark: str = "", of: str = "") -> Cell:
+    def valued(self, values: Array, remark: str = "", of: str = "") -> doc.Cell:
         """A tensor, in words where it is one number many times."""
         if values.size > _WORDS and np.isfinite(values).all() and (values == values.flat[0]).all():
             said = numbers.number(float(values.flat[0]), self.options.precision)
-            return cell(
-                line(
+            return doc.cell(
+                doc.line(
                     "ones" if said == "1" else "zeros" if said == "0" else f"all {said}",
-                    label(f"  {remark}" if remark else ""),
+                    doc.label(f"  {remark}" if remark else ""),
                 )
             )
-        return (Tensor(values, remark, of, asked=False),)
+        return (doc.Tensor(values, remark, of, asked=False),)
 
     def meaning(self) -> str:
         """What v is, beside it."""
@@ -194,23 +177,23 @@ class Page:
 
     # -- the graph -------------------------------------------------------------------------------
 
-    def drawing(self) -> Iterable[Block]:
+    def drawing(self) -> Iterable[doc.Block]:
         graph = graph_of(self.x)
         if graph is not None:
             yield graph
         yield from self.stepper()
 
-    def stepper(self) -> Iterable[Block]:
+    def stepper(self) -> Iterable[doc.Block]:
         """What a format that moves steps through."""
         x = self.x
         g = self.arriving
         graph = graph_of(x, detail=True)
         if graph is not None:
-            yield Steps(
+            yield doc.Steps(
                 graph,
                 tuple((row.node, row.expression, row.value) for row in x.forward),
                 tuple(
-                    SteppedStep(
+                    doc.Step(
                         s.node, s.input, self.expression(s.node), self.renamed(s.rule),
                         chain.work(s), chain.in_words(s, g), s.upstream, s.contribution, s.total,
                     )
@@ -220,9 +203,9 @@ class Page:
 
     # -- the answer ------------------------------------------------------------------------------
 
-    def answer(self) -> Iterable[Block]:
+    def answer(self) -> Iterable[doc.Block]:
         x = self.x
-        yield Heading("Gradients")
+        yield doc.Heading("Gradients")
         found = list(x.gradients.values())
         where = dict.fromkeys(x.definitions if any(map(self.is_short, found)) else ())
         for gradient in found:
@@ -261,22 +244,28 @@ class Page:
         ]
         if not any(row[2] for row in rows):
             rows = [row[:2] for row in rows]
-        yield Table(tuple(rows), stacked=True)
+        yield doc.Table(tuple(rows), stacked=True)
         yield from definitions(lines)
         if merged:
-            yield Paragraph(line(label(merged)), indent=4)
+            yield doc.Paragraph(doc.line(doc.label(merged)), indent=4)
         yield from self.verdict()
 
-    def row(self, gradient: Gradient, ranges: str) -> tuple[Cell, ...]:
+    def row(self, gradient: Gradient, ranges: str) -> tuple[doc.Cell, ...]:
         """A gradient: its formula, its value, a line of PyTorch."""
         left, right = self.formula(gradient)
-        shown: list[Line | Tensor] = [line(name(left), math(f" = {right}") if right else "")]
+        shown: list[doc.Line | doc.Tensor] = [
+            doc.line(doc.name(left), doc.math(f" = {right}") if right else "")
+        ]
         if ranges:
-            shown.append(line(label(f"  {ranges}")))
-        value = (Tensor(gradient.value, of=gradient.name),)
-        return tuple(shown), value, cell(code(gradient.line, "quiet")) if gradient.line else ()
+            shown.append(doc.line(doc.label(f"  {ranges}")))
+        value = (doc.Tensor(gradient.value, of=gradient.name),)
+        return (
+            tuple(shown),
+            value,
+            doc.cell(doc.code(gradient.line, "quiet")) if gradient.line else (),
+        )
 
-    def verdict(self) -> Iterable[Block]:
+    def verdict(self) -> Iterable[doc.Block]:
         return verdict(self.x.check, self.x.gradients.values(), self.options.precision)
 
     def own(self, text: str) -> bool:
@@ -345,7 +334,7 @@ class Page:
 
         return f"{node} = " + re.sub(r"(?<![\w.])t\d+(?!\w)", text, shown)
 
-    def further(self) -> Iterable[Block]:
+    def further(self) -> Iterable[doc.Block]:
         if self.x.second is not None:
             yield from calls.second(self.x.second, self.options, Page)
         if self.x.calls:
@@ -353,18 +342,22 @@ class Page:
 
     # -- starting in between ---------------------------------------------------------------------
 
-    def between(self) -> Iterable[Block]:
+    def between(self) -> Iterable[doc.Block]:
         rest = [i for i in self.x.intermediates.values() if not i.retained]
         kept = [i for i in self.x.intermediates.values() if i.retained]
         if kept:
-            yield Heading("Retained gradients", ".grad of computed values, kept by retain_grad()")
+            yield doc.Heading(
+                "Retained gradients", ".grad of computed values, kept by retain_grad()"
+            )
             for gradient in kept:
                 left, right = self.formula(gradient)
-                yield Formula(f"{left} = {right}", gradient.ranges)
-                yield Table(((cell(label("value")), (Tensor(gradient.value),)),), indent=4)
+                yield doc.Formula(f"{left} = {right}", gradient.ranges)
+                yield doc.Table(
+                    ((doc.cell(doc.label("value")), (doc.Tensor(gradient.value),)),), indent=4
+                )
         if not rest:
             return
-        yield Heading(
+        yield doc.Heading(
             "What v is",
             "starting at a value with v = the gradient that arrives there gives the same",
         )
@@ -379,15 +372,17 @@ class Page:
             short = len(shown) == 1 and len(shown[0]) <= 40
             call = f"{i.name}.backward({shown[0] if short else 'v'})"
             said = "; ".join(gives)
-            parts: list[Line | Tensor] = [line(label(said if short else f"{said}, with v ="))]
+            parts: list[doc.Line | doc.Tensor] = [
+                doc.line(doc.label(said if short else f"{said}, with v ="))
+            ]
             if not short:
-                parts.append(Tensor(i.value))
-            rows.append((cell(code(call, "flow")), tuple(parts)))
-        yield Table(tuple(rows))
+                parts.append(doc.Tensor(i.value))
+            rows.append((doc.cell(doc.code(call, "flow")), tuple(parts)))
+        yield doc.Table(tuple(rows))
 
     # -- notes -----------------------------------------------------------------------------------
 
-    def notes(self) -> Iterable[Block]:
+    def notes(self) -> Iterable[doc.Block]:
         if self.x.notes:
-            yield Heading("Notes")
-            yield Notes(tuple(line(self.renamed(note.text)) for note in self.x.notes))
+            yield doc.Heading("Notes")
+            yield doc.Notes(tuple(doc.line(self.renamed(note.text)) for note in self.x.notes))

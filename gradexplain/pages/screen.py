@@ -8,24 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradexplain import numbers
-from gradexplain.document.model import (
-    Block,
-    Cell,
-    Document,
-    Fold,
-    Heading,
-    Notes,
-    Paragraph,
-    Program,
-    Role,
-    Span,
-    Table,
-    cell,
-    code,
-    label,
-    line,
-    name,
-)
+from gradexplain.document import model as doc
 from gradexplain.formats import terminal
 from gradexplain.formats.text import Style
 
@@ -44,7 +27,7 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 #: So many rows, findings and lines of calls are shown, and fewer where the page would be longer.
 _ROOM = ((22, 5, 6), (14, 4, 5), (8, 3, 4), (4, 2, 3))
 
-_WORDS: dict[str, tuple[str, Role]] = {
+_WORDS: dict[str, tuple[str, doc.Role]] = {
     "agree": ("agree", "good"), "convention": ("convention", "doubt"),
     "mismatch": ("MISMATCH", "bad"), "skipped": ("not checked", "quiet"),
     "cannot tell": ("cannot tell", "doubt"),
@@ -63,15 +46,15 @@ def text(screen: Screen, style: Style | None = None) -> str:
 
 def document(
     screen: Screen, rows: int = 22, findings: int = 5, calls: int = 6, *, folded: bool = False
-) -> Document:
+) -> doc.Document:
     """The verdict, what is wrong, the gradients, the path, what got nothing, the calls; ``folded``
     with each module's parameters under its row.
     """
     total = max((c.last for c in screen.calls), default=0)
     word, role = _WORDS[screen.status]
-    blocks: list[Block] = [
-        Heading(screen.script, f"{total} call{'s' * (total != 1)} of backward"),
-        Paragraph(line(Span(f"{word}: ", role), screen.sentence)),
+    blocks: list[doc.Block] = [
+        doc.Heading(screen.script, f"{total} call{'s' * (total != 1)} of backward"),
+        doc.Paragraph(doc.line(doc.Span(f"{word}: ", role), screen.sentence)),
     ]
     if screen.stop is not None:
         head = blocks if screen.calls else []
@@ -82,51 +65,51 @@ def document(
     blocks += _path(screen.path)
     blocks += _rest(screen)
     blocks += _calls(screen, calls)
-    return Document(screen.script, tuple(blocks))
+    return doc.Document(screen.script, tuple(blocks))
 
 
-def _stop(stop: Stop) -> list[Block]:
-    blocks: list[Block] = [Heading(stop.title, stop.where)]
+def _stop(stop: Stop) -> list[doc.Block]:
+    blocks: list[doc.Block] = [doc.Heading(stop.title, stop.where)]
     if stop.source:
-        blocks.append(Program((stop.source,)))
-    blocks.append(Paragraph(line(Span(stop.message, "bad"))))
+        blocks.append(doc.Program((stop.source,)))
+    blocks.append(doc.Paragraph(doc.line(doc.Span(stop.message, "bad"))))
     if stop.why:
-        blocks.append(Paragraph(line(stop.why)))
+        blocks.append(doc.Paragraph(doc.line(stop.why)))
     if stop.remedy:
-        blocks.append(Paragraph(line(label("Remedy: "), stop.remedy)))
+        blocks.append(doc.Paragraph(doc.line(doc.label("Remedy: "), stop.remedy)))
     return blocks
 
 
-def _wrong(screen: Screen, most: int) -> list[Block]:
+def _wrong(screen: Screen, most: int) -> list[doc.Block]:
     found = [finding for finding in screen.findings if not finding.remark]
     if not found:
         return []
-    blocks: list[Block] = [Heading("What is wrong")]
+    blocks: list[doc.Block] = [doc.Heading("What is wrong")]
     for finding in found[:most]:
-        blocks.append(Notes((line(finding.text),)))
+        blocks.append(doc.Notes((doc.line(finding.text),)))
         if finding.remedy:
-            blocks.append(Paragraph(line(label("Remedy: "), finding.remedy), indent=4))
+            blocks.append(doc.Paragraph(doc.line(doc.label("Remedy: "), finding.remedy), indent=4))
     if len(found) > most:
         more = f"{len(found) - most} more: --format json has them all."
-        blocks.append(Paragraph(line(label(more))))
+        blocks.append(doc.Paragraph(doc.line(doc.label(more))))
     return blocks
 
 
 # -- the table -------------------------------------------------------------------------------------
 
 
-def _table(screen: Screen, found: list[Row], most: int) -> list[Block]:
+def _table(screen: Screen, found: list[Row], most: int) -> list[doc.Block]:
     if not found:
         return []
     remark = "what the first call added to each .grad: its Euclidean norm and its largest element"
     rows = found if len(found) <= most else found[: most - 1]
-    blocks: list[Block] = [Heading("Gradients", remark), _rows(screen, rows)]
+    blocks: list[doc.Block] = [doc.Heading("Gradients", remark), _rows(screen, rows)]
     if len(rows) < len(found):
-        blocks.append(Paragraph(line(label(f"… {len(found) - len(rows)} more rows"))))
+        blocks.append(doc.Paragraph(doc.line(doc.label(f"… {len(found) - len(rows)} more rows"))))
     return blocks
 
 
-def _rows(screen: Screen, rows: list[Row]) -> Table:
+def _rows(screen: Screen, rows: list[Row]) -> doc.Table:
     ratios = any(row.ratio is not None for row in rows)
     zeros = any(row.zeros for row in rows)
     heads = ["", "shape", "norm", "largest", *["zeros"] * zeros, *["step/weight"] * ratios]
@@ -138,12 +121,14 @@ def _rows(screen: Screen, rows: list[Row]) -> Table:
         cells += ["" if row.zeros is None else f"{row.zeros:.0%}"] * zeros
         cells += ["" if row.ratio is None else _short(row.ratio)] * ratios
         cells += ["" if row.last is None else _short(row.last)] * (screen.last_call is not None)
-        bar = label(_bar(row.norm, ends))
-        shown.append((cell(name(_fitting(row.name))), *(cell(c) for c in cells), cell(bar)))
-    return Table(tuple(shown), tuple(cell(label(head)) for head in heads))
+        bar = doc.label(_bar(row.norm, ends))
+        shown.append(
+            (doc.cell(doc.name(_fitting(row.name))), *(doc.cell(c) for c in cells), doc.cell(bar))
+        )
+    return doc.Table(tuple(shown), tuple(doc.cell(doc.label(head)) for head in heads))
 
 
-def _modules(screen: Screen) -> list[Block]:
+def _modules(screen: Screen) -> list[doc.Block]:
     """Each module folded, with all its parameters."""
     modules: dict[str, list[Row]] = {}
     for row in screen.every:
@@ -151,7 +136,7 @@ def _modules(screen: Screen) -> list[Block]:
         module = row.name.rpartition(".")[0] if layer is None else layer[0]
         modules.setdefault(module, []).append(row)
     return [
-        Fold(f"{module}: {len(rows)} parameter{'s' * (len(rows) != 1)}", (_rows(screen, rows),))
+        doc.Fold(f"{module}: {len(rows)} parameter{'s' * (len(rows) != 1)}", (_rows(screen, rows),))
         for module, rows in modules.items()
         if module and len(modules) > 1
     ]
@@ -183,23 +168,23 @@ def _bar(value: float, ends: tuple[float, float]) -> str:
 # -- the path --------------------------------------------------------------------------------------
 
 
-def _path(path: Path | None) -> list[Block]:
+def _path(path: Path | None) -> list[doc.Block]:
     if path is None or not path.factors:
         return []
     whole = f"from {path.start} back to {path.end}: norm {_short(path.first)} → {_short(path.last)}"
     rows = tuple(_factor(factor) for factor in path.factors)
-    return [Heading("Path of the gradient", whole), Table(rows)]
+    return [doc.Heading("Path of the gradient", whole), doc.Table(rows)]
 
 
-def _factor(factor: Factor) -> tuple[Cell, ...]:
+def _factor(factor: Factor) -> tuple[doc.Cell, ...]:
     where = "" if factor.line is None else f"line {factor.line}"
     times = ""
     if factor.times > 1:
         times = f"{factor.times} times: ×{_short(factor.factor**factor.times)}"
     each = "each " if factor.times > 1 else ""
     cells = (
-        cell(Span(f"×{_short(factor.factor)}")), cell(f"at {each}{factor.operation}"),
-        cell(label(where)), cell(times),
+        doc.cell(doc.Span(f"×{_short(factor.factor)}")), doc.cell(f"at {each}{factor.operation}"),
+        doc.cell(doc.label(where)), doc.cell(times),
     )  # fmt: skip
     return cells
 
@@ -207,44 +192,46 @@ def _factor(factor: Factor) -> tuple[Cell, ...]:
 # -- the rest --------------------------------------------------------------------------------------
 
 
-def _rest(screen: Screen) -> list[Block]:
-    blocks: list[Block] = []
+def _rest(screen: Screen) -> list[doc.Block]:
+    blocks: list[doc.Block] = []
     if screen.nothing:
-        blocks.append(Heading("Got nothing"))
+        blocks.append(doc.Heading("Got nothing"))
         for names, why, number in screen.nothing:
             where = "" if number is None else f" (line {number})"
-            blocks.append(Paragraph(line(name(names), f": {why}{where}")))
+            blocks.append(doc.Paragraph(doc.line(doc.name(names), f": {why}{where}")))
         if screen.more_nothing:
-            blocks.append(Paragraph(line(label(f"{screen.more_nothing} more"))))
+            blocks.append(doc.Paragraph(doc.line(doc.label(f"{screen.more_nothing} more"))))
     remarks: dict[str, list[Finding]] = {}
     for finding in screen.findings:
         if finding.remark:
             remarks.setdefault(finding.kind, []).append(finding)
-    items = [line(said) for said in screen.accumulated]
+    items = [doc.line(said) for said in screen.accumulated]
     for first, *rest in remarks.values():
         more = f" The same in {len(rest)} more places." if rest else ""
-        items.append(line(f"{first.text} {first.remedy[:1].upper()}{first.remedy[1:]}{more}"))
-    items += [line(Span("the recorder failed: ", "bad"), failed) for failed in screen.failures[:2]]
+        items.append(doc.line(f"{first.text} {first.remedy[:1].upper()}{first.remedy[1:]}{more}"))
+    items += [
+        doc.line(doc.Span("the recorder failed: ", "bad"), failed) for failed in screen.failures[:2]
+    ]
     if items:
-        blocks += [Heading("To know"), Notes(tuple(items))]
+        blocks += [doc.Heading("To know"), doc.Notes(tuple(items))]
     return blocks
 
 
-def _calls(screen: Screen, most: int) -> list[Block]:
+def _calls(screen: Screen, most: int) -> list[doc.Block]:
     if not screen.calls:
         return []
     remark = "--call K opens one, --full all; gradexplain why PARAM follows one parameter"
-    blocks: list[Block] = [
-        Heading("Calls", remark),
-        Table(tuple(_call(calls) for calls in screen.calls[:most])),
+    blocks: list[doc.Block] = [
+        doc.Heading("Calls", remark),
+        doc.Table(tuple(_call(calls) for calls in screen.calls[:most])),
     ]
     if len(screen.calls) > most:
         more = f"… {len(screen.calls) - most} more lines that call backward"
-        blocks.append(Paragraph(line(label(more))))
+        blocks.append(doc.Paragraph(doc.line(doc.label(more))))
     return blocks
 
 
-def _call(calls: Calls) -> tuple[Cell, ...]:
+def _call(calls: Calls) -> tuple[doc.Cell, ...]:
     which = f"{calls.first}" if calls.first == calls.last else f"{calls.first}…{calls.last}"
     first, last = calls.values
     value = "" if first is None else _short(first)
@@ -255,38 +242,43 @@ def _call(calls: Calls) -> tuple[Cell, ...]:
     if calls.failure:
         value = f"could not be explained: {calls.failure[:40]}"
     where = "" if calls.line is None else f"line {calls.line}"
-    return cell(name(which)), cell(label(where)), cell(code(calls.source[:46])), cell(value)
+    return (
+        doc.cell(doc.name(which)),
+        doc.cell(doc.label(where)),
+        doc.cell(doc.code(calls.source[:46])),
+        doc.cell(value),
+    )
 
 
-def live(rows: list[Row], brief: Brief) -> Document:
+def live(rows: list[Row], brief: Brief) -> doc.Document:
     """The table while the script runs."""
     at = "" if brief.value is None else f"at {_short(brief.value)}"
     ends = _ends(rows)
     shown = tuple(
-        (cell(name(_fitting(row.name))), cell(row.shape), cell(_short(row.norm)),
-         cell("" if row.last is None else _short(row.last)), cell(label(_bar(row.norm, ends))))
+        (doc.cell(doc.name(_fitting(row.name))), doc.cell(row.shape), doc.cell(_short(row.norm)),
+         doc.cell("" if row.last is None else _short(row.last)), doc.cell(doc.label(_bar(row.norm, ends))))
         for row in rows
     )  # fmt: skip
-    head = tuple(cell(label(text)) for text in ("", "shape", "norm at first", "now", ""))
-    return Document("", (Heading(f"call {brief.index}", at), Table(shown, head)))
+    head = tuple(doc.cell(doc.label(text)) for text in ("", "shape", "norm at first", "now", ""))
+    return doc.Document("", (doc.Heading(f"call {brief.index}", at), doc.Table(shown, head)))
 
 
 # -- why -------------------------------------------------------------------------------------------
 
 
-def why(parameter: str, ways: list[Way], call: int, place: int | None) -> Document:
+def why(parameter: str, ways: list[Way], call: int, place: int | None) -> doc.Document:
     """The ways from the loss to one parameter."""
     where = "" if place is None else f", line {place}"
     total = ways[0].total if ways else 0.0
-    blocks: list[Block] = [
-        Heading(f"{parameter}.grad", f"of call {call}{where}: norm {_short(total)}"),
+    blocks: list[doc.Block] = [
+        doc.Heading(f"{parameter}.grad", f"of call {call}{where}: norm {_short(total)}"),
     ]
     if len(ways) > 1:
         said = f"It is the sum of {len(ways)} contributions, the largest first."
-        blocks.append(Paragraph(line(said)))
+        blocks.append(doc.Paragraph(doc.line(said)))
     for way in ways[:3]:
         share = "" if len(ways) == 1 else f"contribution of norm {_short(way.norm)}"
-        blocks.append(Heading(f"From {way.start} by {way.operation}", share))
+        blocks.append(doc.Heading(f"From {way.start} by {way.operation}", share))
         steps = way.steps
         if len(steps) > 18:
             steps = [*steps[:9], replace(steps[9], operation="…", line=None), *steps[-8:]]
@@ -294,11 +286,11 @@ def why(parameter: str, ways: list[Way], call: int, place: int | None) -> Docume
         for step in steps:
             at = "" if step.line is None else f"line {step.line}"
             rows.append(
-                (cell(name(step.value)), cell(f"norm {_short(step.norm)}"),
-                 cell("" if step.factor is None else f"×{_short(step.factor)}"),
-                 cell(step.operation), cell(label(at)), cell(code(step.source[:40])))
+                (doc.cell(doc.name(step.value)), doc.cell(f"norm {_short(step.norm)}"),
+                 doc.cell("" if step.factor is None else f"×{_short(step.factor)}"),
+                 doc.cell(step.operation), doc.cell(doc.label(at)), doc.cell(doc.code(step.source[:40])))
             )  # fmt: skip
-        blocks.append(Table(tuple(rows)))
+        blocks.append(doc.Table(tuple(rows)))
     if len(ways) > 3:
-        blocks.append(Paragraph(line(label(f"{len(ways) - 3} smaller contributions"))))
-    return Document(parameter, tuple(blocks))
+        blocks.append(doc.Paragraph(doc.line(doc.label(f"{len(ways) - 3} smaller contributions"))))
+    return doc.Document(parameter, tuple(blocks))

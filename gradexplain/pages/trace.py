@@ -11,25 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradexplain import numbers
-from gradexplain.document.model import (
-    Block,
-    Cell,
-    Document,
-    Heading,
-    Line,
-    Paragraph,
-    Program,
-    Role,
-    Span,
-    Table,
-    Tensor,
-    cell,
-    code,
-    label,
-    line,
-    math,
-    name,
-)
+from gradexplain.document import model as doc
 from gradexplain.explanation import Array, Step
 from gradexplain.pages.chain import in_words, work
 from gradexplain.pages.jacobian import jacobian
@@ -52,9 +34,9 @@ _ENDS = 25
 _LINES = 6
 
 
-def document(trace: Trace, script: str, op: str | None, options: Options) -> Document:
+def document(trace: Trace, script: str, op: str | None, options: Options) -> doc.Document:
     """The whole page of a script; with ``op`` only the operations of that name."""
-    blocks: list[Block] = []
+    blocks: list[doc.Block] = []
     for index in trace.full:
         blocks += _Call(_only(trace.call(index), op), options, len(trace.all)).blocks()
     blocks += _others(trace, script)
@@ -62,13 +44,13 @@ def document(trace: Trace, script: str, op: str | None, options: Options) -> Doc
         blocks += _fault(trace.fault, trace, options)
     if not trace.all and trace.fault is None:
         said = f"{script} ran to its end, but no backward was called."
-        blocks.append(Paragraph(line(said), indent=0))
-    return Document(script, tuple(blocks))
+        blocks.append(doc.Paragraph(doc.line(said), indent=0))
+    return doc.Document(script, tuple(blocks))
 
 
-def page(call: TracedCall, options: Options | None = None) -> Document:
+def page(call: TracedCall, options: Options | None = None) -> doc.Document:
     """One explained call."""
-    return Document(f"Call {call.index}", tuple(_Call(call, options or Options(), 1).blocks()))
+    return doc.Document(f"Call {call.index}", tuple(_Call(call, options or Options(), 1).blocks()))
 
 
 def _only(call: TracedCall, op: str | None) -> TracedCall:
@@ -86,18 +68,18 @@ def _only(call: TracedCall, op: str | None) -> TracedCall:
     )  # fmt: skip
 
 
-def _tensor(values: Array, remark: str = "") -> Tensor:
+def _tensor(values: Array, remark: str = "") -> doc.Tensor:
     """A tensor, a large one by its edges with its shape."""
     if values.size <= (_WHOLE if values.ndim < 3 else _DEEP):
-        return Tensor(values, remark, most=_WHOLE)
+        return doc.Tensor(values, remark, most=_WHOLE)
     flat = values.ndim > 2
     said = f"shape {numbers.shape(values.shape)}{', in one row' if flat else ''}"
     said = f"{said}; {remark}" if remark else said
-    return Tensor(values.ravel() if flat else values, said, most=_DEEP if flat else _WHOLE)
+    return doc.Tensor(values.ravel() if flat else values, said, most=_DEEP if flat else _WHOLE)
 
 
-def _known(values: Array | None) -> Cell:
-    return cell(label("None")) if values is None else (_tensor(values),)
+def _known(values: Array | None) -> doc.Cell:
+    return doc.cell(doc.label("None")) if values is None else (_tensor(values),)
 
 
 def _ends(items: Sequence[Any], ends: int) -> Iterator[tuple[Any, int]]:
@@ -126,13 +108,13 @@ class _Call(Page):
         self.call = x
         self.total = total
 
-    def blocks(self) -> Iterable[Block]:
+    def blocks(self) -> Iterable[doc.Block]:
         x = self.call
         of = f" of {self.total}" if self.total > 1 else ""
         where = f"line {x.line} of {x.file}" if x.line is not None else "called by a library"
-        yield Heading(f"Call {x.index}{of}", where)
+        yield doc.Heading(f"Call {x.index}{of}", where)
         if x.source:
-            yield Program((x.source,))
+            yield doc.Program((x.source,))
         yield from self.question()
         yield from operations(x.forward)  # type: ignore[arg-type]
         yield from self.answer()
@@ -143,35 +125,44 @@ class _Call(Page):
         yield from self.error()
         yield from self.notes()
 
-    def question(self) -> Iterable[Block]:
+    def question(self) -> Iterable[doc.Block]:
         x = self.call
-        rows: list[tuple[Cell, ...]] = [
-            (cell(name(i.name)), cell(label(numbers.shape(i.shape))),
+        rows: list[tuple[doc.Cell, ...]] = [
+            (doc.cell(doc.name(i.name)), doc.cell(doc.label(numbers.shape(i.shape))),
              (_tensor(i.value, "" if i.wanted else "does not require grad"),))
             for i in x.inputs.values()
         ]  # fmt: skip
         given = x.grad.source != "implicit"
         for root in x.roots if given or len(x.roots) > 1 else ():
-            shape = label(numbers.shape(root.shape))
-            rows.append((cell(name(root.name)), cell(shape), cell(label("backward starts here"))))
+            shape = doc.label(numbers.shape(root.shape))
+            rows.append(
+                (
+                    doc.cell(doc.name(root.name)),
+                    doc.cell(shape),
+                    doc.cell(doc.label("backward starts here")),
+                )
+            )
         if len(x.roots) == 1 and given:
             v = x.roots[0].v
-            shown = cell(Span(x.grad.name, "flow", "math")), cell(label(numbers.shape(v.shape)))
+            shown = (
+                doc.cell(doc.Span(x.grad.name, "flow", "math")),
+                doc.cell(doc.label(numbers.shape(v.shape))),
+            )
             rows.append((*shown, (_tensor(v, self.meaning()),)))
         if rows:
-            yield Paragraph(())
-            yield Table(tuple(rows))
+            yield doc.Paragraph(())
+            yield doc.Table(tuple(rows))
         if x.error is None and len(x.roots) == 1 and not given:
             y = x.roots[0].name
             said = f"{y} is a scalar: {y}.backward() starts from ∂{y}/∂{y} = 1."
-            yield Paragraph(line(label(said)), hang=0)
+            yield doc.Paragraph(doc.line(doc.label(said)), hang=0)
         elif x.error is None and len(x.roots) > 1:
             said = f"{x.grad.loss} is differentiated: the v given for each is what flows into it."
-            yield Paragraph(line(label(said)), hang=0)
+            yield doc.Paragraph(doc.line(doc.label(said)), hang=0)
 
     # -- the answer --------------------------------------------------------------------------------
 
-    def answer(self) -> Iterable[Block]:
+    def answer(self) -> Iterable[doc.Block]:
         x = self.call
         if x.error is not None:
             return
@@ -180,10 +171,10 @@ class _Call(Page):
             yield from super().answer()
             return
         if x.check is not None:
-            yield Heading("Verdict")
+            yield doc.Heading("Verdict")
             yield from self.verdict()
 
-    def verdict(self) -> Iterable[Block]:
+    def verdict(self) -> Iterable[doc.Block]:
         check = self.call.check
         if check is None:
             return
@@ -194,11 +185,11 @@ class _Call(Page):
         }.get(check.status, check.reason)
         word = {"mismatch": "MISMATCH", "skipped": "not checked"}.get(check.status, check.status)
         tail = f" ({check.dtype})." if check.status in ("agree", "convention", "mismatch") else ""
-        role: Role = ROLES.get(check.status, "label")
-        yield Paragraph(line(Span(f"{word}: ", role), said.rstrip(".") + (tail or ".")))
+        role: doc.Role = ROLES.get(check.status, "label")
+        yield doc.Paragraph(doc.line(doc.Span(f"{word}: ", role), said.rstrip(".") + (tail or ".")))
         if check.differences:
             rows = [difference(d, check.status, self.options.precision) for d in check.differences]
-            yield Table(tuple(rows))
+            yield doc.Table(tuple(rows))
         yield from routes(g for g in self.call.gradients.values() if g.text)
 
     def conclusion(self) -> str:
@@ -219,13 +210,13 @@ class _Call(Page):
 
     # -- chain rule --------------------------------------------------------------------------------
 
-    def chain(self) -> Iterable[Block]:
+    def chain(self) -> Iterable[doc.Block]:
         x = self.call
         if not x.steps:
             return
         start = " and ".join(root.name for root in x.roots) or x.output.name
         g = self.arriving
-        yield Heading(
+        yield doc.Heading(
             "Chain rule",
             f"from {start} back; {g} is what arrives at an operation (PyTorch's grad_output)",
         )
@@ -234,38 +225,38 @@ class _Call(Page):
         groups = [
             list(group) for _, group in groupby(steps, key=lambda s: (s.node, s.kind == "hook"))
         ]
-        rows: list[tuple[Cell, ...]] = []
+        rows: list[tuple[doc.Cell, ...]] = []
         for group, left_out in _ends(groups, _ENDS):
             if group is None:
-                rows.append((cell(label(f"… {left_out} more operations")),))
+                rows.append((doc.cell(doc.label(f"… {left_out} more operations")),))
             elif group[0].kind == "hook":
                 rows += self.hook(group[0])
             else:
                 head = group[0]
-                shown: Line = line(
-                    name(head.node), math(f" = {expressions.get(head.node, head.op)}"),
-                    label(f"  {_line(head.line)}"),
+                shown: doc.Line = doc.line(
+                    doc.name(head.node), doc.math(f" = {expressions.get(head.node, head.op)}"),
+                    doc.label(f"  {_line(head.line)}"),
                 )  # fmt: skip
                 rows += [self.sent(s, shown if not n else (), g) for n, s in enumerate(group)]
-        yield Table(tuple(rows))
+        yield doc.Table(tuple(rows))
 
-    def hook(self, step: TracedStep) -> Iterable[tuple[Cell, ...]]:
-        head = line("a hook on ", name(step.node), " replaces the gradient")
-        yield cell(head), cell(label("arrived")), (_tensor(step.upstream),)
-        yield cell(), cell(label("goes on")), (_tensor(step.contribution),)
+    def hook(self, step: TracedStep) -> Iterable[tuple[doc.Cell, ...]]:
+        head = doc.line("a hook on ", doc.name(step.node), " replaces the gradient")
+        yield doc.cell(head), doc.cell(doc.label("arrived")), (_tensor(step.upstream),)
+        yield doc.cell(), doc.cell(doc.label("goes on")), (_tensor(step.contribution),)
 
-    def sent(self, step: TracedStep, shown: Line, g: str) -> tuple[Cell, ...]:
+    def sent(self, step: TracedStep, shown: doc.Line, g: str) -> tuple[doc.Cell, ...]:
         """One contribution: by which formula, one element's numbers, its value."""
-        parts: list[Line | Tensor] = []
+        parts: list[doc.Line | doc.Tensor] = []
         if step.kind == "opaque":
-            parts.append(line(label("PyTorch's own result: no formula")))
+            parts.append(doc.line(doc.label("PyTorch's own result: no formula")))
         else:
             rule = step.short or _in(g, step)
             said, worked = in_words(replace(step, short=rule), g), work(step)
             parts.append(
-                line(label(said))
+                doc.line(doc.label(said))
                 if said
-                else line(math(rule), label(f"    {worked}" if worked else ""))
+                else doc.line(doc.math(rule), doc.label(f"    {worked}" if worked else ""))
             )
         told = step.contribution_rule and step.total is None
         if not (told and self.is_answer(step.input, step.contribution)):
@@ -273,22 +264,24 @@ class _Call(Page):
         if step.total is not None:
             parts.append(_tensor(step.total, f"the sum of the {step.uses} contributions to {step.input}"))  # fmt: skip
         return (
-            cell(shown) if shown else cell(),
-            cell(line(label("to "), name(step.input))),
+            doc.cell(shown) if shown else doc.cell(),
+            doc.cell(doc.line(doc.label("to "), doc.name(step.input))),
             tuple(parts),
         )
 
     # -- what happened to .grad --------------------------------------------------------------------
 
-    def accumulated(self) -> Iterable[Block]:
+    def accumulated(self) -> Iterable[doc.Block]:
         entries = self.call.accumulated
         if not entries or self.call.error is not None:
             return
         if entries[0].kind == "returned":
-            yield Heading(
+            yield doc.Heading(
                 "Returned", "the gradients that autograd.grad gives back; no .grad changes"
             )
-            yield Table(tuple((cell(name(f"for {e.name}")), _known(e.after)) for e in entries))
+            yield doc.Table(
+                tuple((doc.cell(doc.name(f"for {e.name}")), _known(e.after)) for e in entries)
+            )
             return
         fresh = all(e.before is None for e in entries)
         shown = {g.name for g in self.call.gradients.values() if g.text}
@@ -298,39 +291,41 @@ class _Call(Page):
         ):
             return  # the gradients above, each None before
         said = "; each was None before" if fresh else ""
-        yield Heading("Accumulated", f"what backward added to each .grad{said}")
-        rows: list[tuple[Cell, ...]] = []
+        yield doc.Heading("Accumulated", f"what backward added to each .grad{said}")
+        rows: list[tuple[doc.Cell, ...]] = []
         for entry in entries:
-            title = cell(name(f"{entry.name}.grad"))
+            title = doc.cell(doc.name(f"{entry.name}.grad"))
             if entry.before is None:
                 kept = "kept by retain_grad()" if entry.kind == "retained" else ""
                 value = (
-                    cell(label("None")) if entry.added is None else (_tensor(entry.added, kept),)
+                    doc.cell(doc.label("None"))
+                    if entry.added is None
+                    else (_tensor(entry.added, kept),)
                 )
-                rows.append((title, cell() if fresh else cell(label("added")), value))
+                rows.append((title, doc.cell() if fresh else doc.cell(doc.label("added")), value))
                 continue
-            rows.append((title, cell(label("before")), _known(entry.before)))
-            rows.append((cell(), cell(label("added")), _known(entry.added)))
-            rows.append((cell(), cell(label("after")), _known(entry.after)))
-        yield Table(tuple(row[:1] + row[2:] if fresh else row for row in rows))
+            rows.append((title, doc.cell(doc.label("before")), _known(entry.before)))
+            rows.append((doc.cell(), doc.cell(doc.label("added")), _known(entry.added)))
+            rows.append((doc.cell(), doc.cell(doc.label("after")), _known(entry.after)))
+        yield doc.Table(tuple(row[:1] + row[2:] if fresh else row for row in rows))
 
-    def left_out(self) -> Iterable[Block]:
+    def left_out(self) -> Iterable[doc.Block]:
         x = self.call
         if not x.left_out or x.error is not None:
             return
-        yield Heading("Got nothing")
-        yield Table(tuple(
-            (cell(name(left.name)), cell(label(numbers.shape(left.shape))),
-             cell(left.why + (f" (line {left.site.line})" if left.site is not None else "")))
+        yield doc.Heading("Got nothing")
+        yield doc.Table(tuple(
+            (doc.cell(doc.name(left.name)), doc.cell(doc.label(numbers.shape(left.shape))),
+             doc.cell(left.why + (f" (line {left.site.line})" if left.site is not None else "")))
             for left in x.left_out
         ))  # fmt: skip
 
-    def error(self) -> Iterable[Block]:
+    def error(self) -> Iterable[doc.Block]:
         x = self.call
         if x.error is None:
             return
-        yield Heading("PyTorch refused")
-        yield Paragraph(line(Span(f"{x.error[0]}: {_first(x.error[1])}", "bad")))
+        yield doc.Heading("PyTorch refused")
+        yield doc.Paragraph(doc.line(doc.Span(f"{x.error[0]}: {_first(x.error[1])}", "bad")))
         yield from _remedy(x.why, x.remedy)
 
 
@@ -341,84 +336,92 @@ def _in(g: str, step: Step) -> str:
     return g if same and re.fullmatch(rf"{g}\[(j|0)?(,l|,0)?(,n|,0)?(,b|,0)?\]", text) else text
 
 
-def _remedy(why: str, remedy: str) -> Iterable[Block]:
+def _remedy(why: str, remedy: str) -> Iterable[doc.Block]:
     if why:
-        yield Paragraph(())
-        yield Paragraph(line(why), hang=0)
+        yield doc.Paragraph(())
+        yield doc.Paragraph(doc.line(why), hang=0)
     if remedy:
-        yield Paragraph(line(label("Remedy: "), remedy))
+        yield doc.Paragraph(doc.line(doc.label("Remedy: "), remedy))
 
 
 def operations(
     rows: list[TracedRow],
     title: str = "Operations",
     remark: str = "as executed, with the values that PyTorch computed",
-) -> Iterable[Block]:
+) -> Iterable[doc.Block]:
     """Each operation with its line and its value."""
     if not rows:
         return
-    yield Heading(title, remark)
-    shown: list[tuple[Cell, ...]] = []
+    yield doc.Heading(title, remark)
+    shown: list[tuple[doc.Cell, ...]] = []
     number: int | None = -1
     for row, left_out in _ends(rows, _ENDS):
         if row is None:
-            shown.append((cell(label("…")), cell(label(f"{left_out} more operations"))))
+            shown.append(
+                (doc.cell(doc.label("…")), doc.cell(doc.label(f"{left_out} more operations")))
+            )
             number = -1
             continue
         own = "no formula: PyTorch's own" if row.opaque else ""
         value = (
-            (_tensor(row.value, own),) if row.known else cell(label(f"not kept  {own}".rstrip()))
+            (_tensor(row.value, own),)
+            if row.known
+            else doc.cell(doc.label(f"not kept  {own}".rstrip()))
         )
         shown.append((
-            cell(label(_line(row.line) if row.line != number else "")),
-            cell(line(name(row.node), math(f" = {row.expression}"))),
-            cell(label(numbers.shape(row.shape))), value,
+            doc.cell(doc.label(_line(row.line) if row.line != number else "")),
+            doc.cell(doc.line(doc.name(row.node), doc.math(f" = {row.expression}"))),
+            doc.cell(doc.label(numbers.shape(row.shape))), value,
         ))  # fmt: skip
         number = row.line
-    yield Table(tuple(shown))
+    yield doc.Table(tuple(shown))
 
 
 # -- the other calls, and errors -------------------------------------------------------------------
 
 
-def _others(trace: Trace, script: str) -> Iterable[Block]:
+def _others(trace: Trace, script: str) -> Iterable[doc.Block]:
     rest = [brief for brief in trace.all if brief.index not in trace.full]
     if not rest:
         return
     count = len(rest)
-    yield Heading(
+    yield doc.Heading(
         f"{count} other call{'s' * (count != 1)}",
         f"--call N explains one of them in full: gradexplain trace --call {rest[0].index} {script}",
     )
     rows = [
-        (cell(label("…")), cell(label(f"{left_out} more"))) if brief is None else _brief(brief)
+        (doc.cell(doc.label("…")), doc.cell(doc.label(f"{left_out} more")))
+        if brief is None
+        else _brief(brief)
         for brief, left_out in _ends(rest, _LINES)
     ]
-    yield Table(tuple(rows))
+    yield doc.Table(tuple(rows))
 
 
-def _brief(brief: Brief) -> tuple[Cell, ...]:
+def _brief(brief: Brief) -> tuple[doc.Cell, ...]:
     value = "" if brief.value is None else f"at {numbers.number(brief.value)}"
     return (
-        cell(name(f"call {brief.index}")),
-        cell(label(_line(brief.site.line if brief.site is not None else None))),
-        cell(code(brief.text[:60])),
-        cell(f"failed: {brief.error[:60]}" if brief.error else value),
+        doc.cell(doc.name(f"call {brief.index}")),
+        doc.cell(doc.label(_line(brief.site.line if brief.site is not None else None))),
+        doc.cell(doc.code(brief.text[:60])),
+        doc.cell(f"failed: {brief.error[:60]}" if brief.error else value),
     )
 
 
-def _fault(fault: Fault, trace: Trace, options: Options) -> Iterable[Block]:
+def _fault(fault: Fault, trace: Trace, options: Options) -> Iterable[doc.Block]:
     shown = next((call for call in trace.calls if call.error and call.why == fault.why), None)
     where = "" if fault.site is None else f"line {fault.site.line} of {fault.site.file}"
     if shown is not None:
         if trace.stopped:
-            yield Heading("The script stopped", f"{where}, with the error of call {shown.index}")
+            yield doc.Heading(
+                "The script stopped", f"{where}, with the error of call {shown.index}"
+            )
         return
     title = "The script stopped" if trace.stopped else "An error that the script caught"
-    yield Heading(title, where)
+    yield doc.Heading(title, where)
     if fault.site is not None and fault.site.source:
-        yield Program((fault.site.source,))
-    yield Paragraph(line(Span(f"{fault.type}: {_first(fault.message)}", "bad")))
+        yield doc.Program((fault.site.source,))
+    yield doc.Paragraph(doc.line(doc.Span(f"{fault.type}: {_first(fault.message)}", "bad")))
     yield from _remedy(fault.why, fault.remedy)
     recorded = trace.recorded_call()
     if recorded is not None:

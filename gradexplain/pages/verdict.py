@@ -7,26 +7,14 @@ from collections.abc import Iterable
 import numpy as np
 
 from gradexplain import numbers
-from gradexplain.document.model import (
-    Block,
-    Cell,
-    Paragraph,
-    Role,
-    Span,
-    Table,
-    Tensor,
-    cell,
-    label,
-    line,
-    name,
-)
+from gradexplain.document import model as doc
 from gradexplain.explanation import Check, Difference, Gradient
 from gradexplain.pages.words import spot_of
 
 #: What a convention is, where the check names no other reason.
 CHOICE = "the routes differ where mathematics leaves a choice"
 
-ROLES: dict[str, Role] = {
+ROLES: dict[str, doc.Role] = {
     "agree": "good",
     "convention": "doubt",
     "mismatch": "bad",
@@ -36,7 +24,7 @@ ROLES: dict[str, Role] = {
 
 def verdict(
     check: Check | None, gradients: Iterable[Gradient], precision: int, of: str = "gradients"
-) -> Iterable[Block]:
+) -> Iterable[doc.Block]:
     """The verdict in one line, and where the routes differ, the routes' numbers."""
     if check is None:
         return
@@ -51,13 +39,15 @@ def verdict(
         else f"{reason.rstrip('.')}. The closed form stands, and the chain rule gives the same {of}.",
     }.get(check.status, reason)
     word = {"mismatch": "MISMATCH", "skipped": "not checked"}.get(check.status, check.status)
-    yield Paragraph(line(Span(f"{word}: ", ROLES.get(check.status, "label")), said.strip()), hang=2)
+    yield doc.Paragraph(
+        doc.line(doc.Span(f"{word}: ", ROLES.get(check.status, "label")), said.strip()), hang=2
+    )
     if check.differences:
-        yield Table(tuple(difference(d, check.status, precision) for d in check.differences))
+        yield doc.Table(tuple(difference(d, check.status, precision) for d in check.differences))
     yield from routes(gradients)
 
 
-def routes(gradients: Iterable[Gradient]) -> Iterable[Block]:
+def routes(gradients: Iterable[Gradient]) -> Iterable[doc.Block]:
     """Each route's numbers, where they are not the same."""
     for gradient in gradients:
         if gradient.verdict not in ("convention", "mismatch", "cannot tell"):
@@ -67,9 +57,11 @@ def routes(gradients: Iterable[Gradient]) -> Iterable[Block]:
             found.append(("PyTorch", gradient.torch))
         if all(np.array_equal(gradient.value, value, equal_nan=True) for _, value in found):
             continue
-        rows = [(cell(), cell(label(title)), (Tensor(value),)) for title, value in found]
-        rows[0] = (cell(name(f"{gradient.name}.grad")), *rows[0][1:])
-        yield Table(tuple(rows))
+        rows = [
+            (doc.cell(), doc.cell(doc.label(title)), (doc.Tensor(value),)) for title, value in found
+        ]
+        rows[0] = (doc.cell(doc.name(f"{gradient.name}.grad")), *rows[0][1:])
+        yield doc.Table(tuple(rows))
 
 
 def compared(check: Check) -> str:
@@ -81,15 +73,15 @@ def compared(check: Check) -> str:
     return f"{check.dtype}; {part if many > 1 else 'its one operation'} compared"
 
 
-def difference(d: Difference, status: str, precision: int) -> tuple[Cell, ...]:
+def difference(d: Difference, status: str, precision: int) -> tuple[doc.Cell, ...]:
     """One row: which element, what each route gave, and how far apart that is."""
     where = d.input if d.input.startswith(("∂", "(")) else f"{d.input}.grad"
     values = numbers.distinct(*d.values, precision=precision)
     apart = numbers.number(abs(d.values[0] - d.values[1]), 2)
     return (
-        cell(Span(spot_of(where, d.index), ROLES.get(status, ""))),
-        cell(f"{d.routes[0]} {values[0]}"),
-        cell(f"{d.routes[1]} {values[1]}"),
-        cell(f"differ by {apart}, allowed {numbers.number(d.tolerance, 2)}"),
-        cell(label(f"largest of {d.count}")) if d.count > 1 else cell(),
+        doc.cell(doc.Span(spot_of(where, d.index), ROLES.get(status, ""))),
+        doc.cell(f"{d.routes[0]} {values[0]}"),
+        doc.cell(f"{d.routes[1]} {values[1]}"),
+        doc.cell(f"differ by {apart}, allowed {numbers.number(d.tolerance, 2)}"),
+        doc.cell(doc.label(f"largest of {d.count}")) if d.count > 1 else doc.cell(),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from gradexplain.document.model import Block, Paragraph, label, line, math
+from gradexplain.document import model as doc
 from gradexplain.explanation import ForwardRow, Input
 
 
@@ -49,10 +49,12 @@ def binds(op: str) -> int:
     return _BINDS.get(op, 5)
 
 
-def definitions(lines: Iterable[str]) -> Iterable[Block]:
+def definitions(lines: Iterable[str]) -> Iterable[doc.Block]:
     """What the names in the formulas above stand for."""
     for place, text in enumerate(lines):
-        yield Paragraph(line(label("      " if place else "where "), math(text)), indent=4, hang=10)
+        yield doc.Paragraph(
+            doc.line(doc.label("      " if place else "where "), doc.math(text)), indent=4, hang=10
+        )
 
 
 def quoted(row: ForwardRow) -> str:

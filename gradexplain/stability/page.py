@@ -5,18 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from gradexplain.document.model import (
-    Block,
-    Document,
-    Heading,
-    Paragraph,
-    Program,
-    Table,
-    cell,
-    code,
-    label,
-    line,
-)
+from gradexplain.document import model as doc
 from gradexplain.stability.search import Stability
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -24,42 +13,46 @@ _BLOCKS = " ▁▂▃▄▅▆▇█"
 _WIDTH = 60
 
 
-def page(x: Stability) -> Document:
-    return Document("stability", tuple(_blocks(x)))
+def page(x: Stability) -> doc.Document:
+    return doc.Document("stability", tuple(_blocks(x)))
 
 
-def _said(*parts: Any) -> Paragraph:
-    return Paragraph(line(*parts))
+def _said(*parts: Any) -> doc.Paragraph:
+    return doc.Paragraph(doc.line(*parts))
 
 
-def _blocks(x: Stability) -> Iterator[Block]:
+def _blocks(x: Stability) -> Iterator[doc.Block]:
     name, (low, high) = next(iter(x.ranges.items()))
-    yield Heading("Question")
-    yield Program(tuple(x.expression.strip().splitlines()))
+    yield doc.Heading("Question")
+    yield doc.Program(tuple(x.expression.strip().splitlines()))
     yield _said(
         f"{name} from {low:g} to {high:g} in {len(x.points)} points, {x.dtype}: "
         f"{x.full:.0f} digits at the most, measured with PyTorch against the exact value."
     )
-    yield Heading("Digits", f"{name} = {x.points[0]:.3g} … {x.points[-1]:.3g}")
+    yield doc.Heading("Digits", f"{name} = {x.points[0]:.3g} … {x.points[-1]:.3g}")
     yield _picture(x)
-    yield Heading("Answer")
+    yield doc.Heading("Answer")
     if x.lost is None:
         yield _said("No digits are lost that matter: nothing to rewrite.")
         return
     where = "the backward of " if x.lost.backward else ""
     yield _said(
         f"Most is lost at {name} = {x.worst:.6g}: {where}",
-        code(x.lost.operation),
+        doc.code(x.lost.operation),
         f" has {x.lost.after:.1f} digits of the {x.lost.before:.1f} that went into it.",
     )
     if x.rewrite:
         yield _said("Written so, it keeps them:")
-        yield Program((x.rewrite,))
+        yield doc.Program((x.rewrite,))
         rows = tuple(
-            (cell(line(code(old))), cell(line(code(new))), cell(line(label(why))))
+            (
+                doc.cell(doc.line(doc.code(old))),
+                doc.cell(doc.line(doc.code(new))),
+                doc.cell(doc.line(doc.label(why))),
+            )
             for old, new, why in x.applied
         )
-        yield Table(rows)
+        yield doc.Table(rows)
         yield _said(
             f"At the worst point then {min(x.forward_after):.1f} digits forward (now "
             f"{min(x.forward):.1f}) and {min(x.backward_after):.1f} backward (now "
@@ -70,7 +63,7 @@ def _blocks(x: Stability) -> Iterator[Block]:
     elif x.partial is not None:
         text, better, worse = x.partial
         yield _said(
-            code(text),
+            doc.code(text),
             f" is equal; it has more digits at {better} points and fewer at {worse}, so it "
             "is proposed only for a range where it is better: try a smaller --range.",
         )
@@ -78,16 +71,16 @@ def _blocks(x: Stability) -> Iterator[Block]:
         yield _said("No rewrite of the table is equal here and better at every point.")
 
 
-def _picture(x: Stability) -> Table:
+def _picture(x: Stability) -> doc.Table:
     rows = [("forward", x.forward), ("backward", x.backward)]
     if x.forward_after:
         rows += [("forward, rewritten", x.forward_after), ("backward, rewritten", x.backward_after)]
-    return Table(
+    return doc.Table(
         tuple(
             (
-                cell(line(label(text))),
-                cell(line(picture(digits, x.full))),
-                cell(line(label(f"{min(digits):.1f} … {max(digits):.1f}"))),
+                doc.cell(doc.line(doc.label(text))),
+                doc.cell(doc.line(picture(digits, x.full))),
+                doc.cell(doc.line(doc.label(f"{min(digits):.1f} … {max(digits):.1f}"))),
             )
             for text, digits in rows
         )
