@@ -37,6 +37,7 @@ def test_an_explanation() -> None:
         "given": False,
         "wanted": True,
         "integer": False,
+        "boolean": False,
     }
     assert document["jacobian"]["b"] == {
         "name": "b",

@@ -181,6 +181,8 @@ class _Notation:
                 plain.append(sympy.Symbol(mark, real=True))
             else:
                 plain.append(factor)
+        if not texts:
+            raise _NotShort
         if len(plain) == 1:
             (text,) = texts.values()
             return text[1:-1] if text.startswith("(") else text
@@ -249,7 +251,10 @@ class _Notation:
                 raise _NotShort
             (at,) = ends[0]
             pieces.append(self._piece(left.pop(ends[0]), (at,)))
+        weights: list[tuple[int, str]] = []
         while left:
+            if goal is None and pieces and len(left) > 1 and (here := frozenset({at})) in left:
+                weights.append((len(pieces), self._piece(left.pop(here), (at,))))
             near = [used for used in left if at in used]
             if not near:
                 raise _NotShort
@@ -269,6 +274,9 @@ class _Notation:
         passed = {i for used in groups for i in used} - set(live)
         if passed != set(bound):
             raise _NotShort
+        for place, weight in reversed(weights):  # W1ᵀ @ ((W2ᵀ @ v)·(1 − h²))
+            rest = " @ ".join(pieces[place:])
+            pieces[place:] = [f"(({rest})·{weight})" if " @ " in rest else f"({rest}·{weight})"]
         return " @ ".join(pieces)
 
     def _piece(self, factors: Sequence[Any], ways: Frame) -> str:

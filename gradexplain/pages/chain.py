@@ -149,7 +149,8 @@ def _elementwise(made: Page, way: list[Step], g: str, merged: str) -> str:
     telling = [_held(made.renamed(f)) for f in factors if f not in ("1", None)]
     if None in factors or len(telling) < 2 or re.search(r"\w\[", merged):
         return ""
-    return " · ".join(telling) + (f" = {merged}" if merged else "")
+    once = merged.replace(" ", "") in ("", "·".join(telling).replace(" ", ""))
+    return " · ".join(telling) + ("" if once else f" = {merged}")
 
 
 def _matrices(made: Page, way: list[Step], g: str) -> str:
