@@ -22,9 +22,9 @@ from gradexplain.errors import printable
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+(?:\.\d+)?(?:e[+\-−]?\d+)?|∞)"
     r"|(?P<big>(?:[ΣΠ]|argmax|argmin|max|min)_(?:\{[^}]*\}|\w))"
-    r"|(?P<name>[^\W\d²³¹⁰⁴-⁹](?:[^\W²³¹⁰⁴-⁹]|̂)*[′″]*(?:\.[^\W\d]\w*)*)"
+    r"|(?P<name>[^\W\d²³¹⁰⁴-⁹](?:[^\W²³¹⁰⁴-⁹]|̂)*[′″]*(?:\.[^\W\d]\w*)*(?:@\d+)?)"
     r"|(?P<power>[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+)"
-    r"|(?P<sign>\*\*|[-−+·*×/@=<>≤≥≠→,()\[\]^ᵀ∂…:√∇]))"
+    r"|(?P<sign>\*\*|[-−+·*×/@=<>≤≥≠→,()\[\]^ᵀ∂….:√∇⌊⌋]))"
 )
 _POWERS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _RELATIONS = {"=", "<", ">", "≤", "≥", "≠", "→", ":"}
@@ -125,6 +125,9 @@ class _Reader:
             elif self.token == "ᵀ":
                 self.take()
                 found = Tree("power", parts=(found, Tree("op", "ᵀ")))
+            elif self.token == ".":
+                parts = found, Tree("op", self.take()), Tree("name", self.take())
+                found = Tree("row", parts=parts)
             elif self.token == "[" and found.kind not in ("number",):
                 self.take()
                 found = Tree("index", parts=(found, *self.list("]")))
@@ -167,9 +170,9 @@ class _Reader:
         if self.token == "(":
             self.take()
             return Tree("paren", "()", tuple(self.list(")")))
-        if self.token == "[":
-            self.take()
-            return Tree("paren", "[]", tuple(self.list("]")))
+        if self.token in ("[", "⌊"):
+            ends = {"[": "[]", "⌊": "⌊⌋"}[self.take()]
+            return Tree("paren", ends, tuple(self.list(ends[1])))
         raise _Unreadable
 
     def derivative(self) -> Tree:
@@ -267,6 +270,9 @@ def _latex_word(word: str) -> str:
 
 
 def _latex_name(word: str) -> str:
+    word, _, version = word.partition("@")
+    if version:
+        return rf"{_latex_name(word)}^{{({version})}}"
     primes = word.count("′") + 2 * word.count("″")
     word = word.rstrip("′″")
     if word in _GREEK:
@@ -301,6 +307,7 @@ _LATEX_FORMS: _Forms = {
     "big": ("", "{text}_{{{first}}} {rest}"),
     "()": (", ", r"\left({all}\right)"),
     "[]": (", ", r"\left[{all}\right]"),
+    "⌊⌋": (", ", r"\left\lfloor {all} \right\rfloor"),
     "sqrt": (", ", r"\sqrt{{{all}}}"),
     "δ": (", ", r"\delta_{{{all}}}"),
     "call": (", ", r"{text}\left({all}\right)"),
@@ -339,6 +346,7 @@ _MATHML_FORMS: _Forms = {
     "big": ("", "<mrow><munder><mo>{text}</mo><mrow>{first}</mrow></munder>{rest}</mrow>"),
     "()": (_COMMA, "<mrow><mo>(</mo>{all}<mo>)</mo></mrow>"),
     "[]": (_COMMA, "<mrow><mo>[</mo>{all}<mo>]</mo></mrow>"),
+    "⌊⌋": (_COMMA, "<mrow><mo>⌊</mo>{all}<mo>⌋</mo></mrow>"),
     "sqrt": (_COMMA, "<msqrt>{all}</msqrt>"),
     "δ": (_COMMA, "<msub><mi>δ</mi><mrow>{all}</mrow></msub>"),
     "call": (_COMMA, "<mrow><mi>{text}</mi><mo>(</mo>{all}<mo>)</mo></mrow>"),

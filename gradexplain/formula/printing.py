@@ -127,7 +127,6 @@ class TextPrinter:
 
     sum_sign, product_sign = "Σ", "Π"
     greatest_sign, least_sign = "max", "min"
-    no = "not "
     constants = {sympy.pi: "π", sympy.E: "e", sympy.oo: "∞", sympy.nan: "nan"}
 
     def relation(self, sign: str) -> str:
@@ -173,7 +172,7 @@ class TextPrinter:
             return self._pow(e)
         if isinstance(e, sympy.KroneckerDelta):
             if e.args[0] == 0 and isinstance(e.args[1], Lookup):  # of a mask
-                return self.bracket(f"{self.no}{self(e.args[1])}"), _ATOM
+                return f"[not {self(e.args[1])}]", _ATOM
             return self.kronecker(*map(self, self._sides(e))), _ATOM
         if isinstance(e, Bracket):
             return self.bracket(self.condition(e.condition)), _ATOM
@@ -449,11 +448,11 @@ class TextPrinter:
         if isinstance(c, Or):
             return " or ".join(sorted(map(self.condition, c.args)))
         if isinstance(c, Not):
-            return f"{self.no}({self.condition(c.args[0])})"
+            return f"not ({self.condition(c.args[0])})"
         if isinstance(c, sympy.core.relational.Relational):
             c = plain(c)
             if isinstance(c, (sympy.Eq, sympy.Ne)) and c.rhs == 0 and isinstance(c.lhs, Lookup):
-                return f"{self.no if isinstance(c, sympy.Eq) else ''}{self(c.lhs)}"
+                return f"{'not ' if isinstance(c, sympy.Eq) else ''}{self(c.lhs)}"
             return f"{self(c.lhs)} {self.relation(_RELATIONS[type(c)])} {self(c.rhs)}"
         return str(c)
 

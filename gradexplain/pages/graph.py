@@ -9,6 +9,7 @@ from gradexplain.explanation import Explanation, ForwardRow
 
 _SIGNS = {
     "add": "+", "sub": "−", "mul": "×", "div": "/", "matmul": "@", "mm": "@", "pow": "^", "neg": "−",
+    "gt": ">", "lt": "<", "ge": "≥", "le": "≤", "eq": "=", "ne": "≠",
 }  # fmt: skip
 
 

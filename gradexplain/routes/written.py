@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import sympy
 
+from gradexplain.formats.notation import latex
 from gradexplain.formula.arranging import joined
 from gradexplain.formula.calculus import ADJOINT, TOTAL
 from gradexplain.formula.indices import index
@@ -21,7 +23,6 @@ from gradexplain.formula.kinds import (
     label_of,
     text_of,
 )
-from gradexplain.formula.latex import LatexPrinter
 from gradexplain.formula.letters import Letters
 from gradexplain.formula.printing import TextPrinter
 from gradexplain.formula.structure import structure
@@ -114,19 +115,13 @@ class Written:
         axes: Sequence[Any],
         row: tuple[Any, ...] = (),
     ) -> Shown:
-        texts = []
-        where: list[str] = []
-        sizes: Iterable[str] = ()
         formula = joined(formula)
         ranks = {node.label: len(node.shape) for node in self.graph.nodes}
-        for kind in (TextPrinter, LatexPrinter):
-            printer = kind(
-                letters, self.form.names, ranks, self.form.loss_name, self.graph.out.label
-            )
-            texts.append(f"{_left(left, printer)} = {printer(self.form.lettered(formula))}")
-            if kind is TextPrinter:
-                where = self.definitions(formula, letters, printer, row)
-                sizes = printer.sizes
+        printer = TextPrinter(
+            letters, self.form.names, ranks, self.form.loss_name, self.graph.out.label
+        )
+        text = f"{_left(left, printer)} = {printer(self.form.lettered(formula))}"
+        where = self.definitions(formula, letters, printer, row)
         # Deriving the lines below took the same symbols for other axes.
         for _, node, places in left:
             # A scalar of a shape such as (1, 1) is spoken of without its indices.
@@ -134,9 +129,9 @@ class Written:
                 if not symbol.is_Integer:
                     self.calculus.ranges[symbol] = n
         symbols = [a for a in axes if not a.is_Integer]
-        return Shown(
-            formula, texts[0], texts[1], tuple(where), self.ranges(symbols, letters, sizes)
-        )
+        ranges = self.ranges(symbols, letters, printer.sizes)
+        tex = re.sub(r"^(.+)\.grad(?=[\[ ])", rf"∂{self.form.loss_name}/∂\1", text)
+        return Shown(formula, text, latex(tex), tuple(where), ranges)
 
     def definitions(
         self, formula: Any, letters: Letters, printer: TextPrinter, row: tuple[Any, ...]

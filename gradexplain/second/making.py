@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,9 +13,8 @@ import sympy
 
 from gradexplain.engine import Run
 from gradexplain.explanation import Array, Check, Difference
+from gradexplain.formats.notation import latex
 from gradexplain.formula.indices import Ranges, index
-from gradexplain.formula.latex import LatexPrinter
-from gradexplain.formula.letters import Letters
 from gradexplain.graph import Node
 from gradexplain.plan.arrays import to_float
 from gradexplain.problem import Problem, is_small
@@ -171,21 +169,21 @@ class Making:
     def _block(self, a: Node, b: Node, rows: Mapping[tuple[str, str], Any]) -> Block:
         name, shape = f"{a.label},{b.label}", a.shape + b.shape
         form = self.forms.get(a.label)
-        d, latex = self._left(a, "", b, ""), self._latex_left(a, "", b, "")
+        d = self._left(a, "", b, "")
         if form is None:  # no gradient flows to it at all
             zero = np.zeros(shape) if self.asked.whole else None
-            return Block(name, 0, f"{d} = 0", f"{latex} = 0", (), "", a.label, b.label, "zero",
+            return Block(name, 0, f"{d} = 0", latex(f"{d} = 0"), (), "", a.label, b.label, "zero",
                          shape, zero, zero, zero, zero)  # fmt: skip
         formed = self._formed(a, b)
         if formed:
             shown, structure = Written(form).jacobian(b)
-            text, latex = self._titled(shown, a, b)
+            text = self._titled(shown, a, b)
             block = Block(
-                name, shown.formula, text, latex, shown.where, shown.ranges, a.label, b.label,
+                name, shown.formula, text, latex(text), shown.where, shown.ranges, a.label, b.label,
                 words(structure, self.hessian.scalar, a, b), shape, None, None, None, None,
             )  # fmt: skip
         else:
-            block = Block(name, None, f"{d} = …", f"{latex} = \\dots", (), "", a.label, b.label,
+            block = Block(name, None, f"{d} = …", latex(f"{d} = …"), (), "", a.label, b.label,
                           BY_NUMBERS, shape, None, None, None, None)  # fmt: skip
         if self.asked.whole:
             self._numbers(a, b, block, form if formed else None, *rows[a.label, b.label])
@@ -419,34 +417,18 @@ class Making:
 
     # -- titles ----------------------------------------------------------------------------------
 
-    def _titled(self, shown: Shown, a: Node, b: Node) -> tuple[str, str]:
+    def _titled(self, shown: Shown, a: Node, b: Node) -> str:
         """The formula's lines with ``∂²L/∂a∂b`` to the left."""
         left, _, right = shown.text.partition(" = ")
         above, below = left[1:].rsplit("/∂", 1)
-        text = self._left(a, above.removeprefix(f"{a.label}.grad"), b, below[len(b.label) :])
-        tex_left, _, tex_right = shown.latex.partition(" = ")
-        places = re.fullmatch(r"\\frac\{\\partial (.*)\}\{\\partial (.*)\}", tex_left)
-        tops = ["", ""]
-        if places is not None:
-            name = LatexPrinter(Letters(())).name
-            tops = [
-                places[1].removeprefix(name(f"{a.label}.grad")),
-                places[2].removeprefix(name(b.label)),
-            ]
-        return f"{text} = {right}", f"{self._latex_left(a, tops[0], b, tops[1])} = {tex_right}"
+        at = above.removeprefix(f"{a.label}.grad")
+        return f"{self._left(a, at, b, below[len(b.label) :])} = {right}"
 
     def _left(self, a: Node, at: str, b: Node, there: str) -> str:
         scalar = self.hessian.scalar
         if a.id == b.id and not a.shape:
             return f"∂²{scalar}/∂{a.label}²"
         return f"∂²{scalar}/∂{a.label}{at}∂{b.label}{there}"
-
-    def _latex_left(self, a: Node, at: str, b: Node, there: str) -> str:
-        name = LatexPrinter(Letters(())).name
-        below = rf"\partial {name(a.label)}{at} \, \partial {name(b.label)}{there}"
-        if a.id == b.id and not a.shape:
-            below = rf"\partial {name(a.label)}^2"
-        return rf"\frac{{\partial^2 {name(self.hessian.scalar)}}}{{{below}}}"
 
     # -- the whole -------------------------------------------------------------------------------
 
@@ -534,8 +516,8 @@ class Making:
             if (block := self.hessian.blocks[a.label, leaf.label]).formula != 0
         ]
         if len(self.leaves) > _FEW and any(block.formula is None for _, block in column):
-            text, latex = self._product_titles("", "", "…", r"\dots", leaf)
-            return Product(leaf.label, None, text, latex, (), "", None, zero, None, zero)
+            text = self._product_text("", "…", leaf)
+            return Product(leaf.label, None, text, latex(text), (), "", None, zero, None, zero)
         if not any(self.forms[a.label].is_long(leaf) for a, _ in column):
             total, ranges = sympy.S.Zero, Ranges()
             for a, _ in column:
@@ -547,16 +529,12 @@ class Making:
         shown = Written(form).gradient(leaf)
         left, _, right = shown.text.partition(" = ")
         at = left.rsplit("/∂", 1)[1][len(leaf.label) :]
-        tex_left, _, tex_right = shown.latex.partition(" = ")
-        places = re.fullmatch(r"\\frac\{\\partial .*\}\{\\partial (.*)\}", tex_left)
-        name = LatexPrinter(Letters(())).name
-        tex_at = places[1].removeprefix(name(leaf.label)) if places is not None else ""
-        text, latex = self._product_titles(at, tex_at, right, tex_right, leaf)
+        text = self._product_text(at, right, leaf)
         return Product(
             leaf.label,
             shown.formula,
             text,
-            latex,
+            latex(text),
             shown.where,
             shown.ranges,
             zero,
@@ -565,13 +543,9 @@ class Making:
             zero,
         )
 
-    def _product_titles(
-        self, at: str, tex_at: str, right: str, tex_right: str, leaf: Node
-    ) -> tuple[str, str]:
+    def _product_text(self, at: str, right: str, leaf: Node) -> str:
         of = "" if len(self.leaves) == 1 else f".{leaf.label}"
-        u, name = self.hessian.u, LatexPrinter(Letters(())).name
-        tex_of = "" if not of else rf"^{{({name(leaf.label)})}}"
-        return f"(H·{u}){of}{at} = {right}", f"(H {u}){tex_of}{tex_at} = {tex_right}"
+        return f"(H·{self.hessian.u}){of}{at} = {right}"
 
     # -- verdict ---------------------------------------------------------------------------------
 
