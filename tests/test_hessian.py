@@ -62,7 +62,7 @@ def test_a_quadratic(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["product"]["x1"]["formula"] == "(H·u).x1 = 2·u.x1 + u.x2"
     assert found["product"]["x1"]["value"] is None
     assert found["hessian"]["x1,x2"]["formula"] == "∂²y/∂x1∂x2 = 1"
-    latex = r"\frac{\partial^2 y}{\partial \mathrm{x1} \, \partial \mathrm{x2}} = 1"
+    latex = r"\frac{{\partial }^{2}y}{\partial x_{1}\partial x_{2}} = 1"
     assert found["hessian"]["x1,x2"]["latex"] == latex
 
 

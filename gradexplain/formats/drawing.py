@@ -79,16 +79,16 @@ class _Canvas:
         return made
 
 
-def drawing(graph: Graph, width: int) -> list[str]:
-    """The lines; none where the graph is too large, or does not fit into ``width`` cells.
+def drawing(graph: Graph, width: int) -> tuple[list[str], str]:
+    """The lines, none where the graph is too large or does not fit into ``width`` cells, and a remark.
 
-    An operation stands with what PyTorch calls its backward; under the drawing where that is too wide.
+    An operation stands with what PyTorch calls its backward; the remark says so where that is too wide.
     """
     if not 2 < len(graph.nodes) <= MOST or any(cells(n.text) != len(n.text) for n in graph.nodes):
-        return []
+        return [], ""
     named = {node.name: f"{node.text} {node.grad_fn}".rstrip() for node in graph.nodes}
     if lines := _drawn(graph, width, named):
-        return lines
+        return lines, ""
     lines = _drawn(graph, width, {node.name: node.text for node in graph.nodes})
     names: dict[str, dict[str, None]] = {}
     for node in graph.nodes:
@@ -96,7 +96,7 @@ def drawing(graph: Graph, width: int) -> list[str]:
             operation = node.text.rpartition(" = ")[2].partition("(")[0]
             names.setdefault(operation, {})[node.grad_fn] = None
     said = [f"{operation} {' and '.join(found)}" for operation, found in names.items()]
-    return [*lines, f"grad_fn: {', '.join(said)}"] if lines and 0 < len(said) <= _NAMED else lines
+    return lines, f"grad_fn: {', '.join(said)}" if 0 < len(said) <= _NAMED else ""
 
 
 def _drawn(graph: Graph, width: int, texts: Mapping[str, str]) -> list[str]:

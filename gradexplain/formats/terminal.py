@@ -161,13 +161,13 @@ def _matrix(page: Page, block: doc.Matrix) -> None:
 
 
 def _graph(page: Page, block: doc.Graph) -> None:
-    lines = drawing(block, page.style.width - 2)
+    lines, names = drawing(block, page.style.width - 2)
     if not lines:
         return
     _heading(page, doc.Heading("Graph"))
     for drawn in lines:
         page.lines.append(Text("  ").append_text(page.text(drawn)))
-    for remark in block.remarks:
+    for remark in filter(None, (names, *block.remarks)):
         page.add(page.text(remark, STYLES["label"]), hang=2)
 
 
