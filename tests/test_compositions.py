@@ -48,6 +48,13 @@ def test_functions_are_pytorchs_own(text: str) -> None:
     compared(gradexplain.explain(expression, shapes=shapes, grad="ones"), "", expression)
 
 
+def test_eigenvectors_are_refused() -> None:
+    with pytest.raises(gradexplain.GradexplainError) as caught:
+        gradexplain.explain("torch.linalg.eigh(x)[1].sum()", shapes={"x": (2, 2)})
+    assert caught.value.message == "`torch.linalg.eigh(x)[1].sum()` is not a tensor"
+    assert caught.value.remedy == "their sign is open; only the eigenvalues are differentiated here"
+
+
 @pytest.mark.parametrize(("module", "text"), MODULES)
 def test_modules_are_pytorchs_own(module: str, text: str) -> None:
     expression, shapes = parse(text)

@@ -113,11 +113,21 @@ VECTOR_NORM = register(Op(
 
 
 def _named_norm(b: Any, x: Any, p: str, dim: Any, keepdim: bool) -> Any:
-    if p != "fro":
-        raise UnsupportedError(
-            f"norm p={p!r} is not supported yet", remedy="use 'fro' or a number"
-        )
+    if p == "nuc":
+        return _spectral(b, x, p, (-2, -1) if dim is None else dim, keepdim)
+    expect(p == "fro", f"norm p={p!r} is none of PyTorch's", remedy="use 'fro', 'nuc' or a number")
     return b.call("norm", x, 2, dim, keepdim)
+
+
+def _spectral(b: Any, x: Any, p: Any, dim: Any, keepdim: bool) -> Any:
+    """A norm of the singular values: their sum, the largest (2) or the smallest (-2)."""
+    dims = tuple(normal_dim(d, len(b.shape(x))) for d in dim)
+    last = (len(b.shape(x)) - 2, len(b.shape(x)) - 1)
+    values = b.call("svdvals", x if dims == last else b.call("movedim", x, dims, (-2, -1)))
+    found = b.call("sum", values, -1) if p == "nuc" else b.call("select", values, -1, 0 if p == 2 else -1)
+    for d in sorted(dims) if keepdim else ():
+        found = b.call("unsqueeze", found, d)
+    return found
 
 
 register(Op(
@@ -135,7 +145,7 @@ register(Op(
     "matrix_norm(Tensor A, str ord='fro', int[]? dim=None, bool keepdim=False)", _FAMILY,
     homes="linalg",
     expand=lambda b, x, p, dim, keepdim: _named_norm(b, x, p, dim or (-2, -1), keepdim),
-    samples=("torch.linalg.matrix_norm(x[2,3])",),
+    samples=("torch.linalg.matrix_norm(x[2,3])", "torch.linalg.matrix_norm(x[2,2,3].sin(), 'nuc')"),
 ))
 
 
@@ -151,11 +161,10 @@ def _matrix_norm(b: Any, x: Any, p: float, dim: Any, keepdim: bool) -> Any:
     rank = len(b.shape(x))
     expect(rank > 1 and not isinstance(dim, int) and len(dim) == 2,
            "a matrix norm needs a matrix and two dims, found shape {}", b.shape(x))
-    if p not in (1, -1, inf, -inf):
-        raise UnsupportedError(
-            f"the matrix norm ord={p:g} is not supported yet: it needs singular values",
-            remedy="1, -1, inf, -inf and 'fro' are; linalg.vector_norm takes any ord",
-        )
+    if abs(p) == 2:
+        return _spectral(b, x, p, dim, keepdim)
+    expect(p in (1, -1, inf, -inf), f"there is no matrix norm ord={p:g}",
+           remedy="1, -1, 2, -2, inf, -inf, 'fro' and 'nuc' are; linalg.vector_norm takes any ord")
     rows, columns = (normal_dim(d, rank) for d in dim)
     summed, kept = (rows, columns) if p in (1, -1) else (columns, rows)
     total = b.call("sum", b.call("abs", x), (summed,), True)
@@ -167,7 +176,8 @@ register(Op(
     "matrix_norm(Tensor A, float ord, int[]? dim=None, bool keepdim=False)", _FAMILY,
     homes="linalg",
     expand=lambda b, x, p, dim, keepdim: _matrix_norm(b, x, p, dim or (-2, -1), keepdim),
-    samples=("torch.linalg.matrix_norm(x[2,3], 1)", "torch.linalg.matrix_norm(x[2,3], -inf)"),
+    samples=("torch.linalg.matrix_norm(x[2,3], 1)", "torch.linalg.matrix_norm(x[2,3], -inf)",
+             "torch.linalg.matrix_norm(x[2,3], 2)", "torch.linalg.matrix_norm(x[3,2,1], -2, (0, 1), True)"),
 ))
 
 

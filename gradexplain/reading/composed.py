@@ -10,6 +10,7 @@ from gradexplain.graph import Ref
 from gradexplain.reading import library
 from gradexplain.reading.applying import Applier
 from gradexplain.reading.inputs import Inputs
+from gradexplain.reading.names import DEFAULTS
 from gradexplain.reading.objects import Tensor
 from gradexplain.reading.program import Program
 from gradexplain.reading.session import Session
@@ -19,9 +20,11 @@ from gradexplain.tensors import mapped
 _NOWHERE = Span(0, 0)
 
 
-def is_written(path: str) -> bool:
-    """Whether the library has a function of this path, as in ``torch.lstm_cell``."""
-    return library.name_of(path) is not None
+def path_of(spelling: str) -> str | None:
+    """Where the library has what a record would spell so, as in ``F.interpolate``; None if nowhere."""
+    home, _, name = spelling.rpartition(".")
+    path = f"{DEFAULTS.get(home, home)}.{name}"
+    return path if library.name_of(path) is not None else None
 
 
 def applied(

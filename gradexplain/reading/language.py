@@ -17,7 +17,7 @@ from gradexplain.limits import MAX_GRAPH_NODES, MAX_STEPS
 from gradexplain.ops import by_spelling
 from gradexplain.ops.base import Shape
 from gradexplain.reading.inputs import Inputs
-from gradexplain.reading.objects import Class, Own, Tensor, what
+from gradexplain.reading.objects import Class, Own, Tensor, Unread, what
 from gradexplain.reading.program import Program
 from gradexplain.reading.session import BackwardCall, Numbers, Remark, Session
 from gradexplain.reading.statements import connect, run_whole
@@ -192,7 +192,8 @@ def _output(s: Session, last: Any, program: Program) -> Ref:
             else "end with an expression, as in `y = f(x)`",
         )
     else:
-        s.fail(f"{what(last)} is not a tensor", place, "the last statement must be a tensor")
+        why = last.why if isinstance(last, Unread) else "the last statement must be a tensor"
+        s.fail(f"{what(last)} is not a tensor", place, why)
     node = s.builder.nodes[ref.id]
     if node.integer:
         s.fail(

@@ -16,7 +16,7 @@ import numpy as np
 
 from gradexplain.errors import Span
 from gradexplain.reading import optimizers
-from gradexplain.reading.objects import Call, Function, Module, Tensor
+from gradexplain.reading.objects import Call, Function, Module, Results, Tensor, Unread
 from gradexplain.reading.session import Session
 
 
@@ -128,6 +128,8 @@ def _remark(s: Session, call: Call) -> None:
 
 
 FUNCTIONS: dict[str, Any] = {
+    "results": lambda s, call: Results(call.args[0], call.args[1:]),
+    "unread": lambda s, call: Unread(*call.args),
     "copies": _copies,
     "clip_gradients": optimizers.clipped, "parameter": _parameter,
     "sizes": _sizes, "refuse": _refuse, "remark": _remark,

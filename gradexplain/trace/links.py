@@ -119,9 +119,8 @@ class Reading:
                     return self.applier.apply_any(records, args, named, _NOWHERE)
                 except GradexplainError as error:
                     problem = error
-        for path in (re.sub(r"^F\.", "torch.nn.functional.", s) for s in operation.spellings):
-            if composed.is_written(path):
-                return composed.applied(path, args, kwargs, self.applier, self._dtype)
+        for path in filter(None, map(composed.path_of, operation.spellings)):
+            return composed.applied(path, args, kwargs, self.applier, self._dtype)
         raise problem
 
     def _shape(self, arg: Arg) -> tuple[int, ...]:
