@@ -386,9 +386,15 @@ def _no_grad(s: Session, call: Call) -> Any:
     return Unread("no_grad", "use it as `with torch.no_grad():`")
 
 
+def _switched(s: Session, call: Call) -> Any:
+    """``torch.set_grad_enabled(False)`` as a statement: from here on."""
+    s.grad_enabled = bool(call.get(0, "mode"))
+    return _no_grad(s, call)
+
+
 FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
     "torch.autograd.grad": _grad,
     "torch.autograd.backward": _backward,
-    **dict.fromkeys(("torch.no_grad", "torch.enable_grad", "torch.inference_mode",
-                     "torch.set_grad_enabled", "no_grad"), _no_grad),
+    **dict.fromkeys(("torch.no_grad", "torch.enable_grad", "torch.inference_mode", "no_grad"), _no_grad),
+    **dict.fromkeys(("torch.set_grad_enabled", "torch.autograd.set_grad_enabled"), _switched),
 }  # fmt: skip

@@ -83,7 +83,9 @@ def value(s: Session, node: ast.expr) -> Any:
             )  # fmt: skip
         case ast.NamedExpr(target=target, value=part):
             found = value(s, part)
-            s.assign(target.id, found)
+            around = next(scope for scope in reversed(s.scopes) if _COMPREHENSION not in scope)
+            with s.scope((around,)):
+                s.assign(target.id, found)
             return found
         case ast.Yield(value=part) if s.yielded:
             s.yielded[-1].append(None if part is None else value(s, part))
@@ -310,9 +312,13 @@ def _compare(s: Session, node: ast.Compare) -> Any:
     return found
 
 
+#: What the scope of a comprehension holds: ``:=`` in it assigns to the one around it.
+_COMPREHENSION = "[]"
+
+
 def _comprehension(s: Session, element: ast.expr, loops: list[ast.comprehension]) -> Iterator[Any]:
     """The elements of a comprehension, in a scope of its own."""
-    with s.scope((*s.scopes, {})):
+    with s.scope((*s.scopes, {_COMPREHENSION: True})):
         yield from _looped(s, element, loops)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, ItemsView, KeysView, ValuesView
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ from gradexplain.reading.objects import (
     what,
 )
 from gradexplain.reading.operators import change_in_place, replace
-from gradexplain.reading.plain import TRACE
+from gradexplain.reading.plain import TRACE, ordered, quantified
 from gradexplain.reading.session import Session
 
 
@@ -191,7 +191,11 @@ def cast(s: Session, owner: Tensor, dtype: str, call: Call) -> Any:
         return s.apply(by_spelling("torch.ne"), (owner, 0), {}, call.place)
     if dtype in WHOLE:
         if known is None:
-            return s.apply(by_spelling("torch.detach"), (owner,), {}, call.place)
+            with s.gradients(False):
+                name = "clone" if owner.dtype == "bool" else "trunc"
+                made = s.apply(by_spelling(f"torch.{name}"), (owner,), {}, call.place)
+            made.dtype = dtype
+            return made
         return s.literal(np.trunc(known), dtype, call.place)
     if owner.ref is None and owner.rows is None:
         s.ref(owner)
@@ -213,11 +217,13 @@ def _type(s: Session, owner: Tensor, call: Call) -> Any:
     kind = call.get(0, "dtype")
     if isinstance(kind, Dtype):
         return cast(s, owner, dtype_name(kind.path), call)
-    names = {"FloatTensor": "float32", "DoubleTensor": "float64", "LongTensor": "int64"}
+    if kind is None:
+        return f"torch.{owner.dtype}"
     last = (kind.path if isinstance(kind, Function) else str(kind)).rpartition(".")[2]
-    if last in names:
-        return cast(s, owner, names[last], call)
-    return f"torch.{owner.dtype}"
+    last = last.lower().removesuffix("tensor")
+    if call.name == "astype" and last in ("float", "int"):
+        last += "64"
+    return cast(s, owner, dtype_name(last), call)
 
 
 def _clone(s: Session, owner: Tensor, call: Call) -> Any:
@@ -384,6 +390,10 @@ _METHODS: dict[str, Callable[[Session, Tensor, Call], Any]] = {
     "view": _permuted,
     "reshape": _permuted,
     "astype": _type,
+    **dict.fromkeys(
+        ("all", "any"),
+        lambda s, owner, call: quantified(s, dataclasses.replace(call, args=(owner, *call.args))),
+    ),
     "is_floating_point": lambda s, owner, call: owner.dtype not in WHOLE,
 }
 
@@ -428,12 +438,18 @@ def _of_layer(s: Session, owner: Layer, call: Call) -> Any:
         ) >= 2 and isinstance(call.args[0], str):
             classes.assign(s, owner, *call.args[:2])
             return None
-        case "to" | "cuda" | "cpu" | "float" | "requires_grad_":
+        case "requires_grad_":
+            for parameter in owner.all_parameters():
+                _requires_grad_(s, parameter, call)
             return owner
-        case "double":
+        case "double" | "to" if call.name == "double" or "float64" in map(_named, call.args):
             for parameter in owner.all_parameters():
                 parameter.dtype = "float64"
             return owner
+        case "to" | "cuda" | "cpu" | "float":
+            return owner
+        case "buffers":
+            return [part for part in owner.attributes.values() if isinstance(part, Tensor)]
         case "children" | "values":
             return list(owner.children.values())
         case "named_children" | "items":
@@ -465,6 +481,10 @@ def _of_layer(s: Session, owner: Layer, call: Call) -> Any:
     return Unread(s.text(call.place), TRACE)
 
 
+def _named(part: Any) -> str:
+    return dtype_name(part.path) if isinstance(part, Dtype) else ""
+
+
 #: Methods of texts that give what Python gives.
 _TEXTS = {
     "find",
@@ -481,48 +501,35 @@ _TEXTS = {
 
 
 def _of_plain(s: Session, owner: Any, call: Call) -> Any:
-    if isinstance(owner, list):
-        match call.name:
-            case "append" if len(call.args) == 1:
-                owner.append(call.args[0])
-                return None
-            case "extend" if call.args and isinstance(call.args[0], (list, tuple)):
-                owner.extend(call.args[0])
-                return None
-            case "insert" if len(call.args) == 2 and isinstance(call.args[0], int):
-                owner.insert(*call.args)
-                return None
-            case "pop":
-                return owner.pop(*call.args) if owner else None
-            case "copy":
-                return list(owner)
-            case "reverse":
-                owner.reverse()
-                return None
-    if isinstance(owner, dict):
-        match call.name:
-            case "items":
-                return list(owner.items())
-            case "keys":
-                return list(owner)
-            case "values":
-                return list(owner.values())
-            case "get" if call.args:
-                return owner.get(*call.args[:2])
-            case "pop" if call.args:
-                return owner.pop(*call.args[:2])
-            case "update" if call.args and isinstance(call.args[0], dict):
-                owner.update(call.args[0])
-                return None
-            case "setdefault" if call.args:
-                return owner.setdefault(*call.args[:2])
+    """A method of Python's lists, dicts and texts."""
     if isinstance(owner, str):
         plain = all(isinstance(part, (str, int, type(None))) for part in call.args)
         if call.name in _TEXTS and plain and not call.kwargs:
             return getattr(owner, call.name)(*call.args)
         return s.text(call.place)
+    args = call.args
+    if isinstance(owner, list):
+        match call.name:  # a set is a list here
+            case "add" if args[0] in owner:
+                return None
+            case "add":
+                return owner.append(args[0])
+            case "discard":
+                return owner.remove(args[0]) if args[0] in owner else None
+            case "sort":
+                owner[:] = ordered(s, dataclasses.replace(call, args=(owner,)))
+                return None
+            case "extend":
+                args = (s.iterate(args[0], call.place),)
     if isinstance(owner, tuple) and call.name == "numel":
         return math.prod(owner)
-    if not s.script:
-        s.fail(f"{what(owner)} has no methods", call.where, "call it on a tensor")
-    return Unread(s.text(call.place), TRACE)
+    function = getattr(owner, call.name, None)
+    if function is None or not s.script:
+        if isinstance(owner, list) and hasattr(set, call.name):
+            s.unsupported(f"`{call.name}` of a set is not read", call.where, TRACE)
+        s.fail(f"{what(owner)} has no method `{call.name}`", call.where, "call it on a tensor")
+    try:
+        found = function(*args, **call.kwargs)
+    except (LookupError, TypeError, ValueError) as error:
+        s.fail(f"`{call.name}`: {error}", call.place, "see what it is called on")
+    return list(found) if isinstance(found, (KeysView, ValuesView, ItemsView)) else found

@@ -137,12 +137,14 @@ def _fold(s: Session, name: str, a: Any, b: Any, place: Span) -> Tensor | None:
     dtype = promoted(t.dtype for t in tensors)
     if dtype in WHOLE and (name == "div" or any(isinstance(t, float) for t in (a, b))):
         dtype = s.default
-    unit = np.float32 if dtype == "float32" else np.float64
+    if dtype == "bool" and (len(tensors) == 1 or name != "mul"):
+        return None
+    unit = np.dtype(dtype or "float64")
 
     numbers = [_numbers(s, t, place) for t in (a, b)]
 
     def computed() -> Any:
-        values = [unit(number()) for number in numbers]
+        values = [np.asarray(number()).astype(unit) for number in numbers]
         with np.errstate(all="ignore"):
             return _FOLDED[name](*values)
 

@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
+
 from gradexplain.ops import by_spelling
 from gradexplain.reading.objects import Call, Layer, Tensor, Unread, is_number, what
 from gradexplain.reading.operators import binary
@@ -159,11 +161,40 @@ def _of_number(s: Session, call: Call) -> Any:
     return NotImplemented
 
 
-def _sorted(s: Session, call: Call) -> Any:
-    parts = _parts(s, call.args[0], call)
-    if not all(map(is_number, parts)):
-        s.unsupported("only numbers are sorted here", call.place, TRACE)
-    return sorted(parts, reverse=bool(call.kwargs.get("reverse")))
+def ordered(s: Session, call: Call) -> list[Any]:
+    """``sorted(parts, key=…, reverse=…)``."""
+    parts, key = _parts(s, call.args[0], call), call.kwargs.get("key")
+    keys = [s.call(key, (n,), {}, call.place, call.where) for n in parts] if key else parts
+    if not (all(map(is_number, keys)) or all(isinstance(n, str) for n in keys)):
+        s.unsupported("only numbers and texts are put in order here", call.place, TRACE)
+    order = sorted(
+        range(len(parts)), key=keys.__getitem__, reverse=bool(call.kwargs.get("reverse"))
+    )
+    return [parts[n] for n in order]
+
+
+def _equal(s: Session, call: Call) -> Any:
+    """``torch.allclose(a, b)``, ``torch.equal(a, b)``, by their numbers."""
+    if not all(isinstance(part, (Tensor, int, float)) for part in call.args[:2]):
+        return Unread(s.text(call.place), TRACE)
+    a, b = (s.number(n, call.place) if isinstance(n, Tensor) else n for n in call.args[:2])
+    if call.name in ("equal", "array_equal"):
+        return np.array_equal(a, b)
+    return np.allclose(a, b, call.get(2, "rtol", 1e-5), call.get(3, "atol", 1e-8))
+
+
+def quantified(s: Session, call: Call) -> Any:
+    """``torch.all(x > 0)``, ``mask.any(dim=1)``: the least or the largest of 0 and 1."""
+    tensor, name = call.get(0, "input"), "amin" if call.name == "all" else "amax"
+    if not isinstance(tensor, Tensor):
+        return NotImplemented
+    dims = call.get(1, "dim", call.kwargs.get("axis", tuple(range(len(tensor.shape)))))
+    with s.gradients(False):
+        mask = s.apply(by_spelling("torch.ne"), (tensor, 0), {}, call.place)
+        if dims != ():
+            args = mask, dims, call.get(2, "keepdim", False)
+            mask = s.apply(by_spelling(f"torch.{name}"), args, {}, call.place)
+        return s.apply(by_spelling("torch.ne"), (mask, 0), {}, call.place)
 
 
 def _file(s: Session, call: Call) -> Any:
@@ -195,7 +226,7 @@ FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
     **dict.fromkeys(("tqdm.trange", "tqdm.auto.trange", "tqdm.notebook.trange"), _range),
     **dict.fromkeys(("abs", "round"), _of_number),
     "pow": lambda s, call: binary(s, ast.Pow, call.get(0, "base"), call.get(1, "exp"), call.place),
-    "sorted": _sorted,
+    "sorted": ordered,
     "reversed": lambda s, call: _list(s, call)[::-1],
     **dict.fromkeys(
         ("id", "input", "eval", "exec", "vars", "globals"),
@@ -206,7 +237,10 @@ FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
     "torch.cuda.is_available": lambda s, call: False,
     "torch.device": lambda s, call: str(call.get(0, "type", "cpu")),
     "numpy.shape": lambda s, call: getattr(call.get(0, "a"), "shape", NotImplemented),
-    **dict.fromkeys(("torch.allclose", "torch.equal", "torch.is_grad_enabled"), lambda s, call: True),
+    **dict.fromkeys(("torch.allclose", "torch.equal", "numpy.allclose", "numpy.array_equal"), _equal),
+    **dict.fromkeys(("torch.all", "torch.any", "numpy.all", "numpy.any"), quantified),
+    "torch.is_grad_enabled": lambda s, call: s.grad_enabled,
+    "torch.Generator": lambda s, call: Unread(s.text(call.place), TRACE),
     **dict.fromkeys(
         ("print", "display", "pprint", "help", "torch.manual_seed", "torch.seed",
          "torch.set_printoptions", "numpy.random.seed", "random.seed", "torch.cuda.manual_seed",

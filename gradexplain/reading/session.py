@@ -32,6 +32,13 @@ _VIEWS = frozenset({"view", "reshape", "transpose", "t", "permute", "getitem", "
                     "T", "view_as", "unfold", "slice"})  # fmt: skip
 
 
+#: Operations whose result on whole numbers is whole.
+_WHOLE = frozenset({"add", "sub", "mul", "neg", "abs", "floor_divide", "remainder", "pow", "clamp",
+                    "minimum", "maximum", "sign", "square", "where", "relu", "sum", "prod", "max", "min",
+                    "amax", "amin", "cumsum", "cumprod", "dot", "matmul", "floor", "ceil", "trunc",
+                    "round", "sort", "topk", "positive"})  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class BackwardCall:
     """One call of ``backward`` in the text; ``start`` is a node's id.
@@ -213,9 +220,18 @@ class Session:
     def lookup(self, name: str) -> Any:
         """The value of a name, `KeyError` where nothing was assigned to it."""
         for scope in reversed(self.scopes):
-            if name in scope:
-                return scope[name]
+            if name in (home := self._home(scope, name)):
+                return home[name]
         raise KeyError(name)
+
+    @staticmethod
+    def _home(scope: dict[str, Any], name: str) -> dict[str, Any]:
+        """Where a scope keeps a name: what it calls ``global`` or ``nonlocal`` stands under ""."""
+        return scope.get("", {}).get(name, scope)  # type: ignore[no-any-return]
+
+    def home(self, name: str) -> dict[str, Any]:
+        """The scope in which an assignment to a name puts it."""
+        return self._home(self.scopes[-1], name)
 
     def assigned(self, name: str) -> bool:
         return any(name in scope for scope in self.scopes)
@@ -225,7 +241,7 @@ class Session:
             self.call_it(value, name)
         elif hasattr(value, "names") and self.program.place is None:
             value.names(name)
-        self.scopes[-1][name] = value
+        self.home(name)[name] = value
 
     def call_it(self, tensor: Tensor, name: str) -> None:
         """Give a tensor a name, where it has none."""
@@ -388,8 +404,16 @@ class Session:
         if not self.grad_enabled:
             self.follow()
             found = mapped(found, Ref, lambda ref: self._detached(ref, place))
-        dtype = promoted(part.dtype for part in given)
+        dtype = self._result(records[0], args, promoted(part.dtype for part in given))
         return mapped(found, Ref, lambda ref: self.computed(ref, dtype, place))
+
+    def _result(self, op: Op, args: Sequence[Any], dtype: str | None) -> str | None:
+        """The dtype of a result, where its operands promote to ``dtype``."""
+        if dtype not in WHOLE or op.family == "shape":
+            return dtype
+        if op.name not in _WHOLE or any(isinstance(arg, float) for arg in args):
+            return self.default if self.script else None
+        return "int64" if dtype == "bool" else dtype
 
     def _detached(self, ref: Ref, place: Span) -> Ref:
         if ref.id not in self._requiring:
@@ -406,7 +430,9 @@ class Session:
 
     def computed(self, ref: Ref, dtype: str | None, place: Span) -> Tensor:
         node = self.builder.nodes[ref.id]
-        kind = "bool" if node.op is not None and node.op.integer else dtype
+        kind = dtype
+        if node.op is not None and node.op.integer:
+            kind = "bool" if node.op.family == "comparison" else "int64"
         return Tensor(node.shape, place, ref, kind, requires_grad=ref.id in self._requiring)
 
     def literal(self, value: Any, dtype: str | None, place: Span, **more: Any) -> Tensor:
@@ -525,7 +551,7 @@ def promoted(kinds: Iterator[str | None] | Any) -> str | None:
     found = list(kinds)
     floats = [k for k in found if k is None or k not in WHOLE]
     if not floats:
-        return found[0] if found else None
+        return np.result_type(*found).name if found else None
     if None in floats:
         return None
     return "float64" if "float64" in floats else "float32"

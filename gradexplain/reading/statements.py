@@ -163,33 +163,55 @@ def _is_passed(node: ast.expr) -> bool:
     return not isinstance(node, (ast.Await, ast.Yield))
 
 
-def _look(s: Session, node: ast.expr) -> None:
-    """What is only shown is passed over, but for what it asks of gradients."""
-    for part in ast.walk(node):
-        if isinstance(part, ast.Call) and _differentiates(s, part.func):
-            value(s, part)
-            return
-        if (
-            isinstance(part, ast.Attribute)
-            and part.attr == "grad"
-            and isinstance(part.value, ast.Name)
-        ):
-            if s.assigned(part.value.id):
-                value(s, part)
+def _look(s: Session, node: ast.AST) -> None:
+    """What is only shown is passed over, but for what it asks of gradients or changes."""
+    grad = isinstance(node, ast.Attribute) and node.attr == "grad"
+    if grad and isinstance(node.value, ast.Name):  # type: ignore[attr-defined]
+        if s.assigned(node.value.id):  # type: ignore[attr-defined]
+            value(s, node)  # type: ignore[arg-type]
+    elif isinstance(node, ast.NamedExpr) or isinstance(node, ast.Call) and _acts(s, node.func):
+        value(s, node)
+    else:
+        for part in ast.iter_child_nodes(node):
+            _look(s, part)
 
 
-def _differentiates(s: Session, function: ast.expr) -> bool:
-    """Whether a function asks for gradients, by its name or in its body."""
+#: Methods that change what they are called on, besides those whose names end with _.
+_CHANGES = {"append", "clear", "extend", "insert", "pop", "popitem", "remove", "reverse", "setdefault",
+            "sort", "step", "update", "zero_grad"}  # fmt: skip
+
+
+def _acts(s: Session, function: ast.expr) -> bool:
+    """Whether a function asks for gradients or changes something, by its name or in its body."""
     named = isinstance(function, ast.Name) and s.assigned(function.id)
     own = s.lookup(function.id) if isinstance(function, ast.Name) and named else None
-    body = own.body if isinstance(own, Own) and isinstance(own.body, list) else []
-    names = {getattr(part, "attr", "") for one in body for part in ast.walk(one)}
+    parts = [part for one in _body_of(own) for part in ast.walk(one)]
+    names = {getattr(part, "attr", "") for part in parts}
     names |= {
         getattr(function, "attr", getattr(function, "id", "")),
         getattr(own, "kind", ""),
         getattr(own, "path", "").rpartition(".")[2],
     }
-    return bool(_GRADIENTS & names)
+    changes = any(name.endswith("_") and not name.endswith("__") for name in names)
+    puts = (ast.Global, ast.Nonlocal, ast.NamedExpr)
+    return (
+        changes
+        or bool((_GRADIENTS | _CHANGES) & names)
+        or any(
+            isinstance(part, puts)
+            or isinstance(getattr(part, "ctx", None), (ast.Store, ast.Del))
+            and not isinstance(part, (ast.Name, ast.Tuple, ast.List, ast.Starred))
+            for part in parts
+        )
+    )
+
+
+def _body_of(own: Any) -> Sequence[ast.AST]:
+    """The statements of a function of the text; of an object, those that calling it runs."""
+    if isinstance(own, Layer) and own.own is not None and not own.own.placed:
+        own = own.own.find(own.own.called)
+    body = own.body if isinstance(own, Own) else []
+    return body if isinstance(body, list) else [body]
 
 
 def _assert(s: Session, node: ast.Assert) -> None:
@@ -219,7 +241,7 @@ def _for(s: Session, node: ast.For) -> Any:
 def _bind_turn(s: Session, target: ast.expr, part: Any) -> None:
     """The loop's name for one turn; a tensor keeps the name that it has."""
     if isinstance(target, ast.Name) and isinstance(part, Tensor):
-        s.scopes[-1][target.id] = part
+        s.home(target.id)[target.id] = part
     else:
         assign(s, target, part, span(s.program, target))
 
@@ -268,18 +290,43 @@ def _enabled(s: Session, node: ast.expr, before: bool) -> bool:
 
 def _try(s: Session, node: ast.Try) -> Any:
     """A ``try`` that shows an error: what PyTorch would say goes to the page."""
+    enabled = s.grad_enabled
     try:
-        return run(s, node.body)
+        found = run(s, node.body)
     except InputError as error:
-        if not node.handlers:
+        handler = _handler(node.handlers, error)
+        if handler is None:
             raise
         place = (
             f"`{s.text(error.span)}`: " if error.span and error.source == s.program.source else ""
         )
-        s.remark("refused", f"PyTorch refuses {place}{error.message}.")
-        return None
+        if not isinstance(error, _Raised):
+            s.remark("refused", f"PyTorch refuses {place}{error.message}.")
+        if handler.name:
+            s.assign(handler.name, Unread(handler.name, TRACE))
+        s.grad_enabled = enabled
+        return run(s, handler.body)
+    else:
+        after = run(s, node.orelse)
+        return found if after is None else after
     finally:
         run(s, node.finalbody)
+
+
+class _Raised(InputError):
+    """What a ``raise`` of the text raises, by its name."""
+
+    name = ""
+
+
+def _handler(handlers: Sequence[ast.ExceptHandler], error: InputError) -> ast.ExceptHandler | None:
+    """The one that takes an error: PyTorch's are a ``RuntimeError`` where there is a choice."""
+    for name in (error.name,) if isinstance(error, _Raised) else ("RuntimeError", "Error"):
+        for handler in handlers:
+            kind = "Exception" if handler.type is None else ast.unparse(handler.type)
+            if "Exception" in kind or name in kind:
+                return handler
+    return None
 
 
 # -- functions -------------------------------------------------------------------------------------
@@ -449,18 +496,41 @@ def _is_record(node: ast.ClassDef, base: str) -> bool:
 
 
 def _raise(s: Session, node: ast.Raise) -> NoReturn:
-    place = span(s.program, node)
-    s.fail("the text raises an error here", place, "leave it out, or take the other way")
+    error = _Raised("the text raises an error here", remedy="leave it out, or take the other way")
+    kind = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+    error.name = "" if kind is None else ast.unparse(kind)
+    raise error.at(s.program.source, span(s.program, node))
 
 
 def _pass(s: Session, node: ast.stmt) -> None:
     return None
 
 
+def _elsewhere(s: Session, node: ast.Global | ast.Nonlocal) -> None:
+    """``global n``, ``nonlocal n``: where the names are looked for and put from here on."""
+    for name in node.names:
+        around = [s.scopes[0]] if isinstance(node, ast.Global) else s.scopes[-2::-1]
+        home = next((scope for scope in around if name in scope), around[0])
+        s.scopes[-1].setdefault("", {})[name] = home
+
+
 def _delete(s: Session, node: ast.Delete) -> None:
     for target in node.targets:
+        place = span(s.program, target)
         if isinstance(target, ast.Name):
-            s.scopes[-1].pop(target.id, None)
+            s.home(target.id).pop(target.id, None)
+            continue
+        owner = value(s, target.value) if isinstance(target, (ast.Subscript, ast.Attribute)) else 0
+        if isinstance(target, ast.Subscript) and isinstance(owner, (list, dict)):
+            try:
+                del owner[value(s, target.slice)]
+            except (LookupError, TypeError):
+                s.fail("there is nothing to delete here", place, "count from 0")
+        elif isinstance(target, ast.Attribute) and isinstance(owner, Layer):
+            for held in (owner.children, owner.parameters, owner.attributes):
+                held.pop(target.attr, None)
+        elif not isinstance(owner, Unread):
+            s.unsupported("this is not deleted here", place, TRACE)
 
 
 _STATEMENTS: dict[type[ast.stmt], Callable[[Session, Any], Any]] = {
@@ -469,5 +539,5 @@ _STATEMENTS: dict[type[ast.stmt], Callable[[Session, Any], Any]] = {
     ast.Try: _try, ast.FunctionDef: _def, ast.Return: _return, ast.Break: _break,
     ast.Continue: _continue, ast.Import: _import, ast.ImportFrom: _import_from,
     ast.ClassDef: _class, ast.Raise: _raise, ast.Pass: _pass, ast.Delete: _delete,
-    ast.Global: _pass, ast.Nonlocal: _pass,
+    ast.Global: _elsewhere, ast.Nonlocal: _elsewhere,
 }  # fmt: skip

@@ -10,7 +10,7 @@ from gradexplain.errors import Span
 from gradexplain.limits import MAX_TREE_NODES
 from gradexplain.reading import autograd, classes
 from gradexplain.reading.attributes import shared
-from gradexplain.reading.objects import Call, Layer, Module, Tensor, Unread, what
+from gradexplain.reading.objects import Call, Class, Layer, Module, Tensor, Unread, what
 from gradexplain.reading.operators import put, replace, subscript
 from gradexplain.reading.plain import TRACE, special
 from gradexplain.reading.program import attribute_span
@@ -89,6 +89,9 @@ def _to_attribute(s: Session, owner: Any, target: ast.Attribute, found: Any, pla
         if old is not None and isinstance(found, Tensor):
             found.name, found.is_parameter = found.name or old.name, True
         classes.assign(s, owner, target.attr, found)
+        return
+    if isinstance(owner, Class):
+        owner.body[target.attr] = found
         return
     if isinstance(owner, (Unread, Module)):
         return
