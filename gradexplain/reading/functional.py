@@ -71,19 +71,12 @@ def _rows(s: Session, output: Tensor, v: Any, inputs: Sequence[Any], call: Call)
     ]
 
 
-def _functional(kind: str) -> Callable[[Session, Call], Any]:
-    """``torch.autograd.functional.jacobian(f, x)`` and ``vjp(f, x, v)``."""
-
-    def made(s: Session, call: Call) -> Any:
-        given = call.get(1, "inputs")
-        v = call.get(2, "v") if kind == "vjp" else None
-        output, found = _differentiate(
-            s, call.get(0, "func"), listed(given), listed(given), v, call
-        )
-        result = tuple(found) if isinstance(given, (tuple, list)) else found[0]
-        return (output, result) if kind == "vjp" else result
-
-    return made
+def _product(s: Session, call: Call) -> Any:
+    """``torch.autograd.functional.vjp(f, x, v)``."""
+    given = call.get(1, "inputs")
+    parts = listed(given)
+    output, found = _differentiate(s, call.get(0, "func"), parts, parts, call.get(2, "v"), call)
+    return output, tuple(found) if isinstance(given, (tuple, list)) else found[0]
 
 
 def _curried(s: Session, call: Call) -> Any:
@@ -106,7 +99,6 @@ def _curried(s: Session, call: Call) -> Any:
 
 
 FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
-    "torch.autograd.functional.jacobian": _functional("jacobian"),
-    "torch.autograd.functional.vjp": _functional("vjp"),
+    "torch.autograd.functional.vjp": _product,
     **{f"torch.func.{name}": _curried for name in ("grad", "jacrev", "jacfwd", "grad_and_value")},
 }

@@ -34,7 +34,7 @@ from gradexplain.reading.objects import (
     what,
 )
 from gradexplain.reading.operators import change_in_place, replace
-from gradexplain.reading.plain import TRACE, ordered, quantified
+from gradexplain.reading.plain import TRACE, ordered
 from gradexplain.reading.session import Session
 
 
@@ -90,6 +90,9 @@ def _of_tensor(s: Session, owner: Tensor, call: Call) -> Any:
         if isinstance(part, Unread):
             s.unsupported(f"`{part.text}` is not read", call.place, part.why)
     records = [op for op in by_spelling(f"Tensor.{name}") if not op.attribute]
+    written = None if records else library.member(s, f"torch.Tensor.{name}")
+    if written is not None:
+        return s.call(written, (owner, *call.args), call.kwargs, call.place, call.where)
     if not records and name.endswith("_") and name != "requires_grad_":
         return in_place(s, owner, name[:-1], Call(name, (owner, *call.args), call.kwargs, call.place, call.where))  # fmt: skip
     if not records and (written := library.member(s, f"torch.Tensor.{name}")) is not None:
@@ -390,10 +393,6 @@ _METHODS: dict[str, Callable[[Session, Tensor, Call], Any]] = {
     "view": _permuted,
     "reshape": _permuted,
     "astype": _type,
-    **dict.fromkeys(
-        ("all", "any"),
-        lambda s, owner, call: quantified(s, dataclasses.replace(call, args=(owner, *call.args))),
-    ),
     "is_floating_point": lambda s, owner, call: owner.dtype not in WHOLE,
 }
 
@@ -419,29 +418,8 @@ def _of_layer(s: Session, owner: Layer, call: Call) -> Any:
             return owner.all_parameters()
         case "named_parameters":
             return owner.named_parameters()
-        case "zero_grad":
-            for parameter in owner.all_parameters():
-                autograd.zero(s, parameter)
-            return None
-        case "train" | "eval":
-            owner.training = call.name == "train" and call.get(0, "mode", True) is not False
-            for child in owner.children.values():
-                _of_layer(s, child, call)
-            return owner
         case "forward" | "__call__":
             return owner.call(call)
-        case "append":
-            owner.children[str(len(owner.children))] = call.args[0]
-            return owner
-        case "add_module" | "register_module" | "register_buffer" | "register_parameter" if len(
-            call.args
-        ) >= 2 and isinstance(call.args[0], str):
-            classes.assign(s, owner, *call.args[:2])
-            return None
-        case "requires_grad_":
-            for parameter in owner.all_parameters():
-                _requires_grad_(s, parameter, call)
-            return owner
         case "double" | "to" if call.name == "double" or "float64" in map(_named, call.args):
             for parameter in owner.all_parameters():
                 parameter.dtype = "float64"
@@ -450,27 +428,10 @@ def _of_layer(s: Session, owner: Layer, call: Call) -> Any:
             return owner
         case "buffers":
             return [part for part in owner.attributes.values() if isinstance(part, Tensor)]
-        case "children" | "values":
-            return list(owner.children.values())
-        case "named_children" | "items":
+        case "named_children":
             return list(owner.children.items())
         case "named_modules":
             return list(owner.modules())
-        case "modules" | "apply":
-            held = [module for _, module in owner.modules()]
-            if call.name == "modules":
-                return held
-            for module in reversed(held):
-                s.call(call.args[0], (module,), {}, call.place, call.where)
-            return owner
-        case "state_dict":
-            return dict(owner.named_parameters())
-        case "load_state_dict":
-            for name, parameter in owner.named_parameters():
-                if isinstance(given := call.args[0].get(name), Tensor):
-                    with s.gradients(False):
-                        replace(s, parameter, data(s, given, call.place))
-            return None
         case "register_forward_hook" | "register_forward_pre_hook":
             hook = (call.name, call.args[0])
             owner.hooks.append(hook)

@@ -183,20 +183,6 @@ def _equal(s: Session, call: Call) -> Any:
     return np.allclose(a, b, call.get(2, "rtol", 1e-5), call.get(3, "atol", 1e-8))
 
 
-def quantified(s: Session, call: Call) -> Any:
-    """``torch.all(x > 0)``, ``mask.any(dim=1)``: the least or the largest of 0 and 1."""
-    tensor, name = call.get(0, "input"), "amin" if call.name == "all" else "amax"
-    if not isinstance(tensor, Tensor):
-        return NotImplemented
-    dims = call.get(1, "dim", call.kwargs.get("axis", tuple(range(len(tensor.shape)))))
-    with s.gradients(False):
-        mask = s.apply(by_spelling("torch.ne"), (tensor, 0), {}, call.place)
-        if dims != ():
-            args = mask, dims, call.get(2, "keepdim", False)
-            mask = s.apply(by_spelling(f"torch.{name}"), args, {}, call.place)
-        return s.apply(by_spelling("torch.ne"), (mask, 0), {}, call.place)
-
-
 def _file(s: Session, call: Call) -> Any:
     s.unsupported(
         "a file is not read from a text",
@@ -238,7 +224,6 @@ FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
     "torch.device": lambda s, call: str(call.get(0, "type", "cpu")),
     "numpy.shape": lambda s, call: getattr(call.get(0, "a"), "shape", NotImplemented),
     **dict.fromkeys(("torch.allclose", "torch.equal", "numpy.allclose", "numpy.array_equal"), _equal),
-    **dict.fromkeys(("torch.all", "torch.any", "numpy.all", "numpy.any"), quantified),
     "torch.is_grad_enabled": lambda s, call: s.grad_enabled,
     "torch.Generator": lambda s, call: Unread(s.text(call.place), TRACE),
     **dict.fromkeys(

@@ -460,14 +460,16 @@ def _class(s: Session, node: ast.ClassDef) -> None:
         found = library.member(s, path) or found if path.startswith("torch.nn.") else found
         if isinstance(found, Class):
             above, called = found, found.called
-        elif path.endswith("Module") and path.startswith(("torch.nn", "Module")):
-            called = "forward"
+        elif path == "Module":
+            above, called = library.member(s, "torch.nn.Module"), "forward"
         elif path.endswith("autograd.Function") or path == "Function":
             called = "apply"
         elif path.rpartition(".")[2] not in _PLAIN:
             s.scopes[-1][node.name] = Unread(f"class {node.name}", TRACE)
             return
-    made = Class(node.name, above, called, placed=s.program.place is not None)
+    placed = s.program.place is not None
+    called = "forward" if placed and node.name == "Module" else called
+    made = Class(node.name, above, called, placed=placed)
     inherited = above.fields if above is not None else None
     made.fields = [*(inherited or ())] if inherited is not None or _is_record(node, path) else None
     with s.scope((*s.scopes, {"__class__": made}, made.body)):
