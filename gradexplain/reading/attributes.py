@@ -137,30 +137,13 @@ def kind_of(s: Session, owner: Any, place: Span) -> Any:
 
 def data(s: Session, owner: Tensor, place: Span) -> Tensor:
     """``x.data``: the same elements, without a gradient."""
-    if owner.ref is None and owner.requires_grad and owner.rows is None:
-        return dataclasses.replace(owner, requires_grad=False, name="", shares=owner)
-    if owner.is_leaf or not s.requires(owner):
-        if owner.ref is None:
-            return owner
-    with s.gradients(True):
-        found = s.apply(by_spelling("torch.detach"), (owner,), {}, place)
-    assert isinstance(found, Tensor)
-    found.shares = owner
+    if owner.ref is None and owner.rows is None and (owner.requires_grad or owner.is_leaf):
+        found = dataclasses.replace(owner, requires_grad=False, name="", is_parameter=False)
+    else:
+        with s.gradients(True):
+            found = s.apply(by_spelling("torch.detach"), (owner,), {}, place)
+    s.share(found, owner, lambda base: data(s, base, place), ..., detached=True)
     return found
-
-
-def shared(s: Session, owner: Tensor, place: Span) -> Tensor:
-    """The leaf that is changed in place through its ``.data``."""
-    leaf = owner.shares
-    assert leaf is not None
-    if s.requires(leaf) and not leaf.is_leaf and leaf.name not in s.made:
-        s.unsupported(
-            "a computed value is changed through .data: PyTorch's backward then mixes its old and new "
-            "elements",
-            place,
-            "write the new value under a name of its own",
-        )
-    return leaf
 
 
 def gradient(s: Session, owner: Tensor, place: Span) -> Any:

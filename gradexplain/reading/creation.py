@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -191,7 +192,10 @@ def _same(s: Session, call: Call) -> Any:
         known = s.known(data)
         if known is None or data.ref is not None or s.requires(data):
             return data
-        return s.literal(known, _dtype(s, call, data.dtype), call.place, example=data.example)
+        made = s.literal(known, _dtype(s, call, data.dtype), call.place, example=data.example)
+        return s.share(
+            made, data, lambda base: _same(s, dataclasses.replace(call, args=(base,))), ...
+        )
     return _tensor(s, call)
 
 

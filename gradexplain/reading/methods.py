@@ -15,7 +15,7 @@ from gradexplain.graph import NamedNumber
 from gradexplain.ops import by_spelling
 from gradexplain.reading import autograd, classes, creation, custom, library, optimizers
 from gradexplain.reading.arguments import Dtype, dtype_name
-from gradexplain.reading.attributes import data, one_number, shared
+from gradexplain.reading.attributes import data, one_number
 from gradexplain.reading.names import unknown
 from gradexplain.reading.objects import (
     WHOLE,
@@ -33,7 +33,7 @@ from gradexplain.reading.objects import (
     Unread,
     what,
 )
-from gradexplain.reading.operators import change_in_place, replace
+from gradexplain.reading.operators import become, change_in_place
 from gradexplain.reading.plain import TRACE, ordered
 from gradexplain.reading.session import Session
 
@@ -104,11 +104,6 @@ def _of_tensor(s: Session, owner: Tensor, call: Call) -> Any:
 
 def in_place(s: Session, owner: Tensor, name: str, call: Call) -> Any:
     """``x.add_(1)``: the tensor becomes the result of ``x.add(1)``."""
-    if owner.shares is not None:
-        leaf = shared(s, owner, call.place)
-        with s.gradients(False):
-            in_place(s, leaf, name, dataclasses.replace(call, args=(leaf, *call.args[1:])))
-        return owner
     args = call.args
     if name in ("zero", "fill", "copy"):
         new: Any = 0.0 if name == "zero" else args[1]
@@ -117,7 +112,7 @@ def in_place(s: Session, owner: Tensor, name: str, call: Call) -> Any:
             made = s.apply(by_spelling("torch.broadcast_to"), (new, owner.shape), {}, call.place)
         else:
             made = s.literal(np.full(owner.shape, float(new)), owner.dtype, call.place)
-        _set(s, owner, made)
+        become(s, owner, made)
         return owner
     if name in ("normal", "uniform", "exponential", "random", "bernoulli", "xavier_uniform"):
         owner.value, owner.example = s.inputs.example(owner.shape, signs=name == "normal"), True
@@ -127,27 +122,14 @@ def in_place(s: Session, owner: Tensor, name: str, call: Call) -> Any:
         raise s.at(unknown(f"{name}_", "a method"), call.where)
     change_in_place(s, owner, call.place)
     made = s.apply(records, args, call.kwargs, call.place)
-    _set(s, owner, made)
+    become(s, owner, made)
     return owner
-
-
-def _set(s: Session, owner: Tensor, made: Tensor) -> None:
-    if not s.grad_enabled and owner.requires_grad:
-        replace(s, owner, made)
-        return
-    if owner.ref is None and owner.rows is None and not s.requires(made) and owner.is_leaf:
-        owner.later = None
-        owner.value = s.known(made)
-        if owner.value is None:
-            owner.ref = s.ref(made)
-        return
-    replace(s, owner, made)
 
 
 def changed(s: Session, old: Tensor, new: Tensor, place: Span) -> None:
     """``inplace=True``: from here on, the tensor is the result."""
     change_in_place(s, old, place)
-    _set(s, old, new)
+    become(s, old, new)
 
 
 # -- conversions -----------------------------------------------------------------------------------
@@ -235,15 +217,6 @@ def _clone(s: Session, owner: Tensor, call: Call) -> Any:
     if not s.script or (owner.later is not None and owner.ref is None):
         return owner
     return s.apply(by_spelling("torch.clone"), (owner,), {}, call.place)
-
-
-def _detach(s: Session, owner: Tensor, call: Call) -> Any:
-    if owner.grad_of is not None:
-        return owner
-    known = s.known(owner)
-    if known is not None and not owner.requires_grad and owner.ref is None:
-        return s.literal(known, owner.dtype, call.place, example=owner.example)
-    return NotImplemented
 
 
 def _item(s: Session, owner: Tensor, call: Call) -> Any:
@@ -349,9 +322,10 @@ def _permuted(s: Session, owner: Tensor, call: Call) -> Any:
     if not all(isinstance(n, int) for n in args) or math.prod(known.shape) == 0:
         return NotImplemented
     try:
-        return s.literal(known.reshape(args), owner.dtype, call.place)
+        found = s.literal(known.reshape(args), owner.dtype, call.place)
     except ValueError:
         return NotImplemented
+    return s.share(found, owner, lambda base: method(s, base, call))
 
 
 _METHODS: dict[str, Callable[[Session, Tensor, Call], Any]] = {
@@ -381,7 +355,7 @@ _METHODS: dict[str, Callable[[Session, Tensor, Call], Any]] = {
     ),
     "clone": _clone,
     "copy": _clone,
-    "detach": _detach,
+    "detach": lambda s, owner, call: owner if owner.grad_of else data(s, owner, call.place),
     "item": _item,
     "tolist": _to_list,
     "numpy": _numpy,

@@ -40,8 +40,9 @@ class Tensor:
     #: Whether ``.grad`` is kept although it is computed.
     retained: bool = False
     grad: Tensor | None = None
-    #: The tensor whose elements it is, without a gradient: ``x.data``.
-    shares: Tensor | None = None
+    #: What it shares its elements with, and how often it was changed in place.
+    view: View | None = None
+    version: int = 0
     #: The tensor whose ``.grad`` this is.
     grad_of: Tensor | None = None
     #: Made by ``nn.Parameter``: a module that holds it has it among its parameters.
@@ -53,6 +54,19 @@ class Tensor:
     def is_leaf(self) -> bool:
         """Made by the text, not computed by an operation."""
         return self.value is not None or self.later is not None
+
+
+@dataclass(eq=False, slots=True)
+class View:
+    """Elements of another tensor: ``again`` takes them anew, ``index`` is the subscript where it is one."""
+
+    base: Tensor
+    again: Callable[[Tensor], Any]
+    index: Any = None
+    #: The base's version that was taken.
+    version: int = 0
+    #: Without a gradient: ``x.data``, ``x.detach()``.
+    detached: bool = False
 
 
 @dataclass(frozen=True, slots=True)

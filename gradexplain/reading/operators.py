@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -262,7 +263,8 @@ def subscript(s: Session, owner: Any, index: Any, place: Span) -> Any:
     if _is_known(s, owner) and owner.ref is None and owner.rows is None and not owner.example:
         taken = _taken(s, s.known(owner), index)
         if taken is not None:
-            return s.literal(taken, owner.dtype, place)
+            found = s.literal(taken, owner.dtype, place)
+            return s.share(found, owner, lambda base: subscript(s, base, index, place), index)
     return s.apply(by_spelling("operator.getitem"), (owner, index), {}, place)
 
 
@@ -313,20 +315,27 @@ def plain_index(s: Session, index: Any, place: Span) -> Any:
 
 def put(s: Session, target: Tensor, index: Any, new: Any, place: Span) -> None:
     """``target[index] = new``: from here on the tensor is one with these elements in place."""
-    if isinstance(new, Tensor) and new.grad_of is not None:
-        target.value, target.rows, target.ref = None, None, None
-        target.later = lambda: _unfollowed(s, place)
-        return
-    if target.later is not None and target.ref is None:
-        return
-    if target.ref is None and target.value is not None and target.shape and isinstance(index, int):
+    known = s.known(target)
+    if target.ref is None and known is not None and target.shape and isinstance(index, int):
         n = target.shape[0]
         wide = isinstance(new, Tensor) and new.shape == target.shape[1:]
-        if -n <= index < n and wide and not target.requires_grad:
+        if -n <= index < n and wide and not target.requires_grad and not _is_known(s, new):
             target.rows = target.rows or [None] * n
-            target.rows[index % n] = new
+            target.rows[index % n] = dataclasses.replace(new, view=None)
+            written(s, target, place)
             return
     change_in_place(s, target, place)
+    if index is ... and isinstance(new, Tensor) and new.shape == target.shape:
+        become(s, target, new)
+        return
+    number = new if is_number(new) else s.known(new) if _is_known(s, new) else None
+    plain = _is_known(s, target) and target.ref is None and not target.example and not s.any_size
+    if plain and number is not None:
+        array = np.array(known)
+        with contextlib.suppress(IndexError, ValueError):  # what is wrong is said below
+            array[plain_index(s, index, place)] = number
+            become(s, target, s.literal(array, target.dtype, place))
+            return
     items = list(index) if isinstance(index, tuple) else [index]
     if all(isinstance(item, (int, slice)) and not isinstance(item, bool) for item in items):
         replace(s, target, _written(s, target, items, 0, new, place))
@@ -363,6 +372,8 @@ def _written(
 
 def _scattered(s: Session, target: Tensor, index: Any, new: Any, place: Span) -> Tensor:
     """The tensor with ``new`` at tables of places: each element is the old one or a new one."""
+    if s.any_size:
+        s.unsupported("elements are put into a tensor at its own size only", place, "write it anew")
     places = np.arange(math.prod(target.shape)).reshape(target.shape)
     try:
         taken = places[plain_index(s, index, place)]
@@ -377,14 +388,6 @@ def _scattered(s: Session, target: Tensor, index: Any, new: Any, place: Span) ->
     row = _call(s, "cat", (flat,), place)
     chosen = s.apply(by_spelling("operator.getitem"), (row, table.tolist()), {}, place)
     return _call(s, "reshape", (chosen, target.shape), place)
-
-
-def _unfollowed(s: Session, place: Span) -> Any:
-    s.unsupported(
-        "a tensor that gradients are written into is not followed",
-        place,
-        "gradexplain trace runs a script",
-    )
 
 
 def _call(s: Session, name: str, args: tuple[Any, ...], place: Span) -> Tensor:
@@ -404,14 +407,57 @@ def change_in_place(s: Session, target: Tensor, place: Span) -> None:
         )
 
 
+def become(s: Session, owner: Tensor, made: Tensor) -> None:
+    """A tensor that was changed in place is ``made`` from here on."""
+    own = owner.ref is None and owner.rows is None and not s.requires(made) and owner.is_leaf
+    if not own or not s.grad_enabled and owner.requires_grad:
+        replace(s, owner, made)
+        return
+    owner.later, owner.value = None, s.known(made)
+    if owner.value is None:
+        owner.ref = s.ref(made)
+    written(s, owner, made.place)
+
+
+def written(s: Session, tensor: Tensor, place: Span) -> None:
+    """A tensor was changed in place: so is what it is a view of."""
+    tensor.version += 1
+    view = tensor.view
+    if view is None:
+        return
+    base = view.base
+    if view.detached and _silently(s, base, place):
+        return
+    index = view.index
+    if s.any_size:
+        s.unsupported("a view is changed at its own size only", place, "write it anew")
+    if index is None:
+        count = s.literal(np.arange(math.prod(base.shape)).reshape(base.shape), "int64", place)
+        places = s.number(view.again(count), place).astype(int)
+        index = tuple(table.tolist() for table in np.unravel_index(places, base.shape))
+    with s.gradients(s.grad_enabled and not view.detached):
+        put(s, base, index, dataclasses.replace(tensor, view=None, place=place), place)
+    view.version = base.version
+
+
+def _silently(s: Session, tensor: Tensor, place: Span) -> bool:
+    """Mark a computed value that is changed where no gradient sees it: its old one is not used again."""
+    if tensor.ref is None or tensor.is_leaf or not s.requires(tensor):
+        return False
+    s.shadowed[tensor.ref.id] = place
+    s.overwritten.append((tensor.ref.id, len(s.builder.nodes), place))
+    return True
+
+
 def replace(s: Session, target: Tensor, new: Tensor) -> None:
     """The tensor has another value from here on, in every name that it goes by."""
+    if not s.grad_enabled and _silently(s, target, new.place):
+        return
     if target.is_leaf and target.requires_grad:
         renewed(s, target, new)
         return
     if target.ref is not None and new.ref is not None:
         s.overwritten.append((target.ref.id, new.ref.id, new.place))
-        s.shadow(target.ref.id, new.place)
     target.rows, target.value = None, new.value
     target.ref = new.ref
     if new.ref is not None:
@@ -419,6 +465,7 @@ def replace(s: Session, target: Tensor, new: Tensor) -> None:
         name = next((n for scope in s.scopes for n, v in scope.items() if v is target), target.name)
         if name:
             target.ref = s.builder.name(new.ref, name)
+    written(s, target, new.place)
 
 
 def renewed(s: Session, target: Tensor, new: Tensor) -> None:
@@ -428,6 +475,7 @@ def renewed(s: Session, target: Tensor, new: Tensor) -> None:
     if target.ref is not None:
         s.stale[s.builder.nodes[target.ref.id].label] = place
     target.ref = None
+    target.version += 1
     target.value = None if known is None else known
     target.later = None if known is not None else (lambda: s.number(new, place))
     target.example = False

@@ -22,14 +22,22 @@ from gradexplain.limits import MAX_STEPS
 from gradexplain.ops import Op, by_spelling
 from gradexplain.reading.applying import Applier
 from gradexplain.reading.inputs import Inputs
-from gradexplain.reading.objects import WHOLE, Own, Results, Tensor
+from gradexplain.reading.objects import WHOLE, Own, Results, Tensor, View
 from gradexplain.reading.program import Program
 from gradexplain.tensors import instances, mapped
 
 #: Operations whose result shares its elements with what it is made of.
-_VIEWS = frozenset({"view", "reshape", "transpose", "t", "permute", "getitem", "squeeze", "unsqueeze", "narrow",
-                    "select", "expand", "flatten", "unflatten", "diagonal", "movedim", "swapaxes", "mT",
-                    "T", "view_as", "unfold", "slice"})  # fmt: skip
+_VIEWS = frozenset({"view", "reshape", "transpose", "t", "permute", "subscript", "squeeze", "unsqueeze", "narrow",
+                    "select", "expand", "flatten", "unflatten", "diagonal", "movedim", "mT", "T", "view_as",
+                    "unfold", "split", "chunk", "unbind", "tensor_split", "expand_as", "ravel", "hsplit"})  # fmt: skip
+
+
+def is_basic(index: Any) -> bool:
+    """Whether a subscript gives a view: it is made of integers and slices."""
+    return all(
+        item is None or isinstance(item, (int, slice, type(...))) and not isinstance(item, bool)
+        for item in (index if isinstance(index, tuple) else (index,))
+    )
 
 
 #: Operations whose result on whole numbers is whole.
@@ -307,11 +315,16 @@ class Session:
 
     def ref(self, tensor: Tensor) -> Ref:
         """The node of a tensor, made where there is none yet."""
+        self._fresh(tensor)
         if tensor.rows is not None:
             return self._stacked(tensor)
         if tensor.ref is not None:
-            if self.overwritten:
-                self._current(tensor.ref.id)
+            if tensor.ref.id in self.shadowed:
+                self.unsupported(
+                    "this changes, in place and without a gradient, what is used later with one",
+                    self.shadowed[tensor.ref.id],
+                    "change a copy, as in `d = y.detach().clone()`",
+                )
             return tensor.ref
         whole = tensor.dtype in WHOLE
         own = tensor.requires_grad or tensor.example or tensor.later
@@ -335,32 +348,38 @@ class Session:
         tensor.ref = ref
         return ref
 
-    def shadow(self, id: int, place: Span) -> None:
-        """A value is changed in place: so is what it is a view of."""
-        while (source := self._viewed(id)) is not None:
-            self.shadowed[source] = place
-            id = source
+    def share(
+        self,
+        found: Any,
+        base: Tensor,
+        again: Callable[[Tensor], Any],
+        index: Any = None,
+        detached: bool = False,
+    ) -> Any:
+        """``found``, whose elements are those of ``base``."""
+        if isinstance(found, Tensor):
+            found.view = View(base, again, index, base.version, detached)
+        elif isinstance(found, (tuple, list)):
+            for n, part in enumerate(found):
+                self.share(part, base, lambda t, n=n: again(t)[n])  # type: ignore[misc]
+        return found
 
-    def _viewed(self, id: int) -> int | None:
-        """The value that one is a view of."""
-        node = self.builder.nodes[id]
-        if node.op is None or node.op.name not in _VIEWS or len(node.inputs) != 1:
-            return None
-        return node.inputs[0]
-
-    def _current(self, id: int) -> None:
-        """Refuse a value that was changed through another tensor, which shares its elements."""
-        changed = {old: place for old, _, place in self.overwritten} | self.shadowed
-        place, viewed = self.shadowed.get(id), self._viewed(id)
-        while place is None and viewed is not None:
-            place, viewed = changed.get(viewed), self._viewed(viewed)
-        if place is not None:
-            self.unsupported(
-                "this changes, in place, elements that another tensor of the text shares, which is used "
-                "later: a view of it, or what it is a view of",
-                place,
-                "assign by an index, as in `y[0] = y[0] + 1`; gradexplain trace FILE runs the script",
+    def _fresh(self, tensor: Tensor) -> None:
+        """Take the elements of a view anew where its base was changed in place."""
+        view = tensor.view
+        if view is None:
+            return
+        self._fresh(view.base)
+        if view.version != view.base.version:
+            new = view.again(view.base)
+            tensor.ref, tensor.value, tensor.later, tensor.rows = (
+                new.ref,
+                new.value,
+                new.later,
+                new.rows,
             )
+            tensor.requires_grad, view.version = new.requires_grad, view.base.version
+            tensor.version += 1
 
     def _stacked(self, tensor: Tensor) -> Ref:
         """A tensor that was filled row by row."""
@@ -378,6 +397,7 @@ class Session:
         return tensor.ref
 
     def requires(self, tensor: Tensor) -> bool:
+        self._fresh(tensor)
         if tensor.ref is None and tensor.rows is None:
             return tensor.requires_grad
         ref = self.ref(tensor)
@@ -405,7 +425,24 @@ class Session:
             self.follow()
             found = mapped(found, Ref, lambda ref: self._detached(ref, place))
         dtype = self._result(records[0], args, promoted(part.dtype for part in given))
-        return mapped(found, Ref, lambda ref: self.computed(ref, dtype, place))
+        made = mapped(found, Ref, lambda ref: self.computed(ref, dtype, place))
+        first, index = args[0] if args else None, args[1] if len(args) > 1 else None
+        if records[0].name == "detach" and self.script and isinstance(made, Tensor):
+            made.view = View(
+                args[0],
+                lambda base: self.apply(records, (base,), {}, place),
+                ...,
+                args[0].version,
+                True,
+            )
+        if records[0].name not in _VIEWS or not isinstance(first, Tensor):
+            return made
+        if records[0].name != "subscript":
+            index = None
+        elif not is_basic(index):
+            return made
+        again = lambda base: self.apply(records, (base, *args[1:]), kwargs, place)  # noqa: E731
+        return self.share(made, first, again, index)
 
     def _result(self, op: Op, args: Sequence[Any], dtype: str | None) -> str | None:
         """The dtype of a result, where its operands promote to ``dtype``."""
@@ -471,6 +508,7 @@ class Session:
 
     def known(self, tensor: Tensor) -> Array | None:
         """The elements where the text has them; None for what is computed."""
+        self._fresh(tensor)
         if tensor.rows is not None or tensor.later is not None:
             return None
         if tensor.value is not None:

@@ -9,7 +9,6 @@ from typing import Any
 from gradexplain.errors import Span
 from gradexplain.limits import MAX_TREE_NODES
 from gradexplain.reading import autograd, classes
-from gradexplain.reading.attributes import shared
 from gradexplain.reading.objects import Call, Class, Layer, Module, Tensor, Unread, what
 from gradexplain.reading.operators import put, replace, subscript
 from gradexplain.reading.plain import TRACE, special
@@ -48,9 +47,6 @@ def _split(s: Session, parts: Sequence[ast.expr], found: Any, place: Span) -> li
 
 def _to_element(s: Session, owner: Any, index: Any, found: Any, place: Span) -> None:
     match owner:
-        case Tensor() if owner.shares is not None:
-            with s.gradients(False):
-                put(s, shared(s, owner, place), index, found, place)
         case Tensor():
             if owner.grad_of is None:
                 put(s, owner, index, found, place)
