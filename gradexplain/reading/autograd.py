@@ -243,6 +243,13 @@ def _left(s: Session, call: BackwardCall) -> None:
         leaf = s.made[label]
         if upto % _AT_ONCE == 0 and leaf.later is not None and not s.any_size:
             s.leaf_value(label, leaf.tensor.shape)
+        old = leaf.tensor.grad
+        if old is not None and old.version and not call.returned and label not in call.zeroed:
+            s.unsupported(
+                "backward adds to a .grad that the text has changed",
+                call.place,
+                "zero it before, or gradexplain trace FILE runs the script",
+            )
         if leaf.requires_grad and (call.wanted is None or label in call.wanted):
             leaf.tensor.grad = _gradient_tensor(s, leaf.tensor, label, upto)
     for tensor in s.retained:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from gradexplain.errors import Span
-from gradexplain.reading import optimizers
 from gradexplain.reading.objects import Call, Function, Module, Results, Tensor, Unread
 from gradexplain.reading.session import Session
 
@@ -130,7 +129,6 @@ def _remark(s: Session, call: Call) -> None:
 FUNCTIONS: dict[str, Any] = {
     "results": lambda s, call: Results(call.args[0], call.args[1:]),
     "unread": lambda s, call: Unread(*call.args),
-    "copies": _copies,
-    "clip_gradients": optimizers.clipped, "parameter": _parameter,
+    "copies": _copies, "parameter": _parameter,
     "sizes": _sizes, "refuse": _refuse, "remark": _remark,
 }  # fmt: skip

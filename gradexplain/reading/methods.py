@@ -189,26 +189,18 @@ def cast(s: Session, owner: Tensor, dtype: str, call: Call) -> Any:
     return copy
 
 
-def _cast_to(dtype: str) -> Callable[[Session, Tensor, Call], Any]:
-    def converted(s: Session, owner: Tensor, call: Call) -> Any:
-        if owner.dtype is None and dtype in ("float64", "float32"):
-            return owner
-        return cast(s, owner, dtype, call)
-
-    return converted
-
-
 def _type(s: Session, owner: Tensor, call: Call) -> Any:
-    kind = call.get(0, "dtype")
-    if isinstance(kind, Dtype):
-        return cast(s, owner, dtype_name(kind.path), call)
+    """``x.float()``, ``x.type(torch.LongTensor)``, ``a.astype(int)``."""
+    kind = call.get(0, "dtype", None if call.name == "type" else call.name)
     if kind is None:
         return f"torch.{owner.dtype}"
-    last = (kind.path if isinstance(kind, Function) else str(kind)).rpartition(".")[2]
-    last = last.lower().removesuffix("tensor")
-    if call.name == "astype" and last in ("float", "int"):
-        last += "64"
-    return cast(s, owner, dtype_name(last), call)
+    last = getattr(kind, "path", str(kind)).rpartition(".")[2].lower().removesuffix("tensor")
+    name = dtype_name(last + "64" if call.name == "astype" and last in ("float", "int") else last)
+    return owner if owner.dtype is None and name in _WIDE else cast(s, owner, name, call)
+
+
+#: What a tensor of the whole run's dtype is left in.
+_WIDE = ("float64", "float32")
 
 
 def _clone(s: Session, owner: Tensor, call: Call) -> Any:
@@ -280,11 +272,6 @@ def _requires_grad_(s: Session, owner: Tensor, call: Call) -> Any:
     return autograd.requires_grad(s, owner, wanted, call.place)
 
 
-def _retain_grad(s: Session, owner: Tensor, call: Call) -> Any:
-    autograd.retain(s, owner, call.place)
-    return None
-
-
 def _hook(s: Session, owner: Tensor, call: Call) -> Any:
     """A hook that returns nothing leaves the gradient as it is: it is passed over."""
     hook = call.get(0, "hook")
@@ -331,17 +318,12 @@ def _permuted(s: Session, owner: Tensor, call: Call) -> Any:
 _METHODS: dict[str, Callable[[Session, Tensor, Call], Any]] = {
     "backward": autograd.backward_method,
     "requires_grad_": _requires_grad_,
-    "retain_grad": _retain_grad,
+    "retain_grad": lambda s, owner, call: autograd.retain(s, owner, call.place),
     "register_hook": _hook,
     "to": _to,
-    "type": _type,
-    "float": _cast_to("float32"),
-    "double": _cast_to("float64"),
-    "half": _cast_to("float16"),
-    "bfloat16": _cast_to("bfloat16"),
-    "long": _cast_to("int64"),
-    "int": _cast_to("int32"),
-    "bool": _cast_to("bool"),
+    **dict.fromkeys(
+        ("type", "astype", "float", "double", "half", "bfloat16", "long", "int", "bool"), _type
+    ),
     **dict.fromkeys(
         ("nonzero", "argwhere"),
         lambda s, owner, call: creation.nonzero(
@@ -366,7 +348,6 @@ _METHODS: dict[str, Callable[[Session, Tensor, Call], Any]] = {
     "nelement": lambda s, owner, call: math.prod(owner.shape),
     "view": _permuted,
     "reshape": _permuted,
-    "astype": _type,
     "is_floating_point": lambda s, owner, call: owner.dtype not in WHOLE,
 }
 
@@ -421,18 +402,8 @@ def _named(part: Any) -> str:
 
 
 #: Methods of texts that give what Python gives.
-_TEXTS = {
-    "find",
-    "split",
-    "startswith",
-    "endswith",
-    "lower",
-    "upper",
-    "strip",
-    "replace",
-    "count",
-    "isalpha",
-}
+_TEXTS = {"find", "split", "startswith", "endswith", "lower", "upper", "strip", "replace", "count",
+          "isalpha"}  # fmt: skip
 
 
 def _of_plain(s: Session, owner: Any, call: Call) -> Any:

@@ -413,8 +413,8 @@ def become(s: Session, owner: Tensor, made: Tensor) -> None:
     if not own or not s.grad_enabled and owner.requires_grad:
         replace(s, owner, made)
         return
-    owner.later, owner.value = None, s.known(made)
-    if owner.value is None:
+    owner.later, owner.value, owner.ref = made.later, s.known(made), made.ref
+    if owner.value is None and owner.later is None:
         owner.ref = s.ref(made)
     written(s, owner, made.place)
 

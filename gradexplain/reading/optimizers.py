@@ -2,45 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from gradexplain.errors import Span
 from gradexplain.explanation import Array, Shape
-from gradexplain.reading.autograd import THIRD, listed, zero
+from gradexplain.reading.autograd import listed, zero
 from gradexplain.reading.objects import Call, Optimizer, Tensor, Unread, what
 from gradexplain.reading.operators import renewed
 from gradexplain.reading.session import Session
-
-
-def clipped(s: Session, call: Call) -> Any:
-    """``clip_grad_norm_``: the .grad of parameters after backward, made smaller."""
-    parameters, kind, most = call.args
-    owners = [p for p in listed(parameters) if isinstance(p, Tensor) and p.grad is not None]
-    old = [p.grad for p in owners]
-
-    def numbers() -> list[Array]:
-        arrays = [s.number(g, call.place) for g in old if g is not None]
-        if kind == "value":
-            return [np.clip(a, -most, most) for a in arrays]
-        norm = math.sqrt(sum(float((a**2).sum()) for a in arrays))
-        return [a * min(1.0, most / (norm + 1e-6)) for a in arrays]
-
-    for n, owner in enumerate(owners):
-        owner.grad = dataclasses.replace(
-            old[n], later=lambda n=n: numbers()[n], ref=None, value=None
-        )  # type: ignore[type-var]
-    s.remark(
-        "clipped",
-        f"`{s.text(call.place)}` changes .grad after backward: what is explained is .grad before it.",
-    )
-    return Unread(s.text(call.place), THIRD)
 
 
 def optimizer(s: Session, owner: Optimizer, call: Call) -> Any:
@@ -88,7 +60,7 @@ class _Step:
     def _given(self, part: _Part) -> tuple[Any, ...]:
         s = self.s
         state = part.before[0].values()[part.before[1]] if part.before else {}
-        grad = s.known(part.grad) if part.grad.later is None else part.grad.later()
+        grad = s.number(part.grad, self.place)
         kept = {name: array for name, array in state.items() if name}
         old = s.leaf_value(part.label, part.shape)
         return part.options, old, grad, kept, s.made[part.label].dtype or "float64"

@@ -29,7 +29,8 @@ from gradexplain.tensors import instances, mapped
 #: Operations whose result shares its elements with what it is made of.
 _VIEWS = frozenset({"view", "reshape", "transpose", "t", "permute", "subscript", "squeeze", "unsqueeze", "narrow",
                     "select", "expand", "flatten", "unflatten", "diagonal", "movedim", "mT", "T", "view_as",
-                    "unfold", "split", "chunk", "unbind", "tensor_split", "expand_as", "ravel", "hsplit"})  # fmt: skip
+                    "unfold", "split", "chunk", "unbind", "tensor_split", "expand_as", "ravel", "hsplit",
+                    "detach"})  # fmt: skip
 
 
 def is_basic(index: Any) -> bool:
@@ -228,21 +229,17 @@ class Session:
     def lookup(self, name: str) -> Any:
         """The value of a name, `KeyError` where nothing was assigned to it."""
         for scope in reversed(self.scopes):
-            if name in (home := self._home(scope, name)):
+            if name in (home := self.home(name, scope)):
                 return home[name]
         raise KeyError(name)
 
-    @staticmethod
-    def _home(scope: dict[str, Any], name: str) -> dict[str, Any]:
-        """Where a scope keeps a name: what it calls ``global`` or ``nonlocal`` stands under ""."""
-        return scope.get("", {}).get(name, scope)  # type: ignore[no-any-return]
-
-    def home(self, name: str) -> dict[str, Any]:
-        """The scope in which an assignment to a name puts it."""
-        return self._home(self.scopes[-1], name)
-
     def assigned(self, name: str) -> bool:
         return any(name in scope for scope in self.scopes)
+
+    def home(self, name: str, scope: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Where a scope keeps a name: what it calls ``global`` or ``nonlocal`` stands under ""."""
+        scope = self.scopes[-1] if scope is None else scope
+        return scope.get("", {}).get(name, scope)  # type: ignore[no-any-return]
 
     def assign(self, name: str, value: Any) -> None:
         if isinstance(value, Tensor):
@@ -426,23 +423,17 @@ class Session:
             found = mapped(found, Ref, lambda ref: self._detached(ref, place))
         dtype = self._result(records[0], args, promoted(part.dtype for part in given))
         made = mapped(found, Ref, lambda ref: self.computed(ref, dtype, place))
-        first, index = args[0] if args else None, args[1] if len(args) > 1 else None
-        if records[0].name == "detach" and self.script and isinstance(made, Tensor):
-            made.view = View(
-                args[0],
-                lambda base: self.apply(records, (base,), {}, place),
-                ...,
-                args[0].version,
-                True,
-            )
-        if records[0].name not in _VIEWS or not isinstance(first, Tensor):
-            return made
-        if records[0].name != "subscript":
-            index = None
-        elif not is_basic(index):
+        op, first = records[0].name, args[0] if args else None
+        if (
+            not isinstance(first, Tensor)
+            or op not in _VIEWS
+            or op == "subscript"
+            and not is_basic(args[1])
+        ):
             return made
         again = lambda base: self.apply(records, (base, *args[1:]), kwargs, place)  # noqa: E731
-        return self.share(made, first, again, index)
+        index = {"subscript": args[-1], "detach": ...}.get(op)
+        return self.share(made, first, again, index, op == "detach" and self.script)
 
     def _result(self, op: Op, args: Sequence[Any], dtype: str | None) -> str | None:
         """The dtype of a result, where its operands promote to ``dtype``."""

@@ -12,7 +12,7 @@ from gradexplain.reading import calls, classes, library
 from gradexplain.reading.expressions import defaults, truth, value
 from gradexplain.reading.names import MODULES
 from gradexplain.reading.objects import Class, Layer, Module, Own, Tensor, Unread
-from gradexplain.reading.operators import binary, change_in_place, replace
+from gradexplain.reading.operators import become, binary, change_in_place
 from gradexplain.reading.plain import TRACE
 from gradexplain.reading.program import span
 from gradexplain.reading.session import Session
@@ -100,26 +100,14 @@ def _annotated(s: Session, node: ast.AnnAssign) -> Any:
 def _augmented(s: Session, node: ast.AugAssign) -> Any:
     """``x += 1``: a tensor is changed in place, as PyTorch does it."""
     place = span(s.program, node)
-    target = node.target
+    old = value(s, node.target)
     change = value(s, node.value)
-    if not isinstance(target, ast.Name):
-        old = value(s, target)
-        new = binary(s, type(node.op), old, change, place)
-        owner = value(s, target.value) if isinstance(target, ast.Attribute) else None
-        if isinstance(owner, Layer) and isinstance(old, Tensor) and isinstance(new, Tensor):
-            change_in_place(s, old, place)
-            replace(s, old, new)
-        else:
-            assign(s, target, new, place)
-        return None
-    old = value(s, target)
     if isinstance(old, list) and isinstance(change, (list, tuple)) and isinstance(node.op, ast.Add):
         old.extend(change)
         return None
-    new = binary(s, type(node.op), old, change, place, (target, node.value))
+    new = binary(s, type(node.op), old, change, place, (node.target, node.value))
     if not isinstance(old, Tensor) or not isinstance(new, Tensor):
-        s.assign(target.id, new)
-        return new
+        return assign(s, node.target, new, place)
     change_in_place(s, old, place)
     if new.shape != old.shape:
         s.fail(
@@ -127,7 +115,7 @@ def _augmented(s: Session, node: ast.AugAssign) -> Any:
             place,
             "`+=` keeps the shape; write `y = y + …`",
         )
-    replace(s, old, new)
+    become(s, old, new)
     return old
 
 
@@ -150,16 +138,15 @@ def _is_printed(s: Session, node: ast.expr) -> bool:
     return isinstance(name, ast.Name) and name.id[0].isupper() and not s.assigned(name.id)
 
 
+#: Functions and methods that are called for what they show or test.
+_SHOWS = {"print", "display", "pprint", "type", "len", "help", "str", "allclose", "equal", "format", "join",
+          "item", "tolist", "numpy", "assert_close"}  # fmt: skip
+
+
 def _is_passed(node: ast.expr) -> bool:
     """Whether a bare expression changes nothing: ``x.grad``, ``print(…)`` without gradient calls."""
     if isinstance(node, ast.Call):
-        function = node.func
-        name = function.id if isinstance(function, ast.Name) else ""
-        return name in ("print", "display", "pprint", "type", "len", "help", "str") or (
-            isinstance(function, ast.Attribute)
-            and function.attr
-            in ("allclose", "equal", "format", "join", "item", "tolist", "numpy", "assert_close")
-        )
+        return getattr(node.func, "attr", getattr(node.func, "id", "")) in _SHOWS
     return not isinstance(node, (ast.Await, ast.Yield))
 
 

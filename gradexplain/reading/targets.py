@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from gradexplain.limits import MAX_TREE_NODES
 from gradexplain.reading import autograd, classes
 from gradexplain.reading.objects import Call, Class, Layer, Module, Tensor, Unread, what
 from gradexplain.reading.operators import put, replace, subscript
-from gradexplain.reading.plain import TRACE, special
+from gradexplain.reading.plain import special
 from gradexplain.reading.program import attribute_span
 from gradexplain.reading.session import Session
 
@@ -70,9 +71,9 @@ def _to_attribute(s: Session, owner: Any, target: ast.Attribute, found: Any, pla
                 if found is None:
                     autograd.zero(s, owner)
                     return
-                if isinstance(found, Tensor) and found.grad_of is owner:
-                    return
-                s.unsupported("a .grad that the text writes is not followed", place, TRACE)
+                if found is not owner.grad:
+                    owner.grad = dataclasses.replace(found, grad_of=owner, view=None, version=1)
+                return
             case "requires_grad":
                 autograd.requires_grad(s, owner, bool(found), place)
                 return
