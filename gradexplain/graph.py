@@ -302,7 +302,7 @@ class Builder:
         if not self.any_size:
             check_size(array.shape)
         made = self._add(None, False, None, (), array.shape, span, value=array, integer=integer)
-        if integer or set(array[:8].ravel()[:64].tolist()) == {0.0, 1.0}:
+        if integer or set(np.atleast_1d(array)[:8].ravel()[:64].tolist()) == {0.0, 1.0}:
             self._hints[made.id] = "index" if integer else "mask"
         return made
 
