@@ -88,8 +88,8 @@ late = torch.arange(6) > torch.tensor([[5], [3], [4]])
         "h = nn.AdaptiveMaxPool2d((2, None))(picture)",
         "h = nn.EmbeddingBag(4, 3, mode='sum')(torch.tensor([0, 3, 3]), torch.tensor([0, 1]))",
         "h = torch.pdist(x[:, 0]) + torch.quantile(x, 0.3)",
-        "values, _ = torch.linalg.eigh(x[:3, 0] @ x[:3, 0].T); h = values.log()",
-        "h = torch.linalg.svd(x, full_matrices=False).S + torch.linalg.cond(x[0])",
+        "h = torch.linalg.eigvalsh(x[:3, 0] @ x[:3, 0].T).log()",
+        "h = torch.linalg.svdvals(x) + torch.linalg.matrix_norm(x, 2).sum() + torch.linalg.cond(x[0])",
         "h = nn.MultiMarginLoss()(x[0], torch.tensor([2, 0]))",
     ],
 )
