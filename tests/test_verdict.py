@@ -325,20 +325,37 @@ def test_an_operation_at_the_ends_of_its_dtype(
     assert reason in found.check.reason
 
 
-def test_a_fault_is_seen_beside_what_leaves_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only an element whose own numbers are extreme is excused, and no product at all."""
+def test_a_fault_is_seen_beside_what_is_excused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An element is excused for its own numbers only, and no product at all."""
     made = Question.ask
-    texts = [("torch.asinh(x)", [2.0, 1e30]), ("x*x*1.0", [1e15, 2.0]), ("3*x", [1e30, 2.0])]
+    texts = [
+        ("torch.asinh(x)", [2.0, 1e30]),
+        ("x*x*1.0", [1e15, 2.0]),
+        ("3*x", [1e30, 2.0]),
+        # nor does an infinity that a mask has, or a sign of 0, excuse finite numbers
+        ("softmax(x + m, 0)", [1.0, 2.0, 3.0]),
+        ("F.scaled_dot_product_attention(q, q, x, is_causal=True)", [[1.0, 2.0], [3.0, 4.0]]),
+        ("F.scaled_dot_product_attention(x, q, q, is_causal=True)", [[1.0, 2.0], [3.0, 4.0]]),
+        ("x/x.norm(dim=1, keepdim=True)", [[1.0, -0.0], [3.0, 4.0]]),
+        ("x*w", [[1.0, 2.0], [3.0, 4.0]]),
+    ]
+    others = {"m": [0.0, -INF, 1.0], "q": [[1.0, 0.5], [-0.5, 2.0]], "w": [-0.0, 1.0]}
 
     def wrong(question: Any) -> Any:
         answer = made(question)
         for array in answer.steps.contributions.values():
-            array[0] *= 1.01
+            array[:1] *= 1.01
         return answer
 
-    monkeypatch.setattr(Question, "ask", wrong)
     for text, x in texts:
-        found = explained(text, {"x": x}, grad="ones", dtype="float32")
+        at = {"x": x} | {
+            name: value for name, value in others.items() if re.search(rf"\b{name}\b", text)
+        }
+        v = np.arange(1.0, 1 + np.size(x)).reshape(np.shape(x))
+        assert explained(text, at, grad=v, dtype="float32", wrt="x").check.status != "mismatch"
+        with monkeypatch.context() as patch:
+            patch.setattr(Question, "ask", wrong)
+            found = explained(text, at, grad=v, dtype="float32", wrt="x")
         assert found.check.status == "mismatch", (text, found.check)
 
 

@@ -18,7 +18,7 @@ import sympy
 
 from gradexplain.adjoint import Contribution
 from gradexplain.explanation import Array, Difference
-from gradexplain.formula.kinds import Bracket
+from gradexplain.formula.kinds import Bracket, Cases, Greatest, Lookup
 from gradexplain.formula.kit import decimals
 from gradexplain.graph import Graph, Node, Ref
 from gradexplain.plan.arrays import Pair, to_exact, to_float
@@ -290,16 +290,22 @@ class _Sent:
             parts=None
             if self.through or c is None
             else lambda: at.sent_in_parts(c, at.upstream[node.id]),
-            powers=c is None or takes_powers(c),
+            **kinds([] if c is None else [c]),
         )
         return hold(local, lambda: self._pair(at, id), dtype)
 
 
-def takes_powers(c: Contribution) -> bool:
-    """Whether what is sent is more than sums of products of the operands."""
-    return any(not isinstance(e, _PLAIN) for e in sympy.preorder_traversal(c.term.formula))
+def kinds(contributions: Sequence[Contribution]) -> dict[str, bool]:
+    """`Local`'s ``powers`` and ``compares`` of what is sent, all that may be where it is not known."""
+    formulas = [c.term.formula for c in contributions]
+    parts = (part for formula in formulas for part in sympy.preorder_traversal(formula))
+    return {
+        "powers": not formulas or any(not isinstance(part, _PLAIN) for part in parts),
+        "compares": not formulas or any(formula.atoms(*_COMPARE) for formula in formulas),
+    }
 
 
+_COMPARE = (Bracket, Cases, Greatest, Lookup)
 _PLAIN = (sympy.Symbol, sympy.IndexedBase, sympy.Indexed, sympy.Number, sympy.Add, sympy.Mul,
           sympy.Sum, sympy.Tuple, sympy.KroneckerDelta, Bracket)  # fmt: skip
 
@@ -312,7 +318,8 @@ class Local:
     input.  ``singular`` is true at the elements of the result that have no derivative, None without
     any; ``terms`` what a kernel rounds on its way, `ChainRule.terms`; ``exactly`` works the
     contribution out with digits to spare, ``parts`` part by part, None where there is nothing to gain.
-    ``powers`` says that it is more than products of its operands.
+    ``powers`` says that it is more than products of its operands, ``compares`` that it depends on which
+    of them is larger.
     """
 
     names: tuple[str, str]
@@ -327,35 +334,52 @@ class Local:
     exactly: Callable[[], Pair]
     parts: Callable[[], Iterable[tuple[slice, Pair]]] | None = None
     powers: bool = True
+    compares: bool = True
 
     @property
     def elementwise(self) -> bool:
         """Whether each element of the result is made from the same one of the input."""
         return self.pointwise and all(r.shape == self.given.shape for r in self.results)
 
-    @property
-    def special(self) -> Any:
-        """Where IEEE's arithmetic has rules that no formula has: nan, inf, an operand of −0.0."""
-        odd = [~np.isfinite(array) for array in (*self.operands, *self.upstreams, *self.results)]
-        if self.pointwise:
-            odd += [(array == 0) & np.signbit(array) for array in self.operands]
-        mask = np.zeros(self.given.shape, dtype=bool)
-        for one in odd:
-            if self.pointwise and one.shape == mask.shape:
-                mask |= one
-            elif one.any():
-                mask |= True
+    def special(self, expected: Array) -> Any:
+        """Where IEEE's arithmetic has rules that no formula has.
+
+        What comes of an infinity is no finite number; nan makes a choice where the operation compares;
+        of an operand of −0.0 a sign is left, or an infinity's.
+        """
+        arrays = (*self.operands, *self.upstreams, *self.results)
+        nan, infinite = self._has(np.isnan, arrays), self._has(np.isinf, arrays)
+        negative = self._has(lambda a: (a == 0) & np.signbit(a), self.operands)
+        endless = ~np.isfinite(self.given) | ~np.isfinite(expected)
+        flipped = np.isclose(self.given, -expected, rtol=1e-3)
+        chosen = nan if self.compares else nan & endless
+        return chosen | (infinite & endless) | (negative & self.pointwise & (endless | flipped))
+
+    def _has(self, odd: Callable[[Array], Any], arrays: Iterable[Array]) -> Any:
+        """Where something ``odd`` has a part in what was sent."""
+        shape = self.given.shape
+        mask = np.zeros(shape, dtype=bool)
+        for array in arrays:
+            one = odd(array)
+            if not one.any():
+                continue
+            if self.pointwise:
+                one = np.broadcast_to(one, np.broadcast_shapes(one.shape, shape))
+                axes = tuple(range(one.ndim - len(shape)))
+                axes += tuple(len(axes) + i for i, n in enumerate(shape) if n == 1)
+                one = one.any(axis=axes).reshape(shape)
+            mask |= one if self.pointwise else True
         return mask
 
     def beyond(self, dtype: str) -> Any:
         """Where a kernel that takes powers of its operands leaves the range of the dtype on its way."""
         least, most = (edge ** (1 / 3) for edge in compare.FORMATS[dtype].range)
-        mask = np.zeros(self.given.shape, dtype=bool)
-        for array in (*self.operands, *self.results) if self.powers else ():
+
+        def odd(array: Array) -> Any:
             size = np.abs(array)
-            odd = (size > most) | ((size < least) & (size > 0))
-            mask |= odd if self.elementwise and odd.shape == mask.shape else odd.any()
-        return mask
+            return (size > most) | ((size < least) & (size > 0))
+
+        return self._has(odd, (*self.operands, *self.results) if self.powers else ())
 
 
 def hold(local: Local, pair: Callable[[], Pair], dtype: str) -> JudgedStep:
@@ -424,7 +448,7 @@ def _why(local: Local, step: JudgedStep, size: Any, dtype: str) -> str:
     given, expected = step.torch, step.expected
     assert expected is not None
     wrong = compare.differs(expected, given, step.bound)
-    special = local.special
+    special = local.special(expected)
     with np.errstate(all="ignore"):
         large = ~(np.asarray(size, dtype=np.float64) <= compare.FORMATS[dtype].largest)
         over = ~np.isfinite(given) & np.isfinite(expected)
@@ -442,12 +466,12 @@ def _why(local: Local, step: JudgedStep, size: Any, dtype: str) -> str:
         "range": local.beyond(dtype),
     }
     left = wrong & ~reduce(np.logical_or, reasons.values())
-    if not left.any():
+    if wrong.any() and not left.any():
         found = [why for why, mask in reasons.items() if (wrong & mask).any()]
         inputs = all(np.isfinite(operand).all() for operand in local.operands)
         if found[:2] == ["special", "overflow"] and inputs:
             return "overflow"
-        return found[0] if found else ""
+        return found[0]
     coarse = step.difference is not None and (
         compare.by_kernel(step.difference, local.coarse, dtype)
         or _rounded_more(local.terms(), expected, given, step.bound, dtype)
@@ -462,7 +486,7 @@ def _rounded_more(
     if terms is None:
         return False
     with np.errstate(all="ignore"):
-        kernel = compare.ROUNDINGS * compare.FORMATS[dtype].unit * np.nan_to_num(terms, posinf=0.0)
+        kernel = compare.roundings(dtype) * np.nan_to_num(terms, posinf=0.0)
     return not compare.differs(expected, given, allowed + kernel).any()
 
 

@@ -111,12 +111,11 @@ def local_bound(magnitude: Any, expected: Array, upstream: Any, dtype: str) -> A
     compute differences of what arrives; what is below the smallest normal number may be lost.
     """
     form = FORMATS[dtype]
-    count = FEW_ROUNDINGS if is_coarse(dtype) else ROUNDINGS
     arriving = largest(np.asarray(upstream))
 
     def allowed(scale: Array) -> None:
         scale[scale == 0] = ROUNDINGS * arriving
-        scale *= count * form.unit
+        scale *= roundings(dtype)
         scale += 2 * form.smallest
 
     return _scaled_by(magnitude, expected, allowed)
@@ -149,6 +148,11 @@ def exact_bound(magnitude: Any, a: Array, b: Array, digits: int, decimals: int =
 def is_coarse(dtype: str) -> bool:
     """Whether a single rounding is not much less than the 1 % that must be seen."""
     return FORMATS[dtype].unit > 1e-4
+
+
+def roundings(dtype: str) -> float:
+    """How far the roundings of one operation may take a number of size 1."""
+    return (FEW_ROUNDINGS if is_coarse(dtype) else ROUNDINGS) * FORMATS[dtype].unit
 
 
 def single_in(dtype: str) -> float:
