@@ -12,9 +12,12 @@ MAX_SOURCE = 100_000
 #: Brackets inside one another.  Python's own parser gives up at 200.
 MAX_BRACKETS = 100
 
-#: Levels of an expression's tree; the left operand of ``a + b + …`` is one level deeper at each
-#: operator.  Code that follows the tree by recursion stays far from Python's limit of 1000 frames.
+#: Levels of an expression's tree, on which ``a + b + …`` is one.  Code that follows the tree by
+#: recursion stays far from Python's limit of 1000 frames.
 MAX_DEPTH = 200
+
+#: Operations that are written out inside one another in one formula; the next has a name of its own.
+MAX_WRITTEN = 100
 
 #: Nodes of a program's tree.  Each may become a node of the graph, with a derivation of its own.
 MAX_TREE_NODES = 20_000

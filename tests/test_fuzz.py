@@ -11,6 +11,7 @@ import pytest
 
 from gradexplain.cli import main
 from tests.fuzz.kinds import KINDS
+from tests.fuzz.lines import LINES
 from tests.fuzz.trial import loaded, tried
 
 
@@ -20,6 +21,21 @@ def test_a_short_run(kind: str, tmp_path: Path) -> None:
     for number in range(5):
         arguments = KINDS[kind](random.Random(f"suite {number} {kind}"), tmp_path)
         assert tried(arguments, 5, held=kind == "budgets").wrong == "", arguments
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_what_once_took_all_time_and_memory(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """At a size for a suite, by the same method; ``python -m tests.fuzz --lines`` is at the whole size."""
+    arguments, _, size = LINES[name]
+    given = arguments(size)
+    if given[0] == "codegen":
+        assert main(given) == 0
+        assert capsys.readouterr().out.count("torch.tanh") >= size
+        return
+    assert main([*given, "--format", "json"]) == 0
+    status = json.loads(capsys.readouterr().out)["check"]["status"]
+    assert status == {"exp in exp": "skipped"}.get(name, status)
+    assert status in ("agree", "convention", "skipped")
 
 
 #: What once was an internal error, a message without end, or worse; and what it is now.

@@ -68,26 +68,60 @@ def test_completion_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> N
     assert f"_GRADEXPLAIN_COMPLETE={shell}_complete" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
-def test_bash_completes(tmp_path: Path) -> None:
-    """By the script itself, in a real shell."""
+#: What each shell runs to complete ``gradexplain ops log_soft``, ``h`` and ``trace scr``.
+SHELLS = {
+    "bash": """
+source <(gradexplain completion bash)
+compopt() { ls scr*; }
+ask() { COMPREPLY=(); COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _gradexplain_completion gradexplain; echo "${COMPREPLY[@]}"; }
+ask gradexplain ops log_soft
+ask gradexplain h
+ask gradexplain trace scr
+""",
+    "zsh": """
+compdef() { :; }
+source <(gradexplain completion zsh)
+compadd() { print -r -- $completions; }
+_describe() { print -r -- ${completions_with_descriptions%%:*}; }
+_path_files() { ls scr*; }
+ask() { words=($@); CURRENT=$#; _gradexplain_completion; }
+ask gradexplain ops log_soft
+ask gradexplain h
+ask gradexplain trace scr
+""",
+    "fish": """
+gradexplain completion fish | source
+complete -C "gradexplain ops log_soft"
+complete -C "gradexplain h" | string replace -r "\\t.*" "" | string join " "
+complete -C "gradexplain trace scr"
+""",
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_real_shell_completes(shell: str, tmp_path: Path) -> None:
+    """By the script itself: an operation, commands, a file."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
     command = tmp_path / "gradexplain"
     command.write_text(
         f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT.parent)!r})\n"
         "from gradexplain.cli import main\nsys.exit(main())\n"
     )
     command.chmod(0o755)
-    script = (
-        "source <(gradexplain completion bash)\n"
-        "COMP_WORDS=(gradexplain ops log_soft) COMP_CWORD=2\n"
-        '_gradexplain_completion gradexplain log_soft\necho "${COMPREPLY[@]}"\n'
-    )
+    (tmp_path / "script.py").touch()
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "HOME": str(tmp_path)}
     done = subprocess.run(
-        ["bash", "-c", script], env={**os.environ, "PATH": path}, capture_output=True, text=True,
-        check=False,
+        [shell, "-f", "-c", SHELLS[shell]] if shell == "zsh" else [shell, "-c", SHELLS[shell]],
+        env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert (done.stdout, done.stderr) == ("log_softmax\n", "")
+    assert done.stderr == ""
+    assert [line.split() for line in done.stdout.splitlines() if line] == [
+        ["log_softmax"],
+        ["help", "hessian"],
+        ["script.py"],
+    ]
 
 
 @pytest.mark.parametrize(

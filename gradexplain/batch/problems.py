@@ -48,8 +48,7 @@ def answered(line: int, text: str) -> Answer:
     found: dict[str, Any] = {"line": line}
     try:
         problem = _problem(line, text)
-        if "id" in problem:
-            found["id"] = problem["id"]
+        found |= _named(problem)
         status, answer = _answer(problem)
         found |= {"status": status, "answer": answer}
     except GradexplainError as error:
@@ -68,8 +67,13 @@ def unanswered(line: int, text: str, status: str, reason: str) -> Answer:
     """The line of a problem that was given up: ``timeout``, ``crashed``."""
     found: dict[str, Any] = {"line": line}
     with suppress(GradexplainError):  # it has no id
-        found |= {key: value for key, value in _problem(line, text).items() if key == "id"}
+        found |= _named(_problem(line, text))
     return _written(found | {"status": status, "error": reason})
+
+
+def _named(problem: Mapping[str, Any]) -> dict[str, Any]:
+    """The id of a problem that has one, as JSON can say it: Python reads Infinity and NaN too."""
+    return {"id": serialise.plain(problem["id"], 17)} if "id" in problem else {}
 
 
 def _written(found: dict[str, Any]) -> Answer:
@@ -89,6 +93,9 @@ def _problem(line: int, text: str) -> dict[str, Any]:
         raise InputError(f"line {line} is not JSON: {error}") from None
     if not isinstance(problem, dict):
         raise InputError(f"line {line} is {type(problem).__name__}, not a JSON object")
+    for key, kinds, words in _KINDS:
+        if key in problem and not isinstance(problem[key], kinds):
+            raise InputError(f"line {line}: {key!r} is not {words}")
     command = problem.get("command", "run")
     if command not in _MORE:
         raise InputError(f"line {line}: command {command!r} is none of {', '.join(_MORE)}")
@@ -96,9 +103,6 @@ def _problem(line: int, text: str) -> dict[str, Any]:
         if key not in _COMMON | _MORE[command]:
             known = ", ".join(sorted(_COMMON | _MORE[command]))
             raise InputError(f"line {line}: {key!r} is no key of {command}; its keys are: {known}")
-    for key, kinds, words in _KINDS:
-        if key in problem and not isinstance(problem[key], kinds):
-            raise InputError(f"line {line}: {key!r} is not {words}")
     if "expression" not in problem:
         raise InputError(f"line {line} has no 'expression'")
     for name, shape in problem.get("shapes", {}).items():
@@ -109,6 +113,7 @@ def _problem(line: int, text: str) -> dict[str, Any]:
 
 _KINDS: tuple[tuple[str, Any, str], ...] = (
     ("expression", str, "text"),
+    ("command", str, "text"),
     ("at", dict, "an object of values by name"),
     ("shapes", dict, "an object of shapes by name"),
     ("wrt", (str, list), "a name or a list of names"),

@@ -20,6 +20,7 @@ from gradexplain.formula.indices import Ranges, index
 from gradexplain.formula.kinds import Cases, Lookup, element_symbol, indices_of, label_of, real
 from gradexplain.formula.kit import Kit, Tensor, number
 from gradexplain.graph import Graph, Node, Ref, put
+from gradexplain.limits import MAX_WRITTEN
 from gradexplain.ops.base import Shape, no_slope
 
 #: What the name of ``∂L/∂h`` begins with, where it stands for a value in a formula.
@@ -37,7 +38,7 @@ class Calculus:
     """Formulas for the values of one graph.
 
     Output indices are the symbols ``o0, o1, …``, a leaf's ``d0, d1, …``; an axis of one element has
-    the index 0.  ``cuts`` are the nodes that stay atoms.
+    the index 0.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -45,9 +46,15 @@ class Calculus:
         self.ranges = Ranges()
         self._by_label = {node.label: node for node in graph.nodes}
         self._slopes: dict[tuple[int, str], Any] = {}
+        self._definitions: dict[int, Any] = {}
         self._parts: dict[str, list[Node]] = {}
         self._users: dict[int, list[Node]] | None = None
         self._literals = False
+        #: How many operations would be written out inside one another.
+        self._depth: dict[int, int] = {}
+        for node in graph.nodes:
+            inside = (self._depth[id] for id in node.inputs if not self.is_atom(graph[id]))
+            self._depth[node.id] = 1 + max(inside, default=0)
 
     # -- indices and elements --------------------------------------------------------------------
 
@@ -61,7 +68,9 @@ class Calculus:
         return tuple(self.ranges.fresh(n) for n in shape)
 
     def is_atom(self, node: Node) -> bool:
-        return node.op is None or node.named or not node.op.inline or node.op.stops
+        op = node.op
+        deep = self._depth[node.id] == MAX_WRITTEN
+        return op is None or node.named or not op.inline or op.stops or deep
 
     def atom(self, node: Node, at: Sequence[Any]) -> Any:
         """The symbol of one element of a value."""
@@ -240,9 +249,12 @@ class Calculus:
         return e.xreplace(decided) if decided else e
 
     def _derive(self, node: Node, leaf: Node, at: Sequence[Any]) -> Any:
+        """The same at the node's own indices ``at``."""
         assert node.op is not None
         if node.op.jacobian is None:
-            return self.slope_of(self.definition(node, at), leaf)
+            if node.id not in self._definitions:
+                self._definitions[node.id] = self.definition(node, at)
+            return self.slope_of(self._definitions[node.id], leaf)
         total = sympy.S.Zero
         for name, part, ref in tensor_arguments(node):
             source = self.graph[ref.id]

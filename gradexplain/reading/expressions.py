@@ -36,9 +36,8 @@ def value(s: Session, node: ast.expr) -> Any:
             return constant
         case ast.Name(id=name):
             return name_of(s, node, name)
-        case ast.BinOp(left=left, op=op, right=right):
-            a, b = value(s, left), value(s, right)
-            return binary(s, type(op), a, b, span(s.program, node), (left, right))
+        case ast.BinOp():
+            return _chain(s, node)
         case ast.UnaryOp(op=op, operand=operand):
             return unary(s, op, value(s, operand), span(s.program, node), operand)
         case ast.BoolOp(op=op, values=parts):
@@ -101,6 +100,21 @@ def value(s: Session, node: ast.expr) -> Any:
             )
     what = "`yield`" if isinstance(node, (ast.Yield, ast.YieldFrom)) else "this"
     s.fail(f"{what} is not part of the language", span(s.program, node), "leave it out")
+
+
+def _chain(s: Session, node: ast.BinOp) -> Any:
+    """``a + b − c …`` from the left: its tree is as deep as it is long."""
+    parts = [node]
+    while isinstance(node.left, ast.BinOp):
+        node = node.left
+        s.step(span(s.program, node))
+        parts.append(node)
+    found = value(s, node.left)
+    for part in reversed(parts):
+        both = part.left, part.right
+        other = value(s, part.right)
+        found = binary(s, type(part.op), found, other, span(s.program, part), both)
+    return found
 
 
 def name_of(s: Session, node: ast.expr, name: str) -> Any:

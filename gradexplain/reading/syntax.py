@@ -160,7 +160,11 @@ def _check(source: str, body: list[ast.stmt]) -> None:
         if depth > MAX_DEPTH and isinstance(node, ast.expr):
             fail(source, span(source, node), _TOO_DEEP, NAME_PARTS)
         _check_node(source, node)
-        pending.extend((child, depth + 1) for child in reversed([*ast.iter_child_nodes(node)]))
+        beside = node.left if isinstance(node, ast.BinOp) else None  # read without recursion
+        pending.extend(
+            (child, depth + (child is not beside))
+            for child in reversed([*ast.iter_child_nodes(node)])
+        )
 
 
 def _check_node(source: str, node: ast.AST) -> None:

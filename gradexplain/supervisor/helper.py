@@ -29,6 +29,10 @@ _QUESTIONS = 2_000
 
 _NOTHING: Mapping[str, str] = {}
 
+#: Large tensors in large pages, as NumPy has its arrays: the kernel hands them out in a tenth of the
+#: time, which is a quarter of what an explanation of 4000 × 4000 numbers takes.
+_PAGES: Mapping[str, str] = {"THP_MEM_ALLOC_ENABLE": "1"}
+
 _START = """\
 import sys
 sys.path[:] = {path!r}
@@ -72,7 +76,7 @@ class Helper:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, **environment},
+            env={**_PAGES, **os.environ, **environment},
         )
         link.child(self._process.pid)
 

@@ -77,22 +77,27 @@ def _compiled(path: str) -> Any:
 
 @contextmanager
 def _diverted() -> Iterator[None]:
-    """Standard output goes to standard error, also what other processes write."""
-    stdout = sys.stdout
-    descriptor = copy = None
+    """Standard output goes to standard error, also what other processes write.
+
+    The script may close both: they are not our own.
+    """
+    stdout, stderr = sys.stdout, sys.stderr
+    copy = None
+    sys.stdout = stderr
     with suppress(OSError, ValueError, AttributeError):
         stdout.flush()
-        descriptor = stdout.fileno()
-        if descriptor == 1:
+        if stdout.fileno() == 1:
             copy = os.dup(1)
-            os.dup2(sys.stderr.fileno(), 1)
-    sys.stdout = sys.stderr
+            os.dup2(stderr.fileno(), 1)
+        sys.stdout = sys.stderr = open(
+            stderr.fileno(), "w", 1, stderr.encoding, stderr.errors, closefd=False
+        )
     try:
         yield
     finally:
         with suppress(OSError, ValueError, AttributeError):
-            sys.stderr.flush()
-        sys.stdout = stdout
+            sys.stdout.flush()
+        sys.stdout, sys.stderr = stdout, stderr
         if copy is not None:
             os.dup2(copy, 1)
             os.close(copy)

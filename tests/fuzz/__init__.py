@@ -4,4 +4,8 @@ must hold.
     python -m tests.fuzz --minutes 60 --seed 7
 
 prints each failure as the command that shows it, and at the end a table of what was tried.
+
+    python -m tests.fuzz --lines
+
+runs what once took all time and memory, and prints what it takes now.
 """

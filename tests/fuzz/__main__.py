@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from tests.fuzz import lines
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.trial import loaded, tried
 
@@ -18,7 +19,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
     parser.add_argument("--minutes", type=float, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lines", action="store_true", help="run what is known, and measure it")
     given = parser.parse_args()
+    if given.lines:
+        return min(lines.measured(), 1)
     loaded()
     deadline = time.monotonic() + 60 * given.minutes
     counts: dict[str, Counter[object]] = {kind: Counter() for kind in KINDS}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gradexplain.ops import all_ops
 from gradexplain.ops.samples import parse
+from tests.fuzz import odd
 
 Kind = Callable[[random.Random, Path], list[str]]
 Shapes = dict[str, tuple[int, ...]]
@@ -202,4 +203,12 @@ KINDS: dict[str, Kind] = {
     "extremes": extremes,
     "sizes": sizes,
     "budgets": budgets,
+    "registry": odd.registry,
+    "deep": odd.deep,
+    "shapes": odd.shapes,
+    "names": odd.names,
+    "claims": odd.claims,
+    "functions": odd.functions,
+    "scripts": odd.scripts,
+    "batches": odd.batches,
 }

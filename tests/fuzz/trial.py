@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import sys
@@ -41,6 +42,10 @@ def loaded() -> None:
         main(["check", "x*x", "--claim", "x: 2*x*v"])
 
 
+#: Commands that run a stranger's file, whose words on standard error, and whose interrupt, are its own.
+_FOREIGN = {"trace", "check"}
+
+
 def tried(arguments: list[str], patience: float = PATIENCE, *, held: bool = False) -> Outcome:
     """The command with ``arguments``, in a fork of this process, where all is loaded.
 
@@ -56,7 +61,10 @@ def tried(arguments: list[str], patience: float = PATIENCE, *, held: bool = Fals
         shown = out.read().decode("utf-8", "replace"), err.read().decode("utf-8", "replace")
     if code is None:
         return Outcome(code, "its supervisor did not end it" if held else "")
-    return Outcome(code, _wrong(code, *shown))
+    try:
+        return Outcome(code, _wrong(arguments, code, *shown))
+    except (ValueError, SyntaxError) as error:  # what should be JSON, or Python
+        return Outcome(code, f"{type(error).__name__}: {error}"[:300])
 
 
 def _work(arguments: list[str], out: int, err: int, held: bool) -> None:
@@ -97,10 +105,17 @@ def _ended(pid: int, patience: float) -> int | None:
     return None
 
 
-def _wrong(code: int, out: str, err: str) -> str:
+def _wrong(arguments: list[str], code: int, out: str, err: str) -> str:
+    if "internal error" in err + out:
+        return (err + out[out.find("internal error") :]).strip()[-300:]
+    if arguments[0] in _FOREIGN and any(".py" in word for word in arguments):
+        if code == 130 and not out + err:
+            return ""
+        said = [k for k, line in enumerate(err.splitlines()) if line.startswith("gradexplain: ")]
+        err = "".join(err.splitlines(keepends=True)[said[-1] :]) if said else ""
     if code not in (0, 1, 2, 3):
         return f"exit code {code}: {err.strip()[-300:]}"
-    if "Traceback" in err or "internal error" in err:
+    if "Traceback" in err:
         return err.strip()[-300:]
     if code == 2 and not (err.startswith("gradexplain: ") and err.endswith("\n")):
         return f"exit code 2 with the message {err[:300]!r}"
@@ -108,5 +123,16 @@ def _wrong(code: int, out: str, err: str) -> str:
         return f"exit code {code}, and on standard error {err[:300]!r}"
     if max(map(len, err.splitlines()), default=0) > 1000:
         return "a message of more than 1000 characters a line"
+    if out and arguments[0] == "batch":
+        for line in out.splitlines():
+            json.loads(line, parse_constant=_no_json)
+    if out and code != 2 and {"json", "--format=json", "--format=sarif"} & {*arguments}:
+        json.loads(out, parse_constant=_no_json)
+    if out and code == 0 and arguments[0] == "codegen" and "--help" not in arguments:
+        compile(out, "made", "exec")
     steering = {ch for ch in out + err if unicodedata.category(ch) in ("Cc", "Cf") and ch != "\n"}
     return f"characters that steer a terminal: {sorted(map(ascii, steering))}" if steering else ""
+
+
+def _no_json(word: str) -> None:
+    raise ValueError(f"{word} is no JSON")
