@@ -279,6 +279,13 @@ def is_small(graph: Graph) -> bool:
 def _bound(program: Program, request: Request) -> tuple[Reading, dict[str, Array]]:
     """What the text says, and the value of each leaf as the dtype holds it."""
     given = {name: value for name, value in request.at.items() if value is not ONES}
+    for name, value in given.items():
+        shape = tuple(request.shapes.get(name, value.shape))
+        if shape != value.shape:
+            raise InputError(
+                f"{name} has shape {show_shape(value.shape)} by --at but {show_shape(shape)} by --shape",
+                remedy="leave one of the two out",
+            )
     example = _example_shape(request)
 
     def shape_of(name: str) -> Shape:
@@ -293,13 +300,6 @@ def _bound(program: Program, request: Request) -> tuple[Reading, dict[str, Array
             raise InputError(
                 f"{name} is not an input of the expression; its inputs are: {known}",
                 remedy="check the spelling, or leave the option out",
-            )
-        shape = given[name].shape if name in given else leaves[name].shape
-        if tuple(request.shapes.get(name, shape)) != shape:
-            raise InputError(
-                f"{name} has shape {show_shape(shape)} by --at but "
-                f"{show_shape(tuple(request.shapes[name]))} by --shape",
-                remedy="leave one of the two out",
             )
     values = {
         name: bind(value, reading.dtype, f"--at {name}" if name in given else name)  # type: ignore[arg-type]

@@ -88,6 +88,7 @@ def many(path: Path, count: int) -> Path:
         ('{"expression": "x", "command": "rm"}', "error", "line 3: command 'rm' is none of run"),
         ('{"expression": "x", "claims": "x: v"}', "error", "line 3: 'claims' is no key of run"),
         ("[" * 100_000, "error", "line 3 is not JSON"),
+        ('{"expression": "x", "command": []}', "error", "line 3: 'command' is not text"),
     ],
 )
 def test_one_problem(problem: str, status: str, error: str | None) -> None:
@@ -103,6 +104,14 @@ def test_one_problem(problem: str, status: str, error: str | None) -> None:
     else:
         assert found["error"].startswith(error)
         assert "answer" not in found
+
+
+def test_an_id_is_said_as_json_can() -> None:
+    """Python reads more than JSON may hold."""
+    text = '{"id": [1e400, NaN, "\\ud800"], "expression": "x", "check": false}'
+    for answer in (problems.answered(3, text), problems.unanswered(3, text, "timeout", "late")):
+        found = json.loads(answer.text, parse_constant=pytest.fail)
+        assert found["id"] == ["inf", "nan", "\ud800"]
 
 
 def test_a_future_that_fails_is_one_line() -> None:

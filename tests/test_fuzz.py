@@ -99,6 +99,16 @@ FOUND = [
         0,
         "",
     ),
+    (
+        ["check", "(n := x)*n", "--claim", "n: v*x"],
+        2,
+        "the claim is about n, which is not an input",
+    ),
+    (
+        ["run", "F.cross_entropy(x, t/3.5)", "--at", "t=1", "--shape", "t=2,3", "--shape", "x=2,3"],
+        2,
+        "t has shape () by --at but (2, 3) by --shape",
+    ),
     (["codegen", "self*2"], 0, ""),
     (["codegen", "x.sum().T * 2", "--shape", "x=2"], 0, ""),
     (["codegen", "x*2", "--name", "\ufb01oo"], 0, ""),

@@ -429,6 +429,21 @@ def test_a_traced_script_has_time_and_interrupts_of_its_own(tmp_path: Path) -> N
     assert err == "caught\n"
 
 
+@pytest.mark.parametrize("last", ["", "1/0\n"], ids=["to its end", "raises"])
+def test_a_script_cannot_close_our_streams(last: str, tmp_path: Path) -> None:
+    script = tmp_path / "s.py"
+    script.write_text(
+        "import sys, torch\n"
+        "x = torch.ones(3, requires_grad=True)\n"
+        "x.sum().backward()\n"
+        f"sys.stdout.close(); sys.stderr.close()\n{last}"
+    )
+    code, out, err = done(command("trace", str(script)))
+    assert "agree" in out
+    assert code == (2 if last else 0)
+    assert err.endswith("gradexplain: s.py stopped with ZeroDivisionError\n" if last else "")
+
+
 def test_the_python_api_within_a_time() -> None:
     """The same explanation, the same errors, and an end that nothing can put off."""
     import gradexplain

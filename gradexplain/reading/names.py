@@ -123,8 +123,9 @@ def free_names(program: Program) -> tuple[str, ...]:
             node for node in ast.walk(statement.value)
             if isinstance(node, ast.Name) and id(node) not in functions
         ]  # fmt: skip
+        inside = {n.id for n in nodes if isinstance(n.ctx, ast.Store)}  # by := or for
         for node in sorted(nodes, key=lambda n: (n.lineno, n.col_offset)):
-            if node.id in assigned or node.id in CONSTANTS or node.id in MODULES:
+            if node.id in assigned | inside or node.id in CONSTANTS or node.id in MODULES:
                 continue
             found.setdefault(node.id)
         assigned |= set(statement.targets)
