@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradexplain.errors import GradexplainError, InputError, Span
-from gradexplain.limits import MAX_ELEMENTS, MAX_GRAPH_NODES
+from gradexplain.limits import MAX_DIMENSIONS, MAX_ELEMENTS, MAX_GRAPH_NODES
 from gradexplain.ops.base import Op, Shape, broadcast, show_shape
 
 if TYPE_CHECKING:
@@ -489,7 +489,12 @@ def merged(nodes: Sequence[Node], calls: Sequence[int] = ()) -> tuple[list[Node]
 
 
 def check_size(shape: Shape) -> None:
-    """`InputError` for a tensor that is too large to be worked with."""
+    """`InputError` for a tensor that is too large to be worked with, or has too many axes."""
+    if len(shape) > MAX_DIMENSIONS:
+        raise InputError(
+            f"a tensor of {len(shape)} dimensions; at most {MAX_DIMENSIONS} are supported",
+            remedy="reshape it",
+        )
     if prod(shape) > MAX_ELEMENTS:
         raise InputError(
             f"a tensor of shape {show_shape(shape)} has {prod(shape):,} elements; "

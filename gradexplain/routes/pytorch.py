@@ -248,6 +248,8 @@ def numbers_of(torch: Any, tensor: Any, *, copy: bool = True) -> Array:
 
 def tensor_of(torch: Any, value: Any, dtype: Any = None) -> Any:
     """A tensor of these numbers; of a large array, which nobody changes, it shares the memory."""
+    if isinstance(value, np.ndarray) and min(value.strides, default=0) < 0:
+        value = value.copy()  # PyTorch has no negative strides
     if not isinstance(value, np.ndarray) or value.size < _LARGE or not value.flags.writeable:
         return torch.tensor(value, dtype=dtype)
     return torch.from_numpy(value).to(dtype)
