@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import partial
+from functools import cached_property, partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -122,24 +122,15 @@ class Run:
         #: What a gradient is at its largest for a v of no pattern, where that was asked.
         self.typical: dict[str, float] = {}
         self._cleaned: dict[int, tuple[Any, Array]] = {}
-        self._closed: ClosedForm | None = None
-        self._chain: ChainRule | None = None
         self._answer: Any = None
         #: Decimal digits of the exact arithmetic.
         self.precision = 0
         #: Whether they were enough; without more of them the exact values are not known.
         self.enough = True
-        self._judging: Judging | None = None
 
     def close(self) -> None:
         if self.asked is not None:
             self.asked.drop()
-
-    @property
-    def closed(self) -> ClosedForm:
-        if self._closed is None:
-            self._closed = self._formed()
-        return self._closed
 
     @property
     def written(self) -> Written:
@@ -148,7 +139,8 @@ class Run:
 
         return Written(self.closed)
 
-    def _formed(self) -> ClosedForm:
+    @cached_property
+    def closed(self) -> ClosedForm:
         """The closed form, with formulas that were derived before for the same program and shapes."""
         from gradexplain.routes.closed import ClosedForm
 
@@ -172,16 +164,15 @@ class Run:
         known[key] = found.at({}, self.v, exact=self.exact)
         return found
 
-    @property
+    @cached_property
     def chain(self) -> ChainRule:
         """The chain rule's values and contributions, with as many digits as they need."""
-        if self._chain is None:
-            from gradexplain.routes.chain import settled_chain
+        from gradexplain.routes.chain import settled_chain
 
-            self._chain, self.precision, self.enough = settled_chain(
-                self.graph, self.values, self.v, self.wanted, exact=self.exact
-            )
-        return self._chain
+        chain, self.precision, self.enough = settled_chain(
+            self.graph, self.values, self.v, self.wanted, exact=self.exact
+        )
+        return chain
 
     @property
     def answer(self) -> Any:
@@ -195,16 +186,12 @@ class Run:
         """PyTorch's own numbers on the way."""
         return None if self.answer is None else self.answer.steps
 
-    @property
+    @cached_property
     def judging(self) -> Judging:
         """The routes held against each other; PyTorch's answer is waited for."""
         from gradexplain.judging import Judging
 
-        if self._judging is None:
-            self._judging = Judging(
-                self.problem, self.chain, self.precision, self.answer, enough=self.enough
-            )
-        return self._judging
+        return Judging(self.problem, self.chain, self.precision, self.answer, enough=self.enough)
 
     def clean(self, pair: Any) -> Array:
         from gradexplain.routes.chain import cleaned

@@ -59,7 +59,9 @@ def _describe(found: InputReport, trial: Trial, truth: Truth, name: str) -> None
     calculus = form.calculus
     # Only the forward's values have names in these formulas.
     form.names = names = [n.label for n in graph.nodes if not n.is_literal] + [v]
-    form._folds = Folds(fold for node in graph.nodes if (fold := _fold(node, calculus)) is not None)
+    form.known["_folds",] = Folds(
+        fold for node in graph.nodes if (fold := _fold(node, calculus)) is not None
+    )
     places = calculus.indices(leaf.shape, "d")
     right = form.gradient(both[leaf.id])
     if form.is_long(both[leaf.id]):

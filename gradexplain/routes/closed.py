@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import wraps
 from operator import attrgetter
 from typing import Any
 
@@ -47,6 +48,17 @@ LONG = 100
 _MORE = 20
 
 
+def once(derive: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of a closed form and of nodes that is carried out once for all who share its formulas."""
+
+    @wraps(derive)
+    def known(form: ClosedForm, *nodes: Node) -> Any:
+        key = derive.__name__, *(node.id for node in nodes)
+        return form.remembered(key, lambda: derive(form, *(form.graph[n.id] for n in nodes)))
+
+    return known
+
+
 class ClosedForm:
     """The closed forms of one graph's output by each leaf.
 
@@ -80,10 +92,7 @@ class ClosedForm:
         self._pairs: dict[str, Pair] = {}
         self._sources: list[Node] | None = None
         self._done = 0
-        self._jacobians: dict[str, Any] = {}
-        self._gradients: dict[str, Any] = {}
         self._adjoints: dict[tuple[int, str], Any] = {}
-        self._partials: dict[tuple[int, int], Any] = {}
         self.long = LONG
         #: The names of the argument of ``backward`` and of the scalar L in formulas.
         self.v_name, self.loss_name = free_names(graph)
@@ -93,15 +102,11 @@ class ClosedForm:
         self.scalar = ""
         #: Set where the formulas hold at these sizes only, while the program has others.
         self.only_here = False
-        self._folds: Folds | None = None
-        self._elements: dict[int, Any] = {}
-        self._texts: dict[tuple[Any, ...], Any] = {}
+        #: What was derived, by the method that derives it, see `once`.
+        self.known: dict[tuple[Any, ...], Any] = {}
         if formulas is not None:
             self.calculus = formulas.calculus
-            self._elements = formulas._elements
-            self._jacobians, self._gradients = formulas._jacobians, formulas._gradients
-            self._adjoints, self._folds = formulas._adjoints, formulas._folds
-            self._texts = formulas._texts
+            self._adjoints, self.known = formulas._adjoints, formulas.known
             self.scalar, self.loss_name = formulas.scalar, formulas.loss_name
             self.only_here = formulas.only_here
 
@@ -114,38 +119,29 @@ class ClosedForm:
         """
         for symbol, n in ranges.items():
             self.calculus.ranges.setdefault(symbol, n)
-        self._jacobians[leaf.label] = self._tidy(formula)
+        self.known["jacobian", leaf.id] = self._tidy(formula)
 
     def is_long(self, leaf: Node) -> bool:
         """Whether J by ``leaf`` is given as a chain."""
         return self.jacobian(leaf) is None
 
+    @once
     def jacobian(self, leaf: Node) -> Any:
         """``∂y[o…]/∂leaf[d…]`` tidied; None where it would be too long."""
-        leaf = self.graph[leaf.id]
-        if leaf.label not in self._jacobians:
-            found: Any = None
-            raw = self.calculus.jacobian(self.graph.out, leaf, limit=self.long + _MORE)
-            if raw is not None:
-                found = self._tidy(raw)
-                if self._burden(found) > self.long and self.has_parts(leaf):
-                    found = None
-            self._jacobians[leaf.label] = found
-        return self._jacobians[leaf.label]
+        raw = self.calculus.jacobian(self.graph.out, leaf, limit=self.long + _MORE)
+        found = None if raw is None else self._tidy(raw)
+        long = found is not None and self._burden(found) > self.long and self.has_parts(leaf)
+        return None if long else found
 
+    @once
     def gradient(self, leaf: Node) -> Any:
         """``Σ v·∂y/∂leaf[d…]``, tidied; in the names of the parts' gradients where J is long."""
-        leaf = self.graph[leaf.id]
-        if leaf.label not in self._gradients:
-            jacobian = self.jacobian(leaf)
-            if jacobian is None:
-                found = self.chained(leaf, ADJOINT)
-            elif self.scalar:
-                found = jacobian
-            else:
-                found = self.calculus.weighted(jacobian, self.v_name, self.graph.out.shape)
-            self._gradients[leaf.label] = self._tidy(found)
-        return self._gradients[leaf.label]
+        found = self.jacobian(leaf)
+        if found is None:
+            found = self.chained(leaf, ADJOINT)
+        elif not self.scalar:
+            found = self.calculus.weighted(found, self.v_name, self.graph.out.shape)
+        return self._tidy(found)
 
     def has_parts(self, leaf: Node) -> bool:
         return any(
@@ -168,21 +164,18 @@ class ClosedForm:
     @property
     def folds(self) -> Folds:
         """The definitions that may be put back into their names."""
-        if self._folds is None:
-            found = []
-            needed = self.graph.needed()
-            for node in self.graph.nodes:
-                if (
-                    node.id in needed
-                    and node.op is not None
-                    and self.calculus.is_atom(node)
-                    and not node.integer
-                ):
+        return self._folds()  # type: ignore[no-any-return]
+
+    @once
+    def _folds(self) -> Folds:
+        found = []
+        for node in self.graph.nodes:
+            if node.id in self.graph.needed() and node.op is not None and not node.integer:
+                if self.calculus.is_atom(node):
                     own = self.calculus.indices(node.shape, f"n{node.id}x")
                     definition = self.calculus.definition(node, own)
                     found.append((definition, self.calculus.atom(node, own), own))
-            self._folds = Folds(found, self.calculus.ranges)
-        return self._folds
+        return Folds(found, self.calculus.ranges)
 
     def chained(self, node: Node, upper: str, at: tuple[Any, ...] = ()) -> Any:
         """The derivative by ``node[d]`` as a sum over the parts that use it directly.
@@ -210,12 +203,10 @@ class ClosedForm:
             terms.append(contract(factor * slope, out, self.calculus.ranges))
         return self._tidy(sympy.Add(*terms))
 
+    @once
     def _partial(self, part: Node, node: Node) -> Any:
         """``∂part[o]/∂node[d]`` with the other parts held fixed, tidied."""
-        key = part.id, node.id
-        if key not in self._partials:
-            self._partials[key] = self._tidy(self.calculus.partial(part, node))
-        return self._partials[key]
+        return self._tidy(self.calculus.partial(part, node))
 
     def part(self, part: Node, upper: str, at: tuple[Any, ...] = ()) -> tuple[Any, Any]:
         """`chained` by ``part``, in index symbols of the part's own, which it returns first."""
@@ -335,9 +326,8 @@ class ClosedForm:
             if not self._magnitudes:
                 return value, None
             return value, size() if callable(size) else size
-        if node.id not in self._elements:
-            self._elements[node.id] = self.calculus.definition(node, own)
-        return self.evaluate(self._elements[node.id], own, node.shape)
+        element = self.remembered(("element", node.id), lambda: self.calculus.definition(node, own))
+        return self.evaluate(element, own, node.shape)
 
     def _argument(self, id: int) -> Pair:
         """A tensor as a record's kernel takes it."""
@@ -380,7 +370,7 @@ class ClosedForm:
             v = element_symbol(self.v_name, form.calculus.indices(self.graph.out.shape, "o"))
             formula = form.gradient(rest[node.id])
             if not any(label_of(a).startswith(ADJOINT) for a in formula.atoms(sympy.Symbol)):
-                form._gradients[node.label] = form._tidy(formula.xreplace({v: sympy.S.One}))
+                form.known["gradient", node.id] = form._tidy(formula.xreplace({v: sympy.S.One}))
         return form
 
     def at(
@@ -416,9 +406,9 @@ class ClosedForm:
 
     def remembered(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         """What ``make`` returns, made once for these formulas."""
-        if key not in self._texts:
-            self._texts[key] = make()
-        return self._texts[key]
+        if key not in self.known:
+            self.known[key] = make()
+        return self.known[key]
 
     def _derived(self, leaves: Sequence[Node]) -> list[Any]:
         """Every formula that the gradients of ``leaves`` need."""

@@ -55,13 +55,13 @@ class Written:
     def jacobian(self, leaf: Node) -> tuple[Shown, str]:
         """J as it is shown, and its structure in words."""
         leaf = self.graph[leaf.id]
-        found = self.form.remembered(("jacobian", leaf.label), lambda: self._jacobian(leaf))
+        found = self.form.remembered(("jacobian shown", leaf.id), lambda: self._jacobian(leaf))
         return found  # type: ignore[no-any-return]
 
     def gradient(self, leaf: Node) -> Shown:
         """``leaf.grad[j] = …`` as it is shown."""
         leaf = self.graph[leaf.id]
-        found = self.form.remembered(("gradient", leaf.label), lambda: self._gradient(leaf))
+        found = self.form.remembered(("gradient shown", leaf.id), lambda: self._gradient(leaf))
         return found  # type: ignore[no-any-return]
 
     def _jacobian(self, leaf: Node) -> tuple[Shown, str]:
