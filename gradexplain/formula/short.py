@@ -66,7 +66,7 @@ class _Bare(TextPrinter):
         for name in self._names.values():
             if name[0] == "(" and name in shown and not re.search(but, name):
                 ends = rf"(^| {signs} ){re.escape(name)}(?= {signs} |$)"
-                shown = re.sub(ends, r"\1" + name[1:-1].replace("\\", r"\\"), shown)
+                shown = re.sub(ends, r"\g<1>" + name[1:-1].replace("\\", r"\\"), shown)
         return shown
 
     def _show(self, e: Any) -> tuple[str, int]:
