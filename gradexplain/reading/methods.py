@@ -430,7 +430,7 @@ def _of_plain(s: Session, owner: Any, call: Call) -> Any:
     if isinstance(owner, tuple) and call.name == "numel":
         return math.prod(owner)
     function = getattr(owner, call.name, None)
-    if function is None or not s.script:
+    if function is None or not s.python:
         if isinstance(owner, list) and hasattr(set, call.name):
             s.unsupported(f"`{call.name}` of a set is not read", call.where, TRACE)
         s.fail(f"{what(owner)} has no method `{call.name}`", call.where, "call it on a tensor")
