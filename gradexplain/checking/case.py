@@ -98,7 +98,8 @@ class Case:
         told = self.telling if functions else []
         rest = [t for t in self.regular if t not in told] + self.elsewhere if functions else []
         for function in functions:
-            bench = Bench(function, told, self.names, rest)
+            special = [t for t in self.trials if t.special and t not in told]
+            bench = Bench(function, told, self.names, rest, special)
             # One tree of one source: what mends one input is tried for the next.
             bench.tree = bench.tree and self.tries.trees.setdefault(function, bench.tree)
             yield bench

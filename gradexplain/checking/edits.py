@@ -11,6 +11,7 @@ import ast
 import inspect
 import itertools
 import linecache
+import textwrap
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from gradexplain.checking import numeric, solving
 from gradexplain.checking.bench import Bench
 from gradexplain.checking.formula_bench import FormulaBench
-from gradexplain.checking.places import Edit, edits, slots
+from gradexplain.checking.places import Edit, bearing, edits, slots
 from gradexplain.checking.report import Fault, Patch
 from gradexplain.checking.rewriting import text
 
@@ -52,7 +53,12 @@ def _find(
     scope = bench.scope()
     kept: list[Edit] = []
     solved = solving.Solved(bench) if isinstance(bench, Bench) else None
-    for edit in itertools.islice(edits(bench.tree, scope, bench.returned, first), bench.most):
+    around = bearing(bench.tree, bench.returned)
+    hopeful = [s for s in around if solved is None or solved.hopeful(s)]
+    # A place at which no other value would do may still be of the wrong shape.
+    rest = [s for s in around if s not in hopeful]
+    tried = itertools.chain(edits(hopeful, scope, first), edits(rest, scope, first))
+    for edit in itertools.islice(tried, bench.most):
         if (solved is None or solved.may(edit)) and _right(bench, [edit]):
             return [edit]
         if edit.paired:
@@ -123,7 +129,7 @@ def written(bench: Bench, name: str, line: str) -> list[Edit]:
 def _pair(bench: Bench | FormulaBench, kept: list[Edit]) -> list[Edit]:
     """The first two edits that are right together, of those whose result has the right shape."""
     running: list[Edit] = []
-    for edit in kept:
+    for edit in sorted(kept, key=_likelihood)[: bench.most // 6]:
         edit.slot.put(edit.new)
         runs = bench.runs()
         edit.slot.put(edit.old)
@@ -145,12 +151,17 @@ _LIKELY = ("wrong_sign", "exponent", "transposed", "missing_factor", "square_of_
            "constant_factor", "output_for_input", "sum_vs_mean", "missing_keepdim", "eps")  # fmt: skip
 
 
-def _likely(found: list[Edit]) -> Iterator[tuple[Edit, Edit]]:
-    order = {code: i for i, code in enumerate(_LIKELY)}
-    ranked = sorted(found, key=lambda e: order.get(e.code, 20))
+_ORDER = {code: i for i, code in enumerate(_LIKELY)}
+
+
+def _likelihood(edit: Edit) -> int:
+    return _ORDER.get(edit.code, 20)
+
+
+def _likely(ranked: list[Edit]) -> Iterator[tuple[Edit, Edit]]:
     yield from sorted(
         itertools.islice(itertools.combinations(ranked, 2), 60_000),
-        key=lambda pair: order.get(pair[0].code, 20) + order.get(pair[1].code, 20),
+        key=lambda pair: _likelihood(pair[0]) + _likelihood(pair[1]),
     )
 
 
@@ -172,7 +183,7 @@ def fault(bench: Bench | FormulaBench, found: Sequence[Edit]) -> Fault:
     patches: dict[int, Patch] = {}
     joined = _joined(file, found) if len(found) == 2 else None
     for edit in found:
-        patch = joined or _patched(file, edit, patches)
+        patch = joined or _patched(file, bench.tree, edit, patches)
         if patch is not None:
             patches[patch.line] = patch
     remedy = "; ".join(p.text.strip() for p in patches.values())
@@ -186,7 +197,7 @@ def _joined(file: str, found: Sequence[Edit]) -> Patch | None:
     if statement is None or statement is not two.slot.within:
         return None
     line, end = statement.lineno, statement.end_lineno  # type: ignore[attr-defined]
-    lines = [linecache.getline(file, n).rstrip("\n") for n in range(line, end + 1)]
+    lines = _lines(file, line, end)
     outer, inner = (two, one) if _inside(one, two) else (one, two)
     nested = _inside(inner, outer) and not any(
         part is inner.slot.owner for part in ast.walk(outer.new)
@@ -209,13 +220,13 @@ def _joined(file: str, found: Sequence[Edit]) -> Patch | None:
     return Patch(line, end, whole, "\n".join(lines), column, len(lines[0].rstrip()) - column)
 
 
-def _patched(file: str, edit: Edit, before: dict[int, Patch]) -> Patch | None:
+def _patched(file: str, tree: ast.AST, edit: Edit, before: dict[int, Patch]) -> Patch | None:
     """The user's own lines with the edit made, everything else as it was written."""
     old, slot = edit.old, edit.slot
     if not hasattr(old, "lineno"):  # a slice: its subscript is written anew
         return None
     line, end = old.lineno, old.end_lineno
-    lines = [linecache.getline(file, n).rstrip("\n") for n in range(line, end + 1)]
+    lines = _lines(file, line, end)
     start = len(lines[0].encode()[: old.col_offset].decode())
     stop = len(lines[-1].encode()[: old.end_col_offset].decode())
     head, tail = lines[0][:start], lines[-1][stop:]
@@ -223,13 +234,27 @@ def _patched(file: str, edit: Edit, before: dict[int, Patch]) -> Patch | None:
     earlier = before.get(line)
     if earlier is not None:
         return None
-    bare = slot.field in ("elts", "args", "slice", "body", "targets") or (
-        slot.field == "value" and not isinstance(slot.owner, (ast.Attribute, ast.Subscript))
-    )
-    compound = isinstance(edit.new, (ast.BinOp, ast.UnaryOp, ast.Compare, ast.IfExp))
-    if compound and not bare and not (head.endswith("(") and tail.startswith(")")):
-        new = f"({new})"
-    elif isinstance(edit.new, ast.Tuple) and new.startswith("(") and slot.field == "value":
+    if isinstance(edit.new, ast.expr):
+        whole = next(n for n in ast.walk(tree) if isinstance(n, ast.stmt) and n is not tree
+                     and any(part is slot.owner for part in ast.walk(n)))  # fmt: skip
+        above, below = _lines(file, whole.lineno, line - 1), _lines(file, end + 1, whole.end_lineno)
+        plain, wrapped = (
+            "\n".join([*above, head + shown + tail, *below]) for shown in (new, f"({new})")
+        )
+        new = new if _says(plain) == _says(wrapped) else f"({new})"
+    if isinstance(edit.new, ast.Tuple) and new.startswith("(") and slot.field == "value":
         new = new[1:-1]
     width = stop - start if line == end else len(lines[0]) - start
     return Patch(line, end, head + new + tail, "\n".join(lines), start, width)
+
+
+def _lines(file: str, line: int, end: int | None) -> list[str]:
+    return [linecache.getline(file, n).rstrip("\n") for n in range(line, (end or line) + 1)]
+
+
+def _says(source: str) -> str:
+    """What a statement says, whatever its parentheses; itself, where it is none."""
+    try:
+        return ast.dump(ast.parse(textwrap.dedent(source)))
+    except SyntaxError:
+        return source

@@ -18,6 +18,7 @@ from gradexplain.checking.rewriting import (
     called,
     forms,
     head,
+    keyword,
     load,
     made,
     number,
@@ -67,6 +68,124 @@ def _term(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Sub)):
         yield node.left
         yield node.right if isinstance(node.op, ast.Add) else ast.UnaryOp(ast.USub(), node.right)
+
+
+@rule("wrong_slice")
+def _places(node: ast.AST, scope: Scope) -> Iterator[Found]:
+    """Another element."""
+    if scope.place != "index" or not isinstance(node, ast.expr):
+        return
+    shown = text(node)
+    if shown.lstrip("-").isdigit():
+        yield from (made(at) for at in ("0", "1", "2", "-1") if at != shown)
+        yield from (made(n) for n in scope.numbers if n.isidentifier())
+
+
+@rule("kernel_not_flipped", paired=True)
+def _flipped(node: ast.AST, scope: Scope) -> Iterator[Found]:
+    rank = scope.tensors[atom(node, scope)] if tensor(node, scope) else 0
+    for dim in sorted({rank - 1, 0, max(rank - 2, 0)}, reverse=True) if rank else ():
+        yield made(f"A.flip({dim})", A=node)
+    if rank >= 2:
+        yield made(f"A.flip({rank - 2}, {rank - 1})", A=node)
+    name = called(node)
+    if name in ("cumsum", "cumprod") and isinstance(node, ast.Call):
+        a, rest = operand(node)
+        if rest:
+            yield made(f"A.flip(D).{name}(D).flip(D)", A=a, D=rest[0])
+    if name == "flip" and isinstance(node, ast.Call):
+        yield operand(node)[0]
+    if name == "reversed" and isinstance(node, ast.Call) and len(node.args) == 1:
+        yield node.args[0]
+
+
+@rule("transposed", paired=True)
+def _scattered(node: ast.AST, scope: Scope) -> Iterator[Found]:
+    """Gathering is the transpose of scattering, and the inverse of an order its argsort."""
+    if not isinstance(node, ast.Call):
+        return
+    name, (a, rest) = called(node), operand(node)
+    if name == "gather" and len(rest) == 2:
+        for start in ("torch.zeros_like(A)", *(f"torch.zeros_like({t})" for t in scope.values)):
+            yield made(f"{start}.scatter_add_(D, I, A)", A=a, D=rest[0], I=rest[1])
+    if name in ("scatter_", "scatter_add_", "scatter", "scatter_add") and len(rest) == 3:
+        yield made("V.gather(D, I)", V=rest[2], D=rest[0], I=rest[1])
+    if name in ("index_add_", "index_add") and len(rest) == 3:
+        yield made("V[I]", V=rest[2], I=rest[1])
+
+
+forms("transposed", lambda node, s: atom(node, s) in s.indices, "A.argsort(-1)", "A.argsort(0)")
+
+
+@rule("wrong_slice")
+def _slices(node: ast.AST, scope: Scope) -> Iterator[Found]:
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
+        target = node.targets[0]
+        for put, take in (("1:", ":-1"), (":-1", "1:")):
+            value = node.value.value if isinstance(node.value, ast.Subscript) else node.value
+            new = ast.parse(f"a[{put}] = b[{take}]").body[0]
+            assert isinstance(new, ast.Assign) and isinstance(new.targets[0], ast.Subscript)
+            assert isinstance(new.value, ast.Subscript)
+            new.targets[0].value, new.value.value = target.value, value
+            yield new
+    if isinstance(node, ast.Slice) and node.step is None:
+        known = [ast.parse(n, mode="eval").body for n in scope.numbers if n not in scope.sizes]
+        bounds = [(node.upper, None), (None, node.lower), (ast.Constant(1), None),
+                  (None, ast.parse("-1", mode="eval").body), (None, None)]  # fmt: skip
+        bounds += [(n, node.upper) for n in known] + [(node.lower, n) for n in known]
+        for lower, upper in bounds:
+            yield ast.Slice(lower, upper)
+
+
+_MIRRORED = {":-1": "1:", "1:": ":-1", "::2": "1::2", "0::2": "1::2", "1::2": "0::2"}
+
+
+@rule("missing_accumulation")
+def _another(node: ast.AST, scope: Scope) -> Iterator[Found]:
+    """A statement after this one: the other half of what is shared out, the end of a scan."""
+    target = node.target if isinstance(node, ast.AugAssign) else (
+        node.targets[0] if isinstance(node, ast.Assign) else None
+    )  # fmt: skip
+    if isinstance(target, ast.Subscript):
+        parts = target.slice.elts if isinstance(target.slice, ast.Tuple) else [target.slice]
+        shown = [text(part) for part in parts]
+        if any(part in _MIRRORED for part in shown):
+            at = ", ".join(_MIRRORED.get(part, part) for part in shown)
+            for op in ("+=", "-="):
+                other = ast.parse(f"{text(target.value)}[{at}] {op} 0").body[0]
+                other.value = node.value  # type: ignore[attr-defined]
+                yield both(node, other)
+    call = node.value if isinstance(node, ast.Expr) else None
+    if isinstance(call, ast.Call) and called(call) in ("index_add_", "scatter_add_") and (
+        len(call.args) == 3
+    ):  # fmt: skip
+        places = [f"{text(call.args[1])} + 1", f"{text(call.args[1])} - 1", *scope.indices]
+        weights = [
+            part for part in ast.walk(call.args[2])
+            if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Sub)
+            and number(part.left) == 1
+        ]  # fmt: skip
+        values = [call.args[2], *(replaced(call.args[2], {id(w): w.right}) for w in weights)]
+        for place, value in itertools.product(places, values):
+            new = copy.copy(call)
+            new.args = [call.args[0], ast.parse(place, mode="eval").body, value]  # type: ignore[list-item]
+            yield both(node, ast.Expr(new))
+    if isinstance(node, ast.For):
+        for one, two in itertools.permutations(scope.made, 2):
+            for at in ("0", "-1", ":, 0", ":, -1"):
+                yield "missing_term", both(node, ast.parse(f"{one}[{at}] = {two}[{at}]").body[0])
+
+
+@rule("missing_accumulation")
+def _accumulated(node: ast.AST, scope: Scope) -> Iterator[Found]:
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], (ast.Name, ast.Subscript)):
+        yield ast.AugAssign(node.targets[0], ast.Add(), node.value)
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
+        target = node.targets[0]
+        yield ast.Expr(
+            made("T.index_put_((I,), V, accumulate=True)", T=load(target.value),
+                 I=target.slice, V=node.value)
+        )  # fmt: skip
 
 
 forms(
@@ -142,8 +261,23 @@ def _functions(node: ast.AST, scope: Scope) -> Iterator[Found]:
         if "fft" in name:
             yield "missing_call", made("A.conj()", A=node)
 
+        if name in ("tril", "triu"):
+            for diagonal in (
+                ast.Constant(0),
+                ast.Constant(1),
+                ast.UnaryOp(ast.USub(), ast.Constant(1)),
+            ):
+                new = keyword(node, "diagonal", diagonal)
+                new.args = node.args[: 1 if text(node.func).startswith("torch.") else 0]
+                yield "wrong_constant", new
+
 
 forms("missing_call", tensor, *(f"A.{name}()" for name in WRAPS), paired=True)
+# A factor has one triangle only.
+forms(
+    "missing_call", lambda node, s: (standing(node, s) or head(node, s)) and s.rank >= 2,
+    *(f"torch.{half}(A{where})" for half, where in itertools.product(("tril", "triu"), ("", ", -1", ", 1"))),
+)  # fmt: skip
 # A matrix that multiplies, a sum that scales.
 forms(
     "missing_factor", lambda node, s: standing(node, s) or s.place == "factor",
@@ -170,123 +304,12 @@ forms(
 )  # fmt: skip
 
 
-@rule("kernel_not_flipped", paired=True)
-def _flipped(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    rank = scope.tensors[atom(node, scope)] if tensor(node, scope) else 0
-    for dim in sorted({rank - 1, 0, max(rank - 2, 0)}, reverse=True) if rank else ():
-        yield made(f"A.flip({dim})", A=node)
-    if rank >= 2:
-        yield made(f"A.flip({rank - 2}, {rank - 1})", A=node)
-    name = called(node)
-    if name in ("cumsum", "cumprod") and isinstance(node, ast.Call):
-        a, rest = operand(node)
-        if rest:
-            yield made(f"A.flip(D).{name}(D).flip(D)", A=a, D=rest[0])
-    if name == "flip" and isinstance(node, ast.Call):
-        yield operand(node)[0]
-    if name == "reversed" and isinstance(node, ast.Call) and len(node.args) == 1:
-        yield node.args[0]
-
-
 # An index that is known and not used: what was taken has to be put back where it came from.
 forms(
     "missing_call", lambda node, s: bool(s.indices) and (standing(node, s) or tensor(node, s)),
     "A[{i}]", "A.gather({dim}, {i})", "torch.zeros_like(A).scatter_add_({dim}, {i}, A)",
     "torch.zeros_like(A).index_add_({dim}, {i}, A)",
 )  # fmt: skip
-
-
-@rule("transposed", paired=True)
-def _scattered(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    """Gathering is the transpose of scattering, and the inverse of an order its argsort."""
-    if not isinstance(node, ast.Call):
-        return
-    name, (a, rest) = called(node), operand(node)
-    if name == "gather" and len(rest) == 2:
-        for start in ("torch.zeros_like(A)", *(f"torch.zeros_like({t})" for t in scope.values)):
-            yield made(f"{start}.scatter_add_(D, I, A)", A=a, D=rest[0], I=rest[1])
-    if name in ("scatter_", "scatter_add_", "scatter", "scatter_add") and len(rest) == 3:
-        yield made("V.gather(D, I)", V=rest[2], D=rest[0], I=rest[1])
-    if name in ("index_add_", "index_add") and len(rest) == 3:
-        yield made("V[I]", V=rest[2], I=rest[1])
-
-
-forms("transposed", lambda node, s: atom(node, s) in s.indices, "A.argsort(-1)", "A.argsort(0)")
-
-
-@rule("wrong_slice")
-def _slices(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
-        target = node.targets[0]
-        for put, take in (("1:", ":-1"), (":-1", "1:")):
-            value = node.value.value if isinstance(node.value, ast.Subscript) else node.value
-            new = ast.parse(f"a[{put}] = b[{take}]").body[0]
-            assert isinstance(new, ast.Assign) and isinstance(new.targets[0], ast.Subscript)
-            assert isinstance(new.value, ast.Subscript)
-            new.targets[0].value, new.value.value = target.value, value
-            yield new
-    if isinstance(node, ast.Slice) and node.step is None:
-        known = [ast.parse(n, mode="eval").body for n in scope.numbers if n not in scope.sizes]
-        bounds = [(node.upper, None), (None, node.lower), (ast.Constant(1), None),
-                  (None, ast.parse("-1", mode="eval").body), (None, None)]  # fmt: skip
-        bounds += [(n, node.upper) for n in known] + [(node.lower, n) for n in known]
-        for lower, upper in bounds:
-            yield ast.Slice(lower, upper)
-    if scope.place == "index" and number(node) is not None:
-        place = int(number(node) or 0)
-        for at in (0, 1, 2, -1):
-            if at != place:
-                yield ast.Constant(at)
-        yield from (made(n) for n in scope.numbers if n.isidentifier())
-
-
-_MIRRORED = {":-1": "1:", "1:": ":-1", "::2": "1::2", "0::2": "1::2", "1::2": "0::2"}
-
-
-@rule("missing_accumulation")
-def _another(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    """A statement after this one: the other half of what is shared out, the end of a scan."""
-    target = node.target if isinstance(node, ast.AugAssign) else (
-        node.targets[0] if isinstance(node, ast.Assign) else None
-    )  # fmt: skip
-    if isinstance(target, ast.Subscript):
-        parts = target.slice.elts if isinstance(target.slice, ast.Tuple) else [target.slice]
-        shown = [text(part) for part in parts]
-        if any(part in _MIRRORED for part in shown):
-            at = ", ".join(_MIRRORED.get(part, part) for part in shown)
-            for op in ("+=", "-="):
-                other = ast.parse(f"{text(target.value)}[{at}] {op} 0").body[0]
-                other.value = node.value  # type: ignore[attr-defined]
-                yield both(node, other)
-    call = node.value if isinstance(node, ast.Expr) else None
-    if isinstance(call, ast.Call) and called(call) in ("index_add_", "scatter_add_") and (
-        len(call.args) == 3
-    ):  # fmt: skip
-        places = [f"{text(call.args[1])} + 1", f"{text(call.args[1])} - 1", *scope.indices]
-        weights = [
-            part for part in ast.walk(call.args[2])
-            if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Sub)
-            and number(part.left) == 1
-        ]  # fmt: skip
-        values = [call.args[2], *(replaced(call.args[2], {id(w): w.right}) for w in weights)]
-        for place, value in itertools.product(places, values):
-            new = copy.copy(call)
-            new.args = [call.args[0], ast.parse(place, mode="eval").body, value]  # type: ignore[list-item]
-            yield both(node, ast.Expr(new))
-    if isinstance(node, ast.For):
-        for one, two in itertools.permutations(scope.made, 2):
-            for at in ("0", "-1", ":, 0", ":, -1"):
-                yield "missing_term", both(node, ast.parse(f"{one}[{at}] = {two}[{at}]").body[0])
-
-
-@rule("missing_accumulation")
-def _accumulated(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
-        target = node.targets[0]
-        yield ast.Expr(
-            made("T.index_put_((I,), V, accumulate=True)", T=load(target.value),
-                 I=target.slice, V=node.value)
-        )  # fmt: skip
 
 
 @rule("grad_output_changed")

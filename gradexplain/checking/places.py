@@ -125,13 +125,11 @@ def slots(tree: ast.AST) -> Iterator[Slot]:
     yield from walk(tree, "", None)
 
 
-def edits(
-    tree: ast.FunctionDef, scope: Scope, places: Sequence[int], first: Collection[str] = ()
-) -> Iterator[Edit]:
-    """Every edit of the table at every place that bears on the returned values at ``places``, in
-    the table's order; faults of the codes ``first`` before the others.
+def edits(found: Sequence[Slot], scope: Scope, first: Collection[str] = ()) -> Iterator[Edit]:
+    """Every edit of the table at every place of ``found``, in the table's order; faults of the codes
+    ``first`` before the others.
     """
-    found, seen = bearing(tree, places), set()
+    seen = set()
     for one in sorted(RULES, key=lambda r: r.code not in first):
         for slot in found:
             node = slot.get()

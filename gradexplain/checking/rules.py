@@ -65,10 +65,14 @@ def _operands(node: ast.AST, scope: Scope) -> Iterator[Found]:
 @rule("swapped_halves", paired=True)
 def _halves(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if (
-        isinstance(node, (ast.List, ast.Tuple)) and len(node.elts) == 2 and scope.place != "head"
+        isinstance(node, (ast.List, ast.Tuple)) and 2 <= len(node.elts) <= 9
+        and scope.place not in ("head", "index", "size")
         and isinstance(node.ctx, ast.Load) and all(number(e) is None for e in node.elts)
     ):  # fmt: skip
-        yield type(node)(node.elts[::-1], ast.Load())
+        for i, j in itertools.combinations(range(len(node.elts)), 2):
+            elts = list(node.elts)
+            elts[i], elts[j] = elts[j], elts[i]
+            yield type(node)(elts, ast.Load())
     if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple) and (
         len(node.targets[0].elts) == 2 and "saved_tensors" not in text(node.value)
     ):  # fmt: skip
@@ -103,6 +107,8 @@ def _sign(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Sub)):
         other: ast.operator = ast.Sub() if isinstance(node.op, ast.Add) else ast.Add()
         yield ast.BinOp(node.left, other, node.right)
+        if isinstance(node.op, ast.Sub):
+            yield ast.BinOp(node.right, ast.Sub(), node.left)
     elif isinstance(node, ast.AugAssign) and isinstance(node.op, (ast.Add, ast.Sub)):
         other = ast.Sub() if isinstance(node.op, ast.Add) else ast.Add()
         yield ast.AugAssign(node.target, other, node.value)

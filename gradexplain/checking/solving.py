@@ -10,6 +10,7 @@ once; no edit is run before it fits.
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 import re
 import sys
@@ -43,7 +44,7 @@ _POWERS = (1, -1, 2, -2, 3, -3)
 _UNTOLD = (ast.Tuple, ast.List, ast.Slice, ast.Compare, ast.stmt, ast.keyword, ast.Starred)
 
 
-@dataclass(slots=True)
+@dataclass
 class _Place:
     """A place, its values where they are worked out, and the names that are known there."""
 
@@ -53,6 +54,16 @@ class _Place:
     #: What a change of the values changes the gradients by, and what is wanted of it.
     matrix: Array
     wanted: Array
+
+    @functools.cached_property
+    def hopeless(self) -> bool:
+        """Whether no other value of the same shape can make the gradients right."""
+        if not np.isfinite(self.matrix).all() or not np.isfinite(self.wanted).all():
+            return False
+        found = np.linalg.lstsq(self.matrix, self.wanted, rcond=None)[0]
+        gap = np.abs(self.matrix @ found - self.wanted).max(initial=0.0)
+        scale = np.abs(self.wanted).max(initial=0.0)
+        return bool(gap > 1e-6 * (scale + np.abs(self.matrix @ self.flat).max(initial=0.0)))
 
     @property
     def flat(self) -> Array:
@@ -75,17 +86,23 @@ class Solved:
             self._places[id(node)] = _place(self.bench, slot) if told else None
         return self._places[id(node)]
 
+    def _around(self, slot: Slot | None) -> Iterator[tuple[Slot, _Place]]:
+        """The places at and around one, within its statement."""
+        while slot is not None and isinstance(slot.get(), (ast.expr, ast.keyword)):
+            place = self._place(slot)
+            if place is not None:
+                yield slot, place
+            slot = self._above.get(id(slot.owner))
+
+    def hopeful(self, slot: Slot) -> bool:
+        """Whether some other value at a place may make the gradients right."""
+        return not any(place.hopeless for _, place in self._around(slot))
+
     def may(self, edit: Edit) -> bool:
         """Whether an edit can be right, by the value of the smallest expression around it that is
         known to decide; True where none is.
         """
-        slot: Slot | None = edit.slot
-        around: list[tuple[Slot, _Place]] = []
-        while slot is not None and isinstance(slot.get(), (ast.expr, ast.keyword)):
-            place = self._place(slot)
-            if place is not None:
-                around.append((slot, place))
-            slot = self._above.get(id(slot.owner))
+        around = list(self._around(edit.slot))
         edit.slot.put(edit.new)
         try:
             found = (self._fits(slot.get(), place) for slot, place in around)
@@ -102,7 +119,7 @@ class Solved:
             return None
         parts = []
         try:
-            code = compile(shown, "<tried>", "eval")
+            code = _code(shown)
             for (space, known), value in zip(place.frames, place.values, strict=True):
                 found = eval(code, space, known)  # the user's own source, edited
                 if isinstance(found, (int, float)):
@@ -140,16 +157,16 @@ def _place(bench: Bench, slot: Slot) -> _Place | None:
     def put(value: Any) -> Any:
         if type(value) in (int, float):
             value = torch.tensor(float(value))
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        known = torch.as_tensor(value) if isinstance(value, np.ndarray) else value
+        if not isinstance(known, torch.Tensor) or not known.is_floating_point():
             raise TypeError("no tensor")
         frame = sys._getframe(1)
         at = len(values)
-        values.append(value.detach().clone())
+        values.append(known.detach().clone())
         frames.append((frame.f_globals, dict(frame.f_locals)))
-        changes.append(torch.zeros_like(value).requires_grad_())
-        if at < len(steps):
-            changes[-1] = steps[at].clone().requires_grad_()
-        return value.detach() + changes[-1]
+        step = steps[at].clone() if at < len(steps) else torch.zeros_like(known)
+        changes.append(step.requires_grad_())
+        return value + step.detach().numpy() if known is not value else value.detach() + step
 
     def run(by: list[Any]) -> tuple[Any, Any]:
         for kept in (changes, values, frames):
@@ -169,18 +186,30 @@ def _place(bench: Bench, slot: Slot) -> _Place | None:
         compiled = bench.compiled({"__put": put})
         gradients, gap = run([])
         count = sum(v.numel() for v in values)
-        if gradients is None or not gradients.requires_grad or not 0 < count <= _MOST:
+        if gradients is None or not 0 < count <= _MOST:
             return None
-        matrix = _slopes(gradients, changes)
         seen, known, first = list(values), list(frames), gap
-        step = [torch.as_tensor(0.1 + 0.05 * np.cos(np.arange(v.numel()))).reshape(v.shape)
-                for v in seen]  # fmt: skip
-        moved, _ = run(step)
-        flat = torch.cat([s.reshape(-1) for s in step])
+
+        def shaped(flat: Any) -> list[Any]:
+            parts = flat.split([v.numel() for v in seen])
+            return [part.reshape(v.shape) for part, v in zip(parts, seen, strict=True)]
+
+        traced = gradients.requires_grad
+        if traced:
+            matrix = _slopes(gradients, changes)
+        else:  # NumPy's arrays, or what is detached
+            ways = [run(shaped(unit))[1] for unit in torch.eye(count, dtype=torch.float64)]
+            if any(way is None for way in ways):
+                return None
+            matrix = gap[:, None] - torch.stack(ways, dim=1)
+        flat = torch.as_tensor(0.1 + 0.05 * np.cos(np.arange(count)))
+        moved, _ = run(shaped(flat))
         if moved is None:
             return None
         if torch.allclose(moved.detach(), gradients.detach() + matrix @ flat, rtol=1e-7, atol=1e-9):
             return _Place(slot, seen, known, matrix.numpy(), first.numpy())
+        if not traced:
+            return None
         # It bears on the gradients in another way: its value is solved for, where it is but one.
         never = _Place(slot, seen, known, np.zeros((1, count)), np.ones(1))
         total, unique = torch.zeros(count, dtype=torch.float64), True
@@ -189,9 +218,7 @@ def _place(bench: Bench, slot: Slot) -> _Place | None:
                 return None
             unique = unique and int(torch.linalg.matrix_rank(matrix)) == count
             total = total + torch.linalg.lstsq(matrix, gap[:, None], driver="gelsd").solution[:, 0]
-            sizes = [v.numel() for v in seen]
-            parts = [t.reshape(v.shape) for t, v in zip(total.split(sizes), seen, strict=True)]
-            gradients, gap = run(parts)
+            gradients, gap = run(shaped(total))
             if gradients is None:
                 return None
             if float(gap.abs().max()) < 1e-11:
@@ -282,13 +309,18 @@ def _power(shown: str, power: int) -> str:
     return whole if power == 1 else f"{whole} ** {power}"
 
 
+@functools.lru_cache(maxsize=20_000)
+def _code(shown: str) -> Any:
+    return compile(shown, "<tried>", "eval")
+
+
 def _evaluated(shown: str, place: _Place) -> Array | None:
     """A text at every time that the place is worked out, in the shape of what stands there."""
     parts = []
     for (space, known), value in zip(place.frames, place.values, strict=True):
         try:
             # The user's own names, put together by the table.
-            found = eval(compile(shown, "<tried>", "eval"), space, known)
+            found = eval(_code(shown), space, known)
             found = torch.as_tensor(found, dtype=torch.float64).detach()
             parts.append(np.asarray(np.broadcast_to(found.numpy(), tuple(value.shape))).ravel())
         except Exception:  # the user's own values

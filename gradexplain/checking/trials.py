@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -169,6 +169,35 @@ class Trial:
     def right(self, name: str) -> bool:
         return not self.wrong(name).any()
 
+    def finite(self, name: str) -> bool:
+        """Whether the claim is."""
+        claimed = self.claimed(name)
+        return claimed is not None and bool(np.isfinite(claimed).all())
+
+    def run(self, grad: Array | None = None) -> None:
+        """Run the claim: basis vectors, and a few others."""
+        units = numeric.basis(self.out_shape)
+        probes = _probes(self.out_shape)
+        if grad is not None:
+            probes.append(grad)
+        found = self.setting.implemented(self.values, [*units, *probes], self.dtype)
+        self.implemented = found
+        count = len(units)
+        for place, v in enumerate(probes):
+            row = {
+                name: Result(None if r.rows is None else r.rows[count + place], r.problem, r.error)
+                for name, r in found.results.items()
+            }
+            self.probes.append((v, row))
+        for result in found.results.values():
+            if result.rows is not None:
+                result.rows = result.rows[:count]
+
+    def again(self) -> Trial:
+        """The same point, at which nothing has been claimed yet."""
+        return replace(self, probes=[], holes=set(), kinks=set(), hopeless=set(), raised=set(),
+                       _wrong={})  # fmt: skip
+
     def fits(self, name: str, candidate: Array | None) -> bool:
         """Whether ``candidate`` is J as the claim implements it."""
         claimed = self.claimed(name)
@@ -264,27 +293,8 @@ class Tries:
             trial.singular = trial.singular or bool(np.any(apart))
         if finite and not special and trial.singular:
             return None
-        self.run(trial, grad)
+        trial.run(grad)
         return trial
-
-    def run(self, trial: Trial, grad: Array | None = None) -> None:
-        """Run the claim: basis vectors, and a few others."""
-        units = numeric.basis(trial.out_shape)
-        probes = _probes(trial.out_shape)
-        if grad is not None:
-            probes.append(grad)
-        found = trial.setting.implemented(trial.values, [*units, *probes], trial.dtype)
-        trial.implemented = found
-        count = len(units)
-        for place, v in enumerate(probes):
-            row = {
-                name: Result(None if r.rows is None else r.rows[count + place], r.problem, r.error)
-                for name, r in found.results.items()
-            }
-            trial.probes.append((v, row))
-        for result in found.results.values():
-            if result.rows is not None:
-                result.rows = result.rows[:count]
 
 
 def _probes(shape: Shape) -> list[Array]:
