@@ -279,6 +279,7 @@ def _report(
     if write:
         link.missing("what is wrong, and why", lambda: _so_far(report, trials, ones))
     whole = {n: s for n, s in shapes.items() if n not in given}
+    report.notes += conditions.but_for_eps(trials)
     if hasattr(subject, "mirrored"):
         subject.mirrored = frozenset(n for n in first.setting.wanted[1:] if _mirrored(first, n))
     plain = upstream is None and grad is None and not all(t.right(n) for t in trials

@@ -7,15 +7,22 @@ points with one of these conditions met, the condition is said.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from gradexplain.checking.bench import Bench
+from gradexplain.checking.rewriting import number
 from gradexplain.checking.trials import Trial, Tries, made
 from gradexplain.errors import GradexplainError
 from gradexplain.explanation import Array
 from gradexplain.ops.base import Shape
+
+if TYPE_CHECKING:
+    from gradexplain.checking.setting import CodeSetting
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,8 @@ def as_numbers(
     """The inputs that a backward takes for single numbers, as it does which adds up for a temperature
     or a scale, and the points at which they are.
 
-    None unless everything is right then, beside an input that is right at any shape.
+    Where it is wrong then too, and one edit makes it right, the condition is empty.  None unless the
+    others are right at any shape.
     """
     first = trials[0].setting
     wrong = [n for n in first.wanted if not all(t.right(n) for t in trials)]
@@ -119,9 +127,45 @@ def as_numbers(
             found += made(tries, given, {**own, **dict.fromkeys(wrong, ())}, None)
         except GradexplainError:
             return None
-        if not all(
-            t.right(n) and n not in t.implemented.widened for t in found for n in first.wanted
-        ):
-            return None
+    if any(n in t.implemented.widened for t in found for n in first.wanted):
+        return None
+    if not all(t.right(n) for t in found for n in first.wanted):
+        likely = [t for t in found if not t.special]
+        setting = cast("CodeSetting", likely[0].setting)
+        mends = all(t.right(n) for t in found for n in rest) and setting.mendable(likely)
+        return ("", found) if mends else None
     many = len(wrong) > 1
     return f"{' and '.join(wrong)} {'are single numbers' if many else 'is a single number'}", found
+
+
+def but_for_eps(trials: Sequence[Trial]) -> list[str]:
+    """Notes on gradients that are right but for a tiny constant of the backward's own, which keeps
+    it from dividing by 0: they are excused, where without it they are right.
+    """
+    first = trials[0].setting
+    wrong = [n for n in first.wanted if not all(t.right(n) for t in trials)]
+    regular = [t for t in trials if not t.special]
+    near = all(
+        (j := t.claimed(n)) is not None
+        and np.abs(j - t.true[n]).max(initial=0.0) <= 1e-8 * np.abs(t.true[n]).max(initial=0.0)
+        for t in regular for n in wrong
+    )  # fmt: skip
+    for function in getattr(first, "functions", ()) if wrong and near else ():
+        bench = Bench(function, regular[:3], wrong)
+        small = {
+            node: value for node in ast.walk(bench.tree or ast.Module([], []))
+            if isinstance(node, ast.Constant) and 0 < abs(value := number(node) or 0.0) <= 1e-8
+        }  # fmt: skip
+        for node in small:
+            node.value = 0.0
+        right = bool(small) and bench.right()
+        for node, value in small.items():
+            node.value = value
+        if right:
+            for trial in trials:
+                trial.excuse(wrong)
+            said = " and ".join(dict.fromkeys(f"{value:g}" for value in small.values()))
+            return [
+                f"The gradient by {n} is right but for the backward's own {said}." for n in wrong
+            ]
+    return []

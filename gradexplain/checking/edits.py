@@ -183,7 +183,7 @@ def fault(bench: Bench | FormulaBench, found: Sequence[Edit]) -> Fault:
     patches: dict[int, Patch] = {}
     joined = _joined(file, found) if len(found) == 2 else None
     for edit in found:
-        patch = joined or _patched(file, bench.tree, edit, patches)
+        patch = joined or _patched(bench, file, edit, patches)
         if patch is not None:
             patches[patch.line] = patch
     remedy = "; ".join(p.text.strip() for p in patches.values())
@@ -220,7 +220,7 @@ def _joined(file: str, found: Sequence[Edit]) -> Patch | None:
     return Patch(line, end, whole, "\n".join(lines), column, len(lines[0].rstrip()) - column)
 
 
-def _patched(file: str, tree: ast.AST, edit: Edit, before: dict[int, Patch]) -> Patch | None:
+def _patched(bench: Bench, file: str, edit: Edit, before: dict[int, Patch]) -> Patch | None:
     """The user's own lines with the edit made, everything else as it was written."""
     old, slot = edit.old, edit.slot
     if not hasattr(old, "lineno"):  # a slice: its subscript is written anew
@@ -231,11 +231,10 @@ def _patched(file: str, tree: ast.AST, edit: Edit, before: dict[int, Patch]) -> 
     stop = len(lines[-1].encode()[: old.end_col_offset].decode())
     head, tail = lines[0][:start], lines[-1][stop:]
     new = text(edit.new).replace("\n", "\n" + " " * start)
-    earlier = before.get(line)
-    if earlier is not None:
+    if line in before or bench.tree is None:
         return None
     if isinstance(edit.new, ast.expr):
-        whole = next(n for n in ast.walk(tree) if isinstance(n, ast.stmt) and n is not tree
+        whole = next(n for n in ast.walk(bench.tree) if isinstance(n, ast.stmt) and n is not bench.tree
                      and any(part is slot.owner for part in ast.walk(n)))  # fmt: skip
         above, below = _lines(file, whole.lineno, line - 1), _lines(file, end + 1, whole.end_lineno)
         plain, wrapped = (

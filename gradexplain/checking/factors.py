@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from gradexplain.checking import rules  # noqa: F401  (the first part of the table)
 from gradexplain.checking.rewriting import (
+    REDUCTIONS,
     SWAPS,
     WRAPS,
     Found,
@@ -77,7 +78,7 @@ def _places(node: ast.AST, scope: Scope) -> Iterator[Found]:
         return
     shown = text(node)
     if shown.lstrip("-").isdigit():
-        yield from (made(at) for at in ("0", "1", "2", "-1") if at != shown)
+        yield from (made(at) for at in ("0", "1", "-1", "2") if at != shown)
         yield from (made(n) for n in scope.numbers if n.isidentifier())
 
 
@@ -174,6 +175,19 @@ def _another(node: ast.AST, scope: Scope) -> Iterator[Found]:
         for one, two in itertools.permutations(scope.made, 2):
             for at in ("0", "-1", ":, 0", ":, -1"):
                 yield "missing_term", both(node, ast.parse(f"{one}[{at}] = {two}[{at}]").body[0])
+
+
+@rule("missing_term")
+def _lowered(node: ast.AST, scope: Scope) -> Iterator[Found]:
+    """Softmax less one where the target is, and what else is taken from chosen elements alone."""
+    if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
+        return
+    name = node.targets[0].id
+    for i, at in itertools.product(sorted(scope.indices), ("", ".clamp(min=0)")):
+        for row in sorted({*(scope.idle & scope.indices), f"torch.arange({i}.shape[0])"} - {i}):
+            for amount in ("1", *sorted(scope.upstream)):
+                for sign in "-+":
+                    yield both(node, ast.parse(f"{name}[{row}, {i}{at}] {sign}= {amount}").body[0])
 
 
 @rule("missing_accumulation")
@@ -288,7 +302,7 @@ forms(
     "missing_call",
     lambda node, s: (standing(node, s) or s.place == "factor")
     and isinstance(node, (ast.BinOp, ast.Call)),
-    "(A).sqrt()", "(A).rsqrt()", "(A).exp()",
+    "(A).sqrt()", "(A).rsqrt()", "(A).exp()", "(A).tanh()", "(A).sigmoid()",
 )  # fmt: skip
 forms(
     "missing_broadcast_sum", lambda node, s: standing(node, s) or tensor(node, s),
@@ -352,6 +366,24 @@ forms(
     "({v} - ({v} * {w}).sum({dim}, keepdim=True)) / {t}",
     "({v} - {v}.mean({dim}, keepdim=True) - {w} * ({v} * {w}).mean({dim}, keepdim=True)) * {t}",
 )  # fmt: skip
+
+
+@rule("v_unused")
+def _inner(node: ast.AST, scope: Scope) -> Iterator[Found]:
+    """``y.sum().backward()`` in a backward, for ``y.backward(v)``; ``autograd.grad`` likewise."""
+    name = called(node)
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        return
+    y = node.func.value if name == "backward" else node.args[0] if node.args else node
+    if called(y) in REDUCTIONS and isinstance(y, ast.Call) and isinstance(y.func, ast.Attribute):
+        y = y.func.value
+    for v in sorted(scope.upstream):
+        if name == "backward" and not node.args:
+            yield made(f"A.backward({v})", A=y)
+        elif name == "grad" and len(node.args) == 2:
+            new = copy.copy(node)
+            new.args = [y, node.args[1], made(v)]
+            yield new
 
 
 @rule("v_nonlinear")

@@ -9,7 +9,7 @@ from typing import Any
 
 from gradexplain.checking import factors  # noqa: F401  (it enters its rules, after those of rules)
 from gradexplain.checking.codes import BY_NAME
-from gradexplain.checking.rewriting import RULES, Scope, text
+from gradexplain.checking.rewriting import RULES, Scope, called, text
 
 
 @dataclass(eq=False)
@@ -140,7 +140,8 @@ def edits(found: Sequence[Slot], scope: Scope, first: Collection[str] = ()) -> I
                 if output and code in ("extra_factor", "wrong_function", "extra_term"):
                     code = "output_for_input"
                 if slot.place == "index":
-                    code = "wrong_slice"
+                    dim = getattr(slot.owner, "arg", "") in ("dim", "dims", "axis")
+                    code = "wrong_dim" if dim else "wrong_slice"
                 if isinstance(made, ast.AST) and (slot, text(made)) not in seen:
                     seen.add((slot, text(made)))
                     yield Edit(code, slot, node, made, one.paired)
@@ -171,7 +172,8 @@ def _statements(tree: ast.FunctionDef, places: Sequence[int]) -> set[ast.AST]:
                     node.target if isinstance(node, ast.AugAssign) else node.value
                 ]  # fmt: skip
                 stored = {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
-                if stored & names:
+                inner = isinstance(node, ast.Expr) and called(node.value) == "backward"
+                if stored & names or inner:
                     kept.add(node)
                     names |= used
             elif isinstance(node, (ast.If, ast.For, ast.With)):

@@ -19,7 +19,7 @@ SWAPS = (
     ("sin", "cos"), ("sinh", "cosh", "tanh"), ("exp", "log", "sigmoid"), ("erf", "tanh"),
     ("sqrt", "rsqrt"), ("max", "min"), ("amax", "amin"), ("scatter_", "scatter_add_"),
     ("index_copy_", "index_add_"), ("sigmoid", "tanh"), ("cumsum", "cumprod"), ("sin", "tan"),
-    ("floor", "ceil"), ("ones_like", "zeros_like"), ("tril", "triu"),
+    ("floor", "ceil"), ("ones_like", "zeros_like"), ("tril", "triu"), ("fft", "ifft"),
 )  # fmt: skip
 #: The derivative of each function: the factor that is forgotten with it.
 SLOPES = {

@@ -60,6 +60,12 @@ def _operands(node: ast.AST, scope: Scope) -> Iterator[Found]:
         if len(node.args) >= 2:
             new.args = [node.args[1], node.args[0], *node.args[2:]]
             yield new
+    elif isinstance(node, ast.Call):
+        matrices = [i for i, a in enumerate(node.args) if scope.tensors.get(atom(a, scope), 0) >= 2]
+        for some in itertools.combinations(matrices[:4], 2):
+            new = copy.copy(node)
+            new.args = [made("A.mT", A=a) if i in some else a for i, a in enumerate(node.args)]
+            yield new
 
 
 @rule("swapped_halves", paired=True)
@@ -322,6 +328,20 @@ def _names(node: ast.AST, scope: Scope) -> Iterator[Found]:
         if name in scope.numbers:
             code = "wrong_constant"
         yield code, ast.parse(other, mode="eval").body
+
+
+@rule("wrong_input")
+def _exchanged(node: ast.AST, scope: Scope) -> Iterator[Found]:
+    """``c*x + b*y`` for ``c*y + b*x``."""
+    if not isinstance(node, ast.BinOp) or not isinstance(node.op, (ast.Add, ast.Sub)):
+        return
+    known: dict[str, list[ast.AST]] = {}
+    for part in ast.walk(node):
+        if atom(part, scope) in scope.tensors:
+            known.setdefault(atom(part, scope), []).append(part)
+    for one, two in itertools.combinations(list(known)[:6], 2):
+        put = {id(part): made(two) for part in known[one]}
+        yield replaced(node, put | {id(part): made(one) for part in known[two]})
 
 
 _FLIPS: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {

@@ -54,6 +54,8 @@ class _Place:
     #: What a change of the values changes the gradients by, and what is wanted of it.
     matrix: Array
     wanted: Array
+    #: By Newton's method: another value may do as well.
+    solved: bool = False
 
     @functools.cached_property
     def hopeless(self) -> bool:
@@ -115,7 +117,7 @@ class Solved:
         shape, or changes what it works on.
         """
         shown = text(node)
-        if "_(" in shown:
+        if "_(" in shown or place.solved:
             return None
         parts = []
         try:
@@ -211,7 +213,6 @@ def _place(bench: Bench, slot: Slot) -> _Place | None:
         if not traced:
             return None
         # It bears on the gradients in another way: its value is solved for, where it is but one.
-        never = _Place(slot, seen, known, np.zeros((1, count)), np.ones(1))
         total, unique = torch.zeros(count, dtype=torch.float64), True
         for _ in range(12):
             if not bool(torch.isfinite(matrix).all() and torch.isfinite(gap).all()):
@@ -222,10 +223,11 @@ def _place(bench: Bench, slot: Slot) -> _Place | None:
             if gradients is None:
                 return None
             if float(gap.abs().max()) < 1e-11:
-                return _Place(slot, seen, known, np.eye(count), total.numpy()) if unique else None
+                solved = _Place(slot, seen, known, np.eye(count), total.numpy(), True)
+                return solved if unique else None
             matrix = _slopes(gradients, changes)
             if float((matrix.T @ gap).norm()) <= 1e-6 * float(matrix.norm() * gap.norm()):
-                return never  # no change of the value brings the gradients nearer
+                return None  # no small change of the value brings the gradients nearer
         return None
     except (RuntimeError, SyntaxError, ValueError, TypeError, IndexError):
         return None  # not everything can be changed, or differentiated
@@ -259,11 +261,13 @@ def _named(place: _Place, scope: Scope, tree: ast.AST) -> tuple[dict[str, Array]
     few += [f"torch.outer({a}, {b})" for a, b in itertools.permutations(vectors, 2)]
     few = list(dict.fromkeys(few))[:48]
     more = [t.format(n) for n in tensors for t in _OF_ONE]
-    more += [t.format(n) for n in tensors if n in scope.values for t in ("{0}.sum()", "{0}.mean()")]
     summed = [*tensors, *(f"({a} * {b})" for a, b in itertools.combinations(tensors, 2))]
+    more += [f"{a}.{kind}()" for a in summed for kind in ("sum", "mean")]
     more += [f"{a}.{kind}({dim}, keepdim=True)" for a in summed for dim in scope.dims
              for kind in ("sum", "mean")]  # fmt: skip
     more += [f"{a}.sum({dim})" for a in tensors for dim in scope.dims]
+    rows = [n for n in tensors if 0 < scope.tensors[n] == scope.rank - 1]
+    more += [f"({a} {op} {b}).unsqueeze(-1)" for a in rows for b in rows if a != b for op in "*/"]
     more += [*scope.expressions, *(f"({c})" for c in scope.conditions)]
     matrices = [n for n in tensors if scope.tensors[n] == 2]
     products = [f"({s})" for s in source if "@" in s and len(s) < 24]
@@ -271,10 +275,11 @@ def _named(place: _Place, scope: Scope, tree: ast.AST) -> tuple[dict[str, Array]
              for n in matrices for b in (n, f"{n}.T")]  # fmt: skip
     more = [s for s in more if ".T" not in s or any(f"{m}.T" in s for m in matrices) or s in few]
     values: dict[str, Array] = {}
-    count = 0
+    count, seen = 0, set()
     for place_of, shown in enumerate(dict.fromkeys([*few, *more])):
         found = _evaluated(shown, place)
-        if found is not None:
+        if found is not None and (place_of < len(few) or found.tobytes() not in seen):
+            seen.add(found.tobytes())
             values[shown] = found
             count += place_of < len(few)
     return values, count
@@ -286,14 +291,20 @@ def _monomials(values: dict[str, Array], few: int, size: int) -> tuple[Array, li
     whole = np.array([values[n] for n in names]).reshape(len(names), size)
     found: list[Array] = [np.ones((1, size))]
     said: list[Any] = [()]
+    some = list(range(few))
+    sums = [
+        i for i, n in enumerate(names) if i >= few and re.search(r"\.(sum|mean|unsqueeze)\(", n)
+    ][:60]
+    pairs = [(some, some, p, q) for p, q in ((1, 1), (1, -1), (2, -1), (1, -2), (2, 1), (2, -2))]
+    pairs += [(sums, sums, 1, -1), (some, sums, 1, 1), (some, sums, 1, -1), (sums, some, 1, -1)]
     with np.errstate(all="ignore"):
         for p in _POWERS:
             found.append(whole**p)
             said += [((p, n),) for n in names]
-        for p, q in ((1, 1), (1, -1), (2, -1), (1, -2), (2, 1), (2, -2)):
-            one, two = whole[:few, None] ** p, whole[None, :few] ** q
+        for ones, twos, p, q in pairs:
+            one, two = whole[ones, None] ** p, whole[None, twos] ** q
             found.append((one * two).reshape(-1, size))
-            said += [((p, a), (q, b)) for a in names[:few] for b in names[:few]]
+            said += [((p, names[a]), (q, names[b])) for a in ones for b in twos]
     return np.concatenate(found), said
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -60,6 +60,8 @@ class Trial:
     hopeless: set[str] = field(default_factory=set)
     #: Inputs whose claim raises here, though J is finite.
     raised: set[str] = field(default_factory=set)
+    #: Inputs whose claim differs by a tiny constant that is meant.
+    excused: set[str] = field(default_factory=set)
     _smooth: bool | None = None
     _wrong: dict[str, tuple[Any, Array]] = field(default_factory=dict)
 
@@ -131,6 +133,8 @@ class Trial:
         true = self.true[name]
         if found is None:
             return np.ones(true.shape, dtype=bool)
+        if name in self.excused:
+            return np.zeros(true.shape, dtype=bool)
         tolerance = self.tolerance(name)
         wrong = np.asarray(compare.differs(found, true, tolerance), dtype=bool)
         if wrong.any() and (self.singular or self._coarse()):
@@ -168,6 +172,10 @@ class Trial:
 
     def right(self, name: str) -> bool:
         return not self.wrong(name).any()
+
+    def excuse(self, names: Sequence[str]) -> None:
+        self.excused.update(names)
+        self._wrong.clear()
 
     def finite(self, name: str) -> bool:
         """Whether the claim is."""
