@@ -7,7 +7,7 @@ import ast
 import pytest
 
 from gradexplain.checking.checker import check
-from gradexplain.checking.places import edits, slots
+from gradexplain.checking.places import bearing, edits, slots
 from gradexplain.checking.report import CheckReport, Fault, InputReport, Patch, together
 from gradexplain.checking.rewriting import RULES, Scope, replaced, text
 
@@ -56,7 +56,7 @@ def test_an_edit_leaves_the_rest_as_it_was() -> None:
     tree = ast.parse(SOURCE).body[0]
     assert isinstance(tree, ast.FunctionDef)
     scope = Scope({"x": 2, "grad": 2}, upstream=frozenset({"grad"}), inputs=frozenset({"x"}))
-    found = list(edits(tree, scope, [0]))
+    found = list(edits(bearing(tree, [0]), scope))
     assert ast.unparse(tree) + "\n" == SOURCE
     shown = set()
     for edit in found:
@@ -74,8 +74,8 @@ def test_faults_asked_for_come_first() -> None:
     tree = ast.parse(SOURCE).body[0]
     assert isinstance(tree, ast.FunctionDef)
     scope = Scope({"x": 2, "grad": 2}, upstream=frozenset({"grad"}))
-    codes = [e.code for e in edits(tree, scope, [0], first=("missing_term",))]
-    plain = [e.code for e in edits(tree, scope, [0])]
+    codes = [e.code for e in edits(bearing(tree, [0]), scope, first=("missing_term",))]
+    plain = [e.code for e in edits(bearing(tree, [0]), scope)]
     assert codes[0] == "missing_term" != plain[0]
     assert len(codes) == len(plain) and len(RULES) > 40
 
@@ -85,7 +85,7 @@ def test_only_what_bears_on_a_result_is_edited() -> None:
     assert isinstance(tree, ast.FunctionDef)
     scope = Scope({"g": 1, "a": 1, "b": 1}, upstream=frozenset({"g"}))
     for place, mine, other in ((0, "g * 2", "g * 3"), (1, "g * 3", "g * 2")):
-        olds = {text(e.old) for e in edits(tree, scope, [place])}
+        olds = {text(e.old) for e in edits(bearing(tree, [place]), scope)}
         assert mine in olds and other not in olds
 
 
