@@ -39,6 +39,7 @@ from gradexplain.checking.outcomes import (
     by_upstream_changed,
 )
 from gradexplain.checking.report import Fault
+from gradexplain.checking.told import told
 
 
 def _edited(case: Case) -> Fault | None:
@@ -67,13 +68,8 @@ def diagnose(case: Case) -> Fault:
     if len(wrong) < len(case.regular):
         said = " and at ".join(dict.fromkeys(t.what for t in wrong))
         fine = " and at ".join(dict.fromkeys(t.what for t in case.regular if t.right(case.name)))
-        return Fault(
-            "one_point", f"the gradient by {case.name} is wrong at {said}, and right at {fine}"
-        )
-    return Fault(
-        "unknown",
-        f"the gradient by {case.name} is wrong, and no single fault known here explains it",
-    )
+        return told("one_point", name=case.name, said=said, fine=fine)
+    return told("unknown", name=case.name)
 
 
 _HYPOTHESES: tuple[Callable[[Case], Fault | None], ...] = (

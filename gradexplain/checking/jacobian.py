@@ -14,6 +14,7 @@ from gradexplain.checking import numeric
 from gradexplain.checking.case import Case, ratio
 from gradexplain.checking.formula_bench import labels_of
 from gradexplain.checking.report import Fault
+from gradexplain.checking.told import told
 from gradexplain.checking.trials import Trial, close
 from gradexplain.explanation import Array
 from gradexplain.graph import Node, op_call
@@ -24,11 +25,7 @@ from gradexplain.numbers import number
 
 def by_zero(case: Case) -> Fault | None:
     if case.explains(lambda t: np.zeros_like(t.true[case.name])):
-        return Fault(
-            "detached",
-            f"the gradient by {case.name} is 0 everywhere, as if the result were detached",
-            f"return the gradient of {case.name}, not zeros",
-        )
+        return told("detached.2", name=case.name)
     return None
 
 
@@ -46,26 +43,15 @@ def by_other_input(case: Case) -> Fault | None:
         ):
             continue
         if all(_gives(t, other, name) for t in case.regular):
-            return Fault(
-                "swapped",
-                f"the gradients of {name} and {other} are swapped",
-                f"return the gradients in the order of forward's arguments: "
-                f"{', '.join(case.first.setting.shapes)}",
-            )
-        return Fault(
-            "wrong_input",
-            f"what is returned for {name} is the gradient of {other}",
-            f"return the gradient of {name} in its place",
-        )
+            return told("swapped", name=name, other=other, a=", ".join(case.first.setting.shapes))
+        return told("wrong_input", name=name, other=other)
     # Another input about which there is no claim.
     graph = case.graph
     for leaf in graph.leaves if graph is not None else ():
         if leaf.label in case.first.setting.wanted or leaf.integer:
             continue
         if case.explains(functools.partial(_autograd, name=leaf.label)):
-            return Fault(
-                "wrong_input", f"what is returned for {name} is the gradient of {leaf.label}"
-            )
+            return told("wrong_input.2", name=name, a=leaf.label)
     return None
 
 
@@ -90,11 +76,7 @@ def _gives(trial: Trial, name: str, other: str) -> bool:
 
 def by_sign(case: Case) -> Fault | None:
     if case.explains(lambda t: -t.true[case.name]):
-        return Fault(
-            "wrong_sign",
-            f"the gradient by {case.name} has the wrong sign throughout",
-            f"grad_{case.name} = -grad_{case.name}",
-        )
+        return told("wrong_sign", name=case.name)
     return None
 
 
@@ -115,11 +97,7 @@ def by_diagonal(case: Case) -> Fault | None:
     off = trial.true[name] * (1 - np.eye(len(trial.true[name])))
     blank = int((off != 0).sum())
     element = f"{case.output}{_letters(trial.out_shape, 'ikmac')}"
-    return Fault(
-        "missing_off_diagonal",
-        f"the off-diagonal terms of J are missing: each {element} depends on other elements "
-        f"of {name} too ({blank} entries that are not 0 here)",
-    )
+    return told("missing_off_diagonal", element=element, name=name, blank=blank)
 
 
 def _letters(shape: tuple[int, ...], letters: str) -> str:
@@ -139,13 +117,7 @@ def by_approximation(case: Case) -> Fault | None:
         gap = np.abs(np.asarray(t.claimed(name)) - t.true[name]).max(initial=0.0)
         if not gap <= 5e-3 * np.abs(t.true[name]).max(initial=0.0):
             return None
-    return Fault(
-        "approximation",
-        f"the gradient by {name} is that of an approximation: it is right to two or three digits "
-        "everywhere, where the forward computes the exact function",
-        "use the same function in both: F.gelu(x) with erf's derivative, or "
-        'F.gelu(x, approximate="tanh") with that of tanh',
-    )
+    return told("approximation", name=name)
 
 
 def by_uses(case: Case) -> Fault | None:
@@ -167,18 +139,15 @@ def by_uses(case: Case) -> Fault | None:
         source = graph[node.inputs[use]]
         into = op_call(node, labels)
         if uses.get(source.id, 0) >= 2:
-            return Fault(
+            return told(
                 "missing_accumulation",
-                f"{labels[source.id]} is used {_times(uses[source.id])}, and the contribution of "
-                f"its use in {into} is missing from the gradient by {name}",
-                f"add the contribution that flows through {_title(node, labels)}",
+                a=labels[source.id],
+                b=_times(uses[source.id]),
+                into=into,
+                name=name,
+                c=_title(node, labels),
             )
-        return Fault(
-            "missing_term",
-            f"the contribution to {name} through {labels[source.id]} is missing, as if "
-            f"{labels[source.id]} were a constant in {into}",
-            f"add the contribution that flows through {labels[source.id]}",
-        )
+        return told("missing_term", name=name, a=labels[source.id], into=into)
     # One use alone, of a value that is used more than twice.
     for source in graph.nodes:
         mine = [p for p, (n, u, _) in enumerate(cuts[0]) if n.inputs[u] == source.id]
@@ -191,11 +160,12 @@ def by_uses(case: Case) -> Fault | None:
                 return np.asarray(t.true[name] - total)
 
             if all(t.fits(name, alone(t, c)) for t, c in zip(trials, cuts, strict=True)):
-                return Fault(
-                    "missing_accumulation",
-                    f"{labels[source.id]} is used {_times(len(mine))}, and only one contribution "
-                    f"is in the gradient by {name}: they must be added",
-                    f"grad_{name} = the sum of all {len(mine)} contributions",
+                return told(
+                    "missing_accumulation.2",
+                    a=labels[source.id],
+                    b=_times(len(mine)),
+                    name=name,
+                    c=len(mine),
                 )
     return None
 
@@ -240,9 +210,8 @@ def by_term(case: Case) -> Fault | None:
             factor = found[0]
             which = "a term" if size == 1 else "two terms"
             if same and abs(factor + 1) < 1e-9:
-                return Fault(
-                    "missing_term",
-                    f"{which} of the gradient by {name} {'is' if size == 1 else 'are'} missing",
+                return told(
+                    "missing_term.2", which=which, name=name, a="is" if size == 1 else "are"
                 )
             if size > 1:
                 continue
@@ -252,17 +221,10 @@ def by_term(case: Case) -> Fault | None:
             if fault is not None:
                 return fault
             if same:
-                return Fault(
-                    "constant_factor",
-                    f"one term of the gradient by {name} is off by the constant factor "
-                    f"{number(1 + factor)}",
-                )
+                return told("constant_factor.3", name=name, a=number(1 + factor))
             size_name = _size_factor([1 + f for f in found], trials, name)
             if size_name is not None:
-                return Fault(
-                    "constant_factor",
-                    f"one term of the gradient by {name} is off by the factor {size_name}",
-                )
+                return told("constant_factor.4", name=name, size_name=size_name)
     return None
 
 
@@ -287,11 +249,7 @@ def by_factor(case: Case) -> Fault | None:
             size_name = _size_factor(found, case.regular, name)
         value = size_name or _fraction(found[0])
         inverse = f"/ {value}" if not size_name else f"/ ({value})"
-        return Fault(
-            "constant_factor",
-            f"the gradient by {name} is {value} times what it should be",
-            f"grad_{name} = grad_{name} {inverse}",
-        )
+        return told("constant_factor.2", name=name, value=value, inverse=inverse)
     fault = case.repaired()
     if fault is not None and fault.code in ("sum_vs_mean", "wrong_dim"):
         return fault
@@ -302,17 +260,8 @@ def by_factor(case: Case) -> Fault | None:
         n.op is not None and n.op.name == "mean" for n in case.graph.nodes
     )
     if means and abs(found[0]) > 1:
-        return Fault(
-            "sum_vs_mean",
-            f"the gradient by {name} is {size_name} times what it should be: the mean in the "
-            "forward divides by it, and the backward does not",
-            f"grad_{name} = grad_{name} / ({size_name})",
-        )
-    return Fault(
-        "constant_factor",
-        f"the gradient by {name} is {size_name} times what it should be",
-        f"grad_{name} = grad_{name} / ({size_name})",
-    )
+        return told("sum_vs_mean", name=name, size_name=size_name)
+    return told("constant_factor", name=name, size_name=size_name)
 
 
 def _fraction(value: float) -> str:
@@ -367,11 +316,7 @@ def by_transposed(case: Case) -> Fault | None:
     if all(len(t.true[name]) == t.true[name].shape[1] for t in case.regular) and case.explains(
         lambda t: t.true[name].T
     ):
-        return Fault(
-            "transposed",
-            f"the claim multiplies by J where Jᵀ belongs: its Jacobian by {name} is the transpose",
-            "contract the output's index with v: Jᵀv[j] = Σ_i J[i,j]·v[i]",
-        )
+        return told("transposed.2", name=name)
     for axes_of in ("input", "output"):
         for axes in itertools.permutations(
             range(len(case.first.shape(name) if axes_of == "input" else case.first.out_shape))

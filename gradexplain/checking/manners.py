@@ -10,6 +10,7 @@ from gradexplain import points
 from gradexplain.checking import differences, numeric
 from gradexplain.checking.operation import quiet, said
 from gradexplain.checking.report import Fault
+from gradexplain.checking.told import told
 from gradexplain.explanation import Array
 
 if TYPE_CHECKING:
@@ -87,11 +88,7 @@ def _subsets(use: Use, vs: Sequence[Any], whole: Mapping[str, Any]) -> Iterator[
             if not _same(grad, whole[name]):
                 yield (
                     name,
-                    Fault(
-                        "needs_input_grad",
-                        f"{only}, the gradient by {name} is another",
-                        hint="look at what stands under ctx.needs_input_grad, and at its places",
-                    ),
+                    told("needs_input_grad", only=only, name=name),
                 )
 
 
@@ -107,10 +104,7 @@ def _alone(use: Use, vs: Sequence[Any]) -> Iterator[tuple[str, Fault]]:
         try:
             one, all_ = use.grads(use.wanted, vs, only=k), use.grads(use.wanted, others)
         except Exception as error:  # the user's own code
-            yield use.wanted[0], Fault(
-                "raises", f"{said_of}, the backward raises: {said(error)}",
-                hint="the gradient of an unused output is None where materialize_grads is off",
-            )  # fmt: skip
+            yield use.wanted[0], told("raises", said_of=said_of, a=said(error))  # fmt: skip
             continue
         for name, a, b in zip(use.wanted, one, all_, strict=True):
             if not _same(a, b):
@@ -141,12 +135,7 @@ def _layouts(use: Use, vs: Sequence[Any]) -> Iterator[tuple[str, Fault]]:
             if not _same(a, b):
                 yield (
                     name,
-                    Fault(
-                        "layout",
-                        f"the gradient by {name} is wrong where v is {what}: the backward reads memory "
-                        "as if v were contiguous",
-                        hint="grad_output = grad_output.contiguous()",
-                    ),
+                    told("layout", name=name, what=what),
                 )
 
 
@@ -185,7 +174,7 @@ def second(trial: Trial) -> dict[str, Fault]:
         def one(at: Mapping[str, Array], k: int = k) -> Array:
             return numeric.array(first(at)[0][k])
 
-        told = differences.jacobians(one, values, [*names, "v"])
+        slopes = differences.jacobians(one, values, [*names, "v"])
         try:
             if grads[k].requires_grad:  # what refuses is not on the way to any leaf
                 grads[k].sum().backward(retain_graph=True)
@@ -193,7 +182,7 @@ def second(trial: Trial) -> dict[str, Fault]:
         except Exception as error:  # the user's own code
             found[name] = _refused(error)
             continue
-        for other, (j, off) in told.items():
+        for other, (j, off) in slopes.items():
             scale = max(float(abs(j).max(initial=0.0)), 1e-6)
             if not (abs(mine[other] - j) <= 100 * off + 1e-6 * scale).all():
                 why = (
@@ -201,20 +190,12 @@ def second(trial: Trial) -> dict[str, Fault]:
                     if not mine[other].any() else "is wrong: a saved value was detached, or "
                     "something is computed outside of autograd"
                 )  # fmt: skip
-                found[name] = Fault(
-                    "second_order",
-                    f"the gradient by {name} is right; its derivative by {other} {why}",
-                    hint="compute the backward by differentiable operations of the saved inputs, "
-                    "or mark it @once_differentiable",
-                )
+                found[name] = told("second_order", name=name, other=other, why=why)
                 break
     return found
 
 
 def _refused(error: BaseException) -> Fault:
     if "once_differentiable" in str(error):
-        return Fault(
-            "once_differentiable",
-            "the gradient is right; it cannot be differentiated again, as @once_differentiable says",
-        )
+        return told("once_differentiable")
     return Fault("second_order", f"the gradient is right; differentiating it raises: {said(error)}")

@@ -17,6 +17,7 @@ from gradexplain.checking.jacobian import (
     by_uses,
 )
 from gradexplain.checking.report import Fault
+from gradexplain.checking.told import told
 from gradexplain.checking.trials import Trial, close, is_linear
 from gradexplain.explanation import Array
 from gradexplain.numbers import number
@@ -30,84 +31,46 @@ def by_in_place(case: Case) -> Fault | None:
     if not changed:
         return None
     names = " and ".join(changed)
-    return Fault(
-        "inplace_forward",
-        f"the forward changes its input {names} in place, so what is saved for the backward "
-        f"(and what the caller holds) is no longer {names}",
-        f"compute a new tensor in forward, as in {changed[0]} = {changed[0]}.clone(); or "
-        f"out = {changed[0]} / s instead of {changed[0]} /= s",
-    )
+    return told("inplace_forward", names=names, a=changed[0])
 
 
 def by_forward_differs(case: Case) -> Fault | None:
     for t in case.regular:
         gap = t.setting.forward_gap(t.values, t.dtype)
         if gap is not None:
-            return Fault(
-                "forward_differs",
-                f"the forward is not that of the reference: they differ by up to {number(gap)}",
-                "make the forward right first: its backward is compared with the reference's",
-            )
+            return told("forward_differs", a=number(gap))
     return None
 
 
 def by_upstream_changed(case: Case) -> Fault | None:
     if not any(t.implemented.v_changed for t in case.trials):
         return None
-    return Fault(
-        "grad_output_changed",
-        f"the backward changes the upstream gradient {case.v} in place: what else uses it gets the "
-        "changed values",
-        "work on a copy, as in grad_input = grad_output.clone()",
-    )
+    return told("grad_output_changed", v=case.v)
 
 
 def by_buffer(case: Case) -> Fault | None:
     if not any(t.implemented.buffer for t in case.trials):
         return None
-    return Fault(
-        "inplace_buffer",
-        "the backward assigns in place to a buffer made with requires_grad=True: PyTorch refuses "
-        "that as soon as gradients are recorded (create_graph=True, double backward)",
-        f"grad_{case.name} = torch.zeros_like({case.name})  # without requires_grad=True",
-    )
+    return told("inplace_buffer", name=case.name)
 
 
 def by_detached(case: Case) -> Fault | None:
     if any(t.result(case.name).problem == "detached" for t in case.trials):
-        return Fault(
-            "detached",
-            f"{case.output} is detached: no gradient flows back to {case.name} at all",
-            "do not call detach(), item() or ctx.mark_non_differentiable on what is returned",
-        )
+        return told("detached", output=case.output, name=case.name)
     return None
 
 
 def by_none(case: Case) -> Fault | None:
     if any(t.result(case.name).problem == "none" for t in case.trials):
-        return Fault(
-            "none",
-            f"the backward returns None for {case.name}, whose gradient is not 0",
-            f"return the gradient by {case.name} in its place among forward's arguments",
-        )
+        return told("none", name=case.name)
     return None
 
 
 def by_unsteady(case: Case) -> Fault | None:
     if any(t.implemented.leftover for t in case.trials):
-        return Fault(
-            "not_reentrant",
-            f"the backward is not reentrant: run again with the same {case.v} (retain_graph=True) "
-            "it gives another gradient, because it changes what it keeps",
-            "leave ctx and the saved tensors as they are: work on copies",
-        )
+        return told("not_reentrant", v=case.v)
     if any(case.name in t.implemented.unsteady for t in case.trials):
-        return Fault(
-            "nondeterministic",
-            f"the backward is not deterministic: the same {case.v} gives different gradients "
-            f"by {case.name}",
-            "save what forward drew at random (a dropout mask) instead of drawing it again",
-        )
+        return told("nondeterministic", v=case.v, name=case.name)
     return None
 
 
@@ -151,29 +114,16 @@ def by_shape(case: Case) -> Fault | None:
         dims = _summed(found, expected)
         keep = ", keepdim=True" if len(found) == len(expected) else ""
         dim = dims[0] if len(dims) == 1 else tuple(dims)
-        return Fault(
-            "missing_broadcast_sum",
-            f"{name} was broadcast, and the gradient is not summed over the dims that "
-            f"broadcasting widened: it has shape {shapes}",
-            f"grad_{name} = grad_{name}.sum(dim={dim}{keep})",
-        )
+        return told("missing_broadcast_sum", name=name, shapes=shapes, dim=dim, keep=keep)
     for axes in itertools.permutations(range(len(found))):
         if list(axes) != sorted(axes) and all_right(_turned(axes)):
             fix = ".T" if len(axes) == 2 else f".permute{axes}"
-            return Fault(
-                "transposed",
-                f"the gradient by {name} is transposed: it has shape {shapes}",
-                f"grad_{name} = grad_{name}{fix}",
-            )
+            return told("transposed", name=name, shapes=shapes, fix=fix)
     fault = other or case.repaired() or by_widened(case)
     if fault is not None:
         return fault
     if all_right(lambda t, row: row.reshape(t.shape(name))):
-        return Fault(
-            "wrong_shape",
-            f"the gradient by {name} has the right numbers in the wrong shape: {shapes}",
-            f"grad_{name} = grad_{name}.reshape({name}.shape)",
-        )
+        return told("wrong_shape", name=name, shapes=shapes)
     wide = first.out_shape == found and found != expected
     return Fault(
         "wrong_shape",
@@ -229,30 +179,15 @@ def by_linearity(case: Case) -> Fault | None:
     kinds = {is_linear(t, case.name) for t in case.regular}
     v = case.v
     if "nonlinear" in kinds:
-        return Fault(
-            "v_nonlinear",
-            f"the gradient by {case.name} is not linear in {v}: doubling {v} does not double it, "
-            f"as if {v} were used twice",
-            f"multiply by {v} exactly once in each term",
-        )
+        return told("v_nonlinear", name=case.name, v=v)
     if "constant" in kinds:
         held = "" if not all(_at_ones(t, case.name) for t in case.regular) else (
             f"; it is right for loss.backward(), where {v} = 1, not for any other {v}: "
             f"multiply by {v}"
         )  # fmt: skip
-        return Fault(
-            "v_unused",
-            f"the gradient by {case.name} does not depend on {v}: the upstream gradient is "
-            f"not used{held}",
-            f"grad_{case.name} = {v} * …",
-        )
+        return told("v_unused", name=case.name, v=v, held=held)
     if "affine" in kinds:
-        return Fault(
-            "v_unused",
-            f"a term of the gradient by {case.name} does not depend on {v}: for {v} = 0 the "
-            "gradient is not 0",
-            f"multiply every term by {v}",
-        )
+        return told("v_unused.2", name=case.name, v=v)
     return None
 
 
@@ -312,9 +247,4 @@ def by_rounding(case: Case) -> Fault | None:
         scale = np.abs(trial.true[name]).max(initial=0.0)
         if not 1e-10 * scale < gap.max(initial=0.0) <= 1e-5 * max(scale, 1e-3):
             return None  # float32 would be seen in the eighth digit
-    return Fault(
-        "float32_rounding",
-        f"the gradient by {name} differs by no more than float32 rounding: a step of the backward "
-        "is computed in float32, and nothing else is wrong",
-        "keep grad_output's dtype (no .float(), no torch.float32 constants); test with float64",
-    )
+    return told("float32_rounding", name=name)
