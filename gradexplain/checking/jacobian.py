@@ -234,34 +234,25 @@ def by_factor(case: Case) -> Fault | None:
     found = case.factors()
     if not found:
         return None
+    nodes = case.graph.nodes if case.graph is not None else ()
+    means = any(n.op is not None and n.op.name == "mean" for n in nodes)
+    fault, size_name = case.repaired(), _size_factor(found, case.regular, name)
     if max(found) - min(found) <= 1e-9 * max(map(abs, found)):
-        size_name = None
         several = len({t.out_shape for t in case.regular}) > 1
-        means = case.graph is not None and any(
-            n.op is not None and n.op.name == "mean" for n in case.graph.nodes
-        )
-        if not several:
-            # At one shape 1/N and 1/2 may be the same number.
-            fault = case.repaired()
-            if fault is not None and fault.code == "sum_vs_mean" and (abs(found[0]) < 1 or means):
-                return fault
-        if not several and abs(found[0]) not in (2.0, 0.5):
-            size_name = _size_factor(found, case.regular, name)
-        value = size_name or _fraction(found[0])
-        inverse = f"/ {value}" if not size_name else f"/ ({value})"
+        # At one shape 1/N and 1/2 may be the same number.
+        counted = fault is not None and fault.code == "sum_vs_mean"
+        if not several and counted and (abs(found[0]) < 1 or means):
+            return fault
+        sized = size_name if not several and abs(found[0]) not in (2.0, 0.5) else None
+        value = sized or _fraction(found[0])
+        inverse = f"/ ({value})" if sized else f"/ {value}"
         return told("constant_factor.2", name=name, value=value, inverse=inverse)
-    fault = case.repaired()
     if fault is not None and fault.code in ("sum_vs_mean", "wrong_dim"):
         return fault
-    size_name = _size_factor(found, case.regular, name)
     if size_name is None:
         return None
-    means = case.graph is not None and any(
-        n.op is not None and n.op.name == "mean" for n in case.graph.nodes
-    )
-    if means and abs(found[0]) > 1:
-        return told("sum_vs_mean", name=name, size_name=size_name)
-    return told("constant_factor", name=name, size_name=size_name)
+    code = "sum_vs_mean" if means and abs(found[0]) > 1 else "constant_factor"
+    return told(code, name=name, size_name=size_name)
 
 
 def _fraction(value: float) -> str:

@@ -60,12 +60,6 @@ def _operands(node: ast.AST, scope: Scope) -> Iterator[Found]:
         if len(node.args) >= 2:
             new.args = [node.args[1], node.args[0], *node.args[2:]]
             yield new
-    elif isinstance(node, ast.Call):
-        matrices = [i for i, a in enumerate(node.args) if scope.tensors.get(atom(a, scope), 0) >= 2]
-        for some in itertools.combinations(matrices[:4], 2):
-            new = copy.copy(node)
-            new.args = [made("A.mT", A=a) if i in some else a for i, a in enumerate(node.args)]
-            yield new
 
 
 @rule("swapped_halves", paired=True)
