@@ -45,7 +45,8 @@ def applied(
     def tensor(ref: Ref) -> Tensor:
         known = applier.builder.known.get(ref.id)
         shape = applier.builder.nodes[ref.id].shape
-        return Tensor(shape, _NOWHERE, ref, dtype_of(ref), value=known)
+        own = ref if known is None else None  # what is known is written where it is used
+        return Tensor(shape, _NOWHERE, own, dtype_of(ref), value=known)
 
     given, named = mapped((tuple(args), dict(kwargs)), Ref, tensor)
     made = s.call(library.member(s, path), given, named, _NOWHERE, _NOWHERE)
