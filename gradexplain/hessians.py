@@ -20,7 +20,7 @@ from gradexplain.errors import InputError
 from gradexplain.explanation import Array
 from gradexplain.graph import Node
 from gradexplain.ops.base import show_shape
-from gradexplain.problem import DType, Request, problem_of, request_of
+from gradexplain.problem import DType, Request, problem_of, request_of, with_shared_name
 from gradexplain.reading.arrays import ONES, Value, as_array, bind
 from gradexplain.routes.calls import Part, Shared
 from gradexplain.routes.double import SecondQuestion
@@ -64,7 +64,7 @@ def hessian_of(request: Request, vector: Mapping[str | None, Value]) -> Hessian:
     problem = problem_of(request)
     leaves = [n for n in problem.graph.leaves if n.label in problem.wanted and not n.integer]
     u = _vector(vector, leaves, problem.dtype)
-    problem = replace(problem, scalar=problem.v_source == "implicit")
+    problem = with_shared_name(replace(problem, scalar=problem.v_source == "implicit"))
     whole = sum(math.prod(leaf.shape) for leaf in leaves) <= WHOLE
     weights = _probe(leaves) if u is None else u
     extra = HessianAsked(u, weights, whole)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gradexplain import explain
 from gradexplain.errors import GradexplainError
 from gradexplain.reading.language import read
 from gradexplain.reading.syntax import parse
@@ -72,3 +73,8 @@ def test_message(case: str) -> None:
     with pytest.raises(GradexplainError) as error:
         read(parse(text), lambda name: (3, 3))
     assert str(error.value) == message
+
+
+def test_a_comment_within_a_statement_is_not_joined() -> None:
+    program = "y = (x * 2   # twice\n     + x**2  # and '#' squared\n     )\ny.sum()"
+    assert explain(program, shapes={"x": (2,)}).statements[0] == "y = (x * 2 + x**2 )"

@@ -9,7 +9,7 @@ from gradexplain.document import model as doc
 from gradexplain.pages.options import Options
 from gradexplain.pages.run import Page
 from gradexplain.pages.verdict import verdict
-from gradexplain.pages.words import elements, listed
+from gradexplain.pages.words import elements, grouped, listed, ranges_in
 from gradexplain.second.model import Block as Part
 from gradexplain.second.model import Hessian
 
@@ -51,6 +51,9 @@ def _blocks(h: Hessian, options: Options) -> Iterable[doc.Block]:
             )
         )
     yield doc.Table(tuple(rows), stacked=True)
+    found = h.first.gradients.values()
+    if sizes := grouped(ranges_in(g.ranges, g.text, sizes=True) for g in found):
+        yield doc.Paragraph(doc.line(doc.label(sizes)), indent=4)
     yield from _second(h, made)
     yield from verdict(h.check, (), options.precision, "second derivatives")
     yield from _product(h, made)

@@ -21,6 +21,7 @@ from gradexplain.reading.objects import Class, Own, Tensor, Unread, what
 from gradexplain.reading.program import Program
 from gradexplain.reading.session import BackwardCall, Numbers, Remark, Session
 from gradexplain.reading.statements import connect, run_whole
+from gradexplain.reading.tokens import one_line
 
 
 def read(
@@ -417,10 +418,8 @@ def _shown(
 
 def statements_of(program: Program, graph: Graph) -> tuple[str, ...]:
     """The statements as typed, one each; a bare last expression gets the output's name."""
-    lines = []
-    for statement in program.statements:
-        text = program.source[statement.span.start : statement.span.end]
-        lines.append(" ".join(text.split()))
+    spans = [statement.span for statement in program.statements]
+    lines = [one_line(program.source[place.start : place.end]) for place in spans]
     if lines and not program.statements[-1].targets:
         lines[-1] = f"{graph.out.label} = {lines[-1]}"
     return tuple(lines)

@@ -24,6 +24,7 @@ from gradexplain.reading.applying import Applier
 from gradexplain.reading.inputs import Inputs
 from gradexplain.reading.objects import WHOLE, Own, Results, Tensor, View
 from gradexplain.reading.program import Program
+from gradexplain.reading.tokens import one_line
 from gradexplain.tensors import instances, mapped
 
 #: Operations whose result shares its elements with what it is made of.
@@ -208,7 +209,7 @@ class Session:
 
     def text(self, place: Span) -> str:
         """The text at a place, on one line."""
-        return " ".join(self.program.source[place.start : place.end].split())
+        return one_line(self.program.source[place.start : place.end])
 
     def remark(self, kind: str, text: str) -> None:
         if Remark(kind, text) not in self.remarks:

@@ -32,6 +32,14 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 
+_COMMENT = re.compile(r"('[^'\n]*'|\"[^\"\n]*\")|#[^\n]*")
+
+
+def one_line(text: str) -> str:
+    """Python on one line, without the comments, which would swallow the rest."""
+    return " ".join(_COMMENT.sub(lambda found: found[1] or "", text).split())
+
+
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 NAME_PARTS = "give parts of it names, as in `s = a + b; s * c`"
