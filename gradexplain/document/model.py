@@ -156,6 +156,7 @@ class Step:
 
     node: str
     to: str
+    target: str
     expression: str
     rule: str
     work: str

@@ -85,7 +85,7 @@ def _brief(values: Any, precision: int) -> str:
 
 def _forward(block: doc.Steps, precision: int) -> Iterable[dict[str, Any]]:
     for node, expression, value in block.forward:
-        title = f"forward, {node} = {expression}"
+        title = f"forward, {expression}"
         yield {"node": node, "title": title, "lines": _text(value, precision)}
 
 
@@ -98,12 +98,15 @@ def _backward(block: doc.Steps, precision: int) -> Iterable[dict[str, Any]]:
             lines.append(step.words or step.work)
         lines += ["what it sends on (contribution):", *_text(step.value, precision)]
         if step.total is not None:
-            lines += [f"the sum of the contributions to {step.to}:", *_text(step.total, precision)]
+            lines += [
+                f"the sum of the contributions to {step.target}:",
+                *_text(step.total, precision),
+            ]
         yield {
             "node": step.node,
             "to": step.to,
             "expression": step.expression,
-            "title": f"backward, {step.expression} to {step.to}",
+            "title": f"backward, {step.expression} to {step.target}",
             "lines": lines,
             "short": _brief(step.value, precision),
             "value": serialise.plain(step.value, serialise.PRECISION),

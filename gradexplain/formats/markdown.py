@@ -54,7 +54,7 @@ class _Writer(Writer):
         names = {node.name: f"n{place}" for place, node in enumerate(graph.nodes)}
         lines = ["graph LR"]
         for node in graph.nodes:
-            text = node.text.replace('"', "#quot;")
+            text = "<br/>".join(filter(None, (node.text, node.grad_fn))).replace('"', "#quot;")
             shape = f'(["{text}"])' if node.role != "operation" else f'["{text}"]'
             lines.append(f"  {names[node.name]}{shape}")
         lines += [f"  {names[tail]} --> {names[head]}" for tail, head in graph.edges]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from gradexplain.document.model import Graph
+from gradexplain.document.model import Graph, GraphNode
 from gradexplain.formats.layout import Item, layout
 
 _ROW, _HEIGHT, _GAP, _MARGIN, _TOP = 62, 32, 46, 12, 28
@@ -12,6 +12,7 @@ _ROW, _HEIGHT, _GAP, _MARGIN, _TOP = 62, 32, 46, 12, 28
 _STYLE = (
     "rect{fill:#fff;stroke:#555}text{font:13px monospace;fill:#111}path{fill:none;stroke:#555}"
     ".output rect{stroke-width:2}.flow{fill:#8a1c7c}"
+    ".fn{font-size:10px;fill:#565b66}"
 )
 
 
@@ -20,7 +21,7 @@ def svg(graph: Graph, *, alone: bool = False) -> str:
     layers = layout(graph)
     texts = {node.name: node for node in graph.nodes}
     widths = [
-        max((8 * len(texts[item.name].text) + 20 for item in level if item.real), default=10)
+        max((_width(texts[item.name]) for item in level if item.real), default=10)
         for level in layers
     ]
     lefts = [_MARGIN + sum(widths[:n]) + _GAP * n for n in range(len(layers))]
@@ -30,7 +31,7 @@ def svg(graph: Graph, *, alone: bool = False) -> str:
 
     def box(item: Item) -> tuple[float, float, float]:
         """Left, right and middle of an item."""
-        wide = 8 * len(texts[item.name].text) + 20 if item.real else widths[item.layer]
+        wide = _width(texts[item.name]) if item.real else widths[item.layer]
         left = lefts[item.layer]
         return left, left + wide, _TOP + item.row * _ROW + _HEIGHT / 2
 
@@ -61,13 +62,17 @@ def svg(graph: Graph, *, alone: bool = False) -> str:
                 continue
             left, right, middle = box(item)
             node = texts[item.name]
+            at = (
+                f'x="{(left + right) / 2:g}" y="{middle + _HEIGHT / 2 + 11:g}" text-anchor="middle"'
+            )
+            below = f'<text class="fn" {at}>{escape(node.grad_fn)}</text>' if node.grad_fn else ""
             boxes.append(
                 f'<g class="node {node.role}" data-node="{escape(node.name)}">'
                 f"<title>{escape(node.detail or node.text)}</title>"
                 f'<rect x="{left:g}" y="{middle - _HEIGHT / 2:g}" width="{right - left:g}" '
                 f'height="{_HEIGHT}" rx="6"/>'
                 f'<text x="{(left + right) / 2:g}" y="{middle + 5:g}" text-anchor="middle">'
-                f"{escape(node.text)}</text></g>"
+                f"{escape(node.text)}</text>{below}</g>"
             )
             if node.role == "output":
                 boxes.append(
@@ -80,6 +85,11 @@ def svg(graph: Graph, *, alone: bool = False) -> str:
         f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}">'
         f"{style}{''.join(lines)}{''.join(boxes)}{''.join(marks)}</svg>"
     )
+
+
+def _width(node: GraphNode) -> int:
+    """How wide the box of an operation is, and what PyTorch calls its backward under it."""
+    return max(8 * len(node.text) + 20, 6 * len(node.grad_fn))
 
 
 def _way(layers: list[list[Item]], tail: str, head: str) -> list[Item]:
@@ -106,7 +116,9 @@ def dot(graph: Graph) -> str:
     lines = ["digraph {", "  rankdir=LR;", "  node [shape=box, fontname=monospace];"]
     for node in graph.nodes:
         shape = ", shape=oval" if node.role != "operation" else ""
-        lines.append(f"  {quoted(node.name)} [label={quoted(node.text)}{shape}];")
+        lines.append(
+            f"  {quoted(node.name)} [label={quoted(' '.join(filter(None, (node.text, node.grad_fn))))}{shape}];"
+        )
     lines += [f"  {quoted(tail)} -> {quoted(head)};" for tail, head in graph.edges]
     out = next(node for node in graph.nodes if node.role == "output")
     lines.append(f"  backward [label={quoted(graph.flow)}, shape=plaintext];")

@@ -191,10 +191,10 @@ class Page:
         if graph is not None:
             yield doc.Steps(
                 graph,
-                tuple((row.node, row.expression, row.value) for row in x.forward),
+                tuple((row.node, self.expression(row.node), row.value) for row in x.forward),
                 tuple(
                     doc.Step(
-                        s.node, s.input, self.expression(s.node), self.renamed(s.rule),
+                        s.node, s.input, self.said.get(s.input, s.input), self.expression(s.node), self.renamed(s.rule),
                         chain.work(s), chain.in_words(s, g), s.upstream, s.contribution, s.total,
                     )
                     for s in x.steps
