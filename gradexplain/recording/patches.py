@@ -245,7 +245,11 @@ class Listening:
         patches.set(
             base,
             "profile_hook_step",
-            staticmethod(lambda step: _hooked(self._step(profiled(step)))),
+            staticmethod(
+                lambda step: _hooked(
+                    profiled(step) if hasattr(step, _OURS) else self._step(profiled(step))
+                )
+            ),
         )
 
     def _step(self, step: Callable[..., Any]) -> Any:
@@ -261,6 +265,7 @@ class Listening:
             with tape.stepping(optimizer, closure=bool(closure)):
                 return tape.callers.of(sys._getframe(1))(step, (optimizer, *args), kwargs)
 
+        setattr(wrapper, _OURS, True)
         return wrapper
 
     def _zero(self, zero: Callable[..., Any]) -> Any:

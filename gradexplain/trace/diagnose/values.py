@@ -174,10 +174,16 @@ def _across_samples(scene: Scene, operation: Operation) -> Iterator[Finding]:
     dim = _axis(operation)
     rank = len(scene.value(operation.inputs[0]).shape) if operation.inputs else 0
     source = _through(scene, operation.inputs[0], _MOVES - _MIXING | _SCALING) if rank else None
-    if source is None or dim is None or plain(source.name) not in ("matmul", "bmm", "baddbmm"):
+    if source is None or dim is None or rank < 3:
+        return
+    batch = set(range(rank - 2))
+    if plain(source.name) == "einsum":
+        terms, _, made = str(source.args[0]).replace(" ", "").partition("->")
+        batch = {n for n, x in enumerate(made) if all(x in part for part in terms.split(","))}
+    elif plain(source.name) not in ("matmul", "bmm", "baddbmm"):
         return
     factors = [value for value in scene.given(source) if len(value.shape) == rank]
-    if rank >= 3 and len(factors) == 2 and dim % rank < rank - 2:
+    if len(factors) == 2 and dim % rank in batch:
         yield told(
             "softmax across samples", operation.site, operation=plain(operation.name), dim=dim,
             source=plain(source.name), made=source.site,
