@@ -122,8 +122,12 @@ def gradients(namespace: dict[str, Any]) -> str:
 
 #: Programs some of whose operations have no formula, or draw their numbers within PyTorch.
 PARTLY = {
-    "func_grad", "gaussian_process", "gumbel", "matrix_factorisation", "packed", "pinn", "word_lm",
+    "func_grad", "gaussian_process", "gumbel", "matrix_factorisation", "packed", "per_sample", "pinn",
+    "word_lm",
 }  # fmt: skip
+
+#: Programs with a Function whose backward is meant to be another than the derivative.
+MEANT = {"domain_adversarial", "quantised"}
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
@@ -151,7 +155,9 @@ def test_programs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = screen.text(trace.screen(path.name))
     assert page.count("\n") <= screen.LINES
     assert all(len(line) <= 100 for line in page.splitlines())
-    assert trace.screen(path.name).status == ("cannot tell" if path.stem in PARTLY else "agree")
+    status = "cannot tell" if path.stem in PARTLY else "agree"
+    status = "convention" if path.stem in MEANT else status
+    assert trace.screen(path.name).status == status
 
 
 @pytest.mark.parametrize("elements", [0, 300, 1500, 4000])

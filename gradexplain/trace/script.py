@@ -25,7 +25,7 @@ def run(path: str, arguments: Sequence[str], trace: Trace) -> int | None:
     """
     code = _compiled(path)
     main = types.ModuleType("__main__")
-    main.__dict__.update(__file__=path, __builtins__=__builtins__, __cached__=None)
+    main.__dict__.update(__file__=os.path.abspath(path), __builtins__=__builtins__, __cached__=None)
     saved = sys.argv, sys.path[:], sys.modules.get("__main__")
     sys.argv = [path, *arguments]
     sys.path[0:1] = [os.path.dirname(os.path.abspath(path))]
@@ -63,7 +63,7 @@ def _compiled(path: str) -> Any:
             f"{path} is not Python text", remedy="trace takes the path of a Python script"
         ) from None
     try:
-        return compile(text, path, "exec", dont_inherit=True)
+        return compile(text, os.path.abspath(path), "exec", dont_inherit=True)
     except SyntaxError as error:
         raise InputError(
             f"{os.path.basename(path)}, line {error.lineno}: {error.msg}",

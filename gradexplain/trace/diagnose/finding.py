@@ -158,5 +158,8 @@ def assigned(filename: str, name: str) -> Iterator[tuple[str, Site, ast.expr]]:
     ]
     owner = {id(node): within for within, scope in inside for node in ast.walk(scope)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and name in map(ast.unparse, node.targets):
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        parts = (part for target in targets for part in ast.walk(target))
+        if any(isinstance(p, ast.Name | ast.Attribute) and ast.unparse(p) == name for p in parts):
+            assert isinstance(node, ast.Assign)
             yield owner[id(node)], Site(filename, node.lineno), node.value
