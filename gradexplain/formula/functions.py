@@ -195,7 +195,7 @@ def _build(node: ast.expr, names: Mapping[str, Any]) -> Any:
         case ast.Constant(value=value):
             return decimal(value)  # type: ignore[arg-type]
         case ast.BinOp(left=left, op=op, right=right):
-            return _BINARY[type(op)](_build(left, names), _build(right, names))
+            return of_reals(_BINARY[type(op)](_build(left, names), _build(right, names)))
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_build(operand, names)
         case ast.UnaryOp(op=ast.Not(), operand=operand):
@@ -218,9 +218,19 @@ def _build(node: ast.expr, names: Mapping[str, Any]) -> Any:
         case ast.Call(func=ast.Name(id=name), args=args):
             values = [_build(arg, names) for arg in args]
             if name in PRIMITIVES:
-                return PRIMITIVES[name].symbolic(*values)
+                return of_reals(PRIMITIVES[name].symbolic(*values))
             return named_function(by_name(name))(*values)
     raise ValueError(f"a record's formula cannot hold {ast.dump(node)}")
+
+
+def of_reals(value: Any) -> Any:
+    """``value``, unless SymPy has made it of the imaginary unit, which could cancel where PyTorch has nan."""
+    if sympy.I in sympy.Mul.make_args(value):
+        raise UnsupportedError(
+            "a root of what is negative everywhere is no real number: PyTorch computes nan",
+            remedy="change the sign of what is under the root",
+        )
+    return value
 
 
 _CONSTANTS = {

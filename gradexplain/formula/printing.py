@@ -19,7 +19,7 @@ from gradexplain.formula.arranging import (
     under_one_root,
     upright,
 )
-from gradexplain.formula.functions import ABSENT, RecordFunction
+from gradexplain.formula.functions import ABSENT, RecordFunction, of_reals
 from gradexplain.formula.indices import SIZES, is_size
 from gradexplain.formula.kinds import (
     BIG,
@@ -198,7 +198,7 @@ class TextPrinter:
             return self._function(e), _ATOM
         if isinstance(e, sympy.logic.boolalg.Boolean):
             return self.condition(e), _ATOM
-        raise TypeError(f"no notation for {type(e).__name__}")
+        raise TypeError(f"no notation for {type(of_reals(e)).__name__}")
 
     def _tight(self, e: Any) -> str:
         """A divisor: ``N``, ``(N + 2)``."""

@@ -366,6 +366,10 @@ class ClosedForm:
         rest = self.graph.after(node.id)
         sizes = None if self.sizes is None else replace(self.sizes, graph=rest)
         form = ClosedForm(self._here.after(node.id), {}, self._v, exact=self.exact, sizes=sizes)
+        try:
+            form.lettered(form.gradient(rest[node.id]))
+        except Unlettered:
+            form = ClosedForm(self._here.after(node.id), {}, self._v, exact=self.exact)
         if implicit:
             v = element_symbol(self.v_name, form.calculus.indices(self.graph.out.shape, "o"))
             formula = form.gradient(rest[node.id])
