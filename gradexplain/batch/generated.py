@@ -16,7 +16,7 @@ from gradexplain.ops import all_ops
 from gradexplain.ops.base import Shape
 from gradexplain.ops.samples import parse
 from gradexplain.problem import Request, problem_of
-from gradexplain.reading.arrays import ONES
+from gradexplain.reading.arrays import ONES, as_array
 
 #: Intervals that values are drawn from; the first at which the forward pass is finite is taken.
 _INTERVALS = ((-2.0, 2.0), (0.1, 0.9), (1.1, 3.0))
@@ -57,7 +57,8 @@ def _problem(named: str, sample: str, chance: random.Random) -> dict[str, Any] |
     for low, high in _INTERVALS[named in SHARES :]:
         try:
             at = _values(expression, shapes, chance, low, high)
-            problem = problem_of(Request(expression, at=_arrays(at), shapes=shapes, grad=ONES))
+            given = {name: as_array(value, name) for name, value in at.items()}
+            problem = problem_of(Request(expression, at=given, shapes=shapes, grad=ONES))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of NumPy: what has no value is not taken
                 finite = _is_finite(problem)
@@ -85,12 +86,6 @@ def _drawn(shape: Shape, chance: random.Random, low: float, high: float) -> Any:
     if not shape:
         return round(chance.uniform(low, high), 3)
     return [_drawn(shape[1:], chance, low, high) for _ in range(shape[0])]
-
-
-def _arrays(at: Mapping[str, Any]) -> dict[str, Any]:
-    from gradexplain.reading.arrays import as_array
-
-    return {name: as_array(value, name) for name, value in at.items()}
 
 
 def _is_finite(problem: Any) -> bool:

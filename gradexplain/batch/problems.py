@@ -5,7 +5,7 @@
     {"line": 2, "status": "error", "error": "line 2 is not JSON: …"}
 
 ``line`` is the problem's line, from 1.  ``status`` is the answer's verdict (agree, convention, mismatch,
-failed, skipped), or else ``error`` where the problem makes no sense, or ``timeout``, ``memory`` or
+cannot tell, skipped), or else ``error`` where the problem makes no sense, or ``timeout``, ``memory`` or
 ``crashed``; then ``error`` says why and there is no ``answer``.
 """
 
@@ -23,9 +23,6 @@ from gradexplain.errors import GradexplainError, InputError, clipped, printable
 from gradexplain.limits import MAX_VALUE_TEXT
 from gradexplain.supervisor import link
 
-#: Statuses of a problem that was answered; every other is one that was not.
-VERDICTS = ("agree", "convention", "skipped", "failed", "mismatch")
-
 _COMMON = {"id", "command", "expression", "at", "grad", "shapes", "dtype"}
 _MORE = {"run": {"wrt", "check"}, "hessian": {"wrt", "check", "vector"}, "check": {"claims"}}
 
@@ -37,10 +34,6 @@ class Answer:
     line: int
     status: str
     text: str
-
-    @property
-    def failed(self) -> bool:
-        return self.status not in VERDICTS
 
 
 def answered(line: int, text: str) -> Answer:

@@ -16,6 +16,7 @@ from gradexplain.cli.common import Bytes, Seconds
 from gradexplain.errors import InputError
 from gradexplain.limits import DEFAULT_MEMORY, DEFAULT_TIMEOUT, MAX_VALUE_TEXT
 from gradexplain.supervisor import link
+from gradexplain.verdict.status import EXIT
 
 if TYPE_CHECKING:
     from gradexplain.batch.pools import Pool
@@ -71,8 +72,8 @@ def batch(
 
     A problem has an expression and what run takes: at, grad, shapes, wrt, dtype, check; a command
     (run, hessian, or check with claims) and an id. Its answer has its line, its id, a status
-    (agree, convention, mismatch, failed, skipped; or error, timeout, memory, crashed, with the
-    error) and the answer itself, as --format json. The answers are in the order of the problems.
+    (agree, convention, mismatch, cannot tell, skipped; or error, timeout, memory, crashed, with
+    the error) and the answer itself, as --format json. The answers are in the order of the problems.
 
     A problem that makes no sense, or passes its time or memory, is one line of the answers.
     What was answered when the command is stopped stays; --resume goes on from there.
@@ -117,15 +118,9 @@ def batch(
     ):
         for answer in many.answers(_problems(file, done), places, ordered=not unordered):
             write(answer.text)
-            codes.add(_code(answer.status))
+            codes.add(EXIT.get(answer.status, 3))
             progress(answer)
     return 1 if 1 in codes else max(codes, default=0)
-
-
-def _code(status: str) -> int:
-    from gradexplain.verdict.status import EXIT
-
-    return EXIT.get(status, 3)
 
 
 @contextmanager
@@ -191,7 +186,7 @@ def _done(path: str | None) -> tuple[frozenset[int], set[int]]:
             try:
                 answer = json.loads(data)
                 done.add(answer["line"])
-                codes.add(_code(answer["status"]))
+                codes.add(EXIT.get(answer["status"], 3))
             except (ValueError, TypeError, KeyError):
                 raise InputError(
                     f"{path} is no file of answers: its line {len(done) + 1} is something else",
@@ -232,7 +227,7 @@ def _progress(path: str, done: int) -> Iterator[Any]:
 
         def show(answer: Answer) -> None:
             nonlocal failed
-            failed += answer.failed
+            failed += EXIT.get(answer.status, 3) == 3
             speed = bar.tasks[0].speed
             rate = "" if speed is None else f"{speed:.1f}/s"
             bar.update(task, advance=1, rate=rate, failed=failed)

@@ -105,13 +105,8 @@ def check(
     from gradexplain.checking.checker import check as run
     from gradexplain.reading import typed
 
-    subject: Any = what
-    code = _CODE.match(what.strip())
-    if code is not None:
-        from gradexplain.checking.operation import load
-
-        subject = load(code["path"], code["name"], seed)
-    elif not claims:
+    subject = _loaded(what, seed)
+    if subject is what and not claims:
         raise InputError(
             "there is no claim to check",
             remedy='say what the backward returns, as in --claim "x: v/x.sum(dim=0)"; '
@@ -119,12 +114,12 @@ def check(
         )
     values = typed.parse_bindings(at)
     asked: dict[str, Any] = {
-        "at": values if code is None else _whole(at, values),
+        "at": values if subject is what else _whole(at, values),
         "shapes": typed.parse_shapes(shape),
         "grad": None if grad is None else typed.parse_value(grad, "--grad"),
         "arguments": dict(map(_argument, arguments)),
         "intended": _intended(intended, declared),
-        "against": _against(against, seed),
+        "against": against and _loaded(against, seed),
         "grad_name": grad_name, "dtype": dtype, "order": order, "seed": seed, "absent": absent,
         "frozen": frozen,
     }  # fmt: skip
@@ -179,9 +174,8 @@ def _intended(name: str | None, declared: tuple[str, ...]) -> Any:
     return name or list(declared) or None
 
 
-def _against(text: str | None, seed: int) -> Any:
-    if text is None:
-        return None
+def _loaded(text: str, seed: int) -> Any:
+    """What FILE.py:NAME names; an expression as it is."""
     code = _CODE.match(text.strip())
     if code is None:
         return text

@@ -69,13 +69,12 @@ def run(question: Question, calls: Calls, no_check: bool, shown: Shown, out: Out
     Exit codes: 0 the routes agree, 1 they do not, 2 the request was not understood, 3 the
     answer could not be checked.
     """
-    letters = None
     if question.shape:
         from gradexplain.reading import typed  # NumPy is loaded here, not for --help
 
         letters = typed.parse_letters(question.shape)
-    if letters is not None:
-        return _in_letters(question, letters, out)
+        if letters is not None:
+            return _in_letters(question, letters, out)
     return _explained(question, calls, no_check, shown, out)
 
 

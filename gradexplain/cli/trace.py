@@ -192,35 +192,22 @@ def brief(value: Any) -> Any:
         return {key: brief(item) for key, item in value.items()}
     if not isinstance(value, list):
         return value
-    shape, flat = _flat(value)
-    if flat is None:
+    import numpy as np
+
+    try:
+        array = np.array(value, dtype=float)
+    except (ValueError, TypeError):  # of something else, or of lists that are not alike
         return [brief(item) for item in value]
-    if len(flat) <= _WHOLE:
+    flat = np.array(value, dtype=object).ravel()
+    if array.size <= _WHOLE or any(isinstance(x, bool) for x in flat):
         return value
-    finite = [x for x in flat if isinstance(x, (int, float))]
-    norm = sum(x * x for x in finite) ** 0.5
+    finite = array[np.isfinite(array)]
     return {
-        "shape": shape,
-        "norm": float(f"{norm:.6g}"),
-        "largest": max((abs(x) for x in finite), default=0),
+        "shape": list(array.shape),
+        "norm": float(f"{np.sqrt(np.square(finite).sum()):.6g}"),
+        "largest": float(np.abs(finite).max(initial=0)),
         "ends": [*flat[:3], *flat[-3:]],
     }
-
-
-def _flat(value: list[Any]) -> tuple[list[int], list[Any] | None]:
-    """The shape and the elements of nested lists of numbers; None for anything else."""
-    if not value:
-        return [0], None
-    if not any(isinstance(item, list) for item in value):
-        numbers = all(
-            (isinstance(x, (int, float)) and not isinstance(x, bool)) or x in ("inf", "-inf", "nan")
-            for x in value
-        )
-        return [len(value)], value if numbers else None
-    parts = [_flat(item) if isinstance(item, list) else ([], None) for item in value]
-    if any(flat is None or shape != parts[0][0] for shape, flat in parts):
-        return [], None
-    return [len(value), *parts[0][0]], [x for _, flat in parts for x in flat or ()]
 
 
 class _Progress:

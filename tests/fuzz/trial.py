@@ -109,7 +109,7 @@ def _wrong(arguments: list[str], code: int, out: str, err: str) -> str:
     if "internal error" in err + out:
         return (err + out[out.find("internal error") :]).strip()[-300:]
     if arguments[0] in _FOREIGN and any(".py" in word for word in arguments):
-        if code == 130 and not out + err:
+        if code == 130:  # it raised KeyboardInterrupt
             return ""
         said = [k for k, line in enumerate(err.splitlines()) if line.startswith("gradexplain: ")]
         err = "".join(err.splitlines(keepends=True)[said[-1] :]) if said else ""
