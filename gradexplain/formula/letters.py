@@ -15,7 +15,7 @@ class Letters:
     """The letter of each index symbol.  Names that the user gave to tensors are not used."""
 
     def __init__(self, taken: Iterable[str]) -> None:
-        self._taken = set(taken)
+        self._taken = frozenset(taken)
         self._letters: dict[Any, str] = {}
         self._used: set[str] = set()
 

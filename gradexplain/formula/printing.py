@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import sympy
@@ -67,7 +68,7 @@ class TextPrinter:
         self.output = output
         #: The number of indices of each name, for ``∂y[i]/∂h[p]`` as one symbol.
         self.ranks = ranks or {}
-        self._order = dict(zip(order, range(len(order)), strict=True))
+        self._order = _places(tuple(order))
         self._last = len(self._order) - 1
         self._in_sum = 0
         self._in_parens = 0
@@ -467,6 +468,11 @@ class TextPrinter:
             closing = self.relation(_RELATIONS[type(high)])
             return f"{self(low.rhs)} {opening} {self(low.lhs)} {closing} {self(high.rhs)}"
         return " and ".join(sorted(map(self.condition, parts)))
+
+
+@lru_cache(maxsize=16)
+def _places(names: tuple[str, ...]) -> Mapping[str, int]:
+    return {name: place for place, name in enumerate(names)}
 
 
 #: SymPy's names for functions that PyTorch's users know by another.

@@ -15,7 +15,7 @@ from gradexplain.formula.letters import Letters
 from gradexplain.formula.local import RESULT, UPSTREAM, local_rule, renamed
 from gradexplain.formula.printing import TextPrinter
 from gradexplain.formula.sizes import Unlettered
-from gradexplain.graph import Graph, refs
+from gradexplain.graph import Graph, fact, refs
 from gradexplain.numbers import number
 from gradexplain.plan.blocks import LARGE
 from gradexplain.routes.chain import ChainRule, Sent
@@ -51,6 +51,13 @@ def step_texts(
     return rule, text, _numbers(c, contribution, text, names, order, clean, chain, lengths)
 
 
+@fact
+def _known(graph: Graph) -> tuple[frozenset[str], tuple[str, ...]]:
+    """The names of a graph, and their order, in which what arrives, nobody else, is the last."""
+    known = [node.label for node in graph.nodes if not node.is_literal]
+    return frozenset(known), (*known, "")
+
+
 def _formulas(
     c: Sent, graph: Graph, names: Mapping[str, str], closed: ClosedForm
 ) -> tuple[str, Any, str]:
@@ -64,13 +71,13 @@ def _formulas(
                 sizes.lettered(general.slopes[c.place]),
                 sizes.lettered(general.contributions[c.place]),
             )
-    known = [node.label for node in graph.nodes if not node.is_literal]
+    taken, order = _known(graph)
 
     def printer(*axes: tuple[Sequence[Any], str]) -> TextPrinter:
-        letters = Letters(known)
+        letters = Letters(taken)
         for symbols, alphabet in axes:
             letters.axes(symbols, alphabet)
-        return TextPrinter(letters, [*known, names[UPSTREAM]], loss=closed.loss_name)
+        return TextPrinter(letters, order, loss=closed.loss_name)
 
     own, places = c.rule.axes, c.rule.places[c.place]
     shown = printer((own, _OUT), (places, _IN))
