@@ -296,7 +296,7 @@ class Builder:
     def constant(self, value: Any, span: Span, *, integer: bool = False) -> Ref:
         """A number, or an array of numbers."""
         if isinstance(value, (bool, int, float)):
-            value = value if type(value) is int else float(value)
+            value = value if type(value) in (int, NamedNumber) else float(value)
             return self._add(None, False, None, (), (), span, value=value)
         array = np.asarray(value, dtype=np.float64)
         if not self.any_size:

@@ -1,4 +1,4 @@
-"""Where digits go: thirty classics with what is found for each, and the laws of what is proposed."""
+"""Where digits go: near fifty classics with what is found for each, and the laws of what is proposed."""
 
 from __future__ import annotations
 

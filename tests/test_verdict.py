@@ -389,3 +389,10 @@ def test_an_infinity_that_meets_0_in_one_route_only_is_a_convention() -> None:
     x = gradexplain.explain("where(x > 2, x**2, 3*x)", at={"x": np.array(-np.inf)})
     assert x.check is not None and x.check.status == "convention"
     assert np.isnan(x.gradients["x"].torch) and x.gradients["x"].value == 3
+
+
+def test_pi_is_no_double() -> None:
+    """sin(π·1) is 0; of the double nearest to π it is 1.2e-16."""
+    run = Run(problem_of(Request("sin(pi*x)", {"x": np.array(1.0)})))
+    assert abs(run.chain.forward[run.graph.output][0].item()) < 1e-40
+    run.close()

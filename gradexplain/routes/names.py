@@ -52,6 +52,8 @@ def _binds(node: Node) -> int:
     if node.op is None or not node.op.infix:
         return _TIGHT
     sign = node.op.infix.replace("{}", "").strip()
+    if len(node.inputs) == 1:  # -(a + b)
+        return _PRODUCT
     return {"+": _SUM, "-": _SUM, "*": _PRODUCT, "/": _PRODUCT, "@": _PRODUCT}.get(sign, _POWER)
 
 

@@ -59,6 +59,12 @@ REWRITES: tuple[Row, ...] = tuple(Row(*row) for row in (
     ("log(sigmoid(A))", "logsigmoid(A)", _OVERFLOWS),
     ("log(1 - sigmoid(A))", "logsigmoid(-A)", _CANCELS),
     ("log(1/(1 + exp(-A)))", "logsigmoid(A)", _OVERFLOWS),
+    ("A - log(1 + exp(A))", "logsigmoid(A)", _CANCELS),
+    ("sigmoid(A)*(1 - sigmoid(A))", "sigmoid(A)*sigmoid(-A)", _CANCELS),
+    ("1 - sigmoid(A)", "sigmoid(-A)", _CANCELS),
+    ("1 - tanh(A)", "2*sigmoid(-2*A)", _CANCELS),
+    ("1 - tanh(A)**2", "1/cosh(A)**2", _CANCELS),
+    ("1 - erf(A)", "erfc(A)", _CANCELS),
     ("log(1 + exp(A))", "softplus(A)", _OVERFLOWS),
     ("log(1 + exp(A))", "logaddexp(A, zeros_like(A))", _OVERFLOWS),
     ("log(exp(A) + exp(B))", "logaddexp(A, B)", _OVERFLOWS),
@@ -75,6 +81,8 @@ REWRITES: tuple[Row, ...] = tuple(Row(*row) for row in (
     ("exp(A)/(exp(A) - 1)", "-1/expm1(-A)", _CANCELS),
     ("log((1 + A)/(1 - A))", "2*atanh(A)", _ROUNDS),
     ("log((1 - A)/(1 + A))", "-2*atanh(A)", _ROUNDS),
+    ("log(1 + A) - log(1 - A)", "2*atanh(A)", _ROUNDS),
+    ("log(1/(1 - A))", "-log1p(-A)", _ROUNDS),
     ("log(1 - A)/log(1 + A)", "log1p(-A)/log1p(A)", _ROUNDS),
     ("log(A + 1) - log(A)", "log1p(1/A)", _CANCELS),
     ("log(1 + A)", "log1p(A)", _ROUNDS),
@@ -89,6 +97,14 @@ REWRITES: tuple[Row, ...] = tuple(Row(*row) for row in (
     ("sqrt(A) - sqrt(B)", "(A - B)/(sqrt(A) + sqrt(B))", _CANCELS),
     ("sqrt(A*A + B) - A", "B/(sqrt(A*A + B) + A)", _CANCELS),
     ("sqrt(A**2 + B) - A", "B/(sqrt(A**2 + B) + A)", _CANCELS),
+    ("sqrt(A*A - B) - A", "-B/(sqrt(A*A - B) + A)", _CANCELS),
+    ("-A + sqrt(A*A - B)", "-B/(sqrt(A*A - B) + A)", _CANCELS),
+    ("sqrt(A**2 - B) - A", "-B/(sqrt(A**2 - B) + A)", _CANCELS),
+    ("-A + sqrt(A**2 - B)", "-B/(sqrt(A**2 - B) + A)", _CANCELS),
+    ("sqrt(A - 1)*sqrt(A + 1) - A", "-1/(sqrt(A - 1)*sqrt(A + 1) + A)", _CANCELS),
+    ("sqrt(1 + A) - sqrt(1 - A)", "2*A/(sqrt(1 + A) + sqrt(1 - A))", _CANCELS),
+    ("A/sqrt(A*A + 1)", "A/hypot(A, ones_like(A))", _OVERFLOWS),
+    ("A/sqrt(A**2 + 1)", "A/hypot(A, ones_like(A))", _OVERFLOWS),
     ("1/sqrt(A) - 1/sqrt(A + 1)", "1/(sqrt(A)*sqrt(A + 1)*(sqrt(A) + sqrt(A + 1)))", _CANCELS),
     ("sqrt(A*A + B*B)", "hypot(A, B)", _OVERFLOWS),
     ("sqrt(A**2 + B**2)", "hypot(A, B)", _OVERFLOWS),
@@ -117,6 +133,7 @@ REWRITES: tuple[Row, ...] = tuple(Row(*row) for row in (
     ("cos(A + B) - cos(A)", "-2*sin(A + B/2)*sin(B/2)", _CANCELS),
     ("tan(A + B) - tan(A)", "sin(B)/(cos(A)*cos(A + B))", _CANCELS),
     ("cos(A)**2 - sin(A)**2", "cos(2*A)", _CANCELS),
+    ("atan(A/B)", "atan2(A, B)", _OVERFLOWS),
     ("atan(A + 1) - atan(A)", "atan(1/(1 + A*(A + 1)))", _CANCELS),
     # the derivative of what where() does not take
     ("where(A > 0, sqrt(A), B)", "where(A > 0, sqrt(where(A > 0, A, 1)), B)", _INFINITE),
@@ -195,9 +212,14 @@ def rewrites(graph: Graph) -> list[Rewrite]:
     return sorted(found, key=lambda rewrite: -len(rewrite.inside))
 
 
+def unnamed(graph: Graph) -> Graph:
+    """The graph with every value written out."""
+    return replace(graph, nodes=tuple(replace(node, named=False) for node in graph.nodes))
+
+
 def rewritten(graph: Graph) -> Iterator[tuple[ast.expr, tuple[str, str, str]]]:
     """Each way to apply one row at one place: the whole anew; the part as it was and is, and why."""
-    graph = replace(graph, nodes=tuple(replace(node, named=False) for node in graph.nodes))
+    graph = unnamed(graph)
     texts = own_texts(graph, sys.maxsize)
     for found in rewrites(graph):
         # The whole with a name in the place of the part.

@@ -14,11 +14,11 @@ from gradexplain.document.shows import Shows
 from gradexplain.errors import GradexplainError, InputError
 from gradexplain.examples import example_values
 from gradexplain.explanation import Array, Shape
-from gradexplain.graph import Graph, op_call
+from gradexplain.graph import Graph, Node, labels_of, op_call
 from gradexplain.reading.language import read
 from gradexplain.reading.syntax import parse
 from gradexplain.routes.names import own_texts
-from gradexplain.routes.rewrites import rewritten, written
+from gradexplain.routes.rewrites import rewritten, unnamed, written
 from gradexplain.stability.measure import FULL, Measured, digits, measure, same
 
 #: Samples of a range: as many evenly spaced as over its powers of ten.
@@ -27,6 +27,8 @@ _SAMPLES = 24
 LOSS = 1.0
 #: Digits short of all that do not matter: some operations end with one or two less.
 _ENOUGH = 1.6
+#: An operation is named by its text in the inputs' names up to so many characters.
+_TEXT = 60
 #: How many rewrites may be applied one after the other.
 _ROUNDS = 3
 
@@ -183,8 +185,12 @@ def _lost(graph: Graph, found: Measured, dtype: str) -> Lost | None:
     full = FULL[dtype]
     if found.digits(worst) > full - 3 * LOSS:
         return None
-    labels = own_texts(graph)
+    texts, labels = own_texts(unnamed(graph), _TEXT), labels_of(graph)
     drops: list[tuple[float, Lost]] = []
+
+    def called(node: Node) -> str:
+        return texts[node.id] if texts[node.id] != node.label else op_call(node, labels)
+
     for node in graph.nodes:
         if node.op is None or node.id not in got:
             continue
@@ -196,12 +202,12 @@ def _lost(graph: Graph, found: Measured, dtype: str) -> Lost | None:
             (digits(got[i][0], true.values.get(i), dtype) for i in node.inputs if i in got),
             default=full,
         )
-        drops.append((before - here, Lost(op_call(node, labels), False, before, here)))
+        drops.append((before - here, Lost(called(node), False, before, here)))
         above = digits(got[node.id][1], true.gradients.get(node.id), dtype)
         for i in node.inputs:
             if i in got and i in true.gradients:
                 below = digits(got[i][1], true.gradients[i], dtype)
-                drops.append((above - below, Lost(op_call(node, labels), True, above, below)))
+                drops.append((above - below, Lost(called(node), True, above, below)))
     # Digits that are gone forward are gone backward too: the first place is the cause.
     forward = [drop for drop in drops if not drop[1].backward and drop[0] > LOSS]
     candidates = forward or [drop for drop in drops if drop[0] > LOSS]
