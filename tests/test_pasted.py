@@ -146,6 +146,18 @@ x = torch.ones(1, requires_grad=True); y = x * x; x.data *= 100; y.backward()
 x is changed by `x.data *= 100` after it was used: PyTorch's backward then mixes its old and new elements, or refuses to run
 remedy: change x after backward, or compute what depends on it anew
 
+w = torch.ones(2, requires_grad=True); o = torch.optim.SGD([w], 0.1); (w * w).sum().backward(); o.step(); (w ** 3).sum().backward()
+.grad of w still holds what earlier calls of backward left in it, at other values: backward adds to it
+remedy: zero it before each call, as in `optimizer.zero_grad()` or `w.grad = None`
+
+x = torch.ones(2, requires_grad=True); (x * x).sum().backward(); x.grad /= 2; (x ** 3).sum().backward()
+backward adds to a .grad that the text has changed
+remedy: zero it before, or gradexplain trace FILE runs the script
+
+x = torch.ones(2, requires_grad=True); y = x * 2; y.detach().zero_(); (y * x).sum().backward()
+this changes, in place and without a gradient, what is used later with one
+remedy: change a copy, as in `d = y.detach().clone()`
+
 x = torch.load("x.pt"); y = (x * 2).sum(); y.backward()
 a file is not read from a text
 remedy: leave the line out and give the value, as in `--at x=@x.npy`; or gradexplain trace FILE runs the whole script

@@ -243,14 +243,17 @@ def _left(s: Session, call: BackwardCall) -> None:
         leaf = s.made[label]
         if upto % _AT_ONCE == 0 and leaf.later is not None and not s.any_size:
             s.leaf_value(label, leaf.tensor.shape)
-        old = leaf.tensor.grad
-        if old is not None and old.version and not call.returned and label not in call.zeroed:
-            s.unsupported(
-                "backward adds to a .grad that the text has changed",
-                call.place,
-                "zero it before, or gradexplain trace FILE runs the script",
-            )
         if leaf.requires_grad and (call.wanted is None or label in call.wanted):
+            old = leaf.tensor.grad
+            if old is not None and not call.returned:
+                if old.version:
+                    s.unsupported(
+                        "backward adds to a .grad that the text has changed",
+                        call.place,
+                        "zero it before, or gradexplain trace FILE runs the script",
+                    )
+                if old.hint != f"{label}_grad":
+                    s.carried[label] = old
             leaf.tensor.grad = _gradient_tensor(s, leaf.tensor, label, upto)
     for tensor in s.retained:
         if tensor.ref is not None and tensor.ref.id in needed:
@@ -275,7 +278,7 @@ def _gradient_tensor(s: Session, owner: Tensor, label: str, upto: int) -> Tensor
 def accumulated(s: Session, label: str, upto: int) -> Array:
     """``.grad`` after the first ``upto`` calls, as PyTorch computes it."""
     node = next(n for n in reversed(s.builder.nodes) if n.label == label)
-    total: Array | None = None
+    total = s.number(s.carried[label], s.calls[-1].place) if label in s.carried else None
     first = bisect_left(s.calls, node.id, hi=upto, key=lambda call: call.made)
     for call in s.calls[first:upto]:
         if label in call.zeroed:

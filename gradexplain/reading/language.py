@@ -13,7 +13,7 @@ from gradexplain.errors import InputError, Span
 from gradexplain.examples import candidates, example_values
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph, Ref, renumbered
-from gradexplain.limits import MAX_GRAPH_NODES, MAX_STEPS
+from gradexplain.limits import MAX_GRAPH_NODES
 from gradexplain.ops import by_spelling
 from gradexplain.ops.base import Shape
 from gradexplain.reading.inputs import Inputs
@@ -57,6 +57,7 @@ def resized(program: Program, reading: Reading, shapes: Mapping[str, Shape]) -> 
     s = Session(program, inputs, reading.dtype, any_size=True, values=True)
     s.sized = {n.label: (n.shape, tuple(shapes[n.label])) for n in reading.graph.leaves}
     s.before = list(reading.ways)
+    s.most = 4 * reading.steps + 400  # a loop over sizes is no longer at others
     whole, _, starts = _whole(s, _read(s))
     return renumbered(whole.pruned(starts)[0])[0]
 
@@ -136,7 +137,7 @@ def _read(s: Session) -> Ref:
     """Read the text; the node of its output, which means nothing where it calls backward."""
     s.script = _is_script(s.program.body)
     if s.script:  # what is not reached from the calls that are explained is left out afterwards
-        s.builder.most = MAX_STEPS
+        s.builder.most = s.most
     connect(s)
     last = run_whole(s, s.program.body)
     return Ref(s.calls[-1].start) if s.calls else _output(s, last, s.program)
@@ -351,7 +352,28 @@ def _kept(s: Session) -> list[BackwardCall]:
             "step.",
         )
         kept[0] = dataclasses.replace(kept[0], zeroed=frozenset())
-    return kept
+    return [_uncarried(s, call) for call in kept]
+
+
+def _uncarried(s: Session, call: BackwardCall) -> BackwardCall:
+    """The call without those leaves whose ``.grad`` still holds what calls at other values left in it."""
+    held = [label for label in _versions(s, call).values() if label in s.carried]
+    if call.returned or call.wanted is not None or not held:
+        return call
+    names = listed([s.made[label].tensor.name or label for label in held])
+    wanted = tuple(label for label in _versions(s, call).values() if label not in held)
+    if not wanted:
+        s.unsupported(
+            f".grad of {names} still holds what earlier calls of backward left in it, at other values: "
+            "backward adds to it",
+            call.place,
+            "zero it before each call, as in `optimizer.zero_grad()` or `w.grad = None`",
+        )
+    s.remark(
+        "carried",
+        f".grad of {names} is not shown: it still holds what earlier calls left in it, at other values.",
+    )
+    return dataclasses.replace(call, wanted=wanted)
 
 
 def _versions(s: Session, call: BackwardCall) -> dict[int, str]:

@@ -168,6 +168,7 @@ class Session:
     yielded: list[list[Any]] = field(default_factory=list)
     #: Statements and expressions that were worked out.
     steps: int = 0
+    most: int = MAX_STEPS
     _seen: int = 0
     #: The shapes that named tensors have in place of their own, for formulas at any size.
     sized: Mapping[str, tuple[Shape, Shape]] = field(default_factory=dict)
@@ -178,6 +179,8 @@ class Session:
     overwritten: list[tuple[int, int, Span]] = field(default_factory=list)
     #: Values whose elements were changed through a view of them, and where.
     shadowed: dict[int, Span] = field(default_factory=dict)
+    #: What ``.grad`` of a leaf held, by its label, when its first gradient was added to it.
+    carried: dict[str, Tensor] = field(default_factory=dict)
     #: Leaves that were changed after something was computed from them, and where.
     stale: dict[str, Span] = field(default_factory=dict)
     _requiring: set[int] = field(default_factory=set)
@@ -218,9 +221,9 @@ class Session:
     def step(self, place: Span) -> None:
         """Count a statement or an expression that is worked out: loops must end."""
         self.steps += 1
-        if self.steps > MAX_STEPS:
+        if self.steps > self.most:
             self.unsupported(
-                f"more than {MAX_STEPS:,} steps were read so far",
+                f"more than {self.most:,} steps were read so far",
                 place,
                 "shorten the loops; gradexplain trace runs a script",
             )
