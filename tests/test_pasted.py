@@ -146,7 +146,7 @@ x = torch.ones(1, requires_grad=True); y = x * x; x.data *= 100; y.backward()
 x is changed by `x.data *= 100` after it was used: PyTorch's backward then mixes its old and new elements, or refuses to run
 remedy: change x after backward, or compute what depends on it anew
 
-w = torch.ones(2, requires_grad=True); o = torch.optim.SGD([w], 0.1); (w * w).sum().backward(); o.step(); (w ** 3).sum().backward()
+w = torch.ones(2, requires_grad=True); (w * w).sum().backward(); w.data -= w.grad; (w ** 3).sum().backward()
 .grad of w still holds what earlier calls of backward left in it, at other values: backward adds to it
 remedy: zero it before each call, as in `optimizer.zero_grad()` or `w.grad = None`
 

@@ -108,9 +108,9 @@ def started(
     )
     _overwritten(s, made)
     held(s, ref.id, array, place)
-    for label in _leaves_of(s, ref.id) if s.stale and not s.any_size else ():
-        if label in s.stale:
-            _hold(s, made, label)
+    for id in s.needed(ref.id) if s.stale and not s.any_size else ():
+        if s.builder.nodes[id].is_leaf and s.builder.nodes[id].label in s.stale:
+            _hold(s, made, s.builder.nodes[id].label)
     s.zeroed.clear()
     s.calls.append(made)
     _left(s, made)
@@ -144,11 +144,6 @@ def _hold(s: Session, call: BackwardCall, label: str) -> None:
         call.place,
         f"change {base} after backward, or compute what depends on it anew",
     )
-
-
-def _leaves_of(s: Session, id: int) -> list[str]:
-    nodes = s.builder.nodes
-    return [nodes[n].label for n in s.needed(id) if nodes[n].is_leaf]
 
 
 def _overwritten(s: Session, call: BackwardCall) -> None:

@@ -31,6 +31,7 @@ from gradexplain.reading.objects import (
     is_number,
     what,
 )
+from gradexplain.reading.operators import become, change_in_place
 from gradexplain.reading.session import Session
 
 
@@ -196,7 +197,8 @@ def apply(s: Session, records: list[Any], call: Call) -> Any:
     if isinstance(first, Tensor) and (
         call.kwargs.get("inplace") is True or (records[0].inplace and call.args[-1] is True)
     ):
-        methods.changed(s, first, result, call.place)
+        change_in_place(s, first, call.place)
+        become(s, first, result)
     return result
 
 

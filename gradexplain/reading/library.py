@@ -118,17 +118,10 @@ def _sizes(s: Session, call: Call) -> None:
         s.fail(f"{kind} takes sizes", call.place, f"write them, as in `{kind}(3, 1)`")
 
 
-def _refuse(s: Session, call: Call) -> None:
-    s.unsupported(call.args[0], call.place, call.args[1])
-
-
-def _remark(s: Session, call: Call) -> None:
-    s.remark(*call.args)
-
-
 FUNCTIONS: dict[str, Any] = {
     "results": lambda s, call: Results(call.args[0], call.args[1:]),
     "unread": lambda s, call: Unread(*call.args),
     "copies": _copies, "parameter": _parameter,
-    "sizes": _sizes, "refuse": _refuse, "remark": _remark,
+    "sizes": _sizes, "remark": lambda s, call: s.remark(*call.args),
+    "refuse": lambda s, call: s.unsupported(call.args[0], call.place, call.args[1]),
 }  # fmt: skip

@@ -33,7 +33,7 @@ from gradexplain.reading.objects import (
     Unread,
     what,
 )
-from gradexplain.reading.operators import become, change_in_place
+from gradexplain.reading.operators import become, change_in_place, put
 from gradexplain.reading.plain import TRACE, ordered
 from gradexplain.reading.session import Session
 
@@ -106,13 +106,7 @@ def in_place(s: Session, owner: Tensor, name: str, call: Call) -> Any:
     """``x.add_(1)``: the tensor becomes the result of ``x.add(1)``."""
     args = call.args
     if name in ("zero", "fill", "copy"):
-        new: Any = 0.0 if name == "zero" else args[1]
-        change_in_place(s, owner, call.place)
-        if isinstance(new, Tensor):
-            made = s.apply(by_spelling("torch.broadcast_to"), (new, owner.shape), {}, call.place)
-        else:
-            made = s.literal(np.full(owner.shape, float(new)), owner.dtype, call.place)
-        become(s, owner, made)
+        put(s, owner, ..., 0.0 if name == "zero" else args[1], call.place)
         return owner
     if name in ("normal", "uniform", "exponential", "random", "bernoulli", "xavier_uniform"):
         owner.value, owner.example = s.inputs.example(owner.shape, signs=name == "normal"), True
@@ -124,12 +118,6 @@ def in_place(s: Session, owner: Tensor, name: str, call: Call) -> Any:
     made = s.apply(records, args, call.kwargs, call.place)
     become(s, owner, made)
     return owner
-
-
-def changed(s: Session, old: Tensor, new: Tensor, place: Span) -> None:
-    """``inplace=True``: from here on, the tensor is the result."""
-    change_in_place(s, old, place)
-    become(s, old, new)
 
 
 # -- conversions -----------------------------------------------------------------------------------

@@ -325,9 +325,6 @@ def put(s: Session, target: Tensor, index: Any, new: Any, place: Span) -> None:
             written(s, target, place)
             return
     change_in_place(s, target, place)
-    if index is ... and isinstance(new, Tensor) and new.shape == target.shape:
-        become(s, target, new)
-        return
     number = new if is_number(new) else s.known(new) if _is_known(s, new) else None
     plain = _is_known(s, target) and target.ref is None and not target.example and not s.any_size
     if plain and number is not None:
@@ -336,6 +333,9 @@ def put(s: Session, target: Tensor, index: Any, new: Any, place: Span) -> None:
             array[plain_index(s, index, place)] = number
             become(s, target, s.literal(array, target.dtype, place))
             return
+    if index is ...:
+        become(s, target, _written(s, target, [], 0, new, place))
+        return
     items = list(index) if isinstance(index, tuple) else [index]
     if all(isinstance(item, (int, slice)) and not isinstance(item, bool) for item in items):
         replace(s, target, _written(s, target, items, 0, new, place))

@@ -201,10 +201,6 @@ def _body_of(own: Any) -> Sequence[ast.AST]:
     return body if isinstance(body, list) else [body]
 
 
-def _assert(s: Session, node: ast.Assert) -> None:
-    _look(s, node.test)
-
-
 # -- control flow ----------------------------------------------------------------------------------
 
 
@@ -245,10 +241,6 @@ def _while(s: Session, node: ast.While) -> Any:
         except _Break:
             break
     return last
-
-
-def _if(s: Session, node: ast.If) -> Any:
-    return run(s, node.body if truth(s, value(s, node.test), node.test) else node.orelse)
 
 
 def _with(s: Session, node: ast.With) -> Any:
@@ -317,10 +309,6 @@ def _handler(handlers: Sequence[ast.ExceptHandler], error: InputError) -> ast.Ex
 
 
 # -- functions -------------------------------------------------------------------------------------
-
-
-def _def(s: Session, node: ast.FunctionDef) -> None:
-    s.assign(node.name, _function(s, node))
 
 
 def _function(s: Session, node: ast.FunctionDef) -> Own:
@@ -491,10 +479,6 @@ def _raise(s: Session, node: ast.Raise) -> NoReturn:
     raise error.at(s.program.source, span(s.program, node))
 
 
-def _pass(s: Session, node: ast.stmt) -> None:
-    return None
-
-
 def _elsewhere(s: Session, node: ast.Global | ast.Nonlocal) -> None:
     """``global n``, ``nonlocal n``: where the names are looked for and put from here on."""
     for name in node.names:
@@ -524,9 +508,11 @@ def _delete(s: Session, node: ast.Delete) -> None:
 
 _STATEMENTS: dict[type[ast.stmt], Callable[[Session, Any], Any]] = {
     ast.Assign: _assign, ast.AnnAssign: _annotated, ast.AugAssign: _augmented, ast.Expr: _expression,
-    ast.Assert: _assert, ast.For: _for, ast.While: _while, ast.If: _if, ast.With: _with,
-    ast.Try: _try, ast.FunctionDef: _def, ast.Return: _return, ast.Break: _break,
+    ast.Assert: lambda s, node: _look(s, node.test), ast.For: _for, ast.While: _while,  ast.With: _with,
+    ast.Try: _try,  ast.Return: _return, ast.Break: _break,
     ast.Continue: _continue, ast.Import: _import, ast.ImportFrom: _import_from,
-    ast.ClassDef: _class, ast.Raise: _raise, ast.Pass: _pass, ast.Delete: _delete,
+    ast.ClassDef: _class, ast.Raise: _raise, ast.Pass: lambda s, node: None, ast.Delete: _delete,
+    ast.If: lambda s, node: run(s, node.body if truth(s, value(s, node.test), node.test) else node.orelse),
+    ast.FunctionDef: lambda s, node: s.assign(node.name, _function(s, node)),
     ast.Global: _elsewhere, ast.Nonlocal: _elsewhere,
 }  # fmt: skip
