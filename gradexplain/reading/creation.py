@@ -137,7 +137,11 @@ _DRAWN = {"randn", "rand", "normal", "uniform", "random", "randint", "randn_like
 def _tensor(s: Session, call: Call) -> Any:
     data = _elements(s, call)
     if isinstance(data, Tensor):
-        return _finished(s, _copied(s, data, call), call)
+        known = None if s.requires(data) else s.known(data)
+        if known is not None:
+            kind = _dtype(s, call, data.dtype)
+            data = s.literal(known, kind, call.place, example=data.example)
+        return _finished(s, data, call)
     dtype = _dtype(s, call, None)
     if not s.script and dtype is None:
         # In a formula a tensor of numbers has the dtype of the run.
@@ -148,14 +152,6 @@ def _tensor(s: Session, call: Call) -> Any:
             made.value = np.asarray(data, dtype=np.float64)
         return _finished(s, made, call)
     return _finished(s, _made(s, data, dtype, call), call)
-
-
-def _copied(s: Session, data: Tensor, call: Call) -> Tensor:
-    """``torch.tensor(x)`` of a tensor: its elements in a new one."""
-    known = s.known(data)
-    if known is None or s.requires(data):
-        return data
-    return s.literal(known, _dtype(s, call, data.dtype), call.place, example=data.example)
 
 
 def _typed(dtype: str | None) -> Callable[[Session, Call], Any]:
@@ -206,6 +202,8 @@ def _variable(s: Session, call: Call) -> Any:
         remedy = TRACE if isinstance(data, Unread) else "write torch.tensor([...]) inside"
         s.fail(f"{call.name}() takes a tensor, found {what(data)}", call.place, remedy)
     wanted = call.kwargs.get("requires_grad", call.name == "Parameter")
+    if data.name and wanted is True and not s.requires(data):
+        data = dataclasses.replace(data, name="", view=None)  # another tensor of the same elements
     data.is_parameter = call.name == "Parameter"
     if wanted is True:
         return requires_grad(s, data, True, call.place)

@@ -236,17 +236,13 @@ def _call(s: Session, node: ast.Call) -> Any:
                 span(s.program, keyword),
                 "write each argument out, as in `x.sum(dim=0)`",
             )
-    if not callable_(function):
+    if not isinstance(function, (Function, Own, Class, Layer, Method, Unread, Module)):
         s.fail(
             f"{what(function)} cannot be called",
             where,
             "write `*` for a product, as in `2*(a + b)`",
         )
     return call(s, function, tuple(args), kwargs, place, where)
-
-
-def callable_(found: Any) -> bool:
-    return isinstance(found, (Function, Own, Class, Layer, Method, Unread, Module))
 
 
 def _items(s: Session, nodes: list[ast.expr]) -> list[Any]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.errors import Span
 from gradexplain.graph import NamedNumber
 from gradexplain.ops import by_spelling
 from gradexplain.reading import autograd, classes, creation, custom, library, optimizers
@@ -200,18 +199,12 @@ def _clone(s: Session, owner: Tensor, call: Call) -> Any:
 
 
 def _item(s: Session, owner: Tensor, call: Call) -> Any:
+    """A number; of what requires grad, one that is worked out where it is needed."""
     if not s.script and s.numbers is None:
         return NotImplemented
-    if owner.grad_of is not None or s.requires(owner):
-        return later_number(s, owner, call.place)
-    return one_number(s, owner, call.place)
-
-
-def later_number(s: Session, owner: Tensor, place: Span) -> Any:
-    """A number that is worked out where it is needed: as a tensor of no dimensions, detached."""
-    if owner.later is not None and owner.ref is None:
-        return owner
-    return data(s, owner, place)
+    if owner.grad_of is None and not s.requires(owner):
+        return one_number(s, owner, call.place)
+    return owner if owner.later is not None and owner.ref is None else data(s, owner, call.place)
 
 
 def _to_list(s: Session, owner: Tensor, call: Call) -> Any:

@@ -135,14 +135,6 @@ def _convert(kind: Callable[[Any], Any]) -> Callable[[Session, Call], Any]:
     return converted
 
 
-def _zip(s: Session, call: Call) -> Any:
-    return list(zip(*(_parts(s, part, call) for part in call.args), strict=False))
-
-
-def _enumerate(s: Session, call: Call) -> Any:
-    return list(enumerate(_parts(s, call.args[0], call), integer(s, call.get(1, "start", 0), call)))
-
-
 def _list(s: Session, call: Call) -> Any:
     return _parts(s, call.args[0], call) if call.args else []
 
@@ -203,8 +195,10 @@ FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
     "bool": _convert(bool),
     "str": lambda s, call: str(call.args[0]) if call.args and is_number(call.args[0]) else s.text(call.place),
     "repr": lambda s, call: s.text(call.place),
-    "zip": _zip,
-    "enumerate": _enumerate,
+    "zip": lambda s, call: list(zip(*(_parts(s, part, call) for part in call.args), strict=False)),
+    "enumerate": lambda s, call: list(
+        enumerate(_parts(s, call.args[0], call), integer(s, call.get(1, "start", 0), call))
+    ),
     "tuple": lambda s, call: tuple(_list(s, call)),
     "set": lambda s, call: list(dict.fromkeys(_list(s, call))),
     **dict.fromkeys(("dict", "collections.OrderedDict"), _mapping),
