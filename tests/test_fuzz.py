@@ -109,6 +109,20 @@ FOUND = [
         2,
         "t has shape () by --at but (2, 3) by --shape",
     ),
+    (["codegen", "sqrt(-exp(x))"], 2, "a root of what is negative everywhere is no real number"),
+    (["run", "rsqrt(-exp(x) - 1)", "--no-check"], 2, "a root of what is negative everywhere"),
+    (["run", "x" + "[None]" * 17], 2, "a tensor of 17 dimensions; at most 16 are supported"),
+    (
+        [
+            "run",
+            "z = x.clone()\nfor i in range(40):\n    z[0] = z[0]*2\nz.sum()",
+            "--shape",
+            "x=3",
+            "--no-check",
+        ],
+        0,
+        "",
+    ),
     (["codegen", "self*2"], 0, ""),
     (["codegen", "x.sum().T * 2", "--shape", "x=2"], 0, ""),
     (["codegen", "x*2", "--name", "\ufb01oo"], 0, ""),
@@ -146,6 +160,17 @@ def test_what_was_found(
     assert message in err
     assert max(map(len, err.splitlines()), default=0) < 600
     assert err.startswith("gradexplain: ") == (code == 2)
+
+
+def test_a_backward_that_exits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "exits.py"
+    path.write_text(CHECKED.replace("return g * 3", "raise SystemExit(3)"), encoding="utf-8")
+    assert main(["check", f"{path}:Twice"]) == 2
+    assert capsys.readouterr() == (
+        "",
+        "gradexplain: the code that was run exits with status 3\n"
+        "remedy: leave exit() out of what is differentiated\n",
+    )
 
 
 def test_a_header_with_a_truth_value_for_a_size(

@@ -6,7 +6,7 @@ import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from gradexplain.batch import pools
@@ -73,15 +73,12 @@ def explain_many(
     ``Client.get_executor()``; without one ``jobs`` processes of this machine are used.
     """
     lines = ((line, json.dumps(problem)) for line, problem in enumerate(problems, 1))
-    pool = (
-        pools.local(jobs, timeout, memory)
-        if executor is None
-        else nullcontext(
-            pools.executor(
-                executor, max(jobs, getattr(executor, "_max_workers", 1)), timeout, memory
-            )
-        )
-    )
+    pool: AbstractContextManager[Pool]
+    if executor is None:
+        pool = pools.local(jobs, timeout, memory)
+    else:
+        places = max(jobs, getattr(executor, "_max_workers", 1))
+        pool = nullcontext(pools.executor(executor, places, timeout, memory))
     with pool as made:
         for answer in answers(lines, made, ordered=ordered):
             yield json.loads(answer.text)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
@@ -102,16 +102,16 @@ def cluster(address: str, jobs: int, timeout: float | None, memory: int | None) 
         raise InputError(
             "--cluster needs dask.distributed", remedy='pip install "gradexplain[cluster]"'
         ) from None
-    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
-    started: Any = None
-    client: Any = None
-    try:
+    with ExitStack() as closing:
+        closing.callback(sys.modules.__setitem__, "__main__", sys.modules["__main__"])
+        sys.modules["__main__"] = ModuleType("__main__")
+        place: Any = address
         if address == "local":
-            started = LocalCluster(
-                jobs, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+            place = closing.enter_context(
+                LocalCluster(jobs, threads_per_worker=1, host="127.0.0.1", dashboard_address=None)
             )
         try:
-            client = Client(started or address, timeout=10)
+            client = closing.enter_context(Client(place, timeout=10))
         except (OSError, ValueError) as error:
             raise InputError(
                 f"there is no cluster at {address}: {error}",
@@ -121,8 +121,3 @@ def cluster(address: str, jobs: int, timeout: float | None, memory: int | None) 
         # A worker that dies takes its problems with it: they are begun again elsewhere.
         with client.get_executor(pure=False, retries=3) as made:
             yield executor(made, places, timeout, memory)
-    finally:
-        for part in (client, started):
-            if part is not None:
-                part.close()
-        sys.modules["__main__"] = main

@@ -203,23 +203,17 @@ def _progress(path: str, done: int) -> Iterator[Any]:
     if sys.stderr is None or not sys.stderr.isatty():
         yield lambda answer: None
         return
+    from rich import progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
 
     total = None
     if os.path.isfile(path):
         with open(path, "rb") as file:
             total = sum(1 for line in file if line.strip())
-    bar = Progress(
-        BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}  {task.fields[failed]} failed"),
-        TimeRemainingColumn(), console=Console(stderr=True), transient=True,
+    bar = progress.Progress(
+        progress.BarColumn(), progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[rate]}  {task.fields[failed]} failed"),
+        progress.TimeRemainingColumn(), console=Console(stderr=True), transient=True,
     )  # fmt: skip
     failed = 0
     with bar:

@@ -369,20 +369,14 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]
 def budget_options(command: F) -> F:
     """The options that say how much time and memory the command may take."""
 
-    def set_timeout(context: Any, option: Any, value: float | None) -> None:
-        link.timeout(value)
-
-    def set_memory(context: Any, option: Any, value: int | None) -> None:
-        link.memory(value)
-
     command = click.option(
         "--memory", metavar="SIZE", type=Bytes(), default=link.show_size(DEFAULT_MEMORY),
-        callback=set_memory, expose_value=False,
+        callback=lambda context, option, value: link.memory(value), expose_value=False,
         help="The most memory above the interpreter's: 512MiB, none. [2GiB]",
     )(command)  # fmt: skip
     return click.option(
         "--timeout", metavar="SECONDS", type=Seconds(), default=f"{DEFAULT_TIMEOUT:g}",
-        callback=set_timeout, expose_value=False,
+        callback=lambda context, option, value: link.timeout(value), expose_value=False,
         help="The most time; what is there by then is shown. none: no limit. [60]",
     )(command)  # fmt: skip
 

@@ -39,9 +39,8 @@ def topic(name: str) -> str:
         raise InputError(
             f"there is no help on {name}", remedy=f"the topics are: {', '.join(TOPICS)}"
         )
-    made = _MADE.get(name)
-    if made is not None:
-        return made()
+    if name in _MADE:
+        return _MADE[name]()
     return files("gradexplain.help").joinpath(f"{name}.md").read_text("utf-8")
 
 

@@ -99,6 +99,11 @@ def main(arguments: list[str]) -> int:
         return _fail(link.too_long(), 3)
     except GradexplainError as error:
         return _fail(str(error))
+    except SystemExit as error:  # of a stranger's code
+        return _fail(
+            f"the code that was run exits with status {clipped(str(error.code))}\n"
+            "remedy: leave exit() out of what is differentiated"
+        )
     except MemoryError:
         return _fail(link.too_large(), 3)
     except RecursionError:
@@ -164,5 +169,8 @@ def _usage_error(error: click.ClickException) -> InputError:
 
 def _fail(message: str, code: int = 2) -> int:
     link.decided()
+    if link.state.stopping in link.state.stops:  # an import that swallowed it has failed since
+        output.abandon()
+        return 128 + link.state.stopping
     output.complain(f"{_PROGRAM}: {message}")
     return code

@@ -199,7 +199,7 @@ def brief(value: Any) -> Any:
     except (ValueError, TypeError):  # of something else, or of lists that are not alike
         return [brief(item) for item in value]
     flat = np.array(value, dtype=object).ravel()
-    if array.size <= _WHOLE or any(isinstance(x, bool) for x in flat):
+    if array.size <= _WHOLE or any(x is None or isinstance(x, bool) for x in flat):
         return value
     finite = array[np.isfinite(array)]
     return {

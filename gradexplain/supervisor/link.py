@@ -44,7 +44,8 @@ class _State:
     #: Makes what there is of the answer.
     so_far: Callable[[], Any] | None = None
     stops: list[signal.Signals] = []
-    stopping = False
+    #: The signal that has stopped the work.
+    stopping = 0
     tied = False
     #: Whether the process ran a stranger's code, whose own exit handlers are due.
     foreign = False
@@ -74,7 +75,7 @@ def catch() -> None:
 def _raise(number: int, frame: Any) -> None:
     if state.stopping:
         return
-    state.stopping = True
+    state.stopping = number
     if number == signal.SIGALRM:
         raise TimeUp
     if number == signal.SIGINT:
