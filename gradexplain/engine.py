@@ -122,7 +122,6 @@ class Run:
         #: What a gradient is at its largest for a v of no pattern, where that was asked.
         self.typical: dict[str, float] = {}
         self._cleaned: dict[int, tuple[Any, Array]] = {}
-        self._answer: Any = None
         #: Decimal digits of the exact arithmetic.
         self.precision = 0
         #: Whether they were enough; without more of them the exact values are not known.
@@ -174,12 +173,10 @@ class Run:
         )
         return chain
 
-    @property
+    @cached_property
     def answer(self) -> Any:
         """PyTorch's answer; None where it was not asked."""
-        if self._answer is None and self.asked is not None:
-            self._answer = self.asked.answer()
-        return self._answer
+        return None if self.asked is None else self.asked.answer()
 
     @property
     def real(self) -> Steps | None:

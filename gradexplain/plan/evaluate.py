@@ -60,9 +60,8 @@ class Evaluator:
         root = self._held(e, axes)
         with np.errstate(all="ignore"):
             found = run(root, self._interpretation)
-        if not self._magnitudes:
-            return self._shaped(found, root, axes, shape), None
-        value, size = (self._shaped(a, root, axes, shape) for a in sized(found))
+        pair = sized(found) if self._magnitudes else (found, None)
+        value, size = (a if a is None else self._shaped(a, root, axes, shape) for a in pair)
         return value, size
 
     def parts(
