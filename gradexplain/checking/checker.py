@@ -27,6 +27,7 @@ from gradexplain.checking.report import (
 )
 from gradexplain.checking.setting import CodeSetting
 from gradexplain.checking.subjects import FormulaSubject, Subject
+from gradexplain.checking.told import told
 from gradexplain.checking.trials import Trial, Tries, made, where
 from gradexplain.codegen.line import gradient_line
 from gradexplain.errors import GradexplainError, InputError
@@ -523,47 +524,23 @@ def _settled(value: float, tolerance: float) -> float:
 
 
 def _notes(report: CheckReport, subject: Subject, trials: list[Trial]) -> None:
+    def say(key: str, **names: Any) -> None:
+        report.notes.append(told(f"note.{key}", **names).sentence)
+
+    right = [n for n in report.inputs if report.inputs[n].verdict == "right"]
     for name in trials[0].implemented.widened:
-        if report.inputs[name].verdict != "right":
-            continue
-        report.notes.append(
-            f"The backward returns a gradient for {name} in a broadcast shape; PyTorch sums it to "
-            f"{name}'s shape by itself, so the result is right."
-        )
+        if name in right:
+            say("widened", name=name)
     if report.dtype == "float32":
-        worst = max((i.tolerance or 0.0) for i in report.inputs.values())
-        report.notes.append(
-            "Compared in float32: differences up to "
-            f"{worst:.2g} are rounding (32·2⁻²⁴ times the magnitude of what is added). "
-            "torch.autograd.gradcheck wants float64 inputs."
-        )
-    for name in report.inputs:
-        raised = next((t for t in trials if name in t.raised), None)
-        if raised is not None and report.inputs[name].verdict == "right":
-            report.notes.append(
-                f"The gradient by {name} is right, but the backward raises at a point at which J is "
-                f"finite ({where(raised)}): {raised.result(name).error}"
-            )
-        hole = next((t for t in trials if name in t.holes), None)
-        if hole is not None and report.inputs[name].verdict == "right":
-            report.notes.append(
-                f"The gradient by {name} is right, but it is not finite at some points at which "
-                f"J is "
-                f"({where(hole)}): a factor is divided by and multiplied with."
-            )
-    for name in report.inputs:
-        kink = next((t for t in trials if name in t.kinks), None)
-        if kink is not None:
-            report.notes.append(
-                f"At a kink ({where(kink)}) the backward takes another slope by {name} than "
-                "PyTorch's autograd of the forward; each of them is right."
-            )
+        say("float32", worst=max((i.tolerance or 0.0) for i in report.inputs.values()))
+    for key, held in (("raised", "raised"), ("hole", "holes"), ("kink", "kinks")):
+        for name in report.inputs if key == "kink" else right:
+            trial = next((t for t in trials if name in getattr(t, held)), None)
+            if trial is not None:
+                say(key, name=name, where=where(trial), error=trial.result(name).error)
     singular = [t for t in trials if t.singular]
     if singular:
-        report.notes.append(
-            f"Not differentiable at one of the points ({where(singular[0])}): compared with what "
-            "PyTorch returns there."
-        )
+        say("singular", where=where(singular[0]))
     report.notes.extend(getattr(subject, "notes", ()))
 
 

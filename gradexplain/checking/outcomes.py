@@ -125,12 +125,8 @@ def by_shape(case: Case) -> Fault | None:
     if all_right(lambda t, row: row.reshape(t.shape(name))):
         return told("wrong_shape", name=name, shapes=shapes)
     wide = first.out_shape == found and found != expected
-    return Fault(
-        "wrong_shape",
-        f"the gradient by {name} has shape {shapes}"
-        + (f": that is the shape of {case.output}" if wide else ""),
-        f"return a gradient of {name}'s own shape",
-    )
+    of = f": that is the shape of {case.output}" if wide else ""
+    return told("wrong_shape.2", name=name, shapes=shapes, of=of)
 
 
 def _turned(axes: tuple[int, ...]) -> Callable[[Trial, Array], Array]:
@@ -219,12 +215,8 @@ def by_kink(case: Case) -> Fault | None:
         for n in (graph.nodes if graph else ())
     )
     convention = f" ({kinks[0]})" if kinks else ""
-    return Fault(
-        "kink" if kinked else "one_point",
-        f"the gradient by {name} is right but for single points: at {at} = {value} the entry of J "
-        f"is {want}{convention}, and the claim has {got}",
-        f"treat {at} = {value} as PyTorch does, with torch.where or a strict comparison",
-    )
+    code = "kink" if kinked else "one_point.2"
+    return told(code, name=name, at=at, value=value, want=want, convention=convention, got=got)
 
 
 def by_rounding(case: Case) -> Fault | None:

@@ -139,6 +139,8 @@ def edits(found: Sequence[Slot], scope: Scope, first: Collection[str] = ()) -> I
                 code, made = new if isinstance(new, tuple) else (one.code, new)
                 if output and code in ("extra_factor", "wrong_function", "extra_term"):
                     code = "output_for_input"
+                if code == "swapped" and not isinstance(slot.owner, ast.Return):
+                    code = "swapped_halves"
                 if slot.place == "index":
                     dim = getattr(slot.owner, "arg", "") in ("dim", "dims", "axis")
                     code = "wrong_dim" if dim else "wrong_slice"
