@@ -27,7 +27,7 @@ def svg(graph: Graph, *, alone: bool = False) -> str:
     lefts = [_MARGIN + sum(widths[:n]) + _GAP * n for n in range(len(layers))]
     flow = f"◄ {graph.flow}"
     width = lefts[-1] + widths[-1] + _MARGIN + 10 * len(flow)
-    height = _TOP + _MARGIN + max(i.row for level in layers for i in level) * _ROW + _HEIGHT
+    height = _TOP + _MARGIN + 6 + max(i.row for level in layers for i in level) * _ROW + _HEIGHT
 
     def box(item: Item) -> tuple[float, float, float]:
         """Left, right and middle of an item."""
