@@ -314,3 +314,9 @@ def test_a_notebook_shows_an_explanation() -> None:
         )
         assert data["text/markdown"].startswith("# ") and r"\section*" in data["text/latex"]
     assert book.cells[2].outputs[0]["text"].startswith("gradexplain: ")
+
+
+def test_a_mask_is_true_and_false_in_every_format() -> None:
+    x = explain("x.masked_fill(m, 0)", at={"x": [1, 2], "m": [1, 0]}, grad=[1, 2])
+    pages = [str(x), latex.render(page(x)), markdown.render(page(x)), html.render(page(x), x)]
+    assert all("True" in text and "False" in text and "not" in text for text in pages)

@@ -143,6 +143,8 @@ def tensor(values: Array, precision: int) -> str:
 def number(value: float, precision: int) -> str:
     """A number with its power of ten set as one."""
     text = numbers.number(value, precision)
+    if isinstance(value, bool):
+        return rf"\text{{{text}}}"
     mantissa, e, power = text.partition("e")
     if text in ("inf", "-inf", "nan"):
         return {"inf": r"\infty", "-inf": r"-\infty", "nan": r"\mathrm{nan}"}[text]
