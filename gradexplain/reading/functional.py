@@ -60,14 +60,14 @@ def _rows(s: Session, output: Tensor, v: Any, inputs: Sequence[Any], call: Call)
         derivatives(s, [(output, s.literal(unit, output.dtype, call.place))], inputs, call)
         for unit in units
     ]
-    shapes = [(*output.shape, *part.shape) for part in inputs]
-    stacks = [
-        s.apply(by_spelling("torch.stack"), (list(c),), {}, call.place)
-        for c in zip(*rows, strict=True)
-    ]
+
+    def stacked(column: Any, part: Tensor) -> Any:
+        made = s.apply(by_spelling("torch.stack"), (list(column),), {}, call.place)
+        shape = (*output.shape, *part.shape)
+        return s.apply(by_spelling("torch.reshape"), (made, shape), {}, call.place)
+
     return [
-        s.apply(by_spelling("torch.reshape"), pair, {}, call.place)
-        for pair in zip(stacks, shapes, strict=True)
+        stacked(column, part) for column, part in zip(zip(*rows, strict=True), inputs, strict=True)
     ]
 
 

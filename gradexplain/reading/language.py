@@ -176,12 +176,10 @@ def _output(s: Session, last: Any, program: Program) -> Ref:
             place,
             "pick one, as in `q[0]`, or join them with cat or stack",
         )
-    if isinstance(last, list) or (isinstance(last, (int, float)) and not isinstance(last, bool)):
+    if isinstance(last, (list, int, float)):
         ref = _constant(s, last, place)
     elif isinstance(last, Tensor):
         ref = s.ref(last)
-    elif isinstance(last, bool):
-        ref = _constant(s, last, place)
     elif last is None:
         own = [f"`{v.name}`" for v in s.scopes[0].values() if isinstance(v, (Own, Class))]
         s.fail(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -98,41 +98,32 @@ def _sum(s: Session, call: Call) -> Any:
     return total
 
 
-def _extreme(pick: Callable[[Iterable[Any]], Any]) -> Callable[[Session, Call], Any]:
-    def chosen(s: Session, call: Call) -> Any:
-        args = call.args
-        if len(args) == 1 and isinstance(args[0], (list, tuple, range)):
-            args = tuple(args[0])
-        if args and all(map(is_number, args)):
-            return pick(args)
-        return NotImplemented
-
-    return chosen
+def _extreme(s: Session, call: Call) -> Any:
+    args = call.args
+    if len(args) == 1 and isinstance(args[0], (list, tuple, range)):
+        args = tuple(args[0])
+    if args and all(map(is_number, args)):
+        return min(args) if call.name == "min" else max(args)
+    return NotImplemented
 
 
-def _convert(kind: Callable[[Any], Any]) -> Callable[[Session, Call], Any]:
+def _convert(s: Session, call: Call) -> Any:
     """``float("inf")``, ``int(3.7)``, ``float(x.sum())``."""
-
-    def converted(s: Session, call: Call) -> Any:
-        if not call.args:
-            return kind(0)
-        value = call.args[0]
-        if isinstance(value, Tensor):
-            if math.prod(value.shape) != 1:
-                s.fail(
-                    "only one element tensors can be converted to Python scalars",
-                    call.place,
-                    "reduce it first, as in `x.sum()`",
-                )
-            value = float(s.number(value, call.place).reshape(-1)[0])
-        if isinstance(value, Unread):
-            return Unread(s.text(call.place), value.why)
-        try:
-            return kind(value)
-        except (ValueError, TypeError, OverflowError):
-            s.fail("this is no number", call.place, 'write one, as in `float("inf")`')
-
-    return converted
+    value = call.get(0, "x", 0)
+    if isinstance(value, Tensor):
+        if math.prod(value.shape) != 1:
+            s.fail(
+                "only one element tensors can be converted to Python scalars",
+                call.place,
+                "reduce it first, as in `x.sum()`",
+            )
+        value = float(s.number(value, call.place).reshape(-1)[0])
+    if isinstance(value, Unread):
+        return Unread(s.text(call.place), value.why)
+    try:
+        return {"float": float, "int": int, "bool": bool}[call.name](value)
+    except (ValueError, TypeError, OverflowError):
+        s.fail("this is no number", call.place, 'write one, as in `float("inf")`')
 
 
 def _list(s: Session, call: Call) -> Any:
@@ -188,11 +179,8 @@ FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
     "range": _range,
     "len": _len,
     "sum": _sum,
-    "min": _extreme(min),
-    "max": _extreme(max),
-    "float": _convert(float),
-    "int": _convert(int),
-    "bool": _convert(bool),
+    **dict.fromkeys(("min", "max"), _extreme),
+    **dict.fromkeys(("float", "int", "bool"), _convert),
     "str": lambda s, call: str(call.args[0]) if call.args and is_number(call.args[0]) else s.text(call.place),
     "repr": lambda s, call: s.text(call.place),
     "zip": lambda s, call: list(zip(*(_parts(s, part, call) for part in call.args), strict=False)),

@@ -25,11 +25,11 @@ class _Return(Exception):
 
 
 class _Break(Exception):
-    pass
+    """``break``."""
 
 
 class _Continue(Exception):
-    pass
+    """``continue``."""
 
 
 def run_whole(s: Session, body: Sequence[ast.stmt]) -> Any:
