@@ -11,10 +11,10 @@ from gradexplain.reading.syntax import parse
 
 #: Each message after the expression that leads to it.
 MESSAGES = r"""
-torch.svd(x)
-`torch.svd` is not supported yet
-  torch.svd(x)
-  ^^^^^^^^^
+torch.lu_solve(x)
+`torch.lu_solve` is not supported yet
+  torch.lu_solve(x)
+  ^^^^^^^^^^^^^^
 remedy: `gradexplain ops` lists what is; gradexplain trace FILE runs a script that uses it
 
 x.cholesky_inverse()
