@@ -74,9 +74,7 @@ def _term(node: ast.AST, scope: Scope) -> Iterator[Found]:
 @rule("wrong_slice")
 def _places(node: ast.AST, scope: Scope) -> Iterator[Found]:
     """Another element."""
-    if scope.place != "index" or not isinstance(node, ast.expr):
-        return
-    shown = text(node)
+    shown = text(node) if scope.place == "index" and isinstance(node, ast.expr) else ""
     if shown.lstrip("-").isdigit():
         yield from (made(at) for at in ("0", "1", "-1", "2") if at != shown)
         yield from (made(n) for n in scope.numbers if n.isidentifier())
