@@ -126,7 +126,9 @@ def _wrong(arguments: list[str], code: int, out: str, err: str) -> str:
     if out and arguments[0] == "batch":
         for line in out.splitlines():
             json.loads(line, parse_constant=_no_json)
-    if out and code != 2 and {"json", "--format=json", "--format=sarif"} & {*arguments}:
+    forms = {"--format json", "--format sarif", "--format=json", "--format=sarif"}
+    words = {*arguments, *map(" ".join, zip(arguments, arguments[1:], strict=False))}
+    if out and code != 2 and forms & words:
         json.loads(out, parse_constant=_no_json)
     if out and code == 0 and arguments[0] == "codegen" and "--help" not in arguments:
         compile(out, "made", "exec")
