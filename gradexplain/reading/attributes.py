@@ -149,15 +149,12 @@ def data(s: Session, owner: Tensor, place: Span) -> Tensor:
 def gradient(s: Session, owner: Tensor, place: Span) -> Any:
     """``x.grad``: what the calls so far left in it."""
     if owner.grad is None and s.requires(owner) and not owner.is_leaf and not owner.retained:
-        if _label(s, owner) and owner.ref is not None and s.builder.nodes[owner.ref.id].op:
+        node = s.builder.nodes[owner.ref.id] if owner.ref is not None else None
+        if node is not None and node.label and node.op:
             _no_leaf(s, owner, place)
     if owner.grad is None and not s.script:
         raise s.at(unknown("grad", "an attribute", attributes=True), place)
     return owner.grad
-
-
-def _label(s: Session, owner: Tensor) -> str:
-    return "" if owner.ref is None else s.builder.nodes[owner.ref.id].label
 
 
 def _no_leaf(s: Session, owner: Tensor, place: Span) -> None:

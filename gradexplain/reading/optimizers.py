@@ -94,15 +94,11 @@ def _step(s: Session, owner: Optimizer, call: Call) -> Any:
             place = len(step.parts)
             step.parts.append(_Part(options, label, parameter.shape, parameter.grad, before))
             owner.steps[id(parameter)] = step, place
-            later = partial(_after, step, place)
+            later = partial(lambda n: step.values()[n][""], place)
             made = Tensor(parameter.shape, call.place, dtype=s.made[label].dtype, later=later)
             renewed(s, parameter, made)
             parameter.later, parameter.value = later, None
     return loss
-
-
-def _after(step: _Step, place: int) -> Array:
-    return step.values()[place][""]
 
 
 def _optimizer(s: Session, call: Call) -> Any:

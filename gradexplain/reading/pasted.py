@@ -21,6 +21,8 @@ _OUTPUT = re.compile(
     r"[ \t]*(?:Out[ ]?\[\d*\]:|\(?tensor\(|array\(|Traceback \(most recent|[A-Za-z_.]*(?:Error|Warning): "
     r"|<[A-Za-z]\w*(?:Backward\d*| object)\b|-{20,}\s*$|torch\.Size\()"
 )
+#: What makes a line that looks like a printed value part of a formula.
+_CODE = re.compile(r"requires_grad=True\)?\.|\)\s*[-+*/@.]|\w\s*=\s*tensor\(")
 _MAGIC = re.compile(r"[ \t]*(?:%|!(?!=))")
 _OLD_PRINT = re.compile(r"^([ \t]*)print[ \t]+(?![(=])([^\n#]*)", re.MULTILINE)
 _OPENING, _CLOSING = "([{", ")]}"
@@ -115,7 +117,7 @@ def _prompted(lines: list[str]) -> list[str]:
         if depth > 0:
             depth += _depth(line)
             continue
-        if _OUTPUT.match(line) and _depth(code) <= 0 and not _is_code(line):
+        if _OUTPUT.match(line) and _depth(code) <= 0 and not _CODE.search(line):
             depth, printed = _depth(line), True
             continue
         if printed and line[:1] in (" ", "\t") and not code.rstrip().endswith(":"):
@@ -131,11 +133,6 @@ def _depth(line: str) -> int:
     """How many brackets a line leaves open."""
     plain = re.sub(r"'[^']*'|\"[^\"]*\"|#.*", "", line)
     return sum(plain.count(c) for c in _OPENING) - sum(plain.count(c) for c in _CLOSING)
-
-
-def _is_code(line: str) -> bool:
-    """Whether a line that looks like a printed value is part of a formula."""
-    return bool(re.search(r"requires_grad=True\)?\.|\)\s*[-+*/@.]|\w\s*=\s*tensor\(", line))
 
 
 def _dedented(lines: list[str]) -> str:
