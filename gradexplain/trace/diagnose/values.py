@@ -377,6 +377,9 @@ def _depth(scene: Scene) -> Iterator[Finding]:
     (first, number, operation), (last, end, _) = layers[0], layers[-1]
     if not (np.isfinite(first) and np.isfinite(last)):
         return
+    weights = (scene.value(number).array for _, number, _ in layers)
+    if first == 0 and any(array is not None and not array.any() for array in weights):
+        return  # a layer that starts with 0, as an adapter does, lets nothing through yet
     sizes = [size for size, _, _ in layers]
     if 0 < first < _VANISHED * last or (first == 0 < last and sizes[1] < _VANISHED * last):
         factor = (max(first, 1e-300) / last) ** (1 / (len(layers) - 1))
