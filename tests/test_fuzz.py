@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from gradexplain.cli import main
+from gradexplain.routes.pytorch import tensor_of
+from gradexplain.supervisor import link
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.lines import LINES
 from tests.fuzz.trial import loaded, tried
@@ -160,6 +165,19 @@ def test_what_was_found(
     assert message in err
     assert max(map(len, err.splitlines()), default=0) < 600
     assert err.startswith("gradexplain: ") == (code == 2)
+
+
+def test_an_array_that_is_turned_around_goes_to_pytorch() -> None:
+    assert tensor_of(torch, np.arange(4.0)[::-1]).tolist() == [3, 2, 1, 0]
+
+
+def test_an_interrupt_that_an_import_swallowed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(link.state, "stops", [signal.SIGINT])
+    monkeypatch.setattr(link.state, "stopping", signal.SIGINT)
+    assert main(["run", "x *"]) == 130
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_backward_that_exits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,7 +83,7 @@ LINES: dict[str, tuple[Callable[[int], list[str]], int, int]] = {
         2000,
         300,
     ),
-    "softmax": (lambda n: ["run", "softmax(x,dim=1)", f"--shape=x={n},{n}", *_ONES], 4000, 400),
+    "softmax": (lambda n: ["run", "softmax(x,dim=1)", f"--shape=x={n},{n}", *_ONES], 4000, 100),
     "block_diag": (
         lambda n: ["run", "block_diag(x,x,x,x)", f"--shape=x={n},{n}", *_ONES],
         900,
@@ -107,7 +107,7 @@ LINES: dict[str, tuple[Callable[[int], list[str]], int, int]] = {
         30,
     ),
     "sum": (lambda n: ["run", "+".join(f"a{k}" for k in range(n))], 900, 210),
-    "codegen": (lambda n: ["codegen", "z = x\n" + "z = tanh(z+x)\n" * n], 200, 25),
+    "codegen": (lambda n: ["codegen", "z = x\n" + "z = tanh(z+x)\n" * n], 200, 12),
 }
 
 
