@@ -203,7 +203,7 @@ def test_a_header_with_a_truth_value_for_a_size(
 
 
 #: Bytes that steer a terminal, and marks that turn text around, in what is explained and checked.
-STEERING = "s = (x # \x1b[31m \u202e \x9b \U000e0001\n *2)\ns + x"
+STEERING = 'd = {"\x1b[31m \u202e \x9b \U000e0001": 2}\nx*d["\x1b[31m \u202e \x9b \U000e0001"]'
 CHECKED = """\
 import torch
 

@@ -85,6 +85,8 @@ class Source(Places):
             (n for n in needed(node) if n.kind in TENSORS), key=lambda n: n.type == "index"
         )
         self._one = self.names[tensors[0].data[0]] if tensors else ""
+        # A scalar does not give its dtype to what a table of numbers is multiplied with.
+        self._plain = any(n.axes for n in tensors if n.type != "index")
         self.layout = tuple(shape)
         if not self._one and like:
             return show(_tree(f"torch.full_like({like}, {self.show(node, ())[0]})"))
@@ -370,20 +372,26 @@ class Source(Places):
         if part.kind == "number" and part.data == 1:
             return self._real(replace(node, args=(mask,)), frame)
         chosen, inner = self.show(part, frame)
-        if part.kind == "number" and not (part.data.is_Rational and _short(part.data)):
-            chosen = f"{self._one}.new_tensor({chosen})"
+        if part.kind == "number":
+            chosen = self._entry(part, chosen)
         if (how := triangle(mask, inner)) is not None:
             return f"{chosen}.{how}", inner
         text, layout = self.show(mask, frame)
         return f"torch.where({text}, {chosen}, 0.0)", broadcast([layout, inner])
 
+    def _entry(self, number: Node, text: str) -> str:
+        """A number among those that ``torch.where`` chooses from."""
+        if self._plain and number.data.is_Rational and _short(number.data):
+            return f"{float(number.data)}"
+        return f"{self._one}.new_tensor({text})"
+
     def _choose(self, node: Node, frame: Frame) -> Written:
         mask, yes, no = node.args
         text, layout = self.show(mask, frame)
         numbers = yes.kind == no.kind == "number"
-        values = [f"{float(v.data)}" if numbers and v.data.is_Rational and _short(v.data) else
-                  f"{self._one}.new_tensor({self.show(v, frame)[0]})" if numbers else
-                  self.show(v, frame)[0] for v in (yes, no)]  # fmt: skip
+        values = [self.show(v, frame)[0] for v in (yes, no)]
+        if numbers:
+            values = [self._entry(v, text) for v, text in zip((yes, no), values, strict=True)]
         inner = [] if numbers else [self.show(v, frame)[1] for v in (yes, no)]
         return f"torch.where({text}, {', '.join(values)})", broadcast([layout, *inner])
 

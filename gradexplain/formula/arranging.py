@@ -96,6 +96,17 @@ def over_one(e: Any) -> Any:
     return sympy.Mul(*[number] * (number != 1), *sizes, inner, evaluate=False)
 
 
+def sums_over_one(product: Any) -> Any:
+    """A product, what stands before and below its sums (`over_one`) among its factors."""
+    split = [over_one(f) if f.is_Add else f for f in product.args]
+    if all(new is old for new, old in zip(split, product.args, strict=True)):
+        return product
+    parts = [part for f in split for part in sympy.Mul.make_args(f)]
+    number = math.prod(part for part in parts if part.is_Rational)
+    rest = [part for part in parts if not part.is_Rational]
+    return sympy.Mul(*[number] * (number != 1), *rest, evaluate=False)
+
+
 def _is_divisor(power: Any) -> bool:
     symbols = power.free_symbols
     return power.exp.is_Integer and power.exp < 0 and symbols and all(map(is_size, symbols))

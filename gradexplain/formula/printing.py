@@ -17,6 +17,7 @@ from gradexplain.formula.arranging import (
     over_one,
     plain,
     radicals,
+    sums_over_one,
     under_one_root,
     upright,
 )
@@ -291,6 +292,7 @@ class TextPrinter:
         e = joined_product(e)
         if not e.is_Mul:
             return self._show(e)
+        e = sums_over_one(e)
         rooted = under_one_root(e)
         if rooted is not None:
             return self.root(self(rooted)), _ATOM

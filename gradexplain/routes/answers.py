@@ -99,12 +99,14 @@ def said(run: Run) -> Said:
 
 def _without_aliases(found: Said) -> None:
     """``∂L/∂h = ∂L/∂o`` is no line of its own: what is called h there is o."""
-    sides = dict(text.split(" = ", 1) for text in found.definitions)
-    for left, right in sides.items():
-        if right in sides:
-            found.definitions.remove(f"{left} = {right}")
-            found.definitions = [text.replace(left, right) for text in found.definitions]
-            found.gradients = {n: text.replace(left, right) for n, text in found.gradients.items()}
+    for left in [text.partition(" = ")[0] for text in found.definitions]:
+        sides = dict(text.split(" = ", 1) for text in found.definitions)
+        right = sides.pop(left)
+        if right not in sides:
+            continue
+        name = re.compile(re.escape(left) + r"(?![\w′@])")
+        found.definitions = [name.sub(right, f"{n} = {text}") for n, text in sides.items()]
+        found.gradients = {n: name.sub(right, text) for n, text in found.gradients.items()}
 
 
 def _said(run: Run, formula: Any, frame: tuple[Any, ...], names: Mapping[str, str]) -> str | None:
