@@ -49,13 +49,8 @@ _RELATIONS = {
     "not_equal": "!=", "logical_and": "&", "logical_or": "|",
 }  # fmt: skip
 _INDEX = {"add": " + ", "multiply": " * ", "floor_divide": " // ", "remainder": " % "}
-_REDUCE = {
-    "greatest": "amax",
-    "least": "amin",
-    "product": "prod",
-    "argmax": "argmax",
-    "argmin": "argmin",
-}
+_REDUCE = {"greatest": "amax", "least": "amin", "product": "prod", "argmax": "argmax",
+           "argmin": "argmin"}  # fmt: skip
 
 
 class Source(Places):
@@ -391,7 +386,7 @@ class Source(Places):
         numbers = yes.kind == no.kind == "number"
         values = [self.show(v, frame)[0] for v in (yes, no)]
         if numbers:
-            values = [self._entry(v, text) for v, text in zip((yes, no), values, strict=True)]
+            values = list(map(self._entry, (yes, no), values))
         inner = [] if numbers else [self.show(v, frame)[1] for v in (yes, no)]
         return f"torch.where({text}, {', '.join(values)})", broadcast([layout, *inner])
 

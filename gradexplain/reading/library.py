@@ -1,7 +1,7 @@
 """Modules and functions of PyTorch that are written in the language itself.
 
-``library.txt`` has what a program is made of, ``compositions.txt`` functions of tensors that are made of
-others, each with a call that it is tried with.
+`FILES` are texts by subject; ``compositions.txt`` has functions of tensors that are made of others, each
+with calls that it is tried with.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from gradexplain.errors import Span
 from gradexplain.reading.objects import Call, Function, Module, Results, Tensor, Unread
 from gradexplain.reading.session import Session
 
+#: In the order in which they are read: a class comes after the one it is made from.
+FILES = ("modules", "recurrent", "functions", "training", "compositions")
+
 
 @lru_cache(maxsize=1)
 def _read() -> tuple[list[ast.stmt], dict[str, str]]:
     """The statements, and the name of each by its path in PyTorch."""
     home = files("gradexplain.reading")
-    names = ("library.txt", "compositions.txt")
-    text = "\n".join(home.joinpath(name).read_text("utf-8") for name in names)
+    text = "\n".join(home.joinpath(f"{name}.txt").read_text("utf-8") for name in FILES)
     body = ast.parse(text).body
     lines = text.split("\n")
     paths: dict[str, str] = {}
