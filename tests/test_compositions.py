@@ -31,14 +31,14 @@ MODULES = [
     ("nn.ConvTranspose2d(2, 1, 2, stride=2)", "m(x[1,2,2,3])"),
     ("nn.InstanceNorm2d(2, affine=True)", "m(x[1,2,2,3])"),
     ("nn.EmbeddingBag(4, 2, mode='sum')", "m(torch.tensor([[0, 3], [1, 1]]))"),
-    ("nn.LSTM(2, 2, 2, bidirectional=True, batch_first=True)", "m(x[1,2,2])[0]"),
+    ("nn.LSTM(2, 1, bidirectional=True, batch_first=True)", "m(x[1,2,2])[0]"),
     ("nn.RNN(2, 3, nonlinearity='relu', bias=False)", "m(x[3,2])[1]"),
     ("nn.GRUCell(2, 3)", "m(x[2,2], h[2,3])"),
     ("nn.MultiheadAttention(4, 2, kdim=3, vdim=2)", "m(q[2,1,4], k[3,1,3], v1[3,1,2])[0]"),
     ("nn.TransformerEncoderLayer(4, 2, 3, 0.0, batch_first=True)", "m(x[1,2,4])"),
     ("nn.TransformerEncoderLayer(4, 1, 3, 0.0, 'gelu', norm_first=True)", "m(x[2,1,4])"),
     ("nn.TransformerDecoderLayer(4, 2, 3, 0.0)", "m(x[2,1,4], y[2,1,4], torch.ones(2, 2).triu(1) * -9.0)"),
-    ("nn.TransformerEncoder(nn.TransformerEncoderLayer(2, 1, 2, 0.0), 2)", "m(x[1,1,2])"),
+    ("nn.TransformerEncoder(nn.TransformerEncoderLayer(2, 1, 2, 0.0), 1)", "m(x[1,1,2])"),
 ]  # fmt: skip
 
 

@@ -31,7 +31,7 @@ with warnings.catch_warnings():
 #: Samples of one operation that are run, spread evenly over all it has that differ in more than
 #: their numbers, and elements of one sample.
 ALL = os.environ.get("GRADEXPLAIN_OPDB") == "all"
-SAMPLES = 10_000 if ALL else 5
+SAMPLES = 10_000 if ALL else 4
 ELEMENTS = 1000
 
 #: Names of the database's that PyTorch spells otherwise.

@@ -326,7 +326,7 @@ def _with_torch(folder: Path, source: str) -> dict[str, str]:
 def test_pytorch_that_does_not_work(name: str, tmp_path: Path) -> None:
     source, reason = TORCHES[name]
     environment = _with_torch(tmp_path, source)
-    arguments = ["run", "x*2", "--format", "json", "--timeout", "12"]
+    arguments = ["run", "x*2", "--format", "json", "--timeout", "9"]
     code, out, err = done(command(*arguments, env=environment))
     assert (code, err) == (3, "")
     answer = json.loads(out)
