@@ -21,6 +21,7 @@ from gradexplain.reading.arrays import ONES
 from gradexplain.reading.language import read
 from gradexplain.reading.syntax import parse
 from gradexplain.routes.chain import ChainRule
+from gradexplain.routes.judged import Local, hold
 from gradexplain.routes.pytorch import Question
 from gradexplain.routes.rewrites import REWRITES, _patterns
 
@@ -360,6 +361,17 @@ def test_a_fault_is_seen_beside_what_is_excused(monkeypatch: pytest.MonkeyPatch)
             patch.setattr(Question, "ask", wrong)
             found = explained(text, at, grad=v, dtype="float32", wrt="x")
         assert found.check.status == "mismatch", (text, found.check)
+
+
+@pytest.mark.parametrize(("given", "verdict"), [(-1e-9, "convention"), (1.1e-9, "mismatch")])
+def test_a_sign_of_0_excuses_a_sign_alone(given: float, verdict: str) -> None:
+    """However small the numbers are."""
+    one, right = np.ones(1), (np.array([1e-9]), np.array([1e-9]))
+    local = Local(
+        ("copysign", "x"), np.array([given]), [one * 1e-9], [np.array([-0.0])], [one], True, None, 0.0,
+        lambda: None, lambda: right, powers=False, compares=False,
+    )  # fmt: skip
+    assert hold(local, lambda: right, "float64").verdict == verdict
 
 
 @pytest.mark.parametrize(("text", "at", "status", "reason"), ENDS)

@@ -91,6 +91,7 @@ def _forward_right(made: Any, shapes: Mapping[str, Shape]) -> bool:
     v = numeric.tensor(points.spread(tuple(y.shape), 11) - 0.5, "float64")
     wanted = [x.requires_grad_() for x in xs if x.is_floating_point()]
     back = torch.autograd.grad(made.apply(*wanted), wanted, v)
+    # Two sums of the same products in another order: a wrong jvp differs in the first digits.
     both = (forward * v).sum(), sum((g * t).sum() for g, t in zip(back, ts, strict=True))
     return bool(torch.allclose(*both, rtol=1e-8, atol=1e-12, equal_nan=True))
 

@@ -341,7 +341,7 @@ class Local:
         """Whether each element of the result is made from the same one of the input."""
         return self.pointwise and all(r.shape == self.given.shape for r in self.results)
 
-    def special(self, expected: Array) -> Any:
+    def special(self, expected: Array, bound: Array) -> Any:
         """Where IEEE's arithmetic has rules that no formula has.
 
         What comes of an infinity is no finite number; nan makes a choice where the operation compares;
@@ -351,7 +351,7 @@ class Local:
         nan, infinite = self._has(np.isnan, arrays), self._has(np.isinf, arrays)
         negative = self._has(lambda a: (a == 0) & np.signbit(a), self.operands)
         endless = ~np.isfinite(self.given) | ~np.isfinite(expected)
-        flipped = np.isclose(self.given, -expected, rtol=1e-3)
+        flipped = ~compare.differs(-expected, self.given, bound)
         chosen = nan if self.compares else nan & endless
         return chosen | (infinite & endless) | (negative & self.pointwise & (endless | flipped))
 
@@ -448,7 +448,7 @@ def _why(local: Local, step: JudgedStep, size: Any, dtype: str) -> str:
     given, expected = step.torch, step.expected
     assert expected is not None
     wrong = compare.differs(expected, given, step.bound)
-    special = local.special(expected)
+    special = local.special(expected, step.bound)
     with np.errstate(all="ignore"):
         large = ~(np.asarray(size, dtype=np.float64) <= compare.FORMATS[dtype].largest)
         over = ~np.isfinite(given) & np.isfinite(expected)
