@@ -172,12 +172,76 @@ class SpreadOut(Temperature):
         return g / T, -(g * x).sum(0).expand_as(T) / T**2
 
 
+class FilledByShape(Temperature):
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        x, T = ctx.saved_tensors
+        return g / T, (-(g * x) / T**2).sum().expand(T.shape)
+
+
+class FilledByOnes(Temperature):
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        x, T = ctx.saved_tensors
+        return g / T, (-(g * x) / T**2).sum() * torch.ones_like(T)
+
+
 def test_what_is_taken_for_a_single_number() -> None:
     """The sum over all elements is that of one temperature, whatever it is divided by after."""
     report = check(Temperature)
     assert report.right and report.condition == "T is a single number"
     assert not check(ForgottenSquare).right
     assert not check(SpreadOut).right
+    # What is spread over T's shape does not take T for a number.
+    assert not check(FilledByShape).right
+    assert not check(FilledByOnes).right
+
+
+class Unit(Function):
+    """x/‖x‖ for each row, kept from dividing by 0."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        ctx.save_for_backward(x)
+        return x / x.norm(dim=1, keepdim=True)
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        n = x.norm(dim=1, keepdim=True) + 1e-12
+        y = x / n
+        return (g - y * (g * y).sum(1, keepdim=True)) / n
+
+
+class Exponential(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        ctx.save_for_backward(x)
+        return torch.exp(x)
+
+
+class WrongAtZero(Exponential):
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        eps = 1e-12
+        return torch.where(x == 0, 7 * g, g * torch.exp(x)) + 0 * eps
+
+
+class NearlyRight(Exponential):
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        eps = 1e-12
+        return g * torch.exp(x) * 1.000000005 + 0 * eps
+
+
+def test_a_tiny_constant_excuses_itself_alone() -> None:
+    report = check(Unit, shapes={"x": (2, 3)})
+    assert report.right
+    assert "The gradient by x is right but for the backward's own 1e-12." in report.notes
+    assert not check(WrongAtZero).right
+    assert not check(NearlyRight).right
 
 
 class Determinant(Function):

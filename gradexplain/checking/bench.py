@@ -161,6 +161,11 @@ class Bench:
             all(self._judged(made, trial) for trial in self.special)
         )  # fmt: skip
 
+    def exact(self, trials: Sequence[Trial]) -> bool:
+        """Whether the backward, as the tree is now, is right by each trial's own bounds."""
+        backward = self.compiled()
+        return all(self._judged(backward, trial) for trial in trials)
+
     def _judged(self, backward: Any, trial: Trial) -> bool:
         one = trial.again()
         self.function.backward = staticmethod(backward)

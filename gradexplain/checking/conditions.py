@@ -10,11 +10,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from gradexplain.checking.bench import Bench
+from gradexplain.checking.operation import backward_tree
 from gradexplain.checking.rewriting import number
 from gradexplain.checking.trials import Trial, Tries, made
 from gradexplain.errors import GradexplainError
@@ -119,6 +120,8 @@ def as_numbers(
         return None
     if not any(first.shapes[n] for n in rest):
         return None
+    if any(_fills(f, wrong) for f in getattr(first, "functions", ())):
+        return None
     settings = {id(t.setting): t.setting for t in trials}
     found = []
     for setting in settings.values():
@@ -138,32 +141,55 @@ def as_numbers(
     return f"{' and '.join(wrong)} {'are single numbers' if many else 'is a single number'}", found
 
 
+def _fills(function: Any, names: Sequence[str]) -> bool:
+    """Whether a backward looks at the shape of one of ``names``: then it is no number to it, and a sum
+    that it spreads over that shape is wrong."""
+    for node in ast.walk(backward_tree(function) or ast.Module([], [])):
+        if isinstance(node, ast.Attribute) and node.attr in ("shape", "size", "numel"):
+            looked = [node.value]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("_like", "_as")):
+            looked = node.args
+        else:
+            continue
+        if any(isinstance(one, ast.Name) and one.id in names for one in looked):
+            return True
+    return False
+
+
+#: How near the gradients are that a tiny constant keeps from being right, and how tiny that is.
+_TINY = 1e-8
+
+
 def but_for_eps(trials: Sequence[Trial]) -> list[str]:
     """Notes on gradients that are right but for a tiny constant of the backward's own, which keeps
-    it from dividing by 0: they are excused, where without it they are right.
+    it from dividing by 0: they are excused wherever they are near, where without it they are right.
     """
-    first = trials[0].setting
-    wrong = [n for n in first.wanted if not all(t.right(n) for t in trials)]
-    regular = [t for t in trials if not t.special]
-    near = all(
-        (j := t.claimed(n)) is not None
-        and np.abs(j - t.true[n]).max(initial=0.0) <= 1e-8 * np.abs(t.true[n]).max(initial=0.0)
-        for t in regular for n in wrong
-    )  # fmt: skip
-    for function in getattr(first, "functions", ()) if wrong and near else ():
+    first, regular = trials[0].setting, [t for t in trials if not t.special]
+    wrong = [n for n in first.wanted if not all(t.right(n) for t in regular)]
+
+    def near(trial: Trial, name: str) -> bool:
+        claimed, true = trial.claimed(name), trial.true[name]
+        if claimed is None:
+            return False
+        return bool(
+            np.abs(claimed - true).max(initial=0.0) <= _TINY * np.abs(true).max(initial=0.0)
+        )
+
+    close = wrong and all(near(t, n) for t in regular for n in wrong)
+    for function in getattr(first, "functions", ()) if close else ():
         bench = Bench(function, regular[:3], wrong)
         small = {
             node: value for node in ast.walk(bench.tree or ast.Module([], []))
-            if isinstance(node, ast.Constant) and 0 < abs(value := number(node) or 0.0) <= 1e-8
+            if isinstance(node, ast.Constant) and 0 < abs(value := number(node) or 0.0) <= _TINY
         }  # fmt: skip
         for node in small:
             node.value = 0.0
-        right = bool(small) and bench.right()
+        right = bool(small) and bench.exact(regular)
         for node, value in small.items():
             node.value = value
         if right:
             for trial in trials:
-                trial.excuse(wrong)
+                trial.excuse([n for n in wrong if near(trial, n)])
             said = " and ".join(dict.fromkeys(f"{value:g}" for value in small.values()))
             return [
                 f"The gradient by {n} is right but for the backward's own {said}." for n in wrong
