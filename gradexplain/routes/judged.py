@@ -25,7 +25,7 @@ from gradexplain.plan.arrays import Pair, to_exact, to_float
 from gradexplain.plan.blocks import LARGE
 from gradexplain.routes.chain import ChainRule, cleaned
 from gradexplain.routes.pytorch import Steps
-from gradexplain.routes.singular import singular_nodes
+from gradexplain.routes.singular import narrowed, singular_nodes
 from gradexplain.verdict import compare
 
 #: An operation of no more elements than this is computed again with digits to spare where needed.
@@ -364,10 +364,7 @@ class Local:
             if not one.any():
                 continue
             if self.pointwise:
-                one = np.broadcast_to(one, np.broadcast_shapes(one.shape, shape))
-                axes = tuple(range(one.ndim - len(shape)))
-                axes += tuple(len(axes) + i for i, n in enumerate(shape) if n == 1)
-                one = one.any(axis=axes).reshape(shape)
+                one = narrowed(np.broadcast_to(one, np.broadcast_shapes(one.shape, shape)), shape)
             mask |= one if self.pointwise else True
         return mask
 
@@ -454,9 +451,8 @@ def _why(local: Local, step: JudgedStep, size: Any, dtype: str) -> str:
         over = ~np.isfinite(given) & np.isfinite(expected)
     finite = all(np.isfinite(result).all() for result in local.results)
     overflowed = over & (large | (not finite))
-    singular = np.zeros(given.shape, dtype=bool)
-    if local.singular is not None:
-        singular |= local.singular if local.elementwise else True
+    points = () if local.singular is None else (np.asarray(local.singular),)
+    singular = local._has(lambda mask: mask, points)
     # The derivative is infinite or does not exist where PyTorch has something else.
     missing = ~np.isfinite(expected) & ~special
     reasons = {

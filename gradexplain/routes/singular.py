@@ -38,6 +38,13 @@ class Singular:
         return cls(node, tuple(int(i) for i in np.argwhere(mask)[0]), int(mask.sum()), mask)
 
 
+def narrowed(mask: Any, shape: Shape) -> Any:
+    """True at each element of ``shape`` that was broadcast to a place that ``mask`` marks."""
+    lead = mask.ndim - len(shape)
+    axes = (*range(lead), *(lead + i for i, n in enumerate(shape) if n == 1))
+    return mask.any(axis=axes).reshape(shape)
+
+
 def singular_nodes(graph: Graph, chain: ChainRule, wanted: list[str]) -> list[Singular]:
     """The singular points that a gradient passes through, looked for node by node.
 
@@ -184,9 +191,7 @@ class Marked(ChainRule):
         up = np.where(reduce(np.logical_or, odd, here) if pointwise else here, np.nan, upstream[0])
         mask = np.zeros(shape, dtype=bool)
         if pointwise:
-            axes = tuple(range(len(c.node.shape) - len(shape)))
-            axes += tuple(len(axes) + i for i, n in enumerate(shape) if n == 1)
-            mask = np.isnan(up).any(axis=axes).reshape(shape)
+            mask = narrowed(np.isnan(up), shape)
         elif np.isnan(up).any() or any(part.any() for part in odd):
             mask = self._followed(shape, lambda: super(Marked, self).sent(c, (up, np.abs(up))))
         value = np.where(mask, np.nan, 1.0)

@@ -374,10 +374,6 @@ def settled(value: Array, magnitude: Any, unit: float) -> Array:
     return result
 
 
-#: Two routes: their names, their numbers, and the bound.
-Pair = tuple[tuple[str, str], Array, Array, Array]
-
-
 def worst(name: str, routes: tuple[str, str], a: Array, b: Array, tol: Array) -> Difference | None:
     """Where two routes differ most, None where they agree."""
     tally = Tally(name, routes)
