@@ -40,6 +40,7 @@ def fact(find: Callable[Concatenate[Graph, P], T]) -> Callable[Concatenate[Graph
 
     @wraps(find)
     def known(graph: Graph, /, *args: P.args, **named: P.kwargs) -> T:
+        assert not named, "what is given is told apart by its place"
         key = find, *(frozenset(a) if isinstance(a, set) else
                       tuple(a) if isinstance(a, list) else a for a in args)  # fmt: skip
         if key not in graph.facts:
@@ -264,9 +265,10 @@ def as_before(key: Any, graph: Graph) -> Graph:
     key = key, pickle.dumps(graph)
     if len(key[1]) > _MOST_BYTES:
         return graph
-    while key not in _READ and len(_READ) >= _MOST_READ:
-        _READ.pop(next(iter(_READ)), None)
-    return _READ.setdefault(key, graph)
+    found = _READ[key] = _READ.pop(key, graph)
+    if len(_READ) > _MOST_READ:
+        _READ.pop(next(iter([*_READ])), None)  # the one that was asked for longest ago
+    return found
 
 
 @dataclass(slots=True)

@@ -15,16 +15,12 @@ from gradexplain.numbers import number
 from gradexplain.ops.base import Shape
 from gradexplain.plan.arrays import to_float
 from gradexplain.routes.names import own_texts, quoted
+from gradexplain.tensors import spot
 from gradexplain.verdict.compare import FORMATS, differs, largest
 
 if TYPE_CHECKING:
     from gradexplain.engine import Run
     from gradexplain.routes.singular import Singular
-
-
-def at(name: str, index: tuple[int, ...]) -> str:
-    """``c[0]``, or ``c`` for a scalar."""
-    return f"{name}[{','.join(map(str, index))}]" if index else name
 
 
 def notes(run: Run) -> list[Note]:
@@ -52,7 +48,7 @@ def _kinks(run: Run, singular: list[Singular]) -> list[Note]:
         assert op is not None
         if not op.kink:
             continue
-        where = at(point.node.label, point.index)
+        where = spot(point.node.label, point.index)
         more = f" and {point.count - 1} more" if point.count > 1 else ""
         notes.append(
             Note(
@@ -88,7 +84,7 @@ def _infinities(run: Run) -> list[Note]:
             Note(
                 "infinity",
                 f"The gradient becomes {found} in {_defined(run, c.node)}, whose derivative is not finite at "
-                f"{at(c.source.label, index)} = {number(source)}.",
+                f"{spot(c.source.label, index)} = {number(source)}.",
                 {"node": c.node.label, "index": list(index), "value": found},
             )
         ]
@@ -105,13 +101,13 @@ def _infinity(run: Run, node: Node, value: Array) -> Note:
         if source.is_literal:
             continue
         if array.shape == value.shape:
-            inputs.append(f"{at(source.label, index)} = {number(float(array[index]))}")
+            inputs.append(f"{spot(source.label, index)} = {number(float(array[index]))}")
         elif array.shape == ():
             inputs.append(f"{source.label} = {number(float(array))}")
     place = f" ({', '.join(inputs)})" if inputs else ""
     return Note(
         "infinity",
-        f"{at(node.label, index)} is {found}: it first arises in {_defined(run, node)}{place}.",
+        f"{spot(node.label, index)} is {found}: it first arises in {_defined(run, node)}{place}.",
         {"node": node.label, "index": list(index), "value": found},
     )
 
@@ -152,7 +148,7 @@ def _coarse(run: Run) -> list[Note]:
     if found is None:
         return []
     ours, theirs = found.values
-    place = at(f"{found.input}.grad", found.index)
+    place = spot(f"{found.input}.grad", found.index)
     ops = {node.op.name: node.op for node in run.graph.nodes if node.op is not None}
     return [
         Note(
@@ -192,7 +188,7 @@ def _lost(run: Run) -> list[Note]:
     names = quoted(run.graph, own_texts(run.graph))
     found = []
     for loss in digits.forward_losses(run.graph, run.real.forward, exact, dtype)[:_PLACES]:
-        node, place = loss.node, at(names.get(loss.node.label, loss.node.label), loss.index)
+        node, place = loss.node, spot(names.get(loss.node.label, loss.node.label), loss.index)
         call = f"{place} in {node.label} = {_call(run, node)}" if node.named else place
         if call.startswith(f"{node.label} in "):
             call = call.removeprefix(f"{node.label} in ")
@@ -303,7 +299,7 @@ def _conventions(run: Run, singular: list[Singular]) -> list[Note]:
         if not off.any():
             continue
         index = tuple(int(i) for i in np.argwhere(off)[0])
-        name = at(f"{gradient.name}.grad", index)
+        name = spot(f"{gradient.name}.grad", index)
         ours, theirs = number(float(gradient.value[index])), number(float(torch[index]))
         point = singular[-1].node
         text = (

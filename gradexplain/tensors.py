@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,3 +33,8 @@ def mapped(value: Any, kind: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(value, dict):
         return {name: mapped(part, kind, change) for name, part in value.items()}
     return value
+
+
+def spot(name: str, index: Sequence[int]) -> str:
+    """An element as formulas name it: ``x[1,2]``; a number that stands alone has its name only."""
+    return f"{name}[{','.join(map(str, index))}]" if index else name

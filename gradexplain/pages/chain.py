@@ -12,7 +12,8 @@ import numpy as np
 from gradexplain import numbers
 from gradexplain.document import model as doc
 from gradexplain.explanation import Array, Step
-from gradexplain.pages.words import grouped, ranges_in, spot_of, unwrapped
+from gradexplain.pages.words import grouped, ranges_in, unwrapped
+from gradexplain.tensors import spot
 
 if TYPE_CHECKING:
     from gradexplain.pages.run import Page
@@ -118,7 +119,7 @@ def work(step: Step) -> str:
         return ""
     nonzero = np.argwhere(step.contribution != 0)
     place = tuple(int(i) for i in nonzero[0]) if len(nonzero) else (0,) * step.contribution.ndim
-    return f"{worked} at {spot_of('', place)}" if place else worked
+    return f"{worked} at {spot('', place)}" if place else worked
 
 
 # -- the product of a chain ------------------------------------------------------------------------

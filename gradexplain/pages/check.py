@@ -9,7 +9,8 @@ from gradexplain.checking.codes import codes, title
 from gradexplain.checking.report import CheckReport, DtypeReport, Entry, InputReport, Patch
 from gradexplain.document import model as doc
 from gradexplain.pages.options import Options
-from gradexplain.pages.words import elements, listed, spot_of
+from gradexplain.pages.words import elements, listed
+from gradexplain.tensors import spot
 
 #: Wrong entries that are listed, of those that a report holds.
 _LISTED = 8
@@ -189,7 +190,7 @@ def _entry(
     right, claimed = numbers.distinct(entry.right, entry.claimed, precision)
     if entry.kind == "right":
         right = claimed = numbers.number(entry.right, precision)
-    place = f"∂{spot_of(report.output, entry.output)}/∂{spot_of(found.name, entry.input)}"
+    place = f"∂{spot(report.output, entry.output)}/∂{spot(found.name, entry.input)}"
     role = "" if entry.kind == "right" else "bad"
     return (
         doc.cell(doc.Span(place, role, "math")),  # type: ignore[arg-type]

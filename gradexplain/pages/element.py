@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from gradexplain.document import model as doc
 from gradexplain.explanation import Element
 from gradexplain.pages.verdict import verdict
-from gradexplain.pages.words import letters_for, signed, spot_of
+from gradexplain.pages.words import letters_for, signed
+from gradexplain.tensors import spot
 
 if TYPE_CHECKING:
     from gradexplain.pages.run import Page
@@ -22,15 +23,15 @@ def element(made: Page) -> Iterable[doc.Block]:
     lines = list(sums(made, found))
     if not lines:
         return
-    spot = spot_of(f"{found.input}.grad", found.index)
-    yield doc.Heading("One element", f"{spot} is a sum")
+    where = spot(f"{found.input}.grad", found.index)
+    yield doc.Heading("One element", f"{where} is a sum")
     yield from lines
 
 
 def sums(made: Page, found: Element) -> Iterable[doc.Block]:
     v, y = made.x.grad.name, made.x.output.name
-    spot = spot_of(f"{found.input}.grad", found.index)
-    below = spot_of(found.input, found.index)
+    where = spot(f"{found.input}.grad", found.index)
+    below = spot(found.input, found.index)
     total = made.number(found.value)
     if not made.scalar and found.entries and (len(found.entries) > 1 or found.asked):
         shown = found.entries[:8]
@@ -42,23 +43,21 @@ def sums(made: Page, found: Element) -> Iterable[doc.Block]:
             f"{signed(made.number(e.v))}·{signed(made.number(e.slope))}" for e in shown
         )
         yield doc.Formula(
-            f"{spot} = Σ_{under} {v}[{index}]·∂{y}[{index}]/∂{below} = {worked}{more} = {total}"
+            f"{where} = Σ_{under} {v}[{index}]·∂{y}[{index}]/∂{below} = {worked}{more} = {total}"
         )
         if found.asked:
             rows = [
                 (
-                    doc.cell(doc.math(spot_of(y, e.output))),
-                    doc.cell(
-                        doc.math(f"∂{spot_of(y, e.output)}/∂{below} = {made.number(e.slope)}")
-                    ),
-                    doc.cell(doc.math(f"{spot_of(v, e.output)} = {made.number(e.v)}")),
+                    doc.cell(doc.math(spot(y, e.output))),
+                    doc.cell(doc.math(f"∂{spot(y, e.output)}/∂{below} = {made.number(e.slope)}")),
+                    doc.cell(doc.math(f"{spot(v, e.output)} = {made.number(e.v)}")),
                     doc.cell(doc.math(f"{made.number(e.v * e.slope)}")),
                 )
                 for e in found.entries
             ]
             yield doc.Table(tuple(rows), indent=4)
     if len(found.paths) > 1 or (found.asked and found.paths):
-        sides: list[str | doc.Span] = [doc.math(spot), " ="]
+        sides: list[str | doc.Span] = [doc.math(where), " ="]
         for place, (way, value) in enumerate(ways(found).items()):
             sides += [" +" * bool(place) + f" (via {way}) "]
             sides.append(doc.math(signed(made.number(value))))

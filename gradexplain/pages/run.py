@@ -27,10 +27,10 @@ from gradexplain.pages.words import (
     listed,
     quoted,
     ranges_in,
-    spot_of,
     standing,
     unwrapped,
 )
+from gradexplain.tensors import spot
 from gradexplain.verdict.compare import differs
 
 #: A tensor of more elements that are all one number is said in words.
@@ -172,7 +172,7 @@ class Page:
         if (v == 1).all():
             loss = f"{y}.sum()"
         elif len(places) == 1 and v[tuple(places[0])] == 1:
-            loss = spot_of(y, tuple(map(int, places[0])))
+            loss = spot(y, tuple(map(int, places[0])))
         return f"what backward is given: ∂{left}/∂{y} of {left} = {loss}"
 
     # -- the graph -------------------------------------------------------------------------------

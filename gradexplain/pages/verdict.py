@@ -9,7 +9,7 @@ import numpy as np
 from gradexplain import numbers
 from gradexplain.document import model as doc
 from gradexplain.explanation import Check, Difference, Gradient
-from gradexplain.pages.words import spot_of
+from gradexplain.tensors import spot
 
 #: What a convention is, where the check names no other reason.
 CHOICE = "the routes differ where mathematics leaves a choice"
@@ -79,7 +79,7 @@ def difference(d: Difference, status: str, precision: int) -> tuple[doc.Cell, ..
     values = numbers.distinct(*d.values, precision=precision)
     apart = numbers.number(abs(d.values[0] - d.values[1]), 2)
     return (
-        doc.cell(doc.Span(spot_of(where, d.index), ROLES.get(status, ""))),
+        doc.cell(doc.Span(spot(where, d.index), ROLES.get(status, ""))),
         doc.cell(f"{d.routes[0]} {values[0]}"),
         doc.cell(f"{d.routes[1]} {values[1]}"),
         doc.cell(f"differ by {apart}, allowed {numbers.number(d.tolerance, 2)}"),

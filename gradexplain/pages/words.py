@@ -69,10 +69,6 @@ def standing(i: Input) -> str:
     return "" if i.wanted else "a constant here: not in --wrt"
 
 
-def spot_of(label: str, index: tuple[int, ...]) -> str:
-    return f"{label}[{','.join(map(str, index))}]" if index else label
-
-
 def unwrapped(text: str) -> str:
     """``a + b`` of ``(a + b)``; ``(a)·(b)`` as it is."""
     depth = 0

@@ -162,11 +162,7 @@ def truth(s: Session, found: Any, node: ast.expr) -> bool:
         numbers = s.number(found, place)
         nodes = s.builder.nodes
         if found.ref is None or any(nodes[id].is_leaf for id in s.needed(found.ref.id)):
-            s.remark(
-                "branch",
-                f"`{s.text(place)}` was decided by the numbers here: other inputs may take another "
-                "way, with other formulas.",
-            )
+            s.decided(place, "another way")
         s.ways.append(bool(numbers.reshape(-1)[0]))
         return s.ways[-1]
     if isinstance(found, Unread):

@@ -94,8 +94,6 @@ def _of_tensor(s: Session, owner: Tensor, call: Call) -> Any:
         return s.call(written, (owner, *call.args), call.kwargs, call.place, call.where)
     if not records and name.endswith("_") and name != "requires_grad_":
         return in_place(s, owner, name[:-1], Call(name, (owner, *call.args), call.kwargs, call.place, call.where))  # fmt: skip
-    if not records and (written := library.member(s, f"torch.Tensor.{name}")) is not None:
-        return s.call(written, (owner, *call.args), call.kwargs, call.place, call.where)
     if not records:
         raise s.at(unknown(name, "a method"), call.where)
     return s.apply(records, (owner, *call.args), call.kwargs, call.place)

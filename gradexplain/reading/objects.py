@@ -119,11 +119,12 @@ class Layer:
         for name, child in self.children.items():
             yield from child.modules(f"{at}.{name}" if at else name)
 
-    def named_parameters(self, prefix: str = "") -> list[tuple[str, Tensor]]:
-        found = [(prefix + name, parameter) for name, parameter in self.parameters.items()]
-        for name, child in self.children.items():
-            found += child.named_parameters(f"{prefix}{name}.")
-        return found
+    def named_parameters(self) -> list[tuple[str, Tensor]]:
+        return [
+            (f"{at}.{name}" if at else name, parameter)
+            for at, module in self.modules()
+            for name, parameter in module.parameters.items()
+        ]
 
     def all_parameters(self) -> list[Tensor]:
         return [parameter for _, parameter in self.named_parameters()]

@@ -283,11 +283,7 @@ def places_of(s: Session, mask: Tensor, place: Span) -> list[list[int]]:
     if not places[0].size:
         s.fail("the condition holds nowhere: nothing is left", place, "use other values")
     if s.known(mask) is None:
-        s.remark(
-            "branch",
-            f"`{s.text(place)}` was decided by the numbers here: other inputs may take other elements, "
-            "with other formulas.",
-        )
+        s.decided(place, "other elements")
     return [table.tolist() for table in places]
 
 

@@ -218,6 +218,14 @@ class Session:
         if Remark(kind, text) not in self.remarks:
             self.remarks.append(Remark(kind, text))
 
+    def decided(self, place: Span, what: str) -> None:
+        """Say that the numbers decide what stands there, ``what`` others may take instead."""
+        self.remark(
+            "branch",
+            f"`{self.text(place)}` was decided by the numbers here: other inputs may take {what}, with "
+            "other formulas.",
+        )
+
     def step(self, place: Span) -> None:
         """Count a statement or an expression that is worked out: loops must end."""
         self.steps += 1
@@ -524,17 +532,13 @@ class Session:
         """The elements of a computed value that is used as an index, where no gradient goes through it."""
         node = self.builder.nodes[ref.id]
         self.follow()
-        if ref.id in self._requiring or not self.script or self.any_size or self.numbers is None:
+        if ref.id in self._requiring or not self.python or self.any_size or self.numbers is None:
             return None
         graph, _ = self.part(ref.id)
         if any(
             leaf.label in self.made and self.made[leaf.label].requires_grad for leaf in graph.leaves
         ):
-            self.remark(
-                "branch",
-                f"`{self.text(node.span)}` was decided by the numbers here: other inputs may take other "
-                "elements, with other formulas.",
-            )
+            self.decided(node.span, "other elements")
         return self.numbers.value(graph, self.leaves(graph), self.run_dtype(graph))
 
     def number(self, tensor: Tensor, place: Span) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from gradexplain.errors import InputError, Span
@@ -152,10 +152,9 @@ def _is_passed(node: ast.expr) -> bool:
 
 def _look(s: Session, node: ast.AST) -> None:
     """What is only shown is passed over, but for what it asks of gradients or changes."""
-    grad = isinstance(node, ast.Attribute) and node.attr == "grad"
-    if grad and isinstance(node.value, ast.Name):  # type: ignore[attr-defined]
-        if s.assigned(node.value.id):  # type: ignore[attr-defined]
-            value(s, node)  # type: ignore[arg-type]
+    if isinstance(node, ast.Attribute) and node.attr == "grad" and isinstance(node.value, ast.Name):
+        if s.assigned(node.value.id):
+            value(s, node)
     elif isinstance(node, ast.NamedExpr) or isinstance(node, ast.Call) and _acts(s, node.func):
         value(s, node)
     else:
@@ -205,10 +204,19 @@ def _body_of(own: Any) -> Sequence[ast.AST]:
 
 
 def _for(s: Session, node: ast.For) -> Any:
-    last = None
     parts = iterated(s, value(s, node.iter), span(s.program, node.iter))
-    for part in parts:
-        _bind_turn(s, node.target, part)
+
+    def turns() -> Iterator[None]:
+        for part in parts:
+            _bind_turn(s, node.target, part)
+            yield
+
+    return _loop(s, node, turns())
+
+
+def _loop(s: Session, node: ast.For | ast.While, turns: Iterator[None]) -> Any:
+    last = None
+    for _ in turns:
         try:
             found = run(s, node.body)
             last = found if found is not None else last
@@ -230,17 +238,12 @@ def _bind_turn(s: Session, target: ast.expr, part: Any) -> None:
 
 
 def _while(s: Session, node: ast.While) -> Any:
-    last = None
-    while truth(s, value(s, node.test), node.test):
-        s.step(span(s.program, node.test))
-        try:
-            found = run(s, node.body)
-            last = found if found is not None else last
-        except _Continue:
-            continue
-        except _Break:
-            break
-    return last
+    def turns() -> Iterator[None]:
+        while truth(s, value(s, node.test), node.test):
+            s.step(span(s.program, node.test))
+            yield
+
+    return _loop(s, node, turns())
 
 
 def _with(s: Session, node: ast.With) -> Any:

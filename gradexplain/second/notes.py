@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gradexplain.explanation import Note
-from gradexplain.notes import at as place_of
 from gradexplain.second.model import WHOLE
+from gradexplain.tensors import spot
 
 if TYPE_CHECKING:
     from gradexplain.second.making import Making
@@ -31,7 +31,7 @@ def notes(made: Making) -> Iterator[Note]:
             continue
         yield Note(
             "second-order kink",
-            f"{place_of(node.label, at)} is where the formula of {node.op.name} "
+            f"{spot(node.label, at)} is where the formula of {node.op.name} "
             "changes: its second derivative may differ on the two sides, and PyTorch takes "
             "that of the side on which its backward stands.",
             {"nodes": [node.label], "index": list(at)},

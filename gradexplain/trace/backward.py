@@ -26,7 +26,7 @@ from gradexplain.verdict.status import worst
 
 #: What a Function may consist of that returns what it is given, and what has derivative 0.
 _PASSING = {"positive", "reshape", "clone"}
-_STEPS = {"round", "floor", "ceil", "trunc", "sign", "sgn", "heaviside", "floor_divide"}
+STEPS = {"round", "floor", "ceil", "trunc", "sign", "sgn", "heaviside", "fix", "floor_divide"}
 
 
 def _is_meant(operation: Operation, pair: Pair, real: Array) -> bool:
@@ -34,7 +34,7 @@ def _is_meant(operation: Operation, pair: Pair, real: Array) -> bool:
     or the identity, and the gradient is reversed."""
     made = (node.op for graph in operation.graphs.values() for node in graph.nodes)
     ops = [op for op in made if op is not None]
-    if any(op.name in _STEPS or op.family == "comparison" for op in ops):
+    if any(op.name in STEPS or op.family == "comparison" for op in ops):
         return not np.any(pair[0])
     return is_identity(operation) and bool((real * pair[0] <= 0).all())
 

@@ -74,11 +74,6 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
 
 
-def element_of(name: str, index: Sequence[int]) -> str:
-    """``x[1,2]``; a number that stands alone has its name only."""
-    return f"{name}[{','.join(map(str, index))}]" if index else name
-
-
 def short(value: float) -> str:
     """Three digits."""
     return f"{value:.3g}"

@@ -11,13 +11,13 @@ import numpy as np
 
 from gradexplain.explanation import Array
 from gradexplain.recording.frames import Site
+from gradexplain.tensors import spot
 from gradexplain.trace.diagnose.finding import (
     TEXTS,
     Finding,
     Scene,
     assigned,
     at,
-    element_of,
     plain,
     short,
     told,
@@ -112,7 +112,7 @@ def _given(scene: Scene) -> Finding | None:
         who = "parameter" if value.kind == "leaf" else "data" if made is None else "assigned"
         return told(
             f"not a number: {who}", made or site, scene.snapshot.index,
-            element=element_of(scene.name(value.id), index), value=float(value.array[index]),
+            element=spot(scene.name(value.id), index), value=float(value.array[index]),
             count=int((~np.isfinite(value.array)).sum()), size=value.array.size, why=why,
             source="" if made is None else made.source,
         )  # fmt: skip
@@ -156,7 +156,7 @@ def _forward(scene: Scene, *, required: bool) -> Finding | None:
         )
         found = told(
             "not a number: forward", operation.site, scene.snapshot.index, why=why, fix=fix,
-            element=element_of(scene.name(value.id), index), value=float(value.array[index]),
+            element=spot(scene.name(value.id), index), value=float(value.array[index]),
             operation=plain(operation.name),
         )  # fmt: skip
         if np.isnan(value.array).any() or not _recovers(scene, value):
@@ -273,7 +273,7 @@ def _steep(
     chosen = _branch(scene, operation)
     return told(
         f"not a number: {'backward' if chosen is None else 'branch'}", operation.site,
-        scene.snapshot.index, element=element_of(scene.name(number), index), value=sent, operation=name,
+        scene.snapshot.index, element=spot(scene.name(number), index), value=sent, operation=name,
         point="" if here is None else f" = {short(here)}", why=why, fix=_row("steep", name)[1],
         Branch="" if chosen is None else at(chosen.site)[0].upper() + at(chosen.site)[1:],
     )  # fmt: skip

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradexplain.explanation import Array
-from gradexplain.trace.backward import is_identity
+from gradexplain.tensors import spot
+from gradexplain.trace.backward import STEPS, is_identity
 from gradexplain.trace.diagnose.finding import (
     Finding,
     Scene,
     at,
-    element_of,
     line_of,
     norm,
     plain,
@@ -38,9 +38,6 @@ _VANISHED, _LAYERS = 1e-5, 5
 _LARGE = 1e4
 
 _RECTIFIERS = {"relu", "relu6", "threshold", "clamp_min"}
-
-#: Functions with a derivative that is 0 wherever there is one.
-_STEPS = {"round", "floor", "ceil", "trunc", "sign", "sgn", "heaviside", "fix", "floor_divide"}
 
 #: Losses that compare element by element, and so broadcast.
 _PAIRWISE = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"}
@@ -444,7 +441,7 @@ _FINDERS: tuple[tuple[set[str], Any], ...] = (
     ({"cross_entropy", "binary_cross_entropy_with_logits"}, _twice),
     ({"nll_loss", "nll_loss_nd"}, _no_logarithm),
     ({"log", "log2", "log10"}, _logarithm),
-    (_STEPS, _step_function),
+    (STEPS, _step_function),
     (_NORMS, _biased),
 )
 
@@ -468,6 +465,6 @@ def of_functions(scene: Scene, call: TracedCall) -> Iterator[Finding]:
         kind = "scaled gradient" if is_identity(operation) else "wrong backward"
         yield told(
             kind, operation.site, scene.snapshot.index, name=name,
-            element=element_of(first.input, first.index), sent=values.pop("PyTorch"),
+            element=spot(first.input, first.index), sent=values.pop("PyTorch"),
             expected=next(iter(values.values())), file="FILE.py" if place is None else place.file,
         )  # fmt: skip
