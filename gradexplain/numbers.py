@@ -117,7 +117,7 @@ def _block(texts: np.ndarray, gaps: list[int | None], widths: list[int], width: 
     """The lines of one bracket: a row of numbers, or blocks under each other."""
     if texts.ndim == 1:
         return _row(texts.tolist(), gaps[0], widths, width - 2)
-    parts = [_block(part, gaps[1:], widths, width - 1) for part in texts]
+    parts = [_block(part, gaps[1:], widths, width - 2) for part in texts]
     if gaps[0] is not None:
         parts.insert(gaps[0], [_GAP])
     lines: list[str] = []

@@ -7,7 +7,11 @@ import pytest
 from sample import array
 
 from gradexplain import numbers
-from gradexplain.formats import ascii
+from gradexplain.cli import main
+from gradexplain.document.model import Document
+from gradexplain.errors import cells
+from gradexplain.formats import ascii, terminal
+from gradexplain.formats.text import Style
 
 # -- numbers ----------------------------------------------------------------------------------------
 
@@ -81,6 +85,30 @@ def test_a_row_never_exceeds_the_width() -> None:
     for width in (20, 37, 60, 100):
         lines = numbers.tensor(np.linspace(-1, 1, 60).reshape(3, 20), width=width)
         assert max(map(len, lines)) <= width
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "Q = x @ w; softmax(Q @ Q.T / 2, dim=-1) @ x", "--shape=x=2,3", "--shape=w=3,2", "--grad=ones"],
+        ["run", "x * 0.001234567", "--at=x=1,-2e-100", "--grad=1,1", "--grad=2,2", "--precision=3"],
+        ["why", "3*a + 2*b*b + log(c)", "b[0]", "--shape=b=3", "--grad=ones"],
+        ["hessian", "longer**3 * another**2", "--at=longer=1.2345678", "--at=another=-1.7654321"],
+        ["check", "x / x.sum(dim=0)", "--claim", "x: v*(1/x.sum(dim=0) - x/x.sum(dim=0)**2)"],
+        ["stability", "log(exp(x) - 1)", "--range=x=0.001,20"],
+        ["ops", "softmax"],
+    ],
+    ids=lambda arguments: arguments[0],
+)  # fmt: skip
+def test_pages_fit_any_width(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns that do not fit beside each other stand under each other."""
+    pages: list[Document] = []
+    monkeypatch.setattr(terminal, "render", lambda page, style: pages.append(page) or "")
+    assert main(arguments) in (0, 1)
+    monkeypatch.undo()
+    for width in (20, 23, 27, 34, 41, 50, 59, 70):
+        lines = terminal.render(pages[-1], Style(width, precision=3)).splitlines()
+        assert [line for line in lines if cells(line) > width] == []
 
 
 def test_distinct_shows_where_numbers_differ() -> None:

@@ -167,7 +167,7 @@ def _missing(done: str | None) -> str:
     """The parts of the answer that come after the stage ``done``, in words."""
     names = list(_PARTS)
     rest = list(_PARTS.values())[0 if done is None else names.index(done) + 1 :]
-    return ", ".join(dict.fromkeys(rest)) or "nothing"
+    return ", ".join(dict.fromkeys(rest))
 
 
 def _write(explanation: Explanation, shown: Shown, out: Output, alone: bool) -> None:

@@ -89,28 +89,28 @@ def _table(page: Page, block: doc.Table) -> None:
         return
     room = page.style.width - block.indent
     count = max(map(len, rows))
+    gaps = _GAP * (count - 1)
     widths = [
         max((_natural(page, row[c]) for row in rows if c < len(row)), default=0)
         for c in range(count)
     ]
-    if block.stacked and sum(widths) + _GAP * (count - 1) > room:
-        _stacked(page, block, widths[: block.kept])
+    if not block.stacked:
+        widths = _fitted(widths, room - gaps)
+    if sum(widths) + gaps <= room:
+        page.grid(
+            [[_cell(page, shown, widths[c]) for c, shown in enumerate(row)] for row in rows],
+            indent=block.indent,
+        )
         return
-    widths = _fitted(widths, room - _GAP * (count - 1))
-    page.grid(
-        [[_cell(page, shown, widths[c]) for c, shown in enumerate(row)] for row in rows],
-        indent=block.indent,
-    )
-
-
-def _stacked(page: Page, block: doc.Table, widths: list[int]) -> None:
-    """A row is the kept cells side by side, the others under them."""
-    room = page.style.width - block.indent
-    for row in block.rows:
-        page.grid([[_cell(page, shown, room) for shown in row[: block.kept]]], indent=block.indent)
-        for shown in row[block.kept :]:
-            for piece in _cell(page, shown, room - 4):
-                page.lines.append(Text(" " * (block.indent + 4)).append_text(piece))
+    kept = block.kept if block.stacked else 1
+    if sum(widths[:kept]) + _GAP * (kept - 1) > room:
+        kept = 1
+    step = 4 if room > 2 * _LEAST else 2
+    for row in rows:  # the kept cells side by side, the others under them
+        page.grid([[_cell(page, shown, room) for shown in row[:kept]]], indent=block.indent)
+        for shown in row[kept:]:
+            for piece in _cell(page, shown, room - step):
+                page.lines.append(Text(" " * (block.indent + step)).append_text(piece))
 
 
 def _natural(page: Page, shown: doc.Cell) -> int:

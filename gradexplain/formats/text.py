@@ -147,12 +147,13 @@ def wrapped_lines(
     """``line`` in pieces of at most ``width`` cells, all but the first indented by ``hang``."""
     pieces: list[Text] = []
     room = max(8, width)
+    hang = max(0, min(hang, room - 8))
     while line.cell_len > room:
         cut = _cut(line.plain, room, breaks)
         head, line = line.divide([cut])
         head.rstrip()
         pieces.append(Text(" " * hang * bool(pieces)).append_text(head))
-        room = max(8, width - hang)
+        room = max(8, width) - hang
     pieces.append(Text(" " * hang * bool(pieces)).append_text(line))
     return pieces
 
@@ -213,6 +214,12 @@ def matrix_lines(page: Page, labels: Sequence[Text], heads: Sequence[Text], valu
         for head, column in zip(heads, columns, strict=True)
     ]
     room = page.style.width - 4 - max(label.cell_len for label in labels)
+    if max(widths) + 2 > room:  # not even a column fits beside the labels
+        for r, label in enumerate(labels):
+            page.add(label, indent=4)
+            for head, column in zip(heads, columns, strict=True):
+                page.add(head, Text("  "), column[r], indent=6)
+        return
     for start, stop in blocks(widths, room):
         page.blank()
         page.grid(

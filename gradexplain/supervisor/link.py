@@ -116,6 +116,8 @@ def answering(show: Callable[[Any, str], None]) -> Iterator[None]:
     state.so_far = None
     try:
         yield
+        missing("the page")
+        decided()
     except (TimeUp, MemoryError) as error:
         if state.so_far is not None:
             said = too_long() if isinstance(error, TimeUp) else too_large()
