@@ -62,24 +62,28 @@ def compare_json(found: bytes, golden: Path, schema: dict[str, Any]) -> None:
         compare(found, golden)
 
 
-def same_document(found: Any, golden: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
+def same_document(
+    found: Any, golden: Any, schema: dict[str, Any], root: dict[str, Any], atol: float = 1e-12
+) -> bool:
     """Whether two documents are the same but for the last digits of PyTorch's numbers."""
     if "x-computed-by" in schema:
         found, golden = (np.array(d, dtype=float) for d in (found, golden))
-        return np.allclose(found, golden, rtol=1e-9, atol=1e-12, equal_nan=True)
+        return np.allclose(found, golden, rtol=1e-9, atol=atol, equal_nan=True)
     if "$ref" in schema:
         schema = root["$defs"][schema["$ref"].removeprefix("#/$defs/")]
     for choice in schema.get("anyOf", ()):
         if "$ref" in choice and isinstance(found, dict):
-            return same_document(found, golden, choice, root)
+            return same_document(found, golden, choice, root, atol)
     if isinstance(found, dict) and isinstance(golden, dict):
         known, others = schema.get("properties", {}), schema.get("additionalProperties")
         others = others if isinstance(others, dict) else {}
         return found.keys() == golden.keys() and all(
-            same_document(found[key], golden[key], known.get(key, others), root) for key in found
+            same_document(found[key], golden[key], known.get(key, others), root, atol)
+            for key in found
         )
     if isinstance(found, list) and isinstance(golden, list) and "items" in schema:
         return len(found) == len(golden) and all(
-            same_document(f, g, schema["items"], root) for f, g in zip(found, golden, strict=True)
+            same_document(f, g, schema["items"], root, atol)
+            for f, g in zip(found, golden, strict=True)
         )
     return found == golden

@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accepting import same_document
 
 from gradexplain.cli import main
+from gradexplain.document.schema import schema_of
+from gradexplain.stability.search import Stability
 from gradexplain.supervisor import helper, link
 
 TESTS = Path(__file__).parent
@@ -493,3 +496,15 @@ def test_the_same_bytes_whatever_the_machine() -> None:
     }
     assert len(pages) == 1
     assert '"status": "agree"' in pages.pop()
+
+
+def test_digits_that_were_counted_are_marked(capsys: pytest.CaptureFixture[str]) -> None:
+    """Other instructions of PyTorch change its last digits, and so where they go; nothing else."""
+    arguments = ["stability", "1 - sigmoid(x)", "--range", "x=-30,30", "--shape", "x=19"]
+    arguments += ["--format", "json"]
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": "default"}
+    code, out, err = done(command(*arguments, env=environment))
+    assert (code, err) == (main(arguments), "")
+    pages = [json.loads(page) for page in (out, capsys.readouterr().out)]
+    schema = schema_of(Stability)
+    assert same_document(*pages, schema, schema, atol=1.0)

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from gradexplain.document.keys import Key, Keys
 from gradexplain.document.shows import Shows
 from gradexplain.errors import GradexplainError, InputError
 from gradexplain.examples import example_values
@@ -32,10 +33,15 @@ _TEXT = 60
 #: How many rewrites may be applied one after the other.
 _ROUNDS = 3
 
+#: Digits are counted in PyTorch's own numbers, whose last ones are the machine's.
+_MEASURED = Key(computed="PyTorch")
+
 
 @dataclass(frozen=True, slots=True)
 class Lost:
     """The operation that lost digits at the worst sample, forward or backward."""
+
+    JSON: ClassVar[Keys] = dict.fromkeys(("before", "after"), _MEASURED)
 
     operation: str
     backward: bool
@@ -53,6 +59,9 @@ class Stability(Shows):
 
     SCHEMA: ClassVar[str] = "gradexplain-stability/1"
     PAGE: ClassVar[str] = "gradexplain.stability.page"
+    JSON: ClassVar[Keys] = dict.fromkeys(
+        ("forward", "backward", "worst", "forward_after", "backward_after"), _MEASURED
+    )
 
     expression: str
     dtype: str
