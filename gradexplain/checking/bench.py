@@ -64,10 +64,12 @@ class Bench:
             return
         self.source = own
         self.original = inspect.getattr_static(function, "backward")
+        #: The output and the leaves of each trial, and what its Function keeps.
+        self.made: list[tuple[Any, Any]] = []
+        self.kept: list[list[bytes]] = []
         try:
-            self.made: list[tuple[Any, Any]] = [
-                cast("CodeSetting", t.setting).applied(t.values, "float64") for t in self.trials
-            ]
+            for k in range(len(self.trials)):
+                self._make(k)
         except Exception:  # the user's own code: there is nothing to edit where it does not run
             self.tree = None
             return
@@ -85,6 +87,13 @@ class Bench:
             [0.5 + points.spread(t.out_shape, 7), points.spread(t.out_shape, 11) - 0.5]
             for t in self.trials
         ]
+
+    def _make(self, k: int) -> None:
+        """Run the forward of the k-th trial, for the first time or anew."""
+        setting = cast("CodeSetting", self.trials[k].setting)
+        made = setting.applied(self.trials[k].values, "float64")
+        self.made[k : k + 1] = [made]
+        self.kept[k : k + 1] = [_kept(made[0])]
 
     def compiled(self, known: Mapping[str, Any] | None = None) -> Any:
         """The tree, as it is now, as a function; ``known`` are names that it may use besides."""
@@ -105,7 +114,6 @@ class Bench:
     ) -> list[Any] | None:
         """What ``backward`` gives at the k-th trial for each input that is looked at."""
         y, leaves = self.made[k]
-        kept = _kept(y)
         upstream = numeric.tensor(v, "float64")
         self.function.backward = staticmethod(backward)
         try:
@@ -116,15 +124,13 @@ class Bench:
         except Exception as error:  # the user's own code, edited
             if "modified by an inplace" in str(error) and again:
                 # By this edit, or by one before it: what was saved is made anew.
-                setting = cast("CodeSetting", self.trials[k].setting)
-                self.made[k] = setting.applied(self.trials[k].values, "float64")
+                self._make(k)
                 return self.gradients(backward, k, v, again=False, graph=graph)
             return None
         finally:
             self.function.backward = self.original
-            if _kept(y) != kept:
-                setting = cast("CodeSetting", self.trials[k].setting)
-                self.made[k] = setting.applied(self.trials[k].values, "float64")
+            if _kept(y) != self.kept[k]:
+                self._make(k)
         if not np.array_equal(upstream.numpy(), v):
             return None
         return [found[p] for p in self.places]

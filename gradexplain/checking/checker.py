@@ -27,7 +27,7 @@ from gradexplain.checking.report import (
 )
 from gradexplain.checking.setting import CodeSetting
 from gradexplain.checking.subjects import FormulaSubject, Subject
-from gradexplain.checking.told import told
+from gradexplain.checking.told import said
 from gradexplain.checking.trials import Trial, Tries, made, where
 from gradexplain.codegen.line import gradient_line
 from gradexplain.errors import GradexplainError, InputError
@@ -525,7 +525,7 @@ def _settled(value: float, tolerance: float) -> float:
 
 def _notes(report: CheckReport, subject: Subject, trials: list[Trial]) -> None:
     def say(key: str, **names: Any) -> None:
-        report.notes.append(told(f"note.{key}", **names).sentence)
+        report.notes.append(said(f"note.{key}", **names))
 
     right = [n for n in report.inputs if report.inputs[n].verdict == "right"]
     for name in trials[0].implemented.widened:

@@ -4,10 +4,11 @@ example and its mend.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.resources import files
 
 from gradexplain.errors import InputError
+from gradexplain.texts import blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +26,14 @@ class Kind:
         return f"GX{self.number}"
 
 
-def _read(text: str) -> Kind:
-    head, *lines = text.splitlines()
-    number, name, title = head.replace(":", "", 1).split(" ", 2)
-    told = [line.strip() for line in lines]
-    about = " ".join(line for line in told if not line.startswith("= "))
-    shown, wrong, right = [line[2:] for line in told if line.startswith("= ")] or ("", "", "")
-    return Kind(int(number), name, title, about, (shown, wrong, right) if shown else None)
+def _kinds() -> Iterator[Kind]:
+    for head, about, example in blocks("gradexplain.checking", "faults.txt"):
+        number, name, title = head.replace(":", "", 1).split(" ", 2)
+        shown = tuple(example.split(" => "))
+        yield Kind(int(number), name, title, about, shown if len(shown) == 3 else None)
 
 
-_TEXT = files("gradexplain.checking").joinpath("faults.txt").read_text("utf-8")
-KINDS = tuple(map(_read, _TEXT.strip().split("\n\n")[1:]))
+KINDS = tuple(_kinds())
 
 #: Every fault by its name.
 BY_NAME = {kind.name: kind for kind in KINDS}

@@ -19,7 +19,7 @@ from typing import Any
 from gradexplain.checking import numeric, solving
 from gradexplain.checking.bench import Bench
 from gradexplain.checking.formula_bench import FormulaBench
-from gradexplain.checking.places import Edit, bearing, edits, slots
+from gradexplain.checking.places import Edit, Slot, bearing, edits, slots
 from gradexplain.checking.report import Fault, Patch
 from gradexplain.checking.rewriting import text
 
@@ -54,10 +54,11 @@ def _find(
     kept: list[Edit] = []
     solved = solving.Solved(bench) if isinstance(bench, Bench) else None
     around = bearing(bench.tree, bench.returned)
-    hopeful = [s for s in around if solved is None or solved.hopeful(s)]
+    split: dict[bool, list[Slot]] = {True: [], False: []}
+    for slot in around:
+        split[solved is None or solved.hopeful(slot)].append(slot)
     # A place at which no other value would do may still be of the wrong shape.
-    rest = [s for s in around if s not in hopeful]
-    tried = itertools.chain(edits(hopeful, scope, first), edits(rest, scope, first))
+    tried = itertools.chain.from_iterable(edits(some, scope, first) for some in split.values())
     for edit in itertools.islice(tried, bench.most):
         if (solved is None or solved.may(edit)) and _right(bench, [edit]):
             return [edit]

@@ -99,7 +99,8 @@ class FormulaBench:
         upstream = [n for n in first.setting.grad_names if n in used] or first.setting.grad_names
         inputs = frozenset(first.setting.shapes)
         named = {n.label for n in graph.nodes if n.named} | inputs | {self.output}
-        tensors = {n: t.ndim for n, t in self.known[0].items() if n in named}
+        # y′ is a name of ours, for an output where the reader has a y.
+        tensors = {n: t.ndim for n, t in self.known[0].items() if n in named and n.isidentifier()}
         sizes = [f"{n}.shape[{i}]" for n in inputs for i in range(tensors.get(n, 0))]
         return Scope(
             {**tensors, **{n: len(first.out_shape) for n in upstream[:1]}},

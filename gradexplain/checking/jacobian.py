@@ -43,7 +43,9 @@ def by_other_input(case: Case) -> Fault | None:
         ):
             continue
         if all(_gives(t, other, name) for t in case.regular):
-            return told("swapped", name=name, other=other, a=", ".join(case.first.setting.shapes))
+            return told(
+                "swapped", name=name, other=other, order=", ".join(case.first.setting.shapes)
+            )
         return told("wrong_input", name=name, other=other)
     # Another input about which there is no claim.
     graph = case.graph
@@ -51,7 +53,7 @@ def by_other_input(case: Case) -> Fault | None:
         if leaf.label in case.first.setting.wanted or leaf.integer:
             continue
         if case.explains(functools.partial(_autograd, name=leaf.label)):
-            return told("wrong_input.2", name=name, a=leaf.label)
+            return told("wrong_input.2", name=name, leaf=leaf.label)
     return None
 
 
@@ -95,9 +97,9 @@ def by_diagonal(case: Case) -> Fault | None:
         return None
     trial = case.first
     off = trial.true[name] * (1 - np.eye(len(trial.true[name])))
-    blank = int((off != 0).sum())
+    count = int((off != 0).sum())
     element = f"{case.output}{_letters(trial.out_shape, 'ikmac')}"
-    return told("missing_off_diagonal", element=element, name=name, blank=blank)
+    return told("missing_off_diagonal", element=element, name=name, count=count)
 
 
 def _letters(shape: tuple[int, ...], letters: str) -> str:
@@ -141,13 +143,13 @@ def by_uses(case: Case) -> Fault | None:
         if uses.get(source.id, 0) >= 2:
             return told(
                 "missing_accumulation",
-                a=labels[source.id],
-                b=_times(uses[source.id]),
+                value=labels[source.id],
+                times=_times(uses[source.id]),
                 into=into,
                 name=name,
-                c=_title(node, labels),
+                other=_title(node, labels),
             )
-        return told("missing_term", name=name, a=labels[source.id], into=into)
+        return told("missing_term", name=name, value=labels[source.id], into=into)
     # One use alone, of a value that is used more than twice.
     for source in graph.nodes:
         mine = [p for p, (n, u, _) in enumerate(cuts[0]) if n.inputs[u] == source.id]
@@ -162,10 +164,10 @@ def by_uses(case: Case) -> Fault | None:
             if all(t.fits(name, alone(t, c)) for t, c in zip(trials, cuts, strict=True)):
                 return told(
                     "missing_accumulation.2",
-                    a=labels[source.id],
-                    b=_times(len(mine)),
+                    value=labels[source.id],
+                    times=_times(len(mine)),
                     name=name,
-                    c=len(mine),
+                    count=len(mine),
                 )
     return None
 
@@ -211,7 +213,7 @@ def by_term(case: Case) -> Fault | None:
             which = "a term" if size == 1 else "two terms"
             if same and abs(factor + 1) < 1e-9:
                 return told(
-                    "missing_term.2", which=which, name=name, a="is" if size == 1 else "are"
+                    "missing_term.2", which=which, name=name, verb="is" if size == 1 else "are"
                 )
             if size > 1:
                 continue
@@ -221,7 +223,7 @@ def by_term(case: Case) -> Fault | None:
             if fault is not None:
                 return fault
             if same:
-                return told("constant_factor.3", name=name, a=number(1 + factor))
+                return told("constant_factor.3", name=name, factor=number(1 + factor))
             size_name = _size_factor([1 + f for f in found], trials, name)
             if size_name is not None:
                 return told("constant_factor.4", name=name, size_name=size_name)

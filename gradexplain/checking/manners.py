@@ -104,7 +104,7 @@ def _alone(use: Use, vs: Sequence[Any]) -> Iterator[tuple[str, Fault]]:
         try:
             one, all_ = use.grads(use.wanted, vs, only=k), use.grads(use.wanted, others)
         except Exception as error:  # the user's own code
-            yield use.wanted[0], told("raises", said_of=said_of, a=said(error))  # fmt: skip
+            yield use.wanted[0], told("raises", said_of=said_of, error=said(error))  # fmt: skip
             continue
         for name, a, b in zip(use.wanted, one, all_, strict=True):
             if not _same(a, b):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -31,14 +32,14 @@ def by_in_place(case: Case) -> Fault | None:
     if not changed:
         return None
     names = " and ".join(changed)
-    return told("inplace_forward", names=names, a=changed[0])
+    return told("inplace_forward", names=names, first=changed[0])
 
 
 def by_forward_differs(case: Case) -> Fault | None:
     for t in case.regular:
         gap = t.setting.forward_gap(t.values, t.dtype)
         if gap is not None:
-            return told("forward_differs", a=number(gap))
+            return told("forward_differs", gap=number(gap))
     return None
 
 
@@ -215,8 +216,8 @@ def by_kink(case: Case) -> Fault | None:
         for n in (graph.nodes if graph else ())
     )
     convention = f" ({kinks[0]})" if kinks else ""
-    code = "kink" if kinked else "one_point.2"
-    return told(code, name=name, at=at, value=value, want=want, convention=convention, got=got)
+    fault = told("kink", name=name, at=at, value=value, want=want, convention=convention, got=got)
+    return fault if kinked else replace(fault, code="one_point")
 
 
 def by_rounding(case: Case) -> Fault | None:

@@ -26,6 +26,7 @@ from gradexplain.checking.subjects import (
 from gradexplain.errors import GradexplainError, InputError
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph
+from gradexplain.ops.base import show_shape
 
 if TYPE_CHECKING:
     from gradexplain.checking.code import CodeSubject
@@ -103,11 +104,22 @@ class CodeSetting(Setting):
         for claim in claims_.read_claims(texts or (), self.wanted):
             self.meant[claim.name] = claims_.declared(claim, known)
         missing = [n for n in self.wanted if n not in self.meant]
-        if missing and self.subject.question.intended != "straight-through":
+        straight = self.subject.question.intended == "straight-through"
+        if missing and not (straight and self.meant):
+            out, other = show_shape(self.out_shape), show_shape(self.shapes[missing[0]])
             raise InputError(
-                f"nothing is declared of the gradient by {missing[0]}",
-                remedy=f'say it too: --as "{missing[0]}: …", or --no-grad {missing[0]}',
+                f"nothing goes straight through: no input has the output's shape {out}"
+                if straight else f"nothing is declared of the gradient by {missing[0]}",
+                remedy=f'say it{"" if straight else " too"}: --as "{missing[0]}: …", a gradient of '
+                f"shape {other}, or --no-grad {missing[0]}",
+            )  # fmt: skip
+        notes = self.subject.notes
+        for name in missing:
+            note = (
+                f"Nothing goes straight through to {name}, whose shape is not the output's: its "
+                "gradient is compared with the forward's own."
             )
+            notes += [note] if note not in notes else []
 
     def _autograd(self, values: Mapping[str, Array], dtype: str) -> dict[str, Array]:
         if self.graph is not None:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from typing import Any
 
 from gradexplain.checking.report import Fault
+from gradexplain.texts import blocks
 
-
-def _read(text: str) -> tuple[str, tuple[str, str, str]]:
-    key, *lines = (line.strip() for line in text.splitlines())
-    whole, _, hint = " ".join(lines).partition(" hint ")
-    sentence, _, mend = whole.partition(" mend ")
-    return key, (sentence, mend, hint)
-
-
-_TEXT = files("gradexplain.checking").joinpath("told.txt").read_text("utf-8")
-_TOLD = dict(map(_read, _TEXT.strip().split("\n\n")[1:]))
+_TOLD = {key: texts for key, *texts in blocks("gradexplain.checking", "told.txt")}
 
 
 def told(key: str, **names: Any) -> Fault:
     """The fault of a key, ``code`` or ``code.variant``, with what its texts leave open filled in."""
-    sentence, mend, hint = (text.format(**names) for text in _TOLD[key])
-    return Fault(key.partition(".")[0], sentence, mend, hint=hint)
+    sentence, mend = (text.format(**names) for text in _TOLD[key])
+    remedy, _, hint = mend.partition("hint: ")
+    return Fault(key.partition(".")[0], sentence, remedy, hint=hint)
+
+
+def said(key: str, **names: Any) -> str:
+    """A sentence that is no fault."""
+    return _TOLD[key][0].format(**names)

@@ -77,7 +77,7 @@ def generate(
             )
     pattern = _pattern(program, names, fixed)
     errors: list[GradexplainError] = []
-    for sizes, general in _derivations(program, pattern, fixed):
+    for sizes, general in _derivations(program, pattern):
         made: list[Making] = []
         for way in ("closed form", "steps"):
             try:
@@ -130,7 +130,7 @@ def _pattern(
 
 
 def _derivations(
-    program: Program, pattern: Mapping[str, Shape], fixed: Mapping[str, Shape]
+    program: Program, pattern: Mapping[str, Shape]
 ) -> list[tuple[dict[str, Shape], bool]]:
     """Shapes to derive at: primes for any size, else the pattern as it is."""
     sizes = sorted({n for s in pattern.values() for n in s if n != 1})

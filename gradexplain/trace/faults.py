@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 
 from gradexplain.document.keys import HIDDEN, Key, Keys
 from gradexplain.recording.frames import Site, is_library
+from gradexplain.texts import blocks
 from gradexplain.trace import mistakes
 from gradexplain.trace.diagnose.finding import assigned
 from gradexplain.trace.diagnose.finding import at as _at
 from gradexplain.trace.saved import carried_over, freed_at, overwritten
-from gradexplain.trace.texts import blocks
 
-_TEXTS = {head: said for head, *said in blocks("faults.txt")}
+_TEXTS = {head: said for head, *said in blocks("gradexplain.trace", "faults.txt")}
 
 
 @dataclass(slots=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from gradexplain.trace.texts import blocks
+from gradexplain.texts import blocks
 
-_ROWS = tuple(blocks("mistakes.txt"))
+_ROWS = tuple(blocks("gradexplain.trace", "mistakes.txt"))
 
 
 def explained(message: str, failed: Any) -> tuple[str, str]:

@@ -12,11 +12,11 @@ import numpy as np
 
 from gradexplain.explanation import Array
 from gradexplain.recording.frames import Site
+from gradexplain.texts import blocks
 from gradexplain.trace.snapshot import Operation, Snapshot, Value, args_in
-from gradexplain.trace.texts import blocks
 
 #: By kind (and variant): the sentence and the remedy.
-TEXTS = {head: said for head, *said in blocks("findings.txt")}
+TEXTS = {head: said for head, *said in blocks("gradexplain.trace", "findings.txt")}
 
 #: What is no fault, but explains a number.
 _REMARKS = {"graph kept", "scaled gradient", "bias before a normalisation"}

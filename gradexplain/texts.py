@@ -1,0 +1,17 @@
+"""Sentences that are kept as text: a head, what is said, and what to write instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.resources import files
+
+
+def blocks(package: str, name: str) -> Iterator[tuple[str, str, str]]:
+    """The head of each block, what is said, and after ``=>`` what to write instead.  Blocks are apart
+    by an empty line; the first says what the text is.
+    """
+    text = files(package).joinpath(name).read_text("utf-8")
+    for block in text.strip().split("\n\n")[1:]:
+        head, *said = block.splitlines()
+        what, _, remedy = " ".join(["", *(line.strip() for line in said)]).partition(" => ")
+        yield head.strip(), what.strip(), remedy
