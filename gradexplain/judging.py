@@ -10,7 +10,7 @@ import numpy as np
 
 from gradexplain.explanation import Check, Difference, Gradient
 from gradexplain.graph import Node
-from gradexplain.plan.arrays import Pair, sized
+from gradexplain.plan.arrays import Pair, Relative
 from gradexplain.plan.blocks import LARGE
 from gradexplain.problem import Problem
 from gradexplain.routes.chain import MOST_DIGITS, ChainRule, cleaned
@@ -59,11 +59,14 @@ class Judging:
         zero = np.zeros(node.shape)
         pair = closed()
         value, size = cleaned(pair, exact=exact), pair[1]
-        pair = sized(self.chain.upstream.get(node.id, (zero, zero)))
+        pair = self.chain.upstream.get(node.id, (zero, zero))
         by_chain, sizes = cleaned(pair, exact=exact), (size, pair[1])
         del pair, size
         if not exact and value.size >= LARGE and node.id in self.chain.upstream:
-            self.chain.upstream[node.id] = by_chain, None  # its bounds do their duty here
+            self.chain.upstream[node.id] = (
+                by_chain,
+                Relative(by_chain),
+            )  # its bounds do their duty here
         if exact:
             allowed = compare.exact_bound(
                 np.maximum(*sizes), value, by_chain, self.precision, self.chain.decimals

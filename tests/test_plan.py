@@ -19,7 +19,7 @@ from gradexplain.formula.functions import PRIMITIVES
 from gradexplain.formula.indices import index
 from gradexplain.formula.kinds import Bracket, Cases, FloorDiv, Greatest, Lookup
 from gradexplain.plan import blocks, contraction, cost
-from gradexplain.plan.arrays import to_exact, to_float
+from gradexplain.plan.arrays import Relative, to_exact, to_float
 from gradexplain.plan.evaluate import Evaluator, lowered
 from gradexplain.plan.exact import power
 from gradexplain.plan.program import Axis, needed
@@ -328,3 +328,24 @@ def test_a_difference_larger_than_its_terms_is_distributed() -> None:
     )
     wanted = np.outer(values, np.full(300, (values**2).sum())) - values * values.sum()
     np.testing.assert_allclose(found, wanted, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", [n for n in FORMULAS if n not in ("put by a table", "delta")])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_magnitudes_that_are_so_many_times_the_values(name: str, sign: float) -> None:
+    """Sizes given as such, or as arrays: the magnitudes are the same, also where terms cancel."""
+    formula = FORMULAS[name][0]
+    free = sorted((s for s in formula.free_symbols if s in SIZES), key=str)
+    given = {
+        k: np.where(np.arange(v.size).reshape(v.shape) % 2, v, sign * v) for k, v in TENSORS.items()
+    }
+    found = []
+    for size in (np.abs, lambda value: Relative(value)):
+
+        def resolve(label: str, size: Any = size) -> tuple[Any, Any]:
+            return given[label], size(given[label])
+
+        evaluator = Evaluator(resolve, SIZES, exact=False, lookup=TABLES.__getitem__)
+        found.append(evaluator.value(formula, free, tuple(SIZES[s] for s in free)))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_allclose(np.asarray(found[1][1]), found[0][1], rtol=1e-13)

@@ -12,19 +12,53 @@ import numpy as np
 from gradexplain.arithmetic import mp
 from gradexplain.plan.program import Affine, Axes, Axis, Node
 
-#: Values (floats, or mpmath numbers) and their magnitudes; None for those of large arrays that are
-#: given, each number rounded once (`sized`).
+#: Values (floats, or mpmath numbers) and their magnitudes, an array of floats or `Relative`; None where
+#: there are none.
 Pair = tuple[Any, Any]
 
 
+class Relative(np.lib.mixins.NDArrayOperatorsMixin):
+    """Magnitudes that are ``times`` the size of each of ``values``, worked out where they are read.
+
+    Such are those of numbers rounded once, of products and quotients of such, and of their sums where
+    nothing cancels.  An infinity is exact.
+    """
+
+    def __init__(self, values: Any, times: float = 1.0) -> None:
+        self.values = values
+        self.times = times
+        self.shape, self.ndim, self.size = values.shape, values.ndim, values.size
+
+    def __getitem__(self, part: Any) -> Relative:
+        return Relative(as_array(self.values[part]), self.times)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        size = as_array(np.abs(self.values))
+        if self.times != 1:
+            np.multiply(size, self.times, out=size)
+        if not np.isfinite(size).all():
+            size[np.isinf(self.values)] = 0.0
+        return size
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        arrays = [np.asarray(a) if isinstance(a, Relative) else a for a in inputs]
+        return getattr(ufunc, method)(*arrays, **options)
+
+
 def sized(pair: Pair) -> Pair:
-    """The pair with its magnitudes: of numbers rounded once their size; a given infinity is exact."""
-    if pair[1] is not None:
-        return pair
-    size = np.abs(pair[0])
-    if not np.isfinite(size).all():
-        size = np.where(np.isinf(size), 0.0, size)
-    return pair[0], size
+    """The pair with its magnitudes as an array."""
+    return pair[0], np.asarray(pair[1])
+
+
+def added(one: Pair, other: Pair) -> Pair:
+    """The sum of two pairs of the same shape."""
+    with np.errstate(all="ignore"):
+        return as_array(one[0] + other[0]), as_array(one[1] + other[1])
+
+
+def is_finite(array: Any) -> bool:
+    """Whether no infinity and no nan is among numbers."""
+    return bool(np.isfinite(array).all())
 
 
 def to_exact(array: Any) -> Any:
@@ -100,8 +134,13 @@ def joined(node: Node, whole: Any, value: Any, place: int | None, part: slice | 
     if part is None:
         return value
     if isinstance(value, tuple):
-        each = zip(whole or [None] * len(value), value, strict=True)
-        return tuple(joined(node, all_of_it, own, place, part) for all_of_it, own in each)
+        before, size = whole or (None, None)
+        whole = joined(node, before, value[0], place, part)
+        if place is not None and isinstance(value[1], Relative):
+            if size is None or (isinstance(size, Relative) and size.times == value[1].times):
+                return whole, Relative(whole, value[1].times)
+        size, own = (np.asarray(s) if isinstance(s, Relative) else s for s in (size, value[1]))
+        return whole, None if own is None else joined(node, size, own, place, part)
     if place is None:
         return value if whole is None else np.add(whole, value, out=whole)
     if whole is None:

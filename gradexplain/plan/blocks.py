@@ -15,7 +15,7 @@ from functools import lru_cache
 from gradexplain.plan.program import Axis, Node, needed
 
 #: The elements of a block, and of what is worth being cut into several.
-BLOCK = 1 << 15
+BLOCK = 1 << 16
 LARGE = 1 << 18
 
 #: Kinds whose value is an array of its own.

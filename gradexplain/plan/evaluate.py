@@ -10,7 +10,8 @@ import numpy as np
 import sympy
 
 from gradexplain.formula.kinds import Lookup
-from gradexplain.plan.arrays import Pair, aligned, joined, sized
+from gradexplain.plan.arrays import Pair, Relative, aligned, joined, sized
+from gradexplain.plan.blocks import LARGE
 from gradexplain.plan.cost import hold
 from gradexplain.plan.exact import Exact
 from gradexplain.plan.lower import Lowering
@@ -60,9 +61,16 @@ class Evaluator:
         root = self._held(e, axes)
         with np.errstate(all="ignore"):
             found = run(root, self._interpretation)
-        pair = sized(found) if self._magnitudes else (found, None)
-        value, size = (a if a is None else self._shaped(a, root, axes, shape) for a in pair)
-        return value, size
+        pair = found if self._magnitudes else (found, None)
+        if isinstance(pair[1], Relative) and (self._exact or root.elements < LARGE):
+            pair = sized(pair)
+        return self._pair(pair, root, axes, shape)
+
+    def _pair(self, pair: Pair, root: Node, axes: Sequence[Any], shape: Sequence[int]) -> Pair:
+        value, size = self._shaped(pair[0], root, axes, shape), pair[1]
+        if isinstance(size, Relative):
+            return value, Relative(value, size.times)
+        return value, None if size is None else self._shaped(size, root, axes, shape)
 
     def parts(
         self, e: Any, axes: Sequence[Any], shape: Sequence[int]
@@ -76,10 +84,9 @@ class Evaluator:
                 whole = joined(root, whole, pair, place, part)
             else:
                 some = part.stop - part.start, *shape[1:]
-                yield part, tuple(self._shaped(a, root, axes, some) for a in sized(pair))
+                yield part, self._pair(pair, root, axes, some)
         if whole is not None:
-            pair = tuple(self._shaped(a, root, axes, shape) for a in sized(whole))
-            yield slice(None), pair
+            yield slice(None), self._pair(whole, root, axes, shape)
 
     def _held(self, e: Any, axes: Sequence[Any]) -> Node:
         root = self._lowered(sympy.sympify(e), axes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,12 @@ import sympy
 from gradexplain.plan import contraction
 from gradexplain.plan.arrays import (
     Pair,
+    Relative,
     aligned,
     as_array,
     before,
     gathered,
+    is_finite,
     running,
     scanned,
     scattered,
@@ -36,9 +38,10 @@ from gradexplain.plan.running import run
 
 
 class Magnitude:
-    """Pairs of values, as ``values`` has them, and magnitudes in float64.
+    """Pairs of values, as ``values`` has them, and magnitudes in float64; ``pair(label)`` are the inputs'.
 
-    ``pair(label)`` are the inputs with theirs, or with None for those of numbers that are given.
+    As long as floats are finite, the magnitudes of products, quotients, powers, and of sums of numbers of
+    one sign, are as many times the values as those that go in say (`Relative`), and no array is made.
     """
 
     cut = True
@@ -47,37 +50,61 @@ class Magnitude:
         self._values = values
         self._pair = pair
 
-    def _size(self, label: str, *, whole: bool = True) -> Any:
-        pair = self._pair(label)
-        return (sized(pair) if whole else pair)[1]
-
     def step(self, node: Node, args: list[Any], spare: list[bool]) -> Any:
-        if node.type != "real":
-            return self._values.step(node, [a[0] for a in args], []), None
-        args = [
-            sized(a) if arg.type == "real" else a for a, arg in zip(args, node.args, strict=True)
-        ]
         value = self._values.step(node, [a[0] for a in args], [False] * len(args))
+        if node.type != "real":
+            return value, None
+        exact = value.dtype == object
+        times = None if exact else self._times(node, value, args)
+        if times is not None:
+            return value, Relative(value, times)
+        if exact or node.kind not in ("map", "contract") or not is_finite(value):
+            args = [a if a[1] is None else sized(a) for a in args]
         size = getattr(self, f"_{node.kind}")(node, value, args)
-        return value, None if size is None else np.asarray(size, dtype=np.float64)
+        return value, np.asarray(size, dtype=np.float64)
+
+    def _times(self, node: Node, value: Any, args: list[Pair]) -> float | None:
+        """How many times its value the magnitude is, None where that is not one number."""
+        what, kind = node.data, node.kind
+        if kind in ("number", "real"):
+            return 1.0
+        if kind in ("element", "window", "gather"):
+            size = self._pair(what[0])[1]
+            return size.times if isinstance(size, Relative) else None
+        each = [a[1].times for a in args if isinstance(a[1], Relative)]
+        if len(each) < sum(arg.type == "real" for arg in node.args):
+            return None
+        found: float | None = None
+        if kind == "map" and what in ("multiply", "divide"):
+            found = sum(each) + len(each) - 1
+        elif kind == "map" and isinstance(what, tuple):
+            found = 1 + abs(what[1]) * each[0]
+        elif kind == "map" and what == "sqrt":
+            found = 1 + each[0] / 2
+        elif kind in ("select", "take"):
+            found = each[0]
+        elif kind == "contract" and all(
+            a[0].min(initial=0.0) >= 0 for a, arg in zip(args, node.args, strict=True) if arg.type == "real"
+        ):  # fmt: skip
+            found = _summed(node, each)
+        return found if found is not None and is_finite(value) else None
 
     # -- leaves ----------------------------------------------------------------------------------
 
     def _number(self, node: Node, value: Any, args: list[Pair]) -> Any:
-        size = np.abs(to_float(value))  # an infinity that is given, as in a mask, is exact
-        return np.where(np.isinf(size), 0.0, size)
+        return Relative(to_float(value))
 
     _real = _number
 
     def _element(self, node: Node, value: Any, args: list[Pair]) -> Any:
-        size = self._size(node.data[0], whole=False)
-        return None if size is None else size[tuple(slice(None) if p else 0 for p in node.data[1])]
+        size = self._pair(node.data[0])[1]
+        return size[tuple(slice(None) if pick else 0 for pick in node.data[1])]
 
     def _window(self, node: Node, value: Any, args: list[Pair]) -> Any:
-        return window(self._size(node.data[0]), node.data[1], node.axes, 0.0)
+        return window(np.asarray(self._pair(node.data[0])[1]), node.data[1], node.axes, 0.0)
 
     def _gather(self, node: Node, value: Any, args: list[Pair]) -> Any:
-        size = self._size(node.data[0])
+        size = np.asarray(self._pair(node.data[0])[1])
         return gathered(size, [a[0] for a in args], [a.axes for a in node.args], node.axes)
 
     # -- arithmetic ------------------------------------------------------------------------------
@@ -87,19 +114,24 @@ class Magnitude:
         values = [
             aligned(a[0], arg.axes, node.axes) for a, arg in zip(args, node.args, strict=True)
         ]
-        sizes = [aligned(a[1], arg.axes, node.axes) for a, arg in zip(args, node.args, strict=True)]
+        sizes = [
+            Relative(v, a[1].times) if isinstance(a[1], Relative) else aligned(a[1], arg.axes, node.axes)
+            for v, a, arg in zip(values, args, node.args, strict=True)
+        ]  # fmt: skip
         if what == "add":
-            return sum(sizes[1:], sizes[0])
+            return reduce(np.add, sizes)
         if what == "multiply":
-            width, size = np.abs(to_float(values[0])), sizes[0]
-            for v, s in zip(values[1:], sizes[1:], strict=True):
-                other = np.abs(to_float(v))
-                size = width * s + other * size + width * other
-                width = width * other
-            return size
+            return _product(values, sizes)
         if what == "divide":
-            width, quotient = np.abs(to_float(values[1])), np.abs(to_float(value))
-            return (sizes[0] + quotient * sizes[1]) / width + quotient
+            width, quotient, times = np.abs(to_float(values[1])), np.abs(to_float(value)), 1.0
+            terms = []
+            for size, factor in zip(sizes, (1.0, quotient), strict=True):
+                if isinstance(size, Relative):
+                    times += size.times
+                else:
+                    terms.append(factor * size)
+            return reduce(np.add, terms) / width + times * quotient
+        sizes = [np.asarray(size) for size in sizes]
         if isinstance(what, tuple):
             n, base = what[1], to_float(values[0])
             return _grown(value, [(n * base ** float(n - 1), sizes[0])])
@@ -141,14 +173,6 @@ class Magnitude:
     def _contract(self, node: Node, value: Any, args: list[Pair]) -> Any:
         axes = [arg.axes for arg in node.args]
         masks = [arg.type != "real" for arg in node.args]
-        if len(args) == 1:
-            size = args[0][1] if not masks[0] else args[0][0].astype(np.float64)
-            added = contraction.contracted([size], axes, node.axes)
-            further = _roundings(node)
-            if further > 1 and not masks[0]:
-                width = self._width(node.args[0], args[0][0])
-                added = added + further * contraction.contracted([width], axes, node.axes)
-            return added
         widths = [self._width(arg, a[0]) for arg, a in zip(node.args, args, strict=True)]
         finite = all(
             mask or self._is_finite(arg, w, a[1])
@@ -162,14 +186,15 @@ class Magnitude:
             arrays = [arrays[k].astype(np.float64, copy=False) for k in used]
             return contraction.contracted(arrays, [axes[k] for k in used], node.axes)
 
-        size = total(widths)
-        size = size * max(1.0, _roundings(node))
+        times = _summed(node, [a[1].times for a in args if finite and isinstance(a[1], Relative)])
+        size = times * total(widths) if times else 0.0
         seen: dict[int, Any] = {}
-        for place, (arg, own, mask) in enumerate(zip(node.args, args, masks, strict=True)):
-            if mask:
+        for place, (arg, (_, own), mask) in enumerate(zip(node.args, args, masks, strict=True)):
+            if mask or (finite and isinstance(own, Relative)):
                 continue
             if arg.place not in seen:  # of a square both terms are the same
-                seen[arg.place] = total([*widths[:place], own[1], *widths[place + 1 :]])
+                others = [*widths[:place], np.asarray(own), *widths[place + 1 :]]
+                seen[arg.place] = total(others)
             size = size + seen[arg.place]
         return size
 
@@ -182,8 +207,8 @@ class Magnitude:
     def _is_finite(self, node: Node, width: Any, size: Any) -> bool:
         if node.kind == "window":  # a view has what its tensor has
             width = to_float(self._values.source(node))
-            size = self._size(node.data[0])
-        return bool(np.isfinite(width).all() and np.isfinite(size).all())
+            size = self._pair(node.data[0])[1]
+        return is_finite(width) and (isinstance(size, Relative) or is_finite(size))
 
     def _reduce(self, node: Node, value: Any, args: list[Pair]) -> Any:
         how, bound = node.data
@@ -249,6 +274,35 @@ def _roundings(node: Node) -> float:
     bound = {axis for arg in node.args for axis in arg.axes if axis not in node.axes}
     at_once = 1 if any(arg.kind == "window" for arg in node.args) else 8
     return float(math.prod(axis.size for axis in bound) / (32 * at_once))
+
+
+def _summed(node: Node, times: Sequence[float]) -> float:
+    """How many times the sum of sizes the magnitude of a contraction is, by its own roundings and by
+    factors that are so many ``times`` their sizes."""
+    further = _roundings(node)
+    if len(node.args) > 1:
+        return sum(times) + max(1.0, further)
+    return sum(times) + (further if further > 1 else 0.0) if node.args[0].type == "real" else 1.0
+
+
+def _product(values: Sequence[Any], sizes: Sequence[Any]) -> Any:
+    """The magnitude of a product; of factors that are `Relative` to their size at once."""
+    width = size = None
+    times = 0.0
+    for v, s in sorted(
+        zip(values, sizes, strict=True), key=lambda p: not isinstance(p[1], Relative)
+    ):
+        other = np.abs(to_float(v))
+        if isinstance(s, Relative):
+            times += s.times + 1
+        elif width is None:
+            size = s
+        elif size is None:
+            size = width * (s + times * other)
+        else:
+            size = width * s + other * size + width * other
+        width = other if width is None else width * other
+    return size
 
 
 def _product_errors(value: Any, size: Any, upward: bool, *, whole: bool) -> Pair:

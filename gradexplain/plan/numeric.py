@@ -10,7 +10,15 @@ import numpy as np
 
 from gradexplain.formula.functions import KERNELS
 from gradexplain.plan import contraction
-from gradexplain.plan.arrays import aligned, as_array, gathered, scanned, scattered, window
+from gradexplain.plan.arrays import (
+    aligned,
+    as_array,
+    gathered,
+    is_finite,
+    scanned,
+    scattered,
+    window,
+)
 from gradexplain.plan.program import Node
 
 #: Comparisons and logic, and arithmetic of indices: NumPy's own names.
@@ -154,9 +162,9 @@ class Numeric:
 
     def finite(self, node: Node, array: Any) -> bool:
         """Whether no infinity and no nan is in an argument; a view has what its tensor has."""
-        if node.type != "real":
-            return True
-        return bool(np.isfinite(self.source(node) if node.kind == "window" else array).all())
+        return node.type != "real" or is_finite(
+            self.source(node) if node.kind == "window" else array
+        )
 
     def reduce(self, node: Node, args: list[Any], spare: list[bool]) -> Any:
         how, bound = node.data

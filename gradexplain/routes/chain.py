@@ -16,7 +16,7 @@ from gradexplain.formula.calculus import literal_value
 from gradexplain.formula.kit import decimals
 from gradexplain.formula.local import RESULT, UPSTREAM, local_rule
 from gradexplain.graph import Graph, Node, Ref, put, refs
-from gradexplain.plan.arrays import Pair, as_array, sized, to_exact, to_float
+from gradexplain.plan.arrays import Pair, Relative, added, sized, to_exact, to_float
 from gradexplain.plan.blocks import LARGE
 from gradexplain.plan.evaluate import Evaluator
 from gradexplain.verdict import compare
@@ -168,10 +168,9 @@ class ChainRule:
 
     def _pair(self, array: Any) -> Pair:
         array = np.asarray(array, dtype=np.float64)
-        if not self.exact and array.size >= LARGE:
-            return array, None
-        value, size = sized((array, None))
-        return (to_exact(value) if self.exact else value), size
+        if self.exact:
+            return to_exact(array), np.asarray(Relative(array))
+        return array, Relative(array)
 
     def _value(self, node: Node, values: Mapping[str, Array]) -> Pair:
         if node.op is None:
@@ -259,13 +258,12 @@ class ChainRule:
         for c in adjoint(self.graph, wanted, UPSTREAM).contributions:
             value = shown = self.sent(c, self.upstream[c.node.id])
             if c.source.id in self.upstream:
-                before = sized(self.upstream[c.source.id])
-                with np.errstate(all="ignore"):
-                    value = as_array(before[0] + value[0]), as_array(before[1] + value[1])
+                value = added(self.upstream[c.source.id], value)
             self.upstream[c.source.id] = value
             if not self.exact and shown[0].size >= LARGE:
                 # Its bounds are needed in the sum alone.
-                shown = cleaned(shown, exact=False), None
+                kept = cleaned(shown, exact=False)
+                shown = kept, Relative(kept)
             self.contributions.append(Sent(c.node, c.source, c.rule, c.place, c.term, shown))
         self._shed()
 
@@ -279,4 +277,4 @@ class ChainRule:
                     and self.graph[id].op is not None
                     and cleaned(pair, exact=False) is pair[0]
                 ):
-                    pairs[id] = pair[0], None
+                    pairs[id] = pair[0], Relative(pair[0])

@@ -36,7 +36,7 @@ from gradexplain.formula.sizes import Sizes, Unlettered
 from gradexplain.formula.tidy import Folds, tidy
 from gradexplain.graph import Graph, Node, put
 from gradexplain.ops.base import Shape
-from gradexplain.plan.arrays import Pair, sized, to_exact, to_float
+from gradexplain.plan.arrays import Pair, Relative, sized, to_exact, to_float
 from gradexplain.plan.evaluate import Evaluator
 from gradexplain.routes.names import free_names
 from gradexplain.routes.recognised import recognised
@@ -339,7 +339,7 @@ class ClosedForm:
     def _given(self, array: Any) -> Pair:
         array = np.asarray(array, dtype=np.float64)
         if not self.exact:
-            return array, None
+            return array, Relative(array) if self._magnitudes else None
         return to_exact(array), np.abs(array) if self._magnitudes else None
 
     def _integers(self, label: str) -> Any:

@@ -21,7 +21,7 @@ from gradexplain.explanation import Array, Difference
 from gradexplain.formula.kinds import Bracket, Cases, Greatest, Lookup
 from gradexplain.formula.kit import decimals
 from gradexplain.graph import Graph, Node, Ref
-from gradexplain.plan.arrays import Pair, to_exact, to_float
+from gradexplain.plan.arrays import Pair, Relative, added, to_exact, to_float
 from gradexplain.plan.blocks import LARGE
 from gradexplain.routes.chain import ChainRule, cleaned
 from gradexplain.routes.pytorch import Steps
@@ -117,7 +117,7 @@ class AtPyTorch(ChainRule):
 
     def _given(self, array: Array) -> Pair:
         if not self.exact and array.size >= LARGE and not compare.is_coarse(self._dtype):
-            return array, None
+            return array, Relative(array)
         value, size = compare.given(array, self._dtype)
         return (to_exact(value) if self.exact else value), size
 
@@ -246,9 +246,7 @@ class _Sent:
         found: dict[int, Pair] = {}
 
         def add(id: int, pair: Pair) -> None:
-            if id in found:
-                pair = found[id][0] + pair[0], found[id][1] + pair[1]
-            found[id] = pair
+            found[id] = added(found[id], pair) if id in found else pair
 
         for id, pair in pairs:
             add(id, pair)

@@ -42,10 +42,10 @@ class Chain(ChainRule):
     """The chain rule from values that carry their error bounds with them."""
 
     def _pair(self, array: Any) -> Pair:
-        return array if isinstance(array, tuple) else sized(super()._pair(array))
+        return sized(array if isinstance(array, tuple) else super()._pair(array))
 
     def sent(self, c: Contribution, upstream: Pair) -> Pair:
-        value, size = super().sent(c, upstream)
+        value, size = sized(super().sent(c, upstream))
         terms = self.terms(c, upstream[0])
         return value, size if terms is None else np.fmax(size, terms)
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from gradexplain.explanation import Array, Difference
 from gradexplain.ops.base import Op
+from gradexplain.plan.arrays import Relative
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +88,25 @@ def bound(magnitude: Any, gradient: Array, v: Array, dtype: str) -> Array:
 def _scaled_by(magnitude: Any, value: Array, change: Callable[[Array], None]) -> Array:
     """``magnitude + |value|``, each 0 where it is not finite, and changed in place."""
     each = magnitude if isinstance(magnitude, tuple) else (magnitude,)
-    arrays = [np.asarray(size, dtype=np.float64) for size in each]
-    shape = np.broadcast_shapes(np.shape(value), *(array.shape for array in arrays))
-    value, *sizes = (np.broadcast_to(array, shape) for array in (value, *arrays))
+    shape = np.broadcast_shapes(np.shape(value), *(np.shape(size) for size in each))
+    value, *sizes = (_spread(array, shape) for array in (value, *each))
     result = np.empty(shape)
     with np.errstate(all="ignore"):
         for part in blocks(shape):
-            scale, own = result[part], reduce(np.maximum, [size[part] for size in sizes])
+            scale, own = result[part], reduce(np.maximum, [np.asarray(s[part]) for s in sizes])
             np.abs(value[part], out=scale)
             if not np.isfinite(scale).all():
                 np.nan_to_num(scale, copy=False, nan=0.0, posinf=0.0)
             scale += own if np.isfinite(own).all() else np.nan_to_num(own, nan=0.0, posinf=0.0)
             change(scale)
     return result
+
+
+def _spread(array: Any, shape: tuple[int, ...]) -> Any:
+    """An array of floats, or magnitudes that are `Relative`, in this shape."""
+    if isinstance(array, Relative) and array.shape == shape:
+        return array
+    return np.broadcast_to(np.asarray(array, dtype=np.float64), shape)
 
 
 def local_bound(magnitude: Any, expected: Array, upstream: Any, dtype: str) -> Array:
@@ -352,11 +359,11 @@ def by_kernel(difference: Difference, relative: float, dtype: str) -> bool:
 
 def settled(value: Array, magnitude: Any, unit: float) -> Array:
     """``value`` with what is only rounding noise against its magnitude put to 0; there is none in
-    numbers rounded once, whose magnitude is None."""
+    numbers whose magnitude is so many times their own size."""
     value = np.asarray(value)
     size = None
-    if magnitude is not None:
-        size = np.broadcast_to(np.asarray(magnitude, dtype=np.float64), value.shape)
+    if not (isinstance(magnitude, Relative) and 8 * unit * magnitude.times < 1):
+        size = _spread(magnitude, value.shape)
     result = value
     with np.errstate(all="ignore"):
         for part in blocks(value.shape):
