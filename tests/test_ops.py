@@ -398,6 +398,8 @@ def test_kinks_have_pytorchs_numbers(expression: str, at: dict[str, list[float]]
     else:  # nan on all routes: nothing that could agree
         assert x.check is not None
         assert (x.check.status, x.check.differences) == ("convention", [])
+        for found in x.gradients.values():
+            assert found.torch is not None and np.isnan(found.torch).all()
 
 
 def test_a_kink_is_told() -> None:

@@ -21,6 +21,7 @@ from gradexplain.cli import main
 from gradexplain.document.schema import schema_of
 from gradexplain.stability.search import Stability
 from gradexplain.supervisor import helper, link
+from tests.fuzz.moments import caught_up, living
 
 TESTS = Path(__file__).parent
 
@@ -51,27 +52,8 @@ def command(*arguments: str, work: str = "", **options: Any) -> subprocess.Popen
 
 def done(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=120)
-    assert _session(process) == []
+    assert living(process.pid) == []
     return process.returncode, out, err
-
-
-def _session(process: subprocess.Popen[str]) -> list[int]:
-    """What lives of a command when it has ended, which nothing should."""
-    deadline = time.monotonic() + 20
-    while True:
-        found = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if
-                 _lives(pid, process.pid)]  # fmt: skip
-        if not found or time.monotonic() > deadline:
-            return found
-        time.sleep(0.05)
-
-
-def _lives(pid: int, session: int) -> bool:
-    try:
-        state, _, _, found = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:4]
-    except (OSError, ValueError):
-        return False
-    return int(found) == session and state not in "ZX"
 
 
 #: A loop that Python can interrupt, and an operation that nothing can.
@@ -248,17 +230,6 @@ def test_nonsense_budgets() -> None:
 # -- interrupts ------------------------------------------------------------------------------------
 
 
-def _prepared(process: subprocess.Popen[str]) -> None:
-    """Wait until the command is past the interpreter's own start, which no program can provide for."""
-    bit = 1 << (signal.SIGTERM - 1)
-    while process.poll() is None:
-        status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-        caught = next(line for line in status if line.startswith("SigCgt:"))
-        if int(caught.split()[1], 16) & bit:
-            return
-        time.sleep(0.001)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("group", [False, True], ids=["one", "group"])
 def test_signals(number: int, group: bool) -> None:
@@ -266,7 +237,7 @@ def test_signals(number: int, group: bool) -> None:
     before = {"preexec_fn": lambda: signal.signal(number, signal.SIG_DFL)}  # nohup's would stay
     for delay in (0, 0.03, 0.1, 0.3, 1.2):
         process = command("run", "x", work=LOOP, **before)
-        _prepared(process)
+        caught_up(process)
         time.sleep(delay)
         (os.killpg if group else os.kill)(process.pid, number)
         assert done(process) == (128 + number, "", "")
@@ -274,11 +245,11 @@ def test_signals(number: int, group: bool) -> None:
 
 def test_a_killed_command_leaves_nothing() -> None:
     process = command("run", "x", work=LOOP)
-    _prepared(process)
+    caught_up(process)
     time.sleep(1.5)
     process.kill()
     process.communicate(timeout=120)
-    assert _session(process) == []
+    assert living(process.pid) == []
 
 
 def test_an_ignored_signal_stays_ignored() -> None:

@@ -70,6 +70,8 @@ def work() -> int:
     try:
         link.catch()
         code = main(sys.argv[1:])
+        if link.state.stopping in link.state.stops:  # in a finalizer, which swallowed it
+            code = 128 + link.state.stopping
         link.decided()
         HELPERS.stop()
         if link.state.foreign:

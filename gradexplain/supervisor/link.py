@@ -78,6 +78,8 @@ def _raise(number: int, frame: Any) -> None:
     state.stopping = number
     if number == signal.SIGALRM:
         raise TimeUp
+    with suppress(OSError):  # a finalizer, or an import in C, reports what is raised in it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise Stopped(number)

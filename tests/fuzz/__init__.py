@@ -8,4 +8,8 @@ prints each failure as the command that shows it, and at the end a table of what
     python -m tests.fuzz --lines
 
 runs what once took all time and memory, and prints what it takes now.
+
+    python -m tests.fuzz --signals 300 --seed 7
+
+stops commands at any moment by SIGINT, SIGTERM and SIGHUP: see `tests.fuzz.moments`.
 """

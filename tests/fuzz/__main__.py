@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.fuzz import lines
+from tests.fuzz import lines, moments
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.trial import loaded, tried
 
@@ -20,7 +20,10 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lines", action="store_true", help="run what is known, and measure it")
+    parser.add_argument("--signals", type=int, metavar="N", help="stop N commands, each somewhere")
     given = parser.parse_args()
+    if given.signals:
+        return min(moments.stopped(given.signals, given.seed), 1)
     if given.lines:
         return min(lines.measured(), 1)
     loaded()

@@ -8,14 +8,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from gradexplain.ops import all_ops
-from gradexplain.ops.samples import parse
 from tests.fuzz import odd
+from tests.fuzz.odd import SAMPLES
 
 Kind = Callable[[random.Random, Path], list[str]]
 Shapes = dict[str, tuple[int, ...]]
 
-_SAMPLES = [parse(sample) for op in all_ops() for sample in op.samples]
 _ATOMS = [
     "x",
     "y",
@@ -56,7 +54,7 @@ _COMMANDS = ["run", "run", "run", "hessian", "check", "codegen", "ops", "why", "
 
 def grammar(chance: random.Random, folder: Path) -> list[str]:
     """Programs of the language: samples of operations one inside another, three in four of them valid."""
-    text, shapes = chance.choice(_SAMPLES)
+    text, shapes = chance.choice(SAMPLES)
     for _ in range(chance.randrange(4)):
         text, shapes = _deeper(text, shapes, chance)
     if chance.random() < 0.25:  # almost one
@@ -74,7 +72,7 @@ def grammar(chance: random.Random, folder: Path) -> list[str]:
 
 def _deeper(text: str, shapes: Shapes, chance: random.Random) -> tuple[str, Shapes]:
     """``text`` with another operation around it, or beside it."""
-    outer, more = chance.choice(_SAMPLES)
+    outer, more = chance.choice(SAMPLES)
     if chance.random() < 0.5 or "\n" in text + outer:
         around = chance.choice(["({}).sum()", "torch.tanh({})", "({})*0.5", "({}).reshape(-1)", "-({})",
                                 "({})[None]", "({}).mean().exp()", "({})**2", "({}).T"])  # fmt: skip
@@ -148,7 +146,7 @@ def files(chance: random.Random, folder: Path) -> list[str]:
 
 def extremes(chance: random.Random, folder: Path) -> list[str]:
     """Every operation at the ends of the numbers."""
-    expression, shapes = chance.choice(_SAMPLES)
+    expression, shapes = chance.choice(SAMPLES)
     found = [chance.choice(["run", "run", "run", "hessian"]), expression, "--grad", "ones"]
     for name, shape in shapes.items():
 
@@ -165,7 +163,7 @@ def extremes(chance: random.Random, folder: Path) -> list[str]:
 
 def sizes(chance: random.Random, folder: Path) -> list[str]:
     """Operations at sizes that cost time and memory."""
-    expression, shapes = chance.choice(_SAMPLES)
+    expression, shapes = chance.choice(SAMPLES)
     factor = chance.choice([1, 3, 30, 300])
     found = ["run", expression, "--grad", "ones", "--no-check"]
     return found + [
@@ -177,7 +175,7 @@ def sizes(chance: random.Random, folder: Path) -> list[str]:
 def budgets(chance: random.Random, folder: Path) -> list[str]:
     """Too little time or memory, under the supervisor."""
     command = chance.choice(["run", "run", "hessian", "check", "codegen"])
-    expression, shapes = chance.choice(_SAMPLES)
+    expression, shapes = chance.choice(SAMPLES)
     factor = 1 if command == "codegen" else chance.choice([1, 10, 100])
     found = [command, expression, "--timeout", chance.choice(["0.001", "0.05", "0.3", "1", "4"])]
     found += ["--memory", chance.choice(["1", "1MiB", "20MiB", "100MiB", "400MiB", "2GiB"])]

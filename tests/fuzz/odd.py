@@ -12,7 +12,8 @@ from gradexplain.cli.program import cli
 from gradexplain.ops import all_ops
 from gradexplain.ops.samples import parse
 
-_SAMPLES = [parse(sample) for op in all_ops() for sample in op.samples]
+#: What every operation is tried with: its text, and the shapes of its inputs.
+SAMPLES = [parse(sample) for op in all_ops() for sample in op.samples]
 _POINTWISE = [
     "exp",
     "tanh",
@@ -113,7 +114,7 @@ def registry(chance: random.Random, folder: Path) -> list[str]:
     """Any command with any of its options, each with a value that it could take, in any combination."""
     name = chance.choice([n for n in cli.commands if n not in ("batch", "trace", "completion")])
     command = cli.commands[name]
-    text, shapes = chance.choice(_SAMPLES)
+    text, shapes = chance.choice(SAMPLES)
     given = [text]
     if name == "why":
         given.append(
@@ -231,7 +232,7 @@ def deep(chance: random.Random, folder: Path) -> list[str]:
 
 def shapes(chance: random.Random, folder: Path) -> list[str]:
     """Operations at sizes from 0 to beyond any memory, letters, and more axes than there may be."""
-    text, named = chance.choice(_SAMPLES)
+    text, named = chance.choice(SAMPLES)
     command = chance.choice(["run", "run", "hessian", "codegen", "check", "stability", "why"])
     given = [command, text]
     for name, shape in named.items():
@@ -294,7 +295,7 @@ def names(chance: random.Random, folder: Path) -> list[str]:
 
 def claims(chance: random.Random, folder: Path) -> list[str]:
     """Claims that are almost gradients, of every operation."""
-    text, named = chance.choice(_SAMPLES)
+    text, named = chance.choice(SAMPLES)
     x = chance.choice([*named, "x"])
     part = [
         "v",
@@ -519,7 +520,7 @@ def batches(chance: random.Random, folder: Path) -> list[str]:
     """Problems of which some are none, some crash, and some are of no use."""
     lines = []
     for _ in range(chance.randrange(1, 5)):
-        text, named = chance.choice(_SAMPLES)
+        text, named = chance.choice(SAMPLES)
         problem: dict[str, object] = {
             "expression": text,
             "shapes": {n: list(s) for n, s in named.items()},
