@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -378,6 +379,31 @@ def test_the_module_does_not_import_from_the_working_directory(tmp_path: Path) -
     )
     assert (done_.returncode, done_.stderr) == (0, "")
     assert json.loads(done_.stdout)["check"]["status"] == "agree"
+
+
+def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
+    """PyTorch's libraries cannot be loaded there; its process is elsewhere."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+
+    def enter() -> None:
+        os.chdir(gone)
+        gone.rmdir()
+
+    code, out, err = done(command("run", "x*2", "--format", "json", preexec_fn=enter))
+    assert (code, err) == (0, "")
+    assert json.loads(out)["check"]["status"] == "agree"
+
+
+def test_a_system_that_has_no_room_for_a_process() -> None:
+    def few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4))
+
+    assert done(command("run", "x*2", preexec_fn=few)) == (
+        2,
+        "",
+        "gradexplain: the system refused: Too many open files\n",
+    )
 
 
 def test_a_traced_script_has_time_and_interrupts_of_its_own(tmp_path: Path) -> None:

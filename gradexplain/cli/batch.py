@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from gradexplain.cli import output, shell
-from gradexplain.cli.common import Bytes, Seconds
+from gradexplain.cli.common import budget_options
 from gradexplain.errors import InputError
-from gradexplain.limits import DEFAULT_MEMORY, DEFAULT_TIMEOUT, MAX_VALUE_TEXT
+from gradexplain.limits import BUDGET, MAX_VALUE_TEXT
 from gradexplain.supervisor import link
 from gradexplain.verdict.status import EXIT
 
@@ -30,14 +30,7 @@ if TYPE_CHECKING:
     help="Write to a file; - is standard output.",
 )  # fmt: skip
 @click.option("--jobs", metavar="N", type=click.IntRange(1, 1024), help="Processes. [one a core]")
-@click.option(
-    "--timeout", metavar="SECONDS", type=Seconds(), default=f"{DEFAULT_TIMEOUT:g}",
-    help="The most time for one problem; none: no limit. [60]",
-)  # fmt: skip
-@click.option(
-    "--memory", metavar="SIZE", type=Bytes(), default=link.show_size(DEFAULT_MEMORY),
-    help="The most memory for one problem: 512MiB, none. [2GiB]",
-)  # fmt: skip
+@budget_options
 @click.option("--resume", is_flag=True, help="Leave out the problems that FILE has answers to.")
 @click.option("--unordered", is_flag=True, help="Write answers as they come.")
 @click.option(
@@ -54,8 +47,6 @@ def batch(
     problems: str | None,
     path: str | None,
     jobs: int | None,
-    timeout: float | None,
-    memory: int | None,
     resume: bool,
     unordered: bool,
     cluster: str | None,
@@ -75,14 +66,16 @@ def batch(
     (agree, convention, mismatch, cannot tell, skipped; or error, timeout, memory, crashed, with
     the error) and the answer itself, as --format json. The answers are in the order of the problems.
 
-    A problem that makes no sense, or passes its time or memory, is one line of the answers.
+    --timeout and --memory are for one problem. One that makes no sense, or passes its time or
+    memory, is one line of the answers.
     What was answered when the command is stopped stays; --resume goes on from there.
 
     Exit codes: 0 every problem was answered and agrees, 1 some do not agree, 2 the request was
     not understood, 3 some could not be answered or checked.
     """
     gc.set_threshold(700, 10, 10)  # it may work for days
-    link.timeout(None)  # time and memory are each problem's own
+    timeout, memory = link.state.timeout, BUDGET.memory  # of each problem; all have no limit
+    link.timeout(None)
     link.memory(None)
     if names or everything:
         from gradexplain.batch import generated

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradexplain.cli import shell
-from gradexplain.cli.common import Command, Output, budget_options, page_output_options
+from gradexplain.cli.common import (
+    Command,
+    Output,
+    budget_options,
+    page_output_options,
+    value_options,
+)
 from gradexplain.errors import InputError
 from gradexplain.supervisor import link
 
@@ -27,8 +33,8 @@ _CODE = re.compile(r"(?P<path>.+\.py):(?P<name>[^\W\d]\w*)$", re.DOTALL)
     help="What the backward returns for an input, in terms of v; repeatable.",
 )  # fmt: skip
 @click.option("--grad-name", metavar="NAME", help="The name of v in claims [v, grad_output].")
-@click.option("--at", metavar="NAME=VALUE", multiple=True, help="An input's value; repeatable.")
-@click.option("--shape", metavar="NAME=D0,D1", multiple=True, help="An input's shape; repeatable.")
+@value_options[0]
+@value_options[1]
 @click.option("--grad", metavar="V", help="Compare for this v only, instead of all of J.")
 @click.option(
     "--dtype", metavar="DTYPE,…", default="float64",
@@ -62,21 +68,17 @@ _CODE = re.compile(r"(?P<path>.+\.py):(?P<name>[^\W\d]\w*)$", re.DOTALL)
 def check(
     what: str | None,
     claims: tuple[str, ...],
-    grad_name: str | None,
     at: tuple[str, ...],
     shape: tuple[str, ...],
     grad: str | None,
-    dtype: str,
-    order: int,
     seed: int,
     arguments: tuple[str, ...],
-    absent: tuple[str, ...],
-    frozen: tuple[str, ...],
     against: str | None,
     intended: str | None,
     declared: tuple[str, ...],
     everything: bool,
     out: Output,
+    **given: Any,
 ) -> int:
     """Compare a hand-written backward with the true Jacobian, and name the difference.
 
@@ -120,16 +122,14 @@ def check(
         "arguments": dict(map(_argument, arguments)),
         "intended": _intended(intended, declared),
         "against": against and _loaded(against, seed),
-        "grad_name": grad_name, "dtype": dtype, "order": order, "seed": seed, "absent": absent,
-        "frozen": frozen,
-    }  # fmt: skip
+    }
 
     def show(report: CheckReport, said: str) -> None:
         report.notes.insert(0, said)
         _write(report, out, everything)
 
     with link.answering(show):
-        report = run(subject, list(claims) or None, **asked)
+        report = run(subject, list(claims) or None, seed=seed, **asked, **given)
     _write(report, out, everything)
     return report.exit_code
 

@@ -130,7 +130,6 @@ class Question:
                 f"--grad is given {len(self.grads)} times",
                 remedy="give it once; gradexplain run takes several, one for each call of backward",
             )
-        os.environ.setdefault("SYMPY_CACHE_SIZE", "10000")  # a long program passes the usual 1000
         from gradexplain.problem import Request
         from gradexplain.reading import typed  # NumPy is loaded here, not for --help
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import click
 
-from gradexplain.cli.common import Command, Output, budget_options, page_output_options
+from gradexplain.cli.common import (
+    Command,
+    Output,
+    budget_options,
+    page_output_options,
+    value_options,
+)
 from gradexplain.errors import InputError
 from gradexplain.routes import process
 
@@ -12,16 +18,11 @@ from gradexplain.routes import process
 @click.command(cls=Command, short_help="Where digits are lost over a range.")
 @click.argument("expr")
 @click.option(
-    "--range",
-    "ranges",
-    metavar="NAME=LOW,HIGH",
-    multiple=True,
+    "--range", "ranges", metavar="NAME=LOW,HIGH", multiple=True,
     help="An input's range; repeatable.",
-)
-@click.option(
-    "--at", metavar="NAME=VALUE", multiple=True, help="Another input's value; repeatable."
-)
-@click.option("--shape", metavar="NAME=D0,D1", multiple=True, help="An input's shape; repeatable.")
+)  # fmt: skip
+@value_options[0]
+@value_options[1]
 @click.option(
     "--dtype", type=click.Choice(["float64", "float32"]), default="float64", help="[float64]"
 )

@@ -38,10 +38,13 @@ def supervised(work: Callable[[], int]) -> int:
     """The exit code of ``work``, done in a process of its own within its budget."""
     started = time.monotonic()
     stops = [n for n in _STOPS if signal.getsignal(n) != signal.SIG_IGN]
-    reader, writer = os.pipe()
     signal.pthread_sigmask(signal.SIG_BLOCK, [*stops, signal.SIGCHLD])
     front = os.getpid()
-    pid = os.fork()
+    try:
+        reader, writer = os.pipe()
+        pid = os.fork()
+    except OSError as error:
+        return _say(f"the system refused: {error.strerror}", 2)
     if pid == 0:
         os.close(reader)
         link.attach(writer, front, started, stops)

@@ -76,6 +76,7 @@ class Helper:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            cwd=os.sep,  # ours may be gone, which PyTorch's libraries do not bear
             env={**_PAGES, **os.environ, **environment},
         )
         link.child(self._process.pid)
