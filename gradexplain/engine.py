@@ -30,7 +30,6 @@ from gradexplain.explanation import (
     Upstream,
 )
 from gradexplain.graph import Node, labels_of, op_call
-from gradexplain.plan.blocks import LARGE
 from gradexplain.problem import Answering, Problem, is_small, loss_text
 from gradexplain.routes.names import free_name, free_names, own_texts, quoted
 from gradexplain.routes.pytorch import Asked
@@ -121,7 +120,6 @@ class Run:
         self._others: list[Check] = []
         #: What a gradient is at its largest for a v of no pattern, where that was asked.
         self.typical: dict[str, float] = {}
-        self._cleaned: dict[int, tuple[Any, Array]] = {}
         #: Decimal digits of the exact arithmetic.
         self.precision = 0
         #: Whether they were enough; without more of them the exact values are not known.
@@ -191,14 +189,7 @@ class Run:
         return Judging(self.problem, self.chain, self.precision, self.answer, enough=self.enough)
 
     def clean(self, pair: Any) -> Array:
-        from gradexplain.routes.chain import cleaned
-
-        kept = self._cleaned.get(id(pair[0]))
-        if kept is None or kept[0] is not pair:
-            kept = pair, cleaned(pair, exact=self.exact)
-            if kept[1].size < LARGE:  # what is larger is not kept
-                self._cleaned[id(pair[0])] = kept
-        return kept[1]
+        return self.chain.clean(pair)
 
     # -- stages ----------------------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ class Judging:
         pair = closed()
         value, size = cleaned(pair, exact=exact), pair[1]
         pair = self.chain.upstream.get(node.id, (zero, zero))
-        by_chain, sizes = cleaned(pair, exact=exact), (size, pair[1])
+        by_chain, sizes = self.chain.clean(pair), (size, pair[1])
         del pair, size
         if not exact and value.size >= LARGE and node.id in self.chain.upstream:
             self.chain.upstream[node.id] = (

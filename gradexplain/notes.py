@@ -404,7 +404,8 @@ def _jacobian_is_not_zero(run: Run, leaf: Node) -> bool:
     if jacobian is None or jacobian.formula == 0:
         return False
     # Another v, of no pattern, sees what this one does not.
-    return _typical(run, leaf) > 0
+    form = run.closed.at(run.values, _random(run.v.shape, 0), exact=run.exact)
+    return any(run.clean(pair).any() for pair in form.gradient_parts(leaf))
 
 
 def _constant_sums(run: Run) -> tuple[int, ...] | None:
@@ -439,11 +440,10 @@ def _vanishes(run: Run, leaf: Node, v: Array, values: Mapping[str, Array]) -> bo
 
 def _typical(run: Run, leaf: Node) -> float:
     """The largest element of ``Jᵀv`` for a ``v`` of no pattern."""
-    from gradexplain.routes.chain import cleaned
-
     if leaf.label not in run.typical:
-        form = run.closed.at(run.values, _random(run.v.shape, 0), exact=run.exact)
-        run.typical[leaf.label] = largest(cleaned(form.gradient_value(leaf), exact=run.exact))
+        v = _random(run.v.shape, 0)
+        form = run.closed.at(run.values, v, exact=run.exact, magnitudes=False)
+        run.typical[leaf.label] = largest(form.gradient_value(leaf)[0])
     return run.typical[leaf.label]
 
 

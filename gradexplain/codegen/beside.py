@@ -104,7 +104,9 @@ def _same(found: Array | None, value: Array) -> bool:
         return False
     size = compare.largest(value)
     # Zeros are no gradient of 1e-13; where all is 0, what cancels in the line leaves a rounding of 1.
-    return all(
-        np.allclose(found[part], value[part], rtol=1e-9, atol=1e-12 * (size or 1.0))
+    return not any(
+        compare.differs(
+            found[part], value[part], 1e-9 * np.abs(value[part]) + 1e-12 * (size or 1.0)
+        ).any()
         for part in compare.blocks(value.shape)
     )

@@ -99,7 +99,11 @@ class Lowering:
         return self.program.add("number", data=value)
 
     def _map(self, what: Any, *args: Node, type: Any = "real") -> Node:
-        return self.program.add("map", args, data=what, type=type)
+        own = None
+        if max((arg.elements for arg in args), default=0) >= self.large:
+            # The axes in the order in which the largest lies in memory.
+            own = union(arg.axes for arg in sorted(args, key=lambda arg: -arg.elements))
+        return self.program.add("map", args, own, what, type)
 
     def _as_real(self, node: Node) -> Node:
         return node if node.type == "real" else self.program.add("real", (node,))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
@@ -131,6 +132,7 @@ class ChainRule:
         self.forward: dict[int, Pair] = {}
         self.upstream: dict[int, Pair] = {}
         self.contributions: list[Sent] = []
+        self._cleaned: dict[int, tuple[Callable[[], Any], Callable[[], Any]]] = {}
         self._decimals = decimals(graph) if exact else frozenset()
         needed = graph.needed()
         for node in graph.nodes:
@@ -151,6 +153,16 @@ class ChainRule:
         again = digits < self.most_digits(digits) <= MOST_DIGITS
         earlier = before._found() if before else None
         return certain((value, size), digits, earlier, again=again, floor=floor)
+
+    def clean(self, pair: Pair) -> Array:
+        """`cleaned`, made once; what is large is there as long as somebody has it."""
+        known = self._cleaned.get(id(pair[0]))
+        found = known[1]() if known is not None and known[0]() is pair[0] else None
+        if found is None:
+            found = cleaned(pair, exact=self.exact)
+            kept: Any = ref if found.size >= LARGE else lambda array: lambda: array
+            self._cleaned[id(pair[0])] = kept(pair[0]), kept(found)
+        return found
 
     def _found(self) -> Pair:
         """All numbers, one after another."""
@@ -272,9 +284,6 @@ class ChainRule:
         for pairs in (self.forward, self.upstream):
             for id, pair in pairs.items():
                 large = not self.exact and pair[0].size >= LARGE
-                if (
-                    large
-                    and self.graph[id].op is not None
-                    and cleaned(pair, exact=False) is pair[0]
-                ):
+                large = large and not isinstance(pair[1], Relative)
+                if large and self.graph[id].op is not None and self.clean(pair) is pair[0]:
                     pairs[id] = pair[0], Relative(pair[0])

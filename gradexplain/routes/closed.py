@@ -7,7 +7,7 @@ named parts, each in closed form (`ClosedForm.chained`).
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
 from operator import attrgetter
@@ -250,6 +250,12 @@ class ClosedForm:
 
     def evaluate(self, formula: Any, axes: Sequence[Any], shape: Shape) -> Pair:
         """A formula's values at the sizes that are asked about; ``shape`` is that of the graph."""
+        evaluator, formula, shape = self._evaluator(formula, axes, shape)
+        return evaluator.value(formula, axes, shape)
+
+    def _evaluator(
+        self, formula: Any, axes: Sequence[Any], shape: Shape
+    ) -> tuple[Evaluator, Any, Shape]:
         ranges: Mapping[Any, int] = self.calculus.ranges
         if self.sizes is not None:
             used = atoms(formula, sympy.Symbol).union(axes)
@@ -259,7 +265,7 @@ class ClosedForm:
             self._pair, ranges, exact=self.exact, lookup=self._integers,
             magnitudes=self._magnitudes, what="the closed form", decimals=self._decimals,
         )  # fmt: skip
-        return evaluator.value(formula, axes, shape)
+        return evaluator, formula, shape
 
     def gradient_here(self, leaf: Node) -> tuple[Any, tuple[Any, ...]]:
         """``gradient`` at the sizes that are asked about, and the index symbols of its place."""
@@ -431,9 +437,17 @@ class ClosedForm:
 
     def gradient_value(self, leaf: Node) -> Pair:
         """``Jᵀv`` in the leaf's shape."""
+        return self.evaluate(*self._gradient(leaf))
+
+    def gradient_parts(self, leaf: Node) -> Iterator[Pair]:
+        """The same part by part, as they are worked out."""
+        formula, axes, shape = self._gradient(leaf)
+        evaluator, formula, shape = self._evaluator(formula, axes, shape)
+        return (pair for _, pair in evaluator.parts(formula, axes, shape))
+
+    def _gradient(self, leaf: Node) -> tuple[Any, tuple[Any, ...], Shape]:
         leaf = self.graph[leaf.id]
-        places = self.calculus.indices(leaf.shape, "d")
-        return self.evaluate(self.gradient(leaf), places, leaf.shape)
+        return self.gradient(leaf), self.calculus.indices(leaf.shape, "d"), leaf.shape
 
     def jacobian_value(self, leaf: Node) -> Pair:
         """J in the shape ``y.shape + leaf.shape``."""

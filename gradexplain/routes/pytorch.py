@@ -163,7 +163,7 @@ class Lines:
                 value = eval(text, known)  # our own code, of names that are identifiers
             except Exception:  # a line that is no Python, or that PyTorch refuses, is not shown
                 continue
-            found[name] = to_array(torch, torch.as_tensor(value))
+            found[name] = to_array(torch, torch.as_tensor(value), copy=False)
         return Answer(found)
 
 

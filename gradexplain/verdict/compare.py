@@ -179,7 +179,7 @@ def differs(a: Array, b: Array, tolerance: Array) -> Any:
     with np.errstate(all="ignore"):
         gap = np.asarray(np.subtract(a, b))
         same = np.abs(gap, out=gap) <= tolerance
-        return ~(same | (a == b) | (np.isnan(a) & np.isnan(b)))
+        return ~same if same.all() else ~(same | (a == b) | (np.isnan(a) & np.isnan(b)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,16 +368,16 @@ def settled(value: Array, magnitude: Any, unit: float) -> Array:
     with np.errstate(all="ignore"):
         for part in blocks(value.shape):
             v = value[part]
-            noise = v == 0 if size is None else np.abs(v) <= 8 * unit * size[part]
-            if not noise.any():
-                continue  # there is no 0 either
-            if size is not None:
-                noise = noise & (size[part] < np.inf)
-            if not (np.where(v == 0, np.signbit(v), noise)).any():
+            if size is None:
+                noise = v == 0
+            else:
+                own = np.asarray(size[part])
+                noise = (np.abs(v) <= 8 * unit * own) & (own < np.inf) | (v == 0)
+            if not noise.any() or not np.where(v == 0, np.signbit(v), noise).any():
                 continue  # a large array is not copied
             if result is value:
                 result = np.array(value)
-            result[part] = np.where(noise, 0.0, v) + 0.0
+            np.copyto(result[part], 0.0, where=noise)
     return result
 
 
