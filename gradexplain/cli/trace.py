@@ -67,9 +67,9 @@ def trace(script: str | None, arguments: tuple[str, ...], shown: _Shown, out: Ou
     Options before SCRIPT.py are gradexplain's; what follows it is the script's own. What the
     script prints goes to standard error.
 
-    Exit codes: 0 the routes agree for every call, 1 they do not for some, 2 the script could
-    not be run, raised an error, exited with a status or never called backward, 3 for some call
-    no operation has a formula, so nothing could be checked.
+    Exit codes: that of the script where it ends with one of its own, as by sys.exit(3); else 0
+    the routes agree for every call, 1 they do not for some, 2 the script could not be run, raised
+    an error or never called backward, 3 some operation could not be checked.
     """
     if script is None:
         raise InputError(
@@ -123,7 +123,7 @@ def _code(found: Any, status: int | None, name: str, call: int | None, at_line: 
         return 2
     if status:
         output.complain(f"gradexplain: {name} exited with status {status}")
-        return 2
+        return status
     if not found.all:
         raise InputError(
             f"{name} never called backward",

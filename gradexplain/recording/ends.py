@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from gradexplain.recording.calls import KEY, Cut, leaves_behind
-from gradexplain.recording.frames import Site, site
+from gradexplain.recording.frames import Site, is_library, site
 from gradexplain.recording.operators import LEAVING, Kind
 
 #: Of a tensor that is made without grad, so many reasons are remembered.
@@ -102,16 +102,23 @@ class Ends:
                 if not isinstance(tensor, torch.Tensor) or tensor is result:
                     continue
                 if tensor.requires_grad:
-                    sources.append(tensor)
+                    # Of a view that was made without gradients the base knows the way.
+                    whole = tensor._base if tensor.grad_fn is None and tensor._is_view() else None
+                    sources.append(tensor if whole is None else whole)
                 elif self._cuts:
                     reasons += tuple(cut for cut in self.of(tensor)[0] if cut not in reasons)
         enabled = torch.is_grad_enabled()
         if not sources and not reasons and not enabled or frame.f_code.co_name == "__deepcopy__":
             return
         place = site(frame)
+        if sources and result.dtype == torch.bool and is_library(frame.f_code.co_filename):
+            return  # a check that a library makes of what it is given
+        name = kind.name
         if sources:
             if kind.name in COPYING:
                 why = "copied"
+            elif not enabled and frame.f_code.co_name == "sample":
+                why, name = "sampled", "sample"
             elif not enabled:
                 why = "no_grad"
             else:
@@ -123,8 +130,8 @@ class Ends:
             )
             if leaves and len(self.log) < _LOGGED:
                 ids = frozenset(id(leaf()) for leaf in leaves)
-                self.log.setdefault((key, kind.name), (why, kind.name, place, ids))
-            reasons = (Cut(why, place, kind.name, leaves), *reasons)
+                self.log.setdefault((key, name), (why, name, place, ids))
+            reasons = (Cut(why, place, name, leaves), *reasons)
         names = place.names if place is not None and kind.kind != "inplace" else ()
         if reasons or len(names) == 1:
             self._remember(result, reasons, names)

@@ -256,6 +256,8 @@ class Variables:
         self, name: str, value: Any, modules: list[tuple[str, Any]], objects: list[tuple[str, Any]]
     ) -> None:
         torch = self._torch
+        # A module whose __init__ has not called the base's has no parts yet.
+        a_module = isinstance(value, torch.nn.Module) and hasattr(value, "_modules")
         if isinstance(value, torch.Tensor):
             # A parameter is called by its module's name for it, not by a loop's variable.
             if name.startswith("_") or isinstance(value, torch.nn.Parameter):
@@ -264,7 +266,7 @@ class Variables:
                 self.tensors.append((name, value))
                 self._names.add(name)
                 self._seen.add(id(value))
-        elif isinstance(value, torch.nn.Module):
+        elif a_module:
             modules.append((name, value))
         elif isinstance(value, (list, tuple)) and len(value) <= _ITEMS:
             for place, item in enumerate(value):

@@ -10,7 +10,7 @@ from gradexplain.errors import InputError
 from gradexplain.recording.frames import Site, Variables, is_own
 from gradexplain.recording.tape import TAPE
 from gradexplain.trace.capture import Capture
-from gradexplain.trace.faults import explain_fault
+from gradexplain.trace.faults import Fault, explain_fault
 from gradexplain.trace.groups import TooLarge
 from gradexplain.trace.session import Pick, Trace
 from gradexplain.trace.snapshot import Snapshot
@@ -55,12 +55,14 @@ def explain_exception(trace: Trace, error: Exception) -> None:
     if trace.fault is not None and trace.fault.message == str(error).strip():
         return
     place, frame = where(error)
-    variables = Variables(frame)
-    trace.fault = explain_fault(error, TAPE, variables, place)
-    trace.recorded = _recorded(trace, variables)
+    trace.fault = Fault(type(error).__name__, str(error).strip(), place)
+    with trace.guarded():
+        variables = Variables(frame)
+        trace.fault = explain_fault(error, TAPE, variables, place)
+        trace.recorded = _recorded(variables)
 
 
-def _recorded(trace: Trace, variables: Variables) -> Snapshot | None:
+def _recorded(variables: Variables) -> Snapshot | None:
     """The operations behind the values that the script has at hand."""
     made = [tensor for _, tensor in variables.tensors if tensor.grad_fn is not None]
     if not made:

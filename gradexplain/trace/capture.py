@@ -25,6 +25,7 @@ _WHY = {
     "detached": "detached",
     "copied": "copied as numbers",
     "no_grad": "computed under no_grad",
+    "sampled": "drawn at random",
     "no derivative": "has no derivative",
 }
 

@@ -200,8 +200,12 @@ def _spoken(name: str) -> str:
 def _no_grad(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
     name = scene.root()
     cuts = scene.recorder.ends.of(scene.roots[0])[0] if scene.roots else ()
-    if cuts:
-        return _told(f"no way: {cuts[0].why}", name=name, cut=cuts[0].name, place=_at(cuts[0].site))
+    for cut in cuts[:1]:
+        again = _kept_name(cut.site.source) if cut.site is not None and cut.why == "no_grad" else ""
+        return _told(
+            f"no way: {'replaced' if again else cut.why}", name=name, cut=cut.name,
+            place=_at(cut.site), what=again,
+        )  # fmt: skip
     for _, place, value in assigned("" if scene.site is None else scene.site.filename, name):
         text = ast.unparse(value)
         if re.search(r"\bgrad\(", text) and "create_graph" not in text:

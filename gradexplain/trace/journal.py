@@ -10,6 +10,7 @@ import math
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -29,8 +30,14 @@ _STEPS = 2
 #: Where a node of autograd's says which call asked for its graph to be kept.
 _KEPT = "gradexplain kept"
 
+#: Where the node of a loss says that a GradScaler has multiplied it.
+_SCALED = "gradexplain scaled"
+
 #: Layers that compute something else in evaluation.
 _MOODY = (torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._BatchNorm)
+
+#: A gradient is gone when it is this much smaller than it was.
+_DARK = 1e-6
 
 #: At this call the script's optimizers are looked for.
 _LOOK = 3
@@ -59,10 +66,10 @@ class Leaf:
     parameter: bool
     reference: Any
     stats: dict[int, Stat] = field(default_factory=dict)
-    #: Whether its ``.grad`` has been used by a step, and not been cleared since: the step's place.
-    used: tuple[Site | None] | None = None
-    #: Whether something was added to what a step had used already: the place of the backward.
-    stale: tuple[Site | None, Site | None] | None = None
+    #: Whether its ``.grad`` has been used by a step, and not been cleared since.
+    used: bool = False
+    #: Whether something was added to what a step had used already.
+    stale: bool = False
     stepped: int = 0
     reached: bool = False
     #: Its version and its place in memory when it was met: an update by hand changes them.
@@ -78,6 +85,12 @@ class Leaf:
     ratio: float | None = None
     weight: float | None = None
 
+    @property
+    def is_still(self) -> bool:
+        """Whether it is to learn, and its gradient was 0 in every call that was measured."""
+        learns = self.parameter or self.stepped > 0
+        return learns and bool(self.stats) and not any(s.norm for s in self.stats.values())
+
 
 @dataclass(slots=True)
 class Optimizer:
@@ -89,6 +102,9 @@ class Optimizer:
     leaves: tuple[int, ...]
     steps: int = 0
     rates: tuple[float, ...] = ()
+    #: By group: its leaves, and the largest learning rate that it ever had.
+    groups: list[tuple[int, ...]] = field(default_factory=list)
+    tops: list[float] = field(default_factory=list)
     #: By step: the largest learning rate there.
     history: dict[int, float] = field(default_factory=dict)
     #: What its gradients were when it had taken its last step, and after how many backwards.
@@ -109,11 +125,13 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that is not as it should be, with its places."""
+    """Something that is not as it should be: where, of which optimizer, and what is said of it."""
 
     kind: str
-    sites: tuple[Site | None, ...]
-    data: dict[str, Any]
+    site: Site | None
+    optimizer: Optimizer | None
+    call: int
+    said: dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -136,7 +154,7 @@ class Journal:
         self.zeroed: list[tuple[str, Site | None, frozenset[int]]] = []
         self.backwards = 0
         #: Optimizers that the script has, by id: what it calls them.
-        self.at_hand: dict[int, str] = {}
+        self.at_hand: dict[int, tuple[str, frozenset[int]]] = {}
         self._next = _FIRST
         self._closure: Optimizer | None = None
         self._lines: dict[int, Site | None] = {}
@@ -150,10 +168,18 @@ class Journal:
         self.schedulers: dict[int, tuple[str, Site | None]] = {}
         #: A clipping since the last step, and the last step.
         self._clipped: tuple[str, Site | None] | None = None
+        #: A scheduler that was called before its optimizer, with the optimizer; a clipping that left
+        #: next to nothing, with the largest element before and after it.
+        self.early: tuple[str, Site | None, int] | None = None
+        #: Pairs of parameters that learn and are numbers in one place.
+        self.shared: list[tuple[Leaf, Leaf]] = []
+        self.shrunk: tuple[str, Site | None, float, float] | None = None
+        #: Whether all gradients of a call are next to nothing, compared with the largest there was.
+        self.dark, self._brightest = False, 0.0
         self._last: Optimizer | None = None
-        #: What a GradScaler has scaled last, with the scaler and the place; by leaf whether its
-        #: gradient is of such a loss.
-        self._scaled: tuple[Any, Any, Site | None] | None = None
+        #: The GradScaler that has scaled a loss last, and the place; by leaf whether its gradient is
+        #: of such a loss.
+        self._scaled: tuple[Any, Site | None] | None = None
         self._enlarged: set[int] = set()
         #: By place: how often retain_graph=True was asked for, how often such a graph was used again.
         self.kept: dict[Site | None, Kept] = {}
@@ -185,7 +211,7 @@ class Journal:
             for scope in (frame.f_locals, frame.f_globals):
                 for name, value in list(scope.items()):
                     if isinstance(value, torch.optim.Optimizer) and isinstance(name, str):
-                        self.at_hand.setdefault(id(value), name)
+                        self.at_hand.setdefault(id(value), (name, _members(value)))
             frame = frame.f_back
 
     def skip(self) -> None:
@@ -196,16 +222,20 @@ class Journal:
         self.measuring = False
         self._since.clear()
         for leaf in self.leaves.values():
-            leaf.used = leaf.stale = None
+            leaf.used = leaf.stale = False
 
     def close(self) -> None:
         """Look at the leaves once more, while they are there."""
+        held: dict[int, Leaf] = {}
         for leaf in self.leaves.values():
             tensor = leaf.reference()
             if tensor is None or not _is_dense(tensor):
                 continue
             leaf.changed = tensor._version != leaf.version or tensor.data_ptr() != leaf.place
             leaf.requires = tensor.requires_grad
+            where = tensor.data_ptr() if leaf.stepped and tensor.numel() else None
+            if where is not None and held.setdefault(where, leaf) is not leaf:
+                self.shared.append((held[where], leaf))
 
     def keep(self, roots: Sequence[Any], place: Site | None, *, retain: bool) -> None:
         """Whether a graph is to be kept, and whether one that was kept is gone through again."""
@@ -242,7 +272,7 @@ class Journal:
             if tensor.requires_grad
         }
         self._late()
-        if self._scaled is not None and any(self._scaled[0] is root.grad_fn for root in roots):
+        if any(root.grad_fn is not None and _SCALED in root.grad_fn.metadata for root in roots):
             self._enlarged |= found.keys()
         held = [tensor for tensor, _ in found.values() if _is_real(tensor.grad)]
         norms = torch._foreach_norm([tensor.grad for tensor in held]) if held else ()
@@ -274,7 +304,9 @@ class Journal:
         if not added:
             return True
         norms = map(float, torch._foreach_norm(added))
-        largest = map(float, torch._foreach_norm(added, math.inf))
+        largest = [*map(float, torch._foreach_norm(added, math.inf))]
+        self.dark = max(largest) < _DARK * self._brightest
+        self._brightest = max(self._brightest, *largest)
         for (tensor, old), norm, top in zip(tensors, norms, largest, strict=True):
             leaf = self.leaves[id(tensor)]
             was = old[0] if old is not None else 0.0
@@ -282,12 +314,14 @@ class Journal:
             finite = finite and fine
             leaf.stats[index] = Stat(norm, top, was)
             if was == 0:
-                leaf.used = leaf.stale = None
-            elif leaf.used is not None and norm > 0:
-                leaf.stale = leaf.used[0], place
+                leaf.used = leaf.stale = False
+            elif leaf.used and norm > 0:
+                leaf.stale = True
             elif self._closure is not None and id(tensor) in self._closure.leaves:
-                data = {"optimizer": self._closure, "leaves": [leaf]}
-                self._event("stale", (None, place, self._closure.site), data)
+                self._event(
+                    "stale", place, self._closure, leaves=[leaf], backward=place,
+                    step=self._closure.site,
+                )  # fmt: skip
             if norm > 0:
                 self._since[id(tensor)] = index, place
         self._by_hand([tensor for tensor, _ in tensors], place, index)
@@ -331,7 +365,7 @@ class Journal:
                     stale.append(leaf)
             leaf.after = now
         if stale:
-            self._event("by hand", (place,), {"optimizer": None, "leaves": stale})
+            self._event("by hand", place, None, leaves=stale)
 
     def returned(self, before: dict[int, tuple[Any, Any]], frame: Any) -> None:
         """``autograd.grad`` adds to no ``.grad``."""
@@ -373,22 +407,30 @@ class Journal:
                 tuple(id(tensor) for tensor in tensors), reference=weakref.ref(optimizer),
             )  # fmt: skip
         known.rates = tuple(float(group.get("lr", 0.0)) for group in optimizer.param_groups)
+        known.groups = [tuple(map(id, group["params"])) for group in optimizer.param_groups]
+        known.tops = [max(pair) for pair in zip_longest(known.tops, known.rates, fillvalue=0.0)]
         known.site, self._last = place, known
         known.steps += 1
         known.history[known.steps] = max(known.rates, default=0.0)
-        self._clipped = None
         self._closure = known if closure else None
         if closure:
             return
         if known.left and known.left == (self.backwards, *_marks(tensors)):
-            self._event("step taken twice", (place,), {"optimizer": known})
+            self._event("step taken twice", place, known)
         if self._enlarged & set(known.leaves) and getattr(optimizer, "grad_scale", None) is None:
-            self._unscaled("step with scaled gradients", (place,), {"optimizer": known})
+            self._unscaled("step with scaled gradients", place, known)
         self._enlarged -= set(known.leaves)
         waiting = [key for key in known.leaves if key in self._since]
         grads = {id(t): t.grad for t in tensors if t.grad is not None and _is_dense(t.grad)}
         sizes = torch._foreach_norm([*grads.values()], math.inf) if grads else ()
-        zero = {key for key, size in zip(grads, sizes, strict=True) if float(size) == 0}
+        tops = {key: float(size) for key, size in zip(grads, sizes, strict=True)}
+        zero = {key for key, size in tops.items() if size == 0}
+        if self._clipped is not None:
+            then = max((s.largest for k in waiting for s in [*self.leaves[k].stats.values()][-1:]),
+                       default=0.0)  # fmt: skip
+            if max(tops.values(), default=then) < _DARK * then:
+                self.shrunk = *self._clipped, then, max(tops.values())
+            self._clipped = None
         empty = True
         stale = []
         for tensor in tensors:
@@ -397,24 +439,24 @@ class Journal:
             if tensor.grad is None:
                 continue
             leaf.reached = True
-            if leaf.used is not None or leaf.stale is not None or leaf.key not in zero:
+            if leaf.used or leaf.stale or leaf.key not in zero:
                 empty = False
-                if leaf.stale is not None:
+                if leaf.stale:
                     stale.append(leaf)
-                leaf.used = (place,)
+                leaf.used = True
         if stale and len(stale) >= len(waiting) / 2:
-            used, backward = stale[0].stale or (None, None)
-            self._event("stale", (used, backward, place), {"optimizer": known, "leaves": stale})
+            backward = self._since[stale[0].key][1]
+            self._event(
+                "stale", backward or place, known, leaves=stale, backward=backward, step=place
+            )
         for leaf in stale:
-            leaf.stale = None
+            leaf.stale = False
         if waiting and empty:
             last = max(self._since[key] for key in waiting)
             mine = frozenset(known.leaves)
             wiped = next((z for z in reversed(self.zeroed) if z[2] & mine), None)
-            self._event(
-                "wiped", (wiped[1] if wiped else None, last[1], place),
-                {"optimizer": known, "how": wiped[0] if wiped else ""},
-            )  # fmt: skip
+            wipe = wiped[1] if wiped else None
+            self._event("wiped", wipe or place, known, zero=wipe, backward=last[1], step=place)
         for key in waiting:
             del self._since[key]
         if known.steps <= _STEPS and sum(t.numel() for t in tensors) <= _COPIED:
@@ -444,31 +486,34 @@ class Journal:
         if what == "scheduler":
             name = f"{type(subject).__name__}.step()"
             self.schedulers[id(subject.optimizer)] = name, place
+            # PyTorch's own marks: the first of these calls is the one that makes it.
+            if subject._step_count == 2 and not getattr(subject.optimizer, "_opt_called", False):
+                self.early = name, place, id(subject.optimizer)
         elif what == "scale" and isinstance(result, torch.Tensor):
-            self._scaled = result.grad_fn, weakref.ref(subject), place
+            self._scaled = weakref.ref(subject), place
+            if result.grad_fn is not None:
+                result.grad_fn.metadata[_SCALED] = True
         elif what.startswith("clip"):
             last = self._last
             if self._enlarged and last is not None:
-                data = {"optimizer": last, "name": what}
-                self._unscaled("clipped while scaled", (place,), data)
+                self._unscaled("clipped while scaled", place, last, name=what)
             self._clipped = what, place
 
-    def _unscaled(self, kind: str, sites: tuple[Site | None, ...], data: dict[str, Any]) -> None:
+    def _unscaled(self, kind: str, place: Site | None, optimizer: Optimizer, **said: Any) -> None:
         """An event, where gradients are still multiplied by a GradScaler's factor."""
-        scaler = self._scaled[1]() if self._scaled is not None else None
+        scaler = self._scaled[0]() if self._scaled is not None else None
         if self._scaled is None or scaler is None or not scaler.is_enabled():
             return
         stages = [state["stage"].name for state in scaler._per_optimizer_states.values()]
         if scaler.get_scale() != 1 and "UNSCALED" not in stages:
-            data |= {"scale": scaler.get_scale(), "places": ("scaled",)}
-            self._event(kind, (*sites, self._scaled[2]), data)
+            scale = scaler.get_scale()
+            self._event(kind, place, optimizer, **said, scale=scale, scaled=self._scaled[1])
 
     def _late(self) -> None:
         """A clipping after which no step came."""
         if self._clipped is not None and self._last is not None and not self._since:
             name, place = self._clipped
-            data = {"optimizer": self._last, "name": name, "places": ("step",)}
-            self._event("clipped too late", (place, self._last.site), data)
+            self._event("clipped too late", place, self._last, name=name, step=self._last.site)
         self._clipped = None
 
     def zero(self, owner: Any, place: Site | None) -> None:
@@ -477,16 +522,19 @@ class Journal:
         if isinstance(owner, torch.nn.Module):
             keys = frozenset(map(id, owner.parameters()))
         else:
-            keys = frozenset(id(p) for group in owner.param_groups for p in group["params"])
+            keys = _members(owner)
         self.zeroed = [*self.zeroed[-7:], (type(owner).__name__, place, keys)]
 
-    def _event(self, kind: str, sites: tuple[Site | None, ...], data: dict[str, Any]) -> None:
-        """The first event of a kind is kept, with how often it was seen."""
-        for event in self.events:
-            if event.kind == kind and event.data["optimizer"] is data["optimizer"]:
-                event.data["count"] += 1
-                return
-        self.events.append(Event(kind, sites, {**data, "count": 1, "call": self.backwards}))
+    def _event(
+        self, kind: str, place: Site | None, optimizer: Optimizer | None, **said: Any
+    ) -> None:
+        """The first event of a kind is kept."""
+        if not any(e.kind == kind and e.optimizer is optimizer for e in self.events):
+            self.events.append(Event(kind, place, optimizer, self.backwards, said))
+
+
+def _members(optimizer: Any) -> frozenset[int]:
+    return frozenset(id(p) for group in optimizer.param_groups for p in group["params"])
 
 
 def _is_real(grad: Any) -> bool:

@@ -34,10 +34,10 @@ def run(path: str, arguments: Sequence[str], trace: Trace) -> int | None:
         with _diverted(), recording(trace), link.foreign_code():
             exec(code, main.__dict__)
     except SystemExit as done:
-        if isinstance(done.code, str):
-            print(done.code, file=sys.stderr)
-            return 1
-        return done.code if isinstance(done.code, int) else None
+        if done.code is None or isinstance(done.code, int):
+            return (done.code or 0) & 0xFF  # what is left of it for the system
+        print(done.code, file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         raise
     except Exception as error:

@@ -112,8 +112,8 @@ class Trace:
         self._attentive, self._usual = _WARM, 0.0
         #: What the last call told, kept until it is known to be the last.
         self._kept_call: tuple[_UnderWay, dict[str, Any], FrameType] | None = None
-        #: The first call whose value or gradients are no numbers.
-        self.bad = 0
+        #: The first call whose value or gradients are no numbers; that after gradients were gone.
+        self.bad = self.gone = 0
         #: What the tape has seen by the end: where ways were cut, where numbers left, reads of .grad.
         self.cuts: list[tuple[str, str, Site | None, frozenset[int]]] = []
         self.left: list[tuple[str, Site | None, frozenset[int]]] = []
@@ -205,7 +205,7 @@ class Trace:
             snapshot
             for index, snapshot in sorted(self._snapshots.items())
             if index in first or snapshot.error is not None or snapshot.late
-            or index == self.bad or self.pick != Pick()
+            or index in (self.bad, self.gone) or self.pick != Pick()
         ]  # fmt: skip
 
     def screen(self, script: str) -> Screen:
@@ -405,6 +405,8 @@ class Trace:
         if value is not None and not math.isfinite(value) and self._finite and self._keeps_all:
             wanted, self._finite = TAPE.recording, False  # the first one is looked at, wherever
             self.bad = index
+        elif self.journal.dark and not self.gone and self._keeps_all:
+            wanted, self.gone = TAPE.recording, index
         under_way = _UnderWay(brief, roots, returns=name == "grad")
         self.journal.look_round(user_frame(frame), index)
         if self.journal.is_due(index) or self._suspect[0]:

@@ -25,7 +25,9 @@ _ORDER = (
     "wrong backward", "step with scaled gradients", "clipped while scaled", "clipped too late",
     "learning rate gone", "graph grows", "left in eval", "step taken twice", "step never taken",
     "cut off", "not in the optimizer", "softmax twice", "softmax across samples", "sigmoid twice",
-    "relu before the loss", "nll_loss without log_softmax", "broadcast in the loss", "derivative 0",
+    "relu before the loss", "nll_loss without log_softmax", "broadcast in the loss", "swapped",
+    "learning rate 0", "one storage", "derivative 0", "gradient stops", "scheduler first",
+    "clipped to nothing",
     "dead units", "saturated", "vanishing", "exploding", "diverging", "unstable form",
     "grad of a result", "graph kept", "optimised but unused", "constant loss",
     "bias before a normalisation", "scaled gradient",
@@ -33,13 +35,14 @@ _ORDER = (
 
 #: What another finding, when there is one, explains already.
 _FOLLOWS = {
-    "constant loss": set(_ORDER[: _ORDER.index("derivative 0")]),
+    "constant loss": set(_ORDER[: _ORDER.index("dead units")]),
     "optimised but unused": {"cut off", "not in the optimizer"},
     "vanishing": {"not a number", "dead units", "saturated"},
     "exploding": {"not a number"},
     "diverging": {"zero_grad forgotten"},
     "not a number": {"diverging"},
     "dead units": {"not a number"},
+    "gradient stops": {"not a number", "dead units", "saturated", "derivative 0", "vanishing"},
     "saturated": {"not a number"},
     "bias before a normalisation": {"not a number"},
 }  # fmt: skip
@@ -49,11 +52,12 @@ def diagnosed(trace: Trace) -> list[Finding]:
     """The findings of a trace, the most telling first; each sentence once."""
     found = [*of_steps(trace), *of_cuts(trace)]
     snapshots = trace.snapshots
+    still = {leaf.name for leaf in trace.journal.leaves.values() if leaf.is_still}
     for snapshot in snapshots:
         scene = Scene(snapshot, labels_of(snapshot))
         found += [*of_numbers(scene), *of_changes(snapshot)]
         if snapshot.error is None and not snapshot.late:
-            found += of_values(scene)
+            found += of_values(scene, still)
             if any(operation.graphs for operation in scene.operations):
                 found += of_functions(scene, trace.call(snapshot.index))
     found += of_calls(trace, {snapshot.index for snapshot in snapshots})

@@ -45,6 +45,12 @@ def told(key: str, site: Site | None, call: int | None = None, /, **values: Any)
     return Finding(kind, text, remedy, line_of(site), call, remark=kind in _REMARKS)
 
 
+def row(head: str, name: str) -> Sequence[str]:
+    """The row of a table in ``findings.txt`` that has ``name`` among its names, else the last."""
+    rows = [(key, said) for key, said in TEXTS.items() if key.startswith(f"{head}: ")]
+    return next((said for key, said in rows if name in key.split()[1:]), rows[-1][1])
+
+
 _ONE = {"are": "is", "get": "gets", "them": "it"}
 _MANY = {name: name for name in _ONE}
 

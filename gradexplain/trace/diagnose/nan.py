@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from gradexplain.trace.diagnose.finding import (
     assigned,
     at,
     plain,
+    row,
     short,
     told,
 )  # fmt: skip
@@ -152,7 +153,7 @@ def _forward(scene: Scene, *, required: bool) -> Finding | None:
         index = _place(value.array)
         key, values = _why(scene, operation, value, index)
         why, fix = (
-            part.format(**{k: _said(v) for k, v in values.items()}) for part in _row("why", key)
+            part.format(**{k: _said(v) for k, v in values.items()}) for part in row("why", key)
         )
         found = told(
             "not a number: forward", operation.site, scene.snapshot.index, why=why, fix=fix,
@@ -163,12 +164,6 @@ def _forward(scene: Scene, *, required: bool) -> Finding | None:
             return found
         masked = masked or found
     return masked
-
-
-def _row(head: str, name: str) -> Sequence[str]:
-    """The row of a table in ``findings.txt`` that has ``name`` among its names, else the last."""
-    rows = [(key, said) for key, said in TEXTS.items() if key.startswith(f"{head}: ")]
-    return next((said for key, said in rows if name in key.split()[1:]), rows[-1][1])
 
 
 def _said(value: Any) -> str:
@@ -199,6 +194,9 @@ def _why(
             divisor = scene.maker(given[-1].id) if given and name != "rtruediv" else None
             by = "" if divisor is None else f", the {plain(divisor.name)} of {at(divisor.site)}"
             return "by", {"top": 1 if name == "reciprocal" else first, "by": by}
+    elif name in ("cross_entropy", "nll_loss"):
+        if given and _fine(given[0].array):
+            return name, known
     elif name in ("softmax", "log_softmax"):
         if given and given[0].array is not None and np.isneginf(given[0].array).any():
             return name, known
@@ -274,7 +272,7 @@ def _steep(
     return told(
         f"not a number: {'backward' if chosen is None else 'branch'}", operation.site,
         scene.snapshot.index, element=spot(scene.name(number), index), value=sent, operation=name,
-        point="" if here is None else f" = {short(here)}", why=why, fix=_row("steep", name)[1],
+        point="" if here is None else f" = {short(here)}", why=why, fix=row("steep", name)[1],
         Branch="" if chosen is None else at(chosen.site)[0].upper() + at(chosen.site)[1:],
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from gradexplain.trace.diagnose.finding import Finding, assigned, at, short, told
-from gradexplain.trace.journal import Event, Journal, Leaf, Optimizer
+from gradexplain.trace.journal import Event, Journal, Leaf
 
 if TYPE_CHECKING:
     from gradexplain.trace.session import Trace
@@ -31,16 +31,9 @@ def of_steps(trace: Trace) -> Iterator[Finding]:
     """The findings of a whole script."""
     journal = trace.journal
     for event in journal.events:
-        yield _EVENTS[event.kind](event, journal)
-    if (
-        journal.at_hand
-        and not journal.optimizers
-        and not any(leaf.changed for leaf in journal.leaves.values())
-    ):
-        names = list(dict.fromkeys(journal.at_hand.values()))
-        last = trace.all[-1].site if trace.all else None
-        yield told("step never taken", last, names=names, count=len(trace.all), first=names[0])
-    yield from _memberships(journal)
+        yield _event(event, journal)
+    yield from _memberships(trace)
+    yield from _shared(journal)
     for place, count in trace.sums.items():
         if count >= _ADDED:
             name = place.names[0] if place.names else "the sum"
@@ -57,73 +50,57 @@ def of_steps(trace: Trace) -> Iterator[Finding]:
 # -- one step --------------------------------------------------------------------------------------
 
 
-def _stale(event: Event, journal: Journal) -> Finding:
-    _, backward, step = event.sites
-    optimizer: Optimizer = event.data["optimizer"]
-    leaves: list[Leaf] = event.data["leaves"]
-    others = [z for z in journal.zeroed if not z[2] & set(optimizer.leaves)]
-    leaf = leaves[0]
-    stats = [s for s in leaf.stats.values() if s.before > 0]
-    numbers = ""
-    if stats:
-        numbers = (
-            f" ({leaf.name or 'the first one'}: {short(stats[0].before)} was there, "
-            f"{short(stats[0].norm)} was added)"
+def _event(event: Event, journal: Journal) -> Finding:
+    """What was noted when it came, with what is known by the end."""
+    said, key = dict(event.said), event.kind
+    optimizer = event.optimizer
+    if optimizer is not None:
+        said["optimizer"] = optimizer.name
+    if event.kind == "wiped":
+        key, zero = "zero_grad before step", said.pop("zero")
+        said["how"] = f"zero_grad() at {at(zero)}" if zero else "setting .grad to nothing"
+    elif event.kind == "by hand":
+        key, leaves = "zero_grad forgotten: by hand", said.pop("leaves")
+        said["names"] = [leaf.name or "a leaf" for leaf in leaves]
+        stat = leaves[0].stats[event.call]
+        said |= {"name": said["names"][0], "before": stat.before, "norm": stat.norm}
+    elif event.kind == "stale" and optimizer is not None:
+        key, leaves = "zero_grad forgotten: stale", said.pop("leaves")
+        said["names"] = [leaf.name or "a parameter" for leaf in leaves]
+        stat = next((s for s in leaves[0].stats.values() if s.before > 0), None)
+        others = [z for z in journal.zeroed if not z[2] & set(optimizer.leaves)]
+        said["numbers"] = "" if stat is None else (
+            f" ({leaves[0].name or 'the first one'}: {short(stat.before)} was there, "
+            f"{short(stat.norm)} was added)"
+        )  # fmt: skip
+        said["others"] = (
+            f" The zero_grad() at {at(others[-1][1])} clears other parameters." if others else ""
         )
-    return told(
-        "zero_grad forgotten: stale", backward or step, event.data["call"],
-        backward=backward, step=step, optimizer=optimizer.name, numbers=numbers,
-        names=[leaf.name or "a parameter" for leaf in leaves],
-        others=f" The zero_grad() at {at(others[-1][1])} clears other parameters." if others else "",
-    )  # fmt: skip
-
-
-def _wiped(event: Event, journal: Journal) -> Finding:
-    zero, backward, step = event.sites
-    how = f"zero_grad() at {at(zero)}" if zero is not None else "setting .grad to nothing"
-    return told(
-        "zero_grad before step", zero or step, event.data["call"],
-        backward=backward, step=step, how=how, optimizer=event.data["optimizer"].name,
-    )  # fmt: skip
-
-
-def _by_hand(event: Event, journal: Journal) -> Finding:
-    leaf: Leaf = event.data["leaves"][0]
-    stat = leaf.stats[event.data["call"]]
-    return told(
-        "zero_grad forgotten: by hand", event.sites[0], event.data["call"], before=stat.before,
-        names=[leaf.name or "a leaf" for leaf in event.data["leaves"]], norm=stat.norm,
-        name=leaf.name or "a leaf",
-    )  # fmt: skip
-
-
-def _at_step(event: Event, journal: Journal) -> Finding:
-    """What an optimizer, a clipping or a GradScaler did, said as it was noted."""
-    place, *others = event.sites
-    sites = dict(zip(event.data.get("places", ()), others, strict=False))
-    known = {k: v for k, v in event.data.items() if k in ("name", "scale")}
-    return told(
-        event.kind, place, event.data["call"], optimizer=event.data["optimizer"].name,
-        **sites, **known,
-    )  # fmt: skip
-
-
-_EVENTS = {
-    "by hand": _by_hand, "stale": _stale, "wiped": _wiped, "step taken twice": _at_step,
-    "clipped too late": _at_step, "clipped while scaled": _at_step,
-    "step with scaled gradients": _at_step,
-}  # fmt: skip
+    return told(key, event.site, event.call, **said)
 
 
 # -- who is in which optimizer ---------------------------------------------------------------------
 
 
-def _memberships(journal: Journal) -> Iterator[Finding]:
+def _memberships(trace: Trace) -> Iterator[Finding]:
+    journal = trace.journal
     optimizers = list(journal.optimizers.values())
+    # Those that have taken no step by the end, and whose parameters nobody else changes.
+    idle = {
+        key: (name, members) for key, (name, members) in journal.at_hand.items()
+        if key not in journal.optimizers
+        and any(leaf.key in members and _got(leaf) for leaf in journal.leaves.values())
+        and not any(leaf.key in members and leaf.changed for leaf in journal.leaves.values())
+    }  # fmt: skip
+    if idle:
+        names = list(dict.fromkeys(name for name, _ in idle.values()))
+        last = trace.all[-1].site if trace.all else None
+        yield told("step never taken", last, names=names, count=len(trace.all), first=names[0])
     if not optimizers:
         return
     first = optimizers[0]
     inside = {key for optimizer in optimizers for key in optimizer.leaves}
+    inside = inside.union(*(members for _, members in idle.values()))
     got = [leaf for leaf in journal.leaves.values() if _got(leaf)]
     left = [
         leaf for leaf in got
@@ -159,6 +136,30 @@ def _memberships(journal: Journal) -> Iterator[Finding]:
             )
 
 
+def _shared(journal: Journal) -> Iterator[Finding]:
+    """Learning rates of 0, parameters in one storage, a scheduler that comes too early."""
+    for optimizer in journal.optimizers.values():
+        for keys, top in zip(optimizer.groups, optimizer.tops, strict=False):
+            leaves = [journal.leaves[key] for key in keys if key in journal.leaves]
+            names = [leaf.name or "a parameter" for leaf in leaves if _got(leaf)]
+            if top == 0 and names and any(optimizer.tops) and optimizer.steps > 1:
+                yield told(
+                    "learning rate 0", optimizer.site, names=names, optimizer=optimizer.name,
+                    count=optimizer.steps,
+                )  # fmt: skip
+        for one, other in journal.shared:
+            if one.key in optimizer.leaves:
+                yield told(
+                    "one storage", optimizer.site, first=one.name, second=other.name,
+                    optimizer=optimizer.name,
+                )  # fmt: skip
+    if journal.early is not None:
+        name, place, key = journal.early
+        known = journal.optimizers.get(key)
+        if known is not None and known.steps > 1:
+            yield told("scheduler first", place, name=name, optimizer=known.name)
+
+
 def _got(leaf: Leaf) -> bool:
     return any(stat.norm > 0 for stat in leaf.stats.values())
 
@@ -183,6 +184,10 @@ def _losses(trace: Trace) -> Iterator[Finding]:
         if len(set(values)) == 1 and values[0] == values[0] and finite:
             moved = any(leaf.ratio for leaf in trace.journal.leaves.values())
             variant = "rate" if rates == {0.0} else "moved" if moved else "still"
+            if variant == "still" and trace.journal.shrunk is not None:
+                name, clipped, then, now = trace.journal.shrunk
+                yield told("clipped to nothing", clipped, name=name, then=then, now=now)
+                continue
             yield told(f"constant loss: {variant}", place, value=values[0], count=len(values))
         elif len(finite) >= 2 and abs(finite[0]) > 0:
             worst = max(range(len(finite)), key=lambda n: abs(finite[n]))

@@ -17,6 +17,7 @@ from gradexplain.trace.diagnose.finding import (
     line_of,
     norm,
     plain,
+    row,
     short,
     told,
 )  # fmt: skip
@@ -58,14 +59,15 @@ _MIXING = {"view", "reshape", "flatten", "squeeze", "unsqueeze", "transpose", "p
 _SCALING = {"mul", "div", "truediv", "add", "masked_fill", "dropout", "where"}
 
 
-def of_values(scene: Scene) -> Iterator[Finding]:
-    """The findings of one captured call."""
+def of_values(scene: Scene, still: Set[str]) -> Iterator[Finding]:
+    """The findings of one captured call; ``still`` are the parameters whose gradient is always 0."""
     for operation in scene.operations:
         name = plain(operation.name)
         for names, find in _FINDERS:
             if name in names:
                 yield from find(scene, operation)
     yield from _depth(scene)
+    yield from _stopped(scene, still)
 
 
 def _through_moves(scene: Scene, number: int) -> Operation | None:
@@ -264,6 +266,32 @@ def _twice(scene: Scene, operation: Operation) -> Iterator[Finding]:
         )
 
 
+def _swapped(scene: Scene, operation: Operation) -> Iterator[Finding]:
+    """The target, which is data, stands where the prediction belongs."""
+    tensors = scene.given(operation)[:2]
+    kinds = [tensor.kind == "constant" for tensor in tensors]
+    if kinds == [True, False]:
+        first, second = (scene.name(tensor.id) for tensor in tensors)
+        name = plain(operation.name)
+        yield told("swapped", operation.site, operation=name, first=first, second=second)
+
+
+def _softmax_of_softmax(scene: Scene, operation: Operation) -> Iterator[Finding]:
+    source = _through_moves(scene, operation.inputs[0]) if operation.inputs else None
+    if source is not None and plain(source.name) == "softmax":
+        yield told(
+            "softmax twice: inside", operation.site, operation=plain(operation.name),
+            source=source.site,
+        )  # fmt: skip
+
+
+def _no_log_softmax(scene: Scene, operation: Operation) -> Iterator[Finding]:
+    """``kl_div`` gets probabilities."""
+    source = _through_moves(scene, operation.inputs[0]) if operation.inputs else None
+    if source is not None and plain(source.name) == "softmax":
+        yield told("nll_loss without log_softmax: kl_div", operation.site, source=source.site)
+
+
 def _no_logarithm(scene: Scene, operation: Operation) -> Iterator[Finding]:
     """``nll_loss`` gets something that is no logarithm of probabilities."""
     source = scene.value(operation.inputs[0]).array if operation.inputs else None
@@ -347,6 +375,49 @@ def _biased(scene: Scene, operation: Operation) -> Iterator[Finding]:
         "bias before a normalisation", operation.site, name=scene.name(number),
         norm=norm(scene.value(number).upstream), operation=plain(operation.name),
     )  # fmt: skip
+
+
+# -- where a gradient ends -------------------------------------------------------------------------
+
+#: Said of otherwise, or of linear maps, which let nothing through while their weights are 0.
+_SAID = STEPS | _RECTIFIERS | {"sigmoid", "tanh", "softmax"}
+
+
+def _stopped(scene: Scene, still: Set[str]) -> Iterator[Finding]:
+    """The operations at which all that parameters could have got becomes 0."""
+    ended: dict[int, tuple[Operation, int, list[str]]] = {}
+    for leaf in scene.snapshot.values:
+        if leaf.kind == "leaf" and scene.name(leaf.id) in still and leaf.array is not None:
+            ends = dict(_ends(scene, leaf.id))
+            if len(ends) == 1:
+                ((key, (operation, number)),) = ends.items()
+                ended.setdefault(key, (operation, number, []))[2].append(scene.name(leaf.id))
+    for operation, number, names in ended.values():
+        name, place = plain(operation.name), at(operation.site)
+        others = [scene.value(n) for n in operation.inputs if n != number]
+        linear = name not in ("mul", "div") and any(not norm(other.array) for other in others)
+        if name in _SAID or linear or any(o.kind == "leaf" and not norm(o.array) for o in others):
+            continue
+        hooked = norm(operation.sent.get(number)) > 0
+        why, fix = row("stops", "hook" if hooked else name)
+        where = (
+            f"{scene.name(number)}, on its way to {place}" if hooked else f"the {name} at {place}"
+        )
+        yield told("gradient stops", operation.site, where=where, names=names, why=why, fix=fix)
+
+
+def _ends(scene: Scene, number: int) -> Iterator[tuple[int, tuple[Operation, int]]]:
+    """On each way from a value to the loss the operation that gets a gradient and sends 0."""
+    numbers, seen = [number], {number}
+    for each in numbers:
+        for reader in scene.readers.get(each, ()):
+            if norm(reader.sent.get(each)) > 0 or any(
+                norm(scene.value(n).upstream) > 0 for n in reader.outputs
+            ):
+                yield reader.id, (reader, each)
+            else:
+                numbers += [n for n in reader.outputs if n not in seen]
+                seen |= {*reader.outputs}
 
 
 # -- depth -----------------------------------------------------------------------------------------
@@ -435,10 +506,13 @@ _FINDERS: tuple[tuple[set[str], Any], ...] = (
     (_RECTIFIERS, _dead),
     ({"sigmoid", "tanh"}, _saturated),
     ({"softmax"}, _one_hot),
+    ({"softmax", "log_softmax"}, _softmax_of_softmax),
     ({"softmax", "log_softmax"}, _across_samples),
     (_PAIRWISE, _broadcast_loss),
     ({"sub", "rsub", "mul"}, _broadcast_difference),
     ({"cross_entropy", "binary_cross_entropy_with_logits"}, _twice),
+    ({"binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy"}, _swapped),
+    ({"kl_div"}, _no_log_softmax),
     ({"nll_loss", "nll_loss_nd"}, _no_logarithm),
     ({"log", "log2", "log10"}, _logarithm),
     (STEPS, _step_function),
