@@ -409,7 +409,9 @@ def test_json_on_stdout_even_from_other_processes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "code", "said"),
     [
-        ("torch.ones(1, requires_grad=True).sum().backward()\nexit(3)\n", 2, "status 3"),
+        ("torch.ones(1, requires_grad=True).sum().backward()\nexit(3)\n", 3, "status 3"),
+        ("torch.ones(1, requires_grad=True).sum().backward()\nexit(-1)\n", 255, "status 255"),
+        ("torch.ones(1, requires_grad=True).sum().backward()\nexit('no')\n", 1, "status 1"),
         ("torch.ones(1, requires_grad=True).sum().backward()\nexit()\n", 0, ""),
         ("x = 1\n", 2, "never called backward"),
         ("x = = 1\n", 2, "line 2"),

@@ -186,7 +186,7 @@ def _found(table: Any, spot: Any) -> Any:
     if most <= 16 * (spot.size + table.size):
         back = np.full(most + 1, -1)
         back[spot] = np.arange(spot.size)
-        return back[table]
+        return np.where(table < 0, -1, back[np.maximum(table, 0)])
     # Far apart, as the places of an example of astronomic size are: no table of all numbers.
     by_value = np.argsort(spot, kind="stable")
     place = np.searchsorted(spot, table, side="right", sorter=by_value) - 1

@@ -19,7 +19,7 @@ from gradexplain.routes.judged import JudgedStep, Local, hold, hold_sum, kinds
 from gradexplain.routes.singular import singular_nodes
 from gradexplain.trace.call import TracedStep
 from gradexplain.trace.forward import FAILURES, Forward
-from gradexplain.trace.links import Assignment, Link, clean
+from gradexplain.trace.links import clean
 from gradexplain.trace.snapshot import Accumulated, Operation
 from gradexplain.verdict import compare
 from gradexplain.verdict.status import worst
@@ -82,7 +82,7 @@ class Backward(Forward):
             number
             for number in operation.inputs
             if self.values[number].kind != "constant"
-            and any(isinstance(link, Link) and link.sends_to(number) for link in links)
+            and any(link.sends_to(number) for link in links)
         ]
 
     def _add(self, number: int, pair: Pair) -> None:
@@ -136,8 +136,6 @@ class Backward(Forward):
                 if number in sent:
                     pair = sent[number][0] + pair[0], sent[number][1] + pair[1]
                 sent[number] = pair
-            if isinstance(link, Assignment):
-                continue
             assert link.chain is not None
             labels = [self.labels[i] for i in wanted if i in link.inputs]
             for point in singular_nodes(link.graph, link.chain, labels):
@@ -227,7 +225,7 @@ class Backward(Forward):
             return sum(part[0] for part in parts), sum(part[1] for part in parts)
 
         arrays = (self.pairs[n][0] for n in operation.inputs if n in self.pairs)
-        chains = (link.chain for link in links.values() if isinstance(link, Link))
+        chains = (link.chain for link in links.values())
         local = Local(
             (operation.name, self.labels[number]),
             real,

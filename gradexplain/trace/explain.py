@@ -89,7 +89,7 @@ class _Explainer(Backward):
             and not self.meant
             and not self.hooked
             # A formula by tables of places would be no help to a reader.
-            and not any(operation.view is not None for operation in s.operations)
+            and not any(o.view is not None or o.name == "__setitem__" for o in s.operations)
             and len(s.operations) <= SHORT
             and elements <= _FEW
         ):

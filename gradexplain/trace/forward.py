@@ -22,7 +22,7 @@ from gradexplain.plan.arrays import Pair
 from gradexplain.problem import loss_text
 from gradexplain.routes.judged import JudgedStep
 from gradexplain.trace.call import Root, TracedCall, TracedRow, known_or_nan, labels_of
-from gradexplain.trace.links import Assignment, Link, clean, is_literal
+from gradexplain.trace.links import Link, clean, is_literal
 from gradexplain.trace.snapshot import Arg, Operation, Snapshot, Value
 from gradexplain.verdict import compare
 
@@ -44,8 +44,10 @@ class Forward:
         self.snapshot = snapshot
         self.until = until
         self.values = snapshot.values
+        #: What goes into an operation, or is differentiated.
+        self.read = {*snapshot.roots, *(n for o in snapshot.operations for n in o.inputs)}
         self.labels = labels_of(snapshot)
-        self.links: dict[int, Link | Assignment] = {}  # by output
+        self.links: dict[int, Link] = {}  # by output
         self.pairs: dict[int, Pair] = {}
         #: What the records make of PyTorch's own inputs.
         self.upstream: dict[int, Pair] = {}
@@ -56,12 +58,12 @@ class Forward:
         self.singular: list[Any] = []
         self.hooked: list[int] = []
         self.opaque: dict[int, str] = {}
-        #: Values that a backward pass reads within the calls it goes back through, and the calls
-        #: between which PyTorch sends by way of them.
         #: Custom Functions whose backward is not the derivative of their forward.
         self.wrong: dict[int, Operation] = {}
         #: Those whose backward is meant to be another than the derivative.
         self.meant: dict[int, Operation] = {}
+        #: Values that a backward pass reads within the calls it goes back through, and the calls
+        #: between which PyTorch sends by way of them.
         self.bent: set[int] = set()
         self.indirect: set[int] = set()
         floats = {v.dtype for v in self.values if v.dtype.startswith(("float", "bfloat", "half"))}
@@ -201,28 +203,31 @@ class Forward:
         if known:
             return f"the value of {self.labels[known[0]]} was not kept"
         for output in operation.outputs:
-            value = self.values[output]
-            if value.hidden:
-                continue
-            try:
-                assigns = operation.name == "__setitem__" and operation.view is None
-                kind = Assignment if assigns else Link
-                link = kind(self.snapshot, operation, output, self.labels)
-                pair = link.forward(self.pairs)
-                if value.array is not None and self._differ(pair, value) is not None:
-                    return "its value is not the one that its record gives"
-            except GradexplainError:
-                return "it has no record"
-            except FAILURES:
-                return "its record does not fit here"
-            self.links[output] = link
-            # What comes after is held against PyTorch at PyTorch's own value.
-            own = value.array
-            self.pairs[output] = pair
-            if own is not None:
-                self.pairs[output] = compare.given(own, self._dtype([value.id]))
-                link.at_own_result(self.pairs[output])
+            why = "" if self.values[output].hidden else self._link(operation, output)
+            # Of what nobody reads no gradient comes: the vectors beside eigenvalues.
+            if why and (output in self.read or len(operation.outputs) == 1):
+                return why
         return "" if operation.outputs else "nothing is known of it"
+
+    def _link(self, operation: Operation, output: int) -> str:
+        """Make the link of one output; why there is none."""
+        value = self.values[output]
+        try:
+            link = Link(self.snapshot, operation, output, self.labels)
+            pair = link.forward(self.pairs)
+            if value.array is not None and self._differ(pair, value) is not None:
+                return "its value is not the one that its record gives"
+        except GradexplainError:
+            return "it has no record"
+        except FAILURES:
+            return "its record does not fit here"
+        self.links[output] = link
+        # What comes after is held against PyTorch at PyTorch's own value.
+        self.pairs[output] = pair
+        if value.array is not None:
+            self.pairs[output] = compare.given(value.array, self._dtype([value.id]))
+            link.at_own_result(self.pairs[output])
+        return ""
 
     def _differ(self, pair: Pair, value: Value) -> Difference | None:
         assert value.array is not None

@@ -92,11 +92,17 @@ class Reading:
             return self._through_view(operation, operation.view)
         if operation.name in _WRITES:
             return self._written(operation)
-        if operation.spellings == ("operator.getitem",) and self._is_masked(operation.args[1]):
-            table = np.arange(np.prod(self._shape(operation.args[0]), dtype=int))
-            places = table.reshape(self._shape(operation.args[0]))
-            view = View(operation.args[0], places[_plain(operation.args[1], self.snapshot)])
-            return self._through_view(operation, view)
+        sets = operation.name == "__setitem__"
+        gets = operation.spellings == ("operator.getitem",)
+        if sets or gets and self._is_masked(operation.args[1]):
+            base, index = operation.args[:2]
+            if not isinstance(base, Arg):
+                raise UnsupportedError("it does not write into a tensor")
+            shape = self.snapshot.values[base.id].shape
+            places = np.arange(np.prod(shape, dtype=int)).reshape(shape)
+            if sets:
+                return self._through_view(operation, View(base, places, base.id))
+            return self._through_view(operation, View(base, places[_plain(index, self.snapshot)]))
         args = [self._argument(arg) for arg in operation.args]
         kwargs = {
             name: self._argument(arg)
@@ -122,9 +128,6 @@ class Reading:
         for path in filter(None, map(composed.path_of, operation.spellings)):
             return composed.applied(path, args, kwargs, self.applier, self._dtype)
         raise problem
-
-    def _shape(self, arg: Arg) -> tuple[int, ...]:
-        return self.snapshot.values[arg.id].shape
 
     def _is_masked(self, index: Any) -> bool:
         """Whether an index says by true and false which elements are taken."""
@@ -415,8 +418,8 @@ class Link:
         """The local derivative by an input, the contribution, and the contribution in numbers."""
         assert self.chain is not None
         id = self.inputs[number]
-        if self.operation.view is not None:
-            return self._of_view(self.operation.view, number), "", ""
+        if self.operation.view is not None or self.operation.name == "__setitem__":
+            return self._of_view(number), "", ""
         if self.single:
             from gradexplain.routes.closed import ClosedForm
             from gradexplain.routes.steps import step_texts
@@ -429,8 +432,11 @@ class Link:
             return "", "", ""
         return self._whole(id), "", ""
 
-    def _of_view(self, view: View, number: int) -> str:
-        name = self.operation.name.strip("_")
+    def _of_view(self, number: int) -> str:
+        name, view = self.operation.name.strip("_"), self.operation.view
+        if view is None:
+            stay = self.operation.args[0] == Arg(number)
+            return "1 for the elements that stay, else 0" if stay else "1 for those that go there"
         if view.part is None:
             return "1 for the elements that the view shows, else 0"
         inside = "0" if name == "setitem" else f"as {name} has it"
@@ -455,71 +461,6 @@ class Link:
         return text if len(text) <= _LONG else ""
 
 
-class Assignment:
-    """``x[index] = value``: the new ``x`` takes the value's elements in one place."""
-
-    def __init__(
-        self, snapshot: Snapshot, operation: Operation, output: int, labels: Mapping[int, str]
-    ) -> None:
-        target, index, value = operation.args
-        if not isinstance(target, Arg):
-            raise UnsupportedError("it does not write into a tensor")
-        self.snapshot = snapshot
-        self.labels = labels
-        self.label = labels[output]
-        self.target = target.id
-        self.value = value.id if isinstance(value, Arg) else None
-        self.number = 0.0 if isinstance(value, Arg) else float(value)
-        self.index = _plain(index, snapshot)
-        self.shown = _index_text(index, labels)
-        self.inputs = {i: i for i in (self.target, self.value) if i is not None}
-        self._reach = np.zeros(snapshot.values[self.target].shape, dtype=bool)
-        counts = np.zeros(self._reach.shape, dtype=int)
-        np.add.at(counts, self.index, 1)
-        if counts.max(initial=0) > 1:
-            raise UnsupportedError("it writes several values into one element")
-        self._reach = counts > 0
-
-    def expression(self) -> str:
-        value = number(self.number) if self.value is None else self.labels[self.value]
-        return f"{self.labels[self.target]} with [{self.shown}] = {value}"
-
-    def forward(self, pairs: Mapping[int, Pair]) -> Pair:
-        new = tuple(np.array(part, dtype=np.float64) for part in pairs[self.target])
-        given = pairs[self.value] if self.value is not None else (self.number, abs(self.number))
-        for part, value in zip(new, given, strict=True):
-            part[self.index] = _fitted(np.asarray(value), part[self.index].shape)
-        return new[0], new[1]
-
-    def backward(self, upstream: Pair, wanted: list[int]) -> dict[int, Pair]:
-        sent: dict[int, Pair] = {}
-        if self.target in wanted:
-            kept = [np.where(self._reach, 0.0, part) for part in upstream]
-            sent[self.target] = kept[0], kept[1]
-        if self.value is not None and self.value in wanted:
-            shape = self.snapshot.values[self.value].shape
-            taken = [_summed(np.asarray(part)[self.index], shape) for part in upstream]
-            sent[self.value] = taken[0], taken[1]
-        return sent
-
-    def exactly(self, arrays: Mapping[int, Array], upstream: Array, number: int) -> Pair:
-        """As `backward`, which has no roundings."""
-        return self.backward((upstream, np.abs(upstream)), [number])[number]
-
-    pointwise = False
-
-    def at_own_result(self, pair: Pair) -> None:
-        """Nothing that is sent back is made of the result."""
-
-    def coarse(self) -> float:
-        return 0.0
-
-    def texts(self, number: int) -> tuple[str, str, str]:
-        if number == self.target:
-            return "1 for the elements that stay, 0 for those at " + f"[{self.shown}]", "", ""
-        return f"1 for the elements that go to [{self.shown}]", "", ""
-
-
 def _plain(index: Any, snapshot: Snapshot) -> Any:
     """An index with its tensors as arrays."""
     if isinstance(index, Arg):
@@ -530,34 +471,6 @@ def _plain(index: Any, snapshot: Snapshot) -> Any:
     if isinstance(index, (list, tuple)):
         return type(index)(_plain(part, snapshot) for part in index)
     return index
-
-
-def _fitted(value: Array, shape: tuple[int, ...]) -> Array:
-    """``value`` without the leading axes of size 1 that PyTorch ignores in an assignment."""
-    while value.ndim > len(shape) and value.shape[0] == 1:
-        value = value[0]
-    return value
-
-
-def _summed(array: Array, shape: tuple[int, ...]) -> Array:
-    """A gradient summed over the axes along which its tensor was broadcast."""
-    while array.ndim > len(shape):
-        array = array.sum(axis=0)
-    for axis, n in enumerate(shape[len(shape) - array.ndim :]):
-        if n == 1 and array.shape[axis] != 1:
-            array = array.sum(axis=axis, keepdims=True)
-    return array.reshape(shape)
-
-
-def _index_text(index: Any, labels: Mapping[int, str]) -> str:
-    if isinstance(index, Arg):
-        return labels[index.id]
-    if isinstance(index, tuple):
-        return ", ".join(_index_text(part, labels) for part in index)
-    if isinstance(index, slice):
-        ends = ["" if end is None else str(end) for end in (index.start, index.stop, index.step)]
-        return ":".join(ends if ends[2] else ends[:2])
-    return "..." if index is Ellipsis else str(index)
 
 
 def clean(pair: Any) -> Array:
