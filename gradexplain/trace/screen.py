@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -331,11 +331,11 @@ def _calls(briefs: Sequence[Brief]) -> list[Calls]:
         for calls in made:
             turns.setdefault((calls.line, calls.source, calls.error), []).append(calls)
         made = [
-            Calls(
-                parts[0].first, parts[-1].last, parts[0].function, parts[0].line,
-                parts[0].source, (parts[0].values[0], parts[-1].values[1]), parts[0].error,
-                next((p.failure for p in parts if p.failure), ""),
+            replace(
+                first, last=last.last, values=(first.values[0], last.values[1]),
+                failure=next((p.failure for p in parts if p.failure), ""),
             )
             for parts in turns.values()
+            for first, last in [(parts[0], parts[-1])]
         ]  # fmt: skip
     return made

@@ -244,26 +244,27 @@ def _broadcast(scene: Scene, operation: Operation, tensors: Sequence[Value], wha
     )  # fmt: skip
 
 
-def _twice(scene: Scene, operation: Operation) -> Iterator[Finding]:
-    """A loss that takes logits gets probabilities."""
+#: By an operation and what made its input: what is wrong with the two together.
+_TOGETHER = {
+    ("cross_entropy", "softmax"): "softmax twice", ("cross_entropy", "sigmoid"): "softmax twice",
+    ("softmax", "softmax"): "softmax twice: inside",
+    ("log_softmax", "softmax"): "softmax twice: inside",
+    ("binary_cross_entropy_with_logits", "sigmoid"): "sigmoid twice",
+    ("cross_entropy", "relu"): "relu before the loss",
+    ("binary_cross_entropy_with_logits", "relu"): "relu before the loss",
+    ("kl_div", "softmax"): "nll_loss without log_softmax: kl_div",
+}  # fmt: skip
+
+
+def _together(scene: Scene, operation: Operation) -> Iterator[Finding]:
+    """A loss that takes logits gets probabilities, and the like."""
     source = _through_moves(scene, operation.inputs[0]) if operation.inputs else None
-    if source is None:
-        return
-    name, made = plain(operation.name), plain(source.name)
-    log = "with_logits" in name
-    twice = ("sigmoid",) if log else ("softmax", "sigmoid")  # a log_softmax is its own fixed point
-    if made in twice:
+    name, made = plain(operation.name), "" if source is None else plain(source.name)
+    if source is not None and (name, made) in _TOGETHER:
         yield told(
-            f"{'sigmoid' if log else 'softmax'} twice", operation.site or source.site,
-            operation=name, made=made, source=source.site,
-        )  # fmt: skip
-    elif made == "relu":
-        yield told(
-            "relu before the loss",
-            operation.site or source.site,
-            operation=name,
+            _TOGETHER[name, made], operation.site or source.site, operation=name, made=made,
             source=source.site,
-        )
+        )  # fmt: skip
 
 
 def _swapped(scene: Scene, operation: Operation) -> Iterator[Finding]:
@@ -274,22 +275,6 @@ def _swapped(scene: Scene, operation: Operation) -> Iterator[Finding]:
         first, second = (scene.name(tensor.id) for tensor in tensors)
         name = plain(operation.name)
         yield told("swapped", operation.site, operation=name, first=first, second=second)
-
-
-def _softmax_of_softmax(scene: Scene, operation: Operation) -> Iterator[Finding]:
-    source = _through_moves(scene, operation.inputs[0]) if operation.inputs else None
-    if source is not None and plain(source.name) == "softmax":
-        yield told(
-            "softmax twice: inside", operation.site, operation=plain(operation.name),
-            source=source.site,
-        )  # fmt: skip
-
-
-def _no_log_softmax(scene: Scene, operation: Operation) -> Iterator[Finding]:
-    """``kl_div`` gets probabilities."""
-    source = _through_moves(scene, operation.inputs[0]) if operation.inputs else None
-    if source is not None and plain(source.name) == "softmax":
-        yield told("nll_loss without log_softmax: kl_div", operation.site, source=source.site)
 
 
 def _no_logarithm(scene: Scene, operation: Operation) -> Iterator[Finding]:
@@ -506,13 +491,11 @@ _FINDERS: tuple[tuple[set[str], Any], ...] = (
     (_RECTIFIERS, _dead),
     ({"sigmoid", "tanh"}, _saturated),
     ({"softmax"}, _one_hot),
-    ({"softmax", "log_softmax"}, _softmax_of_softmax),
     ({"softmax", "log_softmax"}, _across_samples),
     (_PAIRWISE, _broadcast_loss),
     ({"sub", "rsub", "mul"}, _broadcast_difference),
-    ({"cross_entropy", "binary_cross_entropy_with_logits"}, _twice),
+    ({name for name, _ in _TOGETHER}, _together),
     ({"binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy"}, _swapped),
-    ({"kl_div"}, _no_log_softmax),
     ({"nll_loss", "nll_loss_nd"}, _no_logarithm),
     ({"log", "log2", "log10"}, _logarithm),
     (STEPS, _step_function),
