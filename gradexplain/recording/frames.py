@@ -317,6 +317,14 @@ class Variables:
         return next((name for name, other in self.tensors if other is tensor), "")
 
 
+def at_hand(frame: FrameType | None) -> Iterator[tuple[str, Any]]:
+    """The variables of a frame and of those that called it, each with its name."""
+    while frame is not None:
+        for scope in (frame.f_locals, frame.f_globals):
+            yield from list(scope.items())
+        frame = frame.f_back
+
+
 def _scopes(frame: FrameType | None) -> Iterator[dict[str, Any]]:
     """The scopes of the user's frames, the innermost first, then the script's globals."""
     globals_: list[dict[str, Any]] = []

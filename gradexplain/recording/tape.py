@@ -390,7 +390,6 @@ class Tape(TorchFunctionMode):
     def compiled(self, graph: Any, function: Callable[..., Any], args: Any) -> Any:
         """Run what a graph was compiled to; its operations are those of the graph."""
         frame = self._local.asking
-        frame = self._local.asking
         copies = self._copies(graph, args) if self.recording and frame is not None else None
         result = function(*args)
         if copies is None or frame is None:

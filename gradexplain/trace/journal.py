@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from gradexplain.recording.calls import KEY, leaves_behind, nodes_behind
-from gradexplain.recording.frames import Site, Variables
+from gradexplain.recording.frames import Site, Variables, at_hand
 
 #: So many calls are measured, and then those that are farther apart by this factor each time.
 _FIRST, _FACTOR = 16, 1.25
@@ -207,12 +207,9 @@ class Journal:
         """Which optimizers the script has by its third call, to tell one that takes no step."""
         if index != _LOOK:
             return
-        while frame is not None:
-            for scope in (frame.f_locals, frame.f_globals):
-                for name, value in list(scope.items()):
-                    if isinstance(value, torch.optim.Optimizer) and isinstance(name, str):
-                        self.at_hand.setdefault(id(value), (name, _members(value)))
-            frame = frame.f_back
+        for name, value in at_hand(frame):
+            if isinstance(value, torch.optim.Optimizer):
+                self.at_hand.setdefault(id(value), (name, _members(value)))
 
     def skip(self) -> None:
         """A call that is not measured: what is known of the gradients holds no longer."""
@@ -553,14 +550,11 @@ def _marks(tensors: Sequence[Any]) -> list[tuple[int, int]]:
 
 def _name_of(optimizer: Any, frame: Any) -> str:
     """What the script calls an optimizer."""
-    while frame is not None:
-        for scope in (frame.f_locals, frame.f_globals):
-            for name, value in list(scope.items()):
-                if value is optimizer and isinstance(name, str):
-                    return name
-                if name == "self" and hasattr(value, "__dict__"):
-                    for attribute, part in list(vars(value).items()):
-                        if part is optimizer:
-                            return f"self.{attribute}"
-        frame = frame.f_back
+    for name, value in at_hand(frame):
+        if value is optimizer:
+            return name
+        if name == "self" and hasattr(value, "__dict__"):
+            for attribute, part in list(vars(value).items()):
+                if part is optimizer:
+                    return f"self.{attribute}"
     return type(optimizer).__name__

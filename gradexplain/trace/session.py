@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from gradexplain.errors import first_line
-from gradexplain.recording.frames import Site, Variables, site, user_frame
+from gradexplain.recording.frames import Site, Variables, at_hand, site, user_frame
 from gradexplain.recording.tape import DONE, TAPE
 from gradexplain.trace.call import Brief, TracedCall
 from gradexplain.trace.capture import Capture
@@ -567,14 +567,8 @@ def _value(roots: list[Any]) -> float | None:
 
 def _scaled(frame: FrameType | None) -> bool:
     """Whether the script scales its losses, so that an overflow is expected."""
-    while frame is not None:
-        for scope in (frame.f_locals, frame.f_globals):
-            if any(
-                isinstance(v, torch.amp.GradScaler) and v.is_enabled() for v in [*scope.values()]
-            ):
-                return True
-        frame = frame.f_back
-    return False
+    values = (value for _, value in at_hand(frame))
+    return any(isinstance(v, torch.amp.GradScaler) and v.is_enabled() for v in values)
 
 
 def _list(value: Any) -> list[Any]:
