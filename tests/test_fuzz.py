@@ -131,6 +131,7 @@ FOUND = [
         "",
     ),
     (["codegen", "self*2"], 0, ""),
+    (["run", "det(x)", "--at", "x=[[1e200, 0, 0], [0, 1, 0], [0, 0, 1]]", "--no-check"], 0, ""),
     (["codegen", "x.sum().T * 2", "--shape", "x=2"], 0, ""),
     (["codegen", "x*2", "--name", "\ufb01oo"], 0, ""),
     (["check", "a" * 5000 + ".py:f"], 2, "there is no file aaa"),

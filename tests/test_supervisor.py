@@ -444,6 +444,25 @@ def test_a_script_cannot_close_our_streams(last: str, tmp_path: Path) -> None:
     assert err.endswith("gradexplain: s.py stopped with ZeroDivisionError\n" if last else "")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "end", "said"),
+    [
+        (["trace", "FILE"], "os.abort()", "by SIGABRT\nremedy: python -X faulthandler FILE.py may show where"),
+        (["check", "FILE:F"], "os._exit(0)", "with status 0\nremedy: leave os._exit() out"),
+    ],
+)  # fmt: skip
+def test_a_stranger_that_ends_the_process(
+    arguments: list[str], end: str, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "s.py"
+    path.write_text(
+        f"import os, torch\ntorch.ones(3, requires_grad=True).sum().backward()\n{end}\n"
+    )
+    arguments = [word.replace("FILE", str(path)) for word in arguments]
+    message = f"gradexplain: the code that was run ended its process {said}\n"
+    assert done(command(*arguments)) == (2, "", message)
+
+
 def test_the_python_api_within_a_time() -> None:
     """The same explanation, the same errors, and an end that nothing can put off."""
     import gradexplain

@@ -59,7 +59,7 @@ def load(path: str, name: str, seed: int = 0) -> Any:
     folder = str(file.resolve().parent)
     sys.path.insert(0, folder)
     before = sys.modules.get(file.stem)
-    link.state.foreign = True
+    link.foreign()
     sys.modules[file.stem] = module
     try:
         with quiet():

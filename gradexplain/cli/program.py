@@ -72,16 +72,16 @@ def work() -> int:
         code = main(sys.argv[1:])
         if link.state.stopping in link.state.stops:  # in a finalizer, which swallowed it
             code = 128 + link.state.stopping
-        link.decided()
+        link.done()
         HELPERS.stop()
         if link.state.foreign:
-            link.done()
             return code
         output.flush_error()
     except link.TimeUp:  # between an answer, or an error, and what is said of it
         code = _fail(link.too_long(), 3)
     except (KeyboardInterrupt, link.Stopped) as stop:  # at the very start, or end
         code = 128 + getattr(stop, "number", 2)
+    link.done()
     os._exit(code)
 
 

@@ -22,21 +22,19 @@ def softmax(
         return np.min(x[0], axis=axes, keepdims=True) - x[0]
 
     def magnitude() -> Any:
-        with np.errstate(all="ignore"):
-            spread = np.asarray(np.abs(shifted()))
-            spread += x[1]
-            spread += np.max(x[1], axis=axes, keepdims=True) + 1
-            if log:
-                return np.abs(result) + spread
-            spread *= result
-            spread[result == 0] = 0.0  # what is masked has no error
-            return spread
-
-    with np.errstate(all="ignore"):
-        result = np.asarray(shifted())
+        spread = np.asarray(np.abs(shifted()))
+        spread += x[1]
+        spread += np.max(x[1], axis=axes, keepdims=True) + 1
         if log:
-            result -= np.log(np.exp(result).sum(axis=axes, keepdims=True))
-        else:
-            np.exp(result, out=result)
-            result /= result.sum(axis=axes, keepdims=True)
+            return np.abs(result) + spread
+        spread *= result
+        spread[result == 0] = 0.0  # what is masked has no error
+        return spread
+
+    result = np.asarray(shifted())
+    if log:
+        result -= np.log(np.exp(result).sum(axis=axes, keepdims=True))
+    else:
+        np.exp(result, out=result)
+        result /= result.sum(axis=axes, keepdims=True)
     return result, magnitude

@@ -179,10 +179,9 @@ def _log_value(absolute: bool) -> Any:
             a = abs(a) if absolute else a
             return -mp.inf if a == 0 else mp.nan if a < 0 else mp.log(a)
 
-        with np.errstate(all="ignore"):
-            floats = np.abs(as_float(d))
-            y = np.frompyfunc(log, 1, 1)(d) if exact else np.log(np.abs(d) if absolute else d)
-            return np.asarray(y), np.abs(as_float(y)) + size / floats
+        floats = np.abs(as_float(d))
+        y = np.frompyfunc(log, 1, 1)(d) if exact else np.log(np.abs(d) if absolute else d)
+        return np.asarray(y), np.abs(as_float(y)) + size / floats
 
     return value
 

@@ -289,10 +289,9 @@ def _logsumexp_slope(k: Any, x: Any, dim: Any, keepdim: bool, p: Any) -> Any:
 
 def _logsumexp_value(exact: bool, x: Any, dim: Any, keepdim: bool, _: Any) -> Any:
     axes = normal_dims(dim, x[0].ndim)
-    with np.errstate(all="ignore"):
-        top = np.max(x[0], axis=axes, keepdims=True)
-        top = np.where(np.isfinite(top), top, 0.0)
-        result = np.log(np.exp(x[0] - top).sum(axis=axes, keepdims=True)) + top
+    top = np.max(x[0], axis=axes, keepdims=True)
+    top = np.where(np.isfinite(top), top, 0.0)
+    result = np.log(np.exp(x[0] - top).sum(axis=axes, keepdims=True)) + top
     error = np.max(x[1], axis=axes, keepdims=True) + np.abs(result) + np.abs(top) + 1
     return (result, error) if keepdim else (np.squeeze(result, axes), np.squeeze(error, axes))
 

@@ -53,8 +53,7 @@ def _products(parts: Any, exact: bool, x: Any, upper: bool) -> Any:
 
     found = each_matrix(each, exact, x[0])
     values = as_float(_values(parts, exact, x, upper)[0])
-    with np.errstate(divide="ignore"):
-        return found, np.abs(as_float(found)) + (_norm(x)[..., None] / _gap(parts, values))[..., None, None]
+    return found, np.abs(as_float(found)) + (_norm(x)[..., None] / _gap(parts, values))[..., None, None]
 
 
 def _gap(parts: Any, values: Any) -> Any:

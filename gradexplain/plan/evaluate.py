@@ -21,6 +21,15 @@ from gradexplain.plan.program import Axis, Node
 from gradexplain.plan.running import parts, run
 
 
+def kernel_value(
+    kernel: Callable[..., Any], exact: bool, args: tuple[Any, ...], magnitudes: bool = True
+) -> Pair:
+    """What a record's own numeric ``kernel`` makes of ``args``; inf and nan are answers."""
+    with np.errstate(all="ignore"):
+        value, size = kernel(exact, *args)
+        return value, (size() if callable(size) else size) if magnitudes else None
+
+
 class Evaluator:
     """Values of formulas whose elements have the values that ``resolve(label)`` gives.
 

@@ -19,7 +19,7 @@ from gradexplain.formula.local import RESULT, UPSTREAM, local_rule
 from gradexplain.graph import Graph, Node, Ref, put, refs
 from gradexplain.plan.arrays import Pair, Relative, added, sized, to_exact, to_float
 from gradexplain.plan.blocks import LARGE
-from gradexplain.plan.evaluate import Evaluator
+from gradexplain.plan.evaluate import Evaluator, kernel_value
 from gradexplain.verdict import compare
 
 
@@ -197,8 +197,7 @@ class ChainRule:
         """The record's own numeric kernel."""
         assert node.op is not None and node.op.value is not None
         pairs = {id: sized(self.forward[id]) for id in node.inputs if id in self.forward}
-        value, size = node.op.value(self.exact, *put(node.args, pairs.__getitem__))
-        return value, size() if callable(size) else size
+        return kernel_value(node.op.value, self.exact, put(node.args, pairs.__getitem__))
 
     def _evaluator(
         self, node: Node, sizes: Mapping[Any, int], upstream: Pair | None = None

@@ -37,7 +37,7 @@ from gradexplain.formula.tidy import Folds, tidy
 from gradexplain.graph import Graph, Node, put
 from gradexplain.ops.base import Shape
 from gradexplain.plan.arrays import Pair, Relative, sized, to_exact, to_float
-from gradexplain.plan.evaluate import Evaluator
+from gradexplain.plan.evaluate import Evaluator, kernel_value
 from gradexplain.routes.names import free_names
 from gradexplain.routes.recognised import recognised
 
@@ -328,10 +328,8 @@ class ClosedForm:
             here = self._here[node.id]
             # What was recognised (a softmax written out) has its arguments in this graph alone.
             args = here.args if here.op is node.op else node.args
-            value, size = node.op.value(self.exact, *put(args, self._argument))
-            if not self._magnitudes:
-                return value, None
-            return value, size() if callable(size) else size
+            given = put(args, self._argument)
+            return kernel_value(node.op.value, self.exact, given, self._magnitudes)
         element = self.remembered(("element", node.id), lambda: self.calculus.definition(node, own))
         return self.evaluate(element, own, node.shape)
 

@@ -69,6 +69,7 @@ class _Watch:
         self._text = b""
         self._children: set[int] = set()
         self._paused = False
+        self._foreign = self._done = False
         #: Seconds that count; those during which the whole of us was stopped (Ctrl-Z) do not.
         self._spent = time.monotonic() - started
         self._deadline: float | None = None  # for a worker that was asked to stop
@@ -128,10 +129,16 @@ class _Watch:
 
     def _ended(self, code: int) -> int:
         """The exit code for a worker that ended by itself; below 0 it was a signal."""
-        if code >= 0:
+        if code >= 0 and (self._done or not self._foreign or code > 128):
             return code
         if self._signal:
             return 128 + self._signal
+        if self._foreign and code != -signal.SIGKILL:
+            how, remedy = f"with status {code}", "leave os._exit() out"
+            if code < 0:
+                how = f"by {signal.Signals(-code).name}"
+                remedy = "python -X faulthandler FILE.py may show where"
+            return _say(f"the code that was run ended its process {how}\nremedy: {remedy}", 2)
         if -code == signal.SIGKILL and self.memory is not None:
             return _say(
                 "the process was killed from outside, as a system without memory does\n"
@@ -162,8 +169,10 @@ class _Watch:
             word, _, rest = line.decode("utf-8", "replace").partition(" ")
             if word == "child":
                 self._children.add(int(rest))
-            elif word in ("pause", "resume"):
-                self._paused = word == "pause"
+            elif word in ("pause", "resume", "done"):
+                self._paused, self._done = word != "resume", word == "done"
+            elif word == "foreign":
+                self._foreign = True
             else:
                 kind = {"timeout": float, "memory": int, "missing": str}[word]
                 setattr(self, word, kind(rest) if rest else None)

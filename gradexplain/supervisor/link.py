@@ -132,10 +132,16 @@ def child(pid: int) -> None:
     _tell(f"child {pid}")
 
 
+def foreign() -> None:
+    """From here on the process runs a stranger's code, which may end it."""
+    state.foreign = True
+    _tell("foreign")
+
+
 @contextmanager
 def foreign_code() -> Iterator[None]:
     """While a stranger's script runs its time and memory are its own, and so is Ctrl-C."""
-    state.foreign = True
+    foreign()
     if not attached():
         yield
         return
@@ -162,7 +168,7 @@ def decided() -> None:
 def done() -> None:
     """The answer has been given: what is left to do is not counted."""
     decided()
-    _tell("pause")
+    _tell("done")
 
 
 def expect(elements: int) -> None:
