@@ -292,8 +292,8 @@ class Run:
                     total=self.clean(self.chain.upstream[c.source.id]) if last else None,
                     uses=uses[c.source.id],
                     short=self.closed.remembered(
-                        ("sent", c.node.id, c.place),
-                        partial(step_said, c, self.graph, names, g, self.closed.sizes),
+                        ("said", c.node.id, c.place),
+                        partial(step_said, c, self.graph, names, g, self.closed),
                     ),
                 )
             )

@@ -11,13 +11,12 @@ from gradexplain.checking.report import InputReport
 from gradexplain.checking.trials import Trial, Tries
 from gradexplain.errors import GradexplainError
 from gradexplain.formula.burden import burden
-from gradexplain.formula.calculus import Calculus
 from gradexplain.formula.contract import contract
 from gradexplain.formula.kinds import Bracket, element_symbol, label_of
 from gradexplain.formula.letters import Letters
 from gradexplain.formula.printing import TextPrinter
 from gradexplain.formula.tidy import Folds, equal, tidy
-from gradexplain.graph import Graph, Node
+from gradexplain.graph import Graph
 from gradexplain.routes.closed import ClosedForm
 from gradexplain.routes.written import Written
 
@@ -59,9 +58,8 @@ def _describe(found: InputReport, trial: Trial, truth: Truth, name: str) -> None
     calculus = form.calculus
     # Only the forward's values have names in these formulas.
     form.names = names = [n.label for n in graph.nodes if not n.is_literal] + [v]
-    form.known["_folds",] = Folds(
-        fold for node in graph.nodes if (fold := _fold(node, calculus)) is not None
-    )
+    named = (n for n in graph.nodes if n.op is not None and calculus.is_atom(n) and not n.integer)
+    form.known["_folds",] = Folds(map(form.definition, named))
     places = calculus.indices(leaf.shape, "d")
     right = form.gradient(both[leaf.id])
     if form.is_long(both[leaf.id]):
@@ -107,13 +105,6 @@ def _describe(found: InputReport, trial: Trial, truth: Truth, name: str) -> None
 def _told(line: str) -> str:
     """What a line says the meaning of: ``s`` of ``s[k] = …``."""
     return line.partition(" = ")[0].partition("[")[0]
-
-
-def _fold(node: Node, calculus: Calculus) -> Any:
-    if node.op is None or not calculus.is_atom(node) or node.integer:
-        return None
-    own = calculus.indices(node.shape, f"n{node.id}x")
-    return calculus.definition(node, own), calculus.atom(node, own), own
 
 
 def _off_diagonal(form: ClosedForm, graph: Graph, leaf: int) -> Any:

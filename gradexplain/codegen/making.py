@@ -506,7 +506,7 @@ class Making:
         }  # fmt: skip
         for label in sorted(found - set(parts)):
             part = self.labels[label.removeprefix(ADJOINT)]
-            places, inner = self.form.part(part, ADJOINT)
+            inner, _, places = self.form.part(part, ADJOINT).here
             self._adjoints(inner, printer, parts)
             parts[label] = self._line(inner, places, part, printer)
 

@@ -107,7 +107,7 @@ class Tangents:
         ranges = Ranges(rule.sizes[place])
         there = rule.places[place]
         formula = contract(rule.slopes[place] * element_symbol(_TANGENT, there), there, ranges)
-        formula = tidy(formula, burden, [])
+        formula = tidy(formula, burden)
         names, shapes = self._making.local_names(node, "")
         names[_TANGENT], shapes[_TANGENT] = self._tangents[source.id], source.shape
         written = Source(names, shapes, self._making.size, ranges)

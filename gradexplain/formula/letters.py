@@ -18,6 +18,30 @@ class Letters:
         self._taken = frozenset(taken)
         self._letters: dict[Any, str] = {}
         self._used: set[str] = set()
+        #: Of bound indices alone.
+        self._bound: dict[Any, str] = {}
+
+    def _give(self, symbol: Any, letter: str) -> None:
+        self._letters[symbol] = letter
+        if "_" in symbol.name:
+            self._bound[symbol] = letter
+
+    def state(self) -> Any:
+        """What the next letters depend on."""
+        return tuple(self._bound.items()), frozenset(self._used)
+
+    def since(self, count: int) -> list[tuple[Any, str]]:
+        """The letters after the first ``count``."""
+        return list(self._letters.items())[count:]
+
+    def __len__(self) -> int:
+        return len(self._letters)
+
+    def again(self, given: Iterable[tuple[Any, str]]) -> None:
+        """The same letters as they were ``given`` before (`since`)."""
+        for symbol, letter in given:
+            self._give(symbol, letter)
+            self._used.add(letter)
 
     def free(self, alphabet: str) -> str:
         for letter in alphabet:
@@ -30,7 +54,7 @@ class Letters:
 
     def assign(self, symbol: Any, alphabet: str) -> str:
         letter = self.free(alphabet)
-        self._letters[symbol] = letter
+        self._give(symbol, letter)
         self._used.add(letter)
         return letter
 
@@ -59,7 +83,7 @@ class Letters:
         """Each key gets the letter of its value."""
         for symbol, other in symbols.items():
             if not symbol.is_Integer and not other.is_Integer:
-                self._letters[symbol] = self[other]
+                self._give(symbol, self[other])
 
     def adopt(
         self, own: Sequence[Any], at: Sequence[Any], alphabet: str, ranges: Mapping[Any, int]
@@ -79,8 +103,8 @@ class Letters:
 
     def reuse(self, size: int, ranges: Mapping[Any, int], but: set[str | None]) -> str | None:
         """A bound index's letter of the same range that may be used again, None if there is none."""
-        for symbol, letter in self._letters.items():
-            if "_" in symbol.name and ranges.get(symbol) == size and letter not in but:
+        for symbol, letter in self._bound.items():
+            if ranges.get(symbol) == size and letter not in but:
                 return letter
         return None
 

@@ -13,10 +13,11 @@ from functools import lru_cache
 from typing import Any
 
 from gradexplain.errors import Span
+from gradexplain.formula.alike import Renamed
 from gradexplain.formula.burden import burden
 from gradexplain.formula.calculus import Calculus
 from gradexplain.formula.kinds import names_of
-from gradexplain.formula.tidy import tidy
+from gradexplain.formula.tidy import Folds, tidy
 from gradexplain.graph import Graph, Node, Ref, refs
 from gradexplain.ops.base import Op, Shape
 
@@ -96,7 +97,7 @@ def _derive(
     node = Node(len(nodes), RESULT, True, op, _plain(args), shape, nowhere)
     calculus = Calculus(Graph("", (*nodes, node), node.id))
     own = calculus.indices(shape, f"n{node.id}x")
-    folds = [(calculus.definition(node, own), calculus.atom(node, own), own)]
+    folds = Folds([Renamed(calculus.definition(node, own), calculus.atom(node, own), own)])
 
     def derived(source: Node) -> tuple[Any, Any, tuple[Any, ...], dict[Any, int]]:
         if not source.is_leaf or source.integer or not calculus.reaches(node, source.label):

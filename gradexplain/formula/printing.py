@@ -63,6 +63,7 @@ class TextPrinter:
         ranks: Mapping[str, int] | None = None,
         loss: str = "L",
         output: str = "y",
+        names: Mapping[str, str] | None = None,
     ) -> None:
         self.letters = letters
         self.loss = loss
@@ -71,6 +72,8 @@ class TextPrinter:
         self.ranks = ranks or {}
         self._order = _places(tuple(order))
         self._last = len(self._order) - 1
+        #: What values are called, where that is not their label.
+        self.names = names or {}
         self._in_sum = 0
         self._in_parens = 0
         #: The letters of sizes that were printed.
@@ -84,7 +87,7 @@ class TextPrinter:
     def name(self, label: str) -> str:
         if label.startswith("∂"):
             return self._slope(label, ())
-        return label
+        return self.names.get(label, label)
 
     def element(self, label: str, indices: Sequence[Any]) -> str:
         if label.startswith("∂"):

@@ -32,12 +32,9 @@ class _Bare(TextPrinter):
     """Names alone: every tensor stands at the indices of ``frame``, broadcast as PyTorch does."""
 
     def __init__(self, frame: Frame, notation: _Notation) -> None:
-        super().__init__(Letters(()), notation.order, loss=notation.loss)
+        super().__init__(Letters(()), notation.order, loss=notation.loss, names=notation.names)
         self._frame = frame
-        self._shapes, self._names = notation.shapes, notation.names
-
-    def name(self, label: str) -> str:
-        return super().name(self._names.get(label, label))
+        self._shapes = notation.shapes
 
     def element(self, label: str, indices: Sequence[Any]) -> str:
         shape = self._shapes.get(label.rpartition("/∂")[2])
@@ -49,7 +46,7 @@ class _Bare(TextPrinter):
         return self.name(label)
 
     def call(self, name: str, arguments: Sequence[str]) -> str:
-        quoted = self._names.values()
+        quoted = self.names.values()
         return super().call(
             name, [a[1:-1] if a in quoted and a[0] == "(" else a for a in arguments]
         )
@@ -63,7 +60,7 @@ class _Bare(TextPrinter):
 
     def _loose(self, shown: str, signs: str, but: str = "$^") -> str:
         """``shown`` without the parentheses of names beside ``signs``, those with ``but`` in them kept."""
-        for name in self._names.values():
+        for name in self.names.values():
             if name[0] == "(" and name in shown and not re.search(but, name):
                 ends = rf"(^| {signs} ){re.escape(name)}(?= {signs} |$)"
                 shown = re.sub(ends, r"\g<1>" + name[1:-1].replace("\\", r"\\"), shown)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import sympy
 
 from gradexplain.arithmetic import mp
+from gradexplain.formula.alike import Renamed
 from gradexplain.formula.burden import burden
 from gradexplain.formula.gathering import factored, together
 from gradexplain.formula.kinds import Bracket, Cases, FloorDiv, Lookup, Modulo, Sum, atoms, text_of
@@ -25,15 +27,13 @@ _LARGE = 150
 _MOST_TERMS = 64
 
 
-def tidy(
-    e: Any, length: Callable[[Any], float], folds: Folds | Iterable[tuple[Any, Any, Any]] = ()
-) -> Any:
+def tidy(e: Any, length: Callable[[Any], float], folds: Folds | None = None) -> Any:
     """``e`` in its shortest form.
 
-    ``length`` measures a form as printed.  ``folds`` are ``(pattern, name, indices)``: an element's
-    definition, the atom that names it, and the index symbols of both.
+    ``length`` measures a form as printed.  ``folds`` are the definitions of values that may be put back
+    into their names.
     """
-    folds = folds if isinstance(folds, Folds) else Folds(folds)
+    folds = folds or _NONE
     known = _KNOWN if length is burden else folds.shortest
     if len(known) > 20_000:
         known.clear()
@@ -48,51 +48,87 @@ class Folds:
     """
 
     def __init__(
-        self, folds: Iterable[tuple[Any, Any, Any]], ranges: Mapping[Any, int] | None = None
+        self, definitions: Iterable[Renamed], ranges: Mapping[Any, int] | None = None
     ) -> None:
-        self.all = list(folds)
+        self.all = list(definitions)
         #: How many values each index has: a name stands for no element that it has not.
         self.ranges = ranges
         #: Forms that were tidied already, for a reader who measures in his own way.
         self.shortest: dict[Any, Any] = {}
-        #: The type and the values of each pattern that can be found again.
-        self._marks: dict[int, tuple[type, set[Any]]] = {}
-        uses: dict[Any, int] = {}
-        for place, (pattern, _, _) in enumerate(self.all):
+        #: What was looked for: a list where somebody wants to know.
+        self.asked: list[Asked] | None = None
+        #: The type, the values and the functions of each pattern that can be found again.
+        self._marks: dict[int, tuple[type, frozenset[str], frozenset[type]]] = {}
+        uses: dict[str, int] = {}
+        marks: dict[Any, tuple[type, set[str], frozenset[type]]] = {}
+        for place, definition in enumerate(self.all):
+            pattern = definition.formula
             core = pattern.as_coeff_Mul()[1]
             if isinstance(core, (sympy.Sum, sympy.Function, sympy.Pow)):
-                self._marks[place] = type(core), _values(pattern)
+                if pattern not in marks:
+                    marks[pattern] = type(core), _values(pattern), _functions(pattern)
+                kind, values, functions = marks[pattern]
+                self._marks[place] = kind, frozenset(map(definition.label, values)), functions
                 for value in self._marks[place][1]:
                     uses[value] = uses.get(value, 0) + 1
         # Each is looked for where the rarest of its values is.
-        self._by_value: dict[Any, list[int]] = {}
-        for place, (_, values) in self._marks.items():
-            first = min(values, key=lambda v: (uses[v], str(v)), default=None)
+        self._by_value: dict[str | None, list[int]] = {}
+        for place, (_, found, _) in self._marks.items():
+            first = min(found, key=lambda v: (uses[v], v), default=None)
             self._by_value.setdefault(first, []).append(place)
+
+    @contextmanager
+    def watched(self) -> Iterator[list[Asked]]:
+        """What is looked for in the meantime."""
+        before, self.asked = self.asked, []
+        try:
+            yield self.asked
+        finally:
+            if before is not None:
+                before += self.asked
+            self.asked = before
+
+    def candidates(self, values: Collection[str], functions: frozenset[type]) -> list[int]:
+        """Which definitions may stand in a formula of these values and functions."""
+        return [
+            place
+            for value in (None, *values)
+            for place in self._by_value.get(value, ())
+            if self._marks[place][1].issubset(values) and self._marks[place][2] <= functions
+        ]
 
     def put_into(self, e: Any) -> Any:
         """``e`` with every definition in it replaced by its name, in the order of the definitions."""
         done = -1
         while True:
-            values = _values(e)
-            waiting = [
-                place
-                for value in (None, *values)
-                for place in self._by_value.get(value, ())
-                if place > done and self._marks[place][1] <= values
-            ]
+            values, functions = _values(e), _functions(e)
+            waiting = self.candidates(values, functions)
+            if self.asked is not None:
+                self.asked.append((values, functions, waiting))
+            waiting = [place for place in waiting if place > done]
             if waiting:
                 kinds = {type(part) for part in sympy.preorder_traversal(e)}
                 waiting = [place for place in waiting if self._marks[place][0] in kinds]
             done = min(waiting, default=-1)
             if done < 0:
                 return e
-            e = _fold(e, *self.all[done], self.ranges)
+            e = _fold(e, *self.all[done].here, self.ranges)
 
 
-def _values(e: Any) -> set[Any]:
-    """The tensors and scalars that ``e`` speaks of."""
-    return {symbol for symbol in e.free_symbols if symbol.is_Symbol and not symbol.is_integer}
+#: The values and functions of a formula, and the definitions that might have stood in it.
+Asked = tuple[set[str], frozenset[type], list[int]]
+
+
+def _values(e: Any) -> set[str]:
+    """The names of tensors and scalars that ``e`` speaks of."""
+    return {s.name for s in e.free_symbols if s.is_Symbol and not s.is_integer}
+
+
+def _functions(e: Any) -> frozenset[type]:
+    return frozenset(map(type, atoms(e, sympy.Function)))
+
+
+_NONE = Folds(())
 
 
 #: The same for all who measure by `burden`.

@@ -16,6 +16,7 @@ import numpy as np
 import sympy
 
 from gradexplain.explanation import Element, Entry, Path
+from gradexplain.formula.alike import marks, standing, told
 from gradexplain.formula.calculus import ADJOINT
 from gradexplain.formula.kinds import element_symbol, label_of
 from gradexplain.formula.letters import Letters
@@ -27,6 +28,7 @@ from gradexplain.graph import Graph, Node, fact, labels_of, refs
 from gradexplain.numbers import one_line
 from gradexplain.ops.base import Shape
 from gradexplain.routes.chain import Sent
+from gradexplain.routes.closed import ClosedForm
 from gradexplain.routes.names import own_texts, quoted
 
 if TYPE_CHECKING:
@@ -77,7 +79,7 @@ def said(run: Run) -> Said:
         node = run.closed.calculus.node(wanted.pop(0))
         if node is None or node.id in done:
             continue
-        own, formula = run.closed.part(node, ADJOINT)
+        formula, _, own = run.closed.part(node, ADJOINT).here
         text = _said(run, formula, own, names)
         label = names.get(node.label, node.label)
         if text is None:
@@ -149,45 +151,57 @@ def _parts(formula: Any) -> list[str]:
 
 
 def step_said(
-    c: Sent, graph: Graph, names: Mapping[str, str], g: str, sizes: Sizes | None = None
+    c: Sent,
+    graph: Graph,
+    names: Mapping[str, str],
+    g: str,
+    closed: ClosedForm,
 ) -> str:
     """What a step sends on, in terms of ``g``, the gradient that arrives there: ``b·g``, ``g/N``."""
-    order = list(dict.fromkeys(ref.id for ref in refs(c.node.args)))
+    ids = list(dict.fromkeys(ref.id for ref in refs(c.node.args)))
+    sizes = closed.sizes
+    labels = [*(labels_of(graph)[id] for id in ids), c.node.label]
+    own = c.rule if sizes is None else local_rule(sizes.graph[c.node.id], sizes.graph)
+    if not names.keys().isdisjoint(labels):
+        return _step_said(c, graph, names, labels, g, sizes)
+    text, *_ = closed.remembered(
+        ("sent", id(c.rule), id(own), c.place, standing(labels, graph)),
+        lambda: (_step_said(c, graph, marks(labels), labels, g, sizes), c.rule, own),
+    )
+    return told(text, labels)
+
+
+def _step_said(
+    c: Sent,
+    graph: Graph,
+    names: Mapping[str, str],
+    labels: Sequence[str],
+    g: str,
+    sizes: Sizes | None,
+) -> str:
     formula, places = c.term.formula, c.term.places
     if sizes is not None:
         rule = local_rule(sizes.graph[c.node.id], sizes.graph)
         with suppress(Unlettered):
             formula = sizes.lettered(rule.contributions[c.place])
             places, graph = rule.places[c.place], sizes.graph
-    texts, shown, shapes = _of_graph(graph)
-    labels = {f"a{place}": texts[id] for place, id in enumerate(order)}
-    labels[RESULT], labels[UPSTREAM] = c.node.label, g
-    formula = renamed(formula, labels)
+    shown, shapes = _of_graph(graph)
+    called = {f"a{place}": label for place, label in enumerate(labels[:-1])}
+    formula = renamed(formula, called | {RESULT: c.node.label, UPSTREAM: g})
     known = [*shown, g]
     text = short(formula, places, shapes | {g: graph[c.node.id].shape}, names, known)
     if text is not None:
         return text
     letters = Letters(known)
     letters.axes(places, _IN)
-    return _Named(letters, names, known)(formula)
+    return TextPrinter(letters, known, names=names)(formula)
 
 
 @fact
-def _of_graph(graph: Graph) -> tuple[Mapping[int, str], Sequence[str], dict[str, Shape]]:
-    """What nodes are called, the names of those that are no numbers, and every shape by name."""
+def _of_graph(graph: Graph) -> tuple[Sequence[str], dict[str, Shape]]:
+    """The names of the values that are no numbers, and every shape by name."""
     known = tuple(node.label for node in graph.nodes if not node.is_literal)
-    return labels_of(graph), known, {node.label: node.shape for node in graph.nodes}
-
-
-class _Named(TextPrinter):
-    """Index notation with unnamed values by their text."""
-
-    def __init__(self, letters: Letters, names: Mapping[str, str], order: list[str]) -> None:
-        super().__init__(letters, order)
-        self._names = names
-
-    def name(self, label: str) -> str:
-        return super().name(self._names.get(label, label))
+    return known, {node.label: node.shape for node in graph.nodes}
 
 
 #: No more paths than this are listed.

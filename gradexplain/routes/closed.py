@@ -7,9 +7,10 @@ named parts, each in closed form (`ClosedForm.chained`).
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from operator import attrgetter
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import sympy
 
 from gradexplain.explanation import Array
+from gradexplain.formula.alike import Renamed, Signature, upper_of
 from gradexplain.formula.burden import burden
 from gradexplain.formula.calculus import ADJOINT, TOTAL, Calculus, literal_value
 from gradexplain.formula.contract import contract, delta
@@ -33,7 +35,7 @@ from gradexplain.formula.kinds import (
 )
 from gradexplain.formula.kit import decimals
 from gradexplain.formula.sizes import Sizes, Unlettered
-from gradexplain.formula.tidy import Folds, tidy
+from gradexplain.formula.tidy import Asked, Folds, tidy
 from gradexplain.graph import Graph, Node, put
 from gradexplain.ops.base import Shape
 from gradexplain.plan.arrays import Pair, Relative, sized, to_exact, to_float
@@ -92,7 +94,7 @@ class ClosedForm:
         self._pairs: dict[str, Pair] = {}
         self._sources: list[Node] | None = None
         self._done = 0
-        self._adjoints: dict[tuple[int, str], Any] = {}
+        self._adjoints: dict[tuple[int, str], Renamed] = {}
         self.long = LONG
         #: The names of the argument of ``backward`` and of the scalar L in formulas.
         self.v_name, self.loss_name = free_names(graph)
@@ -168,14 +170,59 @@ class ClosedForm:
 
     @once
     def _folds(self) -> Folds:
-        found = []
-        for node in self.graph.nodes:
-            if node.id in self.graph.needed() and node.op is not None and not node.integer:
-                if self.calculus.is_atom(node):
-                    own = self.calculus.indices(node.shape, f"n{node.id}x")
-                    definition = self.calculus.definition(node, own)
-                    found.append((definition, self.calculus.atom(node, own), own))
-        return Folds(found, self.calculus.ranges)
+        named = (n for n in self.graph.nodes if n.id in self.graph.needed() and n.op is not None)
+        atoms = (node for node in named if not node.integer and self.calculus.is_atom(node))
+        return Folds(map(self.definition, atoms), self.calculus.ranges)
+
+    @once
+    def definition(self, node: Node) -> Renamed:
+        """A value by its own operation."""
+
+        def make(own: tuple[Any, ...]) -> tuple[Any, Any, list[Asked]]:
+            return self.calculus.definition(node, own), self.calculus.atom(node, own), []
+
+        return self._alike(Signature(self.calculus, node, [node]), make)
+
+    def _alike(
+        self, signature: Signature, make: Callable[[tuple[Any, ...]], tuple[Any, Any, list[Asked]]]
+    ) -> Renamed:
+        """A formula and its name: those of another value of this ``signature``, or what ``make`` derives
+        in the value's own index symbols, and says which definitions were looked for in it."""
+        node = signature.nodes[0]
+        own = self.calculus.indices(node.shape, f"n{node.id}x")
+        alike = self.remembered(("alike", signature.key), list)
+        for known, nodes, asked in alike:
+            labels = {n.label: m.label for n, m in zip(nodes, signature.nodes, strict=True)}
+            if all(self._asked_alike(labels, *one) for one in asked):
+                return Renamed(known.formula, known.name, known.own, labels,
+                               dict(zip(known.own, own, strict=True)))  # fmt: skip
+        formula, name, asked = make(own)
+        alike.append((Renamed(formula, name, own), signature.nodes, asked))
+        return alike[-1][0]  # type: ignore[no-any-return]
+
+    def _asked_alike(
+        self,
+        labels: Mapping[str, str],
+        values: set[str],
+        functions: frozenset[type],
+        found: list[int],
+    ) -> bool:
+        """Whether the same definitions are looked for in a formula of the ``values`` as they are called
+        here, and of these ``functions``."""
+        here = set()
+        for value in values:
+            upper = upper_of(value)
+            name = value.removeprefix(upper)
+            if name not in labels and self.calculus.node(name) is not None:
+                return False
+            here.add(upper + labels.get(name, name))
+
+        def names(places: list[int]) -> list[str]:
+            return [self.folds.all[place].label_here for place in places]
+
+        return sorted(labels.get(n, n) for n in names(found)) == sorted(
+            names(self.folds.candidates(here, functions))
+        )
 
     def chained(self, node: Node, upper: str, at: tuple[Any, ...] = ()) -> Any:
         """The derivative by ``node[d]`` as a sum over the parts that use it directly.
@@ -187,7 +234,9 @@ class ClosedForm:
         # A slope that is known already leaves its index symbols to whatever shape had them last.
         self.calculus.indices(node.shape, "d")
         for part in self.calculus.users(node):
-            slope = self._partial(part, node)
+            slope, asked = self._partial(part, node)
+            if self.folds.asked is not None:
+                self.folds.asked += asked
             if slope == 0:
                 continue
             out = self.calculus.indices(part.shape, "o")
@@ -204,12 +253,13 @@ class ClosedForm:
         return self._tidy(sympy.Add(*terms))
 
     @once
-    def _partial(self, part: Node, node: Node) -> Any:
-        """``∂part[o]/∂node[d]`` with the other parts held fixed, tidied."""
-        return self._tidy(self.calculus.partial(part, node))
+    def _partial(self, part: Node, node: Node) -> tuple[Any, list[Asked]]:
+        """``∂part[o]/∂node[d]`` with the other parts held fixed, tidied; what was looked for in it."""
+        with self.folds.watched() as asked:
+            return self._tidy(self.calculus.partial(part, node)), asked
 
-    def part(self, part: Node, upper: str, at: tuple[Any, ...] = ()) -> tuple[Any, Any]:
-        """`chained` by ``part``, in index symbols of the part's own, which it returns first."""
+    def part(self, part: Node, upper: str, at: tuple[Any, ...] = ()) -> Renamed:
+        """`chained` by ``part``, in index symbols of the part's own."""
         # Those that use it come first: a long program is no deep recursion.
         waiting = [part]
         while waiting:
@@ -217,21 +267,37 @@ class ClosedForm:
             if (node.id, upper) in self._adjoints:
                 waiting.pop()
                 continue
+            users = self.calculus.users(node)
             before = [
                 user
-                for user in self.calculus.users(node)
+                for user in users
                 if user.id != self.graph.output and (user.id, upper) not in self._adjoints
             ]
             if before:
                 waiting += before
                 continue
-            own = self.calculus.indices(node.shape, f"n{node.id}x")
+            zeros = tuple(
+                None
+                if user.id == self.graph.output
+                else self._adjoints[user.id, upper].formula == 0
+                for user in users
+            )
+            signature = Signature(self.calculus, node, users, upper, zeros)
+            self._adjoints[node.id, upper] = self._alike(
+                signature, partial(self._sent, node, upper, at)
+            )
+        return self._adjoints[part.id, upper]
+
+    def _sent(
+        self, node: Node, upper: str, at: tuple[Any, ...], own: tuple[Any, ...]
+    ) -> tuple[Any, Any, list[Asked]]:
+        with self.folds.watched() as asked:
             formula = self.chained(node, upper, at)
-            places = self.calculus.indices(node.shape, "d")
-            put = {d: o for d, o in zip(places, own, strict=True) if d != o}
-            self._adjoints[node.id, upper] = self._without_zeros(formula, upper).xreplace(put)
-        own = self.calculus.indices(part.shape, f"n{part.id}x")
-        return own, self._adjoints[part.id, upper]
+        places = self.calculus.indices(node.shape, "d")
+        put = {d: o for d, o in zip(places, own, strict=True) if d != o}
+        formula = self._without_zeros(formula, upper).xreplace(put)
+        name = element_symbol(upper + node.label, (*(at if upper == TOTAL else ()), *own))
+        return formula, name, asked
 
     def _without_zeros(self, formula: Any, upper: str) -> Any:
         """``formula`` without the parts that no gradient arrives at: helpers, whose is in a record's."""
@@ -239,7 +305,8 @@ class ClosedForm:
         for atom in atoms(formula, sympy.Indexed, sympy.Symbol):
             node = self.calculus.node(label_of(atom).removeprefix(upper))
             if label_of(atom).startswith(upper) and node is not None:
-                if self._adjoints.get((node.id, upper)) == 0:
+                sent = self._adjoints.get((node.id, upper))
+                if sent is not None and sent.formula == 0:
                     zeros[atom] = sympy.S.Zero
         if not zeros:
             return formula
@@ -248,13 +315,16 @@ class ClosedForm:
 
     # -- values ----------------------------------------------------------------------------------
 
-    def evaluate(self, formula: Any, axes: Sequence[Any], shape: Shape) -> Pair:
-        """A formula's values at the sizes that are asked about; ``shape`` is that of the graph."""
-        evaluator, formula, shape = self._evaluator(formula, axes, shape)
+    def evaluate(
+        self, formula: Any, axes: Sequence[Any], shape: Shape, called: Callable[[str], str] = str
+    ) -> Pair:
+        """A formula's values at the sizes that are asked about; ``shape`` is that of the graph, and a
+        name of the formula is ``called`` otherwise there."""
+        evaluator, formula, shape = self._evaluator(formula, axes, shape, called)
         return evaluator.value(formula, axes, shape)
 
     def _evaluator(
-        self, formula: Any, axes: Sequence[Any], shape: Shape
+        self, formula: Any, axes: Sequence[Any], shape: Shape, called: Callable[[str], str] = str
     ) -> tuple[Evaluator, Any, Shape]:
         ranges: Mapping[Any, int] = self.calculus.ranges
         if self.sizes is not None:
@@ -262,7 +332,8 @@ class ClosedForm:
             ranges = {q: self.sizes.value(ranges[q]) for q in used if q in ranges}
             formula, shape = self.sizes.at(formula), self.sizes.shape(shape)
         evaluator = Evaluator(
-            self._pair, ranges, exact=self.exact, lookup=self._integers,
+            lambda label: self._pair(called(label)), ranges, exact=self.exact,
+            lookup=lambda label: self._integers(called(label)),
             magnitudes=self._magnitudes, what="the closed form", decimals=self._decimals,
         )  # fmt: skip
         return evaluator, formula, shape
@@ -313,9 +384,9 @@ class ClosedForm:
             if label.startswith(upper):
                 part = self.calculus.node(label.removeprefix(upper))
                 assert part is not None
-                places, formula = self.part(part, upper, row)
+                sent = self.part(part, upper, row)
                 shape = (self.graph.out.shape if row else ()) + part.shape
-                return self.evaluate(formula, (*row, *places), shape)
+                return self.evaluate(sent.formula, (*row, *sent.own), shape, sent.label)
         if node is None:
             return self._given(literal_value(label))
         return self._defined(node)
@@ -323,15 +394,14 @@ class ClosedForm:
     def _defined(self, node: Node) -> Pair:
         if node.op is None:
             return self._given(self._values[node.label] if node.is_leaf else node.value)
-        own = self.calculus.indices(node.shape, f"n{node.id}x")
         if node.op.value is not None and not (self.exact and node.op.element is not None):
             here = self._here[node.id]
             # What was recognised (a softmax written out) has its arguments in this graph alone.
             args = here.args if here.op is node.op else node.args
             given = put(args, self._argument)
             return kernel_value(node.op.value, self.exact, given, self._magnitudes)
-        element = self.remembered(("element", node.id), lambda: self.calculus.definition(node, own))
-        return self.evaluate(element, own, node.shape)
+        made = self.definition(node)
+        return self.evaluate(made.formula, made.own, node.shape, made.label)
 
     def _argument(self, id: int) -> Pair:
         """A tensor as a record's kernel takes it."""
@@ -402,7 +472,7 @@ class ClosedForm:
             found = [self.sizes.lettered(e) for e in self._derived(leaves)]
         except Unlettered:
             return plain
-        if not any(e.has(Bracket, FloorDiv, Modulo, Cases, Lookup) for e in found):
+        if not any(e.has(Bracket, FloorDiv, Modulo, Cases, Lookup) for e in dict.fromkeys(found)):
             return self
         if _conditions(plain._derived(leaves)) < _conditions(found):
             return plain
@@ -421,7 +491,7 @@ class ClosedForm:
     def _derived(self, leaves: Sequence[Node]) -> list[Any]:
         """Every formula that the gradients of ``leaves`` need."""
         found = [self.gradient(leaf) for leaf in leaves]
-        return found + [pattern for pattern, *_ in self.folds.all] + list(self._adjoints.values())
+        return found + [made.formula for made in (*self.folds.all, *self._adjoints.values())]
 
     def _written(self, node: Node) -> Pair:
         """The value of a node that formulas may write out."""
@@ -466,4 +536,7 @@ class ClosedForm:
 def _conditions(formulas: Sequence[Any]) -> int:
     """How many places the formulas select."""
     kinds = (Bracket, FloorDiv, Modulo, Lookup, sympy.KroneckerDelta)
-    return sum(isinstance(part, kinds) for e in formulas for part in sympy.preorder_traversal(e))
+    return sum(
+        count * sum(isinstance(part, kinds) for part in sympy.preorder_traversal(e))
+        for e, count in Counter(formulas).items()
+    )

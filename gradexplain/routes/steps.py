@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import sympy
 
 from gradexplain.explanation import Array
+from gradexplain.formula.alike import marks, standing, told
 from gradexplain.formula.kinds import Bracket, Cases, Lookup, atoms, indices_of, label_of
 from gradexplain.formula.letters import Letters
-from gradexplain.formula.local import RESULT, UPSTREAM, local_rule, renamed
+from gradexplain.formula.local import RESULT, UPSTREAM, LocalRule, local_rule, renamed
 from gradexplain.formula.printing import TextPrinter
 from gradexplain.formula.sizes import Unlettered
 from gradexplain.graph import Graph, fact, refs
 from gradexplain.numbers import number
+from gradexplain.plan.arrays import Pair
 from gradexplain.plan.blocks import LARGE
 from gradexplain.routes.chain import ChainRule, Sent
 from gradexplain.routes.closed import ClosedForm
@@ -40,15 +43,36 @@ def step_texts(
     ``∂t2[i]/∂b[j] = 2·δ(i,j)``; ``2·g[j]`` with ``g`` for ``∂L/∂t2``; ``2·0.4 = 0.8``, empty where
     it would not fit on a line.  Sizes are letters where the closed form has them.
     """
-    order = list(dict.fromkeys(ref.id for ref in refs(c.node.args)))
-    names = {f"a{place}": labels[id] for place, id in enumerate(order)}
-    names |= {RESULT: c.node.label, UPSTREAM: f"∂/∂{c.node.label}"}
-    rule, contribution, text = closed.remembered(
-        ("step", c.node.id, c.place), lambda: _formulas(c, graph, names, closed)
+    ids = list(dict.fromkeys(ref.id for ref in refs(c.node.args)))
+    here = [*(labels[id] for id in ids), c.node.label]
+    general = (
+        None
+        if closed.sizes is None
+        else local_rule(closed.sizes.graph[c.node.id], closed.sizes.graph)
     )
-    sizes = closed.sizes
-    lengths = {} if sizes is None else {size: number(n) for size, n in sizes.values.items()}
-    return rule, text, _numbers(c, contribution, text, names, order, clean, chain, lengths)
+    step = closed.remembered(
+        ("step", id(c.rule), id(general), c.place, standing(here, graph)),
+        lambda: _formulas(c, general, graph, here, closed),
+    )
+    sent = told(step.sent, here)
+    pairs = {f"a{place}": chain.forward[id] for place, id in enumerate(ids)}
+    pairs |= {RESULT: chain.forward[c.node.id], UPSTREAM: chain.upstream[c.node.id]}
+    return told(step.rule, here), sent, _numbers(c, step, sent, pairs, clean)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """The texts of one step's local ``rule`` and of what is ``sent``, with marks for the names; and the
+    latter with marks for its ``elements``, ``filled`` with numbers where there are any.
+
+    ``of`` are the rules that they belong to.
+    """
+
+    of: Sequence[LocalRule | None]
+    rule: str
+    sent: str
+    filled: str = ""
+    elements: Sequence[tuple[str, tuple[Any, ...]]] = ()
 
 
 @fact
@@ -59,13 +83,11 @@ def _known(graph: Graph) -> tuple[frozenset[str], tuple[str, ...]]:
 
 
 def _formulas(
-    c: Sent, graph: Graph, names: Mapping[str, str], closed: ClosedForm
-) -> tuple[str, Any, str]:
-    """The local derivative as text, the contribution, and its text."""
+    c: Sent, general: LocalRule | None, graph: Graph, here: Sequence[str], closed: ClosedForm
+) -> _Step:
     slope, contribution = c.rule.slopes[c.place], c.rule.contributions[c.place]
     sizes = closed.sizes
-    if sizes is not None:
-        general = local_rule(sizes.graph[c.node.id], sizes.graph)
+    if sizes is not None and general is not None:
         with suppress(Unlettered):
             slope, contribution = (
                 sizes.lettered(general.slopes[c.place]),
@@ -77,51 +99,47 @@ def _formulas(
         letters = Letters(taken)
         for symbols, alphabet in axes:
             letters.axes(symbols, alphabet)
-        return TextPrinter(letters, order, loss=closed.loss_name)
+        return TextPrinter(letters, order, loss=closed.loss_name, names=marks(here))
 
     own, places = c.rule.axes, c.rule.places[c.place]
     shown = printer((own, _OUT), (places, _IN))
     left = shown.derivative(c.node.label, own, c.source.label, places)
+    names = {f"a{place}": label for place, label in enumerate(here[:-1])}
+    names |= {RESULT: c.node.label, UPSTREAM: f"∂/∂{c.node.label}"}
     contribution = renamed(contribution, names)
-    return (
-        f"{left} = {shown(renamed(slope, names))}",
-        contribution,
-        printer((places, _IN))(contribution),
-    )
+    rule = f"{left} = {shown(renamed(slope, names))}"
+    sent = printer((places, _IN))(contribution)
+    of = c.rule, general
+    if contribution.has(sympy.Sum, sympy.Product, Cases, Bracket, sympy.KroneckerDelta):
+        return _Step(of, rule, sent)
+    there = {label: name for name, label in names.items()}
+    elements = atoms(contribution, sympy.Indexed, Lookup)
+    whole = {label_of(atom) for atom in elements}  # the names inside elements
+    single = {
+        s for s in atoms(contribution, sympy.Symbol) if not s.is_integer and s.name not in whole
+    }
+    found = [atom for atom in elements | single if label_of(atom) in there]
+    values: dict[Any, str] = marks(found)
+    if sizes is not None:
+        values |= {size: number(n) for size, n in sizes.values.items()}
+    filled = _Filled(values)(contribution) if found else ""
+    return _Step(of, rule, sent, filled, [(there[label_of(a)], indices_of(a)) for a in found])
 
 
 def _numbers(
-    c: Sent,
-    contribution: Any,
-    text: str,
-    names: Mapping[str, str],
-    order: list[int],
-    clean: Callable[[Any], Array],
-    chain: ChainRule,
-    lengths: Mapping[Any, str],
+    c: Sent, step: _Step, sent: str, pairs: Mapping[str, Pair], clean: Callable[[Any], Array]
 ) -> str:
     """``2·b[j]·∂L/∂t3[j] = 2·4·0.1 = 0.8`` for the first element that is not 0."""
-    if contribution.has(sympy.Sum, sympy.Product, Cases, Bracket, sympy.KroneckerDelta):
-        return ""
     value = clean(c.value)
-    if value.size == 0 or not np.isfinite(value).all():
+    if not step.filled or value.size == 0 or not np.isfinite(value).all():
         return ""
     # The first that is not 0, else the first.
     place = tuple(int(i) for i in np.unravel_index(int(np.argmax(value != 0)), value.shape))
     at = {p: sympy.Integer(i) for p, i in zip(c.rule.places[c.place], place, strict=True)}
-    by_name = {names[f"a{n}"]: chain.forward[id] for n, id in enumerate(order)}
-    by_name[c.node.label] = chain.forward[c.node.id]
-    by_name[names[UPSTREAM]] = chain.upstream[c.node.id]
-    values: dict[Any, str] = {}
-    elements = atoms(contribution, sympy.Indexed, Lookup)
-    whole = {label_of(atom) for atom in elements}
-    for atom in elements | atoms(contribution, sympy.Symbol):
-        if label_of(atom) not in by_name or (atom.is_Symbol and atom.is_integer):
-            continue
-        if atom.is_Symbol and label_of(atom) in whole:
-            continue  # the name inside an element
-        pair = by_name[label_of(atom)]
-        index = tuple(i.xreplace(at) for i in indices_of(atom))
+    values = []
+    for name, indices in step.elements:
+        pair = pairs[name]
+        index = tuple(i.xreplace(at) for i in indices)
         if not all(i.is_Integer for i in index):
             return ""
         spot = tuple(int(i) for i in index)
@@ -129,26 +147,20 @@ def _numbers(
             return ""
         if pair[0].size >= LARGE:  # what is large is not kept cleaned
             pair, spot = (pair[0][spot], None if pair[1] is None else pair[1][spot]), ()
-        values[atom] = number(float(clean(pair)[spot]), 6)
-    if not values:
-        return ""
-    filled = _Filled({**values, **lengths})(contribution)
-    if filled.strip("()") in values.values():
+        values.append(number(float(clean(pair)[spot]), 6))
+    filled = told(step.filled, [f"({text})" if text.startswith("-") else text for text in values])
+    if filled.strip("()") in values:
         return ""  # handed on as it is: there is nothing to work out
-    line = f"{text} = {filled} = {number(float(value[place]), 6)}"
+    line = f"{sent} = {filled} = {number(float(value[place]), 6)}"
     return line if len(line) <= _WIDTH else ""
 
 
 class _Filled(TextPrinter):
-    """A formula with its elements shown by their values."""
+    """A formula with other texts for some of its parts."""
 
     def __init__(self, values: Mapping[Any, str]) -> None:
         super().__init__(Letters(()))
         self._values = values
 
     def _show(self, e: Any) -> tuple[str, int]:
-        if e in self._values:
-            text = self._values[e]
-            negative = text.startswith("-")
-            return (f"({text})" if negative else text), 3
-        return super()._show(e)
+        return (self._values[e], 3) if e in self._values else super()._show(e)

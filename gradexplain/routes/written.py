@@ -11,14 +11,14 @@ from typing import Any
 import sympy
 
 from gradexplain.formats.notation import latex
+from gradexplain.formula.alike import Renamed, marks, told, upper_of
 from gradexplain.formula.arranging import joined
-from gradexplain.formula.calculus import ADJOINT, TOTAL
+from gradexplain.formula.calculus import TOTAL
 from gradexplain.formula.indices import index
 from gradexplain.formula.kinds import (
     BIG,
     Lookup,
     atoms,
-    element_symbol,
     indices_of,
     label_of,
     text_of,
@@ -42,6 +42,38 @@ class Shown:
     latex: str
     where: tuple[str, ...]
     ranges: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line under a formula, as it was written first: marks stand in it for the ``names``, which are
+    those of the formula that was derived, as are the names and the places that it ``mentions``.
+
+    ``letters`` are those that were given on the way, ``sizes`` those that are spoken of.
+    """
+
+    text: str
+    names: Sequence[str]
+    mentions: tuple[tuple[str, tuple[Any, ...]], ...]
+    letters: Sequence[tuple[Any, str]]
+    sizes: tuple[str, ...]
+
+
+def _atoms(e: Any) -> list[Any]:
+    """The elements and values in a formula, in order."""
+    found = atoms(e, sympy.Indexed, sympy.Symbol, Lookup)
+    return sorted((a for a in found if not (a.is_Symbol and a.is_integer)), key=text_of)
+
+
+def _mentions(e: Any) -> tuple[tuple[str, tuple[Any, ...]], ...]:
+    """The names in a formula, each with its indices."""
+    return tuple((label_of(atom), indices_of(atom)) for atom in _atoms(e))
+
+
+def _labels(*formulas: Any) -> dict[str, None]:
+    """The names of the values of which a formula speaks, or of whose gradients."""
+    labels = (label_of(atom) for e in formulas for atom in _atoms(e))
+    return {label.removeprefix(upper_of(label)): None for label in labels}
 
 
 class Written:
@@ -142,50 +174,78 @@ class Written:
         """
         slopes: dict[int, str] = {}
         values: dict[int, str] = {}
-        pending = [formula]
+        pending = [(_mentions(formula), Renamed(formula, None, ()))]
         while pending:
-            current = pending.pop(0)
-            for atom in sorted(atoms(current, sympy.Indexed, sympy.Symbol, Lookup), key=text_of):
-                if atom.is_Symbol and atom.is_integer:
-                    continue
-                label = label_of(atom)
-                upper = next((u for u in (ADJOINT, TOTAL) if label.startswith(u)), "")
+            mentions, current = pending.pop(0)
+            for name, places in mentions:
+                label = current.label(name)
+                upper = upper_of(label)
                 node = self.calculus.node(label.removeprefix(upper))
                 if node is not None and node.value is not None and not node.is_literal:
                     values.setdefault(node.id, f"{node.label} = {one_line(node.value)}")
                 if node is None or node.op is None:
                     continue
-                at = indices_of(atom)[len(row) if upper == TOTAL else 0 :]
+                at = [current.places.get(i, i) for i in places]
+                at = at[len(row) if upper == TOTAL else 0 :]
                 lines = slopes if upper else values
                 if node.id in lines or len(at) != len(node.shape):
                     continue  # done, or the bare name inside an element
+                made = self.form.part(node, upper, row) if upper else self.form.definition(node)
+                if made.formula == made.name:
+                    # No formula for an element: the call itself, and what it is called with.
+                    call = op_call(node, labels_of(self.graph))
+                    lines[node.id] = "" if call == node.label else f"{node.label} = {call}"
+                    plain = (self._plain(self.graph[i]) for i in node.inputs)
+                    pending += [(_mentions(e), Renamed(e, None, ())) for e in plain]
+                    continue
                 own = self.calculus.indices(node.shape, f"n{node.id}x")
-                if upper:
-                    _, definition = self.form.part(node, upper, row)
-                    name = element_symbol(label, (*(row if upper == TOTAL else ()), *own))
-                else:
-                    definition = self.calculus.definition(node, own)
-                    name = self.calculus.atom(node, own)
-                    if definition == name:
-                        # No formula for an element: the call itself, and what it is called with.
-                        call = op_call(node, labels_of(self.graph))
-                        lines[node.id] = "" if call == node.label else f"{node.label} = {call}"
-                        pending += [self._plain(self.graph[i]) for i in node.inputs]
-                        continue
                 # The row's letters are taken in its lines: ∂y[i]/∂h[i] is one entry of many.
                 tied = not set(at).isdisjoint(row)
                 letters.adopt(own, () if tied else at, _OUT + "pqrstuw", self.calculus.ranges)
-                line = joined(self._line(definition, own, letters))
-                lines[node.id] = f"{printer(name)} = {printer(self.form.lettered(line))}"
-                pending.append(line)
+                line = self._line(made, own, letters, printer, row)
+                lines[node.id] = told(line.text, map(made.label, line.names))
+                pending.append((line.mentions, made))
         ordered = [slopes[id] for id in sorted(slopes, reverse=True)]
         return [text for text in ordered + [values[id] for id in sorted(values)] if text]
+
+    def _line(
+        self,
+        made: Renamed,
+        own: Sequence[Any],
+        letters: Letters,
+        printer: TextPrinter,
+        row: Sequence[Any],
+    ) -> _Line:
+        """The line of a value whose index symbols ``own`` have their letters."""
+        known = [letters.known(i) for i in (*own, *row)]
+        key = "line", made.name, made.formula, *known, letters.state(), printer.loss
+        line: _Line | None = self.form.known.get(key)
+        if line is None:
+            count, sizes = len(letters), printer.sizes
+            formula, name, _ = made.here
+            found = joined(self._bound(formula, own, letters))
+            names = list(_labels(made.formula, made.name))
+            printer.names = marks(map(made.label, names))
+            printer.sizes = {}
+            text = f"{printer(name)} = {printer(self.form.lettered(found))}"
+            there = {made.label(label): label for label in map(label_of, _atoms(made.formula))}
+            places = dict(zip(own, made.own, strict=True))
+            mentions = tuple(
+                (there[label], tuple(places.get(i, i) for i in at))
+                for label, at in _mentions(found)
+            )
+            line = _Line(text, names, mentions, letters.since(count), tuple(printer.sizes))
+            self.form.known[key] = line
+            printer.names, printer.sizes = {}, sizes
+        letters.again(line.letters)
+        printer.sizes.update(dict.fromkeys(line.sizes))
+        return line
 
     def _plain(self, node: Node) -> Any:
         """An element of a value, at its own indices."""
         return self.calculus.atom(node, self.calculus.indices(node.shape, f"n{node.id}x"))
 
-    def _line(self, definition: Any, own: Sequence[Any], letters: Letters) -> Any:
+    def _bound(self, definition: Any, own: Sequence[Any], letters: Letters) -> Any:
         """``definition`` with bound indices of its own, whose letters none of ``own`` has."""
         bound: dict[Any, Any] = {}
         for total in atoms(definition, *BIG):
