@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from gradexplain.document.keys import HIDDEN, Key, Keys
 from gradexplain.document.shows import Shows
 from gradexplain.errors import InputError
-from gradexplain.formula.letters import Letters
+from gradexplain.formula.letters import IN, OUT, Letters
 from gradexplain.formula.local import RESULT, local_rule, renamed
 from gradexplain.formula.printing import TextPrinter
 from gradexplain.graph import Graph, Node, op_call, refs
@@ -21,8 +21,6 @@ from gradexplain.problem import Request, problem_of
 from gradexplain.reading.arguments import signature
 from gradexplain.reading.arrays import ONES
 from gradexplain.reading.library import Composition, compositions
-
-_OUT, _IN = "ikmace", "jlnbdf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +139,7 @@ def _formulas(node: Node, graph: Graph) -> tuple[str, tuple[tuple[str, str], ...
 
     def printer(*axes: Iterable[Any]) -> TextPrinter:
         letters = Letters(names.values())
-        for symbols, alphabet in zip(axes, (_OUT, _IN), strict=False):
+        for symbols, alphabet in zip(axes, (OUT, IN), strict=False):
             letters.axes(tuple(symbols), alphabet)
         return TextPrinter(letters, list(names.values()))
 

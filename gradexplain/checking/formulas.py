@@ -13,9 +13,9 @@ from gradexplain.errors import GradexplainError
 from gradexplain.formula.burden import burden
 from gradexplain.formula.contract import contract
 from gradexplain.formula.kinds import Bracket, element_symbol, label_of
-from gradexplain.formula.letters import Letters
+from gradexplain.formula.letters import IN, Letters
 from gradexplain.formula.printing import TextPrinter
-from gradexplain.formula.tidy import Folds, equal, tidy
+from gradexplain.formula.tidy import equal, tidy
 from gradexplain.graph import Graph
 from gradexplain.routes.closed import ClosedForm
 from gradexplain.routes.written import Written
@@ -23,7 +23,6 @@ from gradexplain.routes.written import Written
 if TYPE_CHECKING:
     from gradexplain.checking.truth import Truth
 
-_IN = "jlnbdf"
 #: Longer formulas are not written out.
 _LONG = 400
 
@@ -58,8 +57,7 @@ def _describe(found: InputReport, trial: Trial, truth: Truth, name: str) -> None
     calculus = form.calculus
     # Only the forward's values have names in these formulas.
     form.names = names = [n.label for n in graph.nodes if not n.is_literal] + [v]
-    named = (n for n in graph.nodes if n.op is not None and calculus.is_atom(n) and not n.integer)
-    form.known["_folds",] = Folds(map(form.definition, named))
+    form.named = frozenset(n.id for n in graph.nodes)
     places = calculus.indices(leaf.shape, "d")
     right = form.gradient(both[leaf.id])
     if form.is_long(both[leaf.id]):
@@ -71,7 +69,7 @@ def _describe(found: InputReport, trial: Trial, truth: Truth, name: str) -> None
     gap = sympy.expand_mul(claimed) - sympy.expand_mul(right)
     gap = tidy(sympy.expand_mul(gap), burden, form.folds)
     letters = Letters(names)
-    letters.axes(places, _IN)
+    letters.axes(places, IN)
     ranks = {n.label: len(n.shape) for n in both.nodes}
     printer = TextPrinter(letters, names, ranks, form.loss_name)
     left = printer.gradient(name, places)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 #: Letters for the axes of the output, of the input, and for bound indices, in order of use.
-_OUT = "ikmace"
-_IN = "jlnbdf"
+OUT = "ikmace"
+IN = "jlnbdf"
 _BOUND = "pqrstuwzgh"
 
 
@@ -73,7 +73,7 @@ class Letters:
                 return self.assign(symbol, _BOUND)
             # A sum over an axis of the output keeps that axis's letter where it is free.
             axis = int(origin[1:].rpartition("x")[2] or 0)
-            self.assign(symbol, _OUT[axis : axis + 1] + _OUT + _BOUND)
+            self.assign(symbol, OUT[axis : axis + 1] + OUT + _BOUND)
         return self._letters[symbol]
 
     def known(self, symbol: Any) -> str | None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import sympy
@@ -48,45 +48,34 @@ class Folds:
     """
 
     def __init__(
-        self, definitions: Iterable[Renamed], ranges: Mapping[Any, int] | None = None
+        self,
+        definitions: Iterable[Renamed],
+        ranges: Mapping[Any, int] | None = None,
+        asked: list[Asked] | None = None,
     ) -> None:
         self.all = list(definitions)
         #: How many values each index has: a name stands for no element that it has not.
         self.ranges = ranges
         #: Forms that were tidied already, for a reader who measures in his own way.
         self.shortest: dict[Any, Any] = {}
-        #: What was looked for: a list where somebody wants to know.
-        self.asked: list[Asked] | None = None
+        #: What was looked for, one after another, where somebody wants to know.
+        self._asked = asked
         #: The type, the values and the functions of each pattern that can be found again.
         self._marks: dict[int, tuple[type, frozenset[str], frozenset[type]]] = {}
-        uses: dict[str, int] = {}
         marks: dict[Any, tuple[type, set[str], frozenset[type]]] = {}
-        for place, definition in enumerate(self.all):
-            pattern = definition.formula
-            core = pattern.as_coeff_Mul()[1]
+        for place, made in enumerate(self.all):
+            core = made.formula.as_coeff_Mul()[1]
             if isinstance(core, (sympy.Sum, sympy.Function, sympy.Pow)):
-                if pattern not in marks:
-                    marks[pattern] = type(core), _values(pattern), _functions(pattern)
-                kind, values, functions = marks[pattern]
-                self._marks[place] = kind, frozenset(map(definition.label, values)), functions
-                for value in self._marks[place][1]:
-                    uses[value] = uses.get(value, 0) + 1
+                if core not in marks:
+                    marks[core] = type(core), _values(core), _functions(core)
+                kind, values, functions = marks[core]
+                self._marks[place] = kind, frozenset(map(made.label, values)), functions
+        uses = Counter(value for _, values, _ in self._marks.values() for value in values)
         # Each is looked for where the rarest of its values is.
         self._by_value: dict[str | None, list[int]] = {}
         for place, (_, found, _) in self._marks.items():
             first = min(found, key=lambda v: (uses[v], v), default=None)
             self._by_value.setdefault(first, []).append(place)
-
-    @contextmanager
-    def watched(self) -> Iterator[list[Asked]]:
-        """What is looked for in the meantime."""
-        before, self.asked = self.asked, []
-        try:
-            yield self.asked
-        finally:
-            if before is not None:
-                before += self.asked
-            self.asked = before
 
     def candidates(self, values: Collection[str], functions: frozenset[type]) -> list[int]:
         """Which definitions may stand in a formula of these values and functions."""
@@ -103,8 +92,8 @@ class Folds:
         while True:
             values, functions = _values(e), _functions(e)
             waiting = self.candidates(values, functions)
-            if self.asked is not None:
-                self.asked.append((values, functions, waiting))
+            if self._asked is not None:
+                self._asked.append((values, functions, waiting))
             waiting = [place for place in waiting if place > done]
             if waiting:
                 kinds = {type(part) for part in sympy.preorder_traversal(e)}

@@ -16,16 +16,13 @@ import sympy
 from gradexplain.errors import Span
 from gradexplain.formula.indices import index
 from gradexplain.formula.kinds import Lookup, Sum, atoms, element_symbol, indices_of, label_of
-from gradexplain.formula.letters import Letters
+from gradexplain.formula.letters import IN, Letters
 from gradexplain.formula.local import renamed
 from gradexplain.formula.printing import TextPrinter
 from gradexplain.graph import Node, Ref
 from gradexplain.ops.base import Op, Shape
 
 NOWHERE = Span(0, 0)
-
-#: The letters of a gradient's own indices.
-_IN = "jlnbdf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +130,7 @@ def formula_text(nodes: Sequence[Node], terms: Sequence[Term]) -> tuple[str, str
     names = [n.label for n in nodes if not n.is_literal]
     letters = Letters(names)
     places = terms[0].places
-    letters.axes(places, _IN)
+    letters.axes(places, IN)
     printer = TextPrinter(letters, names)
     total = sympy.S.Zero
     for t in terms:

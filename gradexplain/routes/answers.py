@@ -19,11 +19,11 @@ from gradexplain.explanation import Element, Entry, Path
 from gradexplain.formula.alike import marks, standing, told
 from gradexplain.formula.calculus import ADJOINT
 from gradexplain.formula.kinds import element_symbol, label_of
-from gradexplain.formula.letters import Letters
+from gradexplain.formula.letters import IN, Letters
 from gradexplain.formula.local import RESULT, UPSTREAM, local_rule, renamed
 from gradexplain.formula.printing import TextPrinter
 from gradexplain.formula.short import short
-from gradexplain.formula.sizes import Sizes, Unlettered
+from gradexplain.formula.sizes import Unlettered
 from gradexplain.graph import Graph, Node, fact, labels_of, refs
 from gradexplain.numbers import one_line
 from gradexplain.ops.base import Shape
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 #: A formula of more characters is given by the chain of its parts, where there is one.
 _LONG = 48
-
-_IN = "jlnbdf"
 
 
 @dataclass(slots=True)
@@ -125,7 +123,7 @@ def _indexed(
 ) -> str:
     """``formula`` element by element; with a ``left`` side as an equation."""
     letters = Letters(names)
-    letters.axes(frame, _IN)
+    letters.axes(frame, IN)
     printer = TextPrinter(letters, list(names), loss=_loss(run))
     right = printer(run.closed.lettered(_one(run, formula)))
     return f"{printer.element(left, frame)} = {right}" if left else right
@@ -150,51 +148,35 @@ def _parts(formula: Any) -> list[str]:
     return sorted(name.removeprefix(ADJOINT) for name in found if name.startswith(ADJOINT))
 
 
-def step_said(
-    c: Sent,
-    graph: Graph,
-    names: Mapping[str, str],
-    g: str,
-    closed: ClosedForm,
-) -> str:
+def step_said(c: Sent, graph: Graph, names: Mapping[str, str], g: str, closed: ClosedForm) -> str:
     """What a step sends on, in terms of ``g``, the gradient that arrives there: ``b·g``, ``g/N``."""
     ids = list(dict.fromkeys(ref.id for ref in refs(c.node.args)))
-    sizes = closed.sizes
     labels = [*(labels_of(graph)[id] for id in ids), c.node.label]
-    own = c.rule if sizes is None else local_rule(sizes.graph[c.node.id], sizes.graph)
+    sizes = closed.sizes
+    rule = c.rule if sizes is None else local_rule(sizes.graph[c.node.id], sizes.graph)
+
+    def said(names: Mapping[str, str]) -> str:
+        formula, places, here = c.term.formula, c.term.places, graph
+        if sizes is not None:
+            with suppress(Unlettered):
+                formula = sizes.lettered(rule.contributions[c.place])
+                places, here = rule.places[c.place], sizes.graph
+        shown, shapes = _of_graph(here)
+        called = {f"a{place}": label for place, label in enumerate(labels[:-1])}
+        formula = renamed(formula, called | {RESULT: c.node.label, UPSTREAM: g})
+        known = [*shown, g]
+        text = short(formula, places, shapes | {g: here[c.node.id].shape}, names, known)
+        if text is not None:
+            return text
+        letters = Letters(known)
+        letters.axes(places, IN)
+        return TextPrinter(letters, known, names=names)(formula)
+
     if not names.keys().isdisjoint(labels):
-        return _step_said(c, graph, names, labels, g, sizes)
-    text, *_ = closed.remembered(
-        ("sent", id(c.rule), id(own), c.place, standing(labels, graph)),
-        lambda: (_step_said(c, graph, marks(labels), labels, g, sizes), c.rule, own),
-    )
+        return said(names)
+    key = "sent", id(c.rule), id(rule), c.place, standing(labels, graph)
+    text, *_ = closed.remembered(key, lambda: (said(marks(labels)), c.rule, rule))
     return told(text, labels)
-
-
-def _step_said(
-    c: Sent,
-    graph: Graph,
-    names: Mapping[str, str],
-    labels: Sequence[str],
-    g: str,
-    sizes: Sizes | None,
-) -> str:
-    formula, places = c.term.formula, c.term.places
-    if sizes is not None:
-        rule = local_rule(sizes.graph[c.node.id], sizes.graph)
-        with suppress(Unlettered):
-            formula = sizes.lettered(rule.contributions[c.place])
-            places, graph = rule.places[c.place], sizes.graph
-    shown, shapes = _of_graph(graph)
-    called = {f"a{place}": label for place, label in enumerate(labels[:-1])}
-    formula = renamed(formula, called | {RESULT: c.node.label, UPSTREAM: g})
-    known = [*shown, g]
-    text = short(formula, places, shapes | {g: graph[c.node.id].shape}, names, known)
-    if text is not None:
-        return text
-    letters = Letters(known)
-    letters.axes(places, _IN)
-    return TextPrinter(letters, known, names=names)(formula)
 
 
 @fact

@@ -106,9 +106,14 @@ class ClosedForm:
         self.only_here = False
         #: What was derived, by the method that derives it, see `once`.
         self.known: dict[tuple[Any, ...], Any] = {}
+        #: Which definitions were looked for in formulas, one after another.
+        self.asked: list[Asked] = []
+        #: The values that definitions are put back into.
+        self.named = graph.needed()
         if formulas is not None:
             self.calculus = formulas.calculus
             self._adjoints, self.known = formulas._adjoints, formulas.known
+            self.asked, self.named = formulas.asked, formulas.named
             self.scalar, self.loss_name = formulas.scalar, formulas.loss_name
             self.only_here = formulas.only_here
 
@@ -170,45 +175,43 @@ class ClosedForm:
 
     @once
     def _folds(self) -> Folds:
-        named = (n for n in self.graph.nodes if n.id in self.graph.needed() and n.op is not None)
-        atoms = (node for node in named if not node.integer and self.calculus.is_atom(node))
-        return Folds(map(self.definition, atoms), self.calculus.ranges)
+        nodes = (self.graph[id] for id in sorted(self.named))
+        values = (
+            n for n in nodes if n.op is not None and not n.integer and self.calculus.is_atom(n)
+        )
+        return Folds(map(self.definition, values), self.calculus.ranges, self.asked)
 
     @once
     def definition(self, node: Node) -> Renamed:
         """A value by its own operation."""
 
-        def make(own: tuple[Any, ...]) -> tuple[Any, Any, list[Asked]]:
-            return self.calculus.definition(node, own), self.calculus.atom(node, own), []
+        def make(own: tuple[Any, ...]) -> tuple[Any, Any]:
+            return self.calculus.definition(node, own), self.calculus.atom(node, own)
 
         return self._alike(Signature(self.calculus, node, [node]), make)
 
     def _alike(
-        self, signature: Signature, make: Callable[[tuple[Any, ...]], tuple[Any, Any, list[Asked]]]
+        self, signature: Signature, make: Callable[[tuple[Any, ...]], tuple[Any, Any]]
     ) -> Renamed:
         """A formula and its name: those of another value of this ``signature``, or what ``make`` derives
-        in the value's own index symbols, and says which definitions were looked for in it."""
+        in the value's own index symbols."""
         node = signature.nodes[0]
         own = self.calculus.indices(node.shape, f"n{node.id}x")
-        alike = self.remembered(("alike", signature.key), list)
+        alike: list[Any] = self.remembered(("alike", signature.key), list)
         for known, nodes, asked in alike:
             labels = {n.label: m.label for n, m in zip(nodes, signature.nodes, strict=True)}
-            if all(self._asked_alike(labels, *one) for one in asked):
-                return Renamed(known.formula, known.name, known.own, labels,
-                               dict(zip(known.own, own, strict=True)))  # fmt: skip
-        formula, name, asked = make(own)
-        alike.append((Renamed(formula, name, own), signature.nodes, asked))
-        return alike[-1][0]  # type: ignore[no-any-return]
+            if all(self._asked_alike(labels, one) for one in asked):
+                places = dict(zip(known.own, own, strict=True))
+                return Renamed(known.formula, known.name, known.own, labels, places)
+        start = len(self.asked)
+        made = Renamed(*make(own), own)
+        alike.append((made, signature.nodes, self.asked[start:]))
+        return made
 
-    def _asked_alike(
-        self,
-        labels: Mapping[str, str],
-        values: set[str],
-        functions: frozenset[type],
-        found: list[int],
-    ) -> bool:
-        """Whether the same definitions are looked for in a formula of the ``values`` as they are called
-        here, and of these ``functions``."""
+    def _asked_alike(self, labels: Mapping[str, str], asked: Asked) -> bool:
+        """Whether the same definitions are looked for in a formula of such values as they are called
+        here."""
+        values, functions, found = asked
         here = set()
         for value in values:
             upper = upper_of(value)
@@ -217,12 +220,9 @@ class ClosedForm:
                 return False
             here.add(upper + labels.get(name, name))
 
-        def names(places: list[int]) -> list[str]:
-            return [self.folds.all[place].label_here for place in places]
-
-        return sorted(labels.get(n, n) for n in names(found)) == sorted(
-            names(self.folds.candidates(here, functions))
-        )
+        names = [self.folds.all[place].label_here for place in found]
+        now = [self.folds.all[place].label_here for place in self.folds.candidates(here, functions)]
+        return sorted(labels.get(name, name) for name in names) == sorted(now)
 
     def chained(self, node: Node, upper: str, at: tuple[Any, ...] = ()) -> Any:
         """The derivative by ``node[d]`` as a sum over the parts that use it directly.
@@ -235,8 +235,7 @@ class ClosedForm:
         self.calculus.indices(node.shape, "d")
         for part in self.calculus.users(node):
             slope, asked = self._partial(part, node)
-            if self.folds.asked is not None:
-                self.folds.asked += asked
+            self.asked += asked
             if slope == 0:
                 continue
             out = self.calculus.indices(part.shape, "o")
@@ -255,8 +254,8 @@ class ClosedForm:
     @once
     def _partial(self, part: Node, node: Node) -> tuple[Any, list[Asked]]:
         """``∂part[o]/∂node[d]`` with the other parts held fixed, tidied; what was looked for in it."""
-        with self.folds.watched() as asked:
-            return self._tidy(self.calculus.partial(part, node)), asked
+        start = len(self.asked)
+        return self._tidy(self.calculus.partial(part, node)), self.asked[start:]
 
     def part(self, part: Node, upper: str, at: tuple[Any, ...] = ()) -> Renamed:
         """`chained` by ``part``, in index symbols of the part's own."""
@@ -288,16 +287,12 @@ class ClosedForm:
             )
         return self._adjoints[part.id, upper]
 
-    def _sent(
-        self, node: Node, upper: str, at: tuple[Any, ...], own: tuple[Any, ...]
-    ) -> tuple[Any, Any, list[Asked]]:
-        with self.folds.watched() as asked:
-            formula = self.chained(node, upper, at)
+    def _sent(self, node: Node, upper: str, at: Any, own: tuple[Any, ...]) -> tuple[Any, Any]:
+        formula = self.chained(node, upper, at)
         places = self.calculus.indices(node.shape, "d")
         put = {d: o for d, o in zip(places, own, strict=True) if d != o}
-        formula = self._without_zeros(formula, upper).xreplace(put)
         name = element_symbol(upper + node.label, (*(at if upper == TOTAL else ()), *own))
-        return formula, name, asked
+        return self._without_zeros(formula, upper).xreplace(put), name
 
     def _without_zeros(self, formula: Any, upper: str) -> Any:
         """``formula`` without the parts that no gradient arrives at: helpers, whose is in a record's."""
@@ -355,7 +350,7 @@ class ClosedForm:
 
     def _before(self, label: str) -> list[str]:
         """The atoms that an atom's formula may use, in an order that needs no recursion."""
-        upper = next((u for u in (ADJOINT, TOTAL) if label.startswith(u)), "")
+        upper = upper_of(label)
         part = self.calculus.node(label.removeprefix(upper))
         if part is None or part.op is None:
             return []

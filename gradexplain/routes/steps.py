@@ -13,7 +13,7 @@ import sympy
 from gradexplain.explanation import Array
 from gradexplain.formula.alike import marks, standing, told
 from gradexplain.formula.kinds import Bracket, Cases, Lookup, atoms, indices_of, label_of
-from gradexplain.formula.letters import Letters
+from gradexplain.formula.letters import IN, OUT, Letters
 from gradexplain.formula.local import RESULT, UPSTREAM, LocalRule, local_rule, renamed
 from gradexplain.formula.printing import TextPrinter
 from gradexplain.formula.sizes import Unlettered
@@ -23,8 +23,6 @@ from gradexplain.plan.arrays import Pair
 from gradexplain.plan.blocks import LARGE
 from gradexplain.routes.chain import ChainRule, Sent
 from gradexplain.routes.closed import ClosedForm
-
-_OUT, _IN = "ikmace", "jlnbdf"
 
 #: A line of numbers longer than this is left out.
 _WIDTH = 60
@@ -102,13 +100,13 @@ def _formulas(
         return TextPrinter(letters, order, loss=closed.loss_name, names=marks(here))
 
     own, places = c.rule.axes, c.rule.places[c.place]
-    shown = printer((own, _OUT), (places, _IN))
+    shown = printer((own, OUT), (places, IN))
     left = shown.derivative(c.node.label, own, c.source.label, places)
     names = {f"a{place}": label for place, label in enumerate(here[:-1])}
     names |= {RESULT: c.node.label, UPSTREAM: f"∂/∂{c.node.label}"}
     contribution = renamed(contribution, names)
     rule = f"{left} = {shown(renamed(slope, names))}"
-    sent = printer((places, _IN))(contribution)
+    sent = printer((places, IN))(contribution)
     of = c.rule, general
     if contribution.has(sympy.Sum, sympy.Product, Cases, Bracket, sympy.KroneckerDelta):
         return _Step(of, rule, sent)

@@ -23,14 +23,12 @@ from gradexplain.formula.kinds import (
     label_of,
     text_of,
 )
-from gradexplain.formula.letters import Letters
+from gradexplain.formula.letters import IN, OUT, Letters
 from gradexplain.formula.printing import TextPrinter
 from gradexplain.formula.structure import structure
 from gradexplain.graph import Node, labels_of, op_call
 from gradexplain.numbers import one_line
 from gradexplain.routes.closed import ClosedForm
-
-_OUT, _IN = "ikmace", "jlnbdf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +99,8 @@ class Written:
         places = self.calculus.indices(leaf.shape, "d")
         formula = self.form.jacobian(leaf)
         letters = Letters(self.form.names)
-        letters.axes(out, _OUT)
-        letters.axes(places, _IN)
+        letters.axes(out, OUT)
+        letters.axes(places, IN)
         left = ("∂", self.graph.out, out), ("∂", leaf, places)
         if formula is not None:
             words = structure(formula, self.graph, leaf, out, places, letters)
@@ -133,7 +131,7 @@ class Written:
     def _gradient(self, leaf: Node) -> Shown:
         places = self.calculus.indices(leaf.shape, "d")
         letters = Letters(self.form.names)
-        letters.axes(places, _IN)
+        letters.axes(places, IN)
         left: Sequence[tuple[str, Node, Sequence[Any]]] = (("grad", leaf, places),)
         if self.form.scalar:
             left = ("∂", self.graph.out, ()), ("∂", leaf, places)
@@ -201,22 +199,16 @@ class Written:
                 own = self.calculus.indices(node.shape, f"n{node.id}x")
                 # The row's letters are taken in its lines: ∂y[i]/∂h[i] is one entry of many.
                 tied = not set(at).isdisjoint(row)
-                letters.adopt(own, () if tied else at, _OUT + "pqrstuw", self.calculus.ranges)
-                line = self._line(made, own, letters, printer, row)
+                letters.adopt(own, () if tied else at, OUT + "pqrstuw", self.calculus.ranges)
+                line = self._line(made, own, printer, row)
                 lines[node.id] = told(line.text, map(made.label, line.names))
                 pending.append((line.mentions, made))
         ordered = [slopes[id] for id in sorted(slopes, reverse=True)]
         return [text for text in ordered + [values[id] for id in sorted(values)] if text]
 
-    def _line(
-        self,
-        made: Renamed,
-        own: Sequence[Any],
-        letters: Letters,
-        printer: TextPrinter,
-        row: Sequence[Any],
-    ) -> _Line:
+    def _line(self, made: Renamed, own: Sequence[Any], printer: TextPrinter, row: Any) -> _Line:
         """The line of a value whose index symbols ``own`` have their letters."""
+        letters = printer.letters
         known = [letters.known(i) for i in (*own, *row)]
         key = "line", made.name, made.formula, *known, letters.state(), printer.loss
         line: _Line | None = self.form.known.get(key)
