@@ -53,12 +53,12 @@ class _Bare(TextPrinter):
 
     def _add(self, e: Any) -> str:
         """A sum; a product that is a name of its own needs no parentheses there."""
-        return self._loose(super()._add(e), "[+−]", " [-+] ")
+        return self.loose(super()._add(e), "[+−]", " [-+] ")
 
     def condition(self, c: Any) -> str:
-        return self._loose(super().condition(c), "[<>≤≥=≠]")
+        return self.loose(super().condition(c), "[<>≤≥=≠]")
 
-    def _loose(self, shown: str, signs: str, but: str = "$^") -> str:
+    def loose(self, shown: str, signs: str, but: str = "$^") -> str:
         """``shown`` without the parentheses of names beside ``signs``, those with ``but`` in them kept."""
         for name in self.names.values():
             if name[0] == "(" and name in shown and not re.search(but, name):
@@ -102,10 +102,36 @@ def short(
 
     ``shapes`` are the tensors' by label, ``names`` are what labels are called, ``order`` the order in which factors stand.
     """
-    try:
-        return _Notation(shapes, names or {}, order, loss).whole(sympy.sympify(e), frame)
-    except _NotShort:
-        return None
+    e, notation = sympy.sympify(e), _Notation(shapes, names or {}, order, loss)
+    opened = None
+    with suppress(_NotShort):
+        opened = notation.whole(*_open(e, frame, shapes))
+        if " @ " in opened or "outer(" in opened:
+            return opened
+    with suppress(_NotShort):
+        return notation.whole(e, frame)
+    return opened
+
+
+def _open(e: Any, frame: Frame, shapes: Mapping[str, Shape]) -> tuple[Any, Frame]:
+    """``e`` where an axis of size 1 has an index of its own, so that ``a[j,0]·b[0,l]`` is seen to be
+    the product ``a @ b``."""
+    row, found = sympy.Symbol("one_1", integer=True), {}
+    for a in e.atoms(sympy.Indexed):
+        shape = shapes.get(label_of(a).rpartition("/∂")[2], ())
+        if 1 <= len(shape) <= 2 and shape.count(1) == 1:
+            at = [row if size == 1 else i for i, size in zip(a.indices, shape, strict=True)]
+            found[a] = a.base[tuple(at)]
+    if not found or frame.count(0) > 1:
+        raise _NotShort
+    e = e.xreplace(found)
+    if 0 in frame:
+        return e, tuple(row if i == 0 else i for i in frame)
+    shown = []
+    for term in sympy.Add.make_args(e):
+        around, inside = term.as_independent(row, as_Add=False)
+        shown.append(around * sympy.Sum(inside, (row, 0, 0)) if inside != 1 else around)
+    return sympy.Add(*shown), frame
 
 
 @dataclass(frozen=True)
@@ -139,7 +165,7 @@ class _Notation:
                     shown = f"−{text}" if negative else text
                 else:
                     shown += f" − {text}" if negative else f" + {text}"
-            return shown
+            return _Bare(frame, self).loose(shown, "[+−]", " [-+] ")
         try:
             return self._term(e, frame)
         except _NotShort:
@@ -150,7 +176,7 @@ class _Notation:
         if len(frame) != 2 or any(i.is_Integer for i in frame):
             raise _NotShort
         parts: dict[Frame, list[Any]] = {}
-        for factor in sympy.Mul.make_args(e):
+        for factor in _apart(e):
             parts.setdefault(tuple(i for i in frame if factor.has(i)), []).append(factor)
         if not {frame[:1], frame[1:]} <= parts.keys():
             raise _NotShort
@@ -163,7 +189,7 @@ class _Notation:
         """One product with sums in it: ``(v @ wᵀ)·c/d``, each sum put into its place at the end."""
         texts: dict[str, str] = {}
         plain = []
-        for factor in sympy.Mul.make_args(e):
+        for factor in _apart(e):
             if factor.has(sympy.Sum):
                 mark = chr(1 + len(texts))
                 if isinstance(factor, sympy.Sum):
@@ -195,15 +221,43 @@ class _Notation:
         while isinstance(body, sympy.Sum):
             bound += [limit[0] for limit in body.limits]
             body = body.function
-        live = tuple(f for f in frame if not f.is_Integer)
-        try:
-            return self._product(body, bound, live)
-        except _NotShort:
-            return self._over(body, bound, frame)
+        if not any(f.is_Integer for f in frame[-2:]):
+            with suppress(_NotShort):
+                return self._product(*self._batched(body, bound, frame))
+            with suppress(_NotShort):
+                return self._stacked(body, bound, frame)
+        return self._over(body, bound, frame)
+
+    def _batched(
+        self, body: Any, bound: Sequence[Any], frame: Frame
+    ) -> tuple[Any, Sequence[Any], Frame]:
+        """The last two axes of a product of matrices in batches: ``@`` takes all the others as they are."""
+        batch, live = frame[:-2], frame[-2:]
+        if not batch:
+            return body, bound, frame
+        found = {}
+        for a in body.atoms(sympy.Indexed):
+            if len(a.indices) == len(frame) and a.indices[:-2] == batch:
+                found[a] = a.base[a.indices[-2:]]
+            elif a.has(*batch):
+                raise _NotShort
+        return body.xreplace(found), bound, live
+
+    def _stacked(self, body: Any, bound: Sequence[Any], frame: Frame) -> str:
+        """A product of matrices that is summed over its batches: ``sum(xᵀ @ v, dim=0)``."""
+        atoms = body.atoms(sympy.Indexed)
+        count = max((len(a.indices) for a in atoms), default=0) - 2
+        lead = next(iter(atoms)).indices[: max(count, 0)] if atoms else ()
+        if not lead or not set(lead) <= set(bound) or any(a.indices[:count] != lead for a in atoms):
+            raise _NotShort
+        each = body.xreplace({a: a.base[a.indices[count:]] for a in atoms})
+        text = self._product(each, [i for i in bound if i not in lead], frame)
+        return f"sum({text}, dim={0 if count == 1 else tuple(range(count))})"
 
     def _over(self, body: Any, bound: Sequence[Any], frame: Frame) -> str:
         """A sum over dims of what is taken element by element: ``sum(v·x, dim=0)``."""
-        whole: Frame = max((a.indices for a in body.atoms(sympy.Indexed)), key=len, default=())
+        atoms = sorted((a.indices for a in body.atoms(sympy.Indexed)), key=str)
+        whole: Frame = max(atoms, key=lambda at: (len(at), -at.count(0)), default=())
         dims = [place for place, i in enumerate(whole) if i in bound]
         if len(dims) != len(bound) or len(set(whole)) != len(whole):
             raise _NotShort
@@ -211,14 +265,14 @@ class _Notation:
         text = self._bare(body, whole)[0]
         if not kept:
             return f"sum({text})"
-        if aligned(kept, frame):
-            tail = ""
-        elif len(whole) == len(frame) and all(
+        own = len(whole) == len(frame) and all(
             place in dims or i == f for place, (i, f) in enumerate(zip(whole, frame, strict=True))
-        ):
-            tail = ", keepdim=True"
-        else:
+        )
+        plain = aligned(kept, frame)
+        if not own and not plain:
             raise _NotShort
+        # An axis of size 1 of the whole is kept; one that broadcasting puts there need not be.
+        tail = ", keepdim=True" if own and (not plain or frame[dims[0]] == 0) else ""
         shown = ", ".join(map(str, dims))
         return f"sum({text}, dim={shown if len(dims) == 1 else f'({shown})'}{tail})"
 
@@ -293,6 +347,24 @@ class _Notation:
         if turned and text.endswith(".T"):
             return text.removesuffix(".T")
         return f"({text}){turned}" if level < 3 else text + turned
+
+
+def _apart(e: Any) -> list[Any]:
+    """The factors of a product, numbers and sizes out of its sums: ``outer(p − t, w)/N``."""
+    found: list[Any] = []
+    for factor in sympy.Mul.make_args(e):
+        if factor.is_Add:
+            found += sympy.Mul.make_args(over_one(factor))
+        elif isinstance(factor, sympy.Sum):
+            inside = _apart(factor.function)
+            plain = [f for f in inside if all(map(is_size, f.free_symbols))]
+            found += plain
+            found.append(
+                factor.func(sympy.Mul(*(f for f in inside if f not in plain)), *factor.limits)
+            )
+        else:
+            found.append(factor)
+    return found
 
 
 def _opened(body: Any, bound: Sequence[Any]) -> tuple[Any, Sequence[Any]]:

@@ -37,17 +37,16 @@ class _Plan:
 
 
 def _over(shape: Shape, axes: tuple[int, ...], channel: Callable[[Any], tuple[Any, ...]]) -> _Plan:
-    """Groups that run over whole axes."""
+    """Groups that run over whole axes, which are of size 1 in what is said of a group."""
     kept = [axis for axis in range(len(shape)) if axis not in axes]
 
     def members(k: Any, group: Any) -> tuple[tuple[Any, ...], list[Any]]:
-        left = iter(group)
-        at = tuple(k.bound(n) if axis in axes else next(left) for axis, n in enumerate(shape))
+        at = tuple(k.bound(n) if axis in axes else group[axis] for axis, n in enumerate(shape))
         return at, [at[axis] for axis in axes]
 
     return _Plan(
-        groups=tuple(shape[axis] for axis in kept),
-        group=lambda k, at: tuple(at[axis] for axis in kept),
+        groups=tuple(n if axis in kept else 1 for axis, n in enumerate(shape)),
+        group=lambda k, at: tuple(i if axis in kept else 0 for axis, i in enumerate(at)),
         members=members,
         channel=channel,
         same=lambda k, i, j: k.deltas([i[a] for a in kept], [j[a] for a in kept]),

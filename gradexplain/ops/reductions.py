@@ -181,7 +181,7 @@ register(Op(
 MEAN = register(Op(
     "mean(Tensor input, int[]? dim, bool keepdim)", _FAMILY, (), homes="", stops=True,
     shape=reduced_shape, element=_mean, torch=nothing,
-    show=lambda x, dim, keepdim: f"mean({x}{_shown(dim)})",
+    show=lambda x, dim, keepdim: f"mean({x}{_shown(dim)}{', keepdim=True' * (keepdim == 'True')})",
 ))
 
 

@@ -21,12 +21,15 @@ from gradexplain.pages.jacobian import jacobian
 from gradexplain.pages.options import Options
 from gradexplain.pages.verdict import verdict
 from gradexplain.pages.words import (
+    END,
+    START,
     binds,
     definitions,
     grouped,
     listed,
     quoted,
     ranges_in,
+    spoken,
     standing,
     unwrapped,
 )
@@ -69,6 +72,11 @@ class Page:
         )
         #: What unnamed values are called on the page; of those that stay numbers, what they are.
         self.called = {row.node: quoted(row) for row in x.forward if not row.named and row.text}
+        first: dict[str, str] = {}
+        for row in x.forward:  # the mean that a variance has beside it may be one that is there
+            same = first.setdefault(row.expression, row.node)
+            if same != row.node and row.part_of is not None:
+                self.called[row.node] = self.called.get(same, same)
         self.said = {row.node: row.text for row in x.forward if not row.named and row.text}
         self.rows = {row.node: row for row in x.forward}
         self.scalar = not x.output.shape or x.grad.value.size == 1
@@ -211,26 +219,17 @@ class Page:
         for gradient in found:
             if not self.is_short(gradient):
                 where |= dict.fromkeys(text for text in gradient.where if not self.own(text))
-        # The same definition with other letters is the same.
-        heads = {re.sub(r"\[.*", "[", text.partition(" = ")[0]): text for text in reversed(where)}
-        lines = [self.renamed(text) for text in where if text in heads.values()]
-        used = " ".join([*(self.formula(g)[1] for g in found), *lines])
+        shown = " ".join(self.formula(g)[1] for g in found)
         # What a name is comes before what is said of it.
         numbered = [
             self.expression(row.node)
             for row in x.forward
             if (not row.named and row.text == row.node) or row.node == x.shared
-            if re.search(rf"(?<!\w){row.node}(?!\w)", used)
         ]
-        if x.shared:  # defined by itself, and what its indices need is not needed
-            answers = " ".join(self.formula(g)[1] for g in found)
-            lines = [text for text in lines if text.partition("[")[0] in answers.replace("[", " ")]
-            lines = [
-                text for text in lines if not text.startswith((f"{x.shared} ", f"{x.shared}["))
-            ]
+        lines = spoken([*numbered, *map(self.renamed, where)], shown)
         # What is its own name, as ``argsort(x)`` may be, needs no line.
-        pairs = ((text, *text.split(" = ", 1)) for text in dict.fromkeys((*numbered, *lines)))
-        lines = [text for text, *sides in pairs if sides[0] != sides[-1] or len(sides) == 1]
+        lines = [text for text in lines if len({*text.split(" = ", 1)}) > 1 or " = " not in text]
+        used = " ".join([shown, *lines])
         known = [
             ranges_in(
                 g.ranges, used if self.is_short(g) else f"{g.text} {used}", sizes=self.is_short(g)
@@ -304,7 +303,17 @@ class Page:
             return text
         names = "|".join(map(re.escape, self.called))
         text = re.sub(rf"(?<=\w\()({names})(?=\))", lambda m: self.said[m[1]], text)
-        return re.sub(rf"(?<![\w.])({names})(?!\w)", lambda m: self.called[m[1]], text)
+
+        def put(found: re.Match[str]) -> str:
+            shown = self.called[found[1]]
+            loose = shown[0] != "(" or binds(self.rows[found[1]].op) < 2
+            before = r"(^|[(\[]|, | \+ )$" if loose else r"(^|[(\[]|, | [+−] )$"
+            bare = re.search(before, text[: found.start()]) and re.match(
+                r"$|[)\],]| [-+−<>=≤≥≠] ", text[found.end() :]
+            )
+            return shown[1:-1] if bare and shown[0] == "(" else shown
+
+        return re.sub(rf"{START}({names}){END}", put, text)
 
     def number(self, value: float) -> str:
         return numbers.number(value, self.options.precision).replace("-", "−")
@@ -332,7 +341,7 @@ class Page:
             loose = inner is not None and binds(inner.op) < binds(row.op) + bool(found.start())
             return f"({said})" if loose and said != found[0] and binds(row.op) < 5 else said
 
-        return f"{node} = " + re.sub(r"(?<![\w.])t\d+(?!\w)", text, shown)
+        return f"{node} = " + re.sub(rf"{START}t\d+{END}", text, shown)
 
     def further(self) -> Iterable[doc.Block]:
         if self.x.second is not None:

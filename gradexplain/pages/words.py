@@ -49,6 +49,25 @@ def binds(op: str) -> int:
     return _BINDS.get(op, 5)
 
 
+#: Where a name begins and ends: ``t2²`` is t2, squared.
+START, END = r"(?<![\w.])", r"(?![^\W¹²³⁰-⁹])"
+
+
+def spoken(lines: Iterable[str], shown: str) -> list[str]:
+    """The definitions that a text speaks of, by itself or by another of them, each name's first."""
+    heads = {
+        re.sub(r"\[[^\]]*\]$", "", text.partition(" = ")[0]): text for text in reversed([*lines])
+    }
+    found: dict[str, str] = {}
+    while new := {
+        head: text for head, text in heads.items()
+        if head not in found and re.search(rf"(?<![\w.]){re.escape(head)}(?![^\W¹²³⁰-⁹])", shown)
+    }:  # fmt: skip
+        found |= new
+        shown = " ".join(text.partition(" = ")[2] for text in new.values())
+    return [text for head, text in heads.items() if head in found][::-1]
+
+
 def definitions(lines: Iterable[str]) -> Iterable[doc.Block]:
     """What the names in the formulas above stand for."""
     for place, text in enumerate(lines):

@@ -6,6 +6,7 @@ named parts, each in closed form (`ClosedForm.chained`).
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -163,7 +164,10 @@ class ClosedForm:
         return burden if self.sizes is None else self._lettered_burden
 
     def _lettered_burden(self, e: Any) -> float:
-        return burden(self.lettered(e))
+        try:
+            return burden(self.lettered(e))
+        except Unlettered:  # a form in which sizes have grown together is not the one to choose
+            return math.inf
 
     def lettered(self, e: Any) -> Any:
         return e if self.sizes is None else self.sizes.lettered(e)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from gradexplain.graph import Graph, Node, fact, labels_of, op_call
@@ -38,8 +39,10 @@ def own_texts(graph: Graph, most: int = OWN) -> Mapping[int, str]:
             outer = _binds(node) if node.op.infix else _LOOSE if node.op.show is None else _TIGHT
             if inner < outer or (inner == outer < _TIGHT and place):
                 shown[id] = f"({texts[id]})"
-        text = op_call(node, texts | shown)
-        if len(text) <= most:
+        text = re.sub(r"(?<=\w\()\(([^()]*)\)(?=[,)])", r"\1", op_call(node, texts | shown))
+        # A value beside an operation, as x̂ = (x − μ)/σ, has a name of its own.
+        plain = re.fullmatch(r"t\d+", node.label) or re.fullmatch(r"\w+\([^²−+]*\)", text)
+        if len(text) <= most and plain:
             texts[node.id] = text
     return texts
 

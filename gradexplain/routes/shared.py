@@ -9,41 +9,56 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gradexplain.graph import Graph, fact
-from gradexplain.routes.names import free_name
+import sympy
+
+from gradexplain.formula.kinds import label_of
+from gradexplain.formula.local import RESULT, local_rule
+from gradexplain.graph import Graph, Node, fact, refs
+from gradexplain.routes.names import free_name, own_texts
 
 #: Larger programs have names of their own.
 _MOST = 24
 
-#: What such a value is called.
-_NAMES = ("r", "u", "q")
+#: A text of fewer characters needs no name.
+_LONG = 9
+
+#: What such a value is called: a residual, what goes into an activation, what comes out of one.
+_NAMES = {"-": ("r", "u", "q"), "": ("z", "u", "q"), "call": ("a", "u", "q")}
 
 
 @fact
 def shared(graph: Graph, wanted: Sequence[str]) -> tuple[int, str] | None:
-    """The value to name and its name: an unnamed sum of at least two operations and two inputs that is
-    taken to a power, and that every gradient comes through; None without one."""
+    """The value to name and its name: the unnamed one of at least two inputs, nearest to the output,
+    that the derivatives on the way to it speak of; None without one."""
     if len(graph.nodes) > _MOST:
         return None
     reach, needed = graph.reach(wanted), graph.needed()
-    on_the_way = [n for n in graph.nodes if n.id in reach & needed]
+    on_the_way = [n for n in graph.nodes if n.id in reach & needed and n.op is not None]
+    texts = own_texts(graph, 200)
     for node in reversed(on_the_way):
-        users = [n for n in on_the_way if node.id in n.inputs]
-        if node.op is None or node.named or node.id == graph.output or not node.op.infix:
-            continue
-        below = [
-            n
-            for n in on_the_way
-            if n.op is not None and node.id != n.id and node.id in graph.downstream({n.id})
-        ]
         leaves = [
             n for n in graph.leaves if n.label in wanted and node.id in graph.reach([n.label])
         ]
-        if not below or len(leaves) < 2 or len(leaves) < len(set(wanted)):
+        if node.named or node.id == graph.output or len(leaves) < 2 or len(texts[node.id]) < _LONG:
             continue
-        if any(n.op is not None and n.op.name == "pow" for n in users):
-            return node.id, free_name(graph, *_NAMES)
+        users = [n for n in on_the_way if node.id in n.inputs]
+        if _speaks(node, RESULT, graph) or any(_speaks(n, node.id, graph) for n in users):
+            assert node.op is not None
+            kind = "-" if " - " in texts[node.id] else "" if node.op.infix else "call"
+            return node.id, free_name(graph, *_NAMES[kind])
     return None
+
+
+def _speaks(node: Node, of: int | str, graph: Graph) -> bool:
+    """Whether the derivative of an operation has its result in it, or the argument it is taken by."""
+    order = list(dict.fromkeys(ref.id for ref in refs(node.args)))
+    found = local_rule(node, graph).contributions
+    taken = found if of == RESULT else found[order.index(of) :][:1]  # type: ignore[arg-type]
+    label = RESULT if of == RESULT else f"a{order.index(of)}"  # type: ignore[arg-type]
+    return any(
+        label_of(atom) == label for formula in taken if formula is not None
+        for atom in formula.atoms(sympy.Indexed, sympy.Symbol)
+    )  # fmt: skip
 
 
 @fact
