@@ -248,7 +248,11 @@ class _Notation:
         atoms = body.atoms(sympy.Indexed)
         count = max((len(a.indices) for a in atoms), default=0) - 2
         lead = next(iter(atoms)).indices[: max(count, 0)] if atoms else ()
-        if not lead or not set(lead) <= set(bound) or any(a.indices[:count] != lead for a in atoms):
+        if (
+            not lead
+            or not set(lead) <= set(bound)
+            or any(a.indices[:count] != lead or len(a.indices) == count for a in atoms)
+        ):
             raise _NotShort
         each = body.xreplace({a: a.base[a.indices[count:]] for a in atoms})
         text = self._product(each, [i for i in bound if i not in lead], frame)
