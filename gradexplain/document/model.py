@@ -74,6 +74,15 @@ def cell(*parts: str | Span | Line | Tensor) -> Cell:
     )
 
 
+def row(*parts: str | Span | Line | Tensor | Cell) -> tuple[Cell, ...]:
+    """Cells side by side; what is no cell yet is one of its own."""
+    lone = (str, Span, Tensor)
+    return tuple(
+        cell(part) if isinstance(part, lone) or isinstance(next(iter(part), None), Span) else part  # type: ignore[arg-type, misc]
+        for part in parts
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Heading:
     title: str
@@ -87,6 +96,16 @@ class Paragraph:
     content: Line
     indent: int = 2
     hang: int = 2
+
+
+def prose(*parts: str | Span, indent: int = 2, hang: int = 2) -> Paragraph:
+    """A paragraph of spans; a string is plain."""
+    return Paragraph(line(*parts), indent, hang)
+
+
+def remark(text: str, indent: int = 2, hang: int = 2) -> Paragraph:
+    """A paragraph that is said aside."""
+    return prose(label(text), indent=indent, hang=hang)
 
 
 @dataclass(frozen=True, slots=True)

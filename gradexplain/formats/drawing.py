@@ -86,10 +86,11 @@ def drawing(graph: Graph, width: int) -> tuple[list[str], str]:
     """
     if not 2 < len(graph.nodes) <= MOST or any(cells(n.text) != len(n.text) for n in graph.nodes):
         return [], ""
+    layers = layout(graph)
     named = {node.name: f"{node.text} {node.grad_fn}".rstrip() for node in graph.nodes}
-    if lines := _drawn(graph, width, named):
+    if lines := _drawn(graph, layers, width, named):
         return lines, ""
-    lines = _drawn(graph, width, {node.name: node.text for node in graph.nodes})
+    lines = _drawn(graph, layers, width, {node.name: node.text for node in graph.nodes})
     names: dict[str, dict[str, None]] = {}
     for node in graph.nodes:
         if node.grad_fn:
@@ -99,8 +100,9 @@ def drawing(graph: Graph, width: int) -> tuple[list[str], str]:
     return lines, f"grad_fn: {', '.join(said)}" if 0 < len(said) <= _NAMED else ""
 
 
-def _drawn(graph: Graph, width: int, texts: Mapping[str, str]) -> list[str]:
-    layers = layout(graph)
+def _drawn(
+    graph: Graph, layers: list[list[Item]], width: int, texts: Mapping[str, str]
+) -> list[str]:
     canvas = _Canvas()
     column = 0
     for place, level in enumerate(layers):

@@ -31,25 +31,18 @@ def render(
     document: doc.Document, x: Explanation | None = None, precision: int = numbers.PRECISION
 ) -> str:
     """The whole file; ``x`` holds the numbers that the page's own sums are made of."""
-    body = body_of(document, x, precision)
+    blocks = "\n".join(_Writer(precision).blocks(document.blocks))
+    data = serialise.dumped(_data(document, x, precision)).replace("<", "\\u003c")
     style = files("gradexplain.formats").joinpath("page.css").read_text("utf-8")
     script = files("gradexplain.formats").joinpath("page.js").read_text("utf-8")
     return printable(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
         f"<title>{escape(document.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f"{body}\n<script>\n{script}</script>\n</body>\n</html>\n"
-    )
-
-
-def body_of(document: doc.Document, x: Explanation | None, precision: int) -> str:
-    """What stands in the body: also what a notebook shows."""
-    blocks = "\n".join(_Writer(precision).blocks(document.blocks))
-    data = serialise.dumped(_data(document, x, precision)).replace("<", "\\u003c")
-    return printable(
         f"<main>\n<h1>{escape(document.title)}</h1>\n{blocks}\n"
         '<div id="sum" role="status" aria-live="polite"></div>\n</main>\n'
-        f'<script type="application/json" id="data">{data}</script>'
+        f'<script type="application/json" id="data">{data}</script>\n'
+        f"<script>\n{script}</script>\n</body>\n</html>\n"
     )
 
 

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from gradexplain import numbers
 from gradexplain.document import model as doc
 from gradexplain.explanation import Accumulated, Array, Call, Explanation, Second
-from gradexplain.pages.options import Options
 from gradexplain.pages.verdict import ROLES, verdict
 
-
-class Sections(Protocol):
-    """The sections of the page of ``run`` that stand here again, for another explanation."""
-
-    def answer(self) -> Iterable[doc.Block]: ...
-
-    def derivation(self) -> Iterable[doc.Block]: ...
-
-
-Whole = Callable[[Explanation, Options], Sections]
+if TYPE_CHECKING:
+    from gradexplain.pages.run import Page
 
 
 def call_text(call: Call) -> str:
@@ -36,20 +27,17 @@ def call_text(call: Call) -> str:
     return f"{call.start}.backward({', '.join(arguments)})"
 
 
-def calls(x: Explanation, options: Options, whole: Whole) -> Iterable[doc.Block]:
+def calls(page: Page) -> Iterable[doc.Block]:
     """Every call with what it adds, and the derivation of those from other values."""
+    x = page.x
     yield doc.Heading("Calls", "each backward adds its Jᵀ·v to .grad")
     for call in x.calls:
         if call.zeroed:
-            yield doc.Paragraph(
-                doc.line(doc.code("optimizer.zero_grad()"), doc.label("    every .grad is None"))
-            )
-        yield doc.Paragraph(
-            doc.line(doc.label(f"call {call.number}  "), doc.code(call_text(call), "flow"))
-        )
+            yield doc.prose(doc.code("optimizer.zero_grad()"), doc.label("    every .grad is None"))
+        yield doc.prose(doc.label(f"call {call.number}  "), doc.code(call_text(call), "flow"))
         if call.error:
-            yield doc.Paragraph(doc.line(doc.Span("PyTorch raises: ", "bad"), call.error), indent=4)
-            yield doc.Paragraph(doc.line("and .grad is by then, in PyTorch:"), indent=4)
+            yield doc.prose(doc.Span("PyTorch raises: ", "bad"), call.error, indent=4)
+            yield doc.prose("and .grad is by then, in PyTorch:", indent=4)
             rows = [
                 (doc.cell(doc.name(f"{n}.grad")), _value(entry.torch, "None"))
                 for n, entry in call.gradients.items()
@@ -62,7 +50,7 @@ def calls(x: Explanation, options: Options, whole: Whole) -> Iterable[doc.Block]
         if call.explanation is None or call.start in shown or call.error:
             continue
         shown.add(call.start)
-        made = whole(call.explanation, options)
+        made = type(page)(call.explanation, page.options)
         yield doc.Heading(f"Call {call.number}", call_text(call))
         yield from made.answer()
         yield from made.derivation()
@@ -70,12 +58,10 @@ def calls(x: Explanation, options: Options, whole: Whole) -> Iterable[doc.Block]
         yield doc.Heading("Freed by call 1", "the tensors that PyTorch's backward nodes had saved")
         yield doc.Table(
             tuple(
-                (
-                    doc.cell(doc.name(s.node)),
-                    doc.cell(s.function),
-                    doc.cell(", ".join(s.names))
-                    if s.names
-                    else doc.cell(doc.label("saves nothing")),
+                doc.row(
+                    doc.name(s.node),
+                    s.function,
+                    ", ".join(s.names) if s.names else doc.label("saves nothing"),
                 )
                 for s in x.saved
             )
@@ -94,7 +80,7 @@ def short(x: Explanation) -> Iterable[doc.Block]:
     returned = any(note.kind == "returned" for note in x.notes)
     if len(x.calls) > 1 and not x.calls[-1].error and not returned:
         head = f"after {len(x.calls)} calls, each of which adds to .grad"
-        yield doc.Paragraph(doc.line(doc.label(head)), indent=2)
+        yield doc.remark(head, indent=2)
         rows = (
             (doc.cell(doc.name(f"{n}.grad")), _value(e.after, "None"))
             for n, e in x.calls[-1].gradients.items()
@@ -133,40 +119,38 @@ def _verdict(entry: Accumulated) -> doc.Line:
     return doc.line(doc.Span(words[entry.verdict], ROLES[entry.verdict]))
 
 
-def second(found: Second, options: Options, whole: Whole) -> Iterable[doc.Block]:
+def second(page: Page, found: Second) -> Iterable[doc.Block]:
     """The operations of the first pass, the scalar the second starts from, and its chain rule."""
     yield doc.Heading("Backward pass", "as operations on values: what create_graph=True records")
     yield doc.Table(
         tuple(
-            (
-                doc.cell(doc.name(f"{row.node}{row.at}")),
-                doc.cell(doc.math(f"= {row.text}")),
-                doc.cell(doc.label(numbers.shape(row.shape))),
-                (doc.Tensor(row.value),),
+            doc.row(
+                doc.name(f"{row.node}{row.at}"),
+                doc.math(f"= {row.text}"),
+                doc.label(numbers.shape(row.shape)),
+                doc.Tensor(row.value),
             )
             for row in found.backward
         )
     )
     yield doc.Heading("Second backward", "the same chain rule, on the graph of both passes")
-    yield doc.Paragraph(
-        doc.line("The scalar is the sum of every element of every gradient:"), hang=0
-    )
+    yield doc.prose("The scalar is the sum of every element of every gradient:", hang=0)
     yield doc.Formula(f"{found.name} = {found.expression}", indent=6)
-    made = whole(found.explanation, options)
+    made = type(page)(found.explanation, page.options)
     if found.explanation.steps:
         yield from made.derivation()
     else:
-        yield doc.Paragraph(doc.line(f"Nothing flows back: {found.name} depends on no input."))
+        yield doc.prose(f"Nothing flows back: {found.name} depends on no input.")
     yield doc.Heading("Second derivatives", f"of {found.name}")
     for gradient in found.explanation.gradients.values():
         yield doc.Formula(gradient.text, gradient.ranges, gradient.where)
         yield doc.Table(
-            ((doc.cell(doc.label("value")), (doc.Tensor(gradient.value, of=gradient.name),)),),
+            (doc.row(doc.label("value"), doc.Tensor(gradient.value, of=gradient.name)),),
             indent=4,
         )
     yield from verdict(
         found.explanation.check,
         found.explanation.gradients.values(),
-        options.precision,
+        page.options.precision,
         "second derivatives",
     )

@@ -24,7 +24,7 @@ def page(found: Catalogue) -> doc.Document:
         for entry in group:
             blocks += [
                 doc.Paragraph(()),
-                doc.Paragraph(doc.line(doc.Span(entry.signature, "name", "code"))),
+                doc.prose(doc.Span(entry.signature, "name", "code")),
             ]
             others = [s for s in entry.spellings if s != entry.name]
             rows = [
@@ -35,9 +35,7 @@ def page(found: Catalogue) -> doc.Document:
                 ("made of", doc.Span(", ".join(entry.made_of))),
                 ("kink", doc.Span(entry.kink)),
             ]
-            shown = tuple(
-                (doc.cell(doc.label(said)), doc.cell(value)) for said, value in rows if value.text
-            )
+            shown = tuple(doc.row(doc.label(said), value) for said, value in rows if value.text)
             blocks.append(doc.Table(shown, indent=4))
     return doc.Document("The operations", tuple(blocks))
 

@@ -38,7 +38,7 @@ def chain(made: Page) -> Iterable[doc.Block]:
     used = " ".join(step.short for step in x.steps)
     sizes = [ranges_in(gradient.ranges, used, sizes=True) for gradient in x.gradients.values()]
     if known := grouped(sizes):
-        yield doc.Paragraph(doc.line(doc.label(known)), indent=4)
+        yield doc.remark(known, indent=4)
     yield from products(made, g)
     if made.options.full:
         yield from _everything(made)
@@ -55,18 +55,14 @@ def _rows(made: Page, g: str) -> Iterable[tuple[doc.Cell, ...]]:
             to = ", ".join(made.said.get(s.input, s.input) for s in steps)
             on = doc.label(" on to both" if len(steps) == 2 else " on to all")
             passes = doc.line(doc.label("passes "), doc.Span(g, "flow", "math"), on)
-            yield (
-                doc.cell(doc.math(shown)),
-                doc.cell(doc.line(doc.label("to "), doc.name(to))),
-                doc.cell(passes),
-            )
+            yield doc.row(doc.math(shown), doc.line(doc.label("to "), doc.name(to)), passes)
         else:
             for place, step in enumerate(steps):
                 yield _row(made, step, "" if place else shown, g)
         for stop in stops:
             target = doc.name(made.said.get(stop.input, stop.input))
             reason = doc.label(f"stops here: {made.renamed(stop.reason)}")
-            yield doc.cell(), doc.cell(doc.line(doc.label("to "), target)), doc.cell(reason)
+            yield doc.row("", doc.line(doc.label("to "), target), reason)
 
 
 def _row(made: Page, step: Step, shown: str, g: str) -> tuple[doc.Cell, ...]:
@@ -141,7 +137,7 @@ def products(made: Page, g: str) -> Iterable[doc.Block]:
         yield doc.Paragraph(())
         order = "first operation's first" + ": the diagonal of J" * bool(x.output.shape)
         order = "last operation's first" if any(" @ " in text for text in shown) else order
-        yield doc.Paragraph(doc.line(f"The local derivatives of a chain multiplied, the {order}"))
+        yield doc.prose(f"The local derivatives of a chain multiplied, the {order}")
         yield doc.Table(tuple((doc.cell(doc.math(text)),) for text in shown), indent=4)
 
 
@@ -224,10 +220,10 @@ def _everything(made: Page) -> Iterable[doc.Block]:
     yield doc.Heading("Forward", "each operation and its value")
     yield doc.Table(
         tuple(
-            (
-                doc.cell(doc.math(f"{row.node} = {row.expression}")),
-                doc.cell(doc.label(numbers.shape(row.shape))),
-                (doc.Tensor(row.value),),
+            doc.row(
+                doc.math(f"{row.node} = {row.expression}"),
+                doc.label(numbers.shape(row.shape)),
+                doc.Tensor(row.value),
             )
             for row in x.forward
         )
@@ -235,7 +231,7 @@ def _everything(made: Page) -> Iterable[doc.Block]:
     yield doc.Heading("Local derivatives", "of each operation by what it is made from")
     for step in x.steps:
         if step.rule:
-            yield doc.Paragraph(doc.line(doc.math(step.rule)))
+            yield doc.prose(doc.math(step.rule))
     for gradient in x.gradients.values():
         yield doc.Fold(
             "index notation", (doc.Formula(gradient.text, gradient.ranges, gradient.where),)

@@ -39,7 +39,7 @@ def _blocks(report: CheckReport, options: Options) -> Iterable[doc.Block]:
     for found in report.inputs.values():
         if found.text:
             claimed = doc.name(f"{found.name}.grad"), doc.math(f" = {found.text}")
-            yield doc.Paragraph(doc.line(doc.label("claim  "), *claimed))
+            yield doc.prose(doc.label("claim  "), *claimed)
     yield doc.Heading("Verdict")
     yield from _verdict(report)
     for found in report.inputs.values():
@@ -48,14 +48,12 @@ def _blocks(report: CheckReport, options: Options) -> Iterable[doc.Block]:
     yield doc.Heading("Tried at", f"against {report.reference}")
     yield doc.Table(
         tuple(
-            (
-                doc.cell(point.what),
-                doc.cell(doc.label(_shapes(point.shapes))),
-                doc.cell(
-                    doc.Span(f"wrong: {', '.join(point.wrong)}", "bad")
-                    if point.wrong
-                    else doc.Span("right", "good")
-                ),
+            doc.row(
+                point.what,
+                doc.label(_shapes(point.shapes)),
+                doc.Span(f"wrong: {', '.join(point.wrong)}", "bad")
+                if point.wrong
+                else doc.Span("right", "good"),
             )
             for point in report.points
         )
@@ -75,32 +73,28 @@ def _verdict(report: CheckReport) -> Iterable[doc.Block]:
         twice = ", and can be differentiated again" if report.order == 2 else ""
         said += f"{_count(len(report.points), 'point')} ({report.dtype}){twice}."
         held = f"right when {report.condition}: " if report.condition else "right: "
-        yield doc.Paragraph(doc.line(doc.Span(held, "good"), said))
+        yield doc.prose(doc.Span(held, "good"), said)
         return
     for one in report.dtypes:
         if one.verdict == "wrong":
             off, allowed = (numbers.number(n or 0.0, 2) for n in (one.error, one.bound))
             said = f"{_what(one)} is off by {off} where rounding allows {allowed}."
-            yield doc.Paragraph(doc.line(doc.Span(f"WRONG in {one.dtype}: ", "bad"), said))
+            yield doc.prose(doc.Span(f"WRONG in {one.dtype}: ", "bad"), said)
         elif one.verdict == "cannot tell":
             why = one.said or "rounding allows more than there is: zeros would pass too"
             said = f"{_what(one)}: {why}."
-            yield doc.Paragraph(doc.line(doc.Span(f"cannot tell in {one.dtype}: ", "doubt"), said))
+            yield doc.prose(doc.Span(f"cannot tell in {one.dtype}: ", "doubt"), said)
     for found in report.inputs.values():
         if found.verdict == "cannot tell":
             said = f"rounding to {report.dtype} allows more than the gradient by {found.name} is: "
             said += "zeros would pass too. Give other values, or another dtype."
-            yield doc.Paragraph(doc.line(doc.Span("cannot tell: ", "doubt"), said))
+            yield doc.prose(doc.Span("cannot tell: ", "doubt"), said)
         elif found.verdict == "wrong" and found.fault is None:  # time was over before
-            yield doc.Paragraph(
-                doc.line(doc.Span("WRONG: ", "bad"), f"the gradient by {found.name}.")
-            )
+            yield doc.prose(doc.Span("WRONG: ", "bad"), f"the gradient by {found.name}.")
         elif found.fault is None:
-            yield doc.Paragraph(
-                doc.line(doc.Span("right: ", "good"), f"the gradient by {found.name}.")
-            )
+            yield doc.prose(doc.Span("right: ", "good"), f"the gradient by {found.name}.")
         else:
-            yield doc.Paragraph(doc.line(doc.Span("WRONG: ", "bad"), f"{found.fault.sentence}."))
+            yield doc.prose(doc.Span("WRONG: ", "bad"), f"{found.fault.sentence}.")
 
 
 def _evidence(report: CheckReport, found: InputReport, options: Options) -> Iterable[doc.Block]:
@@ -124,9 +118,7 @@ def _evidence(report: CheckReport, found: InputReport, options: Options) -> Iter
 
 def _rows(rows: list[tuple[str, doc.Span]]) -> Iterable[doc.Block]:
     """What there is, each with its name before it."""
-    shown = tuple(
-        (doc.cell(doc.label(f"{said:<8}")), doc.cell(value)) for said, value in rows if value.text
-    )
+    shown = tuple(doc.row(doc.label(f"{said:<8}"), value) for said, value in rows if value.text)
     if shown:
         yield doc.Table(shown)
 
@@ -136,7 +128,7 @@ def _place(patch: Patch) -> Iterable[doc.Block]:
     old = patch.old.splitlines()[0]
     indent = len(old) - len(old.lstrip())
     wide = max(1, min(patch.width, len(old.rstrip()) - patch.column))
-    yield doc.Paragraph(doc.line(doc.label(f"line {patch.line}")))
+    yield doc.remark(f"line {patch.line}")
     yield doc.Program((old.strip(), " " * (patch.column - indent) + "^" * wide), indent=4)
 
 
@@ -144,20 +136,18 @@ def _entries(report: CheckReport, found: InputReport, options: Options) -> Itera
     point = report.points[found.point]
     many = f"{_count(found.wrong, 'entry', 'entries')} of {found.total} wrong"
     yield doc.Paragraph(())
-    yield doc.Paragraph(
-        doc.line(
-            f"J by {found.name} at {point.what}, {_shapes(point.shapes)}: ",
-            doc.Span(many, "bad")
-            if found.wrong
-            else doc.Span(f"all {found.total} entries right", "good"),
-        )
+    yield doc.prose(
+        f"J by {found.name} at {point.what}, {_shapes(point.shapes)}: ",
+        doc.Span(many, "bad")
+        if found.wrong
+        else doc.Span(f"all {found.total} entries right", "good"),
     )
     wrong = [e for e in found.entries if e.kind != "right"]
     shown = found.entries if options.full else wrong[:_LISTED]
     yield doc.Table(tuple(_entry(report, found, e, options.precision) for e in shown), indent=4)
     if len(wrong) > len(shown):
         more = f"… and {found.wrong - len(shown)} more (--all lists them)"
-        yield doc.Paragraph(doc.line(doc.label(more)), indent=4)
+        yield doc.remark(more, indent=4)
     picture = found.picture
     if picture and len(picture[0]) <= _COLUMNS and len(picture) <= _ROWS:
         yield from _picture(report, found, elements(report.output, point.out_shape), options)
@@ -175,13 +165,13 @@ def _picture(
     kept = f" (the {left} right rows are left out)" if left else ""
     said = f"a row for each element of {report.output}, a column for each of {found.name}{kept}:"
     yield doc.Paragraph(())
-    yield doc.Paragraph(doc.line(doc.label(said)), indent=4)
+    yield doc.remark(said, indent=4)
     wide = max((len(element) for element, _ in rows), default=0)
     gap = " " if 2 * len(found.picture[0]) <= _COLUMNS else ""
     yield doc.Program(tuple(f"{e:<{wide}}  {gap.join(row)}" for e, row in rows), indent=4)
     used = {mark for _, row in rows for mark in row}
     legend = "   ".join(text for mark, text in _LEGEND.items() if mark in used)
-    yield doc.Paragraph(doc.line(doc.label(legend)), indent=4)
+    yield doc.remark(legend, indent=4)
 
 
 def _entry(
@@ -191,12 +181,12 @@ def _entry(
     if entry.kind == "right":
         right = claimed = numbers.number(entry.right, precision)
     place = f"∂{spot(report.output, entry.output)}/∂{spot(found.name, entry.input)}"
-    role = "" if entry.kind == "right" else "bad"
-    return (
-        doc.cell(doc.Span(place, role, "math")),  # type: ignore[arg-type]
-        doc.cell(f"right {right}"),
-        doc.cell(f"claimed {claimed}"),
-        doc.cell(doc.label(_MARKS[entry.kind])),
+    role: doc.Role = "" if entry.kind == "right" else "bad"
+    return doc.row(
+        doc.Span(place, role, "math"),
+        f"right {right}",
+        f"claimed {claimed}",
+        doc.label(_MARKS[entry.kind]),
     )
 
 
@@ -218,7 +208,7 @@ def _dtypes(report: CheckReport) -> Iterable[doc.Block]:
     yield doc.Table(tuple(rows))
     for one in report.dtypes:
         if one.said and one.error is not None:
-            yield doc.Paragraph(doc.line(f"{one.dtype}: {_what(one)} is {one.said}."))
+            yield doc.prose(f"{one.dtype}: {_what(one)} is {one.said}.")
 
 
 def _what(one: DtypeReport) -> str:

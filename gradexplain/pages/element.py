@@ -47,11 +47,11 @@ def sums(made: Page, found: Element) -> Iterable[doc.Block]:
         )
         if found.asked:
             rows = [
-                (
-                    doc.cell(doc.math(spot(y, e.output))),
-                    doc.cell(doc.math(f"∂{spot(y, e.output)}/∂{below} = {made.number(e.slope)}")),
-                    doc.cell(doc.math(f"{spot(v, e.output)} = {made.number(e.v)}")),
-                    doc.cell(doc.math(f"{made.number(e.v * e.slope)}")),
+                doc.row(
+                    doc.math(spot(y, e.output)),
+                    doc.math(f"∂{spot(y, e.output)}/∂{below} = {made.number(e.slope)}"),
+                    doc.math(f"{spot(v, e.output)} = {made.number(e.v)}"),
+                    doc.math(f"{made.number(e.v * e.slope)}"),
                 )
                 for e in found.entries
             ]
@@ -63,13 +63,12 @@ def sums(made: Page, found: Element) -> Iterable[doc.Block]:
             sides.append(doc.math(signed(made.number(value))))
         if len(found.paths) > 1:
             sides += [" = ", doc.math(total)]
-        yield doc.Paragraph(doc.line(*sides), hang=4)
+        yield doc.prose(*sides, hang=4)
         if found.asked:
             for path in found.paths:
                 way = " → ".join([found.input, *path.through])
-                yield doc.Paragraph(
-                    doc.line(doc.math(way), doc.label(f"  contributes {made.number(path.value)}")),
-                    indent=4,
+                yield doc.prose(
+                    doc.math(way), doc.label(f"  contributes {made.number(path.value)}"), indent=4
                 )
 
 
@@ -98,6 +97,6 @@ def entry(made: Page) -> Iterable[doc.Block]:
     yield doc.Heading("The whole")
     yield doc.Formula(f"{left} = {right}")
     yield doc.Table(
-        ((doc.cell(doc.label("value")), (doc.Tensor(gradient.value, of=found.input),)),), indent=4
+        (doc.row(doc.label("value"), doc.Tensor(gradient.value, of=found.input)),), indent=4
     )
     yield from verdict(made.x.check, [gradient], made.options.precision)

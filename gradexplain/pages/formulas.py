@@ -20,8 +20,7 @@ def _blocks(x: Formulas) -> Iterable[doc.Block]:
     shapes = {**x.inputs, x.output: x.output_shape}
     yield doc.Table(
         tuple(
-            (doc.cell(doc.name(label_)), doc.cell(doc.label(_shape(shape))))
-            for label_, shape in shapes.items()
+            doc.row(doc.name(label_), doc.label(_shape(shape))) for label_, shape in shapes.items()
         )
     )
     yield doc.Heading("Gradients", "Jᵀ·v at every size" if x.output_shape else "at every size")

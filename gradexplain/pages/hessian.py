@@ -9,7 +9,7 @@ from gradexplain.document import model as doc
 from gradexplain.pages.options import Options
 from gradexplain.pages.run import Page
 from gradexplain.pages.verdict import verdict
-from gradexplain.pages.words import elements, grouped, listed, ranges_in
+from gradexplain.pages.words import definitions, elements, grouped, listed, ranges_in, spoken
 from gradexplain.second.model import Block as Part
 from gradexplain.second.model import Hessian
 
@@ -39,21 +39,15 @@ def _blocks(h: Hessian, options: Options) -> Iterable[doc.Block]:
     made = Page(h.first, options)
     yield from _question(h, made)
     yield doc.Heading("Gradient", f"the first derivatives of {h.scalar}")
-    rows = []
-    for gradient in h.first.gradients.values():
-        left, _, right = gradient.text.partition(" = ")
-        rows.append(
-            (
-                doc.cell(
-                    doc.line(doc.name(left), doc.Span(f" = {made.renamed(right)}", "", "math"))
-                ),
-                _value(gradient.value),
-            )
-        )
+    rows = [
+        doc.row(doc.line(doc.name(left), doc.math(f" = {right}")), doc.Tensor(g.value))
+        for g in h.first.gradients.values()
+        for left, right in [made.formula(g)]
+    ]
     yield doc.Table(tuple(rows), stacked=True)
     found = h.first.gradients.values()
     if sizes := grouped(ranges_in(g.ranges, g.text, sizes=True) for g in found):
-        yield doc.Paragraph(doc.line(doc.label(sizes)), indent=4)
+        yield doc.remark(sizes, indent=4)
     yield from _second(h, made)
     yield from verdict(h.check, (), options.precision, "second derivatives")
     yield from _product(h, made)
@@ -66,32 +60,18 @@ def _question(h: Hessian, made: Page) -> Iterable[doc.Block]:
     x, grad = h.first, h.first.grad
     yield doc.Program(x.statements or tuple(x.expression.strip().splitlines()))
     yield doc.Paragraph(())
-    rows: list[tuple[doc.Cell, ...]] = [
-        (
-            doc.cell(doc.name(i.name)),
-            doc.cell(doc.label(numbers.shape(i.shape))),
-            made.valued(i.value, "" if i.wanted else "a constant here: not in --wrt"),
-        )
-        for i in x.inputs.values()
-    ]
+    rows = made.inputs()
     if grad.source != "implicit":
         said = f"the weights of {x.output.name} in {grad.loss}"
-        shape = doc.label(numbers.shape(grad.value.shape))
-        rows.append((doc.cell(doc.name(grad.name)), doc.cell(shape), made.valued(grad.value, said)))
-    many = len(h.vector or ()) > 1
+        rows.append(made.tensor(grad.name, grad.value, said, grad.name))
     for n, u in (h.vector or {}).items():
-        title = f"{h.u}.{n}" if many else h.u
-        shape = doc.label(numbers.shape(u.shape))
-        rows.append(
-            (doc.cell(doc.name(title)), doc.cell(shape), made.valued(u, f"the vector in H·{h.u}"))
-        )
+        title = f"{h.u}.{n}" if len(h.vector or ()) > 1 else h.u
+        rows.append(made.tensor(title, u, f"the vector in H·{h.u}"))
     yield doc.Table(tuple(rows))
     wanted = [n for n, i in x.inputs.items() if i.wanted]
-    yield doc.Paragraph(
-        doc.line(
-            f"H holds every second derivative of {h.scalar} by {listed(wanted)}: it is the Jacobian "
-            "of the gradient."
-        ),
+    yield doc.prose(
+        f"H holds every second derivative of {h.scalar} by {listed(wanted)}: it is the Jacobian "
+        "of the gradient.",
         hang=0,
     )
 
@@ -105,33 +85,24 @@ def _second(h: Hessian, made: Page) -> Iterable[doc.Block]:
     names = list(h.first.inputs)
     first = [b for (a, c), b in h.blocks.items() if names.index(a) <= names.index(c)]
     shown = [block for block in first if block.formula is not None]
-    where: dict[str, None] = {}
-    own = {statement.partition(" ")[0] for statement in h.first.statements}
-    for block in shown:
-        yield doc.Formula(
-            made.renamed(block.text),
-            "; ".join(p for p in (block.structure, block.ranges) if p),
-        )
-        for text in block.where:
-            if text.partition("[")[0].partition(" ")[0] not in own:
-                where[made.renamed(text)] = None
-    for place, text in enumerate(where):
-        lead = "      " if place else "where "
-        yield doc.Paragraph(
-            doc.line(doc.label(lead), doc.Span(text, "", "math")), indent=4, hang=10
-        )
+    texts = [made.renamed(block.text) for block in shown]
+    lines = [made.renamed(text) for b in shown for text in b.where if not made.own(text)]
+    where = spoken(lines, " ".join(texts))
+    bounds = [ranges_in(block.ranges, " ".join([*texts, *where])) for block in shown]
+    known = grouped(bounds)
+    for text, block, own in zip(texts, shown, bounds, strict=True):
+        apart = "" if known is not None else grouped([own])
+        yield doc.Formula(text, "; ".join(p for p in (block.structure, apart) if p))
+    yield from definitions(where)
+    yield from made.legend(" ".join([*texts, *where]), known)
     long = [block.text.partition(" = ")[0] for block in first if block.formula is None]
     if long:
         more = f" and {len(long) - _NAMED} more" if len(long) > _NAMED else ""
-        yield doc.Paragraph(
-            doc.line(
-                f"Too long to be read, so not written out: {', '.join(long[:_NAMED])}{more}. Name "
-                "up to three inputs in --wrt to have their formulas; the numbers are the chain "
-                "rule's, on the graph of the backward pass."
-            )
+        yield doc.prose(
+            f"Too long to be read, so not written out: {', '.join(long[:_NAMED])}{more}. Name "
+            "up to three inputs in --wrt to have their formulas; the numbers are the chain "
+            "rule's, on the graph of the backward pass."
         )
-    if any("δ(" in block.text for block in shown):
-        yield doc.Paragraph(doc.line(doc.label("δ(i,j) is 1 where i = j, else 0")), indent=4)
     if h.matrix is not None and 0 < len(h.matrix) <= _SHOWN:
         labels = tuple(
             element for n, i in h.first.inputs.items() if i.wanted and (n, n) in h.blocks
@@ -140,7 +111,7 @@ def _second(h: Hessian, made: Page) -> Iterable[doc.Block]:
         yield doc.Matrix(labels, labels, h.matrix)
     yield doc.Paragraph(())
     for text in _signs(h, made.options.precision):
-        yield doc.Paragraph(doc.line(text))
+        yield doc.prose(text)
     for block in first:
         if block.verdict in ("convention", "mismatch"):
             yield from _routes(block)
@@ -199,6 +170,4 @@ def _product(h: Hessian, made: Page) -> Iterable[doc.Block]:
             )
             yield doc.Table(((doc.cell(title), _value(product.known)),), indent=4)
     if h.vector is None:
-        yield doc.Paragraph(
-            doc.line(doc.label(f"--vector gives {h.u}, and the product's numbers."))
-        )
+        yield doc.remark(f"--vector gives {h.u}, and the product's numbers.")

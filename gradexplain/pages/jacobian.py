@@ -9,7 +9,7 @@ import numpy as np
 
 from gradexplain.document import model as doc
 from gradexplain.explanation import Array, Jacobian
-from gradexplain.pages.words import definitions, elements, grouped, listed, ranges_in
+from gradexplain.pages.words import definitions, elements, grouped, listed, ranges_in, spoken
 
 if TYPE_CHECKING:
     from gradexplain.pages.run import Page
@@ -34,29 +34,25 @@ def jacobian(made: Page) -> Iterable[doc.Block]:
         else f"J[i,j] = ∂{y}[i]/∂input[j]: a row for each element of {y}",
     )
     found = [j for j in x.jacobian.values() if len(j.where) <= _DEFINED or made.options.full]
-    where: dict[str, None] = {}
-    for j in found:
+    texts = [made.renamed(j.text) for j in found]
+    lines = [made.renamed(text) for j in found for text in j.where if not made.own(text)]
+    where = spoken(lines, " ".join(texts))
+    for j, text in zip(found, texts, strict=True):
         diagonal = _diagonal(made, j.value, x.inputs[j.name].shape)
         remark = j.structure
         if diagonal is not None:
             remark = f"{j.structure.partition(':')[0].partition(',')[0]}: {diagonal}"
-        yield doc.Formula(made.renamed(j.text), remark)
-        where |= dict.fromkeys(made.renamed(text) for text in j.where if not made.own(text))
+        yield doc.Formula(text, remark)
         if j.value is not None and j.value.size > 1 and diagonal is None:
             if not j.value.any():
-                yield doc.Paragraph(doc.line(doc.label("every entry is 0 here")), indent=4)
+                yield doc.remark("every entry is 0 here", indent=4)
             elif j.value.size <= _SMALL or made.options.full:
                 yield _matrix(made, j, layout)
     yield from definitions(where)
     if long := [n for n, j in x.jacobian.items() if j not in found]:
-        yield doc.Paragraph(
-            doc.line(doc.label(f"J by {listed(long)} takes more lines: --full shows it"))
-        )
-    shown = " ".join([*(j.text for j in found), *where])
-    known = [ranges_in(j.ranges, shown) for j in found]
-    delta = "δ(i,j) is 1 where i = j, else 0" if "δ(" in shown else ""
-    if said := "; ".join(part for part in (delta, grouped(known)) if part):
-        yield doc.Paragraph(doc.line(doc.label(said)), indent=4)
+        yield doc.remark(f"J by {listed(long)} takes more lines: --full shows it")
+    shown = " ".join([*texts, *where])
+    yield from made.legend(shown, grouped(ranges_in(j.ranges, shown) for j in found))
 
 
 def _diagonal(made: Page, value: Array | None, shape: tuple[int, ...]) -> str | None:

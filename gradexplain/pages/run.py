@@ -22,6 +22,7 @@ from gradexplain.pages.options import Options
 from gradexplain.pages.verdict import verdict
 from gradexplain.pages.words import (
     END,
+    LEGEND,
     START,
     binds,
     definitions,
@@ -78,6 +79,7 @@ class Page:
             if same != row.node and row.part_of is not None:
                 self.called[row.node] = self.called.get(same, same)
         self.said = {row.node: row.text for row in x.forward if not row.named and row.text}
+        self.explained: set[str] = set()
         self.rows = {row.node: row for row in x.forward}
         self.scalar = not x.output.shape or x.grad.value.size == 1
 
@@ -115,47 +117,38 @@ class Page:
         if self.options.brief:
             return
         yield doc.Paragraph(())
-        rows = [
-            (
-                doc.cell(doc.name(i.name)),
-                doc.cell(doc.label(numbers.shape(i.shape))),
-                self.valued(i.value.astype(bool) if i.boolean else i.value, standing(i)),
-            )
-            for i in x.inputs.values()
-        ]
+        rows = self.inputs()
         y = x.output
-        value = () if y.value is None else self.valued(y.value)
         rows.append(
-            (doc.cell(doc.name(y.name)), doc.cell(doc.label(numbers.shape(y.shape))), value)
+            doc.row(doc.name(y.name), doc.label(numbers.shape(y.shape)), "")
+            if y.value is None
+            else self.tensor(y.name, y.value, "")
         )
         if x.grad.source != "implicit":
-            rows.append(
-                (
-                    doc.cell(doc.Span(x.grad.name, "flow", "math")),
-                    doc.cell(doc.label(numbers.shape(x.grad.value.shape))),
-                    self.valued(x.grad.value, self.meaning(), x.grad.name),
-                )
-            )
+            rows.append(self.tensor(x.grad.name, x.grad.value, self.meaning(), x.grad.name))
         yield doc.Table(tuple(rows))
         if missing := [n for n, i in x.inputs.items() if not i.given]:
             them = "them" if len(missing) > 1 else "it"
-            yield doc.Paragraph(
-                doc.line(
-                    doc.label(
-                        f"Example values for {listed(missing)}; --at {missing[0]}=… sets {them}."
-                    )
-                ),
-                hang=0,
+            yield doc.remark(
+                f"Example values for {listed(missing)}; --at {missing[0]}=… sets {them}.", hang=0
             )
         if x.grad.source == "implicit":
-            yield doc.Paragraph(
-                doc.line(
-                    doc.label(
-                        f"{y.name} is a scalar: {y.name}.backward() starts from ∂{y.name}/∂{y.name} = 1."
-                    )
-                ),
+            yield doc.remark(
+                f"{y.name} is a scalar: {y.name}.backward() starts from ∂{y.name}/∂{y.name} = 1.",
                 hang=0,
             )
+
+    def inputs(self) -> list[tuple[doc.Cell, ...]]:
+        """Each input with its shape and value."""
+        return [
+            self.tensor(i.name, i.value.astype(bool) if i.boolean else i.value, standing(i))
+            for i in self.x.inputs.values()
+        ]
+
+    def tensor(self, name: str, value: Array, remark: str, of: str = "") -> tuple[doc.Cell, ...]:
+        """A name with its shape and value, in the colour of what flows back where it is ``of`` that."""
+        shown = doc.Span(name, "flow", "math") if of else doc.name(name)
+        return doc.row(shown, doc.label(numbers.shape(value.shape)), self.valued(value, remark, of))
 
     def valued(self, values: Array, remark: str = "", of: str = "") -> doc.Cell:
         """A tensor, in words where it is one number many times."""
@@ -245,8 +238,7 @@ class Page:
             rows = [row[:2] for row in rows]
         yield doc.Table(tuple(rows), stacked=True)
         yield from definitions(lines)
-        if merged:
-            yield doc.Paragraph(doc.line(doc.label(merged)), indent=4)
+        yield from self.legend(used, merged)
         yield from self.verdict()
 
     def row(self, gradient: Gradient, ranges: str) -> tuple[doc.Cell, ...]:
@@ -263,6 +255,15 @@ class Page:
             value,
             doc.cell(doc.code(gradient.line, "quiet")) if gradient.line else (),
         )
+
+    def legend(self, shown: str, bounds: str | None) -> Iterable[doc.Block]:
+        """What signs in a text mean, each once for the page, and where its letters run."""
+        new = [
+            said for sign, said in LEGEND if said not in self.explained and re.search(sign, shown)
+        ]
+        self.explained.update(new)
+        if new or bounds:
+            yield doc.remark("; ".join([*new, *filter(None, [bounds])]), indent=4)
 
     def verdict(self) -> Iterable[doc.Block]:
         return verdict(self.x.check, self.x.gradients.values(), self.options.precision)
@@ -345,9 +346,9 @@ class Page:
 
     def further(self) -> Iterable[doc.Block]:
         if self.x.second is not None:
-            yield from calls.second(self.x.second, self.options, Page)
+            yield from calls.second(self, self.x.second)
         if self.x.calls:
-            yield from calls.calls(self.x, self.options, Page)
+            yield from calls.calls(self)
 
     # -- starting in between ---------------------------------------------------------------------
 
@@ -362,7 +363,7 @@ class Page:
                 left, right = self.formula(gradient)
                 yield doc.Formula(f"{left} = {right}", gradient.ranges)
                 yield doc.Table(
-                    ((doc.cell(doc.label("value")), (doc.Tensor(gradient.value),)),), indent=4
+                    (doc.row(doc.label("value"), doc.Tensor(gradient.value)),), indent=4
                 )
         if not rest:
             return

@@ -54,7 +54,7 @@ def document(
     word, role = _WORDS[screen.status]
     blocks: list[doc.Block] = [
         doc.Heading(screen.script, f"{total} call{'s' * (total != 1)} of backward"),
-        doc.Paragraph(doc.line(doc.Span(f"{word}: ", role), screen.sentence)),
+        doc.prose(doc.Span(f"{word}: ", role), screen.sentence),
     ]
     if screen.stop is not None:
         head = blocks if screen.calls else []
@@ -72,11 +72,11 @@ def _stop(stop: Stop) -> list[doc.Block]:
     blocks: list[doc.Block] = [doc.Heading(stop.title, stop.where)]
     if stop.source:
         blocks.append(doc.Program((stop.source,)))
-    blocks.append(doc.Paragraph(doc.line(doc.Span(stop.message, "bad"))))
+    blocks.append(doc.prose(doc.Span(stop.message, "bad")))
     if stop.why:
-        blocks.append(doc.Paragraph(doc.line(stop.why)))
+        blocks.append(doc.prose(stop.why))
     if stop.remedy:
-        blocks.append(doc.Paragraph(doc.line(doc.label("Remedy: "), stop.remedy)))
+        blocks.append(doc.prose(doc.label("Remedy: "), stop.remedy))
     return blocks
 
 
@@ -88,10 +88,10 @@ def _wrong(screen: Screen, most: int) -> list[doc.Block]:
     for finding in found[:most]:
         blocks.append(doc.Notes((doc.line(finding.text),)))
         if finding.remedy:
-            blocks.append(doc.Paragraph(doc.line(doc.label("Remedy: "), finding.remedy), indent=4))
+            blocks.append(doc.prose(doc.label("Remedy: "), finding.remedy, indent=4))
     if len(found) > most:
         more = f"{len(found) - most} more: --format json has them all."
-        blocks.append(doc.Paragraph(doc.line(doc.label(more))))
+        blocks.append(doc.remark(more))
     return blocks
 
 
@@ -105,7 +105,7 @@ def _table(screen: Screen, found: list[Row], most: int) -> list[doc.Block]:
     rows = found if len(found) <= most else found[: most - 1]
     blocks: list[doc.Block] = [doc.Heading("Gradients", remark), _rows(screen, rows)]
     if len(rows) < len(found):
-        blocks.append(doc.Paragraph(doc.line(doc.label(f"… {len(found) - len(rows)} more rows"))))
+        blocks.append(doc.remark(f"… {len(found) - len(rows)} more rows"))
     return blocks
 
 
@@ -182,10 +182,7 @@ def _factor(factor: Factor) -> tuple[doc.Cell, ...]:
     if factor.times > 1:
         times = f"{factor.times} times: ×{_short(factor.factor**factor.times)}"
     each = "each " if factor.times > 1 else ""
-    cells = (
-        doc.cell(doc.Span(f"×{_short(factor.factor)}")), doc.cell(f"at {each}{factor.operation}"),
-        doc.cell(doc.label(where)), doc.cell(times),
-    )  # fmt: skip
+    cells = doc.row(doc.Span(f"×{_short(factor.factor)}"), f"at {each}{factor.operation}", doc.label(where), times)  # fmt: skip
     return cells
 
 
@@ -198,9 +195,9 @@ def _rest(screen: Screen) -> list[doc.Block]:
         blocks.append(doc.Heading("Got nothing"))
         for names, why, number in screen.nothing:
             where = "" if number is None else f" (line {number})"
-            blocks.append(doc.Paragraph(doc.line(doc.name(names), f": {why}{where}")))
+            blocks.append(doc.prose(doc.name(names), f": {why}{where}"))
         if screen.more_nothing:
-            blocks.append(doc.Paragraph(doc.line(doc.label(f"{screen.more_nothing} more"))))
+            blocks.append(doc.remark(f"{screen.more_nothing} more"))
     remarks: dict[str, list[Finding]] = {}
     for finding in screen.findings:
         if finding.remark:
@@ -227,7 +224,7 @@ def _calls(screen: Screen, most: int) -> list[doc.Block]:
     ]
     if len(screen.calls) > most:
         more = f"… {len(screen.calls) - most} more lines that call backward"
-        blocks.append(doc.Paragraph(doc.line(doc.label(more))))
+        blocks.append(doc.remark(more))
     return blocks
 
 
@@ -242,12 +239,7 @@ def _call(calls: Calls) -> tuple[doc.Cell, ...]:
     if calls.failure:
         value = f"could not be explained: {calls.failure[:40]}"
     where = "" if calls.line is None else f"line {calls.line}"
-    return (
-        doc.cell(doc.name(which)),
-        doc.cell(doc.label(where)),
-        doc.cell(doc.code(calls.source[:46])),
-        doc.cell(value),
-    )
+    return doc.row(doc.name(which), doc.label(where), doc.code(calls.source[:46]), value)
 
 
 def live(rows: list[Row], brief: Brief) -> doc.Document:
@@ -255,10 +247,15 @@ def live(rows: list[Row], brief: Brief) -> doc.Document:
     at = "" if brief.value is None else f"at {_short(brief.value)}"
     ends = _ends(rows)
     shown = tuple(
-        (doc.cell(doc.name(_fitting(row.name))), doc.cell(row.shape), doc.cell(_short(row.norm)),
-         doc.cell("" if row.last is None else _short(row.last)), doc.cell(doc.label(_bar(row.norm, ends))))
+        doc.row(
+            doc.name(_fitting(row.name)),
+            row.shape,
+            _short(row.norm),
+            "" if row.last is None else _short(row.last),
+            doc.label(_bar(row.norm, ends)),
+        )
         for row in rows
-    )  # fmt: skip
+    )
     head = tuple(doc.cell(doc.label(text)) for text in ("", "shape", "norm at first", "now", ""))
     return doc.Document("", (doc.Heading(f"call {brief.index}", at), doc.Table(shown, head)))
 
@@ -275,7 +272,7 @@ def why(parameter: str, ways: list[Way], call: int, place: int | None) -> doc.Do
     ]
     if len(ways) > 1:
         said = f"It is the sum of {len(ways)} contributions, the largest first."
-        blocks.append(doc.Paragraph(doc.line(said)))
+        blocks.append(doc.prose(said))
     for way in ways[:3]:
         share = "" if len(ways) == 1 else f"contribution of norm {_short(way.norm)}"
         blocks.append(doc.Heading(f"From {way.start} by {way.operation}", share))
@@ -286,11 +283,16 @@ def why(parameter: str, ways: list[Way], call: int, place: int | None) -> doc.Do
         for step in steps:
             at = "" if step.line is None else f"line {step.line}"
             rows.append(
-                (doc.cell(doc.name(step.value)), doc.cell(f"norm {_short(step.norm)}"),
-                 doc.cell("" if step.factor is None else f"×{_short(step.factor)}"),
-                 doc.cell(step.operation), doc.cell(doc.label(at)), doc.cell(doc.code(step.source[:40])))
-            )  # fmt: skip
+                doc.row(
+                    doc.name(step.value),
+                    f"norm {_short(step.norm)}",
+                    "" if step.factor is None else f"×{_short(step.factor)}",
+                    step.operation,
+                    doc.label(at),
+                    doc.code(step.source[:40]),
+                )
+            )
         blocks.append(doc.Table(tuple(rows)))
     if len(ways) > 3:
-        blocks.append(doc.Paragraph(doc.line(doc.label(f"{len(ways) - 3} smaller contributions"))))
+        blocks.append(doc.remark(f"{len(ways) - 3} smaller contributions"))
     return doc.Document(parameter, tuple(blocks))

@@ -17,7 +17,7 @@ from gradexplain.pages.chain import in_words, work
 from gradexplain.pages.jacobian import jacobian
 from gradexplain.pages.options import Options
 from gradexplain.pages.run import Page
-from gradexplain.pages.verdict import CHOICE, ROLES, difference, routes
+from gradexplain.pages.verdict import CHOICE, concluded
 
 if TYPE_CHECKING:
     from gradexplain.trace.call import Brief, TracedCall, TracedRow, TracedStep
@@ -44,7 +44,7 @@ def document(trace: Trace, script: str, op: str | None, options: Options) -> doc
         blocks += _fault(trace.fault, trace, options)
     if not trace.all and trace.fault is None:
         said = f"{script} ran to its end, but no backward was called."
-        blocks.append(doc.Paragraph(doc.line(said), indent=0))
+        blocks.append(doc.prose(said, indent=0))
     return doc.Document(script, tuple(blocks))
 
 
@@ -128,25 +128,21 @@ class _Call(Page):
     def question(self) -> Iterable[doc.Block]:
         x = self.call
         rows: list[tuple[doc.Cell, ...]] = [
-            (doc.cell(doc.name(i.name)), doc.cell(doc.label(numbers.shape(i.shape))),
-             (_tensor(i.value, "" if i.wanted else "does not require grad"),))
+            doc.row(
+                doc.name(i.name),
+                doc.label(numbers.shape(i.shape)),
+                _tensor(i.value, "" if i.wanted else "does not require grad"),
+            )
             for i in x.inputs.values()
-        ]  # fmt: skip
+        ]
         given = x.grad.source != "implicit"
         for root in x.roots if given or len(x.roots) > 1 else ():
             shape = doc.label(numbers.shape(root.shape))
-            rows.append(
-                (
-                    doc.cell(doc.name(root.name)),
-                    doc.cell(shape),
-                    doc.cell(doc.label("backward starts here")),
-                )
-            )
+            rows.append(doc.row(doc.name(root.name), shape, doc.label("backward starts here")))
         if len(x.roots) == 1 and given:
             v = x.roots[0].v
-            shown = (
-                doc.cell(doc.Span(x.grad.name, "flow", "math")),
-                doc.cell(doc.label(numbers.shape(v.shape))),
+            shown = doc.row(
+                doc.Span(x.grad.name, "flow", "math"), doc.label(numbers.shape(v.shape))
             )
             rows.append((*shown, (_tensor(v, self.meaning()),)))
         if rows:
@@ -155,10 +151,10 @@ class _Call(Page):
         if x.error is None and len(x.roots) == 1 and not given:
             y = x.roots[0].name
             said = f"{y} is a scalar: {y}.backward() starts from ∂{y}/∂{y} = 1."
-            yield doc.Paragraph(doc.line(doc.label(said)), hang=0)
+            yield doc.remark(said, hang=0)
         elif x.error is None and len(x.roots) > 1:
             said = f"{x.grad.loss} is differentiated: the v given for each is what flows into it."
-            yield doc.Paragraph(doc.line(doc.label(said)), hang=0)
+            yield doc.remark(said, hang=0)
 
     # -- the answer --------------------------------------------------------------------------------
 
@@ -183,14 +179,9 @@ class _Call(Page):
             "convention": check.reason or CHOICE,
             "mismatch": "the routes give different gradients",
         }.get(check.status, check.reason)
-        word = {"mismatch": "MISMATCH", "skipped": "not checked"}.get(check.status, check.status)
-        tail = f" ({check.dtype})." if check.status in ("agree", "convention", "mismatch") else ""
-        role: doc.Role = ROLES.get(check.status, "label")
-        yield doc.Paragraph(doc.line(doc.Span(f"{word}: ", role), said.rstrip(".") + (tail or ".")))
-        if check.differences:
-            rows = [difference(d, check.status, self.options.precision) for d in check.differences]
-            yield doc.Table(tuple(rows))
-        yield from routes(g for g in self.call.gradients.values() if g.text)
+        tail = f" ({check.dtype})." if check.status in ("agree", "convention", "mismatch") else "."
+        closed = [g for g in self.call.gradients.values() if g.text]
+        yield from concluded(check, said.rstrip(".") + tail, closed, self.options.precision)
 
     def conclusion(self) -> str:
         """What agrees, and how much of the whole was compared."""
@@ -242,8 +233,8 @@ class _Call(Page):
 
     def hook(self, step: TracedStep) -> Iterable[tuple[doc.Cell, ...]]:
         head = doc.line("a hook on ", doc.name(step.node), " replaces the gradient")
-        yield doc.cell(head), doc.cell(doc.label("arrived")), (_tensor(step.upstream),)
-        yield doc.cell(), doc.cell(doc.label("goes on")), (_tensor(step.contribution),)
+        yield doc.row(head, doc.label("arrived"), _tensor(step.upstream))
+        yield doc.row("", doc.label("goes on"), _tensor(step.contribution))
 
     def sent(self, step: TracedStep, shown: doc.Line, g: str) -> tuple[doc.Cell, ...]:
         """One contribution: by which formula, one element's numbers, its value."""
@@ -305,8 +296,8 @@ class _Call(Page):
                 rows.append((title, doc.cell() if fresh else doc.cell(doc.label("added")), value))
                 continue
             rows.append((title, doc.cell(doc.label("before")), _known(entry.before)))
-            rows.append((doc.cell(), doc.cell(doc.label("added")), _known(entry.added)))
-            rows.append((doc.cell(), doc.cell(doc.label("after")), _known(entry.after)))
+            rows.append(doc.row("", doc.label("added"), _known(entry.added)))
+            rows.append(doc.row("", doc.label("after"), _known(entry.after)))
         yield doc.Table(tuple(row[:1] + row[2:] if fresh else row for row in rows))
 
     def left_out(self) -> Iterable[doc.Block]:
@@ -314,18 +305,23 @@ class _Call(Page):
         if not x.left_out or x.error is not None:
             return
         yield doc.Heading("Got nothing")
-        yield doc.Table(tuple(
-            (doc.cell(doc.name(left.name)), doc.cell(doc.label(numbers.shape(left.shape))),
-             doc.cell(left.why + (f" (line {left.site.line})" if left.site is not None else "")))
-            for left in x.left_out
-        ))  # fmt: skip
+        yield doc.Table(
+            tuple(
+                doc.row(
+                    doc.name(left.name),
+                    doc.label(numbers.shape(left.shape)),
+                    left.why + (f" (line {left.site.line})" if left.site is not None else ""),
+                )
+                for left in x.left_out
+            )
+        )
 
     def error(self) -> Iterable[doc.Block]:
         x = self.call
         if x.error is None:
             return
         yield doc.Heading("PyTorch refused")
-        yield doc.Paragraph(doc.line(doc.Span(f"{x.error[0]}: {_first(x.error[1])}", "bad")))
+        yield doc.prose(doc.Span(f"{x.error[0]}: {_first(x.error[1])}", "bad"))
         yield from _remedy(x.why, x.remedy)
 
 
@@ -339,9 +335,9 @@ def _in(g: str, step: Step) -> str:
 def _remedy(why: str, remedy: str) -> Iterable[doc.Block]:
     if why:
         yield doc.Paragraph(())
-        yield doc.Paragraph(doc.line(why), hang=0)
+        yield doc.prose(why, hang=0)
     if remedy:
-        yield doc.Paragraph(doc.line(doc.label("Remedy: "), remedy))
+        yield doc.prose(doc.label("Remedy: "), remedy)
 
 
 def operations(
@@ -357,9 +353,7 @@ def operations(
     number: int | None = -1
     for row, left_out in _ends(rows, _ENDS):
         if row is None:
-            shown.append(
-                (doc.cell(doc.label("…")), doc.cell(doc.label(f"{left_out} more operations")))
-            )
+            shown.append(doc.row(doc.label("…"), doc.label(f"{left_out} more operations")))
             number = -1
             continue
         own = "no formula: PyTorch's own" if row.opaque else ""
@@ -368,11 +362,14 @@ def operations(
             if row.known
             else doc.cell(doc.label(f"not kept  {own}".rstrip()))
         )
-        shown.append((
-            doc.cell(doc.label(_line(row.line) if row.line != number else "")),
-            doc.cell(doc.line(doc.name(row.node), doc.math(f" = {row.expression}"))),
-            doc.cell(doc.label(numbers.shape(row.shape))), value,
-        ))  # fmt: skip
+        shown.append(
+            doc.row(
+                doc.label(_line(row.line) if row.line != number else ""),
+                doc.line(doc.name(row.node), doc.math(f" = {row.expression}")),
+                doc.label(numbers.shape(row.shape)),
+                value,
+            )
+        )
         number = row.line
     yield doc.Table(tuple(shown))
 
@@ -390,9 +387,7 @@ def _others(trace: Trace, script: str) -> Iterable[doc.Block]:
         f"--call N explains one of them in full: gradexplain trace --call {rest[0].index} {script}",
     )
     rows = [
-        (doc.cell(doc.label("…")), doc.cell(doc.label(f"{left_out} more")))
-        if brief is None
-        else _brief(brief)
+        doc.row(doc.label("…"), doc.label(f"{left_out} more")) if brief is None else _brief(brief)
         for brief, left_out in _ends(rest, _LINES)
     ]
     yield doc.Table(tuple(rows))
@@ -400,11 +395,11 @@ def _others(trace: Trace, script: str) -> Iterable[doc.Block]:
 
 def _brief(brief: Brief) -> tuple[doc.Cell, ...]:
     value = "" if brief.value is None else f"at {numbers.number(brief.value)}"
-    return (
-        doc.cell(doc.name(f"call {brief.index}")),
-        doc.cell(doc.label(_line(brief.site.line if brief.site is not None else None))),
-        doc.cell(doc.code(brief.text[:60])),
-        doc.cell(f"failed: {brief.error[:60]}" if brief.error else value),
+    return doc.row(
+        doc.name(f"call {brief.index}"),
+        doc.label(_line(brief.site.line if brief.site is not None else None)),
+        doc.code(brief.text[:60]),
+        f"failed: {brief.error[:60]}" if brief.error else value,
     )
 
 
@@ -421,7 +416,7 @@ def _fault(fault: Fault, trace: Trace, options: Options) -> Iterable[doc.Block]:
     yield doc.Heading(title, where)
     if fault.site is not None and fault.site.source:
         yield doc.Program((fault.site.source,))
-    yield doc.Paragraph(doc.line(doc.Span(f"{fault.type}: {_first(fault.message)}", "bad")))
+    yield doc.prose(doc.Span(f"{fault.type}: {_first(fault.message)}", "bad"))
     yield from _remedy(fault.why, fault.remedy)
     recorded = trace.recorded_call()
     if recorded is not None:

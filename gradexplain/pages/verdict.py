@@ -38,10 +38,15 @@ def verdict(
         if check.differences or check.operations or not check.whole
         else f"{reason.rstrip('.')}. The closed form stands, and the chain rule gives the same {of}.",
     }.get(check.status, reason)
+    yield from concluded(check, said.strip(), gradients, precision)
+
+
+def concluded(
+    check: Check, said: str, gradients: Iterable[Gradient], precision: int
+) -> Iterable[doc.Block]:
+    """The verdict's word before what is ``said``, the differences, the routes' numbers."""
     word = {"mismatch": "MISMATCH", "skipped": "not checked"}.get(check.status, check.status)
-    yield doc.Paragraph(
-        doc.line(doc.Span(f"{word}: ", ROLES.get(check.status, "label")), said.strip()), hang=2
-    )
+    yield doc.prose(doc.Span(f"{word}: ", ROLES.get(check.status, "label")), said, hang=2)
     if check.differences:
         yield doc.Table(tuple(difference(d, check.status, precision) for d in check.differences))
     yield from routes(gradients)
@@ -57,9 +62,7 @@ def routes(gradients: Iterable[Gradient]) -> Iterable[doc.Block]:
             found.append(("PyTorch", gradient.torch))
         if all(np.array_equal(gradient.value, value, equal_nan=True) for _, value in found):
             continue
-        rows = [
-            (doc.cell(), doc.cell(doc.label(title)), (doc.Tensor(value),)) for title, value in found
-        ]
+        rows = [doc.row("", doc.label(title), doc.Tensor(value)) for title, value in found]
         rows[0] = (doc.cell(doc.name(f"{gradient.name}.grad")), *rows[0][1:])
         yield doc.Table(tuple(rows))
 
@@ -78,10 +81,10 @@ def difference(d: Difference, status: str, precision: int) -> tuple[doc.Cell, ..
     where = d.input if d.input.startswith(("∂", "(")) else f"{d.input}.grad"
     values = numbers.distinct(*d.values, precision=precision)
     apart = numbers.number(abs(d.values[0] - d.values[1]), 2)
-    return (
-        doc.cell(doc.Span(spot(where, d.index), ROLES.get(status, ""))),
-        doc.cell(f"{d.routes[0]} {values[0]}"),
-        doc.cell(f"{d.routes[1]} {values[1]}"),
-        doc.cell(f"differ by {apart}, allowed {numbers.number(d.tolerance, 2)}"),
-        doc.cell(doc.label(f"largest of {d.count}")) if d.count > 1 else doc.cell(),
+    return doc.row(
+        doc.Span(spot(where, d.index), ROLES.get(status, "")),
+        f"{d.routes[0]} {values[0]}",
+        f"{d.routes[1]} {values[1]}",
+        f"differ by {apart}, allowed {numbers.number(d.tolerance, 2)}",
+        doc.label(f"largest of {d.count}") if d.count > 1 else "",
     )

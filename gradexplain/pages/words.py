@@ -68,11 +68,20 @@ def spoken(lines: Iterable[str], shown: str) -> list[str]:
     return [text for head, text in heads.items() if head in found][::-1]
 
 
+#: What a sign is that a reader may not have met.
+LEGEND = (
+    (r"δ\(", "δ(i,j) is 1 where i = j, else 0"),
+    (r"(?<![\w)\]])\[[^\[\]]*([<>≤≥≠=]|not )", "[…] is 1 where it holds, else 0"),
+    (r"\bndtr\(", "ndtr is the distribution function of the standard normal"),
+    (r"\bcofactors\(", "cofactors(A) is det(A)·inverse(A)ᵀ, where there is an inverse"),
+)
+
+
 def definitions(lines: Iterable[str]) -> Iterable[doc.Block]:
     """What the names in the formulas above stand for."""
     for place, text in enumerate(lines):
-        yield doc.Paragraph(
-            doc.line(doc.label("      " if place else "where "), doc.math(text)), indent=4, hang=10
+        yield doc.prose(
+            doc.label("      " if place else "where "), doc.math(text), indent=4, hang=10
         )
 
 

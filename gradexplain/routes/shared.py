@@ -41,6 +41,8 @@ def shared(graph: Graph, wanted: Sequence[str]) -> tuple[int, str] | None:
         ]
         if node.named or node.id == graph.output or len(leaves) < 2 or len(texts[node.id]) < _LONG:
             continue
+        if node.op is not None and node.op.infix and any(graph[i].is_literal for i in node.inputs):
+            continue  # 1 + exp(x) says what it is
         users = [n for n in on_the_way if node.id in n.inputs]
         if _speaks(node, RESULT, graph) or any(_speaks(n, node.id, graph) for n in users):
             assert node.op is not None

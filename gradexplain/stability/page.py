@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from gradexplain.document import model as doc
 from gradexplain.stability.search import Stability
@@ -17,15 +16,11 @@ def page(x: Stability) -> doc.Document:
     return doc.Document("stability", tuple(_blocks(x)))
 
 
-def _said(*parts: Any) -> doc.Paragraph:
-    return doc.Paragraph(doc.line(*parts))
-
-
 def _blocks(x: Stability) -> Iterator[doc.Block]:
     name, (low, high) = next(iter(x.ranges.items()))
     yield doc.Heading("Question")
     yield doc.Program(tuple(x.expression.strip().splitlines()))
-    yield _said(
+    yield doc.prose(
         f"{name} from {low:g} to {high:g} in {len(x.points)} points, {x.dtype}: "
         f"{x.full:.0f} digits at the most, measured with PyTorch against the exact value."
     )
@@ -33,27 +28,23 @@ def _blocks(x: Stability) -> Iterator[doc.Block]:
     yield _picture(x)
     yield doc.Heading("Answer")
     if x.lost is None:
-        yield _said("No digits are lost that matter: nothing to rewrite.")
+        yield doc.prose("No digits are lost that matter: nothing to rewrite.")
         return
     where = "the backward of " if x.lost.backward else ""
-    yield _said(
+    yield doc.prose(
         f"Most is lost at {name} = {x.worst:.6g}: {where}",
         doc.code(x.lost.operation),
         f" has {x.lost.after:.1f} digits of the {x.lost.before:.1f} that went into it.",
     )
     if x.rewrite:
-        yield _said("Written so, it keeps them:")
+        yield doc.prose("Written so, it keeps them:")
         yield doc.Program((x.rewrite,))
         rows = tuple(
-            (
-                doc.cell(doc.line(doc.code(old))),
-                doc.cell(doc.line(doc.code(new))),
-                doc.cell(doc.line(doc.label(why))),
-            )
+            doc.row(doc.line(doc.code(old)), doc.line(doc.code(new)), doc.line(doc.label(why)))
             for old, new, why in x.applied
         )
         yield doc.Table(rows)
-        yield _said(
+        yield doc.prose(
             f"At the worst point then {min(x.forward_after):.1f} digits forward (now "
             f"{min(x.forward):.1f}) and {min(x.backward_after):.1f} backward (now "
             f"{min(x.backward):.1f}). It is equal to 50 digits at all points, and at none "
@@ -62,13 +53,13 @@ def _blocks(x: Stability) -> Iterator[doc.Block]:
         )
     elif x.partial is not None:
         text, better, worse = x.partial
-        yield _said(
+        yield doc.prose(
             doc.code(text),
             f" is equal; it has more digits at {better} points and fewer at {worse}, so it "
             "is proposed only for a range where it is better: try a smaller --range.",
         )
     else:
-        yield _said("No rewrite of the table is equal here and better at every point.")
+        yield doc.prose("No rewrite of the table is equal here and better at every point.")
 
 
 def _picture(x: Stability) -> doc.Table:
@@ -77,10 +68,10 @@ def _picture(x: Stability) -> doc.Table:
         rows += [("forward, rewritten", x.forward_after), ("backward, rewritten", x.backward_after)]
     return doc.Table(
         tuple(
-            (
-                doc.cell(doc.line(doc.label(text))),
-                doc.cell(doc.line(picture(digits, x.full))),
-                doc.cell(doc.line(doc.label(f"{min(digits):.1f} … {max(digits):.1f}"))),
+            doc.row(
+                doc.line(doc.label(text)),
+                doc.line(picture(digits, x.full)),
+                doc.line(doc.label(f"{min(digits):.1f} … {max(digits):.1f}")),
             )
             for text, digits in rows
         )
