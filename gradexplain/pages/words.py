@@ -49,8 +49,8 @@ def binds(op: str) -> int:
     return _BINDS.get(op, 5)
 
 
-#: Where a name begins and ends: ``t2²`` is t2, squared.
-START, END = r"(?<![\w.])", r"(?![^\W¹²³⁰-⁹])"
+#: Where a name begins and ends: ``t2²`` is t2, squared, ``t2ᵀ`` it, transposed.
+START, END = r"(?<![\w.])", r"(?![^\W¹²³⁰-⁹ᵀ])"
 
 
 def spoken(lines: Iterable[str], shown: str) -> list[str]:
@@ -61,7 +61,7 @@ def spoken(lines: Iterable[str], shown: str) -> list[str]:
     found: dict[str, str] = {}
     while new := {
         head: text for head, text in heads.items()
-        if head not in found and re.search(rf"(?<![\w.]){re.escape(head)}(?![^\W¹²³⁰-⁹])", shown)
+        if head not in found and re.search(rf"{START}{re.escape(head)}{END}", shown)
     }:  # fmt: skip
         found |= new
         shown = " ".join(text.partition(" = ")[2] for text in new.values())

@@ -19,8 +19,8 @@ from gradexplain.routes.names import free_name, own_texts
 #: Larger programs have names of their own.
 _MOST = 24
 
-#: A text of fewer characters needs no name.
-_LONG = 9
+#: A sum, or a call, of fewer characters needs no name.
+_LONG, _CALL = 9, 12
 
 #: What such a value is called: a residual, what goes into an activation, what comes out of one.
 _NAMES = {"-": ("r", "u", "q"), "": ("z", "u", "q"), "call": ("a", "u", "q")}
@@ -39,14 +39,16 @@ def shared(graph: Graph, wanted: Sequence[str]) -> tuple[int, str] | None:
         leaves = [
             n for n in graph.leaves if n.label in wanted and node.id in graph.reach([n.label])
         ]
-        if node.named or node.id == graph.output or len(leaves) < 2 or len(texts[node.id]) < _LONG:
+        infix = node.op is not None and node.op.infix
+        long = len(texts[node.id]) >= (_LONG if infix else _CALL)
+        if node.named or node.id == graph.output or len(leaves) < 2 or not long:
             continue
-        if node.op is not None and node.op.infix and any(graph[i].is_literal for i in node.inputs):
+        if infix and any(graph[i].is_literal for i in node.inputs):
             continue  # 1 + exp(x) says what it is
         users = [n for n in on_the_way if node.id in n.inputs]
-        if _speaks(node, RESULT, graph) or any(_speaks(n, node.id, graph) for n in users):
-            assert node.op is not None
-            kind = "-" if " - " in texts[node.id] else "" if node.op.infix else "call"
+        own = _speaks(node, RESULT, graph)
+        if own or (infix and any(_speaks(n, node.id, graph) for n in users)):
+            kind = "-" if " - " in texts[node.id] else "" if infix else "call"
             return node.id, free_name(graph, *_NAMES[kind])
     return None
 
