@@ -67,11 +67,16 @@ MISSING = (
 
 @pytest.mark.parametrize("work", [LOOP, STUCK], ids=["loop", "stuck"])
 def test_time(work: str) -> None:
-    code, out, err = done(command("run", "x", "--no-check", "--timeout", "2", work=work))
-    assert (code, out) == (3, "")
+    for seconds in (2, 8, 32):  # until it has come so far on a busy machine
+        code, out, err = done(
+            command("run", "x", "--no-check", "--timeout", str(seconds), work=work)
+        )
+        assert (code, out) == (3, "")
+        if "missing: the answer" not in err:
+            break
     assert err == (
-        f"gradexplain: not finished within 2 seconds; missing: {MISSING}\n"
-        "remedy: --timeout 4 allows more; smaller shapes have the same formulas\n"
+        f"gradexplain: not finished within {seconds} seconds; missing: {MISSING}\n"
+        f"remedy: --timeout {2 * seconds} allows more; smaller shapes have the same formulas\n"
     )
 
 
@@ -153,7 +158,7 @@ def test_the_answer_so_far() -> None:
     """What is missing is said; a command within its time is not disturbed."""
     work = "return sample.normalised()"
     slow = f"import itertools; {work}"
-    process = command("run", "x", "--no-check", "--timeout", "2", "--format", "json", work=slow)
+    process = command("run", "x", "--no-check", "--timeout", "50", "--format", "json", work=slow)
     assert done(process)[0] == 0
     arguments = ["hessian", "x**2", "--no-check", "--timeout", "0.001"]
     code, out, err = done(command(*arguments))
@@ -236,11 +241,12 @@ def test_nonsense_budgets() -> None:
 def test_signals(number: int, group: bool) -> None:
     """At any moment: silent, nothing left, and the signal's code."""
     before = {"preexec_fn": lambda: signal.signal(number, signal.SIG_DFL)}  # nohup's would stay
-    for delay in (0, 0.03, 0.1, 0.3, 1.2):
-        process = command("run", "x", work=LOOP, **before)
+    processes = [command("run", "x", work=LOOP, **before) for _ in range(4)]
+    for delay, process in zip((0, 0.03, 0.1, 0.8), processes, strict=True):
         caught_up(process)
         time.sleep(delay)
         (os.killpg if group else os.kill)(process.pid, number)
+    for process in processes:
         assert done(process) == (128 + number, "", "")
 
 
@@ -297,17 +303,21 @@ def _with_torch(folder: Path, source: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(folder)}
 
 
-@pytest.mark.parametrize("name", TORCHES)
-def test_pytorch_that_does_not_work(name: str, tmp_path: Path) -> None:
-    source, reason = TORCHES[name]
-    environment = _with_torch(tmp_path, source)
-    arguments = ["run", "x*2", "--format", "json", "--timeout", "9"]
-    code, out, err = done(command(*arguments, env=environment))
-    assert (code, err) == (3, "")
-    answer = json.loads(out)
-    assert answer["check"]["status"] == "cannot tell"
-    assert answer["check"]["reason"] == f"PyTorch could not be asked: {reason}"
-    assert answer["gradients"], "the closed form and the chain rule are there all the same"
+def test_pytorch_that_does_not_work(tmp_path: Path) -> None:
+    """All at once: some wait for the end of their time, which a busy machine has to have room in."""
+    arguments = ["run", "x*2", "--format", "json", "--timeout", "20"]
+    processes = {}
+    for name, (source, _) in TORCHES.items():
+        (tmp_path / name).mkdir()
+        environment = _with_torch(tmp_path / name, source)
+        processes[name] = command(*arguments, env=environment)
+    for name, (_, reason) in TORCHES.items():
+        code, out, err = done(processes[name])
+        assert (name, code, err) == (name, 3, "")
+        answer = json.loads(out)
+        assert answer["check"]["status"] == "cannot tell"
+        assert answer["check"]["reason"] == f"PyTorch could not be asked: {reason}"
+        assert answer["gradients"], "the closed form and the chain rule are there all the same"
 
 
 def test_commands_that_need_pytorch_say_that_it_is_broken(tmp_path: Path) -> None:
@@ -497,19 +507,13 @@ def test_the_same_bytes_whatever_the_machine() -> None:
     """Threads, kernels, capabilities, hash seeds and locales change nothing."""
     arguments = ["run", "softmax(x @ w, dim=1)", "--shape", "x=3,4", "--shape", "w=4,2"]
     arguments += ["--grad", "ones", "--format", "json"]
-    pages = {
-        done(command(*arguments, env={**os.environ, **environment}))[1]
-        for environment in [
-            {"PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8", "COLUMNS": "40"},
-            {"PYTHONHASHSEED": "2", "OPENBLAS_CORETYPE": "Nehalem", "OPENBLAS_NUM_THREADS": "1"},
-            {
-                "PYTHONHASHSEED": "3",
-                "ATEN_CPU_CAPABILITY": "default",
-                "LC_ALL": "C",
-                "TZ": "Asia/Tokyo",
-            },
-        ]
-    }
+    environments: list[dict[str, str]] = [
+        {"PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8", "COLUMNS": "40"},
+        {"PYTHONHASHSEED": "2", "OPENBLAS_CORETYPE": "Nehalem", "OPENBLAS_NUM_THREADS": "1",
+         "ATEN_CPU_CAPABILITY": "default", "LC_ALL": "C", "TZ": "Asia/Tokyo"},
+    ]  # fmt: skip
+    processes = [command(*arguments, env={**os.environ, **given}) for given in environments]
+    pages = {done(process)[1] for process in processes}
     assert len(pages) == 1
     assert '"status": "agree"' in pages.pop()
 

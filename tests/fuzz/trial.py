@@ -113,6 +113,8 @@ def _wrong(arguments: list[str], code: int, out: str, err: str) -> str:
             return ""
         said = [k for k, line in enumerate(err.splitlines()) if line.startswith("gradexplain: ")]
         err = "".join(err.splitlines(keepends=True)[said[-1] :]) if said else ""
+        if err.endswith(f" exited with status {code}\n"):  # its own
+            return ""
     if code not in (0, 1, 2, 3):
         return f"exit code {code}: {err.strip()[-300:]}"
     if "Traceback" in err:
