@@ -77,3 +77,11 @@ class _Budget:
 
 
 BUDGET = _Budget()
+
+
+def show_size(size: int) -> str:
+    """``3.2GiB``, as ``--memory`` takes it."""
+    for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if size >= 1 << power:
+            return f"{size / (1 << power):.3g}{unit}"
+    return f"{size}B"

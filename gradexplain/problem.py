@@ -20,11 +20,10 @@ from gradexplain.explanation import (
     Note,
 )
 from gradexplain.graph import Graph, as_before
-from gradexplain.limits import BUDGET, CHECKED_BYTES, EXPLAINED_BYTES
+from gradexplain.limits import BUDGET, CHECKED_BYTES, EXPLAINED_BYTES, show_size
 from gradexplain.numbers import number
 from gradexplain.ops.base import Shape, show_shape
 from gradexplain.plan.cost import room
-from gradexplain.plan.cost import show_size as written_size
 from gradexplain.reading.arrays import ONES, Value, as_array, bind
 from gradexplain.reading.inputs import Inputs
 from gradexplain.reading.language import Reading, read, read_text, resized
@@ -401,7 +400,7 @@ def _check_total(graph: Graph, check: bool) -> None:
     name = largest.op.name if largest.op is not None else largest.label
     raise InputError(
         f"the values of all {len(graph.nodes)} steps, the largest of {name}, have {total:,} elements: "
-        f"that takes {written_size(size)} here; {written_size(BUDGET.memory)} allowed",
+        f"that takes {show_size(size)} here; {show_size(BUDGET.memory)} allowed",
         remedy="use smaller shapes: the formulas are the same at any size; "
         f"or allow more: --memory {room(size // 2)}",
     )

@@ -307,7 +307,7 @@ def test_costs_are_known_before_anything_runs() -> None:
     many = lowered(wide, ((i, 30_000), (j, 30_000)), (("c", (30_000,)), ("s", ())))
     found = cost.cost(many)
     assert found.elements >= 9 * 10**8 and found.bytes >= 8 * 9 * 10**8
-    wanted = "outer takes 13.4 GiB here; 2 GiB allowed"
+    wanted = "outer takes 13.4GiB here; 2GiB allowed"
     with pytest.raises(InputError) as error:
         cost.hold(many, "outer", exact=False, magnitudes=False)
     assert str(error.value) == (

@@ -27,7 +27,7 @@ from gradexplain.cli import output, shell
 from gradexplain.document import serialise
 from gradexplain.errors import InputError
 from gradexplain.formats import ascii
-from gradexplain.limits import DEFAULT_MEMORY, DEFAULT_TIMEOUT, MAX_SOURCE
+from gradexplain.limits import DEFAULT_MEMORY, DEFAULT_TIMEOUT, MAX_SOURCE, show_size
 from gradexplain.supervisor import link
 
 if TYPE_CHECKING:
@@ -369,7 +369,7 @@ def budget_options(command: F) -> F:
     """The options that say how much time and memory the command may take."""
 
     command = click.option(
-        "--memory", metavar="SIZE", type=Bytes(), default=link.show_size(DEFAULT_MEMORY),
+        "--memory", metavar="SIZE", type=Bytes(), default=show_size(DEFAULT_MEMORY),
         callback=lambda context, option, value: link.memory(value), expose_value=False,
         help="The most memory above the interpreter's: 512MiB, none. [2GiB]",
     )(command)  # fmt: skip

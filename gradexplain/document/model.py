@@ -128,13 +128,12 @@ class Formula:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of cells.  Where they do not fit side by side, a ``stacked`` table has the cells after
-    the first ``kept`` under them."""
+    """Rows of cells.  Where they do not fit side by side they stand under the first, in a ``stacked``
+    table before any column is made narrower."""
 
     rows: tuple[tuple[Cell, ...], ...]
     head: tuple[Cell, ...] = ()
     stacked: bool = False
-    kept: int = 1
     indent: int = 2
 
 

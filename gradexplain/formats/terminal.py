@@ -102,15 +102,12 @@ def _table(page: Page, block: doc.Table) -> None:
             indent=block.indent,
         )
         return
-    kept = block.kept if block.stacked else 1
-    if sum(widths[:kept]) + _GAP * (kept - 1) > room:
-        kept = 1
     step = 4 if room > 2 * _LEAST else 2
-    for row in rows:  # the kept cells side by side, the others under them
-        page.grid([[_cell(page, shown, room) for shown in row[:kept]]], indent=block.indent)
-        for shown in row[kept:]:
-            for piece in _cell(page, shown, room - step):
-                page.lines.append(Text(" " * (block.indent + step)).append_text(piece))
+    for row in rows:  # a row's cells under its first
+        for c, shown in enumerate(row):
+            indent = step * (c > 0)
+            for piece in _cell(page, shown, room - indent):
+                page.lines.append(Text(" " * (block.indent + indent)).append_text(piece))
 
 
 def _natural(page: Page, shown: doc.Cell) -> int:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from gradexplain.errors import InputError
-from gradexplain.limits import BUDGET
+from gradexplain.limits import BUDGET, show_size
 from gradexplain.plan import contraction
 from gradexplain.plan.program import Node, needed
 
@@ -75,14 +75,6 @@ def hold(root: Node, what: str, *, exact: bool, magnitudes: bool) -> None:
             f"{what} takes {found.terms:.0e} elementary operations here, longer than a minute",
             remedy="use smaller inputs: the formulas do not depend on sizes",
         )
-
-
-def show_size(size: int) -> str:
-    """``3.2 GiB``."""
-    for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
-        if size >= 1 << power:
-            return f"{size / (1 << power):.3g} {unit}"
-    return f"{size} bytes"
 
 
 def room(size: int) -> str:

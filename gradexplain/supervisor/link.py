@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
-from gradexplain.limits import BUDGET, DEFAULT_TIMEOUT, INTERPRETER_MEMORY
+from gradexplain.limits import BUDGET, DEFAULT_TIMEOUT, INTERPRETER_MEMORY, show_size
 
 
 class Stopped(BaseException):
@@ -212,14 +212,6 @@ def too_large(size: int | None = None, what: str | None = None) -> str:
         f"missing: {what or state.missing}\n"
         f"remedy: --memory {show_size(2 * size)} allows more; smaller shapes have the same formulas"
     )
-
-
-def show_size(size: int) -> str:
-    """``2GiB``, as ``--memory`` takes it."""
-    for unit, one in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if size >= one and size % one == 0:
-            return f"{size // one}{unit}"
-    return str(size)
 
 
 # -- what passes between this process and its helpers -----------------------------------------------

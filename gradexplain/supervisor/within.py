@@ -7,8 +7,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from gradexplain.errors import BudgetError, InputError
-from gradexplain.limits import DEFAULT_MEMORY
-from gradexplain.supervisor import link
+from gradexplain.limits import DEFAULT_MEMORY, show_size
 from gradexplain.supervisor.helper import HELPERS, Failed, TooLate
 
 T = TypeVar("T")
@@ -40,7 +39,7 @@ def within(timeout: float | None, function: Callable[..., T], *arguments: Any) -
         raise BudgetError(f"no answer: {error}", remedy="use smaller tensors") from None
     except MemoryError:
         raise BudgetError(
-            f"not enough memory: more than {link.show_size(DEFAULT_MEMORY)} is needed",
+            f"not enough memory: more than {show_size(DEFAULT_MEMORY)} is needed",
             remedy="smaller shapes have the same formulas",
         ) from None
     finally:
