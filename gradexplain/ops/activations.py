@@ -160,11 +160,11 @@ register(Op(
     "softsign(Tensor input)", _FAMILY, formula="input/(1 + abs(input))", named=True, homes="F",
     derivatives={"input": "1/(1 + abs(input))**2"}, samples=("F.softsign(x[3] - 2)",),
     coarse=(Coarse(0.0, "PyTorch takes the difference of 1/(1 + |x|) and |x|/(1 + |x|)²",
-                   terms=lambda g, x: abs(g) / (1 + abs(x))),),
+                   terms=lambda g, _, x: abs(g) / (1 + abs(x))),),
 ))
 activation("tanhshrink", "input - tanh(input)", "F.tanhshrink(x[3] - 2)", named=True, homes="F",
     derivatives={"input": "tanh(input)**2"},
-    coarse=(Coarse(0.0, "PyTorch takes the difference of 1 and 1 − tanh(x)²", terms=lambda g, x: abs(g)),))
+    coarse=(Coarse(0.0, "PyTorch takes the difference of 1 and 1 − tanh(x)²", terms=lambda g, _, x: abs(g)),))
 
 # -- piecewise linear ones -----------------------------------------------------------------------
 

@@ -119,14 +119,16 @@ class Coarse:
     """A kernel of PyTorch's that is less exact than its dtype: by how much of the value, and why.
 
     ``order`` is that of the derivative from which on it shows.  Where the kernel rounds what is larger
-    than its result, ``terms(g, *arguments)`` is the size of that, a NumPy array in the input's shape;
-    ``g`` is the upstream gradient.
+    than its result, ``terms(g, y, *arguments)`` is the size of that, a NumPy array in the input's shape;
+    ``g`` is the upstream gradient, ``y`` PyTorch's own result.  Where a rounding of ``y`` may change all
+    of it, ``kernel(g, y, *arguments)`` is what it makes of ``y``, and the size of what it rounds then.
     """
 
     relative: float
     why: str
     order: int = 1
     terms: Callable[..., Any] | None = None
+    kernel: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -299,7 +299,7 @@ register(Op(
     kink="a length below eps is eps, a constant, but PyTorch differentiates it as if it were not",
     aux=lambda b, x, y, dim, eps: _lengths(b, x, y, dim, eps),
     coarse=(Coarse(0.0, "PyTorch's backward adds up the products of the normalised vectors once more",
-                   terms=lambda g, x, y, dim, _, n, m:
+                   terms=lambda g, _, x, y, dim, eps, n, m:
                    abs(np.expand_dims(g, dim)) * (abs(x) / n**2 + abs(y) / m**2)),),
     samples=("cosine_similarity(x[3], y[3], dim=0)", "F.cosine_similarity(x[2,3], y[2,3])",
              "cosine_similarity(x[2,3], y[1,3], dim=-1)", "cosine_similarity(x[2].sum(), y[2].prod(), dim=0)"),

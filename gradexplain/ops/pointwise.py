@@ -156,7 +156,7 @@ register(Op(
     "sinc(Tensor input)", _FAMILY, formula="sinc(input)", homes=_SPECIAL,
     coarse=(Coarse(0.0, "PyTorch takes the difference of cos(πx)/x and sin(πx)/(πx²), which are nearly equal near 0",
                    # Both are 1/|x| at most; a rounding of πx moves their difference by π of it.
-                   terms=lambda g, x: abs(g) * (2 / abs(x) + 3.2)),),
+                   terms=lambda g, _, x: abs(g) * (2 / abs(x) + 3.2)),),
     samples=("sinc(x[3]/4)",),
 ))
 

@@ -296,6 +296,13 @@ def _logsumexp_value(exact: bool, x: Any, dim: Any, keepdim: bool, _: Any) -> An
     return (result, error) if keepdim else (np.squeeze(result, axes), np.squeeze(error, axes))
 
 
+def _logsumexp_kernel(g: Any, y: Any, x: Any, dim: Any, keepdim: bool, _: Any) -> Any:
+    axes = () if keepdim else normal_dims(dim, np.ndim(x))
+    apart = x - np.expand_dims(y, axes)
+    value = np.expand_dims(g, axes) * np.exp(apart)
+    return value, abs(value) * (1 + abs(apart))
+
+
 register(Op(
     "logsumexp(Tensor input, int[] dim, bool keepdim=False, Aux p)", _FAMILY,
     shape=reduced_shape, element=_logsumexp, jacobian=_logsumexp_slope, value=_logsumexp_value,
@@ -306,7 +313,8 @@ register(Op(
     homes="torch Tensor special", samples=("logsumexp(x[3], 0)", "x[2,3].logsumexp(dim=(0, 1))",
                                            "x[2,3].logsumexp(1, keepdim=True)"),
     coarse=(Coarse(0.0, "PyTorch's backward takes exp(x − logsumexp(x)), and rounds the logarithm first",
-                   terms=lambda g, x, dim, keepdim, p: np.abs(g).max() * np.abs(x).max() * p),),
+                   terms=lambda g, y, x, *args: np.abs(x).max() * _logsumexp_kernel(abs(g), y, x, *args)[0],
+                   kernel=_logsumexp_kernel),),
 ))
 
 # -- running sums --------------------------------------------------------------------------------
@@ -361,7 +369,7 @@ def _logcumsumexp_value(exact: bool, x: Any, dim: int) -> Any:
     return result, np.maximum.accumulate(x[1], axis=dim) + np.abs(result) + 1
 
 
-def _logcumsumexp_terms(g: Any, x: Any, dim: int) -> Any:
+def _logcumsumexp_terms(g: Any, _: Any, x: Any, dim: int) -> Any:
     """PyTorch takes ``exp(log Σ_(i ≥ j) exp(log |g[i]| − y[i]) + x[j])``: a rounding of an exponent is
     one of the result times the exponent."""
     if not x.ndim:

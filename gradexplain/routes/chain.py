@@ -240,15 +240,17 @@ class ChainRule:
         evaluator = self._evaluator(c.node, c.rule.sizes[c.place], upstream)
         return evaluator.parts(c.term.formula, c.term.places, c.source.shape)
 
-    def terms(self, c: Contribution, upstream: Array) -> Array | None:
-        """The size of what PyTorch's kernel rounds on the way to `sent`, where that is larger."""
+    def by_kernel(self, c: Contribution, upstream: Array, what: str) -> Any:
+        """The ``terms`` of PyTorch's kernel for `sent`, or the ``kernel``: see `Coarse`."""
         assert c.node.op is not None
-        terms = [kernel.terms for kernel in c.node.op.coarse if kernel.terms is not None]
-        if not terms:
+        rules = (getattr(coarse, what) for coarse in c.node.op.coarse)
+        rule = next(filter(None, rules), None)
+        if rule is None:
             return None
+        y = to_float(self.forward[c.node.id][0])
         values = [to_float(self.forward[a.id][0]) if isinstance(a, Ref) else a for a in c.node.args]
         with np.errstate(all="ignore"):
-            return np.asarray(sum(term(upstream, *values) for term in terms))
+            return rule(upstream, y, *values)
 
     @property
     def decimals(self) -> int:

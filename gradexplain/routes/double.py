@@ -88,7 +88,7 @@ class Recorded:
         if end.requires_grad:
             backward(torch, end, torch.ones_like(end))
         further: list[Made] = [(id, (), None) for id in self.leaves]
-        further += [(one.id, one.inputs, partial(one.made, torch, first)) for one in self.passes]
+        further += [(one.id, one.inputs, partial(one.made, torch)) for one in self.passes]
         steps = first.steps(torch, tensors, further)
         stepped = {
             n.label: to_array(torch, tensors[n.id].grad)

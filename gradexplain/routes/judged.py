@@ -18,8 +18,9 @@ import sympy
 
 from gradexplain.adjoint import Contribution
 from gradexplain.explanation import Array, Difference
-from gradexplain.formula.kinds import Bracket, Cases, Greatest, Lookup
+from gradexplain.formula.kinds import Bracket, Cases, Greatest, Lookup, indices_of, label_of
 from gradexplain.formula.kit import decimals
+from gradexplain.formula.local import RESULT, UPSTREAM
 from gradexplain.graph import Graph, Node, Ref
 from gradexplain.plan.arrays import Pair, Relative, added, to_exact, to_float
 from gradexplain.plan.blocks import LARGE
@@ -37,8 +38,9 @@ class JudgedStep:
     """One contribution: what PyTorch computed, what the record gives there, and what that comes to.
 
     ``why`` says of a convention which it is: ``singular``, ``overflow``, ``underflow``, ``range`` (on the
-    way), ``special`` (nan, inf or −0.0 among the operands) or ``coarse``.  Of a large array that agrees ``expected`` is not
-    kept (None), and ``bound`` is the largest for all elements.
+    way), ``special`` (nan, inf or −0.0 among the operands) or ``coarse``.  A ``range`` that nothing
+    bears out *cannot tell*.  Of a large array that agrees ``expected`` is not kept (None), and
+    ``bound`` is the largest for all elements.
     """
 
     verdict: str
@@ -269,11 +271,13 @@ class _Sent:
         node, source = next(iter(self.own.values())).node, at.graph[id]
         assert node.op is not None
         upstream = steps.upstream[node.id]
-        operands = [
-            np.asarray(at.graph[i].value) if at.graph[i].is_literal else steps.forward[i]
-            for i in node.inputs
+        operands = {
+            f"a{place}": np.asarray(at.graph[i].value)
+            if at.graph[i].is_literal
+            else steps.forward[i]
+            for place, i in enumerate(dict.fromkeys(node.inputs))
             if at.graph[i].is_literal or i in steps.forward
-        ]
+        }
         local = Local(
             (node.op.name, source.label),
             np.zeros(source.shape) if torch is None else torch,
@@ -283,24 +287,20 @@ class _Sent:
             pointwise=node.op.pointwise,
             singular=singular,
             coarse=compare.coarseness([node.op]),
-            terms=lambda: None if c is None else at.terms(c, upstream),
+            kernel=lambda what: None if c is None else at.by_kernel(c, upstream, what),
             exactly=lambda: self._pair(at.exactly, id),
             parts=None
             if self.through or c is None
             else lambda: at.sent_in_parts(c, at.upstream[node.id]),
-            **kinds([] if c is None else [c]),
+            contributions=() if c is None else (c,),
+            wider=None if self.through else steps.wider.get((node.id, id)),
         )
         return hold(local, lambda: self._pair(at, id), dtype)
 
 
-def kinds(contributions: Sequence[Contribution]) -> dict[str, bool]:
-    """`Local`'s ``powers`` and ``compares`` of what is sent, all that may be where it is not known."""
-    formulas = [c.term.formula for c in contributions]
-    parts = (part for formula in formulas for part in sympy.preorder_traversal(formula))
-    return {
-        "powers": not formulas or any(not isinstance(part, _PLAIN) for part in parts),
-        "compares": not formulas or any(formula.atoms(*_COMPARE) for formula in formulas),
-    }
+def _as_results(*arrays: Array) -> list[tuple[str, Array]]:
+    """Arrays in the shape of an operation's result by its name in formulas."""
+    return [(RESULT, array) for array in arrays]
 
 
 _COMPARE = (Bracket, Cases, Greatest, Lookup)
@@ -313,26 +313,26 @@ class Local:
     """What PyTorch sent back through one operation, and what it had there to make it from.
 
     ``routes`` are the names of the operation and of the input; ``given`` is what was sent to that
-    input.  ``singular`` is true at the elements of the result that have no derivative, None without
-    any; ``terms`` what a kernel rounds on its way, `ChainRule.terms`; ``exactly`` works the
-    contribution out with digits to spare, ``parts`` part by part, None where there is nothing to gain.
-    ``powers`` says that it is more than products of its operands, ``compares`` that it depends on which
-    of them is larger.
+    input, ``wider`` the same where PyTorch computes it in float64 (None where it was not asked).
+    ``operands`` are by the names that ``contributions``, the formulas, have for them.  ``singular`` is
+    true at the elements of the result that have no derivative, None without any; ``kernel`` what is
+    known of PyTorch's, `ChainRule.by_kernel`; ``exactly`` works the contribution out with digits to
+    spare, ``parts`` part by part, None where there is nothing to gain.
     """
 
     names: tuple[str, str]
     given: Array
     upstreams: Sequence[Array]
-    operands: Sequence[Array]
+    operands: Mapping[str, Array]
     results: Sequence[Array]
     pointwise: bool
     singular: Any
     coarse: float
-    terms: Callable[[], Array | None]
+    kernel: Callable[[str], Any]
     exactly: Callable[[], Pair]
     parts: Callable[[], Iterable[tuple[slice, Pair]]] | None = None
-    powers: bool = True
-    compares: bool = True
+    contributions: Sequence[Contribution] = ()
+    wider: Array | None = None
 
     @property
     def elementwise(self) -> bool:
@@ -345,36 +345,81 @@ class Local:
         What comes of an infinity is no finite number; nan makes a choice where the operation compares;
         of an operand of −0.0 a sign is left, or an infinity's.
         """
-        arrays = (*self.operands, *self.upstreams, *self.results)
-        nan, infinite = self._has(np.isnan, arrays), self._has(np.isinf, arrays)
-        negative = self._has(lambda a: (a == 0) & np.signbit(a), self.operands)
+        nan, infinite = self.has(np.isnan), self.has(np.isinf)
+        negative = self.pointwise and self.has(
+            lambda a: (a == 0) & np.signbit(a), self.operands.items()
+        )
         endless = ~np.isfinite(self.given) | ~np.isfinite(expected)
         flipped = ~compare.differs(-expected, self.given, bound)
-        chosen = nan if self.compares else nan & endless
-        return chosen | (infinite & endless) | (negative & self.pointwise & (endless | flipped))
+        # What compares may choose another element.
+        formulas = [c.term.formula for c in self.contributions]
+        compares = not formulas or any(formula.atoms(*_COMPARE) for formula in formulas)
+        chosen = nan if compares else nan & endless
+        return chosen | (infinite & endless) | (negative & (endless | flipped))
 
-    def _has(self, odd: Callable[[Array], Any], arrays: Iterable[Array]) -> Any:
-        """Where something ``odd`` has a part in what was sent."""
+    def has(
+        self, odd: Callable[[Array], Any], arrays: Iterable[tuple[str, Array]] | None = None
+    ) -> Any:
+        """Where something ``odd`` has a part in what was sent: among all arrays, or among these."""
+        if arrays is None:
+            arrays = [*self.operands.items(), *_as_results(*self.results, *self.upstreams)]
+        mask = np.zeros(self.given.shape, dtype=bool)
+        for name, array in arrays:
+            if (one := odd(array)).any():
+                mask |= self._part_of(name, one)
+        return mask
+
+    def _part_of(self, name: str, one: Any) -> Any:
+        """True at each element that is made from one that ``one`` marks, as far as indices tell.
+
+        An axis that runs with one of the input's wherever the array is read does so here too.  What is
+        sent may depend on all of the input that goes into the same elements of the result, though its
+        formula has a mean instead, say.
+        """
         shape = self.given.shape
+        if self.pointwise:
+            return narrowed(np.broadcast_to(one, np.broadcast_shapes(one.shape, shape)), shape)
+        if len(self.contributions) != 1:
+            return True
+        (c,) = self.contributions
+        place, own = c.rule.places[c.place], f"a{c.place}"
+        read = c.rule.contributions[c.place].atoms(sympy.Indexed)
+        labels = (RESULT, UPSTREAM) if name in (RESULT, own) else (name,)
+        found = [indices_of(atom) for atom in read if label_of(atom) in labels]
+        if name == own:
+            together = tuple(i if all(i in at for at in found) else sympy.S.Zero for i in place)
+            found = [together] if found else []
+        if not found:
+            return True
         mask = np.zeros(shape, dtype=bool)
-        for array in arrays:
-            one = odd(array)
-            if not one.any():
-                continue
-            if self.pointwise:
-                one = narrowed(np.broadcast_to(one, np.broadcast_shapes(one.shape, shape)), shape)
-            mask |= one if self.pointwise else True
+        for indices in found:
+            tied = {i: axis for axis, i in enumerate(indices) if i in place and i.is_Symbol}
+            there = [place.index(i) for i in tied]
+            others = tuple(axis for axis in range(one.ndim) if axis not in tied.values())
+            kept = one.any(axis=others).transpose(np.argsort(there))
+            mask |= kept.reshape([n if axis in there else 1 for axis, n in enumerate(shape)])
         return mask
 
     def beyond(self, dtype: str) -> Any:
-        """Where a kernel that takes powers of its operands leaves the range of the dtype on its way."""
-        least, most = (edge ** (1 / 3) for edge in compare.FORMATS[dtype].range)
+        """Where a kernel that takes powers of its operands may leave the range of the dtype on its way.
 
-        def odd(array: Array) -> Any:
-            size = np.abs(array)
-            return (size > most) | ((size < least) & (size > 0))
+        Formats of few digits are computed with in float32.
+        """
+        formulas = [c.term.formula for c in self.contributions]
+        parts = (part for formula in formulas for part in sympy.preorder_traversal(formula))
+        if formulas and all(isinstance(part, _PLAIN) for part in parts):
+            return np.zeros(self.given.shape, dtype=bool)
+        return self.has(lambda array: compare.extreme(array, dtype))
 
-        return self._has(odd, (*self.operands, *self.results) if self.powers else ())
+    def borne_out(self, expected: Array, dtype: str) -> Any:
+        """Where PyTorch has what is expected when it computes in float64: its rule is right, and what
+        differs is the arithmetic of ``dtype``."""
+        if self.wider is None:
+            return np.zeros(self.given.shape, dtype=bool)
+        if expected.size <= _FEW:  # the result that PyTorch has may have left the range too
+            expected = cleaned(self.exactly(), exact=True)
+        near = compare.SEEN / 2 * np.abs(expected)
+        return ~compare.differs(expected, self.wider, near)
 
 
 def hold(local: Local, pair: Callable[[], Pair], dtype: str) -> JudgedStep:
@@ -386,6 +431,12 @@ def hold(local: Local, pair: Callable[[], Pair], dtype: str) -> JudgedStep:
     given, name = local.given, local.names[1]
     scale = max((compare.largest(u) for u in local.upstreams), default=0.0)
     routes = f"{local.names[0]} by its formula", "PyTorch"
+
+    def cancels(result: compare.Judged, most: float, bound: Array) -> bool:
+        """A sum that cancels altogether is nothing beside what it is a sum of."""
+        noise = result.verdict == "cannot tell" and not local.elementwise
+        return noise and most <= bound.max(initial=0.0) <= compare.SEEN * scale
+
     if local.parts is not None and given.size >= LARGE and not compare.is_coarse(dtype):
         bound = np.empty(given.shape)
         for clean in (False, True) if local.singular is None else (False,):
@@ -396,9 +447,8 @@ def hold(local: Local, pair: Callable[[], Pair], dtype: str) -> JudgedStep:
                 bound[part] = allowed = compare.local_bound(size, value, scale, dtype)
                 tally.add(value, given[part], allowed, part.start or 0)
             result = tally.judged(dtype, scale)
-            noise = clean and result.verdict == "cannot tell" and not local.elementwise
-            noise = noise and max(tally.size, compare.largest(given)) <= bound.max()
-            if result.verdict == "agree" or (noise and bound.max() <= compare.SEEN * scale):
+            most = max(tally.size, compare.largest(given))
+            if result.verdict == "agree" or (clean and cancels(result, most, bound)):
                 return JudgedStep("agree", given, None, bound, result.margin)
     value, size = pair()
     expected = to_float(value)
@@ -416,27 +466,21 @@ def hold(local: Local, pair: Callable[[], Pair], dtype: str) -> JudgedStep:
             value, size = local.exactly()
             expected = cleaned((value, size), exact=True)
         allowed, result = judge()
-    if result.verdict == "cannot tell" and not local.elementwise:
-        # A sum that cancels altogether is nothing beside what it is a sum of.
-        noise = max(np.abs(expected).max(initial=0.0), np.abs(given).max(initial=0.0))
-        if noise <= allowed.max(initial=0.0) <= compare.SEEN * scale:
-            result = replace(result, verdict="agree")
-    step = JudgedStep(result.verdict, given, expected, allowed, result.margin, result.difference)
     most = max(np.abs(array).max(initial=0.0) for array in (expected, given))
-    if (
-        result.verdict == "cannot tell"
-        and most < compare.FORMATS[dtype].smallest
-        and expected.any()
-    ):
-        step.verdict, step.why = "convention", "underflow"
-    if result.verdict == "mismatch":
-        step.why = _why(local, step, size, dtype)
-        step.verdict = "convention" if step.why else "mismatch"
+    if cancels(result, most, allowed):
+        result = replace(result, verdict="agree")
+    step = JudgedStep(result.verdict, given, expected, allowed, result.margin, result.difference)
+    if step.verdict == "cannot tell" and most < compare.FORMATS[dtype].smallest and expected.any():
+        step.why = "underflow"
+        if local.borne_out(expected, dtype).all():
+            step.verdict = "convention"
+    if step.verdict == "mismatch":
+        step.verdict, step.why = _explained(local, step, size, dtype)
     return step
 
 
-def _why(local: Local, step: JudgedStep, size: Any, dtype: str) -> str:
-    """Why PyTorch may differ here though its backward is right, see `JudgedStep`; else "".
+def _explained(local: Local, step: JudgedStep, size: Any, dtype: str) -> tuple[str, str]:
+    """Whether PyTorch may differ here though its backward is right, and why: see `JudgedStep`.
 
     Each element that differs must have a reason of its own.
     """
@@ -447,41 +491,41 @@ def _why(local: Local, step: JudgedStep, size: Any, dtype: str) -> str:
     with np.errstate(all="ignore"):
         large = ~(np.asarray(size, dtype=np.float64) <= compare.FORMATS[dtype].largest)
         over = ~np.isfinite(given) & np.isfinite(expected)
-    finite = all(np.isfinite(result).all() for result in local.results)
-    overflowed = over & (large | (not finite))
+    overflowed = over & (large | local.has(lambda y: ~np.isfinite(y), _as_results(*local.results)))
     points = () if local.singular is None else (np.asarray(local.singular),)
-    singular = local._has(lambda mask: mask, points)
+    singular = local.has(lambda mask: mask, _as_results(*points))
     # The derivative is infinite or does not exist where PyTorch has something else.
     missing = ~np.isfinite(expected) & ~special
     reasons = {
         "singular": singular | missing,
         "special": special,
         "overflow": overflowed,
-        "range": local.beyond(dtype),
     }
     left = wrong & ~reduce(np.logical_or, reasons.values())
+    if left.any() and not (left & ~local.beyond(dtype)).any():
+        if local.wider is None:
+            return "cannot tell", "range"
+        if not (left & ~local.borne_out(expected, dtype)).any():
+            return "convention", "range"
     if wrong.any() and not left.any():
         found = [why for why, mask in reasons.items() if (wrong & mask).any()]
-        inputs = all(np.isfinite(operand).all() for operand in local.operands)
+        inputs = all(np.isfinite(operand).all() for operand in local.operands.values())
         if found[:2] == ["special", "overflow"] and inputs:
-            return "overflow"
-        return found[0]
-    coarse = step.difference is not None and (
-        compare.by_kernel(step.difference, local.coarse, dtype)
-        or _rounded_more(local.terms(), expected, given, step.bound, dtype)
-    )
-    return "coarse" if coarse else ""
-
-
-def _rounded_more(
-    terms: Array | None, expected: Array, given: Array, allowed: Array, dtype: str
-) -> bool:
-    """Whether roundings of a kernel's larger ``terms`` explain a difference."""
-    if terms is None:
-        return False
-    with np.errstate(all="ignore"):
-        kernel = compare.roundings(dtype) * np.nan_to_num(terms, posinf=0.0)
-    return not compare.differs(expected, given, allowed + kernel).any()
+            return "convention", "overflow"
+        return "convention", found[0]
+    terms, own = local.kernel("terms"), local.kernel("kernel")
+    if step.difference and compare.by_kernel(step.difference, local.coarse, dtype):
+        return "convention", "coarse"
+    if terms is None or step.difference is None:
+        return "mismatch", ""
+    # Roundings of the kernel's larger terms may explain it, and hide an error too.
+    basis, terms = (expected, terms) if own is None else own
+    bound = step.bound + compare.roundings(dtype) * np.nan_to_num(terms, posinf=0.0)
+    name, routes, scale = local.names[1], step.difference.routes, compare.largest(given)
+    told = compare.judge(name, routes, basis, given, bound, dtype, scale).verdict
+    if told == "agree" or (told == "cannot tell" and local.borne_out(expected, dtype).all()):
+        return "convention", "coarse"
+    return told, "coarse" if told == "cannot tell" else ""
 
 
 def hold_sum(

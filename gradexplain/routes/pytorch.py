@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -24,12 +24,14 @@ from gradexplain.ops.base import Op
 from gradexplain.routes import process
 from gradexplain.supervisor import link
 from gradexplain.supervisor.helper import HELPERS, Failed, Helper
+from gradexplain.verdict import compare
 
 #: Arrays of so many elements are not copied.
 _LARGE = 1 << 18
 
-#: A value's id, the ids of what it is made from, and what makes it again from other tensors.
-Made = tuple[int, Sequence[int], "Callable[[Mapping[int, Any]], Any] | None"]
+#: A value's id, the ids of what it is made from, and what makes it again from other tensors, by a
+#: question that may be in another dtype.
+Made = tuple[int, Sequence[int], "Callable[[Question, Mapping[int, Any]], Any] | None"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +90,13 @@ class Question:
     def steps(self, torch: Any, tensors: Mapping[int, Any], further: Sequence[Made] = ()) -> Steps:
         """What PyTorch computed on the way, and each operation's backward by itself; ``further`` are
         values beyond the graph."""
-        dtype = getattr(torch, self.dtype)
         needed, parts = self.graph.needed(), self.graph.parts()
+        wide = replace(self, dtype="float64")
         made: list[Made] = []
         for node in self.graph.nodes:
             if node.id not in needed or node.id in parts or node.is_literal:
                 continue
-            anew = None if node.op is None else partial(self._again, torch, node, dtype)
+            anew = None if node.op is None else partial(Question._again, torch=torch, node=node)
             made.append((node.id, node.inputs, anew))
         found = Steps({}, {}, {}, {})
         for id, sources, again in (*made, *further):
@@ -108,24 +110,40 @@ class Question:
             if again is None:
                 continue
             found.functions[id] = type(tensor.grad_fn).__name__
-            local, inputs = dict(tensors), {}
-            for source in dict.fromkeys(sources):
-                if isinstance(tensors.get(source), torch.Tensor) and tensors[source].requires_grad:
-                    local[source] = inputs[source] = tensors[source].detach().requires_grad_()
-            result = again(local)
+            sources = [
+                i for i in dict.fromkeys(sources) if isinstance(tensors.get(i), torch.Tensor)
+            ]
+            inputs = {
+                i: tensors[i].detach().requires_grad_() for i in sources if tensors[i].requires_grad
+            }
+            result = again(self, {**tensors, **inputs})
             if not inputs or not result.requires_grad:
                 continue
             op = None if id >= len(self.graph.nodes) else self.graph[id].op
             kept = () if op is None or op.saved is None else op.saved(result.grad_fn)
             for aside, own in zip(self.graph[id].aside if kept else (), kept, strict=False):
                 found.forward[aside] = numbers_of(torch, own).reshape(self.graph[aside].shape)
-            sent = backward(torch, result, tensor.grad, list(inputs.values()))
-            for source, part in zip(inputs, sent, strict=True):
-                if part is not None:
-                    found.contributions[id, source] = numbers_of(torch, part, copy=False)
+            found.sends(torch, found.contributions, id, inputs, result, tensor.grad)
+            if self.dtype == "float64" or not (
+                (op is not None and any(kernel.terms for kernel in op.coarse))
+                or any(
+                    compare.extreme(numbers_of(torch, tensors[i], copy=False), self.dtype).any()
+                    for i in (id, *sources)
+                    if tensors[i].is_floating_point()
+                )
+            ):
+                continue
+            # What differs may be the dtype's arithmetic alone.
+            wider = {i: tensors[i].detach() for i in sources}
+            wider = {i: t.double() if t.is_floating_point() else t for i, t in wider.items()}
+            inputs = {i: wider[i].requires_grad_() for i in inputs}
+            result = again(wide, {**tensors, **wider})
+            if result.dtype == torch.float64:
+                found.sends(torch, found.wider, id, inputs, result, tensor.grad.double())
         return found
 
-    def _again(self, torch: Any, node: Node, dtype: Any, tensors: Mapping[int, Any]) -> Any:
+    def _again(self, tensors: Mapping[int, Any], *, torch: Any, node: Node) -> Any:
+        dtype = getattr(torch, self.dtype)
         return self.run(torch, node.op, node.args, tensors, dtype)  # type: ignore[arg-type]
 
     def _verb(self, torch: Any) -> str:
@@ -181,6 +199,18 @@ class Steps:
     contributions: dict[tuple[int, int], Array]
     #: What PyTorch calls each operation's backward: ``MulBackward0``.
     functions: dict[int, str]
+    #: Contributions as they are in float64, where the dtype's range may not be enough.
+    wider: dict[tuple[int, int], Array] = field(default_factory=dict)
+
+    def sends(
+        self, torch: Any, to: dict[tuple[int, int], Array], id: int, inputs: Mapping[int, Any],
+        result: Any, v: Any,
+    ) -> None:  # fmt: skip
+        """Put what ``result`` sends back of ``v``, by the ids of ``inputs``, to those of the value ``id``."""
+        sent = backward(torch, result, v, list(inputs.values()))
+        for source, part in zip(inputs, sent, strict=True):
+            if part is not None:
+                to[id, source] = numbers_of(torch, part, copy=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from gradexplain.explanation import (
 )
 from gradexplain.plan.arrays import Pair
 from gradexplain.routes.chain import DIGITS
-from gradexplain.routes.judged import JudgedStep, Local, hold, hold_sum, kinds
+from gradexplain.routes.judged import JudgedStep, Local, hold, hold_sum
 from gradexplain.routes.singular import singular_nodes
 from gradexplain.trace.call import TracedStep
 from gradexplain.trace.forward import FAILURES, Forward
@@ -224,21 +224,21 @@ class Backward(Forward):
             ]
             return sum(part[0] for part in parts), sum(part[1] for part in parts)
 
-        arrays = (self.pairs[n][0] for n in operation.inputs if n in self.pairs)
+        arrays = {f"value {n}": self.pairs[n][0] for n in operation.inputs if n in self.pairs}
         chains = (link.chain for link in links.values())
         local = Local(
             (operation.name, self.labels[number]),
             real,
             [self._own(o)[0] for o in outputs],
-            [array for array in arrays],
+            arrays,
             [self.pairs[o][0] for o in outputs],
             pointwise=all(link.pointwise for link in links.values()),
             singular=self.at_singular.get(operation.id),
             coarse=sum(link.coarse() for link in links.values()),
-            terms=lambda: None,  # they are in the pair's size already
+            kernel=lambda _: None,  # its terms are in the pair's size already
             exactly=exactly,
             parts=None,
-            **kinds([c for chain in chains if chain is not None for c in chain.contributions]),
+            contributions=[c for chain in chains if chain is not None for c in chain.contributions],
         )
         with mp.workdps(DIGITS):
             found = hold(local, lambda: pair, dtype)

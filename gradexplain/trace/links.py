@@ -46,7 +46,7 @@ class Chain(ChainRule):
 
     def sent(self, c: Contribution, upstream: Pair) -> Pair:
         value, size = sized(super().sent(c, upstream))
-        terms = self.terms(c, upstream[0])
+        terms = self.by_kernel(c, upstream[0], "terms")
         return value, size if terms is None else np.fmax(size, terms)
 
 

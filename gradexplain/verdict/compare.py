@@ -30,10 +30,6 @@ class Format:
     smallest: float
     largest: float
 
-    @property
-    def range(self) -> tuple[float, float]:
-        return self.smallest, self.largest
-
 
 FORMATS = {
     "float64": Format(2.0**-53, 2.0**-1022, float(np.finfo(np.float64).max)),
@@ -155,6 +151,17 @@ def exact_bound(magnitude: Any, a: Array, b: Array, digits: int, decimals: int =
 def is_coarse(dtype: str) -> bool:
     """Whether a single rounding is not much less than the 1 % that must be seen."""
     return FORMATS[dtype].unit > 1e-4
+
+
+def extreme(array: Array, dtype: str) -> Any:
+    """Where a third power of a number leaves the range of what a kernel for ``dtype`` computes with.
+
+    No kernel multiplies an operand with itself more often than that: `layer_norm`'s takes the cube of
+    what it divides by.  Formats of few digits are computed with in float32.
+    """
+    form = FORMATS["float32" if is_coarse(dtype) else dtype]
+    size = np.abs(array)
+    return (size > form.largest ** (1 / 3)) | ((size < form.smallest ** (1 / 3)) & (size > 0))
 
 
 def roundings(dtype: str) -> float:
