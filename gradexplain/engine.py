@@ -141,10 +141,11 @@ class Run:
         """The closed form, with formulas that were derived before for the same program and shapes."""
         from gradexplain.routes.closed import ClosedForm
 
-        known: dict[Any, ClosedForm] = self.graph.facts if self.problem.key else {}
-        key = ClosedForm, get_ident(), self.problem.scalar, *self.wanted
-        if key in known:
-            return known[key].at(self.values, self.v, exact=self.exact)
+        known = self.graph.facts if self.problem.key else {}
+        key, thread = (ClosedForm, self.problem.scalar, *self.wanted), get_ident()
+        owner, before = known.get(key, (None, None))
+        if owner == thread:  # another thread's may be at work
+            return before.at(self.values, self.v, exact=self.exact)  # type: ignore[no-any-return]
 
         def form(sizes: Sizes | None) -> ClosedForm:
             made = ClosedForm(self.graph, self.values, self.v, exact=self.exact, sizes=sizes)
@@ -158,7 +159,7 @@ class Run:
 
             sizes = generalised(self.graph, self.problem.reread)
             found = found if sizes is None else form(sizes).in_letters(self.leaves)
-        known[key] = found.at({}, self.v, exact=self.exact)
+        known[key] = thread, found.at({}, self.v, exact=self.exact)
         return found
 
     @cached_property

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.adjoint import adjoint
 from gradexplain.engine import explanation_of
 from gradexplain.errors import InputError
 from gradexplain.explanation import Array
@@ -22,11 +21,8 @@ from gradexplain.graph import Node
 from gradexplain.ops.base import show_shape
 from gradexplain.problem import DType, Request, problem_of, request_of, with_shared_name
 from gradexplain.reading.arrays import ONES, Value, as_array, bind
-from gradexplain.routes.calls import Part, Shared
-from gradexplain.routes.double import SecondQuestion
 from gradexplain.routes.names import free_name, free_names
-from gradexplain.routes.pytorch import Asked
-from gradexplain.second.gradients import Gradients, recorded
+from gradexplain.second.gradients import asked, stepped
 from gradexplain.second.making import HessianAsked
 from gradexplain.second.model import WHOLE, Hessian
 from gradexplain.supervisor.within import within
@@ -67,18 +63,16 @@ def hessian_of(request: Request, vector: Mapping[str | None, Value]) -> Hessian:
     problem = with_shared_name(replace(problem, scalar=problem.v_source == "implicit"))
     whole = sum(math.prod(leaf.shape) for leaf in leaves) <= WHOLE
     weights = _probe(leaves) if u is None else u
-    extra = HessianAsked(u, weights, whole)
+    graph, implicit = problem.graph, problem.v_source == "implicit"
+    made = stepped(graph, problem.wanted, None if implicit else free_names(graph)[0])
+    u_name, p = free_name(graph, "u", "w", "direction"), free_name(graph, "P", "Q", "R")
+    total = made.summed(leaves, p, u_name)
+    extra = HessianAsked(u, weights, whole, replace(made, graph=total), u_name, p)
     if problem.check:
-        graph, implicit = problem.graph, problem.v_source == "implicit"
-        made = adjoint(graph, problem.wanted, None if implicit else free_names(graph)[0])
-        of = {graph[id].label: g for id, g in made.gradients.items()}
-        u_name = free_name(graph, "u", "w", "direction")
-        total = Gradients(made.graph, of).summed(leaves, "P", u_name)
-        passes, extra.again = recorded(graph, made, total, problem.v, u_name, weights)
-        question = SecondQuestion(problem.question(), passes, weights, whole)
-        extra.shared = Shared(Asked(question))
-        asked = Part(extra.shared, lambda answer: answer.first, last=True)
-        problem = replace(problem, asked=asked)
+        assert made.made is not None
+        problem, extra.shared, extra.again = asked(
+            problem, made.made, total, u_name, weights, whole=whole
+        )
     first = explanation_of(replace(problem, extra=extra))
     found = extra.found
     assert found is not None

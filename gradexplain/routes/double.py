@@ -87,8 +87,8 @@ class Recorded:
         end = tensors[self.passes[-1].id]
         if end.requires_grad:
             backward(torch, end, torch.ones_like(end))
-        further: list[Made] = [(id, (), None) for id in self.leaves]
-        further += [(one.id, one.inputs, partial(one.made, torch)) for one in self.passes]
+        further: list[Made] = [(id, (), None, None) for id in self.leaves]
+        further += [(one.id, one.inputs, partial(one.made, torch), None) for one in self.passes]
         steps = first.steps(torch, tensors, further)
         stepped = {
             n.label: to_array(torch, tensors[n.id].grad)

@@ -28,6 +28,7 @@ from gradexplain.routes.chain import ChainRule, cleaned
 from gradexplain.routes.pytorch import Steps
 from gradexplain.routes.singular import narrowed, singular_nodes
 from gradexplain.verdict import compare
+from gradexplain.verdict.status import worst
 
 #: An operation of no more elements than this is computed again with digits to spare where needed.
 _FEW = 4_000
@@ -62,7 +63,7 @@ class JudgedStep:
         }
 
 
-@dataclass(slots=True)
+@dataclass
 class JudgedSteps:
     """Every contribution by ``(node, source)``, and every sum of several by the value's id."""
 
@@ -72,11 +73,14 @@ class JudgedSteps:
     compared: int = 0
     operations: int = 0
 
-    def on_the_way(self, graph: Graph, leaf: Node) -> list[JudgedStep]:
-        """The steps that the gradient of ``leaf`` is made of."""
-        reach = graph.downstream({leaf.id})
-        found = [step for (_, source), step in self.steps.items() if source in reach]
-        return found + [step for id, step in self.sums.items() if id in reach]
+    @cached_property
+    def on_the_way(self) -> dict[int, str]:
+        """The verdict on the steps that the gradient of a value is made of, by the value's id."""
+        found = {id: step.verdict for id, step in self.sums.items()}
+        for id, source in sorted(self.steps, reverse=True):  # from the output on
+            verdicts = found.get(id, "agree"), found.get(source, "agree")
+            found[source] = worst([*verdicts, self.steps[id, source].verdict])
+        return found
 
     def every(self) -> list[JudgedStep]:
         return [*self.steps.values(), *self.sums.values()]

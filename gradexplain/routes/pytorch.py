@@ -29,9 +29,9 @@ from gradexplain.verdict import compare
 #: Arrays of so many elements are not copied.
 _LARGE = 1 << 18
 
-#: A value's id, the ids of what it is made from, and what makes it again from other tensors, by a
-#: question that may be in another dtype.
-Made = tuple[int, Sequence[int], "Callable[[Question, Mapping[int, Any]], Any] | None"]
+#: A value's id, the ids of what it is made from, what makes it again from other tensors, by a question
+#: that may be in another dtype, and the operation.
+Made = tuple[int, Sequence[int], "Callable[[Question, Mapping[int, Any]], Any] | None", Op | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +97,9 @@ class Question:
             if node.id not in needed or node.id in parts or node.is_literal:
                 continue
             anew = None if node.op is None else partial(Question._again, torch=torch, node=node)
-            made.append((node.id, node.inputs, anew))
+            made.append((node.id, node.inputs, anew, node.op))
         found = Steps({}, {}, {}, {})
-        for id, sources, again in (*made, *further):
+        for id, sources, again, op in (*made, *further):
             tensor = tensors.get(id)
             if tensor is None:
                 continue
@@ -119,7 +119,6 @@ class Question:
             result = again(self, {**tensors, **inputs})
             if not inputs or not result.requires_grad:
                 continue
-            op = None if id >= len(self.graph.nodes) else self.graph[id].op
             kept = () if op is None or op.saved is None else op.saved(result.grad_fn)
             for aside, own in zip(self.graph[id].aside if kept else (), kept, strict=False):
                 found.forward[aside] = numbers_of(torch, own).reshape(self.graph[aside].shape)

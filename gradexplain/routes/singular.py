@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import sympy
+from sympy.core.relational import Relational
 
 from gradexplain.adjoint import Contribution
 from gradexplain.errors import GradexplainError
@@ -70,15 +71,21 @@ def _mask(node: Node, graph: Graph, chain: ChainRule) -> Any:
     if op.singular_at is not None:
         values = put(node.args, lambda id: to_float(chain.forward[id][0]))
         return np.asarray(op.singular_at(to_float(chain.forward[node.id][0]), *values))
-    if not op.singular:
-        return None
+    return where_any(node, chain) if op.singular else None
+
+
+def where_any(node: Node, chain: ChainRule, *, edges: bool = False) -> Any:
+    """Where one of the record's conditions for a singular point holds; or, of an operation by a
+    formula, where a condition in that is about to change."""
+    op = node.op
+    assert op is not None
     arrays = {
         parameter.name: np.broadcast_to(to_float(chain.forward[arg.id][0]), node.shape)
         for parameter, arg in zip(op.parameters, node.args, strict=True)
         if isinstance(arg, Ref)
     }
     given = tuple(None if isinstance(a, Ref) else (type(a), a) for a in node.args)
-    axes, conditions = _conditions(op, given, len(node.shape))
+    axes, conditions = _conditions(op, given, len(node.shape), edges)
     evaluator = Evaluator(
         lambda name: (arrays[name], np.abs(arrays[name])),
         dict(zip(axes, node.shape, strict=True)),
@@ -92,7 +99,7 @@ def _mask(node: Node, graph: Graph, chain: ChainRule) -> Any:
 
 @lru_cache(maxsize=512)
 def _conditions(
-    op: Op, given: tuple[tuple[type, Any] | None, ...], rank: int
+    op: Op, given: tuple[tuple[type, Any] | None, ...], rank: int, edges: bool
 ) -> tuple[tuple[Any, ...], list[Any]]:
     """Index symbols, and the record's conditions there; None in ``given`` stands for a tensor."""
     axes = tuple(sympy.Symbol(f"i{n}", integer=True) for n in range(rank))
@@ -104,6 +111,9 @@ def _conditions(
             kind, value = arg
             plain = issubclass(kind, (int, float)) and kind is not bool
             names[parameter.name] = number(value) if plain else value
+    if edges:
+        relations = build(op.formula, names).atoms(Relational)
+        return axes, [sympy.Eq(r.lhs, r.rhs, evaluate=False) for r in relations]
     return axes, [build(condition, names) for condition in op.singular]
 
 

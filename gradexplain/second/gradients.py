@@ -15,15 +15,22 @@ from gradexplain.engine import Run
 from gradexplain.explanation import Array
 from gradexplain.formula.values import NOWHERE, element_sum, formula_node, term
 from gradexplain.graph import Graph, Node
-from gradexplain.routes.double import Pass, Recorded
+from gradexplain.problem import Problem
+from gradexplain.routes.calls import Part, Shared
+from gradexplain.routes.double import Pass, Recorded, SecondQuestion
+from gradexplain.routes.pytorch import Asked
 
 
 @dataclass(frozen=True, slots=True)
 class Gradients:
-    """A graph that goes on to gradients: ``of[label]`` is the id of ``∂L/∂label``."""
+    """A graph that goes on to gradients: ``of[label]`` is the id of ``∂L/∂label``.
+
+    ``made`` is the backward pass, where it goes through it.
+    """
 
     graph: Graph
     of: Mapping[str, int]
+    made: Adjoint | None = None
 
     def at(self, id: int) -> Graph:
         return replace(self.graph, output=id)
@@ -93,7 +100,25 @@ def recorded(
 def stepped(graph: Graph, wanted: Sequence[str], v_name: str | None) -> Gradients:
     """The backward pass, one value for each gradient on the way; v is 1 where it has no name."""
     made = adjoint(graph, wanted, v_name)
-    return Gradients(made.graph, {graph[id].label: g for id, g in made.gradients.items()})
+    return Gradients(made.graph, {graph[id].label: g for id, g in made.gradients.items()}, made)
+
+
+def asked(
+    problem: Problem,
+    made: Adjoint,
+    total: Graph,
+    weight: str = "",
+    u: Mapping[str, Array] | None = None,
+    *,
+    retain: tuple[str, ...] = (),
+    whole: bool = False,
+) -> tuple[Problem, Shared, Mapping[int, frozenset[int]]]:
+    """``problem`` as the first part of what PyTorch is asked of both passes, that question, and what
+    `recorded` says is made again."""
+    passes, again = recorded(problem.graph, made, total, problem.v, weight, u)
+    shared = Shared(Asked(SecondQuestion(problem.question(retain), passes, u, whole)))
+    first = Part(shared, lambda answer: answer.first, last=True)
+    return replace(problem, asked=first), shared, again
 
 
 def closed(run: Run, v_name: str | None) -> Gradients | None:

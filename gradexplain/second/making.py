@@ -22,10 +22,9 @@ from gradexplain.routes.calls import Shared
 from gradexplain.routes.chain import ChainRule, cleaned
 from gradexplain.routes.closed import ClosedForm
 from gradexplain.routes.judged import JudgedSteps, judged
-from gradexplain.routes.names import free_name
 from gradexplain.routes.singular import Accounted, Singular
 from gradexplain.routes.written import Shown, Written
-from gradexplain.second.gradients import Gradients, closed, stepped
+from gradexplain.second.gradients import Gradients, closed
 from gradexplain.second.model import WHOLE, Block, Hessian, Product
 from gradexplain.second.notes import notes
 from gradexplain.second.signs import borders, definiteness, eigenvalues, is_constant, words
@@ -54,6 +53,10 @@ class HessianAsked:
     u: dict[str, Array] | None
     weights: dict[str, Array]
     whole: bool
+    #: The backward pass, with ``p``, the sum of every gradient times ``u_name``, at its end.
+    steps: Gradients
+    u_name: str
+    p: str
     shared: Shared | None = None
     #: See `gradexplain.problem.Problem.again`.
     again: Mapping[int, frozenset[int]] = field(default_factory=dict)
@@ -61,11 +64,10 @@ class HessianAsked:
 
     def begin(self, run: Run) -> None:
         """The answer so far: blocks and products are put into it as each is known."""
-        graph, title = run.graph, run.graph.out.label
+        title = run.graph.out.label
         if run.problem.v_source != "implicit":
             title = run.closed.loss_name
-        u, p = free_name(graph, "u", "w", "direction"), free_name(graph, "P", "Q", "R")
-        self.found = found = Hessian(run.explanation, title, u, p, vector=self.u)
+        self.found = found = Hessian(run.explanation, title, self.u_name, self.p, vector=self.u)
         link.missing("the gradient, second derivatives", lambda: found)
 
     def further(self, run: Run) -> list[Check]:
@@ -89,6 +91,7 @@ class Making:
         assert asked.found is not None
         self.hessian = asked.found
         self.differences: list[Difference] = []
+        self._known: dict[int | None, Accounted] = {}
         self.answer = None if asked.shared is None else asked.shared.answer()
         if self.answer is not None and (self.answer.error or self.answer.second.error):
             self.refused = self.answer.error or self.answer.second.error
@@ -105,12 +108,11 @@ class Making:
         operations = [node.op for node in run.graph.nodes if node.op is not None]
         self.coarse = compare.coarseness(operations, order=2)
         # Each route has a graph of its own.
-        v_name = None if self.implicit else self.v_name
-        steps = stepped(run.graph, problem.wanted, v_name)
-        self.steps, self.formulas = (
-            Gradients(made.summed(self.leaves, self.hessian.p, self.hessian.u), made.of)
-            for made in (steps, closed(run, v_name) or steps)
-        )
+        self.steps = self.formulas = asked.steps
+        made = closed(run, None if self.implicit else self.v_name)
+        if made is not None:
+            total = made.summed(self.leaves, self.hessian.p, self.hessian.u)
+            self.formulas = replace(made, graph=total)
         self.values = {
             **problem.values,
             **({} if self.implicit else {self.v_name: problem.v}),
@@ -319,20 +321,21 @@ class Making:
             status = whole.verdict
         if status == "cannot tell":
             known = ~accounted(np.ones(given.shape, dtype=bool), expected, given)
-            if self.coarse or known.any():
+            if known.any():
                 rest = [array[~known] for array in (expected, given, allowed)]
                 told = compare.judge(name, routes, rest[0], rest[1], rest[2], dtype, scale)
-                status = "convention" if self.coarse or told.verdict == "agree" else status
+                status = "convention" if told.verdict == "agree" else status
         return status, whole.margin
 
     def _accounted(self, node: Node, id: int | None = None) -> Callable[[Array, Array, Array], Any]:
         """What nothing accounts for of differences in ``H·u``, or in the Jacobian of the value ``id``."""
-        graph = self.steps.graph if id is None else self.steps.at(id)
 
         def left(wrong: Array, one: Array, other: Array) -> Any:
-            wanted, forward = self.problem.wanted, self.chain.forward
-            found = Accounted(graph, forward, *self._marks, wanted)
-            return found.left(wrong, one, other, node)
+            if id not in self._known:
+                graph = self.steps.graph if id is None else self.steps.at(id)
+                args = *self._marks, self.problem.wanted
+                self._known[id] = Accounted(graph, self.chain.forward, *args)
+            return self._known[id].left(wrong, one, other, node)
 
         return left
 
@@ -360,18 +363,16 @@ class Making:
         return not wrong.any() and all(block.verdict != "mismatch" for block in column)
 
     def _astray(self) -> bool:
-        """Whether some input's numbers are, see `digits.astray`."""
+        """Whether the run whose steps were judged has digits that PyTorch's own numbers lack."""
         dtype, scale = self.problem.dtype, compare.largest(self.problem.v)
         assert self.answer is not None
-        second, arrived = self.answer.second, self.chain.upstream
-        return any(
-            digits.astray(
-                second.gradients.get(leaf.label), second.stepped.get(leaf.label),
-                cleaned(arrived[leaf.id], exact=self.chain.exact), dtype, scale,
-            )
-            for leaf in self.leaves
-            if leaf.id in arrived
-        )  # fmt: skip
+        second = self.answer.second
+        for leaf in (leaf for leaf in self.leaves if leaf.id in self.chain.upstream):
+            exact = cleaned(self.chain.upstream[leaf.id], exact=self.chain.exact)
+            runs = (run.get(leaf.label) for run in (second.gradients, second.stepped))
+            if [digits.has_few(run, exact, dtype, scale) for run in runs] == [True, False]:
+                return True
+        return False
 
     def _chain_rows(self) -> dict[tuple[str, str], tuple[Array, Array]]:
         """Every block by the chain rule on the graph of the backward pass, a row at a time."""

@@ -6,20 +6,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import sympy
-from sympy.core.relational import Relational
 
 from gradexplain.arithmetic import mp
 from gradexplain.engine import Run
 from gradexplain.explanation import Array
-from gradexplain.formula.functions import build
-from gradexplain.formula.kinds import element_symbol
-from gradexplain.formula.kit import number
-from gradexplain.graph import Node, Ref
-from gradexplain.plan.arrays import to_float
-from gradexplain.plan.evaluate import Evaluator
-from gradexplain.routes.singular import Singular
+from gradexplain.graph import Node
+from gradexplain.routes.singular import Singular, where_any
 from gradexplain.verdict import compare
 
 
@@ -30,29 +23,10 @@ def borders(run: Run) -> list[Singular]:
     for node in run.graph.nodes:
         if node.id not in reach or node.op is None or not node.op.pointwise:
             continue
-        axes = tuple(sympy.Symbol(f"i{n}", integer=True) for n in range(len(node.shape)))
-        arrays: dict[str, Array] = {}
-        names: dict[str, Any] = {}
-        for parameter, arg in zip(node.op.parameters, node.args, strict=True):
-            if isinstance(arg, Ref):
-                value = to_float(run.chain.forward[arg.id][0])
-                arrays[parameter.name] = np.broadcast_to(value, node.shape)
-                names[parameter.name] = element_symbol(parameter.name, axes)
-            elif isinstance(arg, (int, float)):
-                names[parameter.name] = number(arg)
         try:
-            formula = build(node.op.formula, names)
+            mask = where_any(node, run.chain, edges=True)
         except (KeyError, TypeError, ValueError):
             continue  # an argument that is no number: nothing to compare
-        evaluator = Evaluator(
-            lambda name, arrays=arrays: (arrays[name], np.abs(arrays[name])),  # type: ignore[misc]
-            dict(zip(axes, node.shape, strict=True)),
-            exact=False,
-        )
-        mask = np.zeros(node.shape, dtype=bool)
-        for relation in formula.atoms(Relational):
-            edge = sympy.Eq(relation.lhs, relation.rhs, evaluate=False)
-            mask |= evaluator.holds(edge, axes, node.shape)
         if mask.any():
             found.append(Singular.at(node, mask))
     return found

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from gradexplain.adjoint import Adjoint, adjoint
+from gradexplain.adjoint import Adjoint
 from gradexplain.engine import Run, explanation_of
 from gradexplain.explanation import BackwardRow, Check, Note, Second
 from gradexplain.graph import Graph
 from gradexplain.problem import Problem
 from gradexplain.routes.calls import Part, Shared
-from gradexplain.routes.double import SecondQuestion
 from gradexplain.routes.names import free_name, free_names
-from gradexplain.routes.pytorch import Asked
-from gradexplain.second.gradients import Gradients, recorded
+from gradexplain.second.gradients import asked, stepped
 
 
 @dataclass(slots=True)
@@ -26,8 +24,8 @@ class SecondPass:
     made: Adjoint
     label: str
     v_name: str
-    total: Graph | None
-    again: Mapping[int, frozenset[int]]
+    total: Graph | None = None
+    again: Mapping[int, frozenset[int]] = field(default_factory=dict)
     shared: Shared | None = None
 
     @classmethod
@@ -35,22 +33,18 @@ class SecondPass:
         """``problem`` with its second pass."""
         graph, implicit = problem.graph, problem.v_source == "implicit"
         v_name, _ = free_names(graph)
-        made = adjoint(graph, problem.wanted, None if implicit else v_name)
-        label = free_name(graph, "S", "M", "T")
-        if not made.gradients:
-            return replace(problem, extra=cls(made, label, v_name, None, {}))
-        leaves = [n for n in graph.leaves if n.label in problem.wanted and not n.integer]
-        of = {graph[id].label: g for id, g in made.gradients.items()}
-        total = Gradients(made.graph, of).summed(leaves, label)
-        passes, again = recorded(graph, made, total, problem.v)
-        extra = cls(made, label, v_name, total, again)
-        if not problem.check:
-            return replace(problem, extra=extra)
-        between = Run(replace(problem, check=False)).between
-        question = problem.question(tuple(node.label for node in between))
-        extra.shared = Shared(Asked(SecondQuestion(question, passes)))
-        first = Part(extra.shared, lambda answer: answer.first, last=True)
-        return replace(problem, extra=extra, asked=first)
+        steps = stepped(graph, problem.wanted, None if implicit else v_name)
+        assert steps.made is not None
+        extra = cls(steps.made, free_name(graph, "S", "M", "T"), v_name)
+        if steps.of:
+            leaves = [n for n in graph.leaves if n.label in problem.wanted and not n.integer]
+            extra.total = total = steps.summed(leaves, extra.label)
+            if problem.check:
+                between = tuple(n.label for n in Run(replace(problem, check=False)).between)
+                problem, extra.shared, extra.again = asked(
+                    problem, steps.made, total, retain=between
+                )
+        return replace(problem, extra=extra)
 
     def begin(self, run: Run) -> None:
         """Nothing: the first pass is explained as it always is."""
@@ -63,13 +57,13 @@ class SecondPass:
         values = dict(problem.values)
         if not implicit:
             values[v_name] = problem.v
-        asked = None
+        part = None
         if self.shared is not None:
-            asked = Part(self.shared, lambda answer: answer.second)
+            part = Part(self.shared, lambda answer: answer.second)
         second = explanation_of(
             Problem(
                 total, values, np.ones(()), problem.wanted, problem.dtype, problem.check,
-                v_source="implicit", scalar=True, asked=asked, again=self.again,
+                v_source="implicit", scalar=True, asked=part, again=self.again,
             )
         )  # fmt: skip
         for stop in second.stops:

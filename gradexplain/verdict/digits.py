@@ -84,17 +84,10 @@ def few(digits: float, dtype: str) -> bool:
     return digits < in_format(dtype) / 2
 
 
-def has_few(found: Array, exact: Array, dtype: str, scale: float) -> bool:
-    """Whether a tensor as a whole has `few` right digits."""
+def has_few(found: Array | None, exact: Array, dtype: str, scale: float) -> bool:
+    """Whether a tensor as a whole has `few` right digits; None are zeros."""
+    found = np.zeros(exact.shape) if found is None else found
     return few(whole(found, exact, dtype, scale), dtype)
-
-
-def astray(
-    own: Array | None, stepped: Array | None, exact: Array, dtype: str, scale: float
-) -> bool:
-    """Whether the run whose steps were judged has digits that PyTorch's ``own`` numbers lack."""
-    found = (np.zeros(exact.shape) if array is None else array for array in (own, stepped))
-    return [has_few(array, exact, dtype, scale) for array in found] == [True, False]
 
 
 def forward_losses(
