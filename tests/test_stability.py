@@ -49,7 +49,7 @@ def test_classic(source: str, expression: str, where: str, expected: str) -> Non
 def test_float32_has_fewer_digits() -> None:
     found = stability("log(1 + x)", {"x": (0.0, 1.0)}, dtype="float32")
     assert found.rewrite == "torch.log1p(x)"
-    assert max(found.forward) <= 7.22
+    assert max(found.forward) <= 7.23
 
 
 def test_samples_reach_every_power_of_ten_and_stay_inside() -> None:

@@ -382,7 +382,9 @@ def test_what_is_extreme_hides_no_fault(text: str, size: float, dtype: str) -> N
     x = np.array([[1.5, -0.75, 0.5], [0.75, 2.0, -1.25]]) * np.array([[size], [1.0]])
     at = {"x": x} | ({"y": np.ones((2, 3))} if ", y" in text else {})
     p = problem_of(Request(text, at, grad=ONES, dtype="float64"))
-    p = replace(p, dtype=dtype, reread=None, v=p.v * np.arange(1.0, 1 + p.v.size).reshape(p.v.shape))
+    p = replace(
+        p, dtype=dtype, reread=None, v=p.v * np.arange(1.0, 1 + p.v.size).reshape(p.v.shape)
+    )
     right = judge(p)
     assert status_of(right) in ("agree", "convention")
     for place in places(p):

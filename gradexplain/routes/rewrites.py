@@ -1,8 +1,9 @@
 """Rewrites that keep digits: one table, read by ``gradexplain stability`` and by the notes of ``run``.
 
-A row is two expressions; the capital letters A, B and C stand for any value, D for a dim.  A rewrite is
-proposed only where it was found to be equal, so a row may be tried where it does not help: by numbers
-with digits to spare here, and measured to be better too by `gradexplain.stability.search`.
+A row is two expressions, in squares that may be products too.  The capital letters A, B and C stand for
+any value, D for a dim.  A rewrite is proposed only where it was found to be equal, so a row may be tried
+where it does not help: by numbers with digits to spare here, and measured to be better too by
+`gradexplain.stability.search`.
 
 Sources: D. Goldberg, *What every computer scientist should know about floating-point arithmetic* (1991);
 N. Higham, *Accuracy and Stability of Numerical Algorithms* (2002), chapters 1, 2 and 27; the benchmarks
@@ -45,7 +46,7 @@ _ROUNDS = "1 + a small number forgets the small number's digits"
 _OVERFLOWS = "an exponential or a square leaves the range of the dtype"
 _INFINITE = "the branch that is not taken has an infinite derivative, and 0·inf is nan"
 
-REWRITES: tuple[Row, ...] = tuple(Row(*row) for row in (
+_TABLE: tuple[tuple[str, str, str], ...] = (
     # a difference with 1
     ("log(sum(exp(A), D))", "logsumexp(A, D)", _OVERFLOWS),
     ("exp(A)/sum(exp(A), D)", "softmax(A, D)", _OVERFLOWS),
@@ -88,32 +89,32 @@ REWRITES: tuple[Row, ...] = tuple(Row(*row) for row in (
     ("log(1 + A)", "log1p(A)", _ROUNDS),
     ("log(1 - A)", "log1p(-A)", _ROUNDS),
     ("log(A) - log(B)", "log(A/B)", _CANCELS),
-    ("log(A + sqrt(A*A + 1))", "asinh(A)", _CANCELS),
+    ("log(cosh(A))", "log1p(2*sinh(A/2)**2)", _ROUNDS),
+    ("log(cosh(A))", "abs(A) + log((1 + exp(-2*abs(A)))/2)", _OVERFLOWS),
+    ("log(cosh(A))", "where(abs(A) < 1, log1p(2*sinh(clamp(A, -1, 1)/2)**2), "
+     "abs(A) + log((1 + exp(-2*abs(A)))/2))", _OVERFLOWS),
     ("log(A + sqrt(A**2 + 1))", "asinh(A)", _CANCELS),
     # roots and squares
     ("sqrt(1 + A) - 1", "A/(sqrt(1 + A) + 1)", _CANCELS),
     ("1 - sqrt(1 - A)", "A/(1 + sqrt(1 - A))", _CANCELS),
     ("sqrt(A + B) - sqrt(A)", "B/(sqrt(A + B) + sqrt(A))", _CANCELS),
     ("sqrt(A) - sqrt(B)", "(A - B)/(sqrt(A) + sqrt(B))", _CANCELS),
-    ("sqrt(A*A + B) - A", "B/(sqrt(A*A + B) + A)", _CANCELS),
     ("sqrt(A**2 + B) - A", "B/(sqrt(A**2 + B) + A)", _CANCELS),
-    ("sqrt(A*A - B) - A", "-B/(sqrt(A*A - B) + A)", _CANCELS),
-    ("-A + sqrt(A*A - B)", "-B/(sqrt(A*A - B) + A)", _CANCELS),
     ("sqrt(A**2 - B) - A", "-B/(sqrt(A**2 - B) + A)", _CANCELS),
     ("-A + sqrt(A**2 - B)", "-B/(sqrt(A**2 - B) + A)", _CANCELS),
+    ("-A - sqrt(A**2 - B)", "B/(sqrt(A**2 - B) - A)", _CANCELS),
+    ("(1 + A)**B", "exp(B*log1p(A))", _ROUNDS),
+    ("sqrt(A**2 + B**2 + C**2)", "hypot(hypot(A, B), C)", _OVERFLOWS),
     ("sqrt(A - 1)*sqrt(A + 1) - A", "-1/(sqrt(A - 1)*sqrt(A + 1) + A)", _CANCELS),
     ("sqrt(1 + A) - sqrt(1 - A)", "2*A/(sqrt(1 + A) + sqrt(1 - A))", _CANCELS),
-    ("A/sqrt(A*A + 1)", "A/hypot(A, ones_like(A))", _OVERFLOWS),
     ("A/sqrt(A**2 + 1)", "A/hypot(A, ones_like(A))", _OVERFLOWS),
     ("1/sqrt(A) - 1/sqrt(A + 1)", "1/(sqrt(A)*sqrt(A + 1)*(sqrt(A) + sqrt(A + 1)))", _CANCELS),
-    ("sqrt(A*A + B*B)", "hypot(A, B)", _OVERFLOWS),
     ("sqrt(A**2 + B**2)", "hypot(A, B)", _OVERFLOWS),
-    ("sqrt(sum(A*A))", "max(abs(A))*norm(A/max(abs(A)))", _OVERFLOWS),
     ("sqrt(sum(A**2))", "max(abs(A))*norm(A/max(abs(A)))", _OVERFLOWS),
     ("norm(A)", "max(abs(A))*norm(A/max(abs(A)))", _OVERFLOWS),
-    ("A*A - B*B", "(A - B)*(A + B)", _CANCELS),
     ("A**2 - B**2", "(A - B)*(A + B)", _CANCELS),
     ("(1 + A)**2 - 1", "A*(A + 2)", _CANCELS),
+    ("(1 + A)**B - 1", "expm1(B*log1p(A))", _CANCELS),
     ("(A + B)**2 - A**2", "B*(2*A + B)", _CANCELS),
     ("mean(A*A) - mean(A)**2", "mean((A - mean(A))**2)", _CANCELS),
     ("mean(A**2) - mean(A)**2", "mean((A - mean(A))**2)", _CANCELS),
@@ -125,9 +126,10 @@ REWRITES: tuple[Row, ...] = tuple(Row(*row) for row in (
     ("A/(A + 1) - (A + 1)/(A - 1)", "-(3*A + 1)/((A + 1)*(A - 1))", _CANCELS),
     # angles
     ("(1 - cos(A))/A**2", "0.5*sinc(A/(2*pi))**2", _CANCELS),
-    ("(1 - cos(A))/(A*A)", "0.5*sinc(A/(2*pi))**2", _CANCELS),
+    ("(1 - cos(A))/(A**2)", "0.5*sinc(A/(2*pi))**2", _CANCELS),
     ("(1 - cos(A))/sin(A)", "tan(A/2)", _CANCELS),
     ("1 - cos(A)", "2*sin(A/2)**2", _CANCELS),
+    ("acos(1 - A)", "2*asin(sqrt(A/2))", _ROUNDS),
     ("cosh(A) - 1", "2*sinh(A/2)**2", _CANCELS),
     ("sin(A + B) - sin(A)", "2*cos(A + B/2)*sin(B/2)", _CANCELS),
     ("cos(A + B) - cos(A)", "-2*sin(A + B/2)*sin(B/2)", _CANCELS),
@@ -140,7 +142,19 @@ REWRITES: tuple[Row, ...] = tuple(Row(*row) for row in (
     ("where(A > 0, log(A), B)", "where(A > 0, log(where(A > 0, A, 1)), B)", _INFINITE),
     ("where(A > 0, 1/A, B)", "where(A > 0, 1/where(A > 0, A, 1), B)", _INFINITE),
     ("where(A != 0, B/A, C)", "where(A != 0, B/where(A != 0, A, 1), C)", _INFINITE),
-))  # fmt: skip
+)  # fmt: skip
+
+#: A square is written ``A**2`` or ``A*A``.
+REWRITES = tuple(
+    Row(*row)
+    for old, new, why in _TABLE
+    for row in dict.fromkeys(
+        (
+            (old, new, why),
+            (*(re.sub(r"\b([A-Z])\*\*2", r"(\1*\1)", text) for text in (old, new)), why),
+        )
+    )
+)
 
 
 def filled(pattern: ast.expr, parts: dict[str, ast.expr]) -> ast.expr:

@@ -15,6 +15,8 @@ from gradexplain.explanation import Array, Shape
 from gradexplain.graph import Graph
 from gradexplain.routes.chain import ChainRule
 from gradexplain.routes.pytorch import ERRORS, Answer, Asked, refusal, tensors_of, to_array
+from gradexplain.verdict.compare import FORMATS, ROUNDOFF
+from gradexplain.verdict.digits import in_format
 
 #: Digits with which the exact values are evaluated, one after the other until two agree to 50.
 _PRECISIONS = (80, 240, 960)
@@ -22,10 +24,8 @@ _PRECISIONS = (80, 240, 960)
 #: Digits in which two exact numbers are compared.
 _DIGITS = 80
 
-#: The digits that each dtype holds, its largest number and its smallest.
-FULL = {"float64": 15.95, "float32": 7.22}
-_LARGEST = {"float64": 1.7976931348623157e308, "float32": 3.4028234663852886e38}
-_SMALLEST = {"float64": 2.3e-308, "float32": 1.2e-38}
+#: The digits that each dtype holds.
+FULL = {dtype: in_format(dtype) for dtype in ROUNDOFF}
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,12 +205,13 @@ def _digits(found: float, true: Any, scale: Any, dtype: str) -> float:
     full = FULL[dtype]
     if mp.isnan(true) or math.isnan(found):
         return full if mp.isnan(true) and math.isnan(found) else 0.0
-    if abs(true) > _LARGEST[dtype]:
+    form = FORMATS[dtype]
+    if abs(true) > form.largest:
         return full if math.isinf(found) and (found > 0) == (true > 0) else 0.0
     if math.isinf(found):
         return 0.0
-    if scale < _SMALLEST[dtype]:
-        return full if abs(found) <= _SMALLEST[dtype] else 0.0
+    if scale < form.smallest:
+        return full if abs(found) <= form.smallest else 0.0
     off = abs(mp.mpf(found) - true) / scale
     return full if off == 0 else float(min(full, max(0.0, -mp.log10(off))))
 

@@ -9,7 +9,7 @@ from gradexplain.stability.search import Stability
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 #: Columns of the picture.
-_WIDTH = 60
+_WIDTH = 44
 
 
 def page(x: Stability) -> doc.Document:
