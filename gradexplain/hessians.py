@@ -69,9 +69,8 @@ def hessian_of(request: Request, vector: Mapping[str | None, Value]) -> Hessian:
     total = made.summed(leaves, p, u_name)
     extra = HessianAsked(u, weights, whole, replace(made, graph=total), u_name, p)
     if problem.check:
-        assert made.made is not None
         problem, extra.shared, extra.again = asked(
-            problem, made.made, total, u_name, weights, whole=whole
+            problem, made, total, u_name, weights, whole=whole
         )
     first = explanation_of(replace(problem, extra=extra))
     found = extra.found
@@ -82,30 +81,22 @@ def hessian_of(request: Request, vector: Mapping[str | None, Value]) -> Hessian:
 
 
 def _vector(
-    given: Mapping[str | None, Value], leaves: Sequence[Node], dtype: str
+    given: Mapping[str | None, Value], leaves: Sequence[Node], dtype: Any
 ) -> dict[str, Array] | None:
     """``u`` for each input; an input that is not named gets zeros."""
     if not given:
         return None
     names = [leaf.label for leaf in leaves]
-    if None in given:
-        u = given[None]
-        if u is ONES:
-            return {leaf.label: np.ones(leaf.shape) for leaf in leaves}
-        u = bind(u, dtype, "--vector")  # type: ignore[arg-type]
-        if len(leaves) == 1 and u.shape == leaves[0].shape:
-            return {names[0]: u}
+    whole = given.get(None)
+    if whole is not None and (whole is ONES or len(leaves) == 1):
+        given = dict.fromkeys(names, whole)
+    elif whole is not None:
+        u = bind(whole, dtype, "--vector")
         sizes = [math.prod(leaf.shape) for leaf in leaves]
-        if len(leaves) > 1 and u.shape == (sum(sizes),):
+        if u.shape == (sum(sizes),):
             # One vector over the elements of all inputs, in their order.
             parts = np.split(u, np.cumsum(sizes)[:-1])
             return {n.label: part.reshape(n.shape) for n, part in zip(leaves, parts, strict=True)}
-        if len(leaves) == 1:
-            raise InputError(
-                f"mismatch in shape: --vector has shape {show_shape(u.shape)} and {names[0]} has "
-                f"shape {show_shape(leaves[0].shape)}; u has the input's shape",
-                remedy=f"give u in shape {show_shape(leaves[0].shape)}, or ones",
-            )
         raise InputError(
             f"mismatch in shape: --vector has shape {show_shape(u.shape)} and the inputs "
             f"{', '.join(names)} have {sum(sizes)} elements together",
@@ -120,13 +111,13 @@ def _vector(
     found: dict[str, Array] = {}
     for leaf in leaves:
         value = given.get(leaf.label, np.zeros(leaf.shape))
-        part = np.ones(leaf.shape) if value is ONES else value
-        part = bind(part, dtype, f"--vector {leaf.label}")  # type: ignore[arg-type]
+        option = f"--vector {leaf.label}" if whole is None else "--vector"
+        part = bind(np.ones(leaf.shape) if value is ONES else value, dtype, option)
         if part.shape != leaf.shape:
             raise InputError(
-                f"mismatch in shape: --vector {leaf.label} has shape {show_shape(part.shape)} and "
-                f"{leaf.label} has shape {show_shape(leaf.shape)}",
-                remedy=f"give it in shape {show_shape(leaf.shape)}, or ones",
+                f"mismatch in shape: {option} has shape {show_shape(part.shape)} and {leaf.label} has "
+                f"shape {show_shape(leaf.shape)}; u has the input's shape",
+                remedy=f"give u in shape {show_shape(leaf.shape)}, or ones",
             )
         found[leaf.label] = part
     return found

@@ -110,36 +110,36 @@ class Question:
             if again is None:
                 continue
             found.functions[id] = type(tensor.grad_fn).__name__
-            sources = [
-                i for i in dict.fromkeys(sources) if isinstance(tensors.get(i), torch.Tensor)
-            ]
-            inputs = {
-                i: tensors[i].detach().requires_grad_() for i in sources if tensors[i].requires_grad
-            }
-            result = again(self, {**tensors, **inputs})
-            if not inputs or not result.requires_grad:
-                continue
-            kept = () if op is None or op.saved is None else op.saved(result.grad_fn)
+            sources = [i for i in sources if isinstance(tensors.get(i), torch.Tensor)]
+            saved = None if op is None else op.saved
+            kept, sent = self._sent(torch, again, tensors, sources, tensor.grad, saved)
             for aside, own in zip(self.graph[id].aside if kept else (), kept, strict=False):
                 found.forward[aside] = numbers_of(torch, own).reshape(self.graph[aside].shape)
-            found.sends(torch, found.contributions, id, inputs, result, tensor.grad)
-            if self.dtype == "float64" or not (
-                (op is not None and any(kernel.terms for kernel in op.coarse))
-                or any(
-                    compare.extreme(numbers_of(torch, tensors[i], copy=False), self.dtype).any()
-                    for i in (id, *sources)
-                    if tensors[i].is_floating_point()
-                )
-            ):
+            found.contributions.update({(id, source): part for source, part in sent.items()})
+            if self.dtype == "float64":
                 continue
-            # What differs may be the dtype's arithmetic alone.
-            wider = {i: tensors[i].detach() for i in sources}
-            wider = {i: t.double() if t.is_floating_point() else t for i, t in wider.items()}
-            inputs = {i: wider[i].requires_grad_() for i in inputs}
-            result = again(wide, {**tensors, **wider})
-            if result.dtype == torch.float64:
-                found.sends(torch, found.wider, id, inputs, result, tensor.grad.double())
+            arrays = (found.forward[i] for i in (id, *sources) if i in found.forward)
+            extreme = any(compare.extreme(array, self.dtype).any() for array in arrays)
+            if extreme or (op is not None and op.coarse):
+                # What differs may be the dtype's arithmetic alone.
+                wider = {i: tensors[i].double() for i in sources if tensors[i].is_floating_point()}
+                _, sent = wide._sent(torch, again, {**tensors, **wider}, sources, tensor.grad)
+                found.wider.update({(id, source): part for source, part in sent.items()})
         return found
+
+    def _sent(
+        self, torch: Any, again: Any, tensors: Any, sources: Sequence[int], v: Any, saved: Any = None
+    ) -> tuple[Any, dict[int, Array]]:  # fmt: skip
+        """What a value that is made ``again`` keeps for its backward, and what it sends of ``v``."""
+        needs = [i for i in sources if tensors[i].requires_grad]
+        inputs = {i: tensors[i].detach().requires_grad_() for i in dict.fromkeys(needs)}
+        result = again(self, {**tensors, **inputs})
+        if not inputs or not result.requires_grad:
+            return (), {}
+        kept = () if saved is None else saved(result.grad_fn)  # before it is freed
+        sent = backward(torch, result, v.to(result.dtype), [*inputs.values()])
+        pairs = zip(inputs, sent, strict=True)
+        return kept, {i: numbers_of(torch, a, copy=False) for i, a in pairs if a is not None}
 
     def _again(self, tensors: Mapping[int, Any], *, torch: Any, node: Node) -> Any:
         dtype = getattr(torch, self.dtype)
@@ -200,16 +200,6 @@ class Steps:
     functions: dict[int, str]
     #: Contributions as they are in float64, where the dtype's range may not be enough.
     wider: dict[tuple[int, int], Array] = field(default_factory=dict)
-
-    def sends(
-        self, torch: Any, to: dict[tuple[int, int], Array], id: int, inputs: Mapping[int, Any],
-        result: Any, v: Any,
-    ) -> None:  # fmt: skip
-        """Put what ``result`` sends back of ``v``, by the ids of ``inputs``, to those of the value ``id``."""
-        sent = backward(torch, result, v, list(inputs.values()))
-        for source, part in zip(inputs, sent, strict=True):
-            if part is not None:
-                to[id, source] = numbers_of(torch, part, copy=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,6 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("log(1 - A)", "log1p(-A)", _ROUNDS),
     ("log(A) - log(B)", "log(A/B)", _CANCELS),
     ("log(cosh(A))", "log1p(2*sinh(A/2)**2)", _ROUNDS),
-    ("log(cosh(A))", "abs(A) + log((1 + exp(-2*abs(A)))/2)", _OVERFLOWS),
     ("log(cosh(A))", "where(abs(A) < 1, log1p(2*sinh(clamp(A, -1, 1)/2)**2), "
      "abs(A) + log((1 + exp(-2*abs(A)))/2))", _OVERFLOWS),
     ("log(A + sqrt(A**2 + 1))", "asinh(A)", _CANCELS),

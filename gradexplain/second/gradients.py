@@ -105,7 +105,7 @@ def stepped(graph: Graph, wanted: Sequence[str], v_name: str | None) -> Gradient
 
 def asked(
     problem: Problem,
-    made: Adjoint,
+    steps: Gradients,
     total: Graph,
     weight: str = "",
     u: Mapping[str, Array] | None = None,
@@ -115,7 +115,8 @@ def asked(
 ) -> tuple[Problem, Shared, Mapping[int, frozenset[int]]]:
     """``problem`` as the first part of what PyTorch is asked of both passes, that question, and what
     `recorded` says is made again."""
-    passes, again = recorded(problem.graph, made, total, problem.v, weight, u)
+    assert steps.made is not None
+    passes, again = recorded(problem.graph, steps.made, total, problem.v, weight, u)
     shared = Shared(Asked(SecondQuestion(problem.question(retain), passes, u, whole)))
     first = Part(shared, lambda answer: answer.first, last=True)
     return replace(problem, asked=first), shared, again

@@ -60,14 +60,9 @@ def eigenvalues(matrix: Array) -> tuple[float, ...]:
 
 def definiteness(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
+    if low < 0 < high:
+        return "indefinite"
     if low == high == 0:
         return "zero"
-    if low > 0:
-        return "positive definite"
-    if high < 0:
-        return "negative definite"
-    if low == 0:
-        return "positive semidefinite"
-    if high == 0:
-        return "negative semidefinite"
-    return "indefinite"
+    sign, nearest = ("positive", low) if high > 0 else ("negative", high)
+    return f"{sign} definite" if nearest else f"{sign} semidefinite"

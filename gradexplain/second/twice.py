@@ -41,9 +41,7 @@ class SecondPass:
             extra.total = total = steps.summed(leaves, extra.label)
             if problem.check:
                 between = tuple(n.label for n in Run(replace(problem, check=False)).between)
-                problem, extra.shared, extra.again = asked(
-                    problem, steps.made, total, retain=between
-                )
+                problem, extra.shared, extra.again = asked(problem, steps, total, retain=between)
         return replace(problem, extra=extra)
 
     def begin(self, run: Run) -> None:

@@ -122,12 +122,13 @@ def measure(
         tuple(_sure(e.values[graph.output], e.sizes[graph.output], dtype) for e in exact),
         tuple(
             min(
-                _sure(e.gradients[i], e.gradient_sizes[i], dtype)
-                for i in leaves
-                if i in e.gradients
+                (
+                    _sure(e.gradients[i], e.gradient_sizes[i], dtype)
+                    for i in leaves
+                    if i in e.gradients
+                ),
+                default=FULL[dtype],
             )
-            if any(i in e.gradients for i in leaves)
-            else FULL[dtype]
             for e in exact
         ),
     )

@@ -44,10 +44,7 @@ def reason(
     if status == "cannot tell":
         left = operations - compared
         if left and "range" in whys:
-            return (
-                f"{_RAN_OUT['range']}, or may; whether its rules are right besides, in {left} of "
-                f"{operations} operations, cannot be told from them"
-            )
+            return f"{_RAN_OUT['range']}, or may: an error besides would not be seen"
         return (
             f"in {left} of {operations} operations of the backward pass PyTorch's "
             "own roundings may be as large as its numbers, so that an error would not be seen."
