@@ -111,8 +111,7 @@ class Question:
                 continue
             found.functions[id] = type(tensor.grad_fn).__name__
             sources = [i for i in sources if isinstance(tensors.get(i), torch.Tensor)]
-            saved = None if op is None else op.saved
-            kept, sent = self._sent(torch, again, tensors, sources, tensor.grad, saved)
+            kept, sent = self._sent(torch, again, tensors, sources, tensor.grad, op)
             for aside, own in zip(self.graph[id].aside if kept else (), kept, strict=False):
                 found.forward[aside] = numbers_of(torch, own).reshape(self.graph[aside].shape)
             found.contributions.update({(id, source): part for source, part in sent.items()})
@@ -128,7 +127,7 @@ class Question:
         return found
 
     def _sent(
-        self, torch: Any, again: Any, tensors: Any, sources: Sequence[int], v: Any, saved: Any = None
+        self, torch: Any, again: Any, tensors: Any, sources: Sequence[int], v: Any, op: Any = None
     ) -> tuple[Any, dict[int, Array]]:  # fmt: skip
         """What a value that is made ``again`` keeps for its backward, and what it sends of ``v``."""
         needs = [i for i in sources if tensors[i].requires_grad]
@@ -136,7 +135,8 @@ class Question:
         result = again(self, {**tensors, **inputs})
         if not inputs or not result.requires_grad:
             return (), {}
-        kept = () if saved is None else saved(result.grad_fn)  # before it is freed
+        # What is kept is freed by backward.
+        kept = () if op is None or op.saved is None else op.saved(result.grad_fn)
         sent = backward(torch, result, v.to(result.dtype), [*inputs.values()])
         pairs = zip(inputs, sent, strict=True)
         return kept, {i: numbers_of(torch, a, copy=False) for i, a in pairs if a is not None}
