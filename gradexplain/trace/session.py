@@ -50,7 +50,7 @@ _LARGE = 1_000_000
 _AHEAD = 2
 #: Operations of so many calls are recorded at first, and of so many after anything unusual: a call
 #: on a new line, a value that is so many times larger than any was at first.
-_WARM, _UNUSUAL, _LARGER = 64, 8, 3.0
+_WARM, _UNUSUAL, _LARGER = 24, 8, 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,6 +347,9 @@ class Trace:
     ) -> Any:
         roots = _list(arguments.get("self", arguments.get("tensors", arguments.get("outputs"))))
         if not roots or not all(isinstance(root, torch.Tensor) for root in roots):
+            return function()
+        if any(torch._C._functorch.is_functorch_wrapped_tensor(root) for root in roots):
+            self.transformed(name, frame)
             return function()
         under_way: _UnderWay | None = None
         with self.guarded():

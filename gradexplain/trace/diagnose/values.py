@@ -380,6 +380,7 @@ def _stopped(scene: Scene, still: Set[str]) -> Iterator[Finding]:
     for operation, number, names in ended.values():
         name, place = plain(operation.name), at(operation.site)
         others = [scene.value(n) for n in operation.inputs if n != number]
+        others = [other for other in others if "float" in other.dtype]
         linear = name not in ("mul", "div") and any(not norm(other.array) for other in others)
         if name in _SAID or linear or any(o.kind == "leaf" and not norm(o.array) for o in others):
             continue
