@@ -111,6 +111,12 @@ class _Explainer(Backward):
             whole = explanation_of(problem)
         except GradexplainError:
             return  # it takes too much room, say
+        mine_of = self.explanation.gradients
+        if self.singular and any(
+            (~np.isfinite(g.value) & np.isfinite(mine_of[n].value)).any()
+            for n, g in whole.gradients.items()
+        ):
+            return  # it multiplies what is infinite by 0 where the chain rule passes by
         self.explanation.jacobian = whole.jacobian
         self.explanation.notes += [n for n in whole.notes if n.kind == "blind vector"]
         steps = worst(step.verdict for step in self.judged.values())
