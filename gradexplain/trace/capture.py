@@ -84,7 +84,7 @@ class Capture(Values):
         if returns:
             self._returned(self._inputs or [], result)
         else:
-            self._accumulated(self._watched, self._retained, self._before, self._inputs)
+            self._accumulated(self._inputs)
         self._left_out(self._inputs, returns=returns)
 
     def _safe(self, hook: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
@@ -193,41 +193,22 @@ class Capture(Values):
         for number, array in self._upstream.items():
             snapshot.values[number].upstream = array
 
-    def _accumulated(
-        self,
-        watched: list[tuple[Value, Any]],
-        retained: list[tuple[str, Any]],
-        before: dict[int, Array | None],
-        inputs: list[Any] | None,
-    ) -> None:
-        for value, tensor in watched:
-            after = to_array(self._after.get(id(tensor), _grad(tensor)))
-            if inputs is not None and not any(tensor is other for other in inputs):
+    def _accumulated(self, inputs: list[Any] | None) -> None:
+        leaves = [(v.names[0] if v.names else "", v, tensor) for v, tensor in self._watched]
+        retained = [
+            (name, self.edge_values[id(tensor.grad_fn), tensor.output_nr], tensor)
+            for name, tensor in self._retained
+        ]
+        for name, value, tensor in leaves + retained:
+            kind = "leaf" if tensor.grad_fn is None else "retained"
+            left = inputs is not None and not any(tensor is other for other in inputs)
+            none = value.upstream is None and value.arrived is None
+            if kind == "leaf" and (left or none):
                 continue
-            if value.upstream is None and value.arrived is None:
-                continue
+            before, after = self._before[id(tensor)], self._after.get(id(tensor), _grad(tensor))
             self.snapshot.accumulated.append(
                 Accumulated(
-                    value.names[0] if value.names else "",
-                    value.shape,
-                    "leaf",
-                    before[id(tensor)],
-                    value.upstream,
-                    after,
-                    value.id,
-                )
-            )
-        for name, tensor in retained:
-            value = self.edge_values[id(tensor.grad_fn), tensor.output_nr]
-            self.snapshot.accumulated.append(
-                Accumulated(
-                    name,
-                    value.shape,
-                    "retained",
-                    before[id(tensor)],
-                    value.upstream,
-                    to_array(_grad(tensor)),
-                    value.id,
+                    name, value.shape, kind, before, value.upstream, to_array(after), value.id
                 )
             )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +18,13 @@ from gradexplain.adjoint import moving
 from gradexplain.engine import explanation_of
 from gradexplain.errors import GradexplainError
 from gradexplain.explanation import (
+    Array,
     Check,
     Note,
 )
 from gradexplain.graph import Graph
 from gradexplain.problem import Problem
+from gradexplain.tensors import spot
 from gradexplain.trace.backward import Backward
 from gradexplain.trace.call import TracedCall, TracedRow
 from gradexplain.trace.links import Reading
@@ -217,21 +220,19 @@ class _Explainer(Backward):
     def _notes(self) -> None:
         x, s = self.explanation, self.snapshot
         notes = [Note(kind, text) for kind, text in s.notes]
+
+        def say(kind: str, text: str, **data: Any) -> None:
+            notes.append(Note(kind, text, data))
+
         seen = set()
         for point in self.singular:
             op = point.node.op
             if op.kink and op.name not in seen:
                 seen.add(op.name)
-                place = f"[{','.join(map(str, point.index))}]" if point.index else ""
                 more = f" and {point.count - 1} more" if point.count > 1 else ""
-                where = f"{point.node.label}{place}{more}"
-                notes.append(
-                    Note(
-                        "kink",
-                        f"{op.name} has no derivative at {where}: {op.kink}.",
-                        {"node": point.node.label, "count": point.count},
-                    )
-                )
+                where = f"{spot(point.node.label, point.index)}{more}"
+                text = f"{op.name} has no derivative at {where}: {op.kink}."
+                say("kink", text, node=point.node.label, count=point.count)
         notes += self._infinities()
         made = [o for o in s.operations if o.gradients and o.id not in self.opaque]
         if made:
@@ -248,15 +249,15 @@ class _Explainer(Backward):
                     "saved; the formulas have those written out, so the two are compared where "
                     "both ways have come together."
                 )
-            notes.append(Note("create_graph", text, {"nodes": names}))
+            say("create_graph", text, nodes=names)
         for kind, text, found in (
             ("wrong backward", _WRONG, self.wrong), ("own backward", _MEANT, self.meant),
         ):  # fmt: skip
             for operation in found.values():
                 function = operation.name.removesuffix(".apply")
                 file = f"{s.site.file}:{function}" if s.site is not None else function
-                data = {"node": self.labels[operation.outputs[0]], "function": function}
-                notes.append(Note(kind, text.format(function=function, file=file), data))
+                node = self.labels[operation.outputs[0]]
+                say(kind, text.format(function=function, file=file), node=node, function=function)
         for operation in s.operations:
             why = self.opaque.get(operation.id)
             if why and operation.sent and operation.outputs:
@@ -265,35 +266,25 @@ class _Explainer(Backward):
                 if operation.name.endswith(".apply") and s.site is not None:
                     function = operation.name.removesuffix(".apply")
                     advice = f" gradexplain check {s.site.file}:{function} checks its backward."
-                notes.append(
-                    Note(
-                        "opaque",
-                        f"{name} = {self._call(operation)}: {why}; what it sends back is PyTorch's "
-                        f"own local result.{advice}",
-                        {"node": name, "function": operation.name, "why": why},
-                    )
+                text = (
+                    f"{name} = {self._call(operation)}: {why}; what it sends back is PyTorch's own"
                 )
+                say(
+                    "opaque", f"{text} local result.{advice}", node=name, function=operation.name,
+                    why=why,
+                )  # fmt: skip
         for number in self.hooked:
             name = self.labels[number]
-            notes.append(
-                Note(
-                    "hook",
-                    f"A hook on {name} replaced the gradient that arrived there.",
-                    {"node": name},
-                )
-            )
+            say("hook", f"A hook on {name} replaced the gradient that arrived there.", node=name)
         again = [e for e in s.accumulated if e.before is not None and e.kind == "leaf"]
         if again and any(e.before is not None and e.before.any() for e in again):
             names = [e.name for e in again]
             shown = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-            notes.append(
-                Note(
-                    "accumulated",
-                    f"{shown} held a gradient from before: backward adds to .grad, it does not "
-                    "replace it. zero_grad() (or .grad = None) between the calls starts anew.",
-                    {"inputs": names},
-                )
-            )
+            say(
+                "accumulated", f"{shown} held a gradient from before: backward adds to .grad, it does "
+                "not replace it. zero_grad() (or .grad = None) between the calls starts anew.",
+                inputs=names,
+            )  # fmt: skip
         x.notes = notes + x.notes
 
     def _infinities(self) -> list[Note]:
@@ -301,31 +292,21 @@ class _Explainer(Backward):
         ends = [self.explanation.output.value, *(gradient.torch for gradient in gradients)]
         if all(array is None or np.isfinite(array).all() for array in ends):
             return []  # the -inf of a mask, say
-        rows: list[TracedRow] = self.explanation.forward  # type: ignore[assignment]
-        for row in rows:
-            if not row.known or np.isfinite(row.value).all():
-                continue
-            index = tuple(int(i) for i in np.argwhere(~np.isfinite(row.value))[0])
-            place = f"[{','.join(map(str, index))}]" if index else ""
-            word = numbers.number(float(row.value[index]))
-            return [
-                Note(
-                    "infinity",
-                    f"{row.node}{place} is {word}: it first arises in {row.node} = {row.expression}"
-                    + (f" (line {row.line})." if row.line else "."),
-                    {"node": row.node, "index": list(index)},
-                )
-            ]
+        for row in self.explanation.forward:
+            if isinstance(row, TracedRow) and row.known and not np.isfinite(row.value).all():
+                place, word, index = _first_bad(row.node, row.value)
+                line = f" (line {row.line})" if row.line else ""
+                said = f"{place} is {word}: it first arises in {row.node} = {row.expression}{line}."
+                return [Note("infinity", said, {"node": row.node, "index": index})]
         for step in self.explanation.steps:
-            if np.isfinite(step.contribution).all() or not np.isfinite(step.upstream).all():
-                continue
-            index = tuple(int(i) for i in np.argwhere(~np.isfinite(step.contribution))[0])
-            word = numbers.number(float(step.contribution[index]))
-            return [
-                Note(
-                    "infinity",
-                    f"The gradient becomes {word} on the way from {step.node} to {step.input}.",
-                    {"node": step.node, "index": list(index)},
-                )
-            ]
+            if np.isfinite(step.upstream).all() and not np.isfinite(step.contribution).all():
+                _, word, index = _first_bad(step.node, step.contribution)
+                said = f"The gradient becomes {word} on the way from {step.node} to {step.input}."
+                return [Note("infinity", said, {"node": step.node, "index": index})]
         return []
+
+
+def _first_bad(name: str, array: Array) -> tuple[str, str, list[int]]:
+    """The first element that is no number: its name, what it is, its place."""
+    index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+    return spot(name, index), numbers.number(float(array[index])), list(index)
