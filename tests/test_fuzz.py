@@ -171,22 +171,17 @@ def test_what_was_found(
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "code", "said"),
-    [
-        ("SYMPY_CACHE_SIZE", "abc", 0, ""),
-        ("COLUMNS", "abc", 0, ""),
-        ("_GRADEXPLAIN_COMPLETE", "bash_complete", 2, "gradexplain: _GRADEXPLAIN_COMPLETE is set, but not 'COMP_WORDS'\n"
-            "remedy: unset _GRADEXPLAIN_COMPLETE: it is for the script of gradexplain completion\n"),
-    ],
-)  # fmt: skip
-def test_odd_variables(name: str, value: str, code: int, said: str) -> None:
+    ("name", "value"),
+    [("SYMPY_CACHE_SIZE", "abc"), ("COLUMNS", "abc"), ("_GRADEXPLAIN_COMPLETE", "bash_complete")],
+)
+def test_odd_variables(name: str, value: str) -> None:
     """By the real command: SymPy reads its variable as it is imported."""
     done = subprocess.run(
         [sys.executable, "-c", "from gradexplain.cli import main; raise SystemExit(main())"]
         + ["run", "x*2", "--no-check"],
         env={**os.environ, name: value}, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert (done.returncode, done.stderr) == (code, said)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_an_array_that_is_turned_around_goes_to_pytorch() -> None:

@@ -261,7 +261,7 @@ def _values(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
         (["x*x", "--vector", "1,2"], "mismatch in shape: --vector has shape (2,) and x has"),
         (["x*y", "--vector", "1,2,3"], "mismatch in shape: --vector has shape (3,) and the inputs"),
         (["x*y", "--vector", "z=1"], "--vector z: no input of that name"),
-        (["x*y", "--vector", "x=1", "--vector", "x=2"], "--vector x is given twice"),
+        (["x*y", "--vector", "x=1", "--vector", "x=2"], "--vector gives x twice"),
         (["x*y", "--vector", "1", "--vector", "2"], "--vector is given twice"),
         (["x*y", "--vector", "x=1,2"], "mismatch in shape: --vector x has shape (2,)"),
         (["x*y", "--grad", "1", "--grad", "2"], "--grad is given 2 times"),

@@ -25,7 +25,7 @@ from gradexplain.verdict.status import exit_code
 if TYPE_CHECKING:
     from gradexplain.second.model import Hessian
 
-_NAMED = re.compile(r"\s*([^\W\d]\w*)\s*=(.*)", re.DOTALL)
+_NAMED = re.compile(r"\s*[^\W\d]\w*\s*=")
 
 
 @click.command(cls=Command, short_help="Every second derivative of an expression.")
@@ -74,18 +74,15 @@ def hessian(
     return exit_code([found.check.status])
 
 
-def _vector(texts: tuple[str, ...]) -> dict[str | None, Any]:
+def _vector(texts: tuple[str, ...]) -> dict[Any, Any]:
     from gradexplain.reading import typed  # NumPy is loaded here, not for --help
 
-    found: dict[str | None, Any] = {}
-    for text in texts:
-        named = _NAMED.fullmatch(text)
-        name, value = (named[1], named[2]) if named else (None, text)
-        what = "--vector" if name is None else f"--vector {name}"
-        if name in found or (found and (name is None or None in found)):
-            raise InputError(
-                f"{what} is given twice" if name in found else "--vector is given twice",
-                remedy="give one vector for all inputs, or one NAME=… for each",
-            )
-        found[name] = typed.parse_value(value, what)
-    return found
+    named = [text for text in texts if _NAMED.match(text)]
+    if len(texts) == 1 and not named:
+        return {None: typed.parse_value(texts[0], "--vector")}
+    if len(named) < len(texts):
+        raise InputError(
+            "--vector is given twice",
+            remedy="give one vector for all inputs, or one NAME=… for each",
+        )
+    return typed.parse_bindings(texts, "--vector")

@@ -139,9 +139,9 @@ def _invoke(arguments: list[str]) -> int:
     instruction = os.environ.get(shell.ASKING)
     # A long program passes the usual 1000; of what stands there SymPy would make Python code.
     os.environ["SYMPY_CACHE_SIZE"] = "10000"
+    if instruction and ("COMP_WORDS" in os.environ or instruction.endswith("_source")):
+        return shell_complete(cli, {}, _PROGRAM, shell.ASKING, instruction)
     try:
-        if instruction:
-            return shell_complete(cli, {}, _PROGRAM, shell.ASKING, instruction)
         with cli.make_context(_PROGRAM, arguments) as context:
             return cast("int", cli.invoke(context))
     except click.exceptions.NoArgsIsHelpError:
@@ -154,13 +154,6 @@ def _invoke(arguments: list[str]) -> int:
         return done.exit_code
     except click.exceptions.Abort:
         raise KeyboardInterrupt from None
-    except KeyError as error:
-        if not instruction:
-            raise
-        raise InputError(
-            f"{shell.ASKING} is set, but not {error}",
-            remedy=f"unset {shell.ASKING}: it is for the script of {_PROGRAM} completion",
-        ) from None
     except click.ClickException as error:
         raise _usage_error(error) from None
 

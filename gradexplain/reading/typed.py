@@ -30,15 +30,15 @@ def parse_value(text: str, what: str) -> Value:
     return _parse_value(text, 0, what)
 
 
-def parse_binding(text: str) -> tuple[str, Value]:
+def parse_binding(text: str, option: str = "--at") -> tuple[str, Value]:
     """``NAME=VALUE``, the argument of ``--at``."""
-    name, start = _parse_name(text, "--at", "NAME=VALUE", "--at x=1,2,3")
-    return name, _parse_value(text, start, f"--at {name}")
+    name, start = _parse_name(text, option, "NAME=VALUE", f"{option} x=1,2,3")
+    return name, _parse_value(text, start, f"{option} {name}")
 
 
-def parse_bindings(texts: Iterable[str]) -> dict[str, Value]:
+def parse_bindings(texts: Iterable[str], option: str = "--at") -> dict[str, Value]:
     """All ``--at`` options; a name can be given once."""
-    return _each_once("--at", map(parse_binding, texts))
+    return _each_once(option, (parse_binding(text, option) for text in texts))
 
 
 def parse_shape(text: str) -> tuple[str, Shape]:
