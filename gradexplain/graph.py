@@ -415,11 +415,15 @@ def renumbered(graph: Graph) -> tuple[Graph, dict[str, str]]:
     new: dict[str, str] = {}
     for node in graph.nodes:
         if node.named:
-            base = re.sub("′+$|@[0-9]+$", "", node.label)
+            base = unversioned(node.label)
             new[node.label] = version(base, counts.get(base, 0))
             counts[base] = counts.get(base, 0) + 1
     nodes = (replace(n, label=new[n.label]) if n.named else n for n in graph.nodes)
     return replace(graph, nodes=tuple(nodes)), new
+
+
+def unversioned(label: str) -> str:
+    return re.sub("(?:′+|@[0-9]+)$", "", label)
 
 
 def version(name: str, count: int) -> str:

@@ -24,7 +24,7 @@ from gradexplain.reading.inputs import Inputs
 from gradexplain.reading.pasted import cleaned
 from gradexplain.reading.typed import parse_value
 
-_ANSWER = re.compile(r"^#: (\w+) = (.+)$", re.MULTILINE)
+_ANSWER = re.compile(r"^#: ([\w′]+) = (.+)$", re.MULTILINE)
 
 
 def scripts() -> Iterator[tuple[str, str]]:
@@ -147,12 +147,12 @@ x is changed by `x.data *= 100` after it was used: PyTorch's backward then mixes
 remedy: change x after backward, or compute what depends on it anew
 
 w = torch.ones(2, requires_grad=True); (w * w).sum().backward(); w.data -= w.grad; (w ** 3).sum().backward()
-.grad of w still holds what earlier calls of backward left in it, at other values: backward adds to it
+.grad of w still holds what earlier calls at other values, or the text, left in it: backward adds to it
 remedy: zero it before each call, as in `optimizer.zero_grad()` or `w.grad = None`
 
 x = torch.ones(2, requires_grad=True); (x * x).sum().backward(); x.grad /= 2; (x ** 3).sum().backward()
-backward adds to a .grad that the text has changed
-remedy: zero it before, or gradexplain trace FILE runs the script
+.grad of x still holds what earlier calls at other values, or the text, left in it: backward adds to it
+remedy: zero it before each call, as in `optimizer.zero_grad()` or `w.grad = None`
 
 x = torch.ones(2, requires_grad=True); y = x * 2; y.detach().zero_(); (y * x).sum().backward()
 this changes, in place and without a gradient, what is used later with one

@@ -146,6 +146,12 @@ def data(s: Session, owner: Tensor, place: Span) -> Tensor:
     return found
 
 
+def apart(s: Session, owner: Tensor, place: Span) -> Tensor:
+    """The elements that a tensor has now, without a gradient, whatever becomes of it."""
+    s.requires(owner)  # a view is taken anew
+    return dataclasses.replace(data(s, owner, place), view=None, grad_of=None)
+
+
 def gradient(s: Session, owner: Tensor, place: Span) -> Any:
     """``x.grad``: what the calls so far left in it."""
     if owner.grad is None and s.requires(owner) and not owner.is_leaf and not owner.retained:

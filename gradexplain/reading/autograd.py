@@ -6,17 +6,19 @@ import dataclasses
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from gradexplain.errors import Span
 from gradexplain.explanation import Array
+from gradexplain.graph import unversioned
 from gradexplain.ops.base import show_shape
 from gradexplain.reading.derived import gradients, held
 from gradexplain.reading.objects import WHOLE, Call, Tensor, Unread, what
 from gradexplain.reading.operators import operator, subscript
-from gradexplain.reading.session import BackwardCall, Session
+from gradexplain.reading.session import VIEWS, BackwardCall, Session
 
 
 def requires_grad(s: Session, tensor: Tensor, wanted: bool, place: Span) -> Tensor:
@@ -30,9 +32,13 @@ def requires_grad(s: Session, tensor: Tensor, wanted: bool, place: Span) -> Tens
         )
     if tensor.ref is not None and not s.requires(tensor):
         # A constant was used before: from here on it is an input of its own.
-        known = s.known(tensor)
-        tensor.value = s.number(tensor, place) if known is None else known
-        tensor.ref = None
+        node = s.builder.nodes[tensor.ref.id]
+        tensor.value, now = s.known(tensor), dataclasses.replace(tensor, view=None)
+        tensor.later = None if tensor.value is not None else partial(s.number, now, place)
+        tensor.ref, tensor.name = (
+            None,
+            tensor.name or (unversioned(node.label) if node.named else ""),
+        )
     tensor.requires_grad = wanted
     return tensor
 
@@ -49,7 +55,7 @@ def retain(s: Session, tensor: Tensor, place: Span) -> None:
 
 
 def zero(s: Session, tensor: Tensor) -> None:
-    """``x.grad.zero_()``, ``x.grad = None``."""
+    """``x.grad = None``: the next backward makes another tensor."""
     tensor.grad = None
     if tensor.ref is not None:
         s.zeroed.add(s.builder.nodes[tensor.ref.id].label)
@@ -63,14 +69,14 @@ def backward_method(s: Session, owner: Tensor, call: Call) -> None:
     inputs = call.get(3, "inputs")
     retain_graph = _switch(call.get(1, "retain_graph"), call.get(2, "create_graph"))
     v = call.get(0, "gradient")
-    before = {label: leaf.tensor.grad for label, leaf in s.made.items()}
+    blank = {label for label, leaf in s.made.items() if _is_blank(s, leaf.tensor.grad)}
     made = started(s, owner, v, retain_graph, inputs, call.place, call.where)
     if call.get(2, "create_graph"):
         leaves = [leaf.tensor for label, leaf in s.made.items() if leaf.tensor.grad is not None]
         leaves = [t for t in leaves if t.ref is not None and t.ref.id in s.needed(made.start)]
         found = gradients(s, owner, v, leaves, call.place)
         for leaf, part in zip(leaves, found, strict=True):
-            if part is not None and before.get(s.builder.nodes[s.ref(leaf).id].label) is None:
+            if part is not None and s.builder.nodes[s.ref(leaf).id].label in blank:
                 part.grad_of, leaf.grad = leaf, part
 
 
@@ -102,9 +108,18 @@ def started(
         )
     array = _vector(s, start, v, place)
     wanted = None if inputs is None else tuple(_label(s, part, place) for part in listed(inputs))
-    zeroed = frozenset(s.zeroed)
+    labels = [s.builder.nodes[id].label for id in s.needed(ref.id) if s.builder.nodes[id].is_leaf]
+    held_ = {label: s.made[label].tensor.grad for label in labels}
+    zeroed = s.zeroed | {n for n, grad in held_.items() if grad is not None and _is_blank(s, grad)}
     made = BackwardCall(
-        ref.id, array, retain_graph, zeroed, wanted, place, len(s.builder.nodes), returned
+        ref.id,
+        array,
+        retain_graph,
+        frozenset(zeroed),
+        wanted,
+        place,
+        len(s.builder.nodes),
+        returned,
     )
     _overwritten(s, made)
     held(s, ref.id, array, place)
@@ -118,24 +133,27 @@ def started(
 
 
 def _hold(s: Session, call: BackwardCall, label: str) -> None:
-    """Refuse a backward whose numbers depend on a leaf that was changed since: PyTorch mixes old and
-    new, or raises."""
+    """Refuse a backward whose numbers depend on a leaf that was changed since, where an operation keeps
+    its elements: PyTorch mixes old and new, or raises."""
     graph, _ = s.part(call.start)
-    leaf = s.made[label]
+    leaf, dtype = s.made[label], s.run_dtype(graph)
     labels = [n.label for n in graph.leaves if s.made[n.label].requires_grad]
     old = s.leaves(graph)
+    shared = {n.id for n in graph.nodes if n.label == label}
+    for node in graph.nodes:
+        if node.op is not None and node.op.name in VIEWS and node.inputs[0] in shared:
+            shared.add(node.id)
+    runner = s.runner(call.place)
+    mixed = any(kept in shared for _, kept in runner.saved(graph, old, dtype, labels))
+    others = [s.made[n.label].tensor for n in graph.leaves if n.label != label]
+    twice = any(other is leaf.tensor for other in others)
+    if not mixed and not twice:
+        return
     new = {**old, label: s.number(leaf.tensor, call.place)}
-    dtype = s.run_dtype(graph)
-    before, after = (
-        s.runner(call.place).gradients(graph, values, dtype, call.v, labels)
-        for values in (old, new)
-    )
-    pairs = [(before[n], after[n]) for n in labels]
-    if all(
-        a is b or np.array_equal(a, b, equal_nan=True)
-        for a, b in pairs
-        if a is not None and b is not None
-    ):
+    before, after = (runner.gradients(graph, at, dtype, call.v, labels) for at in (old, new))
+    reached = before[label]
+    both = twice and reached is not None and reached.any()
+    if not both and not (mixed and any(_differ(before[n], after[n]) for n in labels)):
         return
     base = leaf.tensor.name or label
     s.unsupported(
@@ -144,6 +162,10 @@ def _hold(s: Session, call: BackwardCall, label: str) -> None:
         call.place,
         f"change {base} after backward, or compute what depends on it anew",
     )
+
+
+def _differ(a: Array | None, b: Array | None) -> bool:
+    return a is not None and b is not None and not np.array_equal(a, b, equal_nan=True)
 
 
 def _overwritten(s: Session, call: BackwardCall) -> None:
@@ -231,40 +253,45 @@ _AT_ONCE = 8
 
 
 def _left(s: Session, call: BackwardCall) -> None:
-    """Give every leaf that the call reaches its ``.grad``, whose numbers are computed if needed."""
+    """Give every leaf that the call reaches its ``.grad``, whose numbers are computed if needed.
+
+    As in PyTorch it is one tensor from call to call, which each adds to in place.
+    """
     nodes, needed = s.builder.nodes, s.needed(call.start)
     upto = len(s.calls)
-    for label in [nodes[id].label for id in needed if nodes[id].is_leaf]:
+    for tensor in s.retained:
+        if tensor.ref is not None and tensor.ref.id in needed:
+            tensor.grad = _gradient_tensor(s, tensor, nodes[tensor.ref.id].label, upto)
+    for label in [nodes[id].label for id in needed if nodes[id].is_leaf and not call.returned]:
+        if label in s.stale:
+            continue
         leaf = s.made[label]
         if upto % _AT_ONCE == 0 and leaf.later is not None and not s.any_size:
             s.leaf_value(label, leaf.tensor.shape)
-        if leaf.requires_grad and (call.wanted is None or label in call.wanted):
-            old = leaf.tensor.grad
-            if old is not None and not call.returned:
-                if old.version:
-                    s.unsupported(
-                        "backward adds to a .grad that the text has changed",
-                        call.place,
-                        "zero it before, or gradexplain trace FILE runs the script",
-                    )
-                if old.hint != f"{label}_grad":
-                    s.carried[label] = old
-            leaf.tensor.grad = _gradient_tensor(s, leaf.tensor, label, upto)
-    for tensor in s.retained:
-        if tensor.ref is not None and tensor.ref.id in needed:
-            label = nodes[tensor.ref.id].label
-            tensor.grad = _gradient_tensor(s, tensor, label, upto)
+        if not leaf.requires_grad or (call.wanted is not None and label not in call.wanted):
+            continue
+        old, new = leaf.tensor.grad, _gradient_tensor(s, leaf.tensor, label, upto)
+        if old is None:
+            leaf.tensor.grad = new
+            continue
+        if not _is_blank(s, old) and getattr(old.later, "args", ("",))[1:2] != (label,):
+            s.carried[label] = dataclasses.replace(old, view=None), upto - 1
+        old.later, old.hint, old.version = new.later, new.hint, old.version + 1
+        old.value = old.ref = old.rows = None
+
+
+def _is_blank(s: Session, grad: Tensor | None) -> bool:
+    """Whether a gradient holds nothing: it is None, or was set to zeros."""
+    known = None if grad is None else s.known(grad)
+    return grad is None or (known is not None and not known.any())
 
 
 def _gradient_tensor(s: Session, owner: Tensor, label: str, upto: int) -> Tensor:
-    def numbers() -> Array:
-        return accumulated(s, label, upto)
-
     return Tensor(
         owner.shape,
         s.calls[-1].place,
         dtype=owner.dtype,
-        later=numbers,
+        later=partial(accumulated, s, label, upto),
         hint=f"{label}_grad",
         grad_of=owner,
     )
@@ -273,12 +300,15 @@ def _gradient_tensor(s: Session, owner: Tensor, label: str, upto: int) -> Tensor
 def accumulated(s: Session, label: str, upto: int) -> Array:
     """``.grad`` after the first ``upto`` calls, as PyTorch computes it."""
     node = next(n for n in reversed(s.builder.nodes) if n.label == label)
-    total = s.number(s.carried[label], s.calls[-1].place) if label in s.carried else None
+    total: Array | None = None
     first = bisect_left(s.calls, node.id, hi=upto, key=lambda call: call.made)
+    if label in s.carried and s.carried[label][1] < upto:
+        before, first = s.carried[label]
+        total = s.number(before, s.calls[-1].place)
     for call in s.calls[first:upto]:
         if label in call.zeroed:
             total = None
-        if node.id in s.needed(call.start):
+        if node.id in s.needed(call.start) and not (call.returned and node.is_leaf):
             found = one_call(s, call, label)
             if found is not None:
                 total = found if total is None else total + found
@@ -325,15 +355,12 @@ def _grad(s: Session, call: Call) -> Any:
 
 def _asked(s: Session, parts: Sequence[Any], keep: bool, inputs: Any, call: Call) -> None:
     """Record the calls whose gradients are returned: nothing is added to what was there before."""
-    before = {label: leaf.tensor.grad for label, leaf in s.made.items()}
     for place, (output, v) in enumerate(parts):
         later = place < len(parts) - 1
         started(s, output, v, keep or later, inputs, call.place, call.where, returned=True)
         if place == 0:
             labels = frozenset(s.calls[-1].wanted or ())
             s.calls[-1] = dataclasses.replace(s.calls[-1], zeroed=s.calls[-1].zeroed | labels)
-    for label, leaf in s.made.items():
-        leaf.tensor.grad = before.get(label)
 
 
 def derivatives(s: Session, parts: Sequence[Any], inputs: Sequence[Any], call: Call) -> list[Any]:

@@ -74,7 +74,7 @@ def value(s: Session, node: ast.expr) -> Any:
         case ast.DictComp(key=key, value=element, generators=loops):
             pair = ast.Tuple([key, element], ast.Load())
             ast.copy_location(pair, element)
-            return dict(_comprehension(s, pair, loops))
+            return {n: _under(n, part) for n, part in _comprehension(s, pair, loops)}
         case ast.Lambda(args=arguments, body=expression):
             return Own(
                 "lambda", arguments, expression, defaults(s, arguments), s.scopes,
@@ -260,8 +260,15 @@ def _dict(s: Session, keys: list[ast.expr | None], values: list[ast.expr]) -> di
             found |= part if isinstance(part, dict) else {}
             continue
         name = value(s, key)
-        found[name if isinstance(name, (str, int, float)) else str(name)] = part
+        found[name if isinstance(name, (str, int, float)) else str(name)] = _under(name, part)
     return found
+
+
+def _under(name: Any, part: Any) -> Any:
+    """What a dict holds under a name: a tensor may be called so."""
+    if isinstance(part, Tensor) and isinstance(name, str) and name.isidentifier():
+        part.hint = part.hint or name
+    return part
 
 
 def _slice(s: Session, node: ast.Slice, ends: list[ast.expr | None]) -> slice:

@@ -12,7 +12,7 @@ from typing import Any
 from gradexplain.errors import InputError, Span
 from gradexplain.examples import candidates, example_values
 from gradexplain.explanation import Array
-from gradexplain.graph import Graph, Ref, renumbered
+from gradexplain.graph import Graph, Node, Ref, renumbered
 from gradexplain.limits import MAX_GRAPH_NODES
 from gradexplain.ops import by_spelling
 from gradexplain.ops.base import Shape
@@ -262,9 +262,11 @@ def _of_script(s: Session, output: Ref) -> Reading:
             "explain a smaller part of it",
         )
     values = _values(s, graph)
-    own = [n.label for n in graph.leaves if s.made[n.label].requires_grad]
+    leaves = [(s.made[n.label], n.label) for n in graph.leaves]
+    own = [*{id(m.tensor): label for m, label in leaves if m.requires_grad}.values()]
     made = [label for label in own if s.made[label].dtype is not None]
-    wanted = [label for label in made if not asked or label in asked] if made else own
+    every = not calls or any(call.wanted is None for call in calls)
+    wanted = [label for label in made if every or label in asked] if made else own
     examples = {n.label for n in graph.leaves if s.made[n.label].example}
     examples -= set(s.inputs.given) | s.inputs.ones
     retain = [graph[at[id]].label for id in dict.fromkeys(kept) if id in at]
@@ -333,18 +335,27 @@ def _kept(s: Session) -> list[BackwardCall]:
         if not call.derived
         or not any(call.derived & set(s.needed(later.start)) for later in s.calls[n + 1 :])
     ]
+    alike = [call for call in s.calls if call.returned == s.calls[-1].returned]
     last = _versions(s, s.calls[-1])
     kept: list[BackwardCall] = []
-    for call in reversed(s.calls):
+    for call in reversed(alike):
         versions = _versions(s, call)
-        if any(last.get(tensor, label) != label for tensor, label in versions.items()):
-            break
+        changed = any(last.get(tensor, node) is not node for tensor, node in versions.items())
+        if changed or any(n.id >= call.made and s.made[n.label].later for n in last.values()):
+            break  # leaves that this call's gradients may have made
         kept.insert(0, call)
         last = {**versions, **last}
-    if len(kept) < len(s.calls):
+    if len(alike) < len(s.calls):
+        s.remark(
+            "other calls",
+            "What torch.autograd.grad returns adds to no .grad: "
+            + ("backward's" if s.calls[-1].returned else "its")
+            + " calls are not explained here.",
+        )
+    if len(kept) < len(alike):
         s.remark(
             "earlier calls",
-            f"The text calls backward {len(s.calls)} times and changes its leaves in between: the "
+            f"The text calls backward {len(alike)} times and changes its leaves in between: the "
             f"last {'call is' if len(kept) == 1 else f'{len(kept)} calls are'} explained, at the "
             "values that the leaves have by then. gradexplain trace runs a script and shows every "
             "step.",
@@ -355,30 +366,31 @@ def _kept(s: Session) -> list[BackwardCall]:
 
 def _uncarried(s: Session, call: BackwardCall) -> BackwardCall:
     """The call without those leaves whose ``.grad`` still holds what calls at other values left in it."""
-    held = [label for label in _versions(s, call).values() if label in s.carried]
+    labels = [node.label for node in _versions(s, call).values()]
+    held = [label for label in labels if label in s.carried]
     if call.returned or call.wanted is not None or not held:
         return call
     names = listed([s.made[label].tensor.name or label for label in held])
-    wanted = tuple(label for label in _versions(s, call).values() if label not in held)
+    wanted = tuple(label for label in labels if label not in held)
     if not wanted:
         s.unsupported(
-            f".grad of {names} still holds what earlier calls of backward left in it, at other values: "
+            f".grad of {names} still holds what earlier calls at other values, or the text, left in it: "
             "backward adds to it",
             call.place,
             "zero it before each call, as in `optimizer.zero_grad()` or `w.grad = None`",
         )
     s.remark(
         "carried",
-        f".grad of {names} is not shown: it still holds what earlier calls left in it, at other values.",
+        f".grad of {names} is not shown: it still holds what earlier calls at other values, or the text, left in it.",
     )
     return dataclasses.replace(call, wanted=wanted)
 
 
-def _versions(s: Session, call: BackwardCall) -> dict[int, str]:
-    """The label that each tensor's leaf has in a call."""
+def _versions(s: Session, call: BackwardCall) -> dict[int, Node]:
+    """The leaf that each tensor is in a call."""
     nodes = s.builder.nodes
     return {
-        id(s.made[n.label].tensor): n.label
+        id(s.made[n.label].tensor): n
         for n in (nodes[id] for id in s.needed(call.start))
         if n.is_leaf and s.made[n.label].requires_grad
     }

@@ -14,7 +14,7 @@ from gradexplain.graph import NamedNumber
 from gradexplain.ops import by_spelling
 from gradexplain.reading import autograd, classes, creation, custom, library, optimizers
 from gradexplain.reading.arguments import Dtype, dtype_name
-from gradexplain.reading.attributes import data, one_number
+from gradexplain.reading.attributes import apart, data, one_number
 from gradexplain.reading.names import unknown
 from gradexplain.reading.objects import (
     WHOLE,
@@ -78,9 +78,6 @@ def method(s: Session, owner: Any, call: Call) -> Any:
 
 def _of_tensor(s: Session, owner: Tensor, call: Call) -> Any:
     name = call.name
-    if owner.grad_of is not None and name in ("zero_", "fill_"):
-        autograd.zero(s, owner.grad_of)
-        return owner
     if name in _METHODS:
         found = _METHODS[name](s, owner, call)
         if found is not NotImplemented:
@@ -191,8 +188,10 @@ _WIDE = ("float64", "float32")
 def _clone(s: Session, owner: Tensor, call: Call) -> Any:
     if s.known(owner) is not None and not s.requires(owner) and owner.ref is None:
         return s.literal(s.known(owner), owner.dtype, call.place, example=owner.example)
-    if not s.script or (owner.later is not None and owner.ref is None):
+    if not s.script:
         return owner
+    if owner.later is not None and owner.ref is None and not owner.requires_grad:
+        return apart(s, owner, call.place)
     return s.apply(by_spelling("torch.clone"), (owner,), {}, call.place)
 
 
@@ -202,7 +201,7 @@ def _item(s: Session, owner: Tensor, call: Call) -> Any:
         return NotImplemented
     if owner.grad_of is None and not s.requires(owner):
         return one_number(s, owner, call.place)
-    return owner if owner.later is not None and owner.ref is None else data(s, owner, call.place)
+    return apart(s, owner, call.place)
 
 
 def _to_list(s: Session, owner: Tensor, call: Call) -> Any:

@@ -174,7 +174,7 @@ def _numbers(s: Session, tensor: Any, place: Span) -> Callable[[], Any]:
     if tensor.ref is not None and s.builder.nodes[tensor.ref.id].is_leaf:
         label, shape = s.builder.nodes[tensor.ref.id].label, tensor.shape
         return lambda: s.leaf_value(label, shape)
-    now = dataclasses.replace(tensor)
+    now = dataclasses.replace(tensor, view=None)
     return lambda: s.number(now, place)
 
 
@@ -353,7 +353,7 @@ def _written(
     while items and items[0] == slice(None):
         items, dim = items[1:], dim + 1
     if not items:
-        made = new if isinstance(new, Tensor) else s.literal(new, target.dtype, place)
+        made = new if isinstance(new, Tensor) else s.literal(np.broadcast_to(new, target.shape), target.dtype, place)  # fmt: skip
         return made if made.shape == target.shape else _call(s, "broadcast_to", (made, target.shape), place)  # fmt: skip
     item, rest = items[0], items[1:]
     before = (slice(None),) * dim
@@ -454,8 +454,7 @@ def replace(s: Session, target: Tensor, new: Tensor) -> None:
         return
     if target.ref is not None and new.ref is not None:
         s.overwritten.append((target.ref.id, new.ref.id, new.place))
-    target.rows, target.value = None, new.value
-    target.ref = new.ref
+    target.rows, target.value, target.later, target.ref = None, new.value, new.later, new.ref
     if new.ref is not None:
         target.requires_grad = s.requires(new)
         name = next((n for scope in s.scopes for n, v in scope.items() if v is target), target.name)

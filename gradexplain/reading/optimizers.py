@@ -9,9 +9,10 @@ from typing import Any
 
 from gradexplain.errors import Span
 from gradexplain.explanation import Array, Shape
+from gradexplain.reading.attributes import apart
 from gradexplain.reading.autograd import listed, zero
 from gradexplain.reading.objects import Call, Optimizer, Tensor, Unread, what
-from gradexplain.reading.operators import renewed
+from gradexplain.reading.operators import put, renewed
 from gradexplain.reading.session import Session
 
 
@@ -19,7 +20,10 @@ def optimizer(s: Session, owner: Optimizer, call: Call) -> Any:
     match call.name:
         case "zero_grad":
             for parameter in owner.parameters:
-                zero(s, parameter)
+                if call.get(0, "set_to_none", True):
+                    zero(s, parameter)
+                elif parameter.grad is not None:
+                    put(s, parameter.grad, ..., 0.0, call.place)
             return None
         case "step":
             return _step(s, owner, call)
@@ -92,7 +96,8 @@ def _step(s: Session, owner: Optimizer, call: Call) -> Any:
             label = s.builder.nodes[s.ref(parameter).id].label
             before = owner.steps.get(id(parameter))
             place = len(step.parts)
-            step.parts.append(_Part(options, label, parameter.shape, parameter.grad, before))
+            grad = apart(s, parameter.grad, call.place)
+            step.parts.append(_Part(options, label, parameter.shape, grad, before))
             owner.steps[id(parameter)] = step, place
             later = partial(lambda n: step.values()[n][""], place)
             made = Tensor(parameter.shape, call.place, dtype=s.made[label].dtype, later=later)

@@ -28,7 +28,7 @@ from gradexplain.reading.tokens import one_line
 from gradexplain.tensors import instances, mapped
 
 #: Operations whose result shares its elements with what it is made of.
-_VIEWS = frozenset({"view", "reshape", "transpose", "t", "permute", "subscript", "squeeze", "unsqueeze", "narrow",
+VIEWS = frozenset({"view", "reshape", "transpose", "t", "permute", "subscript", "squeeze", "unsqueeze", "narrow",
                     "select", "expand", "flatten", "unflatten", "diagonal", "movedim", "mT", "T", "view_as",
                     "unfold", "split", "chunk", "unbind", "tensor_split", "expand_as", "ravel", "hsplit",
                     "detach"})  # fmt: skip
@@ -179,8 +179,8 @@ class Session:
     overwritten: list[tuple[int, int, Span]] = field(default_factory=list)
     #: Values whose elements were changed through a view of them, and where.
     shadowed: dict[int, Span] = field(default_factory=dict)
-    #: What ``.grad`` of a leaf held, by its label, when its first gradient was added to it.
-    carried: dict[str, Tensor] = field(default_factory=dict)
+    #: What ``.grad`` of a leaf held besides what calls left in it, by its label, and before which call.
+    carried: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
     #: Leaves that were changed after something was computed from them, and where.
     stale: dict[str, Span] = field(default_factory=dict)
     _requiring: set[int] = field(default_factory=set)
@@ -438,7 +438,7 @@ class Session:
         op, first = records[0].name, args[0] if args else None
         if (
             not isinstance(first, Tensor)
-            or op not in _VIEWS
+            or op not in VIEWS
             or op == "subscript"
             and not is_basic(args[1])
         ):

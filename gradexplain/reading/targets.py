@@ -49,8 +49,7 @@ def _split(s: Session, parts: Sequence[ast.expr], found: Any, place: Span) -> li
 def _to_element(s: Session, owner: Any, index: Any, found: Any, place: Span) -> None:
     match owner:
         case Tensor():
-            if owner.grad_of is None:
-                put(s, owner, index, found, place)
+            put(s, owner, index, found, place)
         case list() | dict():
             try:
                 owner[index] = found
@@ -72,7 +71,7 @@ def _to_attribute(s: Session, owner: Any, target: ast.Attribute, found: Any, pla
                     autograd.zero(s, owner)
                     return
                 if found is not owner.grad:
-                    owner.grad = dataclasses.replace(found, grad_of=owner, view=None, version=1)
+                    owner.grad = dataclasses.replace(found, grad_of=owner)
                 return
             case "requires_grad":
                 autograd.requires_grad(s, owner, bool(found), place)
