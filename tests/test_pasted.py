@@ -126,6 +126,18 @@ def test_one_number_fits_one_element_of_any_shape() -> None:
 # -- what PyTorch refuses, and what is not read ----------------------------------------------------
 
 REFUSED = r"""
+x = torch.ones(2, requires_grad=True); x.register_hook(lambda g: g + 1); (x * x).sum().backward()
+this hook is not linear in the gradient that it is given
+remedy: change .grad after backward, as in `x.grad.clamp_(-1, 1)`; gradexplain trace FILE runs the script and explains it
+
+x = torch.ones(2, requires_grad=True); x.register_hook(lambda g: g.clamp(-1, 1)); (x * x).sum().backward()
+this hook is not linear in the gradient that it is given
+remedy: change .grad after backward, as in `x.grad.clamp_(-1, 1)`; gradexplain trace FILE runs the script and explains it
+
+w = torch.ones(2, requires_grad=True); y = w + 1; w.data *= 3; ((w ** 2).sum() + y.sum()).backward()
+w is changed by `w.data *= 3` after it was used: PyTorch's backward then mixes its old and new elements, or refuses to run
+remedy: change w after backward, or compute what depends on it anew
+
 x = torch.ones(3, requires_grad=True); y = x * 2; y.backward()
 grad can be implicitly created only for scalar outputs; y has shape (3,)
 remedy: give v in that shape, as in `.backward(torch.ones(3))`, or make the output a scalar, as in `y.sum().backward()`
@@ -248,8 +260,9 @@ def test_what_of_a_function_of_ones_own_is_not_read() -> None:
         "x = torch.ones(2, requires_grad=True)\nF.apply(x).sum().backward()"
     )
     for returned, said in (
-        ("g * g", "the backward of F is not linear in its argument"),
-        ("torch.ones(2)", "the backward of F does not use its argument"),
+        ("g * g", "the backward of F is not linear in the gradient"),
+        ("torch.ones(2)", "the backward of F is not linear in the gradient"),
+        ("2 * g + 1", "the backward of F is not linear in the gradient"),
         (
             "g if g.sum() > 0 else 2 * g",
             "a backward that looks at the numbers of its argument is not read",

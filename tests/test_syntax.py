@@ -24,34 +24,24 @@ def marked(program: Program, place: Span) -> str:
 #: Messages as they are printed.  The second line of each shows the whole text that leads to it.
 MESSAGES = r"""
 `^` is not a power in Python but the exclusive or of bits
-  x^2
+  x^2y
    ^
 remedy: write `**` for a power, as in `x**2`
 
 `^` is not a power in Python but the exclusive or of bits
-  é + x^2
+  é + x^2y
        ^
 remedy: write `**` for a power, as in `x**2`
 
 `×` is not part of the language
-  a × b
+  a × b c
     ^
 remedy: write `*`
 
 `²` is not part of the language
-  x²
+  x² y z
    ^
 remedy: write `**2`
-
-`−` is not part of the language
-  a − b
-    ^
-remedy: write `-`
-
-`＋` is not part of the language
-  ｘ＋１
-    ^^
-remedy: write `+`
 
 `ᵀ` is not part of the language
   xᵀ @ y
@@ -61,12 +51,12 @@ remedy: write `x.T`
 this string is not closed
   x'
    ^
-remedy: close the string on the same line
+remedy: close the string on the same line; a transpose is `x.T`
 
 this string is not closed
   'a
   ^
-remedy: close the string on the same line
+remedy: close the string on the same line; a transpose is `x.T`
 
 a dict is not a tensor
   {1: 2}
@@ -94,9 +84,9 @@ remedy: write `not` for the opposite of a condition, prod() for a factorial
 remedy: delete it
 
 `\` is not part of the language
-  \alpha
+  \alpha \beta
   ^
-remedy: leave it out; only the end of a line may be one, to go on in the next line
+remedy: write it in Python, as in `a/b` for \frac{a}{b}; only the end of a line may be one
 
 `->` cannot stand here
   a -> b
@@ -134,12 +124,12 @@ the text computes nothing that could be differentiated
 remedy: end with an expression, as in `y = f(x)`
 
 there is no operator between `2` and `x`
-  2x
+  2x y
   ^^
 remedy: write `2 * x` for a product
 
 there is no operator between `2` and `x`
-  2 x
+  2 x y
   ^^^
 remedy: write `2 * x` for a product
 
@@ -149,7 +139,7 @@ there is no operator between `a` and `b`
 remedy: write `a * b` for a product, `a(b)` for a call
 
 there is no operator between `)` and `c`
-  (a+b) c
+  (a+b) c d
       ^^^
 remedy: write `(…) * c` for a product
 
@@ -249,7 +239,7 @@ remedy: write a value or a name before it, or delete it
 remedy: write a value or a name before it, or delete it
 
 only a name can stand to the left of `=`
-  f(x) = 3
+  f(2) = 3
   ^
 remedy: write `name = expression`, or `==` for a comparison
 
@@ -374,8 +364,8 @@ remedy: write a method, as in `x.log()`
 remedy: choose a name that does not start with `__`
 
 a number cannot be called
-  2(a + b)
-  ^
+  import m; 2(a + b)
+            ^
 remedy: write `*` for a product, as in `2*(a + b)`
 
 `a` is not a function of PyTorch
@@ -419,10 +409,10 @@ UNSUPPORTED = {
 #: Messages on texts that are not shown as they are: several lines, or unprintable characters.
 SPECIAL = [
     (
-        "x.sum(\n  dim=0)^2",
+        "x.sum(\n  dim=0)^2y",
         (
             "`^` is not a power in Python but the exclusive or of bits\n"
-            "    dim=0)^2\n"
+            "    dim=0)^2y\n"
             "          ^\n"
             "remedy: write `**` for a power, as in `x**2`"
         ),
@@ -472,6 +462,55 @@ def test_message_on_special_text(text: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
         parse(text)
     assert str(caught.value) == message
+
+
+NOTATIONS = r"""
+3a + 2b^2 + ln(c)             -> 3*a + 2*b**2 + log(c)
+5x³ − 2·x ÷ y                 -> 5*x**3 - 2*x / y
+√x + √(y+1)                   -> sqrt(x) + sqrt(y+1)
+|x-1| + ‖y‖                   -> abs(x-1) + norm(y)
+cos²(x) + sin^2(y)            -> cos(x)**2 + sin(y)**2
+tanh x + ln y                 -> tanh(x) + log(y)
+2πr                           -> 2*pi*r
+x₁·x₂ ≥ ½                     -> x1*x2 >= (1/2)
+2(x+1)                        -> 2*(x+1)
+(x+1)(x-1)                    -> (x+1)*(x-1)
+σ(w·x) + Σ y                  -> sigmoid(w*x) + sum(y)
+a.*b + x.^2 ./ y              -> a*b + x**2 / y
+f(x) = x^2                    -> x**2
+Math.sin(x)                   -> sin(x)
+1e-3x                         -> 1e-3*x
+$\frac{1}{1+e^{-x}}$          -> ((1)/(1+e**(-x)))
+\sqrt{x_{1}^{2}} \cdot \sin(y) -> sqrt(x_1**2) * sin(y)
+\log\left(1 + e^{x}\right)    -> log(1 + e**(x))
+"""
+
+
+@pytest.mark.parametrize("row", NOTATIONS.strip().split("\n"))
+def test_other_notations(row: str) -> None:
+    text, expected = map(str.strip, row.split("->"))
+    program = parse(text)
+    assert (program.source, program.notation) == (expected, text.replace("−", "-"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1/2x",
+        "x^2y",
+        "a/(b+c)d",
+        "sin 2x",
+        "x'",
+        "x!",
+        "1j",
+        "y = a\n   + b",
+        "lambda x: x^2",
+        "xπ 2",
+    ],
+)
+def test_what_may_be_meant_in_two_ways_is_not_read(text: str) -> None:
+    with pytest.raises(GradexplainError):
+        parse(text)
 
 
 @pytest.mark.parametrize("text", ["", "  \n\t\n", "# only a comment", ";", "\ufeff", "\\\n"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -81,159 +82,149 @@ class Tensors:
 
 
 def bind(
-    op: Op,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    tensors: Tensors,
+    op: Op, args: Sequence[Any], kwargs: Mapping[str, Any], tensors: Tensors
 ) -> tuple[Any, ...]:
     """The arguments in the order of ``op``'s schema.
 
     Raises `InputError` where the call does not fit the schema, `UnsupportedError` for an argument of
     PyTorch's that is not understood here.
     """
-    values: dict[str, Any] = {}
-    positional = [p for p in op.parameters if not p.keyword_only and not p.is_aux]
-    given = list(args)
-    for place, parameter in enumerate(positional):
-        if not given:
-            break
-        # x.permute(1, 0): the integers that follow are one list.
-        if (parameter.is_list and parameter.kind == "int" and isinstance(given[0], int) and (
-            len(given) > len(positional) - place or (_only_ints(given) and place == len(positional) - 1)
-        )) or (parameter.is_list and parameter.is_tensor and isinstance(given[0], Ref)):  # fmt: skip
-            values[parameter.name] = tuple(given)
-            given = []
-        else:
-            values[parameter.name] = given.pop(0)
-    # After the others come inplace= (the value is the same) or dtype=.
-    if len(given) == 1 and (
-        isinstance(given[0], Dtype) or (op.inplace and isinstance(given[0], bool))
-    ):
-        kwargs = {**kwargs, "dtype" if isinstance(given[0], Dtype) else "inplace": given.pop()}
-    if given:
-        raise InputError(
-            f"{op.name}() takes {_count(len(positional))}, found {len(args)}",
-            remedy=f"the call is {signature(op)}",
+    return _Binding(op, tensors).bound(args, kwargs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Binding:
+    """The arguments of one call of a record."""
+
+    op: Op
+    tensors: Tensors
+
+    def bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+        op = self.op
+        values: dict[str, Any] = {}
+        positional = [p for p in op.parameters if not p.keyword_only and not p.is_aux]
+        given = list(args)
+        for place, parameter in enumerate(positional):
+            if not given:
+                break
+            # x.permute(1, 0): the integers that follow are one list.
+            if (parameter.is_list and parameter.kind == "int" and isinstance(given[0], int) and (
+                len(given) > len(positional) - place or (_only_ints(given) and place == len(positional) - 1)
+            )) or (parameter.is_list and parameter.is_tensor and isinstance(given[0], Ref)):  # fmt: skip
+                values[parameter.name] = tuple(given)
+                given = []
+            else:
+                values[parameter.name] = given.pop(0)
+        # After the others come inplace= (the value is the same) or dtype=.
+        if len(given) == 1 and (
+            isinstance(given[0], Dtype) or (op.inplace and isinstance(given[0], bool))
+        ):
+            kwargs = {**kwargs, "dtype" if isinstance(given[0], Dtype) else "inplace": given.pop()}
+        if given:
+            raise self.unfit(f"takes {_count(len(positional))}, found {len(args)}")
+        names = {p.name for p in op.parameters if not p.is_aux}
+        for key, value in kwargs.items():
+            name = key if key in names else _SYNONYMS.get(key, key)
+            if name in values:
+                raise self.unfit(f"got the argument {key}= twice")
+            if name in names:
+                values[name] = value
+            elif not self.is_passed_over(key, value):
+                raise self.unfit(f"has no argument {key}=")
+        missing = [p.name for p in op.parameters if p.required and p.name not in values]
+        if missing:
+            raise self.unfit(f"needs the argument {missing[0]}")
+        return tuple(
+            self.converted(p, values[p.name]) if p.name in values else p.default
+            for p in op.parameters
+            if not p.is_aux
         )
-    names = {p.name for p in op.parameters if not p.is_aux}
-    for key, value in kwargs.items():
-        name = key if key in names else _SYNONYMS.get(key, key)
-        if name not in names:
-            if key == "dtype" and isinstance(value, Dtype):
-                if value.own:
-                    continue
+
+    def is_passed_over(self, key: str, value: Any) -> bool:
+        """Whether an argument that the schema does not have changes nothing here."""
+        if key == "dtype" and isinstance(value, Dtype):
+            if not value.own:
                 raise value.refused()
-            if key == "inplace" and op.inplace and isinstance(value, bool):
-                continue
-            if key in _IGNORED:
-                if value is None or value == _IGNORED[key]:
+            return True
+        if key == "inplace" and self.op.inplace and isinstance(value, bool):
+            return True
+        if key in _IGNORED and value is not None and value != _IGNORED[key]:
+            raise UnsupportedError(
+                f"the argument {key}= of {self.op.name}() is not supported",
+                remedy=f"leave it out; the call is {signature(self.op)}",
+            )
+        return key in _IGNORED
+
+    def unfit(self, why: str) -> InputError:
+        remedy = f"the call is {signature(self.op)}"
+        return InputError(f"{self.op.name}(){'' if why[0] == ':' else ' '}{why}", remedy=remedy)
+
+    def wrong(self, p: Parameter, value: Any, expected: str) -> InputError:
+        found = "a tensor" if isinstance(value, Ref) else repr(value)
+        return self.unfit(f": the argument {p.name} must be {expected}, found {found}")
+
+    def converted(self, p: Parameter, value: Any) -> Any:
+        if value is None and (p.optional or (not p.required and p.default is None)):
+            return None
+        if p.is_list and p.is_tensor:
+            if isinstance(value, (tuple, list)) and value:
+                return tuple(self.tensor(p, part) for part in value)
+            raise self.wrong(p, value, "a list of tensors")
+        if p.is_tensor:
+            return self.tensor(p, value)
+        if p.is_list:
+            if isinstance(value, bool):
+                raise self.wrong(p, value, "an integer or a tuple of integers")
+            if isinstance(value, int) and p.kind == "int":
+                return value if p.name in ("dim", "dims") else (value,)
+            if isinstance(value, (tuple, list)) and all(_is_a(p.kind, part) for part in value):
+                return tuple(value)
+            raise self.wrong(p, value, f"{_WORDS[p.kind]} or a tuple of them")
+        if p.kind == "Index":
+            return self.subscript(value)
+        if p.kind == "Any":
+            return _frozen(value)
+        if _is_a(p.kind, value):
+            return float(value) if p.kind == "float" and isinstance(value, bool) else value
+        raise self.wrong(p, value, _WORDS[p.kind])
+
+    def tensor(self, p: Parameter, value: Any) -> Ref:
+        integer = p.kind == "IntTensor"
+        if isinstance(value, Ref):
+            return self.index(value) if integer else value
+        if isinstance(value, (bool, int, float)) and not integer:
+            return self.tensors.constant(value)
+        if isinstance(value, (int, list, tuple)) and not isinstance(value, bool):
+            return self.tensors.constant(value, integer=integer)
+        raise self.wrong(p, value, _WORDS[p.kind])
+
+    def subscript(self, value: Any) -> Any:
+        """A subscript, its lists of integers as tensors; a list of True and False says where it is True."""
+        items: list[Any] = []
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, (list, bool)):
+                table = np.asarray(item if is_regular(item) else None)
+                whole = partial(self.tensors.constant, integer=True)
+                if table.dtype == bool and table.ndim:
+                    items += [whole(axis.tolist()) for axis in np.nonzero(table)]
                     continue
-                raise UnsupportedError(
-                    f"the argument {key}= of {op.name}() is not supported",
-                    remedy=f"leave it out; the call is {signature(op)}",
-                )
+                if table.dtype.kind not in "iu" and table.size:
+                    raise InputError(
+                        f"{self.op.name}(): {item!r} is not an index",
+                        remedy="an index is a list of integers, or of True and False",
+                    )
+                item = whole(table.tolist())
+            items.append(self.index(item) if isinstance(item, Ref) else item)
+        return tuple(items) if isinstance(value, tuple) or len(items) != 1 else items[0]
+
+    def index(self, value: Ref) -> Ref:
+        if not self.tensors.is_integer(value):
             raise InputError(
-                f"{op.name}() has no argument {key}=", remedy=f"the call is {signature(op)}"
+                f"{self.op.name}(): an index must hold integers that are known, found a tensor that does "
+                "not",
+                remedy='give an input its integers, as in --at "idx=[0,2]"; it is not differentiable then',
             )
-        if name in values:
-            raise InputError(
-                f"{op.name}() got the argument {key}= twice", remedy=f"the call is {signature(op)}"
-            )
-        values[name] = value
-    missing = [p.name for p in op.parameters if p.required and p.name not in values]
-    if missing:
-        raise InputError(
-            f"{op.name}() needs the argument {missing[0]}", remedy=f"the call is {signature(op)}"
-        )
-    return tuple(
-        _convert(op, p, values[p.name], tensors) if p.name in values else p.default
-        for p in op.parameters
-        if not p.is_aux
-    )
-
-
-def _convert(
-    op: Op,
-    p: Parameter,
-    value: Any,
-    tensors: Tensors,
-) -> Any:
-    if value is None and (p.optional or (not p.required and p.default is None)):
-        return None
-    if p.is_list and p.is_tensor:
-        if isinstance(value, (tuple, list)) and value:
-            return tuple(_tensor(op, p, part, tensors) for part in value)
-        raise _wrong(op, p, value, "a list of tensors")
-    if p.is_tensor:
-        return _tensor(op, p, value, tensors)
-    if p.is_list:
-        if isinstance(value, bool):
-            raise _wrong(op, p, value, "an integer or a tuple of integers")
-        if isinstance(value, int) and p.kind == "int":
-            return value if p.name in ("dim", "dims") else (value,)
-        if isinstance(value, (tuple, list)) and all(_is_a(p.kind, part) for part in value):
-            return tuple(value)
-        raise _wrong(op, p, value, f"{_WORDS[p.kind]} or a tuple of them")
-    if p.kind == "Index":
-        return _subscript(op, p, value, tensors)
-    if p.kind == "Any":
-        return _frozen(value)
-    if _is_a(p.kind, value):
-        return float(value) if p.kind == "float" and isinstance(value, bool) else value
-    raise _wrong(op, p, value, _WORDS[p.kind])
-
-
-def _tensor(
-    op: Op,
-    p: Parameter,
-    value: Any,
-    tensors: Tensors,
-) -> Ref:
-    integer = p.kind == "IntTensor"
-    if isinstance(value, Ref):
-        if integer and not tensors.is_integer(value):
-            raise _no_index(op)
         return value
-    if isinstance(value, (bool, int, float)) and not integer:
-        return tensors.constant(value)
-    if isinstance(value, (int, list, tuple)) and not isinstance(value, bool):
-        return tensors.constant(value, integer=integer)
-    raise _wrong(op, p, value, _WORDS[p.kind])
-
-
-def _subscript(
-    op: Op,
-    p: Parameter,
-    value: Any,
-    tensors: Tensors,
-) -> Any:
-    """A subscript, its lists of integers as tensors; a list of True and False says where it is True."""
-    items: list[Any] = []
-    for item in value if isinstance(value, tuple) else (value,):
-        if isinstance(item, Ref) and not tensors.is_integer(item):
-            raise _no_index(op)
-        if isinstance(item, (list, bool)):
-            table = np.asarray(item if is_regular(item) else None)
-            if table.dtype == bool and table.ndim:
-                items += [
-                    tensors.constant(axis.tolist(), integer=True) for axis in np.nonzero(table)
-                ]
-                continue
-            if table.dtype.kind not in "iu" and table.size:
-                raise InputError(
-                    f"{op.name}(): {item!r} is not an index",
-                    remedy="an index is a list of integers, or of True and False",
-                )
-            item = tensors.constant(table.tolist(), integer=True)
-        items.append(item)
-    return tuple(items) if isinstance(value, tuple) or len(items) != 1 else items[0]
-
-
-def _no_index(op: Op) -> InputError:
-    return InputError(
-        f"{op.name}(): an index must hold integers that are known, found a tensor that does not",
-        remedy='give an input its integers, as in --at "idx=[0,2]"; it is not differentiable then',
-    )
 
 
 def is_regular(value: Any) -> bool:
@@ -255,29 +246,18 @@ def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
 
 
+#: What an argument of each kind may be; True and False are no integers.
+_KINDS: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "str": str}
+
+
 def _is_a(kind: str, value: Any) -> bool:
-    match kind:
-        case "int":
-            return isinstance(value, int) and not isinstance(value, bool)
-        case "float":
-            return isinstance(value, (int, float))
-        case "bool":
-            return isinstance(value, bool)
-        case "str":
-            return isinstance(value, str)
-    return False
+    return isinstance(value, _KINDS.get(kind, ())) and not (
+        kind == "int" and isinstance(value, bool)
+    )
 
 
 def _only_ints(values: Sequence[Any]) -> bool:
-    return all(isinstance(v, int) and not isinstance(v, bool) for v in values)
-
-
-def _wrong(op: Op, p: Parameter, value: Any, expected: str) -> InputError:
-    found = "a tensor" if isinstance(value, Ref) else repr(value)
-    return InputError(
-        f"{op.name}(): the argument {p.name} must be {expected}, found {found}",
-        remedy=f"the call is {signature(op)}",
-    )
+    return all(_is_a("int", v) for v in values)
 
 
 def _count(n: int) -> str:

@@ -35,17 +35,13 @@ _DTYPES = {
 
 def attribute(s: Session, owner: Any, name: str, where: Span, place: Span) -> Any:
     """``owner.name``; ``where`` is the place of the name alone."""
-    if s.script and name == "__class__":
+    if s.python and name == "__class__":
         return kind_of(s, owner, place)
-    if s.script and name in ("__name__", "__version__"):
+    if s.python and name in ("__name__", "__version__"):
         last = getattr(owner, "path", "").rpartition(".")[2]
         return getattr(owner, "name", last) if last != "torch" else Unread(s.text(place), TRACE)
     if name.startswith("_"):
-        s.fail(
-            f"`{name}` is private to Python; only methods and functions can be named",
-            where,
-            "write a method, as in `x.log()`",
-        )
+        s.refuse("private name", where, name=name)
     match owner:
         case Module(path=path):
             return member(s, path, name)
@@ -104,7 +100,7 @@ def _of_tensor(s: Session, owner: Tensor, name: str, where: Span, place: Span) -
         case "dtype":
             kind = owner.dtype or s.dtype or "float64"
             return Dtype(f"torch.{kind}", kind == (s.dtype or kind))
-        case "requires_grad" if s.script:
+        case "requires_grad" if s.python:
             return s.requires(owner)
         case "is_leaf":
             return not s.requires(owner) or owner.is_leaf or owner.name in s.made
@@ -118,7 +114,7 @@ def _of_tensor(s: Session, owner: Tensor, name: str, where: Span, place: Span) -
         if op.attribute:
             return s.apply([op], (owner,), {}, place)
     if by_spelling(f"Tensor.{name}"):
-        if s.script:
+        if s.python:
             return Method(owner, name, place)
         error = InputError(f"`.{name}` is a method", remedy=f"call it, as in `x.{name}()`")
         raise s.at(error, where)
@@ -138,7 +134,9 @@ def kind_of(s: Session, owner: Any, place: Span) -> Any:
 def data(s: Session, owner: Tensor, place: Span) -> Tensor:
     """``x.data``: the same elements, without a gradient."""
     if owner.ref is None and owner.rows is None and (owner.requires_grad or owner.is_leaf):
-        found = dataclasses.replace(owner, requires_grad=False, name="", is_parameter=False)
+        found = dataclasses.replace(
+            owner, requires_grad=False, name="", is_parameter=False, hooks=None
+        )
     else:
         with s.gradients(True):
             found = s.apply(by_spelling("torch.detach"), (owner,), {}, place)
@@ -157,29 +155,16 @@ def gradient(s: Session, owner: Tensor, place: Span) -> Any:
     if owner.grad is None and s.requires(owner) and not owner.is_leaf and not owner.retained:
         node = s.builder.nodes[owner.ref.id] if owner.ref is not None else None
         if node is not None and node.label and node.op:
-            _no_leaf(s, owner, place)
-    if owner.grad is None and not s.script:
+            shown = s.text(place).removesuffix(".grad")
+            s.say("no leaf", shown=shown)
+    if owner.grad is None and not s.python:
         raise s.at(unknown("grad", "an attribute", attributes=True), place)
     return owner.grad
-
-
-def _no_leaf(s: Session, owner: Tensor, place: Span) -> None:
-    """Why ``.grad`` of a result is None."""
-    shown = s.text(place).removesuffix(".grad")
-    s.remark(
-        "no leaf",
-        f"{shown}.grad is None: {shown} is computed, not a leaf, and PyTorch keeps .grad for leaves "
-        f"only. {shown}.retain_grad() before backward keeps it here too.",
-    )
 
 
 def one_number(s: Session, value: Any, place: Span) -> float:
     """The number that a tensor of one element holds."""
     if math.prod(value.shape) != 1:
-        s.fail(
-            f"a Tensor with {math.prod(value.shape)} elements cannot be converted to Scalar",
-            place,
-            "reduce it first, as in `x.sum()`",
-        )
+        s.refuse("several elements", place, count=math.prod(value.shape))
     found = float(s.number(value, place).reshape(-1)[0])
     return int(found) if value.dtype in WHOLE else found

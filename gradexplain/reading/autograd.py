@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from bisect import bisect_left
@@ -11,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.errors import Span
-from gradexplain.explanation import Array
+from gradexplain.errors import GradexplainError, Span
+from gradexplain.explanation import Array, Shape
 from gradexplain.graph import unversioned
 from gradexplain.ops.base import show_shape
-from gradexplain.reading.derived import gradients, held
+from gradexplain.reading.derived import TRACE, gradients, held
 from gradexplain.reading.objects import WHOLE, Call, Tensor, Unread, what
 from gradexplain.reading.operators import operator, subscript
 from gradexplain.reading.session import VIEWS, BackwardCall, Session
@@ -24,12 +25,7 @@ from gradexplain.reading.session import VIEWS, BackwardCall, Session
 def requires_grad(s: Session, tensor: Tensor, wanted: bool, place: Span) -> Tensor:
     """The tensor as one that requires grad, or not; refuses integers as PyTorch does."""
     if wanted and tensor.dtype in WHOLE:
-        s.fail(
-            "only Tensors of floating point and complex dtype can require gradients; this one holds "
-            f"{tensor.dtype}",
-            place,
-            "write `1.` for `1`, or give dtype=torch.float32",
-        )
+        s.refuse("whole numbers", place, dtype=tensor.dtype)
     if tensor.ref is not None and not s.requires(tensor):
         # A constant was used before: from here on it is an input of its own.
         node = s.builder.nodes[tensor.ref.id]
@@ -45,11 +41,7 @@ def requires_grad(s: Session, tensor: Tensor, wanted: bool, place: Span) -> Tens
 
 def retain(s: Session, tensor: Tensor, place: Span) -> None:
     if not s.requires(tensor):
-        s.fail(
-            "can't retain_grad on Tensor that has requires_grad=False",
-            place,
-            "make one of its inputs with requires_grad=True",
-        )
+        s.refuse("nothing to retain", place)
     tensor.retained = True
     s.retained.append(tensor)
 
@@ -98,14 +90,11 @@ def started(
     """Record one backward call; raises what PyTorch would raise, at its place."""
     if not isinstance(start, Tensor):
         s.fail(f"{what(start)} has no backward", where, "call it on a tensor that was computed")
-    ref = s.ref(start)
+    ref = s.hooked(start) if start.hooks else s.ref(start)
+    if s.unhooked & set(s.needed(ref.id)):
+        s.unsupported("a hook was removed between forward and backward", place, TRACE)
     if not s.requires(start):
-        s.fail(
-            "element 0 of tensors does not require grad and does not have a grad_fn",
-            where,
-            "make an input with requires_grad=True; what is computed under no_grad() or detached "
-            "requires none",
-        )
+        s.refuse("requires no grad", where)
     array = _vector(s, start, v, place)
     wanted = None if inputs is None else tuple(_label(s, part, place) for part in listed(inputs))
     labels = [s.builder.nodes[id].label for id in s.needed(ref.id) if s.builder.nodes[id].is_leaf]
@@ -156,12 +145,7 @@ def _hold(s: Session, call: BackwardCall, label: str) -> None:
     if not both and not (mixed and any(_differ(before[n], after[n]) for n in labels)):
         return
     base = leaf.tensor.name or label
-    s.unsupported(
-        f"{base} is changed by `{s.text(s.stale[label])}` after it was used: PyTorch's backward then "
-        "mixes its old and new elements, or refuses to run",
-        call.place,
-        f"change {base} after backward, or compute what depends on it anew",
-    )
+    s.lack("changed after use", call.place, base=base, text=s.text(s.stale[label]))
 
 
 def _differ(a: Array | None, b: Array | None) -> bool:
@@ -181,13 +165,7 @@ def _overwritten(s: Session, call: BackwardCall) -> None:
         for id in sorted(needed):
             if id < new and nodes[id].op is not None and (at[id], at.get(old)) in pairs:
                 what_ = "its result" if id == old else f"`{s.text(nodes[old].span)}`"
-                s.fail(
-                    "one of the variables needed for gradient computation has been modified by an "
-                    f"inplace operation: the backward of `{s.text(nodes[id].span)}` needs {what_}, which "
-                    "this changes",
-                    place,
-                    "give the result a name of its own, as in `z = y + 1` for `y += 1`",
-                )
+                s.refuse("changed in place", place, text=s.text(nodes[id].span), what=what_)
 
 
 def _vector(s: Session, start: Tensor, v: Any, place: Span) -> Array | None:
@@ -197,30 +175,23 @@ def _vector(s: Session, start: Tensor, v: Any, place: Span) -> Array | None:
     if v is None:
         if math.prod(start.shape) != 1:
             ones = f"torch.ones({', '.join(map(str, start.shape))})"
-            s.fail(
-                f"grad can be implicitly created only for scalar outputs; {shown}",
-                place,
-                f"give v in that shape, as in `.backward({ones})`, or make the output a scalar, as "
-                "in `y.sum().backward()`",
-            )
+            s.refuse("v is missing", place, shown=shown, ones=ones)
         return None
     if isinstance(v, Unread):
         s.unsupported(f"`{v.text}` is not read", place, v.why)
     if not isinstance(v, Tensor):
-        s.fail(
-            f"gradients can be either Tensors or None, but got {what(v)}",
-            place,
-            "write torch.tensor(…) around it",
-        )
+        s.refuse("v is no tensor", place, what=what(v))
     if s.any_size:
         return None
     array = s.number(v, place)
     if array.shape != start.shape:
-        s.fail(
-            f"mismatch in shape: v has shape {show_shape(array.shape)} and {shown}; the argument of "
-            "backward has the output's shape",
+        s.refuse(
+            "v of another shape",
             place,
-            f"write {math.prod(start.shape)} number{'s' * (math.prod(start.shape) != 1)} in that shape",
+            show_shape=show_shape(array.shape),
+            shown=shown,
+            count=math.prod(start.shape),
+            s="s" * (math.prod(start.shape) != 1),
         )
     return array
 
@@ -229,14 +200,9 @@ def _label(s: Session, tensor: Any, place: Span) -> str:
     if not isinstance(tensor, Tensor):
         s.fail(f"{what(tensor)} has no gradient", place, "name tensors that require grad")
     if not s.requires(tensor):
-        s.fail(
-            "One of the differentiated Tensors does not require grad",
-            place,
-            "make it with requires_grad=True",
-        )
+        s.refuse("input requires no grad", place)
     node = s.builder.nodes[s.ref(tensor).id]
     if not node.label:
-        s.ref(tensor)
         tensor.ref = s.builder.name(s.ref(tensor), "t")
         node = s.builder.nodes[tensor.ref.id]
     return node.label
@@ -262,6 +228,13 @@ def _left(s: Session, call: BackwardCall) -> None:
     for tensor in s.retained:
         if tensor.ref is not None and tensor.ref.id in needed:
             tensor.grad = _gradient_tensor(s, tensor, nodes[tensor.ref.id].label, upto)
+    for tensor, hook, place in s.looking:
+        if s.ref(tensor).id in needed:
+            label = _label(s, tensor, place)
+            found = Tensor(tensor.shape, place, dtype=tensor.dtype, hint=f"{label}_grad")
+            found.later = partial(_given, s, call, label, tensor.shape)
+            with contextlib.suppress(GradexplainError):  # it was to be shown
+                s.call(hook, (found,), {}, place, place)
     for label in [nodes[id].label for id in needed if nodes[id].is_leaf and not call.returned]:
         if label in s.stale:
             continue
@@ -313,6 +286,11 @@ def accumulated(s: Session, label: str, upto: int) -> Array:
             if found is not None:
                 total = found if total is None else total + found
     return np.zeros(node.shape) if total is None else total
+
+
+def _given(s: Session, call: BackwardCall, label: str, shape: Shape) -> Array:
+    found = one_call(s, call, label)
+    return np.zeros(shape) if found is None else found
 
 
 def one_call(s: Session, call: BackwardCall, label: str) -> Array | None:
@@ -372,11 +350,7 @@ def derivatives(s: Session, parts: Sequence[Any], inputs: Sequence[Any], call: C
                 old = totals[n]
                 totals[n] = found if old is None else operator(s, "add", (old, found), call.place)
     if None in totals and not call.get(5, "allow_unused"):
-        s.fail(
-            "One of the differentiated Tensors appears to not have been used in the graph",
-            call.place,
-            "give allow_unused=True for None in its place",
-        )
+        s.refuse("input not used", call.place)
     if not s.nested:
         made = frozenset(s.ref(t).id for t in totals if t is not None)
         for place in range(len(s.calls) - len(parts), len(s.calls)):

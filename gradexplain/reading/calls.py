@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -61,12 +62,6 @@ def _set(s: Session, call: Call) -> None:
     classes.assign(s, owner, str(name), found)
 
 
-def _written(s: Session, call: Call) -> Any:
-    """A function of Python that the library has."""
-    found = library.member(s, f"builtins.{call.name}")
-    return s.call(found, call.args, call.kwargs, call.place, call.where)
-
-
 _CALLABLE = (Own, Class, Layer, Method, Function)
 #: What Python's own types are here.
 _TYPES: dict[str, Any] = {
@@ -101,7 +96,6 @@ _FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
     **optimizers.FUNCTIONS,
     **plain.FUNCTIONS,
     **{f"gradexplain.{name}": function for name, function in library.FUNCTIONS.items()},
-    **dict.fromkeys(("any", "all", "next", "filter", "map"), _written),
     "super": classes.above,
     **dict.fromkeys(
         ("copy.deepcopy", "copy.copy"),
@@ -150,12 +144,13 @@ def call(
         case Module(path=path):  # a class that holds functions too: torch.Tensor
             return call(s, Function(path), args, kwargs, place, where)
     if isinstance(function, Tensor) and function.name in s.made:
-        s.fail(
-            f"`{function.name}` is called, and the text does not define it",
-            where,
-            "write its lines here",
-        )
+        s.refuse("a tensor is called", where, name=function.name)
     s.fail(f"{what(function)} cannot be called", where, "name a function")
+
+
+#: What is the same as a method of a tensor.
+_METHODS = {f"torch.{name}" for name in ("argwhere", "clone", "detach", "is_floating_point", "nonzero",
+                                         "numel", "reshape")}  # fmt: skip
 
 
 def _function(s: Session, path: str, call: Call) -> Any:
@@ -164,7 +159,7 @@ def _function(s: Session, path: str, call: Call) -> Any:
         if found is not NotImplemented:
             return found
     module = path.rpartition(".")[0]
-    written = library.member(s, path) if module else None
+    written = library.member(s, path if module else f"builtins.{path}")
     if written is not None:
         return s.call(written, call.args, call.kwargs, call.place, call.where)
     if module and module not in HOMES:
@@ -172,6 +167,9 @@ def _function(s: Session, path: str, call: Call) -> Any:
             raise s.at(unknown(call.name, "a function", path), call.where)
         return Unread(s.text(call.place), plain.TRACE)
     records = functions(HOMES.get(module, ""), call.name)
+    first = call.args[0] if call.args else None
+    if path in _METHODS and isinstance(first, Tensor):
+        return methods.method(s, first, dataclasses.replace(call, args=call.args[1:]))
     if not records:
         bare = call.name.removesuffix("_")
         in_place = bare != call.name and call.args and functions(HOMES.get(module, ""), bare)

@@ -76,11 +76,7 @@ def invoked(s: Session, home: Class, name: str, call: Call, first: tuple[Any, ..
     """A method of a class, called with what it is called on before the arguments."""
     found = home.find(name)
     if not isinstance(found, Own):
-        s.fail(
-            f"{home.name} has no method `{name}`",
-            call.where,
-            f"write `def {name}(self, x): …` in it",
-        )
+        s.refuse("has no method", call.where, name=home.name, name2=name)
     first = () if name in home.statics else first
     return s.call_own(found, (*first, *call.args), call.kwargs, call.place)
 
@@ -116,11 +112,7 @@ def copied(s: Session, found: Any, place: Span) -> Any:
             return made[id(old)]
         if isinstance(old, Tensor):
             if old.ref is not None and not s.builder.nodes[old.ref.id].is_leaf:
-                s.fail(
-                    "deepcopy takes tensors that the text made, not computed ones",
-                    place,
-                    "detach it",
-                )
+                s.refuse("deepcopy of a result", place)
             return made.setdefault(id(old), replace(old, ref=None, name="", grad=None, rows=None))
         new = made[id(old)] = replace(old)
         if old.own is not None:

@@ -38,11 +38,7 @@ def _dtype(s: Session, call: Call, otherwise: str | None) -> str | None:
         return otherwise
     name = dtype_name(found.path)
     if name.startswith("complex"):
-        s.unsupported(
-            "complex numbers are not supported",
-            call.place,
-            "write the real and the imaginary part as two tensors",
-        )
+        s.lack("complex", call.place)
     if not found.own and name not in WHOLE:
         raise s.at(found.refused(), call.place)
     return name
@@ -61,11 +57,7 @@ def _elements(s: Session, call: Call) -> Any:
     if isinstance(data, range):
         return list(data)
     if len(call.args) > 1 or not isinstance(data, (list, tuple, int, float, Tensor)):
-        s.fail(
-            f"{call.name}() takes one nested list of numbers, found {what(data)}",
-            call.place,
-            "write it as in `torch.tensor([[1., 2.], [3., 4.]])`",
-        )
+        s.refuse("no nested list", call.place, name=call.name, what=what(data))
     return data
 
 
@@ -80,11 +72,7 @@ def _made(s: Session, data: Any, dtype: str | None, call: Call) -> Any:
         if not isinstance(part, (int, float)):
             s.fail(f"{what(part)} is not a number", call.place, "write numbers in nested lists")
     if isinstance(data, (list, tuple)) and not is_regular(data):
-        s.fail(
-            "a nested list of numbers must have rows of equal length",
-            call.place,
-            "write it as in [[1, 2], [3, 4]]",
-        )
+        s.refuse("list too long", call.place)
     if not parts:
         s.fail("an empty list holds no elements", call.place, "write numbers in it")
     if dtype is None:
@@ -111,11 +99,7 @@ def _joined(s: Session, data: Any, dtype: str | None, call: Call) -> Any:
         return s.literal(np.stack(known), promoted(part.dtype for part in parts), call.place)
     found = s.apply(by_spelling("torch.stack"), (parts,), {}, call.place)
     if s.script and call.name in ("tensor", "Tensor", "FloatTensor"):
-        s.remark(
-            "new tensor",
-            f"`{s.text(call.place)}` copies numbers into a new tensor: no gradient flows through "
-            "it. torch.stack joins tensors with their gradients.",
-        )
+        s.say("new tensor", text=s.text(call.place))
         found = s.apply(by_spelling("torch.detach"), (found,), {}, call.place)
     return found
 
@@ -442,7 +426,6 @@ _MAKERS: dict[str, Callable[[Session, Call], Any]] = {
     **dict.fromkeys(("tensor", "torch.tensor"), _tensor),
     **dict.fromkeys(("as_tensor", "torch.as_tensor", "torch.from_numpy", "from_numpy", "torch.asarray"), _same),
     **dict.fromkeys(("Tensor", "torch.Tensor"), _typed(None)),
-    **dict.fromkeys(("torch.nonzero", "torch.argwhere"), nonzero),
     "torch.where": _where,
     **dict.fromkeys(("torch.FloatTensor", "torch.cuda.FloatTensor"), _typed("float32")),
     "torch.DoubleTensor": _typed("float64"),

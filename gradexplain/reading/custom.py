@@ -1,15 +1,20 @@
-"""A ``torch.autograd.Function`` of the text: the value of its forward, with the gradients of its backward.
+"""A backward that the text writes itself: a ``torch.autograd.Function``'s, or a hook's.
 
-What a backward returns is linear in the upstream gradient ``g``: it is ``Bᵀ·g`` for a matrix B, and B·u is
-the gradient of ``⟨Bᵀ·g, u⟩`` by g.  So ``forward(x) + B·(x − x.detach())`` has the value of forward, and
-backward sends through it what the text's own backward returns.
+What it returns is linear in the upstream gradient ``g``: it is ``Bᵀ·g`` for a matrix B, and B·u is the
+gradient of ``⟨Bᵀ·g, u⟩`` by g.  So ``forward(x) + B·(x − x.detach())`` has the value of forward, and
+backward sends through it what the text's own backward returns; for a hook, forward is x itself.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from gradexplain.errors import Span
+from gradexplain.graph import Ref
 from gradexplain.ops import by_spelling
+from gradexplain.points import spread
 from gradexplain.reading import classes, library
 from gradexplain.reading.derived import TRACE, Sweep
 from gradexplain.reading.objects import Call, Class, Own, Tensor
@@ -26,8 +31,7 @@ def applied(s: Session, made: Class, call: Call) -> Any:
         s.fail(f"{made.name} has no forward and backward", place, "write both as static methods")
     wanted = [isinstance(arg, Tensor) and s.requires(arg) for arg in call.args]
     args = [
-        s.apply(by_spelling("torch.detach"), (arg,), {}, place) if own else arg
-        for arg, own in zip(call.args, wanted, strict=True)
+        _still(s, arg, place) if own else arg for arg, own in zip(call.args, wanted, strict=True)
     ]
     ctx = s.call(library.member(s, "torch.autograd.function.FunctionCtx"), (), {}, place, place)
     classes.assign(s, ctx, "needs_input_grad", tuple(wanted))
@@ -37,60 +41,127 @@ def applied(s: Session, made: Class, call: Call) -> Any:
     if not any(wanted) or not s.grad_enabled:
         return out
     outs = list(out) if isinstance(out, (tuple, list)) else [out]
-    upstream = [_upstream(s, one, call) for one in outs]
+    upstream = [_upstream(s, one, place) for one in outs]
     found = s.call_own(backward, (ctx, *upstream), {}, place)
     found = list(found) if isinstance(found, (tuple, list)) else [found]
     if len(found) != len(args):
-        s.fail(
-            f"function {made.name}Backward returned an incorrect number of gradients (expected "
-            f"{len(args)}, got {len(found)})",
+        s.refuse(
+            "count of gradients",
             place,
-            "return one for each argument of forward, None for what has none",
+            name=made.name,
+            count=len(args),
+            count2=len(found),
         )
     for n, (arg, own, back) in enumerate(zip(call.args, wanted, found, strict=True)):
         if not own or back is None:
             continue
         if not isinstance(back, Tensor) or back.shape != arg.shape:
-            s.fail(
-                f"function {made.name}Backward returned an invalid gradient at index {n} - expected a "
-                f"tensor of shape {list(arg.shape)}",
+            s.refuse(
+                "shape of a gradient",
                 place,
-                "return what has the shape of the argument",
+                name=made.name,
+                n=n,
+                list=list(arg.shape),
             )
-        moved = operator(s, "sub", (arg, args[n]), place)
-        ids = [s.ref(one).id if one is not None else -1 for one in upstream]
-        start = s.ref(back).id
-        sent = Sweep(s, place, back.dtype, {start: moved}).back(start, ids)
-        for k, part in enumerate(sent):
-            if part is not None:
-                if set(s.needed(s.ref(part).id)) & set(ids):
-                    s.unsupported(
-                        f"the backward of {made.name} is not linear in its argument", place, TRACE
-                    )
-                outs[k] = operator(s, "add", (outs[k], part), place)
-                s.opaque.add(s.ref(outs[k]).id)
-        if not any(part is not None for part in sent) and s.number(back, place).any():
-            s.unsupported(f"the backward of {made.name} does not use its argument", place, TRACE)
-    s.remark(
-        "own function",
-        f"In the place of the derivative of {made.name}'s forward stands what its backward returns, as in "
-        f"PyTorch: `{s.text(place)}` is the value of forward and a term that is 0 and has this gradient. "
-        f"gradexplain check FILE.py:{made.name} compares the two.",
-    )
+        sent = _sent(s, arg, args[n], back, upstream, f"the backward of {made.name}", place)
+        outs = [
+            one if part is None else _sum(s, one, part, place)
+            for one, part in zip(outs, sent, strict=True)
+        ]
+    s.say("own function", name=made.name, text=s.text(place))
     return type(out)(outs) if isinstance(out, (tuple, list)) else outs[0]
 
 
-def _upstream(s: Session, out: Any, call: Call) -> Tensor | None:
+def hooked(s: Session, tensor: Tensor) -> Ref:
+    """The node that stands for a tensor with hooks where it is used: its gradient goes through them."""
+    own = s.ref(tensor)
+    if not s.grad_enabled or not s.requires(tensor):
+        return own
+    if tensor.hooked is None or tensor.hooked[0] != own:
+        made = s.computed(own, tensor.dtype, tensor.place)
+        for hook, place in reversed(tensor.hooks or ()):  # the last one is the next to the tensor
+            upstream = _upstream(s, made, place)
+            back = s.call(hook, (upstream,), {}, place, place)
+            if back is None or back is upstream:
+                continue
+            still = _still(s, made, place)
+            (part,) = _sent(s, made, still, back, [upstream], "this hook", place)
+            made = still if part is None else _sum(s, still, part, place)
+            s.say("hook", text=s.text(place))
+        tensor.hooked = own, s.ref(made)
+    return tensor.hooked[1]
+
+
+def _still(s: Session, tensor: Tensor, place: Span) -> Tensor:
+    return s.apply(by_spelling("torch.detach"), (tensor,), {}, place)  # type: ignore[no-any-return]
+
+
+def _sum(s: Session, out: Tensor, part: Tensor, place: Span) -> Tensor:
+    found: Tensor = operator(s, "add", (out, part), place)
+    s.opaque.add(s.ref(found).id)
+    return found
+
+
+def _sent(
+    s: Session,
+    arg: Tensor,
+    still: Tensor,
+    back: Tensor,
+    upstream: list[Any],
+    what: str,
+    place: Span,
+) -> list[Tensor | None]:
+    """``B·(arg − still)`` for each upstream gradient g, where ``back`` is ``Bᵀ·g``."""
+    ids = [s.ref(one).id if one is not None else -1 for one in upstream]
+    start = s.ref(back).id
+    moved = operator(s, "sub", (arg, still), place)
+    sent = Sweep(s, place, back.dtype, {start: moved}).back(start, ids)
+    if any(part is not None and set(s.needed(s.ref(part).id)) & set(ids) for part in sent) or not (
+        s.any_size or _is_linear(s, start, ids, place)
+    ):
+        beside = "change .grad after backward, as in `x.grad.clamp_(-1, 1)`; " * (
+            what == "this hook"
+        )
+        s.unsupported(
+            f"{what} is not linear in the gradient that it is given", place, beside + TRACE
+        )
+    return sent
+
+
+def _is_linear(s: Session, start: int, upstream: list[int], place: Span) -> bool:
+    """Whether ⟨f(g), u⟩ is ⟨g, ∂⟨f(g), u⟩/∂g⟩ in PyTorch's numbers: f may add something, or detach g."""
+    graph, _ = s.part(start)
+    g = {s.builder.nodes[id].label for id in upstream if id >= 0}
+    at = {}
+    for n, node in enumerate(graph.leaves):
+        leaf = s.made[node.label]
+        known = (
+            leaf.later()
+            if leaf.value is None and leaf.later and node.label not in g
+            else leaf.value
+        )
+        at[node.label] = spread(node.shape, n) if known is None else known
+    u, reached = (
+        spread(graph.out.shape, 7),
+        [node.label for node in graph.leaves if node.label in g],
+    )
+    value = s.runner(place).value(graph, at, "float64")
+    found = s.runner(place).gradients(graph, at, "float64", u, reached)
+    terms = [at[name] * part for name, part in found.items() if name in g and part is not None]
+    return bool(np.isclose((value * u).sum(), sum(term.sum() for term in terms)))
+
+
+def _upstream(s: Session, out: Any, place: Span) -> Tensor | None:
     """A gradient that arrives at a result: a leaf of no value."""
     if not isinstance(out, Tensor):
         return None
 
     def unknown() -> Any:
         s.unsupported(
-            "a backward that looks at the numbers of its argument is not read", call.place, TRACE
+            "a backward that looks at the numbers of its argument is not read", place, TRACE
         )
 
-    made = Tensor(out.shape, call.place, dtype=out.dtype, later=unknown)
-    made.ref = s.builder.leaf("upstream", out.shape, call.place)
+    made = Tensor(out.shape, place, dtype=out.dtype, later=unknown)
+    made.ref = s.builder.leaf("upstream", out.shape, place)
     s.made[s.builder.nodes[made.ref.id].label] = Leaf(made, None, unknown, out.dtype, False, False)
     return made

@@ -160,12 +160,7 @@ def held(s: Session, start: int, v: Array | None, place: Span) -> None:
             place,
             TRACE,
         )
-    s.remark(
-        "create_graph",
-        "A gradient that is differentiated in its turn stands in the graph by its formula, one line of "
-        "PyTorch for each operation of the first backward; PyTorch's own double backward "
-        "(create_graph=True) gives the same numbers.",
-    )
+    s.say("create_graph")
 
 
 def _alike(own: Mapping[str, Array | None], theirs: Mapping[str, Array | None], dtype: str) -> bool:

@@ -93,11 +93,7 @@ def value(s: Session, node: ast.expr) -> Any:
             s.yielded[-1] += iterated(s, value(s, part), span(s.program, node))
             return None
         case ast.Starred(value=part):
-            s.fail(
-                "`*` cannot unpack values here",
-                span(s.program, part),
-                "write each value out, as in `x.permute(1, 0)`",
-            )
+            s.refuse("cannot unpack values here", span(s.program, part))
     what = "`yield`" if isinstance(node, (ast.Yield, ast.YieldFrom)) else "this"
     s.fail(f"{what} is not part of the language", span(s.program, node), "leave it out")
 
@@ -128,11 +124,7 @@ def name_of(s: Session, node: ast.expr, name: str) -> Any:
     if name in CONSTANTS and not given:
         return CONSTANTS[name]
     if name in ("torch", "F", "nn") and not given:
-        s.fail(
-            f"`{name}` is PyTorch's module, not a tensor",
-            place,
-            "name one of its functions, as in `torch.log(x)`",
-        )
+        s.refuse("a module", place, name=name)
     if name in ("__name__", "__file__"):
         return "__main__"
     if s.python and name in PLAIN and not given:
@@ -150,11 +142,7 @@ def truth(s: Session, found: Any, node: ast.expr) -> bool:
     place = span(s.program, node)
     if isinstance(found, Tensor):
         if math.prod(found.shape) != 1:
-            s.fail(
-                "Boolean value of Tensor with more than one value is ambiguous",
-                place,
-                "reduce it, as in `x.sum() > 0`, or write where(condition, a, b)",
-            )
+            s.refuse("truth of a tensor", place)
         if s.before is not None:
             if not s.before:
                 s.unsupported("this condition was not met before", place, TRACE)
@@ -227,17 +215,9 @@ def _call(s: Session, node: ast.Call) -> Any:
         elif isinstance(found, dict):
             kwargs |= {str(key): part for key, part in found.items()}
         else:
-            s.fail(
-                f"`**` cannot unpack {what(found)}",
-                span(s.program, keyword),
-                "write each argument out, as in `x.sum(dim=0)`",
-            )
+            s.refuse("cannot unpack", span(s.program, keyword), what=what(found))
     if not isinstance(function, (Function, Own, Class, Layer, Method, Unread, Module)):
-        s.fail(
-            f"{what(function)} cannot be called",
-            where,
-            "write `*` for a product, as in `2*(a + b)`",
-        )
+        s.refuse("cannot be called", where, what=what(function))
     return call(s, function, tuple(args), kwargs, place, where)
 
 
@@ -290,11 +270,7 @@ def _bool_op(s: Session, op: ast.boolop, parts: list[ast.expr]) -> Any:
         found = value(s, part)
         if isinstance(found, Tensor) and not s.python:
             place = span(s.program, part)
-            s.fail(
-                "`and` and `or` do not join conditions on tensors",
-                place,
-                "write `&` or `|` between conditions in parentheses, as in `(a > 0) & (b > 0)`",
-            )
+            s.refuse("and of tensors", place)
         if truth(s, found, part) != isinstance(op, ast.And):
             break
     return found

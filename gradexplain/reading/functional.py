@@ -22,9 +22,7 @@ def _output_of(s: Session, function: Any, args: Sequence[Any], call: Call) -> Te
     finally:
         s.nested -= 1
     if isinstance(output, (tuple, list)):
-        s.unsupported(
-            "a function of several outputs is not read here", call.place, "join them with cat"
-        )
+        s.lack("several outputs", call.place)
     if not isinstance(output, Tensor):
         s.fail(f"the function gives {what(output)}", call.place, "return a tensor")
     return output
@@ -42,11 +40,7 @@ def _differentiate(
         return output, _rows(s, output, v, inputs, call)
     if v is None and math.prod(output.shape) != 1:
         v = s.literal(s.filled(output.shape, 1.0), output.dtype, call.place)
-        s.remark(
-            "jacobian",
-            f"`{s.text(call.place)}` asks for the whole Jacobian, which is shown; backward with "
-            "v = ones adds its rows.",
-        )
+        s.say("jacobian", text=s.text(call.place))
     started(s, output, v, True, list(inputs), call.place, call.where, returned=True)
     return output, [Unread(s.text(call.place), THIRD) for _ in inputs]
 

@@ -53,7 +53,7 @@ def resized(program: Program, reading: Reading, shapes: Mapping[str, Shape]) -> 
 
     Raises `GradexplainError` where what the text makes does not follow from them.
     """
-    inputs = Inputs(default=lambda name: shapes[name])
+    inputs = Inputs(default=lambda name: shapes.get(name, ()))
     s = Session(program, inputs, reading.dtype, any_size=True, values=True)
     s.sized = {n.label: (n.shape, tuple(shapes[n.label])) for n in reading.graph.leaves}
     s.before = list(reading.ways)
@@ -139,6 +139,10 @@ def _read(s: Session) -> Ref:
     if s.script:  # what is not reached from the calls that are explained is left out afterwards
         s.builder.most = s.most
     connect(s)
+    if s.program.notation:
+        s.say(
+            "notation", one_line=one_line(s.program.notation), one_line2=one_line(s.program.source)
+        )
     last = run_whole(s, s.program.body)
     return Ref(s.calls[-1].start) if s.calls else _output(s, last, s.program)
 
@@ -171,11 +175,7 @@ def _output(s: Session, last: Any, program: Program) -> Ref:
         tensors = [v for v in s.scopes[0].values() if isinstance(v, Tensor)]
         last = next((t for t in reversed(tensors) if s.requires(t)), last if tensors else None)
     if isinstance(last, (tuple, list)) and last and all(isinstance(r, Tensor) for r in last):
-        s.fail(
-            f"the last statement gives {len(last)} tensors; backward starts from one",
-            place,
-            "pick one, as in `q[0]`, or join them with cat or stack",
-        )
+        s.refuse("several tensors", place, count=len(last))
     if isinstance(last, (list, int, float)):
         ref = _constant(s, last, place)
     elif isinstance(last, Tensor):
@@ -196,11 +196,7 @@ def _output(s: Session, last: Any, program: Program) -> Ref:
         s.fail(f"{what(last)} is not a tensor", place, why)
     node = s.builder.nodes[ref.id]
     if node.integer:
-        s.fail(
-            "the output holds integers or true/false, which have no gradient",
-            place,
-            "end with a real-valued expression",
-        )
+        s.refuse("whole output", place)
     if node.op is None:
         # ``y = x``: a node of its own, so that the output is something computed.
         ref = s.builder.apply(by_spelling("torch.positive")[0], (ref,), node.span)
@@ -256,10 +252,10 @@ def _of_script(s: Session, output: Ref) -> Reading:
     also = [n.id for n in whole.nodes if n.label in asked and n.is_leaf and n.id not in needed]
     graph, at = whole.pruned([*starts, *also])
     if len(graph.nodes) > MAX_GRAPH_NODES:
-        s.unsupported(
-            f"what is differentiated here is made of more than {MAX_GRAPH_NODES} operations",
+        s.lack(
+            "too large",
             calls[-1].place if calls else _last_place(s, s.program),
-            "explain a smaller part of it",
+            most=MAX_GRAPH_NODES,
         )
     values = _values(s, graph)
     leaves = [(s.made[n.label], n.label) for n in graph.leaves]
@@ -271,7 +267,7 @@ def _of_script(s: Session, output: Ref) -> Reading:
     examples -= set(s.inputs.given) | s.inputs.ones
     retain = [graph[at[id]].label for id in dict.fromkeys(kept) if id in at]
     graph, new = renumbered(graph)
-    _left_open(s, graph, {label: new[label] for label in new if label in examples})
+    _left_open(s, {label: new[label] for label in new if label in examples})
     return Reading(
         graph,
         {new[label]: found for label, found in values.items()},
@@ -289,22 +285,24 @@ def _of_script(s: Session, output: Ref) -> Reading:
     )
 
 
-def _left_open(s: Session, graph: Graph, names: Mapping[str, str]) -> None:
+def _left_open(s: Session, names: Mapping[str, str]) -> None:
     """Say which values the text leaves open: what it draws at random, and names that it never makes."""
     drawn = {new: s.made[old] for old, new in names.items() if s.made[old].dtype is not None}
     free = [new for new in names.values() if new not in drawn]
     if drawn:
         texts = dict.fromkeys(f"`{s.text(leaf.tensor.place)}`" for leaf in drawn.values())
-        s.remark(
+        s.say(
             "example values",
-            f"The text leaves the values of {listed(list(drawn))} open ({listed(list(texts))}): example "
-            f"values stand for them; --at {next(iter(drawn))}=… gives others.",
+            listed=listed(list(drawn)),
+            texts=listed(list(texts)),
+            names=next(iter(drawn)),
         )
     if free:
-        s.remark(
-            "example values",
-            f"The text does not make {listed(free)}: {'an input' if len(free) == 1 else 'inputs'} with "
-            f"example values; --shape {free[0]}=… and --at {free[0]}=… give others.",
+        s.say(
+            "example values: free",
+            listed=listed(free),
+            kind="an input" if len(free) == 1 else "inputs",
+            first=free[0],
         )
 
 
@@ -353,12 +351,10 @@ def _kept(s: Session) -> list[BackwardCall]:
             + " calls are not explained here.",
         )
     if len(kept) < len(alike):
-        s.remark(
+        s.say(
             "earlier calls",
-            f"The text calls backward {len(alike)} times and changes its leaves in between: the "
-            f"last {'call is' if len(kept) == 1 else f'{len(kept)} calls are'} explained, at the "
-            "values that the leaves have by then. gradexplain trace runs a script and shows every "
-            "step.",
+            count=len(alike),
+            kind="call is" if len(kept) == 1 else f"{len(kept)} calls are",
         )
         kept[0] = dataclasses.replace(kept[0], zeroed=frozenset())
     return [_uncarried(s, call) for call in kept]
@@ -373,16 +369,8 @@ def _uncarried(s: Session, call: BackwardCall) -> BackwardCall:
     names = listed([s.made[label].tensor.name or label for label in held])
     wanted = tuple(label for label in labels if label not in held)
     if not wanted:
-        s.unsupported(
-            f".grad of {names} still holds what earlier calls at other values, or the text, left in it: "
-            "backward adds to it",
-            call.place,
-            "zero it before each call, as in `optimizer.zero_grad()` or `w.grad = None`",
-        )
-    s.remark(
-        "carried",
-        f".grad of {names} is not shown: it still holds what earlier calls at other values, or the text, left in it.",
-    )
+        s.lack("carried gradient", call.place, names=names)
+    s.say("carried", names=names)
     return dataclasses.replace(call, wanted=wanted)
 
 

@@ -50,17 +50,19 @@ def member(s: Session, path: str) -> Any:
     name = name_of(path)
     if name is None:
         return None
-    if not s.library:
-        s.library |= {n: Function(f"gradexplain.{n}") for n in FUNCTIONS}
-        s.library |= {
-            "torch": Module("torch"),
-            "F": Module("torch.nn.functional"),
-            "math": Module("math"),
-            "copy": Module("copy"),
-        }
-        with s.scope((s.library,)), s.placed(Span(0, 0)):
+    if not _DEFINED:
+        modules = {"torch": "torch", "F": "torch.nn.functional", "math": "math", "copy": "copy"}
+        _DEFINED.update({short: Module(path) for short, path in modules.items()})
+        _DEFINED.update({n: Function(f"gradexplain.{n}") for n in FUNCTIONS})
+        steps = s.steps
+        with s.scope((_DEFINED,)), s.placed(Span(0, 0)):
             s.run(_read()[0])
-    return s.library[name]
+        s.steps = steps
+    return _DEFINED[name]
+
+
+#: What the texts define, which is the same for every text that is read.
+_DEFINED: dict[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,12 +67,8 @@ def method(s: Session, owner: Any, call: Call) -> Any:
         return _of_tensor(s, number, call)
     if owner is None and call.name in ("zero_", "zero", "detach_", "fill_"):
         return None
-    if owner is None and s.script:
-        s.fail(
-            f"`{call.name}` is called on None",
-            call.where,
-            "a .grad is None until backward has reached the tensor, and again after it was zeroed",
-        )
+    if owner is None and s.python:
+        s.refuse("is called on none", call.where, name=call.name)
     s.fail(f"{what(owner)} has no methods", call.where, "call it on a tensor")
 
 
@@ -141,9 +137,7 @@ def _device(s: Session, name: str, owner: Tensor) -> Tensor:
 def cast(s: Session, owner: Tensor, dtype: str, call: Call) -> Any:
     """The tensor with another element type; a new literal where the text has its elements."""
     if dtype in ("float16", "bfloat16") and owner.dtype is not None:
-        s.unsupported(
-            f"{dtype} is not computed here", call.place, "use float32 or float64; the formulas are the same"
-        )  # fmt: skip
+        s.lack("is not computed here", call.place, dtype=dtype)  # fmt: skip
     if owner.dtype == dtype == "bool":
         return owner
     known = s.known(owner)
@@ -210,14 +204,10 @@ def _to_list(s: Session, owner: Tensor, call: Call) -> Any:
 
 
 def _numpy(s: Session, owner: Tensor, call: Call) -> Any:
-    if not s.script:
+    if not s.python:
         return NotImplemented
     if s.requires(owner):
-        s.fail(
-            "Can't call numpy() on Tensor that requires grad",
-            call.where,
-            "write `.detach().numpy()`",
-        )
+        s.refuse("numpy of a gradient", call.where)
     return owner
 
 
@@ -241,17 +231,13 @@ def _requires_grad_(s: Session, owner: Tensor, call: Call) -> Any:
     wanted = call.get(0, "requires_grad", True) is not False
     if owner.ref is not None and s.requires(owner):
         if not wanted:
-            s.unsupported(
-                "requires_grad is switched off after the tensor was used",
-                call.place,
-                "use detach()",
-            )
+            s.lack("requires_grad is switched off", call.place)
         return owner
     return autograd.requires_grad(s, owner, wanted, call.place)
 
 
-def _hook(s: Session, owner: Tensor, call: Call) -> Any:
-    """A hook that returns nothing leaves the gradient as it is: it is passed over."""
+def _hook(s: Session, owner: Tensor | None, call: Call) -> Any:
+    """A hook that returns nothing is called with each gradient; one that changes it stands in the graph."""
     hook = call.get(0, "hook")
     body = hook.body if isinstance(hook, Own) else None
     if isinstance(body, ast.expr):
@@ -261,17 +247,37 @@ def _hook(s: Session, owner: Tensor, call: Call) -> Any:
         looks = not any(isinstance(part, ast.Return) and part.value for part in parts)
     else:
         looks = isinstance(hook, Function) and hook.path in _LOOKS or isinstance(hook, Method)
-    if not looks:
+    if looks:
+        s.say("hook: is passed over", text=s.text(call.place))
+    used = owner is not None and owner.ref is not None and owner.ref.id in _inputs(s)
+    if not looks and (owner is None or used):
         s.unsupported(
-            "this hook changes the gradient in the middle of backward",
+            "this hook changes the gradient of what was used before"
+            if used
+            else "this hook changes the gradient in the middle of backward",
             call.place,
-            "gradexplain trace runs a script, hooks and all",
+            f"{'register it first; ' * used}gradexplain trace runs a script, hooks and all",
         )
-    s.remark(
-        "hook",
-        f"`{s.text(call.place)}` is passed over: a hook that returns nothing changes no gradient.",
-    )
-    return Unread(s.text(call.place), TRACE)
+    if owner is None:
+        return Unread(s.text(call.place), TRACE)
+    own: Any = (owner, hook, call.place) if looks else (hook, call.place)
+    held: list[Any] = s.looking if looks else owner.hooks or []
+    held.append(own)
+    if not looks:
+        owner.hooks, owner.hooked = held, None
+
+    def remove(later: Call) -> None:
+        held.remove(own)
+        if owner.hooked is not None:
+            s.unhooked.add(owner.hooked[1].id)
+            owner.hooked = None
+
+    attributes = {"remove": Layer("remove", remove)}
+    return Layer("handle", lambda later: None, attributes=attributes)
+
+
+def _inputs(s: Session) -> set[int]:
+    return {id for node in s.builder.nodes for id in node.inputs}
 
 
 #: Calls that give None.
@@ -371,7 +377,7 @@ def _of_layer(s: Session, owner: Layer, call: Call) -> Any:
             remove = Layer("remove", lambda later: owner.hooks.remove(hook))
             return Layer("handle", lambda later: None, attributes={"remove": remove})
         case "register_full_backward_hook" | "register_backward_hook":
-            return _hook(s, Tensor((), call.place), call)
+            return _hook(s, None, call)
     return Unread(s.text(call.place), TRACE)
 
 

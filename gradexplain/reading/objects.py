@@ -47,6 +47,9 @@ class Tensor:
     grad_of: Tensor | None = None
     #: Made by ``nn.Parameter``: a module that holds it has it among its parameters.
     is_parameter: bool = False
+    #: The hooks that change its gradient, each with its place; what stands for it, made of which node.
+    hooks: list[tuple[Any, Span]] | None = None
+    hooked: tuple[Ref, Ref] | None = None
     #: The rows written into it one by one (``y[0] = …``), None where a row is still the first value's.
     rows: list[Any] | None = None
 
@@ -234,37 +237,18 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, (bool, NamedNumber))
 
 
+#: Kinds of values in words.
+_WORDS: tuple[tuple[Any, str], ...] = (
+    ((Tensor, Ref), "a tensor"), (type(None), "None"), (bool, "{0}"), ((int, float), "a number"),
+    (str, "a string"), (tuple, "a tuple"), (list, "a list"), (dict, "a dict"), (slice, "a slice"),
+    ((Own, Function, Method), "a function"), (Class, "the class `{0.name}`"), (Unread, "`{0.text}`"),
+    (Module, "the module `{0.path}`"), (object, "this"),
+)  # fmt: skip
+
+
 def what(value: Any) -> str:
     """A value in words."""
-    match value:
-        case Tensor() | Ref():
-            return "a tensor"
-        case None:
-            return "None"
-        case bool():
-            return f"{value}"
-        case int() | float():
-            return "a number"
-        case str():
-            return "a string"
-        case tuple():
-            return "a tuple"
-        case list():
-            return "a list"
-        case dict():
-            return "a dict"
-        case slice():
-            return "a slice"
-        case Own() | Function() | Method():
-            return "a function"
-        case Class():
-            return f"the class `{value.name}`"
-        case Layer(own=Class(placed=False)):
-            return f"an object of `{value.kind}`"
-        case Layer():
-            return f"nn.{value.kind}"
-        case Unread():
-            return f"`{value.text}`"
-        case Module():
-            return f"the module `{value.path}`"
-    return "this"
+    if isinstance(value, Layer):
+        own = value.own is not None and not value.own.placed
+        return f"an object of `{value.kind}`" if own else f"nn.{value.kind}"
+    return next(words for kind, words in _WORDS if isinstance(value, kind)).format(value)

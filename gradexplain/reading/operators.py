@@ -63,11 +63,7 @@ def binary(
     sides: Sequence[ast.AST] = (),
 ) -> Any:
     if op not in BINARY:
-        s.unsupported(
-            "this operator is not supported",
-            place,
-            "write `*` and `**` for shifts, `&` and `|` between conditions",
-        )
+        s.lack("unknown operator", place)
     name, sign, plain = BINARY[op]
     if is_number(a) and is_number(b):
         return _number(s, plain, a, b, place)
@@ -112,11 +108,7 @@ def _number(s: Session, plain: Callable[[Any, Any], Any], a: Any, b: Any, place:
     except (ArithmeticError, ValueError, TypeError):
         result = math.nan
     if isinstance(result, complex) or result != result or abs(result) > 1e308:
-        s.fail(
-            "this arithmetic has no finite real value",
-            place,
-            "numbers are computed in float64, up to 1.8e308",
-        )
+        s.refuse("no finite value", place)
     # Integers stay integers (a dim, a size) while a float could hold them too.
     return result if abs(result) < 2**53 else float(result)
 
@@ -196,11 +188,7 @@ def unary(s: Session, op: ast.unaryop, operand: Any, place: Span, node: ast.AST)
     if is_number(operand):
         return -operand if isinstance(op, ast.USub) else operand
     if not is_operand(operand):
-        s.fail(
-            f"{what(operand)} has no sign",
-            span(s.program, node),
-            "operands are tensors and numbers",
-        )
+        s.refuse("has no sign", span(s.program, node), what=what(operand))
     plain = _is_known(s, operand) and operand.ref is None and not s.any_size
     if isinstance(op, ast.USub) and plain:
         return s.literal(-np.asarray(s.known(operand)), operand.dtype, place)
@@ -248,9 +236,7 @@ def subscript(s: Session, owner: Any, index: Any, place: Span) -> Any:
             try:
                 return owner[index]
             except IndexError:
-                s.fail(
-                    f"index {index} is out of range for {len(owner)} values", place, "count from 0"
-                )
+                s.refuse("index out of range", place, index=index, count=len(owner))
         s.fail("an index here must be an integer", place, "write a whole number")
     if not isinstance(owner, Tensor):
         s.fail(f"{what(owner)} has no elements to index", place, "index a tensor or a list")
@@ -395,12 +381,7 @@ def change_in_place(s: Session, target: Tensor, place: Span) -> None:
     node = s.builder.nodes[target.ref.id] if target.ref is not None else None
     computed = node is not None and node.op is not None
     if s.grad_enabled and target.requires_grad and not computed and target.rows is None:
-        s.fail(
-            "a leaf Variable that requires grad is being used in an in-place operation",
-            place,
-            "PyTorch refuses it; write `y = x + …` for a new tensor, or change it under "
-            "torch.no_grad()",
-        )
+        s.refuse("leaf in place", place)
 
 
 def become(s: Session, owner: Tensor, made: Tensor) -> None:
@@ -455,6 +436,7 @@ def replace(s: Session, target: Tensor, new: Tensor) -> None:
     if target.ref is not None and new.ref is not None:
         s.overwritten.append((target.ref.id, new.ref.id, new.place))
     target.rows, target.value, target.later, target.ref = None, new.value, new.later, new.ref
+    target.hooks = None  # they were the old value's
     if new.ref is not None:
         target.requires_grad = s.requires(new)
         name = next((n for scope in s.scopes for n, v in scope.items() if v is target), target.name)
@@ -469,8 +451,6 @@ def renewed(s: Session, target: Tensor, new: Tensor) -> None:
     known = s.known(new)
     if target.ref is not None:
         s.stale[s.builder.nodes[target.ref.id].label] = place
-    target.ref = None
+    target.ref, target.value, target.example = None, known, False
     target.version += 1
-    target.value = None if known is None else known
     target.later = None if known is not None else (lambda: s.number(new, place))
-    target.example = False

@@ -73,11 +73,7 @@ class _Step:
 def _step(s: Session, owner: Optimizer, call: Call) -> Any:
     """Every parameter that has a gradient becomes another leaf."""
     if owner.kind == "LBFGS":
-        s.unsupported(
-            "what LBFGS makes of the parameters is not followed: it calls backward many times",
-            call.place,
-            "gradexplain trace runs a script",
-        )
+        s.lack("LBFGS", call.place)
     closure = call.get(0, "closure")
     loss = None if closure is None else s.call(closure, (), {}, call.place, call.where)
     step = _Step(s, owner.kind, call.place)
@@ -87,9 +83,7 @@ def _step(s: Session, owner: Optimizer, call: Call) -> Any:
         }
         for name, part in options.items():
             if not isinstance(part, (int, float, tuple, type(None))):
-                s.unsupported(
-                    f"{name}={what(part)} is not known here", call.place, "write a number"
-                )
+                s.lack("is not known here", call.place, name=name, what=what(part))
         for parameter in group["params"]:
             if parameter.grad is None:
                 continue
@@ -102,7 +96,6 @@ def _step(s: Session, owner: Optimizer, call: Call) -> Any:
             later = partial(lambda n: step.values()[n][""], place)
             made = Tensor(parameter.shape, call.place, dtype=s.made[label].dtype, later=later)
             renewed(s, parameter, made)
-            parameter.later, parameter.value = later, None
     return loss
 
 
@@ -114,10 +107,8 @@ def _optimizer(s: Session, call: Call) -> Any:
         own = group if isinstance(group, dict) else {"params": group}
         for parameter in listed(own.get("params", [])):
             if not isinstance(parameter, Tensor):
-                s.fail(
-                    f"{call.name} takes tensors to change, found {what(parameter)}",
-                    call.place,
-                    "write `net.parameters()`, or a list of tensors",
+                s.refuse(
+                    "takes tensors to change", call.place, name=call.name, what=what(parameter)
                 )
         params = listed(own.get("params", []))
         if isinstance(group, dict) or not groups:

@@ -9,9 +9,17 @@ from keyword import kwlist
 
 from gradexplain.errors import InputError, Span
 
+#: Full-width punctuation, and other quotes, minus signs and blanks than Python's.
 _QUOTES = str.maketrans(
-    {**dict.fromkeys("“”„‟", '"'), **dict.fromkeys("‘’‚‛", "'"), "\u00a0": " ", "\u200b": None}
-)
+    {
+        **dict.fromkeys("“”„‟", '"'), **dict.fromkeys("‘’‚‛", "'"), **dict.fromkeys("−–", "-"),
+        "\u00a0": " ", "\u3000": " ", "\u200b": None,
+        **{chr(n + 0xFEE0): chr(n) for n in range(0x21, 0x7F) if not chr(n).isalnum()},
+    }
+)  # fmt: skip
+_CITED = re.compile(r"^[ \t]*>(?:[ ](?!>>)|$)")
+#: The number of a line, as it stands beside it.
+_NUMBERED = re.compile(r"^[ \t]*\d+(?:[.:|][ \t]?|[ \t]|$)")
 _FENCE = re.compile(r"[ \t]*(?:```|~~~)")
 _PROMPT = re.compile(
     r"[ \t]*(?:(?P<shell>>>>|\.\.\.)(?:[ ]|$)|(?P<cell>In[ ]?\[[ \d*]*\]:|[ ]+\.\.\.:)[ ]?)"
@@ -27,15 +35,17 @@ _MAGIC = re.compile(r"[ \t]*(?:%|!(?!=))")
 _OLD_PRINT = re.compile(r"^([ \t]*)print[ \t]+(?![(=])([^\n#]*)", re.MULTILINE)
 _OPENING, _CLOSING = "([{", ")]}"
 #: A text in which lines that Python cannot read may be what it printed.
-_SCRIPT = re.compile(
-    r"^\s*(?:import |from \w|In ?\[|>>> )|\.backward\(|requires_grad", re.MULTILINE
+SCRIPT = re.compile(
+    r"^\s*(?:import |from \w|def |In ?\[|>>> )|\.backward\(|requires_grad", re.MULTILINE
 )
 #: What Python printed between a text's lines: an object's address, numbers, words side by side.
 _PRINTED = re.compile(
-    r"\s*(?:[\[(]*<.*|\[torch\..*|[\d\s.,\[\]+\-e:|*=_]+$"
-    rf"|(?!(?:{'|'.join(kwlist)})\b)[\w.'%()-]+[:,]?[ \t]+[\w.'\"(\[<-].*|[^=(]*[：。！].*)"
+    r"\s*(?:[\[(]*<.*|\[torch\..*|[\d\s.,\[\]+\-e:|*=_]+$|[^#]*`[^`]+`.*"
+    rf"|(?!(?:{'|'.join(kwlist)})\b)[\w.'%(),-]+[:,]?[ \t]+[\w.'\"(\[<-].*"
+    r"|(?=.*[\u3040-\u9fff\uac00-\ud7a3])[^=(]*$)"
 )
-_ASSIGNED = re.compile(r"\s*[\w.\[\]]+(?:\s*,\s*[\w.\[\]]+)*\s*[-+*/@]?=")
+#: What is code, whatever is wrong with it.
+_ASSIGNED = re.compile(r".*\w\.\w+\(|\s*[\w.\[\]]+(?:\s*,\s*[\w.\[\]]+)*\s*[-+*/@]?=")
 #: The lines of a module that was printed: ``(fc1): Linear(…)``.
 _HELD = re.compile(r"\s*\(\w+\): \w+\(")
 #: What goes on with a line before it, and never starts a statement.
@@ -48,10 +58,13 @@ def cleaned(text: str) -> str:
     text = text.translate(_QUOTES)
     if "\n" not in text.strip() and not _PROMPT.match(text):
         return text.lstrip(" \t\f\n")
-    lines = _prompted(_fenced(text.split("\n")))
+    lines = _fenced([_CITED.sub("", line) for line in text.split("\n")])
+    if all(map(_NUMBERED.match, filter(str.strip, lines))):
+        lines = [_NUMBERED.sub("", line) for line in lines]
+    lines = _prompted(lines)
     lines = [line for line in lines if not _MAGIC.match(line)]
     source = _OLD_PRINT.sub(r"\1print(\2)", _dedented(lines))
-    return _unprinted(source) if _SCRIPT.search(text) else source
+    return _unprinted(source) if SCRIPT.search(text) else source
 
 
 def _unprinted(source: str) -> str:

@@ -48,9 +48,7 @@ def special(s: Session, owner: Layer, name: str, call: Call, *args: Any) -> Any:
     if found is None:
         if name == "__len__" and (owner.own is None or owner.own.placed):
             return len(owner.children)
-        s.fail(
-            f"{what(owner)} has no {name}()", call.place, f"write `def {name}(self…)` in its class"
-        )
+        s.refuse("has no", call.place, what=what(owner), name=name)
     return s.call_own(found, (owner, *args), {}, call.place)
 
 
@@ -85,7 +83,7 @@ def _sum(s: Session, call: Call) -> Any:
         return NotImplemented
     value = call.args[0]
     if isinstance(value, Tensor):
-        if s.script and len(value.shape) > 1 and len(call.args) == 1:
+        if s.python and len(value.shape) > 1 and len(call.args) == 1:
             return s.apply(by_spelling("torch.sum"), (value, 0), {}, call.place)
         return NotImplemented
     parts = _parts(s, value, call)
@@ -112,11 +110,7 @@ def _convert(s: Session, call: Call) -> Any:
     value = call.get(0, "x", 0)
     if isinstance(value, Tensor):
         if math.prod(value.shape) != 1:
-            s.fail(
-                "only one element tensors can be converted to Python scalars",
-                call.place,
-                "reduce it first, as in `x.sum()`",
-            )
+            s.refuse("several elements to convert", call.place)
         value = float(s.number(value, call.place).reshape(-1)[0])
     if isinstance(value, Unread):
         return Unread(s.text(call.place), value.why)
@@ -167,12 +161,7 @@ def _equal(s: Session, call: Call) -> Any:
 
 
 def _file(s: Session, call: Call) -> Any:
-    s.unsupported(
-        "a file is not read from a text",
-        call.place,
-        "leave the line out and give the value, as in `--at x=@x.npy`; or gradexplain trace FILE runs "
-        "the whole script",
-    )
+    s.lack("a file is not", call.place)
 
 
 FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {

@@ -31,6 +31,8 @@ class Program:
     body: tuple[ast.stmt, ...] = ()
     #: Where everything stands that is read for a call in the text, and is no part of the text itself.
     place: Span | None = None
+    #: The text as it was written, where that was another notation than Python's.
+    notation: str = ""
 
 
 def span(program: Program | str, node: ast.AST) -> Span:

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -26,6 +27,7 @@ from gradexplain.reading.objects import WHOLE, Own, Results, Tensor, View
 from gradexplain.reading.program import Program
 from gradexplain.reading.tokens import one_line
 from gradexplain.tensors import instances, mapped
+from gradexplain.texts import blocks
 
 #: Operations whose result shares its elements with what it is made of.
 VIEWS = frozenset({"view", "reshape", "transpose", "t", "permute", "subscript", "squeeze", "unsqueeze", "narrow",
@@ -141,11 +143,11 @@ class Session:
     run: Callable[[Sequence[ast.stmt]], Any] = field(init=False)
     evaluate: Callable[[ast.expr], Any] = field(init=False)
     iterate: Callable[[Any, Span], list[Any]] = field(init=False)
+    #: The node of a tensor whose gradient goes through hooks.
+    hooked: Callable[[Tensor], Ref] = field(init=False)
     builder: Builder = field(init=False)
     applier: Applier = field(init=False)
     scopes: tuple[dict[str, Any], ...] = field(default_factory=lambda: ({},))
-    #: What the library defines (`gradexplain.reading.library`), once something of it is used.
-    library: dict[str, Any] = field(default_factory=dict)
     calls: list[BackwardCall] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
     #: The leaves by label.
@@ -187,6 +189,9 @@ class Session:
     _needed: dict[int, list[int]] = field(default_factory=dict)
     #: Results of a Function of the text: their second derivative is not in the graph.
     opaque: set[int] = field(default_factory=set)
+    #: Nodes whose hook was removed since, and hooks that only look, with what they are called on.
+    unhooked: set[int] = field(default_factory=set)
+    looking: list[tuple[Tensor, Any, Span]] = field(default_factory=list)
     #: The gradients that each call so far gave the leaves, by where it starts.
     gave: dict[tuple[int, int], Mapping[str, Array | None]] = field(default_factory=dict)
 
@@ -207,6 +212,20 @@ class Session:
     def unsupported(self, message: str, place: Span, remedy: str) -> NoReturn:
         raise UnsupportedError(message, source=self.program.source, span=place, remedy=remedy)
 
+    def refuse(self, key: str, place: Span, **names: Any) -> NoReturn:
+        """Fail with a message of ``said.txt``."""
+        message, remedy = _said(key, names)
+        self.fail(message, place, remedy)
+
+    def lack(self, key: str, place: Span, **names: Any) -> NoReturn:
+        """Say by ``said.txt`` what is not read."""
+        message, remedy = _said(key, names)
+        self.unsupported(message, place, remedy)
+
+    def say(self, key: str, **names: Any) -> None:
+        """A remark of ``said.txt``; its kind is the key up to a colon."""
+        self.remark(key.partition(":")[0], _said(key, names)[0])
+
     def at(self, error: GradexplainError, place: Span) -> GradexplainError:
         return error.at(self.program.source, place)
 
@@ -220,21 +239,13 @@ class Session:
 
     def decided(self, place: Span, what: str) -> None:
         """Say that the numbers decide what stands there, ``what`` others may take instead."""
-        self.remark(
-            "branch",
-            f"`{self.text(place)}` was decided by the numbers here: other inputs may take {what}, with "
-            "other formulas.",
-        )
+        self.say("branch", text=self.text(place), what=what)
 
     def step(self, place: Span) -> None:
         """Count a statement or an expression that is worked out: loops must end."""
         self.steps += 1
         if self.steps > self.most:
-            self.unsupported(
-                f"more than {self.most:,} steps were read so far",
-                place,
-                "shorten the loops; gradexplain trace runs a script",
-            )
+            self.lack("too many steps", place, most=self.most)
 
     # -- names -----------------------------------------------------------------------------------
 
@@ -329,11 +340,7 @@ class Session:
             return self._stacked(tensor)
         if tensor.ref is not None:
             if tensor.ref.id in self.shadowed:
-                self.unsupported(
-                    "this changes, in place and without a gradient, what is used later with one",
-                    self.shadowed[tensor.ref.id],
-                    "change a copy, as in `d = y.detach().clone()`",
-                )
+                self.lack("changed silently", self.shadowed[tensor.ref.id])
             return tensor.ref
         whole = tensor.dtype in WHOLE
         own = tensor.requires_grad or tensor.example or tensor.later
@@ -463,7 +470,7 @@ class Session:
     def plain(self, value: Any) -> Any:
         """A value as records take it: tensors as their nodes."""
         if isinstance(value, Tensor):
-            return self.ref(value)
+            return self.hooked(value) if value.hooks else self.ref(value)
         if isinstance(value, (list, tuple)) and not isinstance(value, Results):
             return type(value)(self.plain(part) for part in value)
         return list(value) if isinstance(value, range) else value
@@ -553,11 +560,7 @@ class Session:
 
     def runner(self, place: Span) -> Numbers:
         if self.numbers is None:
-            self.unsupported(
-                "the text depends on a number that is computed here",
-                place,
-                "gradexplain run follows it; here write the number itself",
-            )
+            self.lack("depends on a number", place)
         return self.numbers
 
     def leaves(self, graph: Graph) -> dict[str, Array]:
@@ -581,6 +584,15 @@ class Session:
             return "float64"
         kinds = {leaf.dtype for leaf in leaves if leaf.dtype is not None}
         return "float64" if "float64" in kinds else "float32"
+
+
+@cache
+def _texts() -> dict[str, list[str]]:
+    return {key: texts for key, *texts in blocks("gradexplain.reading", "said.txt")}
+
+
+def _said(key: str, names: Mapping[str, Any]) -> list[str]:
+    return [text.format(**names) for text in _texts()[key]]
 
 
 def promoted(kinds: Iterator[str | None] | Any) -> str | None:

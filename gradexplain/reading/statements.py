@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from gradexplain.errors import InputError, Span
 from gradexplain.limits import MAX_CALLS
-from gradexplain.reading import calls, classes, library
+from gradexplain.reading import calls, classes, custom, library
 from gradexplain.reading.expressions import defaults, truth, value
 from gradexplain.reading.names import MODULES
 from gradexplain.reading.objects import Class, Layer, Module, Own, Tensor, Unread
@@ -54,6 +54,7 @@ def connect(s: Session) -> None:
     s.run = lambda body: run(s, body)
     s.evaluate = lambda node: value(s, node)
     s.iterate = lambda found, place: iterated(s, found, place)
+    s.hooked = lambda tensor: custom.hooked(s, tensor)
 
 
 _SHOWN = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Expr, ast.Return)
@@ -110,11 +111,7 @@ def _augmented(s: Session, node: ast.AugAssign) -> Any:
         return assign(s, node.target, new, place)
     change_in_place(s, old, place)
     if new.shape != old.shape:
-        s.fail(
-            f"output with shape {list(old.shape)} doesn't match the broadcast shape {list(new.shape)}",
-            place,
-            "`+=` keeps the shape; write `y = y + …`",
-        )
+        s.refuse("broadcast in place", place, list=list(old.shape), list2=list(new.shape))
     become(s, old, new)
     return old
 
@@ -126,7 +123,7 @@ def _expression(s: Session, node: ast.Expr) -> Any:
     inner = node.value
     if isinstance(inner, ast.Constant) and isinstance(inner.value, (str, type(...))):
         return None
-    if s.script and (_is_passed(inner) or _is_printed(s, inner)):
+    if s.script and s.program.place is None and (_is_passed(inner) or _is_printed(s, inner)):
         _look(s, inner)
         return None
     return value(s, inner)
@@ -233,6 +230,11 @@ def _bind_turn(s: Session, target: ast.expr, part: Any) -> None:
     """The loop's name for one turn; a tensor keeps the name that it has."""
     if isinstance(target, ast.Name) and isinstance(part, Tensor):
         s.home(target.id)[target.id] = part
+    elif (
+        isinstance(target, ast.Tuple) and isinstance(part, tuple) and len(part) == len(target.elts)
+    ):
+        for inner, one in zip(target.elts, part, strict=True):
+            _bind_turn(s, inner, one)
     else:
         assign(s, target, part, span(s.program, target))
 
@@ -330,20 +332,14 @@ def _called(
 ) -> Any:
     """A function of the text, its lines written out."""
     if len(s.scopes) > MAX_CALLS or s.depth >= MAX_CALLS:
-        s.unsupported(
-            f"functions call one another more than {MAX_CALLS} deep", place, "write the calls out"
-        )
+        s.lack("too deep", place, MAX_CALLS=MAX_CALLS)
     names = [a.arg for a in (*own.arguments.posonlyargs, *own.arguments.args)]
     local: dict[str, Any] = dict(own.defaults)
     local |= dict(zip(names, args, strict=False))
     if own.arguments.vararg is not None:
         local[own.arguments.vararg.arg] = tuple(args[len(names) :])
     elif len(args) > len(names):
-        s.fail(
-            f"{own.name}() takes {len(names)} arguments, found {len(args)}",
-            place,
-            "count them again",
-        )
+        s.refuse("too many arguments", place, name=own.name, count=len(names), count2=len(args))
     known = {*names, *(a.arg for a in own.arguments.kwonlyargs)}
     extra = {name: part for name, part in kwargs.items() if name not in known}
     if extra and own.arguments.kwarg is None:

@@ -38,13 +38,15 @@ characters once, `ast.parse` makes the tree, `_check` goes over its nodes once, 
 from __future__ import annotations
 
 import ast
+import contextlib
 import math
 import warnings
 from collections.abc import Iterator
 
-from gradexplain.errors import InputError, Span, UnsupportedError
+from gradexplain.errors import GradexplainError, InputError, Span, UnsupportedError
 from gradexplain.limits import MAX_DEPTH, MAX_SOURCE, MAX_TREE_NODES
-from gradexplain.reading.pasted import cleaned
+from gradexplain.reading import notation
+from gradexplain.reading.pasted import SCRIPT, cleaned
 from gradexplain.reading.program import Program, Statement, lines, span
 from gradexplain.reading.tokens import NAME_PARTS, Token, fail, scan
 
@@ -57,9 +59,22 @@ def parse(text: str) -> Program:
             remedy="shorten it; values belong in --at, as in `--at x=@file.npy`",
         )
     source = cleaned(text)
+    formula = SCRIPT.search(text) is None and "lambda" not in text
+    try:
+        elsewhere = formula and notation.ALSO.search(source)
+        return _program(notation.plain(source) if elsewhere else source, source)
+    except GradexplainError:
+        with contextlib.suppress(GradexplainError):
+            if formula:
+                return _program(notation.plain(source), source)
+        raise  # what is wrong with the text as it stands
+
+
+def _program(source: str, written: str) -> Program:
     body = _parse_tree(source, scan(source))
     _check(source, body)
-    return Program(source, tuple(_statements(source, body)), tuple(body))
+    statements = tuple(_statements(source, body))
+    return Program(source, statements, tuple(body), notation=written if written != source else "")
 
 
 # ---- the second step: Python's parser ------------------------------------------------------------
@@ -188,6 +203,10 @@ def _check_target(source: str, target: ast.expr) -> None:
 
 
 def _check_call(source: str, node: ast.Call) -> None:
+    if isinstance(node.func, (ast.Constant, ast.BinOp, ast.UnaryOp)):
+        kind = "a number" if isinstance(node.func, ast.Constant) else "a tensor"
+        remedy = "write `*` for a product, as in `2*(a + b)`"
+        fail(source, span(source, node.func), f"{kind} cannot be called", remedy)
     seen = set()
     for argument in node.keywords:
         if argument.arg is not None and argument.arg in seen:

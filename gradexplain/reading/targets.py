@@ -86,16 +86,12 @@ def _to_attribute(s: Session, owner: Any, target: ast.Attribute, found: Any, pla
             found.name, found.is_parameter = found.name or old.name, True
         classes.assign(s, owner, target.attr, found)
         return
-    if isinstance(owner, Class):
+    if isinstance(owner, Class) and not owner.placed:
         owner.body[target.attr] = found
         return
     if isinstance(owner, (Unread, Module)):
         return
-    s.unsupported(
-        f"assigning to `.{target.attr}` is not read",
-        attribute_span(s.program, target),
-        "assign to a plain name",
-    )
+    s.lack("assigned attribute", attribute_span(s.program, target), attr=target.attr)
 
 
 def iterated(s: Session, found: Any, place: Span) -> list[Any]:
@@ -108,11 +104,7 @@ def iterated(s: Session, found: Any, place: Span) -> list[Any]:
         return list(found)
     if isinstance(found, (list, tuple, range, str)):
         if len(found) > MAX_TREE_NODES:
-            s.unsupported(
-                f"a loop of {len(found):,} turns is not written out; the most is {MAX_TREE_NODES:,}",
-                place,
-                "shorten it: the formulas of a turn are the same",
-            )
+            s.lack("long loop", place, count=len(found), MAX_TREE_NODES=MAX_TREE_NODES)
         return list(found)
     if isinstance(found, Unread):
         s.unsupported(f"what `{found.text}` gives is not known here", place, found.why)
@@ -147,9 +139,7 @@ def unpacked(s: Session, found: Any, count: int, place: Span) -> list[Any]:
         else [found]
     )
     if len(parts) != count:
-        s.fail(
-            f"{count} names for {len(parts)} value{'s' * (len(parts) != 1)}",
-            place,
-            "give as many names as there are values",
+        s.refuse(
+            "other count of names", place, count=count, count2=len(parts), s="s" * (len(parts) != 1)
         )
     return parts
