@@ -8,6 +8,7 @@ chosen by what is printed, and how they are ordered, since terms and factors are
 
 from __future__ import annotations
 
+import re
 from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -122,14 +123,26 @@ def _ranks(found: Sequence[Any]) -> tuple[int, ...]:
 
 
 #: The character that stands in a text for the first of its names.
-_MARK = 0xE000
+_MARK, _SUM = 0xE000, 0xE100
 
 
-def marks(labels: Iterable[Any]) -> dict[Any, str]:
-    """A character for each name, that stands for it in a text until it is `told`."""
-    return {label: chr(_MARK + n) for n, label in enumerate(labels)}
+def marks(labels: Sequence[Any], texts: Sequence[str] = ()) -> dict[Any, str]:
+    """A character for each name, that stands for it in a text until it is `told`; in parentheses where
+    its own text is."""
+    kinds = [*map(kind_of, texts)] or [_MARK] * len(labels)
+    shown = (chr(kind + n) for n, kind in enumerate(kinds))
+    pairs = zip(labels, kinds, shown, strict=True)
+    return {label: mark if kind == _MARK else f"({mark})" for label, kind, mark in pairs}
 
 
 def told(text: str, labels: Iterable[str]) -> str:
     """A text with `marks`, in these names."""
-    return text.translate({_MARK + n: label for n, label in enumerate(labels)})
+    put: dict[int, str] = {}
+    for n, label in enumerate(labels):
+        put |= {_MARK + n: label, _SUM + n: label[1:-1], _SUM + 256 + n: label[1:-1]}
+    return text.translate(put)
+
+
+def kind_of(text: str) -> int:
+    """The first mark of texts of this kind: names, sums in parentheses, others in them."""
+    return _MARK if text[:1] != "(" else _SUM if re.search(" [-+] ", text) else _SUM + 256

@@ -18,10 +18,13 @@ class Letters:
         self._taken = frozenset(taken)
         self._letters: dict[Any, str] = {}
         self._used: set[str] = set()
+        #: The letters in the order in which they were given.
+        self.given: list[tuple[Any, str]] = []
         #: Of bound indices alone.
         self._bound: dict[Any, str] = {}
 
     def _give(self, symbol: Any, letter: str) -> None:
+        self.given.append((symbol, letter))
         self._letters[symbol] = letter
         if "_" in symbol.name:
             self._bound[symbol] = letter
@@ -30,15 +33,8 @@ class Letters:
         """What the next letters depend on."""
         return tuple(self._bound.items()), frozenset(self._used)
 
-    def since(self, count: int) -> list[tuple[Any, str]]:
-        """The letters after the first ``count``."""
-        return list(self._letters.items())[count:]
-
-    def __len__(self) -> int:
-        return len(self._letters)
-
     def again(self, given: Iterable[tuple[Any, str]]) -> None:
-        """The same letters as they were ``given`` before (`since`)."""
+        """The same letters as they were ``given`` elsewhere."""
         for symbol, letter in given:
             self._give(symbol, letter)
             self._used.add(letter)

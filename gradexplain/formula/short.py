@@ -53,7 +53,7 @@ class _Bare(TextPrinter):
 
     def _add(self, e: Any) -> str:
         """A sum; a product that is a name of its own needs no parentheses there."""
-        return self.loose(super()._add(e), "[+−]", " [-+] ")
+        return self.loose(super()._add(e), "[+−]", " [-+] |[\ue100-\ue1ff]")
 
     def condition(self, c: Any) -> str:
         return self.loose(super().condition(c), "[<>≤≥=≠]")
@@ -165,7 +165,7 @@ class _Notation:
                     shown = f"−{text}" if negative else text
                 else:
                     shown += f" − {text}" if negative else f" + {text}"
-            return _Bare(frame, self).loose(shown, "[+−]", " [-+] ")
+            return _Bare(frame, self).loose(shown, "[+−]", " [-+] |[\ue100-\ue1ff]")
         try:
             return self._term(e, frame)
         except _NotShort:

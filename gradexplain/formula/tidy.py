@@ -10,6 +10,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import sympy
@@ -62,14 +63,11 @@ class Folds:
         self._asked = asked
         #: The type, the values and the functions of each pattern that can be found again.
         self._marks: dict[int, tuple[type, frozenset[str], frozenset[type]]] = {}
-        marks: dict[Any, tuple[type, set[str], frozenset[type]]] = {}
         for place, made in enumerate(self.all):
             core = made.formula.as_coeff_Mul()[1]
             if isinstance(core, (sympy.Sum, sympy.Function, sympy.Pow)):
-                if core not in marks:
-                    marks[core] = type(core), _values(core), _functions(core)
-                kind, values, functions = marks[core]
-                self._marks[place] = kind, frozenset(map(made.label, values)), functions
+                values = frozenset(map(made.label, _values(core)))
+                self._marks[place] = type(core), values, _functions(core)
         uses = Counter(value for _, values, _ in self._marks.values() for value in values)
         # Each is looked for where the rarest of its values is.
         self._by_value: dict[str | None, list[int]] = {}
@@ -105,12 +103,13 @@ class Folds:
 
 
 #: The values and functions of a formula, and the definitions that might have stood in it.
-Asked = tuple[set[str], frozenset[type], list[int]]
+Asked = tuple[frozenset[str], frozenset[type], list[int]]
 
 
-def _values(e: Any) -> set[str]:
+@lru_cache(maxsize=4096)
+def _values(e: Any) -> frozenset[str]:
     """The names of tensors and scalars that ``e`` speaks of."""
-    return {s.name for s in e.free_symbols if s.is_Symbol and not s.is_integer}
+    return frozenset(s.name for s in e.free_symbols if s.is_Symbol and not s.is_integer)
 
 
 def _functions(e: Any) -> frozenset[type]:

@@ -16,7 +16,7 @@ import numpy as np
 import sympy
 
 from gradexplain.explanation import Element, Entry, Path
-from gradexplain.formula.alike import marks, standing, told
+from gradexplain.formula.alike import kind_of, marks, standing, told
 from gradexplain.formula.calculus import ADJOINT
 from gradexplain.formula.kinds import element_symbol, label_of
 from gradexplain.formula.letters import IN, Letters
@@ -172,11 +172,13 @@ def step_said(c: Sent, graph: Graph, names: Mapping[str, str], g: str, closed: C
         letters.axes(places, IN)
         return TextPrinter(letters, known, names=names)(formula)
 
-    if not names.keys().isdisjoint(labels):
-        return said(names)
-    key = "sent", id(c.rule), id(rule), c.place, standing(labels, graph)
-    text, *_ = closed.remembered(key, lambda: (said(marks(labels)), c.rule, rule))
-    return told(text, labels)
+    texts = [names.get(label, label) for label in labels]
+    if any(text.endswith(".T") or " @ " in text for text in texts):
+        return said(names)  # there is more than a name in them
+    key = "sent", id(c.rule), id(rule), c.place, standing(labels, graph), tuple(map(kind_of, texts))
+    put = marks(labels, texts)
+    text, *_ = closed.remembered(key, lambda: (said(put), c.rule, rule))
+    return told(text, texts)
 
 
 @fact

@@ -52,12 +52,14 @@ _MORE = 20
 
 
 def once(derive: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of a closed form and of nodes that is carried out once for all who share its formulas."""
+    """A method of a closed form, or of what has a ``form``, and of nodes, that is carried out once for
+    all who share its formulas."""
 
     @wraps(derive)
-    def known(form: ClosedForm, *nodes: Node) -> Any:
-        key = derive.__name__, *(node.id for node in nodes)
-        return form.remembered(key, lambda: derive(form, *(form.graph[n.id] for n in nodes)))
+    def known(self: Any, *nodes: Node) -> Any:
+        form = getattr(self, "form", self)
+        key = derive.__qualname__, *(node.id for node in nodes)
+        return form.remembered(key, lambda: derive(self, *(form.graph[n.id] for n in nodes)))
 
     return known
 
@@ -127,7 +129,7 @@ class ClosedForm:
         """
         for symbol, n in ranges.items():
             self.calculus.ranges.setdefault(symbol, n)
-        self.known["jacobian", leaf.id] = self._tidy(formula)
+        self.known["ClosedForm.jacobian", leaf.id] = self._tidy(formula)
 
     def is_long(self, leaf: Node) -> bool:
         """Whether J by ``leaf`` is given as a chain."""
@@ -173,12 +175,9 @@ class ClosedForm:
         return e if self.sizes is None else self.sizes.lettered(e)
 
     @property
+    @once
     def folds(self) -> Folds:
         """The definitions that may be put back into their names."""
-        return self._folds()  # type: ignore[no-any-return]
-
-    @once
-    def _folds(self) -> Folds:
         nodes = (self.graph[id] for id in sorted(self.named))
         values = (
             n for n in nodes if n.op is not None and not n.integer and self.calculus.is_atom(n)
@@ -447,7 +446,9 @@ class ClosedForm:
             v = element_symbol(self.v_name, form.calculus.indices(self.graph.out.shape, "o"))
             formula = form.gradient(rest[node.id])
             if not any(label_of(a).startswith(ADJOINT) for a in formula.atoms(sympy.Symbol)):
-                form.known["gradient", node.id] = form._tidy(formula.xreplace({v: sympy.S.One}))
+                form.known["ClosedForm.gradient", node.id] = form._tidy(
+                    formula.xreplace({v: sympy.S.One})
+                )
         return form
 
     def at(

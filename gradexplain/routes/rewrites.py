@@ -214,6 +214,8 @@ def rewrites(graph: Graph) -> list[Rewrite]:
     for node in graph.nodes:
         for row in REWRITES if node.op is not None else ():
             for pattern in _patterns(row.old):
+                if node.op and pattern.out.op and node.op.name != pattern.out.op.name:
+                    continue
                 match = instance(pattern, graph, node, names=True, dims="D" not in row.old)
                 if match is not None:
                     letters = {leaf.label: match[leaf.id] for leaf in pattern.leaves}

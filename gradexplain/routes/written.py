@@ -28,7 +28,7 @@ from gradexplain.formula.printing import TextPrinter
 from gradexplain.formula.structure import structure
 from gradexplain.graph import Node, labels_of, op_call
 from gradexplain.numbers import one_line
-from gradexplain.routes.closed import ClosedForm
+from gradexplain.routes.closed import ClosedForm, once
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +57,11 @@ class _Line:
     sizes: tuple[str, ...]
 
 
-def _atoms(e: Any) -> list[Any]:
-    """The elements and values in a formula, in order."""
-    found = atoms(e, sympy.Indexed, sympy.Symbol, Lookup)
-    return sorted((a for a in found if not (a.is_Symbol and a.is_integer)), key=text_of)
-
-
 def _mentions(e: Any) -> tuple[tuple[str, tuple[Any, ...]], ...]:
-    """The names in a formula, each with its indices."""
-    return tuple((label_of(atom), indices_of(atom)) for atom in _atoms(e))
-
-
-def _labels(*formulas: Any) -> dict[str, None]:
-    """The names of the values of which a formula speaks, or of whose gradients."""
-    labels = (label_of(atom) for e in formulas for atom in _atoms(e))
-    return {label.removeprefix(upper_of(label)): None for label in labels}
+    """The names of elements and values in a formula, each with its indices, in order."""
+    found = atoms(e, sympy.Indexed, sympy.Symbol, Lookup)
+    values = sorted((a for a in found if not (a.is_Symbol and a.is_integer)), key=text_of)
+    return tuple((label_of(atom), indices_of(atom)) for atom in values)
 
 
 class Written:
@@ -82,19 +72,9 @@ class Written:
         self.graph = form.graph
         self.calculus = form.calculus
 
+    @once
     def jacobian(self, leaf: Node) -> tuple[Shown, str]:
         """J as it is shown, and its structure in words."""
-        leaf = self.graph[leaf.id]
-        found = self.form.remembered(("jacobian shown", leaf.id), lambda: self._jacobian(leaf))
-        return found  # type: ignore[no-any-return]
-
-    def gradient(self, leaf: Node) -> Shown:
-        """``leaf.grad[j] = …`` as it is shown."""
-        leaf = self.graph[leaf.id]
-        found = self.form.remembered(("gradient shown", leaf.id), lambda: self._gradient(leaf))
-        return found  # type: ignore[no-any-return]
-
-    def _jacobian(self, leaf: Node) -> tuple[Shown, str]:
         out = self.calculus.indices(self.graph.out.shape, "o")
         places = self.calculus.indices(leaf.shape, "d")
         formula = self.form.jacobian(leaf)
@@ -128,7 +108,9 @@ class Written:
                 lines[f"{math.prod(sizes)} = {product}, {what}"] = None
         return list(lines)
 
-    def _gradient(self, leaf: Node) -> Shown:
+    @once
+    def gradient(self, leaf: Node) -> Shown:
+        """``leaf.grad[j] = …`` as it is shown."""
         places = self.calculus.indices(leaf.shape, "d")
         letters = Letters(self.form.names)
         letters.axes(places, IN)
@@ -193,8 +175,10 @@ class Written:
                     # No formula for an element: the call itself, and what it is called with.
                     call = op_call(node, labels_of(self.graph))
                     lines[node.id] = "" if call == node.label else f"{node.label} = {call}"
-                    plain = (self._plain(self.graph[i]) for i in node.inputs)
-                    pending += [(_mentions(e), Renamed(e, None, ())) for e in plain]
+                    for source in map(self.graph.nodes.__getitem__, node.inputs):
+                        own = self.calculus.indices(source.shape, f"n{source.id}x")
+                        plain = self.calculus.atom(source, own)
+                        pending.append((_mentions(plain), Renamed(plain, None, ())))
                     continue
                 own = self.calculus.indices(node.shape, f"n{node.id}x")
                 # The row's letters are taken in its lines: ∂y[i]/∂h[i] is one entry of many.
@@ -213,29 +197,26 @@ class Written:
         key = "line", made.name, made.formula, *known, letters.state(), printer.loss
         line: _Line | None = self.form.known.get(key)
         if line is None:
-            count, sizes = len(letters), printer.sizes
+            count, sizes = len(letters.given), printer.sizes
             formula, name, _ = made.here
             found = joined(self._bound(formula, own, letters))
-            names = list(_labels(made.formula, made.name))
-            printer.names = marks(map(made.label, names))
+            labels = [label for e in (made.formula, made.name) for label, _ in _mentions(e)]
+            names = list(dict.fromkeys(label.removeprefix(upper_of(label)) for label in labels))
+            printer.names = marks([*map(made.label, names)])
             printer.sizes = {}
             text = f"{printer(name)} = {printer(self.form.lettered(found))}"
-            there = {made.label(label): label for label in map(label_of, _atoms(made.formula))}
+            there = {made.label(label): label for label, _ in _mentions(made.formula)}
             places = dict(zip(own, made.own, strict=True))
             mentions = tuple(
                 (there[label], tuple(places.get(i, i) for i in at))
                 for label, at in _mentions(found)
             )
-            line = _Line(text, names, mentions, letters.since(count), tuple(printer.sizes))
+            line = _Line(text, names, mentions, letters.given[count:], tuple(printer.sizes))
             self.form.known[key] = line
             printer.names, printer.sizes = {}, sizes
         letters.again(line.letters)
         printer.sizes.update(dict.fromkeys(line.sizes))
         return line
-
-    def _plain(self, node: Node) -> Any:
-        """An element of a value, at its own indices."""
-        return self.calculus.atom(node, self.calculus.indices(node.shape, f"n{node.id}x"))
 
     def _bound(self, definition: Any, own: Sequence[Any], letters: Letters) -> Any:
         """``definition`` with bound indices of its own, whose letters none of ``own`` has."""
