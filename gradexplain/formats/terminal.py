@@ -141,7 +141,8 @@ def _tensor(page: Page, block: doc.Tensor, width: int) -> list[Text]:
     lines = [
         page.text(t) for t in numbers.tensor(block.values, page.style.precision, width, block.most)
     ]
-    if numbers.abbreviated(block.values, block.most):
+    known = block.remark.startswith("shape ")
+    if numbers.abbreviated(block.values, block.most) and not known:
         shape = f"  shape {numbers.shape(block.values.shape)}"
         lines[-1].append_text(page.text(shape, STYLES["label"]))
     if block.remark:
