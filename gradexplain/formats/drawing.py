@@ -144,6 +144,7 @@ def _drawn(
         item.row for level in layers for item in level if item.real and item.name == out.name
     )
     lines[row] += f" ◄ {graph.flow}"
+    lines = [line for line in lines if line.strip()]
     return lines if max(map(len, lines)) <= width else []
 
 

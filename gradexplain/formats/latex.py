@@ -18,12 +18,11 @@ _PREAMBLE = r"""\documentclass{article}
 \usepackage[utf8]{inputenc}
 \usepackage[margin=2cm]{geometry}
 \usepackage{amsmath}
-\setcounter{MaxMatrixCols}{20}
 \begin{document}
 """
 
-#: A tensor of more elements is given by its shape.
-_MOST = 60
+#: A tensor of more elements, or columns, is given by its shape.
+_MOST, _COLUMNS = 60, 10
 
 
 def render(
@@ -61,7 +60,7 @@ class _Writer(Writer):
 
     def matrix(self, block: doc.Matrix) -> str:
         rows = block.values.reshape(len(block.rows), len(block.columns)).tolist()
-        if len(block.columns) > 12:
+        if len(block.columns) > _COLUMNS:
             return ""
         head = " & ".join(["", *(f"{latex(c)}" for c in block.columns)]) + r" \\ \hline"
         body = "\n".join(
@@ -69,7 +68,7 @@ class _Writer(Writer):
             for label, row in zip(block.rows, rows, strict=True)
         )
         columns = "l|" + "r" * len(block.columns)
-        return f"\\[\\small\n\\begin{{array}}{{{columns}}}\n{head}\n{body}\n\\end{{array}}\n\\]"
+        return f"{{\\small\n\\[\\begin{{array}}{{{columns}}}\n{head}\n{body}\n\\end{{array}}\\]}}"
 
     def graph(self, block: doc.Graph) -> str:
         return "\n\n".join(plain_latex(remark) for remark in block.remarks)
@@ -133,7 +132,7 @@ def tensor(values: Array, precision: int) -> str:
     """A number, a vector or a matrix; a larger one by its shape."""
     if values.ndim == 0:
         return number(values.item(), precision)
-    if values.size > _MOST or values.ndim > 2 or values.size == 0:
+    if values.size > _MOST or values.ndim > 2 or not values.size or values.shape[-1] > _COLUMNS:
         return rf"\text{{a tensor of shape }} {numbers.shape(values.shape)}"
     rows = np.atleast_2d(values).tolist()
     body = r" \\ ".join(" & ".join(number(v, precision) for v in row) for row in rows)

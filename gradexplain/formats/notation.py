@@ -12,6 +12,7 @@ What is written otherwise (a remark, a program's own text) is text, never an err
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -226,9 +227,14 @@ _LATEX = {
     "∇": r"\nabla ", "Σ": r"\sum", "Π": r"\prod", "∞": r"\infty", "=": " = ", "+": " + ",
 }  # fmt: skip
 _GREEK = {
-    "δ": r"\delta", "μ": r"\mu", "σ": r"\sigma", "π": r"\pi", "α": r"\alpha", "β": r"\beta",
-    "γ": r"\gamma", "λ": r"\lambda", "θ": r"\theta", "ε": r"\varepsilon", "x̂": r"\hat{x}",
-}  # fmt: skip
+    ch: "\\" + unicodedata.name(ch).rpartition(" ")[2].lower() for ch in "αβγδζηθικμνξπρστυφχψω"
+} | {"λ": r"\lambda", "ε": r"\varepsilon", "x̂": r"\hat{x}"}  # fmt: skip
+_GREEK |= {
+    ch: rf"\{name}"
+    for ch, name in zip(
+        "ΓΔΘΛΞΦΨΩ", "Gamma Delta Theta Lambda Xi Phi Psi Omega".split(), strict=True
+    )
+}
 _FUNCTIONS = {"exp", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh", "max", "min"}
 _ESCAPES = str.maketrans(
     {c: f"\\{c}" for c in "#$%&_{}"} | {"\\": r"\backslash ", "~": r"\sim ", "^": r"\hat{}"}
@@ -255,7 +261,7 @@ def _prose(ch: str) -> str:
     return f"${_LATEX[ch].strip()}$" if ch in _LATEX else f"${_GREEK[ch]}$" if ch in _GREEK else {
         "‘": "`", "’": "'", "“": "``", "”": "''", "–": "--", "—": "---", "²": "$^2$", "³": "$^3$",
         "ᵀ": r"$^\top$", "√": r"$\surd$", "ⁿ": "$^n$", "̂": "",
-    }.get(ch, "?")  # fmt: skip
+    }.get(ch) or _letters(ch)  # fmt: skip
 
 
 def _latex_number(text: str) -> str:
@@ -278,13 +284,22 @@ def _latex_name(word: str) -> str:
     if word in _GREEK:
         return _GREEK[word] + "'" * primes
     if word.endswith(".grad"):
-        return rf"\mathrm{{{word.translate(_ESCAPES)}}}"
+        return rf"\mathrm{{{_letters(word)}}}"
     stem = word.rstrip("0123456789")
     if len(stem) == 1 and stem.isascii():
         digits = word[1:]
         return (rf"{stem}_{{{digits}}}" if digits else stem) + "'" * primes
-    shown = "".join(_GREEK.get(ch, ch if ch.isascii() else "?") for ch in word.translate(_ESCAPES))
-    return rf"\mathrm{{{shown}}}" + "'" * primes
+    return rf"\mathrm{{{_letters(word)}}}" + "'" * primes
+
+
+def _letters(word: str) -> str:
+    """A name in what pdfLaTeX has: accents are left out, other letters are said by their number."""
+
+    def letter(ch: str) -> str:
+        plain = unicodedata.normalize("NFKD", ch)[0]
+        return _GREEK.get(ch) or (plain if plain.isascii() else f"U{ord(ch):X}")
+
+    return "".join(map(letter, word.translate(_ESCAPES)))
 
 
 #: How the text of each kind of tree is written; what is not listed here is escaped or left as it is.

@@ -312,7 +312,7 @@ def _joined(name: str, sign: str) -> Any:
             given = node.value is not None and np.isin(node.value, (0, 1)).all()
             if not given and (node.op is None or node.op.family != "comparison"):
                 raise UnsupportedError(
-                    f"`{sign}` joins conditions here, and {node.label} is none",
+                    f"`{sign}` joins conditions here, and what stands beside it is none",
                     remedy=f"write them in parentheses, as in `(a > 0) {sign} (b > 0)`",
                 )
         return b.call(name, x, other)

@@ -125,8 +125,8 @@ def second(page: Page, found: Second) -> Iterable[doc.Block]:
     yield doc.Table(
         tuple(
             doc.row(
-                doc.name(f"{row.node}{row.at}"),
-                doc.math(f"= {row.text}"),
+                doc.name(page.renamed(f"{row.node}{row.at}")),
+                doc.math(f"= {page.renamed(row.text)}"),
                 doc.label(numbers.shape(row.shape)),
                 doc.Tensor(row.value),
             )
@@ -137,13 +137,17 @@ def second(page: Page, found: Second) -> Iterable[doc.Block]:
     yield doc.prose("The scalar is the sum of every element of every gradient:", hang=0)
     yield doc.Formula(f"{found.name} = {found.expression}", indent=6)
     made = type(page)(found.explanation, page.options)
+    above = {f"{node}.grad": f"{page.called[node]}.grad" for node in page.said}
+    made.said |= above
+    made.called |= above
     if found.explanation.steps:
         yield from made.derivation()
     else:
         yield doc.prose(f"Nothing flows back: {found.name} depends on no input.")
     yield doc.Heading("Second derivatives", f"of {found.name}")
     for gradient in found.explanation.gradients.values():
-        yield doc.Formula(gradient.text, gradient.ranges, gradient.where)
+        where = tuple(made.renamed(text) for text in gradient.where)
+        yield doc.Formula(made.renamed(gradient.text), gradient.ranges, where)
         yield doc.Table(
             (doc.row(doc.label("value"), doc.Tensor(gradient.value, of=gradient.name)),),
             indent=4,

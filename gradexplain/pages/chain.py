@@ -110,8 +110,11 @@ def work(step: Step) -> str:
     if not step.numbers:
         return ""
     _, _, worked = step.numbers.replace("-", "−").partition(" = ")
+    worked = re.sub(r"\((\([^()]*\))\)", r"\1", worked)
     left, _, right = worked.rpartition(" = ")
-    if left == right:
+    if left == right or re.search(
+        r"/−?0(?![.\d])", left
+    ):  # what is said to be 0 there is no quotient
         return ""
     nonzero = np.argwhere(step.contribution != 0)
     place = tuple(int(i) for i in nonzero[0]) if len(nonzero) else (0,) * step.contribution.ndim

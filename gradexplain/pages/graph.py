@@ -53,6 +53,8 @@ def _text(row: ForwardRow, known: set[str]) -> str:
         if row.op in ("mul", "add"):
             return f"{sign}{numbers[0]}"
         return f"{numbers[0]} {sign}" if first else f"{sign}{numbers[0]}"
+    if row.op == "getitem" and len(row.expression) < 24:
+        return row.expression.removeprefix(row.inputs[0])
     head, bracket, rest = row.expression.partition("(")
     if not bracket:
         return row.op

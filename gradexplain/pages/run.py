@@ -342,7 +342,9 @@ class Page:
             loose = inner is not None and binds(inner.op) < binds(row.op) + bool(found.start())
             return f"({said})" if loose and said != found[0] and binds(row.op) < 5 else said
 
-        return f"{node} = " + re.sub(rf"{START}t\d+{END}", text, shown)
+        return f"{self.said.get(node, node)} = " + re.sub(
+            rf"{START}t\d+(\.grad)?{END}", text, shown
+        )
 
     def further(self) -> Iterable[doc.Block]:
         if self.x.second is not None:
