@@ -31,8 +31,11 @@ def render(
     document: doc.Document, x: Explanation | None = None, precision: int = numbers.PRECISION
 ) -> str:
     """The whole file; ``x`` holds the numbers that the page's own sums are made of."""
-    blocks = "\n".join(_Writer(precision).blocks(document.blocks))
-    data = serialise.dumped(_data(document, x, precision)).replace("<", "\\u003c")
+    # One stepper a page: that of the first call where there are several.
+    first = next((block for block in document.blocks if isinstance(block, doc.Steps)), None)
+    shown = [b for b in document.blocks if b is first or not isinstance(b, doc.Steps)]
+    blocks = "\n".join(_Writer(precision).blocks(shown))
+    data = serialise.dumped(_data(first, x, precision)).replace("<", "\\u003c")
     style = files("gradexplain.formats").joinpath("page.css").read_text("utf-8")
     script = files("gradexplain.formats").joinpath("page.js").read_text("utf-8")
     return printable(
@@ -46,13 +49,9 @@ def render(
     )
 
 
-def _data(document: doc.Document, x: Explanation | None, precision: int) -> dict[str, Any]:
+def _data(block: doc.Steps | None, x: Explanation | None, precision: int) -> dict[str, Any]:
     """What the script works with."""
-    steps: list[dict[str, Any]] = []
-    for block in document.blocks:
-        if isinstance(block, doc.Steps):
-            steps += _forward(block, precision)
-            steps += _backward(block, precision)
+    steps = [] if block is None else [*_forward(block, precision), *_backward(block, precision)]
     found: dict[str, Any] = {"steps": steps, "precision": precision, "jacobian": {}}
     if x is not None:
         found["jacobian"] = {
@@ -102,7 +101,10 @@ def _backward(block: doc.Steps, precision: int) -> Iterable[dict[str, Any]]:
             "title": f"backward, {step.expression} to {step.target}",
             "lines": lines,
             "short": _brief(step.value, precision),
-            "value": serialise.plain(step.value, serialise.PRECISION),
+            # Only a number that stands on the page can be asked about.
+            "value": None
+            if numbers.abbreviated(step.value, numbers.THRESHOLD)
+            else serialise.plain(step.value, serialise.PRECISION),
         }
 
 

@@ -38,6 +38,7 @@ def page(h: Hessian, options: Options | None = None) -> doc.Document:
 def _blocks(h: Hessian, options: Options) -> Iterable[doc.Block]:
     made = Page(h.first, options)
     yield from _question(h, made)
+    yield from made.stepper()
     yield doc.Heading("Gradient", f"the first derivatives of {h.scalar}")
     rows = [
         doc.row(doc.line(doc.name(left), doc.math(f" = {right}")), doc.Tensor(g.value))

@@ -116,6 +116,8 @@ class _Call(Page):
         if x.source:
             yield doc.Program((x.source,))
         yield from self.question()
+        if len(x.forward) <= 2 * _ENDS:
+            yield from self.stepper()
         yield from operations(x.forward)  # type: ignore[arg-type]
         yield from self.answer()
         yield from jacobian(self)
