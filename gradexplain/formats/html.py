@@ -114,7 +114,8 @@ class _Writer(Writer):
         return f"<h2>{escape(block.title)}</h2>{remark}"
 
     def paragraph(self, block: doc.Paragraph) -> str:
-        return f"<p>{self.line(block.content)}</p>" if block.content else ""
+        shown = f"<p>{self.line(block.content)}</p>" if block.content else ""
+        return wide(shown, "a formula") if any(s.kind == "math" for s in block.content) else shown
 
     def program(self, block: doc.Program) -> str:
         return f'<pre tabindex="0">{escape(chr(10).join(block.lines))}</pre>'
@@ -133,7 +134,7 @@ class _Writer(Writer):
         remark = f' <span class="remark">{escape(block.remark)}</span>' if block.remark else ""
         shown = wide(f"{mathml(block.text)}{remark}", "a formula")
         if block.where:
-            lines = "".join(f"<p>{mathml(text)}</p>" for text in block.where)
+            lines = wide("".join(f"<p>{mathml(text)}</p>" for text in block.where), "formulas")
             shown += f"<details><summary>what the names stand for</summary>{lines}</details>"
         return shown
 
