@@ -70,11 +70,6 @@ def _text(values: Any, precision: int) -> list[str]:
     return numbers.tensor(values, precision, 70, threshold=64)
 
 
-def _brief(values: Any, precision: int) -> str:
-    lines = _text(values, precision)
-    return lines[0] if len(lines) == 1 and len(lines[0]) <= 24 else f"{numbers.shape(values.shape)}"
-
-
 def _forward(block: doc.Steps, precision: int) -> Iterable[dict[str, Any]]:
     for node, expression, value in block.forward:
         title = f"forward, {expression}"
@@ -88,7 +83,8 @@ def _backward(block: doc.Steps, precision: int) -> Iterable[dict[str, Any]]:
             lines.append(f"local derivative: {step.rule}")
         if step.words or step.work:
             lines.append(step.words or step.work)
-        lines += ["what it sends on (contribution):", *_text(step.value, precision)]
+        sent = _text(step.value, precision)
+        lines += ["what it sends on (contribution):", *sent]
         if step.total is not None:
             lines += [
                 f"the sum of the contributions to {step.target}:",
@@ -100,7 +96,9 @@ def _backward(block: doc.Steps, precision: int) -> Iterable[dict[str, Any]]:
             "expression": step.expression,
             "title": f"backward, {step.expression} to {step.target}",
             "lines": lines,
-            "short": _brief(step.value, precision),
+            "short": sent[0]
+            if len(sent[0]) <= 24 and not sent[1:]
+            else numbers.shape(step.value.shape),
             # Only a number that stands on the page can be asked about.
             "value": None
             if numbers.abbreviated(step.value, numbers.THRESHOLD)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from gradexplain import numbers
 from gradexplain.document import model as doc
-from gradexplain.explanation import Accumulated, Array, Call, Explanation, Second
+from gradexplain.explanation import Accumulated, Call, Explanation, Second
 from gradexplain.pages.verdict import ROLES, verdict
+from gradexplain.pages.words import tensor_or, value
 
 if TYPE_CHECKING:
     from gradexplain.pages.run import Page
@@ -20,8 +21,8 @@ def call_text(call: Call) -> str:
     if call.grad.source == "ones":
         arguments.append("ones")
     elif call.grad.source == "given":
-        value = numbers.tensor(call.grad.value)
-        arguments.append(value[0] if len(value) == 1 and len(value[0]) <= 40 else "v")
+        shown = numbers.tensor(call.grad.value)
+        arguments.append(shown[0] if len(shown) == 1 and len(shown[0]) <= 40 else "v")
     if call.retain_graph:
         arguments.append("retain_graph=True")
     return f"{call.start}.backward({', '.join(arguments)})"
@@ -39,7 +40,7 @@ def calls(page: Page) -> Iterable[doc.Block]:
             yield doc.prose(doc.Span("PyTorch raises: ", "bad"), call.error, indent=4)
             yield doc.prose("and .grad is by then, in PyTorch:", indent=4)
             rows = [
-                (doc.cell(doc.name(f"{n}.grad")), _value(entry.torch, "None"))
+                (doc.cell(doc.name(f"{n}.grad")), tensor_or(entry.torch))
                 for n, entry in call.gradients.items()
             ]
             yield doc.Table(tuple(rows), indent=6)
@@ -82,14 +83,10 @@ def short(x: Explanation) -> Iterable[doc.Block]:
         head = f"after {len(x.calls)} calls, each of which adds to .grad"
         yield doc.remark(head, indent=2)
         rows = (
-            (doc.cell(doc.name(f"{n}.grad")), _value(e.after, "None"))
+            (doc.cell(doc.name(f"{n}.grad")), tensor_or(e.after))
             for n, e in x.calls[-1].gradients.items()
         )
         yield doc.Table(tuple(rows), indent=4)
-
-
-def _value(value: Array | None, nothing: str) -> doc.Cell:
-    return doc.cell(doc.label(nothing)) if value is None else (doc.Tensor(value),)
 
 
 def _table(call: Call) -> doc.Table:
@@ -104,9 +101,9 @@ def _table(call: Call) -> doc.Table:
         head.append(doc.cell(doc.label("PyTorch's .grad")))
     rows = []
     for n, entry in call.gradients.items():
-        row = [doc.cell(doc.name(n)), _value(entry.added, "nothing"), _value(entry.after, "None")]
+        row = [doc.cell(doc.name(n)), tensor_or(entry.added, "nothing"), tensor_or(entry.after)]
         if differ:
-            row.append(_value(entry.torch, "None"))
+            row.append(tensor_or(entry.torch))
         row.append(doc.cell(_verdict(entry)))
         rows.append(tuple(row))
     return doc.Table(tuple(rows), (*head, doc.cell()), indent=4)
@@ -148,10 +145,7 @@ def second(page: Page, found: Second) -> Iterable[doc.Block]:
     for gradient in found.explanation.gradients.values():
         where = tuple(made.renamed(text) for text in gradient.where)
         yield doc.Formula(made.renamed(gradient.text), gradient.ranges, where)
-        yield doc.Table(
-            (doc.row(doc.label("value"), doc.Tensor(gradient.value, of=gradient.name)),),
-            indent=4,
-        )
+        yield value(gradient.value, gradient.name)
     yield from verdict(
         found.explanation.check,
         found.explanation.gradients.values(),

@@ -175,11 +175,8 @@ def _matrices(made: Page, way: list[Step], g: str) -> str:
 
 def _held(text: str) -> str:
     """A factor as it stands in a product."""
-    depth, loose = 0, text.startswith("−")
-    for place, ch in enumerate(text):
-        depth += (ch in "([") - (ch in ")]")
-        loose |= depth == 0 and place > 0 and ch in "+−" and text[place - 1] == " "
-    return f"({text})" if loose else text
+    outside = re.sub(r"\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)", "", text)
+    return f"({text})" if re.match("−", text) or re.search(" [+−] ", outside) else text
 
 
 def _way(after: Mapping[str, list[Step]], name: str, output: str) -> list[Step]:

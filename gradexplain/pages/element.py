@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gradexplain.document import model as doc
 from gradexplain.explanation import Element
 from gradexplain.pages.verdict import verdict
-from gradexplain.pages.words import letters_for, signed
+from gradexplain.pages.words import letters_for, signed, value
 from gradexplain.tensors import spot
 
 if TYPE_CHECKING:
@@ -96,7 +96,5 @@ def entry(made: Page) -> Iterable[doc.Block]:
     left, right = made.formula(gradient)
     yield doc.Heading("The whole")
     yield doc.Formula(f"{left} = {right}")
-    yield doc.Table(
-        (doc.row(doc.label("value"), doc.Tensor(gradient.value, of=found.input)),), indent=4
-    )
+    yield value(gradient.value, found.input)
     yield from verdict(made.x.check, [gradient], made.options.precision)

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from gradexplain import numbers
 from gradexplain.document import model as doc
 from gradexplain.pages.options import Options
-from gradexplain.pages.run import Page
+from gradexplain.pages.run import Page, program
 from gradexplain.pages.verdict import verdict
-from gradexplain.pages.words import definitions, elements, grouped, listed, ranges_in, spoken
+from gradexplain.pages.words import definitions, elements, grouped, listed, ranges_in, spoken, value
 from gradexplain.second.model import Block as Part
 from gradexplain.second.model import Hessian
 
@@ -59,7 +59,7 @@ def _blocks(h: Hessian, options: Options) -> Iterable[doc.Block]:
 
 def _question(h: Hessian, made: Page) -> Iterable[doc.Block]:
     x, grad = h.first, h.first.grad
-    yield doc.Program(x.statements or tuple(x.expression.strip().splitlines()))
+    yield program(x)
     yield doc.Paragraph(())
     rows = made.inputs()
     if grad.source != "implicit":
@@ -75,10 +75,6 @@ def _question(h: Hessian, made: Page) -> Iterable[doc.Block]:
         "of the gradient.",
         hang=0,
     )
-
-
-def _value(values: object) -> doc.Cell:
-    return (doc.Tensor(values),)  # type: ignore[arg-type]
 
 
 def _second(h: Hessian, made: Page) -> Iterable[doc.Block]:
@@ -148,7 +144,7 @@ def _signs(h: Hessian, precision: int) -> list[str]:
 def _routes(block: Part) -> Iterable[doc.Block]:
     routes = {"closed form": block.value, "chain rule": block.chain_rule, "PyTorch": block.torch}
     rows = [
-        (doc.cell(doc.label(t)), _value(value)) for t, value in routes.items() if value is not None
+        doc.row(doc.label(t), doc.Tensor(value)) for t, value in routes.items() if value is not None
     ]
     yield doc.Formula(block.text.partition(" = ")[0])
     yield doc.Table(tuple(rows), indent=4)
@@ -166,9 +162,6 @@ def _product(h: Hessian, made: Page) -> Iterable[doc.Block]:
             continue  # too long to be read
         yield doc.Formula(made.renamed(product.text), product.ranges)
         if product.given:
-            title: doc.Line = doc.line(
-                doc.label("chain rule" if product.value is None else "value")
-            )
-            yield doc.Table(((doc.cell(title), _value(product.known)),), indent=4)
+            yield value(product.known, said="chain rule" if product.value is None else "value")
     if h.vector is None:
         yield doc.remark(f"--vector gives {h.u}, and the product's numbers.")

@@ -33,6 +33,7 @@ from gradexplain.pages.words import (
     spoken,
     standing,
     unwrapped,
+    value,
 )
 from gradexplain.tensors import spot
 from gradexplain.verdict.compare import differs
@@ -49,10 +50,10 @@ def page(x: Explanation, options: Options | None = None) -> doc.Document:
 
 def opening(x: Explanation) -> doc.Document:
     """What the page begins with, which is known before anything is derived."""
-    return doc.Document("", (_program(x),))
+    return doc.Document("", (program(x),))
 
 
-def _program(x: Explanation) -> doc.Program:
+def program(x: Explanation) -> doc.Program:
     return doc.Program(x.statements or tuple(x.expression.strip().splitlines()))
 
 
@@ -60,6 +61,11 @@ def why(x: Explanation, options: Options | None = None) -> doc.Document:
     """One element of a gradient alone."""
     made = Page(x, options or Options())
     return doc.Document(made.title, (*made.question(), *element(made), *entry(made)))
+
+
+def started(y: str) -> doc.Paragraph:
+    """What backward starts from where it is given nothing."""
+    return doc.remark(f"{y} is a scalar: {y}.backward() starts from ∂{y}/∂{y} = 1.", hang=0)
 
 
 class Page:
@@ -113,7 +119,7 @@ class Page:
 
     def question(self) -> Iterable[doc.Block]:
         x = self.x
-        yield _program(x)
+        yield program(x)
         if self.options.brief:
             return
         yield doc.Paragraph(())
@@ -133,10 +139,7 @@ class Page:
                 f"Example values for {listed(missing)}; --at {missing[0]}=… sets {them}.", hang=0
             )
         if x.grad.source == "implicit":
-            yield doc.remark(
-                f"{y.name} is a scalar: {y.name}.backward() starts from ∂{y.name}/∂{y.name} = 1.",
-                hang=0,
-            )
+            yield started(y.name)
 
     def inputs(self) -> list[tuple[doc.Cell, ...]]:
         """Each input with its shape and value."""
@@ -364,9 +367,7 @@ class Page:
             for gradient in kept:
                 left, right = self.formula(gradient)
                 yield doc.Formula(f"{left} = {right}", gradient.ranges)
-                yield doc.Table(
-                    (doc.row(doc.label("value"), doc.Tensor(gradient.value)),), indent=4
-                )
+                yield value(gradient.value)
         if not rest:
             return
         yield doc.Heading(
@@ -375,21 +376,18 @@ class Page:
         )
         rows = []
         for i in rest:
-            gives = []
-            if i.whole:
-                gives.append(f"gives {listed([f'{n}.grad' for n in i.whole])}")
-            if i.part:
-                gives.append(f"a part of {listed([f'{n}.grad' for n in i.part])}")
+            gives = [
+                f"{how} {listed([f'{n}.grad' for n in of])}"
+                for how, of in (("gives", i.whole), ("a part of", i.part))
+                if of
+            ]
             shown = numbers.tensor(i.value, self.options.precision, 60)
             short = len(shown) == 1 and len(shown[0]) <= 40
             call = f"{i.name}.backward({shown[0] if short else 'v'})"
             said = "; ".join(gives)
-            parts: list[doc.Line | doc.Tensor] = [
-                doc.line(doc.label(said if short else f"{said}, with v ="))
-            ]
-            if not short:
-                parts.append(doc.Tensor(i.value))
-            rows.append((doc.cell(doc.code(call, "flow")), tuple(parts)))
+            shown_below = () if short else (doc.Tensor(i.value),)
+            told = doc.cell(doc.label(said if short else f"{said}, with v ="))
+            rows.append(doc.row(doc.code(call, "flow"), (*told, *shown_below)))
         yield doc.Table(tuple(rows))
 
     # -- notes -----------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from gradexplain.explanation import Array, Step
 from gradexplain.pages.chain import in_words, work
 from gradexplain.pages.jacobian import jacobian
 from gradexplain.pages.options import Options
-from gradexplain.pages.run import Page
+from gradexplain.pages.run import Page, started
 from gradexplain.pages.verdict import CHOICE, concluded
 
 if TYPE_CHECKING:
@@ -129,12 +129,8 @@ class _Call(Page):
 
     def question(self) -> Iterable[doc.Block]:
         x = self.call
-        rows: list[tuple[doc.Cell, ...]] = [
-            doc.row(
-                doc.name(i.name),
-                doc.label(numbers.shape(i.shape)),
-                _tensor(i.value, "" if i.wanted else "does not require grad"),
-            )
+        rows = [
+            self.tensor(i.name, i.value, "" if i.wanted else "does not require grad")
             for i in x.inputs.values()
         ]
         given = x.grad.source != "implicit"
@@ -142,21 +138,18 @@ class _Call(Page):
             shape = doc.label(numbers.shape(root.shape))
             rows.append(doc.row(doc.name(root.name), shape, doc.label("backward starts here")))
         if len(x.roots) == 1 and given:
-            v = x.roots[0].v
-            shown = doc.row(
-                doc.Span(x.grad.name, "flow", "math"), doc.label(numbers.shape(v.shape))
-            )
-            rows.append((*shown, (_tensor(v, self.meaning()),)))
+            rows.append(self.tensor(x.grad.name, x.roots[0].v, self.meaning(), x.grad.name))
         if rows:
             yield doc.Paragraph(())
             yield doc.Table(tuple(rows))
         if x.error is None and len(x.roots) == 1 and not given:
-            y = x.roots[0].name
-            said = f"{y} is a scalar: {y}.backward() starts from ∂{y}/∂{y} = 1."
-            yield doc.remark(said, hang=0)
+            yield started(x.roots[0].name)
         elif x.error is None and len(x.roots) > 1:
             said = f"{x.grad.loss} is differentiated: the v given for each is what flows into it."
             yield doc.remark(said, hang=0)
+
+    def valued(self, values: Array, remark: str = "", of: str = "") -> doc.Cell:
+        return (_tensor(values, remark),)
 
     # -- the answer --------------------------------------------------------------------------------
 

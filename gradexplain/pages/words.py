@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from gradexplain.document import model as doc
-from gradexplain.explanation import ForwardRow, Input
+from gradexplain.explanation import Array, ForwardRow, Input
 
 
 def ranges_in(ranges: str, used: str, *, sizes: bool = False) -> dict[str, str]:
@@ -105,6 +105,16 @@ def unwrapped(text: str) -> str:
         if depth == 0:
             return text[1:-1] if text[:1] == "(" and place == len(text) - 1 > 1 else text
     return text
+
+
+def value(values: Array, of: str = "", said: str = "value") -> doc.Table:
+    """A gradient's numbers under its formula."""
+    return doc.Table((doc.row(doc.label(said), doc.Tensor(values, of=of)),), indent=4)
+
+
+def tensor_or(values: Array | None, nothing: str = "None") -> doc.Cell:
+    """The numbers, or a word where there are none."""
+    return doc.cell(doc.label(nothing) if values is None else doc.Tensor(values))
 
 
 def signed(text: str) -> str:
