@@ -40,14 +40,10 @@ def _blocks(h: Hessian, options: Options) -> Iterable[doc.Block]:
     yield from _question(h, made)
     yield from made.stepper()
     yield doc.Heading("Gradient", f"the first derivatives of {h.scalar}")
-    rows = [
-        doc.row(doc.line(doc.name(left), doc.math(f" = {right}")), doc.Tensor(g.value))
-        for g in h.first.gradients.values()
-        for left, right in [made.formula(g)]
-    ]
+    rows = (made.row(gradient, "")[:2] for gradient in h.first.gradients.values())
     yield doc.Table(tuple(rows), stacked=True)
-    found = h.first.gradients.values()
-    if sizes := grouped(ranges_in(g.ranges, g.text, sizes=True) for g in found):
+    known = (ranges_in(g.ranges, g.text, sizes=True) for g in h.first.gradients.values())
+    if sizes := grouped(known):
         yield doc.remark(sizes, indent=4)
     yield from _second(h, made)
     yield from verdict(h.check, (), options.precision, "second derivatives")
@@ -58,13 +54,14 @@ def _blocks(h: Hessian, options: Options) -> Iterable[doc.Block]:
 
 
 def _question(h: Hessian, made: Page) -> Iterable[doc.Block]:
-    x, grad = h.first, h.first.grad
+    x, v = h.first, h.first.grad
     yield program(x)
     yield doc.Paragraph(())
     rows = made.inputs()
-    if grad.source != "implicit":
-        said = f"the weights of {x.output.name} in {grad.loss}"
-        rows.append(made.tensor(grad.name, grad.value, said, grad.name))
+    if v.source != "implicit":
+        rows.append(
+            made.tensor(v.name, v.value, f"the weights of {x.output.name} in {v.loss}", v.name)
+        )
     for n, u in (h.vector or {}).items():
         title = f"{h.u}.{n}" if len(h.vector or ()) > 1 else h.u
         rows.append(made.tensor(title, u, f"the vector in H·{h.u}"))
