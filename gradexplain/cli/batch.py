@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from gradexplain.cli import output, shell
-from gradexplain.cli.common import budget_options
+from gradexplain.cli.common import budget_options, output_option
 from gradexplain.errors import InputError
 from gradexplain.limits import BUDGET, MAX_VALUE_TEXT
 from gradexplain.supervisor import link
@@ -25,10 +25,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Answer many problems, one JSON object a line.")
 @click.argument("problems", metavar="PROBLEMS.jsonl", required=False, shell_complete=shell.files)
-@click.option(
-    "-o", "--output", "path", metavar="FILE", shell_complete=shell.files,
-    help="Write to a file; - is standard output.",
-)  # fmt: skip
+@output_option
 @click.option("--jobs", metavar="N", type=click.IntRange(1, 1024), help="Processes. [one a core]")
 @budget_options
 @click.option("--resume", is_flag=True, help="Leave out the problems that FILE has answers to.")
@@ -145,10 +142,9 @@ def _problems(file: BinaryIO, done: frozenset[int]) -> Iterator[tuple[int, str]]
 @contextmanager
 def _lines_out(path: str | None, resume: bool) -> Iterator[Any]:
     """A function that writes one whole line, at once."""
-    if path in (None, "-"):
+    if path is None:
         yield output.write
         return
-    assert path is not None
     with output.refusals(path):
         file = open(path, "ab" if resume else "wb", buffering=0)
     with file:
@@ -164,9 +160,8 @@ def _done(path: str | None) -> tuple[frozenset[int], set[int]]:
     """The lines that ``path`` has answers to, and their exit codes; what is no whole line is cut off."""
     import json
 
-    if path in (None, "-"):
+    if path is None:
         raise InputError("--resume needs the file of answers", remedy="give it with -o FILE")
-    assert path is not None
     done: set[int] = set()
     codes: set[int] = set()
     if not os.path.exists(path):

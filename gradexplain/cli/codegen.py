@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gradexplain.cli import output, shell
-from gradexplain.cli.common import Command, budget_options
+from gradexplain.cli.common import Command, budget_options, output_option
 from gradexplain.errors import InputError
 from gradexplain.supervisor import link
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 )
 @click.option("--test", "tests", is_flag=True, help="Write a pytest file beside FILE too.")
 @click.option("--no-verify", is_flag=True, help="Do not hold the class against the closed form.")
-@click.option("-o", "--output", "path", metavar="FILE", help="Write to a file.")
+@output_option
 @budget_options
 def codegen(
     expr: str | None,
@@ -77,10 +77,9 @@ def codegen(
 
     def write(made: Code, said: str = "") -> None:
         code = styled(made, style)
-        if path in (None, "-"):
+        if path is None:
             output.write(code.source)
             return
-        assert path is not None
         output.write_file(path, code.source)
         if tests and not said:
             beside = str(Path(path).with_name(f"test_{module}.py"))

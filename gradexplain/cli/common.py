@@ -207,27 +207,23 @@ class Output:
     _begun: list[str] = field(default_factory=list)
 
     @property
-    def to_stdout(self) -> bool:
-        return self.path in (None, "-")
-
-    @property
     def ascii_only(self) -> bool:
         """Whether a JSON document has to do without letters beyond ASCII."""
-        return self.to_stdout and not ascii.is_unicode(output.stdout().encoding)
+        return self.path is None and not ascii.is_unicode(output.stdout().encoding)
 
     def style(self) -> Style:
         """How a page is set: for the terminal or pipe at standard output, or for a file."""
         from gradexplain import numbers
         from gradexplain.formats import text as page
 
-        if self.to_stdout:
+        if self.path is None:
             return page.Style.of(output.stdout(), width=self.width, precision=self.precision)
         precision = self.precision or numbers.PRECISION
         return page.Style(self.width or page.WIDTH, precision=precision)
 
     def begin(self, page: Document) -> None:
         """Write the beginning of a page whose rest takes longer, if it is read as it comes."""
-        if self.format == "text" and self.to_stdout and not self.open:
+        if self.format == "text" and self.path is None and not self.open:
             made = self._made(page, None)
             self.write(made)
             self._begun.append(made)
@@ -275,10 +271,9 @@ class Output:
         import webbrowser
 
         path = self.path
-        if path in (None, "-"):
+        if path is None:
             handle, path = tempfile.mkstemp(".html", "gradexplain-")
             os.close(handle)
-        assert path is not None
         output.write_file(path, made)
         if not webbrowser.open(f"file://{os.path.abspath(path)}"):
             raise InputError(
@@ -295,12 +290,18 @@ class Output:
 
     def write(self, document: str) -> None:
         """Write a finished document to where it is wanted."""
-        if self.to_stdout:
+        if self.path is None:
             output.write(document.removeprefix("".join(self._begun)))
         else:
-            assert self.path is not None
             output.write_file(self.path, document)
 
+
+#: Where an answer goes: None is standard output.
+output_option = click.option(
+    "-o", "--output", "path", metavar="FILE", shell_complete=shell.files,
+    callback=lambda context, option, value: None if value == "-" else value,
+    help="Write to a file; - is standard output.",
+)  # fmt: skip
 
 #: The formats of every page; those of a graph are there beside them.
 PAGES = "text", "json", "markdown", "latex", "html"
@@ -325,10 +326,7 @@ def page_output_options(*more: str) -> Callable[[F], F]:
             "--width", metavar="N", type=click.IntRange(20, 1000),
             help="Columns, 20 to 1000 [the terminal's, or 100].",
         ),
-        click.option(
-            "-o", "--output", "path", metavar="FILE", shell_complete=shell.files,
-            help="Write to a file; - is standard output.",
-        ),
+        output_option,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ told from a constant, so there is no graph then.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from gradexplain.errors import GradexplainError
@@ -29,15 +29,9 @@ class Forward(Recorder):
             if tensor.is_floating_point() and id(tensor) not in self.refs:
                 self.leaf(f"a{place}", tensor)
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, *rest: Any, **more: Any) -> Any:
         self._left = self._left or getattr(func, "__name__", "") in LEAVING
-        return super().__torch_function__(func, types, args, kwargs)
+        return super().__torch_function__(func, *rest, **more)
 
     def _source(self, tensor: Any) -> Any:
         """The input that a result is, as another tensor: a Function that returns what it is given."""
