@@ -5,6 +5,7 @@ Nothing here is timed: a test waits for what must happen, and fails by pytest's 
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
@@ -528,3 +529,18 @@ def test_digits_that_were_counted_are_marked(capsys: pytest.CaptureFixture[str])
     pages = [json.loads(page) for page in (out, capsys.readouterr().out)]
     schema = schema_of(Stability)
     assert same_document(*pages, schema, schema, atol=1.0)
+
+
+def test_an_array_that_the_other_end_has_is_named_and_not_sent() -> None:
+    import numpy as np
+
+    given = np.arange(200_000.0)
+    there = [bytearray(part) for part in link.packed((given, given + 1))[1:]]
+    x, other = link.unpacked(there)
+    answer = link.packed({"x": x, "new": other * 2, "small": np.ones(3)}, there)
+    assert [len(part) for part in answer[2:]] == [given.nbytes, 24]
+    pipe = io.BytesIO(b"".join(bytes(part) for part in answer))
+    found = link.unpacked(link.read(pipe, there))
+    np.testing.assert_array_equal(found["x"], given)
+    np.testing.assert_array_equal(found["new"], 2 * given + 2)
+    np.testing.assert_array_equal(found["small"], np.ones(3))

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+#: Elements that are worked on together.
+_AT_ONCE = 1 << 15
+
 
 def softmax(
     x: Any, axes: tuple[int, ...], *, sign: int = 1, log: bool = False
@@ -16,25 +19,39 @@ def softmax(
     Shifted by the largest exponent, which then is 0: nothing overflows.
     """
 
-    def shifted() -> Any:
+    rows = _rows(x[0], axes)
+    result = np.empty_like(x[0])
+
+    def shifted(part: Any) -> Any:
+        value = x[0][part]
         if sign > 0:
-            return x[0] - np.max(x[0], axis=axes, keepdims=True)
-        return np.min(x[0], axis=axes, keepdims=True) - x[0]
+            return value - np.max(value, axis=axes, keepdims=True)
+        return np.min(value, axis=axes, keepdims=True) - value
 
     def magnitude() -> Any:
-        spread = np.asarray(np.abs(shifted()))
-        spread += x[1]
-        spread += np.max(x[1], axis=axes, keepdims=True) + 1
-        if log:
-            return np.abs(result) + spread
-        spread *= result
-        spread[result == 0] = 0.0  # what is masked has no error
-        return spread
+        sizes = np.empty(result.shape)
+        for part in rows:
+            own, made = np.asarray(x[1][part]), result[part]
+            spread = np.abs(shifted(part))
+            spread += own
+            spread += np.max(own, axis=axes, keepdims=True) + 1
+            # What is masked has no error.
+            sizes[part] = np.abs(made) + spread if log else np.where(made == 0, 0.0, spread * made)
+        return sizes
 
-    result = np.asarray(shifted())
-    if log:
-        result -= np.log(np.exp(result).sum(axis=axes, keepdims=True))
-    else:
-        np.exp(result, out=result)
-        result /= result.sum(axis=axes, keepdims=True)
+    for part in rows:
+        made = result[part]
+        made[...] = shifted(part)
+        if log:
+            made -= np.log(np.exp(made).sum(axis=axes, keepdims=True))
+        else:
+            np.exp(made, out=made)
+            made /= made.sum(axis=axes, keepdims=True)
     return result, magnitude
+
+
+def _rows(array: Any, axes: tuple[int, ...]) -> list[Any]:
+    """Parts of the first axis that stay in the cache; all of the array where it is one of ``axes``."""
+    whole = array.ndim < 2 or array.size < 2 * _AT_ONCE or any(a % array.ndim == 0 for a in axes)
+    step = len(array) if whole else max(1, _AT_ONCE * len(array) // array.size)
+    return [slice(low, low + step) for low in range(0, len(array), max(step, 1))]

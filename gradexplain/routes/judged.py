@@ -539,7 +539,9 @@ def hold_sum(
 
     ``beside`` is what it was added to on the way.
     """
-    total, allowed = np.empty(arrived.shape), np.empty(arrived.shape)
+    routes = "the sum of what was sent", "PyTorch"
+    allowed, tally = np.empty(arrived.shape), compare.Tally(name, routes)
+    total = np.empty(arrived.shape) if compare.is_coarse(dtype) else None
     beside, scale = np.broadcast_to(beside, arrived.shape), 0.0
     with np.errstate(all="ignore"):
         for own in compare.blocks(arrived.shape):
@@ -549,7 +551,11 @@ def hold_sum(
             bound = reduce(np.add, [part.bound[own] for part in parts])
             bound = bound + 2 * compare.FORMATS[dtype].unit * size
             scale = max(scale, compare.largest(np.asarray(size)))
-            total[own], allowed[own] = reduce(np.add, sent), np.nan_to_num(bound, posinf=0.0)
-    routes = "the sum of what was sent", "PyTorch"
-    result = compare.judge(name, routes, total, arrived, allowed, dtype, scale)
+            whole, allowed[own] = reduce(np.add, sent), np.nan_to_num(bound, posinf=0.0)
+            tally.add(whole, arrived[own], allowed[own], 0 if own is ... else own.start)
+            if total is not None:
+                total[own] = whole
+    result = tally.judged(dtype, scale)
+    if total is not None:
+        result = compare.judge(name, routes, total, arrived, allowed, dtype, scale)
     return JudgedStep(result.verdict, arrived, None, allowed, result.margin, result.difference)

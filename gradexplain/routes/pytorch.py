@@ -7,6 +7,7 @@ while the formulas are derived (`Asked`), unless this process has loaded it alre
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -56,10 +57,14 @@ class Question:
             output = tensors[graph.output]
             for node in graph.nodes:
                 tensor = tensors.get(node.id)
-                if node.op is not None and tensor is not None and tensor.requires_grad:
+                inside = node.op is not None and node.id != graph.output
+                if inside and tensor is not None and tensor.requires_grad:
                     tensor.retain_grad()
             if output.requires_grad:
-                backward(torch, output, tensor_of(torch, self.v, output.dtype))
+                v = tensor_of(torch, self.v, output.dtype)
+                backward(torch, output, v)
+                if graph.out.op is not None:
+                    output.grad = v  # what arrives there; no copy of it is made
             steps = self.steps(torch, tensors)
             kept = {
                 node.label: steps.upstream.get(node.id)
@@ -99,6 +104,7 @@ class Question:
             anew = None if node.op is None else partial(Question._again, torch=torch, node=node)
             made.append((node.id, node.inputs, anew, node.op))
         found = Steps({}, {}, {}, {})
+        users = Counter(i for id, sources, *_ in made if id in tensors for i in {*sources})
         for id, sources, again, op in (*made, *further):
             tensor = tensors.get(id)
             if tensor is None:
@@ -111,7 +117,14 @@ class Question:
                 continue
             found.functions[id] = type(tensor.grad_fn).__name__
             sources = [i for i in sources if isinstance(tensors.get(i), torch.Tensor)]
-            kept, sent = self._sent(torch, again, tensors, sources, tensor.grad, op)
+            alone: dict[int, Any] = {}
+            if not further and (op is None or op.saved is None):
+                # All that arrives where nobody else reads was made here, at these very numbers.
+                readers = (i for i in sources if users[i] == 1 and tensors[i].requires_grad)
+                alone = {i: g for i in readers if (g := tensors[i].grad) is not None}
+            given = {**tensors, **{i: tensors[i].detach() for i in alone}}
+            kept, sent = self._sent(torch, again, given, sources, tensor.grad, op)
+            sent |= {i: numbers_of(torch, g, copy=False) for i, g in alone.items()}
             for aside, own in zip(self.graph[id].aside if kept else (), kept, strict=False):
                 found.forward[aside] = numbers_of(torch, own).reshape(self.graph[aside].shape)
             found.contributions.update({(id, source): part for source, part in sent.items()})
@@ -132,8 +145,8 @@ class Question:
         """What a value that is made ``again`` keeps for its backward, and what it sends of ``v``."""
         needs = [i for i in sources if tensors[i].requires_grad]
         inputs = {i: tensors[i].detach().requires_grad_() for i in dict.fromkeys(needs)}
-        result = again(self, {**tensors, **inputs})
-        if not inputs or not result.requires_grad:
+        result = again(self, {**tensors, **inputs}) if inputs else None
+        if result is None or not result.requires_grad:
             return (), {}
         # What is kept is freed by backward.
         kept = () if op is None or op.saved is None else op.saved(result.grad_fn)

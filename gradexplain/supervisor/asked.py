@@ -36,19 +36,20 @@ def main(preload: str, parent: int) -> None:
     gc.enable()
     with suppress(EOFError, OSError):  # the parent wants no more
         while True:
-            question, memory = link.unpacked(link.read(questions))
+            parts = link.read(questions)
+            question, memory = link.unpacked(parts)
             link.memory(memory)
             link.hold_memory(memory)
             found = _answer(question)
             lacked = lean.lacked(found)
-            for part in [bytes(16)] if lacked else link.packed(found):  # nothing: ask again
+            for part in [bytes(16)] if lacked else link.packed(found, parts):  # nothing: ask again
                 answers.write(part)
             answers.flush()
             if lacked:
                 os.dup2(questions.fileno(), 0)
                 os.dup2(answers.fileno(), 1)
                 lean.whole()
-            del question, found
+            del question, found, parts
     os._exit(0)
 
 

@@ -61,7 +61,7 @@ class Helper:
 
         self.kind = preload, environment
         self.asked = 0
-        self._found: list[list[bytearray] | MemoryError] = []
+        self._found: list[list[Any] | MemoryError] = []
         self._thread: threading.Thread | None = None
         code = _START.format(
             path=[p for p in sys.path if isinstance(p, str) and os.path.isabs(p)],
@@ -129,7 +129,7 @@ class Helper:
             for part in question:
                 self._process.stdin.write(part)
             self._process.stdin.flush()
-            found = link.read(self._process.stdout)
+            found = link.read(self._process.stdout, question[1:])
             if found == [b""]:  # it lacked something, and begins anew
                 return self._exchange(question)
             self._found.append(found)

@@ -12,7 +12,7 @@ import pickle
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
@@ -217,23 +217,43 @@ def too_large(size: int | None = None, what: str | None = None) -> str:
 # -- what passes between this process and its helpers -----------------------------------------------
 
 
-def packed(value: Any) -> list[Any]:
-    """A value as parts to be written one after another; large arrays are parts, and not copied."""
+#: Added to the number of a part that the other end has.
+_THERE = 1 << 62
+
+
+def packed(value: Any, there: Sequence[bytearray] = ()) -> list[Any]:
+    """A value as parts to be written one after another; large arrays are parts, and not copied.
+
+    Of arrays in the memory of the parts that came from ``there``, numbers tell which they are.
+    """
     buffers: list[pickle.PickleBuffer] = []
     head = pickle.dumps(value, 5, buffer_callback=buffers.append)
-    parts: list[Any] = [head, *(buffer.raw() for buffer in buffers)]
-    sizes = [len(buffers), len(head), *(part.nbytes for part in parts[1:])]
-    return [b"".join(size.to_bytes(8, "little") for size in sizes), *parts]
+    known = {at: _THERE + k for k, part in enumerate(there) if (at := _address(part))}
+    views = [buffer.raw() for buffer in buffers]
+    sizes = [known.get(_address(view), view.nbytes) for view in views]
+    parts = [view for view, size in zip(views, sizes, strict=True) if size < _THERE]
+    numbers = len(buffers), len(head), *sizes
+    return [b"".join(number.to_bytes(8, "little") for number in numbers), head, *parts]
 
 
-def read(file: IO[bytes]) -> list[bytearray]:
+def _address(part: Any) -> Any:
+    """Where the memory of a large part is, and how much; None of others."""
+    view = memoryview(part)
+    if view.readonly or view.nbytes < _LARGE:
+        return None
+    import ctypes
+
+    return ctypes.addressof(ctypes.c_char.from_buffer(view)), view.nbytes
+
+
+def read(file: IO[bytes], there: Sequence[Any] = ()) -> list[Any]:
     """What `packed` made at the other end, in parts; raises EOFError where that has ended."""
     count = int.from_bytes(_whole(file, 8), "little")
     sizes = [int.from_bytes(_whole(file, 8), "little") for _ in range(count + 1)]
-    return [_whole(file, size) for size in sizes]
+    return [there[n - _THERE] if n >= _THERE else _whole(file, n) for n in sizes]
 
 
-def unpacked(parts: list[bytearray]) -> Any:
+def unpacked(parts: list[Any]) -> Any:
     """The value that one of our own processes packed."""
     return pickle.loads(parts[0], buffers=parts[1:])
 

@@ -79,6 +79,19 @@ def whole(found: Array, exact: Array, dtype: str, scale: float) -> float:
     return min(most, max(0.0, math.log10(size) - math.log10(error)))
 
 
+def _fewest(found: Array, exact: Array, dtype: str) -> tuple[tuple[int, ...], float]:
+    """Where a tensor has the fewest right digits, and how many."""
+    where, least = (0,) * found.ndim, math.inf
+    for part in blocks(found.shape):
+        each = right(found[part], exact[part], dtype)
+        at = np.unravel_index(int(np.argmin(each)), each.shape)
+        if each[at] < least:
+            first = 0 if part is ... else part.start
+            where = tuple(int(i) + first * (not axis) for axis, i in enumerate(at))
+            least = float(each[at])
+    return where, least
+
+
 def few(digits: float, dtype: str) -> bool:
     """Whether so few digits are worth a word: less than half of the dtype's."""
     return digits < in_format(dtype) / 2
@@ -100,9 +113,8 @@ def forward_losses(
     for node in graph.nodes:
         if node.id not in found or node.id not in exact or found[node.id].size == 0:
             continue
-        each = right(found[node.id], exact[node.id], dtype)
-        index = tuple(int(i) for i in np.unravel_index(int(np.argmin(each)), each.shape))
-        digits[node.id] = after = float(each[index])
+        index, after = _fewest(found[node.id], exact[node.id], dtype)
+        digits[node.id] = after
         if node.op is None:
             continue
         before = min((digits.get(i, most) for i in node.inputs), default=most)
