@@ -446,9 +446,8 @@ class ClosedForm:
             v = element_symbol(self.v_name, form.calculus.indices(self.graph.out.shape, "o"))
             formula = form.gradient(rest[node.id])
             if not any(label_of(a).startswith(ADJOINT) for a in formula.atoms(sympy.Symbol)):
-                form.known["ClosedForm.gradient", node.id] = form._tidy(
-                    formula.xreplace({v: sympy.S.One})
-                )
+                formula = formula.xreplace({v: sympy.S.One})
+                form.known["ClosedForm.gradient", node.id] = form._tidy(formula)
         return form
 
     def at(
