@@ -126,6 +126,10 @@ def test_one_number_fits_one_element_of_any_shape() -> None:
 # -- what PyTorch refuses, and what is not read ----------------------------------------------------
 
 REFUSED = r"""
+k = 2.0; x = torch.ones(2, requires_grad=True); x.register_hook(lambda g: g * k); y = (x * x).sum(); k = 5.0; y.backward()
+this hook gives something else by the time of backward
+remedy: gradexplain trace FILE runs the script and explains it
+
 x = torch.ones(2, requires_grad=True); x.register_hook(lambda g: g + 1); (x * x).sum().backward()
 this hook is not linear in the gradient that it is given
 remedy: change .grad after backward, as in `x.grad.clamp_(-1, 1)`; gradexplain trace FILE runs the script and explains it

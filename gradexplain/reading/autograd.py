@@ -16,6 +16,7 @@ from gradexplain.errors import GradexplainError, Span
 from gradexplain.explanation import Array, Shape
 from gradexplain.graph import unversioned
 from gradexplain.ops.base import show_shape
+from gradexplain.reading.custom import call_again
 from gradexplain.reading.derived import TRACE, gradients, held
 from gradexplain.reading.objects import WHOLE, Call, Tensor, Unread, what
 from gradexplain.reading.operators import operator, subscript
@@ -91,14 +92,14 @@ def started(
     if not isinstance(start, Tensor):
         s.fail(f"{what(start)} has no backward", where, "call it on a tensor that was computed")
     ref = s.hooked(start) if start.hooks else s.ref(start)
+    call_again(s, ref.id)
     if s.unhooked & set(s.needed(ref.id)):
         s.unsupported("a hook was removed between forward and backward", place, TRACE)
     if not s.requires(start):
         s.refuse("requires no grad", where)
     array = _vector(s, start, v, place)
     wanted = None if inputs is None else tuple(_label(s, part, place) for part in listed(inputs))
-    labels = [s.builder.nodes[id].label for id in s.needed(ref.id) if s.builder.nodes[id].is_leaf]
-    held_ = {label: s.made[label].tensor.grad for label in labels}
+    held_ = {label: s.made[label].tensor.grad for label in s.reached(ref.id)}
     zeroed = s.zeroed | {n for n, grad in held_.items() if grad is not None and _is_blank(s, grad)}
     made = BackwardCall(
         ref.id,
@@ -235,7 +236,7 @@ def _left(s: Session, call: BackwardCall) -> None:
             found.later = partial(_given, s, call, label, tensor.shape)
             with contextlib.suppress(GradexplainError):  # it was to be shown
                 s.call(hook, (found,), {}, place, place)
-    for label in [nodes[id].label for id in needed if nodes[id].is_leaf and not call.returned]:
+    for label in s.reached(call.start) if not call.returned else ():
         if label in s.stale:
             continue
         leaf = s.made[label]

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from gradexplain.errors import Span
-from gradexplain.graph import Ref
+from gradexplain.explanation import Array
+from gradexplain.graph import Graph, Ref
 from gradexplain.ops import by_spelling
 from gradexplain.points import spread
 from gradexplain.reading import classes, library
@@ -77,7 +78,7 @@ def hooked(s: Session, tensor: Tensor) -> Ref:
     own = s.ref(tensor)
     if not s.grad_enabled or not s.requires(tensor):
         return own
-    if tensor.hooked is None or tensor.hooked[0] != own:
+    if tensor.hooked is None or tensor.hooked[:2] != (own, len(s.calls)):
         made = s.computed(own, tensor.dtype, tensor.place)
         for hook, place in reversed(tensor.hooks or ()):  # the last one is the next to the tensor
             upstream = _upstream(s, made, place)
@@ -87,9 +88,27 @@ def hooked(s: Session, tensor: Tensor) -> Ref:
             still = _still(s, made, place)
             (part,) = _sent(s, made, still, back, [upstream], "this hook", place)
             made = still if part is None else _sum(s, still, part, place)
+            s.read_hooks.append((s.ref(made).id, hook, place, upstream, back))
             s.say("hook", text=s.text(place))
-        tensor.hooked = own, s.ref(made)
-    return tensor.hooked[1]
+        tensor.hooked = own, len(s.calls), s.ref(made)
+    return tensor.hooked[2]
+
+
+def call_again(s: Session, start: int) -> None:
+    """Refuse a backward whose hooks give something else than when the forward was read."""
+    needed = set(s.needed(start))
+    for id, hook, place, upstream, back in s.read_hooks if not s.any_size else ():
+        if id in needed:
+            again = s.call(hook, (upstream,), {}, place, place)
+            g = {s.builder.nodes[s.ref(upstream).id].label}
+            numbers = [
+                s.runner(place).value(graph, _point(s, graph, g), "float64")
+                for graph, _ in (s.part(s.ref(found).id) for found in (back, again))
+            ]
+            if not np.array_equal(*numbers):
+                s.unsupported(
+                    "this hook gives something else by the time of backward", place, TRACE
+                )
 
 
 def _still(s: Session, tensor: Tensor, place: Span) -> Tensor:
@@ -132,23 +151,24 @@ def _is_linear(s: Session, start: int, upstream: list[int], place: Span) -> bool
     """Whether ⟨f(g), u⟩ is ⟨g, ∂⟨f(g), u⟩/∂g⟩ in PyTorch's numbers: f may add something, or detach g."""
     graph, _ = s.part(start)
     g = {s.builder.nodes[id].label for id in upstream if id >= 0}
-    at = {}
-    for n, node in enumerate(graph.leaves):
-        leaf = s.made[node.label]
-        known = (
-            leaf.later()
-            if leaf.value is None and leaf.later and node.label not in g
-            else leaf.value
-        )
-        at[node.label] = spread(node.shape, n) if known is None else known
-    u, reached = (
-        spread(graph.out.shape, 7),
-        [node.label for node in graph.leaves if node.label in g],
-    )
+    at = _point(s, graph, g)
+    u = spread(graph.out.shape, 7)
+    reached = [node.label for node in graph.leaves if node.label in g]
     value = s.runner(place).value(graph, at, "float64")
     found = s.runner(place).gradients(graph, at, "float64", u, reached)
     terms = [at[name] * part for name, part in found.items() if name in g and part is not None]
     return bool(np.isclose((value * u).sum(), sum(term.sum() for term in terms)))
+
+
+def _point(s: Session, graph: Graph, g: set[str]) -> dict[str, Array]:
+    """The values of the leaves; any for the upstream gradients, and for what is not known yet."""
+    at = {}
+    for n, node in enumerate(graph.leaves):
+        leaf = s.made[node.label]
+        late = leaf.later if node.label not in g else None
+        known = late() if leaf.value is None and late else leaf.value
+        at[node.label] = spread(node.shape, n) if known is None else known
+    return at
 
 
 def _upstream(s: Session, out: Any, place: Span) -> Tensor | None:

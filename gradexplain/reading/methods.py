@@ -269,7 +269,7 @@ def _hook(s: Session, owner: Tensor | None, call: Call) -> Any:
     def remove(later: Call) -> None:
         held.remove(own)
         if owner.hooked is not None:
-            s.unhooked.add(owner.hooked[1].id)
+            s.unhooked.add(owner.hooked[2].id)
             owner.hooked = None
 
     attributes = {"remove": Layer("remove", remove)}

@@ -47,9 +47,9 @@ class Tensor:
     grad_of: Tensor | None = None
     #: Made by ``nn.Parameter``: a module that holds it has it among its parameters.
     is_parameter: bool = False
-    #: The hooks that change its gradient, each with its place; what stands for it, made of which node.
+    #: The hooks that change its gradient, each with its place; what stands for it, of which node and call.
     hooks: list[tuple[Any, Span]] | None = None
-    hooked: tuple[Ref, Ref] | None = None
+    hooked: tuple[Ref, int, Ref] | None = None
     #: The rows written into it one by one (``y[0] = …``), None where a row is still the first value's.
     rows: list[Any] | None = None
 

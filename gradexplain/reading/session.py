@@ -189,8 +189,10 @@ class Session:
     _needed: dict[int, list[int]] = field(default_factory=dict)
     #: Results of a Function of the text: their second derivative is not in the graph.
     opaque: set[int] = field(default_factory=set)
-    #: Nodes whose hook was removed since, and hooks that only look, with what they are called on.
+    #: Nodes whose hook was removed since; each hook that was read, with its node, what it was given and
+    #: what it gave; and hooks that only look, with what they are called on.
     unhooked: set[int] = field(default_factory=set)
+    read_hooks: list[tuple[Any, ...]] = field(default_factory=list)
     looking: list[tuple[Tensor, Any, Span]] = field(default_factory=list)
     #: The gradients that each call so far gave the leaves, by where it starts.
     gave: dict[tuple[int, int], Mapping[str, Array | None]] = field(default_factory=dict)
@@ -503,6 +505,16 @@ class Session:
                 waiting += new
             self._needed[id] = sorted(found)
         return self._needed[id]
+
+    def reached(self, id: int) -> list[str]:
+        """The labels of the leaves to which a backward from ``id`` sends a gradient."""
+        self.follow()
+        found, waiting = {id}, [id]
+        while waiting:
+            inputs = self.builder.nodes[waiting.pop()].inputs
+            waiting += (new := [n for n in set(inputs) - found if n in self._requiring])
+            found |= set(new)
+        return [self.builder.nodes[n].label for n in sorted(found) if self.builder.nodes[n].is_leaf]
 
     def part(self, id: int) -> tuple[Graph, dict[int, int]]:
         """The graph that a value is made from alone, and the new id of each old one."""
