@@ -18,7 +18,7 @@ from gradexplain.ops import by_spelling
 from gradexplain.points import spread
 from gradexplain.reading import classes, library
 from gradexplain.reading.derived import TRACE, Sweep
-from gradexplain.reading.objects import Call, Class, Own, Tensor
+from gradexplain.reading.objects import Call, Class, Own, Tensor, what
 from gradexplain.reading.operators import operator
 from gradexplain.reading.session import Leaf, Session
 
@@ -82,7 +82,7 @@ def hooked(s: Session, tensor: Tensor) -> Ref:
         made = s.computed(own, tensor.dtype, tensor.place)
         for hook, place in reversed(tensor.hooks or ()):  # the last one is the next to the tensor
             upstream = _upstream(s, made, place)
-            back = s.call(hook, (upstream,), {}, place, place)
+            back = _returned(s, hook, upstream, place)
             if back is None or back is upstream:
                 continue
             still = _still(s, made, place)
@@ -94,18 +94,23 @@ def hooked(s: Session, tensor: Tensor) -> Ref:
     return tensor.hooked[2]
 
 
+def _returned(s: Session, hook: Any, upstream: Any, place: Span) -> Tensor | None:
+    found = s.call(hook, (upstream,), {}, place, place)
+    if found is not None and getattr(found, "shape", None) != upstream.shape:
+        s.unsupported(f"this hook returns {what(found)} of another shape", place, TRACE)
+    return found  # type: ignore[no-any-return]
+
+
 def call_again(s: Session, start: int) -> None:
     """Refuse a backward whose hooks give something else than when the forward was read."""
     needed = set(s.needed(start))
     for id, hook, place, upstream, back in s.read_hooks if not s.any_size else ():
         if id in needed:
-            again = s.call(hook, (upstream,), {}, place, place)
+            again = _returned(s, hook, upstream, place) or upstream
             g = {s.builder.nodes[s.ref(upstream).id].label}
-            numbers = [
-                s.runner(place).value(graph, _point(s, graph, g), "float64")
-                for graph, _ in (s.part(s.ref(found).id) for found in (back, again))
-            ]
-            if not np.array_equal(*numbers):
+            (old, _), (new, _) = (s.part(s.ref(found).id) for found in (back, again))
+            was, now = (s.runner(place).value(n, _point(s, n, g), "float64") for n in (old, new))
+            if not np.array_equal(was, now):
                 s.unsupported(
                     "this hook gives something else by the time of backward", place, TRACE
                 )
