@@ -14,11 +14,12 @@ from xml.etree import ElementTree
 import pytest
 from test_samples import output
 
-from gradexplain import explain, numbers
+from gradexplain import explain, hessian, numbers
 from gradexplain.cli.program import main
 from gradexplain.document.model import Document, Graph
 from gradexplain.explanation import Explanation
 from gradexplain.formats import html, latex, markdown, notation, svg
+from gradexplain.pages import hessian as second
 from gradexplain.pages.options import Options
 from gradexplain.pages.run import page
 
@@ -214,6 +215,21 @@ def test_html_is_one_small_file(attention: Explanation) -> None:
         "http://www.w3.org", ""
     )
     assert json.loads(re.search(r'id="data">(.*?)</script>', found, re.DOTALL)[1])["steps"]  # type: ignore[index]
+
+
+def test_a_hessian_is_stepped_through_too() -> None:
+    found = html.render(second.page(hessian("log(1 + exp(w*x))", at={"w": 0.5, "x": 2.0})))
+    assert found.count('id="slider"') == 1
+    steps = json.loads(re.search(r'id="data">(.*?)</script>', found, re.DOTALL)[1])["steps"]  # type: ignore[index]
+    assert [step["title"] for step in steps][3:5] == [
+        "forward, y = log(1 + exp(w*x))",
+        "backward, y = log(1 + exp(w*x)) to 1 + exp(w*x)",
+    ]
+
+
+def test_names_of_any_alphabet_are_written_by_plain_latex() -> None:
+    shown = notation.latex("ρ·größe·价")
+    assert shown == r"\rho \cdot \mathrm{groUDFe} \cdot \mathrm{U4EF7}"
 
 
 @pytest.fixture(scope="module")

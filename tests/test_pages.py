@@ -348,3 +348,40 @@ def test_a_brief_page_says_what_several_calls_leave() -> None:
     assert shown(freed, brief=True).splitlines()[-1] == (
         "  call 2  PyTorch raises: Trying to backward through the graph a second time"
     )
+
+
+@pytest.mark.parametrize(
+    ("program", "shapes", "lines"),
+    [
+        ("F.mse_loss(h @ W2, t)", {"h": (4, 3), "W2": (3, 1), "t": (4, 1)},
+         ["h.grad = 2·((h @ W2 − t) @ W2ᵀ)/N", "W2.grad = 2·(hᵀ @ (h @ W2 − t))/N"]),
+        ("(x @ W * m).sum()", {"x": (1, 3), "W": (3, 2), "m": (1, 2)}, ["x.grad = m @ Wᵀ", "W.grad = xᵀ @ m"]),
+        ("(q @ k.transpose(-2, -1) * m).sum()", {"q": (2, 3, 4), "k": (2, 3, 4), "m": (2, 3, 3)},
+         ["q.grad = m @ k", "k.grad = mᵀ @ q"]),
+        ("(x @ W * m).sum()", {"x": (2, 3, 4), "W": (4, 2), "m": (2, 3, 2)},
+         ["x.grad = m @ Wᵀ", "W.grad = sum(xᵀ @ m, dim=0)"]),
+        ("(F.layer_norm(x, (4,)) * w).sum()", {"x": (2, 4), "w": (2, 4)}, ["  x̂ = (x − μ)/σ", "σ = sqrt("]),
+        ("(x[0]*x[1]).sin()", {"x": (2,)}, ["─ [0] SelectBackward ─"]),
+    ],
+)  # fmt: skip
+def test_products_are_seen_at_every_size(
+    program: str, shapes: dict[str, Shape], lines: list[str]
+) -> None:
+    found = shown(explain(program, shapes=shapes))
+    assert [line for line in lines if line not in found] == []
+
+
+def test_what_is_spoken_of_is_defined() -> None:
+    program = "h = relu(x @ W1 + b1); p = h @ W2; ((p - t)**2).mean()"
+    shapes = {"x": (4, 3), "W1": (3, 2), "b1": (2,), "W2": (2, 1), "t": (4, 1)}
+    found = shown(explain(program, shapes=shapes))
+    assert "x.grad = ∂y/∂z @ W1ᵀ" in found
+    assert "where z = x @ W1 + b1\n          ∂y/∂p = 2·(p − t)/N" in found
+    assert "[…] is 1 where it holds, else 0" in found
+
+
+def test_sizes_that_have_grown_together_are_no_candidate() -> None:
+    program = "(x - x.mean(dim=1, keepdim=True))/x.var(dim=1, keepdim=True).sqrt()"
+    x = explain(program, shapes={"x": (2, 3)}, grad="ones")
+    assert x.check is not None and x.check.status == "agree"
+    assert "μ" not in shown(x)  # the mean beside the variance is the one that is there

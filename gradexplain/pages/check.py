@@ -89,12 +89,11 @@ def _verdict(report: CheckReport) -> Iterable[doc.Block]:
             said = f"rounding to {report.dtype} allows more than the gradient by {found.name} is: "
             said += "zeros would pass too. Give other values, or another dtype."
             yield doc.prose(doc.Span("cannot tell: ", "doubt"), said)
-        elif found.verdict == "wrong" and found.fault is None:  # time was over before
-            yield doc.prose(doc.Span("WRONG: ", "bad"), f"the gradient by {found.name}.")
-        elif found.fault is None:
-            yield doc.prose(doc.Span("right: ", "good"), f"the gradient by {found.name}.")
-        else:
-            yield doc.prose(doc.Span("WRONG: ", "bad"), f"{found.fault.sentence}.")
+        else:  # without a fault where time was over before
+            said = found.fault.sentence if found.fault else f"the gradient by {found.name}"
+            wrong = found.verdict == "wrong" or found.fault is not None
+            word = doc.Span("WRONG: ", "bad") if wrong else doc.Span("right: ", "good")
+            yield doc.prose(word, f"{said}.")
 
 
 def _evidence(report: CheckReport, found: InputReport, options: Options) -> Iterable[doc.Block]:
@@ -146,8 +145,7 @@ def _entries(report: CheckReport, found: InputReport, options: Options) -> Itera
     shown = found.entries if options.full else wrong[:_LISTED]
     yield doc.Table(tuple(_entry(report, found, e, options.precision) for e in shown), indent=4)
     if len(wrong) > len(shown):
-        more = f"… and {found.wrong - len(shown)} more (--all lists them)"
-        yield doc.remark(more, indent=4)
+        yield doc.remark(f"… and {found.wrong - len(shown)} more (--all lists them)", indent=4)
     picture = found.picture
     if picture and len(picture[0]) <= _COLUMNS and len(picture) <= _ROWS:
         yield from _picture(report, found, elements(report.output, point.out_shape), options)

@@ -273,8 +273,7 @@ class Page:
 
     def own(self, text: str) -> bool:
         """Whether a line says what a name is that the reader gave."""
-        named = {statement.partition(" ")[0] for statement in self.x.statements}
-        return text.partition("[")[0].partition(" ")[0] in named
+        return re.split(r"[\[ ]", text)[0] in {s.partition(" ")[0] for s in self.x.statements}
 
     def is_short(self, gradient: Gradient) -> bool:
         return bool(gradient.short) and self.options.notation != "index"

@@ -178,12 +178,10 @@ def _path(path: Path | None) -> list[doc.Block]:
 
 def _factor(factor: Factor) -> tuple[doc.Cell, ...]:
     where = "" if factor.line is None else f"line {factor.line}"
-    times = ""
-    if factor.times > 1:
-        times = f"{factor.times} times: ×{_short(factor.factor**factor.times)}"
-    each = "each " if factor.times > 1 else ""
-    cells = doc.row(doc.Span(f"×{_short(factor.factor)}"), f"at {each}{factor.operation}", doc.label(where), times)  # fmt: skip
-    return cells
+    many = factor.times > 1
+    times = f"{factor.times} times: ×{_short(factor.factor**factor.times)}" if many else ""
+    at = f"at {'each ' * many}{factor.operation}"
+    return doc.row(f"×{_short(factor.factor)}", at, doc.label(where), times)
 
 
 # -- the rest --------------------------------------------------------------------------------------
@@ -194,8 +192,8 @@ def _rest(screen: Screen) -> list[doc.Block]:
     if screen.nothing:
         blocks.append(doc.Heading("Got nothing"))
         for names, why, number in screen.nothing:
-            where = "" if number is None else f" (line {number})"
-            blocks.append(doc.prose(doc.name(names), f": {why}{where}"))
+            line = "" if number is None else f" (line {number})"
+            blocks.append(doc.prose(doc.name(names), f": {why}{line}"))
         if screen.more_nothing:
             blocks.append(doc.remark(f"{screen.more_nothing} more"))
     remarks: dict[str, list[Finding]] = {}
@@ -223,8 +221,7 @@ def _calls(screen: Screen, most: int) -> list[doc.Block]:
         doc.Table(tuple(_call(calls) for calls in screen.calls[:most])),
     ]
     if len(screen.calls) > most:
-        more = f"… {len(screen.calls) - most} more lines that call backward"
-        blocks.append(doc.remark(more))
+        blocks.append(doc.remark(f"… {len(screen.calls) - most} more lines that call backward"))
     return blocks
 
 

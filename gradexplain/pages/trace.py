@@ -78,8 +78,8 @@ def _tensor(values: Array, remark: str = "") -> doc.Tensor:
     return doc.Tensor(values.ravel() if flat else values, said, most=_DEEP if flat else _WHOLE)
 
 
-def _known(values: Array | None) -> doc.Cell:
-    return doc.cell(doc.label("None")) if values is None else (_tensor(values),)
+def _known(values: Array | None, remark: str = "") -> doc.Cell:
+    return doc.cell(doc.label("None") if values is None else _tensor(values, remark))
 
 
 def _ends(items: Sequence[Any], ends: int) -> Iterator[tuple[Any, int]]:
@@ -276,23 +276,17 @@ class _Call(Page):
             for e in entries
         ):
             return  # the gradients above, each None before
-        said = "; each was None before" if fresh else ""
-        yield doc.Heading("Accumulated", f"what backward added to each .grad{said}")
+        none = "; each was None before" if fresh else ""
+        yield doc.Heading("Accumulated", f"what backward added to each .grad{none}")
         rows: list[tuple[doc.Cell, ...]] = []
         for entry in entries:
-            title = doc.cell(doc.name(f"{entry.name}.grad"))
-            if entry.before is None:
-                kept = "kept by retain_grad()" if entry.kind == "retained" else ""
-                value = (
-                    doc.cell(doc.label("None"))
-                    if entry.added is None
-                    else (_tensor(entry.added, kept),)
-                )
-                rows.append((title, doc.cell() if fresh else doc.cell(doc.label("added")), value))
-                continue
-            rows.append((title, doc.cell(doc.label("before")), _known(entry.before)))
-            rows.append(doc.row("", doc.label("added"), _known(entry.added)))
-            rows.append(doc.row("", doc.label("after"), _known(entry.after)))
+            first = entry.before is None
+            kept = "kept by retain_grad()" if entry.kind == "retained" and first else ""
+            known = {"before": entry.before, "added": entry.added, "after": entry.after}
+            title: str | doc.Span = doc.name(f"{entry.name}.grad")
+            for said in ("added",) if first else known:
+                rows.append(doc.row(title, doc.label(said), _known(known[said], kept)))
+                title = ""
         yield doc.Table(tuple(row[:1] + row[2:] if fresh else row for row in rows))
 
     def left_out(self) -> Iterable[doc.Block]:

@@ -251,6 +251,9 @@ def subscript(s: Session, owner: Any, index: Any, place: Span) -> Any:
         if taken is not None:
             found = s.literal(taken, owner.dtype, place)
             return s.share(found, owner, lambda base: subscript(s, base, index, place), index)
+    for part in index if isinstance(index, tuple) else (index,):
+        if isinstance(part, Unread):
+            s.unsupported(f"`{part.text}` is not known here", place, part.why)
     return s.apply(by_spelling("operator.getitem"), (owner, index), {}, place)
 
 
