@@ -53,6 +53,10 @@ _AHEAD = 2
 _WARM, _UNUSUAL, _LARGER = 24, 8, 3.0
 
 
+#: A loss that is this much smaller than at first has reached what it was to reach.
+_DONE = 1e-4
+
+
 @dataclass(frozen=True, slots=True)
 class Pick:
     """Which calls are wanted: all that fit, the ``call``-th, those ``at_line``, the ``last``."""
@@ -302,7 +306,7 @@ class Trace:
     def _watch(self, brief: Brief) -> None:
         """Look out for what is unusual about a call, and be attentive for some calls then."""
         index, value = brief.index, brief.value
-        size = abs(value) if value is not None and math.isfinite(value) else 0.0
+        size = _size(value)
         if index <= _WARM:
             self._usual = max(self._usual, size)
         elif size > _LARGER * self._usual or len(self._by_line[_key(brief.site)]) <= FULL:
@@ -408,8 +412,8 @@ class Trace:
         if value is not None and not math.isfinite(value) and self._finite and self._keeps_all:
             wanted, self._finite = TAPE.recording, False  # the first one is looked at, wherever
             self.bad = index
-        elif self.journal.dark and not self.gone and self._keeps_all:
-            wanted, self.gone = TAPE.recording, index
+        elif self.journal.dark and not self.gone and _size(value) > _DONE * self._usual:
+            wanted, self.gone = TAPE.recording and self._keeps_all, index
         under_way = _UnderWay(brief, roots, returns=name == "grad")
         self.journal.look_round(user_frame(frame), index)
         if self.journal.is_due(index) or self._suspect[0]:
@@ -559,6 +563,10 @@ class _UnderWay:
     heard: Heard | None = None
     result: Any = None
     given: list[Any] = field(default_factory=list)
+
+
+def _size(value: float | None) -> float:
+    return abs(value) if value is not None and math.isfinite(value) else 0.0
 
 
 def _value(roots: list[Any]) -> float | None:

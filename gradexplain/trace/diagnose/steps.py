@@ -176,6 +176,7 @@ def _losses(trace: Trace) -> Iterator[Finding]:
     rates = {rate for optimizer in optimizers for rate in optimizer.rates}
     if not any(optimizer.steps > 1 for optimizer in optimizers):
         return
+    rate = f" (lr={short(max(rates))})" if rates else ""
     for place, briefs in by_line.items():
         values = [brief.value for brief in briefs]
         finite = [value for value in values if math.isfinite(value)]
@@ -188,7 +189,9 @@ def _losses(trace: Trace) -> Iterator[Finding]:
                 name, clipped, then, now = trace.journal.shrunk
                 yield told("clipped to nothing", clipped, name=name, then=then, now=now)
                 continue
-            yield told(f"constant loss: {variant}", place, value=values[0], count=len(values))
+            yield told(
+                f"constant loss: {variant}", place, value=values[0], count=len(values), rate=rate
+            )
         elif len(finite) >= 2 and abs(finite[0]) > 0:
             worst = max(range(len(finite)), key=lambda n: abs(finite[n]))
             grown = abs(finite[worst]) / max(abs(finite[0]), 1e-12)
@@ -196,7 +199,7 @@ def _losses(trace: Trace) -> Iterator[Finding]:
                 yield told(
                     "diverging", place, briefs[worst].index, first=finite[0], worst=finite[worst],
                     start=briefs[0].index, end=briefs[worst].index,
-                    rate=f" (lr={short(max(rates))})" if rates else "",
+                    rate=rate,
                 )  # fmt: skip
 
 

@@ -102,6 +102,9 @@ def _dead(scene: Scene, operation: Operation) -> Iterator[Finding]:
     samples = _units(value.array).shape[0]
     if share < _SHARE or (samples < 2 and share < 1):
         return
+    ends = {plain(reader.name) for reader in scene.readers.get(value.id, ())} <= {"mean", "sum"}
+    if value.array.ndim == 1 and ends:
+        return  # a margin that every sample keeps
     source = scene.value(operation.inputs[0]).array if operation.inputs else None
     numbers = ""
     if source is not None:
@@ -364,8 +367,8 @@ def _biased(scene: Scene, operation: Operation) -> Iterator[Finding]:
 
 # -- where a gradient ends -------------------------------------------------------------------------
 
-#: Said of otherwise, or of linear maps, which let nothing through while their weights are 0.
-_SAID = STEPS | _RECTIFIERS | {"sigmoid", "tanh", "softmax"}
+#: What is said of otherwise.
+_SAID = STEPS | _RECTIFIERS
 
 
 def _stopped(scene: Scene, still: Set[str]) -> Iterator[Finding]:
@@ -397,9 +400,10 @@ def _ends(scene: Scene, number: int) -> Iterator[tuple[int, tuple[Operation, int
     numbers, seen = [number], {number}
     for each in numbers:
         for reader in scene.readers.get(each, ()):
-            if norm(reader.sent.get(each)) > 0 or any(
-                norm(scene.value(n).upstream) > 0 for n in reader.outputs
-            ):
+            sent = reader.sent.get(each)
+            if sent is not None and not sent.size:
+                continue  # an expert that no sample is sent to
+            if norm(sent) > 0 or any(norm(scene.value(n).upstream) > 0 for n in reader.outputs):
                 yield reader.id, (reader, each)
             else:
                 numbers += [n for n in reader.outputs if n not in seen]
