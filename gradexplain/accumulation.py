@@ -449,21 +449,25 @@ def _differs(
     if after is None or kept is None:
         if after is None and kept is None:
             return None
-        nan = float("nan")
-        values = (
-            (nan if after is None else float(after.flat[0])),
-            (nan if kept is None else float(kept.flat[0])),
-        )
-        return Difference(name, routes, (), values, 0.0, 1)
+        one, other = (float("nan") if a is None else float(a.flat[0]) for a in (after, kept))
+        return Difference(name, routes, (), (one, other), 0.0, 1)
     return compare.worst(name, routes, after, kept, tolerance)
 
 
 # -- notes ---------------------------------------------------------------------------------------
 
 
+_SAID = {
+    "zeroed": "optimizer.zero_grad() sets every .grad to None before each call after the first, so that "
+    ".grad holds the last call's gradient alone.",
+    "returned": "torch.autograd.grad returns the gradients of each call and adds nothing to any .grad.",
+}
+
+
 def _notes(x: Explanation, answer: Any, *, frees: bool, returned: bool) -> list[Note]:
     zeroed = all(call.zeroed for call in x.calls[1:])
-    notes = [_returned() if returned else _zeroed(x) if zeroed else _summed(x)]
+    kind = "returned" if returned else "zeroed" if zeroed else ""
+    notes = [Note(kind, _SAID[kind]) if kind else _summed(x)]
     if frees:
         notes.append(_freed(x, answer))
     return [note for note in notes if note is not None]
@@ -497,43 +501,22 @@ def _summed(x: Explanation) -> Note | None:
     )
 
 
-def _zeroed(x: Explanation) -> Note:
-    return Note(
-        "zeroed",
-        "optimizer.zero_grad() sets every .grad to None before each call after the first, so that "
-        ".grad holds the last call's gradient alone.",
-    )
-
-
-def _returned() -> Note:
-    return Note(
-        "returned",
-        "torch.autograd.grad returns the gradients of each call and adds nothing to any .grad.",
-    )
-
-
 def _freed(x: Explanation, answer: Any) -> Note | None:
     """Why a further call fails, or why it does not."""
-    if answer is None:
-        return Note(
-            "freed graph",
-            "Without retain_graph=True each call frees what the operations it went through have "
-            "saved; whether a further call fails is for PyTorch to say, which was not asked.",
-        )
     failed = next((call for call in x.calls if call.error), None)
     holding = list(dict.fromkeys(saved.node for saved in x.saved if saved.names))
-    if failed is None:
-        if not holding:
-            return Note(
-                "freed graph",
-                "No call fails although the graph was not retained: the operations on the way save "
-                "no tensors for backward, so there was nothing to free.",
+    if answer is None or failed is None:
+        text = "No call fails although the graph was not retained: "
+        if answer is None:
+            text = (
+                "Without retain_graph=True each call frees what the operations it went through have "
+                "saved; whether a further call fails is for PyTorch to say, which was not asked."
             )
-        return Note(
-            "freed graph",
-            "No call fails although the graph was not retained: what call 1 freed is needed by "
-            "none of the others.",
-        )
+        elif holding:
+            text += "what call 1 freed is needed by none of the others."
+        else:
+            text += "the operations on the way save no tensors for backward, so there was nothing to free."
+        return Note("freed graph", text)
     moved = []
     before = x.calls[failed.number - 2]
     for name, entry in failed.gradients.items():

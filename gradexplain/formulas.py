@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import numpy as np
 from gradexplain.document.shows import Shows
 from gradexplain.errors import InputError
 from gradexplain.explanation import Formula, Shape
+from gradexplain.problem import check_names
 from gradexplain.reading.syntax import parse
 from gradexplain.routes.written import Written
 
@@ -38,6 +40,17 @@ class Formulas(Shows):
     jacobian: dict[str, Formula] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Sizes(ast.NodeTransformer):
+    """Puts the size that a letter stands for in the place of its name."""
+
+    sizes: Mapping[str, int]
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        size = self.sizes.get(node.id)
+        return node if size is None else ast.copy_location(ast.Constant(size), node)
+
+
 def formulas(
     expression: str, shapes: Mapping[str, Lettered], wrt: Sequence[str] | None = None
 ) -> Formulas:
@@ -57,6 +70,10 @@ def formulas(
         )
     primes = dict(zip(letters, PRIMES, strict=False))
     program = parse(expression)
+    names = [n for part in program.body for n in ast.walk(part) if isinstance(n, ast.Name)]
+    given = {n.id for n in names if isinstance(n.ctx, ast.Store)} | shapes.keys()
+    for part in program.body:
+        _Sizes({name: prime for name, prime in primes.items() if name not in given}).visit(part)
 
     def shape_of(name: str) -> Shape:
         return tuple(primes[n] if isinstance(n, str) else n for n in shapes.get(name, ()))
@@ -66,13 +83,7 @@ def formulas(
     except InputError as error:
         raise _in_letters(error, primes) from None
     leaves = {node.label: node for node in graph.leaves if not node.integer}
-    for name in (*shapes, *(wrt or ())):
-        if name not in leaves:
-            raise InputError(
-                f"{name} is not an input of the expression; its inputs are: "
-                f"{', '.join(leaves) or 'none'}",
-                remedy="check the spelling, or leave the option out",
-            )
+    check_names((*shapes, *(wrt or ())), leaves)
     taken = next((node.label for node in graph.nodes if node.label in primes), None)
     if taken is not None:
         raise InputError(

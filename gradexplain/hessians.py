@@ -62,7 +62,9 @@ def hessian_of(request: Request, vector: Mapping[str | None, Value]) -> Hessian:
     u = _vector(vector, leaves, problem.dtype)
     problem = with_shared_name(replace(problem, scalar=problem.v_source == "implicit"))
     whole = sum(math.prod(leaf.shape) for leaf in leaves) <= WHOLE
-    weights = _probe(leaves) if u is None else u
+    # Directions of no pattern, the same ones every time, along which a large H is checked.
+    source = np.random.default_rng(3)
+    weights = u or {leaf.label: source.uniform(0.5, 1.5, leaf.shape) for leaf in leaves}
     graph, implicit = problem.graph, problem.v_source == "implicit"
     made = stepped(graph, problem.wanted, None if implicit else free_names(graph)[0])
     u_name, p = free_name(graph, "u", "w", "direction"), free_name(graph, "P", "Q", "R")
@@ -121,9 +123,3 @@ def _vector(
             )
         found[leaf.label] = part
     return found
-
-
-def _probe(leaves: Sequence[Node]) -> dict[str, Array]:
-    """Directions of no pattern, the same ones every time, along which a large H is checked."""
-    source = np.random.default_rng(3)
-    return {leaf.label: source.uniform(0.5, 1.5, leaf.shape) for leaf in leaves}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from gradexplain.verdict.compare import FORMATS, differs, largest
 
 if TYPE_CHECKING:
     from gradexplain.engine import Run
+    from gradexplain.routes.chain import Sent
     from gradexplain.routes.singular import Singular
 
 
@@ -72,11 +73,9 @@ def _infinities(run: Run) -> list[Note]:
         if any(not np.isfinite(to_float(chain.forward[i][0])).all() for i in node.inputs):
             continue
         return [_infinity(run, node, value)]
-    for c in chain.contributions:
+    c = _first(run, lambda array: ~np.isfinite(array))
+    if c is not None:
         value = to_float(c.value[0])
-        before = to_float(chain.upstream[c.node.id][0])
-        if np.isfinite(value).all() or not np.isfinite(before).all():
-            continue
         index = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
         found = _word(float(value[index]))
         source = float(np.asarray(to_float(chain.forward[c.source.id][0]))[index])
@@ -306,11 +305,11 @@ def _conventions(run: Run, singular: list[Singular]) -> list[Note]:
             f"{name} is {ours} by the closed form and {theirs} in PyTorch: "
             f"{_defined(run, point)} is singular here"
         )
-        step = _first_nan(run)
+        step = _first(run, np.isnan)
         if np.isnan(torch[index]) and step is not None:
             text += (
                 f", and backward multiplies 0 by its infinite derivative: 0·inf = nan arises on the "
-                f"way from {step[0]} to {step[1]}, an artefact of going step by step."
+                f"way from {step.node.label} to {step.source.label}, an artefact of going step by step."
             )
         elif np.isnan(torch[index]):
             text += ", and PyTorch's arithmetic meets 0/0 or inf - inf there."
@@ -322,12 +321,12 @@ def _conventions(run: Run, singular: list[Singular]) -> list[Note]:
     return notes
 
 
-def _first_nan(run: Run) -> tuple[str, str] | None:
-    """The first step of the backward pass that makes a nan of numbers."""
+def _first(run: Run, odd: Callable[[Array], Array]) -> Sent | None:
+    """The first step of the backward pass that makes something ``odd`` of what is not."""
     for c in run.chain.contributions:
-        made = np.isnan(to_float(c.value[0])).any()
-        if made and not np.isnan(to_float(run.chain.upstream[c.node.id][0])).any():
-            return c.node.label, c.source.label
+        made = odd(to_float(c.value[0])).any()
+        if made and not odd(to_float(run.chain.upstream[c.node.id][0])).any():
+            return c
     return None
 
 

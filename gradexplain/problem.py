@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -205,12 +205,17 @@ def problem_at(request: Request, bound: Bound, graph: Graph | None = None) -> Pr
     program, values, reading = bound.program, bound.values, bound.reading
     graph = graph or bound.graph
     key = bound.key if graph is bound.graph and not reading.script else ()
-    whole = graph is bound.graph
+    whole, small = graph is bound.graph, reading.steps <= _MANY_STEPS
     graph = as_before(key, graph) if key else graph
     wanted = _wanted(graph, request.wrt, reading.wanted)
     grad = request.grad
     if grad is None and len(reading.calls) == 1 and graph.output == reading.calls[0].start:
         grad = reading.calls[0].v
+
+    def reread(shapes: Mapping[str, Shape]) -> Graph:
+        """The program with its inputs in other shapes, ending where ``graph`` does."""
+        return replace(bound.reread(shapes), output=graph.output)
+
     return Problem(
         graph=graph,
         values=values,
@@ -224,7 +229,7 @@ def problem_at(request: Request, bound: Bound, graph: Graph | None = None) -> Pr
         statements=reading.statements,
         retain=reading.retain,
         remarks=tuple(Note(remark.kind, remark.text) for remark in reading.remarks),
-        reread=_rereading(bound, graph, whole=whole),
+        reread=reread if small and (whole or reading.script) else None,
         key=key,
         element=_element(graph, wanted, request.element) if request.element else None,
     )
@@ -247,16 +252,6 @@ def with_shared_name(problem: Problem) -> Problem:
 
 #: Scripts that took more to read than this are not read again for the letters of sizes.
 _MANY_STEPS = 2000
-
-
-def _rereading(
-    bound: Bound, graph: Graph, *, whole: bool
-) -> Callable[[Mapping[str, Shape]], Graph] | None:
-    """What reads the program with its inputs in other shapes, ending where ``graph`` does."""
-    if bound.reading.steps > _MANY_STEPS or not (whole or bound.reading.script):
-        return None
-    return lambda shapes: replace(bound.reread(shapes), output=graph.output)
-
 
 #: Up to this many elements in all, and multiplications, values are computed with digits to spare.
 _EXACT_ELEMENTS, _EXACT_WORK = 2_000, 20_000
@@ -292,19 +287,23 @@ def _bound(program: Program, request: Request) -> tuple[Reading, dict[str, Array
 
     inputs = Inputs(given, frozenset(request.at) - frozenset(given), request.shapes, shape_of)
     reading = read_text(program, inputs, request.dtype, Replay(_gradient_text))
-    leaves = {node.label: node for node in reading.graph.leaves}
-    for name in (*request.at, *request.shapes):
-        if name not in leaves:
-            known = ", ".join(leaves) or "none"
-            raise InputError(
-                f"{name} is not an input of the expression; its inputs are: {known}",
-                remedy="check the spelling, or leave the option out",
-            )
+    check_names((*request.at, *request.shapes), [node.label for node in reading.graph.leaves])
     values = {
         name: bind(value, reading.dtype, f"--at {name}" if name in given else name)  # type: ignore[arg-type]
         for name, value in reading.values.items()
     }
     return reading, values
+
+
+def check_names(names: Iterable[str], inputs: Collection[str]) -> None:
+    """Whether what options name are inputs, else `InputError`."""
+    for name in names:
+        if name not in inputs:
+            known = ", ".join(inputs) or "none"
+            raise InputError(
+                f"{name} is not an input of the expression; its inputs are: {known}",
+                remedy="check the spelling, or leave the option out",
+            )
 
 
 def _gradient_text(graph: Graph, name: str, v_name: str) -> str:

@@ -1,14 +1,15 @@
 """Deep nets with a fault planted in one operation's backward: what the verdict makes of them.
 
-    python tests/nets.py [NETS]
+    python tests/nets.py [NETS] [blocks]
 
-prints the table of the README.  A net is a program of 1 to 12 layers; the fault is an error of 1 % to
-100 % in what one operation of PyTorch's sends back to one of its inputs.
+prints the table of the README, or that of the larger `BLOCKS`.  A net is a program of 1 to 12 layers;
+the fault is an error of 1 % to 100 % in what one operation of PyTorch's sends back to one of its inputs.
 """
 
 from __future__ import annotations
 
 import random
+import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,50 @@ from gradexplain.verdict.status import worst
 #: By how much a backward is wrong: its contribution is multiplied by one and this.
 FAULTS = (0.01, 0.03, 0.1, 1.0, -0.01, -0.05, -0.5, -1.0)
 DTYPES = ("float32", "float64", "bfloat16")
+
+
+#: Layers of several lines: from h, of shape (B, W), to the next one.  Weights are called by their
+#: shape: ``w`` times W × W, ``b`` W, ``s`` a quarter of that, ``e`` of three experts.
+BLOCKS = {
+    "lstm": "i, f, o, g = sigmoid(h@w1), sigmoid(h@w2 + 1), sigmoid(h@w3), tanh(h@w4); c = f*h + i*g; h = o*tanh(c)",
+    "gru": "z = sigmoid(h@w1 + b1); r = sigmoid(h@w2); n = tanh(h@w3 + r*(h@w4 + b2)); h = (1 - z)*n + z*h",
+    "squeeze": "s = h.mean(0); a = relu(s@d1); h = h*sigmoid(a@u1)",
+    "glu": "h = F.glu(torch.cat([h@w1, h@w2 + b1], 1), 1) + h",
+    "swiglu": "h = h + (F.silu(h@w1)*(h@w2))@w3",
+    "mixer": "h = h + F.gelu(h.T@m1).T; h = h + F.gelu(h@w1)@w2",
+    "cross": "q, k, p = h@w1, x@w2, x@w3; h = h + softmax(q@k.T/W**0.5, 1)@p",
+    "rotary": "n = F.rms_norm(h, (W,), b1, 1e-6); l, r = n.chunk(2, 1); "
+    "a = arange(W//2)/7; h = h + torch.cat([l*cos(a) - r*sin(a), l*sin(a) + r*cos(a)], 1)@w1",
+    "weight norm": "v = b1[:, None]*w1/w1.norm(dim=1, keepdim=True); h = tanh(h@v.T)",
+    "depthwise": "h = F.conv1d(F.conv1d(h.reshape(B, 4, W//4), f1, groups=4, padding=1), g1).reshape(B, W)",
+    "skip": "l = F.avg_pool1d(h[:, None], 2); m = tanh(l[:, 0]@t1); "
+    "h = torch.cat([m.repeat_interleave(2, 1), h], 1)@k1",
+    "experts": "p = softmax(h@e1, 1); h = p[:, 0:1]*tanh(h@w1) + p[:, 1:2]*relu(h@w2) + p[:, 2:3]*h",
+    "bilinear": "h = tanh(F.bilinear(h[:, :4], x[:, :4], i1))@j1 + h",
+    "tied": "t = h@w1; a = log_softmax(t, 1); h = h + 0.3*a@w1.T",
+    "cosine": "h = F.normalize(h@w1, dim=1) + 0.1*F.cosine_similarity(h, x, 1)[:, None]*h",
+    "logits": "h = h - 0.2*logsumexp(h@w1, 1, keepdim=True)",
+}
+
+
+def blocks(source: random.Random) -> tuple[str, dict[str, Shape]]:
+    """A program of one to four `BLOCKS`, and the shapes of its inputs."""
+    batch, width = source.choice([4, 8]), source.choice([8, 12])
+    quarter = width // 4
+    kinds: dict[str, Shape] = {
+        "w": (width, width), "b": (width,), "d": (width, quarter), "u": (quarter, width),
+        "m": (batch, batch), "f": (4, 1, 3), "g": (4, 4, 1), "t": (width // 2, width // 2),
+        "k": (2 * width, width), "e": (width, 3), "i": (6, 4, 4), "j": (6, width),
+    }  # fmt: skip
+    shapes: dict[str, Shape] = {"x": (batch, width)}
+    lines = ["h = x"]
+    for n, kind in enumerate(source.choices(list(BLOCKS), k=source.randint(1, 4))):
+        text = re.sub(r"\bB\b", str(batch), re.sub(r"\bW\b", str(width), BLOCKS[kind]))
+        for name in dict.fromkeys(re.findall(r"\b[wbdumfgtkeij]\d\b", text)):
+            shapes[f"{name}{n}"] = kinds[name[0]]
+        lines.append(re.sub(r"\b([wbdumfgtkeij]\d)\b", rf"\g<1>{n}", text))
+    lines.append(source.choice(["(h**2).mean()", "(h*x).sum()", "F.mse_loss(h, 0.3*x)"]))
+    return "; ".join(lines), shapes
 
 
 def net(source: random.Random) -> tuple[str, dict[str, Shape]]:
@@ -113,8 +158,8 @@ class Faulty(Question):
         return call(torch, op, args, bent, dtype)
 
 
-def problem(source: random.Random, dtype: str) -> Problem:
-    text, shapes = net(source)
+def problem(source: random.Random, dtype: str, made: Any = net) -> Problem:
+    text, shapes = made(source)
     generator = np.random.default_rng(source.randrange(2**32))
     at = {}
     for name, shape in shapes.items():
@@ -159,13 +204,13 @@ def _is_something(step: JudgedStep) -> bool:
     return bool((np.abs(step.torch) > step.bound).any())
 
 
-def table(nets: int, seed: int = 0) -> dict[str, Counter[str]]:
+def table(nets: int, seed: int = 0, made: Any = net) -> dict[str, Counter[str]]:
     """For each dtype, what is said of right nets and of faulty ones."""
     found = {dtype: Counter[str]() for dtype in DTYPES}
     for number in range(nets):
         for dtype in DTYPES:
             source = random.Random(f"{seed} {number}")
-            p = problem(source, dtype)
+            p = problem(source, dtype, made)
             counts = found[dtype]
             right = judge(p)
             counts["right nets", status_of(right)] += 1  # type: ignore[index]
@@ -186,7 +231,8 @@ def table(nets: int, seed: int = 0) -> dict[str, Counter[str]]:
 
 def main() -> None:
     nets = int(sys.argv[1]) if len(sys.argv) > 1 else 50
-    for dtype, counts in table(nets).items():
+    made = blocks if "blocks" in sys.argv else net
+    for dtype, counts in table(nets, made=made).items():
         for (what, status), count in sorted(counts.items()):  # type: ignore[misc]
             print(f"{dtype:9} {what:11} {status:18} {count}")
 

@@ -15,6 +15,7 @@ from test_laws import check_text
 import gradexplain
 from gradexplain import graph
 from gradexplain.cli import main
+from gradexplain.formulas import formulas
 
 CASES = [
     ("sqrt(x).mean()", {"x": (2, 3)}, "v/(2·N·M·sqrt(x[j,l]))", "N = 2, M = 3"),
@@ -101,12 +102,25 @@ def test_letters_for_sizes_give_the_formulas_alone(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
+    ("text", "formula"),
+    [
+        ("x.view(N, -1).sum()", "1"), ("x.reshape(N*M).sum()", "1"), ("(x/N).sum()", "1/N"),
+        ("torch.ones(N) @ x", "v[l]"), ("(x**2).sum()/(N - 1)", "2·x[j,l]/(N − 1)"),
+        ("x.cumsum(0).sum()", "N − j"),
+    ],
+)  # fmt: skip
+def test_a_letter_in_the_text_is_the_size(text: str, formula: str) -> None:
+    found = formulas(text, {"x": ("N", "M")})
+    assert found.gradients["x"].text.partition(" = ")[2] == formula
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["x*2", "--shape", "x=N", "--at", "x=1"],
          "gradexplain: --at speaks of numbers, and a size is a letter by --shape\n"
          "remedy: leave --at out, or give every size as a number\n"),
-        (["N*x", "--shape", "x=N"],
+        (["N = 2*x; N.sum()", "--shape", "x=N"],
          "gradexplain: N is a value of the expression, and a size by --shape\n"
          "remedy: use another letter for the size\n"),
         (["x*2", "--shape", "y=N"],

@@ -359,6 +359,10 @@ def close_sum(body: Any, over: list[Any], ranges: Ranges, kind: Any = Sum) -> An
         over = [q for q in over if q not in absent]
         if not over:
             return outside * body
+    if kind is Sum and len(over) == 1 and isinstance(body, Bracket):
+        count = _count(body.condition, over[0], ranges)
+        if count is not None:
+            return outside * count
     depth = level(body)
     names = {}
     limits = []
@@ -369,6 +373,18 @@ def close_sum(body: Any, over: list[Any], ranges: Ranges, kind: Any = Sum) -> An
         limits.append((bound, 0, ranges[q] - 1))
         ranges[bound] = ranges[q]
     return outside * kind(body.xreplace(names), *limits)
+
+
+def _count(condition: Any, q: Any, ranges: Ranges) -> Any:
+    """For how many ``q`` it is beside another index of the same range: ``Σ_{p ≥ j} 1`` is ``N − j``."""
+    if not isinstance(condition, (sympy.Ge, sympy.Gt, sympy.Le, sympy.Lt)):
+        return None
+    small, large = condition.lts, condition.gts
+    other = large if small == q else small
+    if q not in (small, large) or not other.is_Symbol or ranges.get(other) != ranges[q]:
+        return None
+    strict = isinstance(condition, (sympy.Gt, sympy.Lt))
+    return (ranges[q] - other if large == q else other + 1) - int(strict)
 
 
 def open_sum(total: Any, ranges: Ranges) -> tuple[Any, list[Any]]:

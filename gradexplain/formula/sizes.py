@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -178,7 +178,7 @@ class Unlettered(ValueError):
 def lettered(graph: Graph, primes: Mapping[str, int]) -> Sizes:
     """The sizes of a graph that was read at ``primes``, each with its letter."""
     letters = {prime: size(letter) for letter, prime in primes.items()}
-    return Sizes(graph, letters, {}, frozenset(_written(graph)) - frozenset(primes.values()))
+    return Sizes(graph, letters, {}, frozenset(_written(graph, primes.values())))
 
 
 def generalised(graph: Graph, read: Callable[[Mapping[str, Shape]], Graph]) -> Sizes | None:
@@ -235,12 +235,14 @@ def generalised(graph: Graph, read: Callable[[Mapping[str, Shape]], Graph]) -> S
     return best
 
 
-def _written(graph: Graph) -> Iterator[int]:
-    """The prime factors of the numbers in a program, and of 10."""
+def _written(graph: Graph, primes: Collection[int] = ()) -> Iterator[int]:
+    """The prime factors of the numbers in a program, but for those near a size, and of 10."""
     yield from (2, 3, 5)
     for node in graph.nodes:
         for number in (node.value, *node.args):
             if isinstance(number, (int, float)) and math.isfinite(number):
+                if any(abs((number + _NEAR) % prime - _NEAR) <= _NEAR for prime in primes):
+                    continue
                 exact = sympy.Rational(repr(float(number)))
                 yield from sympy.primefactors(exact.p)
                 yield from sympy.primefactors(exact.q)
