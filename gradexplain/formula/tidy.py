@@ -223,18 +223,17 @@ def _sum(body: Any, limits: Any) -> Any:
 
 
 def _inner_sums(e: Any, length: Callable[[Any], float], known: dict[Any, Any]) -> Any:
-    """Every sum's body tidied, constant factors taken out of it; innermost first."""
+    """Every sum's body tidied, constant factors taken out of it."""
     replaced = {}
-    for total in sorted(atoms(e, sympy.Sum), key=lambda s: s.count_ops()):
+    for total in atoms(e, sympy.Sum):
         key = "within", total  # each once: a sum within n others is in the body of all of them
         found = known.get(key)
         if found is None:
             body = _shortest(_inner_sums(total.function, length, known), length, known)
             found = known[key] = _sum(body, total.limits)
         replaced[total] = found
-    # Outer sums hold inner ones: replace the largest, which were built from tidied bodies.
-    ordered = sorted(replaced, key=lambda s: -s.count_ops())
-    return e.xreplace({total: replaced[total] for total in ordered if replaced[total] != total})
+    # Outer sums hold inner ones: the outermost are replaced, which were built from tidied bodies.
+    return e.xreplace({total: new for total, new in replaced.items() if new != total})
 
 
 # -- folding: a definition back into its name ----------------------------------------------------
