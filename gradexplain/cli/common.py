@@ -238,13 +238,14 @@ class Output:
 
     def _made(self, page: Document, found: Any) -> str:
         from gradexplain import numbers
-        from gradexplain.document.model import Graph
+        from gradexplain.document.model import Graph, Steps
 
         precision = self.precision or numbers.PRECISION
         if self.format in ("dot", "svg"):
             from gradexplain.formats import svg
 
-            graph = next((block for block in page.blocks if isinstance(block, Graph)), None)
+            drawn = (block.graph if isinstance(block, Steps) else block for block in page.blocks)
+            graph = next((block for block in drawn if isinstance(block, Graph)), None)
             if graph is None:
                 raise InputError(
                     "there is no graph to draw", remedy="leave --brief out, or explain an operation"

@@ -92,21 +92,19 @@ def short(x: Explanation) -> Iterable[doc.Block]:
 def _table(call: Call) -> doc.Table:
     """What a call adds to each ``.grad`` and what that holds then; PyTorch's where it is another."""
     differ = any(e.verdict in ("convention", "mismatch") for e in call.gradients.values())
-    head: list[doc.Cell] = [
-        doc.cell(),
-        doc.cell(doc.label("adds")),
-        doc.cell(doc.label(".grad after it")),
+    theirs = [doc.label("PyTorch's .grad")] * differ
+    head = doc.row("", doc.label("adds"), doc.label(".grad after it"), *theirs, "")
+    rows = [
+        doc.row(
+            doc.name(n),
+            tensor_or(entry.added, "nothing"),
+            tensor_or(entry.after),
+            *[tensor_or(entry.torch)] * differ,
+            _verdict(entry),
+        )
+        for n, entry in call.gradients.items()
     ]
-    if differ:
-        head.append(doc.cell(doc.label("PyTorch's .grad")))
-    rows = []
-    for n, entry in call.gradients.items():
-        row = [doc.cell(doc.name(n)), tensor_or(entry.added, "nothing"), tensor_or(entry.after)]
-        if differ:
-            row.append(tensor_or(entry.torch))
-        row.append(doc.cell(_verdict(entry)))
-        rows.append(tuple(row))
-    return doc.Table(tuple(rows), (*head, doc.cell()), indent=4)
+    return doc.Table(tuple(rows), head, indent=4)
 
 
 def _verdict(entry: Accumulated) -> doc.Line:

@@ -60,7 +60,9 @@ def program(x: Explanation) -> doc.Program:
 def why(x: Explanation, options: Options | None = None) -> doc.Document:
     """One element of a gradient alone."""
     made = Page(x, options or Options())
-    return doc.Document(made.title, (*made.question(), *element(made), *entry(made)))
+    return doc.Document(
+        made.title, (*made.question(), *made.stepper(), *element(made), *entry(made))
+    )
 
 
 def started(y: str) -> doc.Paragraph:
@@ -157,12 +159,8 @@ class Page:
         """A tensor, in words where it is one number many times."""
         if values.size > _WORDS and np.isfinite(values).all() and (values == values.flat[0]).all():
             said = numbers.number(float(values.flat[0]), self.options.precision)
-            return doc.cell(
-                doc.line(
-                    "ones" if said == "1" else "zeros" if said == "0" else f"all {said}",
-                    doc.label(f"  {remark}" if remark else ""),
-                )
-            )
+            said = {"1": "ones", "0": "zeros"}.get(said, f"all {said}")
+            return doc.cell(doc.line(said, doc.label(f"  {remark}" if remark else "")))
         return (doc.Tensor(values, remark, of, asked=False),)
 
     def meaning(self) -> str:

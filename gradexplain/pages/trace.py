@@ -346,17 +346,12 @@ def operations(
             number = -1
             continue
         own = "no formula: PyTorch's own" if row.opaque else ""
-        value = (
-            (_tensor(row.value, own),)
-            if row.known
-            else doc.cell(doc.label(f"not kept  {own}".rstrip()))
-        )
         shown.append(
             doc.row(
                 doc.label(_line(row.line) if row.line != number else ""),
                 doc.line(doc.name(row.node), doc.math(f" = {row.expression}")),
                 doc.label(numbers.shape(row.shape)),
-                value,
+                _tensor(row.value, own) if row.known else doc.label(f"not kept  {own}".rstrip()),
             )
         )
         number = row.line

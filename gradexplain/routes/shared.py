@@ -46,19 +46,20 @@ def shared(graph: Graph, wanted: Sequence[str]) -> tuple[int, str] | None:
         if infix and any(graph[i].is_literal for i in node.inputs):
             continue  # 1 + exp(x) says what it is
         users = [n for n in on_the_way if node.id in n.inputs]
-        own = _speaks(node, RESULT, graph)
+        own = _speaks(node, node.id, graph)
         if own or (infix and any(_speaks(n, node.id, graph) for n in users)):
             kind = "-" if " - " in texts[node.id] else "" if infix else "call"
             return node.id, free_name(graph, *_NAMES[kind])
     return None
 
 
-def _speaks(node: Node, of: int | str, graph: Graph) -> bool:
+def _speaks(node: Node, of: int, graph: Graph) -> bool:
     """Whether the derivative of an operation has its result in it, or the argument it is taken by."""
-    order = list(dict.fromkeys(ref.id for ref in refs(node.args)))
     found = local_rule(node, graph).contributions
-    taken = found if of == RESULT else found[order.index(of) :][:1]  # type: ignore[arg-type]
-    label = RESULT if of == RESULT else f"a{order.index(of)}"  # type: ignore[arg-type]
+    taken, label = found, RESULT
+    if of != node.id:
+        place = list(dict.fromkeys(ref.id for ref in refs(node.args))).index(of)
+        taken, label = found[place : place + 1], f"a{place}"
     return any(
         label_of(atom) == label for formula in taken if formula is not None
         for atom in formula.atoms(sympy.Indexed, sympy.Symbol)
