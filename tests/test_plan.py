@@ -13,6 +13,7 @@ import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gradexplain import explain, limits
 from gradexplain.arithmetic import mp
 from gradexplain.errors import InputError
 from gradexplain.formula.functions import PRIMITIVES
@@ -23,6 +24,8 @@ from gradexplain.plan.arrays import Relative, to_exact, to_float
 from gradexplain.plan.evaluate import Evaluator, lowered
 from gradexplain.plan.exact import power
 from gradexplain.plan.program import Axis, needed
+from gradexplain.problem import Request, problem_of
+from gradexplain.reading.arrays import ONES
 
 SIZES = {index(name): n for name, n in {"i": 3, "j": 3, "p": 3, "q": 4}.items()}
 i, j, p, q = SIZES
@@ -349,3 +352,20 @@ def test_magnitudes_that_are_so_many_times_the_values(name: str, sign: float) ->
         found.append(evaluator.value(formula, free, tuple(SIZES[s] for s in free)))
     np.testing.assert_array_equal(found[0][0], found[1][0])
     np.testing.assert_allclose(np.asarray(found[1][1]), found[0][1], rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("expression", "shape"),
+    [("block_diag(x, x, x, x)", (250, 250)), ("sort(x, dim=1)[0]", (600, 600)),
+     ("topk(x, 5, dim=1)[0]", (600, 600)), ("softmax(x, dim=1)", (600, 600))],
+)  # fmt: skip
+def test_no_more_memory_is_taken_than_is_counted(expression: str, shape: tuple[int, ...]) -> None:
+    request = Request(expression, grad=ONES, shapes={"x": shape})
+    explain(expression, shapes={"x": (8, 8)}, grad="ones")  # what is loaded and derived once
+    graph = problem_of(request).graph
+    counted = limits.CHECKED_BYTES * sum(math.prod(node.shape) for node in graph.nodes)
+    tracemalloc.start()
+    explain(expression, shapes={"x": shape}, grad="ones")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < counted + 10_000_000
