@@ -136,7 +136,6 @@ class Backward(Forward):
                 if number in sent:
                     pair = sent[number][0] + pair[0], sent[number][1] + pair[1]
                 sent[number] = pair
-            assert link.chain is not None
             labels = [self.labels[i] for i in wanted if i in link.inputs]
             for point in singular_nodes(link.graph, link.chain, labels):
                 whole = point.node.id == link.graph.output and link.pointwise
@@ -225,7 +224,6 @@ class Backward(Forward):
             return sum(part[0] for part in parts), sum(part[1] for part in parts)
 
         arrays = {f"value {n}": self.pairs[n][0] for n in operation.inputs if n in self.pairs}
-        chains = (link.chain for link in links.values())
         local = Local(
             (operation.name, self.labels[number]),
             real,
@@ -238,7 +236,7 @@ class Backward(Forward):
             kernel=lambda _: None,  # its terms are in the pair's size already
             exactly=exactly,
             parts=None,
-            contributions=[c for chain in chains if chain is not None for c in chain.contributions],
+            contributions=[c for link in links.values() for c in link.chain.contributions],
         )
         with mp.workdps(DIGITS):
             found = hold(local, lambda: pair, dtype)

@@ -270,8 +270,7 @@ class Capture(Values):
                 continue
             cut = next((cut for _, cut in cuts if id(tensor) in cut.leaves), None)
             if cut is None:
-                why = "the output was not computed from it"
-                found.append(left(name, tensor, why))
+                found.append(left(name, tensor, "the output was not computed from it"))
             else:
                 found.append(left(name, tensor, _why(cut), cut.site))
         used = {value.names[0] for value in snapshot.values if value.names}

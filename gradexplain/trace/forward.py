@@ -130,8 +130,7 @@ class Forward:
             for output in operation.outputs:
                 if not self.values[output].hidden:
                     self.explanation.forward.append(self._row(operation, output, opaque))
-        for root, i in zip(self.explanation.roots[:1], self.snapshot.roots, strict=False):
-            del root
+        for i, _ in zip(self.snapshot.roots[:1], self.explanation.roots, strict=False):
             self.explanation.output.value = self._value(i)
 
     def _spent(self, operation: Operation) -> str:

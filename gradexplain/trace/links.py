@@ -330,7 +330,9 @@ def _joined(texts: Sequence[tuple[str, str]]) -> str:
 
 
 class Link:
-    """One output of one call, with its own graph."""
+    """One output of one call, with its own graph; `forward` makes the chain rule through it."""
+
+    chain: Chain
 
     def __init__(
         self,
@@ -351,7 +353,6 @@ class Link:
         self._gradient = reading.gradients[path[0]] if reading.gradients else ""
         self._labels = {node.id: _text(node) for node in self.graph.nodes}
         self.inputs = {number: r.id for number, r in reading.refs.items()}
-        self.chain: Chain | None = None
 
     @property
     def single(self) -> bool:
@@ -387,12 +388,11 @@ class Link:
 
     def at_own_result(self, pair: Pair) -> None:
         """Go on from PyTorch's own result, where the rule of one record reads that."""
-        if self.single and self.chain is not None:
+        if self.single:
             self.chain.forward[self.graph.output] = pair
 
     def backward(self, upstream: Pair, wanted: list[int]) -> dict[int, Pair]:
         """What it sends to each of the inputs ``wanted``."""
-        assert self.chain is not None
         ids = {number: id for number, id in self.inputs.items() if number in wanted}
         with np.errstate(all="ignore"):
             self.chain.backward(upstream, [self.graph[id].label for id in ids.values()])  # type: ignore[arg-type]
@@ -416,7 +416,6 @@ class Link:
 
     def texts(self, number: int) -> tuple[str, str, str]:
         """The local derivative by an input, the contribution, and the contribution in numbers."""
-        assert self.chain is not None
         id = self.inputs[number]
         if self.operation.view is not None or self.operation.name == "__setitem__":
             return self._of_view(number), "", ""

@@ -25,6 +25,8 @@ _STEPS = 7
 _CALLS = 5
 _NOTHING = 5
 
+_TRANSFORMS = "torch.func differentiates by transforms of its own, which no formula is held against"
+
 
 @dataclass(frozen=True, slots=True)
 class Factor:
@@ -150,17 +152,13 @@ def _sentence(
     )
     if len(indices) > 6:
         which += ", …"
+    functional = any(brief.function == "torch.func" for brief in trace.all)
     if not indices:
-        functional = [brief for brief in trace.all if brief.function == "torch.func"]
-        if functional:
-            return "torch.func differentiates by transforms of its own, which no formula is held against."
-        return "no call could be compared."
+        return f"{_TRANSFORMS}." if functional else "no call could be compared."
     compared = f"{checked} of {operations} operations of {which} were held against their formulas"
     reason = next(filter(None, reasons), "") if checked == operations else ""
-    if not reason and any(brief.function == "torch.func" for brief in trace.all):
-        reason = (
-            "what torch.func differentiates, by transforms of its own, no formula is held against"
-        )
+    if functional:
+        reason = reason or _TRANSFORMS
     return {
         "agree": f"{compared}, and PyTorch's gradients are theirs.",
         "convention": f"{compared}; where they differ, {reason or 'mathematics leaves a choice'}.",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 
 from gradexplain.errors import first_line
@@ -460,7 +461,7 @@ class Trace:
         under_way.given = given = given or [None] * len(roots)
         for root, v in zip(roots, given, strict=False):
             array = None if v is None else to_array(v)
-            snapshot.v.append(_ones(root) if array is None else array)
+            snapshot.v.append(np.ones(tuple(root.shape)) if array is None else array)
         inputs = arguments.get("inputs")
         if isinstance(inputs, dict):
             inputs = list(inputs.values())
@@ -596,9 +597,3 @@ def _key(place: Site | None) -> tuple[str, int]:
 
 def _dtype(roots: list[Any]) -> str:
     return str(roots[0].dtype).removeprefix("torch.") if roots else "float32"
-
-
-def _ones(root: Any) -> Any:
-    import numpy as np
-
-    return np.ones(tuple(root.shape))

@@ -70,13 +70,8 @@ def of_values(scene: Scene, still: Set[str]) -> Iterator[Finding]:
     yield from _stopped(scene, still)
 
 
-def _through_moves(scene: Scene, number: int) -> Operation | None:
-    """What made a value, before it was moved or reshaped."""
-    return _through(scene, number, _MOVES)
-
-
-def _through(scene: Scene, number: int, names: Set[str]) -> Operation | None:
-    """What made a value, before operations of those names."""
+def _through(scene: Scene, number: int, names: Set[str] = _MOVES) -> Operation | None:
+    """What made a value, before operations of those names: before it was moved or reshaped."""
     maker = scene.maker(number)
     while maker is not None and plain(maker.name) in names and maker.inputs:
         maker = scene.maker(maker.inputs[0])
@@ -121,7 +116,7 @@ def _dead(scene: Scene, operation: Operation) -> Iterator[Finding]:
 
 def _zero_weight(scene: Scene, number: int | None) -> str:
     """A layer's weights that are all 0, where they are."""
-    maker = None if number is None else _through_moves(scene, number)
+    maker = None if number is None else _through(scene, number)
     for value in scene.given(maker) if maker is not None else ():
         if value.kind == "leaf" and len(value.shape) > 1:
             if value.array is not None and not value.array.any():
@@ -261,7 +256,7 @@ _TOGETHER = {
 
 def _together(scene: Scene, operation: Operation) -> Iterator[Finding]:
     """A loss that takes logits gets probabilities, and the like."""
-    source = _through_moves(scene, operation.inputs[0]) if operation.inputs else None
+    source = _through(scene, operation.inputs[0]) if operation.inputs else None
     name, made = plain(operation.name), "" if source is None else plain(source.name)
     if source is not None and (name, made) in _TOGETHER:
         yield told(
@@ -289,7 +284,7 @@ def _no_logarithm(scene: Scene, operation: Operation) -> Iterator[Finding]:
     total = np.exp(np.minimum(source, 50)).sum(axis=axis)
     if np.abs(total - 1).max() < 1e-2:
         return
-    maker = _through_moves(scene, operation.inputs[0])
+    maker = _through(scene, operation.inputs[0])
     other = maker is not None and plain(maker.name) == "log_softmax"
     yield told(
         f"nll_loss without log_softmax{': other axis' if other else ''}", operation.site,
@@ -305,7 +300,7 @@ _LOGARITHMS = {
 
 
 def _logarithm(scene: Scene, operation: Operation) -> Iterator[Finding]:
-    source = _through_moves(scene, operation.inputs[0]) if operation.inputs else None
+    source = _through(scene, operation.inputs[0]) if operation.inputs else None
     if source is None:
         return
     made = plain(source.name)
@@ -313,7 +308,7 @@ def _logarithm(scene: Scene, operation: Operation) -> Iterator[Finding]:
         instead = _LOGARITHMS[made]
         what = f"the {made} of {at(source.site)}"
     elif made == "sum" and source.inputs:
-        inner = _through_moves(scene, source.inputs[0])
+        inner = _through(scene, source.inputs[0])
         if inner is None or plain(inner.name) != "exp" or _is_shifted(scene, inner):
             return
         instead, what = "torch.logsumexp(…, dim)", f"a sum of exp ({at(inner.site)})"
@@ -352,7 +347,7 @@ def _biased(scene: Scene, operation: Operation) -> Iterator[Finding]:
     training = operation.kwargs.get(
         "training", operation.args[5] if len(operation.args) > 5 else True
     )
-    source = _through_moves(scene, operation.inputs[0]) if operation.inputs else None
+    source = _through(scene, operation.inputs[0]) if operation.inputs else None
     if training is not True or source is None or plain(source.name) not in _LINEAR:
         return
     bias = source.kwargs.get("bias", source.args[2] if len(source.args) > 2 else None)
