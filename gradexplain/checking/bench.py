@@ -172,18 +172,24 @@ class Bench:
         backward = self.compiled()
         return all(self._judged(backward, trial) for trial in trials)
 
-    def _judged(self, backward: Any, trial: Trial) -> bool:
+    def again(self, backward: Any, trial: Trial) -> Trial | None:
+        """A trial of ``backward`` at the point of ``trial``; None where it raises."""
         one = trial.again()
         self.function.backward = staticmethod(backward)
         try:
             one.run()
-            return all(
-                one.right(n) and not (n in one.holes and trial.finite(n)) for n in self.names
-            )
+            one.wrong(self.names[0])
         except Exception:  # the user's own code, edited
-            return False
+            return None
         finally:
             self.function.backward = self.original
+        return one
+
+    def _judged(self, backward: Any, trial: Trial) -> bool:
+        one = self.again(backward, trial)
+        return one is not None and all(
+            one.right(n) and not (n in one.holes and trial.finite(n)) for n in self.names
+        )
 
     def runs(self) -> bool:
         """Whether the backward, as the tree is now, gives gradients of the right shapes."""

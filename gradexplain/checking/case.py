@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +18,7 @@ from gradexplain.checking.trials import Trial, Tries, close
 from gradexplain.errors import GradexplainError
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph, Node
+from gradexplain.ops.base import Shape
 
 _NUMBERS = ("wrong_sign", "sum_vs_mean", "biased_variance", "extra_factor", "missing_factor",
             "constant_factor")  # fmt: skip
@@ -119,16 +120,27 @@ class Case:
             hasattr(value, "shape") for value in arguments.values()
         ):
             return []
-        for other in points.others(dict(shapes), {}):
-            if other == shapes or not subject.accepts(other, {}):
+        # What was given is data of some kind, 0 or 1 it may be: it is no other elsewhere.
+        values = [t.values for t in self.regular]
+        given = {n: values[0][n] for n in shapes if len(values) > 1
+                 and all(np.array_equal(v[n], values[0][n]) for v in values)}  # fmt: skip
+
+        def likeness(other: Mapping[str, Shape]) -> tuple[bool, int]:
+            """What takes sizes that are even may take no others; most of them shall be others."""
+            pairs = [p for n in shapes for p in zip(shapes[n], other[n], strict=True)]
+            return any((a - b) % 2 for a, b in pairs), sum(a == b for a, b in pairs)
+
+        for other in sorted(points.others(dict(shapes), {}), key=likeness):
+            held = {n: np.resize(value, other[n]) for n, value in given.items()}
+            if other == shapes or not subject.accepts(other, held):
                 continue
             with contextlib.suppress(GradexplainError):
-                setting = subject.setting(other, {})
+                setting = subject.setting(other, held)
                 sizes = {a: b for n in shapes for a, b in zip(shapes[n], other[n], strict=True)}
                 if setting.out_shape != tuple(sizes.get(n, n) for n in self.first.out_shape):
                     continue  # broadcasting has made another pattern of it
-                for what, values in points.regular(other, 4, signed=True):
-                    trial = self.tries.trial(setting, what, values)
+                for what, free in points.regular(other, 4, signed=True):
+                    trial = self.tries.trial(setting, what, {**self.tries.meeting(free), **held})
                     if trial is not None:
                         result = trial.result(self.name)
                         if result.problem == "raises":

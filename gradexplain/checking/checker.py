@@ -16,7 +16,7 @@ from gradexplain.checking.claims import wrong_shape
 from gradexplain.checking.code import Asked, Question, integers, subjects_of
 from gradexplain.checking.dtypes import measured
 from gradexplain.checking.faults import UNMENDED, diagnose
-from gradexplain.checking.operation import GIVEN
+from gradexplain.checking.operation import GIVEN, OPTIONAL
 from gradexplain.checking.report import (
     CheckReport,
     Entry,
@@ -190,9 +190,10 @@ def _data(report: CheckReport, one: Subject, asked: Asked) -> tuple[str, ...]:
     loss = bool(report.points) and report.points[0].out_shape == () and asked.wanted is None
     mirrored: frozenset[str] = getattr(one, "mirrored", frozenset())
     shapes = {n: i.shape for n, i in report.inputs.items()}
-    # A matrix of another shape than the first input's is a weight.
-    weights = {n for n in none if n not in GIVEN and shapes[n] != shapes.get(one.names[0])
-               and len(shapes[n]) >= max(2, len(shapes.get(one.names[0], ())))}  # fmt: skip
+    # A matrix of another shape than the first input's is a weight, and so is what is called so.
+    weights = {n for n in none if n in OPTIONAL or (
+        n not in GIVEN and shapes[n] != shapes.get(one.names[0])
+        and len(shapes[n]) >= max(2, len(shapes.get(one.names[0], ()))))}  # fmt: skip
     data = loss and one.names[0] not in none and not (mirrored | weights) & set(none)
     return none if data and len(none) < len(report.inputs) else ()
 
@@ -280,7 +281,7 @@ def _report(
     if write:
         link.missing("what is wrong, and why", lambda: _so_far(report, trials, ones))
     whole = {n: s for n, s in shapes.items() if n not in given}
-    report.notes += conditions.but_for_eps(trials)
+    report.notes += conditions.but_for_constants(trials)
     if hasattr(subject, "mirrored"):
         subject.mirrored = frozenset(n for n in first.setting.wanted[1:] if _mirrored(first, n))
     plain = upstream is None and grad is None and not all(t.right(n) for t in trials

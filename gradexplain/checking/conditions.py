@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -156,42 +157,76 @@ def _fills(function: Any, names: Sequence[str]) -> bool:
     return False
 
 
-#: How near the gradients are that a tiny constant keeps from being right, and how tiny that is.
-_TINY = 1e-8
+#: How near the gradients are that a constant keeps from being right: a tiny one, and one that is
+#: rounded to so many digits or more.
+_TINY, _ROUNDED, _DIGITS = 1e-8, 1e-5, 6
 
 
-def but_for_eps(trials: Sequence[Trial]) -> list[str]:
-    """Notes on gradients that are right but for a tiny constant of the backward's own, which keeps
-    it from dividing by 0: they are excused wherever they are near, where without it they are right.
+def but_for_constants(trials: Sequence[Trial]) -> list[str]:
+    """Notes on gradients that are right but for a constant of the backward's own: a tiny one, which
+    keeps it from dividing by 0, or one that is written with some digits.  They are excused wherever
+    they are near, where without the tiny constant they are right, or where what they are off by is
+    no more than the digits that are not there would change.
     """
     first, regular = trials[0].setting, [t for t in trials if not t.special]
     wrong = [n for n in first.wanted if not all(t.right(n) for t in regular)]
 
-    def near(trial: Trial, name: str) -> bool:
-        claimed, true = trial.claimed(name), trial.true[name]
-        if claimed is None:
-            return False
-        return bool(
-            np.abs(claimed - true).max(initial=0.0) <= _TINY * np.abs(true).max(initial=0.0)
-        )
+    def near(trial: Trial, name: str, share: float) -> bool:
+        return bool((_gap(trial, name) <= share * np.abs(trial.true[name]).max(initial=0.0)).all())
 
-    close = wrong and all(near(t, n) for t in regular for n in wrong)
+    close = wrong and all(near(t, n, _ROUNDED) for t in regular for n in wrong)
     for function in getattr(first, "functions", ()) if close else ():
         bench = Bench(function, regular[:3], wrong)
-        small = {
+        constants = {
             node: value for node in ast.walk(bench.tree or ast.Module([], []))
-            if isinstance(node, ast.Constant) and 0 < abs(value := number(node) or 0.0) <= _TINY
+            if isinstance(node, ast.Constant) and (value := number(node))
         }  # fmt: skip
+        small = {node: value for node, value in constants.items() if abs(value) <= _TINY}
         for node in small:
             node.value = 0.0
         right = bool(small) and bench.exact(regular)
         for node, value in small.items():
             node.value = value
+        named, share = small, _TINY
+        if not right:
+            named = {n: v for n, v in constants.items() if _last(v)[1] >= _DIGITS}
+            right, share = bool(named) and _within(bench, named, regular, wrong), _ROUNDED
         if right:
             for trial in trials:
-                trial.excuse([n for n in wrong if near(trial, n)])
-            said = " and ".join(dict.fromkeys(f"{value:g}" for value in small.values()))
+                trial.excuse([n for n in wrong if near(trial, n, share)])
+            rounding = "" if named is small else "the rounding of "
+            said = " and ".join(dict.fromkeys(repr(node.value) for node in named))
             return [
-                f"The gradient by {n} is right but for the backward's own {said}." for n in wrong
+                f"The gradient by {n} is right but for {rounding}the backward's own {said}."
+                for n in wrong
             ]
     return []
+
+
+def _gap(trial: Trial, name: str) -> Array:
+    """How far each entry is off; infinite where nothing of the right shape came back."""
+    claimed, true = trial.claimed(name), trial.true[name]
+    return np.full(true.shape, np.inf) if claimed is None else np.abs(claimed - true)
+
+
+def _last(value: float) -> tuple[float, int]:
+    """Half a unit of a literal's last digit, and the number of its digits."""
+    _, digits, exponent = Decimal(repr(value)).as_tuple()
+    return 0.5 * 10.0 ** int(exponent), len(digits)
+
+
+def _within(
+    bench: Bench, rounded: Mapping[ast.Constant, float], trials: Sequence[Trial],
+    names: Sequence[str],
+) -> bool:  # fmt: skip
+    """Whether the gradients are off by no more than the digits that ``rounded`` constants lack."""
+    room = {(t, n): t.tolerance(n) for t in trials for n in names}
+    for node, value in rounded.items():
+        node.value = value + _last(value)[0]
+        for trial, name in room:
+            moved = bench.again(bench.compiled(), trial)
+            there, here = None if moved is None else moved.claimed(name), trial.claimed(name)
+            if there is not None and here is not None:
+                room[trial, name] = room[trial, name] + np.abs(there - here)
+        node.value = value
+    return all((_gap(t, n) <= size).all() for (t, n), size in room.items())

@@ -59,15 +59,23 @@ def _find(
         split[solved is None or solved.hopeful(slot)].append(slot)
     # A place at which no other value would do may still be of the wrong shape.
     tried = itertools.chain.from_iterable(edits(some, scope, first) for some in split.values())
+    unnamed: list[Edit] = []
     for edit in itertools.islice(tried, bench.most):
-        if (solved is None or solved.may(edit)) and _right(bench, [edit]):
-            return [edit]
+        named = edit.code != "unknown"
+        if (
+            (named or not unnamed)
+            and (solved is None or solved.may(edit))
+            and _right(bench, [edit])
+        ):
+            if named:
+                return [edit]
+            unnamed = [edit]
         if edit.paired:
             kept.append(edit)
     for edit in solved.edits(scope) if solved is not None else ():
         if _right(bench, [edit]):
             return [edit]
-    return _pair(bench, kept) if pairs else []
+    return unnamed or (_pair(bench, kept) if pairs else [])
 
 
 def _right(bench: Bench | FormulaBench, mend: Sequence[Edit]) -> bool:

@@ -63,13 +63,19 @@ def diagnose(case: Case) -> Fault:
             )
             if mend is not None and mend.patch:
                 fault = replace(fault, remedy=mend.remedy, patch=mend.patch)
+            found = case.first.result(case.name)
+            if found.problem == "raises" and fault.code != "raises":
+                fault = replace(
+                    fault, sentence=f"the backward raises: {found.error}; {fault.sentence}"
+                )
             return fault
     wrong = [t for t in case.regular if not t.right(case.name)]
     if len(wrong) < len(case.regular):
         said = " and at ".join(dict.fromkeys(t.what for t in wrong))
         fine = " and at ".join(dict.fromkeys(t.what for t in case.regular if t.right(case.name)))
         return told("one_point", name=case.name, said=said, fine=fine)
-    return told("unknown", name=case.name)
+    fault, mend = told("unknown", name=case.name), case.repaired()
+    return fault if mend is None else replace(fault, remedy=mend.remedy, patch=mend.patch)
 
 
 _HYPOTHESES: tuple[Callable[[Case], Fault | None], ...] = (

@@ -269,7 +269,7 @@ _PLAIN = {"int", "float", "bool", "str", "tuple", "list", "Tuple", "List", "Sequ
 GIVEN = ("target", "targets", "label", "labels", "mask", "gt", "truth", "ground_truth", "index",
           "indices", "idx", "inds", "ids", "lengths", "cu_seqlens", "noise", "freqs", "cos", "sin",
           "running_mean", "running_var", "y_true", "t", "mapping", "weights", "rand")  # fmt: skip
-_OPTIONAL = ("bias", "b", "weight", "w", "gamma", "beta", "scale", "shift")
+OPTIONAL = ("bias", "b", "weight", "w", "gamma", "beta", "scale", "shift")
 #: Numbers that a parameter may be, by its name, else in this order.
 _NUMBERS: tuple[tuple[tuple[str, ...], tuple[Any, ...]], ...] = (
     (("dim", "axis", "dims"), (-1, 0, 1)),
@@ -319,7 +319,7 @@ def bindings(
             options.append([(p.name, "given" if given else "wanted", None)])
         elif p.default is not p.empty:
             kinds = [(p.name, "left out", None)]
-            optional = p.name in _OPTIONAL or "Tensor" in str(p.annotation)
+            optional = p.name in OPTIONAL or "Tensor" in str(p.annotation)
             if p.default is None and optional and place not in none:
                 kinds.insert(0, (p.name, "wanted", None))
             options.append(kinds)

@@ -53,6 +53,23 @@ forms(
 )  # fmt: skip
 
 
+# What is worked out and not used belongs somewhere.
+forms(
+    "missing_term", lambda node, s: bool(s.idle) and (summand(node, s) or head(node, s)),
+    "missing_call: A.gather(-1, {i})", "missing_call: A[{i}]",
+    "(A {sign} {idle})", "(A {sign} {idle}.unsqueeze(-1))", "(A {sign} {other} * {idle})",
+    "(A {sign} {other} * {idle}[{i}])", "(A {sign} {idle} / {other})",
+    "(A {sign} {idle} / (1 - {other}))",
+    "missing_factor: A * {idle}",
+)  # fmt: skip
+# A product that the chain rule has made a factor of.
+forms(
+    "missing_term", lambda node, s: head(node, s) and s.rank > 1,
+    "(A {sign} {made} @ {matrix})", "(A {sign} {matrix} @ {made})",
+    "(A {sign} {made}.mT @ {matrix})", "(A {sign} {made} @ {matrix}.mT)",
+)  # fmt: skip
+
+
 @rule("transposed")
 def _operands(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if called(node) in ("outer", "ger", "kron", "cross") and isinstance(node, ast.Call):
@@ -122,17 +139,6 @@ def _sign(node: ast.AST, scope: Scope) -> Iterator[Found]:
         yield ast.UnaryOp(ast.USub(), node)
 
 
-# What is worked out and not used belongs somewhere.
-forms(
-    "missing_term", lambda node, s: bool(s.idle) and (summand(node, s) or head(node, s)),
-    "missing_call: A.gather(-1, {i})", "missing_call: A[{i}]",
-    "(A {sign} {idle})", "(A {sign} {idle}.unsqueeze(-1))", "(A {sign} {other} * {idle})",
-    "(A {sign} {other} * {idle}[{i}])", "(A {sign} {idle} / {other})",
-    "(A {sign} {idle} / (1 - {other}))",
-    "missing_factor: A * {idle}",
-)  # fmt: skip
-
-
 @rule("missing_keepdim", paired=True)
 def _keepdim(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
@@ -177,6 +183,17 @@ def _dims(node: ast.AST, scope: Scope) -> Iterator[Found]:
 
 
 @rule("wrong_dim")
+def _all_dims(node: ast.AST, scope: Scope) -> Iterator[Found]:
+    """Another dim for every reduction of an expression."""
+    if isinstance(node, ast.BinOp):
+        calls = [part for part in ast.walk(node) if called(part) in REDUCTIONS]
+        ways = [{text(new): new for new in _dims(call, scope) if isinstance(new, ast.Call)
+                 and len(new.args) == len(call.args)} for call in calls]  # type: ignore[attr-defined]  # fmt: skip
+        for some in zip(*(way.values() for way in ways), strict=False) if len(calls) > 1 else ():
+            yield replaced(node, {id(call): new for call, new in zip(calls, some, strict=True)})
+
+
+@rule("wrong_dim")
 def _permuted(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if called(node) == "permute" and isinstance(node, ast.Call) and 2 <= len(node.args) <= 6:
         for order in itertools.permutations(node.args):
@@ -199,6 +216,8 @@ def _sum_mean(node: ast.AST, scope: Scope) -> Iterator[Found]:
 def _counted(node: ast.AST, scope: Scope) -> Iterator[Found]:
     """Another count of what is averaged over: of a batch, of what a mask lets through."""
     if size(node) and scope.place not in ("size", "index") and isinstance(node, ast.expr):
+        for name in scope.idle:
+            yield made(name)
         for known in scope.numbers:
             if known != text(node) and size(ast.parse(known, mode="eval").body):
                 both = ".shape[" in known and isinstance(node, ast.Subscript)
@@ -206,6 +225,8 @@ def _counted(node: ast.AST, scope: Scope) -> Iterator[Found]:
         for name in scope.tensors:
             if name not in scope.upstream:
                 yield made(f"{name}.sum()")
+        for name, dim in itertools.product(scope.masks, scope.dims):
+            yield made(f"{name}.sum({dim}, keepdim=True)")
 
 
 @rule("biased_variance", paired=True)

@@ -397,6 +397,8 @@ def _at_settings(
                 )
                 if trial is not None:
                     trials.append(trial)
+    if grad is None:
+        trials += _covering(tries, settings[0], given, trials)
     if not any(not t.special for t in trials):
         setting = settings[0]
         free = {n: s for n, s in setting.shapes.items() if n not in given}
@@ -411,6 +413,41 @@ def _at_settings(
     for trial in trials:
         trial.hopeless = wrong if trial.special else set()
     return trials
+
+
+#: So many points are looked at for one at which a condition of the forward is another.
+_LOOKED = 24
+
+
+def _covering(
+    tries: Tries, setting: Setting, given: Mapping[str, Array], trials: Sequence[Trial]
+) -> list[Trial]:
+    """Trials at which conditions that were always met, or never, are not."""
+    free = {n: s for n, s in setting.shapes.items() if n not in given}
+    nodes = () if setting.graph is None else setting.graph.nodes
+    kinked = {n.label for n in nodes if n.op is not None and n.op.kink
+              and [nodes[i].shape for i in n.inputs] == [n.shape]}  # fmt: skip
+
+    def met(values: Mapping[str, Array]) -> set[tuple[str, bool]]:
+        """Each condition, as is what a kink makes 0, with whether it is met and whether it is not."""
+        known = forward_tensors(setting, values) if nodes else {}
+        told = {n: t == 0 if n in kinked else t for n, t in known.items()
+                if n in kinked or str(t.dtype) == "torch.bool"}  # fmt: skip
+        return {(n, bool(one)) for n, t in told.items() for one in t.unique()}
+
+    seen = {one for t in trials if t.setting is setting and not t.special for one in met(t.values)}
+    lacking = {(name, not way) for name, way in seen} - seen
+    found: list[Trial] = []
+    chance = np.random.RandomState(0)  # the same on every machine
+    for _ in range(_LOOKED) if lacking else ():
+        values = {n: np.round(chance.uniform(-1.8, 1.8, shape), 3) for n, shape in free.items()}
+        held = _held({**tries.meeting(values), **given}, setting, tries.dtype)
+        if lacking & met(held):
+            trial = tries.trial(setting, "values at which a condition is another", held)
+            if trial is not None:
+                found.append(trial)
+                lacking -= met(held)
+    return found
 
 
 def _held(values: dict[str, Array], setting: Setting, dtype: str) -> dict[str, Array]:
