@@ -9,7 +9,7 @@ from typing import Any
 
 from gradexplain.checking import factors  # noqa: F401  (it enters its rules, after those of rules)
 from gradexplain.checking.codes import BY_NAME
-from gradexplain.checking.rewriting import RULES, Scope, called, text
+from gradexplain.checking.rewriting import OVER_DIMS, RULES, Scope, called, text
 
 
 @dataclass(eq=False)
@@ -89,7 +89,9 @@ def slots(tree: ast.AST) -> Iterator[Slot]:
         if isinstance(owner, ast.keyword):
             return "index"
         if isinstance(owner, ast.Call) and name == "args":
-            return "inside"
+            whole = node.operand if isinstance(node, ast.UnaryOp) else node
+            dim = called(owner) in OVER_DIMS and isinstance(whole, ast.Constant)
+            return "index" if dim else "inside"
         if isinstance(owner, ast.Attribute):
             return "inside"
         if isinstance(owner, ast.Subscript):
@@ -142,7 +144,9 @@ def edits(found: Sequence[Slot], scope: Scope, first: Collection[str] = ()) -> I
                 if code == "swapped" and not isinstance(slot.owner, ast.Return):
                     code = "swapped_halves"
                 if slot.place == "index":
-                    dim = getattr(slot.owner, "arg", "") in ("dim", "dims", "axis")
+                    dim = getattr(slot.owner, "arg", "") in ("dim", "dims", "axis") or (
+                        called(slot.owner) in OVER_DIMS
+                    )
                     code = "wrong_dim" if dim else "wrong_slice"
                 if isinstance(made, ast.AST) and (slot, text(made)) not in seen:
                     seen.add((slot, text(made)))

@@ -30,6 +30,11 @@ SLOPES = {
     "relu": "(({0}) > 0)", "log1p": "1 / (1 + {0})", "reciprocal": "-1 / ({0}) ** 2",
     "erf": "2 / torch.pi ** 0.5 * torch.exp(-({0}) ** 2)",
 }  # fmt: skip
+#: Calls whose numbers are dims.
+OVER_DIMS = (
+    *REDUCTIONS, "norm", "var", "std", "softmax", "log_softmax", "cumsum", "flip", "unsqueeze",
+    "logsumexp", "cat", "stack", "scatter_add_", "scatter_", "index_add_", "gather", "chunk",
+)  # fmt: skip
 WRAPS = ("exp", "log", "sqrt", "sigmoid", "tanh", "abs", "sign")
 
 
@@ -293,6 +298,7 @@ def forms(
     for line in lines:
         own, colon, shown = line.rpartition(": ")
         holes = list(dict.fromkeys(re.findall(r"{(\w+)}", shown)))
+        shown = re.sub(r"\bA\b", "__A", shown)  # a user may have an A
         read.append((own if colon else code, shown, holes))
 
     @rule(code, paired=paired)
@@ -303,4 +309,4 @@ def forms(
             for chosen in itertools.product(*(list(HOLES[h](node, scope)) for h in holes)):
                 if len(set(chosen)) == len(chosen):
                     filled = shown.format_map(dict(zip(holes, chosen, strict=True)))
-                    yield named, made(filled, A=node)
+                    yield named, made(filled, __A=node)

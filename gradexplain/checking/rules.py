@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Iterator
 
 from gradexplain.checking.rewriting import (
+    OVER_DIMS,
     REDUCTIONS,
     Found,
     Scope,
@@ -155,10 +156,7 @@ def _keepdim(node: ast.AST, scope: Scope) -> Iterator[Found]:
 @rule("wrong_dim", paired=True)
 def _dims(node: ast.AST, scope: Scope) -> Iterator[Found]:
     name = called(node)
-    if not isinstance(node, ast.Call) or name not in (
-        *REDUCTIONS, "norm", "var", "std", "softmax", "log_softmax", "cumsum", "flip", "unsqueeze",
-        "logsumexp", "cat", "stack", "scatter_add_", "scatter_", "index_add_", "gather", "chunk",
-    ):  # fmt: skip
+    if not isinstance(node, ast.Call) or name not in OVER_DIMS:
         return
     tensors = isinstance(node.func, ast.Attribute) and text(node.func.value) not in ("torch", "F")
     if name in REDUCTIONS and not node.keywords and len(node.args) == (0 if tensors else 1):

@@ -124,8 +124,8 @@ class Solved:
             code = _code(shown)
             for (space, known), value in zip(place.frames, place.values, strict=True):
                 found = eval(code, space, known)  # the user's own source, edited
-                if isinstance(found, (int, float)):
-                    found = torch.tensor(float(found))
+                if isinstance(found, (int, float, np.ndarray)):
+                    found = torch.as_tensor(found, dtype=torch.float64)
                 if getattr(found, "shape", None) != value.shape:
                     return None
                 parts.append(numeric.array(found).ravel())
@@ -421,9 +421,9 @@ def _edit(
             code = "extra_factor" if shown in {f"1 / {n}" for n in inside} else "exponent"
         rest = "" if shown == "1" else f" / {shown[4:]}" if shown[:4] == "1 / " else f" * {shown}"
         lead = "" if abs(constant) == 1 else f"{amount} * "
-        whole = f"{'-' if constant < 0 else ''}{lead}A{rest}"
+        whole = f"{'-' if constant < 0 else ''}{lead}__A{rest}"
     else:
         code = "missing_term"
         term = shown if abs(constant) == 1 else amount if shown == "1" else f"{amount} * {shown}"
-        whole = f"(A {'-' if constant < 0 else '+'} {term})"
-    return Edit(code, slot, node, made(whole, A=cast("ast.expr", node)), False)
+        whole = f"(__A {'-' if constant < 0 else '+'} {term})"
+    return Edit(code, slot, node, made(whole, __A=cast("ast.expr", node)), False)
