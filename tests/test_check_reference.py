@@ -112,6 +112,41 @@ def test_a_surrogate_is_held_against_what_is_declared() -> None:
     assert not check(Round, intended={"x": "2*v"}).right
 
 
+class RoundTo(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any, step: Any) -> Any:
+        ctx.save_for_backward(x, step)
+        return torch.round(x / step) * step
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        x, step = ctx.saved_tensors
+        return g, (g * torch.round(x / step)).sum()
+
+
+class RoundedSum(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        ctx.shape = x.shape
+        return x.round().sum()
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        return g.expand(ctx.shape)
+
+
+def test_what_nothing_goes_straight_through_to_is_said() -> None:
+    report = check(RoundTo, shapes={"x": (3, 4), "step": ()}, intended="straight-through")
+    assert report.right
+    assert report.notes == [
+        "Nothing goes straight through to step, whose shape is not the output's: its gradient is "
+        "compared with the forward's own."
+    ]
+    with pytest.raises(InputError) as error:
+        check(RoundedSum, shapes={"x": (3,)}, intended="straight-through")
+    assert str(error.value) == ("nothing goes straight through: no input has the output's shape ()")
+
+
 class Pick(Function):
     @staticmethod
     def forward(ctx: Any, table: Any, index: Any, scale: Any = None) -> Any:

@@ -279,7 +279,7 @@ HOLES: dict[str, Callable[[ast.AST, Scope], Iterable[str]]] = {
     "kind": lambda node, s: REDUCTIONS,
     "made": lambda node, s: s.made,
     "i": lambda node, s: sorted(s.indices),
-    "idle": lambda node, s: [n for n in s.idle if n not in s.indices],
+    "idle": lambda node, s: [n for n in s.idle if n not in s.indices and not masked(n, s)],
     "sign": lambda node, s: "-+",
     "constant": lambda node, s: ("1", "2"),
     "size2": lambda node, s: s.sizes,

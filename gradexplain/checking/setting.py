@@ -106,7 +106,7 @@ class CodeSetting(Setting):
         self.grad_names = (name,) if name else ("v", "grad_output")
         named = dict.fromkeys((*self.grad_names, "y"), self.out_shape)
         known = {**named, **self.shapes}
-        for claim in claims_.read_claims(texts or (), self.wanted):
+        for claim in claims_.read_claims(texts, self.wanted) if texts else ():
             self.meant[claim.name] = claims_.declared(claim, known)
         missing = [n for n in self.wanted if n not in self.meant]
         straight = self.subject.question.intended == "straight-through"
