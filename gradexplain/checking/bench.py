@@ -167,11 +167,6 @@ class Bench:
             all(self._judged(made, trial) for trial in self.special)
         )  # fmt: skip
 
-    def exact(self, trials: Sequence[Trial]) -> bool:
-        """Whether the backward, as the tree is now, is right by each trial's own bounds."""
-        backward = self.compiled()
-        return all(self._judged(backward, trial) for trial in trials)
-
     def again(self, backward: Any, trial: Trial) -> Trial | None:
         """A trial of ``backward`` at the point of ``trial``; None where it raises."""
         one = trial.again()

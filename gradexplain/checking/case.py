@@ -125,12 +125,13 @@ class Case:
         given = {n: values[0][n] for n in shapes if len(values) > 1
                  and all(np.array_equal(v[n], values[0][n]) for v in values)}  # fmt: skip
 
-        def likeness(other: Mapping[str, Shape]) -> tuple[bool, int]:
-            """What takes sizes that are even may take no others; most of them shall be others."""
-            pairs = [p for n in shapes for p in zip(shapes[n], other[n], strict=True)]
-            return any((a - b) % 2 for a, b in pairs), sum(a == b for a, b in pairs)
+        def unlike(other: Mapping[str, Shape]) -> bool:
+            """Where sizes that are even are odd: what takes the ones may not take the others."""
+            return any(
+                (a - b) % 2 for n in shapes for a, b in zip(shapes[n], other[n], strict=True)
+            )
 
-        for other in sorted(points.others(dict(shapes), {}), key=likeness):
+        for other in sorted(points.others(dict(shapes), {}), key=unlike):
             held = {n: np.resize(value, other[n]) for n, value in given.items()}
             if other == shapes or not subject.accepts(other, held):
                 continue

@@ -28,7 +28,7 @@ from gradexplain.checking.report import (
 from gradexplain.checking.setting import CodeSetting
 from gradexplain.checking.subjects import FormulaSubject, Subject
 from gradexplain.checking.told import said
-from gradexplain.checking.trials import Trial, Tries, made, where
+from gradexplain.checking.trials import Trial, Tries, held, made, where
 from gradexplain.codegen.line import gradient_line
 from gradexplain.errors import GradexplainError, InputError
 from gradexplain.explanation import Array
@@ -220,12 +220,7 @@ def _value(value: Any, name: str, sizes: Mapping[str, Shape], dtype: str) -> Arr
                 f"at[{name!r}] is ones, of no known shape", remedy="give its shape too"
             )
         values = np.ones(sizes[name])
-    return _as_dtype(values, dtype)
-
-
-def _as_dtype(values: Any, dtype: str) -> Array:
-    kind = np.float32 if dtype == "float32" else np.float64
-    return np.asarray(np.asarray(values).astype(kind).astype(np.float64))
+    return held(values, dtype)
 
 
 def check_subject(
@@ -534,9 +529,9 @@ def _notes(report: CheckReport, subject: Subject, trials: list[Trial]) -> None:
             say("widened", name=name)
     if report.dtype == "float32":
         say("float32", worst=max((i.tolerance or 0.0) for i in report.inputs.values()))
-    for key, held in (("raised", "raised"), ("hole", "holes"), ("kink", "kinks")):
+    for key, kept in (("raised", "raised"), ("hole", "holes"), ("kink", "kinks")):
         for name in report.inputs if key == "kink" else right:
-            trial = next((t for t in trials if name in getattr(t, held)), None)
+            trial = next((t for t in trials if name in getattr(t, kept)), None)
             if trial is not None:
                 say(key, name=name, where=where(trial), error=trial.result(name).error)
     singular = [t for t in trials if t.singular]

@@ -17,7 +17,6 @@ import numpy as np
 
 from gradexplain.checking.bench import Bench
 from gradexplain.checking.operation import backward_tree
-from gradexplain.checking.rewriting import number
 from gradexplain.checking.trials import Trial, Tries, made
 from gradexplain.errors import GradexplainError
 from gradexplain.explanation import Array
@@ -157,48 +156,42 @@ def _fills(function: Any, names: Sequence[str]) -> bool:
     return False
 
 
-#: How near the gradients are that a constant keeps from being right: a tiny one, and one that is
-#: rounded to so many digits or more.
-_TINY, _ROUNDED, _DIGITS = 1e-8, 1e-5, 6
+#: A constant that keeps from dividing by 0 is as tiny as this; one that is rounded has so many
+#: digits or more.
+_TINY, _DIGITS = 1e-8, 6
 
 
 def but_for_constants(trials: Sequence[Trial]) -> list[str]:
     """Notes on gradients that are right but for a constant of the backward's own: a tiny one, which
-    keeps it from dividing by 0, or one that is written with some digits.  They are excused wherever
-    they are near, where without the tiny constant they are right, or where what they are off by is
-    no more than the digits that are not there would change.
+    keeps it from dividing by 0, or one that is written with some digits.  They are excused where
+    they are off by no more than what that constant, or the digits that are not there, bring about.
     """
     first, regular = trials[0].setting, [t for t in trials if not t.special]
     wrong = [n for n in first.wanted if not all(t.right(n) for t in regular)]
-
-    def near(trial: Trial, name: str, share: float) -> bool:
-        return bool((_gap(trial, name) <= share * np.abs(trial.true[name]).max(initial=0.0)).all())
-
-    close = wrong and all(near(t, n, _ROUNDED) for t in regular for n in wrong)
+    close = wrong and all((_gap(t, n) <= 1e-5 * np.abs(t.true[n]).max(initial=0.0)).all()
+                          for t in regular for n in wrong)  # fmt: skip
     for function in getattr(first, "functions", ()) if close else ():
         bench = Bench(function, regular[:3], wrong)
-        constants = {
-            node: value for node in ast.walk(bench.tree or ast.Module([], []))
-            if isinstance(node, ast.Constant) and (value := number(node))
-        }  # fmt: skip
-        small = {node: value for node, value in constants.items() if abs(value) <= _TINY}
-        for node in small:
-            node.value = 0.0
-        right = bool(small) and bench.exact(regular)
-        for node, value in small.items():
-            node.value = value
-        named, share = small, _TINY
-        if not right:
-            named = {n: v for n, v in constants.items() if _last(v)[1] >= _DIGITS}
-            right, share = bool(named) and _within(bench, named, regular, wrong), _ROUNDED
-        if right:
+        room = {(t, n): t.tolerance(n) for t in trials for n in wrong}
+        named: dict[str, None] = {}
+        for node in ast.walk(bench.tree or ast.Module([], [])):
+            if isinstance(node, ast.Constant) and isinstance(value := node.value, float):
+                _, digits, exponent = Decimal(repr(value)).as_tuple()
+                lacking = 0.5 * 10.0 ** int(exponent) if len(digits) >= _DIGITS else 0.0
+                node.value = value - (value if 0 < value <= _TINY else lacking)
+                if node.value != value:
+                    named[repr(value)] = None
+                    moved = bench.compiled()
+                    room |= {
+                        (t, n): size + _moved(bench, moved, t, n) for (t, n), size in room.items()
+                    }
+                node.value = value
+        if named and all((_gap(t, n) <= room[t, n]).all() for t in regular for n in wrong):
             for trial in trials:
-                trial.excuse([n for n in wrong if near(trial, n, share)])
-            rounding = "" if named is small else "the rounding of "
-            said = " and ".join(dict.fromkeys(repr(node.value) for node in named))
+                trial.excuse([n for n in wrong if (_gap(trial, n) <= room[trial, n]).all()])
+            said = " and ".join(named)
             return [
-                f"The gradient by {n} is right but for {rounding}the backward's own {said}."
-                for n in wrong
+                f"The gradient by {n} is right but for the backward's own {said}." for n in wrong
             ]
     return []
 
@@ -209,24 +202,8 @@ def _gap(trial: Trial, name: str) -> Array:
     return np.full(true.shape, np.inf) if claimed is None else np.abs(claimed - true)
 
 
-def _last(value: float) -> tuple[float, int]:
-    """Half a unit of a literal's last digit, and the number of its digits."""
-    _, digits, exponent = Decimal(repr(value)).as_tuple()
-    return 0.5 * 10.0 ** int(exponent), len(digits)
-
-
-def _within(
-    bench: Bench, rounded: Mapping[ast.Constant, float], trials: Sequence[Trial],
-    names: Sequence[str],
-) -> bool:  # fmt: skip
-    """Whether the gradients are off by no more than the digits that ``rounded`` constants lack."""
-    room = {(t, n): t.tolerance(n) for t in trials for n in names}
-    for node, value in rounded.items():
-        node.value = value + _last(value)[0]
-        for trial, name in room:
-            moved = bench.again(bench.compiled(), trial)
-            there, here = None if moved is None else moved.claimed(name), trial.claimed(name)
-            if there is not None and here is not None:
-                room[trial, name] = room[trial, name] + np.abs(there - here)
-        node.value = value
-    return all((_gap(t, n) <= size).all() for (t, n), size in room.items())
+def _moved(bench: Bench, backward: Any, trial: Trial, name: str) -> Any:
+    """By how much another backward changes each entry."""
+    other = bench.again(backward, trial)
+    there, here = None if other is None else other.claimed(name), trial.claimed(name)
+    return 0.0 if there is None or here is None else np.abs(there - here)

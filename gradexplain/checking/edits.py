@@ -8,6 +8,7 @@ is right, pairs are tried.  What is found is shown as the changed line, which ha
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import itertools
 import linecache
@@ -80,25 +81,35 @@ def _find(
 
 def _right(bench: Bench | FormulaBench, mend: Sequence[Edit]) -> bool:
     """Whether the backward is right with these edits; of two one may be inside the other."""
+    with _made(mend) as done:
+        return done and bench.right()
+
+
+@contextlib.contextmanager
+def _made(mend: Sequence[Edit]) -> Iterator[bool]:
+    """The tree with these edits, of which one may be inside the other; whether both can be made."""
     outer, inner = mend[0], mend[-1]
     if outer is not inner and _inside(outer, inner):
         outer, inner = inner, outer
-    nested = _inside(inner, outer) and not any(n is inner.slot.owner for n in ast.walk(outer.new))
-    if outer is not inner and nested:
-        # An operator is changed where it stands, so that the other edit keeps its place.
-        if not (_operator(outer.old) and _operator(outer.new)):
-            return False
-        kept, outer.old.op = outer.old.op, outer.new.op
+    nested = outer is not inner and _inside(inner, outer) and not any(
+        n is inner.slot.owner for n in ast.walk(outer.new)
+    )  # fmt: skip
+    # An operator is changed where it stands, so that the other edit keeps its place.
+    if nested and not (_operator(outer.old) and _operator(outer.new)):
+        yield False
+        return
+    kept = outer.old.op if nested else None
+    if nested:
+        outer.old.op = outer.new.op
     else:
         outer.slot.put(outer.new)
     inner.slot.put(inner.new)
-    right = bench.right()
+    yield True
     inner.slot.put(inner.old)
-    if outer is not inner and nested:
+    if nested:
         outer.old.op = kept
     else:
         outer.slot.put(outer.old)
-    return right
 
 
 def written(bench: Bench, name: str, line: str) -> list[Edit]:
@@ -144,9 +155,9 @@ def _pair(bench: Bench | FormulaBench, kept: list[Edit]) -> list[Edit]:
         edit.slot.put(edit.old)
         if runs:
             running.append(edit)
-    for count, (one, two) in enumerate(_likely(running)):
-        if count > bench.most // 3:
-            break
+    some = itertools.islice(itertools.combinations(running, 2), 60_000)
+    ranked = sorted(some, key=lambda pair: sum(map(_likelihood, pair)))
+    for one, two in ranked[: bench.most // 3]:
         if one.slot is not two.slot and _right(bench, [one, two]):
             return [one, two]
     return []
@@ -165,13 +176,6 @@ _ORDER = {code: i for i, code in enumerate(_LIKELY)}
 
 def _likelihood(edit: Edit) -> int:
     return _ORDER.get(edit.code, 20)
-
-
-def _likely(ranked: list[Edit]) -> Iterator[tuple[Edit, Edit]]:
-    yield from sorted(
-        itertools.islice(itertools.combinations(ranked, 2), 60_000),
-        key=lambda pair: _likelihood(pair[0]) + _likelihood(pair[1]),
-    )
 
 
 def _inside(one: Edit, two: Edit) -> bool:
@@ -207,22 +211,9 @@ def _joined(file: str, found: Sequence[Edit]) -> Patch | None:
         return None
     line, end = statement.lineno, statement.end_lineno  # type: ignore[attr-defined]
     lines = _lines(file, line, end)
-    outer, inner = (two, one) if _inside(one, two) else (one, two)
-    nested = _inside(inner, outer) and not any(
-        part is inner.slot.owner for part in ast.walk(outer.new)
-    )
-    if nested:
-        kept, outer.old.op = outer.old.op, outer.new.op
-    else:
-        outer.slot.put(outer.new)
-    inner.slot.put(inner.new)
-    # What is replaced whole is not changed where it stood.
-    shown = text(outer.new if outer.old is statement and not nested else statement)
-    inner.slot.put(inner.old)
-    if nested:
-        outer.old.op = kept
-    else:
-        outer.slot.put(outer.old)
+    with _made(found):
+        # What is replaced whole is not changed where it stood.
+        shown = text(next((e.new for e in found if e.old is statement), statement))
     column: int = statement.col_offset  # type: ignore[attr-defined]
     tail = lines[-1][statement.end_col_offset :]  # type: ignore[attr-defined]
     whole = lines[0][:column] + shown + tail

@@ -80,15 +80,6 @@ def _places(node: ast.AST, scope: Scope) -> Iterator[Found]:
         yield from (made(n) for n in scope.numbers if n.isidentifier())
 
 
-@rule("kernel_not_flipped")
-def _backwards(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    """A loop that runs the other way."""
-    if called(node) == "range":
-        yield made("reversed(A)", A=node)
-    elif called(node) == "reversed" and isinstance(node, ast.Call):
-        yield node.args[0]
-
-
 @rule("kernel_not_flipped", paired=True)
 def _flipped(node: ast.AST, scope: Scope) -> Iterator[Found]:
     rank = scope.tensors[atom(node, scope)] if tensor(node, scope) else 0
@@ -97,6 +88,8 @@ def _flipped(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if rank >= 2:
         yield made(f"A.flip({rank - 2}, {rank - 1})", A=node)
     name = called(node)
+    if name == "range":
+        yield made("reversed(A)", A=node)
     if name in ("cumsum", "cumprod") and isinstance(node, ast.Call):
         a, rest = operand(node)
         if rest:

@@ -54,7 +54,7 @@ UNMENDED = ("forward_differs", "inplace_forward", "inplace_buffer", "nondetermin
 def diagnose(case: Case) -> Fault:
     """The simplest fault that explains every trial."""
     code = bool(getattr(case.first.setting, "functions", ()))
-    for hypothesis in _OF_CODE if code else _HYPOTHESES:
+    for hypothesis in _HYPOTHESES if code else sorted(_HYPOTHESES, key=lambda one: one is _edited):
         fault = hypothesis(case)
         if fault is not None:
             case.named = True
@@ -78,31 +78,8 @@ def diagnose(case: Case) -> Fault:
     return fault if mend is None else replace(fault, remedy=mend.remedy, patch=mend.patch)
 
 
+#: For code what its own source shows comes before what J alone suggests, for a formula after it.
 _HYPOTHESES: tuple[Callable[[Case], Fault | None], ...] = (
-    by_in_place,
-    by_buffer,
-    by_detached,
-    by_none,
-    by_unsteady,
-    by_raises,
-    by_shape,
-    by_rounding,
-    by_linearity,
-    by_kink,
-    by_zero,
-    by_other_input,
-    by_sign,
-    by_diagonal,
-    by_approximation,
-    by_uses,
-    by_factor,
-    by_term,
-    by_transposed,
-    _edited,
-)
-
-#: For code: what its own source shows comes before what J alone suggests.
-_OF_CODE: tuple[Callable[[Case], Fault | None], ...] = (
     by_in_place,
     by_forward_differs,
     by_upstream_changed,

@@ -17,7 +17,7 @@ from gradexplain.checking.report import Fault
 from gradexplain.checking.told import told
 from gradexplain.checking.trials import Trial, close
 from gradexplain.explanation import Array
-from gradexplain.graph import Node, op_call
+from gradexplain.graph import op_call
 from gradexplain.numbers import number
 
 # -- hypotheses about J ---------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def by_uses(case: Case) -> Fault | None:
                 times=_times(uses[source.id]),
                 into=into,
                 name=name,
-                other=_title(node, labels),
+                other=labels[node.id] if node.named else into,
             )
         return told("missing_term", name=name, value=labels[source.id], into=into)
     # One use alone, of a value that is used more than twice.
@@ -174,11 +174,6 @@ def by_uses(case: Case) -> Fault | None:
 
 def _times(count: int) -> str:
     return {2: "twice", 3: "three times", 4: "four times"}.get(count, f"{count} times")
-
-
-def _title(node: Node, labels: dict[int, str]) -> str:
-    assert node.op is not None
-    return labels[node.id] if node.named else op_call(node, labels)
 
 
 def by_term(case: Case) -> Fault | None:

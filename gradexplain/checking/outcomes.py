@@ -117,7 +117,7 @@ def by_shape(case: Case) -> Fault | None:
         dim = dims[0] if len(dims) == 1 else tuple(dims)
         return told("missing_broadcast_sum", name=name, shapes=shapes, dim=dim, keep=keep)
     for axes in itertools.permutations(range(len(found))):
-        if list(axes) != sorted(axes) and all_right(_turned(axes)):
+        if list(axes) != sorted(axes) and all_right(lambda t, row, axes=axes: row.transpose(axes)):  # type: ignore[misc]
             fix = ".T" if len(axes) == 2 else f".permute{axes}"
             return told("transposed", name=name, shapes=shapes, fix=fix)
     fault = other or case.repaired() or by_widened(case)
@@ -128,10 +128,6 @@ def by_shape(case: Case) -> Fault | None:
     wide = first.out_shape == found and found != expected
     of = f": that is the shape of {case.output}" if wide else ""
     return told("wrong_shape.2", name=name, shapes=shapes, of=of)
-
-
-def _turned(axes: tuple[int, ...]) -> Callable[[Trial, Array], Array]:
-    return lambda t, row: row.transpose(axes)
 
 
 def by_widened(case: Case) -> Fault | None:

@@ -203,7 +203,9 @@ class CodeSetting(Setting):
             left_wrong[inside, place] = False
         for seed in range(_NEARBY if left_wrong.any() else 0):
             # Of equal elements a selection may take any: what it does near the tie is right at it.
-            near = {n: v + 1e-7 * _shuffled(v.shape, seed) for n, v in values.items()}
+            order = np.random.default_rng(seed).permutation
+            near = {n: v + 1e-7 * order(points.spread(v.shape, 1).ravel()).reshape(v.shape)
+                    for n, v in values.items()}  # fmt: skip
             rows = self.reference(near, "float64")[name]
             with np.errstate(all="ignore"):
                 same = np.abs(claimed - rows) <= 1e-4 * (1 + np.abs(rows))
@@ -413,10 +415,6 @@ def _told(j: Array, error: Array) -> Array:
     """Where the differences have digits."""
     scale = np.abs(j[np.isfinite(j)]).max(initial=0.0)
     return np.asarray(np.isfinite(j) & (error <= 1e-3 * max(scale, 1e-6)))
-
-
-def _shuffled(shape: tuple[int, ...], seed: int) -> Array:
-    return np.random.default_rng(seed).permutation(points.spread(shape, 1).ravel()).reshape(shape)
 
 
 def _key(values: Mapping[str, Array]) -> bytes:

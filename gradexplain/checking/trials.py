@@ -441,21 +441,26 @@ def _covering(
     chance = np.random.RandomState(0)  # the same on every machine
     for _ in range(_LOOKED) if lacking else ():
         values = {n: np.round(chance.uniform(-1.8, 1.8, shape), 3) for n, shape in free.items()}
-        held = _held({**tries.meeting(values), **given}, setting, tries.dtype)
-        if lacking & met(held):
-            trial = tries.trial(setting, "values at which a condition is another", held)
-            if trial is not None:
-                found.append(trial)
-                lacking -= met(held)
+        here = _held({**tries.meeting(values), **given}, setting, tries.dtype)
+        new = lacking & met(here)
+        trial = (
+            tries.trial(setting, "values at which a condition is another", here) if new else None
+        )
+        if trial is not None:
+            found.append(trial)
+            lacking -= new
     return found
 
 
 def _held(values: dict[str, Array], setting: Setting, dtype: str) -> dict[str, Array]:
     """The values in the order of the inputs, as the dtype holds them."""
+    return {name: held(values[name], dtype) for name in setting.shapes}
+
+
+def held(value: Any, dtype: str) -> Array:
+    """A value as the dtype holds it, in float64."""
     kind = np.float32 if dtype == "float32" else np.float64
-    return {
-        name: np.asarray(values[name]).astype(kind).astype(np.float64) for name in setting.shapes
-    }
+    return np.asarray(value).astype(kind).astype(np.float64)
 
 
 def _check_size(setting: Setting) -> None:

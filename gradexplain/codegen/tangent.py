@@ -112,7 +112,7 @@ class Tangents:
         names[_TANGENT], shapes[_TANGENT] = self._tangents[source.id], source.shape
         written = Source(names, shapes, self._making.size, ranges)
         text = written.full(formula, rule.axes, self._names[node.label], node.shape)
-        return text if _is_atom(formula) else f"({text})"
+        return text if isinstance(formula, sympy.Indexed) or formula.is_Symbol else f"({text})"
 
     def _linear(self, node: Node, places: list[int], rule: LocalRule) -> bool:
         """Whether the operation is linear in these inputs together, so that it takes their tangents
@@ -130,10 +130,6 @@ class Tangents:
 
 def _has(e: Any, label: str) -> bool:
     return any(label_of(a) == label for a in e.atoms(sympy.Indexed, sympy.Symbol))
-
-
-def _is_atom(e: Any) -> bool:
-    return isinstance(e, sympy.Indexed) or bool(e.is_Symbol)
 
 
 def _apart(names: list[str]) -> list[str]:
