@@ -86,10 +86,7 @@ def _subsets(use: Use, vs: Sequence[Any], whole: Mapping[str, Any]) -> Iterator[
             continue
         for name, grad in zip(needs, found, strict=True):
             if not _same(grad, whole[name]):
-                yield (
-                    name,
-                    told("needs_input_grad", only=only, name=name),
-                )
+                yield name, told("needs_input_grad", only=only, name=name)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -133,10 +130,7 @@ def _layouts(use: Use, vs: Sequence[Any]) -> Iterator[tuple[str, Fault]]:
             continue
         for name, a, b in zip(use.wanted, found, right, strict=True):
             if not _same(a, b):
-                yield (
-                    name,
-                    told("layout", name=name, what=what),
-                )
+                yield name, told("layout", name=name, what=what)
 
 
 def second(trial: Trial) -> dict[str, Fault]:
