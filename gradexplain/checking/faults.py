@@ -11,33 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from gradexplain.checking import jacobian, outcomes
 from gradexplain.checking.case import Case
-from gradexplain.checking.jacobian import (
-    by_approximation,
-    by_diagonal,
-    by_factor,
-    by_other_input,
-    by_sign,
-    by_swapped,
-    by_term,
-    by_transposed,
-    by_uses,
-    by_zero,
-)
-from gradexplain.checking.outcomes import (
-    by_buffer,
-    by_detached,
-    by_forward_differs,
-    by_in_place,
-    by_kink,
-    by_linearity,
-    by_none,
-    by_raises,
-    by_rounding,
-    by_shape,
-    by_unsteady,
-    by_upstream_changed,
-)
 from gradexplain.checking.report import Fault
 from gradexplain.checking.told import told
 
@@ -80,27 +55,27 @@ def diagnose(case: Case) -> Fault:
 
 #: For code what its own source shows comes before what J alone suggests, for a formula after it.
 _HYPOTHESES: tuple[Callable[[Case], Fault | None], ...] = (
-    by_in_place,
-    by_forward_differs,
-    by_upstream_changed,
-    by_buffer,
-    by_detached,
-    by_none,
-    by_unsteady,
-    by_rounding,
-    by_linearity,
-    by_swapped,
-    by_diagonal,
-    by_approximation,
+    outcomes.by_in_place,
+    outcomes.by_forward_differs,
+    outcomes.by_upstream_changed,
+    outcomes.by_buffer,
+    outcomes.by_detached,
+    outcomes.by_none,
+    outcomes.by_unsteady,
+    outcomes.by_rounding,
+    outcomes.by_linearity,
+    jacobian.by_swapped,
+    jacobian.by_diagonal,
+    jacobian.by_approximation,
     _edited,
-    by_zero,
-    by_kink,
-    by_uses,
-    by_raises,
-    by_shape,
-    by_other_input,
-    by_sign,
-    by_factor,
-    by_term,
-    by_transposed,
+    jacobian.by_zero,
+    outcomes.by_kink,
+    jacobian.by_uses,
+    outcomes.by_raises,
+    outcomes.by_shape,
+    jacobian.by_other_input,
+    jacobian.by_sign,
+    jacobian.by_factor,
+    jacobian.by_term,
+    jacobian.by_transposed,
 )
