@@ -158,8 +158,8 @@ class Faulty(Question):
         return call(torch, op, args, bent, dtype)
 
 
-def problem(source: random.Random, dtype: str, made: Any = net) -> Problem:
-    text, shapes = made(source)
+def problem(source: random.Random, dtype: str, program: Any = net) -> Problem:
+    text, shapes = program(source)
     generator = np.random.default_rng(source.randrange(2**32))
     at = {}
     for name, shape in shapes.items():
@@ -204,13 +204,13 @@ def _is_something(step: JudgedStep) -> bool:
     return bool((np.abs(step.torch) > step.bound).any())
 
 
-def table(nets: int, seed: int = 0, made: Any = net) -> dict[str, Counter[str]]:
+def table(nets: int, seed: int = 0, program: Any = net) -> dict[str, Counter[str]]:
     """For each dtype, what is said of right nets and of faulty ones."""
     found = {dtype: Counter[str]() for dtype in DTYPES}
     for number in range(nets):
         for dtype in DTYPES:
             source = random.Random(f"{seed} {number}")
-            p = problem(source, dtype, made)
+            p = problem(source, dtype, program)
             counts = found[dtype]
             right = judge(p)
             counts["right nets", status_of(right)] += 1  # type: ignore[index]
@@ -231,8 +231,8 @@ def table(nets: int, seed: int = 0, made: Any = net) -> dict[str, Counter[str]]:
 
 def main() -> None:
     nets = int(sys.argv[1]) if len(sys.argv) > 1 else 50
-    made = blocks if "blocks" in sys.argv else net
-    for dtype, counts in table(nets, made=made).items():
+    program = blocks if "blocks" in sys.argv else net
+    for dtype, counts in table(nets, program=program).items():
         for (what, status), count in sorted(counts.items()):  # type: ignore[misc]
             print(f"{dtype:9} {what:11} {status:18} {count}")
 

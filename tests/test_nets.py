@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
-from nets import DTYPES, judge, places, problem, status_of, table
+from nets import DTYPES, blocks, judge, net, places, problem, status_of, table
 
 
-def test_planted_faults_are_found_where_they_are() -> None:
-    for dtype, counts in table(3, seed=1).items():
+@pytest.mark.parametrize("program", [net, blocks])
+def test_planted_faults_are_found_where_they_are(program: Any) -> None:
+    for dtype, counts in table(3, seed=1, program=program).items():
         totals: Counter[str] = Counter()
         for (what, _), count in counts.items():  # type: ignore[misc]
             totals[what] += count
