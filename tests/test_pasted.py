@@ -123,6 +123,24 @@ def test_one_number_fits_one_element_of_any_shape() -> None:
     np.testing.assert_array_equal(found.gradients["x"].value, [3, 3])
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        "import jax\nimport jax.numpy as jnp\ndef f(x):\n    return jnp.sum(jnp.sin(x) ** 2)\n"
+        "x = jnp.array([0.3, 0.6])\nprint(jax.grad(f)(x))",
+        "import tensorflow as tf\nx = tf.Variable([0.3, 0.6])\nwith tf.GradientTape() as tape:\n"
+        "    y = tf.reduce_sum(tf.sin(x) ** 2)\nprint(tape.gradient(y, x))",
+        "print(torch.func.grad(lambda t: (t.sin() ** 2).sum())(torch.tensor([0.3, 0.6])))",
+    ],
+)
+def test_other_libraries(script: str) -> None:
+    found = explain(script)
+    (given,) = found.gradients.values()
+    expected = np.sin(2 * np.array([0.3, 0.6], dtype=np.float32))
+    np.testing.assert_allclose(given.value, expected, rtol=1e-6)
+    assert any("read as PyTorch's" in note.text for note in found.notes) == ("torch" not in script)
+
+
 # -- what PyTorch refuses, and what is not read ----------------------------------------------------
 
 REFUSED = r"""

@@ -233,7 +233,7 @@ def _left(s: Session, call: BackwardCall) -> None:
         if s.ref(tensor).id in needed:
             label = _label(s, tensor, place)
             found = Tensor(tensor.shape, place, dtype=tensor.dtype, hint=f"{label}_grad")
-            found.later = partial(_given, s, call, label, tensor.shape)
+            found.later = partial(_given, s, [call], label, tensor.shape)
             with contextlib.suppress(GradexplainError):  # it was to be shown
                 s.call(hook, (found,), {}, place, place)
     for label in s.reached(call.start) if not call.returned else ():
@@ -289,9 +289,13 @@ def accumulated(s: Session, label: str, upto: int) -> Array:
     return np.zeros(node.shape) if total is None else total
 
 
-def _given(s: Session, call: BackwardCall, label: str, shape: Shape) -> Array:
-    found = one_call(s, call, label)
-    return np.zeros(shape) if found is None else found
+def _given(s: Session, calls: Sequence[BackwardCall], label: str, shape: Shape) -> Array:
+    """What calls give, added up."""
+    total = np.zeros(shape)
+    for call in calls:
+        found = one_call(s, call, label)
+        total = total if found is None else total + found
+    return total
 
 
 def one_call(s: Session, call: BackwardCall, label: str) -> Array | None:
@@ -364,15 +368,9 @@ THIRD = "its numbers are not followed further; gradexplain trace FILE runs the s
 
 
 def _returned(s: Session, owner: Tensor, label: str, first: int, upto: int) -> Tensor:
-    def numbers() -> Array:
-        total = np.zeros(owner.shape)
-        for call in s.calls[first:upto]:
-            found = one_call(s, call, label)
-            total = total if found is None else total + found
-        return total
-
+    later = partial(_given, s, s.calls[first:upto], label, owner.shape)
     return Tensor(
-        owner.shape, s.calls[-1].place, dtype=owner.dtype, later=numbers, hint=f"{label}_grad",
+        owner.shape, s.calls[-1].place, dtype=owner.dtype, later=later, hint=f"{label}_grad",
         grad_of=Tensor(owner.shape, owner.place),
     )  # fmt: skip
 

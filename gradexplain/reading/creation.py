@@ -423,7 +423,7 @@ def _of_numpy(make: Callable[[Session, Call], Any]) -> Callable[[Session, Call],
 
 
 _MAKERS: dict[str, Callable[[Session, Call], Any]] = {
-    **dict.fromkeys(("tensor", "torch.tensor"), _tensor),
+    **dict.fromkeys(("tensor", "torch.tensor", "jax.numpy.array", "tensorflow.constant"), _tensor),
     **dict.fromkeys(("as_tensor", "torch.as_tensor", "torch.from_numpy", "from_numpy", "torch.asarray"), _same),
     **dict.fromkeys(("Tensor", "torch.Tensor"), _typed(None)),
     "torch.where": _where,

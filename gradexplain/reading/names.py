@@ -17,13 +17,14 @@ DEFAULTS = {
     "torch": "torch", "F": "torch.nn.functional", "nn": "torch.nn", "math": "math", "np": "numpy",
     "numpy": "numpy", "functional": "torch.nn.functional", "special": "torch.special",
     "linalg": "torch.linalg", "Tensor": "torch.Tensor", "optim": "torch.optim",
-    "autograd": "torch.autograd",
+    "autograd": "torch.autograd", "jnp": "jax.numpy", "jax": "jax", "tf": "tensorflow",
 }  # fmt: skip
 
 #: Where the records of a module's functions are: their home, "" for any.
 HOMES = {
     "torch": "torch", "torch.cuda": "cuda", "torch.nn.functional": "F", "torch.special": "special", "torch.functional": "torch",
     "torch.linalg": "linalg", "torch.Tensor": "Tensor", "torch.nn": "", "math": "", "numpy": "",
+    **dict.fromkeys(("jax", "jax.numpy", "jax.nn", "tensorflow", "tensorflow.math", "tensorflow.nn"), ""),
     "torch.fft": "fft", "numpy.linalg": "linalg", "cmath": "", "scipy.special": "special",
 }  # fmt: skip
 

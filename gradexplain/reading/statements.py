@@ -166,6 +166,8 @@ _CHANGES = {"append", "clear", "extend", "insert", "pop", "popitem", "remove", "
 
 def _acts(s: Session, function: ast.expr) -> bool:
     """Whether a function asks for gradients or changes something, by its name or in its body."""
+    while isinstance(function, ast.Call):  # grad(f)(x)
+        function = function.func
     named = isinstance(function, ast.Name) and s.assigned(function.id)
     own = s.lookup(function.id) if isinstance(function, ast.Name) and named else None
     parts = [part for one in _body_of(own) for part in ast.walk(one)]
@@ -254,7 +256,9 @@ def _with(s: Session, node: ast.With) -> Any:
         enabled = _enabled(s, item.context_expr, enabled)
         if item.optional_vars is not None:
             place = span(s.program, item.context_expr)
-            assign(s, item.optional_vars, Unread(s.text(place), TRACE), place)
+            tape = "GradientTape" in ast.unparse(item.context_expr)
+            found = value(s, item.context_expr) if tape else Unread(s.text(place), TRACE)
+            assign(s, item.optional_vars, found, place)
     with s.gradients(enabled):
         return run(s, node.body)
 
