@@ -111,9 +111,7 @@ def call_again(s: Session, start: int) -> None:
             (old, _), (new, _) = (s.part(s.ref(found).id) for found in (back, again))
             was, now = (s.runner(place).value(n, _point(s, n, g), "float64") for n in (old, new))
             if not np.array_equal(was, now):
-                s.unsupported(
-                    "this hook gives something else by the time of backward", place, TRACE
-                )
+                s.lack("another hook", place)
 
 
 def _still(s: Session, tensor: Tensor, place: Span) -> Tensor:

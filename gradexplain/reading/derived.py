@@ -63,12 +63,7 @@ class Sweep:
         alone, names = _alone(node, s.builder)
         text = s.runner(self.place).line(alone, names[source], "g")
         if not text:
-            s.unsupported(
-                f"the gradient of `{s.text(node.span)}` is not written out here, to be differentiated "
-                "again",
-                self.place,
-                TRACE,
-            )
+            s.lack("not written out", self.place, text=s.text(node.span))
         scope: dict[str, Any] = {name: self._tensor(id) for id, name in names.items()}
         scope |= {"g": self.arrived[node.id], "y": self._tensor(node.id)}
         with s.scope((scope,)), s.placed(self.place), s.gradients(True):
@@ -155,11 +150,7 @@ def held(s: Session, start: int, v: Array | None, place: Span) -> None:
     own = runner.gradients(graph, leaves, dtype, v, wanted)
     theirs = runner.gradients(graph, leaves, dtype, v, wanted, moved)
     if not _alike(own, theirs, dtype):
-        s.unsupported(
-            "PyTorch's double backward gives other numbers than the gradient's formula",
-            place,
-            TRACE,
-        )
+        s.lack("other double backward", place)
     s.say("create_graph")
 
 

@@ -251,13 +251,7 @@ def _hook(s: Session, owner: Tensor | None, call: Call) -> Any:
         s.say("hook: is passed over", text=s.text(call.place))
     used = owner is not None and owner.ref is not None and owner.ref.id in _inputs(s)
     if not looks and (owner is None or used):
-        s.unsupported(
-            "this hook changes the gradient of what was used before"
-            if used
-            else "this hook changes the gradient in the middle of backward",
-            call.place,
-            f"{'register it first; ' * used}gradexplain trace runs a script, hooks and all",
-        )
+        s.lack("late hook" if used else "hook of a module", call.place)
     if owner is None:
         return Unread(s.text(call.place), TRACE)
     own: Any = (owner, hook, call.place) if looks else (hook, call.place)
