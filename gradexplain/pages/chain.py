@@ -86,8 +86,8 @@ def _row(made: Page, step: Step, shown: str, g: str) -> tuple[doc.Cell, ...]:
             parts.append(doc.Tensor(step.total, f"the sum of {many}"))
         else:
             parts.append(doc.line(doc.label(f"{many} add up")))
-    head = doc.cell(doc.math(shown)) if shown else doc.cell()
-    return head, doc.cell(doc.line(doc.label("to "), doc.name(target))), tuple(parts)
+    to = doc.line(doc.label("to "), doc.name(target))
+    return doc.row(doc.math(shown) if shown else "", to, tuple(parts))
 
 
 def _fits(made: Page, value: Array) -> bool:

@@ -245,17 +245,10 @@ class Page:
     def row(self, gradient: Gradient, ranges: str) -> tuple[doc.Cell, ...]:
         """A gradient: its formula, its value, a line of PyTorch."""
         left, right = self.formula(gradient)
-        shown: list[doc.Line | doc.Tensor] = [
-            doc.line(doc.name(left), doc.math(f" = {right}") if right else "")
-        ]
-        if ranges:
-            shown.append(doc.line(doc.label(f"  {ranges}")))
-        value = (doc.Tensor(gradient.value, of=gradient.name),)
-        return (
-            tuple(shown),
-            value,
-            doc.cell(doc.code(gradient.line, "quiet")) if gradient.line else (),
-        )
+        formula = doc.line(doc.name(left), doc.math(f" = {right}") if right else "")
+        bounds = (doc.line(doc.label(f"  {ranges}")),) if ranges else ()
+        line = doc.code(gradient.line, "quiet") if gradient.line else ""
+        return doc.row((formula, *bounds), doc.Tensor(gradient.value, of=gradient.name), line)
 
     def legend(self, shown: str, bounds: str | None) -> Iterable[doc.Block]:
         """What signs in a text mean, each once for the page, and where its letters run."""

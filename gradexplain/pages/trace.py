@@ -249,11 +249,7 @@ class _Call(Page):
             parts.append(_tensor(step.contribution))
         if step.total is not None:
             parts.append(_tensor(step.total, f"the sum of the {step.uses} contributions to {step.input}"))  # fmt: skip
-        return (
-            doc.cell(shown) if shown else doc.cell(),
-            doc.cell(doc.line(doc.label("to "), doc.name(step.input))),
-            tuple(parts),
-        )
+        return doc.row(shown, doc.line(doc.label("to "), doc.name(step.input)), tuple(parts))
 
     # -- what happened to .grad --------------------------------------------------------------------
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import product
 
 from gradexplain.document import model as doc
 from gradexplain.explanation import Array, ForwardRow, Input
+from gradexplain.tensors import spot
 
 
 def ranges_in(ranges: str, used: str, *, sizes: bool = False) -> dict[str, str]:
@@ -127,10 +129,7 @@ def letters_for(count: int, taken: set[str]) -> list[str]:
 
 def elements(name: str, shape: tuple[int, ...]) -> list[str]:
     """``x[0,0]``, ``x[0,1]``, …: the elements of a tensor in order."""
-    labels = [""]
-    for dim in shape:
-        labels = [f"{label},{i}" if label else str(i) for label in labels for i in range(dim)]
-    return [f"{name}[{label}]" if label else name for label in labels]
+    return [spot(name, at) for at in product(*map(range, shape))]
 
 
 def listed(names: Sequence[str]) -> str:
