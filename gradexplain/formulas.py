@@ -13,7 +13,7 @@ import numpy as np
 from gradexplain.document.shows import Shows
 from gradexplain.errors import InputError
 from gradexplain.explanation import Formula, Shape
-from gradexplain.problem import check_names
+from gradexplain.reading.names import check_names
 from gradexplain.reading.syntax import parse
 from gradexplain.routes.written import Written
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -27,6 +27,7 @@ from gradexplain.plan.cost import room
 from gradexplain.reading.arrays import ONES, Value, as_array, bind
 from gradexplain.reading.inputs import Inputs
 from gradexplain.reading.language import Reading, read, read_text, resized
+from gradexplain.reading.names import check_names
 from gradexplain.reading.program import Program
 from gradexplain.reading.syntax import parse
 from gradexplain.routes.pytorch import Question
@@ -293,17 +294,6 @@ def _bound(program: Program, request: Request) -> tuple[Reading, dict[str, Array
         for name, value in reading.values.items()
     }
     return reading, values
-
-
-def check_names(names: Iterable[str], inputs: Collection[str]) -> None:
-    """Whether what options name are inputs, else `InputError`."""
-    for name in names:
-        if name not in inputs:
-            known = ", ".join(inputs) or "none"
-            raise InputError(
-                f"{name} is not an input of the expression; its inputs are: {known}",
-                remedy="check the spelling, or leave the option out",
-            )
 
 
 def _gradient_text(graph: Graph, name: str, v_name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import math
+from collections.abc import Collection, Iterable
 from functools import reduce
 
 from gradexplain.errors import GradexplainError, InputError, UnsupportedError
@@ -131,3 +132,14 @@ def free_names(program: Program) -> tuple[str, ...]:
             found.setdefault(node.id)
         assigned |= set(statement.targets)
     return tuple(found)
+
+
+def check_names(names: Iterable[str], inputs: Collection[str]) -> None:
+    """Whether what options name are inputs, else `InputError`."""
+    for name in names:
+        if name not in inputs:
+            known = ", ".join(inputs) or "none"
+            raise InputError(
+                f"{name} is not an input of the expression; its inputs are: {known}",
+                remedy="check the spelling, or leave the option out",
+            )
