@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import floor
 from operator import itemgetter
+from statistics import fmean
 
 from gradexplain.document.model import Graph
 
@@ -68,17 +69,13 @@ def _order(layers: list[list[Item]]) -> None:
         for level in layers[1:] if forward else layers[-2::-1]:
             places = {id(item): place for near in layers for place, item in enumerate(near)}
             near = [(item.before if forward else item.after) or [item] for item in level]
-            wanted = [_mean([places[id(other)] for other in found]) for found in near]
+            wanted = [fmean([places[id(other)] for other in found]) for found in near]
             ordered = sorted(zip(wanted, level, strict=True), key=itemgetter(0))
             level[:] = [item for _, item in ordered]
         found = _crossings(layers)
         if found < fewest:
             best, fewest = [list(level) for level in layers], found
     layers[:] = best
-
-
-def _mean(numbers: Sequence[int]) -> float:
-    return sum(numbers) / len(numbers)
 
 
 def _crossings(layers: Sequence[Sequence[Item]]) -> int:
@@ -102,7 +99,7 @@ def _rows(layers: list[list[Item]]) -> None:
     middles: tuple[Callable[[float], int], ...] = (floor, round)
     for middle in middles:
         for level in layers[1:]:
-            _set(level, [middle(_mean([o.row for o in item.before])) for item in level])
+            _set(level, [middle(fmean([o.row for o in item.before])) for item in level])
         if middle is floor:
             _set(layers[0], [min((o.row for o in item.after), default=0) for item in layers[0]])
 

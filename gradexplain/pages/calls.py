@@ -109,9 +109,8 @@ def _table(call: Call) -> doc.Table:
 
 def _verdict(entry: Accumulated) -> doc.Line:
     words = {"agree": "PyTorch agrees", "convention": "convention", "mismatch": "MISMATCH"}
-    if entry.verdict not in words:
-        return ()
-    return doc.line(doc.Span(words[entry.verdict], ROLES[entry.verdict]))
+    word = words.get(entry.verdict)
+    return doc.line(doc.Span(word, ROLES[entry.verdict])) if word else ()
 
 
 def second(page: Page, found: Second) -> Iterable[doc.Block]:

@@ -180,15 +180,12 @@ class Page:
     # -- the graph -------------------------------------------------------------------------------
 
     def drawing(self) -> Iterable[doc.Block]:
-        graph = graph_of(self.x)
-        if graph is not None:
-            yield graph
+        yield from filter(None, [graph_of(self.x)])
         yield from self.stepper()
 
     def stepper(self) -> Iterable[doc.Block]:
         """What a format that moves steps through."""
         x = self.x
-        g = self.arriving
         graph = graph_of(x, detail=True)
         if graph is not None:
             yield doc.Steps(
@@ -197,7 +194,7 @@ class Page:
                 tuple(
                     doc.Step(
                         s.node, s.input, self.said.get(s.input, s.input), self.expression(s.node), self.renamed(s.rule),
-                        chain.work(s), chain.in_words(s, g), s.upstream, s.contribution, s.total,
+                        chain.work(s), chain.in_words(s, self.arriving), s.upstream, s.contribution, s.total,
                     )
                     for s in x.steps
                 ),
@@ -286,10 +283,8 @@ class Page:
 
     def without_v(self, gradient: Gradient) -> str:
         """What v is multiplied with in the gradient: the diagonal of J; "" where it is no factor."""
-        right = self.formula(gradient)[1]
-        if self.x.grad.source == "implicit":
-            return right
-        return chain.factor(right, self.x.grad.name) or ""
+        right, v = self.formula(gradient)[1], self.x.grad
+        return right if v.source == "implicit" else chain.factor(right, v.name) or ""
 
     def renamed(self, text: str) -> str:
         """A formula in which unnamed values stand by their own text."""
