@@ -144,7 +144,10 @@ def test_what_nothing_goes_straight_through_to_is_said() -> None:
     ]
     with pytest.raises(InputError) as error:
         check(RoundedSum, shapes={"x": (3,)}, intended="straight-through")
-    assert str(error.value) == ("nothing goes straight through: no input has the output's shape ()")
+    assert str(error.value) == (
+        "nothing goes straight through: no input has the output's shape ()\n"
+        'remedy: say it: --as "x: …", a gradient of shape (3,), or --no-grad x'
+    )
 
 
 class Pick(Function):
