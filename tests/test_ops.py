@@ -455,7 +455,9 @@ def test_gradients_read_like_a_textbooks() -> None:
     assert loss.text == "x.grad[j,l] = v·(p[j,l] − δ(index[j],l))/2"
     assert loss.where[-1] == "p[j,l] = exp(x[j,l])/Σ_q exp(x[j,q])"
     norm = gradient("F.layer_norm(x[2,3], (3,))")
-    assert norm.text == "x.grad[j,l] = (3·v[j,l] − x̂[j,l]·Σ_k v[j,k]·x̂[j,k] − Σ_k v[j,k])/(3·σ[j])"
+    assert (
+        norm.text == "x.grad[j,l] = (3·v[j,l] − x̂[j,l]·Σ_k v[j,k]·x̂[j,k] − Σ_k v[j,k])/(3·σ[j,0])"
+    )
 
 
 # -- broadcasting and errors ---------------------------------------------------------------------

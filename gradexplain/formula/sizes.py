@@ -244,8 +244,9 @@ def _written(graph: Graph, primes: Collection[int] = ()) -> Iterator[int]:
                 if any(abs((number + _NEAR) % prime - _NEAR) <= _NEAR for prime in primes):
                     continue
                 exact = sympy.Rational(repr(float(number)))
-                yield from sympy.primefactors(exact.p)
                 yield from sympy.primefactors(exact.q)
+                for down in (0,) if exact.is_integer else (0, 1, 2):  # exponents of derivatives
+                    yield from sympy.primefactors(exact.p - down * exact.q)
 
 
 def _parts(groups: list[list[tuple[str, int, int]]]) -> Iterator[tuple[Any, ...]]:

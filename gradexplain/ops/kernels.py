@@ -53,5 +53,7 @@ def softmax(
 def _rows(array: Any, axes: tuple[int, ...]) -> list[Any]:
     """Parts of the first axis that stay in the cache; all of the array where it is one of ``axes``."""
     whole = array.ndim < 2 or array.size < 2 * _AT_ONCE or any(a % array.ndim == 0 for a in axes)
-    step = len(array) if whole else max(1, _AT_ONCE * len(array) // array.size)
-    return [slice(low, low + step) for low in range(0, len(array), max(step, 1))]
+    if whole:
+        return [...]
+    step = max(1, _AT_ONCE * len(array) // array.size)
+    return [slice(low, low + step) for low in range(0, len(array), step)]
