@@ -19,6 +19,12 @@ from gradexplain.routes.singular import Accounted, Singular, singular_nodes
 from gradexplain.verdict import compare, digits, fold
 from gradexplain.verdict.status import worst
 
+#: Why nothing can be told where precision ran out.
+NOT_ENOUGH = (
+    f"the exact values would take more than {MOST_DIGITS:,} decimal digits, the most that "
+    "are tried: what is then left of a difference is shown as 0, and may be another number"
+)
+
 
 class Judging:
     """The closed form against the chain rule, with ``precision`` digits where there are digits to
@@ -172,11 +178,7 @@ class Judging:
         elif self.answer.error:
             status, reason = "cannot tell", self.answer.error
         elif not self._enough:
-            status = "cannot tell"
-            reason = (
-                f"the exact values would take more than {MOST_DIGITS:,} decimal digits, the most that "
-                "are tried: what is then left of a difference is shown as 0, and may be another number"
-            )
+            status, reason = "cannot tell", NOT_ENOUGH
         check = fold.check(
             status,
             (gradient.verdict for gradient in found),

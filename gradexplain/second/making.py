@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import sympy
 
+from gradexplain.arithmetic import mp
 from gradexplain.engine import Run
 from gradexplain.explanation import Array, Check, Difference
 from gradexplain.formats.notation import latex
 from gradexplain.formula.indices import Ranges, index
 from gradexplain.graph import Node
+from gradexplain.judging import NOT_ENOUGH
 from gradexplain.plan.arrays import to_float
 from gradexplain.problem import Problem, is_small
 from gradexplain.routes.calls import Shared
-from gradexplain.routes.chain import ChainRule, cleaned
+from gradexplain.routes.chain import ChainRule, cleaned, settled_chain
 from gradexplain.routes.closed import ClosedForm
 from gradexplain.routes.judged import JudgedSteps, judged
 from gradexplain.routes.singular import Accounted, Singular
@@ -121,17 +123,20 @@ class Making:
         if len(self.leaves) == 1:
             (self.values[self.hessian.u],) = asked.weights.values()
         self._judge_steps()
-        self._blocks()
-        self._whole()
-        self._products()
+        with mp.workdps(self.precision):
+            self._blocks()
+            self._whole()
+            self._products()
         self.hessian.notes += notes(self)
 
     def _judge_steps(self) -> None:
-        """The chain rule for ``H·u``, and each step of PyTorch's second pass held against it."""
+        """The chain rule for ``H·u``, with the digits that it and H need, and each step of PyTorch's
+        second pass held against it."""
         graph, wanted = self.steps.graph, list(self.problem.wanted)
-        exact = is_small(graph) and self.asked.whole
-        self.chain = ChainRule(graph, self._all_values(), exact=exact)
-        self.chain.backward(np.ones(()), wanted)
+        self.chain, self.precision, self.enough = settled_chain(
+            graph, self._all_values(), np.ones(()), wanted,
+            exact=is_small(graph) and self.asked.whole,
+        )  # fmt: skip
         self.judged: JudgedSteps | None = None
         if self.answer is not None:
             self.judged = judged(
@@ -204,7 +209,7 @@ class Making:
         block.tolerance, exact = self._bounds(size, block.known)
         block.verdict, block.margin = self._compare(
             self._left(a, "", b, ""), block.value, stepped, block.torch, block.tolerance, exact,
-            self._accounted(b, self.steps.of.get(a.label)),
+            b, self.steps.of.get(a.label),
         )  # fmt: skip
         if block.value is None or block.torch is None:
             return
@@ -254,10 +259,7 @@ class Making:
             moved = np.array(self.problem.values[b.label], dtype=np.float64)
             moved[column] += step
             values = {**self.problem.values, b.label: moved}
-            there = ClosedForm(
-                self.run.graph, values, self.problem.v, exact=form.exact, formulas=form
-            )
-            return there.gradient_value(a)[0]
+            return form.at(values, self.problem.v, exact=form.exact).gradient_value(a)[0]
 
         with np.errstate(all="ignore"):
             below, here, above = gradient(-h), gradient(0.0), gradient(h)
@@ -280,13 +282,12 @@ class Making:
         torch: Array | None,
         tolerance: Array,
         exact: Array,
-        accounted: Callable[[Array, Array, Array], Any],
+        node: Node,
+        id: int | None = None,
     ) -> tuple[str, float | None]:
-        """The verdict on one block or product, and its margin; differences are kept.
-
-        ``accounted`` says which of the elements that differ nothing accounts for.
-        """
-        pairs = []
+        """The verdict on ``H·u`` for ``node``, or the Jacobian of the value ``id`` by it, and its margin;
+        differences are kept."""
+        accounted, pairs = self._accounted(node, id), []
         if value is not None:
             pairs.append((("closed form", "chain rule"), value, chain, exact))
         if torch is not None:
@@ -315,7 +316,8 @@ class Making:
             if not few:
                 self.differences = [d for d in self.differences if d not in found]
                 return steps, whole.margin
-            if status == "agree" and not self._astray():
+            off = compare.differs(expected, given, allowed) & self._lasting(node)
+            if not off.any() and not self._astray():
                 return "convention", whole.margin
         if status == "agree":
             status = whole.verdict
@@ -362,17 +364,30 @@ class Making:
                 wrong &= ~off.any(axis=tuple(range(off.ndim - len(leaf.shape))))
         return not wrong.any() and all(block.verdict != "mismatch" for block in column)
 
+    def _runs(self, leaf: Node) -> Iterator[tuple[Array, Array]]:
+        """``H·u`` for an input in PyTorch's own run and in the one whose steps were judged, each with
+        the exact values."""
+        assert self.answer is not None
+        zero = np.zeros(leaf.shape)
+        pair = self.chain.upstream.get(leaf.id, (zero, zero))
+        exact = cleaned(pair, exact=self.chain.exact)
+        for run in (self.answer.second.gradients, self.answer.second.stepped):
+            found = run.get(leaf.label)
+            yield (zero if found is None else found), exact
+
     def _astray(self) -> bool:
         """Whether the run whose steps were judged has digits that PyTorch's own numbers lack."""
         dtype, scale = self.problem.dtype, compare.largest(self.problem.v)
-        assert self.answer is not None
-        second = self.answer.second
-        for leaf in (leaf for leaf in self.leaves if leaf.id in self.chain.upstream):
-            exact = cleaned(self.chain.upstream[leaf.id], exact=self.chain.exact)
-            runs = (run.get(leaf.label) for run in (second.gradients, second.stepped))
-            if [digits.has_few(run, exact, dtype, scale) for run in runs] == [True, False]:
-                return True
-        return False
+        few = (
+            [digits.has_few(*run, dtype, scale) for run in self._runs(leaf)] for leaf in self.leaves
+        )
+        return [True, False] in few
+
+    def _lasting(self, leaf: Node) -> Any:
+        """The elements of which the run whose steps were judged has not few digits."""
+        dtype = self.problem.dtype
+        *_, run = self._runs(leaf)
+        return ~digits.few(digits.right(*run, dtype), dtype)
 
     def _chain_rows(self) -> dict[tuple[str, str], tuple[Array, Array]]:
         """Every block by the chain rule on the graph of the backward pass, a row at a time."""
@@ -503,7 +518,7 @@ class Making:
             product.verdict, product.margin = self._compare(
                 f"(H·{self.hessian.u})" + (f".{leaf.label}" if len(self.leaves) > 1 else ""),
                 product.value, product.chain_rule, product.torch, product.tolerance, bound,
-                self._accounted(leaf),
+                leaf,
             )  # fmt: skip
             if product.verdict == "mismatch" and self._follows(leaf, product):
                 product.verdict = "convention"  # its numbers are H's, which are accounted for
@@ -554,6 +569,8 @@ class Making:
         h = self.hessian
         items: list[Block | Product] = [*h.blocks.values(), *h.products.values()]
         status = "agree" if self.asked.shared is not None else "skipped"
+        if self.answer is not None and not self.enough:
+            self.refused = NOT_ENOUGH
         if self.refused:
             status = "cannot tell"
         found = fold.check(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -92,15 +93,15 @@ def _fewest(found: Array, exact: Array, dtype: str) -> tuple[tuple[int, ...], fl
     return where, least
 
 
-def few(digits: float, dtype: str) -> bool:
-    """Whether so few digits are worth a word: less than half of the dtype's."""
+def few(digits: Any, dtype: str) -> Any:
+    """Whether so few digits, or where, are worth a word: less than half of the dtype's."""
     return digits < in_format(dtype) / 2
 
 
 def has_few(found: Array | None, exact: Array, dtype: str, scale: float) -> bool:
     """Whether a tensor as a whole has `few` right digits; None are zeros."""
     found = np.zeros(exact.shape) if found is None else found
-    return few(whole(found, exact, dtype, scale), dtype)
+    return bool(few(whole(found, exact, dtype, scale), dtype))
 
 
 def forward_losses(
