@@ -58,6 +58,8 @@ class Input:
 
 @dataclass(slots=True)
 class Output:
+    """The value that ``backward`` starts from."""
+
     name: str
     shape: Shape
     value: Array | None = None  # known after the forward stage
@@ -233,7 +235,7 @@ class Element:
     """One element of a gradient in full: the sum over the output, and over the paths to it.
 
     ``entries`` are the terms that are not 0, empty where J is too large to be computed; of more
-    paths than `MOST_PATHS`, none is given.
+    paths than 24, none is given.
     """
 
     input: str

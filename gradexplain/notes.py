@@ -54,7 +54,7 @@ def _kinks(run: Run, singular: list[Singular]) -> list[Note]:
         notes.append(
             Note(
                 "kink",
-                f"{op.name} has no derivative at {where}{more}: {op.kink}.",
+                f"{op.name} has no derivative where {where}{more} is computed: {op.kink}.",
                 {"node": point.node.label, "index": list(point.index), "count": point.count},
             )
         )

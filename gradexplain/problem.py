@@ -353,7 +353,7 @@ def _wanted(graph: Graph, wrt: tuple[str, ...] | None, own: tuple[str, ...] | No
 
 def _element(graph: Graph, wanted: Sequence[str], text: str) -> tuple[str, tuple[int, ...]]:
     """``x[0,0]`` as a name and an index; `InputError` where there is no such element."""
-    found = re.fullmatch(r"\s*([^\W\d]\w*)\s*(?:\[([\d\s,-]*)\])?\s*", text)
+    found = re.fullmatch(r"\s*([^\W\d]\w*)\s*(?:\[((?:\s*-?\d+\s*(?:,|(?=\])))*)\s*\])?\s*", text)
     name = found[1] if found else ""
     if found is None or name not in wanted:
         raise InputError(
@@ -362,19 +362,14 @@ def _element(graph: Graph, wanted: Sequence[str], text: str) -> tuple[str, tuple
         )
     node = graph.by_label(name)
     assert node is not None
-    parts = [part.strip() for part in (found[2] or "").split(",") if part.strip()]
-    try:
-        index = tuple(int(part) for part in parts)
-    except ValueError:
-        index = (math.inf,)  # type: ignore[assignment]
+    index = tuple(map(int, re.findall(r"-?\d+", found[2] or "")))
     shape = node.shape
     if len(index) != len(shape) or not all(-n <= i < n for i, n in zip(index, shape, strict=True)):
-        example = ",".join("0" for _ in shape)
+        ends = ([0] * len(shape), [n - 1 for n in shape])
+        first, last = (f"{name}[{','.join(map(str, end))}]" if shape else name for end in ends)
         raise InputError(
-            f"{text.strip()} is no element of {name}, whose shape is {show_shape(shape)}",
-            remedy=f"give {len(shape)} indices, as in {name}[{example}]"
-            if shape
-            else f"write {name}",
+            f"{text.strip()} is no single element of {name}, whose shape is {show_shape(shape)}",
+            remedy=f"write {first}" if first == last else f"write one of {first} to {last}",
         )
     return name, tuple(i % n for i, n in zip(index, shape, strict=True))
 

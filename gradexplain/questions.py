@@ -115,7 +115,7 @@ def _why(run: Run, c: Sent, called: str, up: Array, sent: Array) -> str:
     where = low if low == high else f"{low} to {high}"
     other = "; --at gives others" if run.problem.examples else ""
     return (
-        f"{called} lets {much} of the gradient that arrives there through: it is flat at the values "
+        f"{called} passes on {much} of the gradient that arrives there: it is flat at the values "
         f"it is made from, {where}{other}."
     )
 

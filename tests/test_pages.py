@@ -150,8 +150,13 @@ def test_denominator_layout_is_the_transpose(columns: Explanation) -> None:
     ("element", "message"),
     [
         ("z[0]", "z[0] is no element of an input's gradient"),
-        ("x[0]", "x[0] is no element of x, whose shape is (2, 2)"),
-        ("x[2,0]", "x[2,0] is no element of x, whose shape is (2, 2)"),
+        ("x[0]", "x[0] is no single element of x, whose shape is (2, 2)"),
+        (
+            "x[2,0]",
+            "x[2,0] is no single element of x, whose shape is (2, 2)\nremedy: write one of x[0,0] to x[1,1]",
+        ),
+        ("x", "x is no single element of x, whose shape is (2, 2)"),
+        ("x[0 1]", "x[0 1] is no element of an input's gradient"),
         ("x[a]", "x[a] is no element of an input's gradient"),
     ],
 )
@@ -323,7 +328,7 @@ def test_a_quotient_keeps_its_brackets() -> None:
          "sum of its elements is the same whatever it is made from. Weigh them differently, as a loss "
          "does, and the gradient is not 0."),
         ("tanh(x)", [12, 13, 14], [1, 2, 3],
-         "y lets no more than 5e-11 of the gradient that arrives there through: it is flat at the "
+         "y passes on no more than 5e-11 of the gradient that arrives there: it is flat at the "
          "values it is made from, 12 to 14."),
         ("x*x", [1, 2, 3], [1, 2, 3], None),
     ],

@@ -87,6 +87,7 @@ VARIANCE = """\
 Gradients  at every size
   ∂y/∂x[j] = 2·(x[j] − μ)·[1 ≤ j ≤ N − 2]/(N − 3)    j = 0…N − 1; p = 0…N − 3
     where μ = (Σ_p x[p + 1])/(N − 2)
+    […] is 1 where it holds, else 0
 """
 
 
@@ -118,7 +119,7 @@ def test_a_letter_in_the_text_is_the_size(text: str, formula: str) -> None:
     ("arguments", "said"),
     [
         (["x*2", "--shape", "x=N", "--at", "x=1"],
-         "gradexplain: --at speaks of numbers, and a size is a letter by --shape\n"
+         "gradexplain: --at needs numbers for sizes, and --shape gives a letter for one\n"
          "remedy: leave --at out, or give every size as a number\n"),
         (["N = 2*x; N.sum()", "--shape", "x=N"],
          "gradexplain: N is a value of the expression, and a size by --shape\n"

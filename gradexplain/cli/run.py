@@ -84,7 +84,7 @@ def _in_letters(question: Question, letters: dict[str, tuple[int | str, ...]], o
     for option, value in given.items():
         if value:
             raise InputError(
-                f"{option} speaks of numbers, and a size is a letter by --shape",
+                f"{option} needs numbers for sizes, and --shape gives a letter for one",
                 remedy=f"leave {option} out, or give every size as a number",
             )
     from gradexplain.formulas import formulas

@@ -113,8 +113,8 @@ def work(step: Step) -> str:
     worked = re.sub(r"\((\([^()]*\))\)", r"\1", worked)
     left, _, right = worked.rpartition(" = ")
     if left == right or re.search(
-        r"/−?0(?![.\d])", left
-    ):  # what is said to be 0 there is no quotient
+        r"\b(inf|nan)\b|/−?0(?![.\d])", left
+    ):  # what overflowed, or is said to be 0, gives no number
         return ""
     nonzero = np.argwhere(step.contribution != 0)
     place = tuple(int(i) for i in nonzero[0]) if len(nonzero) else (0,) * step.contribution.ndim

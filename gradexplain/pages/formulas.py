@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from gradexplain.document import model as doc
 from gradexplain.explanation import Formula as Derived
 from gradexplain.formulas import Formulas, Lettered
+from gradexplain.pages.words import LEGEND
 
 
 def page(x: Formulas) -> doc.Document:
@@ -23,11 +25,16 @@ def _blocks(x: Formulas) -> Iterable[doc.Block]:
             doc.row(doc.name(label_), doc.label(_shape(shape))) for label_, shape in shapes.items()
         )
     )
-    yield doc.Heading("Gradients", "Jᵀ·v at every size" if x.output_shape else "at every size")
+    said = f"Jᵀ·v at every size; v, the argument of backward, has the shape of {x.output}"
+    yield doc.Heading("Gradients", said if x.output_shape else "at every size")
     yield from map(_shown, x.gradients.values())
+    shown = [*x.gradients.values()]
     if x.output_shape:
         yield doc.Heading("Jacobian", f"J = ∂{x.output}/∂input")
         yield from map(_shown, x.jacobian.values())
+        shown += x.jacobian.values()
+    signs = [s for sign, s in LEGEND if any(re.search(sign, formula.text) for formula in shown)]
+    yield from (doc.remark(sign, indent=4) for sign in signs)
 
 
 def _shown(formula: Derived) -> doc.Formula:

@@ -357,7 +357,7 @@ class Page:
             return
         yield doc.Heading(
             "What v is",
-            "starting at a value with v = the gradient that arrives there gives the same",
+            "starting at a value, with the gradient that arrives there as v, gives the same",
         )
         rows = []
         for i in rest:

@@ -272,7 +272,7 @@ def why(parameter: str, ways: list[Way], call: int, place: int | None) -> doc.Do
         blocks.append(doc.prose(said))
     for way in ways[:3]:
         share = "" if len(ways) == 1 else f"contribution of norm {_short(way.norm)}"
-        blocks.append(doc.Heading(f"From {way.start} by {way.operation}", share))
+        blocks.append(doc.Heading(f"From {way.start} to it through {way.operation}", share))
         steps = way.steps
         if len(steps) > 18:
             steps = [*steps[:9], replace(steps[9], operation="…", line=None), *steps[-8:]]

@@ -231,7 +231,7 @@ class _Explainer(Backward):
                 seen.add(op.name)
                 more = f" and {point.count - 1} more" if point.count > 1 else ""
                 where = f"{spot(point.node.label, point.index)}{more}"
-                text = f"{op.name} has no derivative at {where}: {op.kink}."
+                text = f"{op.name} has no derivative where {where} is computed: {op.kink}."
                 say("kink", text, node=point.node.label, count=point.count)
         notes += self._infinities()
         made = [o for o in s.operations if o.gradients and o.id not in self.opaque]
