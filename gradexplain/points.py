@@ -159,15 +159,18 @@ def regular(
         )
 
 
+def numbers(graph: Graph) -> list[float]:
+    """The numbers of an expression."""
+    found: list[float] = []
+    for node in graph.nodes:
+        told = [node.value] if node.is_literal else list(node.args) if node.op else []
+        found += [float(n) for n in told if isinstance(n, (int, float)) and not isinstance(n, bool)]
+    return found
+
+
 def special(shapes: Shapes, graph: Graph | None) -> Iterator[tuple[str, dict[str, Array]]]:
     """Points at which some elements are 0, or a number of the expression, or alike."""
-    marks = [0.0]
-    for node in graph.nodes if graph is not None else ():
-        numbers = [node.value] if node.is_literal else list(node.args) if node.op else []
-        marks += [
-            float(n) for n in numbers if isinstance(n, (int, float)) and not isinstance(n, bool)
-        ]
-    for mark in list(dict.fromkeys(marks))[:6]:
+    for mark in list(dict.fromkeys([0.0, *(numbers(graph) if graph is not None else ())]))[:6]:
         for _, values in itertools.islice(regular(shapes, 3, signed=True), 1):
             changed = {}
             for name, value in values.items():

@@ -503,3 +503,70 @@ def test_sarif_is_valid(tmp_path: Path) -> None:
         document = json.loads(answer.read_text("utf-8"))
         assert [e.message for e in validator.iter_errors(document)] == []
         assert len(document["runs"][0]["results"]) == results
+
+
+class HalfLogDet(Function):
+    @staticmethod
+    def forward(ctx: Any, w: Any) -> Any:
+        ctx.save_for_backward(w)
+        return 0.5 * torch.linalg.slogdet(w @ w.mT)[1]
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        (w,) = ctx.saved_tensors
+        return g[..., None, None] * torch.linalg.solve(w @ w.mT, w)
+
+
+def test_a_point_without_a_value_is_left_out() -> None:
+    report = check(HalfLogDet, shapes={"w": (2, 3, 4)})
+    assert report.right and len(report.points) > 2
+
+
+class Quantile(Function):
+    """The loss of quantile regression; ``far`` is its slope where |u| is above 1."""
+
+    far = staticmethod(torch.sign)
+
+    @staticmethod
+    def forward(ctx: Any, q: Any, target: Any, tau: Any) -> Any:
+        u = target - q
+        ctx.save_for_backward(u, tau)
+        huber = torch.where(u.abs() <= 1, u * u / 2, u.abs() - 0.5)
+        return ((tau - (u < 0).to(u.dtype)).abs() * huber).sum()
+
+    @classmethod
+    def backward(cls, ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        u, tau = ctx.saved_tensors
+        slope = torch.where(u.abs() <= 1, u, cls.far(u))
+        return -g * (tau - (u < 0).to(u.dtype)).abs() * slope, None, None
+
+
+class WrongQuantile(Quantile):
+    far = staticmethod(torch.ones_like)
+
+
+def test_branches_are_met_together() -> None:
+    """u < −1 needs two conditions at one element, which inputs that vary alike never meet."""
+    asked: dict[str, Any] = {
+        "shapes": {"q": (3, 4), "target": (3, 4)},
+        "at": {"tau": [0.2, 0.4, 0.6, 0.8]},
+        "frozen": ("target", "tau"),
+    }
+    assert check(Quantile, **asked).right
+    assert not check(WrongQuantile, **asked).right
+
+
+class Threshold(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        ctx.save_for_backward(x)
+        return torch.nn.functional.softplus(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return torch.where(x > 5, g, g * torch.sigmoid(x))
+
+
+def test_a_branch_of_the_claim_alone() -> None:
+    assert not check(Threshold).right

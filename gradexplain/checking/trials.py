@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -293,7 +294,13 @@ class Tries:
             trial.true = trial.reference
             trial.size = {name: np.abs(j) for name, j in trial.true.items()}
         else:
-            for name, (j, size) in truth.jacobians(values).items():
+            try:
+                jacobians = truth.jacobians(values)
+            except InputError:
+                if finite:
+                    return None  # PyTorch's rounding gives a value where there is none
+                raise
+            for name, (j, size) in jacobians.items():
                 trial.true[name], trial.size[name] = j, size
         for name in setting.wanted:
             tolerance = compare.bound(trial.size[name], trial.true[name], np.ones(1), "float64")
@@ -415,41 +422,69 @@ def _at_settings(
     return trials
 
 
-#: So many points are looked at for one at which a condition of the forward is another.
-_LOOKED = 24
+#: So many points are looked at for those at which conditions meet that have not met, so many tried.
+_LOOKED, _COVERED = 24, 4
+#: Ranges of the values looked at, of the largest: about 0, further out, and where a logarithm has
+#: a value.  The largest is beyond the numbers that the claim compares with, up to a bound of ours:
+#: where saturated functions cancel there is nothing to compare.
+_WIDE, _LARGEST = ((-0.36, 0.36), (-1.0, 1.0), (0.004, 1.0)), (5.0, 15.0)
 
 
 def _covering(
     tries: Tries, setting: Setting, given: Mapping[str, Array], trials: Sequence[Trial]
 ) -> list[Trial]:
-    """Trials at which conditions that were always met, or never, are not."""
+    """Trials at which conditions of the forward and of the claim, and the signs of the inputs, are
+    true and false together as they have not been at one element.
+
+    The values of different inputs are independent here; a branch is wrong only where it is taken.
+    """
     free = {n: s for n, s in setting.shapes.items() if n not in given}
-    nodes = () if setting.graph is None else setting.graph.nodes
-    kinked = {n.label for n in nodes if n.op is not None and n.op.kink
-              and [nodes[i].shape for i in n.inputs] == [n.shape]}  # fmt: skip
-
-    def met(values: Mapping[str, Array]) -> set[tuple[str, bool]]:
-        """Each condition, as is what a kink makes 0, with whether it is met and whether it is not."""
-        known = forward_tensors(setting, values) if nodes else {}
-        told = {n: t == 0 if n in kinked else t for n, t in known.items()
-                if n in kinked or str(t.dtype) == "torch.bool"}  # fmt: skip
-        return {(n, bool(one)) for n, t in told.items() for one in t.unique()}
-
-    seen = {one for t in trials if t.setting is setting and not t.special for one in met(t.values)}
-    lacking = {(name, not way) for name, way in seen} - seen
+    seen = {one for t in trials if t.setting is setting and not t.special
+            for one in _met(setting, t.values, free)}  # fmt: skip
     found: list[Trial] = []
+    told = (abs(n) for graph in setting.claims.values() for n in points.numbers(graph))
+    most = max([_LARGEST[0], *(1.5 * n for n in told if 1.5 * n <= _LARGEST[1])])
     chance = np.random.RandomState(0)  # the same on every machine
-    for _ in range(_LOOKED) if lacking else ():
-        values = {n: np.round(chance.uniform(-1.8, 1.8, shape), 3) for n, shape in free.items()}
+    for place in range(_LOOKED if free else 0):
+        low, high = (most * share for share in _WIDE[place % len(_WIDE)])
+        values = {n: np.round(chance.uniform(low, high, shape), 3) for n, shape in free.items()}
         here = _held({**tries.meeting(values), **given}, setting, tries.dtype)
-        new = lacking & met(here)
-        trial = (
-            tries.trial(setting, "values at which a condition is another", here) if new else None
-        )
+        met = _met(setting, here, free) - seen
+        what = f"other values between {low:g} and {high:g}"
+        trial = tries.trial(setting, what, here) if met or place < 2 else None
         if trial is not None:
             found.append(trial)
-            lacking -= new
+            seen |= met
+        if len(found) == _COVERED:
+            break
     return found
+
+
+#: So many conditions are looked at by pairs.
+_PAIRED = 10
+
+
+def _met(
+    setting: Setting, values: Mapping[str, Array], free: Mapping[str, Shape]
+) -> set[tuple[int, int, int]]:
+    """Pairs of conditions, with how the two are true and false at one element."""
+    told = [values[n] < 0 for n in free]
+    with contextlib.suppress(*numeric.UNEVALUATED):
+        known = forward_tensors(setting, values) if setting.graph is not None else {}
+        nodes = () if setting.graph is None else setting.graph.nodes
+        for node in nodes:
+            if node.op is not None and node.op.kink and node.label in known:
+                told += [numeric.array(known[n]) <= 0 for n in (node.label, *(
+                    nodes[i].label for i in node.inputs)) if n in known]  # fmt: skip
+        v = dict.fromkeys(setting.grad_names, numeric.tensor(np.ones(setting.out_shape), "float64"))
+        tensors = [*known.values()]
+        for graph in setting.claims.values():
+            tensors += numeric.run(graph, {**known, **v}, "float64", everything=True).values()
+        told += [numeric.array(t) > 0 for t in tensors
+                 if str(getattr(t, "dtype", "")) == "torch.bool"]  # fmt: skip
+    pairs = itertools.combinations_with_replacement(enumerate(told[:_PAIRED]), 2)
+    return {(i, j, int(both)) for (i, a), (j, b) in pairs
+            if a.shape == b.shape for both in np.unique(2 * a + b)}  # fmt: skip
 
 
 def _held(values: dict[str, Array], setting: Setting, dtype: str) -> dict[str, Array]:
