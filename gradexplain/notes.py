@@ -50,7 +50,7 @@ def _kinks(run: Run, singular: list[Singular]) -> list[Note]:
         if not op.kink:
             continue
         where = spot(point.node.label, point.index)
-        more = f" and {point.count - 1} more" if point.count > 1 else ""
+        more = f" (and {point.count - 1} more)" if point.count > 1 else ""
         notes.append(
             Note(
                 "kink",

@@ -61,7 +61,7 @@ def run(question: Question, calls: Calls, no_check: bool, shown: Shown, out: Out
     file (@v.npy, @v.json). Without --grad, v is 1 for a scalar output. An input without --at
     gets example values 1, 2, 3, ...
 
-    With letters for sizes, as in --shape x=N,M, the formulas alone are shown, at no size.
+    With letters for sizes, as in --shape x=N,M, the formulas alone are shown, without numbers or a check.
 
     Several --grad are several calls of backward on the same graph, which add up in .grad;
     --from starts from a value in the middle, or from several.

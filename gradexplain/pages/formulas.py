@@ -28,13 +28,12 @@ def _blocks(x: Formulas) -> Iterable[doc.Block]:
     said = f"Jᵀ·v at every size; v, the argument of backward, has the shape of {x.output}"
     yield doc.Heading("Gradients", said if x.output_shape else "at every size")
     yield from map(_shown, x.gradients.values())
-    shown = [*x.gradients.values()]
-    if x.output_shape:
+    jacobian = [*x.jacobian.values()] if x.output_shape else []
+    if jacobian:
         yield doc.Heading("Jacobian", f"J = ∂{x.output}/∂input")
-        yield from map(_shown, x.jacobian.values())
-        shown += x.jacobian.values()
-    signs = [s for sign, s in LEGEND if any(re.search(sign, formula.text) for formula in shown)]
-    yield from (doc.remark(sign, indent=4) for sign in signs)
+        yield from map(_shown, jacobian)
+    text = "\n".join(formula.text for formula in (*x.gradients.values(), *jacobian))
+    yield from (doc.remark(meaning, indent=4) for sign, meaning in LEGEND if re.search(sign, text))
 
 
 def _shown(formula: Derived) -> doc.Formula:

@@ -268,8 +268,7 @@ def why(parameter: str, ways: list[Way], call: int, place: int | None) -> doc.Do
         doc.Heading(f"{parameter}.grad", f"of call {call}{where}: norm {_short(total)}"),
     ]
     if len(ways) > 1:
-        said = f"It is the sum of {len(ways)} contributions, the largest first."
-        blocks.append(doc.prose(said))
+        blocks.append(doc.prose(f"It is the sum of {len(ways)} contributions, the largest first."))
     for way in ways[:3]:
         share = "" if len(ways) == 1 else f"contribution of norm {_short(way.norm)}"
         blocks.append(doc.Heading(f"From {way.start} to it through {way.operation}", share))

@@ -24,7 +24,7 @@ def _blocks(x: Stability) -> Iterator[doc.Block]:
         f"{name} from {low:g} to {high:g} in {len(x.points)} points, {x.dtype}: "
         f"{x.full:.0f} digits at the most, measured with PyTorch against the exact value."
     )
-    yield doc.Heading("Digits", f"{name} = {x.points[0]:.3g} … {x.points[-1]:.3g}")
+    yield doc.Heading("Digits", f"{name} = {x.points[0]:.3g} … {x.points[-1]:.3g}, not to scale")
     yield _picture(x)
     yield doc.Heading("Answer")
     if x.lost is None:

@@ -229,7 +229,7 @@ class _Explainer(Backward):
             op = point.node.op
             if op.kink and op.name not in seen:
                 seen.add(op.name)
-                more = f" and {point.count - 1} more" if point.count > 1 else ""
+                more = f" (and {point.count - 1} more)" if point.count > 1 else ""
                 where = f"{spot(point.node.label, point.index)}{more}"
                 text = f"{op.name} has no derivative where {where} is computed: {op.kink}."
                 say("kink", text, node=point.node.label, count=point.count)
