@@ -86,7 +86,7 @@ def adjoint(graph: Graph, wanted: Sequence[str], upstream: str | None = None) ->
             nodes.append(_gradient(nodes, node, sent[node.id]))
         if node.op is None or node.id not in arrived or node.id not in on_the_way:
             continue
-        for contribution in _sends(graph, node, arrived[node.id]):
+        for contribution in sends(graph, node, arrived[node.id]):
             if contribution.source.id in on_the_way:
                 sent.setdefault(contribution.source.id, []).append(contribution.term)
                 contributions.append(contribution)
@@ -96,7 +96,7 @@ def adjoint(graph: Graph, wanted: Sequence[str], upstream: str | None = None) ->
     return Adjoint(Graph(graph.source, tuple(nodes), last), v, gradients, tuple(contributions))
 
 
-def _sends(graph: Graph, node: Node, arrived: int | None) -> Iterator[Contribution]:
+def sends(graph: Graph, node: Node, arrived: int | None) -> Iterator[Contribution]:
     """What ``node`` sends to each tensor that it is made from."""
     assert node.op is not None
     rule = local_rule(node, graph)

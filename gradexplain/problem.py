@@ -30,6 +30,7 @@ from gradexplain.reading.language import Reading, read, read_text, resized
 from gradexplain.reading.names import check_names
 from gradexplain.reading.program import Program
 from gradexplain.reading.syntax import parse
+from gradexplain.routes.double import Pass
 from gradexplain.routes.pytorch import Question
 from gradexplain.routes.replay import Replay
 from gradexplain.routes.shared import named, shared
@@ -122,8 +123,8 @@ class Problem:
     extra: Extra | None = None
     #: The element of a gradient that is explained in full, where one is asked for.
     element: tuple[str, tuple[int, ...]] | None = None
-    #: The results that PyTorch makes again in the values of a recorded backward pass, see `judged`.
-    again: Mapping[int, frozenset[int]] = field(default_factory=dict)
+    #: The values of a recorded backward pass, see `judged`.
+    again: Mapping[int, Pass] = field(default_factory=dict)
     #: What is to be said of the text.
     remarks: tuple[Note, ...] = ()
 

@@ -33,13 +33,15 @@ class Pass:
 
     It is the sum of what operations send to one value, each of ``sent`` being ``(operation, receiver,
     gradient that arrives at the operation)``, None for a 1; or, at the end, the sum of gradients,
-    ``sums`` being ``(gradient, weight)``, None for a 1.
+    ``sums`` being ``(gradient, weight)``, None for a 1.  ``again`` are the results of operations that
+    PyTorch makes again in it.
     """
 
     id: int
     inputs: tuple[int, ...]
     sent: tuple[tuple[int, int, int | None], ...] = ()
     sums: tuple[tuple[int, int | None], ...] = ()
+    again: frozenset[int] = frozenset()
 
     def made(self, torch: Any, first: Question, tensors: Mapping[int, Any]) -> Any:
         dtype = getattr(torch, first.dtype)

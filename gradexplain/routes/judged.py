@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import sympy
 
-from gradexplain.adjoint import Contribution
+from gradexplain.adjoint import Contribution, sends
 from gradexplain.explanation import Array, Difference
 from gradexplain.formula.kinds import Bracket, Cases, Greatest, Lookup, indices_of, label_of
 from gradexplain.formula.kit import decimals
@@ -25,8 +25,9 @@ from gradexplain.graph import Graph, Node, Ref
 from gradexplain.plan.arrays import Pair, Relative, added, to_exact, to_float
 from gradexplain.plan.blocks import LARGE
 from gradexplain.routes.chain import ChainRule, cleaned
+from gradexplain.routes.double import Pass
 from gradexplain.routes.pytorch import Steps
-from gradexplain.routes.singular import narrowed, singular_nodes
+from gradexplain.routes.singular import Marked, narrowed, singular_nodes
 from gradexplain.verdict import compare
 from gradexplain.verdict.status import worst
 
@@ -144,6 +145,23 @@ class AtPyTorch(ChainRule):
             return self._value(node, {})
         return self.forward[node.id]
 
+    def ones(self, node: Node) -> Pair:
+        return self._pair(np.ones(node.shape))
+
+    def coarse(self, made: Pass, behind: Iterable[Contribution]) -> float:
+        """How many roundings of a recorded gradient PyTorch's kernels, which made it, may be off by."""
+        total, arrived = 0.0, {n: up for n, _, up in made.sent}
+        for c in behind:
+            assert c.node.op is not None
+            up = arrived[c.node.id]
+            upstream = np.ones(c.node.shape) if up is None else self._steps.forward[up]
+            terms = self.by_kernel(c, upstream, "terms")
+            total += compare.coarseness([c.node.op], order=2) / compare.roundings(self._dtype)
+            if terms is not None:
+                size = compare.largest(self._steps.forward[made.id])
+                total += compare.largest(np.asarray(terms)) / size if size else 0.0
+        return total
+
     def contribution(self, c: Contribution) -> Pair:
         """What ``c.node`` sends to ``c.source``, with the bound of this operation alone."""
         value, size = self.sent(c, self.upstream[c.node.id])
@@ -162,12 +180,13 @@ def judged(
     steps: Steps,
     wanted: list[str],
     dtype: str,
-    again: Mapping[int, frozenset[int]] | None = None,
+    again: Mapping[int, Pass] | None = None,
 ) -> JudgedSteps:
     """Each of the chain rule's ``contributions`` as PyTorch made it, judged.
 
-    A value of a recorded backward pass may read results of operations that PyTorch makes ``again``
-    there from their inputs: what it sends to such a result goes on to those.
+    ``again`` are the values of a recorded backward pass.  Such a value may read results of operations
+    that PyTorch makes again there from their inputs: what it sends to such a result goes on to those.
+    It is singular, and coarse, where the backward of its operations is.
     """
     found = JudgedSteps()
     by_node: dict[int, dict[int, Contribution]] = {}
@@ -184,9 +203,16 @@ def judged(
     for id, own in by_node.items():
         if id not in steps.upstream:
             continue
-        judge = _Sent(at, steps, own, by_node, (again or {}).get(id, frozenset()))
-        point = singular.get(id)
-        mask, given = None if point is None else point.mask, real.get(id, {})
+        made = (again or {}).get(id, Pass(id, ()))
+        every = ((to, c) for n, to, up in made.sent for c in sends(graph, graph[n], up))
+        behind = [c for to, c in every if c.source.id == to]
+        judge = _Sent(at, steps, own, by_node, made.again, at.coarse(made, behind))
+        point, given = singular.get(id), real.get(id, {})
+        mask = None if point is None else point.mask
+        if any(c.node.id in singular for c in behind):
+            marked = Marked(graph, at.forward, {}, list(singular.values()), wanted)
+            sent_on = (marked.sent(c, at.ones(c.node))[0] for c in behind)
+            mask = np.isnan(reduce(np.add, sent_on))
         here = judge.judged(given, mask, dtype)
         found.steps |= {(id, source): step for source, step in here.items()}
         for source in dict.fromkeys((*here, *given)):
@@ -229,6 +255,7 @@ class _Sent:
     own: Mapping[int, Contribution]
     by_node: Mapping[int, Mapping[int, Contribution]]
     through: frozenset[int]
+    coarse: float
 
     def judged(self, real: Mapping[int, Array], singular: Any, dtype: str) -> dict[int, JudgedStep]:
         """PyTorch's contributions, ``real``, by the values that receive them in the end."""
@@ -270,6 +297,14 @@ class _Sent:
         found = self._by_formula(at) if at.exact else self._expected
         return found.get(id, (to_exact(zero) if at.exact else zero, zero))
 
+    def _kernel(self, c: Contribution | None, id: int, upstream: Array, what: str) -> Any:
+        """What is known of PyTorch's kernel, `ChainRule.by_kernel`, or of those that made this value."""
+        if not self.coarse or what == "kernel":
+            return None if c is None else self.at.by_kernel(c, upstream, what)
+        value, size = self._pair(self.at.exactly, id)
+        known = np.nan_to_num(np.asarray(size, dtype=np.float64), posinf=0.0)
+        return self.coarse * (np.abs(to_float(value)) + known)
+
     def _judge(self, id: int, torch: Array | None, singular: Any, dtype: str) -> JudgedStep:
         at, steps, c = self.at, self.steps, self.own.get(id)
         node, source = next(iter(self.own.values())).node, at.graph[id]
@@ -291,7 +326,7 @@ class _Sent:
             pointwise=node.op.pointwise,
             singular=singular,
             coarse=compare.coarseness([node.op]),
-            kernel=lambda what: None if c is None else at.by_kernel(c, upstream, what),
+            kernel=lambda what: self._kernel(c, id, upstream, what),
             exactly=lambda: self._pair(at.exactly, id),
             parts=None
             if self.through or c is None

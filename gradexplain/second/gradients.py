@@ -68,10 +68,10 @@ def recorded(
     v: Array,
     weight: str = "",
     u: Mapping[str, Array] | None = None,
-) -> tuple[Recorded, dict[int, frozenset[int]]]:
+) -> Recorded:
     """The backward pass ``made`` of ``graph`` and the sum at the end of ``total``, as PyTorch is asked
-    for them; and which results of operations PyTorch makes again in each value of it."""
-    passes, again = [], {}
+    for them."""
+    passes = []
     parts = graph.parts().keys()
     leaves = {} if made.upstream is None else {made.upstream: v}
     for id, gradient in made.gradients.items():
@@ -81,8 +81,8 @@ def recorded(
         if sent:
             inputs = total[gradient].inputs
             read = {i for n, *_ in sent for i in graph[n].inputs if not graph[i].is_literal}
-            passes.append(Pass(gradient, tuple({*inputs, *read}), sent))
-            again[gradient] = frozenset(inputs) & ({n for n, *_ in sent} | parts)
+            again = frozenset(inputs) & ({n for n, *_ in sent} | parts)
+            passes.append(Pass(gradient, tuple({*inputs, *read}), sent, again=again))
     sums = []
     for id in total.out.inputs:
         if total[id].is_leaf and id != made.upstream:
@@ -94,7 +94,7 @@ def recorded(
             leaves[node.id] = u[label]
         sums.append((id, None if node is None else node.id))
     passes.append(Pass(total.output, total.out.inputs, sums=tuple(sums)))
-    return Recorded(tuple(passes), leaves), again
+    return Recorded(tuple(passes), leaves)
 
 
 def stepped(graph: Graph, wanted: Sequence[str], v_name: str | None) -> Gradients:
@@ -112,14 +112,14 @@ def asked(
     *,
     retain: tuple[str, ...] = (),
     whole: bool = False,
-) -> tuple[Problem, Shared, Mapping[int, frozenset[int]]]:
-    """``problem`` as the first part of what PyTorch is asked of both passes, that question, and what
-    `recorded` says is made again."""
+) -> tuple[Problem, Shared, Mapping[int, Pass]]:
+    """``problem`` as the first part of what PyTorch is asked of both passes, that question, and the
+    values of the recorded pass by id."""
     assert steps.made is not None
-    passes, again = recorded(problem.graph, steps.made, total, problem.v, weight, u)
+    passes = recorded(problem.graph, steps.made, total, problem.v, weight, u)
     shared = Shared(Asked(SecondQuestion(problem.question(retain), passes, u, whole)))
     first = Part(shared, lambda answer: answer.first, last=True)
-    return replace(problem, asked=first), shared, again
+    return replace(problem, asked=first), shared, {one.id: one for one in passes.passes if one.sent}
 
 
 def closed(run: Run, v_name: str | None) -> Gradients | None:

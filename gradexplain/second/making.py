@@ -23,6 +23,7 @@ from gradexplain.problem import Problem, is_small
 from gradexplain.routes.calls import Shared
 from gradexplain.routes.chain import ChainRule, cleaned, settled_chain
 from gradexplain.routes.closed import ClosedForm
+from gradexplain.routes.double import Pass
 from gradexplain.routes.judged import JudgedSteps, judged
 from gradexplain.routes.singular import Accounted, Singular
 from gradexplain.routes.written import Shown, Written
@@ -61,7 +62,7 @@ class HessianAsked:
     p: str
     shared: Shared | None = None
     #: See `gradexplain.problem.Problem.again`.
-    again: Mapping[int, frozenset[int]] = field(default_factory=dict)
+    again: Mapping[int, Pass] = field(default_factory=dict)
     found: Hessian | None = None
 
     def begin(self, run: Run) -> None:

@@ -13,6 +13,7 @@ from gradexplain.explanation import BackwardRow, Check, Note, Second
 from gradexplain.graph import Graph
 from gradexplain.problem import Problem
 from gradexplain.routes.calls import Part, Shared
+from gradexplain.routes.double import Pass
 from gradexplain.routes.names import free_name, free_names
 from gradexplain.second.gradients import asked, stepped
 
@@ -25,7 +26,7 @@ class SecondPass:
     label: str
     v_name: str
     total: Graph | None = None
-    again: Mapping[int, frozenset[int]] = field(default_factory=dict)
+    again: Mapping[int, Pass] = field(default_factory=dict)
     shared: Shared | None = None
 
     @classmethod
