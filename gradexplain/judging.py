@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.explanation import Check, Difference, Gradient
+from gradexplain.explanation import Array, Check, Difference, Gradient
 from gradexplain.graph import Node
 from gradexplain.plan.arrays import Pair, Relative
 from gradexplain.plan.blocks import LARGE
@@ -87,12 +87,11 @@ class Judging:
         }
         asked = self.answer is not None and not self.answer.error
         asked = asked and (node.op is None or label in self.answer.gradients)
-        verdicts = [self._held(("closed form", "chain rule"), node, value, by_chain, allowed,
-                               "float64" if asked else "")]  # fmt: skip
+        verdicts = [self._held(node, value, by_chain, allowed, asked=asked)]
         if asked:
+            assert self.steps is not None
             kept = self.answer.gradients.get(label)
             found["torch"] = torch = zero if kept is None else kept
-        if asked and self.steps is not None:
             verdicts.append(self.steps.on_the_way.get(node.id, "agree"))
             arrived = self.steps.sums.get(node.id)
             found["tolerance"] = zero if arrived is None else arrived.bound
@@ -104,28 +103,19 @@ class Judging:
                 few = digits.has_few(stepped.get(label), value, problem.dtype, self._scale)
                 verdicts.append("convention" if few else "mismatch")
                 found["digits"] = right
-        elif asked:
-            found["tolerance"] = allowed = compare.bound(sizes, value, problem.v, problem.dtype)
-            routes = "closed form", "PyTorch"
-            verdicts.append(self._held(routes, node, value, torch, allowed, problem.dtype))
         if asked and value.size and not (np.isfinite(value) | np.isfinite(torch)).any():
             self.numberless.add(label)
             verdicts.append("convention")
         return {**found, "verdict": worst(verdicts)}
 
-    def _held(
-        self, routes: tuple[str, str], node: Node, one: Any, other: Any, allowed: Any, dtype: str
-    ) -> str:
-        """The verdict on two routes; without a dtype PyTorch is not asked, and all that can be said
-        is that they differ."""
-        judged = compare.judge(
-            node.label, routes, one, other, allowed, dtype or "float64", self._scale
-        )
+    def _held(self, node: Node, one: Array, other: Array, allowed: Array, *, asked: bool) -> str:
+        """The verdict on the closed form and the chain rule; where PyTorch is not ``asked`` all that can
+        be said is that they differ."""
+        routes = "closed form", "chain rule"
+        judged = compare.judge(node.label, routes, one, other, allowed, "float64", self._scale)
         if judged.difference is None:
-            return judged.verdict if dtype else "skipped"
+            return judged.verdict if asked else "skipped"
         self.differences.append(judged.difference)
-        if self.by_kernel(judged.difference):
-            return "convention"
         left = self.accounted.left(compare.differs(one, other, allowed), one, other, node)
         return "mismatch" if left.any() else "convention"
 

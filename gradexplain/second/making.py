@@ -353,18 +353,6 @@ class Making:
         forward = self.chain.forward.items()
         return special, points, {id: np.isinf(to_float(value)) for id, (value, _) in forward}
 
-    def _follows(self, leaf: Node, product: Product) -> bool:
-        """Whether ``H·u`` differs only where H does, and there for a reason."""
-        column = [b for b in self.hessian.blocks.values() if b.column == leaf.label]
-        assert product.torch is not None and product.tolerance is not None
-        wrong = compare.differs(product.known, product.torch, product.tolerance)
-        for block in column:
-            if block.verdict == "convention" and block.torch is not None:
-                assert block.tolerance is not None
-                off = compare.differs(block.known, block.torch, block.tolerance)
-                wrong &= ~off.any(axis=tuple(range(off.ndim - len(leaf.shape))))
-        return not wrong.any() and all(block.verdict != "mismatch" for block in column)
-
     def _runs(self, leaf: Node) -> Iterator[tuple[Array, Array]]:
         """``H·u`` for an input in PyTorch's own run and in the one whose steps were judged, each with
         the exact values."""
@@ -521,8 +509,6 @@ class Making:
                 product.value, product.chain_rule, product.torch, product.tolerance, bound,
                 leaf,
             )  # fmt: skip
-            if product.verdict == "mismatch" and self._follows(leaf, product):
-                product.verdict = "convention"  # its numbers are H's, which are accounted for
 
     def _product(self, leaf: Node, form: ClosedForm) -> Product:
         """``H·u`` for one input without its numbers: ``Σ_a u_a·∂²L/∂a∂leaf``."""
