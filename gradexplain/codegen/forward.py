@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import math
 import sys
 import unicodedata
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.codegen.numbers import PRIMES
+from gradexplain.codegen.numbers import PRIMES, shortest
 from gradexplain.codegen.record import Operand
 from gradexplain.errors import UnsupportedError
 from gradexplain.graph import Graph, Node, Ref
@@ -148,8 +149,8 @@ class Writer:
     def _function(self, node: Node, known: set[int]) -> str:
         op = node.op
         assert op is not None
-        if op.name == "sqrt" and all(self.graph[i].is_literal for i in node.inputs):
-            return f"math.sqrt({self.number(self.graph[node.inputs[0]].value)})"
+        if hasattr(math, op.name) and len(node.inputs) == 1 and self.is_number(node):
+            return f"math.{op.name}({self._value(node.inputs[0], known)[0]})"
         home = op.spellings[0].rpartition(".")[0] if op.spellings else "Tensor"
         if home not in _PREFIXES:
             raise UnsupportedError(f"codegen cannot write {op.name} as PyTorch yet")
@@ -179,6 +180,11 @@ class Writer:
         if owner:
             return f"{owner}.{op.name}({', '.join(pieces)})"
         return f"{_PREFIXES[home]}.{op.name}({', '.join(pieces)})"
+
+    def is_number(self, node: Node) -> bool:
+        """Whether a value is made of numbers alone, so that it is one in Python."""
+        made = node.op is not None and node.op.pointwise and node.shape == ()
+        return node.is_literal or (made and all(self.is_number(self.graph[i]) for i in node.inputs))
 
     def _is_number(self, arg: Any) -> bool:
         return isinstance(arg, Ref) and self.graph[arg.id].is_literal
@@ -300,6 +306,4 @@ def _same(a: Any, b: Any) -> bool:
 def _number(value: Any) -> str:
     if value in (float("inf"), float("-inf")):
         return "math.inf" if value > 0 else "-math.inf"
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        return repr(value)
-    return repr(value)
+    return shortest(value)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import itertools
 import keyword
 import math
-import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -136,14 +135,19 @@ def _derivations(
     sizes = sorted({n for s in pattern.values() for n in s if n != 1})
     found: list[tuple[dict[str, Shape], bool]] = []
     # Where an operation is told a size, as layer_norm is, the others are free.
-    untold = [n for n in sizes if not re.search(rf"\b{n}\b", program.source)]
-    for row, some in itertools.product(PRIMES, (sizes, untold)):
+    for row, alone in itertools.product(PRIMES, (False, True)):
         # A number of the user's is no size.
         free = [p for p in row[:-1] if str(p) not in program.source]
-        prime = at_sizes(pattern, dict(zip(some, free, strict=False)))
-        other = {name: elsewhere(shape) for name, shape in prime.items()}  # for the docstring
-        if len(some) <= len(free) and is_read(program, prime) and is_read(program, other):
-            found += [(prime, True)] if some else []
+        some: dict[int, int] = {}
+        for more in [[n] for n in sizes] if alone else [sizes]:
+            wider = {**some, **dict(zip(more, free[len(some) :], strict=False))}
+            prime = at_sizes(pattern, wider)
+            other = {name: elsewhere(shape) for name, shape in prime.items()}  # for the docstring
+            fits = len(wider) == len(some) + len(more)
+            if fits and is_read(program, prime) and is_read(program, other):
+                some = wider
+        if some:
+            found.append((at_sizes(pattern, some), True))
             break
     found.append((dict(pattern), False))
     return found

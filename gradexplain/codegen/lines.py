@@ -87,7 +87,8 @@ def inlined(body: Sequence[Statement]) -> list[Statement]:
 
 
 def untransposed(body: Sequence[Statement]) -> list[Statement]:
-    """``(a.T @ b).T`` as ``b.T @ a``, and ``a.mT`` of a product of batches likewise."""
+    """``(a.T @ b).T`` as ``b.T @ a``, and ``a.mT`` of a product of batches likewise; a sum that keeps
+    a dim which is then squeezed does not keep it."""
 
     def change(e: ast.expr) -> ast.expr | None:
         match e:
@@ -97,6 +98,21 @@ def untransposed(body: Sequence[Statement]) -> list[Statement]:
                 return changed(
                     ast.BinOp(_turned(right, how), ast.MatMult(), _turned(left, how)), change
                 )
+            case ast.Call(
+                func=ast.Attribute(
+                    value=ast.Call(func=total, args=[], keywords=[dim, kept]), attr="squeeze"
+                ),
+                args=[ast.Constant() as place],
+            ) if (dim.arg, kept.arg) == ("dim", "keepdim") and ast.dump(dim.value) == ast.dump(
+                place
+            ):
+                return changed(ast.Call(total, [], [dim]), change)
+            case ast.Call(
+                func=ast.Attribute(value=ast.UnaryOp(operand=operand), attr="squeeze" as attr),
+                args=args,
+            ):
+                inner = ast.Call(ast.Attribute(operand, attr, ast.Load()), args, [])
+                return changed(ast.UnaryOp(ast.USub(), inner), change)
         return None
 
     return [Statement(s.target, changed(s.value, change), s.only) for s in body]
@@ -503,9 +519,15 @@ def cost(statements: Iterable[Statement]) -> float:
     return sum(_price(s.value) for s in statements)
 
 
+#: Longer is no number that a person writes: it was worked out from some, and the chain rule reads better.
+_DIGITS = 14
+
+
 def _price(node: ast.AST) -> float:
     own = 0.0
-    if isinstance(node, ast.Subscript) and "None" in show(node):
+    if isinstance(node, ast.Constant) and isinstance(node.value, float):
+        own = 10 * (len(repr(abs(node.value))) > _DIGITS)
+    elif isinstance(node, ast.Subscript) and "None" in show(node):
         own = 4  # an outer product, as a rule summed again
     elif isinstance(node, (ast.BinOp, ast.Compare, ast.UnaryOp)) and _has_tensor(node):
         own = 8 if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult) else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -31,18 +32,28 @@ def elsewhere(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 Size = Callable[[int], "str | None"]
 
+#: A larger number is the digits of a float: what else divides it is no part of a size.
+_DIGITS = 10**14
+
+
+def _sizes_in(n: int, size: Size) -> list[int]:
+    """The sizes that divide ``n``, whatever else does."""
+    row = next((row for row in PRIMES if any(map(size, row))), ())
+    return [p for p in row if n % p == 0 and size(p)]
+
 
 def integer(n: int, size: Size) -> str:
     """A whole number, sizes of axes in it by name."""
     found = []
     left = n
     size(n)
-    for p in sympy.primefactors(n):
+    digits = n > _DIGITS
+    for p in _sizes_in(n, size) if digits else sympy.primefactors(n):
         name = size(p)
         while name is not None and left % p == 0:
             left //= p
             found.append(name)
-    if not found:
+    if not found and not digits:
         for off, sign in ((1, "-"), (-1, "+")):
             names = [
                 size(p) if is_prime(p) else None for p in sympy.factorint(n + off, multiple=True)
@@ -62,9 +73,16 @@ def parts(e: Any, size: Size) -> tuple[int, int]:
     return p, q
 
 
+def _is_decimal(q: int) -> bool:
+    """Whether ``1/q`` has finitely many digits."""
+    return pow(10, q.bit_length(), q) == 0
+
+
 def rational(e: Any, size: Size) -> str:
     sign = "-" if e < 0 else ""
     p, q = parts(e, size)
+    if q > 1000 and _is_decimal(q) and not _sizes_in(p, size):
+        return repr(int(p) / int(q))  # 0.044715, whose digits are no sizes
     top, bottom = integer(abs(p), size), integer(q, size)
     if e.q == 1:
         return f"{sign}{top}"
@@ -74,8 +92,23 @@ def rational(e: Any, size: Size) -> str:
         if len(repr(abs(value))) <= 6 or (e.q > 1000 and sympy.Rational(repr(value)) == e):
             return repr(value)
         if int(e.p) > 10**6 or int(e.q) > 10**6:
-            return repr(value)
+            return shortest(value)
     return f"({sign}{top} / {bottom})"
+
+
+def shortest(value: float) -> str:
+    """A number as it is written: ``math.pi``, ``math.sqrt(2)``, ``(1 / math.sqrt(2))``, else digits."""
+    named = {math.pi: "math.pi", math.e: "math.e"}
+    if len(repr(value)) < 15 or value in named:
+        return named.get(value, repr(value))
+    square, sign = value**2, "-" if value < 0 else ""
+    for part, text in ((square, "math.sqrt({})"), (1 / square, "(1 / math.sqrt({}))")):
+        if round(part) < 1000 and abs(part - round(part)) <= 2e-15 * part:
+            root = math.sqrt(round(part))
+            if root.is_integer():  # 0.49999999999999994
+                return repr(math.copysign(root if part is square else 1 / root, value))
+            return sign + text.format(round(part))
+    return repr(value)
 
 
 def constant(e: Any) -> str:

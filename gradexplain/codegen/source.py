@@ -133,7 +133,7 @@ class Source(Places):
             return self._joined(" ** ", node.args, frame)
         if what == "sqrt":
             text, layout = self.show(node.args[0], frame)
-            return (f"{text}.sqrt()" if text.isidentifier() else f"torch.sqrt({text})"), layout
+            return f"torch.sqrt({text})", layout
         return self._function(node, frame)
 
     def _joined(self, sign: str, args: Sequence[Node], frame: Frame) -> Written:
@@ -266,8 +266,9 @@ class Source(Places):
                 return self.show(self._add("choose", mask, *values), frame)
         top, bottom = map(sympy.Integer, parts(coefficient, self.size))
         if (coefficient.q in (2, 4, 8, 5, 10) and coefficient.p < 20) or (
-            coefficient.q > 1000 and "/" not in rational(coefficient, self.size)
-        ):  # a decimal
+            coefficient.q > 1000
+            and "/" not in rational(coefficient, self.size).replace("(1 / math", "")
+        ):  # a decimal, or 1 / math.sqrt(2)
             top, bottom = coefficient, sympy.S.One
         pieces = self._factors(above, frame)
         under = self._factors(below, frame)
@@ -475,7 +476,8 @@ class Source(Places):
     def _einsum(self, node: Node, factors: Sequence[Node], frame: Frame) -> Written | None:
         """A sum of a product as a matrix product or an ``einsum``; None where elementwise is as good."""
         groups = _merged(factors)
-        if len(groups) < 2:
+        groups = groups if len(groups) > 1 else _matrix_vector(factors, node.data)
+        if not groups:
             return None
         operands = [self._whole(group, []) for group in groups]
         if len(operands) > 2 and all(len(o.axes) <= 2 for o in operands):
@@ -528,8 +530,8 @@ class Source(Places):
             matrix = turned(a, left, (*out, q)) if len(left) > 1 else a
             return None if matrix is None else f"({matrix} @ {b})"
         if len(left) == 1 and left == (q,) and len(out) == 1:
-            matrix = turned(b, right, (q, out[0]))
-            return None if matrix is None else f"({a} @ {matrix})"
+            matrix = turned(b, right, (out[0], q))
+            return None if matrix is None else f"({matrix} @ {a})"
         if len(out) < 2:
             return None
         first = turned(a, left, (*batch, out[-2], q))
@@ -578,6 +580,14 @@ def _merged(factors: Sequence[Node]) -> list[list[Node]]:
         else:
             home.append(factor)
     return groups
+
+
+def _matrix_vector(factors: Sequence[Node], bound: Sequence[Axis]) -> list[list[Node]]:
+    """A matrix and the factors that have its summed axis alone; nothing where it is no such product."""
+    vector = [f for f in factors if f.axes == tuple(bound)]
+    matrix = [f for f in factors if f not in vector]
+    plain = len(bound) == 1 and vector and matrix and all(len(f.axes) == 2 for f in matrix)
+    return [matrix, vector] if plain else []
 
 
 def _is_count(node: Node) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import zip_longest
 from math import prod
@@ -57,7 +58,7 @@ class Steps:
 
     def _total(self, node: Node, sent: list[Sent]) -> Sent:
         """The gradient of ``node`` under a name."""
-        text, shape = joined([text for text, _ in sent]), _broadcast([shape for _, shape in sent])
+        text, shape = joined([text for text, _ in sent]), broadcast([shape for _, shape in sent])
         name = self._making.gradient_name(node)
         if node.is_leaf and shape != node.shape:
             call = "reshape({}.shape)" if prod(shape) == prod(node.shape) else "expand_as({})"
@@ -185,6 +186,6 @@ def local_names(
     return found, shapes
 
 
-def _broadcast(shapes: list[Shape]) -> Shape:
+def broadcast(shapes: Iterable[Shape]) -> Shape:
     columns = zip_longest(*(reversed(s) for s in shapes), fillvalue=1)
     return tuple(max(column) for column in columns)[::-1]

@@ -9,6 +9,7 @@ import sympy
 from gradexplain.codegen.forward import Writer, is_spelled
 from gradexplain.codegen.lines import Statement, joined, once, statement, unpacked
 from gradexplain.codegen.source import Source
+from gradexplain.codegen.steps import Sent, broadcast
 from gradexplain.errors import UnsupportedError
 from gradexplain.formula.burden import burden
 from gradexplain.formula.contract import contract
@@ -92,7 +93,13 @@ class Tangents:
         if len(places) > 1 and self._linear(node, list(places), rule):
             return self._carried(node, list(places.values()))
         found = [self._term(node, p, self._graph[id], rule) for p, id in places.items()]
-        return joined(found) if found else None
+        if not found:
+            return None
+        text = joined([text for text, _ in found])
+        if broadcast(shape for _, shape in found) == node.shape:
+            return text
+        sizes = ", ".join(map(self._making.writer.number, node.shape))
+        return f"({text}).expand({sizes})"
 
     def _carried(self, node: Node, ids: list[int]) -> str:
         """The operation itself, with tangents where the values stand."""
@@ -101,9 +108,9 @@ class Tangents:
         writer.like = self._tangents[ids[0]]
         return writer.text(node, {n.id for n in self._graph.nodes})
 
-    def _term(self, node: Node, place: int, source: Node, rule: LocalRule) -> str:
+    def _term(self, node: Node, place: int, source: Node, rule: LocalRule) -> Sent:
         if self._linear(node, [place], rule):
-            return self._carried(node, [source.id])
+            return self._carried(node, [source.id]), node.shape
         ranges = Ranges(rule.sizes[place])
         there = rule.places[place]
         formula = contract(rule.slopes[place] * element_symbol(_TANGENT, there), there, ranges)
@@ -111,8 +118,9 @@ class Tangents:
         names, shapes = self._making.local_names(node, "")
         names[_TANGENT], shapes[_TANGENT] = self._tangents[source.id], source.shape
         written = Source(names, shapes, self._making.size, ranges)
-        text = written.full(formula, rule.axes, self._names[node.label], node.shape)
-        return text if isinstance(formula, sympy.Indexed) or formula.is_Symbol else f"({text})"
+        text = written.full(formula, rule.axes, self._names[node.label], node.shape, whole=False)
+        alone = isinstance(formula, sympy.Indexed) or formula.is_Symbol
+        return (text if alone else f"({text})"), written.layout
 
     def _linear(self, node: Node, places: list[int], rule: LocalRule) -> bool:
         """Whether the operation is linear in these inputs together, so that it takes their tangents
@@ -121,11 +129,12 @@ class Tangents:
         if not is_spelled(node) or len(set(node.inputs)) < len(node.inputs):
             return False
         names = {f"a{place}" for place in places}
+        if any(_has(rule.slopes[p], n) for p in places for n in (*names, RESULT)):
+            return False
         own = [a for a in rule.element.atoms(sympy.Indexed, sympy.Symbol) if label_of(a) in names]
         without = rule.element.xreplace(dict.fromkeys(own, sympy.S.Zero))
         values = [v for v, _ in without.args] if isinstance(without, Cases) else [without.doit()]
-        fixed = (not _has(rule.slopes[p], n) for p in places for n in (*names, RESULT))
-        return all(fixed) and not any(values)
+        return not any(values)
 
 
 def _has(e: Any, label: str) -> bool:
