@@ -91,7 +91,7 @@ class Writer:
     def number(self, value: Any) -> str:
         """A number; the sizes of axes in it by name."""
         if not isinstance(value, int) or isinstance(value, bool):
-            return _number(value)
+            return shortest(value)
         left, found = max(value, 1), []
         for p in (p for row in PRIMES for p in row if left % p == 0):
             name = self.size(p)
@@ -161,7 +161,7 @@ class Writer:
             function_of(imported(), op)
         owner, pieces = "", []
         for place, (p, arg) in enumerate(zip(op.parameters, node.args, strict=True)):
-            if p.is_aux or (not p.required and _same(arg, p.default)):
+            if p.is_aux or (not p.required and arg == p.default):
                 continue
             if place == 0 and own and isinstance(arg, Ref) and not self.graph[arg.id].is_literal:
                 text, level = self._value(arg.id, known)
@@ -295,15 +295,3 @@ def is_spelled(node: Node) -> bool:
 
 def _whole(values: Any) -> Any:
     return [_whole(v) for v in values] if isinstance(values, list) else int(values)
-
-
-def _same(a: Any, b: Any) -> bool:
-    return (type(a) is type(b) and a == b) or (
-        isinstance(a, (int, float)) and isinstance(b, (int, float)) and a == b
-    )
-
-
-def _number(value: Any) -> str:
-    if value in (float("inf"), float("-inf")):
-        return "math.inf" if value > 0 else "-math.inf"
-    return shortest(value)

@@ -50,21 +50,9 @@ def joined(terms: Sequence[str]) -> str:
     """The sum of ``terms``, those that begin with a minus taken off."""
     total = ast.parse(terms[0], mode="eval").body
     for text in terms[1:]:
-        term = ast.parse(text, mode="eval").body
-        positive = _without_minus(term)
-        sign = ast.Add() if positive is None else ast.Sub()
-        total = ast.BinOp(total, sign, term if positive is None else positive)
+        negative, term = _sign(ast.parse(text, mode="eval").body)
+        total = ast.BinOp(total, ast.Sub() if negative else ast.Add(), term)
     return show(total)
-
-
-def _without_minus(e: ast.expr) -> ast.expr | None:
-    """``a*b`` of ``-a*b``; None where there is no minus to take off."""
-    if isinstance(e, ast.UnaryOp) and isinstance(e.op, ast.USub):
-        return e.operand
-    if isinstance(e, ast.BinOp) and isinstance(e.op, (ast.Mult, ast.Div)):
-        left = _without_minus(e.left)
-        return None if left is None else ast.BinOp(left, e.op, e.right)
-    return None
 
 
 def inlined(body: Sequence[Statement]) -> list[Statement]:
@@ -394,12 +382,8 @@ def put(node: ast.expr, name: str, value: ast.expr) -> ast.expr:
 
 def _cheap(node: ast.expr) -> bool:
     """What costs nothing to write twice: a view, a sign."""
-    match node:
-        case ast.UnaryOp():
-            return True
-        case ast.Call(func=ast.Attribute(attr=attr)) if attr in _VIEWS or attr in _FRESH:
-            return True
-    return False
+    made = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr
+    return isinstance(node, ast.UnaryOp) or made in _VIEWS or made in _FRESH
 
 
 _VIEWS = {
@@ -519,15 +503,9 @@ def cost(statements: Iterable[Statement]) -> float:
     return sum(_price(s.value) for s in statements)
 
 
-#: Longer is no number that a person writes: it was worked out from some, and the chain rule reads better.
-_DIGITS = 14
-
-
 def _price(node: ast.AST) -> float:
     own = 0.0
-    if isinstance(node, ast.Constant) and isinstance(node.value, float):
-        own = 10 * (len(repr(abs(node.value))) > _DIGITS)
-    elif isinstance(node, ast.Subscript) and "None" in show(node):
+    if isinstance(node, ast.Subscript) and "None" in show(node):
         own = 4  # an outer product, as a rule summed again
     elif isinstance(node, (ast.BinOp, ast.Compare, ast.UnaryOp)) and _has_tensor(node):
         own = 8 if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult) else 1

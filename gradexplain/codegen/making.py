@@ -326,8 +326,7 @@ class Making:
         arguments = ", ".join(self.names[n.label] for n in self.graph.leaves)
         lines = ["    @staticmethod", f"    def forward({arguments}):"]
         lines += guards
-        free = Names({*self.by_name, *RESERVED})
-        made = self.values({self.graph.output}, set(), 8, free)
+        made = self.values({self.graph.output}, set(), 8, self.free_names())
         y = self.names[self.graph.out.label]
         if len(made) == 1 and made[0].startswith(f"        {y} = "):
             last = made[0].replace(f"{y} = ", "return ", 1)
@@ -535,12 +534,12 @@ def _renamed(body: Sequence[Statement]) -> list[Statement]:
 def _of_shape(e: ast.expr) -> str | None:
     """The name of which ``e`` needs the shape alone."""
     match e:
-        case ast.Attribute(value=ast.Name(id=name), attr="shape"):
-            return name
-        case ast.Call(func=ast.Attribute(attr="expand_as"), args=[ast.Name(id=name)]):
-            return name
-        case ast.Call(
-            func=ast.Attribute(attr="zeros_like" | "full_like"), args=[ast.Name(id=name), *_]
+        case (
+            ast.Attribute(value=ast.Name(id=name), attr="shape")
+            | ast.Call(func=ast.Attribute(attr="expand_as"), args=[ast.Name(id=name)])
+            | ast.Call(
+                func=ast.Attribute(attr="zeros_like" | "full_like"), args=[ast.Name(id=name), *_]
+            )
         ):
             return name
     return None

@@ -96,11 +96,13 @@ def rational(e: Any, size: Size) -> str:
     return f"({sign}{top} / {bottom})"
 
 
+_NAMED = {math.pi: "math.pi", math.e: "math.e", math.inf: "math.inf", -math.inf: "-math.inf"}
+
+
 def shortest(value: float) -> str:
     """A number as it is written: ``math.pi``, ``math.sqrt(2)``, ``(1 / math.sqrt(2))``, else digits."""
-    named = {math.pi: "math.pi", math.e: "math.e"}
-    if len(repr(value)) < 15 or value in named:
-        return named.get(value, repr(value))
+    if len(repr(value)) < 15 or value in _NAMED:
+        return _NAMED.get(value, repr(value))
     square, sign = value**2, "-" if value < 0 else ""
     for part, text in ((square, "math.sqrt({})"), (1 / square, "(1 / math.sqrt({}))")):
         if round(part) < 1000 and abs(part - round(part)) <= 2e-15 * part:
@@ -113,9 +115,8 @@ def shortest(value: float) -> str:
 
 def constant(e: Any) -> str:
     """A number that is no fraction: ``math.sqrt(2 / math.pi)``."""
-    named = {sympy.pi: "math.pi", sympy.E: "math.e", sympy.oo: "math.inf", -sympy.oo: "-math.inf"}
-    if e in named:
-        return named[e]
+    if e.is_infinite or e in (sympy.pi, sympy.E):
+        return _NAMED[float(e)]
     sign = "-" if e.could_extract_minus_sign() else ""
     for k, root in ((0, ""), (-1, " / math.pi"), (1, " * math.pi")):
         square = sympy.nsimplify(sympy.simplify(e**2 / sympy.pi**k))
@@ -130,4 +131,4 @@ def constant(e: Any) -> str:
             )
             inner = "math.pi" if p == q == 1 and k == 1 else inner
             return f"{sign}math.sqrt({inner})"
-    return repr(float(e))
+    return shortest(float(e))
