@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -380,16 +380,17 @@ def put(node: ast.expr, name: str, value: ast.expr) -> ast.expr:
     return changed(node, change)
 
 
-def _cheap(node: ast.expr) -> bool:
+def _cheap(node: ast.expr, calls: Collection[str] = ()) -> bool:
     """What costs nothing to write twice: a view, a sign."""
     made = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr
-    return isinstance(node, ast.UnaryOp) or made in _VIEWS or made in _FRESH
+    return made in calls if calls else isinstance(node, ast.UnaryOp) or made in _CHEAP
 
 
 _VIEWS = {
     "unsqueeze", "squeeze", "expand", "expand_as", "reshape", "permute", "transpose", "movedim",
     "unflatten", "flatten", "detach", "diagonal", "narrow", "select", "t",
 }  # fmt: skip
+_CHEAP = {*_VIEWS, *_FRESH}
 
 
 def renumbered(statements: Sequence[Statement], taken: Iterable[str]) -> list[Statement]:
@@ -437,8 +438,11 @@ def once(
         seen: dict[int, list[tuple[int, ast.expr]]] = {}
         for place, s in enumerate(found):
             _numbered(s.value, numbers)
+            # A view that has two names is one too.
+            view = results and s.target not in results and _cheap(s.value, _VIEWS)
             for part in [s.value, *_parts(s.value)]:
-                if not isinstance(part, (ast.Name, ast.Constant)) and not _cheap(part):
+                cheap = isinstance(part, (ast.Name, ast.Constant)) or _cheap(part)
+                if not cheap or (view and part is s.value):
                     seen.setdefault(part.number, []).append((place, part))  # type: ignore[attr-defined]
         repeated = {k: at for k, at in seen.items() if len(at) > 1}
         if not repeated:

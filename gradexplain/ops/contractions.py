@@ -297,6 +297,8 @@ def _kron(k: Any, a: Any, b: Any) -> Any:
 register(Op(
     "kron(Tensor input, Tensor other)", _FAMILY, shape=_kron_shape, element=_kron,
     samples=("kron(x[2], y[3])", "kron(x[2,2], y[2,3])", "kron(x[2,2], y[3])"),
+    # PyTorch's own takes views of what it is given.
+    written=lambda c, a, b: f"torch.kron({a}.contiguous(), {b}.contiguous())",
 ))
 
 

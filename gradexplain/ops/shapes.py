@@ -167,6 +167,7 @@ register(Op(
     "view(Tensor input, int[] size)", _FAMILY, moves=True, homes="Tensor",
     shape=_filled, element=_reshape, samples=("x[2,3].view(6)", "x[2,3].view(3, -1)"),
     torch=lambda torch, x, size: x.reshape(size),
+    written=lambda c, x, size: f"{x}.reshape({c.index(size, set())})",  # for any strides
 ))
 register(Op(
     "flatten(Tensor input, int start_dim=0, int end_dim=-1)", _FAMILY, moves=True,
