@@ -73,25 +73,17 @@ def parts(e: Any, size: Size) -> tuple[int, int]:
     return p, q
 
 
-def _is_decimal(q: int) -> bool:
-    """Whether ``1/q`` has finitely many digits."""
-    return pow(10, q.bit_length(), q) == 0
-
-
 def rational(e: Any, size: Size) -> str:
     sign = "-" if e < 0 else ""
     p, q = parts(e, size)
-    if q > 1000 and _is_decimal(q) and not _sizes_in(p, size):
-        return repr(int(p) / int(q))  # 0.044715, whose digits are no sizes
+    if q > 1000 and pow(10, q.bit_length(), q) == 0 and not _sizes_in(p, size):
+        return repr(p / q)  # 0.044715, whose digits are no sizes
     top, bottom = integer(abs(p), size), integer(q, size)
     if e.q == 1:
         return f"{sign}{top}"
     value = int(e.p) / int(e.q)
     if top.isdigit() and bottom.isdigit():
-        # A number that was written as a float is one again: 1e-05, and not 1 / 100000.
-        if len(repr(abs(value))) <= 6 or (e.q > 1000 and sympy.Rational(repr(value)) == e):
-            return repr(value)
-        if int(e.p) > 10**6 or int(e.q) > 10**6:
+        if len(repr(abs(value))) <= 6 or max(abs(p), q) > 10**6:
             return shortest(value)
     return f"({sign}{top} / {bottom})"
 
@@ -101,7 +93,7 @@ _NAMED = {math.pi: "math.pi", math.e: "math.e", math.inf: "math.inf", -math.inf:
 
 def shortest(value: float) -> str:
     """A number as it is written: ``math.pi``, ``math.sqrt(2)``, ``(1 / math.sqrt(2))``, else digits."""
-    if len(repr(value)) < 15 or value in _NAMED:
+    if len(repr(value)) < 15 or value in _NAMED or not 1e-3 < abs(value) < 1e3:
         return _NAMED.get(value, repr(value))
     square, sign = value**2, "-" if value < 0 else ""
     for part, text in ((square, "math.sqrt({})"), (1 / square, "(1 / math.sqrt({}))")):
