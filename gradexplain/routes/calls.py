@@ -141,16 +141,12 @@ def _owners(graph: Graph, tensors: Mapping[int, Any]) -> dict[Any, str]:
         pending = [tensors[node.id].grad_fn]
         while pending:
             fn = pending.pop()
-            if fn is None or fn in owners or fn in made or not _is_operation(fn):
+            if fn is None or fn in owners or fn in made or type(fn).__name__ == "AccumulateGrad":
                 continue
             made.append(fn)
             pending += [following for following, _ in fn.next_functions]
         owners.update(dict.fromkeys(reversed(made), node.label))
     return owners
-
-
-def _is_operation(fn: Any) -> bool:
-    return type(fn).__name__ != "AccumulateGrad"
 
 
 def _saved(fn: Any) -> tuple[str, ...]:

@@ -145,9 +145,6 @@ class AtPyTorch(ChainRule):
             return self._value(node, {})
         return self.forward[node.id]
 
-    def ones(self, node: Node) -> Pair:
-        return self._pair(np.ones(node.shape))
-
     def coarse(self, made: Pass, behind: Iterable[Contribution]) -> float:
         """How many roundings of a recorded gradient PyTorch's kernels, which made it, may be off by."""
         total, arrived = 0.0, {n: up for n, _, up in made.sent}
@@ -211,7 +208,7 @@ def judged(
         mask = None if point is None else point.mask
         if any(c.node.id in singular for c in behind):
             marked = Marked(graph, at.forward, {}, list(singular.values()), wanted)
-            sent_on = (marked.sent(c, at.ones(c.node))[0] for c in behind)
+            sent_on = (marked.sent(c, at._pair(np.ones(c.node.shape)))[0] for c in behind)
             mask = np.isnan(reduce(np.add, sent_on))
         here = judge.judged(given, mask, dtype)
         found.steps |= {(id, source): step for source, step in here.items()}

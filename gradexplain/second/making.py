@@ -402,13 +402,10 @@ class Making:
                     basis[place] = 1.0
                     chain.backward(basis, list(self.problem.wanted))
                 for b in self.leaves:
-                    pair = None if chain is None else chain.upstream.get(b.id)
-                    zero = np.zeros(b.shape)
-                    rows[b.label].append(
-                        (zero, zero)
-                        if pair is None
-                        else (cleaned(pair, exact=exact), np.asarray(pair[1], dtype=np.float64))
-                    )
+                    none = np.zeros(b.shape), np.zeros(b.shape)
+                    pair = none if chain is None else chain.upstream.get(b.id, none)
+                    size = np.asarray(pair[1], dtype=np.float64)
+                    rows[b.label].append((cleaned(pair, exact=exact), size))
             for b in self.leaves:
                 shape = a.shape + b.shape
                 found[a.label, b.label] = (
@@ -497,10 +494,8 @@ class Making:
             if chain is None:
                 continue
             zero = np.zeros(leaf.shape)
-            size: Any = 0.0
-            if leaf.id in chain.upstream:
-                pair = chain.upstream[leaf.id]
-                product.chain_rule, size = cleaned(pair, exact=chain.exact), pair[1]
+            pair = chain.upstream.get(leaf.id, (zero, zero))
+            product.chain_rule, size = cleaned(pair, exact=chain.exact), pair[1]
             if product.value is not None:
                 pair = form.gradient_value(leaf)
                 product.value = cleaned(pair, exact=exact)
