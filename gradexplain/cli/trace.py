@@ -68,8 +68,9 @@ def trace(script: str | None, arguments: tuple[str, ...], shown: _Shown, out: Ou
     script prints goes to standard error.
 
     Exit codes: that of the script where it ends with one of its own, as by sys.exit(3); else 0
-    the routes agree for every call, 1 they do not for some, 2 the script could not be run, raised
-    an error or never called backward, 3 some operation could not be checked.
+    the routes agree for every call that was compared (on one screen, the first of each line), 1
+    they do not for some, 2 the script could not be run, raised an error or never called backward,
+    3 some operation could not be checked.
     """
     if script is None:
         raise InputError(
