@@ -388,20 +388,14 @@ def _at_settings(
         further = [(2, True, "large"), (5, True, "small")] if bounded else []
         for seed, signed, bounds in [*((*kind, "") for kind in kinds), *further]:
             for what, values in points.regular(free, seed, signed=signed, bounds=bounds):
-                trial = tries.trial(
-                    setting,
-                    what,
-                    _held({**tries.meeting(values), **given}, setting, tries.dtype),
-                    grad=grad,
-                )
+                trial = tries.trial(setting, what, _held(tries, setting, values, given), grad=grad)
                 if trial is not None:
                     trials.append(trial)
                     break
         if number == 0 and grad is None and not given and setting.kinked:
             for what, values in points.special(free, setting.graph):
-                trial = tries.trial(
-                    setting, what, _held(tries.meeting(values), setting, tries.dtype), special=True
-                )
+                here = _held(tries, setting, values, given)
+                trial = tries.trial(setting, what, here, special=True)
                 if trial is not None:
                     trials.append(trial)
     if grad is None:
@@ -411,9 +405,12 @@ def _at_settings(
         free = {n: s for n, s in setting.shapes.items() if n not in given}
         _, values = next(points.regular(free, 1))
         trial = tries.trial(
-            setting, "positive values", _held({**tries.meeting(values), **given}, setting, tries.dtype),
-            finite=False, grad=grad,
-        )  # fmt: skip
+            setting,
+            "positive values",
+            _held(tries, setting, values, given),
+            finite=False,
+            grad=grad,
+        )
         assert trial is not None
         trials.insert(0, trial)
     wrong = {n for t in trials if not t.special for n in t.setting.wanted if not t.right(n)}
@@ -448,7 +445,7 @@ def _covering(
     for place in range(_LOOKED if free else 0):
         low, high = (most * share for share in _WIDE[place % len(_WIDE)])
         values = {n: np.round(chance.uniform(low, high, shape), 3) for n, shape in free.items()}
-        here = _held({**tries.meeting(values), **given}, setting, tries.dtype)
+        here = _held(tries, setting, values, given)
         met = _met(setting, here, free) - seen
         what = f"other values between {low:g} and {high:g}"
         trial = tries.trial(setting, what, here) if met or place < 2 else None
@@ -487,9 +484,14 @@ def _met(
             if a.shape == b.shape for both in np.unique(2 * a + b)}  # fmt: skip
 
 
-def _held(values: dict[str, Array], setting: Setting, dtype: str) -> dict[str, Array]:
-    """The values in the order of the inputs, as the dtype holds them."""
-    return {name: held(values[name], dtype) for name in setting.shapes}
+def _held(
+    tries: Tries, setting: Setting, values: Mapping[str, Array], given: Mapping[str, Array]
+) -> dict[str, Array]:
+    """What is given, and values of ours that meet what is asked of them, in the order of the inputs
+    and as the dtype holds them.
+    """
+    known = {**tries.meeting(values), **given}
+    return {name: held(known[name], tries.dtype) for name in setting.shapes}
 
 
 def held(value: Any, dtype: str) -> Array:
