@@ -84,3 +84,8 @@ def test_what_runs_out_is_no_mismatch(
 def test_digits_are_doubled_until_a_hessian_has_enough() -> None:
     found = hessian("log1p(x)/x", {"x": 1e-55})
     assert found.blocks["x", "x"].value == found.blocks["x", "x"].chain_rule == pytest.approx(2 / 3)
+
+
+def test_a_coarse_kernel_is_named() -> None:
+    found = hessian("x.logsumexp(0)", {"x": [1000.0, 1001.0]})
+    assert found.check.reason == "PyTorch's own kernel is coarser here than its dtype"

@@ -571,6 +571,9 @@ class Making:
             self.refused,
             self._by_kernel,
         )
+        steps = () if self.judged is None else self.judged.every()
+        if found.status == "convention" and any(step.why == "coarse" for step in steps):
+            found.reason = found.reason or compare.COARSE
         if self.broken and found.status == "convention":
             found.status = "cannot tell"
             found.reason = (
