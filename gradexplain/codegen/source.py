@@ -335,7 +335,8 @@ class Source(Places):
                 text = f"torch.{name}({text}, {other})"
             side = "min" if name == "maximum" else "max"
             return (f"torch.clamp({text}, {side}={numbers[0]})" if numbers else text), layout
-        return f"torch.{name}({', '.join(texts)})", layout
+        method = len(texts) == 1 and texts[0].isidentifier()
+        return (f"{texts[0]}.{name}()" if method else f"torch.{name}({', '.join(texts)})"), layout
 
     def _record(self, e: RecordFunction, texts: Sequence[str]) -> str:
         """A named pointwise record: ``torch.sigmoid(x)``, ``F.softplus(x, beta=2)``."""
