@@ -570,3 +570,22 @@ class Threshold(Function):
 
 def test_a_branch_of_the_claim_alone() -> None:
     assert not check(Threshold).right
+
+
+class SoftmaxOfProduct(Function):
+    @staticmethod
+    def forward(ctx: Any, a: Any, x: Any) -> Any:
+        y = torch.softmax(a @ x, dim=0)
+        ctx.save_for_backward(a, x, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        a, x, y = ctx.saved_tensors
+        slope = y * (g - (g * y).sum())
+        return slope.unsqueeze(-1) * x, a.T @ slope
+
+
+def test_linear_in_v_where_entries_of_j_are_what_cancels() -> None:
+    """At values up to ±5 one of two probabilities is 1 but for the last digits."""
+    assert check(SoftmaxOfProduct, shapes={"a": (2, 3), "x": (3,)}).right

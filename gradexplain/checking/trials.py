@@ -608,7 +608,8 @@ def is_linear(trial: Trial, name: str, dtype: str | None = None) -> str:
     if not all(np.isfinite(r).all() for r in (rows, zero, general, twice, other)):
         return "linear"
     vs = [v.ravel() for v, _ in trial.probes[:4]]
-    scale = np.abs(rows)
+    # As large as what J's entries are made of, which may cancel: 1 − y of a saturated softmax.
+    scale = trial.size.get(name, np.abs(rows))
     if not zero.any():
         for v, found in zip(vs[1:], (general, twice, other), strict=False):
             if not close(v @ rows, found, scale, dtype or trial.dtype):
@@ -620,7 +621,7 @@ def is_linear(trial: Trial, name: str, dtype: str | None = None) -> str:
         return "constant"
     slopes = rows - zero
     for v, found in zip(vs[1:], (general, twice, other), strict=False):
-        if not close(v @ slopes, found - zero, np.abs(rows), dtype or trial.dtype):
+        if not close(v @ slopes, found - zero, scale, dtype or trial.dtype):
             return "nonlinear"
     return "affine"
 
