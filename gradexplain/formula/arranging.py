@@ -154,8 +154,8 @@ def decimal(value: Fraction) -> str | None:
     if q != 1:
         return None
     text = repr(float(value)).removesuffix(".0")
-    if Fraction(text) != value:
-        return None
+    if Fraction(text) != value and abs(value.numerator) < 10**8:
+        return None  # 1/2⁴⁰
     digits = text.partition("e")[0].replace(".", "").strip("-0")
     return text if len(digits) <= 8 else f"{float(value):.6g}"
 
