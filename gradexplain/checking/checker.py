@@ -455,7 +455,7 @@ def _wrong(trial: Trial, name: str, report: CheckReport, ones: bool) -> bool:
         right = v.reshape(-1) @ trial.true[name]
         tolerance = np.abs(v.reshape(-1)) @ trial.tolerance(name)
         return bool(np.any(compare.differs(np.asarray(row).reshape(-1), right, tolerance)))
-    from gradexplain.checking.trials import is_linear
+    from gradexplain.checking.outcomes import is_linear
 
     if not trial.special and is_linear(trial, name) != "linear":
         return True

@@ -19,7 +19,7 @@ from gradexplain.checking.jacobian import (
 )
 from gradexplain.checking.report import Fault
 from gradexplain.checking.told import told
-from gradexplain.checking.trials import Trial, close, is_linear
+from gradexplain.checking.trials import Trial, close
 from gradexplain.explanation import Array
 from gradexplain.numbers import number
 from gradexplain.ops.base import show_shape
@@ -237,3 +237,34 @@ def by_rounding(case: Case) -> Fault | None:
         if not 1e-10 * scale < gap.max(initial=0.0) <= 1e-5 * max(scale, 1e-3):
             return None  # float32 would be seen in the eighth digit
     return told("float32_rounding", name=name)
+
+
+def is_linear(trial: Trial, name: str, dtype: str | None = None) -> str:
+    """How the claim depends on ``v``: ``linear``, ``constant``, ``affine`` or ``nonlinear``."""
+    result = trial.result(name)
+    if result.rows is None or not trial.probes:
+        return "linear"
+    rows = result.rows.reshape(len(result.rows), -1)
+    at = [row[name].rows for _, row in trial.probes]
+    if any(r is None for r in at):
+        return "linear"
+    zero, general, twice, other = (np.asarray(r).ravel() for r in at[:4])
+    if not all(np.isfinite(r).all() for r in (rows, zero, general, twice, other)):
+        return "linear"
+    vs = [v.ravel() for v, _ in trial.probes[:4]]
+    # As large as what J's entries are made of, which may cancel: 1 − y of a saturated softmax.
+    scale = trial.size.get(name, np.abs(rows))
+    if not zero.any():
+        for v, found in zip(vs[1:], (general, twice, other), strict=False):
+            if not close(v @ rows, found, scale, dtype or trial.dtype):
+                return "nonlinear"
+        return "linear"
+    if close(general, zero, scale, dtype or trial.dtype) and close(
+        other, zero, scale, dtype or trial.dtype
+    ):
+        return "constant"
+    slopes = rows - zero
+    for v, found in zip(vs[1:], (general, twice, other), strict=False):
+        if not close(v @ slopes, found - zero, scale, dtype or trial.dtype):
+            return "nonlinear"
+    return "affine"

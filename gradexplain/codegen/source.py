@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import sympy
 
+from gradexplain.codegen.factors import groups_of, matrix_vector, merged, order_of, tensors
 from gradexplain.codegen.lines import show
 from gradexplain.codegen.lowering import TURNED, parameters
 from gradexplain.codegen.numbers import constant, parts, rational
@@ -399,7 +400,7 @@ class Source(Places):
             return self.show(self._scaled(coefficient, above, below), frame)
         masks = [arg for arg in node.args if arg.type == "mask"]
         factors = [arg for arg in node.args if arg.type == "real"]
-        if not masks and (groups := _groups(factors, node.data)) is not None:
+        if not masks and (groups := groups_of(factors, node.data)) is not None:
             return self._joined(" * ", [
                 self._add("contract", *group, data=tuple(a for a in node.data if a in axes),
                           axes=tuple(a for a in axes if a not in node.data))
@@ -455,7 +456,7 @@ class Source(Places):
         """Orders of axes in which the body of a sum may be written."""
         found: list[Frame] = []
         letters = {*kept, *bound}
-        for tensor in _tensors(body):
+        for tensor in tensors(body):
             order = [a for a in tensor.axes if a in letters]
             if len(order) == len(letters):
                 own = iter(tensor.axes)
@@ -475,8 +476,8 @@ class Source(Places):
 
     def _einsum(self, node: Node, factors: Sequence[Node], frame: Frame) -> Written | None:
         """A sum of a product as a matrix product or an ``einsum``; None where elementwise is as good."""
-        groups = _merged(factors)
-        groups = groups if len(groups) > 1 else _matrix_vector(factors, node.data)
+        groups = merged(factors)
+        groups = groups if len(groups) > 1 else matrix_vector(factors, node.data)
         if not groups:
             return None
         operands = [self._whole(group, []) for group in groups]
@@ -490,7 +491,7 @@ class Source(Places):
             left = tuple(a for a in node.data if a not in bound)
             return self.show(self._add("contract", *rest, pair, axes=node.axes, data=left), frame)
         out = tuple(a for a in frame if a in node.axes)
-        orders = [_order(operand, [*out, *node.data]) for operand in operands]
+        orders = [order_of(operand, [*out, *node.data]) for operand in operands]
         texts = []
         for operand, own in zip(operands, orders, strict=True):
             text, layout = self.show(operand, own)
@@ -557,53 +558,6 @@ def _short(value: Any) -> bool:
     return float(np.float32(float(value))) == float(value)
 
 
-def _tensors(body: Node) -> list[Node]:
-    return sorted((n for n in needed(body) if n.kind in TENSORS and n.type == "real"),
-                  key=lambda n: (-len(n.axes), str(n.data[0])))  # fmt: skip
-
-
-def _order(e: Node, letters: Sequence[Any]) -> Frame:
-    """The order of axes in which ``e`` is written most simply."""
-    for tensor in _tensors(e):
-        if set(tensor.axes) == set(e.axes):
-            return tensor.axes
-    return tuple(a for a in letters if a in e.axes)
-
-
-def _merged(factors: Sequence[Node]) -> list[list[Node]]:
-    """Factors by axes: one whose axes another has is multiplied with it element by element."""
-    groups: list[list[Node]] = []
-    for factor in sorted(factors, key=lambda f: -len(f.axes)):
-        home = next((g for g in groups if set(factor.axes) <= set(g[0].axes)), None)
-        if home is None:
-            groups.append([factor])
-        else:
-            home.append(factor)
-    return groups
-
-
-def _matrix_vector(factors: Sequence[Node], bound: Sequence[Axis]) -> list[list[Node]]:
-    """A matrix and the factors that have its summed axis alone; nothing where it is no such product."""
-    vector = [f for f in factors if f.axes == tuple(bound)]
-    matrix = [f for f in factors if f not in vector]
-    plain = len(bound) == 1 and vector and matrix and all(len(f.axes) == 2 for f in matrix)
-    return [matrix, vector] if plain else []
-
-
 def _is_count(node: Node) -> bool:
     """Whether a sum is written as one of truth values, which is an integer."""
     return node.kind == "contract" and all(arg.type == "mask" for arg in node.args)
-
-
-def _groups(
-    factors: Sequence[Node], bound: Sequence[Axis]
-) -> list[tuple[list[Node], tuple[Axis, ...]]] | None:
-    """Factors that share no bound axis are summed by themselves; None where all hang together."""
-    groups: list[tuple[list[Node], tuple[Axis, ...]]] = []
-    for factor in factors:
-        own = {a for a in factor.axes if a in bound}
-        tied = [g for g in groups if own.intersection(g[1])]
-        groups = [g for g in groups if g not in tied]
-        nodes = [*(n for g in tied for n in g[0]), factor]
-        groups.append((nodes, union(n.axes for n in nodes)))
-    return groups if len(groups) > 1 else None

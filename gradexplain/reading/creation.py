@@ -16,10 +16,10 @@ from gradexplain.reading.applying import flat
 from gradexplain.reading.arguments import Dtype, dtype_name, is_regular
 from gradexplain.reading.arrays import check_shape
 from gradexplain.reading.autograd import requires_grad
-from gradexplain.reading.objects import WHOLE, Call, Results, Tensor, Unread, what
+from gradexplain.reading.objects import WHOLE, Call, Results, Tensor, Unread, promoted, what
 from gradexplain.reading.operators import places_of
 from gradexplain.reading.plain import TRACE
-from gradexplain.reading.session import Session, promoted
+from gradexplain.reading.session import Session
 
 
 def _finished(s: Session, tensor: Tensor, call: Call) -> Any:

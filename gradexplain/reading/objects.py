@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from gradexplain.errors import Span
 from gradexplain.explanation import Array, Shape
 from gradexplain.graph import NamedNumber, Ref
@@ -252,3 +254,14 @@ def what(value: Any) -> str:
         own = value.own is not None and not value.own.placed
         return f"an object of `{value.kind}`" if own else f"nn.{value.kind}"
     return next(words for kind, words in _WORDS if isinstance(value, kind)).format(value)
+
+
+def promoted(kinds: Iterator[str | None] | Any) -> str | None:
+    """The dtype of a result; None where an argument has that of the run."""
+    found = list(kinds)
+    floats = [k for k in found if k is None or k not in WHOLE]
+    if not floats:
+        return np.result_type(*found).name if found else None
+    if None in floats:
+        return None
+    return "float64" if "float64" in floats else "float32"

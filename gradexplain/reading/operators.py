@@ -13,9 +13,9 @@ import numpy as np
 
 from gradexplain.errors import Span
 from gradexplain.ops import by_spelling
-from gradexplain.reading.objects import WHOLE, Layer, Tensor, Unread, is_number, what
+from gradexplain.reading.objects import WHOLE, Layer, Tensor, Unread, is_number, promoted, what
 from gradexplain.reading.program import span
-from gradexplain.reading.session import Session, promoted
+from gradexplain.reading.session import Session
 
 
 def _power(a: float, b: float) -> float:

@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -23,11 +22,11 @@ from gradexplain.limits import MAX_STEPS
 from gradexplain.ops import Op, by_spelling
 from gradexplain.reading.applying import Applier
 from gradexplain.reading.inputs import Inputs
-from gradexplain.reading.objects import WHOLE, Own, Results, Tensor, View
+from gradexplain.reading.objects import WHOLE, Own, Results, Tensor, View, promoted
 from gradexplain.reading.program import Program
+from gradexplain.reading.said import said
 from gradexplain.reading.tokens import one_line
 from gradexplain.tensors import instances, mapped
-from gradexplain.texts import blocks
 
 #: Operations whose result shares its elements with what it is made of.
 VIEWS = frozenset({"view", "reshape", "transpose", "t", "permute", "subscript", "squeeze", "unsqueeze", "narrow",
@@ -216,17 +215,17 @@ class Session:
 
     def refuse(self, key: str, place: Span, **names: Any) -> NoReturn:
         """Fail with a message of ``said.txt``."""
-        message, remedy = _said(key, names)
+        message, remedy = said(key, names)
         self.fail(message, place, remedy)
 
     def lack(self, key: str, place: Span, **names: Any) -> NoReturn:
         """Say by ``said.txt`` what is not read."""
-        message, remedy = _said(key, names)
+        message, remedy = said(key, names)
         self.unsupported(message, place, remedy)
 
     def say(self, key: str, **names: Any) -> None:
         """A remark of ``said.txt``; its kind is the key up to a colon."""
-        self.remark(key.partition(":")[0], _said(key, names)[0])
+        self.remark(key.partition(":")[0], said(key, names)[0])
 
     def at(self, error: GradexplainError, place: Span) -> GradexplainError:
         return error.at(self.program.source, place)
@@ -596,23 +595,3 @@ class Session:
             return "float64"
         kinds = {leaf.dtype for leaf in leaves if leaf.dtype is not None}
         return "float64" if "float64" in kinds else "float32"
-
-
-@cache
-def _texts() -> dict[str, list[str]]:
-    return {key: texts for key, *texts in blocks("gradexplain.reading", "said.txt")}
-
-
-def _said(key: str, names: Mapping[str, Any]) -> list[str]:
-    return [text.format(**names) for text in _texts()[key]]
-
-
-def promoted(kinds: Iterator[str | None] | Any) -> str | None:
-    """The dtype of a result; None where an argument has that of the run."""
-    found = list(kinds)
-    floats = [k for k in found if k is None or k not in WHOLE]
-    if not floats:
-        return np.result_type(*found).name if found else None
-    if None in floats:
-        return None
-    return "float64" if "float64" in floats else "float32"

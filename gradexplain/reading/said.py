@@ -1,0 +1,19 @@
+"""What is said of a text that cannot be read, or is read with a word: `said.txt`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from gradexplain.texts import blocks
+
+
+@cache
+def _texts() -> Mapping[str, list[str]]:
+    return {key: texts for key, *texts in blocks("gradexplain.reading", "said.txt")}
+
+
+def said(key: str, names: Mapping[str, Any]) -> list[str]:
+    """The sentences of one key, a message and its remedy, with the names put in."""
+    return [text.format(**names) for text in _texts()[key]]
