@@ -9,10 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import sympy
-
-from gradexplain.formula.kinds import label_of
-from gradexplain.formula.local import RESULT, local_rule
 from gradexplain.graph import Graph, Node, fact, refs
 from gradexplain.routes.names import free_name, own_texts
 
@@ -24,6 +20,9 @@ _LONG, _CALL = 9, 12
 
 #: What such a value is called: a residual, what goes into an activation, what comes out of one.
 _NAMES = {"-": ("r", "u", "q"), "": ("z", "u", "q"), "call": ("a", "u", "q")}
+
+#: Operations whose derivatives speak of no value.
+_CONSTANT = {"add", "sub", "neg", "sum", "mean"}
 
 
 @fact
@@ -46,8 +45,8 @@ def shared(graph: Graph, wanted: Sequence[str]) -> tuple[int, str] | None:
         if infix and any(graph[i].is_literal for i in node.inputs):
             continue  # 1 + exp(x) says what it is
         users = [n for n in on_the_way if node.id in n.inputs]
-        own = _speaks(node, node.id, graph)
-        if own or (infix and any(_speaks(n, node.id, graph) for n in users)):
+        by = [node, *users] if infix else [node]
+        if any(_speaks(n, node.id, graph) for n in by):
             kind = "-" if " - " in texts[node.id] else "" if infix else "call"
             return node.id, free_name(graph, *_NAMES[kind])
     return None
@@ -55,6 +54,14 @@ def shared(graph: Graph, wanted: Sequence[str]) -> tuple[int, str] | None:
 
 def _speaks(node: Node, of: int, graph: Graph) -> bool:
     """Whether the derivative of an operation has its result in it, or the argument it is taken by."""
+    assert node.op is not None
+    if node.op.name in _CONSTANT:
+        return False  # known without SymPy, which the first lines of a page do not wait for
+    import sympy
+
+    from gradexplain.formula.kinds import label_of
+    from gradexplain.formula.local import RESULT, local_rule
+
     found = local_rule(node, graph).contributions
     taken, label = found, RESULT
     if of != node.id:
