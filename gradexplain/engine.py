@@ -141,11 +141,11 @@ class Run:
         """The closed form, with formulas that were derived before for the same program and shapes."""
         from gradexplain.routes.closed import ClosedForm
 
-        known = self.graph.facts if self.problem.key else {}
+        known: dict[Any, tuple[int, ClosedForm]] = self.graph.facts if self.problem.key else {}
         key, thread = (ClosedForm, self.problem.scalar, *self.wanted), get_ident()
-        owner, before = known.get(key, (None, None))
-        if owner == thread:  # another thread's may be at work
-            return before.at(self.values, self.v, exact=self.exact)  # type: ignore[no-any-return]
+        before = known.get(key)
+        if before is not None and before[0] == thread:  # another thread's may be at work
+            return before[1].at(self.values, self.v, exact=self.exact)
 
         def form(sizes: Sizes | None) -> ClosedForm:
             made = ClosedForm(self.graph, self.values, self.v, exact=self.exact, sizes=sizes)

@@ -69,10 +69,8 @@ class Judging:
         by_chain, sizes = self.chain.clean(pair), (size, pair[1])
         del pair, size
         if not exact and value.size >= LARGE and node.id in self.chain.upstream:
-            self.chain.upstream[node.id] = (
-                by_chain,
-                Relative(by_chain),
-            )  # its bounds do their duty here
+            # Its bounds do their duty here.
+            self.chain.upstream[node.id] = by_chain, Relative(by_chain)
         if exact:
             allowed = compare.exact_bound(
                 np.maximum(*sizes), value, by_chain, self.precision, self.chain.decimals

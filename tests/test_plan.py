@@ -351,6 +351,7 @@ def test_magnitudes_that_are_so_many_times_the_values(name: str, sign: float) ->
         evaluator = Evaluator(resolve, SIZES, exact=False, lookup=TABLES.__getitem__)
         found.append(evaluator.value(formula, free, tuple(SIZES[s] for s in free)))
     np.testing.assert_array_equal(found[0][0], found[1][0])
+    # The same terms, added up in another order.
     np.testing.assert_allclose(np.asarray(found[1][1]), found[0][1], rtol=1e-13)
 
 

@@ -390,6 +390,7 @@ def test_what_is_extreme_hides_no_fault(text: str, size: float, dtype: str) -> N
     for place in places(p):
         for factor in (1.01, 2.0, 0.5, 0.0):
             step = judge(p, *place, factor).steps[place]
+            # Where PyTorch has no number, what the fault makes of it counts as a change too.
             sent, given = (np.nan_to_num(made.torch) for made in (right.steps[place], step))
             if (np.abs(given - sent) > 2 * step.bound).any():
                 assert step.verdict in ("mismatch", "cannot tell"), (place, factor, step)

@@ -299,6 +299,7 @@ class _Sent:
         if not self.coarse or what == "kernel":
             return None if c is None else self.at.by_kernel(c, upstream, what)
         value, size = self._pair(self.at.exactly, id)
+        # What is not known excuses nothing.
         known = np.nan_to_num(np.asarray(size, dtype=np.float64), posinf=0.0)
         return self.coarse * (np.abs(to_float(value)) + known)
 
@@ -554,7 +555,8 @@ def _explained(local: Local, step: JudgedStep, size: Any, dtype: str) -> tuple[s
         return "convention", "coarse"
     if terms is None or step.difference is None:
         return "mismatch", ""
-    # Roundings of the kernel's larger terms may explain it, and hide an error too.
+    # Roundings of the kernel's larger terms may explain it, and hide an error too; endless ones explain
+    # nothing.
     basis, terms = (expected, terms) if own is None else own
     bound = step.bound + compare.roundings(dtype) * np.nan_to_num(terms, posinf=0.0)
     name, routes, scale = local.names[1], step.difference.routes, compare.largest(given)
@@ -573,6 +575,7 @@ def hold_sum(
     """
     routes = "the sum of what was sent", "PyTorch"
     allowed, tally = np.empty(arrived.shape), compare.Tally(name, routes)
+    # A format of few digits is looked at as a whole, see `compare.judge`.
     total = np.empty(arrived.shape) if compare.is_coarse(dtype) else None
     beside, scale = np.broadcast_to(beside, arrived.shape), 0.0
     with np.errstate(all="ignore"):
@@ -583,11 +586,14 @@ def hold_sum(
             bound = reduce(np.add, [part.bound[own] for part in parts])
             bound = bound + 2 * compare.FORMATS[dtype].unit * size
             scale = max(scale, compare.largest(np.asarray(size)))
+            # Within an endless bound nothing is allowed: what differs there has to be explained.
             whole, allowed[own] = reduce(np.add, sent), np.nan_to_num(bound, posinf=0.0)
-            tally.add(whole, arrived[own], allowed[own], 0 if own is ... else own.start)
-            if total is not None:
+            if total is None:
+                tally.add(whole, arrived[own], allowed[own], 0 if own is ... else own.start)
+            else:
                 total[own] = whole
-    result = tally.judged(dtype, scale)
-    if total is not None:
+    if total is None:
+        result = tally.judged(dtype, scale)
+    else:
         result = compare.judge(name, routes, total, arrived, allowed, dtype, scale)
     return JudgedStep(result.verdict, arrived, None, allowed, result.margin, result.difference)
