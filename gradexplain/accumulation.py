@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.engine import Run, explanation_of, stages_of
+from gradexplain.engine import explanation_of, stages_of
 from gradexplain.errors import InputError
 from gradexplain.explanation import (
     Accumulated,
@@ -40,6 +40,7 @@ from gradexplain.problem import (
 from gradexplain.reading.arrays import Value, as_array
 from gradexplain.routes.calls import CallsQuestion, Part, Shared
 from gradexplain.routes.pytorch import Asked
+from gradexplain.running import Extra, Run
 from gradexplain.supervisor.within import within
 from gradexplain.verdict import compare
 
@@ -133,7 +134,7 @@ def _explained(request: Request, plan: Plan) -> Explanation:
 
 def stages(request: Request, plan: Plan) -> Iterator[tuple[str, Explanation]]:
     """``(stage, explanation so far)`` as each stage of `gradexplain.explanation.STAGES` is done."""
-    yield from stages_of(problem_of(request, plan))
+    yield from stages_of(*problem_of(request, plan))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +149,8 @@ class _Made:
     wanted: tuple[str, ...] | None = None
 
 
-def problem_of(request: Request, plan: Plan) -> Problem:
-    """The problem of the first call, which holds the others."""
+def problem_of(request: Request, plan: Plan) -> tuple[Problem, Extra | None]:
+    """The problem of the first call, and what is explained beside it: the others, or a second pass."""
     calls = _paired(plan)
     bound = bound_of(replace(request, grad=calls[0][1]))
     if len(bound.reading.calls) > 1:
@@ -186,11 +187,11 @@ def problem_of(request: Request, plan: Plan) -> Problem:
                 remedy="give --grad or --from once for each call",
             )
         if plan.retain_graph:
-            return with_shared_name(problems[0])
+            return with_shared_name(problems[0]), None
         # The second call is the one that the user asks about.
         made, problems = made * 2, problems * 2
     several = _Several(bound, made, problems, retain)
-    return replace(problems[0], extra=several, asked=several.part(0, last=True))
+    return replace(problems[0], asked=several.part(0, last=True)), several
 
 
 def _of_text(bound: Bound, plan: Plan) -> list[_Made]:
@@ -352,7 +353,7 @@ class _Several:
         for place, (call, problem) in enumerate(zip(x.calls, self.problems, strict=True)):
             if place == 0:
                 continue
-            made = explanation_of(replace(problem, asked=self.part(place), extra=None))
+            made = explanation_of(replace(problem, asked=self.part(place)))
             call.explanation = made
             call.grad = made.grad
             explanations.append(made)

@@ -9,38 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 from gradexplain.explanation import Intermediate, Stop
 from gradexplain.graph import Graph, Node
-
-if TYPE_CHECKING:
-    from gradexplain.engine import Run
-
-#: No more values than this are explained without being asked for: those nearest to the output.
-_MOST = 12
-
-#: In a graph of more operations only the values that are asked for are explained.
-_LARGE = 200
-
-
-def named_between(
-    graph: Graph, wanted: Sequence[str], scalar: bool, retain: Sequence[str]
-) -> list[Node]:
-    """The values whose own gradient is explained: of a scalar, those that the user named."""
-    reach, needed = graph.reach(wanted), graph.needed()
-    named = [
-        node
-        for node in graph.nodes
-        if node.op is not None
-        and node.named
-        and node.id in reach & needed
-        and node.id != graph.output
-    ]
-    if not scalar or len(graph.nodes) > _LARGE:
-        named = []
-    asked = [node for node in graph.nodes if node.label in retain]
-    return sorted({*named[-_MOST:], *asked}, key=lambda node: node.id)
+from gradexplain.running import Run
 
 
 def intermediates(run: Run) -> dict[str, Intermediate]:

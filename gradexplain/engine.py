@@ -7,14 +7,14 @@ and answers at the end.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from functools import cached_property, partial
-from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import numpy as np
 
-from gradexplain.between import intermediates, named_between, stops
+from gradexplain.between import intermediates, stops
 from gradexplain.explanation import (
     FURTHER,
     STAGES,
@@ -23,26 +23,15 @@ from gradexplain.explanation import (
     Explanation,
     ForwardRow,
     Gradient,
-    Input,
     Jacobian,
-    Output,
     Step,
-    Upstream,
 )
 from gradexplain.graph import Node, labels_of, op_call
-from gradexplain.problem import Answering, Problem, is_small, loss_text
-from gradexplain.routes.names import free_name, free_names, own_texts, quoted
-from gradexplain.routes.pytorch import Asked
+from gradexplain.problem import Problem
+from gradexplain.routes.names import free_name, own_texts, quoted
+from gradexplain.running import Extra, Run
 from gradexplain.verdict import compare, fold
 from gradexplain.verdict import digits as measure
-
-if TYPE_CHECKING:
-    from gradexplain.formula.sizes import Sizes
-    from gradexplain.judging import Judging
-    from gradexplain.routes.chain import ChainRule
-    from gradexplain.routes.closed import ClosedForm
-    from gradexplain.routes.pytorch import Steps
-    from gradexplain.routes.written import Written
 
 #: J is shown as a matrix of numbers up to this many entries.
 SHOWN_ENTRIES = 64
@@ -51,311 +40,194 @@ SHOWN_ENTRIES = 64
 _LARGE = 200
 
 
-def stages_of(problem: Problem) -> Iterator[tuple[str, Explanation]]:
-    """The stages of one problem's explanation, see `stages`."""
+def stages_of(problem: Problem, extra: Extra | None = None) -> Iterator[tuple[str, Explanation]]:
+    """The stages of one problem's explanation, see `stages`; ``extra`` is explained beside it."""
     run = Run(problem)
     try:
-        for stage in STAGES:
-            if stage == "check" and problem.extra is not None:
-                run._others = problem.extra.further(run)
-                yield FURTHER, run.explanation
-            run.do(stage)
+        if extra is not None:
+            extra.begin(run)
+        # Filled when the run was made: nothing is left to derive.
+        yield STAGES[0], run.explanation
+        made = _forward, _jacobian, _steps, _gradients
+        for stage, make in zip(STAGES[1:-1], made, strict=True):
+            with _digits(run):
+                make(run)
             yield stage, run.explanation
+        others = []
+        if extra is not None:
+            others = extra.further(run)
+            yield FURTHER, run.explanation
+        with _digits(run):
+            _check(run, others)
+        yield STAGES[-1], run.explanation
     finally:
         run.close()
 
 
-def explanation_of(problem: Problem) -> Explanation:
+def explanation_of(problem: Problem, extra: Extra | None = None) -> Explanation:
     """The complete explanation of one problem."""
-    *_, (_, explanation) = stages_of(problem)
+    *_, (_, explanation) = stages_of(problem, extra)
     return explanation
 
 
-class Run:
-    """One explanation in the making."""
+@contextmanager
+def _digits(run: Run) -> Iterator[None]:
+    """The arithmetic of a stage, with the digits that the values need; inf and nan are answers."""
+    from gradexplain.arithmetic import mp
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-        self.graph = graph = problem.graph
-        self.values = problem.values
-        self.v = problem.v
-        self.wanted = list(problem.wanted)
-        self.leaves = [n for n in graph.leaves if n.label in self.wanted and not n.integer]
-        self.asked: Answering | None = problem.asked if problem.check else None
-        loss = self.v.size == 1 and not problem.scalar
-        between = named_between(graph, problem.wanted, loss, problem.retain)
-        self.between = [node for node in between if node.label != problem.shared]
-        if problem.check and problem.asked is None:
-            names = tuple(node.label for node in self.between)
-            self.asked = Asked(problem.question(names))
-        v_name, loss_name = free_names(graph)
-        self.explanation = Explanation(
-            expression=problem.source,
-            dtype=problem.dtype,
-            inputs={
-                node.label: Input(
-                    node.label,
-                    node.shape,
-                    self.values[node.label],
-                    given=node.label not in problem.examples,
-                    wanted=node.label in self.wanted,
-                    integer=node.integer,
-                    boolean=node.integer and graph.is_mask(node.id),
-                )
-                for node in graph.leaves
-            },
-            output=Output(graph.out.label, graph.out.shape),
-            grad=Upstream(
-                self.v,
-                problem.v_source,
-                loss_text(self.v, graph.out.label, loss_name, v_name),
-                v_name,
-            ),
-            statements=problem.statements,
-            notes=list(problem.remarks),
-            shared=problem.shared,
+    _ = run.chain  # with it the digits are settled
+    with np.errstate(all="ignore"), mp.workdps(run.precision or mp.dps):
+        yield
+
+
+def _forward(run: Run) -> None:
+    for leaf in run.leaves:
+        # What takes longest, while PyTorch computes.
+        run.written.jacobian(leaf)
+    labels = labels_of(run.graph)
+    needed = run.graph.needed()
+    parts = run.graph.parts()
+    texts = own_texts(run.graph)
+    real = run.real
+    for node in run.graph.nodes:
+        if node.op is None or node.id not in needed:
+            continue
+        exact = run.clean(run.chain.forward[node.id])
+        value = exact if real is None else real.forward.get(node.id, exact)
+        row = ForwardRow(
+            node=node.label,
+            op=node.op.name,
+            inputs=tuple(labels[i] for i in node.inputs),
+            expression=op_call(node, labels),
+            shape=node.shape,
+            value=value,
+            part_of=parts.get(node.id),
+            named=node.named,
+            text=texts[node.id],
+            grad_fn="" if real is None else real.functions.get(node.id, "").rstrip("0123456789"),
         )
-        #: Whether values are computed with digits to spare.
-        self.exact = is_small(graph)
-        self._others: list[Check] = []
-        #: What a gradient is at its largest for a v of no pattern, where that was asked.
-        self.typical: dict[str, float] = {}
-        #: Decimal digits of the exact arithmetic.
-        self.precision = 0
-        #: Whether they were enough; without more of them the exact values are not known.
-        self.enough = True
+        if real is not None and _shown_apart(value, exact, run.problem.dtype):
+            row.exact = exact
+        run.explanation.forward.append(row)
+        if node.id == run.graph.output:
+            run.explanation.output.value = value
+    if run.explanation.output.value is None:
+        run.explanation.output.value = run.clean(run.chain.forward[run.graph.output])
 
-    def close(self) -> None:
-        if self.asked is not None:
-            self.asked.drop()
 
-    @property
-    def written(self) -> Written:
-        """The closed form as it is read."""
-        from gradexplain.routes.written import Written
+def _jacobian(run: Run) -> None:
+    for leaf in run.leaves:
+        shown, structure = run.written.jacobian(leaf)
+        shape = run.graph.out.shape + leaf.shape
+        value = None
+        if math.prod(shape) <= SHOWN_ENTRIES:
+            value = run.clean(run.closed.jacobian_value(leaf))
+        run.explanation.jacobian[leaf.label] = Jacobian(
+            leaf.label, shown.formula, shown.text, shown.latex, shown.where, shown.ranges,
+            structure, shape, value,
+        )  # fmt: skip
 
-        return Written(self.closed)
 
-    @cached_property
-    def closed(self) -> ClosedForm:
-        """The closed form, with formulas that were derived before for the same program and shapes."""
-        from gradexplain.routes.closed import ClosedForm
+def _steps(run: Run) -> None:
+    from gradexplain.answers import step_said
+    from gradexplain.routes.steps import step_texts
 
-        known: dict[Any, tuple[int, ClosedForm]] = self.graph.facts if self.problem.key else {}
-        key, thread = (ClosedForm, self.problem.scalar, *self.wanted), get_ident()
-        before = known.get(key)
-        if before is not None and before[0] == thread:  # another thread's may be at work
-            return before[1].at(self.values, self.v, exact=self.exact)
+    run.explanation.stops = stops(run.graph, run.wanted)
 
-        def form(sizes: Sizes | None) -> ClosedForm:
-            made = ClosedForm(self.graph, self.values, self.v, exact=self.exact, sizes=sizes)
-            if self.problem.scalar:
-                made.scalar = made.loss_name = self.graph.out.label
-            return made
-
-        found = form(None)
-        if self.problem.reread is not None:
-            from gradexplain.formula.sizes import generalised
-
-            sizes = generalised(self.graph, self.problem.reread)
-            found = found if sizes is None else form(sizes).in_letters(self.leaves)
-        known[key] = thread, found.at({}, self.v, exact=self.exact)
-        return found
-
-    @cached_property
-    def chain(self) -> ChainRule:
-        """The chain rule's values and contributions, with as many digits as they need."""
-        from gradexplain.routes.chain import settled_chain
-
-        chain, self.precision, self.enough = settled_chain(
-            self.graph, self.values, self.v, self.wanted, exact=self.exact
+    uses: dict[int, int] = {}
+    for c in run.chain.contributions:
+        uses[c.source.id] = uses.get(c.source.id, 0) + 1
+    seen: dict[int, int] = {}
+    labels = labels_of(run.graph)
+    names = quoted(run.graph, own_texts(run.graph))
+    g = free_name(run.graph, "g", "g_out", "grad_output")
+    for c in run.chain.contributions:
+        seen[c.source.id] = seen.get(c.source.id, 0) + 1
+        last = seen[c.source.id] == uses[c.source.id] > 1
+        rule, contribution, numbers = step_texts(
+            c, run.graph, labels, run.closed, run.clean, run.chain
         )
-        return chain
-
-    @cached_property
-    def answer(self) -> Any:
-        """PyTorch's answer; None where it was not asked."""
-        return None if self.asked is None else self.asked.answer()
-
-    @property
-    def real(self) -> Steps | None:
-        """PyTorch's own numbers on the way."""
-        return None if self.answer is None else self.answer.steps
-
-    @cached_property
-    def judging(self) -> Judging:
-        """The routes held against each other; PyTorch's answer is waited for."""
-        from gradexplain.judging import Judging
-
-        return Judging(self.problem, self.chain, self.precision, self.answer, enough=self.enough)
-
-    def clean(self, pair: Any) -> Array:
-        return self.chain.clean(pair)
-
-    # -- stages ----------------------------------------------------------------------------------
-
-    def do(self, stage: str) -> None:
-        """One of `STAGES`, with the digits that the values need."""
-        make = getattr(self, f"_{stage}")
-        if stage == "question":
-            make()
-            return
-        from gradexplain.arithmetic import mp
-
-        with np.errstate(all="ignore"):  # inf and nan are answers
-            assert self.chain is not None
-            with mp.workdps(self.precision or mp.dps):
-                make()
-
-    def _question(self) -> None:
-        """Filled when the run was made: nothing is left to derive."""
-        if self.problem.extra is not None:
-            self.problem.extra.begin(self)
-
-    def _forward(self) -> None:
-        for leaf in self.leaves:
-            # What takes longest, while PyTorch computes.
-            self.written.jacobian(leaf)
-        labels = labels_of(self.graph)
-        needed = self.graph.needed()
-        parts = self.graph.parts()
-        texts = own_texts(self.graph)
-        real = self.real
-        for node in self.graph.nodes:
-            if node.op is None or node.id not in needed:
-                continue
-            exact = self.clean(self.chain.forward[node.id])
-            value = exact if real is None else real.forward.get(node.id, exact)
-            row = ForwardRow(
-                node=node.label,
-                op=node.op.name,
-                inputs=tuple(labels[i] for i in node.inputs),
-                expression=op_call(node, labels),
-                shape=node.shape,
-                value=value,
-                part_of=parts.get(node.id),
-                named=node.named,
-                text=texts[node.id],
-                grad_fn=""
-                if real is None
-                else real.functions.get(node.id, "").rstrip("0123456789"),
+        assert c.node.op is not None
+        run.explanation.steps.append(
+            Step(
+                node=c.node.label,
+                op=c.node.op.name,
+                input=c.source.label,
+                upstream=run.clean(run.chain.upstream[c.node.id]),
+                rule=rule,
+                contribution_rule=contribution,
+                numbers=numbers,
+                contribution=run.clean(c.value),
+                total=run.clean(run.chain.upstream[c.source.id]) if last else None,
+                uses=uses[c.source.id],
+                short=run.closed.remembered(
+                    ("said", c.node.id, c.place),
+                    partial(step_said, c, run.graph, names, g, run.closed),
+                ),
             )
-            if real is not None and _shown_apart(value, exact, self.problem.dtype):
-                row.exact = exact
-            self.explanation.forward.append(row)
-            if node.id == self.graph.output:
-                self.explanation.output.value = value
-        if self.explanation.output.value is None:
-            self.explanation.output.value = self.clean(self.chain.forward[self.graph.output])
+        )
 
-    def _jacobian(self) -> None:
-        for leaf in self.leaves:
-            shown, structure = self.written.jacobian(leaf)
-            shape = self.graph.out.shape + leaf.shape
-            value = None
-            if math.prod(shape) <= SHOWN_ENTRIES:
-                value = self.clean(self.closed.jacobian_value(leaf))
-            self.explanation.jacobian[leaf.label] = Jacobian(
-                leaf.label, shown.formula, shown.text, shown.latex, shown.where, shown.ranges,
-                structure, shape, value,
-            )  # fmt: skip
 
-    def _steps(self) -> None:
-        from gradexplain.routes.answers import step_said
-        from gradexplain.routes.steps import step_texts
+def _gradients(run: Run) -> None:
+    if run.judging.steps is not None:
+        for step, c in zip(run.explanation.steps, run.chain.contributions, strict=True):
+            found = run.judging.steps.steps.get((c.node.id, c.source.id))
+            for name, value in {} if found is None else found.numbers().items():
+                setattr(step, name, value)
+    for leaf in run.leaves:
+        shown = run.written.gradient(leaf)
+        gradient = Gradient(
+            leaf.label, shown.formula, shown.text, shown.latex, shown.where, shown.ranges,
+            **run.judging.routes(leaf, partial(_closed_value, run, leaf)),
+        )  # fmt: skip
+        run.explanation.gradients[leaf.label] = gradient
+    if run.between:
+        run.explanation.intermediates = intermediates(run)
+    _answers(run)
 
-        self.explanation.stops = stops(self.graph, self.wanted)
 
-        uses: dict[int, int] = {}
-        for c in self.chain.contributions:
-            uses[c.source.id] = uses.get(c.source.id, 0) + 1
-        seen: dict[int, int] = {}
-        labels = labels_of(self.graph)
-        names = quoted(self.graph, own_texts(self.graph))
-        g = free_name(self.graph, "g", "g_out", "grad_output")
-        for c in self.chain.contributions:
-            seen[c.source.id] = seen.get(c.source.id, 0) + 1
-            last = seen[c.source.id] == uses[c.source.id] > 1
-            rule, contribution, numbers = step_texts(
-                c, self.graph, labels, self.closed, self.clean, self.chain
-            )
-            assert c.node.op is not None
-            self.explanation.steps.append(
-                Step(
-                    node=c.node.label,
-                    op=c.node.op.name,
-                    input=c.source.label,
-                    upstream=self.clean(self.chain.upstream[c.node.id]),
-                    rule=rule,
-                    contribution_rule=contribution,
-                    numbers=numbers,
-                    contribution=self.clean(c.value),
-                    total=self.clean(self.chain.upstream[c.source.id]) if last else None,
-                    uses=uses[c.source.id],
-                    short=self.closed.remembered(
-                        ("said", c.node.id, c.place),
-                        partial(step_said, c, self.graph, names, g, self.closed),
-                    ),
-                )
-            )
+def _closed_value(run: Run, leaf: Node) -> Any:
+    """The closed form's value, with more digits where those of the chain rule leave too few."""
+    from gradexplain.arithmetic import mp
+    from gradexplain.routes.chain import MORE_DIGITS, certain, noise
 
-    def _gradients(self) -> None:
-        if self.judging.steps is not None:
-            for step, c in zip(self.explanation.steps, self.chain.contributions, strict=True):
-                found = self.judging.steps.steps.get((c.node.id, c.source.id))
-                for name, value in {} if found is None else found.numbers().items():
-                    setattr(step, name, value)
-        for leaf in self.leaves:
-            shown = self.written.gradient(leaf)
-            gradient = Gradient(
-                leaf.label, shown.formula, shown.text, shown.latex, shown.where, shown.ranges,
-                **self.judging.routes(leaf, partial(self._closed_value, leaf)),
-            )  # fmt: skip
-            self.explanation.gradients[leaf.label] = gradient
-        if self.between:
-            self.explanation.intermediates = intermediates(self)
-        self._answers()
+    pair, digits = run.closed.gradient_value(leaf), run.precision
+    if not run.exact and leaf is run.leaves[-1]:
+        run.closed.release()
+    if run.exact and digits < MORE_DIGITS and not certain(pair, digits):
+        with mp.workdps(MORE_DIGITS):
+            again = run.closed.at(run.values, run.v, exact=True)
+            value, size = again.gradient_value(leaf)
+            return np.where(noise((value, size)), mp.zero, value), np.zeros_like(size)
+    return pair
 
-    def _closed_value(self, leaf: Node) -> Any:
-        """The closed form's value, with more digits where those of the chain rule leave too few."""
-        from gradexplain.arithmetic import mp
-        from gradexplain.routes.chain import MORE_DIGITS, certain, noise
 
-        pair, digits = self.closed.gradient_value(leaf), self.precision
-        if not self.exact and leaf is self.leaves[-1]:
-            self.closed.release()
-        if self.exact and digits < MORE_DIGITS and not certain(pair, digits):
-            with mp.workdps(MORE_DIGITS):
-                again = self.closed.at(self.values, self.v, exact=True)
-                value, size = again.gradient_value(leaf)
-                return np.where(noise((value, size)), mp.zero, value), np.zeros_like(size)
-        return pair
+def _answers(run: Run) -> None:
+    """The gradients in their shortest notation, and one element in full."""
+    if run.problem.scalar or len(run.graph.nodes) > _LARGE:
+        return
+    from gradexplain.answers import element_in_full, said
+    from gradexplain.beside import lines
 
-    def _answers(self) -> None:
-        """The gradients in their shortest notation, and one element in full."""
-        if self.problem.scalar or len(self.graph.nodes) > _LARGE:
-            return
-        from gradexplain.codegen.beside import lines
-        from gradexplain.routes.answers import element_in_full, said
+    key = "answers", run.problem.v_source
+    found = run.closed.remembered(key, lambda: said(run))
+    for name, text in found.gradients.items():
+        run.explanation.gradients[name].short = text
+    for name, text in lines(run).items():
+        run.explanation.gradients[name].line = text
+    run.explanation.definitions = found.definitions
+    run.explanation.element = element_in_full(run, run.problem.element)
 
-        key = "answers", self.problem.v_source
-        found = self.closed.remembered(key, lambda: said(self))
-        for name, text in found.gradients.items():
-            self.explanation.gradients[name].short = text
-        for name, text in lines(self).items():
-            self.explanation.gradients[name].line = text
-        self.explanation.definitions = found.definitions
-        self.explanation.element = element_in_full(self, self.problem.element)
 
-    def _check(self) -> None:
-        from gradexplain.notes import notes
-        from gradexplain.questions import questions
+def _check(run: Run, others: Sequence[Check]) -> None:
+    from gradexplain.notes import notes
+    from gradexplain.questions import questions
 
-        explanation = self.explanation
-        found = explanation.gradients.values(), explanation.intermediates.values()
-        explanation.check = fold.fold([self.judging.check(*found), *self._others])
-        explanation.notes += notes(self)
-        explanation.notes += questions(self)
+    explanation = run.explanation
+    found = explanation.gradients.values(), explanation.intermediates.values()
+    explanation.check = fold.fold([run.judging.check(*found), *others])
+    explanation.notes += notes(run)
+    explanation.notes += questions(run)
 
 
 def _shown_apart(value: Array, exact: Array, dtype: str) -> bool:

@@ -16,15 +16,18 @@ import numpy as np
 
 from gradexplain.engine import explanation_of
 from gradexplain.errors import InputError
-from gradexplain.explanation import Array
+from gradexplain.explanation import Array, Check
 from gradexplain.graph import Node
 from gradexplain.ops.base import show_shape
 from gradexplain.problem import DType, Request, problem_of, request_of, with_shared_name
 from gradexplain.reading.arrays import ONES, Value, as_array, bind
 from gradexplain.routes.names import free_name, free_names
+from gradexplain.running import Run
 from gradexplain.second.gradients import asked, stepped
-from gradexplain.second.making import HessianAsked
+from gradexplain.second.making import HessianAsked, Making
 from gradexplain.second.model import WHOLE, Hessian
+from gradexplain.second.notes import notes
+from gradexplain.supervisor import link
 from gradexplain.supervisor.within import within
 
 
@@ -69,17 +72,36 @@ def hessian_of(request: Request, vector: Mapping[str | None, Value]) -> Hessian:
     made = stepped(graph, problem.wanted, None if implicit else free_names(graph)[0])
     u_name, p = free_name(graph, "u", "w", "direction"), free_name(graph, "P", "Q", "R")
     total = made.summed(leaves, p, u_name)
-    extra = HessianAsked(u, weights, whole, replace(made, graph=total), u_name, p)
+    extra = _Second(u, weights, whole, replace(made, graph=total), u_name, p)
     if problem.check:
         problem, extra.shared, extra.again = asked(
             problem, made, total, u_name, weights, whole=whole
         )
-    first = explanation_of(replace(problem, extra=extra))
+    first = explanation_of(problem, extra)
     found = extra.found
     assert found is not None
     found.check = first.check
     found.notes = [*first.notes, *found.notes]
     return found
+
+
+class _Second(HessianAsked):
+    """The second derivatives, made when the gradient has been explained."""
+
+    def begin(self, run: Run) -> None:
+        """The answer so far: blocks and products are put into it as each is known."""
+        title = run.graph.out.label
+        if run.problem.v_source != "implicit":
+            title = run.closed.loss_name
+        self.found = found = Hessian(run.explanation, title, self.u_name, self.p, vector=self.u)
+        link.missing("the gradient, second derivatives", lambda: found)
+
+    def further(self, run: Run) -> list[Check]:
+        found = self.found
+        link.missing("second derivatives", lambda: found)
+        made = Making(run, self)
+        made.hessian.notes += notes(made)
+        return [made.check()]
 
 
 def _vector(

@@ -15,11 +15,11 @@ from gradexplain.numbers import number
 from gradexplain.ops.base import Shape
 from gradexplain.plan.arrays import to_float
 from gradexplain.routes.names import own_texts, quoted
+from gradexplain.running import Run
 from gradexplain.tensors import spot
 from gradexplain.verdict.compare import FORMATS, differs, largest
 
 if TYPE_CHECKING:
-    from gradexplain.engine import Run
     from gradexplain.routes.chain import Sent
     from gradexplain.routes.singular import Singular
 

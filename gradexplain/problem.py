@@ -9,14 +9,13 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from gradexplain.errors import GradexplainError, InputError
 from gradexplain.explanation import (
     Array,
-    Check,
     Note,
 )
 from gradexplain.graph import Graph, as_before
@@ -35,9 +34,6 @@ from gradexplain.routes.pytorch import Question
 from gradexplain.routes.replay import Replay
 from gradexplain.routes.shared import named, shared
 from gradexplain.verdict import compare
-
-if TYPE_CHECKING:
-    from gradexplain.engine import Run
 
 DType = Literal["float64", "float32"]
 
@@ -119,8 +115,6 @@ class Problem:
     asked: Answering | None = None
     #: The name that a sub-expression was given because it makes the formulas shorter.
     shared: str = ""
-    #: What is explained beside the gradients.
-    extra: Extra | None = None
     #: The element of a gradient that is explained in full, where one is asked for.
     element: tuple[str, tuple[int, ...]] | None = None
     #: The values of a recorded backward pass, see `judged`.
@@ -139,16 +133,6 @@ class Answering(Protocol):
     def answer(self) -> Any: ...
 
     def drop(self) -> None: ...
-
-
-class Extra(Protocol):
-    """What an explanation holds beside the gradients of one backward."""
-
-    def begin(self, run: Run) -> None:
-        """Before the first section is shown."""
-
-    def further(self, run: Run) -> list[Check]:
-        """After the gradients; the verdict is the worst of the checks returned and its own."""
 
 
 def problem_of(request: Request) -> Problem:

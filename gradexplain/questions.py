@@ -11,9 +11,9 @@ import numpy as np
 from gradexplain.explanation import Array, Note
 from gradexplain.numbers import number
 from gradexplain.plan.arrays import to_float
+from gradexplain.running import Run
 
 if TYPE_CHECKING:
-    from gradexplain.engine import Run
     from gradexplain.routes.chain import Sent
 
 #: An operation that lets less of the gradient through than this is flat where it stands.

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gradexplain.adjoint import Adjoint, adjoint, moving
-from gradexplain.engine import Run
 from gradexplain.explanation import Array
 from gradexplain.formula.values import NOWHERE, element_sum, formula_node, term
 from gradexplain.graph import Graph, Node
@@ -19,6 +18,7 @@ from gradexplain.problem import Problem
 from gradexplain.routes.calls import Part, Shared
 from gradexplain.routes.double import Pass, Recorded, SecondQuestion
 from gradexplain.routes.pytorch import Asked
+from gradexplain.running import Run
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ import numpy as np
 import sympy
 
 from gradexplain.arithmetic import mp
-from gradexplain.engine import Run
 from gradexplain.explanation import Array, Check, Difference
 from gradexplain.formats.notation import latex
 from gradexplain.formula.indices import Ranges, index
@@ -27,11 +26,10 @@ from gradexplain.routes.double import Pass
 from gradexplain.routes.judged import JudgedSteps, judged
 from gradexplain.routes.singular import Accounted, Singular
 from gradexplain.routes.written import Shown, Written
+from gradexplain.running import Run
 from gradexplain.second.gradients import Gradients, closed
 from gradexplain.second.model import WHOLE, Block, Hessian, Product
-from gradexplain.second.notes import notes
 from gradexplain.second.signs import borders, definiteness, eigenvalues, is_constant, words
-from gradexplain.supervisor import link
 from gradexplain.verdict import compare, digits, fold
 from gradexplain.verdict.status import worst
 
@@ -51,7 +49,7 @@ _NEAR = 1e-4
 
 @dataclass(slots=True)
 class HessianAsked:
-    """The second derivatives, made when the gradient has been explained."""
+    """What is asked of the second derivatives, and what is found."""
 
     u: dict[str, Array] | None
     weights: dict[str, Array]
@@ -64,19 +62,6 @@ class HessianAsked:
     #: See `gradexplain.problem.Problem.again`.
     again: Mapping[int, Pass] = field(default_factory=dict)
     found: Hessian | None = None
-
-    def begin(self, run: Run) -> None:
-        """The answer so far: blocks and products are put into it as each is known."""
-        title = run.graph.out.label
-        if run.problem.v_source != "implicit":
-            title = run.closed.loss_name
-        self.found = found = Hessian(run.explanation, title, self.u_name, self.p, vector=self.u)
-        link.missing("the gradient, second derivatives", lambda: found)
-
-    def further(self, run: Run) -> list[Check]:
-        found = self.found
-        link.missing("second derivatives", lambda: found)
-        return [Making(run, self).check()]
 
 
 class Making:
@@ -128,7 +113,6 @@ class Making:
             self._blocks()
             self._whole()
             self._products()
-        self.hessian.notes += notes(self)
 
     def _judge_steps(self) -> None:
         """The chain rule for ``H·u``, with the digits that it and H need, and each step of PyTorch's

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from gradexplain.explanation import Note
+from gradexplain.second.making import Making
 from gradexplain.second.model import WHOLE
 from gradexplain.tensors import spot
-
-if TYPE_CHECKING:
-    from gradexplain.second.making import Making
 
 
 def notes(made: Making) -> Iterator[Note]:

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from gradexplain.adjoint import Adjoint
-from gradexplain.engine import Run, explanation_of
+from gradexplain.engine import explanation_of
 from gradexplain.explanation import BackwardRow, Check, Note, Second
 from gradexplain.graph import Graph
 from gradexplain.problem import Problem
 from gradexplain.routes.calls import Part, Shared
 from gradexplain.routes.double import Pass
 from gradexplain.routes.names import free_name, free_names
+from gradexplain.running import Run
 from gradexplain.second.gradients import asked, stepped
 
 
@@ -30,8 +31,8 @@ class SecondPass:
     shared: Shared | None = None
 
     @classmethod
-    def added_to(cls, problem: Problem) -> Problem:
-        """``problem`` with its second pass."""
+    def added_to(cls, problem: Problem) -> tuple[Problem, SecondPass]:
+        """``problem`` as the first part of what PyTorch is asked, and its second pass."""
         graph, implicit = problem.graph, problem.v_source == "implicit"
         v_name, _ = free_names(graph)
         steps = stepped(graph, problem.wanted, None if implicit else v_name)
@@ -43,7 +44,7 @@ class SecondPass:
             if problem.check:
                 between = tuple(n.label for n in Run(replace(problem, check=False)).between)
                 problem, extra.shared, extra.again = asked(problem, steps, total, retain=between)
-        return replace(problem, extra=extra)
+        return problem, extra
 
     def begin(self, run: Run) -> None:
         """Nothing: the first pass is explained as it always is."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import sympy
@@ -30,9 +30,7 @@ from gradexplain.ops.base import Shape
 from gradexplain.routes.chain import Sent
 from gradexplain.routes.closed import ClosedForm
 from gradexplain.routes.names import own_texts, quoted
-
-if TYPE_CHECKING:
-    from gradexplain.engine import Run
+from gradexplain.running import Run
 
 #: A formula of more characters is given by the chain of its parts, where there is one.
 _LONG = 48

@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +15,8 @@ from gradexplain.codegen.lines import show
 from gradexplain.explanation import Array
 from gradexplain.ops.base import Shape
 from gradexplain.routes.pytorch import Asked, Lines
+from gradexplain.running import Run
 from gradexplain.verdict import compare
-
-if TYPE_CHECKING:
-    from gradexplain.engine import Run
 
 #: Of larger programs no lines are written: they would be long, and there are the closed forms.
 _NODES, _LEAVES = 16, 4
