@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -117,7 +118,7 @@ def by_shape(case: Case) -> Fault | None:
         dim = dims[0] if len(dims) == 1 else tuple(dims)
         return told("missing_broadcast_sum", name=name, shapes=shapes, dim=dim, keep=keep)
     for axes in itertools.permutations(range(len(found))):
-        if list(axes) != sorted(axes) and all_right(lambda t, row, axes=axes: row.transpose(axes)):  # type: ignore[misc]
+        if list(axes) != sorted(axes) and all_right(functools.partial(_turned, axes)):
             fix = ".T" if len(axes) == 2 else f".permute{axes}"
             return told("transposed", name=name, shapes=shapes, fix=fix)
     fault = other or case.repaired() or by_widened(case)
@@ -153,6 +154,10 @@ def by_widened(case: Case) -> Fault | None:
 def _result_shape(trial: Trial, name: str) -> tuple[int, ...] | None:
     rows = trial.result(name).rows
     return None if rows is None else rows.shape[1:]
+
+
+def _turned(axes: tuple[int, ...], _: Trial, row: Array) -> Array:
+    return np.transpose(row, axes)
 
 
 def _sum_to(row: Array, shape: tuple[int, ...]) -> Array | None:

@@ -184,9 +184,10 @@ def _dims(node: ast.AST, scope: Scope) -> Iterator[Found]:
 def _all_dims(node: ast.AST, scope: Scope) -> Iterator[Found]:
     """Another dim for every reduction of an expression."""
     if isinstance(node, ast.BinOp):
-        calls = [part for part in ast.walk(node) if called(part) in REDUCTIONS]
+        calls = [part for part in ast.walk(node)
+                 if isinstance(part, ast.Call) and called(part) in REDUCTIONS]  # fmt: skip
         ways = [{text(new): new for new in _dims(call, scope) if isinstance(new, ast.Call)
-                 and len(new.args) == len(call.args)} for call in calls]  # type: ignore[attr-defined]  # fmt: skip
+                 and len(new.args) == len(call.args)} for call in calls]  # fmt: skip
         for some in zip(*(way.values() for way in ways), strict=False) if len(calls) > 1 else ():
             yield replaced(node, {id(call): new for call, new in zip(calls, some, strict=True)})
 
