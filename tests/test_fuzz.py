@@ -80,6 +80,12 @@ FOUND = [
         0,
         "",
     ),
+    (["check", "x.std()", "--shape", "x=1", "--claim", "x: v"], 1, ""),
+    (
+        ["check", "linalg.inv(x)", "--claim", "x: v", "--shape", "x=2,2", "--dtype", "float16"],
+        1,
+        "",
+    ),
     (["check", "sort(sin(x)).values", "--claim", "x: v", "--shape", "x=4"], 1, ""),
     (
         [
@@ -168,6 +174,12 @@ def test_what_was_found(
     assert message in err
     assert max(map(len, err.splitlines()), default=0) < 600
     assert err.startswith("gradexplain: ") == (code == 2)
+
+
+def test_a_module_is_no_input(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "linalg.inv(x)", "--claim", "x: v", "--shape", "x=2,2"]) == 1
+    page = capsys.readouterr().out
+    assert "x (2, 2)" in page and "linalg (" not in page
 
 
 @pytest.mark.parametrize(

@@ -113,18 +113,23 @@ def _known_to_torch(name: str, attributes: bool, path: str) -> bool:
     return not name.startswith("_") and any(hasattr(home, name) for home in homes)
 
 
+def _of_module(node: ast.Attribute) -> bool:
+    """Whether ``F`` in ``F.relu`` is the module, and not an input as in ``F.T``."""
+    if not isinstance(node.value, ast.Name) or node.value.id not in DEFAULTS:
+        return False
+    home = HOMES.get(DEFAULTS[node.value.id], "")
+    return bool(functions(home, node.attr)) or not by_spelling(f"Tensor.{node.attr}")
+
+
 def free_names(program: Program) -> tuple[str, ...]:
     """The inputs of a program in order of first use, without knowing any shape."""
     assigned: set[str] = set()
     found: dict[str, None] = {}
     for statement in program.statements:
-        functions = {
-            id(node.func) for node in ast.walk(statement.value) if isinstance(node, ast.Call)
-        }
-        nodes = [
-            node for node in ast.walk(statement.value)
-            if isinstance(node, ast.Name) and id(node) not in functions
-        ]  # fmt: skip
+        parts = [*ast.walk(statement.value)]
+        functions = {id(node.func) for node in parts if isinstance(node, ast.Call)}
+        homes = {id(n.value) for n in parts if isinstance(n, ast.Attribute) and _of_module(n)}
+        nodes = [n for n in parts if isinstance(n, ast.Name) and id(n) not in functions | homes]
         inside = {n.id for n in nodes if isinstance(n.ctx, ast.Store)}  # by := or for
         for node in sorted(nodes, key=lambda n: (n.lineno, n.col_offset)):
             if node.id in assigned | inside or node.id in CONSTANTS or node.id in MODULES:
