@@ -14,9 +14,11 @@ from __future__ import annotations
 import itertools
 import keyword
 import math
+import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 
 from gradexplain import points
@@ -134,10 +136,11 @@ def _derivations(
     """Shapes to derive at: primes for any size, else the pattern as it is."""
     sizes = sorted({n for s in pattern.values() for n in s if n != 1})
     found: list[tuple[dict[str, Shape], bool]] = []
+    numbers = [Fraction(n).numerator for n in re.findall(r"\d+(?:\.\d+)?", program.source)]
     # Where an operation is told a size, as layer_norm is, the others are free.
     for row, alone in itertools.product(PRIMES, (False, True)):
-        # A number of the user's is no size.
-        free = [p for p in row[:-1] if str(p) not in program.source]
+        # A number of the user's is no size, nor a multiple of one.
+        free = [p for p in row[:-1] if not any(n % p in (0, 1, p - 1) for n in numbers if n > 1)]
         some: dict[int, int] = {}
         for more in [[n] for n in sizes] if alone else [sizes]:
             wider = {**some, **dict(zip(more, free[len(some) :], strict=False))}

@@ -10,8 +10,8 @@ import sympy
 
 #: Sizes of axes that formulas are derived at, so that one is told from a number of the user's: (p − 1)/2
 #: is prime and no size: a size that was cancelled is then no number that a person writes.  The second row is
-#: for tensors of many axes; the last of a row is only ever another size.
-PRIMES = ((23, 59, 83, 107, 179, 227, 263, 347, 383), (11, 13, 17, 19, 29, 31, 37, 41, 43))
+#: for tensors of many axes, and has none of these (p − 1)/2; the last of a row is only ever another size.
+PRIMES = ((23, 59, 83, 107, 179, 227, 263, 347, 383), (13, 17, 19, 31, 37, 43, 47, 61, 67))
 
 
 def is_prime(n: int) -> bool:
@@ -46,20 +46,19 @@ def integer(n: int, size: Size) -> str:
     """A whole number, sizes of axes in it by name."""
     found = []
     left = n
-    size(n)
-    digits = n > _DIGITS
-    for p in _sizes_in(n, size) if digits else sympy.primefactors(n):
-        name = size(p)
-        while name is not None and left % p == 0:
+    for p in _sizes_in(n, size) if n else ():
+        while left % p == 0:
             left //= p
-            found.append(name)
-    if not found and not digits:
+            found.append(str(size(p)))
+    if left > 1 and n <= _DIGITS:
         for off, sign in ((1, "-"), (-1, "+")):
-            names = [
-                size(p) if is_prime(p) else None for p in sympy.factorint(n + off, multiple=True)
-            ]
-            if all(names) and n + off > 1:
-                return f"({' * '.join(map(str, names))} {sign} 1)"
+            near = sympy.factorint(left + off, multiple=True)
+            names = [size(p) if is_prime(p) else None for p in near]
+            if all(names) and left + off > 1:
+                found.insert(0, f"({' * '.join(map(str, names))} {sign} 1)")
+                return found[0] if len(found) == 1 else f"({' * '.join(found)})"
+        for p in (left, *sympy.primefactors(left)):
+            size(p)  # refuses what is part of a size
     if left != 1 or not found:
         found.insert(0, str(left))
     return found[0] if len(found) == 1 else f"({' * '.join(found)})"
@@ -73,6 +72,15 @@ def parts(e: Any, size: Size) -> tuple[int, int]:
     return p, q
 
 
+def is_decimal(e: Any, size: Size) -> bool:
+    """Whether a fraction is written with a point: 1.702, 0.125, and no size among its factors."""
+    p, q = abs(int(e.p)), int(e.q)
+    return (
+        q > 1 and 10**9 % q == 0 and (q % 5 == 0 or q <= 8)
+        and len(repr(p / q)) < 10 and not _sizes_in(p, size)
+    )  # fmt: skip
+
+
 def rational(e: Any, size: Size) -> str:
     sign = "-" if e < 0 else ""
     p, q = parts(e, size)
@@ -82,6 +90,8 @@ def rational(e: Any, size: Size) -> str:
     if e.q == 1:
         return f"{sign}{top}"
     value = int(e.p) / int(e.q)
+    if is_decimal(e, size):
+        return repr(value)
     if top.isdigit() and bottom.isdigit():
         if len(repr(abs(value))) <= 6 or max(abs(p), q) > 10**6:
             return shortest(value)

@@ -23,7 +23,7 @@ import sympy
 from gradexplain.codegen.factors import groups_of, matrix_vector, merged, order_of, tensors
 from gradexplain.codegen.lines import show
 from gradexplain.codegen.lowering import TURNED, parameters
-from gradexplain.codegen.numbers import constant, parts, rational
+from gradexplain.codegen.numbers import constant, is_decimal, parts, rational
 from gradexplain.codegen.places import (
     TENSORS,
     Frame,
@@ -266,7 +266,7 @@ class Source(Places):
                 values = [self._times(v, other) for v in values]
                 return self.show(self._add("choose", mask, *values), frame)
         top, bottom = map(sympy.Integer, parts(coefficient, self.size))
-        if (coefficient.q in (2, 4, 8, 5, 10) and coefficient.p < 20) or (
+        if is_decimal(coefficient, self.size) or (
             coefficient.q > 1000
             and "/" not in rational(coefficient, self.size).replace("(1 / math", "")
         ):  # a decimal, or 1 / math.sqrt(2)
