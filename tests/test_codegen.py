@@ -121,9 +121,9 @@ def test_cholesky_alone() -> None:
 
 
 def test_an_axis_that_was_told_its_size_refuses_others() -> None:
-    """The 2 of the list is a size of both inputs, and half of it a number of the user's."""
+    """The 2 of the list is a size of both inputs, and a number of the user's."""
     shapes = {"x": (2, 3), "y": (2, 2)}
-    made = generate("x.index_add(1, torch.tensor([1, 2]), y) * 0.5", "Made", shapes).loaded()
+    made = generate("x.index_add(1, torch.tensor([1, 2]), y) * 2", "Made", shapes).loaded()
     made.apply(torch.rand(2, 5), torch.rand(2, 2))
     with pytest.raises(ValueError, match=r"^x must have size 2 in dim 0$"):
         made.apply(torch.rand(4, 5), torch.rand(4, 2))
@@ -278,3 +278,18 @@ def test_styles_that_do_not_go_together(capsys: pytest.CaptureFixture[str]) -> N
         "gradexplain: --test writes a file beside the one of the code, which has to be a module\n"
         "remedy: name it with -o, as in -o normalise.py\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("expression", "line"),
+    [
+        ("x*sigmoid(1.702*x)", "product = 1.702 * x"),
+        ("where(x > 0, x, 0.1*x)", "return torch.where(x > 0, grad_output, 0.1 * grad_output)"),
+        ("x.std(dim=0)", "(x.shape[0] - 1)"),
+    ],
+)
+def test_numbers_are_no_sizes(expression: str, line: str) -> None:
+    """0.1, 851/500 and N − 1 have factors that a size could have."""
+    code = generate(expression, "Made")
+    assert code.general
+    assert line in code.source
