@@ -57,8 +57,12 @@ def integer(n: int, size: Size) -> str:
             if all(names) and left + off > 1:
                 found.insert(0, f"({' * '.join(map(str, names))} {sign} 1)")
                 return found[0] if len(found) == 1 else f"({' * '.join(found)})"
-        for p in (left, *sympy.primefactors(left)):
-            size(p)  # refuses what is part of a size
+        size(left)  # refuses what is part of a size
+        for p in sympy.primefactors(left):  # an axis that was told its size
+            name = size(p)
+            while name is not None and left % p == 0:
+                left //= p
+                found.append(name)
     if left != 1 or not found:
         found.insert(0, str(left))
     return found[0] if len(found) == 1 else f"({' * '.join(found)})"
@@ -77,7 +81,7 @@ def is_decimal(e: Any, size: Size) -> bool:
     p, q = abs(int(e.p)), int(e.q)
     return (
         q > 1 and 10**9 % q == 0 and (q % 5 == 0 or q <= 8)
-        and len(repr(p / q)) < 10 and not _sizes_in(p, size)
+        and len(repr(p / q)) < 10 and not any(map(size, (*sympy.primefactors(q), *_sizes_in(p, size))))
     )  # fmt: skip
 
 
