@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 import sys
 from collections.abc import Iterator
@@ -88,7 +87,7 @@ def write_file(path: str, text: str) -> None:
 
 
 def _replace(target: Path, data: bytes, mode: int | None) -> None:
-    temporary = target.parent / f".gradexplain-{secrets.token_hex(8)}"
+    temporary = target.parent / f".gradexplain-{os.urandom(8).hex()}"
     try:
         with temporary.open("xb", buffering=0) as file:
             write_all(file.fileno(), data)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.arithmetic import mp
+from gradexplain import arithmetic
 from gradexplain.errors import InputError
 from gradexplain.ops.base import Op, expect, no_slope, register
 from gradexplain.ops.linalg import (
@@ -30,12 +30,12 @@ def _factor(exact: bool, array: Any, upper: bool) -> Any:
             if exact:
                 # only one triangle is read, as PyTorch does
                 n = a.rows
-                own = mp.matrix(n, n)
+                own = arithmetic.mp.matrix(n, n)
                 for i in range(n):
                     for j in range(n):
                         r, c = (min(i, j), max(i, j)) if upper else (max(i, j), min(i, j))
                         own[i, j] = a[r, c]
-                return mp.cholesky(own)
+                return arithmetic.mp.cholesky(own)
             return np.linalg.cholesky(a.T if upper else a)
         except (ValueError, np.linalg.LinAlgError):
             raise InputError(
@@ -167,7 +167,7 @@ def _exponential(exact: bool, array: Any) -> tuple[Any, Any]:
     if not math.isfinite(norm) or norm > 1000:
         raise InputError("matrix_exp: the matrix is too large: its exponential overflows")
     halvings = max(0, math.ceil(math.log2(norm)) + 3) if norm > 0 else 0
-    one = mp.one if exact else 1.0
+    one = arithmetic.mp.one if exact else 1.0
     x = array / (one * 2**halvings)
     unit = np.zeros(array.shape, dtype=array.dtype) + np.where(np.eye(n) == 1, one, 0 * one)
     first = "...ij,...lk->...ikjl"

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.arithmetic import mp
+from gradexplain import arithmetic
 from gradexplain.errors import InputError
 from gradexplain.ops.base import Op, Shape, broadcast, expect, register, show_shape
 from gradexplain.ops.reductions import products_of_others
@@ -60,7 +60,7 @@ def each_matrix(function: Callable[..., Any], exact: bool, *arrays: Any) -> Any:
     for place in np.ndindex(*batch):
         parts = [a[place] for a in wide]
         if exact:
-            parts = [mp.matrix(p.tolist()) if p.size else mp.matrix(*p.shape) for p in parts]
+            parts = [arithmetic.mp.matrix(p.tolist()) if p.size else arithmetic.mp.matrix(*p.shape) for p in parts]
         try:
             result = function(*parts)
         except np.linalg.LinAlgError as error:
@@ -77,7 +77,7 @@ def each_matrix(function: Callable[..., Any], exact: bool, *arrays: Any) -> Any:
                 value: Any = rows
                 for n in at:
                     value = value[n]
-                array[at] = mp.mpf(value)
+                array[at] = arithmetic.mp.mpf(value)
             result = array
         found.append(result)
     if not found:
@@ -98,7 +98,7 @@ def as_float(array: Any) -> Any:
 def inverse_matrix(name: str, exact: bool, array: Any) -> Any:
     def invert(a: Any) -> Any:
         try:  # mpmath raises TypeError where no pivot is left in a column
-            return mp.inverse(a) if exact else np.linalg.inv(a)
+            return arithmetic.mp.inverse(a) if exact else np.linalg.inv(a)
         except (ZeroDivisionError, TypeError, np.linalg.LinAlgError):
             raise InputError(
                 f"{name}: the matrix is singular: it has no inverse",
@@ -123,9 +123,9 @@ def inverse_size(y: Any, x: Any) -> Any:
 def _mp_det(a: Any) -> Any:
     """mpmath's determinant, which raises TypeError where no pivot is left in a column."""
     try:
-        return mp.det(a)
+        return arithmetic.mp.det(a)
     except TypeError:
-        return mp.nan if any(mp.isnan(value) for value in a) else mp.zero
+        return arithmetic.mp.nan if any(arithmetic.mp.isnan(value) for value in a) else arithmetic.mp.zero
 
 
 def _cofactors(exact: bool, array: Any) -> Any:
@@ -139,17 +139,17 @@ def _cofactors(exact: bool, array: Any) -> Any:
         n = a.rows
         if n > 4:
             d = _mp_det(a)
-            if abs(d) > mp.mpf(10) ** -25 * mp.mnorm(a, 1) ** n:
-                return d * mp.inverse(a).T
-            return np.vectorize(mp.mpf, otypes=[object])(by_svd(np.array(a.tolist(), dtype=float)))
-        result = mp.matrix(n, n)
+            if abs(d) > arithmetic.mp.mpf(10) ** -25 * arithmetic.mp.mnorm(a, 1) ** n:
+                return d * arithmetic.mp.inverse(a).T
+            return np.vectorize(arithmetic.mp.mpf, otypes=[object])(by_svd(np.array(a.tolist(), dtype=float)))
+        result = arithmetic.mp.matrix(n, n)
         for i in range(n):
             for j in range(n):
-                minor = mp.matrix(n - 1, n - 1)
+                minor = arithmetic.mp.matrix(n - 1, n - 1)
                 for r in range(n - 1):
                     for c in range(n - 1):
                         minor[r, c] = a[r + (r >= i), c + (c >= j)]
-                result[i, j] = (-1) ** (i + j) * (_mp_det(minor) if n > 1 else mp.one)
+                result[i, j] = (-1) ** (i + j) * (_mp_det(minor) if n > 1 else arithmetic.mp.one)
         return result
 
     if array.shape[-1] == 0:
@@ -177,7 +177,7 @@ def _log_value(absolute: bool) -> Any:
 
         def log(a: Any) -> Any:
             a = abs(a) if absolute else a
-            return -mp.inf if a == 0 else mp.nan if a < 0 else mp.log(a)
+            return -arithmetic.mp.inf if a == 0 else arithmetic.mp.nan if a < 0 else arithmetic.mp.log(a)
 
         floats = np.abs(as_float(d))
         y = np.frompyfunc(log, 1, 1)(d) if exact else np.log(np.abs(d) if absolute else d)
@@ -410,10 +410,10 @@ def _pinv_value(exact: bool, x: Any, atol: float | None, rtol: float | None,
         s = np.linalg.svd(floats, compute_uv=False)
         rank = int((s > limit(s)).sum())
         if rank == a.cols:
-            return mp.inverse(a.T * a) * a.T
+            return arithmetic.mp.inverse(a.T * a) * a.T
         if rank == a.rows:
-            return a.T * mp.inverse(a * a.T)
-        return np.vectorize(mp.mpf, otypes=[object])(by_svd(floats))
+            return a.T * arithmetic.mp.inverse(a * a.T)
+        return np.vectorize(arithmetic.mp.mpf, otypes=[object])(by_svd(floats))
 
     if x[0].size == 0:
         empty = np.zeros(_pinv_shape(x[0].shape))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.arithmetic import mp
+from gradexplain import arithmetic
 from gradexplain.ops.base import Op, Shape, expect, no_slope, register
 from gradexplain.ops.linalg import as_float, each_matrix, sizes_of, square, ties
 
@@ -24,13 +24,13 @@ def _eigen(exact: bool, a: Any, upper: bool) -> tuple[Any, Any, Any]:
     for i in range(a.rows):
         for j in range(i):
             own[i, j] = own[j, i] = a[j, i] if upper else a[i, j]
-    values, vectors = mp.eigsy(own)
+    values, vectors = arithmetic.mp.eigsy(own)
     return values, vectors, vectors
 
 
 def _singular(exact: bool, a: Any, _: bool) -> tuple[Any, Any, Any]:
     """The singular values, the largest first, with the vectors of both sides as columns."""
-    u, s, v = mp.svd_r(a) if exact else np.linalg.svd(a, full_matrices=False)
+    u, s, v = arithmetic.mp.svd_r(a) if exact else np.linalg.svd(a, full_matrices=False)
     return s, u, v.T
 
 

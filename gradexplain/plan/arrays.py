@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.arithmetic import mp
+from gradexplain import arithmetic
 from gradexplain.plan.program import Affine, Axes, Axis, Node
 
 #: Values (floats, or mpmath numbers) and their magnitudes, an array of floats or `Relative`; None where
@@ -64,7 +64,9 @@ def is_finite(array: Any) -> bool:
 def to_exact(array: Any) -> Any:
     """A float64 array as mpmath numbers, each exactly the float."""
     with np.errstate(all="ignore"):
-        exact = np.frompyfunc(lambda x: mp.mpf(float(x)), 1, 1)(np.asarray(array, dtype=object))
+        exact = np.frompyfunc(lambda x: arithmetic.mp.mpf(float(x)), 1, 1)(
+            np.asarray(array, dtype=object)
+        )
     return as_array(exact)
 
 

@@ -7,6 +7,7 @@ with calls that it is tried with.
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -23,24 +24,31 @@ FILES = ("modules", "recurrent", "functions", "training", "compositions")
 
 
 @lru_cache(maxsize=1)
-def _read() -> tuple[list[ast.stmt], dict[str, str]]:
-    """The statements, and the name of each by its path in PyTorch."""
+def _text() -> str:
     home = files("gradexplain.reading")
-    text = "\n".join(home.joinpath(f"{name}.txt").read_text("utf-8") for name in FILES)
-    body = ast.parse(text).body
-    lines = text.split("\n")
+    return "\n".join(home.joinpath(f"{name}.txt").read_text("utf-8") for name in FILES)
+
+
+@lru_cache(maxsize=1)
+def _paths() -> dict[str, str]:
+    """The name of each statement by its path in PyTorch; the text is not parsed for it."""
     paths: dict[str, str] = {}
-    for node in body:
-        assert isinstance(node, (ast.ClassDef, ast.FunctionDef))
-        marks = (line for line in reversed(lines[: node.lineno]) if line.startswith("#: "))
-        homes = next(marks).removeprefix("#: ").split()
-        paths |= {f"{home}.{node.name}": node.name for home in homes}
-    return body, paths
+    homes: list[str] = []
+    for mark, name in re.findall(r"^(?:#: (.*)|(?:class|def) (\w+))", _text(), re.MULTILINE):
+        homes = homes if name else mark.split()
+        paths |= {f"{home}.{name}": name for home in homes if name}
+    return paths
+
+
+@lru_cache(maxsize=1)
+def _read() -> list[ast.stmt]:
+    """The statements."""
+    return ast.parse(_text()).body
 
 
 def name_of(path: str) -> str | None:
     """What the library calls a path of PyTorch's, as in ``torch.nn.modules.linear.Linear``."""
-    paths = _read()[1]
+    paths = _paths()
     home, _, last = path.rpartition(".")
     return paths.get(path) or paths.get(f"{home.rpartition('.')[0]}.{last}")
 
@@ -56,7 +64,7 @@ def member(s: Session, path: str) -> Any:
         _DEFINED.update({n: Function(f"gradexplain.{n}") for n in FUNCTIONS})
         steps = s.steps
         with s.scope((_DEFINED,)), s.placed(Span(0, 0)):
-            s.run(_read()[0])
+            s.run(_read())
         s.steps = steps
     return _DEFINED[name]
 
@@ -77,9 +85,8 @@ class Composition:
 
 def compositions() -> list[Composition]:
     """The functions that have samples."""
-    body, paths = _read()
-    found = []
-    for node in body:
+    paths, found = _paths(), []
+    for node in _read():
         if isinstance(node, ast.FunctionDef) and (text := ast.get_docstring(node)):
             named = (path for path, name in paths.items() if name == node.name)
             spellings = (

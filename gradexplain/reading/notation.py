@@ -19,7 +19,7 @@ _LATEX = re.compile(
 )
 _POWER = rf"\b({_FUNCTIONS})\s*(?:\^|\*\*)\s*([2-9])"
 #: Each until none changes anything: what is inside comes before what is around it.
-_RULES = [(re.compile(old), new) for old, new in (
+_RULES = (
     (r"\\[dt]?frac{([^{}]*)}{([^{}]*)}", r"((\1)/(\2))"),
     (r"\\sqrt{([^{}]*)}", r"sqrt(\1)"),
     (r"\^{([^{}]*)}", r"^(\1)"),
@@ -41,7 +41,7 @@ _RULES = [(re.compile(old), new) for old, new in (
     (r"(?<!\w)(?<!\w\.)(?!0[xXbBoO])((?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*"
      r"(?![jJ]\b)(?=[A-DF-Za-df-z_(]|e\b(?![-+]?\d))", r"\1*"),
     (r"\)\s*(?=[\w(])", ")*"),
-)]  # fmt: skip
+)  # fmt: skip
 #: What may be meant in two ways: ``1/2x``, ``x^2y``; and a function that nothing is given to.
 _OPEN = re.compile(r"(?:/|\^)\s*\d+(?:\.\d+)?\s*[A-Za-z(]|/\s*\([^()]*\)\s*[A-Za-z(]")
 _BARE = re.compile(rf"\b(?:{_FUNCTIONS})\b(?!\s*\()")
@@ -66,7 +66,7 @@ def _line(text: str) -> str:
     for _ in range(40):
         before = found
         for rule, new in _RULES:
-            found = rule.sub(new, found)
+            found = re.sub(rule, new, found)
         if found == before:
             return text if _BARE.search(found) else found
     return text
