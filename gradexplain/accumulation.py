@@ -35,7 +35,6 @@ from gradexplain.problem import (
     bound_of,
     problem_at,
     request_of,
-    with_shared_name,
 )
 from gradexplain.reading.arrays import Value, as_array
 from gradexplain.routes.calls import CallsQuestion, Part, Shared
@@ -187,7 +186,7 @@ def problem_of(request: Request, plan: Plan) -> tuple[Problem, Extra | None]:
                 remedy="give --grad or --from once for each call",
             )
         if plan.retain_graph:
-            return with_shared_name(problems[0]), None
+            return replace(problems[0], shared=None), None
         # The second call is the one that the user asks about.
         made, problems = made * 2, problems * 2
     several = _Several(bound, made, problems, retain)

@@ -48,6 +48,7 @@ def stages_of(problem: Problem, extra: Extra | None = None) -> Iterator[tuple[st
             extra.begin(run)
         # Filled when the run was made: nothing is left to derive.
         yield STAGES[0], run.explanation
+        run.name()
         made = _forward, _jacobian, _steps, _gradients
         for stage, make in zip(STAGES[1:-1], made, strict=True):
             with _digits(run):

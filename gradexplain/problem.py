@@ -32,7 +32,6 @@ from gradexplain.reading.syntax import parse
 from gradexplain.routes.double import Pass
 from gradexplain.routes.pytorch import Question
 from gradexplain.routes.replay import Replay
-from gradexplain.routes.shared import named, shared
 from gradexplain.verdict import compare
 
 DType = Literal["float64", "float32"]
@@ -113,8 +112,9 @@ class Problem:
     scalar: bool = False
     #: Where PyTorch's answer comes from, when it is not asked for this problem alone.
     asked: Answering | None = None
-    #: The name that a sub-expression was given because it makes the formulas shorter.
-    shared: str = ""
+    #: The name that a sub-expression was given because it makes the formulas shorter; None where one is
+    #: looked for when the question has been shown: it takes SymPy.
+    shared: str | None = ""
     #: The element of a gradient that is explained in full, where one is asked for.
     element: tuple[str, tuple[int, ...]] | None = None
     #: The values of a recorded backward pass, see `judged`.
@@ -223,6 +223,8 @@ def problem_at(request: Request, bound: Bound, graph: Graph | None = None) -> Pr
 
 def with_shared_name(problem: Problem) -> Problem:
     """``problem`` with a name for a sub-expression that makes its formulas shorter, where one does."""
+    from gradexplain.routes.shared import named, shared  # SymPy is loaded here
+
     found = shared(problem.graph, problem.wanted)
     if found is None:
         return problem

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from gradexplain.explanation import Array, Check, Explanation, Input, Output, Upstream
 from gradexplain.graph import Graph, Node
-from gradexplain.problem import Answering, Problem, is_small, loss_text
+from gradexplain.problem import Answering, Problem, is_small, loss_text, with_shared_name
 from gradexplain.routes.names import free_names
 from gradexplain.routes.pytorch import Asked
 
@@ -81,7 +81,7 @@ class Run:
             ),
             statements=problem.statements,
             notes=list(problem.remarks),
-            shared=problem.shared,
+            shared=problem.shared or "",
         )
         #: Whether values are computed with digits to spare.
         self.exact = is_small(graph)
@@ -91,6 +91,12 @@ class Run:
         self.precision = 0
         #: Whether they were enough; without more of them the exact values are not known.
         self.enough = True
+
+    def name(self) -> None:
+        """Name a sub-expression that makes the formulas shorter, where one is to be looked for."""
+        if self.problem.shared is None:
+            self.problem = with_shared_name(self.problem)
+            self.graph, self.explanation.shared = self.problem.graph, self.problem.shared or ""
 
     def close(self) -> None:
         if self.asked is not None:

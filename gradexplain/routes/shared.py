@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import sympy
+
+from gradexplain.formula.kinds import label_of
+from gradexplain.formula.local import RESULT, local_rule
 from gradexplain.graph import Graph, Node, fact, refs
 from gradexplain.routes.names import free_name, own_texts
 
@@ -20,9 +24,6 @@ _LONG, _CALL = 9, 12
 
 #: What such a value is called: a residual, what goes into an activation, what comes out of one.
 _NAMES = {"-": ("r", "u", "q"), "": ("z", "u", "q"), "call": ("a", "u", "q")}
-
-#: Operations whose derivatives speak of no value.
-_CONSTANT = {"add", "sub", "neg", "sum", "mean"}
 
 
 @fact
@@ -54,14 +55,6 @@ def shared(graph: Graph, wanted: Sequence[str]) -> tuple[int, str] | None:
 
 def _speaks(node: Node, of: int, graph: Graph) -> bool:
     """Whether the derivative of an operation has its result in it, or the argument it is taken by."""
-    assert node.op is not None
-    if node.op.name in _CONSTANT:
-        return False  # known without SymPy, which the first lines of a page do not wait for
-    import sympy
-
-    from gradexplain.formula.kinds import label_of
-    from gradexplain.formula.local import RESULT, local_rule
-
     found = local_rule(node, graph).contributions
     taken, label = found, RESULT
     if of != node.id:
