@@ -126,6 +126,12 @@ def _code(found: Any, status: int | None, name: str, call: int | None, at_line: 
         output.complain(f"gradexplain: {name} exited with status {status}")
         return status
     if not found.all:
+        for steps in found.journal.optimizers.values():
+            raise InputError(
+                f"{name} never called backward: {steps.name}.step() at line {steps.site.line} has no "
+                f"gradients to go by, in any of its {steps.steps} calls",
+                remedy=f"call loss.backward() before {steps.name}.step()",
+            )
         raise InputError(
             f"{name} never called backward",
             remedy="trace explains scripts that call backward() or torch.autograd.grad",

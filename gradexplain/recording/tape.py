@@ -297,7 +297,7 @@ class Tape(TorchFunctionMode):
             return operand
         if type(arg) in (list, tuple):
             return type(arg)([self._pack(part, operands, changing) for part in arg])
-        return arg
+        return list(arg) if type(arg) is range else arg
 
     def _asked(self, kind: Kind, args: Any, frame: FrameType) -> None:
         try:

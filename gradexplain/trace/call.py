@@ -64,9 +64,7 @@ class Root:
 
 @dataclass(slots=True)
 class TracedCall(Explanation):
-    """One ``backward`` of a script.  The numbers are PyTorch's, where they agree with the formulas
-    (within the bound) printed as the formulas give them, so that no processor's last bit shows.
-    """
+    """One ``backward`` of a script.  The numbers are PyTorch's, as it gave them."""
 
     index: int = 0
     function: str = "backward"

@@ -12,8 +12,9 @@ from gradexplain.document.keys import HIDDEN, Key, Keys
 from gradexplain.recording.frames import Site, is_library
 from gradexplain.texts import blocks
 from gradexplain.trace import mistakes
-from gradexplain.trace.diagnose.finding import assigned
+from gradexplain.trace.diagnose.finding import assigned, row
 from gradexplain.trace.diagnose.finding import at as _at
+from gradexplain.trace.groups import bare_name
 from gradexplain.trace.saved import carried_over, freed_at, overwritten
 
 _TEXTS = {head: said for head, *said in blocks("gradexplain.trace", "faults.txt")}
@@ -91,7 +92,8 @@ def explain_fault(
             fault.why, fault.remedy = explain(match, scene)
             break
     else:
-        fault.why, fault.remedy = mistakes.explained(message, failed)
+        source = "" if site is None else site.source
+        fault.why, fault.remedy = mistakes.explained(f"{message}\n{source}", failed)
     return fault
 
 
@@ -206,10 +208,13 @@ def _no_grad(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
             f"no way: {'replaced' if again else cut.why}", name=name, cut=cut.name,
             place=_at(cut.site), what=again,
         )  # fmt: skip
-    for _, place, value in assigned("" if scene.site is None else scene.site.filename, name):
-        text = ast.unparse(value)
-        if re.search(r"\bgrad\(", text) and "create_graph" not in text:
-            return _told("no way: gradient", name=name, place=_at(place))
+    filename, source = ("", "") if scene.site is None else (scene.site.filename, scene.site.source)
+    for known in dict.fromkeys([name, *re.findall(r"[A-Za-z_]\w*", source)]):
+        for _, place, value in assigned(filename, known):
+            text = ast.unparse(value)
+            if re.search(r"\bgrad\(", text):
+                kind = "constant" if "create_graph" in text else "gradient"
+                return _told(f"no way: {kind}", name=known, place=_at(place))
     left = [found for found in scene.recorder.ends.exits.values() if found.name != "grad.__get__"]
     if left and left[-1].site is not None:
         tensor = left[-1].tensor or "one that does"
@@ -217,6 +222,15 @@ def _no_grad(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
             "no way: left", name=name, cut=left[-1].name, place=_at(left[-1].site), tensor=tensor
         )
     return _told("no way: other", name=name)
+
+
+def _anomalous(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
+    groups = scene.capture.groups if scene.capture is not None else ()
+    made = [g.call.site for g in groups if g.call and match[1] in [n.name() for n in g.nodes]]
+    places = " or ".join(dict.fromkeys(map(_at, made))) or _at(None)
+    name = bare_name(match[1])
+    why, remedy = _told("anomaly", name=name.lower(), places=places)
+    return why, remedy + row("steep", name.lower())[1]
 
 
 def _unused(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
@@ -230,5 +244,6 @@ _KNOWN: tuple[tuple[str, Callable[[re.Match[str], _Scene], tuple[str, str]]], ..
     (r"a (view of a )?leaf Variable that requires grad is being used in an in", _leaf_in_place),
     (r"modified by an inplace operation", _modified),
     (r"does not require grad and does not have a grad_fn", _no_grad),
+    (r"Function '(\w+)' returned nan values in its", _anomalous),
     (r"appears to not have been used in the graph", _unused),
 )  # fmt: skip

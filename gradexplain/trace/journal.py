@@ -249,8 +249,10 @@ class Journal:
                 again.add(node.metadata[_KEPT])
                 continue
             for target, _ in node.next_functions:
-                if target is not None and _KEPT in target.metadata and KEY in target.metadata:
-                    carried = target.metadata[KEY][0].site
+                if target is not None and _KEPT in target.metadata:
+                    # The last of its call may have been in no graph before, as a state that no loss reads.
+                    made = target.metadata.get(KEY) or node.metadata.get(KEY)
+                    carried = carried if made is None else made[0].site
             fresh.append(node)
         for node in fresh if retain else ():
             node.metadata[_KEPT] = place
@@ -304,11 +306,12 @@ class Journal:
         largest = [*map(float, torch._foreach_norm(added, math.inf))]
         self.dark = max(largest) < _DARK * self._brightest
         self._brightest = max(self._brightest, *largest)
-        for (tensor, old), norm, top in zip(tensors, norms, largest, strict=True):
+        for (tensor, old), grad, norm, top in zip(tensors, added, norms, largest, strict=True):
             leaf = self.leaves[id(tensor)]
             was = old[0] if old is not None else 0.0
-            fine = math.isfinite(norm) or math.isfinite(top)
-            finite = finite and fine
+            if math.isinf(norm) and math.isfinite(top):  # its square leaves the dtype's range
+                norm = float(torch.linalg.vector_norm(grad, dtype=torch.float64))
+            finite = finite and math.isfinite(top)
             leaf.stats[index] = Stat(norm, top, was)
             if was == 0:
                 leaf.used = leaf.stale = False
@@ -536,7 +539,9 @@ def _members(optimizer: Any) -> frozenset[int]:
 
 def _is_real(grad: Any) -> bool:
     """Whether a gradient is there, with a norm that can be taken."""
-    return grad is not None and grad.layout is torch.strided and not grad.is_complex()
+    return bool(
+        grad is not None and grad.layout is torch.strided and grad.numel() and not grad.is_complex()
+    )
 
 
 def _is_dense(tensor: Any) -> bool:

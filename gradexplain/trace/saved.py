@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gradexplain.recording.calls import KEY
 from gradexplain.recording.frames import Site
@@ -60,6 +62,7 @@ def carried_over(capture: Values) -> tuple[str, Site | None]:
 def overwritten(capture: Values, made_by: str) -> Overwritten | None:
     """The value that was changed in place after it was saved, the change, and who had saved it."""
     choices: list[Overwritten] = []
+    refused: list[Overwritten] = []
     for group in capture.groups:
         for operand in group.call.operands if group.call is not None else ():
             if operand.intact:
@@ -83,15 +86,31 @@ def overwritten(capture: Values, made_by: str) -> Overwritten | None:
             first = operand.node is not None and bare_name(operand.node.name()) == bare_name(
                 made_by
             )
-            assert group.call is not None
+            # Who saved it, as far as PyTorch refuses to hand it out: the call that made it, or this one.
+            node = operand.node
+            own = node.metadata.get(KEY) if node is not None and _refuses([node]) else None
+            call = group.call if own is None else own[0]
+            assert call is not None
             item = Overwritten(
-                found.names[0] if found.names else "",
-                group.call.kind.name, group.call.site,
+                found.names[0] if found.names else "", call.kind.name, call.site,
                 "" if change is None else change.name,
-                None if change is None else change.site,
+                None if change is None else change.site, result=own is not None,
             )  # fmt: skip
-            choices.insert(0 if first and made_by else len(choices), item)
-    return choices[0] if choices else _own_result(capture, made_by)
+            known_to = refused if own is not None or _refuses(group.nodes) else choices
+            known_to.insert(0 if first and made_by else len(known_to), item)
+    return next(iter(refused), None) or _own_result(capture, made_by) or next(iter(choices), None)
+
+
+def _refuses(nodes: Sequence[Any]) -> bool:
+    """Whether PyTorch no longer hands out what one of the nodes has saved, for it was changed."""
+    for node in nodes:
+        for name in dir(node):
+            try:
+                name.startswith("_saved_") and getattr(node, name)
+            except RuntimeError as error:
+                if "inplace" in str(error):
+                    return True
+    return False
 
 
 def _own_result(capture: Values, made_by: str) -> Overwritten | None:
@@ -102,7 +121,7 @@ def _own_result(capture: Values, made_by: str) -> Overwritten | None:
             continue
         before = call.operands[0]
         entry = before.node.metadata.get(KEY) if before.node is not None else None
-        if entry is None or bare_name(before.node.name()) != bare_name(made_by):
+        if entry is None or not _refuses([before.node]):
             continue
         maker = entry[0]
         value = capture.edge_values.get((id(before.node), before.nr))

@@ -304,11 +304,11 @@ def _accumulated(trace: Trace) -> list[str]:
     lines = []
     for call, entries in sorted(calls.items())[:1]:
         name, before, added = max(entries, key=lambda e: e[1])
-        more = f" and {len(entries) - 1} more" if len(entries) > 1 else ""
+        more = f", as {len(entries) - 1} more did" if len(entries) > 1 else ""
         again = f"; the same in {len(calls) - 1} more calls" if len(calls) > 1 else ""
         lines.append(
             f"call {call} adds to what was there: {name or 'a leaf'} held a gradient of norm "
-            f"{before:.3g}, {added:.3g} was added{more}{again}."
+            f"{before:.3g}{more}, and {added:.3g} was added to it{again}."
         )
     return lines
 

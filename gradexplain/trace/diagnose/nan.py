@@ -224,7 +224,7 @@ def _why(
              if v.array is not None), default=0.0,
         )  # fmt: skip
     if largest > 1e15 or value.dtype == "float16":
-        scaler = " (torch.amp.GradScaler scales the loss)." if value.dtype == "float16" else "."
+        scaler = " (torch.amp.GradScaler scales the loss)" if value.dtype == "float16" else ""
         return "overflow", known | {"largest": largest, "scaler": scaler}
     shown = [short(v) for v in at_element[:2] if v is not None]
     return ("other", {"numbers": " and ".join(shown)}) if shown else ("nothing", {})

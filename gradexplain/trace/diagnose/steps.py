@@ -30,8 +30,10 @@ _GONE, _STEPS, _SHARE = 1e-5, 5, 0.25
 def of_steps(trace: Trace) -> Iterator[Finding]:
     """The findings of a whole script."""
     journal = trace.journal
+    stale = any(event.kind == "stale" for event in journal.events)
     for event in journal.events:
-        yield _event(event, journal)
+        if event.kind != "by hand" or not stale:
+            yield _event(event, journal)
     yield from _memberships(trace)
     yield from _shared(journal)
     for place, count in trace.sums.items():

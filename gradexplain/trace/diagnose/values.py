@@ -53,6 +53,9 @@ _MOVES = {
 }  # fmt: skip
 
 
+#: Those that take some elements of a value.
+_PICKS = {"getitem", "gather", "index_select", "select", "take_along_dim"}
+
 #: Those that make another order of axes, and those that scale and mask scores.
 _MIXING = {"view", "reshape", "flatten", "squeeze", "unsqueeze", "transpose", "permute", "t", "T",
            "mT", "swapaxes", "movedim"}  # fmt: skip
@@ -300,10 +303,10 @@ _LOGARITHMS = {
 
 
 def _logarithm(scene: Scene, operation: Operation) -> Iterator[Finding]:
-    source = _through(scene, operation.inputs[0]) if operation.inputs else None
+    source = _through(scene, operation.inputs[0], _MOVES | _PICKS) if operation.inputs else None
     if source is None:
         return
-    made = plain(source.name)
+    made = "softmax" if _is_softmax(scene, source) else plain(source.name)
     if made in _LOGARITHMS:
         instead = _LOGARITHMS[made]
         what = f"the {made} of {at(source.site)}"
@@ -315,6 +318,18 @@ def _logarithm(scene: Scene, operation: Operation) -> Iterator[Finding]:
     else:
         return
     yield told("unstable form", operation.site, what=what, instead=instead)
+
+
+def _is_softmax(scene: Scene, quotient: Operation) -> bool:
+    """Whether what was divided are exponentials, and by their own sum."""
+    if plain(quotient.name) not in ("div", "truediv", "true_divide") or len(quotient.inputs) != 2:
+        return False
+    top, total = (_through(scene, number) for number in quotient.inputs)
+    if top is None or total is None or plain(total.name) != "sum" or plain(top.name) != "exp":
+        return False
+    summed = _through(scene, total.inputs[0])
+    alike = summed is not None and summed.name == top.name and summed.inputs == top.inputs
+    return alike and not _is_shifted(scene, top)
 
 
 def _is_shifted(scene: Scene, exponential: Operation) -> bool:
