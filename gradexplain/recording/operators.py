@@ -9,26 +9,32 @@ from typing import Any
 
 import torch
 
+#: Arithmetic, as Python's methods are called and as it is written, with PyTorch's function.
+_ARITHMETIC = {
+    "add": ("+", "torch.add"), "sub": ("-", "torch.sub"), "mul": ("*", "torch.mul"),
+    "truediv": ("/", "torch.div"), "div": ("/", "torch.div"), "pow": ("**", "torch.pow"),
+    "matmul": ("@", "torch.matmul"), "mod": ("%", "torch.remainder"),
+    "floordiv": ("//", "torch.floor_divide"),
+}  # fmt: skip
+
+#: Calls that Python spells as operators.
+SPOKEN = {"__setitem__": "x[…] = …"} | {
+    f"__{how}{name}__": symbol + "=" * (how == "i")
+    for name, (symbol, _) in _ARITHMETIC.items() for how in ("", "r", "i")
+}  # fmt: skip
+
 #: Python's operators, as PyTorch's functions; those with a second True have their operands swapped.
 OPERATORS: dict[str, tuple[str, bool]] = {
-    "__add__": ("torch.add", False), "__radd__": ("torch.add", True),
-    "__sub__": ("torch.sub", False), "__rsub__": ("torch.sub", True), "rsub": ("torch.sub", True),
-    "__mul__": ("torch.mul", False), "__rmul__": ("torch.mul", True),
-    "__truediv__": ("torch.div", False), "__rtruediv__": ("torch.div", True),
-    "__div__": ("torch.div", False), "__rdiv__": ("torch.div", True),
-    "__pow__": ("torch.pow", False), "__rpow__": ("torch.pow", True),
-    "__matmul__": ("torch.matmul", False), "__rmatmul__": ("torch.matmul", True),
     "__neg__": ("torch.neg", False), "__pos__": ("torch.positive", False),
     "__abs__": ("torch.abs", False), "__getitem__": ("operator.getitem", False),
-    "__mod__": ("torch.remainder", False), "__floordiv__": ("torch.floor_divide", False),
-    "__iadd__": ("torch.add", False), "__isub__": ("torch.sub", False),
-    "__imul__": ("torch.mul", False), "__itruediv__": ("torch.div", False),
-    "__idiv__": ("torch.div", False), "__ipow__": ("torch.pow", False),
     "__gt__": ("torch.gt", False), "__ge__": ("torch.ge", False), "__lt__": ("torch.lt", False),
     "__le__": ("torch.le", False), "__eq__": ("torch.eq", False), "__ne__": ("torch.ne", False),
     "__invert__": ("torch.logical_not", False), "__and__": ("torch.logical_and", False),
     "__or__": ("torch.logical_or", False), "true_divide": ("torch.div", False),
-    "clip": ("torch.clamp", False),
+    "rsub": ("torch.sub", True), "clip": ("torch.clamp", False),
+} | {
+    f"__{how}{name}__": (function, how == "r")
+    for name, (_, function) in _ARITHMETIC.items() for how in ("", "r", "i")
 }  # fmt: skip
 
 #: Calls that give the value itself in another storage, layout or dtype.

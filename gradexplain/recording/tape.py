@@ -244,9 +244,7 @@ class Tape(TorchFunctionMode):
         outputs: Sequence[tuple[Any, int, tuple[int, ...]]],
         frame: FrameType,
     ) -> None:
-        operands: list[Operand] = []
-        packed = tuple([self._pack(arg, operands) for arg in args])
-        named = {k: self._pack(v, operands) for k, v in kwargs.items()} if kwargs else {}
+        packed, named, operands = self._packed(args, kwargs)
         call: Call | None = None
         for node, nr, path in outputs:
             for operand in operands:
@@ -287,6 +285,14 @@ class Tape(TorchFunctionMode):
         for listener in self._listeners:
             listener.noted(what, subject, result, site(frame))
 
+    def _packed(
+        self, args: Any, kwargs: Any, changing: Any = None
+    ) -> tuple[tuple[Any, ...], dict[str, Any], list[Operand]]:
+        """The arguments of a call with their tensors as operands, and the operands."""
+        operands: list[Operand] = []
+        packed = tuple([self._pack(arg, operands, changing) for arg in args])
+        return packed, {k: self._pack(v, operands, changing) for k, v in kwargs.items()}, operands
+
     def _pack(self, arg: Any, operands: list[Operand], changing: Any = None) -> Any:
         """An argument with its tensors as operands; of ``changing`` the value is copied."""
         if isinstance(arg, torch.Tensor):
@@ -320,14 +326,8 @@ class Tape(TorchFunctionMode):
             )
             if not tracked:
                 return target, None
-            operands: list[Operand] = []
-            packed = tuple([self._pack(arg, operands, target) for arg in args])
-            named = {
-                k: self._pack(v, operands, target)
-                for k, v in kwargs.items()
-                if k not in ("out", "inplace")
-            }
-            call = Call(kind, packed, named, operands, None)
+            given = {k: v for k, v in kwargs.items() if k not in ("out", "inplace")}
+            call = Call(kind, *self._packed(args, given, target), None)
             if target._is_view() and target._base is not None:
                 call.base = Operand(target._base, copy=True)
                 _own_base(target)
@@ -430,9 +430,7 @@ class Tape(TorchFunctionMode):
         tracked = [n for n, part in enumerate(parts) if is_computed(part)]
         if not tracked:
             return
-        operands: list[Operand] = []
-        packed = tuple([self._pack(arg, operands) for arg in args])
-        named = {k: self._pack(v, operands) for k, v in kwargs.items()}
+        packed, named, operands = self._packed(args, kwargs)
         call = Call(Kind("op", name), packed, named, operands, site(frame))
         call.custom = name.removesuffix(".apply")
         paths: list[tuple[int, ...]] = [(n,) if many else () for n in tracked]

@@ -11,13 +11,15 @@ from typing import Any, ClassVar
 from gradexplain.document.keys import HIDDEN, Key, Keys
 from gradexplain.recording.frames import Site, is_library
 from gradexplain.texts import blocks
-from gradexplain.trace import mistakes
 from gradexplain.trace.diagnose.finding import assigned, row
 from gradexplain.trace.diagnose.finding import at as _at
 from gradexplain.trace.groups import bare_name
 from gradexplain.trace.saved import carried_over, freed_at, overwritten
 
 _TEXTS = {head: said for head, *said in blocks("gradexplain.trace", "faults.txt")}
+
+#: A pattern of the message, why the error comes, and what to write instead.
+_MISTAKES = tuple(blocks("gradexplain.trace", "mistakes.txt"))
 
 
 @dataclass(slots=True)
@@ -62,17 +64,22 @@ class _Scene:
     def root(self) -> str:
         return (self.variables.name(self.roots[0]) if self.roots else "") or "the output"
 
-    def start(self) -> str:
-        name = self.root()
-        return name[0].upper() + name[1:] if name == "the output" else name
-
-    def failing(self) -> str:
-        """The name of the tensor that the failed call was to change."""
-        if self.failed is None:
-            return "x"
-        _, args, _ = self.failed
-        name = self.variables.name(args[0]) if args else ""
-        return name or "x"
+    def words(self) -> dict[str, str]:
+        """What the sentences of ``mistakes.txt`` may name."""
+        kind, args, _ = self.failed or (None, (), None)
+        tensors = [arg for arg in args if hasattr(arg, "shape")]
+        name, shapes = self.root(), ""
+        if self.roots and self.given and self.given[0] is not None:
+            found, expected = _shape(self.given[0]), _shape(self.roots[0])
+            shapes = f"v has shape {found}, {name} has shape {expected}. "
+        return {
+            "call": kind.name.strip("_") if kind is not None else "the operation",
+            "shapes": " and ".join(map(_shape, tensors[:2])),
+            "changed": (self.variables.name(args[0]) if args else "") or "x",
+            "name": name, "Name": name[0].upper() + name[1:] if name == "the output" else name,
+            "shape": _shape(self.roots[0]) if self.roots else "more than one element",
+            "v_shapes": shapes,
+        }  # fmt: skip
 
 
 def explain_fault(
@@ -84,7 +91,7 @@ def explain_fault(
     scene = _Scene(recorder, variables, site, failed=failed, **known)
     worker = re.match(r"Caught (\w+) in DataLoader worker process", message)
     if worker:
-        return _in_a_worker(worker[1], message, site)
+        return _in_a_worker(worker[1], message, scene)
     fault = Fault(type(error).__name__, message, site)
     for pattern, explain in _KNOWN:
         match = re.search(pattern, message)
@@ -93,8 +100,19 @@ def explain_fault(
             break
     else:
         source = "" if site is None else site.source
-        fault.why, fault.remedy = mistakes.explained(f"{message}\n{source}", failed)
+        fault.why, fault.remedy = _mistaken(f"{message}\n{source}", scene)
     return fault
+
+
+def _mistaken(message: str, scene: _Scene) -> tuple[str, str]:
+    """Why an error comes and the remedy; both empty where it is not among the known."""
+    for pattern, why, remedy in _MISTAKES:
+        match = re.search(pattern, message)
+        if match:
+            groups, known = ["", *(group or "" for group in match.groups())], scene.words()
+            why = why.format(*groups, **known).replace(" ()", "")
+            return why, remedy.format(*groups, **known)
+    return "", ""
 
 
 def _told(key: str, **values: str) -> tuple[str, str]:
@@ -103,35 +121,21 @@ def _told(key: str, **values: str) -> tuple[str, str]:
     return why, remedy
 
 
-def _in_a_worker(kind: str, message: str, site: Site | None) -> Fault:
+def _in_a_worker(kind: str, message: str, scene: _Scene) -> Fault:
     """An error of the script's own code in a worker process, whose traceback is in the message."""
     lines = re.findall(r'File "([^"]+)", line (\d+)', message)
     own = [Site(file, int(number)) for file, number in lines if not is_library(file)]
     said = message.splitlines()[-1]
-    why, remedy = mistakes.explained(said, None)
-    told = _told("worker", place=_at(site), why=why)
+    why, remedy = _mistaken(said, scene)
+    told = _told("worker", place=_at(scene.site), why=why)
     return Fault(
-        kind, said.removeprefix(f"{kind}: "), own[-1] if own else site,
+        kind, said.removeprefix(f"{kind}: "), own[-1] if own else scene.site,
         told[0].strip(), remedy or told[1],
     )  # fmt: skip
 
 
 def _shape(tensor: Any) -> str:
     return str(tuple(tensor.shape))
-
-
-def _scalar_only(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
-    shape = _shape(scene.roots[0]) if scene.roots else "more than one element"
-    return _told("scalar only", name=scene.root(), shape=shape)
-
-
-def _mismatch(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
-    name = scene.root()
-    shapes = ""
-    if scene.roots and scene.given and scene.given[0] is not None:
-        found, expected = _shape(scene.given[0]), _shape(scene.roots[0])
-        shapes = f"v has shape {found}, {name} has shape {expected}. "
-    return _told("shape of v", name=name, shapes=shapes)
 
 
 def _freed(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
@@ -158,11 +162,6 @@ def _kept_name(source: str) -> str:
     return names[0] if len(names) == 1 else ""
 
 
-def _leaf_in_place(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
-    what = "a view of a leaf" if "view of a leaf" in match[0] else "a leaf"
-    return _told("leaf in place", name=scene.failing(), what=what)
-
-
 def _modified(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
     kind = re.search(r"output (\d+) of (\w+)", match.string)
     found = None
@@ -172,7 +171,7 @@ def _modified(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
     changed_at = None if found is None else found.changed_at
     saved = "An operation"
     if found is not None and found.saved_at is not None:
-        saved = f"{_spoken(found.saved)} at {_at(found.saved_at)}"
+        saved = f"{found.saved} at {_at(found.saved_at)}"
         what = f"its result {found.name}".rstrip() if found.result else what
     stepped = [s for s in scene.recorder.steps if changed_at is None or s[1] == changed_at]
     if stepped:
@@ -181,22 +180,9 @@ def _modified(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
     known = found is not None and changed_at is not None
     how = "It was changed in place afterwards."
     if found is not None and known:
-        how = f"{_spoken(found.changed)} at {_at(changed_at)} changed it in place."
+        how = f"{found.changed} at {_at(changed_at)} changed it in place."
     where = f" at {_at(changed_at)}" if known else ""
     return _told("changed", saved=saved, what=what, how=how, where=where)
-
-
-#: Calls that Python spells as operators.
-_SPOKEN = {
-    "__iadd__": "+=", "__isub__": "-=", "__imul__": "*=", "__itruediv__": "/=", "__idiv__": "/=",
-    "__ipow__": "**=", "__setitem__": "x[…] = …", "__mul__": "*", "__rmul__": "*", "__add__": "+",
-    "__truediv__": "/", "__pow__": "**", "__matmul__": "@", "__sub__": "-", "__rtruediv__": "/",
-    "__radd__": "+", "__rsub__": "-",
-}  # fmt: skip
-
-
-def _spoken(name: str) -> str:
-    return _SPOKEN.get(name, name)
 
 
 def _no_grad(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
@@ -233,17 +219,9 @@ def _anomalous(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
     return why, remedy + row("steep", name.lower())[1]
 
 
-def _unused(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
-    return _told("unused input", name=scene.start())
-
-
 _KNOWN: tuple[tuple[str, Callable[[re.Match[str], _Scene], tuple[str, str]]], ...] = (
-    (r"grad can be (implicitly )?created only for scalar", _scalar_only),
-    (r"Mismatch in shape", _mismatch),
     (r"backward through the graph a second time", _freed),
-    (r"a (view of a )?leaf Variable that requires grad is being used in an in", _leaf_in_place),
     (r"modified by an inplace operation", _modified),
     (r"does not require grad and does not have a grad_fn", _no_grad),
     (r"Function '(\w+)' returned nan values in its", _anomalous),
-    (r"appears to not have been used in the graph", _unused),
 )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 from gradexplain.recording.calls import KEY
 from gradexplain.recording.frames import Site
+from gradexplain.recording.operators import SPOKEN
 from gradexplain.trace.groups import bare_name, is_leaf
 from gradexplain.trace.values import Values
 
@@ -17,7 +18,8 @@ _FREED = "gradexplain freed"
 
 @dataclass(frozen=True, slots=True)
 class Overwritten:
-    """A saved value that was changed in place: who saved it, and what changed it, where seen."""
+    """A saved value that was changed in place: who saved it, and what changed it, where seen, both as
+    Python writes them."""
 
     name: str
     saved: str
@@ -92,13 +94,17 @@ def overwritten(capture: Values, made_by: str) -> Overwritten | None:
             call = group.call if own is None else own[0]
             assert call is not None
             item = Overwritten(
-                found.names[0] if found.names else "", call.kind.name, call.site,
-                "" if change is None else change.name,
+                found.names[0] if found.names else "", _spoken(call.kind.name), call.site,
+                "" if change is None else _spoken(change.name),
                 None if change is None else change.site, result=own is not None,
             )  # fmt: skip
             known_to = refused if own is not None or _refuses(group.nodes) else choices
             known_to.insert(0 if first and made_by else len(known_to), item)
-    return next(iter(refused), None) or _own_result(capture, made_by) or next(iter(choices), None)
+    return next(iter(refused), None) or _own_result(capture) or next(iter(choices), None)
+
+
+def _spoken(name: str) -> str:
+    return SPOKEN.get(name, name)
 
 
 def _refuses(nodes: Sequence[Any]) -> bool:
@@ -113,7 +119,7 @@ def _refuses(nodes: Sequence[Any]) -> bool:
     return False
 
 
-def _own_result(capture: Values, made_by: str) -> Overwritten | None:
+def _own_result(capture: Values) -> Overwritten | None:
     """A call's own result that it had saved, as exp does, and another call changed."""
     for group in capture.groups:
         call = group.call
@@ -127,7 +133,7 @@ def _own_result(capture: Values, made_by: str) -> Overwritten | None:
         value = capture.edge_values.get((id(before.node), before.nr))
         names = value.names if value is not None else ()
         return Overwritten(
-            names[0] if names else "", maker.kind.name, maker.site, call.kind.name, call.site,
-            result=True,
+            names[0] if names else "", _spoken(maker.kind.name), maker.site,
+            _spoken(call.kind.name), call.site, result=True,
         )  # fmt: skip
     return None

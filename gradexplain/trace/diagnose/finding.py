@@ -45,10 +45,18 @@ def told(key: str, site: Site | None, call: int | None = None, /, **values: Any)
     return Finding(kind, text, remedy, line_of(site), call, remark=kind in _REMARKS)
 
 
+#: The rows of the tables in ``findings.txt`` by the table and each name that they are for.
+_ROWS = {(key.split(":")[0], name): said for key, said in TEXTS.items() for name in key.split()[1:]}
+
+
 def row(head: str, name: str) -> Sequence[str]:
-    """The row of a table in ``findings.txt`` that has ``name`` among its names, else the last."""
-    rows = [(key, said) for key, said in TEXTS.items() if key.startswith(f"{head}: ")]
-    return next((said for key, said in rows if name in key.split()[1:]), rows[-1][1])
+    """The row of a table in ``findings.txt`` for ``name``, else that for others."""
+    return _ROWS.get((head, name), _ROWS[head, "other"])
+
+
+def knows(head: str, name: str) -> bool:
+    """Whether a table has a row of its own for ``name``."""
+    return (head, name) in _ROWS
 
 
 _ONE = {"are": "is", "get": "gets", "them": "it"}

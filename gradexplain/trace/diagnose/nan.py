@@ -13,11 +13,11 @@ from gradexplain.explanation import Array
 from gradexplain.recording.frames import Site
 from gradexplain.tensors import spot
 from gradexplain.trace.diagnose.finding import (
-    TEXTS,
     Finding,
     Scene,
     assigned,
     at,
+    knows,
     plain,
     row,
     short,
@@ -32,10 +32,6 @@ _QUOTIENTS = {"div", "truediv", "true_divide", "rtruediv", "reciprocal"}
 
 #: Operations that are given an infinity on purpose, for a mask.
 _MASKS = {"masked_fill", "where", "full_like", "triu", "tril", "fill", "setitem"}
-
-#: What is infinite at 0 although the value is not.
-_STEEP = {"sqrt", "norm", "vector_norm", "pow", "std", "cdist", "dist", "acos", "asin", "log", "div",
-          "rsqrt", "reciprocal", "truediv", "atan2"}  # fmt: skip
 
 
 def of_numbers(scene: Scene) -> Iterator[Finding]:
@@ -211,9 +207,7 @@ def _why(
                 if count <= 1
                 else "single elements along an axis"
             }
-    elif first is not None and any(
-        name in key.split()[1:] for key in TEXTS if key.startswith("why:")
-    ):
+    elif first is not None and knows("why", name):
         return name, known | {
             "name": scene.name(given[0].id),
             "second": "given" if second is None else second,
@@ -293,7 +287,7 @@ def _suspect(scene: Scene) -> Finding | None:
     """Where no flow was caught: an operation at a value at which its derivative is infinite."""
     for operation in reversed(scene.operations):
         name = plain(operation.name)
-        if name not in _STEEP or not operation.inputs:
+        if not knows("steep", name) or not operation.inputs:
             continue
         place = -1 if name in ("div", "truediv") else 0
         given = scene.given(operation)
