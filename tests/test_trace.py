@@ -164,7 +164,7 @@ def test_complete(name: str) -> None:
 
 WORDS = {
     "caught": ("has shape (2,)", "torch.ones_like(y)"),
-    "changed_in_place": ("saved y", "make a new tensor at line 8"),
+    "changed_in_place": ("exp at line 6 saved its result y", "make a new tensor at line 8"),
     "freed_graph": ("The backward at line 7", "retain_graph=True"),
     "hidden_state": ("made at line 8 in a step before", "h = h.detach()"),
     "integers": ("integers", "make it a float"),
