@@ -31,6 +31,19 @@ def test_a_short_run(kind: str, tmp_path: Path) -> None:
         assert tried(arguments, 5, held=kind == "budgets").wrong == "", arguments
 
 
+#: Points where PyTorch's arithmetic has run out; and sums of so many terms that their roundings show.
+EXTREME = {
+    "exp in exp",
+    "digamma",
+    "digamma, far",
+    "polygamma",
+    "polygamma, far",
+    "lgamma twice",
+    "lgamma twice, far",
+}
+ROUNDED = {"softmax", "logcumsumexp"}
+
+
 @pytest.mark.parametrize("name", LINES)
 def test_what_once_took_all_time_and_memory(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """At a size for a suite, by the same method; ``python -m tests.fuzz --lines`` is at the whole size."""
@@ -42,7 +55,9 @@ def test_what_once_took_all_time_and_memory(name: str, capsys: pytest.CaptureFix
         return
     assert main([*given, "--format", "json"]) == 0
     status = json.loads(capsys.readouterr().out)["check"]["status"]
-    assert status in (("skipped",) if "--no-check" in given else ("agree", "convention"))
+    if name not in ROUNDED:
+        assert status == ("convention" if name in EXTREME else "agree")
+    assert status in ("agree", "convention")
 
 
 #: What once was an internal error, a message without end, or worse; and what it is now.

@@ -181,3 +181,12 @@ def test_a_long_program_is_no_deep_recursion() -> None:
     text = "; ".join(["h0 = x*x", *(f"h{k} = sin(h{k - 1})" for k in range(1, 480)), "h479.sum()"])
     x = gradexplain.explain(text, shapes={"x": (2,)}, check=False)
     assert list(x.gradients) == ["x"]
+
+
+def test_a_network_is_printed_with_the_values_that_are_claimed() -> None:
+    x = gradexplain.explain(
+        "h = tanh(x @ w1.T / 100); z = h @ w2.T; -log_softmax(z, dim=1)[:, 0].mean()",
+        shapes={"x": (2, 3), "w1": (4, 3), "w2": (2, 4)},
+        check=False,
+    )
+    assert check_text(x) > 20

@@ -26,6 +26,7 @@ from gradexplain.problem import Request, bound_of, problem_at
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    from torch.testing._internal import common_utils
     from torch.testing._internal.common_methods_invocations import op_db
 
 #: Samples of one operation that are run, spread evenly over all it has that differ in more than
@@ -240,6 +241,13 @@ totals: Counter[str] = Counter()
 reasons: Counter[str] = Counter()
 covered: set[str] = set()
 done: set[str] = set()
+
+
+@pytest.fixture(autouse=True)
+def _no_search_for_devices_and_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before each sample PyTorch seeds devices that are not there, and looks which test asks."""
+    monkeypatch.setattr(torch, "manual_seed", torch.default_generator.manual_seed)
+    monkeypatch.setattr(common_utils, "extract_test_fn", lambda: None)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -61,6 +61,8 @@ def done(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 #: A loop that Python can interrupt, and an operation that nothing can.
 LOOP = "while True: pass"
 STUCK = "return 3 ** 10 ** 9"
+#: Where it does not matter what is done.
+WAIT = "import time\n    while True: time.sleep(0.01)"
 MISSING = (
     "the question, the forward values, the Jacobian, the chain rule, the gradients, the verdict"
 )
@@ -117,42 +119,6 @@ def test_what_does_not_fit_is_refused_before_work(
     err = capsys.readouterr().err
     assert err.startswith(f"gradexplain: {message}\n")
     assert "remedy: use " in err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "verdict"),
-    [
-        (["maximum(x, " * 10 + "y" + ")" * 10], "agree"),  # 2ⁿ terms where brackets are expanded
-        # Sums of many terms, whose own additions round.
-        (["F.avg_pool2d(x,50,stride=1)", "--shape", "x=1,1,99,99"], "agree"),
-        (["softmax(x,dim=1)", "--shape", "x=4,30000"], "agree or convention"),
-        (["exp(exp(exp(exp(exp(x)))))", "--at", "x=1"], "convention"),
-        (["digamma(x)", "--at", "x=-1000000.5"], "agree"),
-        (["cumprod(x,dim=0)", "--shape", "x=100000"], "agree"),
-        (["logcumsumexp(x,dim=0)", "--shape", "x=100000"], "agree or convention"),
-        (
-            [f"einsum('{','.join('abcdefgh')}->abcdefgh', {','.join('x' * 8)})", "--shape", "x=2"],
-            "agree",
-        ),
-        (["x.prod()", "--shape", "x=100000"], "agree"),
-    ],
-    ids=[
-        "maximum",
-        "avg_pool2d",
-        "softmax",
-        "exp",
-        "digamma",
-        "cumprod",
-        "logcumsumexp",
-        "einsum",
-        "prod",
-    ],
-)
-def test_what_once_took_for_ever(
-    arguments: list[str], verdict: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["run", *arguments, "--grad", "ones", "--format", "json"]) == 0
-    assert json.loads(capsys.readouterr().out)["check"]["status"] in verdict.split(" or ")
 
 
 def test_the_answer_so_far() -> None:
@@ -242,7 +208,7 @@ def test_nonsense_budgets() -> None:
 def test_signals(number: int, group: bool) -> None:
     """At any moment: silent, nothing left, and the signal's code."""
     before = {"preexec_fn": lambda: signal.signal(number, signal.SIG_DFL)}  # nohup's would stay
-    processes = [command("run", "x", work=LOOP, **before) for _ in range(4)]
+    processes = [command("run", "x", work=WAIT, **before) for _ in range(4)]
     for delay, process in zip((0, 0.03, 0.1, 0.8), processes, strict=True):
         caught_up(process)
         time.sleep(delay)
@@ -252,7 +218,7 @@ def test_signals(number: int, group: bool) -> None:
 
 
 def test_a_killed_command_leaves_nothing() -> None:
-    process = command("run", "x", work=LOOP)
+    process = command("run", "x", work=WAIT)
     caught_up(process)
     time.sleep(1.5)
     process.kill()
@@ -263,7 +229,7 @@ def test_a_killed_command_leaves_nothing() -> None:
 def test_an_ignored_signal_stays_ignored() -> None:
     """As by nohup, or for a shell's background job."""
     before = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
-    process = command("run", "x", "--no-check", "--timeout", "3", work=LOOP, **before)
+    process = command("run", "x", "--no-check", "--timeout", "3", work=WAIT, **before)
     time.sleep(1)
     process.send_signal(signal.SIGHUP)
     assert done(process)[0] == 3

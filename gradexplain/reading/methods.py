@@ -182,8 +182,6 @@ _WIDE = ("float64", "float32")
 def _clone(s: Session, owner: Tensor, call: Call) -> Any:
     if s.known(owner) is not None and not s.requires(owner) and owner.ref is None:
         return s.literal(s.known(owner), owner.dtype, call.place, example=owner.example)
-    if not s.script:
-        return owner
     if owner.later is not None and owner.ref is None and not owner.requires_grad:
         return apart(s, owner, call.place)
     return s.apply(by_spelling("torch.clone"), (owner,), {}, call.place)
