@@ -182,6 +182,9 @@ register(Op(
 pointwise("ndtr", "(1 + erf(input/sqrt(2)))/2", "torch.special.ndtr(x[3] - 2)", homes="special", named=True,
     derivatives={"input": "exp(-input**2/2)/sqrt(2*pi)"})
 
+pointwise("erfcx", "exp(input**2)*erfc(input)", "torch.special.erfcx(x[3])", homes="special", named=True,
+    derivatives={"input": "2*input*y - 2/sqrt(pi)"})
+
 # -- steps: the derivative is 0 wherever it exists -----------------------------------------------
 
 _FLAT = "it is constant between its jumps, so its derivative is 0 and no gradient gets past it"

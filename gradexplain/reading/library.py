@@ -17,6 +17,7 @@ import numpy as np
 
 from gradexplain.errors import Span
 from gradexplain.reading.objects import Call, Function, Module, Results, Tensor, Unread
+from gradexplain.reading.operators import places_of, scattered
 from gradexplain.reading.session import Session
 
 #: In the order in which they are read: a class comes after the one it is made from.
@@ -133,6 +134,8 @@ FUNCTIONS: dict[str, Any] = {
     "results": lambda s, call: Results(call.args[0], call.args[1:]),
     "unread": lambda s, call: Unread(*call.args),
     "copies": _copies, "parameter": _parameter,
+    "places": lambda s, call: places_of(s, call.args[0], call.place),
+    "put": lambda s, call: scattered(s, *call.args, call.place),
     "sizes": _sizes, "remark": lambda s, call: s.remark(*call.args),
     "refuse": lambda s, call: s.unsupported(call.args[0], call.place, call.args[1]),
 }  # fmt: skip

@@ -268,6 +268,8 @@ def _chosen(s: Session, index: Any, place: Span) -> Any:
 
 def places_of(s: Session, mask: Tensor, place: Span) -> list[list[int]]:
     """The places where a condition holds, a table of indices for each axis."""
+    if not s.script and s.known(mask) is None:
+        subscript(s, mask, mask, place)  # is refused: an expression has no values yet
     places = np.nonzero(s.number(mask, place))
     if not places[0].size:
         s.fail("the condition holds nowhere: nothing is left", place, "use other values")
@@ -332,7 +334,7 @@ def put(s: Session, target: Tensor, index: Any, new: Any, place: Span) -> None:
     ):
         replace(s, target, _call(s, "where", (index, new, target), place))
     else:
-        replace(s, target, _scattered(s, target, index, new, place))
+        replace(s, target, scattered(s, target, index, new, place))
 
 
 def _written(
@@ -355,7 +357,7 @@ def _written(
     return _call(s, "slice_scatter", (target, inner, dim, *ends), place)
 
 
-def _scattered(s: Session, target: Tensor, index: Any, new: Any, place: Span) -> Tensor:
+def scattered(s: Session, target: Tensor, index: Any, new: Any, place: Span) -> Tensor:
     """The tensor with ``new`` at tables of places: each element is the old one or a new one."""
     if s.any_size:
         s.unsupported("elements are put into a tensor at its own size only", place, "write it anew")
