@@ -8,6 +8,7 @@ from typing import Any
 
 import sympy
 
+from gradexplain import arithmetic
 from gradexplain.formula.indices import is_size
 from gradexplain.formula.kinds import Nonzero
 
@@ -145,19 +146,26 @@ def facing(c: Any, symbol: Any) -> Any:
     return c.reversed if isinstance(c, sympy.core.relational.Relational) and c.rhs == symbol else c
 
 
-def decimal(value: Fraction) -> str | None:
-    """``value`` as a finite decimal, one of many digits to six of them; None if there is none."""
-    q = value.denominator
+def decimal(p: int, q: int) -> str | None:
+    """``p/q`` as a finite decimal, one of many digits to six of them; None if none is shorter."""
+    value = Fraction(int(p), int(q))
+    rest = value.denominator
     for prime in (2, 5):
-        while q % prime == 0:
-            q //= prime
-    if q != 1:
+        while rest % prime == 0:
+            rest //= prime
+    if rest != 1 or not 1e-300 < abs(value) < 1e300:
         return None
     text = repr(float(value)).removesuffix(".0")
     if Fraction(text) != value and abs(value.numerator) < 10**8:
         return None  # 1/2⁴⁰
     digits = text.partition("e")[0].replace(".", "").strip("-0")
-    return text if len(digits) <= 8 else f"{float(value):.6g}"
+    text = text if len(digits) <= 8 else f"{float(value):.6g}"
+    return text if len(text) < len(f"{whole(p)}/{whole(q)}") else None
+
+
+def whole(n: int) -> str:
+    """An integer; one of more digits than Python writes, to six of them."""
+    return str(n) if n.bit_length() < 10_000 else arithmetic.mp.nstr(arithmetic.mp.mpf(int(n)), 6)
 
 
 def joined(e: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +19,7 @@ from gradexplain.formula.arranging import (
     sums_over_one,
     under_one_root,
     upright,
+    whole,
 )
 from gradexplain.formula.functions import ABSENT, RecordFunction, of_reals
 from gradexplain.formula.indices import SIZES, is_size
@@ -212,15 +212,12 @@ class TextPrinter:
 
     def _rational(self, e: Any) -> tuple[str, int]:
         if e.is_Integer:
-            text, level = str(abs(e)), _ATOM
+            text, level = whole(abs(e.p)), _ATOM
+        elif (short := decimal(abs(e.p), e.q)) is not None:
+            text, level = short, _ATOM
         else:
-            fraction = f"{abs(e.p)}/{e.q}"
-            short = decimal(Fraction(int(abs(e.p)), int(e.q)))
-            if short is not None and len(short) < len(fraction):
-                text, level = short, _ATOM
-            else:
-                text = self.fraction(str(abs(e.p)), str(e.q), _ATOM, _ATOM)
-                level = _MUL
+            text = self.fraction(whole(abs(e.p)), whole(e.q), _ATOM, _ATOM)
+            level = _MUL
         return (f"{self.negative}{text}", _ADD) if e < 0 else (text, level)
 
     def _add(self, e: Any) -> str:
@@ -306,9 +303,7 @@ class TextPrinter:
         above, below, short = [], [], None
         if coefficient.is_Rational:
             if coefficient.q != 1:
-                short = decimal(Fraction(int(coefficient.p), int(coefficient.q)))
-                whole = len(f"{coefficient.p}/{coefficient.q}")
-                short = None if short is not None and len(short) >= whole else short
+                short = decimal(coefficient.p, coefficient.q)
             if short is None:
                 if coefficient.p != 1:
                     above.append(sympy.Integer(coefficient.p))
