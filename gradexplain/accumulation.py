@@ -409,7 +409,7 @@ class _Several:
                 before = None if name in zeroed else total[name]
                 allowed = 0.0 if name in zeroed else slack[name]
                 after = before
-                own = None if call.zeroed else real[name]
+                own = None if name in zeroed else real[name]
                 if added is not None and gradient is not None:
                     after = added if before is None else before + added
                     if gradient.torch is not None:

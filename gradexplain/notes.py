@@ -357,9 +357,9 @@ def _retained(run: Run) -> list[Note]:
     return [
         Note(
             "non-leaf",
-            f"{shown} {'is' if len(names) == 1 else 'are'} computed, not a leaf: PyTorch uses the "
-            f"gradient that arrives there to go on, and then drops it, so {one}.grad is None after "
-            f"backward (reading it warns) unless {one}.retain_grad() was called before.",
+            f"{shown} {'is computed, not a leaf' if len(names) == 1 else 'are computed, not leaves'}: "
+            f"PyTorch keeps the gradient that arrives there in {one}.grad where {one}.retain_grad() is "
+            "called before backward; else it goes on with it, drops it, and .grad is None.",
             {"nodes": names},
         )
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def ran(script: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     names: dict[str, Any] = {"torch": torch, "__name__": "__main__"}
     before = torch.get_default_dtype()
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch's advice to whoever wrote the script
             exec(compile(cleaned(script), "script", "exec", dont_inherit=True), names)
     finally:
         torch.set_default_dtype(before)
@@ -192,6 +194,22 @@ x = torch.ones(2, requires_grad=True); y = x * 2; y.detach().zero_(); (y * x).su
 this changes, in place and without a gradient, what is used later with one
 remedy: change a copy, as in `d = y.detach().clone()`
 
+x = torch.ones(3, requires_grad=True); z = torch.zeros(3); z[[0, 0, 2]] = x * 5; z.sum().backward()
+put: two elements are written to one place, and which of them stays is not specified
+remedy: scatter_add adds them up
+
+x = torch.ones(4, requires_grad=True); a, b = (x * 2).chunk(2); a += b; a.sum().backward()
+Output of a function that returns multiple views is a view and is being modified inplace: such functions do not allow it
+remedy: change the whole tensor, as in `y[:2] += 1`, or a copy of the part
+
+import mylib; x = torch.ones(2, requires_grad=True); y = x * 2; z = mylib.f(y); z.backward()
+`mylib.f(y)` is not read
+remedy: give its value here as a literal; or gradexplain trace FILE runs the whole script
+
+x = torch.ones(2, requires_grad=True); z = torch.ones(1, requires_grad=True); torch.autograd.grad((x * x).sum(), [x, z])
+One of the differentiated Tensors appears to not have been used in the graph
+remedy: give allow_unused=True for None in its place
+
 x = torch.load("x.pt"); y = (x * 2).sum(); y.backward()
 a file is not read from a text
 remedy: leave the line out and give the value, as in `--at x=@x.npy`; or gradexplain trace FILE runs the whole script
@@ -215,6 +233,17 @@ IN_PLACE = (
         ("y = x.exp(); y += 1; y.sum().backward()", "x.exp()", "its result"),
         ("y = (x * 3).relu(); y[0] *= 2; y.sum().backward()", "(x * 3).relu()", "its result"),
         ("y = x * 2; z = y * y; y.mul_(2); z.sum().backward()", "y * y", "`x * 2`"),
+        ("y = x * 2; y[1] *= y[0]; y.sum().backward()", "y[1] *= y[0]", "`y[0]`"),
+        (
+            "y = x * 2; v = y.view(2); z = v * v; y[0] = 1; z.sum().backward()",
+            "v * v",
+            "`y.view(2)`",
+        ),
+        (
+            "y = torch.zeros(2); y[0] = x[0]; y[1] = y[0] * x[1]; y.sum().backward()",
+            "y[0] * x[1]",
+            "a row of y",
+        ),
     ],
 )
 def test_changed_in_place(text: str, operation: str, needed: str) -> None:

@@ -7,6 +7,7 @@ Broadcasting is the driver's.  ``singular`` says where there is no value or no d
 from __future__ import annotations
 
 import math
+import operator
 from functools import partial
 from typing import Any
 
@@ -298,7 +299,7 @@ for _name, _sign, _long in (
 ):
     comparison(f"{_name}(Tensor input, Tensor other)", f"1 if input {_sign} other else 0",
         f"where(x[3] {_sign} 2, x, 5)", f"x[3]*{_name}(x, y[3]/2)", also=_long, infix=f"{{}} {_sign} {{}}",
-        remark=_TRUTH, torch=lambda torch, a, b, name=_name: getattr(torch, name)(a, b))
+        remark=_TRUTH, torch=lambda torch, a, b, name=_name: getattr(operator, name)(a, b))
 comparison("logical_not", "0 if input else 1", "where(logical_not(x[3] > 2), x, 5)")
 comparison("logical_and(Tensor input, Tensor other)", "1 if input and other else 0",
     "where(logical_and(x[4] > 1, x < 4), x, 5)")

@@ -213,6 +213,15 @@ def _copied(name: str) -> Any:
     return expand
 
 
+def _placed(b: Any, x: Any, index: Any, source: Any) -> Any:
+    places = known(b, index, "put: the index").astype(int)
+    return _replaced(b, "put", x, np.unravel_index(places, b.shape(x)), source)
+
+
+register(Op(
+    "put(Tensor input, IntTensor index, Tensor source)", _FAMILY, expand=_placed,
+    samples=("x[2,3].put([0, 4], y[2])", "torch.put(x[3], [2], y[1])"), homes="torch Tensor",
+))
 register(Op(
     "scatter(Tensor input, int dim, IntTensor index, Tensor src)", _FAMILY, expand=_with_dim(_scatter),
     samples=("scatter(x[2,3], 1, [[0], [2]], y[2,1])", "x[3].scatter(0, [2, 0], y[2])"),

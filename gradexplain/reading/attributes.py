@@ -40,7 +40,7 @@ def attribute(s: Session, owner: Any, name: str, where: Span, place: Span) -> An
     if s.python and name in ("__name__", "__version__"):
         last = getattr(owner, "path", "").rpartition(".")[2]
         return getattr(owner, "name", last) if last != "torch" else Unread(s.text(place), TRACE)
-    if name.startswith("_"):
+    if name.startswith("_") and not isinstance(owner, (Layer, Class)):
         s.refuse("private name", where, name=name)
     match owner:
         case Module(path=path):

@@ -18,9 +18,9 @@ from gradexplain.graph import unversioned
 from gradexplain.ops.base import show_shape
 from gradexplain.reading.custom import call_again
 from gradexplain.reading.derived import TRACE, gradients, held
-from gradexplain.reading.objects import WHOLE, Call, Tensor, Unread, what
+from gradexplain.reading.objects import VIEWS, WHOLE, Call, Tensor, Unread, what
 from gradexplain.reading.operators import operator, subscript
-from gradexplain.reading.session import VIEWS, BackwardCall, Session
+from gradexplain.reading.session import BackwardCall, Session
 
 
 def requires_grad(s: Session, tensor: Tensor, wanted: bool, place: Span) -> Tensor:
@@ -71,6 +71,7 @@ def backward_method(s: Session, owner: Tensor, call: Call) -> None:
         for leaf, part in zip(leaves, found, strict=True):
             if part is not None and s.builder.nodes[s.ref(leaf).id].label in blank:
                 part.grad_of, leaf.grad = leaf, part
+                s.written.append(part)
 
 
 def _switch(*given: Any) -> bool:
@@ -99,7 +100,7 @@ def started(
         s.refuse("requires no grad", where)
     array = _vector(s, start, v, place)
     wanted = None if inputs is None else tuple(_label(s, part, place) for part in listed(inputs))
-    held_ = {label: s.made[label].tensor.grad for label in s.reached(ref.id)}
+    held_ = {label: s.made[label].tensor.grad for label in _leaves(s, ref.id)}
     zeroed = s.zeroed | {n for n, grad in held_.items() if grad is not None and _is_blank(s, grad)}
     made = BackwardCall(
         ref.id,
@@ -154,19 +155,44 @@ def _differ(a: Array | None, b: Array | None) -> bool:
 
 
 def _overwritten(s: Session, call: BackwardCall) -> None:
-    """Refuse, as PyTorch does, a backward that needs a value which was changed in place since."""
-    needed = set(s.needed(call.start))
-    if s.any_size or not any(old in needed for old, _, _ in s.overwritten):
+    """Refuse, as PyTorch does, a backward that needs a value which was changed in place since: itself,
+    what it is a view of, or another view of that."""
+    needed, homes, nodes = set(s.needed(call.start)), _homes(s), s.builder.nodes
+    changes = [(old, new, homes[old], place) for old, new, place in s.overwritten]
+    touched = {home for *_, home, _ in changes} | {homes[row] for _, row, *_ in s.rewritten}
+    if s.any_size or not any(homes[id] in touched for id in needed):
         return
     graph, at = s.part(call.start)
     labels = [n.label for n in graph.leaves if s.made[n.label].requires_grad]
     pairs = s.runner(call.place).saved(graph, s.leaves(graph), s.run_dtype(graph), labels)
-    nodes = s.builder.nodes
-    for old, new, place in s.overwritten:
-        for id in sorted(needed):
-            if id < new and nodes[id].op is not None and (at[id], at.get(old)) in pairs:
-                what_ = "its result" if id == old else f"`{s.text(nodes[old].span)}`"
-                s.refuse("changed in place", place, text=s.text(nodes[id].span), what=what_)
+    back = {new: id for id, new in at.items()}
+    for id, value in sorted((back[a], back[b]) for a, b in pairs):
+        own = any((old, new) == (value, id) for old, new, *_ in changes)  # PyTorch keeps a copy
+        op = nodes[id].op
+        if own or op is None or op.name == "put":  # which stands for writing into a view
+            continue
+        what_ = "its result" if id == value else f"`{s.text(nodes[value].span)}`"
+        found = [
+            *((what_, p) for _, new, home, p in changes if id < new and home == homes[value]),
+            *(
+                (f"a row of {base.name}", p)
+                for base, row, first, last, p in s.rewritten
+                if row == value and first <= id < last
+            ),
+        ]
+        for needs, place in found[:1]:
+            s.refuse("changed in place", place, text=s.text(nodes[id].span), what=needs)
+
+
+def _homes(s: Session) -> list[int]:
+    """For each node the first one that held its elements: a view's base, a changed value's old one."""
+    old = {new: old for old, new, _ in s.overwritten if old not in s.shadowed}
+    homes: list[int] = []
+    for node in s.builder.nodes:
+        view = node.op is not None and node.op.name in VIEWS - {"detach"} and len(node.inputs) == 1
+        source = old.get(node.id, node.inputs[0] if view else node.id)
+        homes.append(homes[source] if source < node.id else node.id)
+    return homes
 
 
 def _vector(s: Session, start: Tensor, v: Any, place: Span) -> Array | None:
@@ -236,7 +262,7 @@ def _left(s: Session, call: BackwardCall) -> None:
             found.later = partial(_given, s, [call], label, tensor.shape)
             with contextlib.suppress(GradexplainError):  # it was to be shown
                 s.call(hook, (found,), {}, place, place)
-    for label in s.reached(call.start) if not call.returned else ():
+    for label in _leaves(s, call.start) if not call.returned else ():
         if label in s.stale:
             continue
         leaf = s.made[label]
@@ -248,10 +274,17 @@ def _left(s: Session, call: BackwardCall) -> None:
         if old is None:
             leaf.tensor.grad = new
             continue
-        if not _is_blank(s, old) and getattr(old.later, "args", ("",))[1:2] != (label,):
+        own = old in s.written or getattr(old.later, "args", ("",))[1:2] == (label,)
+        if not own and not _is_blank(s, old):
             s.carried[label] = dataclasses.replace(old, view=None), upto - 1
         old.later, old.hint, old.version = new.later, new.hint, old.version + 1
         old.value = old.ref = old.rows = None
+
+
+def _leaves(s: Session, start: int) -> list[str]:
+    """The labels of the leaves to which a backward sends a gradient."""
+    nodes = s.builder.nodes
+    return [nodes[id].label for id in sorted(s.reached(start)) if nodes[id].is_leaf]
 
 
 def _is_blank(s: Session, grad: Tensor | None) -> bool:
@@ -322,7 +355,7 @@ def _grad(s: Session, call: Call) -> Any:
     given = listed(vs) if vs is not None else [None] * len(outputs)
     create = bool(call.get(4, "create_graph")) or s.nested > 0
     keep = _switch(call.get(3, "retain_graph"), create)
-    if call.get(6, "is_grads_batched") and len(outputs) == 1 and isinstance(given[0], Tensor):
+    if call.get(7, "is_grads_batched") and len(outputs) == 1 and isinstance(given[0], Tensor):
         outputs = outputs * given[0].shape[0]
         given = [subscript(s, given[0], n, call.place) for n in range(len(outputs))]
     parts = list(zip(outputs, given, strict=False))
@@ -330,10 +363,8 @@ def _grad(s: Session, call: Call) -> Any:
         _asked(s, parts, keep, inputs, call)
     if create:
         return tuple(derivatives(s, parts, inputs, call))
-    first = len(s.calls) - len(parts)
-    return tuple(
-        _returned(s, part, _label(s, part, call.place), first, len(s.calls)) for part in inputs
-    )
+    made = s.calls[len(s.calls) - len(parts) :]
+    return tuple(_returned(s, part, made, call) for part in inputs)
 
 
 def _asked(s: Session, parts: Sequence[Any], keep: bool, inputs: Any, call: Call) -> None:
@@ -354,8 +385,10 @@ def derivatives(s: Session, parts: Sequence[Any], inputs: Sequence[Any], call: C
             if found is not None:
                 old = totals[n]
                 totals[n] = found if old is None else operator(s, "add", (old, found), call.place)
-    if None in totals and not call.get(5, "allow_unused"):
-        s.refuse("input not used", call.place)
+    totals = [
+        _unused(s, part, call) if total is None else total
+        for part, total in zip(inputs, totals, strict=True)
+    ]
     if not s.nested:
         made = frozenset(s.ref(t).id for t in totals if t is not None)
         for place in range(len(s.calls) - len(parts), len(s.calls)):
@@ -367,10 +400,22 @@ def derivatives(s: Session, parts: Sequence[Any], inputs: Sequence[Any], call: C
 THIRD = "its numbers are not followed further; gradexplain trace FILE runs the script"
 
 
-def _returned(s: Session, owner: Tensor, label: str, first: int, upto: int) -> Tensor:
-    later = partial(_given, s, s.calls[first:upto], label, owner.shape)
+def _unused(s: Session, owner: Tensor, call: Call) -> Tensor | None:
+    """What is returned where no gradient arrives."""
+    if call.get(8, "materialize_grads"):
+        return s.literal(s.filled(owner.shape, 0.0), owner.dtype, call.place)
+    if not call.get(6, "allow_unused"):
+        s.refuse("input not used", call.place)
+    return None
+
+
+def _returned(s: Session, owner: Tensor, calls: Sequence[BackwardCall], call: Call) -> Any:
+    label = _label(s, owner, call.place)
+    if not any(s.ref(owner).id in s.reached(made.start) for made in calls):
+        return _unused(s, owner, call)
+    later = partial(_given, s, calls, label, owner.shape)
     return Tensor(
-        owner.shape, s.calls[-1].place, dtype=owner.dtype, later=later, hint=f"{label}_grad",
+        owner.shape, call.place, dtype=owner.dtype, later=later, hint=f"{label}_grad",
         grad_of=Tensor(owner.shape, owner.place),
     )  # fmt: skip
 

@@ -125,5 +125,5 @@ def copied(s: Session, found: Any, place: Span) -> Any:
 
 
 def marks(node: ast.FunctionDef) -> set[str]:
-    """``staticmethod`` and ``property`` among the decorators of a method."""
-    return {d.id for d in node.decorator_list if isinstance(d, ast.Name)}
+    """``staticmethod``, ``property`` and ``setter`` among the decorators of a method."""
+    return {getattr(d, "id", getattr(d, "attr", "")) for d in node.decorator_list}

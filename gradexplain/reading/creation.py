@@ -98,10 +98,13 @@ def _joined(s: Session, data: Any, dtype: str | None, call: Call) -> Any:
     if len(known) == len(parts):
         return s.literal(np.stack(known), promoted(part.dtype for part in parts), call.place)
     found = s.apply(by_spelling("torch.stack"), (parts,), {}, call.place)
-    if s.script and call.name in ("tensor", "Tensor", "FloatTensor"):
-        s.say("new tensor", text=s.text(call.place))
-        found = s.apply(by_spelling("torch.detach"), (found,), {}, call.place)
-    return found
+    return _copied(s, found, call) if s.script and "ensor" in call.name else found
+
+
+def _copied(s: Session, data: Tensor, call: Call) -> Any:
+    """The numbers of a computed tensor in a new one."""
+    s.say("new tensor", text=s.text(call.place))
+    return s.apply(by_spelling("torch.detach"), (data,), {}, call.place)
 
 
 def check(s: Session, shape: Shape, call: Call) -> None:
@@ -125,6 +128,8 @@ def _tensor(s: Session, call: Call) -> Any:
         if known is not None:
             kind = _dtype(s, call, data.dtype)
             data = s.literal(known, kind, call.place, example=data.example)
+        elif s.script and call.name == "tensor":
+            data = _copied(s, data, call)
         return _finished(s, data, call)
     dtype = _dtype(s, call, None)
     if not s.script and dtype is None:
@@ -149,7 +154,7 @@ def _typed(dtype: str | None) -> Callable[[Session, Call], Any]:
             s.fail("an empty tensor holds no elements", call.place, "write numbers in a list")
         data = _elements(s, call)
         if isinstance(data, Tensor):
-            return data
+            return _copied(s, data, call) if s.requires(data) else data
         made = _made(s, data, kind if s.script or kind in WHOLE else None, call)
         return _finished(s, made, call)
 
@@ -160,6 +165,8 @@ def _array(s: Session, call: Call) -> Any:
     """``np.array([1., 2.])``: float64, or the integers' int64."""
     data = _elements(s, call)
     if isinstance(data, Tensor):
+        if s.requires(data) and s.script:
+            s.refuse("numpy of a gradient", call.place)
         return data
     if not s.script:
         return _tensor(s, call)
@@ -208,12 +215,18 @@ def _shape(s: Session, call: Call, first: int = 0) -> Shape | None:
     return tuple(args)
 
 
-def _filled(value: float) -> Callable[[Session, Call], Any]:
+def _filled(value: float | None, *, like: bool = False) -> Callable[[Session, Call], Any]:
+    """A tensor of one number, ``fill_value`` where it is None; ``like`` another in shape and dtype."""
+
     def make(s: Session, call: Call) -> Any:
-        shape = _shape(s, call)
-        if shape is None or not _is_own(s, call):
+        filled = call.get(1, "fill_value") if value is None else value
+        sizes = dataclasses.replace(call, args=call.args[:1]) if value is None else call
+        other: Any = call.get(0, "input")
+        shape = getattr(other, "shape", None) if like else _shape(s, sizes)
+        if shape is None or not _is_own(s, call) or not isinstance(filled, (int, float)):
             return NotImplemented
-        return _new(s, call, s.filled(shape, value), s.default)
+        otherwise = "int64" if value is None and isinstance(filled, int) else s.default
+        return _new(s, call, s.filled(shape, filled), other.dtype if like else otherwise)
 
     return make
 
@@ -221,33 +234,6 @@ def _filled(value: float) -> Callable[[Session, Call], Any]:
 def _is_own(s: Session, call: Call) -> bool:
     """Whether the tensor is the text's: in a formula, a record makes it in the dtype of the run."""
     return s.script or "requires_grad" in call.kwargs
-
-
-def _full(s: Session, call: Call) -> Any:
-    size, value = call.get(0, "size"), call.get(1, "fill_value")
-    shape = (size,) if isinstance(size, int) else size
-    if (
-        not _is_own(s, call)
-        or not isinstance(value, (int, float))
-        or not isinstance(shape, (list, tuple))
-    ):
-        return NotImplemented
-    check(s, tuple(shape), call)
-    otherwise = "int64" if isinstance(value, int) else s.default
-    return _new(s, call, s.filled(tuple(shape), value), otherwise)
-
-
-def _like(value: float | None) -> Callable[[Session, Call], Any]:
-    def make(s: Session, call: Call) -> Any:
-        other = call.get(0, "input")
-        if not isinstance(other, Tensor) or not _is_own(s, call):
-            return NotImplemented
-        filled = value if value is not None else call.get(1, "fill_value")
-        if not isinstance(filled, (int, float)):
-            return NotImplemented
-        return _new(s, call, s.filled(other.shape, filled), other.dtype)
-
-    return make
 
 
 def _random_like(s: Session, call: Call) -> Any:
@@ -437,10 +423,10 @@ _MAKERS: dict[str, Callable[[Session, Call], Any]] = {
     # what `empty` finds in memory is 0 here until it is filled
     **dict.fromkeys(("zeros", "torch.zeros", "numpy.zeros", "empty", "torch.empty"), _filled(0.0)),
     **dict.fromkeys(("ones", "torch.ones", "numpy.ones"), _filled(1.0)),
-    **dict.fromkeys(("full", "torch.full"), _full),
-    **dict.fromkeys(("zeros_like", "torch.zeros_like", "torch.empty_like"), _like(0.0)),
-    **dict.fromkeys(("ones_like", "torch.ones_like"), _like(1.0)),
-    **dict.fromkeys(("full_like", "torch.full_like"), _like(None)),
+    **dict.fromkeys(("full", "torch.full"), _filled(None)),
+    **dict.fromkeys(("zeros_like", "torch.zeros_like", "torch.empty_like"), _filled(0.0, like=True)),
+    **dict.fromkeys(("ones_like", "torch.ones_like"), _filled(1.0, like=True)),
+    **dict.fromkeys(("full_like", "torch.full_like"), _filled(None, like=True)),
     **dict.fromkeys(("torch.randn", "randn", "torch.normal", "numpy.random.randn",
                      "numpy.random.normal"), _random(signs=True)),
     **dict.fromkeys(("torch.rand", "rand", "numpy.random.rand", "numpy.random.random",

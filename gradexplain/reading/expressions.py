@@ -194,9 +194,9 @@ def _call(s: Session, node: ast.Call) -> Any:
         function = s.lookup(name) if s.assigned(name) else Function(name)
     elif isinstance(node.func, ast.Attribute):
         owner = _owner(s, node.func.value)
-        if isinstance(owner, (Module, Unread)):
+        if isinstance(owner, Module):
             where = span(s.program, node.func)
-            function = attribute(s, node.func) if isinstance(owner, Module) else owner
+            function = attribute(s, node.func)
         elif isinstance(owner, Layer) and node.func.attr in owner.children | owner.attributes:
             where = attribute_span(s.program, node.func)
             function = attribute(s, node.func)

@@ -33,7 +33,8 @@ HOMES = {
 MODULES = {*HOMES, "torch.autograd", "torch.autograd.functional", "torch.func", "torch.optim",
            "torch.nn.init", "torch.random", "torch.cuda", "torch.nn.parameter", "torch.nn.utils",
            "numpy.random", "torch.autograd.variable", "torch.nn.modules", "torch.optim.sgd",
-           "torch.optim.lr_scheduler", "functools", "torch.distributions",
+           "torch.optim.lr_scheduler", "functools", "operator", "itertools", "argparse",
+           "torch.amp", "torch.cuda.amp", "torch.distributions",
            "torch.utils.data", "torch.utils", "torch.utils.checkpoint", "functorch"}  # fmt: skip
 
 CONSTANTS = {

@@ -17,6 +17,28 @@ from gradexplain.graph import NamedNumber, Ref
 WHOLE = frozenset({"int8", "int16", "int32", "int64", "uint8", "bool"})
 
 
+#: Operations whose result shares its elements with what it is made of.
+VIEWS = frozenset({"view", "reshape", "transpose", "t", "permute", "subscript", "squeeze", "unsqueeze", "narrow",
+                    "select", "expand", "flatten", "unflatten", "diagonal", "movedim", "mT", "T", "view_as",
+                    "unfold", "split", "chunk", "unbind", "tensor_split", "expand_as", "ravel", "hsplit",
+                    "detach", "getitem"})  # fmt: skip
+
+
+def is_basic(index: Any) -> bool:
+    """Whether a subscript gives a view: it is made of integers and slices."""
+    return all(
+        item is None or isinstance(item, (int, slice, type(...))) and not isinstance(item, bool)
+        for item in (index if isinstance(index, tuple) else (index,))
+    )
+
+
+#: Operations whose result on whole numbers is whole.
+STAYS_WHOLE = frozenset({"add", "sub", "mul", "neg", "abs", "floor_divide", "remainder", "pow", "clamp",
+                    "minimum", "maximum", "sign", "square", "where", "relu", "sum", "prod", "max", "min",
+                    "amax", "amin", "cumsum", "cumprod", "dot", "matmul", "floor", "ceil", "trunc",
+                    "round", "sort", "topk", "positive"})  # fmt: skip
+
+
 @dataclass(eq=False, slots=True)
 class Tensor:
     """A tensor: an object of its own, as in PyTorch, whose value a node of the graph stands for.
@@ -45,6 +67,7 @@ class Tensor:
     #: What it shares its elements with, and how often it was changed in place.
     view: View | None = None
     version: int = 0
+    home: int = 0
     #: The tensor whose ``.grad`` this is.
     grad_of: Tensor | None = None
     #: Made by ``nn.Parameter``: a module that holds it has it among its parameters.
@@ -72,6 +95,10 @@ class View:
     version: int = 0
     #: Without a gradient: ``x.data``, ``x.detach()``.
     detached: bool = False
+    #: One of several: ``x.chunk(2)``.
+    several: bool = False
+    #: Which of the base's elements it saw: those before ``x.data = …`` or after.
+    home: int = 0
 
 
 @dataclass(frozen=True, slots=True)

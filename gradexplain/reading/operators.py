@@ -243,7 +243,8 @@ def subscript(s: Session, owner: Any, index: Any, place: Span) -> Any:
     if owner.rows is not None and isinstance(index, int):
         row = owner.rows[index] if -len(owner.rows) <= index < len(owner.rows) else None
         if row is not None:
-            return row
+            found = dataclasses.replace(row)
+            return s.share(found, owner, lambda base: subscript(s, base, index, place), index)
     if s.script:
         index = _chosen(s, index, place)
     if _is_known(s, owner) and owner.ref is None and owner.rows is None and not owner.example:
@@ -303,12 +304,16 @@ def plain_index(s: Session, index: Any, place: Span) -> Any:
 def put(s: Session, target: Tensor, index: Any, new: Any, place: Span) -> None:
     """``target[index] = new``: from here on the tensor is one with these elements in place."""
     known = s.known(target)
-    if target.ref is None and known is not None and target.shape and isinstance(index, int):
+    rows = target.rows is not None or known is not None
+    if target.ref is None and rows and target.shape and isinstance(index, int):
         n = target.shape[0]
         wide = isinstance(new, Tensor) and new.shape == target.shape[1:]
         if -n <= index < n and wide and not target.requires_grad and not _is_known(s, new):
             target.rows = target.rows or [None] * n
             target.rows[index % n] = dataclasses.replace(new, view=None)
+            own = [use for use in s.row_uses if use[0] is target]
+            s.row_uses = [use for use in s.row_uses if use[0] is not target]
+            s.rewritten += [(*use, place) for use in own]
             written(s, target, place)
             return
     change_in_place(s, target, place)
@@ -320,45 +325,17 @@ def put(s: Session, target: Tensor, index: Any, new: Any, place: Span) -> None:
             array[plain_index(s, index, place)] = number
             become(s, target, s.literal(array, target.dtype, place))
             return
+    mask = isinstance(index, Tensor) and index.dtype == "bool" and index.shape == target.shape
     if index is ...:
-        become(s, target, _written(s, target, [], 0, new, place))
-        return
-    items = list(index) if isinstance(index, tuple) else [index]
-    if all(isinstance(item, (int, slice)) and not isinstance(item, bool) for item in items):
-        replace(s, target, _written(s, target, items, 0, new, place))
-    elif (
-        isinstance(index, Tensor)
-        and index.dtype == "bool"
-        and index.shape == target.shape
-        and (not isinstance(new, Tensor) or not new.shape)
-    ):
+        become(s, target, scattered(s, target, ..., new, place))
+    elif mask and (not isinstance(new, Tensor) or not new.shape):
         replace(s, target, _call(s, "where", (index, new, target), place))
     else:
         replace(s, target, scattered(s, target, index, new, place))
 
 
-def _written(
-    s: Session, target: Tensor, items: list[Any], dim: int, new: Any, place: Span
-) -> Tensor:
-    """The tensor with ``new`` at integers and slices, one dimension after the other."""
-    while items and items[0] == slice(None):
-        items, dim = items[1:], dim + 1
-    if not items:
-        made = new if isinstance(new, Tensor) else s.literal(np.broadcast_to(new, target.shape), target.dtype, place)  # fmt: skip
-        return made if made.shape == target.shape else _call(s, "broadcast_to", (made, target.shape), place)  # fmt: skip
-    item, rest = items[0], items[1:]
-    before = (slice(None),) * dim
-    part = subscript(s, target, (*before, item), place)
-    if isinstance(item, int):
-        inner = _written(s, part, rest, dim, new, place)
-        return _call(s, "select_scatter", (target, inner, dim, item), place)
-    inner = _written(s, part, rest, dim + 1, new, place)
-    ends = (item.start, item.stop, item.step or 1)
-    return _call(s, "slice_scatter", (target, inner, dim, *ends), place)
-
-
 def scattered(s: Session, target: Tensor, index: Any, new: Any, place: Span) -> Tensor:
-    """The tensor with ``new`` at tables of places: each element is the old one or a new one."""
+    """The tensor with ``new`` at the places that a subscript names."""
     if s.any_size:
         s.unsupported("elements are put into a tensor at its own size only", place, "write it anew")
     places = np.arange(math.prod(target.shape)).reshape(target.shape)
@@ -367,14 +344,11 @@ def scattered(s: Session, target: Tensor, index: Any, new: Any, place: Span) -> 
     except (IndexError, ValueError):
         s.fail("this index does not fit the tensor", place, f"its shape is {target.shape}")
     if not isinstance(new, Tensor):
-        new = s.literal(new, target.dtype, place)
+        new = s.literal(np.broadcast_to(new, taken.shape), target.dtype, place)
     part = new if new.shape == taken.shape else _call(s, "broadcast_to", (new, taken.shape), place)
-    flat = [_call(s, "reshape", (each, (-1,)), place) for each in (target, part)]
-    table = np.arange(places.size)
-    table[taken.ravel()] = places.size + np.arange(taken.size)
-    row = _call(s, "cat", (flat,), place)
-    chosen = s.apply(by_spelling("operator.getitem"), (row, table.tolist()), {}, place)
-    return _call(s, "reshape", (chosen, target.shape), place)
+    if index is ...:
+        return part
+    return _call(s, "put", (target, taken.tolist(), part), place)
 
 
 def _call(s: Session, name: str, args: tuple[Any, ...], place: Span) -> Tensor:
@@ -387,6 +361,9 @@ def change_in_place(s: Session, target: Tensor, place: Span) -> None:
     computed = node is not None and node.op is not None
     if s.grad_enabled and target.requires_grad and not computed and target.rows is None:
         s.refuse("leaf in place", place)
+    several = target.view is not None and target.view.several
+    if several and s.grad_enabled and s.requires(target):
+        s.refuse("several views", place)
 
 
 def become(s: Session, owner: Tensor, made: Tensor) -> None:
@@ -405,7 +382,7 @@ def written(s: Session, tensor: Tensor, place: Span) -> None:
     """A tensor was changed in place: so is what it is a view of."""
     tensor.version += 1
     view = tensor.view
-    if view is None:
+    if view is None or view.home != view.base.home:
         return
     base = view.base
     if view.detached and _silently(s, base, place):

@@ -26,7 +26,8 @@ _PROMPT = re.compile(
 )
 #: A line that Python printed: a value, or the end of a traceback.
 _OUTPUT = re.compile(
-    r"[ \t]*(?:Out[ ]?\[\d*\]:|\(?tensor\(|array\(|Traceback \(most recent|[A-Za-z_.]*(?:Error|Warning): "
+    r"[ \t]*(?:Out[ ]?\[\d*\]:|[\w</][^\s#]*:\d+: \w*Warning: |\(?tensor\(|array\("
+    r"|Traceback \(most recent|[A-Za-z_.]*(?:Error|Warning): "
     r"|<[A-Za-z]\w*(?:Backward\d*| object)\b|-{20,}\s*$|torch\.Size\()"
 )
 #: What makes a line that looks like a printed value part of a formula.

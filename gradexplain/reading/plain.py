@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -87,13 +88,11 @@ def _sum(s: Session, call: Call) -> Any:
             return s.apply(by_spelling("torch.sum"), (value, 0), {}, call.place)
         return NotImplemented
     parts = _parts(s, value, call)
-    if not parts or all(map(is_number, parts)):
-        start = call.get(1, "start", 0)
-        return sum(parts, start) if is_number(start) else NotImplemented
-    total = parts[0]
-    for part in parts[1:]:
-        total = binary(s, ast.Add, total, part, call.place)
-    return total
+    start = call.get(1, "start", 0)
+    if all(map(is_number, [*parts, start])):
+        return sum(parts, start)
+    parts = parts if is_number(start) and start == 0 else [start, *parts]
+    return reduce(lambda total, part: binary(s, ast.Add, total, part, call.place), parts)
 
 
 def _extreme(s: Session, call: Call) -> Any:
@@ -142,6 +141,8 @@ def ordered(s: Session, call: Call) -> list[Any]:
     """``sorted(parts, key=…, reverse=…)``."""
     parts, key = _parts(s, call.args[0], call), call.kwargs.get("key")
     keys = [s.call(key, (n,), {}, call.place, call.where) for n in parts] if key else parts
+    if all(isinstance(n, tuple) and n for n in keys) and len({n[0] for n in keys}) == len(keys):
+        keys = [n[0] for n in keys]
     if not (all(map(is_number, keys)) or all(isinstance(n, str) for n in keys)):
         s.unsupported("only numbers and texts are put in order here", call.place, TRACE)
     order = sorted(

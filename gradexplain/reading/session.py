@@ -22,32 +22,21 @@ from gradexplain.limits import MAX_STEPS
 from gradexplain.ops import Op, by_spelling
 from gradexplain.reading.applying import Applier
 from gradexplain.reading.inputs import Inputs
-from gradexplain.reading.objects import WHOLE, Own, Results, Tensor, View, promoted
+from gradexplain.reading.objects import (
+    STAYS_WHOLE,
+    VIEWS,
+    WHOLE,
+    Own,
+    Results,
+    Tensor,
+    View,
+    is_basic,
+    promoted,
+)
 from gradexplain.reading.program import Program
 from gradexplain.reading.said import said
 from gradexplain.reading.tokens import one_line
 from gradexplain.tensors import instances, mapped
-
-#: Operations whose result shares its elements with what it is made of.
-VIEWS = frozenset({"view", "reshape", "transpose", "t", "permute", "subscript", "squeeze", "unsqueeze", "narrow",
-                    "select", "expand", "flatten", "unflatten", "diagonal", "movedim", "mT", "T", "view_as",
-                    "unfold", "split", "chunk", "unbind", "tensor_split", "expand_as", "ravel", "hsplit",
-                    "detach"})  # fmt: skip
-
-
-def is_basic(index: Any) -> bool:
-    """Whether a subscript gives a view: it is made of integers and slices."""
-    return all(
-        item is None or isinstance(item, (int, slice, type(...))) and not isinstance(item, bool)
-        for item in (index if isinstance(index, tuple) else (index,))
-    )
-
-
-#: Operations whose result on whole numbers is whole.
-_WHOLE = frozenset({"add", "sub", "mul", "neg", "abs", "floor_divide", "remainder", "pow", "clamp",
-                    "minimum", "maximum", "sign", "square", "where", "relu", "sum", "prod", "max", "min",
-                    "amax", "amin", "cumsum", "cumprod", "dot", "matmul", "floor", "ceil", "trunc",
-                    "round", "sort", "topk", "positive"})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +171,12 @@ class Session:
     shadowed: dict[int, Span] = field(default_factory=dict)
     #: What ``.grad`` of a leaf held besides what calls left in it, by its label, and before which call.
     carried: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
+    #: Where rows of a tensor that is filled row by row are used: the tensor, the row's node, and the range
+    #: of nodes made of it; and those after which the tensor was changed, and where.
+    row_uses: list[tuple[Tensor, int, int, int]] = field(default_factory=list)
+    rewritten: list[tuple[Tensor, int, int, int, Span]] = field(default_factory=list)
+    #: What backward(create_graph=True) left in ``.grad``.
+    written: list[Tensor] = field(default_factory=list)
     #: Leaves that were changed after something was computed from them, and where.
     stale: dict[str, Span] = field(default_factory=dict)
     _requiring: set[int] = field(default_factory=set)
@@ -375,16 +370,19 @@ class Session:
     ) -> Any:
         """``found``, whose elements are those of ``base``."""
         if isinstance(found, Tensor):
-            found.view = View(base, again, index, base.version, detached)
+            found.view = View(base, again, index, base.version, detached, home=base.home)
         elif isinstance(found, (tuple, list)):
             for n, part in enumerate(found):
                 self.share(part, base, lambda t, n=n: again(t)[n])  # type: ignore[misc]
+                if isinstance(part, Tensor) and part.view is not None:
+                    part.view.several = True
         return found
 
     def _fresh(self, tensor: Tensor) -> None:
         """Take the elements of a view anew where its base was changed in place."""
         view = tensor.view
-        if view is None:
+        if view is None or view.home != view.base.home:
+            tensor.view = None
             return
         self._fresh(view.base)
         if view.version != view.base.version:
@@ -437,7 +435,12 @@ class Session:
         given = list(instances((args, kwargs), Tensor))
         plain = [self.plain(arg) for arg in args]
         named = {name: self.plain(arg) for name, arg in kwargs.items()}
+        before = len(self.builder.nodes)
         found = self.applier.apply_any(records, plain, named, place)
+        for part in given:
+            if part.view is not None and part.view.base.rows is not None:
+                use = part.view.base, self.ref(part).id, before, len(self.builder.nodes)
+                self.row_uses.append(use)
         if not self.grad_enabled:
             self.follow()
             found = mapped(found, Ref, lambda ref: self._detached(ref, place))
@@ -459,7 +462,7 @@ class Session:
         """The dtype of a result, where its operands promote to ``dtype``."""
         if dtype not in WHOLE or op.family == "shape":
             return dtype
-        if op.name not in _WHOLE or any(isinstance(arg, float) for arg in args):
+        if op.name not in STAYS_WHOLE or any(isinstance(arg, float) for arg in args):
             return self.default if self.script else None
         return "int64" if dtype == "bool" else dtype
 
@@ -505,15 +508,15 @@ class Session:
             self._needed[id] = sorted(found)
         return self._needed[id]
 
-    def reached(self, id: int) -> list[str]:
-        """The labels of the leaves to which a backward from ``id`` sends a gradient."""
+    def reached(self, id: int) -> set[int]:
+        """The nodes to which a backward from ``id`` sends a gradient."""
         self.follow()
         found, waiting = {id}, [id]
         while waiting:
             inputs = self.builder.nodes[waiting.pop()].inputs
             waiting += (new := [n for n in set(inputs) - found if n in self._requiring])
             found |= set(new)
-        return [self.builder.nodes[n].label for n in sorted(found) if self.builder.nodes[n].is_leaf]
+        return found
 
     def part(self, id: int) -> tuple[Graph, dict[int, int]]:
         """The graph that a value is made from alone, and the new id of each old one."""

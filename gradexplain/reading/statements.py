@@ -113,6 +113,8 @@ def _augmented(s: Session, node: ast.AugAssign) -> Any:
     if new.shape != old.shape:
         s.refuse("broadcast in place", place, list=list(old.shape), list2=list(new.shape))
     become(s, old, new)
+    if isinstance(node.target, ast.Subscript) and old.view is None:  # a copy: what Python puts back
+        assign(s, node.target, old, place)
     return old
 
 
@@ -453,9 +455,10 @@ def _class(s: Session, node: ast.ClassDef) -> None:
     with s.scope((*s.scopes, {"__class__": made}, made.body)):
         for statement in node.body:
             if isinstance(statement, ast.FunctionDef):
-                with s.scope(s.scopes[:-1]):  # names of the body are no names of its methods
-                    made.body[statement.name] = _function(s, statement)
                 marks = classes.marks(statement)
+                name = statement.name + " =" * ("setter" in marks)
+                with s.scope(s.scopes[:-1]):  # names of the body are no names of its methods
+                    made.body[name] = _function(s, statement)
                 made.statics |= {statement.name} if "staticmethod" in marks else set()
                 made.properties |= {statement.name} if "property" in marks else set()
             elif isinstance(statement, (ast.Assign, ast.AnnAssign)):

@@ -10,6 +10,7 @@ from typing import Any
 from gradexplain.errors import Span
 from gradexplain.limits import MAX_TREE_NODES
 from gradexplain.reading import autograd, classes
+from gradexplain.reading.attributes import data
 from gradexplain.reading.objects import Call, Class, Layer, Module, Tensor, Unread, what
 from gradexplain.reading.operators import put, replace, subscript
 from gradexplain.reading.plain import special
@@ -77,14 +78,22 @@ def _to_attribute(s: Session, owner: Any, target: ast.Attribute, found: Any, pla
                 autograd.requires_grad(s, owner, bool(found), place)
                 return
             case "data" if isinstance(found, Tensor):
+                s.requires(owner)
+                owner.home += 1  # what shared its elements keeps them
                 with s.gradients(False):
                     replace(s, owner, found)
+                if found.view is None and not found.requires_grad:
+                    s.share(found, owner, lambda base: data(s, base, place), ..., detached=True)
                 return
     if isinstance(owner, Layer):
         old = owner.parameters.get(target.attr)
         if old is not None and isinstance(found, Tensor):
             found.name, found.is_parameter = found.name or old.name, True
-        classes.assign(s, owner, target.attr, found)
+        setter = owner.own and owner.own.find(f"{target.attr} =")
+        if setter:
+            s.call_own(setter, (owner, found), {}, place)
+        else:
+            classes.assign(s, owner, target.attr, found)
         return
     if isinstance(owner, Class) and not owner.placed:
         owner.body[target.attr] = found
