@@ -17,6 +17,7 @@ from gradexplain.plan.arrays import to_float
 from gradexplain.routes.names import own_texts, quoted
 from gradexplain.running import Run
 from gradexplain.tensors import spot
+from gradexplain.texts import listed
 from gradexplain.verdict.compare import FORMATS, differs, largest
 
 if TYPE_CHECKING:
@@ -336,7 +337,7 @@ def _unreached(run: Run) -> list[Note]:
     ]
     if not names:
         return []
-    shown = " and ".join(names) if len(names) < 3 else ", ".join(names)
+    shown = listed(names)
     them = "it" if len(names) == 1 else "them"
     return [
         Note(
@@ -352,7 +353,7 @@ def _retained(run: Run) -> list[Note]:
     names = list(run.problem.retain)
     if not names:
         return []
-    shown = " and ".join(names) if len(names) < 3 else ", ".join(names)
+    shown = listed(names)
     one = names[0]
     return [
         Note(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 
 
@@ -15,3 +15,9 @@ def blocks(package: str, name: str) -> Iterator[tuple[str, str, str]]:
         head, *said = block.splitlines()
         what, _, remedy = " ".join(["", *(line.strip() for line in said)]).partition(" => ")
         yield head.strip(), what.strip(), remedy
+
+
+def listed(names: Sequence[str], most: int = 1000) -> str:
+    """``a``, ``a and b``, ``a, b and c``; of many the first, and how many more."""
+    names = names if len(names) <= most else [*names[:most], f"{len(names) - most} more"]
+    return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)

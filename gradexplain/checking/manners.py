@@ -12,6 +12,7 @@ from gradexplain.checking.operation import quiet, said
 from gradexplain.checking.report import Fault
 from gradexplain.checking.told import told
 from gradexplain.explanation import Array
+from gradexplain.texts import listed
 
 if TYPE_CHECKING:
     from gradexplain.checking.setting import CodeSetting
@@ -76,7 +77,7 @@ def _subsets(use: Use, vs: Sequence[Any], whole: Mapping[str, Any]) -> Iterator[
     for needs in itertools.chain.from_iterable(
         itertools.combinations(use.wanted, n) for n in sizes
     ):
-        only = f"right when every input needs a gradient; when only {_listed(needs)} does"
+        only = f"right when every input needs a gradient; when only {listed(needs)} does"
         try:
             found = use.grads(needs, vs)
         except Exception as error:  # the user's own code
@@ -87,10 +88,6 @@ def _subsets(use: Use, vs: Sequence[Any], whole: Mapping[str, Any]) -> Iterator[
         for name, grad in zip(needs, found, strict=True):
             if not _same(grad, whole[name]):
                 yield name, told("needs_input_grad", only=only, name=name)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(names)
 
 
 def _alone(use: Use, vs: Sequence[Any]) -> Iterator[tuple[str, Fault]]:

@@ -9,8 +9,9 @@ from gradexplain.checking.codes import codes, title
 from gradexplain.checking.report import CheckReport, DtypeReport, Entry, InputReport, Patch
 from gradexplain.document import model as doc
 from gradexplain.pages.options import Options
-from gradexplain.pages.words import elements, listed
+from gradexplain.pages.words import elements
 from gradexplain.tensors import spot
+from gradexplain.texts import listed
 
 #: Wrong entries that are listed, of those that a report holds.
 _LISTED = 8

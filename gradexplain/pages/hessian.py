@@ -9,9 +9,10 @@ from gradexplain.document import model as doc
 from gradexplain.pages.options import Options
 from gradexplain.pages.run import Page, program
 from gradexplain.pages.verdict import verdict
-from gradexplain.pages.words import definitions, elements, grouped, listed, ranges_in, spoken, value
+from gradexplain.pages.words import definitions, elements, grouped, ranges_in, spoken, value
 from gradexplain.second.model import Block as Part
 from gradexplain.second.model import Hessian
+from gradexplain.texts import listed
 
 #: The matrix and its eigenvalues are shown for up to this many elements of all inputs.
 _SHOWN = 12

@@ -9,7 +9,8 @@ import numpy as np
 
 from gradexplain.document import model as doc
 from gradexplain.explanation import Array, Jacobian
-from gradexplain.pages.words import definitions, elements, grouped, listed, ranges_in, spoken
+from gradexplain.pages.words import definitions, elements, grouped, ranges_in, spoken
+from gradexplain.texts import listed
 
 if TYPE_CHECKING:
     from gradexplain.pages.run import Page

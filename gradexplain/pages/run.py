@@ -27,7 +27,6 @@ from gradexplain.pages.words import (
     binds,
     definitions,
     grouped,
-    listed,
     quoted,
     ranges_in,
     spoken,
@@ -36,6 +35,7 @@ from gradexplain.pages.words import (
     value,
 )
 from gradexplain.tensors import spot
+from gradexplain.texts import listed
 from gradexplain.verdict.compare import differs
 
 #: A tensor of more elements that are all one number is said in words.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import product
 
 from gradexplain.document import model as doc
@@ -130,8 +130,3 @@ def letters_for(count: int, taken: set[str]) -> list[str]:
 def elements(name: str, shape: tuple[int, ...]) -> list[str]:
     """``x[0,0]``, ``x[0,1]``, …: the elements of a tensor in order."""
     return [spot(name, at) for at in product(*map(range, shape))]
-
-
-def listed(names: Sequence[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
-    return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)

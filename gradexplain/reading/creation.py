@@ -303,14 +303,9 @@ def _eye(s: Session, call: Call) -> Any:
 def _arange(s: Session, call: Call) -> Any:
     if not _is_own(s, call):
         return NotImplemented
-    given = [*call.args]
-    start, end, step = 0, call.kwargs.get("end"), call.get(2, "step", 1)
-    if len(given) == 1:
-        end = given[0]
-    elif len(given) >= 2:
-        start, end = given[0], given[1]
-    start = call.kwargs.get("start", start)
-    ends = (start, end, step)
+    names = ("start", "end", "step") if len(call.args) > 1 else ("end",)
+    given = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
+    ends = start, end, step = given.get("start", 0), given.get("end"), given.get("step", 1)
     if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in ends) or step == 0:
         return NotImplemented
     assert isinstance(end, (int, float))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, count
 from typing import Any
 
 from gradexplain.errors import InputError, Span
@@ -22,6 +22,7 @@ from gradexplain.reading.program import Program
 from gradexplain.reading.session import BackwardCall, Numbers, Remark, Session
 from gradexplain.reading.statements import connect, run_whole
 from gradexplain.reading.tokens import one_line
+from gradexplain.texts import listed
 
 
 def read(
@@ -183,7 +184,7 @@ def _output(s: Session, last: Any, program: Program) -> Ref:
     elif last is None:
         own = [f"`{v.name}`" for v in s.scopes[0].values() if isinstance(v, (Own, Class))]
         s.fail(
-            f"the text defines {listed(own)} and calls nothing"
+            f"the text defines {listed(own, 4)} and calls nothing"
             if own
             else "the text computes nothing that could be differentiated",
             place,
@@ -197,13 +198,19 @@ def _output(s: Session, last: Any, program: Program) -> Ref:
     node = s.builder.nodes[ref.id]
     if node.integer:
         s.refuse("whole output", place)
+    return _started(s, ref, ())
+
+
+def _started(s: Session, ref: Ref, first: Sequence[str]) -> Ref:
+    """Where backward starts: something computed (``y = x`` has a node of its own), with a name."""
+    node = s.builder.nodes[ref.id]
     if node.op is None:
-        # ``y = x``: a node of its own, so that the output is something computed.
         ref = s.builder.apply(by_spelling("torch.positive")[0], (ref,), node.span)
     if not s.builder.nodes[ref.id].named:
         taken = {name for scope in s.scopes for name in scope}
         taken |= {n.label for n in s.builder.nodes if n.named}
-        ref = s.builder.name(ref, next(name for name in _output_names() if name not in taken))
+        names = chain(first, ("y", "z", "out", "result"), (f"y{n}" for n in count(1)))
+        ref = s.builder.name(ref, next(name for name in names if name not in taken))
     return ref
 
 
@@ -218,14 +225,6 @@ def _last_place(s: Session, program: Program) -> Span:
     if program.statements:
         return program.statements[-1].span
     return Span(0, len(program.source))
-
-
-def _output_names() -> Iterator[str]:
-    yield from ("y", "z", "out", "result")
-    count = 1
-    while True:
-        yield f"y{count}"
-        count += 1
 
 
 # -- what the text asks ----------------------------------------------------------------------------
@@ -293,23 +292,17 @@ def _left_open(s: Session, names: Mapping[str, str]) -> None:
         texts = dict.fromkeys(f"`{s.text(leaf.tensor.place)}`" for leaf in drawn.values())
         s.say(
             "example values",
-            listed=listed(list(drawn)),
-            texts=listed(list(texts)),
+            listed=listed(list(drawn), 5),
+            texts=listed(list(texts), 5),
             names=next(iter(drawn)),
         )
     if free:
         s.say(
             "example values: free",
-            listed=listed(free),
+            listed=listed(free, 5),
             kind="an input" if len(free) == 1 else "inputs",
             first=free[0],
         )
-
-
-def listed(names: Sequence[str]) -> str:
-    """``a, b and c``; of many, the first."""
-    names = [*names[:4], f"{len(names) - 4} more"] if len(names) > 5 else list(names)
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _moved(call: BackwardCall, at: Mapping[int, int], new: Mapping[str, str]) -> BackwardCall:
@@ -366,7 +359,7 @@ def _uncarried(s: Session, call: BackwardCall) -> BackwardCall:
     held = [label for label in labels if label in s.carried]
     if call.returned or call.wanted is not None or not held:
         return call
-    names = listed([s.made[label].tensor.name or label for label in held])
+    names = listed([s.made[label].tensor.name or label for label in held], 5)
     wanted = tuple(label for label in labels if label not in held)
     if not wanted:
         s.lack("carried gradient", call.place, names=names)
@@ -387,15 +380,7 @@ def _versions(s: Session, call: BackwardCall) -> dict[int, Node]:
 def _named(s: Session, calls: list[BackwardCall]) -> None:
     """Give every start a name, and make it something computed."""
     for place, call in enumerate(calls):
-        node = s.builder.nodes[call.start]
-        ref = Ref(call.start)
-        if node.op is None:
-            ref = s.builder.apply(by_spelling("torch.positive")[0], (ref,), node.span)
-        if not s.builder.nodes[ref.id].named:
-            taken = {name for scope in s.scopes for name in scope}
-            taken |= {n.label for n in s.builder.nodes if n.named}
-            names = (name for name in chain(["L"], _output_names()) if name not in taken)
-            ref = s.builder.name(ref, next(names))
+        ref = _started(s, Ref(call.start), ["L"])
         calls[place] = dataclasses.replace(call, start=ref.id)
 
 

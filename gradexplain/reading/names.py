@@ -39,7 +39,7 @@ MODULES = {*HOMES, "torch.autograd", "torch.autograd.functional", "torch.func", 
 
 CONSTANTS = {
     "pi": NamedNumber("pi", math.pi), "e": NamedNumber("e", math.e), "inf": math.inf,
-    "nan": math.nan, "tau": math.tau,
+    "nan": math.nan, "tau": math.tau, "newaxis": None,
 }  # fmt: skip
 
 #: What draws random numbers.

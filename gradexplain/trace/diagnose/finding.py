@@ -12,7 +12,7 @@ import numpy as np
 
 from gradexplain.explanation import Array
 from gradexplain.recording.frames import Site
-from gradexplain.texts import blocks
+from gradexplain.texts import blocks, listed
 from gradexplain.trace.snapshot import Operation, Snapshot, Value, args_in
 
 #: By kind (and variant): the sentence and the remedy.
@@ -67,7 +67,7 @@ def _word(value: Any) -> str:
     if isinstance(value, float):
         return short(value)
     if isinstance(value, list):
-        return listed(value)
+        return listed(value, 3)
     return at(value) if value is None or isinstance(value, Site) else str(value)
 
 
@@ -79,13 +79,6 @@ def at(site: Site | None) -> str:
 def line_of(*sites: Site | None) -> int | None:
     """The line of the first place that is known."""
     return next((site.line for site in sites if site is not None), None)
-
-
-def listed(names: Sequence[str], most: int = 3) -> str:
-    """``a, b and 4 more``."""
-    if len(names) > most:
-        return f"{', '.join(names[:most])} and {len(names) - most} more"
-    return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
 
 
 def short(value: float) -> str:
