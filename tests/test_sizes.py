@@ -68,6 +68,15 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray) else str(value)
 
 
+def test_a_program_of_many_long_numbers() -> None:
+    """They are not factorised, which would take minutes."""
+    factors = np.random.default_rng(0).random(300)
+    text = "; ".join(f"h{k + 1} = h{k}*{1 + factor!r}" for k, factor in enumerate(factors.tolist()))
+    x = gradexplain.explain(f"h0 = x*x; {text}; h300.mean()", shapes={"x": (3,)}, check=False)
+    value = x.inputs["x"].value
+    np.testing.assert_allclose(x.gradients["x"].value, 2 * value * np.prod(1 + factors) / 3)
+
+
 @pytest.mark.parametrize("text", ["x / x.sum(dim=0)", "softmax(x, dim=1)", "x.var(1)", "x.prod()"])
 def test_formulas_that_were_derived_before_give_the_same_page(text: str) -> None:
     graph._READ.clear()

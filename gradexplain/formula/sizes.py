@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import sympy
@@ -50,8 +51,8 @@ class Sizes:
     graph: Graph
     letters: Mapping[int, Any]
     values: Mapping[Any, int]
-    #: The prime factors of the numbers that the program is written with.
-    written: frozenset[int]
+    #: A number whose prime factors are those of the numbers that the program is written with.
+    written: int
     _known: dict[int, Any] = field(default_factory=dict)
     _lettered: dict[Any, Any] = field(default_factory=dict)
     _here: dict[Any, Any] = field(default_factory=dict)
@@ -78,7 +79,12 @@ class Sizes:
                 while rest and rest % (prime + offset) == 0:
                     rest //= prime + offset
                     found *= letter + offset
-        if rest <= _LITERAL or set(sympy.primefactors(rest)) <= self.written:
+        foreign = (
+            rest  # without the program's own prime factors, none of which is to be found for it
+        )
+        while (common := math.gcd(foreign, self.written)) > 1:
+            foreign //= common
+        if rest <= _LITERAL or foreign == 1:
             return found * rest
         for total, letters in self._combined():
             if abs(rest - total) <= _NEAR:
@@ -178,7 +184,7 @@ class Unlettered(ValueError):
 def lettered(graph: Graph, primes: Mapping[str, int]) -> Sizes:
     """The sizes of a graph that was read at ``primes``, each with its letter."""
     letters = {prime: size(letter) for letter, prime in primes.items()}
-    return Sizes(graph, letters, {}, frozenset(_written(graph, primes.values())))
+    return Sizes(graph, letters, {}, _written(graph, primes.values()))
 
 
 def generalised(graph: Graph, read: Callable[[Mapping[str, Shape]], Graph]) -> Sizes | None:
@@ -193,7 +199,7 @@ def generalised(graph: Graph, read: Callable[[Mapping[str, Shape]], Graph]) -> S
         for axis, n in enumerate(leaf.shape)
         if n > 1
     ]
-    written = frozenset(_written(graph))
+    written = _written(graph)
     taken = {node.label for node in graph.nodes}
     symbols = [size(name) for name in SIZES if name not in taken]
 
@@ -235,18 +241,18 @@ def generalised(graph: Graph, read: Callable[[Mapping[str, Shape]], Graph]) -> S
     return best
 
 
-def _written(graph: Graph, primes: Collection[int] = ()) -> Iterator[int]:
-    """The prime factors of the numbers in a program, but for those near a size, and of 10."""
-    yield from (2, 3, 5)
+def _written(graph: Graph, primes: Collection[int] = ()) -> int:
+    """The product of the numbers in a program, but for those near a size, and of 30."""
+    found = 30
     for node in graph.nodes:
         for number in (node.value, *node.args):
             if isinstance(number, (int, float)) and math.isfinite(number):
                 if any(abs((number + _NEAR) % prime - _NEAR) <= _NEAR for prime in primes):
                     continue
-                exact = sympy.Rational(repr(float(number)))
-                yield from sympy.primefactors(exact.q)
-                for down in (0,) if exact.is_integer else (0, 1, 2):  # exponents of derivatives
-                    yield from sympy.primefactors(exact.p - down * exact.q)
+                p, q = Fraction(repr(float(number))).as_integer_ratio()
+                downs = (0,) if q == 1 else (0, 1, 2)  # exponents of derivatives
+                found *= q * math.prod(abs(p - down * q) or 1 for down in downs)
+    return found
 
 
 def _parts(groups: list[list[tuple[str, int, int]]]) -> Iterator[tuple[Any, ...]]:
