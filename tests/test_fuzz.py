@@ -101,6 +101,17 @@ FOUND = [
         1,
         "",
     ),
+    *[
+        (
+            ["run", f"linalg.{name}(x)", "--grad", "ones", "--at", f"x=[[1e-8, nan, 1], {row}]"],
+            2,
+            "numbers far apart cannot be decomposed",
+        )
+        for name, row in (
+            ("svdvals", "[nan, 1e154, 1e300]"),
+            ("eigvalsh", "[nan, 1e154, 1], [1, 1, 1e300]"),
+        )
+    ],
     (["check", "sort(sin(x)).values", "--claim", "x: v", "--shape", "x=4"], 1, ""),
     (
         [

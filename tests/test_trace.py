@@ -415,6 +415,7 @@ def test_json_on_stdout_even_from_other_processes(tmp_path: Path) -> None:
         ("torch.ones(1, requires_grad=True).sum().backward()\nexit()\n", 0, ""),
         ("x = 1\n", 2, "never called backward"),
         ("x = = 1\n", 2, "line 2"),
+        ("\0\n", 2, "null bytes"),
         ("1/0\n", 2, "ZeroDivisionError"),
     ],
 )  # fmt: skip

@@ -63,7 +63,7 @@ def each_matrix(function: Callable[..., Any], exact: bool, *arrays: Any) -> Any:
             parts = [arithmetic.mp.matrix(p.tolist()) if p.size else arithmetic.mp.matrix(*p.shape) for p in parts]
         try:
             result = function(*parts)
-        except np.linalg.LinAlgError as error:
+        except (np.linalg.LinAlgError, RuntimeError) as error:  # mpmath raises the latter
             raise InputError(
                 f"a matrix with inf, nan or numbers far apart cannot be decomposed: {error}",
                 remedy="give other values",

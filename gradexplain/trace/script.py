@@ -65,8 +65,9 @@ def _compiled(path: str) -> Any:
     try:
         return compile(text, os.path.abspath(path), "exec", dont_inherit=True)
     except SyntaxError as error:
+        line = f", line {error.lineno}" * (error.lineno is not None)  # a null byte has none
         raise InputError(
-            f"{os.path.basename(path)}, line {error.lineno}: {error.msg}",
+            f"{os.path.basename(path)}{line}: {error.msg}",
             remedy="correct it: python cannot read it either",
         ) from None
     except (ValueError, MemoryError, RecursionError):
