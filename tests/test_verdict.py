@@ -17,7 +17,6 @@ from nets import judge, places, status_of
 import gradexplain
 from gradexplain.arithmetic import mp
 from gradexplain.cli import main
-from gradexplain.engine import Run
 from gradexplain.problem import Request, problem_of
 from gradexplain.reading.arrays import ONES
 from gradexplain.reading.language import read
@@ -26,6 +25,7 @@ from gradexplain.routes.chain import ChainRule
 from gradexplain.routes.judged import Local, hold
 from gradexplain.routes.pytorch import Question
 from gradexplain.routes.rewrites import REWRITES, _patterns
+from gradexplain.running import Run
 
 INF, NAN = math.inf, math.nan
 
@@ -106,7 +106,11 @@ def test_an_operation_without_digits_decides_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("text", "x", "value"),
-    [("sin(x)", 1e49, -0.38045480), ("log1p(x)/x", 1e-55, -0.5), ("(exp(x)-1-x)/x**2", 1e-60, 1 / 6)],
+    [
+        ("sin(x)", 1e49, -0.38045480), ("log1p(x)/x", 1e-55, -0.5), ("(exp(x)-1-x)/x**2", 1e-60, 1 / 6),
+        # What is left of a difference is no float, and its logarithm is one.
+        ("log(1 - erf(x))", 60.0, -120.01665), ("log(1 - tanh(x))", 900.0, -2), ("log(1 - sigmoid(x))", 900.0, -1),
+    ],
 )  # fmt: skip
 def test_digits_are_enough(text: str, x: float, value: float) -> None:
     found = explained(text, {"x": x}, check=False)
@@ -424,6 +428,8 @@ def test_the_cap_of_precision_has_a_word() -> None:
     assert main(["run", "log(1 + exp(-x))*exp(x)", "--at", "x=1e5"]) == 3
     # A constant that is no fraction has as many digits.
     assert main(["run", "log(1 + exp(-pi*x))*exp(pi*x)*log2(x)", "--at", "x=1e5"]) == 3
+    # Nothing is left of a difference that is divided by.
+    assert main(["run", "log(1 - erf(x))", "--at", "x=900"]) == 3
 
 
 def test_digits_that_the_output_alone_has_lost_are_named() -> None:

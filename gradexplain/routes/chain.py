@@ -9,6 +9,7 @@ from typing import Any
 from weakref import ref
 
 import numpy as np
+import sympy
 
 from gradexplain.adjoint import Contribution, adjoint
 from gradexplain.arithmetic import mp
@@ -61,6 +62,12 @@ class Sent(Contribution):
 #: Decimal digits with which values are computed first, and next; these are doubled until they are
 #: enough, as far as the powers of ten on the way make that likely (`most_digits`), to a last limit.
 DIGITS, MORE_DIGITS, MOST_DIGITS = 50, 400, 6400
+
+#: Functions that come nowhere near a number as exp does at large arguments.
+_TAME = (
+    sympy.Abs, sympy.sign, sympy.Max, sympy.Min, sympy.floor, sympy.ceiling,
+    sympy.log, sympy.sin, sympy.cos, sympy.tan, sympy.asin, sympy.acos, sympy.atan,
+)  # fmt: skip
 
 #: So many digits are to be right, of numbers that are larger than any of a float's last.
 _WANTED, _FLOOR = 18, mp.mpf(10) ** -350
@@ -171,12 +178,32 @@ class ChainRule:
         return np.concatenate([*map(np.ravel, values)]), np.concatenate([*map(np.ravel, sizes)])
 
     def most_digits(self, digits: int) -> int:
-        """How many digits are worth trying: what cancels may be eight times the largest power of ten."""
+        """How many digits are worth trying: what cancels may be eight times the largest power of ten.
+
+        Where a number is not finite, a difference of which nothing is left may have been divided by:
+        the powers are then also those of each slope alone, and of ``exp`` at what functions are given.
+        """
         tens, noise = 1, mp.mpf(10) ** (10 - digits)
-        for x, s in zip(*self._found(), strict=True):
-            if x != 0 and mp.isfinite(x) and (not s < math.inf or abs(x) > noise * s):
-                tens = max(tens, abs(mp.mag(x)) * 301 // 1000)
+        found = [self._found()]
+        if not all(map(mp.isfinite, found[0][0])):
+            ones = (self._pair(np.ones(c.node.shape)) for c in self.contributions)
+            found += map(self.sent, self.contributions, ones)
+            tens = max(tens, *map(self._exponent, self.graph.nodes))
+        for pair in found:
+            for x, s in zip(*map(np.ravel, pair), strict=True):
+                if x != 0 and mp.isfinite(x) and (not s < math.inf or abs(x) > noise * s):
+                    tens = max(tens, abs(mp.mag(x)) * 301 // 1000)
         return max(MORE_DIGITS, 8 * tens)
+
+    def _exponent(self, node: Node) -> int:
+        """The power of ten that ``exp`` has at the largest number which a function of ``node`` is given."""
+        if node.op is None or self._is_kernel(node) or node.id not in self.forward:
+            return 0
+        functions = local_rule(node, self.graph).element.atoms(sympy.Function)
+        given = [self.forward[id][0].ravel() for id in node.inputs if id in self.forward]
+        if not given or all(isinstance(f, _TAME) for f in functions):
+            return 0
+        return int(max((abs(x) for x in np.concatenate(given) if mp.isfinite(x)), default=0) / 2)
 
     def _pair(self, array: Any) -> Pair:
         array = np.asarray(array, dtype=np.float64)
@@ -187,11 +214,15 @@ class ChainRule:
     def _value(self, node: Node, values: Mapping[str, Array]) -> Pair:
         if node.op is None:
             return self._pair(values[node.label] if node.is_leaf else node.value)
-        if node.op.value is not None and not (self.exact and node.op.element is not None):
+        if self._is_kernel(node):
             return self._kernel(node)
         rule = local_rule(node, self.graph)
         evaluator = self._evaluator(node, rule.element_sizes)
         return evaluator.value(rule.element, rule.axes, node.shape)
+
+    def _is_kernel(self, node: Node) -> bool:
+        assert node.op is not None
+        return node.op.value is not None and not (self.exact and node.op.element is not None)
 
     def _kernel(self, node: Node) -> Pair:
         """The record's own numeric kernel."""
