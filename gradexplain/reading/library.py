@@ -135,7 +135,7 @@ FUNCTIONS: dict[str, Any] = {
     "unread": lambda s, call: Unread(*call.args),
     "copies": _copies, "parameter": _parameter,
     "places": lambda s, call: places_of(s, call.args[0], call.place),
-    "put": lambda s, call: scattered(s, *call.args, place=call.place),
+    "put": lambda s, call: scattered(s, call.args[0], call.args[1], call.args[2], call.place),
     "sizes": _sizes, "remark": lambda s, call: s.remark(*call.args),
     "refuse": lambda s, call: s.unsupported(call.args[0], call.place, call.args[1]),
 }  # fmt: skip
