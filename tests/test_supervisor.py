@@ -138,7 +138,7 @@ def test_the_answer_so_far() -> None:
     [
         (
             ["hessian", "x**3 * w"],
-            "gradexplain.second.making.notes",
+            "gradexplain.hessians.notes",
             "second derivatives",
             [
                 "∂²y/∂x∂w = 3·x²",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -103,9 +102,7 @@ def run(
             args, scope = node.args, tensors
             if cut is not None:
                 args, scope = _cut(node, tensors, cut)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # PyTorch's, with a line of this program's
-                tensors[node.id] = call(torch, node.op, args, scope, kind)
+            tensors[node.id] = call(torch, node.op, args, scope, kind)
         elif node.is_literal:
             tensors[node.id] = node.value
         elif node.integer:

@@ -7,6 +7,7 @@ while the formulas are derived (`Asked`), unless this process has loaded it alre
 from __future__ import annotations
 
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import ExitStack
@@ -340,7 +341,13 @@ def backward(torch: Any, output: Any, v: Any, inputs: Sequence[Any] = ()) -> tup
 
 
 def call(torch: Any, op: Op, args: Sequence[Any], tensors: Mapping[int, Any], dtype: Any) -> Any:
-    """``op`` as PyTorch spells it."""
+    """``op`` as PyTorch spells it; its warnings would name a line of this program's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _call(torch, op, args, tensors, dtype)
+
+
+def _call(torch: Any, op: Op, args: Sequence[Any], tensors: Mapping[int, Any], dtype: Any) -> Any:
     values = list(put(tuple(args), tensors.__getitem__))
     if op.torch is not None:
         if all(isinstance(v, (int, float)) for v in values):
