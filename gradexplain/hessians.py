@@ -105,7 +105,7 @@ class _Second(HessianAsked):
 
 
 def _vector(
-    given: Mapping[str | None, Value], leaves: Sequence[Node], dtype: Any
+    given: Mapping[str | None, Value], leaves: Sequence[Node], dtype: str
 ) -> dict[str, Array] | None:
     """``u`` for each input; an input that is not named gets zeros."""
     if not given:

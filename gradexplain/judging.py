@@ -10,10 +10,10 @@ import numpy as np
 
 from gradexplain.explanation import Array, Check, Difference, Gradient
 from gradexplain.graph import Node
-from gradexplain.plan.arrays import Pair, Relative
+from gradexplain.plan.arrays import Pair, Relative, to_float
 from gradexplain.plan.blocks import LARGE
 from gradexplain.problem import Problem
-from gradexplain.routes.chain import MOST_DIGITS, ChainRule, cleaned
+from gradexplain.routes.chain import MOST_DIGITS, ChainRule, cleaned, moved
 from gradexplain.routes.judged import JudgedSteps, judged
 from gradexplain.routes.singular import Accounted, Singular, singular_nodes
 from gradexplain.verdict import compare, digits, fold
@@ -94,11 +94,11 @@ class Judging:
             arrived = self.steps.sums.get(node.id)
             found["tolerance"] = zero if arrived is None else arrived.bound
             found["margin"] = None if arrived is None else arrived.margin
-            right = digits.whole(torch, value, problem.dtype, self._scale)
+            right = self.digits(node, torch)
             if digits.few(right, problem.dtype):
                 # The run whose steps were judged may have digits that PyTorch's own numbers lack.
                 stepped = self.answer.stepped or {label: torch}
-                few = digits.has_few(stepped.get(label), value, problem.dtype, self._scale)
+                few = digits.few(self.digits(node, stepped.get(label)), problem.dtype)
                 verdicts.append("convention" if few else "mismatch")
                 found["digits"] = right
         if asked and value.size and not (np.isfinite(value) | np.isfinite(torch)).any():
@@ -116,6 +116,22 @@ class Judging:
         self.differences.append(judged.difference)
         left = self.accounted.left(compare.differs(one, other, allowed), one, other, node)
         return "mismatch" if left.any() else "convention"
+
+    def digits(self, node: Node, found: Array | None) -> float:
+        """The right digits of ``∂L/∂node`` in numbers of PyTorch's; see `digits.left`."""
+        zero = np.zeros(node.shape)
+        exact = self.chain.clean(self.chain.upstream.get(node.id, (zero, zero)))
+
+        def others() -> list[Array]:
+            return [to_float(chain.upstream[node.id][0]) for chain in self._moved]
+
+        each = others if self.chain.exact and node.id in self.chain.upstream else None
+        return digits.left(found, exact, self.problem.dtype, self._scale, each)
+
+    @cached_property
+    def _moved(self) -> list[ChainRule]:
+        p = self.problem
+        return [*moved(p.graph, p.values, p.v, p.wanted, p.dtype)]
 
     @cached_property
     def accounted(self) -> Accounted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -259,13 +260,11 @@ def _lost_on_the_way_back(run: Run) -> list[Note]:
 
     assert run.real is not None
     dtype = run.problem.dtype
-    scale = float(np.abs(run.v[np.isfinite(run.v)]).max(initial=0.0))
     for c in run.chain.contributions:
         real = run.real.upstream.get(c.source.id)
         if real is None:
             continue
-        ours = run.clean(run.chain.upstream[c.source.id])
-        left = digits.whole(real, ours, dtype, scale)
+        left = run.judging.digits(c.source, real)
         sources = (run.real.forward.get(i) for i in c.node.inputs)
         if any(a is not None and not np.isfinite(a).all() for a in sources):
             return []  # IEEE's rules for nan and infinities
@@ -404,8 +403,7 @@ def _jacobian_is_not_zero(run: Run, leaf: Node) -> bool:
     if jacobian is None or jacobian.formula == 0:
         return False
     # Another v, of no pattern, sees what this one does not.
-    form = run.closed.at(run.values, _random(run.v.shape, 0), exact=run.exact)
-    return any(run.clean(pair).any() for pair in form.gradient_parts(leaf))
+    return _typical(run, leaf) > 0
 
 
 def _constant_sums(run: Run) -> tuple[int, ...] | None:
@@ -442,11 +440,12 @@ def _typical(run: Run, leaf: Node) -> float:
     """The largest element of ``Jᵀv`` for a ``v`` of no pattern."""
     if leaf.label not in run.typical:
         v = _random(run.v.shape, 0)
-        form = run.closed.at(run.values, v, exact=run.exact, magnitudes=False)
-        run.typical[leaf.label] = largest(form.gradient_value(leaf)[0])
+        form = run.closed.at(run.values, v, exact=run.exact)
+        run.typical[leaf.label] = largest(run.clean(form.gradient_value(leaf)))
     return run.typical[leaf.label]
 
 
+@lru_cache(maxsize=8)
 def _random(shape: Shape, seed: int) -> Array:
     """Numbers of no pattern, the same ones every time."""
     return np.random.default_rng(seed).uniform(0.5, 1.5, shape)

@@ -277,7 +277,7 @@ def _bound(program: Program, request: Request) -> tuple[Reading, dict[str, Array
     reading = read_text(program, inputs, request.dtype, Replay(_gradient_text))
     check_names((*request.at, *request.shapes), [node.label for node in reading.graph.leaves])
     values = {
-        name: bind(value, reading.dtype, f"--at {name}" if name in given else name)  # type: ignore[arg-type]
+        name: bind(value, reading.dtype, f"--at {name}" if name in given else name)
         for name, value in reading.values.items()
     }
     return reading, values
@@ -392,7 +392,7 @@ def _upstream(grad: Value | None, dtype: str, shape: Shape, name: str) -> Array:
         return np.ones(shape)
     if grad is ONES:
         return np.ones(shape)
-    v = bind(grad, dtype, "--grad")  # type: ignore[arg-type]
+    v = bind(grad, dtype, "--grad")
     if v.shape == () and math.prod(shape) == 1:
         return v.reshape(shape)  # one number for one element, whatever the dimensions
     if v.shape != shape:

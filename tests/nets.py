@@ -23,7 +23,8 @@ from gradexplain.formula.local import UPSTREAM
 from gradexplain.graph import refs
 from gradexplain.ops.base import Op, Shape
 from gradexplain.problem import Problem, Request, problem_of
-from gradexplain.routes.judged import JudgedStep, JudgedSteps, judged
+from gradexplain.routes.held import JudgedStep
+from gradexplain.routes.judged import JudgedSteps, judged
 from gradexplain.routes.pytorch import Question, call
 from gradexplain.verdict.status import worst
 

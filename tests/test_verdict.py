@@ -22,7 +22,7 @@ from gradexplain.reading.arrays import ONES
 from gradexplain.reading.language import read
 from gradexplain.reading.syntax import parse
 from gradexplain.routes.chain import ChainRule
-from gradexplain.routes.judged import Local, hold
+from gradexplain.routes.held import Local, hold
 from gradexplain.routes.pytorch import Question
 from gradexplain.routes.rewrites import REWRITES, _patterns
 from gradexplain.running import Run
@@ -406,7 +406,7 @@ def test_a_sign_of_0_excuses_a_sign_alone(given: float, verdict: str) -> None:
     one, right = np.ones(1), (np.array([1e-9]), np.array([1e-9]))
     local = Local(
         ("copysign", "x"), np.array([given]), [one * 1e-9], {"a0": np.array([-0.0])}, [one], True, None,
-        0.0, lambda _: None, lambda: right,
+        0.0, lambda _: None, lambda _: right,
     )  # fmt: skip
     assert hold(local, lambda: right, "float64").verdict == verdict
 

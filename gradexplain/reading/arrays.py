@@ -133,7 +133,7 @@ def from_tensor(tensor: Any, what: str) -> Array:
 # ---- what the dtype holds -----------------------------------------------------------------------
 
 
-def bind(values: Array, dtype: DType, what: str) -> Array:
+def bind(values: Array, dtype: str, what: str) -> Array:
     """The values as ``dtype`` holds them, in float64: 0.1 in float32 is 0.10000000149011612."""
     if dtype == "float64":
         return values

@@ -96,6 +96,18 @@ def settled_chain(
         digits = max(2 * digits, MORE_DIGITS)
 
 
+def moved(
+    graph: Graph, values: Mapping[str, Array], v: Array, wanted: Sequence[str], dtype: str
+) -> Iterator[ChainRule]:
+    """The chain rule carried through at inputs whose last digits are other ones."""
+    whole = {node.label for node in graph.leaves if node.integer}
+    for move in compare.moves(dtype):
+        at = {name: a if name in whole else move(a) for name, a in values.items()}
+        chain = ChainRule(graph, at, exact=True)
+        chain.backward(move(v), wanted)
+        yield chain
+
+
 def certain(
     pair: Pair,
     digits: int,

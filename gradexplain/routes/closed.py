@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial, wraps
 from operator import attrgetter
@@ -318,12 +318,6 @@ class ClosedForm:
     ) -> Pair:
         """A formula's values at the sizes that are asked about; ``shape`` is that of the graph, and a
         name of the formula is ``called`` otherwise there."""
-        evaluator, formula, shape = self._evaluator(formula, axes, shape, called)
-        return evaluator.value(formula, axes, shape)
-
-    def _evaluator(
-        self, formula: Any, axes: Sequence[Any], shape: Shape, called: Callable[[str], str] = str
-    ) -> tuple[Evaluator, Any, Shape]:
         ranges: Mapping[Any, int] = self.calculus.ranges
         if self.sizes is not None:
             used = atoms(formula, sympy.Symbol).union(axes)
@@ -334,7 +328,7 @@ class ClosedForm:
             lookup=lambda label: self._integers(called(label)),
             magnitudes=self._magnitudes, what="the closed form", decimals=self._decimals,
         )  # fmt: skip
-        return evaluator, formula, shape
+        return evaluator.value(formula, axes, shape)
 
     def gradient_here(self, leaf: Node) -> tuple[Any, tuple[Any, ...]]:
         """``gradient`` at the sizes that are asked about, and the index symbols of its place."""
@@ -504,17 +498,9 @@ class ClosedForm:
 
     def gradient_value(self, leaf: Node) -> Pair:
         """``Jᵀv`` in the leaf's shape."""
-        return self.evaluate(*self._gradient(leaf))
-
-    def gradient_parts(self, leaf: Node) -> Iterator[Pair]:
-        """The same part by part, as they are worked out."""
-        formula, axes, shape = self._gradient(leaf)
-        evaluator, formula, shape = self._evaluator(formula, axes, shape)
-        return (pair for _, pair in evaluator.parts(formula, axes, shape))
-
-    def _gradient(self, leaf: Node) -> tuple[Any, tuple[Any, ...], Shape]:
         leaf = self.graph[leaf.id]
-        return self.gradient(leaf), self.calculus.indices(leaf.shape, "d"), leaf.shape
+        axes = self.calculus.indices(leaf.shape, "d")
+        return self.evaluate(self.gradient(leaf), axes, leaf.shape)
 
     def jacobian_value(self, leaf: Node) -> Pair:
         """J in the shape ``y.shape + leaf.shape``."""

@@ -13,6 +13,7 @@ from gradexplain.arithmetic import mp
 from gradexplain.errors import UnsupportedError
 from gradexplain.explanation import Array, Shape
 from gradexplain.graph import Graph
+from gradexplain.plan.arrays import Pair
 from gradexplain.routes.chain import ChainRule
 from gradexplain.routes.pytorch import ERRORS, Answer, Asked, refusal, tensors_of, to_array
 from gradexplain.verdict.compare import FORMATS, ROUNDOFF
@@ -59,28 +60,17 @@ class SamplesQuestion:
 
 
 @dataclass(frozen=True, slots=True)
-class Exact:
-    """The exact values and gradients at one sample, by node."""
-
-    values: Mapping[int, Any]
-    gradients: Mapping[int, Any]
-    #: How far a rounding of each input and each operation may take them, in units of the roundoff.
-    sizes: Mapping[int, Any]
-    gradient_sizes: Mapping[int, Any]
-
-
-@dataclass(frozen=True, slots=True)
 class Measured:
     """Digits right at each sample, forward and backward.
 
     ``sure`` are those that a rounding of each input and operation leaves whatever its sign: more are
-    luck.
+    luck.  ``exact`` is the chain rule there, with digits to spare.
     """
 
     forward: tuple[float, ...]
     backward: tuple[float, ...]
     sure: tuple[tuple[float, ...], tuple[float, ...]]
-    exact: tuple[Exact, ...]
+    exact: tuple[ChainRule, ...]
     pytorch: tuple[Mapping[int, tuple[Array | None, Array | None]], ...]
 
     def digits(self, sample: int) -> float:
@@ -105,28 +95,24 @@ def measure(
         )
     leaves = [n.id for n in graph.leaves if n.label in wanted]
     forward = tuple(
-        digits(got[graph.output][0], true.values[graph.output], dtype)
+        digits(got[graph.output][0], true.forward.get(graph.output), dtype)
         for got, true in zip(found, exact, strict=True)
     )
     backward = tuple(
         min(
             0.0
             if _is_needless(got[graph.output][0], got[leaf][1])
-            else digits(got[leaf][1], true.gradients.get(leaf), dtype)
+            else digits(got[leaf][1], true.upstream.get(leaf), dtype)
             for leaf in leaves
             if leaf in got
         )
         for got, true in zip(found, exact, strict=True)
     )
     sure = (
-        tuple(_sure(e.values[graph.output], e.sizes[graph.output], dtype) for e in exact),
+        tuple(_sure(e.forward[graph.output], dtype) for e in exact),
         tuple(
             min(
-                (
-                    _sure(e.gradients[i], e.gradient_sizes[i], dtype)
-                    for i in leaves
-                    if i in e.gradients
-                ),
+                (_sure(e.upstream[i], dtype) for i in leaves if i in e.upstream),
                 default=FULL[dtype],
             )
             for e in exact
@@ -135,8 +121,9 @@ def measure(
     return Measured(forward, backward, sure, exact, tuple(found))
 
 
-def _sure(true: Any, size: Any, dtype: str) -> float:
+def _sure(pair: Pair, dtype: str) -> float:
     """The digits that are right after one rounding each, relative to the largest element."""
+    true, size = pair
     exact = [abs(mp.mpf(t)) for t in np.ravel(true)]
     most = float(np.max(np.nan_to_num(np.asarray(size, dtype=np.float64), nan=math.inf)))
     scale = max((t for t in exact if mp.isfinite(t)), default=mp.zero)
@@ -160,42 +147,35 @@ def weights(shape: Shape) -> Array:
     return (1 - np.arange(size) / (2 * size)).reshape(shape)
 
 
-def exact_at(graph: Graph, values: Mapping[str, Array], wanted: Sequence[str]) -> Exact:
+def exact_at(graph: Graph, values: Mapping[str, Array], wanted: Sequence[str]) -> ChainRule:
     """Values and gradients to 50 digits: with more digits each time until two evaluations agree."""
     found = _evaluated(graph, values, wanted, _PRECISIONS[0])
     for precision in _PRECISIONS[1:]:
         before, found = found, _evaluated(graph, values, wanted, precision)
-        held = [(before.values, found.values), (before.gradients, found.gradients)]
+        held = [(before.forward, found.forward), (before.upstream, found.upstream)]
         # A 0 may be what is left of a difference that is smaller than all the digits.
-        if all(_equal(a[i], b[i]) and np.all(b[i] != 0) for a, b in held for i in b):
+        if all(_equal(a[i], b[i]) and np.all(b[i][0] != 0) for a, b in held for i in b):
             break
     return found
 
 
 def _evaluated(
     graph: Graph, values: Mapping[str, Array], wanted: Sequence[str], precision: int
-) -> Exact:
+) -> ChainRule:
     with mp.workdps(precision):
         chain = ChainRule(graph, values, exact=True)
         chain.backward(weights(graph.out.shape), wanted)
-    return Exact(
-        {i: pair[0] for i, pair in chain.forward.items()},
-        {i: pair[0] for i, pair in chain.upstream.items()},
-        {i: pair[1] for i, pair in chain.forward.items()},
-        {i: pair[1] for i, pair in chain.upstream.items()},
-    )
+    return chain
 
 
-def digits(found: Array | None, true: Any, dtype: str) -> float:
-    """The decimal digits of ``found`` that are right, relative to the largest element of ``true``.
+def digits(found: Array | None, pair: Pair | None, dtype: str) -> float:
+    """The decimal digits of ``found`` that are right, relative to the largest element of the exact pair.
 
     An infinity counts as right where the exact value is beyond the dtype, a 0 where it is below.
     """
-    full = FULL[dtype]
-    if found is None or true is None:
-        none = true is None or all(part == 0 for part in np.asarray(true, dtype=object).ravel())
-        return full if none else 0.0
-    pairs = [*zip(np.ravel(found).tolist(), np.asarray(true, dtype=object).ravel(), strict=True)]
+    if found is None or pair is None:
+        return FULL[dtype] if pair is None or not pair[0].any() else 0.0
+    pairs = [*zip(np.ravel(found).tolist(), np.ravel(pair[0]), strict=True)]
     with mp.workdps(_DIGITS):
         known = [abs(mp.mpf(t)) for _, t in pairs if not mp.isnan(t)]
         scale = max(known, default=mp.zero)
@@ -220,17 +200,17 @@ def _digits(found: float, true: Any, scale: Any, dtype: str) -> float:
 def same(a: Measured, b: Measured, ids: tuple[int, int], leaves: Sequence[tuple[int, int]]) -> bool:
     """Whether two programs are equal to 50 digits at all samples, values and gradients."""
     for one, other in zip(a.exact, b.exact, strict=True):
-        pairs = [(one.values[ids[0]], other.values[ids[1]])]
-        pairs += [(one.gradients.get(x), other.gradients.get(y)) for x, y in leaves]
+        pairs = [(one.forward.get(ids[0]), other.forward.get(ids[1]))]
+        pairs += [(one.upstream.get(x), other.upstream.get(y)) for x, y in leaves]
         if not all(_equal(x, y) for x, y in pairs):
             return False
     return True
 
 
-def _equal(a: Any, b: Any) -> bool:
+def _equal(a: Pair | None, b: Pair | None) -> bool:
     if a is None or b is None:
         return a is None and b is None
-    x, y = np.asarray(a, dtype=object), np.asarray(b, dtype=object)
+    x, y = np.asarray(a[0], dtype=object), np.asarray(b[0], dtype=object)
     if x.shape != y.shape:
         return False
     with mp.workdps(_DIGITS):

@@ -204,18 +204,18 @@ def _lost(graph: Graph, found: Measured, dtype: str) -> Lost | None:
         if node.op is None or node.id not in got:
             continue
         value = got[node.id][0]
-        here = digits(value, true.values.get(node.id), dtype)
+        here = digits(value, true.forward.get(node.id), dtype)
         if value is not None and not np.isfinite(value).all():
             here = 0.0  # an overflow is right only where it is the answer
         before = min(
-            (digits(got[i][0], true.values.get(i), dtype) for i in node.inputs if i in got),
+            (digits(got[i][0], true.forward.get(i), dtype) for i in node.inputs if i in got),
             default=full,
         )
         drops.append((before - here, Lost(called(node), False, before, here)))
-        above = digits(got[node.id][1], true.gradients.get(node.id), dtype)
+        above = digits(got[node.id][1], true.upstream.get(node.id), dtype)
         for i in node.inputs:
-            if i in got and i in true.gradients:
-                below = digits(got[i][1], true.gradients[i], dtype)
+            if i in got and i in true.upstream:
+                below = digits(got[i][1], true.upstream[i], dtype)
                 drops.append((above - below, Lost(called(node), True, above, below)))
     # Digits that are gone forward are gone backward too: the first place is the cause.
     forward = [drop for drop in drops if not drop[1].backward and drop[0] > LOSS]

@@ -15,7 +15,7 @@ from gradexplain.explanation import (
 )
 from gradexplain.plan.arrays import Pair
 from gradexplain.routes.chain import DIGITS
-from gradexplain.routes.judged import JudgedStep, Local, hold, hold_sum
+from gradexplain.routes.held import JudgedStep, Local, hold, hold_sum
 from gradexplain.routes.singular import singular_nodes
 from gradexplain.trace.call import TracedStep
 from gradexplain.trace.forward import FAILURES, Forward
@@ -214,10 +214,12 @@ class Backward(Forward):
         outputs = [o for o in operation.outputs if o in self.upstream and o in self.links]
         links = {o: self.links[o] for o in outputs}
 
-        def exactly() -> Pair:
+        def exactly(move: compare.Move) -> Pair:
             arrays = {n: p[0] for n, p in self.pairs.items()}
+            floats = (n for n in arrays if self.values[n].dtype in compare.FORMATS)
+            arrays |= {n: move(arrays[n]) for n in floats}
             parts = [
-                link.exactly(arrays, self._own(o)[0], number)
+                link.exactly(arrays, move(self._own(o)[0]), number)
                 for o, link in links.items()
                 if number in link.inputs
             ]

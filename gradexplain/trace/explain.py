@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,9 @@ from gradexplain.explanation import (
     Note,
 )
 from gradexplain.graph import Graph
-from gradexplain.problem import Problem
+from gradexplain.plan.arrays import to_float
+from gradexplain.problem import Problem, is_small
+from gradexplain.routes.chain import moved
 from gradexplain.tensors import spot
 from gradexplain.trace.backward import Backward
 from gradexplain.trace.call import TracedCall, TracedRow
@@ -124,12 +127,17 @@ class _Explainer(Backward):
         self.explanation.notes += [n for n in whole.notes if n.kind == "blind vector"]
         steps = worst(step.verdict for step in self.judged.values())
         coarsest = self._dtype([value.id for value in self.values])
-        # What is no more than a rounding of what went in is 0 to every route.
-        with np.errstate(all="ignore"):
-            sizes = [np.abs(step.contribution).max(initial=0.0) for step in self.explanation.steps]
-            noise = (
-                8 * compare.FORMATS[coarsest].unit * max(filter(math.isfinite, sizes), default=0.0)
-            )
+        # Of few digits, what is no more than a rounding of what went in is 0 to every route.
+        coarse, noise = compare.is_coarse(coarsest), 0.0
+        if coarse:
+            sizes = (compare.largest(step.contribution) for step in self.explanation.steps)
+            noise = 8 * compare.FORMATS[coarsest].unit * max(sizes, default=0.0)
+
+        def others(label: str) -> list[Array]:
+            id = next(node.id for node in graph.leaves if node.label == label)
+            made = moved(graph, problem.values, problem.v, wanted, coarsest)
+            return [to_float(chain.upstream[id][0]) for chain in made]
+
         for label, closed in whole.gradients.items():
             mine = self.explanation.gradients[label]
             for name in ("formula", "text", "latex", "where", "ranges", "value"):
@@ -139,7 +147,8 @@ class _Explainer(Backward):
             elif self.checkable and mine.torch is not None and steps != "mismatch":
                 # Each step is right at PyTorch's numbers: how much is left of the whole?
                 scale = float(np.abs(s.v[0]).max(initial=0.0))
-                digits = measure.whole(mine.torch, closed.value, coarsest, scale)
+                each = None if coarse or not is_small(graph) else partial(others, label)
+                digits = measure.left(mine.torch, closed.value, coarsest, scale, each)
                 both = np.abs([mine.torch, closed.value])
                 if measure.few(digits, coarsest) and not (both <= noise).all():
                     mine.digits = digits

@@ -20,7 +20,7 @@ from gradexplain.explanation import (
 )
 from gradexplain.plan.arrays import Pair
 from gradexplain.problem import loss_text
-from gradexplain.routes.judged import JudgedStep
+from gradexplain.routes.held import JudgedStep
 from gradexplain.trace.call import Root, TracedCall, TracedRow, known_or_nan, labels_of
 from gradexplain.trace.links import Link, clean, is_literal
 from gradexplain.trace.snapshot import Arg, Operation, Snapshot, Value

@@ -6,7 +6,7 @@ The exact values are those of an evaluation with digits to spare.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,10 @@ import numpy as np
 
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph, Node
-from gradexplain.verdict.compare import FORMATS, blocks
+from gradexplain.verdict.compare import FORMATS, blocks, unsteady
+
+#: Works values out again at inputs that were moved.
+Moved = Callable[[], Iterable[Array]]
 
 #: An operation has lost digits when its result has so many fewer than what it was made from.
 _LOSS = 3.0
@@ -98,10 +101,30 @@ def few(digits: Any, dtype: str) -> Any:
     return digits < in_format(dtype) / 2
 
 
-def has_few(found: Array | None, exact: Array, dtype: str, scale: float) -> bool:
-    """Whether a tensor as a whole has `few` right digits; None are zeros."""
+def left(
+    found: Array | None, exact: Array, dtype: str, scale: float, moved: Moved | None = None
+) -> float:
+    """The right digits of a tensor: of the element that has `few`, or else of the `whole`; None are zeros.
+
+    Without ``moved``, what the exact values are when the last digits of all that they are made of are
+    changed, no element is looked at by itself: what those leave open is part of the whole.
+    """
     found = np.zeros(exact.shape) if found is None else found
-    return bool(few(whole(found, exact, dtype, scale), dtype))
+    most = whole(found, exact, dtype, scale)
+    if moved is None or few(most, dtype):
+        return most
+    each = right(found, exact, dtype)
+    lost = few(each, dtype) & (np.abs(exact) >= FORMATS[dtype].smallest) & np.isfinite(exact)
+    if lost.any():
+        lost &= ~unsteady(exact, found, moved())
+    return float(each.min(initial=most, where=lost))
+
+
+def has_few(
+    found: Array | None, exact: Array, dtype: str, scale: float, moved: Moved | None = None
+) -> bool:
+    """Whether a tensor, or an element of it, has `few` right digits."""
+    return bool(few(left(found, exact, dtype, scale, moved), dtype))
 
 
 def forward_losses(
