@@ -399,12 +399,13 @@ class _Several:
                 break
             if answer is not None and answer.failed and place == len(answer.after) - 1:
                 call.error, call.failed_at = answer.failed, answer.failed_at
-            reached = self.bound.graph, self.made[place].start
-            zeroed = self.made[place].zeroed
+            start, zeroed = self.made[place].start, self.made[place].zeroed
             for name in names:
+                node = self.bound.graph.by_label(name)
+                assert node is not None
                 gradient = made.gradients.get(name) or made.intermediates.get(name)
                 added = None
-                if gradient is not None and _reaches(*reached, name):
+                if gradient is not None and start.id in self.bound.graph.downstream({node.id}):
                     added = gradient.value
                 before = None if name in zeroed else total[name]
                 allowed = 0.0 if name in zeroed else slack[name]
@@ -418,8 +419,6 @@ class _Several:
                             rounded = np.nan_to_num(unit * np.abs(own), nan=0.0, posinf=0.0)
                         allowed = allowed + rounded
                 kept = None if answer is None else answer.after[place].get(name)
-                node = self.bound.graph.by_label(name)
-                assert node is not None
                 tolerance = np.broadcast_to(np.asarray(allowed, dtype=np.float64), node.shape)
                 entry = Accumulated(added, after, kept, tolerance)
                 if call.error:
@@ -434,12 +433,6 @@ class _Several:
                 call.gradients[name] = entry
                 total[name], real[name], slack[name] = after, own, allowed
         return differences
-
-
-def _reaches(graph: Graph, start: Node, name: str) -> bool:
-    """Whether a gradient flows from ``start`` to the value ``name``."""
-    node = graph.by_label(name)
-    return node is not None and start.id in graph.downstream({node.id})
 
 
 def _differs(

@@ -42,7 +42,11 @@ _LARGE = 200
 
 def stages_of(problem: Problem, extra: Extra | None = None) -> Iterator[tuple[str, Explanation]]:
     """The stages of one problem's explanation, see `stages`; ``extra`` is explained beside it."""
-    run = Run(problem)
+    return stages_made(Run(problem), extra)
+
+
+def stages_made(run: Run, extra: Extra | None = None) -> Iterator[tuple[str, Explanation]]:
+    """The same of a ``run``, which knows what stands behind its explanation."""
     try:
         if extra is not None:
             extra.begin(run)

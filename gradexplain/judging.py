@@ -10,13 +10,13 @@ import numpy as np
 
 from gradexplain.explanation import Array, Check, Difference, Gradient
 from gradexplain.graph import Node
-from gradexplain.plan.arrays import Pair, Relative, to_float
+from gradexplain.plan.arrays import Pair, Relative
 from gradexplain.plan.blocks import LARGE
 from gradexplain.problem import Problem
-from gradexplain.routes.chain import MOST_DIGITS, ChainRule, cleaned, moved
+from gradexplain.routes.chain import MOST_DIGITS, ChainRule, RightDigits, cleaned
 from gradexplain.routes.judged import JudgedSteps, judged
 from gradexplain.routes.singular import Accounted, Singular, singular_nodes
-from gradexplain.verdict import compare, digits, fold
+from gradexplain.verdict import compare, fold
 from gradexplain.verdict.status import worst
 
 #: Why nothing can be told where precision ran out.
@@ -41,7 +41,8 @@ class Judging:
         self.differences: list[Difference] = []
         #: The gradients of which no element is a finite number by any route.
         self.numberless: set[str] = set()
-        self._scale = compare.largest(problem.v)
+        args = problem.values, problem.v, problem.wanted, problem.dtype
+        self.right = RightDigits(chain, precision, *args)
         #: PyTorch's steps, each held against its own rule.
         self.steps: JudgedSteps | None = None
         if answer is not None and answer.steps is not None:
@@ -94,13 +95,12 @@ class Judging:
             arrived = self.steps.sums.get(node.id)
             found["tolerance"] = zero if arrived is None else arrived.bound
             found["margin"] = None if arrived is None else arrived.margin
-            right = self.digits(node, torch)
-            if digits.few(right, problem.dtype):
+            if self.right.few(node, torch):
                 # The run whose steps were judged may have digits that PyTorch's own numbers lack.
                 stepped = self.answer.stepped or {label: torch}
-                few = digits.few(self.digits(node, stepped.get(label)), problem.dtype)
+                few = self.right.few(node, stepped.get(label))
                 verdicts.append("convention" if few else "mismatch")
-                found["digits"] = right
+                found["digits"] = self.right(node, torch)
         if asked and value.size and not (np.isfinite(value) | np.isfinite(torch)).any():
             self.numberless.add(label)
             verdicts.append("convention")
@@ -109,29 +109,13 @@ class Judging:
     def _held(self, node: Node, one: Array, other: Array, allowed: Array, *, asked: bool) -> str:
         """The verdict on the closed form and the chain rule; where PyTorch is not ``asked`` all that can
         be said is that they differ."""
-        routes = "closed form", "chain rule"
-        judged = compare.judge(node.label, routes, one, other, allowed, "float64", self._scale)
+        routes, scale = ("closed form", "chain rule"), compare.largest(self.problem.v)
+        judged = compare.judge(node.label, routes, one, other, allowed, "float64", scale)
         if judged.difference is None:
             return judged.verdict if asked else "skipped"
         self.differences.append(judged.difference)
         left = self.accounted.left(compare.differs(one, other, allowed), one, other, node)
         return "mismatch" if left.any() else "convention"
-
-    def digits(self, node: Node, found: Array | None) -> float:
-        """The right digits of ``∂L/∂node`` in numbers of PyTorch's; see `digits.left`."""
-        zero = np.zeros(node.shape)
-        exact = self.chain.clean(self.chain.upstream.get(node.id, (zero, zero)))
-
-        def others() -> list[Array]:
-            return [to_float(chain.upstream[node.id][0]) for chain in self._moved]
-
-        each = others if self.chain.exact and node.id in self.chain.upstream else None
-        return digits.left(found, exact, self.problem.dtype, self._scale, each)
-
-    @cached_property
-    def _moved(self) -> list[ChainRule]:
-        p = self.problem
-        return [*moved(p.graph, p.values, p.v, p.wanted, p.dtype)]
 
     @cached_property
     def accounted(self) -> Accounted:

@@ -184,7 +184,7 @@ def _lost(run: Run) -> list[Note]:
         # The gradients have their digits: the output itself may have lost its own.
         if real is None or true is None or not np.isfinite(true).all():
             return []
-        if not digits.has_few(real, true, dtype, 0.0):
+        if not digits.few(digits.whole(real, true, dtype, 0.0), dtype):
             return []
     names = quoted(run.graph, own_texts(run.graph))
     found = []
@@ -264,7 +264,7 @@ def _lost_on_the_way_back(run: Run) -> list[Note]:
         real = run.real.upstream.get(c.source.id)
         if real is None:
             continue
-        left = run.judging.digits(c.source, real)
+        left = run.judging.right(c.source, real)
         sources = (run.real.forward.get(i) for i in c.node.inputs)
         if any(a is not None and not np.isfinite(a).all() for a in sources):
             return []  # IEEE's rules for nan and infinities

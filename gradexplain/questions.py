@@ -61,8 +61,8 @@ def _calls(run: Run) -> Iterable[Note]:
             node = run.graph.by_label(later.start)
             if node is None or later.start == first.start or node.id not in run.chain.upstream:
                 continue
-            arriving = run.clean(run.chain.upstream[node.id])
-            if arriving.shape == later.grad.value.shape and _same(arriving, later.grad.value):
+            both = run.clean(run.chain.upstream[node.id]), later.grad.value
+            if both[0].shape == both[1].shape and np.allclose(*both, 1e-9, 0, equal_nan=True):
                 z, y, v = later.start, first.start, first.grad
                 loss = y if v.source == "implicit" else v.loss.partition(" ")[0]
                 text = (
@@ -70,10 +70,6 @@ def _calls(run: Run) -> Iterable[Note]:
                     f"∂{loss}/∂{z}, just what {y}.backward() sends to {z}."
                 )
                 yield Note("same gradient", text, {"calls": [first.number, later.number]})
-
-
-def _same(one: Array, other: Array) -> bool:
-    return bool(np.allclose(one, other, rtol=1e-9, atol=0, equal_nan=True))
 
 
 def _vanished(run: Run) -> Iterable[Note]:
@@ -100,7 +96,8 @@ def _vanished(run: Run) -> Iterable[Note]:
 
 def _why(run: Run, c: Sent, called: str, up: Array, sent: Array) -> str:
     constant = up.size > 1 and (up == up.flat[0]).all() and c.source.shape == c.node.shape
-    if constant and _level(to_float(run.chain.forward[c.node.id][0])):
+    sums = to_float(run.chain.forward[c.node.id][0]).sum(axis=-1 if constant else None)
+    if constant and np.allclose(sums, sums.flat[0], rtol=1e-9, atol=1e-9):  # as those of a softmax
         return (
             f"What arrives at {called} is {number(float(up.flat[0]))} for every element, and that is "
             "cancelled there: the sum of its elements is the same whatever it is made from. Weigh "
@@ -118,9 +115,3 @@ def _why(run: Run, c: Sent, called: str, up: Array, sent: Array) -> str:
         f"{called} passes on {much} of the gradient that arrives there: it is flat at the values "
         f"it is made from, {where}{other}."
     )
-
-
-def _level(value: Array) -> bool:
-    """Whether the sums over the last dim are all the same, as those of a softmax are."""
-    sums = value.sum(axis=-1) if value.ndim else value
-    return bool(np.allclose(sums, sums.flat[0], rtol=1e-9, atol=1e-9))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 from weakref import ref
 
@@ -21,7 +22,7 @@ from gradexplain.graph import Graph, Node, Ref, put, refs
 from gradexplain.plan.arrays import Pair, Relative, added, sized, to_exact, to_float
 from gradexplain.plan.blocks import LARGE
 from gradexplain.plan.evaluate import Evaluator, kernel_value
-from gradexplain.verdict import compare
+from gradexplain.verdict import compare, digits
 
 
 def cleaned(pair: Any, *, exact: bool) -> Array:
@@ -94,18 +95,6 @@ def settled_chain(
             return chain, digits, worth <= MOST_DIGITS or digits < MOST_DIGITS
         before = chain
         digits = max(2 * digits, MORE_DIGITS)
-
-
-def moved(
-    graph: Graph, values: Mapping[str, Array], v: Array, wanted: Sequence[str], dtype: str
-) -> Iterator[ChainRule]:
-    """The chain rule carried through at inputs whose last digits are other ones."""
-    whole = {node.label for node in graph.leaves if node.integer}
-    for move in compare.moves(dtype):
-        at = {name: a if name in whole else move(a) for name, a in values.items()}
-        chain = ChainRule(graph, at, exact=True)
-        chain.backward(move(v), wanted)
-        yield chain
 
 
 def certain(
@@ -331,3 +320,41 @@ class ChainRule:
                 large = large and not isinstance(pair[1], Relative)
                 if large and self.graph[id].op is not None and self.clean(pair) is pair[0]:
                     pairs[id] = pair[0], Relative(pair[0])
+
+
+@dataclass(frozen=True)
+class RightDigits:
+    """How many digits of PyTorch's gradients are right, by a ``chain`` that was carried through with
+    ``precision`` digits from ``values`` and ``v``; see `gradexplain.verdict.digits.left`."""
+
+    chain: ChainRule
+    precision: int
+    values: Mapping[str, Array]
+    v: Array
+    wanted: Sequence[str]
+    dtype: str
+
+    def __call__(self, node: Node, found: Array | None) -> float:
+        pair = self.chain.upstream.get(node.id)
+        exact = np.zeros(node.shape) if pair is None else self.chain.clean(pair)
+        whole = pair is None or not self.chain.exact or compare.is_coarse(self.dtype)
+        each = None if whole else partial(self._others, node.id)
+        return digits.left(found, exact, self.dtype, compare.largest(self.v), each)
+
+    def few(self, node: Node, found: Array | None) -> bool:
+        return bool(digits.few(self(node, found), self.dtype))
+
+    def _others(self, id: int) -> list[Array]:
+        return [to_float(chain.upstream[id][0]) for chain in self._moved]
+
+    @cached_property
+    def _moved(self) -> list[ChainRule]:
+        """The chain rule at inputs whose last digits are other ones."""
+        found, graph = [], self.chain.graph
+        whole = {node.label for node in graph.leaves if node.integer}
+        with mp.workdps(self.precision):
+            for move in compare.moves(self.dtype):
+                at = {name: a if name in whole else move(a) for name, a in self.values.items()}
+                found.append(ChainRule(graph, at, exact=True))
+                found[-1].backward(move(self.v), self.wanted)
+        return found

@@ -14,12 +14,13 @@ import numpy as np
 import sympy
 
 from gradexplain.adjoint import Contribution
+from gradexplain.arithmetic import mp
 from gradexplain.explanation import Array, Difference
 from gradexplain.formula.kinds import Bracket, Cases, Greatest, Lookup, indices_of, label_of
 from gradexplain.formula.local import RESULT, UPSTREAM
 from gradexplain.plan.arrays import Pair, to_float
 from gradexplain.plan.blocks import LARGE
-from gradexplain.routes.chain import cleaned
+from gradexplain.routes.chain import DIGITS, cleaned
 from gradexplain.routes.singular import narrowed
 from gradexplain.verdict import compare
 
@@ -195,6 +196,11 @@ def hold(local: Local, pair: Callable[[], Pair], dtype: str) -> JudgedStep:
     The bound is that of this operation alone, in ``dtype``.  What is large is judged part by part
     first: its bounds, and what is expected, are never there as a whole unless something differs.
     """
+    with mp.workdps(max(mp.dps, DIGITS)):
+        return _held(local, pair, dtype)
+
+
+def _held(local: Local, pair: Callable[[], Pair], dtype: str) -> JudgedStep:
     given, name = local.given, local.names[1]
     scale = max((compare.largest(u) for u in local.upstreams), default=0.0)
     routes = f"{local.names[0]} by its formula", "PyTorch"

@@ -20,7 +20,7 @@ from gradexplain.judging import NOT_ENOUGH
 from gradexplain.plan.arrays import to_float
 from gradexplain.problem import Problem, is_small
 from gradexplain.routes.calls import Shared
-from gradexplain.routes.chain import ChainRule, cleaned, moved, settled_chain
+from gradexplain.routes.chain import ChainRule, RightDigits, cleaned, settled_chain
 from gradexplain.routes.closed import ClosedForm
 from gradexplain.routes.double import Pass
 from gradexplain.routes.judged import JudgedSteps, judged
@@ -122,6 +122,8 @@ class Making:
             graph, self._all_values(), np.ones(()), wanted,
             exact=is_small(graph) and self.asked.whole,
         )  # fmt: skip
+        args = self._all_values(), np.ones(()), wanted, self.problem.dtype
+        self.right = RightDigits(self.chain, self.precision, *args)
         self.judged: JudgedSteps | None = None
         if self.answer is not None:
             self.judged = judged(
@@ -295,7 +297,8 @@ class Making:
             return status, whole.margin
         # The bound is carried through both passes: what decides are the steps, each by itself.
         steps = worst(step.verdict for step in self.judged.every())
-        few = digits.has_few(given, expected, dtype, scale, self._moved(node, id))
+        few = digits.few(digits.whole(given, expected, dtype, scale), dtype)
+        few = few or (id is None and self.right.few(node, given))
         alone = value is None or not compare.differs(value, chain, exact).any()
         if alone and steps in ("agree", "convention"):
             if not few:
@@ -363,24 +366,10 @@ class Making:
 
     def _astray(self) -> bool:
         """Whether the run whose steps were judged has digits that PyTorch's own numbers lack."""
-        dtype, scale = self.problem.dtype, compare.largest(self.problem.v)
         return any(
-            [digits.has_few(*run, dtype, scale, self._moved(leaf)) for run in self._runs(leaf)]
-            == [True, False]
+            [self.right.few(leaf, run) for run, _ in self._runs(leaf)] == [True, False]
             for leaf in self.leaves
         )
-
-    def _moved(self, leaf: Node, id: int | None = None) -> digits.Moved | None:
-        """`digits.left`'s for ``H·u``; a Hessian is looked at as a whole."""
-        if id is not None or not self.chain.exact or leaf.id not in self.chain.upstream:
-            return None
-        return lambda: [to_float(chain.upstream[leaf.id][0]) for chain in self._chains]
-
-    @cached_property
-    def _chains(self) -> list[ChainRule]:
-        """The chain rule for ``H·u`` at inputs whose last digits are other ones."""
-        graph, wanted = self.steps.graph, self.problem.wanted
-        return [*moved(graph, self._all_values(), np.ones(()), wanted, self.problem.dtype)]
 
     def _chain_rows(self) -> dict[tuple[str, str], tuple[Array, Array]]:
         """Every block by the chain rule on the graph of the backward pass, a row at a time."""

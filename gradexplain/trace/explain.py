@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from gradexplain import numbers
 from gradexplain.adjoint import moving
-from gradexplain.engine import explanation_of
+from gradexplain.engine import stages_made
 from gradexplain.errors import GradexplainError
 from gradexplain.explanation import (
     Array,
@@ -24,16 +23,14 @@ from gradexplain.explanation import (
     Note,
 )
 from gradexplain.graph import Graph
-from gradexplain.plan.arrays import to_float
-from gradexplain.problem import Problem, is_small
-from gradexplain.routes.chain import moved
+from gradexplain.problem import Problem
+from gradexplain.running import Run
 from gradexplain.tensors import spot
 from gradexplain.trace.backward import Backward
 from gradexplain.trace.call import TracedCall, TracedRow
 from gradexplain.trace.links import Reading
 from gradexplain.trace.snapshot import Snapshot
 from gradexplain.verdict import compare, fold
-from gradexplain.verdict import digits as measure
 from gradexplain.verdict.status import worst
 
 #: The closed form of the whole is given for chains of at most so many operations and elements.
@@ -114,7 +111,8 @@ class _Explainer(Backward):
             v_source="implicit" if s.implicit else "given",
         )  # fmt: skip
         try:
-            whole = explanation_of(problem)
+            run = Run(problem)
+            *_, (_, whole) = stages_made(run)
         except GradexplainError:
             return  # it takes too much room, say
         mine_of = self.explanation.gradients
@@ -132,12 +130,7 @@ class _Explainer(Backward):
         if coarse:
             sizes = (compare.largest(step.contribution) for step in self.explanation.steps)
             noise = 8 * compare.FORMATS[coarsest].unit * max(sizes, default=0.0)
-
-        def others(label: str) -> list[Array]:
-            id = next(node.id for node in graph.leaves if node.label == label)
-            made = moved(graph, problem.values, problem.v, wanted, coarsest)
-            return [to_float(chain.upstream[id][0]) for chain in made]
-
+        right = replace(run.judging.right, dtype=coarsest)
         for label, closed in whole.gradients.items():
             mine = self.explanation.gradients[label]
             for name in ("formula", "text", "latex", "where", "ranges", "value"):
@@ -146,12 +139,10 @@ class _Explainer(Backward):
                 mine.verdict = "mismatch"
             elif self.checkable and mine.torch is not None and steps != "mismatch":
                 # Each step is right at PyTorch's numbers: how much is left of the whole?
-                scale = float(np.abs(s.v[0]).max(initial=0.0))
-                each = None if coarse or not is_small(graph) else partial(others, label)
-                digits = measure.left(mine.torch, closed.value, coarsest, scale, each)
+                (leaf,) = (node for node in run.leaves if node.label == label)
                 both = np.abs([mine.torch, closed.value])
-                if measure.few(digits, coarsest) and not (both <= noise).all():
-                    mine.digits = digits
+                if right.few(leaf, mine.torch) and not (both <= noise).all():
+                    mine.digits = right(leaf, mine.torch)
                     mine.verdict = worst([mine.verdict, "convention"])
         if whole.check is not None:
             self.differences += whole.check.differences

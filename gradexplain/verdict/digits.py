@@ -120,13 +120,6 @@ def left(
     return float(each.min(initial=most, where=lost))
 
 
-def has_few(
-    found: Array | None, exact: Array, dtype: str, scale: float, moved: Moved | None = None
-) -> bool:
-    """Whether a tensor, or an element of it, has `few` right digits."""
-    return bool(few(left(found, exact, dtype, scale, moved), dtype))
-
-
 def forward_losses(
     graph: Graph, found: Mapping[int, Array], exact: Mapping[int, Array], dtype: str
 ) -> list[Loss]:
