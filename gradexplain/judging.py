@@ -95,12 +95,13 @@ class Judging:
             arrived = self.steps.sums.get(node.id)
             found["tolerance"] = zero if arrived is None else arrived.bound
             found["margin"] = None if arrived is None else arrived.margin
-            if self.right.few(node, torch):
+            lost = self.right.lost(node, torch)
+            if lost.any():
                 # The run whose steps were judged may have digits that PyTorch's own numbers lack.
                 stepped = self.answer.stepped or {label: torch}
-                few = self.right.few(node, stepped.get(label))
-                verdicts.append("convention" if few else "mismatch")
-                found["digits"] = self.right(node, torch)
+                astray = (lost & ~self.right.lost(node, stepped.get(label))).any()
+                verdicts.append("mismatch" if astray else "convention")
+                found["digits"] = self.right.least(node, torch)
         if asked and value.size and not (np.isfinite(value) | np.isfinite(torch)).any():
             self.numberless.add(label)
             verdicts.append("convention")

@@ -264,11 +264,11 @@ def _lost_on_the_way_back(run: Run) -> list[Note]:
         real = run.real.upstream.get(c.source.id)
         if real is None:
             continue
-        left = run.judging.right(c.source, real)
+        left = run.judging.right.least(c.source, real)
         sources = (run.real.forward.get(i) for i in c.node.inputs)
         if any(a is not None and not np.isfinite(a).all() for a in sources):
             return []  # IEEE's rules for nan and infinities
-        if digits.few(left, dtype):
+        if left is not None:
             chosen = any(point.node.id == c.node.id for point in run.judging.singular)
             if chosen or (c.node.op is not None and c.node.op.coarse):
                 return []  # said to be a choice of PyTorch's, or its coarse kernel

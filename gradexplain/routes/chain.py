@@ -324,8 +324,8 @@ class ChainRule:
 
 @dataclass(frozen=True)
 class RightDigits:
-    """How many digits of PyTorch's gradients are right, by a ``chain`` that was carried through with
-    ``precision`` digits from ``values`` and ``v``; see `gradexplain.verdict.digits.left`."""
+    """Which of PyTorch's gradients have few right digits, by a ``chain`` that was carried through with
+    ``precision`` digits from ``values`` and ``v``; see `gradexplain.verdict.digits.lost`."""
 
     chain: ChainRule
     precision: int
@@ -334,15 +334,19 @@ class RightDigits:
     wanted: Sequence[str]
     dtype: str
 
-    def __call__(self, node: Node, found: Array | None) -> float:
+    def lost(self, node: Node, found: Array | None) -> Any:
+        """True at the elements of the gradient of ``node`` that have few right digits in ``found``."""
         pair = self.chain.upstream.get(node.id)
         exact = np.zeros(node.shape) if pair is None else self.chain.clean(pair)
         whole = pair is None or not self.chain.exact or compare.is_coarse(self.dtype)
         each = None if whole else partial(self._others, node.id)
-        return digits.left(found, exact, self.dtype, compare.largest(self.v), each)
+        return digits.lost(found, exact, self.dtype, compare.largest(self.v), each)
 
-    def few(self, node: Node, found: Array | None) -> bool:
-        return bool(digits.few(self(node, found), self.dtype))
+    def least(self, node: Node, found: Array) -> float | None:
+        """How many those have, None where there are none."""
+        lost, exact = self.lost(node, found), self.chain.clean(self.chain.upstream[node.id])
+        each = digits.right(found, exact, self.dtype)
+        return float(each[lost].min()) if lost.any() else None
 
     def _others(self, id: int) -> list[Array]:
         return [to_float(chain.upstream[id][0]) for chain in self._moved]

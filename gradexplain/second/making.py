@@ -297,18 +297,20 @@ class Making:
             return status, whole.margin
         # The bound is carried through both passes: what decides are the steps, each by itself.
         steps = worst(step.verdict for step in self.judged.every())
+        off = compare.differs(expected, given, allowed)
         few = digits.few(digits.whole(given, expected, dtype, scale), dtype)
-        few = few or (id is None and self.right.few(node, given))
+        each = off & digits.few(digits.right(given, expected, dtype), dtype)
         alone = value is None or not compare.differs(value, chain, exact).any()
         if alone and steps in ("agree", "convention"):
-            if not few:
+            if not few and not each.any():
                 self.differences = [d for d in self.differences if d not in found]
                 return steps, whole.margin
             *_, stepped = self._runs(node)
             lasting = ~digits.few(digits.right(*stepped, dtype), dtype)
-            off = compare.differs(expected, given, allowed) & lasting
-            if not off.any() and not self._astray():
+            if not (off & lasting).any() and not self._astray():
                 return "convention", whole.margin
+            if not few:
+                return "cannot tell", whole.margin
         if status == "agree":
             status = whole.verdict
         if status == "cannot tell":
@@ -366,10 +368,8 @@ class Making:
 
     def _astray(self) -> bool:
         """Whether the run whose steps were judged has digits that PyTorch's own numbers lack."""
-        return any(
-            [self.right.few(leaf, run) for run, _ in self._runs(leaf)] == [True, False]
-            for leaf in self.leaves
-        )
+        runs = ([self.right.lost(leaf, run) for run, _ in self._runs(leaf)] for leaf in self.leaves)
+        return any((lost & ~stepped).any() for lost, stepped in runs)
 
     def _chain_rows(self) -> dict[tuple[str, str], tuple[Array, Array]]:
         """Every block by the chain rule on the graph of the backward pass, a row at a time."""

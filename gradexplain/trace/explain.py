@@ -141,8 +141,8 @@ class _Explainer(Backward):
                 # Each step is right at PyTorch's numbers: how much is left of the whole?
                 (leaf,) = (node for node in run.leaves if node.label == label)
                 both = np.abs([mine.torch, closed.value])
-                if right.few(leaf, mine.torch) and not (both <= noise).all():
-                    mine.digits = right(leaf, mine.torch)
+                mine.digits = None if (both <= noise).all() else right.least(leaf, mine.torch)
+                if mine.digits is not None:
                     mine.verdict = worst([mine.verdict, "convention"])
         if whole.check is not None:
             self.differences += whole.check.differences

@@ -198,7 +198,7 @@ Move = Callable[[Array], Array]
 
 #: How far the last digits are moved, in roundings, how often, and how many times what that changes a
 #: kernel's own roundings may.
-_MOVED, _MOVES, _TIMES = 1, 3, 4
+_MOVED, _MOVES, _TIMES = 1, 3, 8
 
 
 def still(array: Array) -> Array:

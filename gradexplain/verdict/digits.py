@@ -14,7 +14,7 @@ import numpy as np
 
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph, Node
-from gradexplain.verdict.compare import FORMATS, blocks, unsteady
+from gradexplain.verdict.compare import FORMATS, blocks, differs, largest, unsteady
 
 #: Works values out again at inputs that were moved.
 Moved = Callable[[], Iterable[Array]]
@@ -101,23 +101,26 @@ def few(digits: Any, dtype: str) -> Any:
     return digits < in_format(dtype) / 2
 
 
-def left(
+def lost(
     found: Array | None, exact: Array, dtype: str, scale: float, moved: Moved | None = None
-) -> float:
-    """The right digits of a tensor: of the element that has `few`, or else of the `whole`; None are zeros.
+) -> Any:
+    """The elements of a tensor that have `few` right digits; None are zeros.
 
-    Without ``moved``, what the exact values are when the last digits of all that they are made of are
-    changed, no element is looked at by itself: what those leave open is part of the whole.
+    They are those of its `whole`, whose largest element they are held against, and those that have
+    few of their own.  ``moved`` are the exact values where the last digits of all that they are made
+    of are changed: what those leave open, and all without ``moved``, is part of the whole.
     """
     found = np.zeros(exact.shape) if found is None else found
-    most = whole(found, exact, dtype, scale)
-    if moved is None or few(most, dtype):
-        return most
-    each = right(found, exact, dtype)
-    lost = few(each, dtype) & (np.abs(exact) >= FORMATS[dtype].smallest) & np.isfinite(exact)
-    if lost.any():
-        lost &= ~unsteady(exact, found, moved())
-    return float(each.min(initial=most, where=lost))
+    result = np.zeros(exact.shape, dtype=bool)
+    with np.errstate(all="ignore"):
+        if few(whole(found, exact, dtype, scale), dtype):
+            near = 10 ** (-in_format(dtype) / 2) * (largest(exact) or scale)
+            result |= differs(found, exact, np.asarray(near))
+    if moved is not None:
+        own = few(right(found, exact, dtype), dtype) & (np.abs(exact) >= FORMATS[dtype].smallest)
+        own &= np.isfinite(exact)
+        result |= own & ~unsteady(exact, found, moved()) if own.any() else False
+    return result
 
 
 def forward_losses(
