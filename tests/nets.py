@@ -136,7 +136,8 @@ class Faulty(Question):
 
     node: int = -1
     source: int = -1
-    factor: float = 1.0
+    #: For all elements, or for each.
+    factor: Any = 1.0
 
     def run(
         self, torch: Any, op: Op, args: Sequence[Any], tensors: Mapping[int, Any], dtype: Any
@@ -147,13 +148,13 @@ class Faulty(Question):
 
         class Wrong(torch.autograd.Function):  # type: ignore[misc]
             @staticmethod
-            def forward(ctx: Any, given: Any, factor: float) -> Any:
+            def forward(ctx: Any, given: Any, factor: Any) -> Any:
                 ctx.factor = factor
                 return given.view_as(given)
 
             @staticmethod
             def backward(ctx: Any, grad: Any) -> Any:
-                return grad * ctx.factor, None
+                return grad * torch.as_tensor(ctx.factor, dtype=grad.dtype), None
 
         bent = {**tensors, self.source: Wrong.apply(tensors[self.source], self.factor)}
         return call(torch, op, args, bent, dtype)
@@ -173,7 +174,7 @@ def problem(source: random.Random, dtype: str, program: Any = net) -> Problem:
     return replace(made, dtype=dtype, reread=None)
 
 
-def judge(p: Problem, node: int = -1, source: int = -1, factor: float = 1.0) -> JudgedSteps:
+def judge(p: Problem, node: int = -1, source: int = -1, factor: Any = 1.0) -> JudgedSteps:
     """The steps of PyTorch's backward pass, judged, with a fault planted in one of them."""
     question = Faulty(
         p.graph, p.values, p.v, p.wanted, p.dtype, (), node=node, source=source, factor=factor

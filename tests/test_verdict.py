@@ -450,3 +450,52 @@ def test_pi_is_no_double() -> None:
     run = Run(problem_of(Request("sin(pi*x)", {"x": np.array(1.0)})))
     assert abs(run.chain.forward[run.graph.output][0].item()) < 1e-40
     run.close()
+
+
+_H, _S = [1e8, -2e8, 1.5e8], [1.5, -0.75, 0.5]
+
+#: A small element beside large ones, or a large one beside: the expression, x, v, what is said of it.
+BESIDE = [
+    ("sqrt(x*x + 1) - x", [1e12, 1.0], [1, 1], "convention"),
+    ("x.norm()", [1e12, 1.0, 1e-6], 1, "agree"),
+    ("F.normalize(x, dim=1)", [_H, _S], [[1, 2, 3], [3, 1, 2]], "agree"),
+    ("softmax(x, 0)", [40.0, 1.0, -2.0], [1, 2, 4], "convention"),
+    ("softmax(x, 1)", [[40.0, 1.0, -2.0], [0.5, 1, 2]], [[1, 2, 4], [1, 2, 3]], "convention"),
+    ("log_softmax(x, 0)", [40.0, 1.0, -2.0], [1, 2, 4], "agree"),
+    ("F.cross_entropy(x, [0, 1])", [[30.0, 1.0, 2.0], [0.3, 0.4, 0.2]], 1, "convention"),
+    ("logsumexp(x, 0)", [50.0, 1.0, 3.0], 1, "agree"),
+    ("x.std(1)", [_H, _S], [1, 1], "agree"),
+    ("F.cosine_similarity(x, x.flip(1) + 1, 1)", [_H, _S], [1, 1], "agree"),
+    ("F.layer_norm(x, (3,))", [_H, _S], [[1, 2, 4], [3, 1, 2]], "agree"),
+    ("F.layer_norm(x, (3,))", [[1e8, 1e8 + 1, 1e8 + 3], _S], [[1, 2, 4], [3, 1, 2]], "convention"),
+    ("F.rms_norm(x, (3,))", [_H, _S], [[1, 2, 4], [3, 1, 2]], "agree"),
+    ("log(1 + x)/x", [1e-12, 1.0, 3.0], [1, 1, 1], "convention"),
+    ("(1 - cos(x))/x**2", [1e-6, 1.0], [1, 1], "convention"),
+    ("x.sum()*x", [1e8, -1e8, 1e-4], [1, 1, 1], "agree"),
+    ("tanh(x)", [20.0, 0.3, -18.0], [1, 1, 1], "convention"),
+    ("sigmoid(x)*x", [-40.0, 0.3, 30.0], [1, 1, 1], "agree"),
+    ("x/x.abs().sum()", [1e10, 1.0, -2.0], [1, 2, 3], "convention"),
+    ("F.gelu(x)", [-8.0, 0.3, 5.0], [1, 1, 1], "convention"),
+    ("F.group_norm(x, 2)", [[[1e6, 2e6], [1.0, 3.0]]], [[[1, 2], [3, 5]]], "convention"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "x", "v", "status"), BESIDE)
+def test_a_fault_in_one_element_is_seen_beside_larger_ones(
+    text: str, x: Any, v: Any, status: str
+) -> None:
+    """Or is not told; and what PyTorch lost of a right one is said."""
+    found = explained(text, {"x": x}, grad=np.array(v, dtype=float))
+    assert found.check.status == status, found.check
+    assert (found.gradients["x"].digits is not None) == (status == "convention")
+    p = problem_of(Request(text, {"x": np.array(x)}, grad=np.array(v, dtype=float)))
+    right = judge(p)
+    for place in places(p):
+        sent = np.abs(right.steps[place].torch)
+        index = np.unravel_index(np.argmin(np.where(sent > 0, sent, np.inf)), sent.shape)
+        for share in (1.01, 0.9, 0.0):
+            factor = np.ones(sent.shape)
+            factor[index] = share
+            step = judge(p, *place, factor).steps[place]
+            # An error of a part of nothing is none.
+            assert step.verdict in ("mismatch", "cannot tell") or not sent[index], (place, share)
