@@ -21,7 +21,7 @@ from gradexplain.verdict.status import worst
 
 #: Why nothing can be told where precision ran out.
 NOT_ENOUGH = (
-    f"the exact values would take more than {MOST_DIGITS:,} decimal digits, the most that "
+    f"the exact values may take more than {MOST_DIGITS:,} decimal digits, more than "
     "are tried: what is then left of a difference is shown as 0, and may be another number"
 )
 

@@ -62,7 +62,7 @@ class Sent(Contribution):
 
 #: Decimal digits with which values are computed first, and next; these are doubled until they are
 #: enough, as far as the powers of ten on the way make that likely (`most_digits`), to a last limit.
-DIGITS, MORE_DIGITS, MOST_DIGITS = 50, 400, 6400
+DIGITS, MORE_DIGITS, MOST_DIGITS = 50, 400, 12800
 
 #: Functions that come nowhere near a number as exp does at large arguments.
 _TAME = (
@@ -90,9 +90,11 @@ def settled_chain(
             chain.backward(v, wanted)
         if not exact or chain.is_certain(digits, before):
             return chain, digits, True
-        worth = chain.most_digits(digits)
-        if digits >= min(worth, MOST_DIGITS) or chain.is_certain(digits, before, floor=True):
-            return chain, digits, worth <= MOST_DIGITS or digits < MOST_DIGITS
+        worth = chain.most_digits(digits, before)
+        enough = chain.is_certain(digits, before, floor=True)
+        # Where there is no hope half of the last limit is tried.
+        if enough or digits >= (worth if worth <= MOST_DIGITS else MOST_DIGITS // 2):
+            return chain, digits, enough or worth <= MOST_DIGITS
         before = chain
         digits = max(2 * digits, MORE_DIGITS)
 
@@ -158,7 +160,7 @@ class ChainRule:
         value, size = self._found()
         if _clear(to_float(value), size, _WANTED - digits):
             return True
-        again = digits < self.most_digits(digits) <= MOST_DIGITS
+        again = digits < self.most_digits(digits, before) <= MOST_DIGITS
         earlier = before._found() if before else None
         return certain((value, size), digits, earlier, again=again, floor=floor)
 
@@ -178,21 +180,25 @@ class ChainRule:
         values, sizes = zip(*found, *(c.value for c in self.contributions), strict=True)
         return np.concatenate([*map(np.ravel, values)]), np.concatenate([*map(np.ravel, sizes)])
 
-    def most_digits(self, digits: int) -> int:
+    def most_digits(self, digits: int, before: ChainRule | None = None) -> int:
         """How many digits are worth trying: what cancels may be eight times the largest power of ten.
 
-        Where a number is not finite, a difference of which nothing is left may have been divided by:
-        the powers are then also those of each slope alone, and of ``exp`` at what functions are given.
+        A number with an endless bound that was another one ``before`` is rounding noise.  Where a number
+        is not finite, a difference of which nothing is left may have been divided by: the powers are
+        then also those of each slope alone, and of ``exp`` at what functions are given.
         """
-        tens, noise = 1, mp.mpf(10) ** (10 - digits)
-        found = [self._found()]
-        if not all(map(mp.isfinite, found[0][0])):
+        tens, noise, near = 1, mp.mpf(10) ** (10 - digits), mp.mpf(10) ** -_WANTED
+        values, sizes = self._found()
+        found = [(values, sizes, values if before is None else before._found()[0])]
+        if not all(map(mp.isfinite, values)):
             ones = (self._pair(np.ones(c.node.shape)) for c in self.contributions)
-            found += map(self.sent, self.contributions, ones)
+            slopes = map(self.sent, self.contributions, ones)
+            found += ((value, size, value) for value, size in slopes)
             tens = max(tens, *map(self._exponent, self.graph.nodes))
-        for pair in found:
-            for x, s in zip(*map(np.ravel, pair), strict=True):
-                if x != 0 and mp.isfinite(x) and (not s < math.inf or abs(x) > noise * s):
+        for arrays in found:
+            for x, s, e in zip(*map(np.ravel, arrays), strict=True):
+                known = abs(x) > noise * s if s < math.inf else abs(x - e) <= near * abs(x)
+                if x != 0 and mp.isfinite(x) and known:
                     tens = max(tens, abs(mp.mag(x)) * 301 // 1000)
         return max(MORE_DIGITS, 8 * tens)
 
