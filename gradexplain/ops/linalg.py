@@ -265,6 +265,8 @@ def _log_of_det(name: str, absolute: bool, torch: Any, homes: str, samples: tupl
         jacobian=lambda k, x, m: _per_matrix(k, x, m, turned=True),
         value=lambda exact, x, m: _log_value(absolute)(exact, x),
         aux=lambda b, x: (b.helper(INVERSE, x, label="M"),), torch=torch,
+        kink="" if absolute else "there is no logarithm of a determinant below 0, and PyTorch takes 0",
+        singular_at=None if absolute else lambda y, *_: np.isnan(y),
         written=(lambda c, x, _: f"torch.linalg.slogdet({x}).logabsdet") if absolute else None,
     ))
 

@@ -217,7 +217,7 @@ def moves(dtype: str) -> tuple[Move, ...]:
     return tuple(partial(move, seed) for seed in range(_MOVES))
 
 
-def unsteady(expected: Array, found: Array, moved: Iterable[Array]) -> Any:
+def unsteady(expected: Array, found: Array, moved: Iterable[Array], times: float = _TIMES) -> Any:
     """Where two numbers differ by no more than what is expected does when the numbers it is made of
     change in their last digits; ``moved`` is what that makes of it.
 
@@ -226,7 +226,7 @@ def unsteady(expected: Array, found: Array, moved: Iterable[Array]) -> Any:
     """
     with np.errstate(all="ignore"):
         changed = reduce(np.maximum, [np.abs(array - expected) for array in moved])
-        return np.abs(expected - found) <= _TIMES * changed
+        return np.abs(expected - found) <= times * changed
 
 
 def off(expected: Array, found: Array, dtype: str) -> Any:

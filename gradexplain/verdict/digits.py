@@ -19,6 +19,9 @@ from gradexplain.verdict.compare import FORMATS, blocks, differs, largest, unste
 #: Works values out again at inputs that were moved.
 Moved = Callable[[], Iterable[Array]]
 
+#: How many times that what the last digits leave open all operations together may.
+_TIMES = 64
+
 #: An operation has lost digits when its result has so many fewer than what it was made from.
 _LOSS = 3.0
 
@@ -119,7 +122,7 @@ def lost(
     if moved is not None:
         own = few(right(found, exact, dtype), dtype) & (np.abs(exact) >= FORMATS[dtype].smallest)
         own &= np.isfinite(exact)
-        result |= own & ~unsteady(exact, found, moved()) if own.any() else False
+        result |= own & ~unsteady(exact, found, moved(), _TIMES) if own.any() else False
     return result
 
 
