@@ -133,7 +133,8 @@ def _explained(request: Request, plan: Plan) -> Explanation:
 
 def stages(request: Request, plan: Plan) -> Iterator[tuple[str, Explanation]]:
     """``(stage, explanation so far)`` as each stage of `gradexplain.explanation.STAGES` is done."""
-    yield from stages_of(*problem_of(request, plan))
+    problem, extra = problem_of(request, plan)
+    yield from stages_of(Run(problem), extra)
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,7 +366,10 @@ class _Several:
             # The text's own calls may each have a graph of their own.
             frees = any(call.error for call in x.calls)
         if answer is not None and frees:
-            x.saved = [saved for saved in answer.saved if self._is_used(saved.node)]
+            # Of the values that the first call goes through.
+            first = Graph("", self.bound.graph.nodes, self.made[0].start.id)
+            used = {first[id].label for id in first.needed()}
+            x.saved = [saved for saved in answer.saved if saved.node in used]
         x.notes += _notes(x, answer, frees=frees, returned=self.bound.reading.returned)
         checks = [made.check for made in explanations[1:] if made.check is not None]
         if differences:
@@ -376,12 +380,6 @@ class _Several:
             x.notes += [n for n in made.notes if n.text not in said and n.kind != "no gradient"]
             said |= {note.text for note in made.notes}
         return checks
-
-    def _is_used(self, label: str) -> bool:
-        """Whether the first call goes through a value."""
-        first = self.made[0].start
-        node = self.bound.graph.by_label(label)
-        return node is not None and node.id in Graph("", self.bound.graph.nodes, first.id).needed()
 
     def _accumulate(
         self, x: Explanation, explanations: Sequence[Explanation], answer: Any

@@ -40,13 +40,8 @@ SHOWN_ENTRIES = 64
 _LARGE = 200
 
 
-def stages_of(problem: Problem, extra: Extra | None = None) -> Iterator[tuple[str, Explanation]]:
+def stages_of(run: Run, extra: Extra | None = None) -> Iterator[tuple[str, Explanation]]:
     """The stages of one problem's explanation, see `stages`; ``extra`` is explained beside it."""
-    return stages_made(Run(problem), extra)
-
-
-def stages_made(run: Run, extra: Extra | None = None) -> Iterator[tuple[str, Explanation]]:
-    """The same of a ``run``, which knows what stands behind its explanation."""
     try:
         if extra is not None:
             extra.begin(run)
@@ -71,7 +66,7 @@ def stages_made(run: Run, extra: Extra | None = None) -> Iterator[tuple[str, Exp
 
 def explanation_of(problem: Problem, extra: Extra | None = None) -> Explanation:
     """The complete explanation of one problem."""
-    *_, (_, explanation) = stages_of(problem, extra)
+    *_, (_, explanation) = stages_of(Run(problem), extra)
     return explanation
 
 

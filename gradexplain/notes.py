@@ -45,22 +45,17 @@ def notes(run: Run) -> list[Note]:
 
 
 def _kinks(run: Run, singular: list[Singular]) -> list[Note]:
-    notes = []
-    for point in singular:
-        op = point.node.op
-        assert op is not None
-        if not op.kink:
-            continue
-        where = spot(point.node.label, point.index)
-        more = f" (and {point.count - 1} more)" if point.count > 1 else ""
-        notes.append(
-            Note(
-                "kink",
-                f"{op.name} has no derivative where {where}{more} is computed: {op.kink}.",
-                {"node": point.node.label, "index": list(point.index), "count": point.count},
-            )
-        )
-    return notes
+    return [kink(point) for point in singular if point.node.op and point.node.op.kink]
+
+
+def kink(point: Singular) -> Note:
+    """What an operation that has no derivative at a point says of it."""
+    op, where = point.node.op, spot(point.node.label, point.index)
+    assert op is not None
+    more = f" (and {point.count - 1} more)" if point.count > 1 else ""
+    text = f"{op.name} has no derivative where {where}{more} is computed: {op.kink}."
+    data = {"node": point.node.label, "index": list(point.index), "count": point.count}
+    return Note("kink", text, data)
 
 
 def _infinities(run: Run) -> list[Note]:

@@ -79,11 +79,8 @@ def _vanished(run: Run) -> Iterable[Note]:
             continue
         up = np.abs(to_float(run.chain.upstream[c.node.id][0]))
         sent = np.abs(to_float(c.value[0]))
-        if not up.size or not sent.size or not up.any():
-            continue
-        if not (np.isfinite(up).all() and np.isfinite(sent).all()):
-            continue
-        if sent.max() > _FLAT * up.max():
+        finite = np.isfinite(up).all() and np.isfinite(sent).all()
+        if not (sent.size and up.any() and finite and sent.max() <= _FLAT * up.max()):
             continue
         texts = {row.node: row.text if not row.named and row.text else row.node
                  for row in run.explanation.forward}  # fmt: skip

@@ -64,9 +64,10 @@ class CallsQuestion:
         import torch
 
         try:
-            alone = tuple(
-                self._alone(start, v) for start, v in zip(self.starts, self.vs, strict=True)
-            )
+            graphs = (Graph(self.graph.source, self.graph.nodes, start) for start in self.starts)
+            rest = self.wanted, self.dtype, self.retain
+            pairs = zip(graphs, self.vs, strict=True)
+            alone = tuple(Question(graph, self.values, v, *rest).ask() for graph, v in pairs)
             refused = next((answer.error for answer in alone if answer.error), "")
             if refused:
                 return CallsAnswer((), (), error=refused)
@@ -89,10 +90,6 @@ class CallsQuestion:
                 if tensors[node.id].requires_grad:
                     tensors[node.id].retain_grad()
         return tensors, kept
-
-    def _alone(self, start: int, v: Array) -> Answer:
-        graph = Graph(self.graph.source, self.graph.nodes, start)
-        return Question(graph, self.values, v, self.wanted, self.dtype, self.retain).ask()
 
     def _together(self, torch: Any, alone: tuple[Answer, ...]) -> CallsAnswer:
         tensors, kept = self._run(torch)

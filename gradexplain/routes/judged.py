@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, reduce
+from functools import cache, cached_property, reduce
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,8 @@ class AtPyTorch(ChainRule):
         move: compare.Move = compare.still,
     ) -> None:  # fmt: skip
         self.graph = graph
-        self._moved: dict[compare.Move, AtPyTorch] = {}
+        #: The same with digits to spare, at numbers moved so.
+        self.exactly = cache(lambda move: AtPyTorch(graph, steps, dtype, exact=True, move=move))
         self._dtype = dtype
         self.exact = exact
         self.forward: dict[int, Pair] = {}
@@ -86,13 +87,6 @@ class AtPyTorch(ChainRule):
             if graph[id].op is not None
         }
         self._steps = steps
-
-    def exactly(self, move: compare.Move = compare.still) -> AtPyTorch:
-        """The same with digits to spare, at numbers moved so."""
-        if move not in self._moved:
-            args = self.graph, self._steps, self._dtype
-            self._moved[move] = AtPyTorch(*args, exact=True, move=move)
-        return self._moved[move]
 
     def _given(self, array: Array) -> Pair:
         if not self.exact and array.size >= LARGE and not compare.is_coarse(self._dtype):
@@ -270,7 +264,7 @@ class _Sent:
         """What is known of PyTorch's kernel, `ChainRule.by_kernel`, or of those that made this value."""
         if not self.coarse or what == "kernel":
             return None if c is None else self.at.by_kernel(c, upstream, what)
-        value, size = self._pair(self.at.exactly(), id)
+        value, size = self._pair(self.at.exactly(compare.still), id)
         # What is not known excuses nothing.
         known = np.nan_to_num(np.asarray(size, dtype=np.float64), posinf=0.0)
         return self.coarse * (np.abs(to_float(value)) + known)

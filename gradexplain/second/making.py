@@ -126,10 +126,11 @@ class Making:
         self.right = RightDigits(self.chain, self.precision, *args)
         self.judged: JudgedSteps | None = None
         if self.answer is not None:
-            self.judged = judged(
-                graph, self.chain.contributions, self.answer.second.steps, wanted,
-                self.problem.dtype, self.asked.again,
-            )  # fmt: skip
+            with mp.workdps(self.precision):
+                self.judged = judged(
+                    graph, self.chain.contributions, self.answer.second.steps, wanted,
+                    self.problem.dtype, self.asked.again,
+                )  # fmt: skip
 
     # -- blocks ----------------------------------------------------------------------------------
 

@@ -13,11 +13,11 @@ from gradexplain.arithmetic import mp
 from gradexplain.errors import UnsupportedError
 from gradexplain.explanation import Array, Shape
 from gradexplain.graph import Graph
-from gradexplain.plan.arrays import Pair
+from gradexplain.plan.arrays import Pair, to_float
 from gradexplain.routes.chain import ChainRule
 from gradexplain.routes.pytorch import ERRORS, Answer, Asked, refusal, tensors_of, to_array
-from gradexplain.verdict.compare import FORMATS, ROUNDOFF
-from gradexplain.verdict.digits import in_format
+from gradexplain.verdict.compare import FORMATS, ROUNDOFF, largest
+from gradexplain.verdict.digits import in_format, whole
 
 #: Digits with which the exact values are evaluated, one after the other until two agree to 50.
 _PRECISIONS = (80, 240, 960)
@@ -173,28 +173,14 @@ def digits(found: Array | None, pair: Pair | None, dtype: str) -> float:
 
     An infinity counts as right where the exact value is beyond the dtype, a 0 where it is below.
     """
-    if found is None or pair is None:
-        return FULL[dtype] if pair is None or not pair[0].any() else 0.0
-    pairs = [*zip(np.ravel(found).tolist(), np.ravel(pair[0]), strict=True)]
-    with mp.workdps(_DIGITS):
-        known = [abs(mp.mpf(t)) for _, t in pairs if not mp.isnan(t)]
-        scale = max(known, default=mp.zero)
-        return min(_digits(a, mp.mpf(b), scale, dtype) for a, b in pairs)
-
-
-def _digits(found: float, true: Any, scale: Any, dtype: str) -> float:
-    full = FULL[dtype]
-    if mp.isnan(true) or math.isnan(found):
-        return full if mp.isnan(true) and math.isnan(found) else 0.0
-    form = FORMATS[dtype]
-    if abs(true) > form.largest:
-        return full if math.isinf(found) and (found > 0) == (true > 0) else 0.0
-    if math.isinf(found):
-        return 0.0
-    if scale < form.smallest:
-        return full if abs(found) <= form.smallest else 0.0
-    off = abs(mp.mpf(found) - true) / scale
-    return full if off == 0 else float(min(full, max(0.0, -mp.log10(off))))
+    if pair is None:
+        return FULL[dtype]
+    form, exact = FORMATS[dtype], to_float(pair[0])
+    found = np.zeros(exact.shape) if found is None else found
+    if np.isfinite(exact).all() and largest(exact) < form.smallest:
+        return FULL[dtype] if (np.abs(found) <= form.smallest).all() else 0.0
+    exact = np.where(np.abs(exact) > form.largest, np.copysign(np.inf, exact), exact)
+    return whole(found, exact, dtype, 0.0)
 
 
 def same(a: Measured, b: Measured, ids: tuple[int, int], leaves: Sequence[tuple[int, int]]) -> bool:

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from gradexplain.arithmetic import mp
 from gradexplain.explanation import (
     Array,
     Difference,
     Gradient,
 )
 from gradexplain.plan.arrays import Pair
+from gradexplain.routes.chain import DIGITS
 from gradexplain.routes.held import JudgedStep, Local, hold, hold_sum
 from gradexplain.routes.singular import singular_nodes
 from gradexplain.trace.call import TracedStep
@@ -238,7 +240,8 @@ class Backward(Forward):
             parts=None,
             contributions=[c for link in links.values() for c in link.chain.contributions],
         )
-        found = hold(local, lambda: pair, dtype)
+        with mp.workdps(DIGITS):
+            found = hold(local, lambda: pair, dtype)
         if found.verdict == "mismatch" and _is_meant(operation, pair, real):
             found = replace(found, verdict="convention", difference=None)
             self.meant[operation.id] = operation

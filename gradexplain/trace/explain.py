@@ -15,7 +15,7 @@ import numpy as np
 
 from gradexplain import numbers
 from gradexplain.adjoint import moving
-from gradexplain.engine import stages_made
+from gradexplain.engine import stages_of
 from gradexplain.errors import GradexplainError
 from gradexplain.explanation import (
     Array,
@@ -23,6 +23,7 @@ from gradexplain.explanation import (
     Note,
 )
 from gradexplain.graph import Graph
+from gradexplain.notes import kink
 from gradexplain.problem import Problem
 from gradexplain.running import Run
 from gradexplain.tensors import spot
@@ -112,7 +113,7 @@ class _Explainer(Backward):
         )  # fmt: skip
         try:
             run = Run(problem)
-            *_, (_, whole) = stages_made(run)
+            *_, (_, whole) = stages_of(run)
         except GradexplainError:
             return  # it takes too much room, say
         mine_of = self.explanation.gradients
@@ -126,10 +127,9 @@ class _Explainer(Backward):
         steps = worst(step.verdict for step in self.judged.values())
         coarsest = self._dtype([value.id for value in self.values])
         # Of few digits, what is no more than a rounding of what went in is 0 to every route.
-        coarse, noise = compare.is_coarse(coarsest), 0.0
-        if coarse:
-            sizes = (compare.largest(step.contribution) for step in self.explanation.steps)
-            noise = 8 * compare.FORMATS[coarsest].unit * max(sizes, default=0.0)
+        sizes = (compare.largest(step.contribution) for step in self.explanation.steps)
+        rounding = 8 * compare.FORMATS[coarsest].unit * compare.is_coarse(coarsest)
+        noise = rounding * max(sizes, default=0.0)
         right = replace(run.judging.right, dtype=coarsest)
         for label, closed in whole.gradients.items():
             mine = self.explanation.gradients[label]
@@ -224,15 +224,8 @@ class _Explainer(Backward):
         def say(kind: str, text: str, **data: Any) -> None:
             notes.append(Note(kind, text, data))
 
-        seen = set()
-        for point in self.singular:
-            op = point.node.op
-            if op.kink and op.name not in seen:
-                seen.add(op.name)
-                more = f" (and {point.count - 1} more)" if point.count > 1 else ""
-                where = f"{spot(point.node.label, point.index)}{more}"
-                text = f"{op.name} has no derivative where {where} is computed: {op.kink}."
-                say("kink", text, node=point.node.label, count=point.count)
+        first = {point.node.op.name: point for point in reversed(self.singular)}
+        notes += [kink(p) for p in self.singular if p is first[p.node.op.name] and p.node.op.kink]
         notes += self._infinities()
         made = [o for o in s.operations if o.gradients and o.id not in self.opaque]
         if made:
