@@ -127,8 +127,7 @@ def explain_calls(
 
 
 def _explained(request: Request, plan: Plan) -> Explanation:
-    *_, (_, explanation) = stages(request, plan)
-    return explanation
+    return explanation_of(*problem_of(request, plan))
 
 
 def stages(request: Request, plan: Plan) -> Iterator[tuple[str, Explanation]]:

@@ -351,8 +351,7 @@ class RightDigits:
     def least(self, node: Node, found: Array) -> float | None:
         """How many those have, None where there are none."""
         lost, exact = self.lost(node, found), self.chain.clean(self.chain.upstream[node.id])
-        each = digits.right(found, exact, self.dtype)
-        return float(each[lost].min()) + 0.0 if lost.any() else None
+        return min((digits.right(found, exact, self.dtype)[lost] + 0.0).tolist(), default=None)
 
     def _others(self, id: int) -> list[Array]:
         return [to_float(chain.upstream[id][0]) for chain in self._moved]
