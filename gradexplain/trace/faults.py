@@ -110,8 +110,9 @@ def _mistaken(message: str, scene: _Scene) -> tuple[str, str]:
         match = re.search(pattern, message)
         if match:
             groups, known = ["", *(group or "" for group in match.groups())], scene.words()
-            why = why.format(*groups, **known).replace(" ()", "")
-            return why, remedy.format(*groups, **known)
+            if not known["shapes"]:
+                why = why.replace(" ({shapes})", "")
+            return why.format(*groups, **known), remedy.format(*groups, **known)
     return "", ""
 
 
