@@ -144,7 +144,7 @@ def test_a_custom_function_twice(tmp_path: Path) -> None:
 
 def test_only_the_second_call_is_wanted(tmp_path: Path) -> None:
     """The first pass is remembered all the same."""
-    from gradexplain.trace.session import Pick
+    from gradexplain.trace.seen import Pick
 
     text = START + (
         "(g,) = torch.autograd.grad(x.exp().sum(), x, create_graph=True)\n"

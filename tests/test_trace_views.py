@@ -10,7 +10,7 @@ import torch
 from test_trace import script, traced
 from test_trace_second import agrees
 
-from gradexplain.trace.session import Pick
+from gradexplain.trace.seen import Pick
 
 START = """
 torch.manual_seed(0)

@@ -67,10 +67,13 @@ def trace(script: str | None, arguments: tuple[str, ...], shown: _Shown, out: Ou
     Options before SCRIPT.py are gradexplain's; what follows it is the script's own. What the
     script prints goes to standard error.
 
-    Exit codes: that of the script where it ends with one of its own, as by sys.exit(3); else 0
-    the routes agree for every call that was compared (on one screen, the first of each line), 1
-    they do not for some, 2 the script could not be run, raised an error or never called backward,
-    3 some operation could not be checked.
+    On one screen the first call of each line is compared, and of custom Functions some later
+    calls: ever fewer of a long loop, and those given numbers far from all before.
+
+    Exit codes: that of the script where it ends with one of its own, as by sys.exit(3), or with
+    an error that it does not catch (1, as python has it); else 0 the routes agree for every call
+    that was compared, 1 they do not for some, 2 the script could not be run or never called
+    backward, 3 some operation could not be checked.
     """
     if script is None:
         raise InputError(
@@ -98,7 +101,8 @@ def _traced(script: str, arguments: tuple[str, ...], shown: _Shown, out: Output)
 
     imported()  # says what is wrong where it cannot be
     from gradexplain.trace import script as running
-    from gradexplain.trace.session import Pick, Trace
+    from gradexplain.trace.seen import Pick
+    from gradexplain.trace.session import Trace
 
     progress = _Progress(live=shown.watch)
     show = progress.show if progress.on else None
@@ -121,7 +125,7 @@ def _traced(script: str, arguments: tuple[str, ...], shown: _Shown, out: Output)
 def _code(found: Any, status: int | None, name: str, call: int | None, at_line: int | None) -> int:
     if found.stopped:
         output.complain(f"gradexplain: {name} stopped with {found.fault.type}")
-        return 2
+        return 1  # as Python ends
     if status:
         output.complain(f"gradexplain: {name} exited with status {status}")
         return status

@@ -20,8 +20,7 @@ from gradexplain.pages.run import Page, started
 from gradexplain.pages.verdict import CHOICE, concluded
 
 if TYPE_CHECKING:
-    from gradexplain.trace.call import Brief, TracedCall, TracedRow, TracedStep
-    from gradexplain.trace.faults import Fault
+    from gradexplain.trace.call import Brief, Fault, TracedCall, TracedRow, TracedStep
     from gradexplain.trace.session import Trace
 
 #: A tensor with more elements shows its edges; the second holds for more than two axes.

@@ -20,6 +20,9 @@ class Listener(Protocol):
     def light(self) -> bool:
         """Whether steps and cleared gradients need only be counted just now."""
 
+    def samples(self, cls: Any, args: Any) -> bool:
+        """Whether a call of a custom Function is wanted, whatever else is recorded."""
+
     def counted(self, optimizer: Any) -> bool:
         """A step of an optimizer that is known, counted; False for one that is not."""
 

@@ -128,6 +128,12 @@ class Tape(TorchFunctionMode):
         """Whether operations are recorded here and now."""
         return bool(self._listeners) and self.recording and not self._local.paused
 
+    def samples(self, cls: Any, args: Any) -> bool:
+        """Whether a call of a custom Function is wanted, whatever else is recorded."""
+        if self._local.paused or _transforms_active():
+            return False
+        return any([listener.samples(cls, args) for listener in self._listeners])
+
     @property
     def light(self) -> bool:
         """Whether nobody wants to know more of steps than how many there are."""

@@ -9,10 +9,12 @@ from types import FrameType
 from gradexplain.errors import InputError
 from gradexplain.recording.frames import Site, Variables, is_own
 from gradexplain.recording.tape import TAPE
+from gradexplain.trace.call import Fault
 from gradexplain.trace.capture import Capture
-from gradexplain.trace.faults import Fault, explain_fault
+from gradexplain.trace.faults import explain_fault
 from gradexplain.trace.groups import TooLarge
-from gradexplain.trace.session import Pick, Trace
+from gradexplain.trace.seen import Pick
+from gradexplain.trace.session import Trace
 from gradexplain.trace.snapshot import Snapshot
 
 

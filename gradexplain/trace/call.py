@@ -54,6 +54,33 @@ class Refusal:
 
 
 @dataclass(slots=True)
+class Fault:
+    """An exception of the script: ``why`` it came and the ``remedy``, both empty where unknown."""
+
+    type: str
+    message: str
+    site: Site | None
+    why: str = ""
+    remedy: str = ""
+
+    JSON: ClassVar[Keys] = {
+        "message": HIDDEN,
+        "told": Key("message"),
+        "site": HIDDEN,
+        "line": Key(),
+    }
+
+    @property
+    def told(self) -> str:
+        """The message on one line."""
+        return " ".join(self.message.split())
+
+    @property
+    def line(self) -> int | None:
+        return self.site.line if self.site is not None else None
+
+
+@dataclass(slots=True)
 class Root:
     """A tensor that ``backward`` was called on, with its v."""
 

@@ -6,11 +6,11 @@ import ast
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
-from gradexplain.document.keys import HIDDEN, Key, Keys
 from gradexplain.recording.frames import Site, is_library
 from gradexplain.texts import blocks
+from gradexplain.trace.call import Fault
 from gradexplain.trace.diagnose.finding import assigned, row
 from gradexplain.trace.diagnose.finding import at as _at
 from gradexplain.trace.groups import bare_name
@@ -20,33 +20,6 @@ _TEXTS = {head: said for head, *said in blocks("gradexplain.trace", "faults.txt"
 
 #: A pattern of the message, why the error comes, and what to write instead.
 _MISTAKES = tuple(blocks("gradexplain.trace", "mistakes.txt"))
-
-
-@dataclass(slots=True)
-class Fault:
-    """An exception of the script: ``why`` it came and the ``remedy``, both empty where unknown."""
-
-    type: str
-    message: str
-    site: Site | None
-    why: str = ""
-    remedy: str = ""
-
-    JSON: ClassVar[Keys] = {
-        "message": HIDDEN,
-        "told": Key("message"),
-        "site": HIDDEN,
-        "line": Key(),
-    }
-
-    @property
-    def told(self) -> str:
-        """The message on one line."""
-        return " ".join(self.message.split())
-
-    @property
-    def line(self) -> int | None:
-        return self.site.line if self.site is not None else None
 
 
 @dataclass(slots=True)

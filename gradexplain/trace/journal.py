@@ -19,7 +19,7 @@ from gradexplain.recording.calls import KEY, leaves_behind, nodes_behind
 from gradexplain.recording.frames import Site, Variables, at_hand
 
 #: So many calls are measured, and then those that are farther apart by this factor each time.
-_FIRST, _FACTOR = 16, 1.25
+_FIRST, _FACTOR = 8, 1.5
 
 #: Parameters of more elements together are not compared with what they were before a step.
 _COPIED = 2_000_000

@@ -6,19 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradexplain.trace.call import labels_of
-from gradexplain.trace.diagnose.finding import Finding, Scene, line_of, norm, plain
+from gradexplain.trace.call import Brief, labels_of
+from gradexplain.trace.diagnose.finding import Finding, Scene, line_of, listed, norm, plain
 from gradexplain.trace.rows import Row, collapsed
+from gradexplain.trace.seen import Seen
+from gradexplain.trace.snapshot import Operation, Snapshot
 from gradexplain.verdict.status import worst
-
-if TYPE_CHECKING:
-    from gradexplain.trace.call import Brief
-    from gradexplain.trace.session import Trace
-    from gradexplain.trace.snapshot import Operation, Snapshot
 
 #: The path has so many.
 _STEPS = 7
@@ -96,13 +92,15 @@ class Screen:
     stop: Stop | None = None
 
 
-def screen_of(trace: Trace, script: str) -> Screen:
+def screen_of(trace: Seen, findings: list[Finding], script: str) -> Screen:
     """The screen of a script that has ended."""
     explained = [trace.call(snapshot.index) for snapshot in trace.snapshots if not snapshot.late]
     checks = [call.check for call in explained if call.check is not None and call.error is None]
     status = worst([check.status for check in checks]) if checks else "cannot tell"
     checked = sum(call.checked for call in explained)
     operations = checked + sum(call.unchecked for call in explained)
+    if any(call.check is not None and call.check.status == "mismatch" for _, call in trace.again):
+        status = "mismatch"
     if any(b.failure or b.function == "torch.func" for b in trace.all) and status != "mismatch":
         status = "cannot tell"
     reasons = [check.reason.rstrip(".") for check in checks if check.status == status]
@@ -114,7 +112,7 @@ def screen_of(trace: Trace, script: str) -> Screen:
         script=script,
         status=status,
         sentence=_sentence(trace, status, checked, operations, reasons),
-        findings=trace.findings,
+        findings=findings,
         rows=collapsed(rows),
         every=rows,
         last_call=last,
@@ -128,7 +126,7 @@ def screen_of(trace: Trace, script: str) -> Screen:
     )
 
 
-def _stop(trace: Trace) -> Stop | None:
+def _stop(trace: Seen) -> Stop | None:
     fault = trace.fault
     if fault is None or not (trace.stopped or fault.why):
         return None
@@ -144,7 +142,7 @@ def _stop(trace: Trace) -> Stop | None:
 
 
 def _sentence(
-    trace: Trace, status: str, checked: int, operations: int, reasons: Sequence[str]
+    trace: Seen, status: str, checked: int, operations: int, reasons: Sequence[str]
 ) -> str:
     indices = [s.index for s in trace.snapshots if s.error is None and not s.late]
     which = (
@@ -152,6 +150,9 @@ def _sentence(
     )
     if len(indices) > 6:
         which += ", …"
+    if trace.again:
+        which += f" (Functions also of call{'s' * (len(trace.again) > 1)} "
+        which += f"{listed([str(snapshot.index) for snapshot, _ in trace.again], 6)})"
     functional = any(brief.function == "torch.func" for brief in trace.all)
     if not indices:
         return f"{_TRANSFORMS}." if functional else "no call could be compared."
@@ -171,7 +172,7 @@ def _sentence(
 # -- rows ------------------------------------------------------------------------------------------
 
 
-def rows_of(trace: Trace, snapshot: Snapshot | None) -> tuple[list[Row], int | None]:
+def rows_of(trace: Seen, snapshot: Snapshot | None) -> tuple[list[Row], int | None]:
     zeros: dict[str, float] = {}
     for entry in snapshot.accumulated if snapshot is not None else ():
         added = snapshot.values[entry.value].upstream if snapshot and entry.value >= 0 else None
@@ -271,7 +272,7 @@ def _telling(factors: list[Factor]) -> list[Factor]:
 # -- what got nothing, what was there, the calls ---------------------------------------------------
 
 
-def _nothing(trace: Trace) -> list[tuple[str, str, int | None]]:
+def _nothing(trace: Seen) -> list[tuple[str, str, int | None]]:
     """Leaves that got no gradient in any call, and why."""
     got = {leaf.name for leaf in trace.journal.leaves.values() if leaf.stats}
     found: dict[str, tuple[str, str, int | None]] = {}
@@ -285,16 +286,10 @@ def _nothing(trace: Trace) -> list[tuple[str, str, int | None]]:
     by_reason: dict[tuple[str, int | None], list[str]] = {}
     for name, why, line in found.values():
         by_reason.setdefault((why, line), []).append(name)
-    return [(_names(names), why, line) for (why, line), names in by_reason.items()]
+    return [(listed(names), why, line) for (why, line), names in by_reason.items()]
 
 
-def _names(names: list[str]) -> str:
-    if len(names) <= 3:
-        return ", ".join(names)
-    return f"{names[0]}, {names[1]} … {names[-1]} ({len(names)})"
-
-
-def _accumulated(trace: Trace) -> list[str]:
+def _accumulated(trace: Seen) -> list[str]:
     """Calls that added to what was there."""
     calls: dict[int, list[tuple[str, float, float]]] = {}
     for leaf in trace.journal.leaves.values():

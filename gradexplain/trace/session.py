@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import re
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import FrameType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,54 +17,37 @@ import torch
 from gradexplain.errors import first_line
 from gradexplain.recording.frames import Site, Variables, at_hand, site, user_frame
 from gradexplain.recording.tape import DONE, TAPE
-from gradexplain.trace.call import Brief, TracedCall
+from gradexplain.tensors import instances
+from gradexplain.trace.call import Brief, Fault, TracedCall, labels_of
 from gradexplain.trace.capture import Capture
-from gradexplain.trace.diagnose.finding import Finding
-from gradexplain.trace.explain import explained, unexplained
-from gradexplain.trace.faults import Fault, explain_fault
+from gradexplain.trace.diagnose import diagnosed
+from gradexplain.trace.diagnose.finding import Finding, Scene
+from gradexplain.trace.faults import explain_fault
 from gradexplain.trace.groups import TooLarge
 from gradexplain.trace.guard import Guarded
 from gradexplain.trace.heard import Heard
-from gradexplain.trace.journal import Journal
 from gradexplain.trace.late import Plan, Steep, first_bad, plan_of, steep_at, steep_in
 from gradexplain.trace.rows import Row, collapsed
 from gradexplain.trace.saved import mark_freed
+from gradexplain.trace.screen import Screen, rows_of, screen_of
+from gradexplain.trace.seen import FULL, MOST, Pick, Seen
 from gradexplain.trace.snapshot import Snapshot
 from gradexplain.trace.values import to_array
+from gradexplain.trace.ways import Way, ways_to
 
-if TYPE_CHECKING:
-    from gradexplain.trace.screen import Screen
-    from gradexplain.trace.ways import Way
-
-#: So many calls from one line are explained in full; where there are more, the first of them is.
-FULL = 3
-#: So many calls are explained in full altogether.
-MOST = 30
 #: Bytes that are kept of all captured calls, if nothing else is said.
 BUDGET = 2**30
-#: So long formulas are held against PyTorch, over all calls: seconds of work, for those of a clock
-#: would make the page depend on what else the machine does.
-SECONDS = 30.0
 #: A call of which more elements are kept than this is the only one of its line that is captured.
 _LARGE = 1_000_000
 #: Operations are recorded from so many calls before the one that is picked.
 _AHEAD = 2
 #: Operations of so many calls are recorded at first, and of so many after anything unusual: a call
 #: on a new line, a value that is so many times larger than any was at first.
-_WARM, _UNUSUAL, _LARGER = 24, 8, 3.0
+_WARM, _UNUSUAL, _LARGER = 12, 8, 3.0
 
 
 #: A loss that is this much smaller than at first has reached what it was to reach.
 _DONE = 1e-4
-
-
-@dataclass(frozen=True, slots=True)
-class Pick:
-    """Which calls are wanted: all that fit, the ``call``-th, those ``at_line``, the ``last``."""
-
-    call: int | None = None
-    at_line: int | None = None
-    last: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +66,8 @@ class Document:
     SCHEMA: ClassVar[str] = "gradexplain-trace/1"
 
 
-class Trace:
-    """What was seen: every call of ``backward`` in ``all``, the explained ones in ``calls``."""
+class Trace(Seen):
+    """Listens to the tape, and tells what was found."""
 
     def __init__(
         self,
@@ -93,65 +76,25 @@ class Trace:
         *,
         budget: int = BUDGET,
     ) -> None:
+        super().__init__(pick)
         self._budget = budget
         #: How many elements are kept of all calls, and the lines whose calls are large.
         self._kept = 0
         self._large: dict[tuple[str, int], bool] = {}
-        self._until: float | None = None
-        self.pick = pick or Pick()
-        self.all: list[Brief] = []
-        self.fault: Fault | None = None
-        #: Whether ``fault`` ended the block, instead of being caught there.
-        self.stopped = False
-        #: What had been recorded when the block ended with an error that is no backward's.
-        self.recorded: Snapshot | None = None
         self._progress = progress
-        self._snapshots: dict[int, Snapshot] = {}
-        self._explained: dict[int, TracedCall] = {}
-        self._by_line: dict[tuple[str, int], list[int]] = {}
-        self.journal = Journal()
-        #: What failed in the recorder.
-        self.failures: list[str] = []
         self._finite = True
         #: Operations are recorded up to this call; the largest value of the first calls.
         self._attentive, self._usual = _WARM, 0.0
         #: What the last call told, kept until it is known to be the last.
         self._kept_call: tuple[_UnderWay, dict[str, Any], FrameType] | None = None
-        #: The first call whose value or gradients are no numbers; that after gradients were gone.
-        self.bad = self.gone = 0
-        #: What the tape has seen by the end: where ways were cut, where numbers left, reads of .grad.
-        self.cuts: list[tuple[str, str, Site | None, frozenset[int]]] = []
-        self.left: list[tuple[str, Site | None, frozenset[int]]] = []
-        self.reads: dict[int, tuple[str, Site | None]] = {}
-        self.result_reads: list[tuple[str, Site | None, str, Site | None]] = []
-        self.sums: dict[Site, int] = {}
         #: By line, the nodes of the first captured graph; what the first bad call was told by.
         self._plans: dict[tuple[str, int], Plan] = {}
         #: By line, where a derivative may be infinite; where it is in the call that is under way.
         self._steep: dict[tuple[str, int], list[Steep]] = {}
         self._suspect: tuple[str, Site | None] = "", None
-        self.late: tuple[str, Site | None] = "", None
-        self._findings: list[Finding] | None = None
         self._screen: Screen | None = None
 
     # -- what was found --------------------------------------------------------------------------
-
-    @property
-    def calls(self) -> list[TracedCall]:
-        """The explanations of the calls that are explained in full, in order."""
-        return [self.call(index) for index in self.full]
-
-    @property
-    def full(self) -> list[int]:
-        """The numbers of the calls explained in full: of a line with many calls, the first."""
-        if self.pick.call is not None or self.pick.last:
-            return sorted(self._snapshots)
-        shown = []
-        for indices in self._by_line.values():
-            kept = [i for i in indices if i in self._snapshots and not self._snapshots[i].late]
-            shown += kept if len(indices) <= FULL else kept[:1]
-            shown += [i for i in kept[1:] if len(indices) > FULL and self.all[i - 1].error]
-        return sorted(shown)
 
     def document(self, script: str) -> Document:
         """What goes to JSON."""
@@ -161,30 +104,6 @@ class Trace:
         return Document(
             script, self.calls, others, self.fault, screen.status, screen.findings, screen.rows
         )
-
-    def call(self, index: int) -> TracedCall:
-        """The explanation of one call that was captured; calls count from 1."""
-        if index not in self._explained:
-            with torch.enable_grad(), torch._C.DisableTorchFunction():
-                self._explained[index] = self._explain(self._snapshots[index])
-        return self._explained[index]
-
-    def _explain(self, snapshot: Snapshot) -> TracedCall:
-        try:
-            if self._until is None:
-                self._until = time.thread_time() + SECONDS
-            return explained(snapshot, self._until)
-        except Exception as error:  # one call's failure is not to cost the others' pages
-            said = f"{type(error).__name__}: {first_line(error)}"
-            self.all[snapshot.index - 1].failure = said
-            return unexplained(snapshot, said)
-
-    def recorded_call(self) -> TracedCall | None:
-        """The operations that had been recorded when the block ended with an error."""
-        if self.recorded is None:
-            return None
-        with torch.enable_grad(), torch._C.DisableTorchFunction():
-            return explained(self.recorded)
 
     # -- while recording -------------------------------------------------------------------------
 
@@ -201,38 +120,18 @@ class Trace:
             return False
         return len(self._by_line.get(key, ())) < FULL and len(self._snapshots) < MOST
 
-    @property
-    def snapshots(self) -> list[Snapshot]:
-        """The captured calls that are looked at: the first of each line, and the first bad one."""
-        kept = self._snapshots
-        first = {next((i for i in found if i in kept), 0) for found in self._by_line.values()}
-        return [
-            snapshot
-            for index, snapshot in sorted(self._snapshots.items())
-            if index in first or snapshot.error is not None or snapshot.late
-            or index in (self.bad, self.gone) or self.pick != Pick()
-        ]  # fmt: skip
-
     def screen(self, script: str) -> Screen:
         """The one screen of all calls."""
         if self._screen is None:
-            from gradexplain.trace.screen import screen_of
-
-            self._screen = screen_of(self, script)
+            self._screen = screen_of(self, self.findings, script)
         return self._screen
 
     def rows(self) -> list[Row]:
         """The table of the gradients, as far as they are known."""
-        from gradexplain.trace.screen import rows_of
-
         return collapsed(rows_of(self, None)[0])
 
     def ways(self, parameter: str) -> tuple[list[Way], Snapshot | None, list[str]]:
         """The ways to a parameter in the first captured call that has it, and the names there are."""
-        from gradexplain.trace.call import labels_of
-        from gradexplain.trace.diagnose.finding import Scene
-        from gradexplain.trace.ways import ways_to
-
         known: dict[str, None] = {}
         for snapshot in self.snapshots:
             scene = Scene(snapshot, labels_of(snapshot))
@@ -243,18 +142,14 @@ class Trace:
                     known.setdefault(scene.name(value.id))
         return [], None, list(known)
 
-    @property
+    @cached_property
     def findings(self) -> list[Finding]:
         """What is wrong, the most telling first."""
-        if self._findings is None:
-            from gradexplain.trace.diagnose import diagnosed
-
-            try:
-                self._findings = diagnosed(self)
-            except Exception as error:  # a diagnosis that fails is not to cost the page
-                self.failures.append(f"{type(error).__name__}: {first_line(error)}")
-                self._findings = []
-        return self._findings
+        try:
+            return diagnosed(self)
+        except Exception as error:  # a diagnosis that fails is not to cost the page
+            self.failures.append(f"{type(error).__name__}: {first_line(error)}")
+            return []
 
     def close(self) -> None:
         """Take over what the tape has seen."""
@@ -299,6 +194,13 @@ class Trace:
     def light(self) -> bool:
         """Whether steps need only be counted: the last call was not measured."""
         return not self.journal.measuring
+
+    def samples(self, cls: Any, args: Any) -> bool:
+        """Whether a call of a custom Function is to be compared again."""
+        with self.guarded():
+            tensors = list(instances(args, torch.Tensor))
+            return self._any and self._samples.wants(cls, tensors, len(self.all) + 1)
+        return False
 
     def counted(self, optimizer: Any) -> bool:
         """A step of an optimizer that is known, counted."""
@@ -376,10 +278,10 @@ class Trace:
 
     def passes(self, name: str, tensor: Any, frame: FrameType) -> bool:
         index = len(self.all) + 1
-        if index == self.pick.call or self.journal.is_due(index):
+        if index in (self.pick.call, self._samples.call) or self.journal.is_due(index):
             return False
         try:
-            value = _value([tensor])
+            value = _value(tensor)
             bad = value is not None and not math.isfinite(value)
             if self._finite and self._keeps_all:
                 steep = self._steep.get(_key(site(frame))) if self._steep else None
@@ -407,7 +309,7 @@ class Trace:
         """What is to be known before a call."""
         index = len(self.all) + 1
         wanted = self._wanted(index, site(frame)) and TAPE.recording
-        brief = self._noted(name, _value(roots), frame)
+        brief = self._noted(name, _value(*roots), frame)
         place, value = brief.site, brief.value
         self._watch(brief)
         if value is not None and not math.isfinite(value) and self._finite and self._keeps_all:
@@ -431,13 +333,14 @@ class Trace:
             self._kept_call = under_way, arguments, frame
             return under_way
         # What a later backward goes back through is remembered, whether it is shown or not.
-        if wanted or (arguments.get("create_graph") and TAPE.recording):
+        sampled = index == self._samples.call and not self._large.get(_key(place))
+        if wanted or sampled or (arguments.get("create_graph") and TAPE.recording):
             self._capture(under_way, arguments, frame, kept=wanted)
         return under_way
 
     @property
     def _keeps_all(self) -> bool:
-        return self.pick == Pick() and len(self._snapshots) < MOST
+        return self._any and len(self._snapshots) < MOST
 
     def _capture(
         self, under_way: _UnderWay, arguments: dict[str, Any], frame: FrameType, *, kept: bool
@@ -513,6 +416,11 @@ class Trace:
                 steep = steep_in(under_way.capture, under_way.roots[0])
                 if steep:
                     self._steep[_key(brief.site)] = steep
+            if (
+                brief.index == self._samples.call
+                and self._by_line[_key(brief.site)][0] != brief.index
+            ):
+                self._samples.keep(under_way.snapshot)
             if not self.pick.last:
                 self._kept += under_way.capture.kept
             self._large[_key(brief.site)] = under_way.capture.kept > _LARGE
@@ -570,11 +478,11 @@ def _size(value: float | None) -> float:
     return abs(value) if value is not None and math.isfinite(value) else 0.0
 
 
-def _value(roots: list[Any]) -> float | None:
+def _value(root: Any, *others: Any) -> float | None:
     """The value of a scalar."""
-    if len(roots) != 1 or roots[0].numel() != 1 or roots[0].is_complex():
+    if others or root.numel() != 1 or root.is_complex():
         return None
-    return float(roots[0].detach())
+    return float(root.item())
 
 
 def _scaled(frame: FrameType | None) -> bool:

@@ -7,17 +7,13 @@ what is as it should be: a false diagnosis is a defect.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from gradexplain.trace.call import labels_of
 from gradexplain.trace.diagnose.cuts import of_changes, of_cuts
 from gradexplain.trace.diagnose.finding import Finding, Scene
 from gradexplain.trace.diagnose.nan import of_calls, of_numbers
 from gradexplain.trace.diagnose.steps import of_steps
 from gradexplain.trace.diagnose.values import of_functions, of_values
-
-if TYPE_CHECKING:
-    from gradexplain.trace.session import Trace
+from gradexplain.trace.seen import Seen
 
 #: The order in which findings are told: what explains others comes first.
 _ORDER = (
@@ -48,7 +44,7 @@ _FOLLOWS = {
 }  # fmt: skip
 
 
-def diagnosed(trace: Trace) -> list[Finding]:
+def diagnosed(trace: Seen) -> list[Finding]:
     """The findings of a trace, the most telling first; each sentence once."""
     found = [*of_steps(trace), *of_cuts(trace)]
     snapshots = trace.snapshots
@@ -60,6 +56,8 @@ def diagnosed(trace: Trace) -> list[Finding]:
             found += of_values(scene, still)
             if any(operation.graphs for operation in scene.operations):
                 found += of_functions(scene, trace.call(snapshot.index))
+    for snapshot, call in trace.again:
+        found += of_functions(Scene(snapshot, labels_of(snapshot)), call, ": later")
     found += of_calls(trace, {snapshot.index for snapshot in snapshots})
     kinds = {finding.kind for finding in found}
     told: dict[tuple[str, int | None], Finding] = {}

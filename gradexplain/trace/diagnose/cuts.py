@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from gradexplain.recording.frames import Site
 from gradexplain.trace.diagnose.finding import Finding, at, told
+from gradexplain.trace.seen import Seen
 from gradexplain.trace.snapshot import Snapshot
-
-if TYPE_CHECKING:
-    from gradexplain.trace.session import Trace
 
 
 def _method(function: str) -> str:
     return "." + function if function in ("detach", "detach_", "data") else function.strip("_")
 
 
-def of_cuts(trace: Trace) -> Iterator[Finding]:
+def of_cuts(trace: Seen) -> Iterator[Finding]:
     """Leaves that no backward ever reached although the script counts on it."""
     yield from _read_on_results(trace)
     journal = trace.journal
@@ -42,7 +39,7 @@ def of_cuts(trace: Trace) -> Iterator[Finding]:
         yield told(f"cut off: {why}", site, names=found, function=_method(function))
 
 
-def _reason(trace: Trace, key: int) -> tuple[str, str, Site | None] | None:
+def _reason(trace: Seen, key: int) -> tuple[str, str, Site | None] | None:
     """Why nothing reaches a leaf: what was seen to cut the way from it."""
     for why, function, site, leaves in trace.cuts:
         if key in leaves:
@@ -53,7 +50,7 @@ def _reason(trace: Trace, key: int) -> tuple[str, str, Site | None] | None:
     return None
 
 
-def _read_on_results(trace: Trace) -> Iterator[Finding]:
+def _read_on_results(trace: Seen) -> Iterator[Finding]:
     """``.grad`` of a tensor that is no leaf."""
     for name, made, function, read in trace.result_reads:
         by = f" by {function.strip('_')} at {at(made)}" if made is not None else ""

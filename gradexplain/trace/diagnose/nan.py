@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -23,10 +23,8 @@ from gradexplain.trace.diagnose.finding import (
     short,
     told,
 )  # fmt: skip
+from gradexplain.trace.seen import Seen
 from gradexplain.trace.snapshot import Operation, Value
-
-if TYPE_CHECKING:
-    from gradexplain.trace.session import Trace
 
 _QUOTIENTS = {"div", "truediv", "true_divide", "rtruediv", "reciprocal"}
 
@@ -49,7 +47,7 @@ def of_numbers(scene: Scene) -> Iterator[Finding]:
         yield found
 
 
-def of_calls(trace: Trace, explained: set[int]) -> Iterator[Finding]:
+def of_calls(trace: Seen, explained: set[int]) -> Iterator[Finding]:
     """What is known of a call that was not captured."""
     for brief in trace.all:
         value = brief.value

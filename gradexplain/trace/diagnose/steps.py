@@ -5,13 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gradexplain.trace.diagnose.finding import Finding, assigned, at, short, told
 from gradexplain.trace.journal import Event, Journal, Leaf
-
-if TYPE_CHECKING:
-    from gradexplain.trace.session import Trace
+from gradexplain.trace.seen import Seen
 
 #: Calls in a row with the same loss, after steps, before it is called constant.
 _SAME = 5
@@ -27,7 +25,7 @@ _AWAY = 1e4
 _GONE, _STEPS, _SHARE = 1e-5, 5, 0.25
 
 
-def of_steps(trace: Trace) -> Iterator[Finding]:
+def of_steps(trace: Seen) -> Iterator[Finding]:
     """The findings of a whole script."""
     journal = trace.journal
     stale = any(event.kind == "stale" for event in journal.events)
@@ -84,7 +82,7 @@ def _event(event: Event, journal: Journal) -> Finding:
 # -- who is in which optimizer ---------------------------------------------------------------------
 
 
-def _memberships(trace: Trace) -> Iterator[Finding]:
+def _memberships(trace: Seen) -> Iterator[Finding]:
     journal = trace.journal
     optimizers = list(journal.optimizers.values())
     # Those that have taken no step by the end, and whose parameters nobody else changes.
@@ -169,7 +167,7 @@ def _got(leaf: Leaf) -> bool:
 # -- losses and learning rates ---------------------------------------------------------------------
 
 
-def _losses(trace: Trace) -> Iterator[Finding]:
+def _losses(trace: Seen) -> Iterator[Finding]:
     by_line: dict[Any, list[Any]] = {}
     for brief in trace.all:
         if brief.value is not None and brief.function != "grad":
@@ -224,7 +222,7 @@ def _rates(journal: Journal) -> Iterator[Finding]:
 # -- graphs that are kept --------------------------------------------------------------------------
 
 
-def _kept_graphs(trace: Trace) -> Iterator[Finding]:
+def _kept_graphs(trace: Seen) -> Iterator[Finding]:
     for place, count in trace.journal.kept.items():
         sizes = count.sizes
         growing = len(sizes) >= 4 and all(a < b for a, b in itertools.pairwise(sizes))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gradexplain.explanation import Array
 from gradexplain.tensors import spot
 from gradexplain.trace.backward import STEPS, is_identity
+from gradexplain.trace.call import TracedCall
 from gradexplain.trace.diagnose.finding import (
     Finding,
     Scene,
@@ -22,9 +23,6 @@ from gradexplain.trace.diagnose.finding import (
     told,
 )  # fmt: skip
 from gradexplain.trace.snapshot import Operation, Value
-
-if TYPE_CHECKING:
-    from gradexplain.trace.call import TracedCall
 
 #: The share of units, or of elements, that is off or saturated before anything is said.
 _SHARE = 0.9
@@ -521,7 +519,7 @@ _FINDERS: tuple[tuple[set[str], Any], ...] = (
 # -- custom Functions ------------------------------------------------------------------------------
 
 
-def of_functions(scene: Scene, call: TracedCall) -> Iterator[Finding]:
+def of_functions(scene: Scene, call: TracedCall, when: str = "") -> Iterator[Finding]:
     """Functions whose backward is not the derivative of their forward."""
     names = {note.data["function"] for note in call.notes if note.kind == "wrong backward"}
     for operation in scene.operations:
@@ -534,9 +532,9 @@ def of_functions(scene: Scene, call: TracedCall) -> Iterator[Finding]:
         names.remove(name)
         values = dict(zip(first.routes, first.values, strict=True))
         place = scene.snapshot.site
-        kind = "scaled gradient" if is_identity(operation) else "wrong backward"
+        kind = "scaled gradient" if is_identity(operation) else f"wrong backward{when}"
         yield told(
-            kind, operation.site, scene.snapshot.index, name=name,
+            kind, operation.site, scene.snapshot.index, name=name, call=scene.snapshot.index,
             element=spot(first.input, first.index), sent=values.pop("PyTorch"),
             expected=next(iter(values.values())), file="FILE.py" if place is None else place.file,
         )  # fmt: skip
