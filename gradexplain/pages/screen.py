@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from gradexplain.trace.call import Brief
     from gradexplain.trace.diagnose.finding import Finding
     from gradexplain.trace.rows import Row
-    from gradexplain.trace.screen import Calls, Factor, Path, Screen, Stop
+    from gradexplain.trace.screen import Calls, Factor, Path, Screen
+    from gradexplain.trace.snapshot import Fault
     from gradexplain.trace.ways import Way
 
 #: No more lines than this are written, for any model.
@@ -56,9 +57,9 @@ def document(
         doc.Heading(screen.script, f"{total} call{'s' * (total != 1)} of backward"),
         doc.prose(doc.Span(f"{word}: ", role), screen.sentence),
     ]
-    if screen.stop is not None:
+    if screen.fault is not None:
         head = blocks if screen.calls else []
-        blocks = [*_stop(screen.stop), *head]
+        blocks = [*raised(screen.fault, stopped=screen.stopped), *head]
     blocks += _wrong(screen, findings)
     blocks += _table(screen, screen.rows, rows)
     blocks += _modules(screen) if folded else []
@@ -68,15 +69,21 @@ def document(
     return doc.Document(screen.script, tuple(blocks))
 
 
-def _stop(stop: Stop) -> list[doc.Block]:
-    blocks: list[doc.Block] = [doc.Heading(stop.title, stop.where)]
-    if stop.source:
-        blocks.append(doc.Program((stop.source,)))
-    blocks.append(doc.prose(doc.Span(stop.message, "bad")))
-    if stop.why:
-        blocks.append(doc.prose(stop.why))
-    if stop.remedy:
-        blocks.append(doc.prose(doc.label("Remedy: "), stop.remedy))
+def raised(fault: Fault, *, stopped: bool) -> list[doc.Block]:
+    """An error of the script's, why it came, and what to do."""
+    where = "" if fault.site is None else f"line {fault.site.line} of {fault.site.file}"
+    title = "The script stopped" if stopped else "An error that the script caught"
+    blocks: list[doc.Block] = [doc.Heading(title, where)]
+    if fault.site is not None and fault.site.source:
+        blocks.append(doc.Program((fault.site.source,)))
+    return blocks + explained(fault)
+
+
+def explained(fault: Fault) -> list[doc.Block]:
+    """An error's message, why it came, and what to do."""
+    blocks: list[doc.Block] = [doc.prose(doc.Span(f"{fault.type}: {fault.told[:400]}", "bad"))]
+    blocks += [doc.prose(fault.why)] if fault.why else []
+    blocks += [doc.prose(doc.label("Remedy: "), fault.remedy)] if fault.remedy else []
     return blocks
 
 

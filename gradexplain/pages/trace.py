@@ -17,11 +17,13 @@ from gradexplain.pages.chain import in_words, work
 from gradexplain.pages.jacobian import jacobian
 from gradexplain.pages.options import Options
 from gradexplain.pages.run import Page, started
+from gradexplain.pages.screen import explained, raised
 from gradexplain.pages.verdict import CHOICE, concluded
 
 if TYPE_CHECKING:
-    from gradexplain.trace.call import Brief, Fault, TracedCall, TracedRow, TracedStep
+    from gradexplain.trace.call import Brief, TracedCall, TracedRow, TracedStep
     from gradexplain.trace.session import Trace
+    from gradexplain.trace.snapshot import Fault
 
 #: A tensor with more elements shows its edges; the second holds for more than two axes.
 _WHOLE, _DEEP = 36, 18
@@ -95,10 +97,6 @@ def _line(number: int | None) -> str:
     return "" if number is None else f"line {number}"
 
 
-def _first(message: str) -> str:
-    return " ".join(message.split())[:400]
-
-
 class _Call(Page):
     """The blocks of one call.  Its numbers are those PyTorch had."""
 
@@ -141,9 +139,9 @@ class _Call(Page):
         if rows:
             yield doc.Paragraph(())
             yield doc.Table(tuple(rows))
-        if x.error is None and len(x.roots) == 1 and not given:
+        if x.fault is None and len(x.roots) == 1 and not given:
             yield started(x.roots[0].name)
-        elif x.error is None and len(x.roots) > 1:
+        elif x.fault is None and len(x.roots) > 1:
             said = f"{x.grad.loss} is differentiated: the v given for each is what flows into it."
             yield doc.remark(said, hang=0)
 
@@ -154,7 +152,7 @@ class _Call(Page):
 
     def answer(self) -> Iterable[doc.Block]:
         x = self.call
-        if x.error is not None:
+        if x.fault is not None:
             return
         closed = [g for g in x.gradients.values() if g.text]
         if closed:
@@ -254,7 +252,7 @@ class _Call(Page):
 
     def accumulated(self) -> Iterable[doc.Block]:
         entries = self.call.accumulated
-        if not entries or self.call.error is not None:
+        if not entries or self.call.fault is not None:
             return
         if entries[0].kind == "returned":
             yield doc.Heading(
@@ -286,7 +284,7 @@ class _Call(Page):
 
     def left_out(self) -> Iterable[doc.Block]:
         x = self.call
-        if not x.left_out or x.error is not None:
+        if not x.left_out or x.fault is not None:
             return
         yield doc.Heading("Got nothing")
         yield doc.Table(
@@ -302,11 +300,10 @@ class _Call(Page):
 
     def error(self) -> Iterable[doc.Block]:
         x = self.call
-        if x.error is None:
+        if x.fault is None:
             return
         yield doc.Heading("PyTorch refused")
-        yield doc.prose(doc.Span(f"{x.error[0]}: {_first(x.error[1])}", "bad"))
-        yield from _remedy(x.why, x.remedy)
+        yield from explained(x.fault)
 
 
 def _in(g: str, step: Step) -> str:
@@ -314,14 +311,6 @@ def _in(g: str, step: Step) -> str:
     text = re.sub(rf"∂\w+/∂{re.escape(step.node)}(?![\w.′])", g, step.contribution_rule)
     same = np.array_equal(step.contribution, step.upstream, equal_nan=True)
     return g if same and re.fullmatch(rf"{g}\[(j|0)?(,l|,0)?(,n|,0)?(,b|,0)?\]", text) else text
-
-
-def _remedy(why: str, remedy: str) -> Iterable[doc.Block]:
-    if why:
-        yield doc.Paragraph(())
-        yield doc.prose(why, hang=0)
-    if remedy:
-        yield doc.prose(doc.label("Remedy: "), remedy)
 
 
 def operations(
@@ -383,7 +372,7 @@ def _brief(brief: Brief) -> tuple[doc.Cell, ...]:
 
 
 def _fault(fault: Fault, trace: Trace, options: Options) -> Iterable[doc.Block]:
-    shown = next((call for call in trace.calls if call.error and call.why == fault.why), None)
+    shown = next((call for call in trace.calls if call.fault and call.fault.why == fault.why), None)
     where = "" if fault.site is None else f"line {fault.site.line} of {fault.site.file}"
     if shown is not None:
         if trace.stopped:
@@ -391,12 +380,7 @@ def _fault(fault: Fault, trace: Trace, options: Options) -> Iterable[doc.Block]:
                 "The script stopped", f"{where}, with the error of call {shown.index}"
             )
         return
-    title = "The script stopped" if trace.stopped else "An error that the script caught"
-    yield doc.Heading(title, where)
-    if fault.site is not None and fault.site.source:
-        yield doc.Program((fault.site.source,))
-    yield doc.prose(doc.Span(f"{fault.type}: {_first(fault.message)}", "bad"))
-    yield from _remedy(fault.why, fault.remedy)
+    yield from raised(fault, stopped=trace.stopped)
     recorded = trace.recorded_call()
     if recorded is not None:
         rows: list[TracedRow] = recorded.forward  # type: ignore[assignment]

@@ -9,13 +9,12 @@ from types import FrameType
 from gradexplain.errors import InputError
 from gradexplain.recording.frames import Site, Variables, is_own
 from gradexplain.recording.tape import TAPE
-from gradexplain.trace.call import Fault
 from gradexplain.trace.capture import Capture
 from gradexplain.trace.faults import explain_fault
 from gradexplain.trace.groups import TooLarge
 from gradexplain.trace.seen import Pick
 from gradexplain.trace.session import Trace
-from gradexplain.trace.snapshot import Snapshot
+from gradexplain.trace.snapshot import Fault, Snapshot
 
 
 @contextmanager
@@ -70,7 +69,7 @@ def _recorded(variables: Variables) -> Snapshot | None:
     if not made:
         return None
     made.sort(key=lambda tensor: -tensor.grad_fn._sequence_nr())
-    snapshot = Snapshot(0, "", None, error=("", ""))
+    snapshot = Snapshot(0, "", None, fault=Fault("", "", None))
     try:
         Capture(snapshot, TAPE, variables, made[:8]).read()
     except (TooLarge, KeyError, RuntimeError):

@@ -18,7 +18,7 @@ from gradexplain.explanation import (
 )
 from gradexplain.recording.frames import Site
 from gradexplain.trace.links import is_literal
-from gradexplain.trace.snapshot import Accumulated, LeftOut, Snapshot, Value
+from gradexplain.trace.snapshot import Accumulated, Fault, LeftOut, Snapshot, Value
 
 #: A name that stands for more values than this is numbered, ``y@1``, ``y@2``, instead of primed.
 _PRIMES = 3
@@ -41,43 +41,6 @@ class TracedStep(Step):
 
     line: int | None = None
     kind: str = "formula"
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An error of PyTorch's in a call, ``why`` it came and the ``remedy``."""
-
-    type: str
-    message: str
-    why: str
-    remedy: str
-
-
-@dataclass(slots=True)
-class Fault:
-    """An exception of the script: ``why`` it came and the ``remedy``, both empty where unknown."""
-
-    type: str
-    message: str
-    site: Site | None
-    why: str = ""
-    remedy: str = ""
-
-    JSON: ClassVar[Keys] = {
-        "message": HIDDEN,
-        "told": Key("message"),
-        "site": HIDDEN,
-        "line": Key(),
-    }
-
-    @property
-    def told(self) -> str:
-        """The message on one line."""
-        return " ".join(self.message.split())
-
-    @property
-    def line(self) -> int | None:
-        return self.site.line if self.site is not None else None
 
 
 @dataclass(slots=True)
@@ -103,10 +66,8 @@ class TracedCall(Explanation):
     create_graph: bool = False
     accumulated: list[Accumulated] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
-    #: What PyTorch raised, why, and what to do.
-    error: tuple[str, str] | None = None
-    why: str = ""
-    remedy: str = ""
+    #: What PyTorch raised.
+    fault: Fault | None = None
     #: Whether every operation has a formula, so that the chain rule is independent of PyTorch.
     complete: bool = True
     #: How many operations of the backward pass were held against their formula, how many have none.
@@ -123,19 +84,8 @@ class TracedCall(Explanation):
         "forward": Key(of=list[TracedRow]),
         "steps": Key(of=list[TracedStep]),
         "left_out": Key("got_nothing"),
-        "error": HIDDEN,
-        "why": HIDDEN,
-        "remedy": HIDDEN,
-        "refusal": Key("error"),
+        "fault": Key("error"),
     }
-
-    @property
-    def refusal(self) -> Refusal | None:
-        """What PyTorch raised, why, and what to do."""
-        if self.error is None:
-            return None
-        message = " ".join(self.error[1].split())
-        return Refusal(self.error[0], message, self.why, self.remedy)
 
 
 @dataclass(slots=True)

@@ -60,7 +60,7 @@ def explained(snapshot: Snapshot, until: float = math.inf) -> TracedCall:
 
 def unexplained(snapshot: Snapshot, why: str) -> TracedCall:
     """A call of which nothing can be said but what failed."""
-    blank = Snapshot(snapshot.index, snapshot.function, snapshot.site, error=snapshot.error)
+    blank = Snapshot(snapshot.index, snapshot.function, snapshot.site, fault=snapshot.fault)
     call = _Explainer(blank).explained()
     call.check = Check("cannot tell", call.dtype, None, [], f"it could not be explained: {why}.")
     return call
@@ -73,7 +73,7 @@ class _Explainer(Backward):
         x = self.explanation
         if self.snapshot.operations or self.snapshot.roots:
             self._forward()
-            if self.snapshot.error is None:
+            if self.snapshot.fault is None:
                 self._backward()
                 self._gradients()
                 self._whole()
@@ -183,7 +183,7 @@ class _Explainer(Backward):
             {id for (id, _), step in self.judged.items() if step.verdict == "cannot tell"}
         )
         verdicts: list[str] = []
-        if self.snapshot.error is not None:
+        if self.snapshot.fault is not None:
             status, reason = "skipped", "PyTorch raised an error."
         elif any(v.dtype.startswith("complex") for v in self.values):
             status, reason = (

@@ -10,11 +10,11 @@ from typing import Any
 
 from gradexplain.recording.frames import Site, is_library
 from gradexplain.texts import blocks
-from gradexplain.trace.call import Fault
 from gradexplain.trace.diagnose.finding import assigned, row
 from gradexplain.trace.diagnose.finding import at as _at
 from gradexplain.trace.groups import bare_name
 from gradexplain.trace.saved import carried_over, freed_at, overwritten
+from gradexplain.trace.snapshot import Fault
 
 _TEXTS = {head: said for head, *said in blocks("gradexplain.trace", "faults.txt")}
 

@@ -111,9 +111,7 @@ class Forward:
             create_graph=s.create_graph,
             accumulated=s.accumulated,
             left_out=s.left_out,
-            error=s.error,
-            why=s.error_help[0],
-            remedy=s.error_help[1],
+            fault=s.fault,
         )  # fmt: skip
 
     def _forward(self) -> None:

@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from gradexplain.recording.calls import KEY
 from gradexplain.recording.frames import Site
 from gradexplain.recording.operators import SPOKEN
 from gradexplain.trace.groups import bare_name, is_leaf
+from gradexplain.trace.snapshot import Overwritten
 from gradexplain.trace.values import Values
 
 #: Where a node of autograd's keeps which backward freed it.
 _FREED = "gradexplain freed"
-
-
-@dataclass(frozen=True, slots=True)
-class Overwritten:
-    """A saved value that was changed in place: who saved it, and what changed it, where seen, both as
-    Python writes them."""
-
-    name: str
-    saved: str
-    saved_at: Site | None
-    changed: str
-    changed_at: Site | None
-    #: Whether it is the call's own result.
-    result: bool = False
 
 
 def mark_freed(capture: Values, site: Site | None) -> None:

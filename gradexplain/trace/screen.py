@@ -9,11 +9,12 @@ from itertools import groupby
 
 import numpy as np
 
+from gradexplain.texts import listed
 from gradexplain.trace.call import Brief, labels_of
-from gradexplain.trace.diagnose.finding import Finding, Scene, line_of, listed, norm, plain
+from gradexplain.trace.diagnose.finding import Finding, Scene, line_of, norm, plain
 from gradexplain.trace.rows import Row, collapsed
 from gradexplain.trace.seen import Seen
-from gradexplain.trace.snapshot import Operation, Snapshot
+from gradexplain.trace.snapshot import Fault, Operation, Snapshot
 from gradexplain.verdict.status import worst
 
 #: The path has so many.
@@ -60,18 +61,6 @@ class Calls:
 
 
 @dataclass(slots=True)
-class Stop:
-    """The error that ended the script, or that it caught."""
-
-    title: str
-    where: str
-    source: str
-    message: str
-    why: str
-    remedy: str
-
-
-@dataclass(slots=True)
 class Screen:
     """What the screen shows."""
 
@@ -89,13 +78,15 @@ class Screen:
     accumulated: list[str]
     calls: list[Calls]
     failures: list[str]
-    stop: Stop | None = None
+    #: The error that stopped the script, or one that it caught.
+    fault: Fault | None = None
+    stopped: bool = False
 
 
 def screen_of(trace: Seen, findings: list[Finding], script: str) -> Screen:
     """The screen of a script that has ended."""
     explained = [trace.call(snapshot.index) for snapshot in trace.snapshots if not snapshot.late]
-    checks = [call.check for call in explained if call.check is not None and call.error is None]
+    checks = [call.check for call in explained if call.check is not None and call.fault is None]
     status = worst([check.status for check in checks]) if checks else "cannot tell"
     checked = sum(call.checked for call in explained)
     operations = checked + sum(call.unchecked for call in explained)
@@ -104,8 +95,8 @@ def screen_of(trace: Seen, findings: list[Finding], script: str) -> Screen:
     if any(b.failure or b.function == "torch.func" for b in trace.all) and status != "mismatch":
         status = "cannot tell"
     reasons = [check.reason.rstrip(".") for check in checks if check.status == status]
-    main = next((s for s in reversed(trace.snapshots) if s.error is None and s.operations), None)
-    first = next((s for s in trace.snapshots if s.error is None and s.accumulated), main)
+    main = next((s for s in reversed(trace.snapshots) if s.fault is None and s.operations), None)
+    first = next((s for s in trace.snapshots if s.fault is None and s.accumulated), main)
     nothing = _nothing(trace)
     rows, last = rows_of(trace, first)
     return Screen(
@@ -122,20 +113,9 @@ def screen_of(trace: Seen, findings: list[Finding], script: str) -> Screen:
         accumulated=_accumulated(trace),
         calls=_calls(trace.all),
         failures=trace.failures,
-        stop=_stop(trace),
+        fault=trace.fault if trace.fault and (trace.stopped or trace.fault.why) else None,
+        stopped=trace.stopped,
     )
-
-
-def _stop(trace: Seen) -> Stop | None:
-    fault = trace.fault
-    if fault is None or not (trace.stopped or fault.why):
-        return None
-    where = "" if fault.site is None else f"line {fault.site.line} of {fault.site.file}"
-    return Stop(
-        "The script stopped" if trace.stopped else "An error that the script caught",
-        where, "" if fault.site is None else fault.site.source,
-        f"{fault.type}: {' '.join(fault.message.split())[:300]}", fault.why, fault.remedy,
-    )  # fmt: skip
 
 
 # -- verdict ---------------------------------------------------------------------------------------
@@ -144,7 +124,7 @@ def _stop(trace: Seen) -> Stop | None:
 def _sentence(
     trace: Seen, status: str, checked: int, operations: int, reasons: Sequence[str]
 ) -> str:
-    indices = [s.index for s in trace.snapshots if s.error is None and not s.late]
+    indices = [s.index for s in trace.snapshots if s.fault is None and not s.late]
     which = (
         f"call {indices[0]}" if len(indices) == 1 else f"calls {', '.join(map(str, indices[:6]))}"
     )
@@ -286,7 +266,7 @@ def _nothing(trace: Seen) -> list[tuple[str, str, int | None]]:
     by_reason: dict[tuple[str, int | None], list[str]] = {}
     for name, why, line in found.values():
         by_reason.setdefault((why, line), []).append(name)
-    return [(listed(names), why, line) for (why, line), names in by_reason.items()]
+    return [(listed(names, 3), why, line) for (why, line), names in by_reason.items()]
 
 
 def _accumulated(trace: Seen) -> list[str]:

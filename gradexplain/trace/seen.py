@@ -10,11 +10,11 @@ import torch
 
 from gradexplain.errors import first_line
 from gradexplain.recording.frames import Site
-from gradexplain.trace.call import Brief, Fault, TracedCall
+from gradexplain.trace.call import Brief, TracedCall
 from gradexplain.trace.explain import explained, unexplained
 from gradexplain.trace.journal import Journal
 from gradexplain.trace.samples import Samples
-from gradexplain.trace.snapshot import Snapshot
+from gradexplain.trace.snapshot import Fault, Snapshot
 
 #: So many calls from one line are explained in full; where there are more, the first of them is.
 FULL = 3
@@ -120,6 +120,6 @@ class Seen:
         return [
             snapshot
             for index, snapshot in sorted(self._snapshots.items())
-            if index in first or snapshot.error is not None or snapshot.late
+            if index in first or snapshot.fault is not None or snapshot.late
             or index in (self.bad, self.gone) or not self._any
         ]  # fmt: skip

@@ -18,7 +18,7 @@ from gradexplain.errors import first_line
 from gradexplain.recording.frames import Site, Variables, at_hand, site, user_frame
 from gradexplain.recording.tape import DONE, TAPE
 from gradexplain.tensors import instances
-from gradexplain.trace.call import Brief, Fault, TracedCall, labels_of
+from gradexplain.trace.call import Brief, TracedCall, labels_of
 from gradexplain.trace.capture import Capture
 from gradexplain.trace.diagnose import diagnosed
 from gradexplain.trace.diagnose.finding import Finding, Scene
@@ -31,7 +31,7 @@ from gradexplain.trace.rows import Row, collapsed
 from gradexplain.trace.saved import mark_freed
 from gradexplain.trace.screen import Screen, rows_of, screen_of
 from gradexplain.trace.seen import FULL, MOST, Pick, Seen
-from gradexplain.trace.snapshot import Snapshot
+from gradexplain.trace.snapshot import Fault, Snapshot
 from gradexplain.trace.values import to_array
 from gradexplain.trace.ways import Way, ways_to
 
@@ -450,13 +450,10 @@ class Trace(Seen):
         assert snapshot is not None
         if capture is not None:
             capture._flows()
-        snapshot.error = type(error).__name__, str(error)
-        fault = explain_fault(
+        snapshot.fault = self.fault = explain_fault(
             error, TAPE, variables, under_way.brief.site, roots=under_way.roots,
             given=under_way.given, capture=capture,
         )  # fmt: skip
-        snapshot.error_help = fault.why, fault.remedy
-        self.fault = fault
 
 
 @dataclass(slots=True)

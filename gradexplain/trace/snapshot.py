@@ -164,14 +164,44 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
-class Silent:
-    """A value that was changed through ``.data`` after an operation had saved it."""
+class Overwritten:
+    """A saved value that was changed in place: who saved it, and what changed it, where seen, both as
+    Python writes them."""
 
     name: str
-    operation: str
-    saved: Site | None
-    function: str
-    changed: Site | None
+    saved: str
+    saved_at: Site | None
+    changed: str
+    changed_at: Site | None
+    #: Whether it is the call's own result.
+    result: bool = False
+
+
+@dataclass(slots=True)
+class Fault:
+    """An exception of the script: ``why`` it came and the ``remedy``, both empty where unknown."""
+
+    type: str
+    message: str
+    site: Site | None
+    why: str = ""
+    remedy: str = ""
+
+    JSON: ClassVar[Keys] = {
+        "message": HIDDEN,
+        "told": Key("message"),
+        "site": HIDDEN,
+        "line": Key(),
+    }
+
+    @property
+    def told(self) -> str:
+        """The message on one line."""
+        return " ".join(self.message.split())
+
+    @property
+    def line(self) -> int | None:
+        return self.site.line if self.site is not None else None
 
 
 @dataclass(slots=True)
@@ -198,7 +228,6 @@ class Snapshot:
     #: Whether something was not kept, for want of memory.
     spent: bool = False
     #: Values that were changed behind autograd's back.
-    silent: list[Silent] = field(default_factory=list)
-    #: The type and the message of what it raised.
-    error: tuple[str, str] | None = None
-    error_help: tuple[str, str] = ("", "")
+    silent: list[Overwritten] = field(default_factory=list)
+    #: What it raised.
+    fault: Fault | None = None

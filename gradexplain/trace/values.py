@@ -17,7 +17,7 @@ from gradexplain.trace.snapshot import (
     Arg,
     CutOff,
     Operation,
-    Silent,
+    Overwritten,
     Snapshot,
     Term,
     Value,
@@ -91,7 +91,7 @@ class Values(Groups):
                     name = known.names[0] if known.names else "a tensor"
                     assert call is not None
                     self.snapshot.silent.append(
-                        Silent(name, call.kind.name, call.site, after[0].name, after[0].site)
+                        Overwritten(name, call.kind.name, call.site, after[0].name, after[0].site)
                     )
 
     def _new(self, kind: str, tensor: Any, array: Array | None) -> Value:

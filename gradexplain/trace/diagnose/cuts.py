@@ -61,6 +61,6 @@ def of_changes(snapshot: Snapshot) -> Iterator[Finding]:
     """Values that were changed behind autograd's back after an operation had saved them."""
     for silent in snapshot.silent:
         yield told(
-            "changed behind autograd", silent.changed, snapshot.index, name=silent.name,
-            function=silent.function, operation=silent.operation, saved=silent.saved,
+            "changed behind autograd", silent.changed_at, snapshot.index, name=silent.name,
+            function=silent.changed, operation=silent.saved, saved=silent.saved_at,
         )  # fmt: skip
