@@ -278,8 +278,6 @@ class Trace(Seen):
 
     def passes(self, name: str, tensor: Any, frame: FrameType) -> bool:
         index = len(self.all) + 1
-        if index in (self.pick.call, self._samples.call) or self.journal.is_due(index):
-            return False
         try:
             value = _value(tensor)
             bad = value is not None and not math.isfinite(value)
@@ -288,6 +286,8 @@ class Trace(Seen):
                 self._suspect = steep_at(tensor, steep) if steep else ("", None)
                 if bad or self._suspect[0]:
                     return False
+            if index in (self.pick.call, self._samples.call) or self.journal.is_due(index):
+                return False
             self._watch(self._noted(name, value, frame))
             self.journal.skip()
         except Exception as error:  # the script is not to see that we failed
