@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import keyword
 import math
 import sys
@@ -35,15 +36,38 @@ def python_names(graph: Graph) -> dict[str, str]:
     """What each label is called in the code."""
     names: dict[str, str] = {}
     taken = set(RESERVED)
-    for node in graph.nodes:
+    for node in sorted(graph.nodes, key=lambda n: _word(n) != ""):
         if node.is_literal:
             continue
-        name = _plain(node.label)
+        word = name = _word(node)
+        for count in itertools.count(2):
+            if not word or name not in taken:
+                break
+            name = f"{word}_{count}"
+        name = name or _plain(node.label)
         while name in taken or keyword.iskeyword(name) or not name.isidentifier():
             name += "_"
         names[node.label] = name
         taken.add(name)
     return names
+
+
+#: What values without a name are called, by the operation that makes them.
+_RESULTS = {
+    "softmax": "p", "log_softmax": "log_p", "sqrt": "root",
+    **{name: name for name in ("norm", "mean", "std", "var", "exp", "log", "tanh", "sigmoid", "relu", "gelu",
+       "silu", "sin", "cos",
+       "softplus", "logsumexp", "conv1d", "conv2d", "conv3d", "batch_norm", "layer_norm", "rsqrt")},
+}  # fmt: skip
+
+
+def _word(node: Node) -> str:
+    """A word for a value that has no name of its own."""
+    if node.op is None:
+        return (
+            "index" if node.integer and not node.is_leaf and node.label.startswith("mask") else ""
+        )
+    return "" if node.named else _RESULTS.get(node.op.name, "")
 
 
 #: Letters of the records' own names, as words.
@@ -207,6 +231,15 @@ class Writer:
             return False
         return False
 
+    def keeps_sign(self, node: Node) -> bool:
+        """Whether an operation of one tensor is positive just where that is, as relu."""
+        if node.op is None or not node.op.pointwise or "torch" not in sys.modules:
+            return False
+        torch = imported()
+        x = torch.cat([torch.linspace(-40, 40, 801), torch.tensor([-1e-30, 1e-30])])
+        made = function_of(torch, node.op)(*(x if isinstance(a, Ref) else a for a in node.args))
+        return bool(((made > 0) == (x > 0)).all())
+
     def _inner(self, arg: Any, known: set[int]) -> Any:
         """An argument as ``written`` sees it: a value that may be put before a dot."""
         if isinstance(arg, Ref):
@@ -271,7 +304,7 @@ class Writer:
 
 
 #: Arguments for each spatial dim, of which one number stands for all.
-_SETTINGS = ("kernel_size", "stride", "padding", "dilation")
+_SETTINGS = ("kernel_size", "stride", "padding", "dilation", "dims")
 _PREFIXES = {
     "torch": "torch", "F": "F", "linalg": "torch.linalg", "special": "torch.special",
     "Tensor": "torch",

@@ -8,7 +8,8 @@ import numpy as np
 import sympy
 
 from gradexplain.codegen.forward import Writer, python_names
-from gradexplain.codegen.lines import show, statement, unsigned, untransposed
+from gradexplain.codegen.idioms import idiomatic
+from gradexplain.codegen.lines import show, statement, unsigned
 from gradexplain.codegen.numbers import PRIMES, is_prime
 from gradexplain.codegen.source import Source
 from gradexplain.errors import GradexplainError
@@ -71,5 +72,6 @@ def gradient_text(graph: Graph, name: str, v_name: str) -> str:
     places = form.calculus.indices(leaf.shape, "d")
     source = Source(names, shapes, size, form.calculus.ranges)
     text = source.full(formula, places, name, leaf.shape)
-    (line,) = unsigned(untransposed([statement(name, text)]))
+    leaves = {n.label: n.shape for n in graph.leaves}
+    (line,) = unsigned(idiomatic([statement(name, text)], leaves))
     return show(line.value)

@@ -74,48 +74,19 @@ def inlined(body: Sequence[Statement]) -> list[Statement]:
     return found
 
 
-def untransposed(body: Sequence[Statement]) -> list[Statement]:
-    """``(a.T @ b).T`` as ``b.T @ a``, and ``a.mT`` of a product of batches likewise; a sum that keeps
-    a dim which is then squeezed does not keep it."""
-
-    def change(e: ast.expr) -> ast.expr | None:
-        match e:
-            case ast.Attribute(
-                value=ast.BinOp(left=left, op=ast.MatMult(), right=right), attr="T" | "mT" as how
-            ) if any(isinstance(o, ast.Attribute) and o.attr == how for o in (left, right)):
-                return changed(
-                    ast.BinOp(_turned(right, how), ast.MatMult(), _turned(left, how)), change
-                )
-            case ast.Call(
-                func=ast.Attribute(
-                    value=ast.Call(func=total, args=[], keywords=[dim, kept]), attr="squeeze"
-                ),
-                args=[ast.Constant() as place],
-            ) if (dim.arg, kept.arg) == ("dim", "keepdim") and ast.dump(dim.value) == ast.dump(
-                place
-            ):
-                return changed(ast.Call(total, [], [dim]), change)
-            case ast.Call(
-                func=ast.Attribute(value=ast.UnaryOp(operand=operand), attr="squeeze" as attr),
-                args=args,
-            ):
-                inner = ast.Call(ast.Attribute(operand, attr, ast.Load()), args, [])
-                return changed(ast.UnaryOp(ast.USub(), inner), change)
-        return None
-
-    return [Statement(s.target, changed(s.value, change), s.only) for s in body]
-
-
-def _turned(e: ast.expr, how: str) -> ast.expr:
-    """``e.T``, of a transpose what it is of."""
-    if isinstance(e, ast.Attribute) and e.attr in ("T", "mT"):
-        return e.value
-    return ast.Attribute(e, how, ast.Load())
-
-
 def unsigned(body: Sequence[Statement]) -> list[Statement]:
     """Signs gathered: ``a - -b`` is ``a + b``, ``2 * -b`` is ``-2 * b``, ``-(a - b)`` stays."""
-    return [Statement(s.target, _with_sign(*_sign(s.value)), s.only) for s in body]
+    signs = [_sign(s.value) for s in body]
+    shown = [show(e) for _, e in signs]
+    return [
+        Statement(
+            s.target,
+            # what another statement is too is named: -grad, grad
+            ast.UnaryOp(ast.USub(), e) if less and shown.count(text) > 1 else _with_sign(less, e),
+            s.only,
+        )
+        for s, (less, e), text in zip(body, signs, shown, strict=True)
+    ]
 
 
 def _sign(e: ast.expr) -> tuple[bool, ast.expr]:
@@ -126,12 +97,22 @@ def _sign(e: ast.expr) -> tuple[bool, ast.expr]:
             return not negative, rest
         case ast.BinOp(left=left, op=ast.Mult() | ast.Div() | ast.MatMult() as op, right=right):
             (a, left), (b, right) = _sign(left), _sign(right)
-            return a != b, ast.BinOp(left, op, right)
+            one = isinstance(op, ast.Mult) and isinstance(left, ast.Constant) and left.value == 1
+            return a != b, right if one else ast.BinOp(left, op, right)
         case ast.BinOp(left=left, op=ast.Add() | ast.Sub() as op, right=right):
             negative, rest = _sign(right)
             minus = isinstance(op, ast.Sub) != negative
             left = _with_sign(*_sign(left))
             return False, ast.BinOp(left, ast.Sub() if minus else ast.Add(), rest)
+        case ast.Constant(value=-1):
+            return True, ast.Constant(1)
+        case ast.Call(func=ast.Attribute(attr="sign" | "abs" as attr), args=[operand]):
+            negative, rest = _sign(operand)
+            return negative and attr == "sign", ast.Call(e.func, [rest], [])
+        case ast.Call(func=ast.Attribute(attr="where"), args=[mask, yes, no]):
+            (a, yes), (b, no) = _sign(yes), _sign(no)
+            values = (yes, no) if a and b else (_with_sign(a, yes), _with_sign(b, no))
+            return a and b, ast.Call(e.func, [_with_sign(*_sign(mask)), *values], [])
         case _:
             for name, value in ast.iter_fields(e):
                 if isinstance(value, ast.expr):
@@ -320,14 +301,14 @@ def _parts(node: ast.AST) -> Iterator[ast.expr]:
         if isinstance(child, (ast.BinOp, ast.Compare, ast.UnaryOp)) or (
             isinstance(child, ast.Call) and not isinstance(node, ast.Attribute)
         ):
-            if _has_tensor(child):
+            if has_tensor(child):
                 yield child
         yield from _parts(child)
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Call):
         yield node.value
 
 
-def _has_tensor(node: ast.expr) -> bool:
+def has_tensor(node: ast.expr) -> bool:
     """Whether it computes with tensors: numbers, sizes and dtypes do not."""
     match node:
         case ast.Attribute(value=ast.Name(id="math" | "torch" | "F" | "ctx")):
@@ -340,7 +321,7 @@ def _has_tensor(node: ast.expr) -> bool:
             return True
         case ast.Name(id=name):
             return name not in ("math", "torch", "F", "ctx")
-    return any(_has_tensor(c) for c in ast.iter_child_nodes(node) if isinstance(c, ast.expr))
+    return any(has_tensor(c) for c in ast.iter_child_nodes(node) if isinstance(c, ast.expr))
 
 
 def _numbered(node: Any, numbers: dict[Any, int]) -> Any:
@@ -511,7 +492,7 @@ def _price(node: ast.AST) -> float:
     own = 0.0
     if isinstance(node, ast.Subscript) and "None" in show(node):
         own = 4  # an outer product, as a rule summed again
-    elif isinstance(node, (ast.BinOp, ast.Compare, ast.UnaryOp)) and _has_tensor(node):
+    elif isinstance(node, (ast.BinOp, ast.Compare, ast.UnaryOp)) and has_tensor(node):
         own = 8 if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult) else 1
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
         own = call_cost(node.func.attr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import sympy
 
 from gradexplain.codegen.docstring import docstring
 from gradexplain.codegen.forward import RESERVED, Writer, is_spelled, python_names
+from gradexplain.codegen.idioms import idiomatic
 from gradexplain.codegen.lines import (
     WIDTH,
     Names,
@@ -31,7 +33,6 @@ from gradexplain.codegen.lines import (
     statement,
     unpacked,
     unsigned,
-    untransposed,
 )
 from gradexplain.codegen.numbers import is_prime
 from gradexplain.codegen.places import unsupported
@@ -110,7 +111,9 @@ class Making:
         self._refuse()
         body = self._closed_form() if way == "closed form" else inlined(Steps(self).body())
         results = [self.gradient_name(leaf) for leaf in self.leaves]
-        self.body = once(unsigned(untransposed(_renamed(body))), self.free, results)
+        self.shapes = {n: node.shape for n, node in self.by_name.items()}
+        body = self._by_result(idiomatic(_renamed(body), self.shapes))
+        self.body = once(unsigned(body), self.free, results)
         #: How much the backward computes, what forward computed already included.
         self.price = cost(self.body) + self._anew(self.body)
 
@@ -131,6 +134,25 @@ class Making:
                     return f"{self.names[leaf.label]}.shape[{axis}]"
         return None
 
+    def _by_result(self, body: list[Statement]) -> list[Statement]:
+        """``y > 0`` for ``t > 0`` where y is at hand, is positive where t is, and t is not needed else."""
+        at_hand = {n for s in body for n in _value_names(s.value)} | {
+            self.names[self.graph.out.label]
+        }
+        for node in self.graph.nodes:
+            source = self.graph[node.inputs[0]] if len(node.inputs) == 1 else node
+            if source.op is None or source is node or self.names[node.label] not in at_hand:
+                continue
+            old, new = (f"{self.names[n.label]} > 0" for n in (source, node))
+            masks = [e for s in body for e in ast.walk(s.value)
+                     if isinstance(e, ast.Compare) and show(e) == old]  # fmt: skip
+            uses = sum(n.id == self.names[source.label] for s in body for n in ast.walk(s.value)
+                       if isinstance(n, ast.Name))  # fmt: skip
+            if masks and uses == len(masks) and self.writer.keeps_sign(node):
+                for mask in masks:
+                    mask.left = statement("", new).value.left  # type: ignore[attr-defined]
+        return body
+
     def gradient_name(self, node: Node) -> str:
         return f"grad_{self.names[node.label]}"
 
@@ -143,14 +165,15 @@ class Making:
     # -- the whole ---------------------------------------------------------------------------------
 
     def code(self) -> Code:
-        body = unpacked(self._owned(self._shaped(self.body)))
-        saved, anew = self._saved(body)
-        body, anew = self._inlined(body, saved, anew)
-        again = self._closure({n.id for n in anew}, {n.id for n in saved})
-        again |= {n.id for n in (*saved, *anew)}
-        body = renumbered(body, {*RESERVED, *(self.names[self.graph[id].label] for id in again)})
+        saved, anew = self._saved(self._shaped(self.body))
+        body, anew = self._inlined(copy.deepcopy(self.body), saved, anew)
+        made = self.computed({n.id for n in anew}, {n.id for n in saved})
+        results = [self.gradient_name(leaf) for leaf in self.leaves]
+        body = once(idiomatic([*made, *body], self.shapes), self.free, results)
+        body = unpacked(self._owned(self._shaped(body)))
+        body = self.fitted(body, 12 if len(self.graph.leaves) > 1 else 8)
         head = f"class {self.name}(torch.autograd.Function):"
-        backward = self._backward(body, saved, anew)
+        backward = self._backward(body, saved)
         forward = self._forward(self._guards("\n".join(backward)))
         lines = [head, *docstring(self), "    generate_vmap_rule = True", "", *forward, ""]
         lines += [*self._setup(saved), "", *backward]
@@ -184,13 +207,17 @@ class Making:
 
     def _shaped(self, body: Sequence[Statement]) -> list[Statement]:
         """A tensor of which only the shape is needed is its shape."""
-        self.only = {}
-        return self._by_shape(body, {n for s in body for n in _value_names(s.value)})
+        tensors = {n for s in body for n in _value_names(s.value)}
+        while True:
+            self.only = {}
+            found = self._by_shape(copy.deepcopy(body), tensors)
+            kept = {self.names[n.label] for n in self._saved(found)[0]}.intersection(self.only)
+            if not kept:
+                return found
+            tensors |= kept  # saved it is anyway
 
     #: Tensors of which only the shape is needed, by name.
     only: Mapping[str, Node]
-    #: Whether a shape may stand for such a tensor, as in backward.
-    shapes_by_name = True
 
     def free_names(self) -> Names:
         return Names({*self.by_name, *RESERVED})
@@ -224,6 +251,8 @@ class Making:
                     text = shape
                 case ast.Call(func=ast.Attribute(attr="expand_as", value=owner)):
                     text = f"{show(owner, 9)}.expand({shape})"
+                case ast.Call(func=ast.Attribute(attr="numel")):
+                    text = f"{shape}.numel()"
                 case ast.Call(func=ast.Attribute(attr="zeros_like")):
                     text = f"{self.v}.new_zeros({shape})"
                 case ast.Call(func=ast.Attribute(attr="full_like"), args=[_, value]):
@@ -245,9 +274,10 @@ class Making:
     def _owned(self, body: Sequence[Statement]) -> list[Statement]:
         """What only one input's gradient needs is computed with it."""
         found = list(body)
+        results = {self.gradient_name(leaf) for leaf in self.leaves}
         for place in reversed(range(len(found))):
             s = found[place]
-            if s.only:
+            if s.only or s.target in results:
                 continue
             users = {
                 o.only for o in found[place + 1 :]
@@ -326,13 +356,13 @@ class Making:
         arguments = ", ".join(self.names[n.label] for n in self.graph.leaves)
         lines = ["    @staticmethod", f"    def forward({arguments}):"]
         lines += guards
-        made = self.values({self.graph.output}, set(), 8, self.free_names())
         y = self.names[self.graph.out.label]
-        if len(made) == 1 and made[0].startswith(f"        {y} = "):
-            last = made[0].replace(f"{y} = ", "return ", 1)
-            if len(last) <= WIDTH:
-                return [*lines, last]
-        return [*lines, *made, f"        return {y}"]
+        body = self.computed({self.graph.output}, set())
+        body = unpacked(once(idiomatic(body, self.shapes), self.free))
+        if body[-1].target != y or not y.isidentifier():
+            body.append(statement("return", y))
+        body[-1].target = "return"
+        return [*lines, *self.written(self.fitted(body))]
 
     def _setup(self, saved: Sequence[Node]) -> list[str]:
         """``setup_context``: what backward and jvp need of inputs and output."""
@@ -386,12 +416,9 @@ class Making:
                 ]
         return lines
 
-    def values(
-        self, wanted: set[int], known: set[int], indent: int, free: Names | None = None
-    ) -> list[str]:
+    def computed(self, wanted: set[int], known: set[int]) -> list[Statement]:
         """Statements that compute ``wanted``, naming what the user named and what is used twice."""
         graph = self.graph
-        free = free or self.free
         needed = self._closure(wanted, known)
         uses: dict[int, int] = {}
         for id in needed:
@@ -414,21 +441,17 @@ class Making:
                 continue
             found.append(statement(self.names[node.label], text))
             have.add(node.id)
-        made = unpacked(once(found, free))
-        if known and self.shapes_by_name:  # in backward
-            have_names = {self.names[graph[i].label] for i in have if not graph[i].is_literal}
-            made = self._by_shape(made, have_names)
-        return self.written(made, indent, free)
+        return found
 
-    def written(
-        self, body: Iterable[Statement], indent: int, free: Names | None = None
-    ) -> list[str]:
-        return [
-            line
-            for s in body
-            for part in split(s, free or self.free, WIDTH - indent)
-            for line in laid_out(part.target, part.value, indent)
-        ]
+    def fitted(self, body: Iterable[Statement], indent: int = 8) -> list[Statement]:
+        """Statements of a line each, where that can be."""
+        room = [WIDTH - (indent if s.only else 8) for s in body]
+        parts = [p for s, w in zip(body, room, strict=True) for p in split(s, self.free, w)]
+        saved = {self.names[n.label] for n in (*self.graph.leaves, self.graph.out)}
+        return renumbered(parts, {*RESERVED, *saved})
+
+    def written(self, body: Iterable[Statement], indent: int = 8) -> list[str]:
+        return [line for s in body for line in laid_out(s.target, s.value, indent)]
 
     def _by_formula(self, node: Node) -> str:
         """A value that PyTorch has no call for, by its element formula."""
@@ -446,16 +469,12 @@ class Making:
         self,
         body: Sequence[Statement],
         saved: Sequence[Node],
-        anew: Sequence[Node],
     ) -> list[str]:
         lines = ["    @staticmethod", f"    def backward(ctx, {self.v}):"]
         if saved:
             names = [self.names[s.label] for s in saved]
             left = f"({names[0]},)" if len(names) == 1 else ", ".join(names)
             lines.append(f"        {left} = ctx.saved_tensors")
-        self.writer.like = self.v
-        if anew:
-            lines += self.values({n.id for n in anew}, {s.id for s in saved}, 8)
         many = len(self.graph.leaves) > 1
         lines += self.written([s for s in body if not s.only], 8)
         results = []
@@ -536,6 +555,7 @@ def _of_shape(e: ast.expr) -> str | None:
     match e:
         case (
             ast.Attribute(value=ast.Name(id=name), attr="shape")
+            | ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="numel"))
             | ast.Call(func=ast.Attribute(attr="expand_as"), args=[ast.Name(id=name)])
             | ast.Call(
                 func=ast.Attribute(attr="zeros_like" | "full_like"), args=[ast.Name(id=name), *_]

@@ -85,15 +85,14 @@ class Places:
             raise unsupported("an axis that is nowhere in the result")
         if fits(axes, frame):
             return text, tuple(axes)
+        if len(axes) == len(frame) and [a is None for a in axes] == [f is None for f in frame]:
+            spots = [k if f is None else axes.index(f) for k, f in enumerate(frame)]
+            return text + _turn(spots), frame
         wanted = [a for a in frame if a in letters]
         for place in reversed(range(len(axes))):  # axes of one element that are in the way go
             if axes[place] is None:
                 text = f"{text}.squeeze({place})"
-        order = [letters.index(a) for a in wanted if a is not None]
-        if order != sorted(order):
-            swap = [*range(len(order) - 2), len(order) - 1, len(order) - 2]
-            text += (".T" if len(order) == 2 else ".mT" if order == swap else
-                     f".permute({', '.join(map(str, order))})")  # fmt: skip
+        text += _turn([letters.index(a) for a in wanted if a is not None])
         if fits(wanted, frame):
             return text, tuple(wanted)
         first = min(frame.index(a) for a in wanted)
@@ -305,6 +304,15 @@ class Places:
         zeros = ", ".join(self._n(a.size) for a in order if a)
         text = f"{self._one}.new_zeros({zeros}).scatter_add({order.index(flat[0])}, {at}, {value})"
         return self._placed(text, order, frame)
+
+
+def _turn(order: Sequence[int]) -> str:
+    """The call that puts axes into another order."""
+    if list(order) == sorted(order):
+        return ""
+    swap = [*range(len(order) - 2), len(order) - 1, len(order) - 2]
+    whole = f".permute({', '.join(map(str, order))})"
+    return ".T" if len(order) == 2 else ".mT" if list(order) == swap else whole
 
 
 def fits(axes: Sequence[Any], frame: Frame) -> bool:

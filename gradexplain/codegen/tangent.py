@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import sympy
 
 from gradexplain.codegen.forward import Writer, is_spelled
+from gradexplain.codegen.idioms import idiomatic
 from gradexplain.codegen.lines import Statement, joined, once, statement, unpacked
 from gradexplain.codegen.source import Source
 from gradexplain.codegen.steps import Sent, broadcast
@@ -68,17 +69,15 @@ class Tangents:
                 if tangent != "_":
                     lines.append(f"        if {tangent} is None:")
                     lines.append(f"            {tangent} = torch.zeros_like({name})")
-        body = unpacked(once(body, making.free))
+        body = once(body, making.free)
         used = {n for s in body for n in making.value_names(s.value)}
         wanted = {making.by_name[n].id for n in used if n in making.by_name}
         known = {n.id for n in graph.nodes if n.is_leaf}
         making.writer.like = names[0]
-        making.shapes_by_name = False
-        lines += making.values(wanted, known, 8)
-        last = body[-1]
-        lines += making.written(body[:-1], 8)
-        lines += making.written([Statement("return", last.value)], 8)
-        return lines
+        body = once(idiomatic([*making.computed(wanted, known), *body], making.shapes), making.free)
+        body = unpacked(body)
+        body[-1].target = "return"
+        return [*lines, *making.written(making.fitted(body))]
 
     def _sum(self, node: Node) -> str | None:
         """The tangent of a node; None where no input of it has one."""

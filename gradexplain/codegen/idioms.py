@@ -1,0 +1,115 @@
+"""What a formula says in several calls and PyTorch in one: norms, counts, shapes, common factors."""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Mapping, Sequence
+
+from gradexplain.codegen.lines import Statement, has_tensor, show, statement
+from gradexplain.ops.base import Shape
+
+#: ``N`` is a size or a number, ``C`` a number as it is written; other single letters are any expression.
+_RULES = """
+a.T.T -> a
+a.mT.mT -> a
+a.transpose(-2, -1).mT -> a
+(a.T @ b).T -> b.T @ a
+(a @ b.T).T -> b @ a.T
+(a.mT @ b).mT -> b.mT @ a
+(a @ b.mT).mT -> b @ a.mT
+a.sum(dim=D, keepdim=True).squeeze(D) -> a.sum(dim=D)
+(-a).squeeze() -> -a.squeeze()
+(-a).squeeze(D) -> -a.squeeze(D)
+1 / N * a -> a / N
+a * (b / N) -> a * b / N
+a / N + b / N -> (a + b) / N
+a / N - b / N -> (a - b) / N
+C * a + C * b -> C * (a + b)
+C * a - C * b -> C * (a - b)
+torch.sqrt((a**2).sum()) -> a.norm()
+torch.sqrt((a**2).sum(dim=D)) -> a.norm(dim=D)
+torch.sqrt((a**2).sum(dim=D, keepdim=True)) -> a.norm(dim=D, keepdim=True)
+(torch.arange(n, device=d) == i.unsqueeze(-1)).to(t) -> F.one_hot(i, n).to(t)
+"""
+_PATTERNS = [
+    [statement("", side).value for side in line.split(" -> ")]
+    for line in _RULES.strip().splitlines()
+]
+_SIZED = ("new_zeros", "new_ones", "reshape", "expand")
+
+Found = dict[str, ast.expr]
+
+
+def _matches(pattern: object, e: object, found: Found) -> bool:
+    match pattern, e:
+        case ast.Name(id=name), ast.expr() if len(name) == 1 and name != "F":
+            plain = {"N": not has_tensor(e), "C": isinstance(e, ast.Constant)}.get(name, True)
+            return plain and show(found.setdefault(name, e)) == show(e)
+        case [*parts], [*others]:
+            return len(parts) == len(others) and all(
+                map(_matches, parts, others, [found] * len(parts))
+            )
+        case ast.AST(), ast.AST() if type(pattern) is type(e):
+            return _matches(
+                [v for _, v in ast.iter_fields(pattern)], [v for _, v in ast.iter_fields(e)], found
+            )
+    return not isinstance(pattern, ast.AST) and pattern == e
+
+
+class _Put(ast.NodeTransformer):
+    def __init__(self, found: Found) -> None:
+        self.found = found
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return self.found.get(node.id, node)
+
+
+class _Idioms(ast.NodeTransformer):
+    """Rewrites an expression from its leaves up."""
+
+    def __init__(self, shapes: Mapping[str, Shape]) -> None:
+        self.shapes = shapes
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        node = super().generic_visit(node)
+        for pattern, better in _PATTERNS if isinstance(node, ast.expr) else ():
+            if _matches(pattern, node, found := {}):
+                return self.visit(_Put(found).visit(copy.deepcopy(better)))
+        match node:
+            case ast.BinOp(op=ast.Mult()) if name := self._whole(_factors(node)):
+                return statement("", f"{name}.numel()").value
+            case ast.Call(func=ast.Attribute(attr=attr), args=args) if attr in _SIZED and (
+                name := self._whole(args)
+            ):
+                node.args = [statement("", f"{name}.shape").value]
+        return node
+
+    def _whole(self, sizes: Sequence[ast.expr]) -> str:
+        """The tensor whose sizes these are, all of them in their order."""
+        texts = [show(s) for s in sizes]
+        name = texts[0].partition(".")[0] if len(texts) > 1 else ""
+        own = [f"{name}.shape[{d}]" for d in range(len(self.shapes.get(name, ())))]
+        return name if texts == own else ""
+
+
+def _factors(e: ast.expr) -> list[ast.expr]:
+    match e:
+        case ast.BinOp(left=left, op=ast.Mult(), right=right):
+            return _factors(left) + _factors(right)
+    return [e]
+
+
+def idiomatic(body: Sequence[Statement], shapes: Mapping[str, Shape]) -> list[Statement]:
+    """``body`` in PyTorch's own words; of ``a - b`` and ``b - a`` one is minus the other."""
+    idioms, seen = _Idioms(shapes), set[tuple[str, str]]()
+    found = [Statement(s.target, idioms.visit(s.value), s.only) for s in body]
+    for e in (e for s in found for e in ast.walk(s.value)):
+        if isinstance(e, ast.BinOp) and isinstance(e.op, ast.Sub):
+            pair = show(e.left), show(e.right)
+            if pair[::-1] in seen:
+                less = ast.BinOp(e.right, ast.Sub(), e.left)
+                e.left, e.op, e.right = ast.Constant(-1), ast.Mult(), less
+            else:
+                seen.add(pair)
+    return found
