@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import keyword
 import math
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gradexplain.codegen.lines import Names
 from gradexplain.codegen.numbers import PRIMES, shortest
 from gradexplain.codegen.record import Operand
 from gradexplain.errors import UnsupportedError
@@ -35,20 +35,13 @@ _INFIX = {
 def python_names(graph: Graph) -> dict[str, str]:
     """What each label is called in the code."""
     names: dict[str, str] = {}
-    taken = set(RESERVED)
+    free = Names({*RESERVED, *keyword.kwlist})
     for node in sorted(graph.nodes, key=lambda n: _word(n) != ""):
-        if node.is_literal:
-            continue
-        word = name = _word(node)
-        for count in itertools.count(2):
-            if not word or name not in taken:
-                break
-            name = f"{word}_{count}"
-        name = name or _plain(node.label)
-        while name in taken or keyword.iskeyword(name) or not name.isidentifier():
-            name += "_"
-        names[node.label] = name
-        taken.add(name)
+        name = _word(node) or _plain(node.label)
+        if not node.is_literal:
+            names[node.label] = free.free(
+                f"{name}_" if name in RESERVED or keyword.iskeyword(name) else name
+            )
     return names
 
 
@@ -230,15 +223,6 @@ class Writer:
         except RuntimeError:  # something else is wrong with the sample
             return False
         return False
-
-    def keeps_sign(self, node: Node) -> bool:
-        """Whether an operation of one tensor is positive just where that is, as relu."""
-        if node.op is None or not node.op.pointwise or "torch" not in sys.modules:
-            return False
-        torch = imported()
-        x = torch.cat([torch.linspace(-40, 40, 801), torch.tensor([-1e-30, 1e-30])])
-        made = function_of(torch, node.op)(*(x if isinstance(a, Ref) else a for a in node.args))
-        return bool(((made > 0) == (x > 0)).all())
 
     def _inner(self, arg: Any, known: set[int]) -> Any:
         """An argument as ``written`` sees it: a value that may be put before a dot."""

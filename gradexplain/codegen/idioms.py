@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from gradexplain.codegen.lines import Statement, has_tensor, show, statement
 from gradexplain.ops.base import Shape
@@ -21,12 +22,18 @@ a.transpose(-2, -1).mT -> a
 a.sum(dim=D, keepdim=True).squeeze(D) -> a.sum(dim=D)
 (-a).squeeze() -> -a.squeeze()
 (-a).squeeze(D) -> -a.squeeze(D)
+a.sum() / a.numel() -> a.mean()
+a.sum(dim=D) / a.shape[D] -> a.mean(dim=D)
+a.sum(dim=D, keepdim=True) / a.shape[D] -> a.mean(dim=D, keepdim=True)
+(a**C).sum(dim=D, keepdim=True) / a.shape[D] -> (a**C).mean(dim=D, keepdim=True)
+((a - b) ** C).sum(dim=D, keepdim=True) / a.shape[D] -> ((a - b) ** C).mean(dim=D, keepdim=True)
 1 / N * a -> a / N
 a * (b / N) -> a * b / N
 a / N + b / N -> (a + b) / N
 a / N - b / N -> (a - b) / N
 C * a + C * b -> C * (a + b)
 C * a - C * b -> C * (a - b)
+math.sqrt(C) * a / math.sqrt(N) -> math.sqrt(C / N) * a
 torch.sqrt((a**2).sum()) -> a.norm()
 torch.sqrt((a**2).sum(dim=D)) -> a.norm(dim=D)
 torch.sqrt((a**2).sum(dim=D, keepdim=True)) -> a.norm(dim=D, keepdim=True)
@@ -74,8 +81,10 @@ class _Idioms(ast.NodeTransformer):
     def generic_visit(self, node: ast.AST) -> ast.AST:
         node = super().generic_visit(node)
         for pattern, better in _PATTERNS if isinstance(node, ast.expr) else ():
-            if _matches(pattern, node, found := {}):
-                return self.visit(_Put(found).visit(copy.deepcopy(better)))
+            found: Found = {}
+            if _matches(pattern, node, found):
+                better = _Put(found).visit(copy.deepcopy(better))
+                return cast(ast.AST, self.visit(better))
         match node:
             case ast.BinOp(op=ast.Mult()) if name := self._whole(_factors(node)):
                 return statement("", f"{name}.numel()").value

@@ -48,11 +48,8 @@ def statement(target: str, text: str, only: str = "") -> Statement:
 
 def joined(terms: Sequence[str]) -> str:
     """The sum of ``terms``, those that begin with a minus taken off."""
-    total = ast.parse(terms[0], mode="eval").body
-    for text in terms[1:]:
-        negative, term = _sign(ast.parse(text, mode="eval").body)
-        total = ast.BinOp(total, ast.Sub() if negative else ast.Add(), term)
-    return show(total)
+    (total,) = unsigned([statement("", " + ".join(f"({t})" for t in terms))])
+    return show(total.value)
 
 
 def inlined(body: Sequence[Statement]) -> list[Statement]:
@@ -345,20 +342,8 @@ def _named(node: ast.expr, number: int, name: str) -> ast.expr:
 
 
 def put(node: ast.expr, name: str, value: ast.expr) -> ast.expr:
-    """``value`` in the place of a name; a transpose of a transpose is none."""
-
-    def change(e: ast.expr) -> ast.expr | None:
-        if isinstance(e, ast.Name) and e.id == name:
-            return value
-        match e, value:
-            case (
-                ast.Attribute(value=ast.Name(id=n), attr="T" | "mT" as attr),
-                ast.Attribute(value=inner, attr=other),
-            ) if n == name and attr == other:
-                return inner
-        return None
-
-    return changed(node, change)
+    """``value`` in the place of a name."""
+    return changed(node, lambda e: value if isinstance(e, ast.Name) and e.id == name else None)
 
 
 def _cheap(node: ast.expr, calls: Collection[str] = ()) -> bool:
@@ -490,8 +475,8 @@ def cost(statements: Iterable[Statement]) -> float:
 
 def _price(node: ast.AST) -> float:
     own = 0.0
-    if isinstance(node, ast.Subscript) and "None" in show(node):
-        own = 4  # an outer product, as a rule summed again
+    if isinstance(node, ast.Subscript):
+        own = 8 * show(node.slice).count("None")  # an outer product, as a rule summed again
     elif isinstance(node, (ast.BinOp, ast.Compare, ast.UnaryOp)) and has_tensor(node):
         own = 8 if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult) else 1
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):

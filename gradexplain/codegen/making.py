@@ -135,22 +135,22 @@ class Making:
         return None
 
     def _by_result(self, body: list[Statement]) -> list[Statement]:
-        """``y > 0`` for ``t > 0`` where y is at hand, is positive where t is, and t is not needed else."""
-        at_hand = {n for s in body for n in _value_names(s.value)} | {
-            self.names[self.graph.out.label]
-        }
+        """``y > 0`` for ``t > 0`` where ``y = relu(t)`` is at hand and t is not needed else."""
+        used = {n for s in body for n in _value_names(s.value)}
         for node in self.graph.nodes:
-            source = self.graph[node.inputs[0]] if len(node.inputs) == 1 else node
-            if source.op is None or source is node or self.names[node.label] not in at_hand:
+            new = self.names.get(node.label, "")
+            if node.op is None or node.op.formula != "input if input > 0 else 0":
                 continue
-            old, new = (f"{self.names[n.label]} > 0" for n in (source, node))
-            masks = [e for s in body for e in ast.walk(s.value)
-                     if isinstance(e, ast.Compare) and show(e) == old]  # fmt: skip
-            uses = sum(n.id == self.names[source.label] for s in body for n in ast.walk(s.value)
-                       if isinstance(n, ast.Name))  # fmt: skip
-            if masks and uses == len(masks) and self.writer.keeps_sign(node):
-                for mask in masks:
-                    mask.left = statement("", new).value.left  # type: ignore[attr-defined]
+            source = self.graph[node.inputs[0]]
+            every = [e for s in body for e in ast.walk(s.value)]
+            masks = [e for e in every if isinstance(e, ast.Compare)
+                     and show(e) == f"{self.names[source.label]} > 0"]  # fmt: skip
+            uses = [
+                e for e in every if isinstance(e, ast.Name) and e.id == self.names[source.label]
+            ]
+            at_hand = new in used or node.id == self.graph.output
+            if at_hand and source.op is not None and len(uses) == len(masks):
+                body = [s.renamed(self.names[source.label], new) for s in body]
         return body
 
     def gradient_name(self, node: Node) -> str:

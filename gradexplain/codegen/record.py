@@ -47,11 +47,6 @@ class Writing:
     def operand(name: str, shape: Shape) -> Operand:
         return Operand(name, shape)
 
-    @property
-    def kind(self) -> str:
-        """What a new tensor takes its dtype and device from."""
-        return f"dtype={self.grad}.dtype, device={self.grad}.device"
-
     def wide(self, text: str, x: Operand, dims: tuple[int, ...], keepdim: bool) -> str:
         """A value without its reduced ``dims``, with them as dims of one element."""
         if keepdim or len(dims) == x.rank:

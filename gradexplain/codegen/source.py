@@ -266,7 +266,6 @@ class Source(Places):
                 values = [self._times(v, other) for v in values]
                 return self.show(self._add("choose", mask, *values), frame)
         pieces = self._factors(above, frame)
-        coefficient = self._means(coefficient, above, pieces, frame)
         top, bottom = map(sympy.Integer, parts(coefficient, self.size))
         if is_decimal(coefficient, self.size) or (
             coefficient.q > 1000
@@ -287,25 +286,6 @@ class Source(Places):
         if under:
             text = f"({text}) / ({' * '.join(t for t, _ in under)})"
         return f"({text})", layout
-
-    def _means(
-        self, coefficient: Any, above: Sequence[Node], pieces: list[Written], frame: Frame
-    ) -> Any:
-        """A sum over axes that the coefficient divides by the sizes of is a mean; what is left of it."""
-        for node in above:
-            n = math.prod(a.size for a in node.data) if node.kind == "contract" else 0
-            if n and coefficient.q % n == 0 and not _is_count(node):
-                text, layout = self.show(node, frame)
-                tree = _tree(text)
-                match tree:
-                    case ast.Call(func=ast.Attribute(attr="sum") as call) if (
-                        text,
-                        layout,
-                    ) in pieces:
-                        call.attr = "mean"
-                        pieces[pieces.index((text, layout))] = show(tree), layout
-                        coefficient *= n
-        return coefficient
 
     def _scaled(self, coefficient: Any, above: Sequence[Node], below: Sequence[Node]) -> Node:
         number = [] if coefficient == 1 and above else [self._number_node(coefficient)]

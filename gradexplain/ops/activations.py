@@ -84,7 +84,7 @@ activation("softplus(Tensor input, float beta=1, float threshold=20)",
     derivatives={"input": "1 if input*beta > threshold else sigmoid(beta*input)"}, homes="F")
 def _with_part(
     schema: str, formula: str, part: str, slope: str, part_shown: Any, call: Any = None, show: Any = None,
-    samples: tuple[str, ...] = (), written: Any = None, backward: Any = None,
+    samples: tuple[str, ...] = (), written: Any = None,
 ) -> Op:
     """A function of each element whose derivative reads best in a part of it, ``t``.
 
@@ -105,7 +105,7 @@ def _with_part(
         element=lambda k, x, t: built(k, formula, x, t),
         jacobian=lambda k, x, t: k.deltas(k.i, k.j) * built(k, slope, x, t),
         aux=lambda b, x: (b.helper(helper, x, label="t"),), torch=call,
-        written=written, backward=backward,
+        written=written,
     ))
 
 
@@ -116,13 +116,6 @@ def _gelu_back(c: Any, x: Any, *_: Any) -> str:
     return f"{c.grad} * {c.let('slope', slope)}"
 
 
-def _gelu_tanh_back(c: Any, x: Any, *_: Any) -> str:
-    t = f"torch.tanh(math.sqrt(2 / math.pi) * ({x} + 0.044715 * {x}**3))"
-    inner = f"math.sqrt(2 / math.pi) * (1 + 0.134145 * {x}**2)"
-    slope = f"0.5 * (1 + {t} + {x} * (1 - {t}**2) * {inner})"
-    return f"{c.grad} * {c.let('slope', slope)}"
-
-
 _GELU_TANH = _with_part(
     "gelu(Tensor input, Aux t)", "input*(1 + t)/2",
     "tanh(sqrt(2/pi)*(input + 0.044715*input**3))",
@@ -130,8 +123,7 @@ _GELU_TANH = _with_part(
     lambda x: f"tanh(sqrt(2/pi)*({x} + 0.044715*{x}**3))",
     lambda torch, x, _: torch.nn.functional.gelu(x, approximate="tanh"),
     lambda x, _: f"gelu({x}, approximate='tanh')",
-    # backward: the derived one has its constants in four places.
-    written=lambda c, x, _: f'F.gelu({x}, approximate="tanh")', backward=_gelu_tanh_back,
+    written=lambda c, x, _: f'F.gelu({x}, approximate="tanh")',
 )
 _GELU = register(Op(
     "gelu(Tensor input)", _FAMILY, (), homes="", formula="input*ndtr(input)",

@@ -48,22 +48,6 @@ def _matmul(k: Any, a: Any, b: Any) -> Any:
     return k.sum(a[[*left, *row, p]] * b[[*right, p, *column]], p)
 
 
-def _matmul_back(c: Any, a: Any, b: Any) -> str | None:
-    """``v·bᵀ`` and ``aᵀ·v``, summed over the batch that one of them does not have."""
-    if a.rank == b.rank == 1:
-        return f"{c.grad} * {b if c.wrt == 'input' else a}"
-    if min(a.rank, b.rank) == 1:
-        return None  # the formula's own sums are as short
-    first = c.wrt == "input"
-    if not first and b.rank == 2 < a.rank:
-        return f"{a}.flatten(0, -2).T @ {c.grad}.flatten(0, -2)"
-    turned = b if first else a
-    turned = f"{turned}.{'T' if turned.rank == 2 else 'mT'}"
-    product = f"{c.grad} @ {turned}" if first else f"{turned} @ {c.grad}"
-    mine = a if first else b
-    return str(c.total(product, mine, (*c.y.shape[:-2], *mine.shape[-2:])))
-
-
 def _ranks(name: str, first: int, second: int) -> Any:
     def shape(a: Shape, b: Shape) -> Shape:
         expect((len(a), len(b)) == (first, second),
@@ -76,8 +60,7 @@ def _ranks(name: str, first: int, second: int) -> Any:
 
 register(Op(
     "matmul(Tensor input, Tensor other)", _FAMILY, infix="{} @ {}",
-    # backward: of batches that are broadcast the derived one is an einsum.
-    shape=_matmul_shape, element=_matmul, backward=_matmul_back, aliases=("linalg.matmul",),
+    shape=_matmul_shape, element=_matmul, aliases=("linalg.matmul",),
     samples=("x[2,3] @ w[3,2]", "x[3] @ w[3]", "matmul(x[2,3], w[3])", "x[3] @ w[3,2]",
              "x[2,1,2,3] @ w[2,3,2]", "torch.matmul(x[2,3], w[2,3].T)"),
 ))
@@ -460,16 +443,12 @@ def _cross_text(a: Any, b: Any, dim: int | None) -> str:
     return f"torch.linalg.cross({a}, {b}, dim={_three(broadcast(a.shape, b.shape), dim)})"
 
 
-def _cross_back(c: Any, a: Any, b: Any, dim: int | None) -> str:
-    mine, text = (a, _cross_text(b, c.grad, dim)) if c.wrt == "input" else (
-        b, _cross_text(c.grad, a, dim))
-    return str(c.total(text, mine, c.y.shape))
-
-
 register(Op(
     "cross(Tensor input, Tensor other, int? dim=None)", _FAMILY,
     # backward: the derived one rolls both sides twice.
-    shape=_cross_shape, element=_cross, backward=_cross_back,
+    backward=lambda c, a, b, dim: c.total(_cross_text(b, c.grad, dim), a, c.y.shape)
+        if c.wrt == "input" else c.total(_cross_text(c.grad, a, dim), b, c.y.shape),
+    shape=_cross_shape, element=_cross,
     written=lambda c, *args: _cross_text(*args),
     torch=lambda torch, a, b, dim: torch.cross(
         a, b, dim=_three(torch.broadcast_shapes(a.shape, b.shape), dim)),
@@ -489,8 +468,6 @@ _CAUSAL = register(Op(
     element=lambda k, x: k.choose(k.i[-1] <= k.i[-2], x[k.i], -k.S.oo),
     torch=lambda torch, x: x.masked_fill(torch.ones_like(x).triu(1).bool(), float("-inf")),
     written=lambda c, x: f"{x}.masked_fill(torch.ones_like({x}, dtype=torch.bool).triu(1), -math.inf)",
-    # backward: the derived one builds the mask from places.
-    backward=lambda c, x: f"{c.grad}.tril()",
 ))
 
 

@@ -196,40 +196,30 @@ def _avg_pool(n: int) -> Any:
     return element
 
 
+def _spread(c: Any, x: Any, n: int, pooled: Any) -> str:
+    """Means are linear: along each dim the mean of each unit vector, as a matrix, turned round."""
+    maps, letters = [], "abcdef"
+    for axis in range(-n, 0):
+        maps.append(c.let("shares", pooled(f"torch.eye({x}.shape[{axis}]).to({c.grad})", axis)))
+    own, others = letters[:n], letters[n:2 * n]
+    terms = ",".join(b + a for a, b in zip(own, others, strict=True))
+    return f'torch.einsum("...{own},{terms}->...{others}", {c.grad}, {", ".join(maps)})'
+
+
 def _avg_back(n: int) -> Any:
-    """Each window spreads its gradient evenly: a transposed convolution with ones."""
-
     def backward(c: Any, x: Any, kernel: Any, stride: Any, padding: Any, ceil: bool, whole: bool,
-                 divisor: int | None = None) -> str:
+                 divisor: int | None = None) -> str | None:
         kernel, stride, padding, _ = _window(n, kernel, stride, padding)
-        grad = c.grad
-        if divisor is not None:
-            share = f"{grad} / {divisor}"
-        elif not ceil and (whole or not any(padding)):
-            share = f"{grad} / {prod(kernel)}"
-        else:
-            share = f"{grad} / ({' * '.join(counts(c, x, kernel, stride, padding, whole))})"
-        share = c.let("share", share)
-        ones = f"{grad}.new_ones({', '.join(map(str, (1, 1, *kernel)))})"
-        steps = stride[0] if len(set(stride)) == 1 else stride
-        spread = c.let("spread", f"F.conv_transpose{n}d({share}.reshape(-1, 1, *{grad}.shape[-{n}:]),"
-                       f" {ones}, stride={steps})")
-        crop = ", ".join(
-            f"{-p}, {x}.shape[{axis}]{f' + {p}' if p else ''} - {spread}.shape[{axis}]"
-            for axis, p in zip(range(-1, -n - 1, -1), reversed(padding), strict=True))
-        return f"F.pad({spread}, ({crop})).reshape({x}.shape)"
+        if divisor is not None and ceil:
+            return None
+        settings = {"ceil_mode=True": ceil, "count_include_pad=False": not whole and not divisor}
 
-    def counts(c: Any, x: Any, kernel: Shape, stride: Shape, padding: Shape,
-               whole: bool) -> list[str]:
-        """How many places each window counts along each dim."""
-        found = []
-        for axis, m, s, p in zip(range(-n, 0), kernel, stride, padding, strict=True):
-            size, place = f"{x}.shape[{axis}]", f"torch.arange({c.grad}.shape[{axis}]"
-            first = c.let("first", f"{place}, device={c.grad}.device) * {s} - {p}")
-            last = f"({first} + {m}).clamp(max={size}{f' + {p}' if whole and p else ''})"
-            inside = f"({last} - {first if whole else f'{first}.clamp(min=0)'})"
-            found.append(inside + "".join(".unsqueeze(-1)" for _ in range(-axis - 1)))
-        return found
+        def pooled(eye: str, axis: int) -> str:
+            k, s, p = kernel[axis], stride[axis], padding[axis]
+            shown = {f"stride={s}": s != k, f"padding={p}": p, **settings}
+            return f"F.avg_pool1d({', '.join([eye, str(k), *(t for t, on in shown.items() if on)])})"
+
+        return _spread(c, x, n, pooled) + (f" * {prod(kernel) / divisor!r}" if divisor else "")
 
     return backward
 
@@ -381,32 +371,13 @@ def _adaptive(n: int) -> Any:
     return element
 
 
-def _adaptive_back(n: int) -> Any:
-    """Along each dim a matrix that says which share of a mean an element has."""
-
-    def backward(c: Any, x: Any, out: Any) -> str:
-        shares, letters = [], "abcdef"
-        for axis in range(-n, 0):
-            size, count = f"{x}.shape[{axis}]", f"{c.grad}.shape[{axis}]"
-            spot = c.let("spot", f"torch.arange({count}, device={c.grad}.device).unsqueeze(-1)")
-            first = c.let("first", f"{spot} * {size} // {count}")
-            after = c.let("after", f"({spot} * {size} + {size} + {count} - 1) // {count}")
-            place = c.let("place", f"torch.arange({size}, device={c.grad}.device)")
-            inside = c.let("inside", f"({place} >= {first}) & ({place} < {after})")
-            shares.append(c.let("share", f"{inside}.to({c.grad}.dtype) / ({after} - {first})"))
-        own, others = letters[:n], letters[n:2 * n]
-        maps = ",".join(a + b for a, b in zip(own, others, strict=True))
-        return f'torch.einsum("...{own},{maps}->...{others}", {c.grad}, {", ".join(shares)})'
-
-    return backward
-
-
 for _n in (1, 2, 3):
     register(Op(
         f"adaptive_avg_pool{_n}d(Tensor input, Any output_size)", _FAMILY, homes="F",
         shape=lambda x, out, n=_n: (*x[:-n], *_adaptive_sizes(n, x, out)), element=_adaptive(_n),
         # backward: windows of different lengths, which the derived one has at one size only.
-        backward=_adaptive_back(_n),
+        backward=lambda c, x, out, n=_n: _spread(c, x, n, lambda eye, axis:
+            f"F.adaptive_avg_pool1d({eye}, {c.grad}.shape[{axis}])"),
         samples={
             1: ("F.adaptive_avg_pool1d(x[1,1,6], 3)", "F.adaptive_avg_pool1d(x[1,1,5], 3)"),
             2: ("F.adaptive_avg_pool2d(x[1,1,4,4], 2)",

@@ -106,21 +106,12 @@ def _index_add(k: Any, x: Any, dim: int, index: Any, src: Any, alpha: Any) -> An
     return x[k.i] + k.number(alpha) * total
 
 
-def _index_back(c: Any, x: Any, dim: int, index: Any, src: Any, alpha: Any) -> str:
-    if c.wrt == "target":
-        return str(c.grad)
-    picked = f"{c.grad}.index_select({dim}, {index})"
-    return picked if alpha == 1 else f"{picked} * {alpha!r}"
-
-
 INDEX_ADD = register(Op(
     "index_add(Tensor target, int dim, IntTensor index, Tensor source, float alpha)", _FAMILY, (),
     homes="", shape=_index_shape, element=_index_add,
     torch=lambda torch, x, dim, index, src, alpha: x.index_add(dim, index, src, alpha=alpha),
     written=lambda c, x, dim, index, src, alpha: (
         f"{x}.index_add({dim}, {index}, {src}, alpha={alpha!r})"),
-    # backward: the derived one has alpha as a fraction.
-    backward=_index_back,
 ))
 
 
