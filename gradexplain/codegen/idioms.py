@@ -7,7 +7,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from gradexplain.codegen.lines import Statement, has_tensor, show, statement
+from gradexplain.codegen.lines import Statement, changed, has_tensor, show, statement
 from gradexplain.ops.base import Shape
 
 #: ``N`` is a size or a number, ``C`` a number as it is written; other single letters are any expression.
@@ -64,14 +64,6 @@ def _matches(pattern: object, e: object, found: Found) -> bool:
     return not isinstance(pattern, ast.AST) and pattern == e
 
 
-class _Put(ast.NodeTransformer):
-    def __init__(self, found: Found) -> None:
-        self.found = found
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        return self.found.get(node.id, node)
-
-
 class _Idioms(ast.NodeTransformer):
     """Rewrites an expression from its leaves up."""
 
@@ -83,30 +75,22 @@ class _Idioms(ast.NodeTransformer):
         for pattern, better in _PATTERNS if isinstance(node, ast.expr) else ():
             found: Found = {}
             if _matches(pattern, node, found):
-                better = _Put(found).visit(copy.deepcopy(better))
-                return cast(ast.AST, self.visit(better))
+                new = changed(copy.deepcopy(better), lambda e, f=found: f.get(getattr(e, "id", "")))
+                return cast(ast.AST, self.visit(new))
         match node:
-            case ast.BinOp(op=ast.Mult()) if name := self._whole(_factors(node)):
+            case ast.BinOp(op=ast.Mult()) if name := self._whole(show(node).split(" * ")):
                 return statement("", f"{name}.numel()").value
             case ast.Call(func=ast.Attribute(attr=attr), args=args) if attr in _SIZED and (
-                name := self._whole(args)
+                name := self._whole([show(a) for a in args])
             ):
                 node.args = [statement("", f"{name}.shape").value]
         return node
 
-    def _whole(self, sizes: Sequence[ast.expr]) -> str:
+    def _whole(self, texts: Sequence[str]) -> str:
         """The tensor whose sizes these are, all of them in their order."""
-        texts = [show(s) for s in sizes]
         name = texts[0].partition(".")[0] if len(texts) > 1 else ""
         own = [f"{name}.shape[{d}]" for d in range(len(self.shapes.get(name, ())))]
         return name if texts == own else ""
-
-
-def _factors(e: ast.expr) -> list[ast.expr]:
-    match e:
-        case ast.BinOp(left=left, op=ast.Mult(), right=right):
-            return _factors(left) + _factors(right)
-    return [e]
 
 
 def idiomatic(body: Sequence[Statement], shapes: Mapping[str, Shape]) -> list[Statement]:

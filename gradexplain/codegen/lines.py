@@ -53,21 +53,18 @@ def joined(terms: Sequence[str]) -> str:
 
 
 def inlined(body: Sequence[Statement]) -> list[Statement]:
-    """What is used once, and is short, stands where it is used."""
-    found, place = list(body), 0
-    while place < len(found):
-        s = found[place]
-        users = [k for k, o in enumerate(found) if k != place and s.target in names_in(o.value)]
-        alone = not s.only and len(users) == 1
-        if alone and not any(o.target == s.target for o in found if o is not s):
-            user = found[users[0]]
-            uses = [n for n in ast.walk(user.value) if isinstance(n, ast.Name) and n.id == s.target]
-            value = put(copy.deepcopy(user.value), s.target, s.value)
-            if len(uses) == 1 and len(show(value)) <= WIDTH - 30:
-                found[users[0]] = Statement(user.target, value, user.only)
-                del found[place]
-                continue
-        place += 1
+    """What is used once, and is short, stands where it is used; so does a transpose."""
+    found = list(body)
+    for target in [s.target for s in body]:
+        s = next(o for o in found if o.target == target)
+        uses = [n for o in found for n in ast.walk(o.value) if getattr(n, "id", "") == s.target]
+        turned = show(s.value).endswith((".T", ".mT", ".transpose(-2, -1)"))
+        alone = [o.target for o in found].count(s.target) == 1 and not s.only
+        if alone and (len(uses) == 1 or (uses and turned)):
+            put_in = [Statement(o.target, put(copy.deepcopy(o.value), s.target, s.value), o.only)
+                      if s.target in names_in(o.value) else o for o in found if o.target != s.target]  # fmt: skip
+            longest = max(len(show(o.value)) for o in put_in if o not in found)
+            found = put_in if longest <= WIDTH - 30 else found
     return found
 
 

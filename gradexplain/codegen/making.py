@@ -26,7 +26,6 @@ from gradexplain.codegen.lines import (
     laid_out,
     names_in,
     once,
-    put,
     renumbered,
     show,
     split,
@@ -37,7 +36,7 @@ from gradexplain.codegen.lines import (
 from gradexplain.codegen.numbers import is_prime
 from gradexplain.codegen.places import unsupported
 from gradexplain.codegen.source import Source
-from gradexplain.codegen.steps import Steps, local_names
+from gradexplain.codegen.steps import Steps
 from gradexplain.codegen.tangent import Tangents
 from gradexplain.errors import UnsupportedError
 from gradexplain.explanation import Array
@@ -166,10 +165,11 @@ class Making:
 
     def code(self) -> Code:
         saved, anew = self._saved(self._shaped(self.body))
-        body, anew = self._inlined(copy.deepcopy(self.body), saved, anew)
+        self.writer.like = self.v
         made = self.computed({n.id for n in anew}, {n.id for n in saved})
         results = [self.gradient_name(leaf) for leaf in self.leaves]
-        body = once(idiomatic([*made, *body], self.shapes), self.free, results)
+        body = idiomatic(inlined([*made, *copy.deepcopy(self.body)]), self.shapes)
+        body = once(unsigned(body), self.free, results)
         body = unpacked(self._owned(self._shaped(body)))
         body = self.fitted(body, 12 if len(self.graph.leaves) > 1 else 8)
         head = f"class {self.name}(torch.autograd.Function):"
@@ -305,25 +305,6 @@ class Making:
             [graph[id] for id in sorted(saved) if not graph[id].is_literal],
             [graph[id] for id in sorted(anew)],
         )
-
-    def _inlined(
-        self, body: Sequence[Statement], saved: Sequence[Node], anew: Sequence[Node]
-    ) -> tuple[list[Statement], list[Node]]:
-        """A light value that is used once, or is a transpose, is written where it is used."""
-        self.writer.like = self.v
-        known = {n.id for n in saved}
-        left, found = list(anew), list(body)
-        for node in anew:
-            name = self.names[node.label]
-            uses = sum(ast.dump(s.value).count(f"Name(id='{name}'") for s in found)
-            plain = node.op is not None and is_spelled(node) and node.inputs and all(
-                i in known or self.graph[i].is_literal for i in node.inputs
-            )  # fmt: skip
-            if plain and node.op is not None and (uses == 1 or node.op.name in ("T", "mT", "t")):
-                new = statement(name, self.writer.text(node, known)).value
-                found = [Statement(s.target, put(s.value, name, new), s.only) for s in found]
-                left.remove(node)
-        return found, left
 
     def _closure(self, wanted: set[int], known: set[int]) -> set[int]:
         """The operations that make ``wanted`` from the inputs and ``known``."""
@@ -531,9 +512,6 @@ class Making:
     def _line(self, formula: Any, places: Sequence[Any], node: Node, printer: Source) -> Statement:
         text = printer.full(formula, places, self.names[node.label], node.shape)
         return statement(self.gradient_name(node), text, node.label if node.is_leaf else "")
-
-    def local_names(self, node: Node, upstream: str) -> tuple[dict[str, str], dict[str, Shape]]:
-        return local_names(self.graph, self.names, node, upstream)
 
 
 def _renamed(body: Sequence[Statement]) -> list[Statement]:

@@ -138,7 +138,7 @@ class Steps:
 
     def _by_rule(self, c: Contribution, upstream: Sent) -> Sent:
         """A contribution by the operation's own closed form."""
-        names, shapes = self._making.local_names(c.node, upstream[0])
+        names, shapes = local_names(self._graph, self._names, c.node, upstream[0])
         shapes[UPSTREAM] = upstream[1]
         source = Source(names, shapes, self._making.size, c.rule.sizes[c.place])
         name, places = self._names[c.source.label], c.rule.places[c.place]
@@ -163,7 +163,7 @@ class Steps:
         formula = rule.contributions[c.place]
         if formula is None:
             return None
-        names, shapes = self._making.local_names(node, self._whole(node, upstream))
+        names, shapes = local_names(self._graph, self._names, node, self._whole(node, upstream))
         source = Source(
             names, dict.fromkeys(shapes, node.shape), self._making.size, rule.sizes[c.place]
         )

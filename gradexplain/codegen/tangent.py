@@ -10,7 +10,7 @@ from gradexplain.codegen.forward import Writer, is_spelled
 from gradexplain.codegen.idioms import idiomatic
 from gradexplain.codegen.lines import Statement, joined, once, statement, unpacked
 from gradexplain.codegen.source import Source
-from gradexplain.codegen.steps import Sent, broadcast
+from gradexplain.codegen.steps import Sent, broadcast, local_names
 from gradexplain.errors import UnsupportedError
 from gradexplain.formula.burden import burden
 from gradexplain.formula.contract import contract
@@ -114,7 +114,7 @@ class Tangents:
         there = rule.places[place]
         formula = contract(rule.slopes[place] * element_symbol(_TANGENT, there), there, ranges)
         formula = tidy(formula, burden)
-        names, shapes = self._making.local_names(node, "")
+        names, shapes = local_names(self._graph, self._names, node, "")
         names[_TANGENT], shapes[_TANGENT] = self._tangents[source.id], source.shape
         written = Source(names, shapes, self._making.size, ranges)
         text = written.full(formula, rule.axes, self._names[node.label], node.shape, whole=False)
