@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import cast
 
 from gradexplain.codegen.lines import Statement, changed, has_tensor, show, statement
@@ -43,6 +44,8 @@ _PATTERNS = [
     [statement("", side).value for side in line.split(" -> ")]
     for line in _RULES.strip().splitlines()
 ]
+#: The first so many say only in which order axes stand.
+_TURNS = 10
 _SIZED = ("new_zeros", "new_ones", "reshape", "expand")
 
 Found = dict[str, ast.expr]
@@ -64,18 +67,23 @@ def _matches(pattern: object, e: object, found: Found) -> bool:
     return not isinstance(pattern, ast.AST) and pattern == e
 
 
+def _named(found: Found, e: ast.expr) -> ast.expr | None:
+    return found.get(getattr(e, "id", ""))
+
+
 class _Idioms(ast.NodeTransformer):
     """Rewrites an expression from its leaves up."""
 
-    def __init__(self, shapes: Mapping[str, Shape]) -> None:
-        self.shapes = shapes
+    def __init__(self, shapes: Mapping[str, Shape] | None) -> None:
+        self.shapes = shapes or {}
+        self.patterns = _PATTERNS[:_TURNS] if shapes is None else _PATTERNS
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         node = super().generic_visit(node)
-        for pattern, better in _PATTERNS if isinstance(node, ast.expr) else ():
+        for pattern, better in self.patterns if isinstance(node, ast.expr) else ():
             found: Found = {}
             if _matches(pattern, node, found):
-                new = changed(copy.deepcopy(better), lambda e, f=found: f.get(getattr(e, "id", "")))
+                new = changed(copy.deepcopy(better), partial(_named, found))
                 return cast(ast.AST, self.visit(new))
         match node:
             case ast.BinOp(op=ast.Mult()) if name := self._whole(show(node).split(" * ")):
@@ -93,8 +101,11 @@ class _Idioms(ast.NodeTransformer):
         return name if texts == own else ""
 
 
-def idiomatic(body: Sequence[Statement], shapes: Mapping[str, Shape]) -> list[Statement]:
-    """``body`` in PyTorch's own words; of ``a - b`` and ``b - a`` one is minus the other."""
+def idiomatic(body: Sequence[Statement], shapes: Mapping[str, Shape] | None) -> list[Statement]:
+    """``body`` in PyTorch's own words; of ``a - b`` and ``b - a`` one is minus the other.
+
+    Without the shapes of names only the order of axes is looked at.
+    """
     idioms, seen = _Idioms(shapes), set[tuple[str, str]]()
     found = [Statement(s.target, idioms.visit(s.value), s.only) for s in body]
     for e in (e for s in found for e in ast.walk(s.value)):

@@ -72,6 +72,5 @@ def gradient_text(graph: Graph, name: str, v_name: str) -> str:
     places = form.calculus.indices(leaf.shape, "d")
     source = Source(names, shapes, size, form.calculus.ranges)
     text = source.full(formula, places, name, leaf.shape)
-    leaves = {n.label: n.shape for n in graph.leaves}
-    (line,) = unsigned(idiomatic([statement(name, text)], leaves))
+    (line,) = unsigned(idiomatic([statement(name, text)], None))
     return show(line.value)

@@ -52,15 +52,15 @@ def joined(terms: Sequence[str]) -> str:
     return show(total.value)
 
 
-def inlined(body: Sequence[Statement]) -> list[Statement]:
+def inlined(body: Sequence[Statement], results: Collection[str] = ()) -> list[Statement]:
     """What is used once, and is short, stands where it is used; so does a transpose."""
     found = list(body)
     for target in [s.target for s in body]:
         s = next(o for o in found if o.target == target)
         uses = [n for o in found for n in ast.walk(o.value) if getattr(n, "id", "") == s.target]
         turned = show(s.value).endswith((".T", ".mT", ".transpose(-2, -1)"))
-        alone = [o.target for o in found].count(s.target) == 1 and not s.only
-        if alone and (len(uses) == 1 or (uses and turned)):
+        alone = [o.target for o in found].count(target) == 1 and not s.only
+        if target not in results and alone and (len(uses) == 1 or (uses and turned)):
             put_in = [Statement(o.target, put(copy.deepcopy(o.value), s.target, s.value), o.only)
                       if s.target in names_in(o.value) else o for o in found if o.target != s.target]  # fmt: skip
             longest = max(len(show(o.value)) for o in put_in if o not in found)

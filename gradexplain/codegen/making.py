@@ -168,7 +168,7 @@ class Making:
         self.writer.like = self.v
         made = self.computed({n.id for n in anew}, {n.id for n in saved})
         results = [self.gradient_name(leaf) for leaf in self.leaves]
-        body = idiomatic(inlined([*made, *copy.deepcopy(self.body)]), self.shapes)
+        body = idiomatic(inlined([*made, *copy.deepcopy(self.body)], results), self.shapes)
         body = once(unsigned(body), self.free, results)
         body = unpacked(self._owned(self._shaped(body)))
         body = self.fitted(body, 12 if len(self.graph.leaves) > 1 else 8)
