@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from importlib.resources import files
+from pathlib import Path
 
 
-def blocks(package: str, name: str) -> Iterator[tuple[str, str, str]]:
+def kept(folder: str, name: str) -> str:
+    """A text of the package, by its folder."""
+    return Path(__file__).with_name(folder).joinpath(name).read_text("utf-8")
+
+
+def blocks(folder: str, name: str) -> Iterator[tuple[str, str, str]]:
     """The head of each block, what is said, and after ``=>`` what to write instead.  Blocks are apart
     by an empty line; the first says what the text is.
     """
-    text = files(package).joinpath(name).read_text("utf-8")
+    text = kept(folder, name)
     for block in text.strip().split("\n\n")[1:]:
         head, *said = block.splitlines()
         what, _, remedy = " ".join(["", *(line.strip() for line in said)]).partition(" => ")

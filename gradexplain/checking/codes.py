@@ -27,7 +27,7 @@ class Kind:
 
 
 def _kinds() -> Iterator[Kind]:
-    for head, about, example in blocks("gradexplain.checking", "faults.txt"):
+    for head, about, example in blocks("checking", "faults.txt"):
         number, name, title = head.replace(":", "", 1).split(" ", 2)
         shown = tuple(example.split(" => "))
         yield Kind(int(number), name, title, about, shown if len(shown) == 3 else None)

@@ -7,7 +7,7 @@ from typing import Any
 from gradexplain.checking.report import Fault
 from gradexplain.texts import blocks
 
-_TOLD = {key: texts for key, *texts in blocks("gradexplain.checking", "told.txt")}
+_TOLD = {key: texts for key, *texts in blocks("checking", "told.txt")}
 
 
 def told(key: str, **names: Any) -> Fault:

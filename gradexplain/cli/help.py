@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from importlib.resources import files
 from typing import Any
 
 import click
@@ -12,6 +11,7 @@ import click
 from gradexplain.cli import output
 from gradexplain.cli.schema import DOCUMENTS
 from gradexplain.errors import InputError
+from gradexplain.texts import kept
 
 #: What there is, in the order in which it is listed.
 TOPICS = {
@@ -41,7 +41,7 @@ def topic(name: str) -> str:
         )
     if name in _MADE:
         return _MADE[name]()
-    return files("gradexplain.help").joinpath(f"{name}.md").read_text("utf-8")
+    return kept("help", f"{name}.md")
 
 
 def _operations() -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from html import escape
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from gradexplain.explanation import Explanation
 from gradexplain.formats.notation import mathml
 from gradexplain.formats.svg import svg
 from gradexplain.formats.writing import Writer
+from gradexplain.texts import kept
 
 #: A Jacobian of more rows or columns has no picture of its structure.
 _PICTURE = 64
@@ -36,8 +36,8 @@ def render(
     shown = [b for b in document.blocks if b is first or not isinstance(b, doc.Steps)]
     blocks = "\n".join(_Writer(precision).blocks(shown))
     data = serialise.dumped(_data(first, x, precision)).replace("<", "\\u003c")
-    style = files("gradexplain.formats").joinpath("page.css").read_text("utf-8")
-    script = files("gradexplain.formats").joinpath("page.js").read_text("utf-8")
+    style = kept("formats", "page.css")
+    script = kept("formats", "page.js")
     return printable(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'

@@ -10,7 +10,6 @@ import ast
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from gradexplain.errors import Span
 from gradexplain.reading.objects import Call, Function, Module, Results, Tensor, Unread
 from gradexplain.reading.operators import places_of, scattered
 from gradexplain.reading.session import Session
+from gradexplain.texts import kept
 
 #: In the order in which they are read: a class comes after the one it is made from.
 FILES = ("modules", "recurrent", "functions", "training", "compositions")
@@ -26,8 +26,7 @@ FILES = ("modules", "recurrent", "functions", "training", "compositions")
 
 @lru_cache(maxsize=1)
 def _text() -> str:
-    home = files("gradexplain.reading")
-    return "\n".join(home.joinpath(f"{name}.txt").read_text("utf-8") for name in FILES)
+    return "\n".join(kept("reading", f"{name}.txt") for name in FILES)
 
 
 @lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ from gradexplain.texts import blocks
 
 @cache
 def _texts() -> Mapping[str, list[str]]:
-    return {key: texts for key, *texts in blocks("gradexplain.reading", "said.txt")}
+    return {key: texts for key, *texts in blocks("reading", "said.txt")}
 
 
 def said(key: str, names: Mapping[str, Any]) -> list[str]:

@@ -16,10 +16,10 @@ from gradexplain.trace.groups import bare_name
 from gradexplain.trace.saved import carried_over, freed_at, overwritten
 from gradexplain.trace.snapshot import Fault
 
-_TEXTS = {head: said for head, *said in blocks("gradexplain.trace", "faults.txt")}
+_TEXTS = {head: said for head, *said in blocks("trace", "faults.txt")}
 
 #: A pattern of the message, why the error comes, and what to write instead.
-_MISTAKES = tuple(blocks("gradexplain.trace", "mistakes.txt"))
+_MISTAKES = tuple(blocks("trace", "mistakes.txt"))
 
 
 @dataclass(slots=True)

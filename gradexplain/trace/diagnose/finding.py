@@ -16,7 +16,7 @@ from gradexplain.texts import blocks, listed
 from gradexplain.trace.snapshot import Operation, Snapshot, Value, args_in
 
 #: By kind (and variant): the sentence and the remedy.
-TEXTS = {head: said for head, *said in blocks("gradexplain.trace", "findings.txt")}
+TEXTS = {head: said for head, *said in blocks("trace", "findings.txt")}
 
 #: What is no fault, but explains a number.
 _REMARKS = {"graph kept", "scaled gradient", "bias before a normalisation"}
