@@ -103,6 +103,14 @@ def others(shapes: Shapes, fixed: Mapping[str, Shape]) -> Iterator[Shapes]:
         }
 
 
+def extremes(shapes: Shapes, fixed: Mapping[str, Shape]) -> Iterator[Shapes]:
+    """The same pattern of shapes with one of the sizes 1, and with one beyond those of `others`."""
+    kept = {n for shape in fixed.values() for n in shape}
+    sizes = dict.fromkeys(n for shape in shapes.values() for n in shape if n > 1)
+    for old, new in itertools.product((n for n in sizes if n not in kept), (1, 9)):
+        yield {name: tuple(new if n == old else n for n in shape) for name, shape in shapes.items()}
+
+
 def spread(shape: Shape, seed: int) -> Array:
     """Values in (0, 1), no two alike, of three decimals."""
     count = np.arange(1, math.prod(shape) + 1)
@@ -131,13 +139,6 @@ _SIGNED: tuple[tuple[str, Callable[[Array], Array]], ...] = (
 )
 
 
-#: Beyond the bounds that forwards set, and within them.
-_BOUNDS: dict[str, tuple[tuple[str, Callable[[Array], Array]], ...]] = {
-    "large": (("large values of both signs", lambda u: _signed(u, 1.5, 5.0)),),
-    "small": _SIGNED[1:],
-}
-
-
 def _heavy(shape: Shape) -> Array | float:
     """What a larger square matrix gets on its diagonal: it shall be far from singular."""
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 4:
@@ -146,10 +147,10 @@ def _heavy(shape: Shape) -> Array | float:
 
 
 def regular(
-    shapes: Shapes, seed: int, *, signed: bool = False, bounds: str = ""
+    shapes: Shapes, seed: int, *, signed: bool = False
 ) -> Iterator[tuple[str, dict[str, Array]]]:
     """``(what, values)``: points of one kind, to be tried in turn."""
-    for what, of in _BOUNDS[bounds] if bounds else _SIGNED if signed else _RANGES:
+    for what, of in _SIGNED if signed else _RANGES:
         yield (
             what,
             {

@@ -4,7 +4,7 @@ claim (formula) ──claims────┐
 operation (code) ──operation┤ subjects, code, setting: the forward as a graph, the backward as a
                             │ linear map in v; differences where autograd does not see through it
                             ▼
-   points ──▶ trials: J in closed form, J as PyTorch has it, J as the claim implements it
+   points ──▶ making, trials: J in closed form, J as PyTorch has it, J as the claim implements it
                             ▼
    faults ── outcomes: what came back, before J can be spoken of
           ── jacobian: rewrites of the true J that the claim may implement

@@ -6,7 +6,6 @@ import ast
 import copy
 import inspect
 import sys
-import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -15,7 +14,7 @@ import numpy as np
 
 from gradexplain import points
 from gradexplain.checking import numeric
-from gradexplain.checking.operation import backward_tree, quiet
+from gradexplain.checking.operation import quiet, source_tree
 from gradexplain.checking.rewriting import SLOPES, Scope, text
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ class Bench:
         )  # fmt: skip
         own = inspect.unwrap(function.backward)
         code = getattr(own, "__code__", None)
-        tree = backward_tree(function)
+        tree = source_tree(function)
         self.tree = tree if code is not None and not code.co_freevars else None
         if self.tree is None:
             return
@@ -236,9 +235,11 @@ def _scope(tree: ast.FunctionDef, seen: dict[str, Any], made: Any, function: Any
         known[f"{arguments[0]}.{name}"] = value
     y, leaves = made
     tensors, numbers, booleans, outputs, inputs = {}, [], set(), set(), set()
-    loads = [
-        n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)
-    ]
+    # What is only changed in place is not used.
+    changed = [n.func.value for n in ast.walk(tree) if isinstance(n, ast.Call)
+               and isinstance(n.func, ast.Attribute) and n.func.attr.endswith("_")]  # fmt: skip
+    loads = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name)
+             and isinstance(n.ctx, ast.Load) and n not in changed]  # fmt: skip
     for name, value in known.items():
         if isinstance(value, torch.Tensor):
             tensors[name] = value.ndim
@@ -318,7 +319,7 @@ def _of_forward(
     """
     conditions: list[str] = []
     epsilons = [n for n in known if "eps" in n.lower() or "smooth" in n.lower()]
-    tree = _forward_tree(function)
+    tree = source_tree(function, "forward")
     if tree is None:
         return (), tuple(epsilons), [], ""
     constants, result = [], ""
@@ -349,7 +350,7 @@ def _of_forward(
 def _expressions(tree: ast.AST, function: Any, known: dict[str, Any]) -> list[str]:
     """What the source works out by calls, in the backward's names."""
     found: dict[str, None] = {}
-    for source in (tree, _forward_tree(function)):
+    for source in (tree, source_tree(function, "forward")):
         for node in ast.walk(source) if source is not None else ():
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 shown = _in_names(node, known)
@@ -359,14 +360,6 @@ def _expressions(tree: ast.AST, function: Any, known: dict[str, Any]) -> list[st
                 if shown and len(shown) < 40 and "ctx.needs" not in shown and "saved" not in shown:
                     found.setdefault(shown)
     return list(found)
-
-
-def _forward_tree(function: Any) -> ast.AST | None:
-    try:
-        lines, _ = inspect.getsourcelines(inspect.unwrap(function.forward))
-        return ast.parse(textwrap.dedent("".join(lines)))
-    except (OSError, TypeError, SyntaxError):
-        return None
 
 
 def _opposite(condition: str) -> str:

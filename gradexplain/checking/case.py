@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,8 +13,8 @@ from gradexplain.checking import edits, numeric
 from gradexplain.checking.bench import Bench
 from gradexplain.checking.formula_bench import FormulaBench
 from gradexplain.checking.report import Fault
+from gradexplain.checking.subjects import alike, setting_at
 from gradexplain.checking.trials import Trial, Tries, close
-from gradexplain.errors import GradexplainError
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph, Node
 from gradexplain.ops.base import Shape
@@ -97,7 +96,8 @@ class Case:
     def _benches(self) -> Iterator[Bench | FormulaBench]:
         functions = getattr(self.first.setting, "functions", ())
         told = self.telling if functions else []
-        rest = [t for t in self.regular if t not in told] + self.elsewhere if functions else []
+        rest = [t for t in self.regular if t not in told] if functions else []
+        rest += [*self.elsewhere, *self.tries.beside] if functions else []
         for function in functions:
             special = [t for t in self.trials if t.special and t not in told]
             bench = Bench(function, told, self.names, rest, special)
@@ -113,7 +113,6 @@ class Case:
         """A trial at other sizes, where all were at one: a mend that holds by chance at a size is
         none.
         """
-        found: list[Trial] = []
         shapes, subject = self.first.setting.shapes, self.tries.subject
         arguments = getattr(getattr(subject, "binding", None), "arguments", {})
         if any(dict(t.setting.shapes) != shapes for t in self.regular) or any(
@@ -133,28 +132,21 @@ class Case:
 
         for other in sorted(points.others(dict(shapes), {}), key=unlike):
             held = {n: np.resize(value, other[n]) for n, value in given.items()}
-            if other == shapes or not subject.accepts(other, held):
+            setting = None if other == shapes else setting_at(subject, other, held)
+            if setting is None or not alike(self.first.setting, setting):
                 continue
-            with contextlib.suppress(GradexplainError):
-                setting = subject.setting(other, held)
-                sizes = {a: b for n in shapes for a, b in zip(shapes[n], other[n], strict=True)}
-                if setting.out_shape != tuple(sizes.get(n, n) for n in self.first.out_shape):
-                    continue  # broadcasting has made another pattern of it
-                for what, free in points.regular(other, 4, signed=True):
-                    trial = self.tries.trial(setting, what, {**self.tries.meeting(free), **held})
-                    if trial is not None:
-                        result = trial.result(self.name)
-                        if result.problem == "raises":
-                            return []
-                        # What is right at the sizes asked about has to be right at these.
-                        right = [n for n in setting.wanted if all(t.right(n) for t in self.regular)]
-                        shape = None if result.rows is None else result.rows.shape[1:]
-                        if shape in (None, trial.shape(self.name)) and all(map(trial.right, right)):
-                            found.append(trial)
-                            break
-            if found:
-                break
-        return found
+            trial = self.tries.at(setting, held, 4, signed=True)
+            if trial is None:
+                continue
+            result = trial.result(self.name)
+            if result.problem == "raises":
+                return []
+            # What is right at the sizes asked about has to be right at these.
+            right = [n for n in setting.wanted if all(t.right(n) for t in self.regular)]
+            shape = None if result.rows is None else result.rows.shape[1:]
+            if shape in (None, trial.shape(self.name)) and all(map(trial.right, right)):
+                return [trial]
+        return []
 
     @property
     def telling(self) -> list[Trial]:
@@ -172,7 +164,7 @@ class Case:
     def written(self, line: str) -> Fault | None:
         """A mend that writes the right gradient for what is returned."""
         for function in getattr(self.first.setting, "functions", ()):
-            bench = Bench(function, self.regular, [self.name])
+            bench = Bench(function, self.regular, [self.name], self.tries.beside)
             found = edits.written(bench, self.name, line)
             if found:
                 return edits.fault(bench, found)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,10 +14,11 @@ import numpy as np
 from gradexplain.checking import conditions, formulas, manners, numeric
 from gradexplain.checking.case import Case
 from gradexplain.checking.claims import wrong_shape
-from gradexplain.checking.code import Asked, Question, integers, subjects_of
+from gradexplain.checking.code import Asked, Question, integers, subjects_of, varied_subjects
 from gradexplain.checking.dtypes import measured
 from gradexplain.checking.faults import UNMENDED, diagnose
-from gradexplain.checking.operation import GIVEN, OPTIONAL
+from gradexplain.checking.making import made, where
+from gradexplain.checking.operation import GIVEN, OPTIONAL, Operation, none_places
 from gradexplain.checking.report import (
     CheckReport,
     Entry,
@@ -28,7 +30,7 @@ from gradexplain.checking.report import (
 from gradexplain.checking.setting import CodeSetting
 from gradexplain.checking.subjects import FormulaSubject, Subject
 from gradexplain.checking.told import said
-from gradexplain.checking.trials import Trial, Tries, held, made, where
+from gradexplain.checking.trials import Trial, Tries, held
 from gradexplain.codegen.line import gradient_line
 from gradexplain.errors import GradexplainError, InputError
 from gradexplain.explanation import Array
@@ -112,22 +114,17 @@ def check(
                 f"{name} has shape {given[name].shape} by its value but {shape} by its shape",
                 remedy="leave one of the two out",
             )
+    run = partial(check_subject, dtype=dtype, grad=upstream, order=order, dtypes=dtypes)
     if isinstance(subject, str):
         if texts is None:
             raise InputError(
                 "there is no claim to check",
                 remedy='say what the backward returns, as in claim="x: v/x.sum(dim=0)"',
             )
-        return check_subject(
-            FormulaSubject(parse(subject), texts, grad_name), given, sizes, dtype, upstream,
-            order=order, dtypes=dtypes,
-        )  # fmt: skip
+        return run(FormulaSubject(parse(subject), texts, grad_name), given, sizes)
     question = Question(texts, grad_name, seed, intended, against)
     arguments = {**(arguments or {}), **dict.fromkeys(absent)}
-    further = {"order": order, "dtypes": dtypes}
-    return check_code(
-        subject, question, at or {}, given, sizes, arguments, frozen, dtype, upstream, further
-    )
+    return check_code(subject, question, at or {}, given, sizes, arguments, frozen, run)
 
 
 def check_code(
@@ -138,9 +135,7 @@ def check_code(
     sizes: dict[str, Shape],
     arguments: Mapping[str, Any],
     frozen: Sequence[str],
-    dtype: str,
-    upstream: Any,
-    further: Mapping[str, Any],
+    run: Callable[..., CheckReport],
 ) -> CheckReport:
     """The report on an operation: at the first way to read its parameters at which it runs."""
     wanted = None
@@ -148,6 +143,11 @@ def check_code(
         wanted = tuple(n for n, v in at.items() if getattr(v, "requires_grad", False))
     whole = {n: integers(v) for n, v in at.items()}
     whole = {n: v for n, v in whole.items() if v is not None}
+    operation = Operation(subject)
+    names, none = [p.name for p in operation.parameters], none_places(operation.function)
+    # What is 0 or 1 and gets None is data: a mask, a label, one hot.
+    frozen = (*frozen, *(n for n, v in given.items() if n in names and names.index(n) in none
+                         and v.size > 1 and np.isin(v, (0, 1)).all()))  # fmt: skip
     first: GradexplainError | None = None
     for kept in [whole, {}] if whole else [{}]:
         floats = {n: v for n, v in given.items() if n not in kept}
@@ -162,7 +162,7 @@ def check_code(
         for one in found:
             here = {n: s for n, s in sizes.items() if n not in kept}
             try:
-                report = check_subject(one, floats, here, dtype, upstream, **further)
+                report = run(one, floats, here)
             except InputError as error:
                 first = first or error
                 tried += 1
@@ -172,13 +172,17 @@ def check_code(
                 frozen_too = replace(asked, frozen=(*asked.frozen, *data))
                 found, tried = subjects_of(subject, question, frozen_too), 0
                 one = next((o for o in found if set(o.names) == set(one.names)), found[0])
-                report = check_subject(one, floats, here, dtype, upstream, **further)
+                report = run(one, floats, here)
             others = [o for o in found[tried + 1 :] if set(o.names) < set(one.names)]
-            if report.right and others and len(one.names) > len(asked.tensors):
-                # An argument that may be left out is: the backward has to be right then too.
-                with contextlib.suppress(InputError):
-                    without = check_subject(others[0], floats, here, dtype, upstream, **further)
-                    return without if not without.right else report
+            # An argument that may be left out is, and others take other values than their defaults:
+            # the backward has to be right then too.
+            fewer = others[:1] if len(one.names) > len(asked.tensors) else []
+            unlike = varied_subjects(subject, question, asked, one.names)
+            for other in itertools.chain(fewer, unlike) if report.right else ():
+                with contextlib.suppress(GradexplainError):
+                    elsewhere = run(other, floats, here, beside=(one, report))
+                    if elsewhere.verdict == "wrong":
+                        return elsewhere
             return report
     assert first is not None
     raise first
@@ -233,10 +237,18 @@ def check_subject(
     write: bool = True,
     order: int = 1,
     dtypes: Sequence[str] = (),
+    beside: tuple[Subject, CheckReport] | None = None,
 ) -> CheckReport:
-    """The report on a subject.  Without ``write`` no formulas are written out."""
+    """The report on a subject.  Without ``write`` no formulas are written out; what mends it leaves
+    the subject ``beside`` it right, which has been found so.
+    """
     tries = Tries(subject, dtype)
     with numeric.settled(tries.dtype), np.errstate(all="ignore"):  # inf and nan are answers
+        if beside is not None:
+            other, found = beside
+            setting = other.setting(found.points[0].shapes, given)
+            kept = (Tries(other, dtype).trial(setting, p.what, p.values) for p in found.points[:2])
+            tries.beside = [t for t in kept if t is not None]
         return _report(subject, tries, given, shapes, grad, write, order, dtypes)
 
 
@@ -546,8 +558,6 @@ def assert_backward(function: Any, *inputs: Any, **options: Any) -> CheckReport:
     ``inputs`` are forward's arguments in order, tensors and others; without any, points of our
     own are tried.  ``options`` are those of `check`.  Fails with the explanation as its message.
     """
-    from gradexplain.checking.operation import Operation
-
     if inputs:
         operation = Operation(function)
         names = [p.name for p in operation.parameters]

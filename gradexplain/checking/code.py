@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from gradexplain.checking.operation import (
     plainly,
     quiet,
     said,
+    varied,
 )
 from gradexplain.checking.setting import CodeSetting
 from gradexplain.checking.subjects import (
@@ -110,6 +111,22 @@ def subjects_of(found: Any, question: Question, asked: Asked) -> list[CodeSubjec
             CallSubject(operation, way, texts, question.grad_name, question.seed) for way in ways
         ]
     return [CodeSubject(operation, way, question) for way in ways]
+
+
+def varied_subjects(
+    subject: Any, question: Question, asked: Asked, names: tuple[str, ...]
+) -> Iterator[CodeSubject | CallSubject]:
+    """The operation of these inputs, its other arguments at other values than their defaults."""
+    if replace(question, seed=0) != Question():
+        return  # a reference need not know of them, nor need what is declared
+    for name, default, value in varied(Operation(subject), asked.arguments):
+        given = {**asked.arguments, name: value}
+        for one in subjects_of(subject, question, replace(asked, arguments=given)):
+            if one.names == names:
+                one.notes.insert(0, f"With {name}={default!r}, the default, it is right.")
+                one.title += f" with {name}={value!r}"
+                yield one
+                break
 
 
 def subject_of(found: Any, tensors: Sequence[str] = ()) -> CodeSubject:

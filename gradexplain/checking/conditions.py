@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from gradexplain.checking.bench import Bench
-from gradexplain.checking.operation import backward_tree
-from gradexplain.checking.trials import Trial, Tries, made
+from gradexplain.checking.making import made
+from gradexplain.checking.operation import source_tree
+from gradexplain.checking.trials import Trial, Tries
 from gradexplain.errors import GradexplainError
 from gradexplain.explanation import Array
 from gradexplain.ops.base import Shape
@@ -144,7 +145,7 @@ def as_numbers(
 def _fills(function: Any, names: Sequence[str]) -> bool:
     """Whether a backward looks at the shape of one of ``names``: then it is no number to it, and a sum
     that it spreads over that shape is wrong."""
-    for node in ast.walk(backward_tree(function) or ast.Module([], [])):
+    for node in ast.walk(source_tree(function) or ast.Module([], [])):
         if isinstance(node, ast.Attribute) and node.attr in ("shape", "size", "numel"):
             looked = [node.value]
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("_like", "_as")):

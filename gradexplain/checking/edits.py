@@ -59,7 +59,10 @@ def _find(
     for slot in around:
         split[solved is None or solved.hopeful(slot)].append(slot)
     # A place at which no other value would do may still be of the wrong shape.
-    tried = itertools.chain.from_iterable(edits(some, scope, first) for some in split.values())
+    tried = itertools.chain(
+        (e for e in edits(split[False], scope) if e.code in _RESHAPING),
+        *(edits(some, scope, first) for some in split.values()),
+    )
     unnamed: list[Edit] = []
     for edit in itertools.islice(tried, bench.most):
         named = edit.code != "unknown"
@@ -171,6 +174,7 @@ _LIKELY = ("wrong_sign", "exponent", "transposed", "missing_factor", "square_of_
            "constant_factor", "output_for_input", "sum_vs_mean", "missing_keepdim", "eps")  # fmt: skip
 
 
+_RESHAPING = ("wrong_dim", "missing_keepdim")
 _ORDER = {code: i for i, code in enumerate(_LIKELY)}
 
 

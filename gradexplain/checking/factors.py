@@ -166,7 +166,8 @@ def _another(node: ast.AST, scope: Scope) -> Iterator[Found]:
             if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Sub)
             and number(part.left) == 1
         ]  # fmt: skip
-        values = [call.args[2], *(replaced(call.args[2], {id(w): w.right}) for w in weights)]
+        put = (replaced(call.args[2], {id(w): w.right}) for w in weights)
+        values = [call.args[2], ast.UnaryOp(ast.USub(), call.args[2]), *put]
         for place, value in itertools.product(places, values):
             new = copy.copy(call)
             new.args = [call.args[0], ast.parse(place, mode="eval").body, value]  # type: ignore[list-item]
@@ -211,7 +212,7 @@ forms(
     "exponent: A * {own}", "exponent: A / {own}",
     "mask_not_applied: A * {mask}",
     "A * {new}", "A / {new}", "A * (1 - {t})", "A * (1 - {t} ** 2)", "A * {t} * (1 - {t})",
-    "A / (1 + {t})", "A / (1 - {t})", "A * {t}.sign()", "A * {t}.exp()",
+    "A / (1 + {t})", "A / (1 - {t})", "A * {t}.sign()",
     "A * {column}.reshape(1, -1{tail})", "A * {row}.unsqueeze(-1)", "A / {row}.unsqueeze(-1)",
     "A * {number}", "A / {number}", "sum_vs_mean: A / ({number} - {number2})",
     "constant_factor: 2 * A", "constant_factor: A * {literal}", "constant_factor: A / {literal}",
@@ -240,12 +241,14 @@ forms(
     "(A - {w} * (A * {w}).{kind}({dim}, keepdim=True))",
     "(A - {w} * A.{kind}({dim}, keepdim=True))", "(A - (A * {w}).{kind}({dim}, keepdim=True))",
     "missing_factor: {w} * (A - (A * {w}).sum({dim}, keepdim=True))",
-    "(A - {other})", "(A + {other})", "(A - {row}.unsqueeze(-1))",
+    "(A - {other})", "(A + {other})", "(A {sign} {expression})",
+    "(A - {row}.unsqueeze(-1))",
     "(A {sign} torch.outer({vector}, {vector}))",
     "(A - torch.nn.functional.one_hot({i}, A.shape[-1]))",
 )  # fmt: skip
 
 
+forms("missing_factor", standing, "A * {t}.exp()", paired=True)
 forms("exponent", lambda node, s: tensor(node, s) and s.place not in ("size", "index"), "A ** 3")
 
 

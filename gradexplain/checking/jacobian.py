@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -253,47 +254,29 @@ def by_factor(case: Case) -> Fault | None:
 
 
 def _fraction(value: float) -> str:
-    for q in range(1, 13):
-        p = value * q
-        if abs(p - round(p)) < 1e-9 * abs(p):
-            return f"{round(p)}/{q}" if q > 1 else f"{round(p)}"
-    return number(value)
+    near = Fraction(value).limit_denominator(12)
+    return str(near) if abs(near - value) < 1e-9 * abs(value) else number(value)
 
 
 def _size_factor(found: Sequence[float], trials: Sequence[Trial], name: str) -> str | None:
     """``found`` as the sizes of dims at every trial: ``1/x.shape[0]``; None if it is none."""
-    for inverse in (False, True):
-        for what, of in _sizes(trials[0], name):
-            sizes = [of(t) for t in trials]
-            if all(n is not None for n in sizes) and all(
-                abs(f - (1 / n if inverse else n)) <= 1e-9 * abs(f)
-                for f, n in zip(found, sizes, strict=True)
-                if n
-            ):
-                return f"1/{what}" if inverse else what
+    sizes = [_sizes(t, name) for t in trials]
+    for inverse, what in itertools.product((False, True), sizes[0]):
+        pairs = zip(found, (known[what] for known in sizes), strict=True)
+        if all(abs(f - (1 / n if inverse else n)) <= 1e-9 * abs(f) for f, n in pairs if n):
+            return f"1/{what}" if inverse else what
     return None
 
 
-def _sizes(trial: Trial, name: str) -> Iterator[tuple[str, Callable[[Trial], float]]]:
+def _sizes(trial: Trial, name: str) -> dict[str, int]:
     """The sizes that a factor may be, by name."""
-
-    def of_input(label: str, dim: int) -> Callable[[Trial], float]:
-        return lambda t: t.shape(label)[dim]
-
-    def of_output(dim: int) -> Callable[[Trial], float]:
-        return lambda t: t.out_shape[dim]
-
-    def count(label: str) -> Callable[[Trial], float]:
-        return lambda t: math.prod(t.shape(label))
-
-    shapes = dict(trial.setting.shapes)
+    shapes = trial.setting.shapes
+    found: dict[str, int] = {}
     for label in (name, *(n for n in shapes if n != name)):
-        for dim in range(len(shapes[label])):
-            yield f"{label}.shape[{dim}]", of_input(label, dim)
-        yield f"{label}.numel()", count(label)
-    for dim in range(len(trial.out_shape)):
-        yield f"the output's size in dim {dim}", of_output(dim)
-    yield "the output's number of elements", lambda t: math.prod(t.out_shape)
+        found |= {f"{label}.shape[{dim}]": n for dim, n in enumerate(shapes[label])}
+        found[f"{label}.numel()"] = math.prod(shapes[label])
+    found |= {f"the output's size in dim {dim}": n for dim, n in enumerate(trial.out_shape)}
+    return {**found, "the output's number of elements": math.prod(trial.out_shape)}
 
 
 def by_transposed(case: Case) -> Fault | None:
@@ -305,27 +288,20 @@ def by_transposed(case: Case) -> Fault | None:
         lambda t: t.true[name].T
     ):
         return told("transposed.2", name=name)
-    for axes_of in ("input", "output"):
-        for axes in itertools.permutations(
-            range(len(case.first.shape(name) if axes_of == "input" else case.first.out_shape))
-        ):
-            if list(axes) == sorted(axes):
-                continue
-
-            def moved(
-                t: Trial, axes: tuple[int, ...] = axes, axes_of: str = axes_of
-            ) -> Array | None:
-                full = t.true[name].reshape(t.out_shape + t.shape(name))
-                lead = len(t.out_shape)
-                order = (
-                    (*range(lead), *(lead + a for a in axes))
-                    if axes_of == "input"
-                    else (*axes, *range(lead, full.ndim))
-                )
-                turned = full.transpose(order)
-                return turned.reshape(t.true[name].shape) if turned.shape == full.shape else None
-
-            if case.explains(moved):
-                what = f"the gradient by {name}" if axes_of == "input" else case.v
+    for what, dims in ((f"the gradient by {name}", 1), (case.v, 0)):
+        rank = len(case.first.shape(name) if dims else case.first.out_shape)
+        for axes in itertools.permutations(range(rank)):
+            turned = functools.partial(_turned, name, dims, axes)
+            if list(axes) != sorted(axes) and case.explains(turned):
                 return Fault("transposed", f"{what} is transposed", f"transpose {what} back (.T)")
     return None
+
+
+def _turned(name: str, dims: int, axes: tuple[int, ...], t: Trial) -> Array | None:
+    """J with the axes of the input, or of the output, in another order; None where it is of another
+    shape then.
+    """
+    full, lead = t.true[name].reshape(t.out_shape + t.shape(name)), len(t.out_shape)
+    inner, outer = range(lead, full.ndim), range(lead)
+    turned = full.transpose((*outer, *(lead + a for a in axes)) if dims else (*axes, *inner))
+    return turned.reshape(t.true[name].shape) if turned.shape == full.shape else None

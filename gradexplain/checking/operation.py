@@ -15,7 +15,7 @@ import itertools
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -266,7 +266,7 @@ class Operation:
 _PLAIN = {"int", "float", "bool", "str", "tuple", "list", "Tuple", "List", "Sequence",
           int, float, bool, str, tuple, list}  # fmt: skip
 #: Parameters that no gradient is asked for where backward returns None for them.
-GIVEN = ("target", "targets", "label", "labels", "mask", "gt", "truth", "ground_truth", "index",
+GIVEN = ("target", "targets", "label", "labels", "mask", "onehot", "one_hot", "gt", "truth", "ground_truth", "index",
           "indices", "idx", "inds", "ids", "lengths", "cu_seqlens", "noise", "freqs", "cos", "sin",
           "running_mean", "running_var", "y_true", "t", "mapping", "weights", "rand")  # fmt: skip
 OPTIONAL = ("bias", "b", "weight", "w", "gamma", "beta", "scale", "shift")
@@ -349,6 +349,32 @@ def bindings(
         )
 
 
+def varied(operation: Operation, given: Container[str]) -> Iterator[tuple[str, Any, Any]]:
+    """``(name, default, value)``: other values of the parameters that were left at their defaults."""
+    tree = source_tree(operation.function, "forward") or ast.Module([], [])
+    told = [part.value for node in ast.walk(tree) if isinstance(node, ast.Compare)
+            for part in ast.walk(node) if isinstance(part, ast.Constant)]  # fmt: skip
+    for p in operation.parameters:
+        kind, others = type(p.default), _numbers(p)
+        if p.name in given:
+            continue
+        if kind is float:
+            others = (p.default / 2, 1.5 * p.default) if p.default else (0.5,)
+        elif kind is str:
+            others = tuple(dict.fromkeys(t for t in told if isinstance(t, str)))
+        elif kind is bool:
+            others = (not p.default,)
+        elif kind is int and not others:
+            others = (p.default + 1,)
+        for value in others if kind in (float, str, bool, int) else ():
+            if value != p.default:
+                yield p.name, p.default, value
+
+
+def _numbers(p: inspect.Parameter) -> tuple[Any, ...]:
+    return next((values for names, values in _NUMBERS if p.name in names), ())
+
+
 def _kinds(p: inspect.Parameter, none: bool) -> Iterator[tuple[str, str, Any]]:
     annotation = p.annotation
     if isinstance(annotation, str):
@@ -356,18 +382,17 @@ def _kinds(p: inspect.Parameter, none: bool) -> Iterator[tuple[str, str, Any]]:
         annotation = {"int": int, "float": float, "bool": bool, "str": str}.get(
             annotation, annotation
         )
-    numbers = next((values for names, values in _NUMBERS if p.name in names), None)
+    numbers = _numbers(p)
     if annotation in _PLAIN:
         for value in numbers or _TYPED.get(annotation, ((2, 3),)):
             yield p.name, "number", value
         return
-    if numbers is not None:
-        for value in numbers:
-            yield p.name, "number", value
+    for value in numbers:
+        yield p.name, "number", value
     if none and p.name in GIVEN:
         yield p.name, "given", None
         yield p.name, "integers", None
-    elif none and numbers is None and "Tensor" not in str(p.annotation):
+    elif none and not numbers and "Tensor" not in str(p.annotation):
         for value in _ANY:
             yield p.name, "number", value
     if not (none and p.name in GIVEN):
@@ -378,7 +403,7 @@ def _kinds(p: inspect.Parameter, none: bool) -> Iterator[tuple[str, str, Any]]:
 
 def none_places(function: Any) -> set[int]:
     """The places at which every return of a backward has a plain ``None``."""
-    tree = backward_tree(function)
+    tree = source_tree(function)
     if tree is None:
         return set()
     found: set[int] | None = None
@@ -394,13 +419,13 @@ def none_places(function: Any) -> set[int]:
     return found or set()
 
 
-def backward_tree(function: Any) -> ast.FunctionDef | None:
-    """The source of a Function's backward, its lines and columns as in its file; None where there
-    is none.
+def source_tree(function: Any, method: str = "backward") -> ast.FunctionDef | None:
+    """The source of a Function's method, its lines and columns as in its file; None where there is
+    none.
     """
-    backward = inspect.unwrap(getattr(function, "backward", None) or (lambda: None))
+    found = inspect.unwrap(getattr(function, method, None) or (lambda: None))
     try:
-        lines, start = inspect.getsourcelines(backward)
+        lines, start = inspect.getsourcelines(found)
         source = textwrap.dedent("".join(lines))
         tree = ast.parse(source).body[0]
     except (OSError, TypeError, SyntaxError, IndexError):

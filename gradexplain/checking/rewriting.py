@@ -28,7 +28,7 @@ SLOPES = {
     "sigmoid": "torch.sigmoid({0}) * (1 - torch.sigmoid({0}))", "sqrt": "0.5 / torch.sqrt({0})",
     "rsqrt": "-0.5 * ({0}) ** -1.5", "abs": "torch.sign({0})", "square": "2 * ({0})",
     "relu": "(({0}) > 0)", "log1p": "1 / (1 + {0})", "reciprocal": "-1 / ({0}) ** 2",
-    "erf": "2 / torch.pi ** 0.5 * torch.exp(-({0}) ** 2)",
+    "lgamma": "torch.digamma({0})", "erf": "2 / torch.pi ** 0.5 * torch.exp(-({0}) ** 2)",
 }  # fmt: skip
 #: Calls whose numbers are dims.
 OVER_DIMS = (

@@ -59,7 +59,9 @@ forms(
     "missing_term", lambda node, s: bool(s.idle) and (summand(node, s) or head(node, s)),
     "missing_call: A.gather(-1, {i})", "missing_call: A[{i}]",
     "(A {sign} {idle})", "(A {sign} {idle}.unsqueeze(-1))", "(A {sign} {other} * {idle})",
-    "(A {sign} {other} * {idle}[{i}])", "(A {sign} {idle} / {other})",
+    "(A {sign} {other} * {idle}[{i}])", "(A {sign} {other} * {idle}.gather(-1, {i}))",
+    "(A {sign} {other} * {idle} * ({v} * {other}).sum({dim}, keepdim=True))",
+    "(A {sign} {idle} / {other})",
     "(A {sign} {idle} / (1 - {other}))",
     "missing_factor: A * {idle}",
 )  # fmt: skip
@@ -78,6 +80,17 @@ def _operands(node: ast.AST, scope: Scope) -> Iterator[Found]:
         if len(node.args) >= 2:
             new.args = [node.args[1], node.args[0], *node.args[2:]]
             yield new
+
+
+@rule("kernel_not_flipped")
+def _put_back(node: ast.AST, scope: Scope) -> Iterator[Found]:
+    """Where it is taken from, and where it is put, in each other's place."""
+    if not isinstance(node, (ast.Assign, ast.AugAssign)):
+        return
+    to = node.targets[0] if isinstance(node, ast.Assign) else node.target
+    for part in ast.walk(node.value) if isinstance(to, ast.Subscript) else ():
+        if isinstance(part, ast.Subscript) and isinstance(to, ast.Subscript):
+            yield replaced(node, {id(to.slice): part.slice, id(part.slice): to.slice})
 
 
 @rule("swapped_halves", paired=True)
@@ -194,7 +207,8 @@ def _all_dims(node: ast.AST, scope: Scope) -> Iterator[Found]:
 
 @rule("wrong_dim")
 def _permuted(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    if called(node) == "permute" and isinstance(node, ast.Call) and 2 <= len(node.args) <= 6:
+    reordered = called(node) in ("permute", "view", "reshape")
+    if reordered and isinstance(node, ast.Call) and 2 <= len(node.args) <= 6:
         for order in itertools.permutations(node.args):
             if list(order) != node.args:
                 new = copy.copy(node)
@@ -347,7 +361,8 @@ def _names(node: ast.AST, scope: Scope) -> Iterator[Found]:
 @rule("wrong_input")
 def _exchanged(node: ast.AST, scope: Scope) -> Iterator[Found]:
     """``c*x + b*y`` for ``c*y + b*x``."""
-    if not isinstance(node, ast.BinOp) or not isinstance(node.op, (ast.Add, ast.Sub)):
+    sums = isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Sub))
+    if not sums and called(node) not in ("add", "sub", "cat", "stack"):
         return
     known: dict[str, list[ast.AST]] = {}
     for part in ast.walk(node):

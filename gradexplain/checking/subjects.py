@@ -6,6 +6,7 @@ list of upstream gradients.
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -248,6 +249,24 @@ def no_shapes(subject: Subject, error: GradexplainError | None) -> GradexplainEr
         f"no shapes of {names} were found for which the forward has a value",
         remedy=f"give them, as in --shape {next(iter(subject.names), 'x')}=2,3",
     )
+
+
+def setting_at(
+    subject: Subject, shapes: Mapping[str, Shape], given: Mapping[str, Array]
+) -> Setting | None:
+    """None where the forward or the claim has no value at these shapes."""
+    with contextlib.suppress(GradexplainError):
+        return subject.setting(shapes, given) if subject.accepts(shapes, given) else None
+    return None
+
+
+def alike(one: Setting, other: Setting) -> bool:
+    """Whether the output's sizes are those of the inputs as before: broadcasting would have made
+    another pattern of it.
+    """
+    sizes = {a: b for n in one.shapes
+             for a, b in zip(one.shapes[n], other.shapes[n], strict=True)}  # fmt: skip
+    return other.out_shape == tuple(sizes.get(n, n) for n in one.out_shape)
 
 
 def shapes_text(shapes: Mapping[str, Shape]) -> str:
