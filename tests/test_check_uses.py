@@ -589,3 +589,58 @@ class SoftmaxOfProduct(Function):
 def test_linear_in_v_where_entries_of_j_are_what_cancels() -> None:
     """At values up to ±5 one of two probabilities is 1 but for the last digits."""
     assert check(SoftmaxOfProduct, shapes={"a": (2, 3), "x": (3,)}).right
+
+
+class Tempered(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any, temperature: float = 1.0, slope: float = 3.0) -> Any:
+        ctx.save_for_backward(x)
+        ctx.temperature, ctx.slope = temperature, slope
+        return torch.tanh(x / temperature)
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:
+        (x,) = ctx.saved_tensors
+        rest = 0 * ctx.slope + 3 * (ctx.slope != 3.0)  # what the forward never sees
+        return g * (1 - torch.tanh(x / ctx.temperature) ** 2) + rest, None, None
+
+
+def test_arguments_with_defaults_are_tried_at_other_values() -> None:
+    report = check(Tempered)
+    assert report.subject.endswith("Tempered with temperature=0.5")
+    assert report.notes[0] == "With temperature=1.0, the default, it is right."
+    assert report.faults == {"x": "missing_factor"}
+    assert "/ ctx.temperature" in report.inputs["x"].remedy
+    assert check(Tempered, arguments={"temperature": 1.0}).right
+
+
+class LastRow(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:
+        return 2 * g if 1 < len(g) < 9 else g
+
+
+def test_sizes_of_one_and_large_ones_are_tried() -> None:
+    wrong = [p.shapes["x"] for p in check(LastRow).points if p.wrong]
+    assert wrong == [(1, 3), (9, 3)]
+    assert check(LastRow, shapes={"x": (4, 3)}).right
+
+
+class OneHotLogit(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any, chosen: Any) -> Any:
+        ctx.save_for_backward(chosen)
+        return 2 * x * chosen
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:
+        return 2 * g * ctx.saved_tensors[0], None
+
+
+def test_what_is_0_or_1_and_gets_none_is_data() -> None:
+    assert check(OneHotLogit, at={"chosen": [0.0, 1.0, 0.0]}).right
+    assert check(OneHotLogit, at={"chosen": [0.0, 1.5, 0.0]}).faults == {"chosen": "none"}

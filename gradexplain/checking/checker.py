@@ -177,7 +177,7 @@ def check_code(
             # An argument that may be left out is, and others take other values than their defaults:
             # the backward has to be right then too.
             fewer = others[:1] if len(one.names) > len(asked.tensors) else []
-            unlike = varied_subjects(subject, question, asked, one.names)
+            unlike = varied_subjects(subject, question, asked, one, report.points[0])
             for other in itertools.chain(fewer, unlike) if report.right else ():
                 with contextlib.suppress(GradexplainError):
                     elsewhere = run(other, floats, here, beside=(one, report))

@@ -23,6 +23,7 @@ from gradexplain.checking.operation import (
     said,
     varied,
 )
+from gradexplain.checking.report import PointReport
 from gradexplain.checking.setting import CodeSetting
 from gradexplain.checking.subjects import (
     FormulaSetting,
@@ -114,19 +115,23 @@ def subjects_of(found: Any, question: Question, asked: Asked) -> list[CodeSubjec
 
 
 def varied_subjects(
-    subject: Any, question: Question, asked: Asked, names: tuple[str, ...]
-) -> Iterator[CodeSubject | CallSubject]:
-    """The operation of these inputs, its other arguments at other values than their defaults."""
+    subject: Any, question: Question, asked: Asked, one: _Subject, point: PointReport
+) -> Iterator[_Subject]:
+    """The operation of the same inputs, an argument that it has a default for at another value, of
+    those that the forward depends on: what the backward alone takes is its own affair.
+    """
     if replace(question, seed=0) != Question():
         return  # a reference need not know of them, nor need what is declared
     for name, default, value in varied(Operation(subject), asked.arguments):
         given = {**asked.arguments, name: value}
-        for one in subjects_of(subject, question, replace(asked, arguments=given)):
-            if one.names == names:
-                one.notes.insert(0, f"With {name}={default!r}, the default, it is right.")
-                one.title += f" with {name}={value!r}"
-                yield one
-                break
+        found = subjects_of(subject, question, replace(asked, arguments=given))
+        other = next((s for s in found if s.names == one.names), None)
+        if other is None or not other.accepts(point.shapes, point.values):
+            continue
+        if not np.array_equal(other.forward(point.values), one.forward(point.values)):
+            other.notes.insert(0, f"With {name}={default!r}, the default, it is right.")
+            other.title += f" with {name}={value!r}"
+            yield other
 
 
 def subject_of(found: Any, tensors: Sequence[str] = ()) -> CodeSubject:

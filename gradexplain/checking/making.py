@@ -230,12 +230,9 @@ def _settings(
     pattern: Setting | None = None
     fallback: Setting | None = None
     refused: GradexplainError | None = None
-    first: GradexplainError | None = None
     passed = 0
     for shapes in points.choices(subject.names, fixed):
         if not subject.accepts(shapes, given):
-            if first is None or len(fixed) == len(subject.names):
-                first = _why(subject, shapes, given)
             continue
         try:
             setting = subject.setting(shapes, given)
@@ -261,7 +258,9 @@ def _settings(
         refuse = getattr(subject, "refuse", None)
         if refuse is not None:
             raise refuse()
-        raise no_shapes(subject, first if len(fixed) == len(subject.names) else None)
+        if len(fixed) == len(subject.names):
+            subject.setting(fixed, given)  # it says why there is no value
+        raise no_shapes(subject)
     found = [chosen]
     seen = [chosen.shapes]
     for shapes in points.others(chosen.shapes, fixed):
@@ -275,16 +274,6 @@ def _settings(
         if len(found) == 3:
             break
     return fallback is not None and pattern is not None, found
-
-
-def _why(
-    subject: Subject, shapes: Mapping[str, Shape], given: Mapping[str, Array]
-) -> GradexplainError | None:
-    try:
-        subject.setting(shapes, given)
-    except GradexplainError as error:
-        return error
-    return None
 
 
 def where(trial: Trial) -> str:

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from gradexplain.checking.case import Case
-from gradexplain.checking.jacobian import (
-    by_diagonal,
-    by_other_input,
-    by_sign,
-    by_term,
-    by_uses,
-)
+from gradexplain.checking.jacobian import by_other_input
 from gradexplain.checking.report import Fault
 from gradexplain.checking.told import told
 from gradexplain.checking.trials import Trial, close
@@ -121,7 +114,7 @@ def by_shape(case: Case) -> Fault | None:
         if list(axes) != sorted(axes) and all_right(functools.partial(_turned, axes)):
             fix = ".T" if len(axes) == 2 else f".permute{axes}"
             return told("transposed", name=name, shapes=shapes, fix=fix)
-    fault = other or case.repaired() or by_widened(case)
+    fault = other or case.repaired()
     if fault is not None:
         return fault
     if all_right(lambda t, row: row.reshape(t.shape(name))):
@@ -129,26 +122,6 @@ def by_shape(case: Case) -> Fault | None:
     wide = first.out_shape == found and found != expected
     of = f": that is the shape of {case.output}" if wide else ""
     return told("wrong_shape.2", name=name, shapes=shapes, of=of)
-
-
-def by_widened(case: Case) -> Fault | None:
-    """What is wrong besides, where the result broadcasts to the input's shape."""
-    name = case.name
-    kept = [t.result(name).rows for t in case.regular]
-    try:
-        for t, rows in zip(case.regular, kept, strict=True):
-            if rows is None or math.prod(rows.shape[1:]) == 1:
-                return None
-            wide = [np.broadcast_to(row, t.shape(name)) for row in rows]
-            t.result(name).rows = np.array(wide)
-        return next(
-            (f for f in (h(case) for h in (by_sign, by_diagonal, by_uses, by_term)) if f), None
-        )
-    except ValueError:
-        return None
-    finally:
-        for t, rows in zip(case.regular, kept, strict=True):
-            t.result(name).rows = rows
 
 
 def _result_shape(trial: Trial, name: str) -> tuple[int, ...] | None:

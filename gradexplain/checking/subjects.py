@@ -240,10 +240,8 @@ def _plain(found: Any) -> Array:
     return numeric.array(found) if hasattr(found, "detach") else np.asarray(float(found))
 
 
-def no_shapes(subject: Subject, error: GradexplainError | None) -> GradexplainError:
+def no_shapes(subject: Subject) -> GradexplainError:
     """No choice of shapes suits the forward."""
-    if error is not None:
-        return error
     names = ", ".join(subject.names)
     return InputError(
         f"no shapes of {names} were found for which the forward has a value",
