@@ -143,7 +143,10 @@ def test_time_and_memory_are_each_problems_own(tmp_path: Path) -> None:
     source.write_text(
         '{"expression": "x @ x", "shapes": {"x": [3000, 3000]}, "grad": "ones"}\n{"expression": "x"}\n'
     )
-    process = batch(str(source), "-o", str(out), "--jobs", "1", "--memory", "60MiB")
+    # Time enough for a busy machine: it is memory that is missing.
+    process = batch(
+        str(source), "-o", str(out), "--jobs", "1", "--memory", "60MiB", "--timeout", "600"
+    )
     assert process.communicate() == ("", "")
     assert [a["status"] for a in lines(out)] in (["memory", "agree"], ["error", "agree"])
     process = batch(
