@@ -30,8 +30,10 @@ _SHARE = 0.9
 #: Fewer elements than this are no layer.
 _FEW = 4
 
-#: A gradient that is smaller by this at the one end than at the other, over this many layers.
-_VANISHED, _LAYERS = 1e-5, 5
+#: A gradient that is smaller by this at the one end than at the other, over this many layers: one
+#: that sound networks of a dozen layers stay above, and at which the first no longer learn beside the
+#: last.  What flows back is smaller in sound ones too, where much is averaged: by less than the second.
+_VANISHED, _FADED, _LAYERS = 1e-4, 1e-5, 5
 
 #: A gradient of this size per element, in a network of layers, has exploded.
 _LARGE = 1e4
@@ -447,11 +449,17 @@ def _depth(scene: Scene) -> Iterator[Finding]:
     if first == 0 and any(array is not None and not array.any() for array in weights):
         return  # a layer that starts with 0, as an adapter does, lets nothing through yet
     sizes = [size for size, _, _ in layers]
-    if 0 < first < _VANISHED * last or (first == 0 < last and sizes[1] < _VANISHED * last):
+    ends = [layers[0][2].outputs[0], layers[-1][2].outputs[0]]
+    below, above = (norm(scene.value(n).upstream) for n in ends)
+    gone = 0 < first < _VANISHED * last or (first == 0 < last and sizes[1] < _VANISHED * last)
+    if gone or 0 < below < _FADED * above:
+        if not gone:
+            first, last = below, above
         factor = (max(first, 1e-300) / last) ** (1 / (len(layers) - 1))
         yield told(
-            "vanishing", operation.site, last=float(last), first=float(first), end=scene.name(end),
-            name=scene.name(number), factor=float(factor), count=len(layers), blame=_blame(scene),
+            f"vanishing{'' if gone else ': flow'}", operation.site, last=float(last),
+            first=float(first), end=scene.name(end), name=scene.name(number), factor=float(factor),
+            count=len(layers), blame=_blame(scene),
         )  # fmt: skip
     elif max(sizes) > _LARGE or (last > 0 and first > last / _VANISHED and first > 1):
         yield _exploded(scene, max(layers, key=lambda layer: layer[0]), f"{len(layers)} layers")
