@@ -37,7 +37,7 @@ from gradexplain.problem import (
     request_of,
 )
 from gradexplain.reading.arrays import Value, as_array
-from gradexplain.routes.calls import CallsQuestion, Part, Shared
+from gradexplain.routes.calls import CallsQuestion, Part
 from gradexplain.routes.pytorch import Asked
 from gradexplain.running import Extra, Run
 from gradexplain.supervisor.within import within
@@ -311,7 +311,7 @@ class _Several:
     made: list[_Made]
     problems: list[Problem]
     retain: tuple[str, ...]
-    shared: Shared | None = field(init=False, default=None)
+    shared: Asked | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         first = self.problems[0]
@@ -328,7 +328,7 @@ class _Several:
             tuple(call.zeroed for call in self.made),
             tuple(call.retain_graph for call in self.made),
         )
-        self.shared = Shared(Asked(question))
+        self.shared = Asked(question)
 
     def part(self, number: int, *, last: bool = False) -> Part | None:
         """PyTorch's answer to one call, as if it were the only one."""

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -244,6 +244,8 @@ def asked_here(question: Askable) -> Any:
             return question.ask()
     except MemoryError:
         return Answer({}, NO_MEMORY)
+    except ERRORS as error:
+        return Answer({}, refusal(error, getattr(question, "verb", "differentiate")))
 
 
 #: Said where PyTorch's process has no memory left.
@@ -401,7 +403,11 @@ class Asked:
             self._helper.send(partial(asked_here, question), BUDGET.memory)
 
     def answer(self) -> Any:
-        """PyTorch's answer; an `Answer` with an error where there is none."""
+        """PyTorch's answer, waited for once; an `Answer` with an error where there is none."""
+        return self._answer
+
+    @cached_property
+    def _answer(self) -> Any:
         if self._failed:
             return Answer({}, f"PyTorch could not be asked: {self._failed}")
         if self._helper is None:

@@ -19,11 +19,11 @@ from gradexplain.graph import Node
 from gradexplain.judging import NOT_ENOUGH
 from gradexplain.plan.arrays import to_float
 from gradexplain.problem import Problem, is_small
-from gradexplain.routes.calls import Shared
 from gradexplain.routes.chain import ChainRule, RightDigits, cleaned, settled_chain
 from gradexplain.routes.closed import ClosedForm
 from gradexplain.routes.double import Pass
 from gradexplain.routes.judged import JudgedSteps, judged
+from gradexplain.routes.pytorch import Asked
 from gradexplain.routes.singular import Accounted, Singular
 from gradexplain.routes.written import Shown, Written
 from gradexplain.running import Run
@@ -58,7 +58,7 @@ class HessianAsked:
     steps: Gradients
     u_name: str
     p: str
-    shared: Shared | None = None
+    shared: Asked | None = None
     #: See `gradexplain.problem.Problem.again`.
     again: Mapping[int, Pass] = field(default_factory=dict)
     found: Hessian | None = None

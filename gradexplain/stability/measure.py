@@ -15,7 +15,7 @@ from gradexplain.explanation import Array, Shape
 from gradexplain.graph import Graph
 from gradexplain.plan.arrays import Pair, to_float
 from gradexplain.routes.chain import ChainRule
-from gradexplain.routes.pytorch import ERRORS, Answer, Asked, refusal, tensors_of, to_array
+from gradexplain.routes.pytorch import Answer, Asked, tensors_of, to_array
 from gradexplain.verdict.compare import FORMATS, ROUNDOFF, largest
 from gradexplain.verdict.digits import in_format, whole
 
@@ -42,20 +42,16 @@ class SamplesQuestion:
         import torch
 
         found: list[dict[int, tuple[Array | None, Array | None]]] = []
-        try:
-            for values in self.samples:
-                tensors = tensors_of(torch, self.graph, values, self.wanted, self.dtype)
-                held = {i: t for i, t in tensors.items() if isinstance(t, torch.Tensor)}
-                for tensor in held.values():
-                    if tensor.requires_grad:
-                        tensor.retain_grad()
-                output = tensors[self.graph.output]
-                output.backward(torch.tensor(weights(tuple(output.shape)), dtype=output.dtype))
-                found.append(
-                    {i: (to_array(torch, t), to_array(torch, t.grad)) for i, t in held.items()}
-                )
-        except ERRORS as error:
-            return Answer({}, refusal(error))
+        for values in self.samples:
+            tensors = tensors_of(torch, self.graph, values, self.wanted, self.dtype)
+            held = {i: t for i, t in tensors.items() if isinstance(t, torch.Tensor)}
+            for tensor in held.values():
+                if tensor.requires_grad:
+                    tensor.retain_grad()
+            output = tensors[self.graph.output]
+            output.backward(torch.tensor(weights(tuple(output.shape)), dtype=output.dtype))
+            both = {i: (to_array(torch, t), to_array(torch, t.grad)) for i, t in held.items()}
+            found.append(both)
         return found
 
 
