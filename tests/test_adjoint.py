@@ -46,7 +46,7 @@ def by_pytorch(expression: str) -> tuple[Any, Any]:
 
 
 def value(made: Adjoint, id: int, values: dict[str, Any]) -> Any:
-    return to_float(ChainRule(made.at(id), values, exact=False).forward[id][0])
+    return to_float(ChainRule(made.graph.at(id), values, exact=False).forward[id][0])
 
 
 @pytest.mark.parametrize("expression", CASES)

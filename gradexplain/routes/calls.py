@@ -56,7 +56,7 @@ class CallsQuestion:
     def ask(self) -> CallsAnswer:
         import torch
 
-        graphs = (Graph(self.graph.source, self.graph.nodes, start) for start in self.starts)
+        graphs = map(self.graph.at, self.starts)
         rest = self.wanted, self.dtype, self.retain
         pairs = zip(graphs, self.vs, strict=True)
         alone = tuple(Question(graph, self.values, v, *rest).ask() for graph, v in pairs)
@@ -65,9 +65,7 @@ class CallsQuestion:
 
     def _run(self, torch: Any) -> tuple[dict[int, Any], dict[str, Any]]:
         """Every value, and the tensors whose ``.grad`` is asked for."""
-        needed: set[int] = set()
-        for start in self.starts:
-            needed |= Graph("", self.graph.nodes, start).needed()
+        needed = {id for start in self.starts for id in self.graph.at(start).needed()}
         tensors = tensors_of(
             torch, self.graph, self.values, self.wanted, self.dtype, needed, _as_written
         )

@@ -102,7 +102,7 @@ class Question:
         for node in self.graph.nodes:
             if node.id not in needed or node.id in parts or node.is_literal:
                 continue
-            anew = None if node.op is None else partial(Question._again, torch=torch, node=node)
+            anew = None if node.op is None else partial(Question._again, node=node)
             made.append((node.id, node.inputs, anew, node.op))
         found = Steps({}, {}, {}, {})
         users = Counter(i for id, sources, *_ in made if id in tensors for i in {*sources})
@@ -155,9 +155,10 @@ class Question:
         pairs = zip(inputs, sent, strict=True)
         return kept, {i: numbers_of(torch, a, copy=False) for i, a in pairs if a is not None}
 
-    def _again(self, tensors: Mapping[int, Any], *, torch: Any, node: Node) -> Any:
-        dtype = getattr(torch, self.dtype)
-        return self.run(torch, node.op, node.args, tensors, dtype)  # type: ignore[arg-type]
+    def _again(self, tensors: Mapping[int, Any], *, node: Node) -> Any:
+        import torch
+
+        return self.run(torch, node.op, node.args, tensors, getattr(torch, self.dtype))  # type: ignore[arg-type]
 
     def _verb(self, torch: Any) -> str:
         """What PyTorch does not do: differentiate the graph, or compute it in the first place."""

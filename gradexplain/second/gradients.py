@@ -32,9 +32,6 @@ class Gradients:
     of: Mapping[str, int]
     made: Adjoint | None = None
 
-    def at(self, id: int) -> Graph:
-        return replace(self.graph, output=id)
-
     def summed(self, leaves: Sequence[Node], label: str, weight: str = "") -> Graph:
         """The graph with ``label = Σ weight·x.grad`` over every leaf at its end; without a weight the
         plain sum.  The weights are inputs, ``weight.x`` where there are several."""

@@ -139,7 +139,7 @@ class Making:
         for a in self.leaves:
             id = self.formulas.of.get(a.label)
             if id is not None:
-                graph = self.formulas.at(id)
+                graph = self.formulas.graph.at(id)
                 exact = is_small(graph) and self.asked.whole
                 form = ClosedForm(graph, self.values, np.ones(a.shape), exact=exact)
                 if len(self.leaves) > _FEW:
@@ -327,7 +327,8 @@ class Making:
 
         def left(wrong: Array, one: Array, other: Array) -> Any:
             if id not in self._known:
-                graph = self.steps.graph if id is None else self.steps.at(id)
+                graph = self.steps.graph
+                graph = graph if id is None else graph.at(id)
                 args = *self._marks, self.problem.wanted
                 self._known[id] = Accounted(graph, self.chain.forward, *args)
             return self._known[id].left(wrong, one, other, node)
@@ -384,7 +385,7 @@ class Making:
             rows: dict[str, list[Any]] = {b.label: [] for b in self.leaves}
             chain = None
             if id is not None:
-                chain = ChainRule(self.steps.at(id), values, exact=exact)
+                chain = ChainRule(graph.at(id), values, exact=exact)
             for place in np.ndindex(*a.shape):
                 if chain is not None:
                     basis = np.zeros(a.shape)

@@ -181,12 +181,11 @@ def digits(found: Array | None, pair: Pair | None, dtype: str) -> float:
 
 def same(a: Measured, b: Measured, ids: tuple[int, int], leaves: Sequence[tuple[int, int]]) -> bool:
     """Whether two programs are equal to 50 digits at all samples, values and gradients."""
-    for one, other in zip(a.exact, b.exact, strict=True):
-        pairs = [(one.forward.get(ids[0]), other.forward.get(ids[1]))]
-        pairs += [(one.upstream.get(x), other.upstream.get(y)) for x, y in leaves]
-        if not all(_equal(x, y) for x, y in pairs):
-            return False
-    return True
+    return all(
+        _equal(one.forward.get(ids[0]), other.forward.get(ids[1]))
+        and all(_equal(one.upstream.get(x), other.upstream.get(y)) for x, y in leaves)
+        for one, other in zip(a.exact, b.exact, strict=True)
+    )
 
 
 def _equal(a: Pair | None, b: Pair | None) -> bool:
