@@ -61,7 +61,7 @@ def test_a_gradient_is_a_value_of_the_adjoint_graph(expression: str) -> None:
     assert np.allclose(value(once, gradient, values), first, rtol=1e-9, atol=1e-12)
 
     values["g"] = np.ones(leaf.shape)
-    twice = adjoint(once.at(gradient), ["x"], "g")
+    twice = adjoint(once.graph.at(gradient), ["x"], "g")
     assert np.allclose(value(twice, twice.gradients[leaf.id], values), second, rtol=1e-8, atol=1e-9)
 
 
