@@ -21,7 +21,6 @@ from gradexplain.codegen.numbers import is_prime
 from gradexplain.codegen.places import unsupported
 from gradexplain.codegen.source import Source
 from gradexplain.errors import UnsupportedError
-from gradexplain.explanation import Array
 from gradexplain.graph import Node, refs
 from gradexplain.ops.base import Shape
 from gradexplain.reading.language import read
@@ -51,8 +50,7 @@ class Draft:
         self.names = python_names(graph)
         self.writer = Writer(graph, self.names, self.size)
         self.leaves = [n for n in graph.leaves if not n.integer]
-        values: dict[str, Array] = {}
-        self.form = ClosedForm(graph, values, np.zeros(()), exact=False)
+        self.form = ClosedForm(graph, {}, np.zeros(()), exact=False)
         self.form.v_name = "grad_output" if "grad_output" not in self.names else "grad_out"
         self.v = self.form.v_name
         self.labels = {n.label: n for n in graph.nodes}
@@ -77,9 +75,6 @@ class Draft:
 
     def gradient_name(self, node: Node) -> str:
         return f"grad_{self.names[node.label]}"
-
-    def free_names(self) -> Names:
-        return Names({*self.by_name, *RESERVED})
 
     def closure(self, wanted: set[int], known: set[int]) -> set[int]:
         """The operations that make ``wanted`` from the inputs and ``known``."""

@@ -9,7 +9,7 @@ import sympy
 from gradexplain.codegen.draft import Draft, value_names
 from gradexplain.codegen.forward import Writer, is_spelled
 from gradexplain.codegen.idioms import idiomatic
-from gradexplain.codegen.lines import Statement, joined, once, statement, unpacked
+from gradexplain.codegen.lines import Names, Statement, joined, once, statement, unpacked
 from gradexplain.codegen.source import Source
 from gradexplain.codegen.steps import Sent, broadcast, local_names
 from gradexplain.errors import UnsupportedError
@@ -37,7 +37,7 @@ class Tangents:
     def lines(self) -> list[str]:
         """The method; `UnsupportedError` where an operation's derivative cannot be written."""
         making, graph = self._making, self._graph
-        free = making.free_names()
+        free = Names(making.by_name)
         for leaf in graph.leaves:
             if not leaf.integer:
                 self._tangents[leaf.id] = free.free(f"{self._names[leaf.label]}_t")
