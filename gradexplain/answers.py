@@ -35,6 +35,9 @@ from gradexplain.running import Run
 #: A formula of more characters is given by the chain of its parts, where there is one.
 _LONG = 48
 
+#: Beside a chain a shorter formula is given by its parts too where this much of it is left.
+_MUCH = 0.6
+
 
 @dataclass(slots=True)
 class Said:
@@ -62,10 +65,11 @@ def said(run: Run) -> Said:
         for _, frame, formula, text in whole
     )
     for leaf, frame, formula, text in whole:
-        if not short_enough and (text is None or len(text) > _LONG) and run.closed.has_parts(leaf):
+        if not short_enough and run.closed.has_parts(leaf):
             chained = run.closed.chained(leaf, ADJOINT)
             shorter = _said(run, chained, frame, names)
-            if shorter is not None and (text is None or len(shorter) < len(text)):
+            most = len(text or "") * (_MUCH if len(text or "") <= _LONG else 1)
+            if shorter is not None and (text is None or len(shorter) < most):
                 text, formula = shorter, chained
         if text is not None:
             found.gradients[leaf.label] = text
@@ -102,7 +106,7 @@ def _without_aliases(found: Said) -> None:
         right = sides.pop(left)
         if right not in sides:
             continue
-        name = re.compile(re.escape(left) + r"(?![\w′@])")
+        name = re.compile(re.escape(left) + r"(?![^\Wᵀ]|[′@])")
         found.definitions = [name.sub(right, f"{n} = {text}") for n, text in sides.items()]
         found.gradients = {n: name.sub(right, text) for n, text in found.gradients.items()}
 

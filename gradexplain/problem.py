@@ -165,9 +165,8 @@ class Bound:
         """The program with its inputs in other shapes."""
         if self.reading.script:
             return resized(self.program, self.reading, shapes)
-        return read(
-            self.program, lambda name: shapes[name], self.given.get, self.dtype, any_size=True
-        )
+        given = {name: _stretched(value, shapes[name]) for name, value in self.given.items()}
+        return read(self.program, shapes.__getitem__, given.get, self.dtype, any_size=True)
 
     @property
     def graph(self) -> Graph:
@@ -176,6 +175,11 @@ class Bound:
     @property
     def dtype(self) -> str:
         return self.reading.dtype
+
+
+def _stretched(value: Array, shape: Shape) -> Array:
+    """A value where another shape is asked for: its largest element alone, which takes no memory."""
+    return value if value.shape == shape or not value.size else np.broadcast_to(value.max(), shape)
 
 
 def bound_of(request: Request) -> Bound:
@@ -200,7 +204,7 @@ def problem_at(request: Request, bound: Bound, graph: Graph | None = None) -> Pr
 
     def reread(shapes: Mapping[str, Shape]) -> Graph:
         """The program with its inputs in other shapes, ending where ``graph`` does."""
-        return bound.reread(shapes).at(graph.output)
+        return replace(bound.reread(shapes), output=graph.output)
 
     return Problem(
         graph=graph,

@@ -274,6 +274,28 @@ def test_the_local_derivatives_of_a_chain_are_multiplied() -> None:
     assert line in shown(x)
 
 
+@pytest.mark.parametrize(
+    ("program", "shapes", "at", "seen"),
+    [
+        ("h = relu(x @ W1.T + b1); z = h @ W2.T + b2; loss = cross_entropy(z, t)",
+         {"x": (4, 3), "W1": (5, 3), "b1": (5,), "W2": (2, 5), "b2": (2,)}, {"t": [0, 1, 1, 0]},
+         ["W1.grad = ∂loss/∂uᵀ @ x  ", "b2.grad = sum(∂loss/∂z, dim=0)  ",
+          "∂loss/∂z = (softmax(z, dim=1) − one_hot(t))/N\n"]),
+        ("nll_loss(log_softmax(z, dim=1), t)", {"z": (4, 3)}, {"t": [0, 2, 1, 1]},
+         ["z.grad = (softmax(z, dim=1) − one_hot(t))/N  "]),
+        ("x.flip(0).cumsum(0).sum()", {"x": (4,)}, {}, ["x.grad[j] = j + 1  "]),
+        ("(x.flip(0).cumsum(0)*x).sum()", {"x": (4,)}, {}, ["Σ_{p + j ≥ N − 1} x[p]"]),
+    ],
+)  # fmt: skip
+def test_a_mean_over_indices_divides_by_its_letter(
+    program: str, shapes: dict[str, Shape], at: dict[str, list[int]], seen: list[str]
+) -> None:
+    x = explain(program, shapes=shapes, at=at)
+    page = shown(x)
+    assert [text for text in seen if text not in page] == []
+    assert x.check is not None and x.check.status == "agree"
+
+
 def test_an_einsum_keeps_the_letters_of_the_reader() -> None:
     x = explain(
         "torch.einsum('bij,bjk->bik', A, B)", shapes={"A": (2, 2, 3), "B": (2, 3, 2)}, grad="ones"

@@ -14,7 +14,7 @@ import sympy
 from sympy import KroneckerDelta
 
 from gradexplain.formula.indices import Ranges, index, joined
-from gradexplain.formula.kinds import BIG, Bracket, Cases, FloorDiv, Modulo, Sum
+from gradexplain.formula.kinds import BIG, Bracket, Cases, FloorDiv, Lookup, Modulo, Sum
 
 _SELECTORS = (KroneckerDelta, Bracket)
 
@@ -203,7 +203,9 @@ def _turned(a: Any, b: Any, q: Any, ranges: Ranges) -> Any:
 def _isolate(a: Any, b: Any, q: Any, ranges: Ranges) -> tuple[Any, Any] | None:
     """``(value, selector)`` such that ``Σ_q δ(a, b)·f(q) = selector·f(value)``; None if not affine."""
     other = b if a == q else a
-    if q in (a, b) and ranges.get(other) == ranges[q]:
+    # What an index tensor holds is a place of the axis; a table of our own may reach beyond.
+    given = isinstance(other, Lookup) and ranges.bounds(other) is None
+    if q in (a, b) and (given or ranges.get(other) == ranges[q]):
         return other, sympy.S.One
     if b.has(q):
         if a.has(q):
@@ -376,15 +378,17 @@ def close_sum(body: Any, over: list[Any], ranges: Ranges, kind: Any = Sum) -> An
 
 
 def _count(condition: Any, q: Any, ranges: Ranges) -> Any:
-    """For how many ``q`` it is beside another index of the same range: ``Σ_{p ≥ j} 1`` is ``N − j``."""
+    """For how many ``q`` it is beside an end within the range: ``Σ_{p ≥ j} 1`` is ``N − j``."""
     if not isinstance(condition, (sympy.Ge, sympy.Gt, sympy.Le, sympy.Lt)):
         return None
-    small, large = condition.lts, condition.gts
-    other = large if small == q else small
-    if q not in (small, large) or not other.is_Symbol or ranges.get(other) != ranges[q]:
+    gap = sympy.expand(condition.gts - condition.lts)  # ≥ 0, or > 0
+    slope = gap.coeff(q)
+    end = sympy.expand(q - slope * gap)
+    bounds = None if abs(slope) != 1 or end.has(q) else ranges.bounds(end)
+    if bounds is None or bounds[0] < 0 or bounds[1] >= ranges[q]:
         return None
     strict = isinstance(condition, (sympy.Gt, sympy.Lt))
-    return (ranges[q] - other if large == q else other + 1) - int(strict)
+    return (ranges[q] - end if slope == 1 else end + 1) - int(strict)
 
 
 def open_sum(total: Any, ranges: Ranges) -> tuple[Any, list[Any]]:

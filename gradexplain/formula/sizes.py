@@ -195,7 +195,7 @@ def generalised(graph: Graph, read: Callable[[Mapping[str, Shape]], Graph]) -> S
     axes = [
         (leaf.label, axis, n)
         for leaf in graph.leaves
-        if not leaf.integer
+        if not leaf.integer or len(leaf.shape) == 1  # of more axes there would be too many elements
         for axis, n in enumerate(leaf.shape)
         if n > 1
     ]

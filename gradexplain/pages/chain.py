@@ -29,12 +29,8 @@ def chain(made: Page) -> Iterable[doc.Block]:
     x, g = made.x, made.arriving
     if not x.steps:
         return
-    yield doc.Heading(
-        "Chain rule",
-        f"from {x.output.name} back; {g} is what arrives at an operation (PyTorch's grad_output)",
-    )
-    rows = tuple(_rows(made, g))
-    yield doc.Table(rows)
+    yield heading(x.output.name, g)
+    yield doc.Table(tuple(_rows(made, g)))
     used = " ".join(step.short for step in x.steps)
     sizes = [ranges_in(gradient.ranges, used, sizes=True) for gradient in x.gradients.values()]
     if known := grouped(sizes):
@@ -42,6 +38,11 @@ def chain(made: Page) -> Iterable[doc.Block]:
     yield from products(made, g)
     if made.options.full:
         yield from _everything(made)
+
+
+def heading(start: str, g: str) -> doc.Heading:
+    arrives = f"{g} is what arrives at an operation (PyTorch's grad_output)"
+    return doc.Heading("Chain rule", f"from {start} back; {arrives}")
 
 
 def _rows(made: Page, g: str) -> Iterable[tuple[doc.Cell, ...]]:

@@ -9,6 +9,7 @@ from gradexplain.checking.codes import codes, title
 from gradexplain.checking.report import CheckReport, DtypeReport, Entry, InputReport, Patch
 from gradexplain.document import model as doc
 from gradexplain.pages.options import Options
+from gradexplain.pages.verdict import notes
 from gradexplain.pages.words import elements
 from gradexplain.tensors import spot
 from gradexplain.texts import listed
@@ -60,9 +61,7 @@ def _blocks(report: CheckReport, options: Options) -> Iterable[doc.Block]:
         )
     )
     yield from _dtypes(report)
-    if report.notes:
-        yield doc.Heading("Notes")
-        yield doc.Notes(tuple(doc.line(note) for note in report.notes))
+    yield from notes(report.notes)
 
 
 def _verdict(report: CheckReport) -> Iterable[doc.Block]:

@@ -8,9 +8,8 @@ from gradexplain import numbers
 from gradexplain.document import model as doc
 from gradexplain.pages.options import Options
 from gradexplain.pages.run import Page, program
-from gradexplain.pages.verdict import verdict
+from gradexplain.pages.verdict import notes, side_by_side, verdict
 from gradexplain.pages.words import definitions, elements, grouped, ranges_in, spoken, value
-from gradexplain.second.model import Block as Part
 from gradexplain.second.model import Hessian
 from gradexplain.texts import listed
 
@@ -49,9 +48,7 @@ def _blocks(h: Hessian, options: Options) -> Iterable[doc.Block]:
     yield from _second(h, made)
     yield from verdict(h.check, (), options.precision, "second derivatives")
     yield from _product(h, made)
-    if h.notes:
-        yield doc.Heading("Notes")
-        yield doc.Notes(tuple(doc.line(note.text) for note in h.notes))
+    yield from notes(note.text for note in h.notes)
 
 
 def _question(h: Hessian, made: Page) -> Iterable[doc.Block]:
@@ -109,7 +106,9 @@ def _second(h: Hessian, made: Page) -> Iterable[doc.Block]:
         yield doc.prose(text)
     for block in first:
         if block.verdict in ("convention", "mismatch"):
-            yield from _routes(block)
+            found = {"closed form": block.value, "chain rule": block.chain_rule}
+            left = doc.math(block.text.partition(" = ")[0])
+            yield side_by_side(left, found | {"PyTorch": block.torch})
 
 
 def _signs(h: Hessian, precision: int) -> list[str]:
@@ -137,15 +136,6 @@ def _signs(h: Hessian, precision: int) -> list[str]:
         meaning = _MEANING[h.definiteness].format(L=h.scalar)
         lines.append(f"{h.definiteness} {where}: {meaning}.")
     return lines
-
-
-def _routes(block: Part) -> Iterable[doc.Block]:
-    routes = {"closed form": block.value, "chain rule": block.chain_rule, "PyTorch": block.torch}
-    rows = [
-        doc.row(doc.label(t), doc.Tensor(value)) for t, value in routes.items() if value is not None
-    ]
-    yield doc.Formula(block.text.partition(" = ")[0])
-    yield doc.Table(tuple(rows), indent=4)
 
 
 def _product(h: Hessian, made: Page) -> Iterable[doc.Block]:

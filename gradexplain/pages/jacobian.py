@@ -26,6 +26,9 @@ def jacobian(made: Page) -> Iterable[doc.Block]:
     x = made.x
     if not x.output.shape or not x.jacobian:
         return  # J of a scalar is the gradient
+    found = [j for j in x.jacobian.values() if len(j.where) <= _DEFINED or made.options.full]
+    if not found:
+        return
     y = x.output.name
     layout = made.options.layout == "denominator"
     yield doc.Heading(
@@ -34,7 +37,6 @@ def jacobian(made: Page) -> Iterable[doc.Block]:
         if layout
         else f"J[i,j] = ∂{y}[i]/∂input[j]: a row for each element of {y}",
     )
-    found = [j for j in x.jacobian.values() if len(j.where) <= _DEFINED or made.options.full]
     texts = [made.renamed(j.text) for j in found]
     lines = [made.renamed(text) for j in found for text in j.where if not made.own(text)]
     where = spoken(lines, " ".join(texts))

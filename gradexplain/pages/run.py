@@ -19,7 +19,7 @@ from gradexplain.pages.element import element, entry
 from gradexplain.pages.graph import graph_of
 from gradexplain.pages.jacobian import jacobian
 from gradexplain.pages.options import Options
-from gradexplain.pages.verdict import verdict
+from gradexplain.pages.verdict import notes, verdict
 from gradexplain.pages.words import (
     END,
     LEGEND,
@@ -378,6 +378,4 @@ class Page:
     # -- notes -----------------------------------------------------------------------------------
 
     def notes(self) -> Iterable[doc.Block]:
-        if self.x.notes:
-            yield doc.Heading("Notes")
-            yield doc.Notes(tuple(doc.line(self.renamed(note.text)) for note in self.x.notes))
+        yield from notes(self.renamed(note.text) for note in self.x.notes)

@@ -13,7 +13,7 @@ import numpy as np
 from gradexplain import numbers
 from gradexplain.document import model as doc
 from gradexplain.explanation import Array, Step
-from gradexplain.pages.chain import in_words, work
+from gradexplain.pages.chain import heading, in_words, work
 from gradexplain.pages.jacobian import jacobian
 from gradexplain.pages.options import Options
 from gradexplain.pages.run import Page, started
@@ -197,12 +197,8 @@ class _Call(Page):
         x = self.call
         if not x.steps:
             return
-        start = " and ".join(root.name for root in x.roots) or x.output.name
         g = self.arriving
-        yield doc.Heading(
-            "Chain rule",
-            f"from {start} back; {g} is what arrives at an operation (PyTorch's grad_output)",
-        )
+        yield heading(" and ".join(root.name for root in x.roots) or x.output.name, g)
         steps: list[TracedStep] = x.steps  # type: ignore[assignment]
         expressions = {row.node: row.expression for row in x.forward}
         groups = [

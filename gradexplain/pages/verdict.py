@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from gradexplain import numbers
 from gradexplain.document import model as doc
 from gradexplain.explanation import Check, Difference, Gradient
-from gradexplain.tensors import spot
+from gradexplain.tensors import Array, spot
 
 #: What a convention is, where the check names no other reason.
 CHOICE = "the routes differ where mathematics leaves a choice"
@@ -57,14 +57,23 @@ def routes(gradients: Iterable[Gradient]) -> Iterable[doc.Block]:
     for gradient in gradients:
         if gradient.verdict not in ("convention", "mismatch", "cannot tell"):
             continue
-        found = [("closed form", gradient.value), ("chain rule", gradient.chain_rule)]
-        if gradient.torch is not None:
-            found.append(("PyTorch", gradient.torch))
-        if all(np.array_equal(gradient.value, value, equal_nan=True) for _, value in found):
-            continue
-        rows = [doc.row("", doc.label(title), doc.Tensor(value)) for title, value in found]
-        rows[0] = (doc.cell(doc.name(f"{gradient.name}.grad")), *rows[0][1:])
-        yield doc.Table(tuple(rows))
+        found = {"closed form": gradient.value, "chain rule": gradient.chain_rule}
+        found |= {} if gradient.torch is None else {"PyTorch": gradient.torch}
+        if not all(np.array_equal(gradient.value, v, equal_nan=True) for v in found.values()):
+            yield side_by_side(doc.name(f"{gradient.name}.grad"), found)
+
+
+def side_by_side(head: doc.Span, found: Mapping[str, Array | None]) -> doc.Table:
+    """The numbers of the routes that have any under each other."""
+    rows = [(doc.label(r), doc.Tensor(value)) for r, value in found.items() if value is not None]
+    return doc.Table(tuple(doc.row("" if n else head, *row) for n, row in enumerate(rows)))
+
+
+def notes(items: Iterable[str]) -> Iterable[doc.Block]:
+    """The last section of a page, where there is something to note."""
+    if lines := tuple(map(doc.line, items)):
+        yield doc.Heading("Notes")
+        yield doc.Notes(lines)
 
 
 def compared(check: Check) -> str:

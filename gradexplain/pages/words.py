@@ -15,8 +15,7 @@ def ranges_in(ranges: str, used: str, *, sizes: bool = False) -> dict[str, str]:
     """The bound of each letter of ``i, j = 0…2; N = 3`` that a text speaks of; with ``sizes`` of
     sizes alone."""
     found = {}
-    for part in ranges.split("; "):
-        letters, _, bound = part.partition(" = ")
+    for letters, bound in re.findall(r"((?:\w+, )*\w+) = ([^;,]+)", ranges):
         for letter in letters.split(", "):
             size = letter.isupper()
             here = (
