@@ -124,7 +124,8 @@ class Sizes:
         for m in e.atoms(sympy.Mul):
             turned |= self._under_root(m)
         e = e.xreplace(turned) if turned else e
-        turned = {root: self._root(root) for root in e.atoms(sympy.Pow) if _is_root(root)}
+        turned = {root: self._root(root) for root in e.atoms(sympy.Pow)
+                  if root.base.is_Integer and abs(root.exp) == _HALF and root.base > _LITERAL}  # fmt: skip
         e = e.xreplace(turned) if turned else e
         put = {
             number: self.ratio(int(number.p), int(number.q))
@@ -171,10 +172,6 @@ class Sizes:
 
     def shape(self, shape: Shape) -> Shape:
         return tuple(map(self.value, shape))
-
-
-def _is_root(e: Any) -> bool:
-    return e.base.is_Integer and abs(e.exp) == _HALF and e.base > _LITERAL  # type: ignore[no-any-return]
 
 
 class Unlettered(ValueError):

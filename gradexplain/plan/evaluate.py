@@ -34,7 +34,7 @@ class Evaluator:
     """Values of formulas whose elements have the values that ``resolve(label)`` gives.
 
     ``sizes`` is the size of each free index; ``exact`` chooses mpmath, whose digits are the context's
-    (`gradexplain.formula.functions.mp`), else ``dtype`` is NumPy's.  What does not fit the budget is
+    (`gradexplain.formula.functions.mp`), else NumPy's float64.  What does not fit the budget is
     refused by the name of ``what``, before it is begun (`InputError`).  ``decimals``: see `Exact`.
     """
 
@@ -46,7 +46,6 @@ class Evaluator:
         exact: bool,
         lookup: Callable[[str], Any] | None = None,
         magnitudes: bool = True,
-        dtype: Any = np.float64,
         what: str = "this formula",
         decimals: frozenset[Any] = frozenset(),
     ) -> None:
@@ -61,7 +60,7 @@ class Evaluator:
         def value(label: str) -> Any:  # no method: what is large goes when its evaluator does
             return resolve(label)[0]
 
-        values = Exact(value, lookup, decimals) if exact else Numeric(value, lookup, dtype)
+        values = Exact(value, lookup, decimals) if exact else Numeric(value, lookup)
         self._values = values
         self._interpretation = Magnitude(values, resolve) if magnitudes else values
 

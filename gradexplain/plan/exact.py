@@ -22,13 +22,15 @@ class Exact(Numeric):
     ``decimals`` are the fractions that stand for doubles: 1/10 where the program says 0.1.
     """
 
+    dtype = np.dtype(object)
+
     def __init__(
         self,
         tensor: Callable[[str], Any],
         table: Callable[[str], Any] | None = None,
         decimals: frozenset[Any] = frozenset(),
     ) -> None:
-        super().__init__(tensor, table, object)
+        super().__init__(tensor, table)
         self.zero, self.one = mp.zero, mp.one
         self._decimals = decimals
 

@@ -35,19 +35,18 @@ _PLACE: dict[str, Callable[..., Any]] = {"argmax": np.argmax, "argmin": np.argmi
 
 
 class Numeric:
-    """Values in ``dtype``; ``tensor(label)`` are the inputs, ``table(label)`` those of indices."""
+    """Values in float64; ``tensor(label)`` are the inputs, ``table(label)`` those of indices."""
 
     def __init__(
-        self,
-        tensor: Callable[[str], Any],
-        table: Callable[[str], Any] | None = None,
-        dtype: Any = np.float64,
+        self, tensor: Callable[[str], Any], table: Callable[[str], Any] | None = None
     ) -> None:
         self._tensor = tensor
         self._table = table
-        self.dtype: Any = np.dtype(dtype)
 
     cut = False
+
+    #: NumPy's, of values that are no indices and no masks.
+    dtype: Any = np.dtype(float)
 
     #: What a mask or a missing element is.
     zero: Any = 0.0
@@ -143,7 +142,7 @@ class Numeric:
 
     def select(self, node: Node, args: list[Any], spare: list[bool]) -> Any:
         mask, value = self.arrays(node, args)
-        return np.where(mask, value, self.zero if self.dtype == object else self.dtype.type(0))
+        return np.where(mask, value, self.zero)
 
     def choose(self, node: Node, args: list[Any], spare: list[bool]) -> Any:
         return np.where(*self.arrays(node, args))

@@ -24,7 +24,6 @@ from gradexplain.texts import kept
 FILES = ("modules", "recurrent", "functions", "training", "compositions")
 
 
-@lru_cache(maxsize=1)
 def _text() -> str:
     return "\n".join(kept("reading", f"{name}.txt") for name in FILES)
 
@@ -38,12 +37,6 @@ def _paths() -> dict[str, str]:
         homes = homes if name else mark.split()
         paths |= {f"{home}.{name}": name for home in homes if name}
     return paths
-
-
-@lru_cache(maxsize=1)
-def _read() -> list[ast.stmt]:
-    """The statements."""
-    return ast.parse(_text()).body
 
 
 def name_of(path: str) -> str | None:
@@ -64,7 +57,7 @@ def member(s: Session, path: str) -> Any:
         _DEFINED.update({n: Function(f"gradexplain.{n}") for n in FUNCTIONS})
         steps = s.steps
         with s.scope((_DEFINED,)), s.placed(Span(0, 0)):
-            s.run(_read())
+            s.run(ast.parse(_text()).body)
         s.steps = steps
     return _DEFINED[name]
 
@@ -86,7 +79,7 @@ class Composition:
 def compositions() -> list[Composition]:
     """The functions that have samples."""
     paths, found = _paths(), []
-    for node in _read():
+    for node in ast.parse(_text()).body:
         if isinstance(node, ast.FunctionDef) and (text := ast.get_docstring(node)):
             named = (path for path, name in paths.items() if name == node.name)
             spellings = (
