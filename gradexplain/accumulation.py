@@ -37,7 +37,7 @@ from gradexplain.problem import (
     request_of,
 )
 from gradexplain.reading.arrays import Value, as_array
-from gradexplain.routes.calls import CallsQuestion, Part, Shared
+from gradexplain.routes.calls import CallsQuestion, Part
 from gradexplain.routes.pytorch import Asked
 from gradexplain.running import Extra, Run
 from gradexplain.supervisor.within import within
@@ -227,7 +227,7 @@ def _problem(
     start = call.start
     graph = bound.graph
     if start.id != graph.output:
-        graph = Graph(graph.source, graph.nodes, start.id)
+        graph = graph.at(start.id)
     problem = problem_at(replace(request, grad=call.grad), bound, graph)
     if call.wanted is not None:
         wanted = tuple(name for name in problem.wanted if name in call.wanted)
@@ -269,7 +269,7 @@ def _retained(graph: Graph, name: str, starts: Sequence[Node]) -> str:
             f"{name} is an input: PyTorch keeps its .grad anyway",
             remedy=f"--retain-grad is for computed values: {_computed(graph)}",
         )
-    if not any(node.id in Graph("", graph.nodes, start.id).needed() for start in starts):
+    if not any(node.id in graph.at(start.id).needed() for start in starts):
         where = ", ".join(dict.fromkeys(start.label for start in starts))
         raise InputError(
             f"{name} plays no part in {where}, so no gradient flows into it",
@@ -311,7 +311,7 @@ class _Several:
     made: list[_Made]
     problems: list[Problem]
     retain: tuple[str, ...]
-    shared: Shared | None = field(init=False, default=None)
+    shared: Asked | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         first = self.problems[0]
@@ -328,7 +328,7 @@ class _Several:
             tuple(call.zeroed for call in self.made),
             tuple(call.retain_graph for call in self.made),
         )
-        self.shared = Shared(Asked(question))
+        self.shared = Asked(question)
 
     def part(self, number: int, *, last: bool = False) -> Part | None:
         """PyTorch's answer to one call, as if it were the only one."""
@@ -366,7 +366,7 @@ class _Several:
             frees = any(call.error for call in x.calls)
         if answer is not None and frees:
             # Of the values that the first call goes through.
-            first = Graph("", self.bound.graph.nodes, self.made[0].start.id)
+            first = self.bound.graph.at(self.made[0].start.id)
             used = {first[id].label for id in first.needed()}
             x.saved = [saved for saved in answer.saved if saved.node in used]
         x.notes += _notes(x, answer, frees=frees, returned=self.bound.reading.returned)

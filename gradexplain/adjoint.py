@@ -49,10 +49,6 @@ class Adjoint:
     gradients: Mapping[int, int]
     contributions: tuple[Contribution, ...]
 
-    def at(self, id: int) -> Graph:
-        """The same graph with another output."""
-        return replace(self.graph, output=id)
-
     def sent_to(self, id: int) -> tuple[Contribution, ...]:
         """The contributions whose sum is the gradient of the value ``id``."""
         return tuple(c for c in self.contributions if c.source.id == id)
@@ -69,7 +65,7 @@ def adjoint(graph: Graph, wanted: Sequence[str], upstream: str | None = None) ->
 
     ``upstream`` is what the argument of ``backward``, a new leaf in the output's shape, is called;
     without it the output is a scalar and its gradient the constant 1.  The adjoint of an adjoint's
-    graph (``adjoint(first.at(id), …)``) holds second derivatives.  Nothing is evaluated.
+    graph (``adjoint(first.graph.at(id), …)``) holds second derivatives.  Nothing is evaluated.
     """
     nodes = [moving(node) for node in graph.nodes]
     v = None if upstream is None else len(nodes)

@@ -171,6 +171,10 @@ class Graph:
         return [node for node in self.nodes if node.is_leaf]
 
     @fact
+    def at(self, id: int) -> Graph:
+        """The same graph with another output."""
+        return replace(self, output=id)
+
     def after(self, id: int) -> Graph:
         """The graph from a node on: it is an input there."""
         node = self[id]

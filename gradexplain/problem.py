@@ -204,7 +204,7 @@ def problem_at(request: Request, bound: Bound, graph: Graph | None = None) -> Pr
 
     def reread(shapes: Mapping[str, Shape]) -> Graph:
         """The program with its inputs in other shapes, ending where ``graph`` does."""
-        return replace(bound.reread(shapes), output=graph.output)
+        return bound.reread(shapes).at(graph.output)
 
     return Problem(
         graph=graph,

@@ -46,7 +46,7 @@ def by_pytorch(expression: str) -> tuple[Any, Any]:
 
 
 def value(made: Adjoint, id: int, values: dict[str, Any]) -> Any:
-    return to_float(ChainRule(made.at(id), values, exact=False).forward[id][0])
+    return to_float(ChainRule(made.graph.at(id), values, exact=False).forward[id][0])
 
 
 @pytest.mark.parametrize("expression", CASES)
@@ -61,7 +61,7 @@ def test_a_gradient_is_a_value_of_the_adjoint_graph(expression: str) -> None:
     assert np.allclose(value(once, gradient, values), first, rtol=1e-9, atol=1e-12)
 
     values["g"] = np.ones(leaf.shape)
-    twice = adjoint(once.at(gradient), ["x"], "g")
+    twice = adjoint(once.graph.at(gradient), ["x"], "g")
     assert np.allclose(value(twice, twice.gradients[leaf.id], values), second, rtol=1e-8, atol=1e-9)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradexplain.codegen.draft import Draft
 from gradexplain.codegen.lines import WIDTH
 from gradexplain.codegen.numbers import elsewhere, is_prime
 from gradexplain.errors import printable
@@ -17,14 +17,11 @@ from gradexplain.reading.language import read
 from gradexplain.routes.closed import ClosedForm
 from gradexplain.routes.written import Written
 
-if TYPE_CHECKING:
-    from gradexplain.codegen.making import Making
-
 #: A number less than this far from a size is said in its letter.
 _NEAR = 10
 
 
-def docstring(making: Making) -> list[str]:
+def docstring(making: Draft) -> list[str]:
     """Its lines: the expression, shapes, and the gradients in index notation."""
     source = making.program.source
     statements = [" ".join(source[s.span.start : s.span.end].split())
@@ -57,13 +54,13 @@ def docstring(making: Making) -> list[str]:
     return [*doc, '    """', ""]
 
 
-def _elsewhere(making: Making) -> Graph:
+def _elsewhere(making: Draft) -> Graph:
     """The graph at axes of other sizes."""
     shapes = {n.label: elsewhere(n.shape) for n in making.graph.leaves}
     return read(making.program, shapes.__getitem__)
 
 
-def _described(making: Making, graph: Graph, letters: Mapping[int, str]) -> tuple[str, list[str]]:
+def _described(making: Draft, graph: Graph, letters: Mapping[int, str]) -> tuple[str, list[str]]:
     """The shapes and the gradients, the upstream gradient called v, sizes in ``letters``."""
     names = making.names
     described = ", ".join(f"{names[n.label]} {_lettered(n.shape, letters)}" for n in graph.leaves)

@@ -5,19 +5,16 @@ from __future__ import annotations
 import ast
 import copy
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import sympy
 
 from gradexplain.codegen.docstring import docstring
-from gradexplain.codegen.forward import RESERVED, Writer, is_spelled, python_names
+from gradexplain.codegen.draft import Draft, shape_of, value_names
 from gradexplain.codegen.idioms import idiomatic
 from gradexplain.codegen.lines import (
-    WIDTH,
-    Names,
     Statement,
     call_cost,
     changed,
@@ -26,27 +23,20 @@ from gradexplain.codegen.lines import (
     laid_out,
     names_in,
     once,
-    renumbered,
     show,
-    split,
     statement,
     unpacked,
     unsigned,
 )
 from gradexplain.codegen.numbers import is_prime
-from gradexplain.codegen.places import unsupported
 from gradexplain.codegen.source import Source
 from gradexplain.codegen.steps import Steps
 from gradexplain.codegen.tangent import Tangents
 from gradexplain.errors import UnsupportedError
-from gradexplain.explanation import Array
 from gradexplain.formula.calculus import ADJOINT
 from gradexplain.formula.kinds import label_of
-from gradexplain.graph import Node, refs
+from gradexplain.graph import Node
 from gradexplain.ops.base import Shape
-from gradexplain.reading.language import read
-from gradexplain.reading.program import Program
-from gradexplain.routes.closed import ClosedForm
 
 
 @dataclass
@@ -71,71 +61,23 @@ class Code:
         return scope[self.name]
 
 
-class Making:
-    """One class in the making."""
+class Making(Draft):
+    """One class in the making: from its draft to its text."""
 
-    def __init__(
-        self,
-        program: Program,
-        shapes: Mapping[str, Shape],
-        pattern: Mapping[str, Shape],
-        name: str,
-        *,
-        general: bool,
-        way: str,
-        jvp: bool,
-    ) -> None:
-        self.jvp = jvp
-        self.program = program
-        self.pattern = dict(pattern)
-        self.name = name
-        self.general = general
+    def __init__(self, *args: Any, way: str, **options: Any) -> None:
+        super().__init__(*args, **options)
         self.way = way
-        self.graph = graph = read(program, lambda n: shapes[n])
-        self.names = python_names(graph)
-        self.writer = Writer(graph, self.names, self.size)
-        self.leaves = [n for n in graph.leaves if not n.integer]
-        values: dict[str, Array] = {}
-        self.form = ClosedForm(graph, values, np.zeros(()), exact=False)
-        self.form.v_name = "grad_output" if "grad_output" not in self.names else "grad_out"
-        self.v = self.form.v_name
-        #: What depends on an input.
-        self.varying = {n.id for n in graph.nodes if n.is_leaf}
-        for node in graph.nodes:
-            if self.varying.intersection(node.inputs):
-                self.varying.add(node.id)
-        self.labels = {n.label: n for n in graph.nodes}
-        self.by_name = {self.names[n.label]: n for n in graph.nodes if n.label in self.names}
-        self.free = Names({*self.by_name, *RESERVED, self.v})
         self._refuse()
         body = self._closed_form() if way == "closed form" else inlined(Steps(self).body())
         results = [self.gradient_name(leaf) for leaf in self.leaves]
-        self.shapes = {n: node.shape for n, node in self.by_name.items()}
         body = self._by_result(idiomatic(_renamed(body), self.shapes))
         self.body = once(unsigned(body), self.free, results)
         #: How much the backward computes, what forward computed already included.
         self.price = cost(self.body) + self._anew(self.body)
 
-    # -- sizes -------------------------------------------------------------------------------------
-
-    def size(self, n: int) -> str | None:
-        """The size ``n`` of an axis, as an expression in an input's shape."""
-        if not self.general:
-            return None
-        sizes = {k for leaf in self.leaves for k in leaf.shape if is_prime(k)}
-        # (n − 1)/2 and its like: a size that was cancelled, which nothing can tell from a number.
-        cancelled = n >= 9 and any((k - 1) % n == 0 and n < k - 1 for k in sizes)
-        if cancelled and str(n) not in self.program.source:
-            raise UnsupportedError("codegen cannot tell a size from a number in this formula")
-        for leaf in self.leaves:
-            for axis, k in enumerate(leaf.shape):
-                if k == n:
-                    return f"{self.names[leaf.label]}.shape[{axis}]"
-        return None
-
     def _by_result(self, body: list[Statement]) -> list[Statement]:
         """``y > 0`` for ``t > 0`` where ``y = relu(t)`` is at hand and t is not needed else."""
-        used = {n for s in body for n in _value_names(s.value)}
+        used = {n for s in body for n in value_names(s.value)}
         for node in self.graph.nodes:
             new = self.names.get(node.label, "")
             if node.op is None or node.op.formula != "input if input > 0 else 0":
@@ -152,13 +94,10 @@ class Making:
                 body = [s.renamed(self.names[source.label], new) for s in body]
         return body
 
-    def gradient_name(self, node: Node) -> str:
-        return f"grad_{self.names[node.label]}"
-
     def _anew(self, body: Sequence[Statement]) -> float:
         """What computing forward's values anew costs."""
         saved, anew = self._saved(body)
-        nodes = self._closure({n.id for n in anew}, {n.id for n in saved})
+        nodes = self.closure({n.id for n in anew}, {n.id for n in saved})
         return sum(call_cost(n.op.name) for n in map(self.graph.__getitem__, nodes) if n.op)
 
     # -- the whole ---------------------------------------------------------------------------------
@@ -207,7 +146,7 @@ class Making:
 
     def _shaped(self, body: Sequence[Statement]) -> list[Statement]:
         """A tensor of which only the shape is needed is its shape."""
-        tensors = {n for s in body for n in _value_names(s.value)}
+        tensors = {n for s in body for n in value_names(s.value)}
         while True:
             self.only = {}
             found = self._by_shape(copy.deepcopy(body), tensors)
@@ -218,13 +157,6 @@ class Making:
 
     #: Tensors of which only the shape is needed, by name.
     only: Mapping[str, Node]
-
-    def free_names(self) -> Names:
-        return Names({*self.by_name, *RESERVED})
-
-    @staticmethod
-    def value_names(e: ast.expr) -> set[str]:
-        return _value_names(e)
 
     def _by_shape(self, body: Sequence[Statement], tensors: set[str]) -> list[Statement]:
         """Where a tensor that is not among ``tensors`` lends its shape, that shape instead."""
@@ -238,7 +170,7 @@ class Making:
                     size := self._made_size(self.by_name[name], d)
                 ):  # fmt: skip
                     return changed(ast.parse(size, mode="eval").body, change)
-            label = _of_shape(e)
+            label = shape_of(e)
             if label is None or label in tensors or label not in self.by_name:
                 return None
             node = self.by_name[label]
@@ -299,36 +231,12 @@ class Making:
         wanted = {self.by_name[n].id for s in body for n in names_in(s.value) if n in self.by_name}
         have = {n.id for n in graph.nodes if n.is_leaf or n.id == graph.output or n.is_literal}
         saved, anew = wanted & have, wanted - have
-        for id in self._closure(anew, {graph.output, *saved} - anew):
-            saved |= {i for i in self._made_from(graph[id]) if i in have} - {id}
+        for id in self.closure(anew, {graph.output, *saved} - anew):
+            saved |= {i for i in self.made_from(graph[id]) if i in have} - {id}
         return (
             [graph[id] for id in sorted(saved) if not graph[id].is_literal],
             [graph[id] for id in sorted(anew)],
         )
-
-    def _closure(self, wanted: set[int], known: set[int]) -> set[int]:
-        """The operations that make ``wanted`` from the inputs and ``known``."""
-        needed: set[int] = set()
-        pending = [i for i in wanted if i not in known]
-        while pending:
-            id = pending.pop()
-            node = self.graph[id]
-            if id in needed or id in known or node.is_leaf or node.is_literal:
-                continue
-            if node.op is None and id not in wanted:
-                continue
-            needed.add(id)
-            pending += self._made_from(node)
-        return needed
-
-    def _made_from(self, node: Node) -> tuple[int, ...]:
-        """What a node is computed from: without the parts that only its formula has."""
-        if node.op is not None and not is_spelled(node):
-            return node.inputs
-        if node.op is None:
-            return ()
-        plain = [a for p, a in zip(node.op.parameters, node.args, strict=True) if not p.is_aux]
-        return tuple(ref.id for ref in refs(plain))
 
     # -- forward and backward ------------------------------------------------------------------------
 
@@ -396,53 +304,6 @@ class Making:
                     f'            raise ValueError("{name} must {said}")',
                 ]
         return lines
-
-    def computed(self, wanted: set[int], known: set[int]) -> list[Statement]:
-        """Statements that compute ``wanted``, naming what the user named and what is used twice."""
-        graph = self.graph
-        needed = self._closure(wanted, known)
-        uses: dict[int, int] = {}
-        for id in needed:
-            for source in self._made_from(graph[id]):
-                uses[source] = uses.get(source, 0) + 1
-                if not is_spelled(graph[id]):
-                    uses[source] += 1  # its formula speaks of elements: they need a name
-        found: list[Statement] = []
-        have = set(known)
-        for node in graph.nodes:
-            if node.id not in needed:
-                continue
-            if node.op is None:
-                found.append(statement(self.names[node.label], self.writer.constant(node)))
-                have.add(node.id)
-                continue
-            inline = not node.named and uses.get(node.id, 0) == 1 and node.id not in wanted
-            text = self.writer.text(node, have) if is_spelled(node) else self._by_formula(node)
-            if inline and len(text) < 40:
-                continue
-            found.append(statement(self.names[node.label], text))
-            have.add(node.id)
-        return found
-
-    def fitted(self, body: Iterable[Statement], indent: int = 8) -> list[Statement]:
-        """Statements of a line each, where that can be."""
-        room = [WIDTH - (indent if s.only else 8) for s in body]
-        parts = [p for s, w in zip(body, room, strict=True) for p in split(s, self.free, w)]
-        saved = {self.names[n.label] for n in (*self.graph.leaves, self.graph.out)}
-        return renumbered(parts, {*RESERVED, *saved})
-
-    def written(self, body: Iterable[Statement], indent: int = 8) -> list[str]:
-        return [line for s in body for line in laid_out(s.target, s.value, indent)]
-
-    def _by_formula(self, node: Node) -> str:
-        """A value that PyTorch has no call for, by its element formula."""
-        shapes = {n.label: n.shape for n in self.graph.nodes}
-        source = Source(self.names, shapes, self.size, self.form.calculus.ranges)
-        places = self.form.calculus.indices(node.shape, f"n{node.id}x")
-        definition = self.form.calculus.definition(node, places)
-        if definition == self.form.calculus.atom(node, places):
-            raise unsupported(node.op.name if node.op is not None else node.label)
-        return source.full(definition, places, "", node.shape)
 
     # -- backward ----------------------------------------------------------------------------------
 
@@ -526,35 +387,3 @@ def _renamed(body: Sequence[Statement]) -> list[Statement]:
             found.remove(s)
             found = [o.renamed(old, s.target) for o in found]
     return found
-
-
-def _of_shape(e: ast.expr) -> str | None:
-    """The name of which ``e`` needs the shape alone."""
-    match e:
-        case (
-            ast.Attribute(value=ast.Name(id=name), attr="shape")
-            | ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="numel"))
-            | ast.Call(func=ast.Attribute(attr="expand_as"), args=[ast.Name(id=name)])
-            | ast.Call(
-                func=ast.Attribute(attr="zeros_like" | "full_like"), args=[ast.Name(id=name), *_]
-            )
-        ):
-            return name
-    return None
-
-
-def _value_names(e: ast.expr) -> set[str]:
-    """The names whose values ``e`` needs."""
-    shaped = {id(n) for part in ast.walk(e) if isinstance(part, ast.expr)
-              and (name := _of_shape(part)) is not None
-              for n in ast.walk(part) if isinstance(n, ast.Name) and n.id == name
-              and not _is_owner(part, n)}  # fmt: skip
-    return {n.id for n in ast.walk(e) if isinstance(n, ast.Name) and id(n) not in shaped}
-
-
-def _is_owner(call: ast.expr, name: ast.Name) -> bool:
-    """Whether a name stands before ``.expand_as``, where its values count."""
-    if not isinstance(call, ast.Call):
-        return False
-    owner = call.func.value if isinstance(call.func, ast.Attribute) else call.func
-    return call.func.attr == "expand_as" and any(n is name for n in ast.walk(owner))  # type: ignore[attr-defined]

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import zip_longest
 from math import prod
-from typing import TYPE_CHECKING
 
 from gradexplain.adjoint import Contribution, adjoint
+from gradexplain.codegen.draft import Draft
 from gradexplain.codegen.forward import Writer, is_spelled
 from gradexplain.codegen.lines import Names, Statement, joined, statement
 from gradexplain.codegen.record import Operand, Writing
@@ -19,9 +19,6 @@ from gradexplain.formula.local import RESULT, UPSTREAM, local_rule
 from gradexplain.graph import Graph, Node, refs
 from gradexplain.ops.base import Shape
 
-if TYPE_CHECKING:
-    from gradexplain.codegen.making import Making
-
 #: A gradient as text, and the shape that it has: it broadcasts to that of its tensor.
 Sent = tuple[str, Shape]
 
@@ -29,7 +26,7 @@ Sent = tuple[str, Shape]
 class Steps:
     """The chain rule of a class in the making."""
 
-    def __init__(self, making: Making) -> None:
+    def __init__(self, making: Draft) -> None:
         self._making = making
         self._graph = making.graph
         self._names = making.names

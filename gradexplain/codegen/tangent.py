@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sympy
 
+from gradexplain.codegen.draft import Draft, value_names
 from gradexplain.codegen.forward import Writer, is_spelled
 from gradexplain.codegen.idioms import idiomatic
-from gradexplain.codegen.lines import Statement, joined, once, statement, unpacked
+from gradexplain.codegen.lines import Names, Statement, joined, once, statement, unpacked
 from gradexplain.codegen.source import Source
 from gradexplain.codegen.steps import Sent, broadcast, local_names
 from gradexplain.errors import UnsupportedError
@@ -20,9 +21,6 @@ from gradexplain.formula.local import RESULT, LocalRule, local_rule
 from gradexplain.formula.tidy import tidy
 from gradexplain.graph import Node, refs
 
-if TYPE_CHECKING:
-    from gradexplain.codegen.making import Making
-
 #: The name of an input's tangent in a local formula.
 _TANGENT = "t"
 
@@ -30,7 +28,7 @@ _TANGENT = "t"
 class Tangents:
     """The ``jvp`` of a class in the making."""
 
-    def __init__(self, making: Making) -> None:
+    def __init__(self, making: Draft) -> None:
         self._making = making
         self._graph = making.graph
         self._names = making.names
@@ -39,7 +37,7 @@ class Tangents:
     def lines(self) -> list[str]:
         """The method; `UnsupportedError` where an operation's derivative cannot be written."""
         making, graph = self._making, self._graph
-        free = making.free_names()
+        free = Names(making.by_name)
         for leaf in graph.leaves:
             if not leaf.integer:
                 self._tangents[leaf.id] = free.free(f"{self._names[leaf.label]}_t")
@@ -70,7 +68,7 @@ class Tangents:
                     lines.append(f"        if {tangent} is None:")
                     lines.append(f"            {tangent} = torch.zeros_like({name})")
         body = once(body, making.free)
-        used = {n for s in body for n in making.value_names(s.value)}
+        used = {n for s in body for n in value_names(s.value)}
         wanted = {making.by_name[n].id for n in used if n in making.by_name}
         known = {n.id for n in graph.nodes if n.is_leaf}
         making.writer.like = names[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from gradexplain.errors import first_line
@@ -12,14 +12,7 @@ from gradexplain.explanation import Array, Saved
 from gradexplain.graph import Graph, put
 from gradexplain.ops.base import Op
 from gradexplain.routes import pytorch
-from gradexplain.routes.pytorch import (
-    ERRORS,
-    Answer,
-    Asked,
-    Question,
-    tensors_of,
-    to_array,
-)
+from gradexplain.routes.pytorch import Answer, Asked, Question, tensors_of, to_array
 
 #: Python's own operators, by how a record shows them: ``3*x`` saves another tensor than mul(3, x).
 _OPERATORS: Mapping[str, Callable[..., Any]] = {
@@ -63,23 +56,16 @@ class CallsQuestion:
     def ask(self) -> CallsAnswer:
         import torch
 
-        try:
-            graphs = (Graph(self.graph.source, self.graph.nodes, start) for start in self.starts)
-            rest = self.wanted, self.dtype, self.retain
-            pairs = zip(graphs, self.vs, strict=True)
-            alone = tuple(Question(graph, self.values, v, *rest).ask() for graph, v in pairs)
-            refused = next((answer.error for answer in alone if answer.error), "")
-            if refused:
-                return CallsAnswer((), (), error=refused)
-            return self._together(torch, alone)
-        except ERRORS as error:
-            return CallsAnswer((), (), error=first_line(error))
+        graphs = map(self.graph.at, self.starts)
+        rest = self.wanted, self.dtype, self.retain
+        pairs = zip(graphs, self.vs, strict=True)
+        alone = tuple(Question(graph, self.values, v, *rest).ask() for graph, v in pairs)
+        refused = next((answer.error for answer in alone if answer.error), "")
+        return CallsAnswer((), (), error=refused) if refused else self._together(torch, alone)
 
     def _run(self, torch: Any) -> tuple[dict[int, Any], dict[str, Any]]:
         """Every value, and the tensors whose ``.grad`` is asked for."""
-        needed: set[int] = set()
-        for start in self.starts:
-            needed |= Graph("", self.graph.nodes, start).needed()
+        needed = {id for start in self.starts for id in self.graph.at(start).needed()}
         tensors = tensors_of(
             torch, self.graph, self.values, self.wanted, self.dtype, needed, _as_written
         )
@@ -163,7 +149,7 @@ def _saved(fn: Any) -> tuple[str, ...]:
 class Part:
     """One part of an answer that several explanations share."""
 
-    whole: Shared
+    whole: Asked
     pick: Callable[[Any], Answer]
     #: Whether nobody else needs the answer when this one is dropped.
     last: bool = False
@@ -174,17 +160,4 @@ class Part:
 
     def drop(self) -> None:
         if self.last:
-            self.whole.asked.drop()
-
-
-@dataclass(slots=True)
-class Shared:
-    """An answer that is waited for once."""
-
-    asked: Asked
-    _found: list[Any] = field(default_factory=list)
-
-    def answer(self) -> Any:
-        if not self._found:
-            self._found.append(self.asked.answer())
-        return self._found[0]
+            self.whole.drop()

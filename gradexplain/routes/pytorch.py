@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -102,7 +102,7 @@ class Question:
         for node in self.graph.nodes:
             if node.id not in needed or node.id in parts or node.is_literal:
                 continue
-            anew = None if node.op is None else partial(Question._again, torch=torch, node=node)
+            anew = None if node.op is None else partial(Question._again, node=node)
             made.append((node.id, node.inputs, anew, node.op))
         found = Steps({}, {}, {}, {})
         users = Counter(i for id, sources, *_ in made if id in tensors for i in {*sources})
@@ -155,9 +155,10 @@ class Question:
         pairs = zip(inputs, sent, strict=True)
         return kept, {i: numbers_of(torch, a, copy=False) for i, a in pairs if a is not None}
 
-    def _again(self, tensors: Mapping[int, Any], *, torch: Any, node: Node) -> Any:
-        dtype = getattr(torch, self.dtype)
-        return self.run(torch, node.op, node.args, tensors, dtype)  # type: ignore[arg-type]
+    def _again(self, tensors: Mapping[int, Any], *, node: Node) -> Any:
+        import torch
+
+        return self.run(torch, node.op, node.args, tensors, getattr(torch, self.dtype))  # type: ignore[arg-type]
 
     def _verb(self, torch: Any) -> str:
         """What PyTorch does not do: differentiate the graph, or compute it in the first place."""
@@ -244,6 +245,8 @@ def asked_here(question: Askable) -> Any:
             return question.ask()
     except MemoryError:
         return Answer({}, NO_MEMORY)
+    except ERRORS as error:
+        return Answer({}, refusal(error, getattr(question, "verb", "differentiate")))
 
 
 #: Said where PyTorch's process has no memory left.
@@ -401,7 +404,11 @@ class Asked:
             self._helper.send(partial(asked_here, question), BUDGET.memory)
 
     def answer(self) -> Any:
-        """PyTorch's answer; an `Answer` with an error where there is none."""
+        """PyTorch's answer, waited for once; an `Answer` with an error where there is none."""
+        return self._answer
+
+    @cached_property
+    def _answer(self) -> Any:
         if self._failed:
             return Answer({}, f"PyTorch could not be asked: {self._failed}")
         if self._helper is None:

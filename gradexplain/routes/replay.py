@@ -11,7 +11,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,16 +20,14 @@ from gradexplain.explanation import Array
 from gradexplain.graph import Graph, Node, Ref, refs
 from gradexplain.plan.arrays import to_float
 from gradexplain.routes.pytorch import (
-    ERRORS,
     Answer,
     Askable,
     Asked,
     Question,
     call,
-    refusal,
     tensors_of,
     to_array,
-)
+)  # fmt: skip
 
 #: A larger program is shown at the first point; at a larger value a matrix was all but singular.
 _TRIED, _LARGE = 10_000, 1e9
@@ -48,6 +46,7 @@ _REMEDY = (
 class ValueQuestion:
     """The output's elements."""
 
+    verb: ClassVar[str] = "compute"
     graph: Graph
     values: Mapping[str, Array]
     dtype: str
@@ -55,11 +54,8 @@ class ValueQuestion:
     def ask(self) -> Answer:
         import torch
 
-        try:
-            with torch.no_grad():
-                tensors = tensors_of(torch, self.graph, self.values, (), self.dtype)
-        except ERRORS as error:
-            return Answer({}, refusal(error, "compute"))
+        with torch.no_grad():
+            tensors = tensors_of(torch, self.graph, self.values, (), self.dtype)
         found = tensors[self.graph.output]
         if not isinstance(found, torch.Tensor):
             found = torch.tensor(found, dtype=torch.float64)
@@ -74,6 +70,7 @@ class StepQuestion:
     name of the parameter itself is "".
     """
 
+    verb: ClassVar[str] = "step by"
     kind: str
     parts: Sequence[tuple[Any, ...]]
 
@@ -86,15 +83,12 @@ class StepQuestion:
             parameter.grad = torch.tensor(grad, dtype=parameter.dtype)
             groups.append({**options, "params": [parameter]})
         found: dict[str, Array | None] = {}
-        try:
-            optimizer = getattr(torch.optim, self.kind)(groups)
-            for group, (*_, state, _) in zip(groups, self.parts, strict=True):
-                for name, kept in state.items():
-                    kind = torch.float32 if name == "step" else group["params"][0].dtype
-                    optimizer.state[group["params"][0]][name] = torch.tensor(kept, dtype=kind)
-            optimizer.step()
-        except ERRORS as error:
-            return Answer({}, refusal(error, "step by"))
+        optimizer = getattr(torch.optim, self.kind)(groups)
+        for group, (*_, state, _) in zip(groups, self.parts, strict=True):
+            for name, kept in state.items():
+                kind = torch.float32 if name == "step" else group["params"][0].dtype
+                optimizer.state[group["params"][0]][name] = torch.tensor(kept, dtype=kind)
+        optimizer.step()
         for n, group in enumerate(groups):
             state = {**optimizer.state[group["params"][0]], "": group["params"][0]}
             tensors = ((name, t) for name, t in state.items() if isinstance(t, torch.Tensor))
@@ -137,15 +131,10 @@ class ThroughQuestion:
                 )  # fmt: skip
             return known[d][found.index(node)]
 
-        try:
-            needed = {node.id for node in self.graph.nodes}
-            tensors = tensors_of(
-                torch, self.graph, self.values, self.wanted, self.dtype, needed, run
-            )
-            output = tensors[self.graph.output]
-            output.backward(torch.tensor(self.v, dtype=output.dtype))
-        except ERRORS as error:
-            return Answer({}, refusal(error))
+        needed = {node.id for node in self.graph.nodes}
+        tensors = tensors_of(torch, self.graph, self.values, self.wanted, self.dtype, needed, run)
+        output = tensors[self.graph.output]
+        output.backward(torch.tensor(self.v, dtype=output.dtype))
         leaves = {n.label: tensors[n.id] for n in self.graph.leaves}
         return Answer({name: to_array(torch, leaves[name].grad) for name in self.wanted})
 
@@ -155,6 +144,7 @@ class SavedQuestion:
     """Which values each operation keeps for its backward: pairs of ids, of which the first keeps the
     second."""
 
+    verb: ClassVar[str] = "compute"
     graph: Graph
     values: Mapping[str, Array]
     wanted: tuple[str, ...]
@@ -183,10 +173,7 @@ class SavedQuestion:
                     pairs.extend((node, at) for _ in same)
             return made
 
-        try:
-            tensors_of(torch, self.graph, self.values, self.wanted, self.dtype, run=run)
-        except ERRORS as error:
-            return Answer({}, refusal(error, "compute"))
+        tensors_of(torch, self.graph, self.values, self.wanted, self.dtype, run=run)
         return Answer({"": np.array(pairs or np.zeros((0, 2)))})
 
 

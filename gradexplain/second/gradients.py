@@ -15,7 +15,7 @@ from gradexplain.explanation import Array
 from gradexplain.formula.values import NOWHERE, element_sum, formula_node, term
 from gradexplain.graph import Graph, Node
 from gradexplain.problem import Problem
-from gradexplain.routes.calls import Part, Shared
+from gradexplain.routes.calls import Part
 from gradexplain.routes.double import Pass, Recorded, SecondQuestion
 from gradexplain.routes.pytorch import Asked
 from gradexplain.running import Run
@@ -31,9 +31,6 @@ class Gradients:
     graph: Graph
     of: Mapping[str, int]
     made: Adjoint | None = None
-
-    def at(self, id: int) -> Graph:
-        return replace(self.graph, output=id)
 
     def summed(self, leaves: Sequence[Node], label: str, weight: str = "") -> Graph:
         """The graph with ``label = Σ weight·x.grad`` over every leaf at its end; without a weight the
@@ -112,12 +109,12 @@ def asked(
     *,
     retain: tuple[str, ...] = (),
     whole: bool = False,
-) -> tuple[Problem, Shared, Mapping[int, Pass]]:
+) -> tuple[Problem, Asked, Mapping[int, Pass]]:
     """``problem`` as the first part of what PyTorch is asked of both passes, that question, and the
     values of the recorded pass by id."""
     assert steps.made is not None
     passes = recorded(problem.graph, steps.made, total, problem.v, weight, u)
-    shared = Shared(Asked(SecondQuestion(problem.question(retain), passes, u, whole)))
+    shared = Asked(SecondQuestion(problem.question(retain), passes, u, whole))
     first = Part(shared, lambda answer: answer.first, last=True)
     return replace(problem, asked=first), shared, {one.id: one for one in passes.passes if one.sent}
 

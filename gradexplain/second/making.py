@@ -19,11 +19,11 @@ from gradexplain.graph import Node
 from gradexplain.judging import NOT_ENOUGH
 from gradexplain.plan.arrays import to_float
 from gradexplain.problem import Problem, is_small
-from gradexplain.routes.calls import Shared
 from gradexplain.routes.chain import ChainRule, RightDigits, cleaned, settled_chain
 from gradexplain.routes.closed import ClosedForm
 from gradexplain.routes.double import Pass
 from gradexplain.routes.judged import JudgedSteps, judged
+from gradexplain.routes.pytorch import Asked
 from gradexplain.routes.singular import Accounted, Singular
 from gradexplain.routes.written import Shown, Written
 from gradexplain.running import Run
@@ -58,7 +58,7 @@ class HessianAsked:
     steps: Gradients
     u_name: str
     p: str
-    shared: Shared | None = None
+    shared: Asked | None = None
     #: See `gradexplain.problem.Problem.again`.
     again: Mapping[int, Pass] = field(default_factory=dict)
     found: Hessian | None = None
@@ -139,7 +139,7 @@ class Making:
         for a in self.leaves:
             id = self.formulas.of.get(a.label)
             if id is not None:
-                graph = self.formulas.at(id)
+                graph = self.formulas.graph.at(id)
                 exact = is_small(graph) and self.asked.whole
                 form = ClosedForm(graph, self.values, np.ones(a.shape), exact=exact)
                 if len(self.leaves) > _FEW:
@@ -327,7 +327,8 @@ class Making:
 
         def left(wrong: Array, one: Array, other: Array) -> Any:
             if id not in self._known:
-                graph = self.steps.graph if id is None else self.steps.at(id)
+                graph = self.steps.graph
+                graph = graph if id is None else graph.at(id)
                 args = *self._marks, self.problem.wanted
                 self._known[id] = Accounted(graph, self.chain.forward, *args)
             return self._known[id].left(wrong, one, other, node)
@@ -384,7 +385,7 @@ class Making:
             rows: dict[str, list[Any]] = {b.label: [] for b in self.leaves}
             chain = None
             if id is not None:
-                chain = ChainRule(self.steps.at(id), values, exact=exact)
+                chain = ChainRule(graph.at(id), values, exact=exact)
             for place in np.ndindex(*a.shape):
                 if chain is not None:
                     basis = np.zeros(a.shape)

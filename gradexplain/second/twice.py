@@ -12,9 +12,10 @@ from gradexplain.engine import explanation_of
 from gradexplain.explanation import BackwardRow, Check, Note, Second
 from gradexplain.graph import Graph
 from gradexplain.problem import Problem
-from gradexplain.routes.calls import Part, Shared
+from gradexplain.routes.calls import Part
 from gradexplain.routes.double import Pass
 from gradexplain.routes.names import free_name, free_names
+from gradexplain.routes.pytorch import Asked
 from gradexplain.running import Run
 from gradexplain.second.gradients import asked, stepped
 
@@ -28,7 +29,7 @@ class SecondPass:
     v_name: str
     total: Graph | None = None
     again: Mapping[int, Pass] = field(default_factory=dict)
-    shared: Shared | None = None
+    shared: Asked | None = None
 
     @classmethod
     def added_to(cls, problem: Problem) -> tuple[Problem, SecondPass]:

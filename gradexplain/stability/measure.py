@@ -15,7 +15,7 @@ from gradexplain.explanation import Array, Shape
 from gradexplain.graph import Graph
 from gradexplain.plan.arrays import Pair, to_float
 from gradexplain.routes.chain import ChainRule
-from gradexplain.routes.pytorch import ERRORS, Answer, Asked, refusal, tensors_of, to_array
+from gradexplain.routes.pytorch import Answer, Asked, tensors_of, to_array
 from gradexplain.verdict.compare import FORMATS, ROUNDOFF, largest
 from gradexplain.verdict.digits import in_format, whole
 
@@ -42,20 +42,16 @@ class SamplesQuestion:
         import torch
 
         found: list[dict[int, tuple[Array | None, Array | None]]] = []
-        try:
-            for values in self.samples:
-                tensors = tensors_of(torch, self.graph, values, self.wanted, self.dtype)
-                held = {i: t for i, t in tensors.items() if isinstance(t, torch.Tensor)}
-                for tensor in held.values():
-                    if tensor.requires_grad:
-                        tensor.retain_grad()
-                output = tensors[self.graph.output]
-                output.backward(torch.tensor(weights(tuple(output.shape)), dtype=output.dtype))
-                found.append(
-                    {i: (to_array(torch, t), to_array(torch, t.grad)) for i, t in held.items()}
-                )
-        except ERRORS as error:
-            return Answer({}, refusal(error))
+        for values in self.samples:
+            tensors = tensors_of(torch, self.graph, values, self.wanted, self.dtype)
+            held = {i: t for i, t in tensors.items() if isinstance(t, torch.Tensor)}
+            for tensor in held.values():
+                if tensor.requires_grad:
+                    tensor.retain_grad()
+            output = tensors[self.graph.output]
+            output.backward(torch.tensor(weights(tuple(output.shape)), dtype=output.dtype))
+            both = {i: (to_array(torch, t), to_array(torch, t.grad)) for i, t in held.items()}
+            found.append(both)
         return found
 
 
@@ -185,12 +181,11 @@ def digits(found: Array | None, pair: Pair | None, dtype: str) -> float:
 
 def same(a: Measured, b: Measured, ids: tuple[int, int], leaves: Sequence[tuple[int, int]]) -> bool:
     """Whether two programs are equal to 50 digits at all samples, values and gradients."""
-    for one, other in zip(a.exact, b.exact, strict=True):
-        pairs = [(one.forward.get(ids[0]), other.forward.get(ids[1]))]
-        pairs += [(one.upstream.get(x), other.upstream.get(y)) for x, y in leaves]
-        if not all(_equal(x, y) for x, y in pairs):
-            return False
-    return True
+    return all(
+        _equal(one.forward.get(ids[0]), other.forward.get(ids[1]))
+        and all(_equal(one.upstream.get(x), other.upstream.get(y)) for x, y in leaves)
+        for one, other in zip(a.exact, b.exact, strict=True)
+    )
 
 
 def _equal(a: Pair | None, b: Pair | None) -> bool:

@@ -126,10 +126,9 @@ class _Explainer(Backward):
         self.explanation.notes += [n for n in whole.notes if n.kind == "blind vector"]
         steps = worst(step.verdict for step in self.judged.values())
         coarsest = self._dtype([value.id for value in self.values])
-        # Of few digits, what is no more than a rounding of what went in is 0 to every route.
+        # What is no more than a rounding of what went in is 0 to every route.
         sizes = (compare.largest(step.contribution) for step in self.explanation.steps)
-        rounding = 8 * compare.FORMATS[coarsest].unit * compare.is_coarse(coarsest)
-        noise = rounding * max(sizes, default=0.0)
+        noise = 8 * compare.FORMATS[coarsest].unit * max(sizes, default=0.0)
         right = replace(run.judging.right, dtype=coarsest)
         for label, closed in whole.gradients.items():
             mine = self.explanation.gradients[label]

@@ -225,7 +225,7 @@ class Reading:
                 given = {graph[ref.id].label: self.leaf(n) for n, ref in inner.refs.items()}
                 if not implied:
                     given[label] = self._argument_ref(upstream)
-                sums.append(self._inlined(back.at(id), id, given))
+                sums.append(self._inlined(back.graph.at(id), id, given))
                 texts.append(_readable(back, by.id))
         if not sums:
             raise UnsupportedError("nothing is sent there")
@@ -242,7 +242,7 @@ class Reading:
     def _inlined(self, graph: Graph, output: int, given: Mapping[str, Ref]) -> Ref:
         """The node ``output`` of a graph, its leaves put in place of those of that label."""
         builder = self.applier.builder
-        needed = replace(graph, output=output).needed()
+        needed = graph.at(output).needed()
         made: dict[int, Ref] = {}
 
         for node in graph.nodes:

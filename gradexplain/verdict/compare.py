@@ -196,9 +196,8 @@ EACH = 4_000
 #: Changes the last digits of numbers, or none.
 Move = Callable[[Array], Array]
 
-#: How far the last digits are moved, in roundings, how often, and how many times what that changes a
-#: kernel's own roundings may.
-_MOVED, _MOVES, _TIMES = 1, 3, 8
+#: How far the last digits are moved, in roundings, and how often.
+_MOVED, _MOVES = 1, 3
 
 
 def still(array: Array) -> Array:
@@ -217,7 +216,7 @@ def moves(dtype: str) -> tuple[Move, ...]:
     return tuple(partial(move, seed) for seed in range(_MOVES))
 
 
-def unsteady(expected: Array, found: Array, moved: Iterable[Array], times: float = _TIMES) -> Any:
+def unsteady(expected: Array, found: Array, moved: Iterable[Array], times: float) -> Any:
     """Where two numbers differ by no more than what is expected does when the numbers it is made of
     change in their last digits; ``moved`` is what that makes of it.
 
