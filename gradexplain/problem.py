@@ -32,6 +32,7 @@ from gradexplain.reading.syntax import parse
 from gradexplain.routes.double import Pass
 from gradexplain.routes.pytorch import Question
 from gradexplain.routes.replay import Replay
+from gradexplain.tensors import spot
 from gradexplain.verdict import compare
 
 DType = Literal["float64", "float32"]
@@ -425,14 +426,11 @@ def loss_text(v: Array, name: str, loss: str, v_name: str) -> str:
     if v.size <= 4:
         if v.shape == ():
             return f"{loss} = {number(float(v))}·{name}"
-        terms = [
-            (float(v[place]), f"{name}[{','.join(map(str, place))}]")
-            for place in np.ndindex(*v.shape)
-        ]
         text = ""
-        for value, element in terms:
+        for place in np.ndindex(*v.shape):
+            value = float(v[place])
             sign = " − " if value < 0 and text else " + " if text else "−" if value < 0 else ""
-            text += f"{sign}{number(abs(value))}·{element}"
+            text += f"{sign}{number(abs(value))}·{spot(name, place)}"
         return f"{loss} = {text}"
     letters = "ikmacegopqrstuwx"[: v.ndim]
     index = ",".join(letters)

@@ -134,14 +134,11 @@ def _owners(graph: Graph, tensors: Mapping[int, Any]) -> dict[Any, str]:
 
 def _saved(fn: Any) -> tuple[str, ...]:
     """The tensors that a backward node keeps, by PyTorch's names for them."""
-    names = []
-    for name in sorted(dir(fn)):
-        if not name.startswith("_raw_saved_"):
-            continue
-        word = name.removeprefix("_raw_saved_")
-        kept = getattr(fn, f"_saved_{word}", None)
-        if kept is not None and not (isinstance(kept, (tuple, list)) and not kept):
-            names.append(word)
+    mark = "_raw_saved_"
+    words = [name.removeprefix(mark) for name in sorted(dir(fn)) if name.startswith(mark)]
+    kept = {word: getattr(fn, f"_saved_{word}", None) for word in words}
+    empty = {word for word, own in kept.items() if isinstance(own, (tuple, list)) and not own}
+    names = [word for word, own in kept.items() if own is not None and word not in empty]
     return tuple(sorted(names, key=lambda name: name != "self"))
 
 

@@ -237,9 +237,8 @@ def hold(local: Local, pair: Callable[[], Pair], dtype: str) -> JudgedStep:
         allowed, result = judge()
     most = max(np.abs(array).max(initial=0.0) for array in (expected, given))
     excused = cancels(result, most, allowed)
-    each = result.verdict == "cannot tell" and not compare.is_coarse(dtype)
-    strict = result.whole or (excused and dtype == "float64")
-    if each and expected.size <= _FEW and strict:
+    each = (result.whole and not compare.is_coarse(dtype)) or (excused and dtype == "float64")
+    if each and result.verdict == "cannot tell" and expected.size <= _FEW:
         # A number that is less than half of the last digit of what it is the rest of is 0.
         absorbed = (given == 0) & (np.abs(expected) <= compare.FORMATS[dtype].unit * size)
         nothing = (expected == 0) & (allowed <= compare.SEEN * scale) & (not local.elementwise)
