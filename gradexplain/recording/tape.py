@@ -526,8 +526,7 @@ class Tape(TorchFunctionMode):
             yield
         finally:
             self._local.stepping -= 1
-            if self._listeners:
-                self.push()
+            self.push()
             for listener in self._listeners:
                 listener.stepped(optimizer, place, before=False, closure=closure)
 
@@ -544,8 +543,7 @@ class Tape(TorchFunctionMode):
             self._local.asking = before
             self._local.paused -= 1
             self._local.inside -= 1
-            if self._listeners:
-                self.push()
+            self.push()
 
     @contextmanager
     def zeroing(self, owner: Any) -> Iterator[None]:
@@ -557,8 +555,7 @@ class Tape(TorchFunctionMode):
         try:
             yield
         finally:
-            if self._listeners:
-                self.push()
+            self.push()
 
 
 def _own_base(view: Any) -> None:

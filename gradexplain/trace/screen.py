@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from itertools import groupby
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from gradexplain.verdict.status import worst
 
 #: The path has so many.
 _STEPS = 7
-_CALLS = 5
 _NOTHING = 5
 
 _TRANSFORMS = "torch.func differentiates by transforms of its own, which no formula is held against"
@@ -48,7 +47,7 @@ class Path:
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """Calls in a row that one line made."""
+    """The calls that one line made."""
 
     first: int
     last: int
@@ -95,6 +94,9 @@ def screen_of(trace: Seen, findings: list[Finding], script: str) -> Screen:
     if any(b.failure or b.function == "torch.func" for b in trace.all) and status != "mismatch":
         status = "cannot tell"
     reasons = [check.reason.rstrip(".") for check in checks if check.status == status]
+    if checked != operations:
+        left = [note.data for call in explained for note in call.notes if note.kind == "opaque"]
+        reasons = [f"not {data['function'].strip('_')}: {data['why']}" for data in left]
     main = next((s for s in reversed(trace.snapshots) if s.fault is None and s.operations), None)
     first = next((s for s in trace.snapshots if s.fault is None and s.accumulated), main)
     nothing = _nothing(trace)
@@ -125,19 +127,16 @@ def _sentence(
     trace: Seen, status: str, checked: int, operations: int, reasons: Sequence[str]
 ) -> str:
     indices = [s.index for s in trace.snapshots if s.fault is None and not s.late]
-    which = (
-        f"call {indices[0]}" if len(indices) == 1 else f"calls {', '.join(map(str, indices[:6]))}"
-    )
-    if len(indices) > 6:
-        which += ", …"
+    which = _numbered(indices)
     if trace.again:
-        which += f" (Functions also of call{'s' * (len(trace.again) > 1)} "
-        which += f"{listed([str(snapshot.index) for snapshot, _ in trace.again], 6)})"
+        which += (
+            f" (Functions also of {_numbered([snapshot.index for snapshot, _ in trace.again])})"
+        )
     functional = any(brief.function == "torch.func" for brief in trace.all)
     if not indices:
         return f"{_TRANSFORMS}." if functional else "no call could be compared."
     compared = f"{checked} of {operations} operations of {which} were held against their formulas"
-    reason = next(filter(None, reasons), "") if checked == operations else ""
+    reason = next(filter(None, reasons), "")
     if functional:
         reason = reason or _TRANSFORMS
     return {
@@ -147,6 +146,10 @@ def _sentence(
         "cannot tell": f"{compared}{'; ' * bool(reason)}{reason}.",
         "skipped": f"{compared}.",
     }[status]
+
+
+def _numbered(indices: Sequence[int]) -> str:
+    return f"call{'s' * (len(indices) > 1)} {listed([*map(str, indices)], 6)}"
 
 
 # -- rows ------------------------------------------------------------------------------------------
@@ -233,7 +236,7 @@ def path_of(scene: Scene) -> Path | None:
     for name, line, factor in steps:
         grouped.setdefault((name, line), []).append(factor)
     for (name, line), factors in grouped.items():
-        mean = 0.0
+        mean = math.nan if any(map(math.isnan, factors)) else 0.0
         if all(factor > 0 for factor in factors):
             mean = float(np.exp(np.mean(np.log(factors))))
         path.factors.append(Factor(name, line, len(factors), mean))
@@ -289,26 +292,15 @@ def _accumulated(trace: Seen) -> list[str]:
 
 
 def _calls(briefs: Sequence[Brief]) -> list[Calls]:
-    made = []
-    for _, group in groupby(briefs, key=lambda b: (b.site, b.function, bool(b.error), b.failure)):
-        members = list(group)
-        first, last = members[0], members[-1]
-        made.append(
-            Calls(
-                first.index, last.index, first.function, line_of(first.site), first.text,
-                (first.value, last.value), first.error, first.failure,
-            )
-        )  # fmt: skip
-    if len(made) > _CALLS:  # lines that take turns
-        turns: dict[tuple[int | None, str, str], list[Calls]] = {}
-        for calls in made:
-            turns.setdefault((calls.line, calls.source, calls.error), []).append(calls)
-        made = [
-            replace(
-                first, last=last.last, values=(first.values[0], last.values[1]),
-                failure=next((p.failure for p in parts if p.failure), ""),
-            )
-            for parts in turns.values()
-            for first, last in [(parts[0], parts[-1])]
-        ]  # fmt: skip
-    return made
+    """The calls of each line, which may take turns with those of others."""
+    lines: dict[Any, list[Brief]] = {}
+    for brief in briefs:
+        lines.setdefault((brief.site, brief.function, bool(brief.error)), []).append(brief)
+    return [
+        Calls(
+            first.index, last.index, first.function, line_of(first.site), first.text,
+            (first.value, last.value), first.error, next((b.failure for b in found if b.failure), ""),
+        )
+        for found in lines.values()
+        for first, last in [(found[0], found[-1])]
+    ]  # fmt: skip
