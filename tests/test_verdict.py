@@ -499,3 +499,40 @@ def test_a_fault_in_one_element_is_seen_beside_larger_ones(
             step = judge(p, *place, factor).steps[place]
             # An error of a part of nothing is none.
             assert step.verdict in ("mismatch", "cannot tell") or not sent[index], (place, share)
+
+
+@pytest.mark.parametrize(
+    ("text", "x"),
+    [
+        ("(x.norm(dim=1)**3).sum()", [[1e160, 2e160], [1.5, -0.5]]),
+        ("(sqrt(x*x + 1) - x).sum()", [1e12, 1.0]),
+        ("(x**4).sum()", [1e8, 1e-3]),
+    ],
+)
+def test_a_fault_in_a_second_derivative_is_seen_beside_larger_ones(
+    text: str, x: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where PyTorch has lost the digits of the others."""
+    from gradexplain.routes import double
+
+    made = double.again
+    assert gradexplain.explain_calls(text, at={"x": x}, order=2).check.status != "mismatch"
+
+    def wrong(*args: Any) -> Any:
+        found = {name: np.array(array) for name, array in made(*args).items()}
+        found["x"][-1] *= 1.01
+        return found
+
+    monkeypatch.setattr(double, "again", wrong)
+    assert gradexplain.explain_calls(text, at={"x": x}, order=2).check.status == "mismatch"
+
+
+def test_second_derivatives_that_are_0_take_no_endless_digits() -> None:
+    found = gradexplain.explain_calls(
+        "exp(x)/exp(x).sum()", [[1, 2]], at={"x": [1000.0, 1.0]}, order=2
+    )
+    assert found.check.status == "convention", found.check
+
+
+def test_a_logarithm_of_no_number_is_a_convention() -> None:
+    assert explained("logdet(x)", {"x": [[1.0, 2.0], [2.0, 1.0]]}).check.status == "convention"
