@@ -156,14 +156,9 @@ class _Watch:
 
     def _listen(self) -> None:
         """Read what the worker has said."""
-        while True:
-            try:
-                data = os.read(self._reader, 65536)
-            except BlockingIOError:
-                break
-            if not data:
-                break
-            self._text += data
+        with suppress(BlockingIOError):
+            while data := os.read(self._reader, 65536):
+                self._text += data
         *lines, self._text = self._text.split(b"\n")
         for line in lines:
             word, _, rest = line.decode("utf-8", "replace").partition(" ")
