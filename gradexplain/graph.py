@@ -202,9 +202,8 @@ class Graph:
         """``sources`` and every node through which a gradient flows back to one of them."""
         reached = set(sources)
         for node in self.nodes:
-            if node.op is not None and not node.integer and not node.op.stops:
-                if any(i in reached for i in node.inputs):
-                    reached.add(node.id)
+            if node.op and not node.integer and not node.op.stops and reached & {*node.inputs}:
+                reached.add(node.id)
         return frozenset(reached)
 
     @fact

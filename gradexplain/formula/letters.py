@@ -99,10 +99,8 @@ class Letters:
 
     def reuse(self, size: int, ranges: Mapping[Any, int], but: set[str | None]) -> str | None:
         """A bound index's letter of the same range that may be used again, None if there is none."""
-        for symbol, letter in self._bound.items():
-            if ranges.get(symbol) == size and letter not in but:
-                return letter
-        return None
+        found = (letter for symbol, letter in self._bound.items() if ranges.get(symbol) == size)
+        return next((letter for letter in found if letter not in but), None)
 
     def symbol(self, letter: str) -> Any:
         return next(symbol for symbol, known in self._letters.items() if known == letter)

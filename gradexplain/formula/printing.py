@@ -327,9 +327,8 @@ class TextPrinter:
                 text = f"{short}{self.times}{inner}"
         if below:
             under, under_level = self._product(below)
-            if above and isinstance(
-                sorted(above, key=self._factor_key)[-1], (sympy.Sum, sympy.Product)
-            ):
+            last = max(above, key=self._factor_key, default=None)
+            if isinstance(last, (sympy.Sum, sympy.Product)):
                 text, level = self.paren(text) if len(above) == 1 else self._closed(above), _MUL
             text = self.fraction(text, under, level, under_level)
             level = _MUL

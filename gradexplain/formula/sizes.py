@@ -247,8 +247,8 @@ def _written(graph: Graph, primes: Collection[int] = ()) -> int:
                 if any(abs((number + _NEAR) % prime - _NEAR) <= _NEAR for prime in primes):
                     continue
                 p, q = Fraction(repr(float(number))).as_integer_ratio()
-                downs = (0,) if q == 1 else (0, 1, 2)  # exponents of derivatives
-                found *= q * math.prod(abs(p - down * q) or 1 for down in downs)
+                # Exponents of derivatives too.
+                found *= q * math.prod(abs(p - k * q) or 1 for k in range(1 if q == 1 else 3))
     return found
 
 

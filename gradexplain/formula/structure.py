@@ -46,7 +46,7 @@ def structure(
         )
         for term in sympy.Add.make_args(sympy.expand_mul(formula))
     )
-    ties = {row: column for row, column in pairs.values()}
+    ties = dict(pairs.values())
     if len(ties) == len(pairs) == len(rows) == len(columns):
         straight = [ties[row] for row in rows] == columns
         rest = formula.xreplace(dict.fromkeys(formula.atoms(sympy.KroneckerDelta), sympy.S.One))
@@ -62,15 +62,14 @@ def structure(
             f"{letters[row]} = {letters[column]}"
             for row, column in sorted(pairs.values(), key=lambda p: rows.index(p[0]))
         )
-        blocks = [row for row, _ in pairs.values()]
         deltas = [d for d in formula.atoms(sympy.KroneckerDelta) if tuple(d.args) in pairs]
         coefficient = formula.xreplace(dict.fromkeys(deltas, sympy.S.One))
-        used = coefficient.free_symbols
-        same = all(row not in used and column not in used for row, column in pairs.values())
         text = f"block diagonal: zero unless {shown}"
-        if same:
+        if coefficient.free_symbols.isdisjoint(
+            {place for pair in pairs.values() for place in pair}
+        ):
             text += ", and the same block each time"
-        return text + linear if blocks else text
+        return text + linear
     if scattered:
         return "sparse" + linear
     return "dense" + linear
