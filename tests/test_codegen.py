@@ -34,6 +34,10 @@ KNOWN = {
     "exp(x)": "return grad_output * y",
     "x @ w": "grad_x = grad_output @ w.T",
     "relu(x)": "return torch.where(x > 0, grad_output, 0.0)",
+    "relu(x @ w) @ u": "grad_t1 = torch.where(relu > 0, grad_output @ u.T, 0.0)",
+    "F.huber_loss(a, b)": "grad_b = -grad_a",
+    "F.normalize(x, dim=1)": "n = torch.clamp(x.norm(dim=1, keepdim=True), min=1e-12)",
+    "log(exp(x).sum())": "return exp * (grad_output / exp.sum())",
     "x.sum(dim=1)": "",
     "tanh(x)": "",
     "m = x.mean(dim=1, keepdim=True); d = x - m; s = (d**2).mean(dim=1, keepdim=True); "
