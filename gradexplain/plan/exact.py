@@ -77,16 +77,15 @@ class Exact(Numeric):
         return scattered(node, args[0], args[1 : 1 + tables], args[1 + tables :], add)
 
 
+_NOT_FINITE = {sympy.oo: mp.inf, -sympy.oo: -mp.inf, sympy.nan: mp.nan}
+
+
 def constant(e: Any) -> Any:
     """A number of a formula."""
     if e.is_Rational:
         return mp.mpf(int(e.p)) / int(e.q)
-    if e is sympy.oo:
-        return mp.inf
-    if e is -sympy.oo:
-        return -mp.inf
-    if e is sympy.nan:
-        return mp.nan
+    if e in _NOT_FINITE:
+        return _NOT_FINITE[e]
     return +mp.make_mpf(sympy.N(e, mp.dps + 10)._mpf_)  # a text of so many digits Python refuses
 
 
