@@ -14,6 +14,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -499,7 +500,7 @@ class Tape(TorchFunctionMode):
             return function()
         self.backwards += 1
         for listener in self._listeners:
-            function = _within(listener, function, name, arguments, frame)
+            function = partial(listener.backward, function, name, arguments, frame)
         self._local.paused += 1
         self._local.inside += 1
         try:
@@ -567,16 +568,6 @@ def _own_base(view: Any) -> None:
         call, paths = made.metadata[KEY]
         if view.output_nr in paths:
             attach(base, view._base.output_nr, call, paths[view.output_nr])
-
-
-def _within(
-    listener: Listener,
-    function: Callable[[], Any],
-    name: str,
-    arguments: dict[str, Any],
-    frame: FrameType,
-) -> Callable[[], Any]:
-    return lambda: listener.backward(function, name, arguments, frame)
 
 
 #: The one tape of the process.

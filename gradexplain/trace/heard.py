@@ -59,7 +59,7 @@ class Heard:
         self._copies = 3 * size <= room
         self._room -= 3 * size if self._copies else 0
         self.values = self._kept(leaf.detach() for leaf in self.leaves)
-        self.before = self._kept(map(_grad, self.leaves))
+        self.before = self._kept(leaf.grad for leaf in self.leaves)
         self.after: list[Any] = []
 
     def _kept(self, tensors: Iterator[Any]) -> list[Any]:
@@ -85,7 +85,7 @@ class Heard:
 
     def end(self) -> None:
         """The call is over."""
-        self.after = self._kept(map(_grad, self.leaves))
+        self.after = self._kept(leaf.grad for leaf in self.leaves)
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
@@ -97,10 +97,6 @@ class Heard:
             for gradient, (target, _) in zip(sent, node.next_functions, strict=False):
                 if target in self._once and gradient is not None:
                     hook(target)((), (gradient,))
-
-
-def _grad(leaf: Any) -> Any:
-    return leaf.grad
 
 
 def _nodes(roots: list[Any]) -> dict[Any, int]:
