@@ -310,6 +310,14 @@ def _report(
     joint = _joint(trials, tries, report)
     for name in first.setting.wanted:
         report.inputs[name] = _input(name, trials, tries, report, write, ones, joint)
+    mended = [i for i in report.inputs.values() if i.patch]
+    if len({i.patch for i in mended}) > 1:
+        # Mends of one input each may not go together, where one of them mends all.
+        all_of = Case(mended[0].name, trials, tries, report.output, report.v_name)
+        all_of.together = tuple(i.name for i in mended)
+        fault = all_of.agreed()
+        for one in mended if fault is not None else ():
+            one.fault = fault
     together(report)
     report.points = _points(report, trials, ones)
     for one in report.inputs.values():

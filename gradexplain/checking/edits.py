@@ -47,10 +47,9 @@ def _find(
 ) -> list[Edit]:
     if bench.tree is None or bench.right():
         return []
-    places = {id(slot.owner) for slot in slots(bench.tree)}
-    for mend in known:
-        if all(id(e.slot.owner) in places for e in mend) and _right(bench, mend):
-            return mend
+    mend = among(bench, known)
+    if mend:
+        return mend
     scope = bench.scope()
     kept: list[Edit] = []
     solved = solving.Solved(bench) if isinstance(bench, Bench) else None
@@ -80,6 +79,13 @@ def _find(
         if _right(bench, [edit]):
             return [edit]
     return unnamed or (_pair(bench, kept) if pairs else [])
+
+
+def among(bench: Bench | FormulaBench, known: Sequence[list[Edit]]) -> list[Edit]:
+    """The first of the mends that are known that makes right what the bench asks for."""
+    places = {id(slot.owner) for slot in slots(bench.tree)} if bench.tree is not None else ()
+    fit = (mend for mend in known if all(id(e.slot.owner) in places for e in mend))
+    return next((mend for mend in fit if _right(bench, mend)), [])
 
 
 def _right(bench: Bench | FormulaBench, mend: Sequence[Edit]) -> bool:
