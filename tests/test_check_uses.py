@@ -644,3 +644,21 @@ class OneHotLogit(Function):
 def test_what_is_0_or_1_and_gets_none_is_data() -> None:
     assert check(OneHotLogit, at={"chosen": [0.0, 1.0, 0.0]}).right
     assert check(OneHotLogit, at={"chosen": [0.0, 1.5, 0.0]}).faults == {"chosen": "none"}
+
+
+class Weighed(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any, counts: Any, eps: float = 1e-3) -> Any:
+        ctx.save_for_backward(x, counts)
+        ctx.eps = eps
+        return (counts * torch.log(x + eps)).sum()
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:
+        x, counts = ctx.saved_tensors
+        return g * counts / (x + ctx.eps), None, None
+
+
+def test_what_a_loss_takes_as_data_is_data_at_other_arguments_too() -> None:
+    report = check(Weighed, at={"x": [0.7, 1.9], "counts": [2.0, 4.5]})
+    assert report.right and list(report.inputs) == ["x"]

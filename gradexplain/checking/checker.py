@@ -169,8 +169,8 @@ def check_code(
                 continue
             data = _data(report, one, asked)
             if data:
-                frozen_too = replace(asked, frozen=(*asked.frozen, *data))
-                found, tried = subjects_of(subject, question, frozen_too), 0
+                asked = replace(asked, frozen=(*asked.frozen, *data))
+                found, tried = subjects_of(subject, question, asked), 0
                 one = next((o for o in found if set(o.names) == set(one.names)), found[0])
                 report = run(one, floats, here)
             others = [o for o in found[tried + 1 :] if set(o.names) < set(one.names)]

@@ -125,7 +125,8 @@ def varied_subjects(
     for name, default, value in varied(Operation(subject), asked.arguments):
         given = {**asked.arguments, name: value}
         found = subjects_of(subject, question, replace(asked, arguments=given))
-        other = next((s for s in found if s.names == one.names), None)
+        same = (s for s in found if (s.names, s.wanted) == (one.names, one.wanted))
+        other = next(same, None)
         if other is None or not other.accepts(point.shapes, point.values):
             continue
         if not np.array_equal(other.forward(point.values), one.forward(point.values)):
