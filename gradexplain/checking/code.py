@@ -123,13 +123,13 @@ def varied_subjects(
     if replace(question, seed=0) != Question():
         return  # a reference need not know of them, nor need what is declared
     for name, default, value in varied(Operation(subject), asked.arguments):
-        given = {**asked.arguments, name: value}
-        found = subjects_of(subject, question, replace(asked, arguments=given))
+        unlike = replace(asked, arguments={**asked.arguments, name: value})
+        found = subjects_of(subject, question, unlike)
         same = (s for s in found if (s.names, s.wanted) == (one.names, one.wanted))
         other = next(same, None)
-        if other is None or not other.accepts(point.shapes, point.values):
-            continue
-        if not np.array_equal(other.forward(point.values), one.forward(point.values)):
+        if other is not None and other.accepts(point.shapes, point.values) and not (
+            np.array_equal(other.forward(point.values), one.forward(point.values))
+        ):  # fmt: skip
             other.notes.insert(0, f"With {name}={default!r}, the default, it is right.")
             other.title += f" with {name}={value!r}"
             yield other

@@ -47,8 +47,7 @@ def _find(
 ) -> list[Edit]:
     if bench.tree is None or bench.right():
         return []
-    mend = among(bench, known)
-    if mend:
+    if mend := among(bench, known):
         return mend
     scope = bench.scope()
     kept: list[Edit] = []
@@ -59,7 +58,7 @@ def _find(
         split[solved is None or solved.hopeful(slot)].append(slot)
     # A place at which no other value would do may still be of the wrong shape.
     tried = itertools.chain(
-        (e for e in edits(split[False], scope) if e.code in _RESHAPING),
+        (e for e in edits(split[False], scope) if e.code in ("wrong_dim", "missing_keepdim")),
         *(edits(some, scope, first) for some in split.values()),
     )
     unnamed: list[Edit] = []
@@ -180,7 +179,6 @@ _LIKELY = ("wrong_sign", "exponent", "transposed", "missing_factor", "square_of_
            "constant_factor", "output_for_input", "sum_vs_mean", "missing_keepdim", "eps")  # fmt: skip
 
 
-_RESHAPING = ("wrong_dim", "missing_keepdim")
 _ORDER = {code: i for i, code in enumerate(_LIKELY)}
 
 

@@ -356,8 +356,6 @@ def varied(operation: Operation, given: Container[str]) -> Iterator[tuple[str, A
             for part in ast.walk(node) if isinstance(part, ast.Constant)]  # fmt: skip
     for p in operation.parameters:
         kind, others = type(p.default), _numbers(p)
-        if p.name in given:
-            continue
         if kind is float:
             others = (p.default / 2, 1.5 * p.default) if p.default else (0.5,)
         elif kind is str:
@@ -366,7 +364,8 @@ def varied(operation: Operation, given: Container[str]) -> Iterator[tuple[str, A
             others = (not p.default,)
         elif kind is int and not others:
             others = (p.default + 1,)
-        for value in others if kind in (float, str, bool, int) else ():
+        left = kind in (float, str, bool, int) and p.name not in given
+        for value in others if left else ():
             if value != p.default:
                 yield p.name, p.default, value
 
