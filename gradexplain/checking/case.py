@@ -80,8 +80,9 @@ class Case:
 
     def agreed(self) -> Fault | None:
         """The fault whose mend, of those that were found, mends all that are asked for."""
-        found = ((bench, edits.among(bench, self.tries.mends)) for bench in self._benches())
-        return next((edits.fault(bench, mend) for bench, mend in found if mend), None)
+        mends = self.tries.mends
+        found = (edits.fault(b, m) for b in self._benches() if (m := edits.among(b, mends)))
+        return next(found, None)
 
     def factors(self) -> list[float] | None:
         """How many times J the claim is at each trial; None where it is not."""

@@ -360,10 +360,8 @@ def varied(operation: Operation, given: Container[str]) -> Iterator[tuple[str, A
             others = (p.default / 2, 1.5 * p.default) if p.default else (0.5,)
         elif kind is str:
             others = tuple(dict.fromkeys(t for t in told if isinstance(t, str)))
-        elif kind is bool:
-            others = (not p.default,)
-        elif kind is int and not others:
-            others = (p.default + 1,)
+        elif kind is bool or (kind is int and not others):
+            others = (not p.default if kind is bool else p.default + 1,)
         left = kind in (float, str, bool, int) and p.name not in given
         for value in others if left else ():
             if value != p.default:
