@@ -44,8 +44,6 @@ _PATTERNS = [
     [statement("", side).value for side in line.split(" -> ")]
     for line in _RULES.strip().splitlines()
 ]
-#: The first so many say only in which order axes stand.
-_TURNS = 10
 _SIZED = ("new_zeros", "new_ones", "reshape", "expand")
 
 Found = dict[str, ast.expr]
@@ -76,7 +74,8 @@ class _Idioms(ast.NodeTransformer):
 
     def __init__(self, shapes: Mapping[str, Shape] | None) -> None:
         self.shapes = shapes or {}
-        self.patterns = _PATTERNS[:_TURNS] if shapes is None else _PATTERNS
+        # The first ten say only in which order axes stand.
+        self.patterns = _PATTERNS[:10] if shapes is None else _PATTERNS
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         node = super().generic_visit(node)

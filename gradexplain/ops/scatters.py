@@ -205,8 +205,9 @@ def _copied(name: str) -> Any:
 
 
 def _placed(b: Any, x: Any, index: Any, source: Any) -> Any:
-    places = known(b, index, "put: the index").astype(int)
-    return _replaced(b, "put", x, np.unravel_index(places, b.shape(x)), source)
+    _in_range(b, index, prod(b.shape(x)), "put")
+    places = np.unravel_index(known(b, index, "put: the index").astype(int), b.shape(x))
+    return _replaced(b, "put", x, places, source)
 
 
 register(Op(
