@@ -322,11 +322,13 @@ class _Several:
             self.bound.values,
             tuple(call.start.id for call in self.made),
             tuple(problem.v for problem in self.problems),
-            first.wanted,
+            tuple(dict.fromkeys(name for problem in self.problems for name in problem.wanted)),
             self.retain,
             first.dtype,
             tuple(call.zeroed for call in self.made),
             tuple(call.retain_graph for call in self.made),
+            tuple(problem.wanted for problem in self.problems),
+            not self.bound.reading.returned and any(call.wanted for call in self.made),
         )
         self.shared = Asked(question)
 
@@ -385,7 +387,7 @@ class _Several:
     ) -> list[Difference]:
         """Fill each call's ``gradients``; where PyTorch has other sums, the differences."""
         differences: list[Difference] = []
-        names = [*explanations[0].gradients, *self.retain]
+        names = [*dict.fromkeys(n for x in explanations for n in x.gradients), *self.retain]
         total: dict[str, Array | None] = dict.fromkeys(names)
         #: The same sum of PyTorch's own numbers, with what adding them may round away.
         real: dict[str, Array | None] = dict.fromkeys(names)

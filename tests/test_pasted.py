@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+import gradexplain
 from gradexplain import explain
 from gradexplain.errors import GradexplainError
 from gradexplain.explanation import Explanation, Shape
@@ -24,6 +25,7 @@ from gradexplain.reading.derived import _alike
 from gradexplain.reading.inputs import Inputs
 from gradexplain.reading.pasted import cleaned
 from gradexplain.reading.typed import parse_value
+from gradexplain.texts import blocks
 
 _ANSWER = re.compile(r"^#: ([\w′]+) = (.+)$", re.MULTILINE)
 
@@ -202,6 +204,10 @@ x = torch.ones(4, requires_grad=True); a, b = (x * 2).chunk(2); a += b; a.sum().
 Output of a function that returns multiple views is a view and is being modified inplace: such functions do not allow it
 remedy: change the whole tensor, as in `y[:2] += 1`, or a copy of the part
 
+k = {"requires_grad": True}; a, b = torch.ones(2, **k), torch.ones(2, **k); a.data = b.data; b.data += 1; (a * b).sum().backward()
+this changes the elements of two leaves, which share them since `.data` of one was assigned to the other
+remedy: give the other a copy, as in `a.data = b.data.clone()`
+
 import mylib; x = torch.ones(2, requires_grad=True); y = x * 2; z = mylib.f(y); z.backward()
 `mylib.f(y)` is not read
 remedy: give its value here as a literal; or gradexplain trace FILE runs the whole script
@@ -330,3 +336,12 @@ def test_gradients_are_alike_in_the_measure_of_the_largest() -> None:
     assert not _alike({"a": small}, {"a": other}, "float64")
     assert _alike({"a": small, "b": np.ones(1)}, {"a": other, "b": np.ones(1)}, "float64")
     assert _alike({"a": None}, {"a": other}, "float64")
+
+
+def test_every_sentence_is_said_somewhere() -> None:
+    home = Path(gradexplain.__file__).parent / "reading"
+    code = "\n".join(path.read_text("utf-8") for path in home.rglob("*.py"))
+    said = {key for key, *_ in blocks("gradexplain.reading", "said.txt")}
+    asked = set(re.findall(r'\bs(?:elf)?\.(?:refuse|lack|say)\(\s*"([^"]+)"', code))
+    chosen = set(re.findall(r'"([^"\n]+)" if \w+ else "([^"\n]+)"', code))
+    assert said == asked | {key for pair in chosen for key in pair if key in said}

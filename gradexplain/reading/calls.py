@@ -97,10 +97,8 @@ _FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
     **plain.FUNCTIONS,
     **{f"gradexplain.{name}": function for name, function in library.FUNCTIONS.items()},
     "super": classes.above,
-    **dict.fromkeys(
-        ("copy.deepcopy", "copy.copy"),
-        lambda s, call: classes.copied(s, call.get(0, "x"), call.place),
-    ),
+    "copy.deepcopy": lambda s, call: classes.copied(s, call.get(0, "x"), call.place),
+    "copy.copy": lambda s, call: classes.shallow(call.get(0, "x")),
     "getattr": _get,
     "setattr": _set,
     "hasattr": _has,

@@ -124,6 +124,15 @@ def copied(s: Session, found: Any, place: Span) -> Any:
     return mapped(found, (Tensor, Layer), copy)
 
 
+def shallow(found: Any) -> Any:
+    """``copy.copy``: a list, dict or object of its own, with the same things in it."""
+    if isinstance(found, Layer):
+        parts = (found.parameters, found.children, found.attributes)
+        parameters, children, attributes = (dict(part) for part in parts)
+        return replace(found, parameters=parameters, children=children, attributes=attributes)
+    return found.copy() if isinstance(found, (list, dict)) else found
+
+
 def marks(node: ast.FunctionDef) -> set[str]:
     """``staticmethod``, ``property`` and ``setter`` among the decorators of a method."""
     return {getattr(d, "id", getattr(d, "attr", "")) for d in node.decorator_list}

@@ -16,6 +16,7 @@ import numpy as np
 from gradexplain.errors import Span
 from gradexplain.explanation import Array
 from gradexplain.graph import Builder, Graph, Node, Ref, put
+from gradexplain.reading.names import DEFAULTS
 from gradexplain.reading.objects import Tensor
 from gradexplain.reading.session import Session
 
@@ -62,10 +63,11 @@ class Sweep:
         s = self.s
         alone, names = _alone(node, s.builder)
         text = s.runner(self.place).line(alone, names[source], "g")
-        if not text:
-            s.lack("not written out", self.place, text=s.text(node.span))
         scope: dict[str, Any] = {name: self._tensor(id) for id, name in names.items()}
         scope |= {"g": self.arrived[node.id], "y": self._tensor(node.id)}
+        used = {n.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name)}
+        if not text or used - scope.keys() - DEFAULTS.keys():
+            s.lack("not written out", self.place, text=s.text(node.span))
         with s.scope((scope,)), s.placed(self.place), s.gradients(True):
             found = s.evaluate(ast.parse(text, mode="eval").body)
             shape = s.builder.nodes[source].shape
@@ -94,7 +96,11 @@ def _alone(node: Node, builder: Builder) -> tuple[Graph, dict[int, str]]:
     def moved(id: int) -> Ref:
         if id not in made:
             source = builder.nodes[id]
-            if source.op is None and source.value is not None:
+            if (
+                source.op is None
+                and source.value is not None
+                and (source.integer or not source.shape)
+            ):
                 made[id] = sub.constant(source.value, source.span, integer=source.integer)
             else:
                 names[id] = f"a{len(names)}"

@@ -19,13 +19,14 @@ from gradexplain.reading.objects import (
     Own,
     Tensor,
     Unread,
+    formatted,
     what,
 )
 from gradexplain.reading.operators import COMPARE, binary, compare, subscript, unary
 from gradexplain.reading.plain import TRACE
 from gradexplain.reading.program import attribute_span, span
 from gradexplain.reading.session import Session
-from gradexplain.reading.targets import assign, iterated
+from gradexplain.reading.targets import assign, iterated, under
 
 
 def value(s: Session, node: ast.expr) -> Any:
@@ -62,8 +63,8 @@ def value(s: Session, node: ast.expr) -> Any:
             return list(dict.fromkeys(_items(s, parts)))
         case ast.Dict(keys=keys, values=values):
             return _dict(s, keys, values)
-        case ast.JoinedStr() | ast.FormattedValue():
-            return s.text(span(s.program, node))
+        case ast.JoinedStr(values=parts):
+            return _joined(s, node, parts)
         case (
             ast.ListComp(elt=element, generators=loops)
             | ast.GeneratorExp(elt=element, generators=loops)
@@ -74,7 +75,7 @@ def value(s: Session, node: ast.expr) -> Any:
         case ast.DictComp(key=key, value=element, generators=loops):
             pair = ast.Tuple([key, element], ast.Load())
             ast.copy_location(pair, element)
-            return {n: _under(n, part) for n, part in _comprehension(s, pair, loops)}
+            return {n: under(n, part) for n, part in _comprehension(s, pair, loops)}
         case ast.Lambda(args=arguments, body=expression):
             return Own(
                 "lambda", arguments, expression, defaults(s, arguments), s.scopes,
@@ -221,6 +222,27 @@ def _call(s: Session, node: ast.Call) -> Any:
     return call(s, function, tuple(args), kwargs, place, where)
 
 
+def _joined(s: Session, node: ast.expr, parts: list[ast.expr]) -> str:
+    """An f-string; its own text where a name in it is no number or text, or it is more than names."""
+    found: list[str | None] = []
+    for part in parts:
+        if isinstance(part, ast.Constant):
+            found.append(str(part.value))
+        elif isinstance(part, ast.FormattedValue):
+            plain = all(
+                isinstance(n, (ast.Constant, ast.BinOp, ast.operator, ast.expr_context))
+                or isinstance(n, ast.Name)
+                and s.assigned(n.id)
+                and isinstance(s.lookup(n.id), (int, float, str))
+                for n in ast.walk(part.value)
+            )
+            spec = ast.unparse(part.format_spec)[2:-1] if part.format_spec else ""
+            number = value(s, part.value) if plain else None
+            found.append(formatted(str.format, f"{{:{spec}}}", number))
+    known = [n for n in found if n is not None]
+    return "".join(known) if len(known) == len(found) else s.text(span(s.program, node))
+
+
 def _items(s: Session, nodes: list[ast.expr]) -> list[Any]:
     """The values of a list's elements, ``*parts`` spread."""
     found: list[Any] = []
@@ -240,15 +262,8 @@ def _dict(s: Session, keys: list[ast.expr | None], values: list[ast.expr]) -> di
             found |= part if isinstance(part, dict) else {}
             continue
         name = value(s, key)
-        found[name if isinstance(name, (str, int, float)) else str(name)] = _under(name, part)
+        found[name if isinstance(name, (str, int, float)) else str(name)] = under(name, part)
     return found
-
-
-def _under(name: Any, part: Any) -> Any:
-    """What a dict holds under a name: a tensor may be called so."""
-    if isinstance(part, Tensor) and isinstance(name, str) and name.isidentifier():
-        part.hint = part.hint or name
-    return part
 
 
 def _slice(s: Session, node: ast.Slice, ends: list[ast.expr | None]) -> slice:

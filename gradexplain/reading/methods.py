@@ -30,6 +30,7 @@ from gradexplain.reading.objects import (
     Super,
     Tensor,
     Unread,
+    formatted,
     what,
 )
 from gradexplain.reading.operators import become, change_in_place, put
@@ -385,6 +386,8 @@ _TEXTS = {"find", "split", "startswith", "endswith", "lower", "upper", "strip", 
 def _of_plain(s: Session, owner: Any, call: Call) -> Any:
     """A method of Python's lists, dicts and texts."""
     if isinstance(owner, str):
+        if call.name == "format" and not call.kwargs:
+            return formatted(str.format, owner, *call.args) or s.text(call.place)
         plain = all(isinstance(part, (str, int, type(None))) for part in call.args)
         if call.name in _TEXTS and plain and not call.kwargs:
             return getattr(owner, call.name)(*call.args)

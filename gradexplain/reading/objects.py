@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -292,3 +293,16 @@ def promoted(kinds: Iterator[str | None] | Any) -> str | None:
     if None in floats:
         return None
     return "float64" if "float64" in floats else "float32"
+
+
+def formatted(write: Callable[..., str], template: str, *parts: Any) -> str | None:
+    """A text with numbers and texts put in; None where something else is, or a width may be large."""
+    given = [n for part in parts for n in (part if isinstance(part, tuple) else (part,))]
+    if re.search(r"\d{3}|\*|{[^}]*{|_", template) or not all(
+        isinstance(n, (int, float, str)) for n in given
+    ):
+        return None
+    try:
+        return write(template, *parts)
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return None

@@ -13,7 +13,16 @@ import numpy as np
 
 from gradexplain.errors import Span
 from gradexplain.ops import by_spelling
-from gradexplain.reading.objects import WHOLE, Layer, Tensor, Unread, is_number, promoted, what
+from gradexplain.reading.objects import (
+    WHOLE,
+    Layer,
+    Tensor,
+    Unread,
+    formatted,
+    is_number,
+    promoted,
+    what,
+)
 from gradexplain.reading.program import span
 from gradexplain.reading.session import Session
 
@@ -98,7 +107,7 @@ def _joined(op: type[ast.operator], a: Any, b: Any) -> Any:
             if isinstance(held, (list, tuple, str)) and isinstance(times, int) and times <= 1000:
                 return held * times
     if op is ast.Mod and isinstance(a, str):
-        return a
+        return formatted(str.__mod__, a, b) or a
     return None
 
 
@@ -431,6 +440,8 @@ def renewed(s: Session, target: Tensor, new: Tensor) -> None:
     """A leaf whose elements were changed: the same leaf with other values."""
     place = new.place
     known = s.known(new)
+    if target in s.tied:
+        s.lack("tied data", place)
     if target.ref is not None:
         s.stale[s.builder.nodes[target.ref.id].label] = place
     target.ref, target.value, target.example = None, known, False

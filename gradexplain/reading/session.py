@@ -171,11 +171,11 @@ class Session:
     shadowed: dict[int, Span] = field(default_factory=dict)
     #: What ``.grad`` of a leaf held besides what calls left in it, by its label, and before which call.
     carried: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
-    #: Where rows of a tensor that is filled row by row are used: the tensor, the row's node, and the range
-    #: of nodes made of it; and those after which the tensor was changed, and where.
+    #: Uses of rows of a tensor filled by rows: it, the row's node, the nodes made; and after which it was changed.
     row_uses: list[tuple[Tensor, int, int, int]] = field(default_factory=list)
     rewritten: list[tuple[Tensor, int, int, int, Span]] = field(default_factory=list)
-    #: What backward(create_graph=True) left in ``.grad``.
+    #: Leaves that share elements, by ``a.data = b.data``; what backward(create_graph=True) left in ``.grad``.
+    tied: list[Tensor] = field(default_factory=list)
     written: list[Tensor] = field(default_factory=list)
     #: Leaves that were changed after something was computed from them, and where.
     stale: dict[str, Span] = field(default_factory=dict)

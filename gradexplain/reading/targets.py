@@ -53,7 +53,7 @@ def _to_element(s: Session, owner: Any, index: Any, found: Any, place: Span) -> 
             put(s, owner, index, found, place)
         case list() | dict():
             try:
-                owner[index] = found
+                owner[index] = under(index, found) if isinstance(owner, dict) else found
             except (IndexError, TypeError):
                 s.fail("this index does not fit the list", place, "count from 0")
         case Layer() if owner.own is not None and owner.own.find("__setitem__") is not None:
@@ -62,6 +62,13 @@ def _to_element(s: Session, owner: Any, index: Any, found: Any, place: Span) -> 
             pass
         case _:
             s.fail(f"{what(owner)} has no elements to assign to", place, "assign to a name")
+
+
+def under(name: Any, part: Any) -> Any:
+    """What a dict holds under a name: a tensor may be called so."""
+    if isinstance(part, Tensor) and isinstance(name, str) and name.isidentifier():
+        part.hint = part.hint or name
+    return part
 
 
 def _to_attribute(s: Session, owner: Any, target: ast.Attribute, found: Any, place: Span) -> None:
@@ -82,7 +89,9 @@ def _to_attribute(s: Session, owner: Any, target: ast.Attribute, found: Any, pla
                 owner.home += 1  # what shared its elements keeps them
                 with s.gradients(False):
                     replace(s, owner, found)
-                if found.view is None and not found.requires_grad:
+                if found.view is not None:
+                    s.tied += [owner, found.view.base]
+                elif not found.requires_grad:
                     s.share(found, owner, lambda base: data(s, base, place), ..., detached=True)
                 return
     if isinstance(owner, Layer):

@@ -52,14 +52,16 @@ class CallsQuestion:
     #: What is zeroed before each call, and whether each keeps the graph.
     zeroed: tuple[frozenset[str], ...]
     retain_graph: tuple[bool, ...]
+    #: The inputs that each asks for; ``narrow`` if by ``inputs=``.
+    inputs: tuple[tuple[str, ...], ...]
+    narrow: bool
 
     def ask(self) -> CallsAnswer:
         import torch
 
-        graphs = map(self.graph.at, self.starts)
-        rest = self.wanted, self.dtype, self.retain
-        pairs = zip(graphs, self.vs, strict=True)
-        alone = tuple(Question(graph, self.values, v, *rest).ask() for graph, v in pairs)
+        rest = self.dtype, self.retain
+        asked = zip(map(self.graph.at, self.starts), self.vs, self.inputs, strict=True)
+        alone = tuple(Question(g, self.values, v, by, *rest).ask() for g, v, by in asked)
         refused = next((answer.error for answer in alone if answer.error), "")
         return CallsAnswer((), (), error=refused) if refused else self._together(torch, alone)
 
@@ -92,7 +94,9 @@ class CallsQuestion:
             output = tensors[start]
             try:
                 retain = self.retain_graph[number]
-                output.backward(torch.tensor(v, dtype=output.dtype), retain_graph=retain)
+                asked = [kept[name] for name in self.inputs[number]]
+                v_ = torch.tensor(v, dtype=output.dtype)
+                output.backward(v_, retain, inputs=asked if self.narrow else None)
             except RuntimeError as error:
                 failed, failed_at = first_line(error), running[-1] if running else ""
             after.append({name: to_array(torch, tensor.grad) for name, tensor in kept.items()})
