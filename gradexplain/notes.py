@@ -214,7 +214,7 @@ def _instead(run: Run, node: Node, data: dict[str, Any]) -> str:
     from gradexplain.routes.rewrites import rewrites, written
 
     def value(text: str, values: dict[str, Array]) -> Any:
-        graph = read(parse(text), lambda name: values[name].shape, values.get)
+        graph = read(parse(text), lambda name: values[name].shape, values)
         return np.ravel(ChainRule(graph, values, exact=True).forward[graph.output][0])
 
     def equal(old: str, new: str, letters: Mapping[str, int]) -> bool:

@@ -167,7 +167,7 @@ class Bound:
         if self.reading.script:
             return resized(self.program, self.reading, shapes)
         given = {name: _stretched(value, shapes[name]) for name, value in self.given.items()}
-        return read(self.program, shapes.__getitem__, given.get, self.dtype, any_size=True)
+        return read(self.program, shapes.__getitem__, given, self.dtype, any_size=True)
 
     @property
     def graph(self) -> Graph:

@@ -123,7 +123,7 @@ def claim_graph(claim: Claim, forward: Graph, grad_names: Sequence[str]) -> Grap
         )
 
     assert claim.program is not None
-    return read(claim.program, shape_of, lambda name: None)
+    return read(claim.program, shape_of)
 
 
 def declared(claim: Claim, known: Mapping[str, Shape]) -> Graph:
@@ -139,7 +139,7 @@ def declared(claim: Claim, known: Mapping[str, Shape]) -> Graph:
 
     if claim.program is None:
         raise InputError(f"{claim.name}: None declares no gradient", remedy="write 0*v")
-    return read(claim.program, shape_of, lambda name: None)
+    return read(claim.program, shape_of)
 
 
 def combined(

@@ -493,7 +493,7 @@ def _reference(against: Any) -> Callable[[Mapping[str, Any], Mapping[str, Any]],
                     f"inputs are: {', '.join(tensors)}",
                     remedy="name the reference's inputs as forward's parameters are named",
                 )
-            graph = read(program, lambda n: tuple(known[n].shape), lambda n: None)
+            graph = read(program, lambda n: tuple(known[n].shape))
             dtype = str(next(iter(known.values())).dtype).removeprefix("torch.")
             return numeric.run(graph, known, dtype)[graph.output]
 

@@ -152,7 +152,7 @@ class FormulaSubject:
         def shape_of(name: str) -> Shape:
             return tuple(shapes[name])
 
-        return read(self.program, shape_of, values.get)
+        return read(self.program, shape_of, values)
 
     def graph_at(self, shapes: Mapping[str, Shape]) -> Graph | None:
         return self.graph(shapes, {})

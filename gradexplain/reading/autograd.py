@@ -204,8 +204,7 @@ def _vector(s: Session, start: Tensor, v: Any, place: Span) -> Array | None:
             ones = f"torch.ones({', '.join(map(str, start.shape))})"
             s.refuse("v is missing", place, shown=shown, ones=ones)
         return None
-    if isinstance(v, Unread):
-        s.unsupported(f"`{v.text}` is not read", place, v.why)
+    s.need(place, v)
     if not isinstance(v, Tensor):
         s.refuse("v is no tensor", place, what=what(v))
     if s.any_size:

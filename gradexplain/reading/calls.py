@@ -184,8 +184,7 @@ def _function(s: Session, path: str, call: Call) -> Any:
 def apply(s: Session, records: list[Any], call: Call) -> Any:
     """A record called; an argument that is not read is refused at its place."""
     for found in (*call.args, *call.kwargs.values()):
-        if isinstance(found, Unread):
-            s.unsupported(f"`{found.text}` is not read", call.place, found.why)
+        s.need(call.place, found)
         if isinstance(found, (Layer, Own, Function)):
             s.fail(f"{what(found)} is not a tensor", call.place, "call it first, as in `layer(x)`")
     result = s.apply(records, call.args, call.kwargs, call.place)

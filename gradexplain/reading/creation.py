@@ -52,8 +52,7 @@ def _new(s: Session, call: Call, values: Any, otherwise: str | None, **more: Any
 
 def _elements(s: Session, call: Call) -> Any:
     data = call.get(0, "data")
-    if isinstance(data, Unread):
-        s.unsupported(f"`{data.text}` is not read", call.place, data.why)
+    s.need(call.place, data)
     if isinstance(data, range):
         return list(data)
     if len(call.args) > 1 or not isinstance(data, (list, tuple, int, float, Tensor)):
@@ -67,8 +66,7 @@ def _made(s: Session, data: Any, dtype: str | None, call: Call) -> Any:
     if any(isinstance(part, Tensor) for part in parts):
         return _joined(s, data, dtype, call)
     for part in parts:
-        if isinstance(part, Unread):
-            s.unsupported(f"`{part.text}` is not read", call.place, part.why)
+        s.need(call.place, part)
         if not isinstance(part, (int, float)):
             s.fail(f"{what(part)} is not a number", call.place, "write numbers in nested lists")
     if isinstance(data, (list, tuple)) and not is_regular(data):

@@ -18,9 +18,9 @@ from gradexplain.ops import by_spelling
 from gradexplain.points import spread
 from gradexplain.reading import classes, library
 from gradexplain.reading.derived import TRACE, Sweep
-from gradexplain.reading.objects import Call, Class, Own, Tensor, what
+from gradexplain.reading.objects import Call, Class, Leaf, Own, Tensor, what
 from gradexplain.reading.operators import operator
-from gradexplain.reading.session import Leaf, Session
+from gradexplain.reading.session import Session
 
 
 def applied(s: Session, made: Class, call: Call) -> Any:

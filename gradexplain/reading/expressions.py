@@ -154,8 +154,7 @@ def truth(s: Session, found: Any, node: ast.expr) -> bool:
             s.decided(place, "another way")
         s.ways.append(bool(numbers.reshape(-1)[0]))
         return s.ways[-1]
-    if isinstance(found, Unread):
-        s.unsupported(f"`{found.text}` is not known here", place, found.why)
+    s.need(place, found)
     return bool(found)
 
 
@@ -222,25 +221,19 @@ def _call(s: Session, node: ast.Call) -> Any:
     return call(s, function, tuple(args), kwargs, place, where)
 
 
-def _joined(s: Session, node: ast.expr, parts: list[ast.expr]) -> str:
-    """An f-string; its own text where a name in it is no number or text, or it is more than names."""
-    found: list[str | None] = []
+def _joined(s: Session, node: ast.expr, parts: list[ast.expr]) -> Any:
+    """An f-string of names that stand for numbers and texts; any other is not read."""
+    inside = [n for n in ast.walk(node) if isinstance(n, (ast.Name, ast.Call, ast.Attribute))]
+    template, given = "", []
     for part in parts:
-        if isinstance(part, ast.Constant):
-            found.append(str(part.value))
-        elif isinstance(part, ast.FormattedValue):
-            plain = all(
-                isinstance(n, (ast.Constant, ast.BinOp, ast.operator, ast.expr_context))
-                or isinstance(n, ast.Name)
-                and s.assigned(n.id)
-                and isinstance(s.lookup(n.id), (int, float, str))
-                for n in ast.walk(part.value)
-            )
-            spec = ast.unparse(part.format_spec)[2:-1] if part.format_spec else ""
-            number = value(s, part.value) if plain else None
-            found.append(formatted(str.format, f"{{:{spec}}}", number))
-    known = [n for n in found if n is not None]
-    return "".join(known) if len(known) == len(found) else s.text(span(s.program, node))
+        if isinstance(part, ast.FormattedValue):
+            template += f"{{:{ast.unparse(part.format_spec)[2:-1] if part.format_spec else ''}}}"
+            given.append(part.value)
+        else:
+            template += ast.literal_eval(part).replace("{", "{.").replace("}", "{.")
+    plain = all(isinstance(n, ast.Name) and s.assigned(n.id) for n in inside)
+    found = formatted(str.format, template, *(value(s, n) for n in given)) if plain else None
+    return Unread(s.text(span(s.program, node)), TRACE) if found is None else found
 
 
 def _items(s: Session, nodes: list[ast.expr]) -> list[Any]:
@@ -304,8 +297,7 @@ def _compare(s: Session, node: ast.Compare) -> Any:
         if isinstance(op, (ast.Is, ast.IsNot)):
             found = (left is right) == isinstance(op, ast.Is)
         elif isinstance(op, (ast.In, ast.NotIn)):
-            if isinstance(right, Unread):
-                s.unsupported(f"`{right.text}` is not known here", place, right.why)
+            s.need(place, right)
             held = right if isinstance(right, (list, tuple, dict, str, range)) else ()
             found = (not isinstance(left, Tensor) and left in held) == isinstance(op, ast.In)
         else:

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
+from types import MappingProxyType
 from typing import Any
 
 from gradexplain.errors import InputError, Span
@@ -28,20 +29,20 @@ from gradexplain.texts import listed
 def read(
     program: Program,
     shape_of: Callable[[str], Shape],
-    value_of: Callable[[str], Any] = lambda name: None,
+    given: Mapping[str, Array] = MappingProxyType({}),
     dtype: str = "float64",
     *,
     any_size: bool = False,
 ) -> Graph:
     """The graph of ``program``.
 
-    ``shape_of(name)`` is the shape of an input; ``value_of(name)`` its value where the caller gave
-    one, which matters only for an input that is used as an index; ``dtype`` is the one that an
+    ``shape_of(name)`` is the shape of an input; ``given`` has the values of those that the caller
+    gave, which matters only for an input that is used as an index; ``dtype`` is the one that an
     argument ``dtype=`` may name; with ``any_size`` tensors may have more elements than can be
     worked with, for formulas alone.  Raises `InputError` and
     `UnsupportedError`, each with its place.
     """
-    s = Session(program, Inputs(_Given(value_of), default=shape_of), dtype, any_size=any_size)
+    s = Session(program, Inputs(given, default=shape_of), dtype, any_size=any_size)
     output = _read(s)
     if s.calls:
         _named(s, s.calls)
@@ -61,24 +62,6 @@ def resized(program: Program, reading: Reading, shapes: Mapping[str, Shape]) -> 
     s.most = 4 * reading.steps + 400  # a loop over sizes is no longer at others
     whole, _, starts = _whole(s, _read(s))
     return renumbered(whole.pruned(starts)[0])[0]
-
-
-class _Given(dict[str, Any]):
-    """Values that a function knows."""
-
-    def __init__(self, value_of: Callable[[str], Any]) -> None:
-        super().__init__()
-        self.value_of = value_of
-
-    def __contains__(self, name: object) -> bool:
-        return self.value_of(str(name)) is not None
-
-    def __getitem__(self, name: str) -> Any:
-        return self.value_of(name)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        found = self.value_of(name)
-        return default if found is None else found
 
 
 @dataclass(frozen=True, slots=True)

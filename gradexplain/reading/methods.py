@@ -50,9 +50,9 @@ def method(s: Session, owner: Any, call: Call) -> Any:
             return classes.of_super(s, owner, call)
         case Optimizer():
             return optimizers.optimizer(s, owner, call)
-        case Unread(text=text, why=why):
+        case Unread(why=why):
             if call.name == "backward":
-                s.unsupported(f"`{text}` is not read", call.where, why)
+                s.need(call.where, owner)
             return Unread(s.text(call.place), why)
         case list() | dict() | str() | Results() | tuple() | range():
             return _of_plain(s, owner, call)
@@ -79,9 +79,7 @@ def _of_tensor(s: Session, owner: Tensor, call: Call) -> Any:
         found = _METHODS[name](s, owner, call)
         if found is not NotImplemented:
             return found
-    for part in (*call.args, *call.kwargs.values()):
-        if isinstance(part, Unread):
-            s.unsupported(f"`{part.text}` is not read", call.place, part.why)
+    s.need(call.place, *call.args, *call.kwargs.values())
     records = [op for op in by_spelling(f"Tensor.{name}") if not op.attribute]
     written = None if records else library.member(s, f"torch.Tensor.{name}")
     if written is not None:
@@ -387,7 +385,8 @@ def _of_plain(s: Session, owner: Any, call: Call) -> Any:
     """A method of Python's lists, dicts and texts."""
     if isinstance(owner, str):
         if call.name == "format" and not call.kwargs:
-            return formatted(str.format, owner, *call.args) or s.text(call.place)
+            found = formatted(str.format, owner, *call.args)
+            return Unread(s.text(call.place), TRACE) if found is None else found
         plain = all(isinstance(part, (str, int, type(None))) for part in call.args)
         if call.name in _TEXTS and plain and not call.kwargs:
             return getattr(owner, call.name)(*call.args)

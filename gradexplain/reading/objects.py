@@ -102,6 +102,18 @@ class View:
     home: int = 0
 
 
+@dataclass(slots=True)
+class Leaf:
+    """A leaf of the graph as it was when its node was made."""
+
+    tensor: Tensor
+    value: Array | None
+    later: Callable[[], Array] | None
+    dtype: str | None
+    requires_grad: bool
+    example: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Module:
     """A module of Python by its own name, whatever it was imported as."""
@@ -295,14 +307,16 @@ def promoted(kinds: Iterator[str | None] | Any) -> str | None:
     return "float64" if "float64" in floats else "float32"
 
 
+#: In a text to be filled in: a part of an argument, a width of an argument, a wide one.
+_RISKY = re.compile(r"{[^}:]*[._\[]|{[^}]*(?:{|\d{3})|%[^a-zA-Z%]*(?:[*(]|\d{3})")
+
+
 def formatted(write: Callable[..., str], template: str, *parts: Any) -> str | None:
-    """A text with numbers and texts put in; None where something else is, or a width may be large."""
+    """A text with numbers and texts put in; None where it is not known, or would take much."""
     given = [n for part in parts for n in (part if isinstance(part, tuple) else (part,))]
-    if re.search(r"\d{3}|\*|{[^}]*{|_", template) or not all(
-        isinstance(n, (int, float, str)) for n in given
-    ):
+    if _RISKY.search(template) or not all(isinstance(n, (int, float, str)) for n in given):
         return None
     try:
         return write(template, *parts)
-    except (ValueError, TypeError, LookupError, AttributeError):
+    except (ValueError, TypeError, LookupError):
         return None

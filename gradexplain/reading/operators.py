@@ -87,8 +87,7 @@ def binary(
 
 
 def refuse_operand(s: Session, operand: Any, sign: str, place: Span) -> None:
-    if isinstance(operand, Unread):
-        s.unsupported(f"`{operand.text}` is not read", place, operand.why)
+    s.need(place, operand)
     s.fail(
         f"{what(operand)} cannot be an operand of `{sign}`",
         place,
@@ -107,7 +106,7 @@ def _joined(op: type[ast.operator], a: Any, b: Any) -> Any:
             if isinstance(held, (list, tuple, str)) and isinstance(times, int) and times <= 1000:
                 return held * times
     if op is ast.Mod and isinstance(a, str):
-        return formatted(str.__mod__, a, b) or a
+        return formatted(str.__mod__, a, b) or Unread(a, "its values are not known here")
     return None
 
 
@@ -206,9 +205,7 @@ def unary(s: Session, op: ast.unaryop, operand: Any, place: Span, node: ast.AST)
 
 def compare(s: Session, name: str, a: Any, b: Any, place: Span) -> Any:
     if isinstance(a, Tensor) or isinstance(b, Tensor) or not s.python:
-        for operand in (a, b):
-            if isinstance(operand, Unread):
-                s.unsupported(f"`{operand.text}` is not read", place, operand.why)
+        s.need(place, a, b)
         if not isinstance(a, str) and not isinstance(b, str):
             return operator(s, name, (a, b), place)
     try:
@@ -228,6 +225,7 @@ def subscript(s: Session, owner: Any, index: Any, place: Span) -> Any:
     if isinstance(owner, Unread):
         return Unread(s.text(place), owner.why)
     if isinstance(owner, dict):
+        s.need(place, index)
         if isinstance(index, Tensor) or index not in owner:
             s.fail("there is no such key", place, f"its keys are: {', '.join(map(str, owner))}")
         return owner[index]
@@ -261,9 +259,7 @@ def subscript(s: Session, owner: Any, index: Any, place: Span) -> Any:
         if taken is not None:
             found = s.literal(taken, owner.dtype, place)
             return s.share(found, owner, lambda base: subscript(s, base, index, place), index)
-    for part in index if isinstance(index, tuple) else (index,):
-        if isinstance(part, Unread):
-            s.unsupported(f"`{part.text}` is not known here", place, part.why)
+    s.need(place, *(index if isinstance(index, tuple) else (index,)))
     return s.apply(by_spelling("operator.getitem"), (owner, index), {}, place)
 
 

@@ -26,9 +26,11 @@ from gradexplain.reading.objects import (
     STAYS_WHOLE,
     VIEWS,
     WHOLE,
+    Leaf,
     Own,
     Results,
     Tensor,
+    Unread,
     View,
     is_basic,
     promoted,
@@ -100,18 +102,6 @@ class Numbers(Protocol):
 
     def step(self, kind: str, parts: Sequence[tuple[Any, ...]]) -> list[Mapping[str, Array]]:
         """Parameters, each named "", after one step of an optimizer, and what that keeps for the next."""
-
-
-@dataclass(slots=True)
-class Leaf:
-    """A leaf of the graph as it was when its node was made."""
-
-    tensor: Tensor
-    value: Array | None
-    later: Callable[[], Array] | None
-    dtype: str | None
-    requires_grad: bool
-    example: bool
 
 
 @dataclass(slots=True)
@@ -217,6 +207,12 @@ class Session:
         """Say by ``said.txt`` what is not read."""
         message, remedy = said(key, names)
         self.unsupported(message, place, remedy)
+
+    def need(self, place: Span, *parts: Any) -> None:
+        """Refuse what is not read."""
+        for part in parts:
+            if isinstance(part, Unread):
+                self.unsupported(f"`{part.text}` is not read", place, part.why)
 
     def say(self, key: str, **names: Any) -> None:
         """A remark of ``said.txt``; its kind is the key up to a colon."""

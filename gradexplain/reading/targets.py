@@ -52,6 +52,7 @@ def _to_element(s: Session, owner: Any, index: Any, found: Any, place: Span) -> 
         case Tensor():
             put(s, owner, index, found, place)
         case list() | dict():
+            s.need(place, index)
             try:
                 owner[index] = under(index, found) if isinstance(owner, dict) else found
             except (IndexError, TypeError):
@@ -124,8 +125,7 @@ def iterated(s: Session, found: Any, place: Span) -> list[Any]:
         if len(found) > MAX_TREE_NODES:
             s.lack("long loop", place, count=len(found), MAX_TREE_NODES=MAX_TREE_NODES)
         return list(found)
-    if isinstance(found, Unread):
-        s.unsupported(f"what `{found.text}` gives is not known here", place, found.why)
+    s.need(place, found)
     if isinstance(found, Layer):
         loops = found.own is not None and (
             found.own.find("__iter__") or found.own.find("__getitem__")

@@ -27,7 +27,7 @@ from gradexplain.graph import Graph, Node
 from gradexplain.matching import Found, instance
 from gradexplain.ops.base import Shape, normal_dims
 from gradexplain.reading.language import read
-from gradexplain.reading.names import functions
+from gradexplain.reading.names import free_names, functions
 from gradexplain.reading.syntax import parse
 from gradexplain.routes.names import free_name, own_texts
 
@@ -262,7 +262,8 @@ def _read(text: str, shape: Shape, of_b: Shape) -> Graph:
     def shape_of(name: str) -> Shape:
         return of_b if name == "B" else shape
 
-    return read(parse(text), shape_of, lambda name: np.zeros(shape_of(name)))
+    program = parse(text)
+    return read(program, shape_of, {n: np.zeros(shape_of(n)) for n in free_names(program)})
 
 
 def _dim(pattern: Graph, graph: Graph, match: Found) -> str:

@@ -140,7 +140,7 @@ def stability(
     def shape_of(name: str) -> Shape:
         return fixed[name].shape if name in fixed else tuple(shapes.get(name, ()))
 
-    graph = read(program, shape_of, fixed.get, dtype)
+    graph = read(program, shape_of, fixed, dtype)
     labels = [n.label for n in graph.leaves]
     for name in ranges:
         if name not in labels:
@@ -271,7 +271,7 @@ def _measured(
     """A candidate at the samples; None where it cannot be read or computed."""
     text = ast.unparse(ast.fix_missing_locations(expression))
     try:
-        graph = read(parse(text), lambda name: shapes[name], fixed.get, dtype)
+        graph = read(parse(text), lambda name: shapes[name], fixed, dtype)
         if set(wanted) - {n.label for n in graph.leaves}:
             return None
         return graph, measure(graph, values, wanted, dtype)
