@@ -64,7 +64,7 @@ def value(s: Session, node: ast.expr) -> Any:
         case ast.Dict(keys=keys, values=values):
             return _dict(s, keys, values)
         case ast.JoinedStr(values=parts):
-            return _joined(s, node, parts)
+            return _joined(s, node, parts) if s.python else s.text(span(s.program, node))
         case (
             ast.ListComp(elt=element, generators=loops)
             | ast.GeneratorExp(elt=element, generators=loops)
