@@ -248,7 +248,7 @@ IN_PLACE = (
         (
             "y = torch.zeros(2); y[0] = x[0]; y[1] = y[0] * x[1]; y.sum().backward()",
             "y[0] * x[1]",
-            "a row of y",
+            "`y[0]`",
         ),
     ],
 )

@@ -159,7 +159,7 @@ def _overwritten(s: Session, call: BackwardCall) -> None:
     what it is a view of, or another view of that."""
     needed, homes, nodes = set(s.needed(call.start)), _homes(s), s.builder.nodes
     changes = [(old, new, homes[old], place) for old, new, place in s.overwritten]
-    touched = {home for *_, home, _ in changes} | {homes[row] for _, row, *_ in s.rewritten}
+    touched = {home for *_, home, _ in changes}
     if s.any_size or not any(homes[id] in touched for id in needed):
         return
     graph, at = s.part(call.start)
@@ -172,16 +172,9 @@ def _overwritten(s: Session, call: BackwardCall) -> None:
         if own or op is None or op.name == "put":  # which stands for writing into a view
             continue
         what_ = "its result" if id == value else f"`{s.text(nodes[value].span)}`"
-        found = [
-            *((what_, p) for _, new, home, p in changes if id < new and home == homes[value]),
-            *(
-                (f"a row of {base.name}", p)
-                for base, row, first, last, p in s.rewritten
-                if row == value and first <= id < last
-            ),
-        ]
-        for needs, place in found[:1]:
-            s.refuse("changed in place", place, text=s.text(nodes[id].span), what=needs)
+        for _, new, home, place in changes:
+            if id < new and home == homes[value]:
+                s.refuse("changed in place", place, text=s.text(nodes[id].span), what=what_)
 
 
 def _homes(s: Session) -> list[int]:

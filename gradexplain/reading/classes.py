@@ -127,9 +127,7 @@ def copied(s: Session, found: Any, place: Span) -> Any:
 def shallow(found: Any) -> Any:
     """``copy.copy``: a list, dict or object of its own, with the same things in it."""
     if isinstance(found, Layer):
-        parts = (found.parameters, found.children, found.attributes)
-        parameters, children, attributes = (dict(part) for part in parts)
-        return replace(found, parameters=parameters, children=children, attributes=attributes)
+        return replace(found, attributes=dict(found.attributes))
     return found.copy() if isinstance(found, (list, dict)) else found
 
 

@@ -247,11 +247,6 @@ def subscript(s: Session, owner: Any, index: Any, place: Span) -> Any:
         s.fail("an index here must be an integer", place, "write a whole number")
     if not isinstance(owner, Tensor):
         s.fail(f"{what(owner)} has no elements to index", place, "index a tensor or a list")
-    if owner.rows is not None and isinstance(index, int):
-        row = owner.rows[index] if -len(owner.rows) <= index < len(owner.rows) else None
-        if row is not None:
-            found = dataclasses.replace(row)
-            return s.share(found, owner, lambda base: subscript(s, base, index, place), index)
     if s.script:
         index = _chosen(s, index, place)
     if _is_known(s, owner) and owner.ref is None and owner.rows is None and not owner.example:
@@ -316,9 +311,6 @@ def put(s: Session, target: Tensor, index: Any, new: Any, place: Span) -> None:
         if -n <= index < n and wide and not target.requires_grad and not _is_known(s, new):
             target.rows = target.rows or [None] * n
             target.rows[index % n] = dataclasses.replace(new, view=None)
-            own = [use for use in s.row_uses if use[0] is target]
-            s.row_uses = [use for use in s.row_uses if use[0] is not target]
-            s.rewritten += [(*use, place) for use in own]
             written(s, target, place)
             return
     change_in_place(s, target, place)

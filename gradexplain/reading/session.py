@@ -161,9 +161,6 @@ class Session:
     shadowed: dict[int, Span] = field(default_factory=dict)
     #: What ``.grad`` of a leaf held besides what calls left in it, by its label, and before which call.
     carried: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
-    #: Uses of rows of a tensor filled by rows: it, the row's node, the nodes made; and after which it was changed.
-    row_uses: list[tuple[Tensor, int, int, int]] = field(default_factory=list)
-    rewritten: list[tuple[Tensor, int, int, int, Span]] = field(default_factory=list)
     #: Leaves that share elements, by ``a.data = b.data``; what backward(create_graph=True) left in ``.grad``.
     tied: list[Tensor] = field(default_factory=list)
     written: list[Tensor] = field(default_factory=list)
@@ -431,12 +428,7 @@ class Session:
         given = list(instances((args, kwargs), Tensor))
         plain = [self.plain(arg) for arg in args]
         named = {name: self.plain(arg) for name, arg in kwargs.items()}
-        before = len(self.builder.nodes)
         found = self.applier.apply_any(records, plain, named, place)
-        for part in given:
-            if part.view is not None and part.view.base.rows is not None:
-                use = part.view.base, self.ref(part).id, before, len(self.builder.nodes)
-                self.row_uses.append(use)
         if not self.grad_enabled:
             self.follow()
             found = mapped(found, Ref, lambda ref: self._detached(ref, place))
