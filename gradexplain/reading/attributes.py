@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 from gradexplain.errors import InputError, Span
@@ -27,10 +28,7 @@ from gradexplain.reading.plain import TRACE
 from gradexplain.reading.session import Session
 
 #: PyTorch's names of element types.
-_DTYPES = {
-    "float64", "double", "float32", "float", "float16", "half", "bfloat16", "int64", "long", "int32",
-    "int", "int16", "short", "int8", "uint8", "bool", "complex64", "complex128", "cfloat",
-}  # fmt: skip
+_DTYPE = re.compile(r"(?:b?float|u?int|complex)\d*|double|half|long|short|bool|cfloat")
 
 
 def attribute(s: Session, owner: Any, name: str, where: Span, place: Span) -> Any:
@@ -75,7 +73,11 @@ def member(s: Session, path: str, name: str) -> Any:
     whole = f"{path}.{name}"
     if whole in MODULES:
         return Module(whole)
-    if path in ("torch", "numpy") and name in _DTYPES or (path == "numpy" and name == "float_"):
+    if (
+        path in ("torch", "numpy")
+        and _DTYPE.fullmatch(name)
+        or (path == "numpy" and name == "float_")
+    ):
         kind = dtype_name(name)
         open_ = s.script and s.dtype is None
         own = kind in ("float32", "float64") if open_ else kind == (s.dtype or "float64")

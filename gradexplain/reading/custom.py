@@ -14,7 +14,6 @@ import numpy as np
 from gradexplain.errors import Span
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph, Ref
-from gradexplain.ops import by_spelling
 from gradexplain.points import spread
 from gradexplain.reading import classes, library
 from gradexplain.reading.derived import TRACE, Sweep
@@ -32,7 +31,8 @@ def applied(s: Session, made: Class, call: Call) -> Any:
         s.fail(f"{made.name} has no forward and backward", place, "write both as static methods")
     wanted = [isinstance(arg, Tensor) and s.requires(arg) for arg in call.args]
     args = [
-        _still(s, arg, place) if own else arg for arg, own in zip(call.args, wanted, strict=True)
+        operator(s, "detach", (arg,), place) if own else arg
+        for arg, own in zip(call.args, wanted, strict=True)
     ]
     ctx = s.call(library.member(s, "torch.autograd.function.FunctionCtx"), (), {}, place, place)
     classes.assign(s, ctx, "needs_input_grad", tuple(wanted))
@@ -85,7 +85,7 @@ def hooked(s: Session, tensor: Tensor) -> Ref:
             back = _returned(s, hook, upstream, place)
             if back is None or back is upstream:
                 continue
-            still = _still(s, made, place)
+            still = operator(s, "detach", (made,), place)
             (part,) = _sent(s, made, still, back, [upstream], "this hook", place)
             made = still if part is None else _sum(s, still, part, place)
             s.read_hooks.append((s.ref(made).id, hook, place, upstream, back))
@@ -112,10 +112,6 @@ def call_again(s: Session, start: int) -> None:
             was, now = (s.runner(place).value(n, _point(s, n, g), "float64") for n in (old, new))
             if not np.array_equal(was, now):
                 s.lack("another hook", place)
-
-
-def _still(s: Session, tensor: Tensor, place: Span) -> Tensor:
-    return s.apply(by_spelling("torch.detach"), (tensor,), {}, place)  # type: ignore[no-any-return]
 
 
 def _sum(s: Session, out: Tensor, part: Tensor, place: Span) -> Tensor:

@@ -326,12 +326,12 @@ def put(s: Session, target: Tensor, index: Any, new: Any, place: Span) -> None:
     if index is ...:
         become(s, target, scattered(s, target, ..., new, place))
     elif mask and (not isinstance(new, Tensor) or not new.shape):
-        replace(s, target, _call(s, "where", (index, new, target), place))
+        replace(s, target, operator(s, "where", (index, new, target), place))
     else:
         replace(s, target, scattered(s, target, index, new, place))
 
 
-def scattered(s: Session, target: Tensor, index: Any, new: Any, place: Span) -> Tensor:
+def scattered(s: Session, target: Tensor, index: Any, new: Any, place: Span) -> Any:
     """The tensor with ``new`` at the places that a subscript names."""
     if s.any_size:
         s.unsupported("elements are put into a tensor at its own size only", place, "write it anew")
@@ -342,14 +342,12 @@ def scattered(s: Session, target: Tensor, index: Any, new: Any, place: Span) -> 
         s.fail("this index does not fit the tensor", place, f"its shape is {target.shape}")
     if not isinstance(new, Tensor):
         new = s.literal(np.broadcast_to(new, taken.shape), target.dtype, place)
-    part = new if new.shape == taken.shape else _call(s, "broadcast_to", (new, taken.shape), place)
+    part = (
+        new if new.shape == taken.shape else operator(s, "broadcast_to", (new, taken.shape), place)
+    )
     if index is ...:
         return part
-    return _call(s, "put", (target, taken.tolist(), part), place)
-
-
-def _call(s: Session, name: str, args: tuple[Any, ...], place: Span) -> Tensor:
-    return s.apply(by_spelling(f"torch.{name}"), args, {}, place)  # type: ignore[no-any-return]
+    return operator(s, "put", (target, taken.tolist(), part), place)
 
 
 def change_in_place(s: Session, target: Tensor, place: Span) -> None:
