@@ -341,7 +341,7 @@ def test_gradients_are_alike_in_the_measure_of_the_largest() -> None:
 def test_every_sentence_is_said_somewhere() -> None:
     home = Path(gradexplain.__file__).parent / "reading"
     code = "\n".join(path.read_text("utf-8") for path in home.rglob("*.py"))
-    said = {key for key, *_ in blocks("gradexplain.reading", "said.txt")}
+    said = {key for key, *_ in blocks("reading", "said.txt")}
     asked = set(re.findall(r'\bs(?:elf)?\.(?:refuse|lack|say)\(\s*"([^"]+)"', code))
     chosen = set(re.findall(r'"([^"\n]+)" if \w+ else "([^"\n]+)"', code))
     assert said == asked | {key for pair in chosen for key in pair if key in said}

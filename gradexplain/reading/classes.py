@@ -103,8 +103,11 @@ def assign(s: Session, self: Layer, name: str, found: Any) -> None:
         self.attributes[name] = found
 
 
-def copied(s: Session, found: Any, place: Span) -> Any:
-    """``copy.deepcopy``: tensors and objects of their own, with the same values."""
+def copied(s: Session, call: Call) -> Any:
+    """``copy.deepcopy``: tensors and objects of their own, with the same values; ``copy.copy`` of a list."""
+    found, place = call.get(0, "x"), call.place
+    if call.name == "copy" and isinstance(found, (list, dict)):
+        return found.copy()
     made: dict[int, Any] = {}
 
     def copy(old: Any) -> Any:
@@ -122,13 +125,6 @@ def copied(s: Session, found: Any, place: Span) -> Any:
         return new
 
     return mapped(found, (Tensor, Layer), copy)
-
-
-def shallow(found: Any) -> Any:
-    """``copy.copy``: a list, dict or object of its own, with the same things in it."""
-    if isinstance(found, Layer):
-        return replace(found, attributes=dict(found.attributes))
-    return found.copy() if isinstance(found, (list, dict)) else found
 
 
 def marks(node: ast.FunctionDef) -> set[str]:

@@ -356,8 +356,7 @@ def change_in_place(s: Session, target: Tensor, place: Span) -> None:
     computed = node is not None and node.op is not None
     if s.grad_enabled and target.requires_grad and not computed and target.rows is None:
         s.refuse("leaf in place", place)
-    several = target.view is not None and target.view.several
-    if several and s.grad_enabled and s.requires(target):
+    if getattr(target.view, "several", False) and s.grad_enabled and s.requires(target):
         s.refuse("several views", place)
 
 
