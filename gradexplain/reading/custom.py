@@ -46,24 +46,12 @@ def applied(s: Session, made: Class, call: Call) -> Any:
     found = s.call_own(backward, (ctx, *upstream), {}, place)
     found = list(found) if isinstance(found, (tuple, list)) else [found]
     if len(found) != len(args):
-        s.refuse(
-            "count of gradients",
-            place,
-            name=made.name,
-            count=len(args),
-            count2=len(found),
-        )
+        s.refuse("count of gradients", place, name=made.name, count=len(args), count2=len(found))
     for n, (arg, own, back) in enumerate(zip(call.args, wanted, found, strict=True)):
         if not own or back is None:
             continue
         if not isinstance(back, Tensor) or back.shape != arg.shape:
-            s.refuse(
-                "shape of a gradient",
-                place,
-                name=made.name,
-                n=n,
-                list=list(arg.shape),
-            )
+            s.refuse("shape of a gradient", place, name=made.name, n=n, list=list(arg.shape))
         sent = _sent(s, arg, args[n], back, upstream, f"the backward of {made.name}", place)
         outs = [
             one if part is None else _sum(s, one, part, place)
