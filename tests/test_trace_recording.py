@@ -146,16 +146,16 @@ def test_a_failure_of_the_recorder_is_a_line_of_the_page(monkeypatch: pytest.Mon
 
 
 def test_a_call_that_cannot_be_explained_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gradexplain.trace import session
+    from gradexplain.trace import seen
 
-    real = session.explained
+    real = seen.explained
 
     def explained(snapshot: Any, until: float) -> Any:
         if snapshot.index == 1:
             raise KeyError(9)
         return real(snapshot, until)
 
-    monkeypatch.setattr(session, "explained", explained)
+    monkeypatch.setattr(seen, "explained", explained)
     with gradexplain.tracing() as t:
         step()
         step()
