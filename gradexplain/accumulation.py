@@ -1,6 +1,6 @@
 """Several ``backward`` calls, and calls on a value in the middle of the computation.
 
-Each call is a problem of its own (`gradexplain.engine.Problem`) on its part of the graph; what they
+Each call is a problem of its own (`gradexplain.problem.Problem`) on its part of the graph; what they
 leave in ``.grad`` is the sum of what each gives, until it is zeroed.  PyTorch makes the very calls,
 in one process, and says what its nodes keep and free.
 """
@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.engine import explanation_of, stages_of
 from gradexplain.errors import InputError
+from gradexplain.explaining.engine import explanation_of, stages_of
+from gradexplain.explaining.running import Extra, Run
 from gradexplain.explanation import (
     Accumulated,
     Array,
@@ -39,7 +40,6 @@ from gradexplain.problem import (
 from gradexplain.reading.arrays import Value, as_array
 from gradexplain.routes.calls import CallsQuestion, Part
 from gradexplain.routes.pytorch import Asked
-from gradexplain.running import Extra, Run
 from gradexplain.supervisor.within import within
 from gradexplain.verdict import compare
 

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.engine import explanation_of
 from gradexplain.errors import InputError
+from gradexplain.explaining.engine import explanation_of
+from gradexplain.explaining.running import Run
 from gradexplain.explanation import Array, Check
 from gradexplain.graph import Node
 from gradexplain.ops.base import show_shape
 from gradexplain.problem import DType, Request, problem_of, request_of, with_shared_name
 from gradexplain.reading.arrays import ONES, Value, as_array, bind
 from gradexplain.routes.names import free_name, free_names
-from gradexplain.running import Run
 from gradexplain.second.gradients import asked, stepped
 from gradexplain.second.making import HessianAsked, Making
 from gradexplain.second.model import WHOLE, Hessian

@@ -9,7 +9,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import torch
 
-import gradexplain.engine  # noqa: F401
+import gradexplain.explaining.engine  # noqa: F401
 from gradexplain.ops.samples import parse as sample  # noqa: F401
 
 # The tensors are small: threads only wait for each other, for hundreds of times as long as they work

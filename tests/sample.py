@@ -218,7 +218,7 @@ def engine(made: Explanation | None = None, status: str = "agree") -> Any:
 
     A request for an expression that is the name of a built-in exception raises it.
     """
-    module: Any = ModuleType("gradexplain.engine")
+    module: Any = ModuleType("gradexplain.explaining.engine")
     module.Request = Request
     module.requests = []
 

@@ -32,7 +32,7 @@ PLAIN = str(weighted())
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
     module = engine()
-    monkeypatch.setitem(sys.modules, "gradexplain.engine", module)
+    monkeypatch.setitem(sys.modules, "gradexplain.explaining.engine", module)
     monkeypatch.setitem(sys.modules, "gradexplain.accumulation", module)
     return module
 
@@ -43,8 +43,8 @@ def program(
     """The program in a process of its own, with the stand-in for the engine."""
     code = (
         f"import sys; sys.path[:0] = [{str(TESTS.parent)!r}, {str(TESTS)!r}]\n"
-        f"import sample; sys.modules['gradexplain.engine'] = sample.engine(status={status!r})\n"
-        "sys.modules['gradexplain.accumulation'] = sys.modules['gradexplain.engine']\n"
+        f"import sample; sys.modules['gradexplain.explaining.engine'] = sample.engine(status={status!r})\n"
+        "sys.modules['gradexplain.accumulation'] = sys.modules['gradexplain.explaining.engine']\n"
         f"{before}\n"
         "from gradexplain.cli import main; sys.exit(main())"
     )
@@ -242,7 +242,7 @@ def test_an_interrupt() -> None:
 )
 def test_exit_codes(status: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     module = engine(status=status)
-    for name in ("gradexplain.engine", "gradexplain.accumulation"):
+    for name in ("gradexplain.explaining.engine", "gradexplain.accumulation"):
         monkeypatch.setitem(sys.modules, name, module)
     assert main(["run", "x"]) == code
 

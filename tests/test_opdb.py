@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 import torch
 
-from gradexplain.engine import explanation_of
 from gradexplain.errors import GradexplainError
+from gradexplain.explaining.engine import explanation_of
 from gradexplain.ops import by_spelling
 from gradexplain.problem import Request, bound_of, problem_at
 

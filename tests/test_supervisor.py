@@ -37,7 +37,8 @@ def command(*arguments: str, work: str = "", **options: Any) -> subprocess.Popen
     code = [f"import sys; sys.path[:0] = [{str(TESTS.parent)!r}, {str(TESTS)!r}]"]
     if work:
         code += [
-            "import sample; sys.modules['gradexplain.accumulation'] = sys.modules['gradexplain.engine'] = sample.engine()"
+            "import sample; sys.modules['gradexplain.explaining.engine'] = sample.engine()",
+            "sys.modules['gradexplain.accumulation'] = sys.modules['gradexplain.explaining.engine']",
         ]
         code += [f"def work():\n    {work}", "sample.weighted = work"]
     code += ["from gradexplain.cli import main; sys.exit(main())"]

@@ -17,6 +17,7 @@ from nets import judge, places, status_of
 import gradexplain
 from gradexplain.arithmetic import mp
 from gradexplain.cli import main
+from gradexplain.explaining.running import Run
 from gradexplain.problem import Request, problem_of
 from gradexplain.reading.arrays import ONES
 from gradexplain.reading.language import read
@@ -25,7 +26,6 @@ from gradexplain.routes.chain import ChainRule
 from gradexplain.routes.held import Local, hold
 from gradexplain.routes.pytorch import Question
 from gradexplain.routes.rewrites import REWRITES, _patterns
-from gradexplain.running import Run
 
 INF, NAN = math.inf, math.nan
 

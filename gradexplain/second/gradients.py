@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gradexplain.adjoint import Adjoint, adjoint, moving
+from gradexplain.explaining.running import Run
 from gradexplain.explanation import Array
 from gradexplain.formula.values import NOWHERE, element_sum, formula_node, term
 from gradexplain.graph import Graph, Node
@@ -18,7 +19,6 @@ from gradexplain.problem import Problem
 from gradexplain.routes.calls import Part
 from gradexplain.routes.double import Pass, Recorded, SecondQuestion
 from gradexplain.routes.pytorch import Asked
-from gradexplain.running import Run
 
 
 @dataclass(frozen=True, slots=True)

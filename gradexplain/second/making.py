@@ -12,11 +12,12 @@ import numpy as np
 import sympy
 
 from gradexplain.arithmetic import mp
+from gradexplain.explaining.judging import NOT_ENOUGH
+from gradexplain.explaining.running import Run
 from gradexplain.explanation import Array, Check, Difference
 from gradexplain.formats.notation import latex
 from gradexplain.formula.indices import Ranges, index
 from gradexplain.graph import Node
-from gradexplain.judging import NOT_ENOUGH
 from gradexplain.plan.arrays import to_float
 from gradexplain.problem import Problem, is_small
 from gradexplain.routes.chain import ChainRule, RightDigits, cleaned, settled_chain
@@ -26,7 +27,6 @@ from gradexplain.routes.judged import JudgedSteps, judged
 from gradexplain.routes.pytorch import Asked
 from gradexplain.routes.singular import Accounted, Singular
 from gradexplain.routes.written import Shown, Written
-from gradexplain.running import Run
 from gradexplain.second.gradients import Gradients, closed
 from gradexplain.second.model import WHOLE, Block, Hessian, Product
 from gradexplain.second.signs import borders, definiteness, eigenvalues, is_constant, words

@@ -9,10 +9,10 @@ from typing import Any
 import sympy
 
 from gradexplain.arithmetic import mp
+from gradexplain.explaining.running import Run
 from gradexplain.explanation import Array
 from gradexplain.graph import Node
 from gradexplain.routes.singular import Singular, where_any
-from gradexplain.running import Run
 from gradexplain.verdict import compare
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from gradexplain.adjoint import Adjoint
-from gradexplain.engine import explanation_of
+from gradexplain.explaining.engine import explanation_of
+from gradexplain.explaining.running import Run
 from gradexplain.explanation import BackwardRow, Check, Note, Second
 from gradexplain.graph import Graph
 from gradexplain.problem import Problem
@@ -16,7 +17,6 @@ from gradexplain.routes.calls import Part
 from gradexplain.routes.double import Pass
 from gradexplain.routes.names import free_name, free_names
 from gradexplain.routes.pytorch import Asked
-from gradexplain.running import Run
 from gradexplain.second.gradients import asked, stepped
 
 

@@ -36,7 +36,7 @@ def within(timeout: float | None, function: Callable[..., T], *arguments: Any) -
         raise InputError(
             f"timeout is {timeout}, not a number of seconds above 0", remedy="leave it out"
         )
-    taken = HELPERS.take("gradexplain.engine")
+    taken = HELPERS.take("gradexplain.explaining.engine")
     taken.send(partial(function, *arguments), DEFAULT_MEMORY)
     try:
         found: T = taken.receive(timeout)

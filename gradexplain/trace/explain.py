@@ -15,17 +15,17 @@ import numpy as np
 
 from gradexplain import numbers
 from gradexplain.adjoint import moving
-from gradexplain.engine import stages_of
 from gradexplain.errors import GradexplainError
+from gradexplain.explaining.engine import stages_of
+from gradexplain.explaining.notes import kink
+from gradexplain.explaining.running import Run
 from gradexplain.explanation import (
     Array,
     Check,
     Note,
 )
 from gradexplain.graph import Graph
-from gradexplain.notes import kink
 from gradexplain.problem import Problem
-from gradexplain.running import Run
 from gradexplain.tensors import spot
 from gradexplain.trace.backward import Backward
 from gradexplain.trace.call import TracedCall, TracedRow

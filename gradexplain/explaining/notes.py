@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gradexplain.explaining.running import Run
 from gradexplain.explanation import Array, Note
 from gradexplain.graph import Node
 from gradexplain.numbers import number
 from gradexplain.ops.base import Shape
 from gradexplain.plan.arrays import to_float
 from gradexplain.routes.names import own_texts, quoted
-from gradexplain.running import Run
 from gradexplain.tensors import spot
 from gradexplain.texts import listed
 from gradexplain.verdict.compare import FORMATS, differs, largest

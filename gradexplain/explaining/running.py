@@ -15,8 +15,8 @@ from gradexplain.routes.names import free_names
 from gradexplain.routes.pytorch import Asked
 
 if TYPE_CHECKING:
+    from gradexplain.explaining.judging import Judging
     from gradexplain.formula.sizes import Sizes
-    from gradexplain.judging import Judging
     from gradexplain.routes.chain import ChainRule
     from gradexplain.routes.closed import ClosedForm
     from gradexplain.routes.pytorch import Steps
@@ -158,7 +158,7 @@ class Run:
     @cached_property
     def judging(self) -> Judging:
         """The routes held against each other; PyTorch's answer is waited for."""
-        from gradexplain.judging import Judging
+        from gradexplain.explaining.judging import Judging
 
         return Judging(self.problem, self.chain, self.precision, self.answer, enough=self.enough)
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from gradexplain.codegen.line import gradient_line
 from gradexplain.codegen.lines import show
+from gradexplain.explaining.running import Run
 from gradexplain.explanation import Array
 from gradexplain.ops.base import Shape
 from gradexplain.routes.pytorch import Asked, Lines
-from gradexplain.running import Run
 from gradexplain.verdict import compare
 
 #: Of larger programs no lines are written: they would be long, and there are the closed forms.

@@ -10,9 +10,9 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
+from gradexplain.explaining.running import Run
 from gradexplain.explanation import Intermediate, Stop
 from gradexplain.graph import Graph, Node
-from gradexplain.running import Run
 
 
 def intermediates(run: Run) -> dict[str, Intermediate]:

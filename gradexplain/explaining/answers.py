@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import sympy
 
+from gradexplain.explaining.running import Run
 from gradexplain.explanation import Element, Entry, Path
 from gradexplain.formula.alike import kind_of, marks, standing, told
 from gradexplain.formula.calculus import ADJOINT
@@ -30,7 +31,6 @@ from gradexplain.ops.base import Shape
 from gradexplain.routes.chain import Sent
 from gradexplain.routes.closed import ClosedForm
 from gradexplain.routes.names import own_texts, quoted
-from gradexplain.running import Run
 
 #: A formula of more characters is given by the chain of its parts, where there is one.
 _LONG = 48

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.between import intermediates, stops
+from gradexplain.explaining.between import intermediates, stops
+from gradexplain.explaining.running import Extra, Run
 from gradexplain.explanation import (
     FURTHER,
     STAGES,
@@ -29,7 +30,6 @@ from gradexplain.explanation import (
 from gradexplain.graph import Node, labels_of, op_call
 from gradexplain.problem import Problem
 from gradexplain.routes.names import free_name, own_texts, quoted
-from gradexplain.running import Extra, Run
 from gradexplain.verdict import compare, fold
 from gradexplain.verdict import digits as measure
 
@@ -129,7 +129,7 @@ def _jacobian(run: Run) -> None:
 
 
 def _steps(run: Run) -> None:
-    from gradexplain.answers import step_said
+    from gradexplain.explaining.answers import step_said
     from gradexplain.routes.steps import step_texts
 
     run.explanation.stops = stops(run.graph, run.wanted)
@@ -206,8 +206,8 @@ def _answers(run: Run) -> None:
     """The gradients in their shortest notation, and one element in full."""
     if run.problem.scalar or len(run.graph.nodes) > _LARGE:
         return
-    from gradexplain.answers import element_in_full, said
-    from gradexplain.beside import lines
+    from gradexplain.explaining.answers import element_in_full, said
+    from gradexplain.explaining.beside import lines
 
     key = "answers", run.problem.v_source
     found = run.closed.remembered(key, lambda: said(run))
@@ -220,8 +220,8 @@ def _answers(run: Run) -> None:
 
 
 def _check(run: Run, others: Sequence[Check]) -> None:
-    from gradexplain.notes import notes
-    from gradexplain.questions import questions
+    from gradexplain.explaining.notes import notes
+    from gradexplain.explaining.questions import questions
 
     explanation = run.explanation
     found = explanation.gradients.values(), explanation.intermediates.values()

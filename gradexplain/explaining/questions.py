@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradexplain.explaining.running import Run
 from gradexplain.explanation import Array, Note
 from gradexplain.numbers import number
 from gradexplain.plan.arrays import to_float
-from gradexplain.running import Run
 
 if TYPE_CHECKING:
     from gradexplain.routes.chain import Sent
