@@ -19,7 +19,7 @@ from gradexplain.explanation import (
     Note,
 )
 from gradexplain.graph import Graph, as_before
-from gradexplain.limits import BUDGET, CHECKED_BYTES, EXPLAINED_BYTES, show_size
+from gradexplain.limits import BUDGET, CHECKED_BYTES, EXPLAINED_BYTES, MAX_ELEMENTS, show_size
 from gradexplain.numbers import number
 from gradexplain.ops.base import Shape, show_shape
 from gradexplain.plan.cost import room
@@ -179,8 +179,13 @@ class Bound:
 
 
 def _stretched(value: Array, shape: Shape) -> Array:
-    """A value where another shape is asked for: its largest element alone, which takes no memory."""
-    return value if value.shape == shape or not value.size else np.broadcast_to(value.max(), shape)
+    """A value where another shape is asked for: its largest element alone, which takes no memory.
+
+    What no array can be as large as stays as it is.
+    """
+    if value.shape == shape or not value.size or math.prod(shape) > MAX_ELEMENTS:
+        return value
+    return np.broadcast_to(value.max(), shape)
 
 
 def bound_of(request: Request) -> Bound:

@@ -187,7 +187,7 @@ def _worked_out(row: Any, text: str, shift: float) -> list[Any]:
     values["A"] = values["A"] + shift
     wanted = [n.label for n in pattern.leaves if not n.integer]
     text = re.sub(r"\bD\b", "0", text)
-    graph = read(parse(text), lambda name: values[name].shape, values.get)
+    graph = read(parse(text), lambda name: values[name].shape, values)
     with mp.workdps(50):
         chain = ChainRule(graph, values, exact=True)
         size = chain.forward[graph.output][0].size
