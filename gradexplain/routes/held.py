@@ -239,9 +239,10 @@ def hold(local: Local, pair: Callable[[], Pair], dtype: str) -> JudgedStep:
     excused = cancels(result, most, allowed)
     each = (result.whole and not compare.is_coarse(dtype)) or (excused and dtype == "float64")
     if each and result.verdict == "cannot tell" and expected.size <= _FEW:
-        # Less than half of the last digit of what a number is the rest of is a rounding of that.
-        absorbed = np.abs(expected - given) <= compare.FORMATS[dtype].unit * size
-        nothing = (expected == 0) & (allowed <= compare.SEEN * scale) & (not local.elementwise)
+        # A number that is less than half of the last digit of what it is the rest of is 0.
+        absorbed = np.abs(expected) <= compare.FORMATS[dtype].unit * size
+        nothing = absorbed & (allowed <= compare.SEEN * scale) & (not local.elementwise)
+        absorbed &= given == 0
         left = compare.off(expected, given, dtype) & ~(absorbed | nothing)
         excused = not (left.any() and (left & ~local.unsteady(dtype)).any())
     if excused:
