@@ -614,6 +614,63 @@ def test_arguments_with_defaults_are_tried_at_other_values() -> None:
     assert check(Tempered, arguments={"temperature": 1.0}).right
 
 
+class Squashed(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any, dim: int = -1) -> Any:
+        ctx.save_for_backward(x)
+        ctx.dim = dim
+        return x * (x * x).sum(dim, keepdim=True)
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:
+        (x,) = ctx.saved_tensors
+        return g * (x * x).sum(ctx.dim, keepdim=True) + 2 * x * (g * x).sum(0, keepdim=True), None
+
+
+class Reduced(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any, mean: bool = True) -> Any:
+        ctx.save_for_backward(x)
+        ctx.mean = mean
+        return (x**2).mean() if mean else (x**2).sum()
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:
+        (x,) = ctx.saved_tensors
+        if ctx.mean:
+            pass  # / x.numel() was meant to stand here
+        return 2 * g * x, None
+
+
+class TwoSlopes(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any, plain: bool = False, p: float = 2.0) -> Any:
+        ctx.save_for_backward(x)
+        ctx.plain, ctx.p = plain, p
+        return ctx.p * x if plain else torch.sin(ctx.p * x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:
+        (x,) = ctx.saved_tensors
+        return g * ctx.p if ctx.plain else g * torch.cos(ctx.p * x), None, None
+
+
+def test_what_mends_a_backward_is_right_at_other_arguments_too() -> None:
+    """No number for what an argument holds, no factor that holds at the default alone."""
+    mended = check(Squashed, shapes={"x": (3, 4)})
+    assert mended.faults == {"x": "wrong_dim"}
+    assert "2 * x * (g * x).sum(ctx.dim, keepdim=True), None" in mended.inputs["x"].remedy
+    assert "ctx.p" in check(TwoSlopes).inputs["x"].remedy
+
+
+def test_what_mends_a_backward_at_the_defaults_alone_is_a_hint() -> None:
+    found = check(Reduced, shapes={"x": (2, 3)}).inputs["x"]
+    assert (found.fault.code, found.remedy, found.patch) == ("sum_vs_mean", "", ())  # type: ignore[union-attr]
+    line = check(Reduced, shapes={"x": (2, 3)}, arguments={"mean": True}).inputs["x"].remedy
+    assert line.startswith("return ")
+    assert found.hint == f"{line} mends it at these arguments, but not at others"
+
+
 class LastRow(Function):
     @staticmethod
     def forward(ctx: Any, x: Any) -> Any:

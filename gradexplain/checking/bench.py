@@ -18,6 +18,7 @@ from gradexplain.checking.operation import quiet, source_tree
 from gradexplain.checking.rewriting import SLOPES, Scope, text
 
 if TYPE_CHECKING:
+    from gradexplain.checking.places import Edit
     from gradexplain.checking.setting import CodeSetting
     from gradexplain.checking.trials import Trial
 
@@ -40,6 +41,7 @@ class Bench:
         names: Sequence[str],
         others: Sequence[Trial] = (),
         special: Sequence[Trial] = (),
+        beside: Sequence[Sequence[Trial]] = (),
     ) -> None:
         self.function = function
         self.trials = list(trials)
@@ -47,6 +49,10 @@ class Bench:
         self.special = special
         #: Further trials, at which what is right at these is run too.
         self.others = Bench(function, others, names) if others else None
+        #: The same at each of other arguments.
+        self.beside = [Bench(function, some, names) for some in beside if some]
+        #: The edits that are right but for other arguments.
+        self.nearly: list[Edit] = []
         #: Those to be mended, and those that are right and have to stay so.
         self.names = (
             *names,
@@ -166,6 +172,11 @@ class Bench:
             all(self._judged(made, trial) for trial in self.special)
         )  # fmt: skip
 
+    def right_beside(self) -> bool:
+        """Whether the backward, as the tree is now, is right at other arguments too."""
+        made = self.compiled()
+        return all(other.tree is None or other.right(made) for other in self.beside)
+
     def again(self, backward: Any, trial: Trial) -> Trial | None:
         """A trial of ``backward`` at the point of ``trial``; None where it raises."""
         one = trial.again()
@@ -263,7 +274,10 @@ def _scope(tree: ast.FunctionDef, seen: dict[str, Any], made: Any, function: Any
     for name in [*sorted(upstream | inputs), *others]:
         if tensors.get(name):
             numbers += [f"{name}.shape[{i}]" for i in range(tensors[name])] + [f"{name}.numel()"]
-    dims = list(dict.fromkeys(["-1", "0", "1", *dims_of(tree)]))
+    forward = dims_of(source_tree(function, "forward") or ast.Module([], []))
+    # What the forward's dims are called here, before any number that they are at this argument.
+    named = [_in_names(ast.parse(d, mode="eval").body, known) for d in forward if d.isidentifier()]
+    dims = list(dict.fromkeys([*filter(None, named), "-1", "0", "1", *dims_of(tree)]))
     conditions, epsilons, constants, result = _of_forward(function, known)
     numbers = [*constants, *numbers]
     outputs |= {result} - {""}

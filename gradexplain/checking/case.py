@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,9 +13,10 @@ from gradexplain import points
 from gradexplain.checking import edits, numeric
 from gradexplain.checking.bench import Bench
 from gradexplain.checking.formula_bench import FormulaBench
-from gradexplain.checking.report import Fault
+from gradexplain.checking.report import Fault, PointReport
 from gradexplain.checking.subjects import alike, setting_at
 from gradexplain.checking.trials import Trial, Tries, close
+from gradexplain.errors import GradexplainError
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph, Node
 from gradexplain.ops.base import Shape
@@ -71,11 +73,17 @@ class Case:
             # What J is a number of times: a number is wrong.
             first = _NUMBERS if self.factors() is not None else ()
             for bench in self._benches():
+                if self._repaired is not None and isinstance(bench, FormulaBench):
+                    break
                 found = edits.find(bench, pairs=not self.named, first=first, known=self.tries.mends)
                 if found:
                     self.tries.mends.append(found)
                     self._repaired = edits.fault(bench, found)
                     break
+                if bench.nearly:
+                    near = edits.fault(bench, bench.nearly)
+                    hint = f"{near.remedy} mends it at these arguments, but not at others"
+                    self._repaired = replace(near, remedy="", patch=(), hint=hint)
         return self._repaired
 
     def agreed(self) -> Fault | None:
@@ -103,10 +111,10 @@ class Case:
         functions = getattr(self.first.setting, "functions", ())
         told = self.telling if functions else []
         rest = [t for t in self.regular if t not in told] if functions else []
-        rest += [*self.elsewhere, *self.tries.beside] if functions else []
+        rest += self.elsewhere if functions else []
         for function in functions:
             special = [t for t in self.trials if t.special and t not in told]
-            bench = Bench(function, told, self.names, rest, special)
+            bench = Bench(function, told, self.names, rest, special, self.beside)
             # One tree of one source: what mends one input is tried for the next.
             bench.tree = bench.tree and self.tries.trees.setdefault(function, bench.tree)
             yield bench
@@ -155,6 +163,25 @@ class Case:
         return []
 
     @property
+    def beside(self) -> list[list[Trial]]:
+        """The trials of the same source at other arguments, of each of them two."""
+        tries = self.tries
+        if tries.beside is None and tries.kin is not None:
+            tries.beside, (kin, points) = [], tries.kin
+            points = points or [
+                PointReport(t.what, dict(t.setting.shapes), t.values, t.out_shape, ())
+                for t in self.regular
+            ]
+            for other in kin(points[0]) if callable(kin) else kin:
+                with contextlib.suppress(GradexplainError):
+                    setting = other.setting(points[0].shapes, points[0].values)
+                    of = Tries(other, tries.dtype)
+                    made = [of.trial(setting, p.what, dict(p.values)) for p in points[:2]
+                            if p.shapes == points[0].shapes]  # fmt: skip
+                    tries.beside.append([t for t in made if t is not None])
+        return tries.beside or []
+
+    @property
     def telling(self) -> list[Trial]:
         """Trials that tell a right backward from this one, those at which it is wrong first."""
         wrong = [t for t in self.trials if any(not t.right(n) for n in self.names)]
@@ -170,7 +197,7 @@ class Case:
     def written(self, line: str) -> Fault | None:
         """A mend that writes the right gradient for what is returned."""
         for function in getattr(self.first.setting, "functions", ()):
-            bench = Bench(function, self.regular, [self.name], self.tries.beside)
+            bench = Bench(function, self.regular, [self.name], beside=self.beside)
             found = edits.written(bench, self.name, line)
             if found:
                 return edits.fault(bench, found)

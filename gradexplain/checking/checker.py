@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -30,7 +29,7 @@ from gradexplain.checking.report import (
 from gradexplain.checking.setting import CodeSetting
 from gradexplain.checking.subjects import FormulaSubject, Subject
 from gradexplain.checking.told import said
-from gradexplain.checking.trials import Trial, Tries, held
+from gradexplain.checking.trials import Kin, Trial, Tries, held
 from gradexplain.codegen.line import gradient_line
 from gradexplain.errors import GradexplainError, InputError
 from gradexplain.explanation import Array
@@ -149,6 +148,7 @@ def check_code(
     frozen = (*frozen, *(n for n, v in given.items() if n in names and names.index(n) in none
                          and v.size > 1 and np.isin(v, (0, 1)).all()))  # fmt: skip
     first: GradexplainError | None = None
+    unlike = partial(varied_subjects, subject, question)
     for kept in [whole, {}] if whole else [{}]:
         floats = {n: v for n, v in given.items() if n not in kept}
         asked = Asked(arguments, (*floats, *(n for n in sizes if n not in given)), kept,
@@ -162,7 +162,7 @@ def check_code(
         for one in found:
             here = {n: s for n, s in sizes.items() if n not in kept}
             try:
-                report = run(one, floats, here)
+                report = run(one, floats, here, beside=(partial(unlike, asked, one), ()))
             except InputError as error:
                 first = first or error
                 tried += 1
@@ -172,15 +172,16 @@ def check_code(
                 asked = replace(asked, frozen=(*asked.frozen, *data))
                 found, tried = subjects_of(subject, question, asked), 0
                 one = next((o for o in found if set(o.names) == set(one.names)), found[0])
-                report = run(one, floats, here)
+                report = run(one, floats, here, beside=(partial(unlike, asked, one), ()))
             others = [o for o in found[tried + 1 :] if set(o.names) < set(one.names)]
             # An argument that may be left out is, and others take other values than their defaults:
             # the backward has to be right then too.
             fewer = others[:1] if len(one.names) > len(asked.tensors) else []
-            unlike = varied_subjects(subject, question, asked, one, report.points[0])
-            for other in itertools.chain(fewer, unlike) if report.right else ():
+            alike = tuple(unlike(asked, one, report.points[0])) if report.right else ()
+            kin: Sequence[Any] = (one, *alike)
+            for other in [*fewer, *alike] if report.right else ():
                 with contextlib.suppress(GradexplainError):
-                    elsewhere = run(other, floats, here, beside=(one, report))
+                    elsewhere = run(other, floats, here, beside=(kin, report.points))
                     if elsewhere.verdict == "wrong":
                         return elsewhere
             return report
@@ -237,18 +238,14 @@ def check_subject(
     write: bool = True,
     order: int = 1,
     dtypes: Sequence[str] = (),
-    beside: tuple[Subject, CheckReport] | None = None,
+    beside: Kin | None = None,
 ) -> CheckReport:
-    """The report on a subject.  Without ``write`` no formulas are written out; what mends it leaves
-    the subject ``beside`` it right, which has been found so.
+    """The report on a subject.  Without ``write`` no formulas are written out; what mends it has
+    to be right of the subjects ``beside`` it too.
     """
     tries = Tries(subject, dtype)
     with numeric.settled(tries.dtype), np.errstate(all="ignore"):  # inf and nan are answers
-        if beside is not None:
-            other, found = beside
-            setting = other.setting(found.points[0].shapes, given)
-            kept = (Tries(other, dtype).trial(setting, p.what, p.values) for p in found.points[:2])
-            tries.beside = [t for t in kept if t is not None]
+        tries.kin = beside
         return _report(subject, tries, given, shapes, grad, write, order, dtypes)
 
 
@@ -429,7 +426,7 @@ def _mend(found: InputReport, case: Case) -> None:
     mend = case.written(found.line)
     found.fault = replace(
         found.fault,
-        hint=found.fault.remedy,
+        hint=found.fault.remedy or found.fault.hint,
         remedy="" if mend is None else mend.remedy,
         patch=() if mend is None else mend.patch,
     )

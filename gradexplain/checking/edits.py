@@ -90,7 +90,11 @@ def among(bench: Bench | FormulaBench, known: Sequence[list[Edit]]) -> list[Edit
 def _right(bench: Bench | FormulaBench, mend: Sequence[Edit]) -> bool:
     """Whether the backward is right with these edits; of two one may be inside the other."""
     with _made(mend) as done:
-        return done and bench.right()
+        right = done and bench.right()
+        if right and isinstance(bench, Bench) and not bench.right_beside():
+            bench.nearly = bench.nearly or list(mend)
+            return False
+        return right
 
 
 @contextlib.contextmanager

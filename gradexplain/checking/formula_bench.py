@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from gradexplain.checking import numeric
 from gradexplain.checking.bench import dims_of
+from gradexplain.checking.places import Edit
 from gradexplain.checking.rewriting import Scope
 from gradexplain.checking.subjects import claim_rows
 from gradexplain.checking.trials import Trial, close, forward_tensors
@@ -27,6 +28,7 @@ class FormulaBench:
 
     most = 1200
     returned = (0,)
+    nearly: Sequence[Edit] = ()
     #: The last text that was right.
     mended = ""
 

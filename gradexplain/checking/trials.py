@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from gradexplain import points
 from gradexplain.checking import numeric
+from gradexplain.checking.report import PointReport
 from gradexplain.checking.subjects import (
     Implemented,
     Result,
@@ -226,6 +227,10 @@ def forward_tensors(setting: Setting, values: Mapping[str, Array]) -> dict[str, 
     return {graph[id].label: found for id, found in tensors.items() if hasattr(found, "detach")}
 
 
+#: Subjects, or what makes them of a point, and the points that they are held at where there are any.
+Kin = tuple[Callable[[PointReport], Iterable[Subject]] | Sequence[Subject], Sequence[PointReport]]
+
+
 class Tries:
     """Makes the trials of one check; truths are derived once for each graph."""
 
@@ -244,8 +249,11 @@ class Tries:
         #: The source of each Function, and the edits of it that made an input right.
         self.trees: dict[Any, Any] = {}
         self.mends: list[list[Any]] = []
-        #: Trials of the same source at other arguments, at which it is right and has to stay so.
-        self.beside: list[Trial] = []
+        #: The same source at other arguments, at the first of some points or at those that are
+        #: given: what mends it has to be right there too.
+        self.kin: Kin | None = None
+        #: Their trials, once they are asked for.
+        self.beside: list[list[Trial]] | None = None
 
     def meeting(self, values: Mapping[str, Array]) -> dict[str, Array]:
         """Values of ours, made to meet what is asked of them."""
