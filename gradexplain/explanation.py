@@ -177,7 +177,7 @@ class Gradient(Formula):
     verdict: str = "skipped"
     #: the right side in its shortest right notation (``4·b·v``, ``v @ wᵀ``), "" where that is ``text``
     short: str = field(default="", kw_only=True)
-    #: a line of PyTorch that computes it, which has been run; "" where there is no short one
+    #: a line of PyTorch that computes it, after those of ``code``, which has been run; "" for none
     line: str = field(default="", kw_only=True)
     #: How many decimal digits of PyTorch's numbers are right, as a whole, where they are few.
     digits: float | None = None
@@ -420,6 +420,8 @@ class Explanation(Shows):
     statements: tuple[str, ...] = ()
     #: what the derivatives in the short formulas are: ``∂L/∂K = ∂L/∂Sᵀ @ Q``
     definitions: list[str] = field(default_factory=list)
+    #: the lines of PyTorch that the gradients' lines need before them
+    code: list[str] = field(default_factory=list)
     #: a sub-expression of the program's that has a name because it makes the formulas shorter
     shared: str = ""
     #: one element of a gradient in full
@@ -434,6 +436,7 @@ class Explanation(Shows):
         "calls": Key(optional=True),
         "saved": Key("freed", optional=True),
         "second": Key(optional=True),
+        "code": Key(optional=True),
         "shared": Key(optional=True),
     }
 

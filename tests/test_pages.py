@@ -296,6 +296,43 @@ def test_a_mean_over_indices_divides_by_its_letter(
     assert x.check is not None and x.check.status == "agree"
 
 
+@pytest.mark.parametrize(
+    ("program", "shapes", "at", "seen"),
+    [
+        ("Q = x @ Wq; K = x @ Wk; V = x @ Wv; softmax(Q @ K.T / sqrt(2), dim=-1) @ V",
+         {"x": (3, 4), "Wq": (4, 2), "Wk": (4, 2), "Wv": (4, 2)}, {},
+         "grad_K = grad_t2.T @ Q\n          grad_Q = grad_t2 @ K\n"),
+        ("h = relu(x @ W1.T + b1); z = h @ W2.T + b2; loss = cross_entropy(z, t)",
+         {"x": (4, 3), "W1": (5, 3), "b1": (5,), "W2": (2, 5), "b2": (2,)}, {"t": [0, 1, 1, 0]},
+         "∂loss/∂z = (softmax(z, dim=1) − one_hot(t))/N\n"),
+        ("F.layer_norm(x, (3,), w, b)", {"x": (2, 3), "w": (3,), "b": (3,)}, {}, "x_hat = off / sigma\n"),
+        ("conv2d(x, w, padding=1)", {"x": (1, 2, 3, 3), "w": (2, 2, 2, 2)}, {},
+         "torch.nn.grad.conv2d_weight(x, w.shape, v, padding=1)"),
+        ("nll_loss(log_softmax(z, dim=1), t)", {"z": (4, 3)}, {"t": [0, 2, 1, 1]}, "z.grad = "),
+    ],
+)  # fmt: skip
+def test_lines_of_pytorch_give_every_gradient(
+    program: str, shapes: dict[str, Shape], at: dict[str, list[int]], seen: str
+) -> None:
+    import math
+
+    import torch
+    import torch.nn.functional as F
+
+    implicit = not program.endswith(("@ V", "b)", "padding=1)"))
+    x = explain(program, shapes=shapes, at=at, grad=None if implicit else "ones")
+    assert seen in shown(x)
+    known: dict[str, object] = {"torch": torch, "math": math, "F": F}
+    values = {i.name: i.value for i in x.inputs.values()}
+    values |= {row.node: row.value for row in x.forward if row.named}
+    values |= {x.output.name: x.output.value} | ({} if implicit else {"v": x.grad.value})
+    known |= {name: torch.tensor(value) for name, value in values.items()}
+    known |= {name: torch.tensor(value).long() for name, value in at.items()}
+    exec("\n".join(x.code), known)
+    for gradient in x.gradients.values():
+        assert torch.allclose(eval(gradient.line, known), torch.tensor(gradient.value))
+
+
 def test_an_einsum_keeps_the_letters_of_the_reader() -> None:
     x = explain(
         "torch.einsum('bij,bjk->bik', A, B)", shapes={"A": (2, 2, 3), "B": (2, 3, 2)}, grad="ones"
@@ -311,13 +348,13 @@ def test_an_einsum_keeps_the_letters_of_the_reader() -> None:
          {"t": (), "p": (2,)}, "t.grad = p[0]·cos(t) − p[0]·sin(t) − p[1]·sin(t) − p[1]·cos(t)  "),
         ("(torch.cat([a, b, a*2])**3).sum()", {"a": (2,), "b": (3,)}, "a.grad = 27·a²  "),
         ("-(z.log_softmax(1)[torch.arange(4), torch.tensor([0,2,1,1])]).mean()", {"z": (4, 3)},
-         "z.grad = (softmax(z, dim=1) − one_hot(t3))/4  "),
+         "z.grad = (softmax(z, dim=1) − one_hot(t3))/4"),
         ("u @ (A @ (B * c) @ x)", {"A": (2, 3), "B": (3, 2), "c": (2,), "x": (2,), "u": (2,)},
          "c.grad = x·(Bᵀ @ Aᵀ @ u)  "),
         ("(v @ torch.tanh(A @ x))", {"A": (3, 2), "x": (2,), "v": (3,)},
-         "x.grad = Aᵀ @ (v·(1 − tanh(A @ x)²))\n"),
+         "x.grad = Aᵀ @ (v·(1 − tanh(A @ x)²))  "),
         ("outer = x.masked_fill(m > 0, 0.) @ w; outer.sum()", {"x": (2, 3), "m": (2, 3), "w": (3,)}, "[m ≤ 0]"),
-        ("((x+2)**2*3).mean()", {"x": (2, 2)}, "x.grad = 6·(x + 2)/(N·M)\n"),
+        ("((x+2)**2*3).mean()", {"x": (2, 2)}, "x.grad = 6·(x + 2)/(N·M)  "),
         ("F.mse_loss(torch.relu(x @ w + b), t)", {"x": (2, 3), "w": (3, 2), "b": (2,), "t": (2, 2)},
          "t.grad = 2·(t − relu(z))/(N·K)  "),
         ("x.topk(2, dim=1).values.sum()", {"x": (4, 5)},

@@ -14,6 +14,7 @@ from gradexplain.errors import printable
 from gradexplain.graph import Graph
 from gradexplain.ops.base import Shape
 from gradexplain.reading.language import read
+from gradexplain.reading.program import Program
 from gradexplain.routes.closed import ClosedForm
 from gradexplain.routes.written import Written
 
@@ -21,12 +22,12 @@ from gradexplain.routes.written import Written
 _NEAR = 10
 
 
-def docstring(making: Draft) -> list[str]:
+def docstring(making: Draft, program: Program) -> list[str]:
     """Its lines: the expression, shapes, and the gradients in index notation."""
-    source = making.program.source
+    source = program.source
     statements = [" ".join(source[s.span.start : s.span.end].split())
-                  for s in making.program.statements]  # fmt: skip
-    if not making.program.statements[-1].targets:
+                  for s in program.statements]  # fmt: skip
+    if not program.statements[-1].targets:
         statements[-1] = f"{making.names[making.graph.out.label]} = {statements[-1]}"
     doc = ['    """' + _escaped("; ".join(statements)), ""]
     if len(doc[0]) > WIDTH:
@@ -37,11 +38,11 @@ def docstring(making: Draft) -> list[str]:
     if not making.general:
         shapes += " (these sizes only)"
     else:
-        other = _elsewhere(making)
+        other = _elsewhere(making, program)
         more = _letters({n.label: n.shape for n in other.leaves})
         if (shapes, formulas) != _described(making, other, more):
             # A number in the text is a size that no letter stands for: an example has no such thing.
-            small = read(making.program, making.pattern.__getitem__)
+            small = read(program, making.pattern.__getitem__)
             shapes, formulas = _described(making, small, {})
             shapes, at = f"{shapes}, for example", " at these shapes"
     doc += [*_indented(f"Shapes: {shapes}", 4), ""]
@@ -54,10 +55,10 @@ def docstring(making: Draft) -> list[str]:
     return [*doc, '    """', ""]
 
 
-def _elsewhere(making: Draft) -> Graph:
+def _elsewhere(making: Draft, program: Program) -> Graph:
     """The graph at axes of other sizes."""
     shapes = {n.label: elsewhere(n.shape) for n in making.graph.leaves}
-    return read(making.program, shapes.__getitem__)
+    return read(program, shapes.__getitem__)
 
 
 def _described(making: Draft, graph: Graph, letters: Mapping[int, str]) -> tuple[str, list[str]]:

@@ -21,10 +21,8 @@ from gradexplain.codegen.numbers import is_prime
 from gradexplain.codegen.places import unsupported
 from gradexplain.codegen.source import Source
 from gradexplain.errors import UnsupportedError
-from gradexplain.graph import Node, refs
+from gradexplain.graph import Graph, Node, refs
 from gradexplain.ops.base import Shape
-from gradexplain.reading.language import read
-from gradexplain.reading.program import Program
 from gradexplain.routes.closed import ClosedForm
 
 
@@ -33,20 +31,18 @@ class Draft:
 
     def __init__(
         self,
-        program: Program,
-        shapes: Mapping[str, Shape],
+        graph: Graph,
         pattern: Mapping[str, Shape],
-        name: str,
+        name: str = "",
         *,
         general: bool,
-        jvp: bool,
+        jvp: bool = False,
     ) -> None:
         self.jvp = jvp
-        self.program = program
         self.pattern = dict(pattern)
         self.name = name
         self.general = general
-        self.graph = graph = read(program, lambda n: shapes[n])
+        self.graph = graph
         self.names = python_names(graph)
         self.writer = Writer(graph, self.names, self.size)
         self.leaves = [n for n in graph.leaves if not n.integer]
@@ -65,11 +61,12 @@ class Draft:
         sizes = {k for leaf in self.leaves for k in leaf.shape if is_prime(k)}
         # (n − 1)/2 and its like: a size that was cancelled, which nothing can tell from a number.
         cancelled = n >= 9 and any((k - 1) % n == 0 and n < k - 1 for k in sizes)
-        if cancelled and str(n) not in self.program.source:
+        if cancelled and str(n) not in self.graph.source:
             raise UnsupportedError("codegen cannot tell a size from a number in this formula")
+        told = bool(self.name)  # without forward nothing refuses other sizes: a number stays one
         for leaf in self.leaves:
             for axis, k in enumerate(leaf.shape):
-                if k == n:
+                if k == n and (told or is_prime(n)):
                     return f"{self.names[leaf.label]}.shape[{axis}]"
         return None
 

@@ -82,14 +82,13 @@ def generate(
         made: list[Making] = []
         for way in ("closed form", "steps"):
             try:
-                made.append(
-                    Making(program, sizes, pattern, name, general=general, way=way, jvp=jvp)
-                )
+                graph = read(program, sizes.__getitem__)
+                made.append(Making(graph, pattern, name, general=general, way=way, jvp=jvp))
             except GradexplainError as error:
                 errors.append(error)
         for best in sorted(made, key=lambda m: m.price):
             try:
-                code = best.code()
+                code = best.code(program)
             except UnsupportedError as error:
                 errors.append(error)
                 continue

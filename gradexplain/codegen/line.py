@@ -15,6 +15,7 @@ from gradexplain.codegen.source import Source
 from gradexplain.errors import GradexplainError
 from gradexplain.formula.calculus import ADJOINT
 from gradexplain.formula.kinds import label_of
+from gradexplain.formula.sizes import PRIMES as LETTERED
 from gradexplain.graph import Graph
 from gradexplain.ops.base import Shape
 from gradexplain.routes.closed import ClosedForm
@@ -33,16 +34,24 @@ def gradient_line(
     ``graph_at`` gives the forward's graph at any shapes: it is read at axes of prime sizes, so that
     a size in the formula is told from a number of the user's.
     """
-    sizes = sorted({n for shape in shapes.values() for n in shape if n != 1})
-    if len(sizes) >= len(PRIMES[0]):
-        return ""
-    primes = dict(zip(sizes, PRIMES[0], strict=False))
     try:
-        graph = graph_at({k: tuple(primes.get(n, n) for n in s) for k, s in shapes.items()})
+        graph = at_primes(graph_at, shapes)
         text = "" if graph is None else gradient_text(graph, name, v_name)
     except (GradexplainError, SyntaxError):  # a part that PyTorch has no call for is no expression
         return ""
     return f"grad_{name} = {text}" if 0 < len(text) <= _LONG else ""
+
+
+def at_primes(
+    graph_at: Callable[[Mapping[str, Shape]], Graph | None], shapes: Mapping[str, Shape]
+) -> Graph | None:
+    """The graph with a prime for each size of ``shapes``, or for each of a letter's, where there are enough."""
+    sizes = sorted({n for shape in shapes.values() for n in shape if n != 1})
+    if len(sizes) >= len(PRIMES[0]):
+        return None
+    free = [n for n in sizes if n in LETTERED] or sizes
+    primes = dict(zip(free, PRIMES[0], strict=False))
+    return graph_at({k: tuple(primes.get(n, n) for n in s) for k, s in shapes.items()})
 
 
 def gradient_text(graph: Graph, name: str, v_name: str) -> str:

@@ -59,6 +59,7 @@ def inlined(body: Sequence[Statement], results: Collection[str] = ()) -> list[St
         s = next(o for o in found if o.target == target)
         uses = [n for o in found for n in ast.walk(o.value) if getattr(n, "id", "") == s.target]
         turned = show(s.value).endswith((".T", ".mT", ".transpose(-2, -1)"))
+        turned = turned and not s.target.startswith("grad_")  # which is a product, most often
         alone = [o.target for o in found].count(target) == 1 and not s.only
         if target not in results and alone and (len(uses) == 1 or (uses and turned)):
             put_in = [Statement(o.target, put(copy.deepcopy(o.value), s.target, s.value), o.only)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ import sympy
 
 from gradexplain.codegen.docstring import docstring
 from gradexplain.codegen.draft import Draft, shape_of, value_names
+from gradexplain.codegen.forward import RESERVED
 from gradexplain.codegen.idioms import idiomatic
 from gradexplain.codegen.lines import (
     Statement,
@@ -21,8 +22,10 @@ from gradexplain.codegen.lines import (
     cost,
     inlined,
     laid_out,
+    lean,
     names_in,
     once,
+    renumbered,
     show,
     statement,
     unpacked,
@@ -37,6 +40,7 @@ from gradexplain.formula.calculus import ADJOINT
 from gradexplain.formula.kinds import label_of
 from gradexplain.graph import Node
 from gradexplain.ops.base import Shape
+from gradexplain.reading.program import Program
 
 
 @dataclass
@@ -102,7 +106,7 @@ class Making(Draft):
 
     # -- the whole ---------------------------------------------------------------------------------
 
-    def code(self) -> Code:
+    def code(self, program: Program) -> Code:
         saved, anew = self._saved(self._shaped(self.body))
         self.writer.like = self.v
         made = self.computed({n.id for n in anew}, {n.id for n in saved})
@@ -114,7 +118,7 @@ class Making(Draft):
         head = f"class {self.name}(torch.autograd.Function):"
         backward = self._backward(body, saved)
         forward = self._forward(self._guards("\n".join(backward)))
-        lines = [head, *docstring(self), "    generate_vmap_rule = True", "", *forward, ""]
+        lines = [head, *docstring(self, program), "    generate_vmap_rule = True", "", *forward, ""]
         lines += [*self._setup(saved), "", *backward]
         if self.jvp:
             lines += ["", *Tangents(self).lines()]
@@ -129,9 +133,22 @@ class Making(Draft):
         if way == "closed form" and any(self.form.is_long(leaf) for leaf in self.leaves):
             way = "parts"
         return Code(
-            self.name, source, self.program.source.strip(), dict(self.pattern), way, self.general,
+            self.name, source, program.source.strip(), dict(self.pattern), way, self.general,
             {n.label: self.names[n.label] for n in self.graph.leaves},
         )  # fmt: skip
+
+    def alone(self, wrt: Iterable[str]) -> list[str]:
+        """The lines of backward for some inputs, where every value that has a name is there."""
+        results = [self.gradient_name(self.labels[label]) for label in wrt]
+        there = [n for n in self.graph.nodes if n.is_leaf or (n.named and n.op is not None)]
+        known = {n.id for n in there}
+        body = copy.deepcopy(lean(self.body, results))
+        wanted = {self.by_name[n].id for s in body for n in names_in(s.value) if n in self.by_name}
+        made = self.computed(wanted - known, known)
+        body = idiomatic(inlined([*made, *body], [s.target for s in body]), self.shapes)
+        body = once(unsigned(body), self.free, results)
+        body = renumbered(body, {*RESERVED, *(self.names[n.label] for n in there)})
+        return [f"{s.target} = {show(s.value)}" for s in body]
 
     def _refuse(self) -> None:
         """What no Function can be: one whose own forward is meant to be seen by autograd."""

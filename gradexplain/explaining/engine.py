@@ -213,7 +213,8 @@ def _answers(run: Run) -> None:
     found = run.closed.remembered(key, lambda: said(run))
     for name, text in found.gradients.items():
         run.explanation.gradients[name].short = text
-    for name, text in lines(run).items():
+    each, run.explanation.code = lines(run)
+    for name, text in each.items():
         run.explanation.gradients[name].line = text
     run.explanation.definitions = found.definitions
     run.explanation.element = element_in_full(run, run.problem.element)

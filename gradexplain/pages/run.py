@@ -237,6 +237,9 @@ class Page:
         yield doc.Table(tuple(rows), stacked=True)
         yield from definitions(lines)
         yield from self.legend(used, merged)
+        if x.code:
+            before = tuple(doc.line(doc.code(text, "quiet")) for text in x.code)
+            yield doc.Table((doc.row(doc.label("with"), before),), indent=4)
         yield from self.verdict()
 
     def row(self, gradient: Gradient, ranges: str) -> tuple[doc.Cell, ...]:

@@ -179,6 +179,8 @@ class Lines:
 
     lines: Mapping[str, str]
     values: Mapping[str, Array]
+    #: What is run before them.
+    before: str
 
     def ask(self) -> Answer:
         import torch
@@ -192,6 +194,8 @@ class Lines:
         found: dict[str, Array | None] = {}
         for name, text in self.lines.items():
             try:
+                if not found:
+                    exec(self.before, known)
                 value = eval(text, known)  # our own code, of names that are identifiers
             except Exception:  # a line that is no Python, or that PyTorch refuses, is not shown
                 continue
