@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -113,7 +114,9 @@ def _wrong(arguments: list[str], code: int, out: str, err: str) -> str:
             return ""
         said = [k for k, line in enumerate(err.splitlines()) if line.startswith("gradexplain: ")]
         err = "".join(err.splitlines(keepends=True)[said[-1] :]) if said else ""
-        if err.endswith(f" exited with status {code}\n"):  # its own
+        # Its own exit status, and python's for an error that it does not catch.
+        its_own = code == 1 and re.search(r" stopped with [\w.]+(: .*)?\n$", err)
+        if its_own or err.endswith(f" exited with status {code}\n"):
             return ""
     if code not in (0, 1, 2, 3):
         return f"exit code {code}: {err.strip()[-300:]}"
