@@ -671,6 +671,21 @@ def test_what_mends_a_backward_at_the_defaults_alone_is_a_hint() -> None:
     assert found.hint == f"{line} mends it at these arguments, but not at others"
 
 
+def test_a_name_in_a_file_that_is_nothing_to_check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "ops.py"
+    file.write_text("V, N = 3, None\ndef twice(x):\n    return 2 * x\n", "utf-8")
+    for name, said in (
+        ("", ": no name follows the colon"),
+        ("V", ":V is int, no torch.autograd.Function or function"),
+        ("N", ":N is NoneType, no torch.autograd.Function or function"),
+        ("other", " has no other"),
+    ):
+        assert main(["check", f"{file}:{name}"]) == 2
+        assert capsys.readouterr().err == f"gradexplain: {file}{said}\nremedy: it has twice\n"
+
+
 class LastRow(Function):
     @staticmethod
     def forward(ctx: Any, x: Any) -> Any:

@@ -174,8 +174,7 @@ class Bench:
 
     def right_beside(self) -> bool:
         """Whether the backward, as the tree is now, is right at other arguments too."""
-        made = self.compiled()
-        return all(other.tree is None or other.right(made) for other in self.beside)
+        return all(one.tree is None or one.right(self.compiled()) for one in self.beside)
 
     def again(self, backward: Any, trial: Trial) -> Trial | None:
         """A trial of ``backward`` at the point of ``trial``; None where it raises."""

@@ -110,8 +110,7 @@ class Case:
     def _benches(self) -> Iterator[Bench | FormulaBench]:
         functions = getattr(self.first.setting, "functions", ())
         told = self.telling if functions else []
-        rest = [t for t in self.regular if t not in told] if functions else []
-        rest += self.elsewhere if functions else []
+        rest = [*(t for t in self.regular if t not in told), *self.elsewhere] if functions else []
         for function in functions:
             special = [t for t in self.trials if t.special and t not in told]
             bench = Bench(function, told, self.names, rest, special, self.beside)

@@ -78,14 +78,16 @@ def load(path: str, name: str, seed: int = 0) -> Any:
         if before is not None:
             sys.modules[file.stem] = before
     found = getattr(module, name, None)
-    if found is None:
+    if not callable(found):
         own = [
             n for n, o in vars(module).items()
             if not n.startswith("_") and (isinstance(o, type) or inspect.isfunction(o))
             and getattr(o, "__module__", "") == file.stem
         ]  # fmt: skip
+        lack = f"{path} has no {name}" if name else f"{path}: no name follows the colon"
+        kind = f"{path}:{name} is {type(found).__name__}, no torch.autograd.Function or function"
         raise InputError(
-            f"{path} has no {name}",
+            kind if hasattr(module, name) else lack,
             remedy=f"it has {', '.join(own)}" if own else "check the name after the colon",
         )
     with contextlib.suppress(AttributeError, TypeError):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gradexplain.checking.report import CheckReport
 
 #: FILE.py:NAME, which no expression can be.
-_CODE = re.compile(r"(?P<path>.+\.py):(?P<name>[^\W\d]\w*)$", re.DOTALL)
+_CODE = re.compile(r"(?P<path>.+\.py):(?P<name>(?:[^\W\d]\w*)?)$", re.DOTALL)
 
 
 @click.command(cls=Command, short_help="Say what is wrong with a hand-written backward.")
