@@ -60,6 +60,10 @@ def kink() -> Explanation:
         ("Σ_{i,k} v[i,k]·x[i]", r"\sum_{i,k} {v}_{i,k} \cdot {x}_{i}"),
         ("δ(i,j)", r"\delta_{i, j}"),
         ("x² − 1", r"{x}^{2}-1"),
+        (
+            "xᵀ @ v + ∂L/∂Q @ Wqᵀ",
+            r"{x}^{\top} \, v + \frac{\partial L}{\partial Q} \, {\mathrm{Wq}}^{\top}",
+        ),
         ("sqrt(2·π)", r"\sqrt{2 \cdot \pi}"),
         ("log_softmax(x, dim=1)", r"\operatorname{log\_softmax}\left(x, \mathrm{dim} = 1\right)"),
         ("1e-05", r"1 \cdot 10^{-5}"),

@@ -106,7 +106,8 @@ def _table(page: Page, block: doc.Table) -> None:
     lead = widths[0] + _GAP
     for row in rows:  # a row's cells under its first, one line beside it where there is room
         first, *others = [_cell(page, shown, room - step * (c > 0)) for c, shown in enumerate(row)]
-        if len(row) > 2 and len(others[-1]) == 1 and lead + others[-1][0].cell_len <= room:
+        narrow = len(row) > 2 and len(first) > 0 and first[0].cell_len <= widths[0]
+        if narrow and len(others[-1]) == 1 and lead + others[-1][0].cell_len <= room:
             first[0].pad_right(lead - first[0].cell_len)
             first[0].append_text(others.pop()[0])
         for indent, lines in ((0, first), *((step, cell) for cell in others)):

@@ -65,6 +65,12 @@ def why(x: Explanation, options: Options | None = None) -> doc.Document:
     )
 
 
+def _same(text: str, code: str) -> bool:
+    """Whether a definition and a line of PyTorch are of the same value, as far as it has a name."""
+    name = text.partition(" = ")[0].rpartition("∂")[2]
+    return text.startswith("∂") and (code.startswith(f"grad_{name} = ") or not name.isidentifier())
+
+
 def started(y: str) -> doc.Paragraph:
     """What backward starts from where it is given nothing."""
     return doc.remark(f"{y} is a scalar: {y}.backward() starts from ∂{y}/∂{y} = 1.", hang=0)
@@ -235,9 +241,20 @@ class Page:
         if not any(row[2] for row in rows):
             rows = [row[:2] for row in rows]
         yield doc.Table(tuple(rows), stacked=True)
-        yield from definitions(lines)
+        beside = bool(x.code) and len(lines) == len(x.code) and all(map(_same, lines, x.code))
+        if beside:
+            told = zip(["where", *[""] * len(lines)], lines, x.code, strict=False)
+            yield doc.Table(
+                tuple(
+                    doc.row(doc.label(head), doc.math(text), doc.code(code, "quiet"))
+                    for head, text, code in told
+                ),
+                indent=4,
+            )
+        else:
+            yield from definitions(lines)
         yield from self.legend(used, merged)
-        if x.code:
+        if x.code and not beside:
             before = tuple(doc.line(doc.code(text, "quiet")) for text in x.code)
             yield doc.Table((doc.row(doc.label("with"), before),), indent=4)
         yield from self.verdict()
