@@ -734,3 +734,26 @@ class Weighed(Function):
 def test_what_a_loss_takes_as_data_is_data_at_other_arguments_too() -> None:
     report = check(Weighed, at={"x": [0.7, 1.9], "counts": [2.0, 4.5]})
     assert report.right and list(report.inputs) == ["x"]
+
+
+class Shifted(Function):
+    @staticmethod
+    def forward(ctx: Any, left: Any, right: Any) -> Any:
+        ctx.save_for_backward(left, right)
+        out = torch.zeros_like(left)
+        out[:, 1:] = left[:, 1:] * right[:, :-1]
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        left, right = ctx.saved_tensors
+        gl, gr = torch.zeros_like(left), torch.zeros_like(right)
+        gl[:, 1:] = g[:, 1:] * right[:, :-1]
+        gr[:, 1:] = g[:, 1:] * left[:, 1:]
+        return gl, gr
+
+
+def test_a_slice_that_mends_stands_in_no_brackets() -> None:
+    fault = check(Shifted, shapes={"left": (2, 4), "right": (2, 4)}).inputs["right"].fault
+    assert fault is not None and fault.patch
+    assert fault.patch[0].text.strip() == "gr[:, :-1] = g[:, 1:] * left[:, 1:]"

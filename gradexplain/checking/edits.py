@@ -245,7 +245,7 @@ def _patched(bench: Bench, file: str, edit: Edit, before: dict[int, Patch]) -> P
     new = text(edit.new).replace("\n", "\n" + " " * start)
     if line in before or bench.tree is None:
         return None
-    if isinstance(edit.new, ast.expr):
+    if isinstance(edit.new, ast.expr) and not isinstance(edit.new, ast.Slice):
         whole = next(n for n in ast.walk(bench.tree) if isinstance(n, ast.stmt) and n is not bench.tree
                      and any(part is slot.owner for part in ast.walk(n)))  # fmt: skip
         above, below = _lines(file, whole.lineno, line - 1), _lines(file, end + 1, whole.end_lineno)
@@ -253,8 +253,8 @@ def _patched(bench: Bench, file: str, edit: Edit, before: dict[int, Patch]) -> P
             "\n".join([*above, head + shown + tail, *below]) for shown in (new, f"({new})")
         )
         new = new if _says(plain) == _says(wrapped) else f"({new})"
-    if isinstance(edit.new, ast.Tuple) and new.startswith("(") and slot.field == "value":
-        new = new[1:-1]
+    if isinstance(edit.new, ast.Tuple) and new.startswith("(") and slot.field in ("value", "slice"):
+        new = new[1:-1]  # slices may stand in no brackets
     width = stop - start if line == end else len(lines[0]) - start
     return Patch(line, end, head + new + tail, "\n".join(lines), start, width)
 
