@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from gradexplain.explaining.running import Run
 from gradexplain.explanation import Array, Note
 from gradexplain.graph import Node
 from gradexplain.numbers import number
-from gradexplain.ops.base import Shape
+from gradexplain.ops.base import Shape, show_shape
 from gradexplain.plan.arrays import to_float
 from gradexplain.routes.names import own_texts, quoted
 from gradexplain.tensors import spot
@@ -35,6 +36,7 @@ def notes(run: Run) -> list[Note]:
     explained |= {note.data["node"] for note in lost}
     found += [note for note in _infinities(run) if note.data["node"] not in explained]
     found += _stopped(run)
+    found += _stretched(run)
     found += _coarse(run)
     found += _conventions(run, singular)
     found += lost
@@ -136,6 +138,24 @@ def _stopped(run: Run) -> list[Note]:
         text = f"{_defined(run, node)}: {node.op.remark}."
         found[node.op.name] = Note("stop", text, {"node": node.label, "op": node.op.name})
     return list(found.values())
+
+
+def _stretched(run: Run) -> Iterator[Note]:
+    """Losses of two tensors that are broadcast against each other, of which PyTorch warns."""
+    for node in run.graph.nodes:
+        pair = [run.graph[id] for id in node.inputs[:2]]
+        if node.op is None or node.op.family != "loss" or len(pair) < 2 or pair[1].integer:
+            continue
+        one, other = (part.shape for part in pair)
+        with suppress(ValueError):  # shapes of its own
+            whole = np.broadcast_shapes(one, other)
+            if one != other:
+                text = (
+                    f"{node.op.name} broadcasts {show_shape(one)} against {show_shape(other)} to "
+                    f"{show_shape(whole)}: each element of one with each of the other, of which "
+                    "PyTorch warns. Where pairs were meant, give both one shape, as by squeeze."
+                )
+                yield Note("broadcast loss", text, {"node": node.label})
 
 
 def _coarse(run: Run) -> list[Note]:
