@@ -87,7 +87,8 @@ def _each(run: Run, shapes: Mapping[str, Shape]) -> dict[str, str]:
         )
         if run.problem.v_source == "implicit":  # v is 1
             whole = text.removesuffix(f".expand_as({leaf.label})")
-            one = f"torch.ones_like({leaf.label})" if leaf.shape else "1"
+            number = not leaf.shape and f"{v_name}." not in whole
+            one = "1" if number else f"torch.ones_like({leaf.label})"
             bare = _without(text, v_name) if whole == text else ""
             text = bare or _without(re.sub(rf"\b{v_name}\b", one, whole), v_name)
         if text and len(text) <= _LONG:

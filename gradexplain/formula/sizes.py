@@ -79,9 +79,8 @@ class Sizes:
                 while rest and rest % (prime + offset) == 0:
                     rest //= prime + offset
                     found *= letter + offset
-        foreign = (
-            rest  # without the program's own prime factors, none of which is to be found for it
-        )
+        # Without the program's own prime factors, none of which is to be found for it.
+        foreign = max(rest, 1)
         while (common := math.gcd(foreign, self.written)) > 1:
             foreign //= common
         if rest <= _LITERAL or foreign == 1:

@@ -122,6 +122,8 @@ register(Op(
 def _vecdot(k: Any, a: Any, b: Any, dim: int) -> Any:
     rank = max(a.rank, b.rank)
     d = normal_dim(dim, rank)
+    if not rank:
+        return a[()] * b[()]
     p = k.bound(broadcast(a.shape, b.shape)[d])
     at = (*k.i[:d], p, *k.i[d:])
     return k.sum(a.broadcast(at) * b.broadcast(at), p)
@@ -135,7 +137,8 @@ def _without(shape: Shape, dim: int) -> Shape:
 register(Op(
     "vecdot(Tensor x, Tensor y, *, int dim=-1)", _FAMILY, homes="linalg",
     shape=lambda a, b, dim: _without(broadcast(a, b), dim), element=_vecdot,
-    samples=("linalg.vecdot(x[3], y[3])", "linalg.vecdot(x[2,3], y[2,1], dim=0)"),
+    samples=("linalg.vecdot(x[3], y[3])", "linalg.vecdot(x[], y[])",
+        "linalg.vecdot(x[2,3], y[2,1], dim=0)"),
 ))
 
 
@@ -420,8 +423,8 @@ def _cross_shape(a: Shape, b: Shape, dim: int | None) -> Shape:
         b)
     shape = broadcast(a, b)
     d = _three(shape, dim)
-    expect(a[d] == b[d] == 3, f"cross needs size 3 in dimension {d}, found shapes {{}} and {{}}",
-        a, b)
+    expect(a[d:][:1] == b[d:][:1] == (3,), f"cross needs size 3 in dimension {d}, found shapes {{}} and {{}}",
+        a, b, remedy="give two tensors of vectors of three numbers")
     return shape
 
 

@@ -367,6 +367,8 @@ register(Op(
 
 def _narrow(b: Any, x: Any, dim: int, start: int, length: int) -> Any:
     d = normal_dim(dim, len(b.shape(x)))
+    expect(b.shape(x) != (), "narrow() cannot be applied to a 0-dim tensor.",
+            remedy="a scalar has one element: leave narrow out")
     n = b.shape(x)[d]
     start = start + n if start < 0 else start
     expect(start >= 0 and length >= 0 and start + length <= n,
