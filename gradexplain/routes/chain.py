@@ -88,14 +88,22 @@ def settled_chain(
         with mp.workdps(digits):
             chain = ChainRule(graph, values, exact=exact)
             chain.backward(v, wanted)
-        if not exact or chain.is_certain(digits, before):
-            return chain, digits, True
-        worth = chain.most_digits(digits, before)
-        enough = chain.is_certain(digits, before, floor=True)
+            if not exact:
+                return chain, digits, True
+            numbers = chain.numbers()
+            if _clear(to_float(numbers[0]), numbers[1], _WANTED - digits):
+                return chain, digits, True
+            worth = chain.most_digits(numbers, digits, before)
+            again = digits < worth <= MOST_DIGITS
+            if certain(numbers, digits, before, again=again):
+                return chain, digits, True
+            # What no float can hold needs no digits: there is no number that is not finite then, to
+            # which it may have led.
+            enough = certain(numbers, digits, before, again=again, floor=True)
         # Where there is no hope half of the last limit is tried.
         if enough or digits >= (worth if worth <= MOST_DIGITS else MOST_DIGITS // 2):
             return chain, digits, enough or worth <= MOST_DIGITS
-        before = chain
+        before = numbers
         digits = max(2 * digits, MORE_DIGITS)
 
 
@@ -149,21 +157,6 @@ class ChainRule:
             if node.id in needed:
                 self.forward[node.id] = self._value(node, values)
 
-    def is_certain(
-        self, digits: int, before: ChainRule | None = None, *, floor: bool = False
-    ) -> bool:
-        """Whether enough of the ``digits`` are left in every number; ``before`` has fewer of them.
-
-        With a ``floor`` what no float can hold needs none: there is no number that is not finite then,
-        to which it may have led.
-        """
-        value, size = self._found()
-        if _clear(to_float(value), size, _WANTED - digits):
-            return True
-        again = digits < self.most_digits(digits, before) <= MOST_DIGITS
-        earlier = before._found() if before else None
-        return certain((value, size), digits, earlier, again=again, floor=floor)
-
     def clean(self, pair: Pair) -> Array:
         """`cleaned`, made once; what is large is there as long as somebody has it."""
         known = self._cleaned.get(id(pair[0]))
@@ -174,22 +167,22 @@ class ChainRule:
             self._cleaned[id(pair[0])] = kept(pair[0]), kept(found)
         return found
 
-    def _found(self) -> Pair:
+    def numbers(self) -> Pair:
         """All numbers, one after another."""
         found = [*self.forward.values(), *self.upstream.values()]
         values, sizes = zip(*found, *(c.value for c in self.contributions), strict=True)
         return np.concatenate([*map(np.ravel, values)]), np.concatenate([*map(np.ravel, sizes)])
 
-    def most_digits(self, digits: int, before: ChainRule | None = None) -> int:
+    def most_digits(self, numbers: Pair, digits: int, before: Pair | None) -> int:
         """How many digits are worth trying: what cancels may be eight times the largest power of ten.
 
-        A number with an endless bound that was another one ``before`` is rounding noise.  Where a number
-        is not finite, a difference of which nothing is left may have been divided by: the powers are
-        then also those of each slope alone, and of ``exp`` at what functions are given.
+        A number with an endless bound that was another one ``before`` is rounding noise.  Where one of
+        the `numbers` is not finite, a difference of which nothing is left may have been divided by: the
+        powers are then also those of each slope alone, and of ``exp`` at what functions are given.
         """
         tens, noise, near = 1, mp.mpf(10) ** (10 - digits), mp.mpf(10) ** -_WANTED
-        values, sizes = self._found()
-        found = [(values, sizes, values if before is None else before._found()[0])]
+        values, sizes = numbers
+        found = [(values, sizes, values if before is None else before[0])]
         if not all(map(mp.isfinite, values)):
             ones = (self._pair(np.ones(c.node.shape)) for c in self.contributions)
             slopes = map(self.sent, self.contributions, ones)
@@ -210,7 +203,8 @@ class ChainRule:
         given = [self.forward[id][0].ravel() for id in node.inputs if id in self.forward]
         if not given or all(isinstance(f, _TAME) for f in functions):
             return 0
-        return int(max((abs(x) for x in np.concatenate(given) if mp.isfinite(x)), default=0) / 2)
+        largest = max((abs(x) for x in np.concatenate(given) if mp.isfinite(x)), default=0)
+        return int(largest / 2)  # log₁₀(e) is less
 
     def _pair(self, array: Any) -> Pair:
         array = np.asarray(array, dtype=np.float64)

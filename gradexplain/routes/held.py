@@ -23,9 +23,6 @@ from gradexplain.routes.chain import cleaned
 from gradexplain.routes.singular import narrowed
 from gradexplain.verdict import compare
 
-#: An operation of no more elements than this is computed again with digits to spare where needed.
-_FEW = compare.EACH
-
 
 @dataclass(slots=True)
 class JudgedStep:
@@ -185,7 +182,7 @@ class Local:
         differs is the arithmetic of ``dtype``."""
         if self.wider is None:
             return np.zeros(self.given.shape, dtype=bool)
-        if expected.size <= _FEW:  # the result that PyTorch has may have left the range too
+        if expected.size <= compare.EACH:  # the result that PyTorch has may have left the range too
             expected = cleaned(self.exactly(compare.still), exact=True)
         near = compare.SEEN / 2 * np.abs(expected)
         return ~compare.differs(expected, self.wider, near)
@@ -231,19 +228,19 @@ def hold(local: Local, pair: Callable[[], Pair], dtype: str) -> JudgedStep:
         # It may be the formula's own arithmetic that ran out, which says nothing of PyTorch's.
         expected = compare.settled(expected, size, compare.FORMATS["float64"].unit)
         finite = np.isfinite(expected).all() and np.isfinite(size).all()
-        if expected.size <= _FEW and not (compare.is_coarse(dtype) and finite):
+        if expected.size <= compare.EACH and not (compare.is_coarse(dtype) and finite):
             value, size = local.exactly(compare.still)
             expected = cleaned((value, size), exact=True)
         allowed, result = judge()
     most = max(np.abs(array).max(initial=0.0) for array in (expected, given))
     excused = cancels(result, most, allowed)
     each = (result.whole and not compare.is_coarse(dtype)) or (excused and dtype == "float64")
-    if each and result.verdict == "cannot tell" and expected.size <= _FEW:
-        # A number that is less than half of the last digit of what it is the rest of is 0.
-        absorbed = np.abs(expected) <= compare.FORMATS[dtype].unit * size
-        nothing = absorbed & (allowed <= compare.SEEN * scale) & (not local.elementwise)
-        absorbed &= given == 0
-        left = compare.off(expected, given, dtype) & ~(absorbed | nothing)
+    if each and result.verdict == "cannot tell" and expected.size <= compare.EACH:
+        # A number that is less than half of the last digit of what it is the rest of may be 0, or be
+        # anything that is nothing beside the terms of a sum.
+        nothing = np.abs(expected) <= compare.FORMATS[dtype].unit * size
+        nothing &= (given == 0) | ((allowed <= compare.SEEN * scale) & (not local.elementwise))
+        left = compare.off(expected, given, dtype) & ~nothing
         excused = not (left.any() and (left & ~local.unsteady(dtype)).any())
     if excused:
         result = replace(result, verdict="agree")

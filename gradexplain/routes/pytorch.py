@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ import numpy as np
 
 from gradexplain.errors import InputError, first_line
 from gradexplain.explanation import Array
-from gradexplain.graph import Graph, Node, put, refs
+from gradexplain.graph import Graph, put, refs
 from gradexplain.installed import imported
 from gradexplain.limits import BUDGET
 from gradexplain.ops.base import Op
@@ -102,7 +102,9 @@ class Question:
         for node in self.graph.nodes:
             if node.id not in needed or node.id in parts or node.is_literal:
                 continue
-            anew = None if node.op is None else partial(Question._again, node=node)
+            anew = None
+            if node.op is not None:
+                anew = partial(Question._again, op=node.op, args=node.args)
             made.append((node.id, node.inputs, anew, node.op))
         found = Steps({}, {}, {}, {})
         users = Counter(i for id, sources, *_ in made if id in tensors for i in {*sources})
@@ -155,10 +157,10 @@ class Question:
         pairs = zip(inputs, sent, strict=True)
         return kept, {i: numbers_of(torch, a, copy=False) for i, a in pairs if a is not None}
 
-    def _again(self, tensors: Mapping[int, Any], *, node: Node) -> Any:
+    def _again(self, tensors: Mapping[int, Any], *, op: Op, args: Sequence[Any]) -> Any:
         import torch
 
-        return self.run(torch, node.op, node.args, tensors, getattr(torch, self.dtype))  # type: ignore[arg-type]
+        return self.run(torch, op, args, tensors, getattr(torch, self.dtype))
 
     def _verb(self, torch: Any) -> str:
         """What PyTorch does not do: differentiate the graph, or compute it in the first place."""
@@ -192,12 +194,14 @@ class Lines:
         }
         known |= {name: tensor_of(torch, v) for name, v in self.values.items()}
         found: dict[str, Array | None] = {}
+        # Our own code, of names that are identifiers: a line that is no Python, or that PyTorch refuses,
+        # is not shown, nor one that needs it.
+        with suppress(Exception):
+            exec(self.before, known)
         for name, text in self.lines.items():
             try:
-                if not found:
-                    exec(self.before, known)
-                value = eval(text, known)  # our own code, of names that are identifiers
-            except Exception:  # a line that is no Python, or that PyTorch refuses, is not shown
+                value = eval(text, known)
+            except Exception:
                 continue
             found[name] = to_array(torch, torch.as_tensor(value), copy=False)
         return Answer(found)
