@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from gradexplain import numbers
 from gradexplain.document import model as doc
 from gradexplain.explanation import Accumulated, Call, Explanation, Second
+from gradexplain.pages.chain import chain
+from gradexplain.pages.jacobian import jacobian
+from gradexplain.pages.page import Page
 from gradexplain.pages.verdict import ROLES, verdict
 from gradexplain.pages.words import tensor_or, value
-
-if TYPE_CHECKING:
-    from gradexplain.pages.run import Page
 
 
 def call_text(call: Call) -> str:
@@ -51,10 +50,11 @@ def calls(page: Page) -> Iterable[doc.Block]:
         if call.explanation is None or call.start in shown or call.error:
             continue
         shown.add(call.start)
-        made = type(page)(call.explanation, page.options)
+        made = Page(call.explanation, page.options)
         yield doc.Heading(f"Call {call.number}", call_text(call))
         yield from made.answer()
-        yield from made.derivation()
+        yield from jacobian(made)
+        yield from chain(made)
     if x.saved:
         yield doc.Heading("Freed by call 1", "the tensors that PyTorch's backward nodes had saved")
         yield doc.Table(
@@ -130,12 +130,13 @@ def second(page: Page, found: Second) -> Iterable[doc.Block]:
     yield doc.Heading("Second backward", "the same chain rule, on the graph of both passes")
     yield doc.prose("The scalar is the sum of every element of every gradient:", hang=0)
     yield doc.Formula(f"{found.name} = {found.expression}", indent=6)
-    made = type(page)(found.explanation, page.options)
+    made = Page(found.explanation, page.options)
     above = {f"{node}.grad": f"{page.called[node]}.grad" for node in page.said}
     made.said |= above
     made.called |= above
     if found.explanation.steps:
-        yield from made.derivation()
+        yield from jacobian(made)
+        yield from chain(made)
     else:
         yield doc.prose(f"Nothing flows back: {found.name} depends on no input.")
     yield doc.Heading("Second derivatives", f"of {found.name}")

@@ -5,18 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from itertools import groupby
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from gradexplain import numbers
 from gradexplain.document import model as doc
 from gradexplain.explanation import Array, Step
+from gradexplain.pages.page import Page
+from gradexplain.pages.steps import factor, in_words, work
 from gradexplain.pages.words import grouped, ranges_in, unwrapped
-from gradexplain.tensors import spot
-
-if TYPE_CHECKING:
-    from gradexplain.pages.run import Page
 
 #: A value of the backward pass with more elements is shown with ``--full`` only.
 _STEP = 9
@@ -97,31 +92,6 @@ def _fits(made: Page, value: Array) -> bool:
     return made.options.full or (value.size <= _STEP and short)
 
 
-def in_words(step: Step, g: str) -> str:
-    """A trivial step in words."""
-    if step.short != g:
-        return ""
-    if step.contribution.shape == step.upstream.shape:
-        return f"passes {g} on"
-    return f"{g} for every element" if step.contribution.size > step.upstream.size else ""
-
-
-def work(step: Step) -> str:
-    """One element with its numbers, and which: ``3·0.1 = 0.3 at [0]``."""
-    if not step.numbers:
-        return ""
-    _, _, worked = step.numbers.replace("-", "−").partition(" = ")
-    worked = re.sub(r"\((\([^()]*\))\)", r"\1", worked)
-    left, _, right = worked.rpartition(" = ")
-    if left == right or re.search(
-        r"\b(inf|nan)\b|/−?0(?![.\d])", left
-    ):  # what overflowed, or is said to be 0, gives no number
-        return ""
-    nonzero = np.argwhere(step.contribution != 0)
-    place = tuple(int(i) for i in nonzero[0]) if len(nonzero) else (0,) * step.contribution.ndim
-    return f"{worked} at {spot('', place)}" if place else worked
-
-
 # -- the product of a chain ------------------------------------------------------------------------
 
 
@@ -190,26 +160,6 @@ def _way(after: Mapping[str, list[Step]], name: str, output: str) -> list[Step]:
         way += found
         name = found[0].node
     return way
-
-
-def factor(short: str, g: str) -> str | None:
-    """What multiplies ``g``: ``2·y`` of ``2·y·g``, ``1/N`` of ``g/N``; None where it is no factor."""
-    if short == g:
-        return "1"
-    here = rf"(?<!\w){re.escape(g)}(?!\w)"
-    bare = re.sub(
-        r"\([^()]*\)|(?<![\w)])\[[^\[\]]*\]",
-        lambda m: "·" * len(m[0]) if not re.search(here, m[0]) else m[0],
-        short,
-    )
-    if re.search(r"[@ᵀ \[]", bare) or len(re.findall(here, short)) != 1:
-        return None
-    if re.fullmatch(rf".*·{here}(/.*)?|−?{here}(/.*)?", bare) is None:
-        return None
-    place = re.search(here, short)
-    assert place is not None
-    before, after = short[: place.start()].removesuffix("·"), short[place.end() :]
-    return (f"{before}1" if before in ("", "−") else before) + after
 
 
 # -- everything ------------------------------------------------------------------------------------

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import isfinite
-from typing import TYPE_CHECKING
 
 from gradexplain.document import model as doc
 from gradexplain.explanation import Element
+from gradexplain.pages.page import Page
 from gradexplain.pages.verdict import verdict
 from gradexplain.pages.words import letters_for, signed, value
 from gradexplain.tensors import spot
-
-if TYPE_CHECKING:
-    from gradexplain.pages.run import Page
 
 
 def element(made: Page) -> Iterable[doc.Block]:

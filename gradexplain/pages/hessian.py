@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from gradexplain import numbers
 from gradexplain.document import model as doc
 from gradexplain.pages.options import Options
-from gradexplain.pages.run import Page, program
+from gradexplain.pages.page import Page, program
 from gradexplain.pages.verdict import notes, side_by_side, verdict
 from gradexplain.pages.words import definitions, elements, grouped, ranges_in, spoken, value
 from gradexplain.second.model import Hessian

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gradexplain.document import model as doc
 from gradexplain.explanation import Array, Jacobian
+from gradexplain.pages.page import Page
 from gradexplain.pages.words import definitions, elements, grouped, ranges_in, spoken
 from gradexplain.texts import listed
-
-if TYPE_CHECKING:
-    from gradexplain.pages.run import Page
 
 #: A Jacobian that needs more definitions than this is shown with ``--full`` only.
 _DEFINED = 2

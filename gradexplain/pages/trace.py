@@ -13,11 +13,12 @@ import numpy as np
 from gradexplain import numbers
 from gradexplain.document import model as doc
 from gradexplain.explanation import Array, Step
-from gradexplain.pages.chain import heading, in_words, work
+from gradexplain.pages.chain import heading
 from gradexplain.pages.jacobian import jacobian
 from gradexplain.pages.options import Options
-from gradexplain.pages.run import Page, started
+from gradexplain.pages.page import Page, started
 from gradexplain.pages.screen import explained, raised
+from gradexplain.pages.steps import in_words, work
 from gradexplain.pages.verdict import CHOICE, concluded
 
 if TYPE_CHECKING:
