@@ -8,8 +8,8 @@ step.  Where an operation has no record its part is PyTorch's own, marked so.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -19,26 +19,19 @@ from gradexplain.errors import GradexplainError
 from gradexplain.explaining.engine import stages_of
 from gradexplain.explaining.notes import kink
 from gradexplain.explaining.running import Run
-from gradexplain.explanation import (
-    Array,
-    Check,
-    Note,
-)
+from gradexplain.explanation import Array, Check, Note
 from gradexplain.graph import Graph
 from gradexplain.problem import Problem
 from gradexplain.tensors import spot
 from gradexplain.trace.backward import Backward
 from gradexplain.trace.call import TracedCall, TracedRow
 from gradexplain.trace.links import Reading
-from gradexplain.trace.snapshot import Snapshot
+from gradexplain.trace.snapshot import Operation, Snapshot
 from gradexplain.verdict import compare, fold
 from gradexplain.verdict.status import worst
 
 #: The closed form of the whole is given for chains of at most so many operations and elements.
-SHORT = 12
-
-
-_FEW = 2_000
+SHORT, _FEW = 12, 2_000
 
 #: What is said of a custom Function whose backward is not the derivative of its forward.
 _WRONG = (
@@ -83,26 +76,11 @@ class _Explainer(Backward):
 
     def _whole(self) -> None:
         """J and Jᵀv of the whole chain in closed form, where that is short enough to read."""
-        s = self.snapshot
-        elements = sum(int(np.prod(v.shape)) for v in self.values)
-        graph = None
-        if (
-            len(s.roots) == 1
-            and self.values[s.roots[0]].kind == "result"
-            and not self.opaque
-            and not self.meant
-            and not self.hooked
-            # A formula by tables of places would be no help to a reader.
-            and not any(o.view is not None or o.name == "__setitem__" for o in s.operations)
-            and len(s.operations) <= SHORT
-            and elements <= _FEW
-        ):
-            graph = self._graph()
+        x, s = self.explanation, self.snapshot
+        graph = self._graph() if self._is_short() else None
         if graph is None or sum(node.op is not None for node in graph.nodes) > 4 * SHORT:
             return
-        wanted = tuple(
-            node.label for node in graph.leaves if node.label in self.explanation.gradients
-        )
+        wanted = tuple(node.label for node in graph.leaves if node.label in x.gradients)
         by_label = {self.labels[v.id]: v for v in self.values}
         values = {node.label: by_label[node.label].array for node in graph.leaves}
         if not wanted or any(array is None for array in values.values()):
@@ -116,35 +94,52 @@ class _Explainer(Backward):
             *_, (_, whole) = stages_of(run)
         except GradexplainError:
             return  # it takes too much room, say
-        mine_of = self.explanation.gradients
         if self.singular and any(
-            (~np.isfinite(g.value) & np.isfinite(mine_of[n].value)).any()
+            (~np.isfinite(g.value) & np.isfinite(x.gradients[n].value)).any()
             for n, g in whole.gradients.items()
         ):
             return  # it multiplies what is infinite by 0 where the chain rule passes by
-        self.explanation.jacobian = whole.jacobian
-        self.explanation.notes += [n for n in whole.notes if n.kind == "blind vector"]
-        steps = worst(step.verdict for step in self.judged.values())
+        x.jacobian = whole.jacobian
+        x.notes += [n for n in whole.notes if n.kind == "blind vector"]
+        for label, closed in whole.gradients.items():
+            mine = x.gradients[label]
+            for name in ("formula", "text", "latex", "where", "ranges", "value"):
+                setattr(mine, name, getattr(closed, name))
+            if closed.verdict == "mismatch":  # closed form and chain rule, with digits to spare
+                mine.verdict = "mismatch"
+        self._digits_left(run)
+        if whole.check is not None:
+            self.differences += whole.check.differences
+
+    def _is_short(self) -> bool:
+        """Whether a formula of the whole would be a help to a reader: one of tables of places is not."""
+        s = self.snapshot
+        return (
+            len(s.roots) == 1
+            and self.values[s.roots[0]].kind == "result"
+            and not (self.opaque or self.meant or self.hooked)
+            and not any(o.view is not None or o.name == "__setitem__" for o in s.operations)
+            and len(s.operations) <= SHORT
+            and sum(int(np.prod(v.shape)) for v in self.values) <= _FEW
+        )
+
+    def _digits_left(self, run: Run) -> None:
+        """Where each step is right at PyTorch's numbers: how much is left of the whole?"""
+        if not self.checkable or "mismatch" in {step.verdict for step in self.judged.values()}:
+            return
         coarsest = self._dtype([value.id for value in self.values])
         # What is no more than a rounding of what went in is 0 to every route.
         sizes = (compare.largest(step.contribution) for step in self.explanation.steps)
         noise = 8 * compare.FORMATS[coarsest].unit * max(sizes, default=0.0)
         right = replace(run.judging.right, dtype=coarsest)
-        for label, closed in whole.gradients.items():
-            mine = self.explanation.gradients[label]
-            for name in ("formula", "text", "latex", "where", "ranges", "value"):
-                setattr(mine, name, getattr(closed, name))
-            if closed.verdict == "mismatch":  # closed form and chain rule, with digits to spare
-                mine.verdict = "mismatch"
-            elif self.checkable and mine.torch is not None and steps != "mismatch":
-                # Each step is right at PyTorch's numbers: how much is left of the whole?
-                (leaf,) = (node for node in run.leaves if node.label == label)
-                both = np.abs([mine.torch, closed.value])
-                mine.digits = None if (both <= noise).all() else right.least(leaf, mine.torch)
-                if mine.digits is not None:
-                    mine.verdict = worst([mine.verdict, "convention"])
-        if whole.check is not None:
-            self.differences += whole.check.differences
+        for leaf in run.leaves:
+            mine = self.explanation.gradients.get(leaf.label)
+            if mine is None or mine.torch is None or mine.verdict == "mismatch":
+                continue
+            if (np.abs([mine.torch, mine.value]) > noise).any():
+                mine.digits = right.least(leaf, mine.torch)
+            if mine.digits is not None:
+                mine.verdict = worst([mine.verdict, "convention"])
 
     def _graph(self) -> Graph | None:
         """All calls in one graph, with the script's names."""
@@ -170,114 +165,122 @@ class _Explainer(Backward):
 
     def _check(self) -> None:
         x = self.explanation
-        reason = ""
-        sending = [
-            operation.id
-            for operation in self.snapshot.operations
-            if operation.sent or self.snapshot.spent
-        ]
+        sending = [o.id for o in self.snapshot.operations if o.sent or self.snapshot.spent]
         x.unchecked = sum(number in self.opaque for number in sending)
         x.checked = len(sending) - x.unchecked
-        undecided = len(
-            {id for (id, _), step in self.judged.items() if step.verdict == "cannot tell"}
-        )
-        verdicts: list[str] = []
+        status = worst(step.verdict for step in self.judged.values())
+        verdicts = [g.verdict for g in x.gradients.values()]
+        whole = worst([status, *verdicts])
+        reason = self._not_compared(whole)
         if self.snapshot.fault is not None:
-            status, reason = "skipped", "PyTorch raised an error."
-        elif any(v.dtype.startswith("complex") for v in self.values):
-            status, reason = (
-                "cannot tell",
-                "the formulas are for real numbers, and these are complex.",
-            )
-        elif not self.checkable:
-            kinds = sorted({v.dtype for v in self.values} - compare.FORMATS.keys())
-            status, reason = "cannot tell", f"no formula here is for {', '.join(kinds)}."
-        elif x.unchecked and not x.checked:
-            status, reason = "cannot tell", "no operation of this chain has a formula."
+            status, verdicts, reason = "skipped", [], "PyTorch raised an error."
+        elif reason:
+            status, verdicts = "cannot tell", []
+        elif self.meant:
+            reason = _OWN
         else:
-            status = worst(step.verdict for step in self.judged.values())
-            verdicts = [g.verdict for g in x.gradients.values()]
-            if x.unchecked and worst([status, *verdicts]) != "mismatch":
-                status, verdicts = "cannot tell", []
-                of = x.checked + x.unchecked
-                reason = f"{x.checked} of {of} operations were compared, and they agree."
-            else:
-                whys = {step.why for step in self.judged.values()}
-                few = any(g.digits is not None for g in x.gradients.values())
-                reason = (
-                    _OWN
-                    if self.meant
-                    else fold.reason(
-                        worst([status, *verdicts]), whys, x.checked - undecided, x.checked, few=few
-                    )
-                )
+            left = {id for (id, _), step in self.judged.items() if step.verdict == "cannot tell"}
+            whys = {step.why for step in self.judged.values()}
+            few = any(g.digits is not None for g in x.gradients.values())
+            reason = fold.reason(whole, whys, x.checked - len(left), x.checked, few=few)
         bounds = [g.tolerance for g in x.gradients.values()]
         x.check = fold.check(
             status, verdicts, self.dtype, bounds, self.differences[:8], reason, self._by_kernel
         )
 
+    def _not_compared(self, whole: str) -> str:
+        """Why there is no verdict on the whole call, where something of it was held against nothing."""
+        x = self.explanation
+        if any(v.dtype.startswith("complex") for v in self.values):
+            return "the formulas are for real numbers, and these are complex."
+        if not self.checkable:
+            kinds = sorted({v.dtype for v in self.values} - compare.FORMATS.keys())
+            return f"no formula here is for {', '.join(kinds)}."
+        if x.unchecked and not x.checked:
+            return "no operation of this chain has a formula."
+        if x.unchecked and whole != "mismatch":
+            of = x.checked + x.unchecked
+            return f"{x.checked} of {of} operations were compared, and they agree."
+        return ""
+
     def _notes(self) -> None:
         x, s = self.explanation, self.snapshot
-        notes = [Note(kind, text) for kind, text in s.notes]
-
-        def say(kind: str, text: str, **data: Any) -> None:
-            notes.append(Note(kind, text, data))
-
         first = {point.node.op.name: point for point in reversed(self.singular)}
-        notes += [kink(p) for p in self.singular if p is first[p.node.op.name] and p.node.op.kink]
-        notes += self._infinities()
-        made = [o for o in s.operations if o.gradients and o.id not in self.opaque]
-        if made:
-            names = [self.labels[o.outputs[0]] for o in made if o.outputs]
-            verb = "is a gradient" if len(names) == 1 else "are gradients"
-            indirect = [name for name, o in zip(names, made, strict=False) if o.within]
-            text = (
-                f"{', '.join(names)} {verb} of an earlier backward pass with create_graph=True: what "
-                "it did is on the record like any other operation, and differentiated here."
+        x.notes = [
+            *(Note(kind, text) for kind, text in s.notes),
+            *(kink(p) for p in self.singular if p is first[p.node.op.name] and p.node.op.kink),
+            *self._infinities(),
+            *self._of_gradients(),
+            *self._of_functions(),
+            *self._of_opaque(),
+            *self._of_ends(),
+            *x.notes,
+        ]
+
+    def _of_gradients(self) -> Iterator[Note]:
+        made = [o for o in self.snapshot.operations if o.gradients and o.id not in self.opaque]
+        if not made:
+            return
+        names = [self.labels[o.outputs[0]] for o in made if o.outputs]
+        verb = "is a gradient" if len(names) == 1 else "are gradients"
+        text = (
+            f"{', '.join(names)} {verb} of an earlier backward pass with create_graph=True: what "
+            "it did is on the record like any other operation, and differentiated here."
+        )
+        indirect = [name for name, o in zip(names, made, strict=False) if o.within]
+        if indirect:
+            text += (
+                f" In {', '.join(indirect)} PyTorch reads results that the forward calls had "
+                "saved; the formulas have those written out, so the two are compared where "
+                "both ways have come together."
             )
-            if indirect:
-                text += (
-                    f" In {', '.join(indirect)} PyTorch reads results that the forward calls had "
-                    "saved; the formulas have those written out, so the two are compared where "
-                    "both ways have come together."
-                )
-            say("create_graph", text, nodes=names)
+        yield Note("create_graph", text, {"nodes": names})
+
+    def _of_functions(self) -> Iterator[Note]:
+        """What is said of the script's own backwards that are not the derivative of their forward."""
         for kind, text, found in (
             ("wrong backward", _WRONG, self.wrong), ("own backward", _MEANT, self.meant),
         ):  # fmt: skip
             for operation in found.values():
-                function = operation.name.removesuffix(".apply")
-                file = f"{s.site.file}:{function}" if s.site is not None else function
+                function, file = self._function(operation)
                 node = self.labels[operation.outputs[0]]
-                say(kind, text.format(function=function, file=file), node=node, function=function)
-        for operation in s.operations:
+                said = text.format(function=function, file=file)
+                yield Note(kind, said, {"node": node, "function": function})
+
+    def _function(self, operation: Operation) -> tuple[str, str]:
+        """A Function of the script, and what ``gradexplain check`` takes for it."""
+        function, site = operation.name.removesuffix(".apply"), self.snapshot.site
+        return function, function if site is None else f"{site.file}:{function}"
+
+    def _of_opaque(self) -> Iterator[Note]:
+        for operation in self.snapshot.operations:
             why = self.opaque.get(operation.id)
-            if why and operation.sent and operation.outputs:
-                name = self.labels[operation.outputs[0]]
-                advice = ""
-                if operation.name.endswith(".apply") and s.site is not None:
-                    function = operation.name.removesuffix(".apply")
-                    advice = f" gradexplain check {s.site.file}:{function} checks its backward."
-                text = (
-                    f"{name} = {self._call(operation)}: {why}; what it sends back is PyTorch's own"
-                )
-                say(
-                    "opaque", f"{text} local result.{advice}", node=name, function=operation.name,
-                    why=why,
-                )  # fmt: skip
+            if not (why and operation.sent and operation.outputs):
+                continue
+            name = self.labels[operation.outputs[0]]
+            text = (
+                f"{name} = {self._call(operation)}: {why}; what it sends back is PyTorch's own "
+                "local result."
+            )
+            if operation.name.endswith(".apply") and self.snapshot.site is not None:
+                text += f" gradexplain check {self._function(operation)[1]} checks its backward."
+            yield Note("opaque", text, {"node": name, "function": operation.name, "why": why})
+
+    def _of_ends(self) -> Iterator[Note]:
+        """Hooks, and gradients that were there before."""
         for number in self.hooked:
             name = self.labels[number]
-            say("hook", f"A hook on {name} replaced the gradient that arrived there.", node=name)
-        again = [e for e in s.accumulated if e.before is not None and e.kind == "leaf"]
-        if again and any(e.before is not None and e.before.any() for e in again):
-            names = [e.name for e in again]
+            text = f"A hook on {name} replaced the gradient that arrived there."
+            yield Note("hook", text, {"node": name})
+        leaves = [e for e in self.snapshot.accumulated if e.kind == "leaf"]
+        names = [e.name for e in leaves if e.before is not None]
+        if any(e.before is not None and e.before.any() for e in leaves):
             shown = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-            say(
-                "accumulated", f"{shown} held a gradient from before: backward adds to .grad, it does "
-                "not replace it. zero_grad() (or .grad = None) between the calls starts anew.",
-                inputs=names,
-            )  # fmt: skip
-        x.notes = notes + x.notes
+            text = (
+                f"{shown} held a gradient from before: backward adds to .grad, it does not replace "
+                "it. zero_grad() (or .grad = None) between the calls starts anew."
+            )
+            yield Note("accumulated", text, {"inputs": names})
 
     def _infinities(self) -> list[Note]:
         gradients = self.explanation.gradients.values()

@@ -399,6 +399,30 @@ class Journal:
         if not self.measuring and self.counted(optimizer):
             return
         tensors = [p for group in optimizer.param_groups for p in group["params"]]
+        known = self._stepping(optimizer, place, frame, tensors)
+        self._closure = known if closure else None
+        if closure:
+            return
+        if known.left and known.left == (self.backwards, *_marks(tensors)):
+            self._event("step taken twice", place, known)
+        if self._enlarged & set(known.leaves) and getattr(optimizer, "grad_scale", None) is None:
+            self._unscaled("step with scaled gradients", place, known)
+        self._enlarged -= set(known.leaves)
+        waiting = [key for key in known.leaves if key in self._since]
+        grads = {id(t): t.grad for t in tensors if t.grad is not None and _is_dense(t.grad)}
+        sizes = torch._foreach_norm([*grads.values()], math.inf) if grads else ()
+        tops = {key: float(size) for key, size in zip(grads, sizes, strict=True)}
+        self._after_clipping(waiting, tops)
+        self._spend(known, place, waiting, tensors, {key for key, top in tops.items() if top == 0})
+        for key in waiting:
+            del self._since[key]
+        if known.steps <= _STEPS and sum(t.numel() for t in tensors) <= _COPIED:
+            self._copies = {id(t): t.detach().clone() for t in tensors if t.grad is not None}
+
+    def _stepping(
+        self, optimizer: Any, place: Site | None, frame: Any, tensors: list[Any]
+    ) -> Optimizer:
+        """What is known of an optimizer at its next step."""
         known = self.optimizers.get(id(optimizer))
         if known is None or known.reference() is not optimizer:
             self._meet(tensors, frame)
@@ -412,27 +436,29 @@ class Journal:
         known.site, self._last = place, known
         known.steps += 1
         known.history[known.steps] = max(known.rates, default=0.0)
-        self._closure = known if closure else None
-        if closure:
+        return known
+
+    def _after_clipping(self, waiting: list[int], tops: dict[int, float]) -> None:
+        """Whether clipping left next to nothing of the gradients that ``waiting`` leaves had."""
+        if self._clipped is None:
             return
-        if known.left and known.left == (self.backwards, *_marks(tensors)):
-            self._event("step taken twice", place, known)
-        if self._enlarged & set(known.leaves) and getattr(optimizer, "grad_scale", None) is None:
-            self._unscaled("step with scaled gradients", place, known)
-        self._enlarged -= set(known.leaves)
-        waiting = [key for key in known.leaves if key in self._since]
-        grads = {id(t): t.grad for t in tensors if t.grad is not None and _is_dense(t.grad)}
-        sizes = torch._foreach_norm([*grads.values()], math.inf) if grads else ()
-        tops = {key: float(size) for key, size in zip(grads, sizes, strict=True)}
-        zero = {key for key, size in tops.items() if size == 0}
-        if self._clipped is not None:
-            then = max((s.largest for k in waiting for s in [*self.leaves[k].stats.values()][-1:]),
-                       default=0.0)  # fmt: skip
-            if max(tops.values(), default=then) < _DARK * then:
-                self.shrunk = *self._clipped, then, max(tops.values())
-            self._clipped = None
-        empty = True
-        stale = []
+        lasts = ([*self.leaves[key].stats.values()][-1:] for key in waiting)
+        then = max((stat.largest for last in lasts for stat in last), default=0.0)
+        now = max(tops.values(), default=then)
+        if now < _DARK * then:
+            self.shrunk = *self._clipped, then, now
+        self._clipped = None
+
+    def _spend(
+        self,
+        known: Optimizer,
+        place: Site | None,
+        waiting: list[int],
+        tensors: list[Any],
+        zero: set[int],
+    ) -> None:
+        """Each gradient is used by this step: was it used before, or wiped away since ``backward``?"""
+        empty, stale = True, []
         for tensor in tensors:
             leaf = self.leaves[id(tensor)]
             leaf.stepped += 1
@@ -440,10 +466,9 @@ class Journal:
                 continue
             leaf.reached = True
             if leaf.used or leaf.stale or leaf.key not in zero:
-                empty = False
+                empty, leaf.used = False, True
                 if leaf.stale:
                     stale.append(leaf)
-                leaf.used = True
         if stale and len(stale) >= len(waiting) / 2:
             backward = self._since[stale[0].key][1]
             self._event(
@@ -457,10 +482,6 @@ class Journal:
             wiped = next((z for z in reversed(self.zeroed) if z[2] & mine), None)
             wipe = wiped[1] if wiped else None
             self._event("wiped", wipe or place, known, zero=wipe, backward=last[1], step=place)
-        for key in waiting:
-            del self._since[key]
-        if known.steps <= _STEPS and sum(t.numel() for t in tensors) <= _COPIED:
-            self._copies = {id(t): t.detach().clone() for t in tensors if t.grad is not None}
 
     def stepped(self, optimizer: Any) -> None:
         """An optimizer has taken its step."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,7 +33,9 @@ def of_steps(trace: Seen) -> Iterator[Finding]:
     for event in journal.events:
         if event.kind != "by hand" or not stale:
             yield _event(event, journal)
-    yield from _memberships(trace)
+    yield from _never_stepped(trace)
+    yield from _left_out(journal)
+    yield from _unused(journal)
     yield from _shared(journal)
     for place, count in trace.sums.items():
         if count >= _ADDED:
@@ -82,37 +85,44 @@ def _event(event: Event, journal: Journal) -> Finding:
 # -- who is in which optimizer ---------------------------------------------------------------------
 
 
-def _memberships(trace: Seen) -> Iterator[Finding]:
-    journal = trace.journal
-    optimizers = list(journal.optimizers.values())
-    # Those that have taken no step by the end, and whose parameters nobody else changes.
-    idle = {
-        key: (name, members) for key, (name, members) in journal.at_hand.items()
-        if key not in journal.optimizers
-        and any(leaf.key in members and _got(leaf) for leaf in journal.leaves.values())
-        and not any(leaf.key in members and leaf.changed for leaf in journal.leaves.values())
-    }  # fmt: skip
+def _never_stepped(trace: Seen) -> Iterator[Finding]:
+    """Optimizers that have taken no step by the end, and whose parameters nobody else changes."""
+    idle = _idle(trace.journal)
     if idle:
-        names = list(dict.fromkeys(name for name, _ in idle.values()))
+        names = list(dict.fromkeys(name for name, _ in idle))
         last = trace.all[-1].site if trace.all else None
         yield told("step never taken", last, names=names, count=len(trace.all), first=names[0])
-    if not optimizers:
+
+
+def _idle(journal: Journal) -> list[tuple[str, frozenset[int]]]:
+    leaves = journal.leaves.values()
+    return [
+        (name, members) for key, (name, members) in journal.at_hand.items()
+        if key not in journal.optimizers
+        and any(leaf.key in members and _got(leaf) for leaf in leaves)
+        and not any(leaf.key in members and leaf.changed for leaf in leaves)
+    ]  # fmt: skip
+
+
+def _left_out(journal: Journal) -> Iterator[Finding]:
+    """Parameters with gradients that are in no optimizer, and that nothing else changes."""
+    first = next(iter(journal.optimizers.values()), None)
+    if first is None:
         return
-    first = optimizers[0]
-    inside = {key for optimizer in optimizers for key in optimizer.leaves}
-    inside = inside.union(*(members for _, members in idle.values()))
+    inside = {key for optimizer in journal.optimizers.values() for key in optimizer.leaves}
+    inside = inside.union(*(members for _, members in _idle(journal)))
     got = [leaf for leaf in journal.leaves.values() if _got(leaf)]
     left = [
         leaf for leaf in got
         if (leaf.parameter or leaf.unregistered) and leaf.key not in inside and leaf.name
+        and not leaf.changed
     ]  # fmt: skip
-    left = [leaf for leaf in left if not leaf.changed]
-    names = list(dict.fromkeys(leaf.name for leaf in left))
+    counts = Counter(leaf.name for leaf in left)
+    names = list(counts)
     if left and len(left) == len(got) and len(names) == len(left):
         yield told("not in the optimizer: others", first.site, names=names, optimizer=first.name)
-        return
-    if left and len(names) < len(left):
-        again = next(n for n in names if [leaf.name for leaf in left].count(n) > 1)
+    elif len(names) < len(left):
+        again = next(name for name in names if counts[name] > 1)
         attribute = f"self.{again.rpartition('.')[2]}"
         places = assigned("" if first.site is None else first.site.filename, attribute)
         made = [site for function, site, _ in places if function != "__init__"]
@@ -126,7 +136,11 @@ def _memberships(trace: Seen) -> Iterator[Finding]:
             f"not in the optimizer: {variant}", first.site, names=names, optimizer=first.name,
             kind=first.kind,
         )  # fmt: skip
-    for optimizer in optimizers:
+
+
+def _unused(journal: Journal) -> Iterator[Finding]:
+    """Parameters that an optimizer has and that no ``backward`` reaches."""
+    for optimizer in journal.optimizers.values():
         members = [journal.leaves[key] for key in optimizer.leaves if key in journal.leaves]
         unused = [leaf for leaf in members if not leaf.reached and leaf.stepped and leaf.requires]
         if unused and len(unused) < len(members) and journal.backwards:
