@@ -671,3 +671,29 @@ def test_a_call_that_fails_and_is_caught(tmp_path: Path) -> None:
     assert found.fault.message == "mine"
     assert "size" not in found.fault.why
     assert [call.complete for call in found.calls] == [True]
+
+
+def test_the_path_goes_through_whole_blocks(tmp_path: Path) -> None:
+    """What lies between two values that all of the gradient passes has one factor."""
+    trace = traced(script(tmp_path, (
+        "from torch import nn\n"
+        "x, stem = torch.randn(4, 6), nn.Linear(6, 6)\n"
+        "blocks = nn.ModuleList(nn.Linear(6, 6) for _ in range(9))\n"
+        "h = stem(x)\n"
+        "for block in blocks:\n"
+        "    h = h + 0.01*torch.tanh(block(h))\n"
+        "h = torch.relu(h) * torch.sigmoid(h)\n"
+        "h.sum().backward()\n"
+    )))  # fmt: skip
+    path = trace.screen("script.py").path
+    assert path is not None
+    assert [(f.operation, f.line, f.times) for f in path.factors] == [
+        ("sum", 9, 1), ("block of 3 operations", 8, 1), ("x + f(x)", 7, 9), ("linear", 5, 1),
+    ]  # fmt: skip
+    assert path.end == "stem.weight"
+    whole = np.prod([f.factor**f.times for f in path.factors])
+    np.testing.assert_allclose(whole, path.last / path.first, rtol=1e-9)
+    by_name = {e.name: e.after for e in trace.calls[0].accumulated}
+    np.testing.assert_allclose(path.last, np.linalg.norm(by_name["stem.weight"]))  # type: ignore[arg-type]
+    assert 0.9 < path.factors[2].factor < 1.1
+    assert 0 < path.factors[2].branch < 0.02

@@ -186,9 +186,10 @@ def _path(path: Path | None) -> list[doc.Block]:
 def _factor(factor: Factor) -> tuple[doc.Cell, ...]:
     where = "" if factor.line is None else f"line {factor.line}"
     many = factor.times > 1
-    times = f"{factor.times} times: ×{_short(factor.factor**factor.times)}" if many else ""
+    told = [f"{factor.times} times: ×{_short(factor.factor**factor.times)}"] * many
+    told += [f"×{_short(factor.branch)} through f alone"] * (factor.branch == factor.branch)
     at = f"at {'each ' * many}{factor.operation}"
-    return doc.row(f"×{_short(factor.factor)}", at, doc.label(where), times)
+    return doc.row(f"×{_short(factor.factor)}", at, doc.label(where), "; ".join(told))
 
 
 # -- the rest --------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gradexplain.explanation import Array
 from gradexplain.texts import listed
 from gradexplain.trace.call import Brief, labels_of
 from gradexplain.trace.diagnose.finding import Finding, Scene, line_of, norm, plain
@@ -17,8 +18,12 @@ from gradexplain.trace.seen import Seen
 from gradexplain.trace.snapshot import Fault, Operation, Snapshot
 from gradexplain.verdict.status import worst
 
-#: The path has so many.
-_STEPS = 7
+#: The path has so many, and is shown from so many on.
+_STEPS, _FEWEST = 7, 3
+
+#: What brings a block and what goes past it together.
+_SUMS = {"add", "iadd", "radd"}
+
 _NOTHING = 5
 
 _TRANSFORMS = "torch.func differentiates by transforms of its own, which no formula is held against"
@@ -26,17 +31,20 @@ _TRANSFORMS = "torch.func differentiates by transforms of its own, which no form
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """An operation on the gradient's path, repeated: the norm goes on by ``factor`` each time."""
+    """An operation or block on the gradient's path, repeated: the norm goes on by ``factor`` each
+    time, and by ``branch`` through f alone where it is ``x + f(x)``.
+    """
 
     operation: str
     line: int | None
     times: int
     factor: float
+    branch: float
 
 
 @dataclass(slots=True)
 class Path:
-    """The longest way from the output back: norms at both ends and what lies between."""
+    """The way from the output back: norms at both ends and what lies between."""
 
     start: str
     end: str
@@ -197,52 +205,83 @@ def rows_of(trace: Seen, snapshot: Snapshot | None) -> tuple[list[Row], int | No
 
 
 def path_of(scene: Scene) -> Path | None:
-    """The longest way of the gradient from the output back, with a factor for each operation."""
-    depth: dict[int, int] = {}
-    by: dict[int, tuple[Operation, int]] = {}
-    for operation in scene.operations:
-        ways = [n for n in operation.inputs if scene.value(n).kind != "constant"]
-        if not ways:
-            continue
-        deepest = max(ways, key=lambda n: (depth.get(n, 0), scene.value(n).kind != "leaf"))
-        for output in operation.outputs:
-            depth[output] = depth.get(deepest, 0) + 1
-            by[output] = operation, deepest
-    roots = [n for n in scene.snapshot.roots if n in by]
-    if not roots:
+    """The gradient's way from the output to the farthest leaf, with a factor for each part of it.
+
+    A part lies between two values through which all of the gradient goes: an operation, or a block
+    whose branches part and meet again.  What flows in one branch alone is no measure of the whole.
+    """
+    end = _farthest(scene)
+    if end is None:
         return None
-    here = max(roots, key=lambda n: depth[n])
-    start = here
-    steps: list[tuple[str, int | None, float]] = []
-    first = norm(scene.value(here).upstream if scene.value(here).upstream is not None
-                 else scene.value(here).arrived)  # fmt: skip
-    size = first
-    while here in by:
-        operation, below = by[here]
-        value = scene.value(below)
-        array = value.upstream if value.upstream is not None else operation.sent.get(below)
-        if array is None:
-            break
+    last, leaf = end
+    leading = {last.id}  # the operations by which something comes to the last one
+    for operation in scene.operations[last.id + 1 :]:
+        if any(scene.value(n).call in leading for n in operation.inputs):
+            leading.add(operation.id)
+    flowing = {n for n in scene.snapshot.roots if scene.value(n).call in leading}
+    start = [scene.value(n) for n in sorted(flowing)]
+    size = math.hypot(*(norm(v.arrived if v.upstream is None else v.upstream) for v in start))
+    path = Path(scene.name(start[-1].id), scene.name(leaf), size, size)
+    parts: dict[tuple[str, int | None], list[tuple[float, float]]] = {}
+    within: list[Operation] = []
+    for operation in reversed(scene.operations[last.id :]):
+        if flowing.isdisjoint(operation.outputs):
+            continue
+        within.append(operation)
+        flowing.difference_update(operation.outputs)
+        flowing.update(n for n in operation.inputs if scene.value(n).call in leading)
+        below = leaf if operation is last else min(flowing)
+        array = last.sent.get(leaf) if operation is last else scene.value(below).upstream
+        if len(flowing) > 1 or array is None:
+            continue
         now = norm(array) if np.isfinite(array).all() else math.nan
         if size > 0:
-            steps.append((plain(operation.name), line_of(operation.site), now / size))
-        here, size = below, now
+            name, skipped = _part(within, below)
+            branch = math.nan if skipped is None else norm(array - skipped) / size
+            parts.setdefault((name, line_of(within[0].site)), []).append((now / size, branch))
+        path.last = size = now
+        within = []
         if math.isnan(now):
             break
-    if len(steps) < 3:
+    for (name, line), factors in parts.items():
+        each, branches = zip(*factors, strict=True)
+        path.factors.append(Factor(name, line, len(factors), _mean(each), _mean(branches)))
+    if sum(factor.times for factor in path.factors) < _FEWEST:
         return None
-    path = Path(scene.name(start), scene.name(here), first, size)
-    grouped: dict[tuple[str, int | None], list[float]] = {}
-    for name, line, factor in steps:
-        grouped.setdefault((name, line), []).append(factor)
-    for (name, line), factors in grouped.items():
-        mean = math.nan if any(map(math.isnan, factors)) else 0.0
-        if all(factor > 0 for factor in factors):
-            mean = float(np.exp(np.mean(np.log(factors))))
-        path.factors.append(Factor(name, line, len(factors), mean))
     if len(path.factors) > _STEPS:
         path.factors = _telling(path.factors)
     return path
+
+
+def _farthest(scene: Scene) -> tuple[Operation, int] | None:
+    """The operation at the end of the longest way back, and the leaf that it reads."""
+    depth: dict[int, int] = {}
+    ends: dict[int, tuple[Operation, int]] = {}
+    for operation in scene.operations:
+        ways = [n for n in operation.inputs if scene.value(n).kind != "constant"]
+        deepest = max(ways, key=lambda n: depth.get(n, 0), default=None)
+        if deepest is not None:
+            for output in operation.outputs:
+                depth[output] = depth.get(deepest, 0) + 1
+                ends[output] = ends.get(deepest, (operation, deepest))
+    roots = [n for n in scene.snapshot.roots if n in ends]
+    return ends[max(roots, key=lambda n: depth[n])] if roots else None
+
+
+def _part(operations: Sequence[Operation], below: int) -> tuple[str, Array | None]:
+    """What a part of the path is called; of ``x + f(x)`` what comes to x without f."""
+    last = operations[0]
+    if len(operations) == 1:
+        return plain(last.name), None
+    if plain(last.name) in _SUMS and below in last.inputs:
+        return "x + f(x)", last.sent.get(below)
+    return f"block of {len(operations)} operations", None
+
+
+def _mean(factors: Sequence[float]) -> float:
+    if any(map(math.isnan, factors)):
+        return math.nan
+    return float(np.exp(np.mean(np.log(factors)))) if all(factors) else 0.0
 
 
 def _telling(factors: list[Factor]) -> list[Factor]:
