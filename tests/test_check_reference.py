@@ -63,7 +63,8 @@ def test_a_kernel_against_its_reference(op: Any, against: Any) -> None:
 def test_the_forward_is_compared_first() -> None:
     report = check(Shifted, against=reference)
     assert report.faults == {"x": "forward_differs"}
-    assert "0.001" in report.inputs["x"].fault.sentence  # type: ignore[union-attr]
+    fault = report.inputs["x"].fault
+    assert fault is not None and "0.001" in fault.sentence
 
 
 def test_a_reference_of_other_inputs() -> None:

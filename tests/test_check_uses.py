@@ -665,7 +665,8 @@ def test_what_mends_a_backward_is_right_at_other_arguments_too() -> None:
 
 def test_what_mends_a_backward_at_the_defaults_alone_is_a_hint() -> None:
     found = check(Reduced, shapes={"x": (2, 3)}).inputs["x"]
-    assert (found.fault.code, found.remedy, found.patch) == ("sum_vs_mean", "", ())  # type: ignore[union-attr]
+    assert found.fault is not None
+    assert (found.fault.code, found.remedy, found.patch) == ("sum_vs_mean", "", ())
     line = check(Reduced, shapes={"x": (2, 3)}, arguments={"mean": True}).inputs["x"].remedy
     assert line.startswith("return ")
     assert found.hint == f"{line} mends it at these arguments, but not at others"

@@ -8,19 +8,17 @@ import inspect
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
 from gradexplain import points
 from gradexplain.checking import numeric
 from gradexplain.checking.operation import quiet, source_tree
+from gradexplain.checking.places import Edit
 from gradexplain.checking.rewriting import SLOPES, Scope, text
-
-if TYPE_CHECKING:
-    from gradexplain.checking.places import Edit
-    from gradexplain.checking.setting import CodeSetting
-    from gradexplain.checking.trials import Trial
+from gradexplain.checking.setting import CodeSetting
+from gradexplain.checking.trials import Trial
 
 torch = numeric.torch_module()
 
@@ -81,7 +79,7 @@ class Bench:
         if not self.made or not all(y.requires_grad for y, _ in self.made):
             self.tree = None
             return
-        operation = cast("CodeSetting", self.trials[0].setting).subject.operation
+        operation = cast(CodeSetting, self.trials[0].setting).subject.operation
         #: Where the gradients stand in what backward returns; every place, where that is unknown.
         self.returned = (
             [operation.place(n, list(self.trials[0].setting.shapes)) for n in names]
@@ -95,7 +93,7 @@ class Bench:
 
     def _make(self, k: int) -> None:
         """Run the forward of the k-th trial, for the first time or anew."""
-        setting = cast("CodeSetting", self.trials[k].setting)
+        setting = cast(CodeSetting, self.trials[k].setting)
         made = setting.applied(self.trials[k].values, "float64")
         self.made[k : k + 1] = [made]
         self.kept[k : k + 1] = [_kept(made[0])]

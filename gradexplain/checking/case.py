@@ -108,7 +108,7 @@ class Case:
     together: tuple[str, ...] = ()
 
     def _benches(self) -> Iterator[Bench | FormulaBench]:
-        functions = getattr(self.first.setting, "functions", ())
+        functions = self.first.setting.functions
         told = self.telling if functions else []
         rest = [*(t for t in self.regular if t not in told), *self.elsewhere] if functions else []
         for function in functions:
@@ -195,7 +195,7 @@ class Case:
 
     def written(self, line: str) -> Fault | None:
         """A mend that writes the right gradient for what is returned."""
-        for function in getattr(self.first.setting, "functions", ()):
+        for function in self.first.setting.functions:
             bench = Bench(function, self.regular, [self.name], beside=self.beside)
             found = edits.written(bench, self.name, line)
             if found:

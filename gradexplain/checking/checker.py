@@ -13,9 +13,10 @@ import numpy as np
 from gradexplain.checking import conditions, formulas, manners, numeric
 from gradexplain.checking.case import Case
 from gradexplain.checking.claims import wrong_shape
-from gradexplain.checking.code import Asked, Question, integers, subjects_of, varied_subjects
+from gradexplain.checking.code import Asked, integers, subjects_of, varied_subjects
 from gradexplain.checking.dtypes import measured
 from gradexplain.checking.faults import UNMENDED, diagnose
+from gradexplain.checking.forwards import Question
 from gradexplain.checking.making import made, where
 from gradexplain.checking.operation import GIVEN, OPTIONAL, Operation, none_places
 from gradexplain.checking.report import (
@@ -294,7 +295,7 @@ def _report(
     if plain:
         asked = trials, tries, first.setting.wanted, given, whole
         found = conditions.met(conditions.on_data(first, given), *asked)
-        is_code = bool(getattr(first.setting, "functions", ()))
+        is_code = bool(first.setting.functions)
         if found is not None:
             report.condition, trials = found[0].text, found[1]
         elif is_code and (number := conditions.as_numbers(trials, tries, given, whole)):
@@ -413,7 +414,7 @@ def _input(
         found.line = gradient_line(
             tries.subject.graph_at, worst.setting.shapes, name, report.v_name
         )
-        if getattr(worst.setting, "functions", ()):
+        if worst.setting.functions:
             _mend(found, case)
     return found
 

@@ -11,10 +11,11 @@ import ast
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
 
+from gradexplain.checking import edits
 from gradexplain.checking.bench import Bench
 from gradexplain.checking.making import made
 from gradexplain.checking.operation import source_tree
@@ -22,9 +23,6 @@ from gradexplain.checking.trials import Trial, Tries
 from gradexplain.errors import GradexplainError
 from gradexplain.explanation import Array
 from gradexplain.ops.base import Shape
-
-if TYPE_CHECKING:
-    from gradexplain.checking.setting import CodeSetting
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ def as_numbers(
         return None
     if not any(first.shapes[n] for n in rest):
         return None
-    if any(_fills(f, wrong) for f in getattr(first, "functions", ())):
+    if any(_fills(f, wrong) for f in first.functions):
         return None
     settings = {id(t.setting): t.setting for t in trials}
     found = []
@@ -135,8 +133,7 @@ def as_numbers(
         return None
     if not all(t.right(n) for t in found for n in first.wanted):
         likely = [t for t in found if not t.special]
-        setting = cast("CodeSetting", likely[0].setting)
-        mends = all(t.right(n) for t in found for n in rest) and setting.mendable(likely)
+        mends = all(t.right(n) for t in found for n in rest) and edits.mendable(likely)
         return ("", found) if mends else None
     many = len(wrong) > 1
     return f"{' and '.join(wrong)} {'are single numbers' if many else 'is a single number'}", found
@@ -171,7 +168,7 @@ def but_for_constants(trials: Sequence[Trial]) -> list[str]:
     wrong = [n for n in first.wanted if not all(t.right(n) for t in regular)]
     close = wrong and all((_gap(t, n) <= 1e-5 * np.abs(t.true[n]).max(initial=0.0)).all()
                           for t in regular for n in wrong)  # fmt: skip
-    for function in getattr(first, "functions", ()) if close else ():
+    for function in first.functions if close else ():
         bench = Bench(function, regular[:3], wrong)
         room = {(t, n): t.tolerance(n) for t in trials for n in wrong}
         named: dict[str, None] = {}

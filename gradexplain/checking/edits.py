@@ -23,6 +23,7 @@ from gradexplain.checking.formula_bench import FormulaBench
 from gradexplain.checking.places import Edit, Slot, bearing, edits, slots
 from gradexplain.checking.report import Fault, Patch
 from gradexplain.checking.rewriting import text
+from gradexplain.checking.trials import Trial
 
 torch = numeric.torch_module()
 
@@ -78,6 +79,13 @@ def _find(
         if _right(bench, [edit]):
             return [edit]
     return unnamed or (_pair(bench, kept) if pairs else [])
+
+
+def mendable(trials: Sequence[Trial]) -> bool:
+    """Whether one edit of the user's own source makes the backward right at these trials."""
+    setting = trials[0].setting
+    some = (Bench(f, trials[:4], setting.wanted) for f in setting.functions)
+    return any(find(one, pairs=False) for one in some)
 
 
 def among(bench: Bench | FormulaBench, known: Sequence[list[Edit]]) -> list[Edit]:

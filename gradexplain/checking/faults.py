@@ -28,7 +28,7 @@ UNMENDED = ("forward_differs", "inplace_forward", "inplace_buffer", "nondetermin
 
 def diagnose(case: Case) -> Fault:
     """The simplest fault that explains every trial."""
-    code = bool(getattr(case.first.setting, "functions", ()))
+    code = bool(case.first.setting.functions)
     for hypothesis in _HYPOTHESES if code else sorted(_HYPOTHESES, key=lambda one: one is _edited):
         fault = hypothesis(case)
         if fault is not None:

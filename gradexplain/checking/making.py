@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from gradexplain import points
-from gradexplain.checking import numeric
+from gradexplain.checking import edits, numeric
 from gradexplain.checking.subjects import (
     Setting,
     Subject,
@@ -60,10 +60,9 @@ def made(
         # The shapes were chosen to suit the claim.  Where it is wrong there too the likeliest shapes
         # show better what is wrong; of code, where one edit makes it right at them.
         _, settings = _settings(subject, fixed, given, plain=True)
-        likeliest = settings[0]
-        if getattr(likeliest, "functions", ()):
+        if settings[0].functions:
             others = _at_settings(tries, settings[:1], given, grad)
-            if likeliest.mendable([t for t in others if not t.special]):  # type: ignore[attr-defined]
+            if edits.mendable([t for t in others if not t.special]):
                 return others
         elif not right:
             return _at_settings(tries, settings, given, grad)

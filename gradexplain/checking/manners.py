@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gradexplain import points
 from gradexplain.checking import differences, numeric
 from gradexplain.checking.operation import quiet, said
 from gradexplain.checking.report import Fault
+from gradexplain.checking.setting import CodeSetting
 from gradexplain.checking.told import told
+from gradexplain.checking.trials import Trial
 from gradexplain.explanation import Array
 from gradexplain.texts import listed
-
-if TYPE_CHECKING:
-    from gradexplain.checking.setting import CodeSetting
-    from gradexplain.checking.trials import Trial
 
 torch = numeric.torch_module()
 #: Each subset of so many inputs is tried; of more, each input alone.
@@ -26,9 +24,10 @@ _SUBSETS = 4
 class Use:
     """One operation at one point, differentiated in whatever manner is asked for."""
 
-    def __init__(self, setting: CodeSetting, values: Mapping[str, Array]) -> None:
-        self.setting, self.values = setting, values
-        self.wanted = setting.wanted
+    def __init__(self, trial: Trial, values: Mapping[str, Array]) -> None:
+        assert isinstance(trial.setting, CodeSetting)
+        self.setting, self.values = trial.setting, values
+        self.wanted = trial.setting.wanted
         #: What each fault says of an input, and what is no fault and said in a note.
         self.notes: list[str] = []
 
@@ -53,7 +52,7 @@ class Use:
 
 def faults(trial: Trial) -> tuple[dict[str, Fault], list[str]]:
     """What is wrong by input, and notes."""
-    use = Use(trial.setting, trial.values)  # type: ignore[arg-type]
+    use = Use(trial, trial.values)
     try:
         outputs, _ = use.run(use.wanted)
         vs = [torch.as_tensor(0.5 + points.spread(tuple(y.shape), 7)) for y in outputs]
@@ -134,11 +133,11 @@ def second(trial: Trial) -> dict[str, Fault]:
     """The derivatives of the gradients themselves, by each input and by v, held against central
     differences of the gradients, which are right.
     """
-    use = Use(trial.setting, trial.values)  # type: ignore[arg-type]
+    use = Use(trial, trial.values)
     names = use.wanted
 
     def first(values: Mapping[str, Array], *, graph: bool = False) -> tuple[list[Any], list[Any]]:
-        here = Use(use.setting, {n: values[n] for n in use.setting.shapes})
+        here = Use(trial, {n: values[n] for n in use.setting.shapes})
         outputs, leaves = here.run(names)
         parts, start = [], 0
         flat = torch.as_tensor(values["v"]).requires_grad_(graph)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gradexplain import points
 from gradexplain.checking import claims as claims_
 from gradexplain.checking import differences, numeric
+from gradexplain.checking.forwards import Operated
 from gradexplain.checking.operation import (
     plainly,
     quiet,
@@ -28,9 +29,6 @@ from gradexplain.explanation import Array
 from gradexplain.graph import Graph
 from gradexplain.ops.base import show_shape
 
-if TYPE_CHECKING:
-    from gradexplain.checking.code import CodeSubject
-
 torch = numeric.torch_module()
 
 
@@ -42,11 +40,9 @@ _NEARBY = 40
 class CodeSetting(Setting):
     """A claim that is code: it is run."""
 
-    subject: CodeSubject
+    subject: Operated
     #: Inputs that forward says it changes, by ctx.mark_dirty.
     dirty: tuple[str, ...] = ()
-    #: The Functions that are applied, in order.
-    functions: tuple[Any, ...] = ()
     #: What J is held against: "" for the closed form or autograd, else "differences".
     by: str = ""
     #: What is declared as the gradient of each input, where it is.
@@ -166,13 +162,6 @@ class CodeSetting(Setting):
             r.problem != "raises" and (r.rows is None or r.rows.shape[1:] == self.shapes[n])
             for n, r in found.results.items()
         )
-
-    def mendable(self, trials: Sequence[Any]) -> bool:
-        """Whether one edit of the source makes the backward right here."""
-        from gradexplain.checking import bench, edits
-
-        some = (bench.Bench(f, trials[:4], self.wanted) for f in self.functions)
-        return any(edits.find(one, pairs=False) for one in some)
 
     @property
     def kinked(self) -> bool:

@@ -67,6 +67,8 @@ class Setting(ABC):
     #: The claim's own graph by input, where it has one.
     claims: dict[str, Graph]
     grad_names: tuple[str, ...]
+    #: The Functions that are applied, in order, where the claim is code.
+    functions: tuple[Any, ...] = field(default=(), kw_only=True)
 
     @abstractmethod
     def implemented(
