@@ -322,6 +322,12 @@ class ChainRule:
                     pairs[id] = pair[0], Relative(pair[0])
 
 
+def at_moved(graph: Graph, values: Mapping[str, Array], move: compare.Move) -> Mapping[str, Array]:
+    """``values`` with other last digits, but for the integers among them."""
+    integers = {node.label for node in graph.leaves if node.integer}
+    return {name: a if name in integers else move(a) for name, a in values.items()}
+
+
 @dataclass(frozen=True)
 class RightDigits:
     """Which of PyTorch's gradients have few right digits, by a ``chain`` that was carried through with
@@ -354,10 +360,8 @@ class RightDigits:
     def _moved(self) -> list[ChainRule]:
         """The chain rule at inputs whose last digits are other ones."""
         found, graph = [], self.chain.graph
-        whole = {node.label for node in graph.leaves if node.integer}
         with mp.workdps(self.precision):
             for move in compare.moves(self.dtype):
-                at = {name: a if name in whole else move(a) for name, a in self.values.items()}
-                found.append(ChainRule(graph, at, exact=True))
+                found.append(ChainRule(graph, at_moved(graph, self.values, move), exact=True))
                 found[-1].backward(move(self.v), self.wanted)
         return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from gradexplain.formula.indices import Ranges, index
 from gradexplain.graph import Node
 from gradexplain.plan.arrays import to_float
 from gradexplain.problem import Problem, is_small
-from gradexplain.routes.chain import ChainRule, RightDigits, cleaned, settled_chain
+from gradexplain.routes.chain import ChainRule, RightDigits, at_moved, cleaned, settled_chain
 from gradexplain.routes.closed import ClosedForm
 from gradexplain.routes.double import Pass
 from gradexplain.routes.judged import JudgedSteps, judged
@@ -80,6 +80,7 @@ class Making:
         self.hessian = asked.found
         self.differences: list[Difference] = []
         self._known: dict[int | None, Accounted] = {}
+        self._rows = cache(self._chain_rows)
         self.answer = None if asked.shared is None else asked.shared.answer()
         if self.answer is not None and (self.answer.error or self.answer.second.error):
             self.refused = self.answer.error or self.answer.second.error
@@ -135,7 +136,7 @@ class Making:
     # -- blocks ----------------------------------------------------------------------------------
 
     def _blocks(self) -> None:
-        rows = self._chain_rows() if self.asked.whole else {}
+        rows = self._rows(compare.still) if self.asked.whole else {}
         for a in self.leaves:
             id = self.formulas.of.get(a.label)
             if id is not None:
@@ -197,7 +198,7 @@ class Making:
         block.tolerance, exact = self._bounds(size, block.known)
         block.verdict, block.margin = self._compare(
             self._left(a, "", b, ""), block.value, stepped, block.torch, block.tolerance, exact,
-            b, self.steps.of.get(a.label),
+            lambda found: self._lost(a, b, found), b, self.steps.of.get(a.label),
         )  # fmt: skip
         if block.value is None or block.torch is None:
             return
@@ -270,11 +271,12 @@ class Making:
         torch: Array | None,
         tolerance: Array,
         exact: Array,
+        lost: Callable[[Array], Any],
         node: Node,
         id: int | None = None,
     ) -> tuple[str, float | None]:
         """The verdict on ``H·u`` for ``node``, or the Jacobian of the value ``id`` by it, and its margin;
-        differences are kept."""
+        differences are kept.  ``lost`` says which elements of PyTorch's have few right digits."""
         accounted, pairs = self._accounted(node, id), []
         if value is not None:
             pairs.append((("closed form", "chain rule"), value, chain, exact))
@@ -294,23 +296,19 @@ class Making:
         (routes, expected, given, allowed) = pairs[-1]
         dtype, scale = self.problem.dtype, compare.largest(self.problem.v)
         whole = compare.judge(name, routes, expected, given, allowed, dtype, scale)
-        if status == "convention" or status == whole.verdict == "agree":
+        if status == "convention":
+            return status, whole.margin
+        few = lost(given).any()
+        if status == whole.verdict == "agree" and not few:
             return status, whole.margin
         # The bound is carried through both passes: what decides are the steps, each by itself.
         steps = worst(step.verdict for step in self.judged.every())
-        off = compare.differs(expected, given, allowed)
-        few = digits.few(digits.whole(given, expected, dtype, scale), dtype)
-        each = off & digits.few(digits.right(given, expected, dtype), dtype)
         alone = value is None or not compare.differs(value, chain, exact).any()
         if alone and steps in ("agree", "convention"):
-            if not few and not each.any():
+            if not few or not self._astray:
                 self.differences = [d for d in self.differences if d not in found]
-                return steps, whole.margin
-            *_, stepped = self._runs(node)
-            lasting = ~digits.few(digits.right(*stepped, dtype), dtype)
-            if not (off & lasting).any() and not self._astray():
-                return "convention", whole.margin
-            if not few:
+                return "convention" if few else steps, whole.margin
+            if not digits.few(digits.whole(given, expected, dtype, scale), dtype):
                 return "cannot tell", whole.margin
         if status == "agree":
             status = whole.verdict
@@ -358,27 +356,46 @@ class Making:
                 wrong &= ~off.any(axis=tuple(range(off.ndim - len(leaf.shape))))
         return not wrong.any() and all(block.verdict != "mismatch" for block in column)
 
-    def _runs(self, leaf: Node) -> Iterator[tuple[Array, Array]]:
-        """``H·u`` for an input in PyTorch's own run and in the one whose steps were judged, each with
-        the exact values."""
-        assert self.answer is not None
-        zero = np.zeros(leaf.shape)
-        exact = self.chain.clean(self.chain.upstream.get(leaf.id, (zero, zero)))
-        for run in (self.answer.second.gradients, self.answer.second.stepped):
-            found = run.get(leaf.label)
-            yield (zero if found is None else found), exact
-
+    @cached_property
     def _astray(self) -> bool:
-        """Whether the run whose steps were judged has digits that PyTorch's own numbers lack."""
-        runs = ([self.right.lost(leaf, run) for run, _ in self._runs(leaf)] for leaf in self.leaves)
-        return any((lost & ~stepped).any() for lost, stepped in runs)
+        """Whether the run whose steps were judged is borne out by neither PyTorch's own ``H·u``, which
+        lacks digits that it has, nor by its H."""
+        assert self.answer is not None
+        for b in self.leaves:
+            zero = np.zeros(b.shape)
+            runs = (
+                run.get(b.label)
+                for run in (self.answer.second.gradients, self.answer.second.stepped)
+            )
+            run, stepped = (zero if array is None else array for array in runs)
+            if (self.right.lost(b, run) & ~self.right.lost(b, stepped)).any():
+                return True
+            total, size = zero, zero
+            for (a, own), block in self.answer.blocks.items():
+                if own == b.label:
+                    u = self.asked.weights[a]
+                    total = total + np.tensordot(u, block, u.ndim)
+                    size = size + np.tensordot(np.abs(u), np.abs(block), u.ndim)
+            known = self.answer.blocks and ~self.right.lost(b, stepped)
+            if (known & compare.differs(total, stepped, compare.SEEN * size)).any():
+                return True
+        return False
 
-    def _chain_rows(self) -> dict[tuple[str, str], tuple[Array, Array]]:
-        """Every block by the chain rule on the graph of the backward pass, a row at a time."""
-        graph = self.steps.graph
-        small = sum(math.prod(leaf.shape) for leaf in self.leaves) <= WHOLE // 2
-        exact = is_small(graph) and small
-        values = self._all_values()
+    def _lost(self, a: Node, b: Node, found: Array) -> Any:
+        """True at the elements of a block that have few right digits in ``found``."""
+        key, dtype = (a.label, b.label), self.problem.dtype
+
+        def moved() -> Iterator[Array]:
+            return (self._rows(move)[key][0] for move in compare.moves(dtype))
+
+        exact, scale = self._rows(compare.still)[key][0], compare.largest(self.problem.v)
+        return digits.lost(found, exact, dtype, scale, moved if self.chain.exact else None)
+
+    def _chain_rows(self, move: compare.Move) -> dict[tuple[str, str], tuple[Array, Array]]:
+        """Every block by the chain rule on the graph of the backward pass, a row at a time, at values
+        that are moved so."""
+        graph, exact = self.steps.graph, self.chain.exact
+        values = at_moved(graph, self._all_values(), move)
         found = {}
         for a in self.leaves:
             id = self.steps.of.get(a.label)
@@ -497,7 +514,7 @@ class Making:
             product.verdict, product.margin = self._compare(
                 f"(H·{self.hessian.u})" + (f".{leaf.label}" if len(self.leaves) > 1 else ""),
                 product.value, product.chain_rule, product.torch, product.tolerance, bound,
-                leaf,
+                partial(self.right.lost, leaf), leaf,
             )  # fmt: skip
             if product.verdict == "mismatch" and self._follows(leaf, product):
                 product.verdict = "convention"  # its numbers are H's, which are accounted for
