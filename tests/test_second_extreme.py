@@ -28,6 +28,10 @@ CASES = [
     (hessian, "log1p(x)/x", {"x": 1e-55}, "convention", None),
     (hessian, "log1p(x)/x", {"x": 0.5}, "agree", 0),
     (hessian, "x.logsumexp(0)", {"x": [1000.0, 1001.0]}, "convention", 1),
+    (hessian, "sqrt(x*x + 1).sum()", {"x": [1e9, 1.0]}, "convention", 1),
+    (hessian, "sqrt(x*x + 1).sum()", {"x": [1e9] + [1.0] * 19}, "convention", 1),
+    (hessian, "x.norm()", {"x": [1e9, 1.0]}, "convention", None),
+    (hessian, "softmax(x, 0)[0]", {"x": [40.0, 0.0, 1.0]}, "convention", None),
     (twice, "F.celu(x, 0.7)", {"x": [1.0, -2.0]}, "convention", 1),
     (twice, "F.celu(x, 0.7)", {"x": [1.0, 2.0]}, "agree", None),
     (
@@ -89,3 +93,11 @@ def test_digits_are_doubled_until_a_hessian_has_enough() -> None:
 def test_a_coarse_kernel_is_named() -> None:
     found = hessian("x.logsumexp(0)", {"x": [1000.0, 1001.0]})
     assert found.check.reason == "PyTorch's own kernel is coarser here than its dtype"
+
+
+def test_an_element_without_digits_is_named() -> None:
+    found = hessian("sqrt(x*x + 1).sum()", {"x": [1e9, 1.0]})
+    assert found.check.reason == (
+        "∂²y/∂x∂x[0,0] is 1e-27, and 0 in PyTorch: PyTorch's arithmetic runs out there, though every "
+        "step is right at its own numbers"
+    )

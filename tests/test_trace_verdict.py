@@ -93,3 +93,12 @@ def test_a_network(text: str, share: float, status: str, tmp_path: Path) -> None
     assert EXIT[call.check.status] == {"agree": 0, "mismatch": 1, "cannot tell": 3}[status]
     if status == "agree":
         assert call.checked >= 5 and call.unchecked == 0
+
+
+def test_a_gradient_that_is_all_rounding_does_not_agree(tmp_path: Path) -> None:
+    text = "x = torch.tensor([1e9, 2e9], requires_grad=True)\n(torch.sqrt(x*x + 1) - x).sum().backward()"
+    (call,) = traced(script(tmp_path, text)).calls
+    assert call.check is not None and call.check.status == "convention"
+    assert call.check.reason.startswith(
+        "x.grad[0] is -5e-19, and 0 in PyTorch: PyTorch's arithmetic"
+    )

@@ -43,6 +43,8 @@ class Judging:
         self.numberless: set[str] = set()
         args = problem.values, problem.v, problem.wanted, problem.dtype
         self.right = RightDigits(chain, precision, *args)
+        #: An element that has few right digits, in words.
+        self.few = ""
         #: PyTorch's steps, each held against its own rule.
         self.steps: JudgedSteps | None = None
         if answer is not None and answer.steps is not None:
@@ -101,7 +103,8 @@ class Judging:
                 stepped = self.answer.stepped or {label: torch}
                 astray = (lost & ~self.right.lost(node, stepped.get(label))).any()
                 verdicts.append("mismatch" if astray else "convention")
-                found["digits"] = self.right.least(node, torch)
+                found["digits"], few = self.right.worst(node, torch)
+                self.few = self.few or few
         if asked and value.size and not (np.isfinite(value) | np.isfinite(torch)).any():
             self.numberless.add(label)
             verdicts.append("convention")
@@ -185,9 +188,10 @@ class Judging:
             whys.add("special")
         if self.singular:
             whys.add("singular")
-        few = any(gradient.digits is not None for gradient in found)
+        elif self.few:  # at PyTorch's rounded numbers alone
+            whys.discard("singular")
         check.reason = check.reason or fold.reason(
-            check.status, whys, check.compared, check.operations, few=few
+            check.status, whys, check.compared, check.operations, self.few
         )
         if self.numberless and check.status == "convention" and not check.differences:
             names = " and of ".join(sorted(self.numberless))

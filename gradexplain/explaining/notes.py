@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
@@ -16,7 +15,7 @@ from gradexplain.explanation import Array, Note
 from gradexplain.graph import Node
 from gradexplain.numbers import number
 from gradexplain.ops.base import Shape, show_shape
-from gradexplain.plan.arrays import to_float
+from gradexplain.plan.arrays import to_float, within
 from gradexplain.routes.names import own_texts, quoted
 from gradexplain.tensors import spot
 from gradexplain.texts import listed
@@ -191,7 +190,10 @@ def _lost(run: Run) -> list[Note]:
         return []
     x, dtype = run.explanation, run.problem.dtype
     gradients = [*x.gradients.values(), *x.intermediates.values()]
-    exact = {id: _within(run.clean(pair), pair[0]) for id, pair in run.chain.forward.items()}
+    exact = {}
+    for id, pair in run.chain.forward.items():
+        cleaned = run.clean(pair)
+        exact[id] = np.where(np.isinf(cleaned), within(pair[0]), cleaned)
     end = run.graph.output
     real, true = run.real.forward.get(end), exact.get(end)
     alone = all(gradient.digits is None for gradient in gradients)
@@ -259,16 +261,6 @@ def _instead(run: Run, node: Node, data: dict[str, Any]) -> str:
     return ""
 
 
-def _within(rounded: Array, exact: Any) -> Array:
-    """Numbers that are finite as the largest float at most."""
-    if exact.dtype != object:
-        return rounded
-    finite = np.frompyfunc(lambda x: bool(abs(x) < math.inf), 1, 1)(exact)
-    finite = np.asarray(finite, dtype=bool)
-    most = np.finfo(np.float64).max
-    return np.where(finite, np.clip(rounded, -most, most), rounded)
-
-
 def _lost_on_the_way_back(run: Run) -> list[Note]:
     """The first value whose gradient has few digits though what was sent to it came of many."""
     from gradexplain.verdict import digits
@@ -279,7 +271,7 @@ def _lost_on_the_way_back(run: Run) -> list[Note]:
         real = run.real.upstream.get(c.source.id)
         if real is None:
             continue
-        left = run.judging.right.least(c.source, real)
+        left, _ = run.judging.right.worst(c.source, real)
         sources = (run.real.forward.get(i) for i in c.node.inputs)
         if any(a is not None and not np.isfinite(a).all() for a in sources):
             return []  # IEEE's rules for nan and infinities

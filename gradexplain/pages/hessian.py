@@ -8,7 +8,7 @@ from gradexplain import numbers
 from gradexplain.document import model as doc
 from gradexplain.pages.options import Options
 from gradexplain.pages.page import Page, program
-from gradexplain.pages.verdict import notes, side_by_side, verdict
+from gradexplain.pages.verdict import notes, routes, side_by_side, verdict
 from gradexplain.pages.words import definitions, elements, grouped, ranges_in, spoken, value
 from gradexplain.second.model import Hessian
 from gradexplain.texts import listed
@@ -45,6 +45,7 @@ def _blocks(h: Hessian, options: Options) -> Iterable[doc.Block]:
     known = (ranges_in(g.ranges, g.text, sizes=True) for g in h.first.gradients.values())
     if sizes := grouped(known):
         yield doc.remark(sizes, indent=4)
+    yield from routes(h.first.gradients.values())
     yield from _second(h, made)
     yield from verdict(h.check, (), options.precision, "second derivatives")
     yield from _product(h, made)

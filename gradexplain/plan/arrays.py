@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -93,6 +94,24 @@ def _float(x: Any) -> float:
 
 
 _floats = np.frompyfunc(_float, 1, 1)
+
+
+def within(exact: Any) -> Any:
+    """`to_float`, but that what is neither 0 nor infinite stays so."""
+    rounded = to_float(exact)
+    if rounded is exact or (np.isfinite(rounded) & (rounded != 0)).all():
+        return np.asarray(rounded)
+    return np.asarray(_kept(exact, rounded), dtype=np.float64)
+
+
+def _nearest(exact: Any, rounded: float) -> float:
+    if exact == 0 or not abs(exact) < math.inf:
+        return rounded
+    size = min(max(abs(rounded), sys.float_info.min), sys.float_info.max)
+    return size if exact > 0 else -size
+
+
+_kept = np.frompyfunc(_nearest, 2, 1)
 
 
 def as_array(value: Any) -> Any:

@@ -343,15 +343,19 @@ class RightDigits:
     def lost(self, node: Node, found: Array | None) -> Any:
         """True at the elements of the gradient of ``node`` that have few right digits in ``found``."""
         pair = self.chain.upstream.get(node.id)
-        exact = np.zeros(node.shape) if pair is None else self.chain.clean(pair)
+        exact, scale = np.zeros(node.shape), compare.largest(self.v)
+        if pair is not None:
+            exact = self.chain.clean(pair)
+            # What cancels altogether is held against what it is made of.
+            scale = scale if exact.any() else max(scale, compare.largest(np.asarray(pair[1])))
         whole = pair is None or not self.chain.exact or compare.is_coarse(self.dtype)
         each = None if whole else partial(self._others, node.id)
-        return digits.lost(found, exact, self.dtype, compare.largest(self.v), each)
+        return digits.lost(found, exact, self.dtype, scale, each)
 
-    def least(self, node: Node, found: Array) -> float | None:
-        """How many those have, None where there are none."""
+    def worst(self, node: Node, found: Array) -> tuple[float | None, str]:
+        """How many the worst of those has, and in words: `gradexplain.verdict.digits.worst`."""
         lost, exact = self.lost(node, found), self.chain.clean(self.chain.upstream[node.id])
-        return min((digits.right(found, exact, self.dtype)[lost] + 0.0).tolist(), default=None)
+        return digits.worst(f"{node.label}.grad", lost, found, exact, self.dtype)
 
     def _others(self, id: int) -> list[Array]:
         return [to_float(chain.upstream[id][0]) for chain in self._moved]

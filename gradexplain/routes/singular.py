@@ -19,7 +19,7 @@ from gradexplain.formula.kinds import element_symbol
 from gradexplain.formula.kit import number
 from gradexplain.graph import Graph, Node, Ref, put
 from gradexplain.ops.base import Op, Shape
-from gradexplain.plan.arrays import Pair, to_float
+from gradexplain.plan.arrays import Pair, to_float, within
 from gradexplain.plan.evaluate import Evaluator
 from gradexplain.routes.chain import ChainRule
 
@@ -69,8 +69,8 @@ def _mask(node: Node, graph: Graph, chain: ChainRule) -> Any:
     op = node.op
     assert op is not None
     if op.singular_at is not None:
-        values = put(node.args, lambda id: to_float(chain.forward[id][0]))
-        return np.asarray(op.singular_at(to_float(chain.forward[node.id][0]), *values))
+        values = put(node.args, lambda id: within(chain.forward[id][0]))
+        return np.asarray(op.singular_at(within(chain.forward[node.id][0]), *values))
     return where_any(node, chain) if op.singular else None
 
 
@@ -80,7 +80,7 @@ def where_any(node: Node, chain: ChainRule, *, edges: bool = False) -> Any:
     op = node.op
     assert op is not None
     arrays = {
-        parameter.name: np.broadcast_to(to_float(chain.forward[arg.id][0]), node.shape)
+        parameter.name: np.broadcast_to(within(chain.forward[arg.id][0]), node.shape)
         for parameter, arg in zip(op.parameters, node.args, strict=True)
         if isinstance(arg, Ref)
     }

@@ -28,7 +28,7 @@ from gradexplain.routes.pytorch import Asked
 from gradexplain.routes.singular import Accounted, Singular
 from gradexplain.routes.written import Shown, Written
 from gradexplain.second.gradients import Gradients, closed
-from gradexplain.second.model import WHOLE, Block, Hessian, Product
+from gradexplain.second.model import Block, Hessian, Product
 from gradexplain.second.signs import borders, definiteness, eigenvalues, is_constant, words
 from gradexplain.verdict import compare, digits, fold
 from gradexplain.verdict.status import worst
@@ -79,6 +79,8 @@ class Making:
         assert asked.found is not None
         self.hessian = asked.found
         self.differences: list[Difference] = []
+        #: An element that has few right digits, in words.
+        self.few = ""
         self._known: dict[int | None, Accounted] = {}
         self._rows = cache(self._chain_rows)
         self.answer = None if asked.shared is None else asked.shared.answer()
@@ -298,7 +300,7 @@ class Making:
         whole = compare.judge(name, routes, expected, given, allowed, dtype, scale)
         if status == "convention":
             return status, whole.margin
-        few = lost(given).any()
+        few = digits.worst(name, lost(given), given, expected, dtype)[1]
         if status == whole.verdict == "agree" and not few:
             return status, whole.margin
         # The bound is carried through both passes: what decides are the steps, each by itself.
@@ -307,6 +309,7 @@ class Making:
         if alone and steps in ("agree", "convention"):
             if not few or not self._astray:
                 self.differences = [d for d in self.differences if d not in found]
+                self.few = self.few or few
                 return "convention" if few else steps, whole.margin
             if not digits.few(digits.whole(given, expected, dtype, scale), dtype):
                 return "cannot tell", whole.margin
@@ -581,6 +584,9 @@ class Making:
         steps = () if self.judged is None else self.judged.every()
         if found.status == "convention" and any(step.why == "coarse" for step in steps):
             found.reason = found.reason or compare.COARSE
+        elif found.status == "convention":
+            whys = {step.why for step in steps}
+            found.reason = found.reason or fold.reason(found.status, whys, 0, 0, self.few)
         if self.broken and found.status == "convention":
             found.status = "cannot tell"
             found.reason = (

@@ -128,17 +128,14 @@ class _Explainer(Backward):
         if not self.checkable or "mismatch" in {step.verdict for step in self.judged.values()}:
             return
         coarsest = self._dtype([value.id for value in self.values])
-        # What is no more than a rounding of what went in is 0 to every route.
-        sizes = (compare.largest(step.contribution) for step in self.explanation.steps)
-        noise = 8 * compare.FORMATS[coarsest].unit * max(sizes, default=0.0)
         right = replace(run.judging.right, dtype=coarsest)
         for leaf in run.leaves:
             mine = self.explanation.gradients.get(leaf.label)
             if mine is None or mine.torch is None or mine.verdict == "mismatch":
                 continue
-            if (np.abs([mine.torch, mine.value]) > noise).any():
-                mine.digits = right.least(leaf, mine.torch)
-            if mine.digits is not None:
+            mine.digits, few = right.worst(leaf, mine.torch)
+            self.few = self.few or few
+            if few:
                 mine.verdict = worst([mine.verdict, "convention"])
 
     def _graph(self) -> Graph | None:
@@ -181,8 +178,7 @@ class _Explainer(Backward):
         else:
             left = {id for (id, _), step in self.judged.items() if step.verdict == "cannot tell"}
             whys = {step.why for step in self.judged.values()}
-            few = any(g.digits is not None for g in x.gradients.values())
-            reason = fold.reason(whole, whys, x.checked - len(left), x.checked, few=few)
+            reason = fold.reason(whole, whys, x.checked - len(left), x.checked, self.few)
         bounds = [g.tolerance for g in x.gradients.values()]
         x.check = fold.check(
             status, verdicts, self.dtype, bounds, self.differences[:8], reason, self._by_kernel

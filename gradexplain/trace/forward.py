@@ -60,6 +60,8 @@ class Forward:
         self.opaque: dict[int, str] = {}
         #: Custom Functions whose backward is not the derivative of their forward.
         self.wrong: dict[int, Operation] = {}
+        #: An element of a gradient that has few right digits, in words.
+        self.few = ""
         #: Those whose backward is meant to be another than the derivative.
         self.meant: dict[int, Operation] = {}
         #: Values that a backward pass reads within the calls it goes back through, and the calls

@@ -149,7 +149,7 @@ def _sentence(
         reason = reason or _TRANSFORMS
     return {
         "agree": f"{compared}, and PyTorch's gradients are theirs.",
-        "convention": f"{compared}; where they differ, {reason or 'mathematics leaves a choice'}.",
+        "convention": f"{compared}; where they differ: {reason or 'mathematics leaves a choice'}.",
         "mismatch": f"{compared}, and some send back another gradient than their formula.",
         "cannot tell": f"{compared}{'; ' * bool(reason)}{reason}.",
         "skipped": f"{compared}.",

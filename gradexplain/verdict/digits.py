@@ -14,6 +14,8 @@ import numpy as np
 
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph, Node
+from gradexplain.numbers import number
+from gradexplain.tensors import spot
 from gradexplain.verdict.compare import FORMATS, blocks, differs, largest, unsteady
 
 #: Works values out again at inputs that were moved.
@@ -124,6 +126,17 @@ def lost(
         own &= np.isfinite(exact)
         result |= own & ~unsteady(exact, found, moved(), _TIMES) if own.any() else False
     return result
+
+
+def worst(name: str, lost: Any, found: Array, exact: Array, dtype: str) -> tuple[float | None, str]:
+    """The element of those ``lost`` that has the fewest right digits: how many, and in words; None and
+    nothing without any."""
+    if not lost.any():
+        return None, ""
+    each = np.where(lost, right(found, exact, dtype), math.inf)
+    index = tuple(int(i) for i in np.unravel_index(int(np.argmin(each)), each.shape))
+    true, real = (number(float(array[index])) for array in (exact, found))
+    return float(each[index]) + 0.0, f"{spot(name, index)} is {true}, and {real} in PyTorch"
 
 
 def forward_losses(

@@ -34,12 +34,11 @@ def check(
     return Check(status, dtype, max(largest, default=None), differences, reason)
 
 
-def reason(
-    status: str, whys: AbstractSet[str], compared: int, operations: int, *, few: bool
-) -> str:
+def reason(status: str, whys: AbstractSet[str], compared: int, operations: int, few: str) -> str:
     """Why PyTorch's numbers are no plain agreement though each of its steps may be right.
 
-    ``whys`` are the steps' (`gradexplain.routes.judged`); ``few`` says that the whole has few digits.
+    ``whys`` are the steps' (`gradexplain.routes.judged`); ``few`` says which
+    element of the whole has few digits, if one has.
     """
     if status == "cannot tell":
         left = operations - compared
@@ -58,8 +57,8 @@ def reason(
     for why, text in _RAN_OUT.items():
         if why in whys:
             return text
-    every = "PyTorch's arithmetic runs out: every step is right at its numbers, the whole is not"
-    return every if few else ""
+    every = "PyTorch's arithmetic runs out there, though every step is right at its own numbers"
+    return f"{few}: {every}" if few else ""
 
 
 def fold(checks: Iterable[Check]) -> Check:
