@@ -6,6 +6,7 @@ remedy.  The text is the same from Python and from the command line.
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -125,6 +126,13 @@ def _excerpt(source: str, span: Span) -> list[str]:
         after = after if len(after) <= room else after[:room] + "…"
     before, marked, after = printable(before), printable(marked), printable(after)
     return [f"  {before}{marked}{after}", "  " + " " * cells(before) + "^" * max(1, cells(marked))]
+
+
+def no_file(path: str, remedy: str) -> InputError:
+    """What there is no file at, or a directory."""
+    if os.path.isdir(path):
+        return InputError(f"{path} is a directory", remedy=remedy)
+    return InputError(f"there is no file {path}", remedy=remedy)
 
 
 def first_line(error: BaseException) -> str:

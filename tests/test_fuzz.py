@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from gradexplain.cli import main
-from gradexplain.routes.pytorch import tensor_of
+from gradexplain.routes.pytorch import Lines, tensor_of
 from gradexplain.supervisor import link
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.lines import LINES
@@ -173,6 +173,11 @@ FOUND = [
     (["codegen", "x*2", "--name", "\ufb01oo"], 0, ""),
     (["check", "a" * 5000 + ".py:f"], 2, "there is no file aaa"),
     (["trace", "a" * 5000 + ".py"], 2, "there is no file aaa"),
+    (
+        ["trace", "tests"],
+        2,
+        "tests is a directory\nremedy: trace takes the path of a Python script",
+    ),
     *[
         (arguments, 2, "")
         for arguments in [
@@ -225,6 +230,15 @@ def test_odd_variables(name: str, value: str) -> None:
         env={**os.environ, name: value}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_line_of_pytorch_that_would_take_the_square_of_its_input_is_not_run() -> None:
+    """Nor is it at a size where it would fit: nobody wants such a line there."""
+    text = "torch.ones(x.shape[0], x.shape[0]).to(v)"
+    lines = {"made": f"{text} @ v", "spread": "(x.unsqueeze(1) - x).sum(0)", "own": "x * v"}
+    for size, given in [(1000, ["made", "spread", "own"]), (10**5, ["own"])]:
+        values = {"x": np.ones(size), "v": np.ones(size)}
+        assert [*Lines(lines, values, "").ask().gradients] == given
 
 
 def test_an_array_that_is_turned_around_goes_to_pytorch() -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from gradexplain.checking import numeric
-from gradexplain.errors import InputError
+from gradexplain.errors import InputError, no_file
 from gradexplain.supervisor import link
 
 torch = numeric.torch_module()
@@ -51,7 +51,7 @@ def load(path: str, name: str, seed: int = 0) -> Any:
     """What ``name`` is in the file, which is run as ``python FILE.py`` would run it."""
     file = Path(path)
     if not os.path.isfile(path):  # unlike pathlib's it answers for a path that is too long too
-        raise InputError(f"there is no file {path}", remedy="give it as FILE.py:NAME")
+        raise no_file(path, "give it as FILE.py:NAME")
     numeric.seed(seed)
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None and spec.loader is not None

@@ -12,7 +12,7 @@ import click
 from gradexplain.cli import output, shell
 from gradexplain.cli.common import Output, budget_options, grouped, page_output_options
 from gradexplain.document import serialise
-from gradexplain.errors import InputError
+from gradexplain.errors import InputError, no_file
 from gradexplain.verdict.status import exit_code
 
 
@@ -94,9 +94,7 @@ def _traced(script: str, arguments: tuple[str, ...], shown: _Shown, out: Output)
             "--call, --at-line and --last exclude each other", remedy="give one of them"
         )
     if not os.path.isfile(script):
-        raise InputError(
-            f"there is no file {script}", remedy="trace takes the path of a Python script"
-        )
+        raise no_file(script, "trace takes the path of a Python script, as in train.py")
     from gradexplain.installed import imported
 
     imported()  # says what is wrong where it cannot be

@@ -6,11 +6,12 @@ while the formulas are derived (`Asked`), unless this process has loaded it alre
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Protocol
@@ -30,6 +31,9 @@ from gradexplain.verdict import compare
 
 #: Arrays of so many elements are not copied.
 _LARGE = 1 << 18
+
+#: Of arrays with so few elements a line of PyTorch makes none that are large, whatever it does.
+_SMALL = 200
 
 #: A value's id, the ids of what it is made from, what makes it again from other tensors, by a question
 #: that may be in another dtype, and the operation.
@@ -196,15 +200,45 @@ class Lines:
         found: dict[str, Array | None] = {}
         # Our own code, of names that are identifiers: a line that is no Python, or that PyTorch refuses,
         # is not shown, nor one that needs it.
-        with suppress(Exception):
-            exec(self.before, known)
-        for name, text in self.lines.items():
-            try:
-                value = eval(text, known)
-            except Exception:
-                continue
-            found[name] = to_array(torch, torch.as_tensor(value), copy=False)
+        largest = max(value.size for value in self.values.values())
+        with _modest(8 * max(_LARGE, largest)) if largest > _SMALL else nullcontext():
+            with suppress(Exception):
+                exec(self.before, known)
+            for name, text in self.lines.items():
+                try:
+                    value = eval(text, known)
+                except Exception:
+                    continue
+                found[name] = to_array(torch, torch.as_tensor(value), copy=False)
         return Answer(found)
+
+
+def _modest(most: int) -> Any:
+    """A mode in which PyTorch makes no tensor of more than ``most`` elements: MemoryError instead.
+
+    A line whose values grow as the square of its inputs is none that a reader wants at this size.
+    """
+    from torch import Tensor
+    from torch.overrides import TorchFunctionMode  # a mode of dispatch takes a second to import
+
+    class Modest(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            shapes = [tuple(part.shape) for part in args if isinstance(part, Tensor)]
+            wanted = [[part for part in args if isinstance(part, int)]]
+            try:
+                wanted.append([*np.broadcast_shapes(*shapes)])
+            except (
+                ValueError
+            ):  # the product of matrices; an einsum makes nothing larger than it gives
+                if not isinstance(args[0], str):
+                    wanted.append([n for shape in shapes for n in shape[:-1]] + [*shapes[-1][-1:]])
+            if max(abs(math.prod(sizes)) for sizes in wanted) > most:
+                raise MemoryError
+            return func(*args, **(kwargs or {}))
+
+    return Modest()
 
 
 @dataclass(frozen=True, slots=True)
