@@ -33,48 +33,32 @@ def load(shell: Any) -> None:
 def _magic(line: str, cell: str | None = None) -> Any:
     """``%%gradexplain [options]`` explains the cell, ``%gradexplain EXPR [options]`` the line.
 
-    The options are those of ``gradexplain run`` that say what is asked: --grad, --at, --shape, --wrt.
+    The options are those of ``gradexplain run`` that say what is asked: --grad, --at, --shape, …
     An error is printed as the command line prints it.
     """
+    from click import ClickException
+
     from gradexplain.errors import GradexplainError
 
     try:
         return _explained(shlex.split(line), cell)
     except GradexplainError as error:
         print(f"gradexplain: {error}")
-        return None
+    except ClickException as error:
+        print(f"gradexplain: {error.format_message()}")
 
 
 def _explained(words: list[str], cell: str | None) -> Explanation:
-    from gradexplain.accumulation import explain
-    from gradexplain.errors import InputError
-    from gradexplain.reading import typed
-    from gradexplain.reading.arrays import ONES
+    from gradexplain.accumulation import stages
+    from gradexplain.cli.calls import Calls
+    from gradexplain.cli.common import Question
+    from gradexplain.cli.run import run
 
-    found: dict[str, list[str]] = {"--grad": [], "--at": [], "--shape": [], "--wrt": []}
-    expression = [cell] if cell is not None else []
-    rest = iter(words)
-    for word in rest:
-        option, equals, value = word.partition("=")
-        if word in found:
-            found[word].append(next(rest, ""))
-        elif equals and option in found:
-            found[option].append(value)
-        elif word.startswith("--") or cell is not None:
-            raise InputError(
-                f"{word} is no option of %%gradexplain", remedy=f"it has {', '.join(found)}"
-            )
-        else:
-            expression.append(word)
-    grads, wrt = found["--grad"], found["--wrt"]
-
-    def given(value: Any) -> Any:
-        return "ones" if value is ONES else value
-
-    return explain(
-        " ".join(expression),
-        at={name: given(v) for name, v in typed.parse_bindings(found["--at"]).items()},
-        grad=given(typed.parse_value(grads[0], "--grad")) if grads else None,
-        shapes=typed.parse_shapes(found["--shape"]),
-        wrt=wrt[0] if wrt else None,
+    context = run.make_context("gradexplain", words, allow_extra_args=True)
+    asked, calls = (
+        {key: context.params[key] for key in record.__slots__} for record in (Question, Calls)
     )
+    text = [*filter(None, [asked["expr"], *context.args, cell])]
+    question = Question(**{**asked, "expr": " ".join(text)})
+    *_, (_, found) = stages(question.request(several=True), Calls(**calls).plan(question.grads))
+    return found

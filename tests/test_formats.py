@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -101,6 +102,23 @@ def test_markdown(columns: Explanation) -> None:
     for row in re.findall(r"^\|.*\|$", found, re.MULTILINE):
         assert row.count(" | ") >= 1
     assert "$" in found and found.count("$") % 2 == 0
+
+
+def test_formulas_survive_githubs_markdown(attention: Explanation, kink: Explanation) -> None:
+    """GitHub reads Markdown before mathematics, and its mathematics has no ``operatorname``."""
+    from markdown_it import MarkdownIt
+
+    for x in (attention, kink):
+        found = markdown.render(page(x, Options(full=True)))
+        assert "operatorname" not in found
+        shown = MarkdownIt("commonmark").enable("table").render(found)
+        text = unescape(re.sub(r"<[^>]*>", "", re.sub(r"\$<code>(.*?)</code>\$", r"$`\1`$", shown)))
+        for formula in re.findall(r"\$[^$]+\$", found):
+            assert formula in text
+        assert "<pre><code>" not in shown  # what is indented too far
+
+    data = explain("x @ w", shapes={"x": (2, 2), "w": (2, 2)}, grad="ones")._repr_markdown_()
+    assert "$\\mathrm{x.grad} = v \\, {w}^{\\top}$" in data
 
 
 # -- LaTeX -----------------------------------------------------------------------------------------

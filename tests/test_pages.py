@@ -301,7 +301,7 @@ def test_a_mean_over_indices_divides_by_its_letter(
     [
         ("Q = x @ Wq; K = x @ Wk; V = x @ Wv; softmax(Q @ K.T / sqrt(2), dim=-1) @ V",
          {"x": (3, 4), "Wq": (4, 2), "Wk": (4, 2), "Wv": (4, 2)}, {},
-         "grad_K = grad_t2.T @ Q\n          grad_Q = grad_t2 @ K\n"),
+         "∂L/∂K = ∂L/∂(Q @ K.T)ᵀ @ Q  grad_K = grad_t2.T @ Q\n"),
         ("h = relu(x @ W1.T + b1); z = h @ W2.T + b2; loss = cross_entropy(z, t)",
          {"x": (4, 3), "W1": (5, 3), "b1": (5,), "W2": (2, 5), "b2": (2,)}, {"t": [0, 1, 1, 0]},
          "∂loss/∂z = (softmax(z, dim=1) − one_hot(t))/N\n"),

@@ -118,23 +118,23 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """A displayed formula, with a remark and what the names in it stand for."""
+    """A displayed formula, with a remark."""
 
     text: str
     remark: str = ""
-    where: tuple[str, ...] = ()
     indent: int = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
     """Rows of cells.  Where they do not fit side by side they stand under the first, in a ``stacked``
-    table before any column is made narrower."""
+    table before any column is made narrower.  ``lead`` is a word before the first row."""
 
     rows: tuple[tuple[Cell, ...], ...]
     head: tuple[Cell, ...] = ()
     stacked: bool = False
     indent: int = 2
+    lead: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,6 +6,7 @@ page is wanted, as the package's public names are.
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -32,7 +33,8 @@ class Shows:
         return self._written("latex")
 
     def _repr_markdown_(self) -> str:
-        return self._written("markdown")
+        """A notebook takes formulas out before it reads Markdown: they need no backticks."""
+        return re.sub(r"\$`([^`]*)`\$", r"$\1$", self._written("markdown"))
 
     def _written(self, format: str) -> str:
         page = import_module(self.PAGE).page(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -94,7 +95,7 @@ def drawing(graph: Graph, width: int) -> tuple[list[str], str]:
     names: dict[str, dict[str, None]] = {}
     for node in graph.nodes:
         if node.grad_fn:
-            operation = node.text.rpartition(" = ")[2].partition("(")[0]
+            operation = re.sub(r"^(\w+)\(.*", r"\1", node.text.rpartition(" = ")[2])
             names.setdefault(operation, {})[node.grad_fn] = None
     said = [f"{operation} {' and '.join(found)}" for operation, found in names.items()]
     return lines, f"grad_fn: {', '.join(said)}" if 0 < len(said) <= _NAMED else ""

@@ -7,6 +7,7 @@ what it is the sum of.  Nothing is loaded from anywhere.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from html import escape
 from typing import Any
@@ -18,7 +19,7 @@ from gradexplain.document import model as doc
 from gradexplain.document import serialise
 from gradexplain.errors import printable
 from gradexplain.explanation import Explanation
-from gradexplain.formats.notation import mathml
+from gradexplain.formats.notation import UNDER, mathml
 from gradexplain.formats.svg import svg
 from gradexplain.formats.writing import Writer
 from gradexplain.texts import kept
@@ -108,7 +109,7 @@ def _backward(block: doc.Steps, precision: int) -> Iterable[dict[str, Any]]:
 
 class _Writer(Writer):
     def heading(self, block: doc.Heading) -> str:
-        remark = f'<p class="remark">{escape(block.remark)}</p>' if block.remark else ""
+        remark = f'<p class="remark">{_prose(block.remark)}</p>' if block.remark else ""
         return f"<h2>{escape(block.title)}</h2>{remark}"
 
     def paragraph(self, block: doc.Paragraph) -> str:
@@ -129,24 +130,28 @@ class _Writer(Writer):
         return f"<details><summary>{escape(block.title)}</summary>{inner}</details>"
 
     def formula(self, block: doc.Formula) -> str:
-        remark = f' <span class="remark">{escape(block.remark)}</span>' if block.remark else ""
-        shown = wide(f"{mathml(block.text)}{remark}", "a formula")
-        if block.where:
-            lines = wide("".join(f"<p>{mathml(text)}</p>" for text in block.where), "formulas")
-            shown += f"<details><summary>what the names stand for</summary>{lines}</details>"
-        return shown
+        remark = f' <span class="remark">{_prose(block.remark)}</span>' if block.remark else ""
+        return wide(f"{mathml(block.text)}{remark}", "a formula")
 
     def table(self, block: doc.Table) -> str:
         def row(cells: Iterable[doc.Cell]) -> str:
             return "<tr>" + "".join(f"<td>{self.cell(cell)}</td>" for cell in cells) + "</tr>"
 
         rows = [block.head, *block.rows] if block.head else list(block.rows)
-        return wide(f"<table>{''.join(map(row, rows))}</table>", "a table") if rows else ""
+        lead = f'<p class="label">{escape(block.lead)}</p>' if block.lead else ""
+        shown = f"<table>{''.join(map(row, rows))}</table>"
+        return lead + wide(shown, "a table") if rows else ""
 
     def cell(self, cell: doc.Cell) -> str:
         return "<br>".join(
-            self.tensor(part) if isinstance(part, doc.Tensor) else self.line(part) for part in cell
+            self.tensor(part) if isinstance(part, doc.Tensor) else self.unbroken(part)
+            for part in cell
         )
+
+    def unbroken(self, line: doc.Line) -> str:
+        """A line of a cell; one that begins with a formula is not broken after its left side."""
+        shown = self.line(line)
+        return f'<span class="f">{shown}</span>' if line[-1].kind == "math" else shown
 
     def tensor(self, block: doc.Tensor) -> str:
         """The numbers in their columns; those of a gradient can be asked what they are made of."""
@@ -154,7 +159,7 @@ class _Writer(Writer):
         text = escape("\n".join(lines))
         if block.of and not numbers.abbreviated(block.values, block.most):
             text = _asked("\n".join(lines), block)
-        remark = f' <span class="label">{escape(block.remark)}</span>' if block.remark else ""
+        remark = f' <span class="label">{_prose(block.remark)}</span>' if block.remark else ""
         return f'<span class="t">{text}</span>{remark}'
 
     def span(self, span: doc.Span) -> str:
@@ -162,11 +167,9 @@ class _Writer(Writer):
         if span.kind == "code":
             shown = f"<code>{escape(text)}</code>"
         elif span.kind == "math" and text.strip():
-            bare = text.strip()
-            relation = "<span> = </span>" if bare.startswith("= ") else ""
-            shown = relation + mathml(bare.removeprefix("= "))
+            shown = mathml(text)
         else:
-            shown = escape(text)
+            shown = _prose(text)
         return f'<span class="{span.role}">{shown}</span>' if span.role else shown
 
     def matrix(self, block: doc.Matrix) -> str:
@@ -197,6 +200,11 @@ class _Writer(Writer):
         return controls + wide(drawn, "the graph of the computation")
 
 
+def _prose(text: str) -> str:
+    """Text, with what a sum runs over below the line."""
+    return UNDER.sub(r"\1<sub>\2\3</sub>", escape(text))
+
+
 def wide(inner: str, label: str) -> str:
     """What may be wider than the screen scrolls by itself, with the keyboard too."""
     return f'<div class="wide" tabindex="0" role="group" aria-label="{escape(label)}">{inner}</div>'
@@ -204,21 +212,15 @@ def wide(inner: str, label: str) -> str:
 
 def _asked(text: str, block: doc.Tensor) -> str:
     """The numbers of a tensor as buttons."""
-    places = list(np.ndindex(*block.values.shape))
-    found: list[str] = []
-    word = ""
-    for ch in text + "\n":
-        if ch in "[], \n":
-            if word:
-                at = list(places[len([part for part in found if part.startswith("<")])])
-                tag = 'button type="button" class="n"' if block.asked else "span"
-                data = f'data-of="{escape(block.of)}" data-at="{json.dumps(at, separators=(",", ":"))}"'
-                found.append(f"<{tag} {data}>{escape(word)}</{tag.partition(' ')[0]}>")
-                word = ""
-            found.append(ch)
-        else:
-            word += ch
-    return "".join(found).removesuffix("\n")
+    places = np.ndindex(*block.values.shape)
+    tag = 'button type="button" class="n"' if block.asked else "span"
+
+    def button(found: re.Match[str]) -> str:
+        at = json.dumps(next(places), separators=(",", ":"))
+        data = f'data-of="{escape(block.of)}" data-at="{at}"'
+        return f"<{tag} {data}>{escape(found[0])}</{tag.partition(' ')[0]}>"
+
+    return re.sub(r"[^\[\], \n]+", button, text)
 
 
 def _picture(values: Any) -> str:

@@ -45,18 +45,30 @@ class _Writer(Writer):
 
     def formula(self, block: doc.Formula) -> str:
         known = [plain_latex(block.remark)] if block.remark else []
-        where = [f"where ${latex(text)}$" for text in block.where]
-        return "\n\n".join([_display(block.text), *known, *where])
+        return "\n\n".join([_display(block.text), *known])
 
     def table(self, block: doc.Table) -> str:
+        lead = f"\\noindent {plain_latex(block.lead)}\n\n" if block.lead else ""
+        if block.stacked:
+            return lead + "\n\n".join(map(self.stack, block.rows))
         count = max(map(len, block.rows), default=0)
         lines = []
         for row in [block.head, *block.rows] if block.head else block.rows:
             cells = [*map(self.cell, row)]
-            lines.append(" & ".join(cells + [""] * (count - len(cells))) + r" \\")
+            lines.append(
+                " & ".join(cells + [""] * (count - len(cells))) + r" \\\noalign{\smallskip}"
+            )
         columns = "l" * (count - 1) + r"p{0.55\linewidth}"
         body = "\n".join(lines)
         return f"\\noindent{{\\small\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}}}"
+
+    def stack(self, row: tuple[doc.Cell, ...]) -> str:
+        """A formula and its value, and the line of code under them."""
+        shown = [*map(self.cell, row)]
+        code = shown.pop() if r"\texttt" in shown[-1] else ""
+        said = [r" \quad ".join(filter(None, shown)), rf"\hspace*{{2em}}{{\small {code}}}"]
+        lines = "\\\\\n".join(said[not shown[0] : 1 + bool(code)])
+        return f"{{\\noindent\\raggedright {lines}\\par}}\\smallskip"
 
     def matrix(self, block: doc.Matrix) -> str:
         rows = block.values.reshape(len(block.rows), len(block.columns)).tolist()
@@ -88,7 +100,8 @@ class _Writer(Writer):
             if relation:
                 said = plain_latex(step.expression)
                 lines.append(rf"{latex(left)} & = {latex(right)} && \text{{{said}}}")
-        return "\\begin{align}\n" + " \\\\\n".join(lines) + "\n\\end{align}" if lines else ""
+        head = "\\subsection*{Local derivatives}\n{\\allowdisplaybreaks\n\\begin{align}\n"
+        return head + " \\\\\n".join(lines) + "\n\\end{align}}" if lines else ""
 
     def cell(self, cell: doc.Cell) -> str:
         shown = []
@@ -105,9 +118,7 @@ class _Writer(Writer):
         if not text.strip():
             return text
         if span.kind == "math":
-            lead, bare = (" " if text[0] == " " else ""), text.strip()
-            relation = "= " if bare.startswith("= ") else ""
-            return f"{lead}${relation}{latex(bare.removeprefix('= '))}$"
+            return rf"{' ' * (text[0] == ' ')}$\displaystyle {latex(text)}$"
         if span.kind == "code":
             return rf"\texttt{{{plain_latex(text)}}}"
         shown = plain_latex(text)

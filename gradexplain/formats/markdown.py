@@ -7,8 +7,11 @@ import re
 from gradexplain import numbers
 from gradexplain.document import model as doc
 from gradexplain.errors import printable
-from gradexplain.formats.notation import latex
+from gradexplain.formats.notation import UNDER, latex, read
 from gradexplain.formats.writing import Writer
+
+#: What Markdown changes in a formula: an escaped sign, the beginning of emphasis, of a tag, of a link.
+_READ = re.compile(r"\\[^A-Za-z]|[*<>`]|\]\(|(?<![^\W_])_")
 
 #: What means something to Markdown or HTML in running text.
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#+|$~&!])")
@@ -31,15 +34,15 @@ class _Writer(Writer):
         return "```python\n" + "\n".join(block.lines) + "\n```"
 
     def formula(self, block: doc.Formula) -> str:
-        where = [f"where {_math(text)}" for text in block.where]
         known = [_escaped(block.remark)] if block.remark else []
-        return "\n\n".join([_math(block.text), *known, *where])
+        return "\n\n".join([_math(block.text), *known])
 
     def table(self, block: doc.Table) -> str:
         count = max(map(len, block.rows), default=0)
         head = [*map(self.cell, block.head)] or [""] * count
         rows = [[*map(self.cell, row)] for row in block.rows]
-        return _rows(head, [row + [""] * (count - len(row)) for row in rows])
+        lead = f"{_escaped(block.lead)}\n\n" if block.lead else ""
+        return lead + _rows(head, [row + [""] * (count - len(row)) for row in rows])
 
     def matrix(self, block: doc.Matrix) -> str:
         rows = block.values.reshape(len(block.rows), len(block.columns)).tolist()
@@ -75,11 +78,20 @@ class _Writer(Writer):
         for part in cell:
             if isinstance(part, doc.Tensor):
                 lines = numbers.tensor(part.values, self.precision, 1000, part.most)
-                text = " ".join(line.strip() for line in lines)
+                text = re.sub(r"(?<=[\[ ]) +", "", " ".join(line.strip() for line in lines))
                 shown.append(f"`{text}`" + (f" {_escaped(part.remark)}" if part.remark else ""))
             else:
                 shown.append(self.line(part).replace("|", "\\|"))
         return "<br>".join(shown)
+
+    def line(self, content: doc.Line) -> str:
+        """Formulas next to each other are one."""
+        joined: list[doc.Span] = []
+        for span in content:
+            if joined and joined[-1].kind == span.kind == "math":
+                span = doc.math(joined.pop().text + span.text)
+            joined.append(span)
+        return super().line(tuple(joined))
 
     def span(self, span: doc.Span) -> str:
         text, bare = span.text, span.text.strip()
@@ -88,9 +100,7 @@ class _Writer(Writer):
         if span.kind == "code":
             return f"`{text}`"
         if span.kind == "math":
-            if bare.startswith("= "):
-                return f" $= {latex(bare[2:])}$"
-            return (" " if text[0] == " " else "") + _math(bare)
+            return " " * (text[0] == " ") + _math(bare)
         shown = _escaped(text)
         bare = shown.strip()
         return (
@@ -104,8 +114,17 @@ def _rows(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _math(text: str) -> str:
-    return f"${latex(text)}$"
+    """A formula between dollars; what Markdown would read as its own is kept from it by backticks.
+
+    GitHub allows no ``operatorname``, and does not show prose in a formula well.
+    """
+    if read(text).kind == "text":
+        return f"`{text}`"
+    found = re.sub(r"\\operatorname\*{(.*?)}", r"\\mathop{\\mathrm{\1}}", latex(text))
+    found = found.replace(r"\operatorname", r"\mathrm")
+    return f"$`{found}`$" if _READ.search(found) else f"${found}$"
 
 
 def _escaped(text: str) -> str:
-    return _SPECIAL.sub(r"\\\1", text)
+    shown = UNDER.sub("\\1\x00\\2\\3\x01", text)
+    return _SPECIAL.sub(r"\\\1", shown).replace("\x00", "<sub>").replace("\x01", "</sub>")

@@ -62,7 +62,7 @@ class _Reader:
     def __init__(self, text: str) -> None:
         self._tokens: list[tuple[str, str]] = []
         place = 0
-        text = text.strip()
+        text = re.sub(r"\.T(?![\w.(])", "ᵀ", text.strip())  # as a program writes it
         while place < len(text):
             found = _TOKEN.match(text, place)
             if found is None or found.lastgroup is None:
@@ -87,7 +87,7 @@ class _Reader:
         return token
 
     def line(self) -> Tree:
-        parts = [self.sum()]
+        parts = [] if self.token in _RELATIONS else [self.sum()]
         while self.token in _RELATIONS or self.token in _WORDS:
             parts += [Tree("op", self.take()), self.sum()]
         return parts[0] if len(parts) == 1 else Tree("row", parts=tuple(parts))
@@ -246,11 +246,24 @@ def latex(text: str) -> str:
     return _written(read(text), _LATEX_LEAVES, _LATEX_FORMS)
 
 
+#: What prose has instead of a sign of mathematics; two dashes are no longer one.
+_PROSE = {
+    ord("\\"): r"\textbackslash{}",
+    ord("~"): r"\textasciitilde{}",
+    ord("^"): r"\textasciicircum{}",
+}
+
+#: A sum's sign in prose, with what it runs over.
+UNDER = re.compile(r"([ΣΠ])_(?:\{([^}]*)\}|(\w))")
+
+
 def plain_latex(text: str) -> str:
     """Prose as LaTeX."""
-    found = printable(text).translate(_ESCAPES | {ord("\\"): r"\textbackslash{}", ord("~"): r"\textasciitilde{}",
-                                       ord("^"): r"\textasciicircum{}"})  # fmt: skip
-    return "".join(_prose(ch) for ch in found)
+    if found := UNDER.search(text):
+        before, after = plain_latex(text[: found.start()]), plain_latex(text[found.end() :])
+        return f"{before}${_LATEX[found[1]]}_{{{found[2] or found[3]}}}${after}"
+    shown = printable(text).replace("--", "-\u200b-").translate(_ESCAPES | _PROSE)
+    return "".join(map(_prose, shown))
 
 
 def _prose(ch: str) -> str:
@@ -260,7 +273,7 @@ def _prose(ch: str) -> str:
         return ch
     return f"${_LATEX[ch].strip()}$" if ch in _LATEX else f"${_GREEK[ch]}$" if ch in _GREEK else {
         "‘": "`", "’": "'", "“": "``", "”": "''", "–": "--", "—": "---", "²": "$^2$", "³": "$^3$",
-        "ᵀ": r"$^\top$", "√": r"$\surd$", "ⁿ": "$^n$", "̂": "",
+        "ᵀ": r"$^\top$", "\u200b": "{}", "√": r"$\surd$", "ⁿ": "$^n$", "̂": "",
     }.get(ch) or _letters(ch)  # fmt: skip
 
 
@@ -339,7 +352,8 @@ def mathml(text: str) -> str:
 
 
 def _sign(text: str) -> str:
-    return f" {text} " if text in _WORDS else {"ᵀ": "⊤", "*": "·"}.get(text, text)
+    signs = {"ᵀ": "⊤", "*": "·", "-": "−"}
+    return f" {text} " if text in _WORDS else signs.get(text, text)
 
 
 _MATHML_LEAVES: _Leaves = {

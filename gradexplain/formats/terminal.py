@@ -72,22 +72,15 @@ def _formula(page: Page, block: doc.Formula) -> None:
     else:
         page.add(shown, indent=block.indent, formula=True)
         page.add(known, indent=block.indent + 2, hang=2)
-    for place, where in enumerate(block.where):
-        lead = "      " if place else "where "
-        page.add(
-            page.text(lead, STYLES["label"]),
-            page.text(where),
-            indent=block.indent + 2,
-            hang=10,
-            formula=True,
-        )
 
 
 def _table(page: Page, block: doc.Table) -> None:
     rows = [block.head, *block.rows] if block.head else list(block.rows)
     if not rows:
         return
-    room = page.style.width - block.indent
+    lead = page.text(f"{block.lead:<5} " if block.lead else "", STYLES["label"])
+    margin, start = block.indent + lead.cell_len, len(page.lines)
+    room = page.style.width - margin
     count = max(map(len, rows))
     gaps = _GAP * (count - 1)
     widths = [
@@ -99,20 +92,35 @@ def _table(page: Page, block: doc.Table) -> None:
     if sum(widths) + gaps <= room:
         page.grid(
             [[_cell(page, shown, widths[c]) for c, shown in enumerate(row)] for row in rows],
-            indent=block.indent,
+            indent=margin,
         )
-        return
+    else:
+        _stack(page, rows, margin, room)
+    if block.lead:
+        page.lines[start] = Text(" " * block.indent).append_text(lead) + page.lines[start][margin:]
+
+
+def _stack(page: Page, rows: list[tuple[doc.Cell, ...]], margin: int, room: int) -> None:
+    """A row's cells under its first, the last beside it where that is one line and there is room."""
     step = 4 if room > 2 * _LEAST else 2
-    lead = widths[0] + _GAP
-    for row in rows:  # a row's cells under its first, one line beside it where there is room
-        first, *others = [_cell(page, shown, room - step * (c > 0)) for c, shown in enumerate(row)]
-        narrow = len(row) > 2 and len(first) > 0 and first[0].cell_len <= widths[0]
-        if narrow and len(others[-1]) == 1 and lead + others[-1][0].cell_len <= room:
-            first[0].pad_right(lead - first[0].cell_len)
-            first[0].append_text(others.pop()[0])
+    shown = [
+        [_cell(page, cell, room - step * (c > 0)) for c, cell in enumerate(row)] for row in rows
+    ]
+    beside = [
+        first[0].cell_len if first else 0
+        for first, *_, last in (row for row in shown if len(row) > 1 and len(row[-1]) == 1)
+        if (first[0].cell_len if first else 0) + _GAP + last[0].cell_len <= room
+    ]
+    lead = max(beside, default=0) + _GAP
+    for first, *others in shown:
+        first = first or [Text()] * bool(beside)
+        if first and others and len(others[-1]) == 1 and first[0].cell_len + _GAP <= lead:
+            if lead + others[-1][0].cell_len <= room:
+                first[0].pad_right(lead - first[0].cell_len)
+                first[0].append_text(others.pop()[0])
         for indent, lines in ((0, first), *((step, cell) for cell in others)):
-            for piece in lines:
-                page.lines.append(Text(" " * (block.indent + indent)).append_text(piece))
+            for piece in filter(None, lines):
+                page.lines.append(Text(" " * (margin + indent)).append_text(piece))
 
 
 def _natural(page: Page, shown: doc.Cell) -> int:

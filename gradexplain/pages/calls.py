@@ -11,7 +11,7 @@ from gradexplain.pages.chain import chain
 from gradexplain.pages.jacobian import jacobian
 from gradexplain.pages.page import Page
 from gradexplain.pages.verdict import ROLES, verdict
-from gradexplain.pages.words import tensor_or, value
+from gradexplain.pages.words import definitions, tensor_or, value
 
 
 def call_text(call: Call) -> str:
@@ -141,8 +141,8 @@ def second(page: Page, found: Second) -> Iterable[doc.Block]:
         yield doc.prose(f"Nothing flows back: {found.name} depends on no input.")
     yield doc.Heading("Second derivatives", f"of {found.name}")
     for gradient in found.explanation.gradients.values():
-        where = tuple(made.renamed(text) for text in gradient.where)
-        yield doc.Formula(made.renamed(gradient.text), gradient.ranges, where)
+        yield doc.Formula(made.renamed(gradient.text), gradient.ranges)
+        yield from definitions([made.renamed(text) for text in gradient.where])
         yield value(gradient.value, gradient.name)
     yield from verdict(
         found.explanation.check,

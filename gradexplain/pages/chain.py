@@ -9,9 +9,10 @@ from itertools import groupby
 from gradexplain import numbers
 from gradexplain.document import model as doc
 from gradexplain.explanation import Array, Step
+from gradexplain.pages.graph import constants
 from gradexplain.pages.page import Page
 from gradexplain.pages.steps import factor, in_words, work
-from gradexplain.pages.words import grouped, ranges_in, unwrapped
+from gradexplain.pages.words import definitions, grouped, ranges_in, unwrapped
 
 #: A value of the backward pass with more elements is shown with ``--full`` only.
 _STEP = 9
@@ -42,10 +43,11 @@ def heading(start: str, g: str) -> doc.Heading:
 
 def _rows(made: Page, g: str) -> Iterable[tuple[doc.Cell, ...]]:
     x = made.x
+    fixed = constants(x)
     for node, group in groupby(x.steps, key=lambda step: step.node):
         steps = list(group)
         shown = made.expression(node)
-        stops = [stop for stop in x.stops if stop.node == node]
+        stops = [stop for stop in x.stops if stop.node == node and stop.input not in fixed]
         passing = [s for s in steps if s.short == g and s.contribution.shape == s.upstream.shape]
         if len(passing) == len(steps) > 1 and all(s.total is None for s in steps) and not stops:
             to = ", ".join(made.said.get(s.input, s.input) for s in steps)
@@ -184,6 +186,5 @@ def _everything(made: Page) -> Iterable[doc.Block]:
         if step.rule:
             yield doc.prose(doc.math(step.rule))
     for gradient in x.gradients.values():
-        yield doc.Fold(
-            "index notation", (doc.Formula(gradient.text, gradient.ranges, gradient.where),)
-        )
+        formula = doc.Formula(gradient.text, gradient.ranges)
+        yield doc.Fold("index notation", (formula, *definitions(gradient.where)))

@@ -168,8 +168,8 @@ def _picture(
     gap = " " if 2 * len(found.picture[0]) <= _COLUMNS else ""
     yield doc.Program(tuple(f"{e:<{wide}}  {gap.join(row)}" for e, row in rows), indent=4)
     used = {mark for _, row in rows for mark in row}
-    legend = "   ".join(text for mark, text in _LEGEND.items() if mark in used)
-    yield doc.remark(legend, indent=4)
+    legend = (doc.label(text) for mark, text in _LEGEND.items() if mark in used)
+    yield doc.Table((doc.row(*legend),), indent=4)
 
 
 def _entry(

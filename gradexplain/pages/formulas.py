@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from gradexplain.document import model as doc
 from gradexplain.explanation import Formula as Derived
 from gradexplain.formulas import Formulas, Lettered
-from gradexplain.pages.words import LEGEND
+from gradexplain.pages.words import LEGEND, definitions
 
 
 def page(x: Formulas) -> doc.Document:
@@ -27,17 +27,20 @@ def _blocks(x: Formulas) -> Iterable[doc.Block]:
     )
     said = f"Jᵀ·v at every size; v, the argument of backward, has the shape of {x.output}"
     yield doc.Heading("Gradients", said if x.output_shape else "at every size")
-    yield from map(_shown, x.gradients.values())
+    for gradient in x.gradients.values():
+        yield from _shown(gradient)
     jacobian = [*x.jacobian.values()] if x.output_shape else []
     if jacobian:
         yield doc.Heading("Jacobian", f"J = ∂{x.output}/∂input")
-        yield from map(_shown, jacobian)
+        for formula in jacobian:
+            yield from _shown(formula)
     text = "\n".join(formula.text for formula in (*x.gradients.values(), *jacobian))
     yield from (doc.remark(meaning, indent=4) for sign, meaning in LEGEND if re.search(sign, text))
 
 
-def _shown(formula: Derived) -> doc.Formula:
-    return doc.Formula(formula.text, formula.ranges, formula.where)
+def _shown(formula: Derived) -> Iterable[doc.Block]:
+    yield doc.Formula(formula.text, formula.ranges)
+    yield from definitions(formula.where)
 
 
 def _shape(shape: Lettered) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from gradexplain.document.model import Graph, GraphNode
 from gradexplain.explanation import Explanation, ForwardRow
 
@@ -13,9 +11,10 @@ _SIGNS = {
 }  # fmt: skip
 
 
-def graph_of(x: Explanation, *, detail: bool = False) -> Graph | None:
+def graph_of(x: Explanation) -> Graph | None:
     """The operations and what they are made from; None where there is nothing to draw."""
-    rows = {row.node: row for row in x.forward if row.part_of is None}
+    fixed = constants(x)
+    rows = {r.node: r for r in x.forward if r.part_of is None and r.node not in fixed}
     if not rows:
         return None
     nodes = [GraphNode(name, name, "input") for name in x.inputs]
@@ -23,16 +22,14 @@ def graph_of(x: Explanation, *, detail: bool = False) -> Graph | None:
     edges: list[tuple[str, str]] = []
     for row in rows.values():
         out = row.node == x.output.name
-        text = _text(row, known)
+        text = _text(row, known, fixed)
         if row.named and not out:
             text = f"{row.node} = {text}"
-        here = f"{row.node}=" if out and not detail else row.node
-        role: Literal["output", "operation"] = "output" if out and detail else "operation"
-        nodes.append(GraphNode(here, text, role, row.expression, row.grad_fn))
-        edges += [(source, here) for source in dict.fromkeys(row.inputs) if source in known]
-        if out and not detail:
-            nodes.append(GraphNode(row.node, row.node, "output"))
-            edges.append((here, row.node))
+        nodes.append(GraphNode(row.node, text, "operation", row.expression, row.grad_fn))
+        edges += [(source, row.node) for source in dict.fromkeys(row.inputs) if source in known]
+        if out:
+            nodes.append(GraphNode(f"{row.node} ", row.node, "output"))
+            edges.append((row.node, f"{row.node} "))
     if not any(node.role == "output" for node in nodes):
         return None
     used = {tail for tail, _ in edges}
@@ -42,10 +39,20 @@ def graph_of(x: Explanation, *, detail: bool = False) -> Graph | None:
     )
 
 
-def _text(row: ForwardRow, known: set[str]) -> str:
+def constants(x: Explanation) -> dict[str, str]:
+    """The values that are made of numbers alone, as ``sqrt(2)`` is."""
+    found: dict[str, str] = {}
+    for row in x.forward:
+        if not row.named and row.text and not row.shape:
+            made = (i in found or not i.isidentifier() for i in row.inputs)
+            found |= {row.node: row.text} if row.inputs and all(made) else {}
+    return found
+
+
+def _text(row: ForwardRow, known: set[str], fixed: dict[str, str]) -> str:
     """An operation without the values that its edges bring: ``×3``, ``sum(dim=0)``."""
     sign = _SIGNS.get(row.op)
-    numbers = [i for i in row.inputs if i not in known]
+    numbers = [fixed.get(i, i) for i in row.inputs if i not in known]
     if sign is not None:
         if row.op == "neg" or not numbers:
             return sign

@@ -39,12 +39,6 @@ def program(x: Explanation) -> doc.Program:
     return doc.Program(x.statements or tuple(x.expression.strip().splitlines()))
 
 
-def _same(text: str, code: str) -> bool:
-    """Whether a definition and a line of PyTorch are of the same value, as far as it has a name."""
-    name = text.partition(" = ")[0].rpartition("∂")[2]
-    return text.startswith("∂") and (code.startswith(f"grad_{name} = ") or not name.isidentifier())
-
-
 def started(y: str) -> doc.Paragraph:
     """What backward starts from where it is given nothing."""
     return doc.remark(f"{y} is a scalar: {y}.backward() starts from ∂{y}/∂{y} = 1.", hang=0)
@@ -142,7 +136,7 @@ class Page:
     def stepper(self) -> Iterable[doc.Block]:
         """What a format that moves steps through."""
         x = self.x
-        graph = graph_of(x, detail=True)
+        graph = graph_of(x)
         if graph is not None:
             yield doc.Steps(
                 graph,
@@ -191,22 +185,10 @@ class Page:
         if not any(row[2] for row in rows):
             rows = [row[:2] for row in rows]
         yield doc.Table(tuple(rows), stacked=True)
-        beside = bool(x.code) and len(lines) == len(x.code) and all(map(_same, lines, x.code))
-        if beside:
-            told = zip(["where", *[""] * len(lines)], lines, x.code, strict=False)
-            yield doc.Table(
-                tuple(
-                    doc.row(doc.label(head), doc.math(text), doc.code(code, "quiet"))
-                    for head, text, code in told
-                ),
-                indent=4,
-            )
-        else:
-            yield from definitions(lines)
+        tables = [*definitions(lines, x.code)]
+        yield from tables[: bool(lines)]
         yield from self.legend(used, merged)
-        if x.code and not beside:
-            before = tuple(doc.line(doc.code(text, "quiet")) for text in x.code)
-            yield doc.Table((doc.row(doc.label("with"), before),), indent=4)
+        yield from tables[bool(lines) :]
         yield from self.verdict()
 
     def row(self, gradient: Gradient, ranges: str) -> tuple[doc.Cell, ...]:

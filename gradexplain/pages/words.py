@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import product
 
 from gradexplain.document import model as doc
@@ -78,12 +78,39 @@ LEGEND = (
 )
 
 
-def definitions(lines: Iterable[str]) -> Iterable[doc.Block]:
-    """What the names in the formulas above stand for."""
-    for place, text in enumerate(lines):
-        yield doc.prose(
-            doc.label("      " if place else "where "), doc.math(text), indent=4, hang=10
-        )
+def definitions(lines: Sequence[str], code: Sequence[str] = ()) -> Iterable[doc.Block]:
+    """What the names in the formulas above stand for, each beside the line of PyTorch that makes it."""
+    rows: list[tuple[str, str]] = []
+    left = list(code)
+    for text in lines:
+        found = _line_of(text, left)
+        rows += [("", line) for line in left[: found or 0]]
+        rows.append((text, "" if found is None else left[found]))
+        left = left[0 if found is None else found + 1 :]
+    rows += [("", line) for line in left]
+    beside = tuple(doc.row(doc.math(t), doc.code(c, "quiet") if c else "") for t, c in rows)
+    where = tuple(doc.row(doc.math(text)) for text in lines)
+    made = tuple(doc.row(doc.code(line, "quiet")) for line in code)
+    paired = 2 * sum(bool(text and line) for text, line in rows) >= max(1, len(code))
+    for lead, shown in [("where", beside)] if paired else [("where", where), ("with", made)]:
+        if shown:
+            yield doc.Table(shown, stacked=True, indent=4, lead=lead)
+
+
+#: How code spells what formulas call by a letter.
+_SPELT = {"σ": "sigma", "μ": "mu", "x̂": "x_hat"}
+
+
+def _line_of(text: str, code: Sequence[str]) -> int | None:
+    """Which line makes what a definition is of; of a value without a name the last before one with."""
+    name = text.partition(" = ")[0]
+    slope, _, of = name.rpartition("∂")
+    heads = [line.partition(" = ")[0] for line in code]
+    if slope and not of.isidentifier():
+        run = re.match(r"(.*?)(1+)", "".join("01"[bool(re.match(r"grad_t\d", h))] for h in heads))
+        return run and run.end() - 1
+    wanted = f"grad_{of}" if slope else _SPELT.get(name, name)
+    return heads.index(wanted) if wanted in heads else None
 
 
 def quoted(row: ForwardRow) -> str:
