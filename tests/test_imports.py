@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import grimp
@@ -23,3 +25,22 @@ def test_no_circle_between_files() -> None:
         for name in ends:
             del left[name]
     assert not left
+
+
+_TENSORS = """
+import sys
+from gradexplain.installed import without_tensors
+without_tensors()
+import sympy
+x, y = sympy.symbols("x y")
+print(x + y + 2*x, "sympy.combinatorics" in sys.modules)
+from sympy.tensor.tensor import TensorIndexType, tensor_heads, tensor_indices
+kind = TensorIndexType("L")
+i, head = tensor_indices("i", kind), tensor_heads("A", [kind])
+print(head(i) + 2*head(i), sympy.Add(head(i), head(i)))
+"""
+
+
+def test_sympys_tensors_are_there_when_they_are_wanted() -> None:
+    done = subprocess.run([sys.executable, "-c", _TENSORS], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("3*x + y False\n3*A(i) 2*A(i)\n", "")

@@ -38,6 +38,7 @@ from gradexplain.cli.schema import schema
 from gradexplain.cli.stability import stability
 from gradexplain.cli.trace import trace
 from gradexplain.errors import GradexplainError, InputError, clipped
+from gradexplain.installed import without_tensors
 from gradexplain.supervisor import link
 from gradexplain.supervisor.helper import HELPERS
 
@@ -67,6 +68,7 @@ def work() -> int:
     is looked for rarely; tearing the interpreter down is left out, unless a stranger's code has run.
     """
     gc.set_threshold(200_000, 50, 1000)
+    without_tensors()
     try:
         link.catch()
         code = main(sys.argv[1:])

@@ -47,7 +47,7 @@ def lines(run: Run) -> tuple[dict[str, str], list[str]]:
     """``v / s - (v * x).sum(dim=0) / s**2`` by input, where it is short and gives the gradient; else
     all that computes them."""
     reread, graph = run.problem.reread, run.graph
-    if not run.problem.check or reread is None:
+    if reread is None:
         return {}, []
     # Axes that may differ have sizes of their own there: x.shape[0] * w.shape[1] where both are 2.
     general = run.closed.sizes.graph if run.closed.sizes is not None else graph

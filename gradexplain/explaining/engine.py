@@ -207,15 +207,17 @@ def _answers(run: Run) -> None:
     if run.problem.scalar or len(run.graph.nodes) > _LARGE:
         return
     from gradexplain.explaining.answers import element_in_full, said
-    from gradexplain.explaining.beside import lines
 
     key = "answers", run.problem.v_source
     found = run.closed.remembered(key, lambda: said(run))
     for name, text in found.gradients.items():
         run.explanation.gradients[name].short = text
-    each, run.explanation.code = lines(run)
-    for name, text in each.items():
-        run.explanation.gradients[name].line = text
+    if run.problem.check:
+        from gradexplain.explaining.beside import lines
+
+        each, run.explanation.code = lines(run)
+        for name, text in each.items():
+            run.explanation.gradients[name].line = text
     run.explanation.definitions = found.definitions
     run.explanation.element = element_in_full(run, run.problem.element)
 

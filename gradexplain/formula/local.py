@@ -18,7 +18,7 @@ from gradexplain.formula.burden import burden
 from gradexplain.formula.calculus import Calculus
 from gradexplain.formula.kinds import names_of
 from gradexplain.formula.tidy import Folds, tidy
-from gradexplain.graph import Graph, Node, Ref, refs
+from gradexplain.graph import Graph, Node, Ref, fact, refs
 from gradexplain.ops.base import Op, Shape
 
 #: The symbol of the upstream gradient in a local formula, and of the result.
@@ -48,6 +48,12 @@ def local_rule(node: Node, graph: Graph) -> LocalRule:
 
     A tensor that is used twice by one node counts once: its slope is the total one.
     """
+    return _rule(graph, node.id)
+
+
+@fact
+def _rule(graph: Graph, id: int) -> LocalRule:
+    node = graph[id]
     order = list(dict.fromkeys(ref.id for ref in refs(node.args)))
     numbers = {id: place for place, id in enumerate(order)}
     sources = tuple(

@@ -76,8 +76,9 @@ def to_float(array: Any) -> Any:
     array = np.asarray(array)
     if array.dtype == np.float64:
         return array
-    with np.errstate(all="ignore"):
-        return np.asarray(array if array.dtype != object else _floats(array), dtype=np.float64)
+    if array.dtype != object:
+        return array.astype(np.float64)
+    return np.fromiter(map(_float, array.flat), np.float64, array.size).reshape(array.shape)
 
 
 def _float(x: Any) -> float:
@@ -91,9 +92,6 @@ def _float(x: Any) -> float:
         return math.inf if x > 0 else -math.inf
     except AttributeError:
         return float(x)
-
-
-_floats = np.frompyfunc(_float, 1, 1)
 
 
 def within(exact: Any) -> Any:

@@ -30,6 +30,17 @@ def kernel_value(
         return value, (size() if callable(size) else size) if magnitudes else None
 
 
+class _Known(dict[str, Pair]):
+    """What ``find`` finds, found once: shapes, values and magnitudes are asked for one by one."""
+
+    def __init__(self, find: Callable[[str], Pair]) -> None:
+        self._find = find
+
+    def __missing__(self, label: str) -> Pair:
+        found = self[label] = self._find(label)
+        return found
+
+
 class Evaluator:
     """Values of formulas whose elements have the values that ``resolve(label)`` gives.
 
@@ -49,7 +60,7 @@ class Evaluator:
         what: str = "this formula",
         decimals: frozenset[Any] = frozenset(),
     ) -> None:
-        self._resolve = resolve
+        self._resolve = resolve = _Known(resolve).__getitem__
         self._lookup = lookup
         # What `resolve` derives on the way may give a letter another size.
         self._sizes = dict(sizes)
@@ -78,7 +89,9 @@ class Evaluator:
         value, size = self._shaped(pair[0], root, axes, shape), pair[1]
         if isinstance(size, Relative):
             return value, Relative(value, size.times)
-        return value, None if size is None else self._shaped(size, root, axes, shape)
+        if size is not None and (value is not pair[0] or size.shape != value.shape):
+            size = self._shaped(size, root, axes, shape)
+        return value, size
 
     def parts(
         self, e: Any, axes: Sequence[Any], shape: Sequence[int]
@@ -112,8 +125,8 @@ class Evaluator:
         sizes = tuple((s, self._sizes[s]) for s in letters if s in self._sizes)
         tables = {label for label, table in labels if table}
         shapes = tuple(
-            (label, np.shape(self._lookup(label) if label in tables and self._lookup is not None
-             else self._resolve(label)[0])) for label, _ in labels
+            (label, (self._lookup(label) if label in tables and self._lookup is not None
+             else self._resolve(label)[0]).shape) for label, _ in labels
         )  # fmt: skip
         return lowered(e, sizes, shapes)
 

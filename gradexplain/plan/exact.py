@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -35,10 +36,7 @@ class Exact(Numeric):
         self._decimals = decimals
 
     def number_of(self, value: Any) -> Any:
-        size = abs(value)
-        if size in self._decimals or size in DECIMALS:
-            return mp.mpf(float(value))
-        return constant(value)
+        return _number(value, self._decimals, mp.prec)
 
     def real(self, node: Node, args: list[Any], spare: list[bool]) -> Any:
         return to_exact(np.asarray(args[0], dtype=np.float64))
@@ -75,6 +73,13 @@ class Exact(Numeric):
             return total
 
         return scattered(node, args[0], args[1 : 1 + tables], args[1 + tables :], add)
+
+
+@lru_cache(maxsize=1024)
+def _number(value: Any, decimals: frozenset[Any], _digits: int) -> Any:
+    """A number of a formula, with the context's digits; those of ``decimals`` are doubles."""
+    size = abs(value)
+    return mp.mpf(float(value)) if size in decimals or size in DECIMALS else constant(value)
 
 
 _NOT_FINITE = {sympy.oo: mp.inf, -sympy.oo: -mp.inf, sympy.nan: mp.nan}

@@ -54,11 +54,12 @@ class Magnitude:
         value = self._values.step(node, [a[0] for a in args], [False] * len(args))
         if node.type != "real":
             return value, None
-        exact = value.dtype == object
+        exact = value.dtype.hasobject
         times = None if exact else self._times(node, value, args)
         if times is not None:
             return value, Relative(value, times)
-        if exact or node.kind not in ("map", "contract") or not is_finite(value):
+        # Exact ones are arrays.
+        if not exact and (node.kind not in ("map", "contract") or not is_finite(value)):
             args = [a if a[1] is None else sized(a) for a in args]
         size = getattr(self, f"_{node.kind}")(node, value, args)
         return value, np.asarray(size, dtype=np.float64)

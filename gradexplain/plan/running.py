@@ -36,12 +36,13 @@ def parts(root: Node, interpretation: Interpretation) -> Iterator[tuple[slice | 
     """
     values: dict[int, Any] = {}
     for node, region, spare, over in schedule(root, interpretation.cut):
-        needs = node.args if region is None else region.outside
-        given = {arg.place: values[arg.place] for arg in needs}
+        if region is None:
+            args = [values[arg.place] for arg in node.args]
+        else:
+            given = {arg.place: values[arg.place] for arg in region.outside}
         for done in over:
             del values[done]
         if region is None:
-            args = [given[arg.place] for arg in node.args]
             values[node.place] = interpretation.step(node, args, spare)
             continue
         if node is root:
