@@ -443,3 +443,16 @@ def test_a_singular_point_excuses_only_what_it_has_a_part_in(
     found = gradexplain.hessian(text, at=at)
     assert found.check is not None and found.check.status == "mismatch", found.check
     assert found.blocks[block].verdict == "mismatch"
+
+
+@pytest.mark.parametrize(
+    "text", ["(F.layer_norm(x, (4,))**3).sum()", "F.group_norm(x, 2).exp().sum()"]
+)
+def test_what_a_part_of_an_operation_receives_goes_on_to_the_parts_that_it_reads(text: str) -> None:
+    """σ and x̂ read μ, which the gradient of x does not."""
+    at = {"x": [[1.0, 2, 3, 7], [4, 5, 6, 1]]}
+    for check in (
+        gradexplain.hessian(text, at=at, vector="ones").check,
+        gradexplain.explain_calls(text, (), at=at, order=2).check,
+    ):
+        assert check is not None and check.status == "agree"

@@ -78,8 +78,10 @@ def recorded(
         if sent:
             inputs = total[gradient].inputs
             read = {i for n, *_ in sent for i in graph[n].inputs if not graph[i].is_literal}
-            again = frozenset(inputs) & ({n for n, *_ in sent} | parts)
-            passes.append(Pass(gradient, tuple({*inputs, *read}), sent, again=again))
+            again = {*inputs} & ({n for n, *_ in sent} | parts)
+            for id in sorted(graph.parts(), reverse=True):  # a part may read another
+                again |= {*graph[id].inputs} & parts if id in again else set()
+            passes.append(Pass(gradient, tuple({*inputs, *read}), sent, again=frozenset(again)))
     sums = []
     for id in total.out.inputs:
         if total[id].is_leaf and id != made.upstream:
