@@ -326,7 +326,7 @@ class Builder:
         except GradexplainError as error:
             raise error.at(self.source, span) from None
         moved = [self.nodes[ref.id].integer for ref in refs(args)] if op.moves else []
-        integer = integer or op.integer or (bool(moved) and moved[0])
+        integer = integer or op.integer or (bool(moved) and all(moved))
         return self._add(None, False, op, args, shape, span, integer=integer)
 
     def _shaped(self, id: int) -> Shape:

@@ -216,6 +216,22 @@ x = torch.ones(2, requires_grad=True); z = torch.ones(1, requires_grad=True); to
 One of the differentiated Tensors appears to not have been used in the graph
 remedy: give allow_unused=True for None in its place
 
+h = torch.ones(2, 2, requires_grad=True) * 2\nfor row in h: row *= 3\nh.sum().backward()
+Output of a function that returns multiple views is a view and is being modified inplace: such functions do not allow it
+remedy: change the whole tensor, as in `y[:2] += 1`, or a copy of the part
+
+x = torch.ones(2, requires_grad=True)\nwith torch.inference_mode(): y = x * 2\n(y * x).sum().backward()
+Inference tensors cannot be saved for backward
+remedy: write `with torch.no_grad():`, or use a .clone() of it
+
+x = torch.ones(2, requires_grad=True); ((x // 2) * x).sum().backward()
+derivative for aten::floor_divide is not implemented
+remedy: write `.detach()` before it, as its derivative is 0 wherever it exists
+
+x = torch.ones(2, requires_grad=True); o = torch.empty(2); torch.add(x, 1, out=o); o.sum().backward()
+functions with out=... arguments don't support automatic differentiation, but one of the arguments requires grad
+remedy: assign the result, as in `y = torch.mul(a, b)`
+
 x = torch.load("x.pt"); y = (x * 2).sum(); y.backward()
 a file is not read from a text
 remedy: leave the line out and give the value, as in `--at x=@x.npy`; or gradexplain trace FILE runs the whole script
@@ -264,7 +280,7 @@ def test_changed_in_place(text: str, operation: str, needed: str) -> None:
 def test_refused(case: str) -> None:
     text, message, remedy = case.split("\n")
     with pytest.raises(GradexplainError) as error:
-        explain(text)
+        explain(text.replace(r"\n", "\n"))
     shown = str(error.value).split("\n")
     assert (shown[0], shown[-1]) == (message, remedy)
     assert "^" in shown[2]

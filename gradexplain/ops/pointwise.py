@@ -65,6 +65,8 @@ pointwise("float_power(Tensor input, Tensor exponent)", "input**exponent", "floa
     torch=lambda torch, a, b: torch.float_power(a, b))
 pointwise("neg", "-input", "-x[3]", "neg(x[2,2])", also="negative", infix="-{}")
 pointwise("positive", "input", "+x[3]", infix="+{}")
+pointwise("type_as(Tensor input, Tensor other)", "input", "x[3]*(x > 2).type_as(x)", homes="Tensor",
+    infix="float({})", written=lambda c, a, b: f"{a}.type_as({b if b.isidentifier() else c.like})")
 pointwise("square", "input**2")
 pointwise("reciprocal", "1/input", singular="input == 0")
 pointwise("sqrt", singular="input <= 0",

@@ -112,6 +112,7 @@ def started(
         len(s.builder.nodes),
         returned,
     )
+    _underived(s, made)
     _overwritten(s, made)
     held(s, ref.id, array, place)
     for id in s.needed(ref.id) if s.stale and not s.any_size else ():
@@ -160,7 +161,13 @@ def _overwritten(s: Session, call: BackwardCall) -> None:
     needed, homes, nodes = set(s.needed(call.start)), _homes(s), s.builder.nodes
     changes = [(old, new, homes[old], place) for old, new, place in s.overwritten]
     touched = {home for *_, home, _ in changes}
-    if s.any_size or not any(homes[id] in touched for id in needed):
+    inferred = {
+        n.id
+        for made, at in s.inferred
+        for n in nodes
+        if n.id in made or n.is_leaf and at.start <= n.span.start < at.end
+    }
+    if s.any_size or not any(homes[id] in touched | inferred for id in needed):
         return
     graph, at = s.part(call.start)
     labels = [n.label for n in graph.leaves if s.made[n.label].requires_grad]
@@ -171,10 +178,25 @@ def _overwritten(s: Session, call: BackwardCall) -> None:
         op = nodes[id].op
         if own or op is None or op.name == "put":  # which stands for writing into a view
             continue
+        if homes[value] in inferred and id not in inferred:
+            s.refuse("inference tensor", nodes[id].span)
         what_ = "its result" if id == value else f"`{s.text(nodes[value].span)}`"
         for _, new, home, place in changes:
             if id < new and home == homes[value]:
                 s.refuse("changed in place", place, text=s.text(nodes[id].span), what=what_)
+
+
+def _underived(s: Session, call: BackwardCall) -> None:
+    """Refuse, as PyTorch does, a backward that arrives at an operation that has none."""
+    waiting = [call.start] if s.underived and s.script else []
+    while waiting:
+        id = waiting.pop()
+        if id in s.underived:
+            s.refuse("no backward", s.builder.nodes[id].span, name=s.underived[id])
+        nodes = [s.builder.nodes[source] for source in set(s.builder.nodes[id].inputs)]
+        waiting += [
+            n.id for n in nodes if n.id in s.underived or n.op and not n.op.stops and not n.integer
+        ]
 
 
 def _homes(s: Session) -> list[int]:

@@ -32,7 +32,7 @@ from gradexplain.reading.objects import (
     is_number,
     what,
 )
-from gradexplain.reading.operators import become, change_in_place
+from gradexplain.reading.operators import become, change_in_place, put
 from gradexplain.reading.session import Session
 
 
@@ -186,7 +186,14 @@ def apply(s: Session, records: list[Any], call: Call) -> Any:
         s.need(call.place, found)
         if isinstance(found, (Layer, Own, Function)):
             s.fail(f"{what(found)} is not a tensor", call.place, "call it first, as in `layer(x)`")
-    result = s.apply(records, call.args, call.kwargs, call.place)
+    out = call.kwargs.get("out")
+    given = {name: part for name, part in call.kwargs.items() if name != "out"}
+    result = s.apply(records, call.args, given, call.place)
+    if isinstance(out, Tensor) and isinstance(result, Tensor):
+        if s.grad_enabled and (s.requires(out) or s.requires(result)):
+            s.refuse("out of a gradient", call.place)
+        put(s, out, ..., result, call.place)
+        return out
     first = call.args[0] if call.args else None
     if isinstance(first, Tensor) and (
         call.kwargs.get("inplace") is True or (records[0].inplace and call.args[-1] is True)

@@ -382,6 +382,22 @@ def nonzero(s: Session, call: Call) -> Any:
     return s.literal(np.transpose(tables), "int64", call.place)
 
 
+def _unique(s: Session, call: Call) -> Any:
+    """``torch.unique`` of numbers without a gradient: they in order, their places, how often each is."""
+    given = call.get(0, "input")
+    if not isinstance(given, Tensor) or s.requires(given) or call.get(4, "dim") is not None:
+        return NotImplemented
+    wanted = (True, call.get(2, "return_inverse", False), call.get(3, "return_counts", False))
+    numbers = np.unique(s.number(given, call.place), return_inverse=True, return_counts=True)
+    kinds = (given.dtype, "int64", "int64")
+    found = [
+        s.literal(part, kind, call.place)
+        for part, kind, own in zip(numbers, kinds, wanted, strict=True)
+        if own
+    ]
+    return tuple(found) if len(found) > 1 else found[0]
+
+
 def _where(s: Session, call: Call) -> Any:
     if len(call.args) > 1 or call.kwargs:
         return NotImplemented
@@ -406,6 +422,7 @@ _MAKERS: dict[str, Callable[[Session, Call], Any]] = {
     **dict.fromkeys(("as_tensor", "torch.as_tensor", "torch.from_numpy", "from_numpy", "torch.asarray"), _same),
     **dict.fromkeys(("Tensor", "torch.Tensor"), _typed(None)),
     "torch.where": _where,
+    "torch.unique": _unique,
     **dict.fromkeys(("torch.FloatTensor", "torch.cuda.FloatTensor"), _typed("float32")),
     "torch.DoubleTensor": _typed("float64"),
     **dict.fromkeys(("torch.LongTensor", "torch.IntTensor"), _typed("int64")),

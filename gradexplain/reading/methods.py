@@ -20,6 +20,7 @@ from gradexplain.reading.objects import (
     WHOLE,
     Call,
     Class,
+    Copies,
     Function,
     Layer,
     Method,
@@ -115,8 +116,9 @@ def in_place(s: Session, owner: Tensor, name: str, call: Call) -> Any:
 def _to(s: Session, owner: Tensor, call: Call) -> Any:
     wanted = [part for part in (*call.args, *call.kwargs.values()) if isinstance(part, Dtype)]
     for part in call.args:
-        if isinstance(part, Tensor) and part.dtype:
-            return cast(s, owner, part.dtype, call)
+        if isinstance(part, Tensor):
+            own = part.dtype or owner.dtype in WHOLE
+            return cast(s, owner, part.dtype or "float64", call) if own else owner
     for part in (*call.args, call.kwargs.get("device")):
         if isinstance(part, str) and part.startswith(("cuda", "mps")):
             _device(s, part, owner)
@@ -140,7 +142,8 @@ def cast(s: Session, owner: Tensor, dtype: str, call: Call) -> Any:
     if owner.dtype == dtype == "bool":
         return owner
     known = s.known(owner)
-    if known is not None and not owner.requires_grad and owner.ref is None:
+    whole = owner.dtype in WHOLE
+    if known is not None and not owner.requires_grad and (owner.ref is None or whole):
         array = np.trunc(known) if dtype in WHOLE and dtype != "bool" else known
         if dtype == "bool":
             array = (known != 0).astype(np.float64)
@@ -157,8 +160,10 @@ def cast(s: Session, owner: Tensor, dtype: str, call: Call) -> Any:
             made.dtype = dtype
             return made
         return s.literal(np.trunc(known), dtype, call.place)
-    if owner.ref is None and owner.rows is None:
-        s.ref(owner)
+    if whole or s.builder.nodes[s.ref(owner).id].integer:
+        made = s.apply(by_spelling("Tensor.type_as"), (owner, 1.0), {}, call.place)
+        made.dtype = dtype
+        return made
     copy = Tensor(owner.shape, call.place, s.ref(owner), dtype, s.requires(owner))
     copy.name = owner.name
     return copy
@@ -178,11 +183,18 @@ def _type(s: Session, owner: Tensor, call: Call) -> Any:
 _WIDE = ("float64", "float32")
 
 
+def _contiguous(s: Session, owner: Tensor, call: Call) -> Any:
+    """The tensor itself, or a copy where its elements do not stand one after the other."""
+    if owner.view is None:
+        return owner
+    return s.share(dataclasses.replace(owner), owner, dataclasses.replace, copies=Copies.APART)
+
+
 def _clone(s: Session, owner: Tensor, call: Call) -> Any:
     if s.known(owner) is not None and not s.requires(owner) and owner.ref is None:
         return s.literal(s.known(owner), owner.dtype, call.place, example=owner.example)
     if owner.later is not None and owner.ref is None and not owner.requires_grad:
-        return apart(s, owner, call.place)
+        return dataclasses.replace(apart(s, owner, call.place), place=call.place)
     return s.apply(by_spelling("torch.clone"), (owner,), {}, call.place)
 
 
@@ -287,7 +299,8 @@ def _permuted(s: Session, owner: Tensor, call: Call) -> Any:
         found = s.literal(known.reshape(args), owner.dtype, call.place)
     except ValueError:
         return NotImplemented
-    return s.share(found, owner, lambda base: method(s, base, call))
+    copies = Copies.UNEVEN if call.name == "reshape" else None
+    return s.share(found, owner, lambda base: method(s, base, call), copies=copies)
 
 
 _METHODS: dict[str, Callable[[Session, Tensor, Call], Any]] = {
@@ -295,7 +308,8 @@ _METHODS: dict[str, Callable[[Session, Tensor, Call], Any]] = {
     "requires_grad_": _requires_grad_,
     "retain_grad": lambda s, owner, call: autograd.retain(s, owner, call.place),
     "register_hook": _hook,
-    "to": _to,
+    **dict.fromkeys(("to", "type_as"), _to),
+    "contiguous": _contiguous,
     **dict.fromkeys(
         ("type", "astype", "float", "double", "half", "bfloat16", "long", "int", "bool"), _type
     ),
@@ -307,7 +321,7 @@ _METHODS: dict[str, Callable[[Session, Tensor, Call], Any]] = {
     ),
     "cuda": lambda s, owner, call: _device(s, "cuda()", owner),
     **dict.fromkeys(
-        ("cpu", "contiguous", "share_memory_", "pin_memory", "resolve_conj", "type_as"),
+        ("cpu", "share_memory_", "pin_memory", "resolve_conj"),
         lambda s, owner, call: owner,
     ),
     "clone": _clone,

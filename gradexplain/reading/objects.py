@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,10 @@ VIEWS = frozenset({"view", "reshape", "transpose", "t", "permute", "subscript", 
                     "select", "expand", "flatten", "unflatten", "diagonal", "movedim", "mT", "T", "view_as",
                     "unfold", "split", "chunk", "unbind", "tensor_split", "expand_as", "ravel", "hsplit",
                     "detach", "getitem"})  # fmt: skip
+
+
+#: Operations that PyTorch has no backward for: it raises where a gradient arrives at one.
+NO_BACKWARD = frozenset({"floor_divide", "heaviside"})
 
 
 def is_basic(index: Any) -> bool:
@@ -85,6 +90,19 @@ class Tensor:
         return self.value is not None or self.later is not None
 
 
+class Copies(Enum):
+    """When an operation that gives a view of its tensor gives a copy instead."""
+
+    #: ``reshape``: where one step along an axis is not the same everywhere in the elements' own order.
+    UNEVEN = "uneven"
+    #: ``contiguous``: where the elements do not stand one after the other.
+    APART = "apart"
+
+
+#: Which operations do so.
+COPIES = {"reshape": Copies.UNEVEN, "flatten": Copies.UNEVEN, "ravel": Copies.APART}
+
+
 @dataclass(eq=False, slots=True)
 class View:
     """Elements of another tensor: ``again`` takes them anew, ``index`` is the subscript where it is one."""
@@ -100,6 +118,8 @@ class View:
     several: bool = False
     #: Which of the base's elements it saw: those before ``x.data = …`` or after.
     home: int = 0
+    #: When it is no view but a copy, which is found out where it matters.
+    copies: Copies | None = None
 
 
 @dataclass(slots=True)

@@ -63,6 +63,10 @@ _COMPARED: dict[str, Callable[[Any, Any], bool]] = {
 _FOLDED = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}
 
 
+#: What arithmetic on two tensors of true and false is.
+_OF_BOOLS = {"add": "logical_or", "mul": "logical_and"}
+
+
 def binary(
     s: Session,
     op: type[ast.operator],
@@ -82,6 +86,8 @@ def binary(
     for side, operand in zip(sides, (a, b), strict=False):
         if not is_operand(operand):
             refuse_operand(s, operand, sign, span(s.program, side))
+    if all(isinstance(part, Tensor) and part.dtype == "bool" for part in (a, b)):
+        name = _OF_BOOLS.get(name, name)
     folded = _fold(s, name, a, b, place)
     return operator(s, name, (a, b), place) if folded is None else folded
 
@@ -342,6 +348,9 @@ def scattered(s: Session, target: Tensor, index: Any, new: Any, place: Span) -> 
         s.fail("this index does not fit the tensor", place, f"its shape is {target.shape}")
     if not isinstance(new, Tensor):
         new = s.literal(np.broadcast_to(new, taken.shape), target.dtype, place)
+    more = len(new.shape) - len(taken.shape)
+    if more > 0 and set(new.shape[:more]) == {1}:  # leading axes of one element are left out
+        new = operator(s, "reshape", (new, new.shape[more:]), place)
     part = (
         new if new.shape == taken.shape else operator(s, "broadcast_to", (new, taken.shape), place)
     )
@@ -379,15 +388,17 @@ def written(s: Session, tensor: Tensor, place: Span) -> None:
     if view is None or view.home != view.base.home:
         return
     base = view.base
+    if s.is_copy(tensor):
+        tensor.view = None
+        return
     if view.detached and _silently(s, base, place):
         return
     index = view.index
     if s.any_size:
         s.unsupported("a view is changed at its own size only", place, "write it anew")
     if index is None:
-        count = s.literal(np.arange(math.prod(base.shape)).reshape(base.shape), "int64", place)
-        places = s.number(view.again(count), place).astype(int)
-        index = tuple(table.tolist() for table in np.unravel_index(places, base.shape))
+        places = np.unravel_index(s.taken(view), base.shape)
+        index = tuple(table.tolist() for table in places)
     with s.gradients(s.grad_enabled and not view.detached):
         put(s, base, index, dataclasses.replace(tensor, view=None, place=place), place)
     view.version = base.version
@@ -413,8 +424,8 @@ def replace(s: Session, target: Tensor, new: Tensor) -> None:
         s.overwritten.append((target.ref.id, new.ref.id, new.place))
     target.rows, target.value, target.later, target.ref = None, new.value, new.later, new.ref
     target.hooks = None  # they were the old value's
+    target.requires_grad = s.requires(new)
     if new.ref is not None:
-        target.requires_grad = s.requires(new)
         name = next((n for scope in s.scopes for n, v in scope.items() if v is target), target.name)
         if name:
             target.ref = s.builder.name(new.ref, name)

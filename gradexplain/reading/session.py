@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradexplain.errors import GradexplainError, InputError, Span, UnsupportedError
 from gradexplain.explanation import Array, Shape
@@ -23,9 +25,12 @@ from gradexplain.ops import Op, by_spelling
 from gradexplain.reading.applying import Applier
 from gradexplain.reading.inputs import Inputs
 from gradexplain.reading.objects import (
+    COPIES,
+    NO_BACKWARD,
     STAYS_WHOLE,
     VIEWS,
     WHOLE,
+    Copies,
     Leaf,
     Own,
     Results,
@@ -175,6 +180,10 @@ class Session:
     unhooked: set[int] = field(default_factory=set)
     read_hooks: list[tuple[Any, ...]] = field(default_factory=list)
     looking: list[tuple[Tensor, Any, Span]] = field(default_factory=list)
+    #: Results of operations without a backward, by what PyTorch calls them; the nodes made in each
+    #: inference mode, and where it stands.
+    underived: dict[int, str] = field(default_factory=dict)
+    inferred: list[tuple[range, Span]] = field(default_factory=list)
     #: The gradients that each call so far gave the leaves, by where it starts.
     gave: dict[tuple[int, int], Mapping[str, Array | None]] = field(default_factory=dict)
 
@@ -360,10 +369,13 @@ class Session:
         again: Callable[[Tensor], Any],
         index: Any = None,
         detached: bool = False,
+        copies: Copies | None = None,
     ) -> Any:
         """``found``, whose elements are those of ``base``."""
         if isinstance(found, Tensor):
-            found.view = View(base, again, index, base.version, detached, home=base.home)
+            found.view = View(
+                base, again, index, base.version, detached, home=base.home, copies=copies
+            )
         elif isinstance(found, (tuple, list)):
             for n, part in enumerate(found):
                 self.share(part, base, lambda t, n=n: again(t)[n])  # type: ignore[misc]
@@ -378,7 +390,9 @@ class Session:
             tensor.view = None
             return
         self._fresh(view.base)
-        if view.version != view.base.version:
+        if view.version != view.base.version and self.is_copy(tensor):
+            tensor.view = None
+        elif view.version != view.base.version:
             new = view.again(view.base)
             tensor.ref, tensor.value, tensor.later, tensor.rows = (
                 new.ref,
@@ -388,6 +402,34 @@ class Session:
             )
             tensor.requires_grad, view.version = new.requires_grad, view.base.version
             tensor.version += 1
+
+    def places(self, tensor: Tensor) -> NDArray[np.int64]:
+        """The places of a view's elements in what it shares them with, counted in its own order."""
+        view = tensor.view
+        if view is None or view.home != view.base.home:
+            return np.arange(math.prod(tensor.shape)).reshape(tensor.shape)
+        return self.places(view.base).reshape(-1)[self.taken(view)]
+
+    def taken(self, view: View) -> NDArray[np.int64]:
+        """The places of a view's elements in its base."""
+        shape, place = view.base.shape, view.base.place
+        count = self.literal(np.arange(math.prod(shape)).reshape(shape), "int64", place)
+        return self.number(view.again(count), place).astype(np.int64)
+
+    def is_copy(self, tensor: Tensor) -> bool:
+        """Whether what may be a view is a copy: no strides reach its elements in the base."""
+        view = tensor.view
+        if view is None or view.copies is None or self.any_size:
+            return False
+        at = self.places(tensor)
+        if view.copies is Copies.APART:
+            return bool((np.diff(at.reshape(-1)) != 1).any())
+        first = at.flat[0]
+        steps = [at.take(min(1, n - 1), axis).flat[0] - first for axis, n in enumerate(at.shape)]
+        even = sum(
+            (step * grid for step, grid in zip(steps, np.indices(at.shape), strict=True)), first
+        )
+        return not np.array_equal(at, even)
 
     def _stacked(self, tensor: Tensor) -> Ref:
         """A tensor that was filled row by row."""
@@ -432,6 +474,8 @@ class Session:
         if not self.grad_enabled:
             self.follow()
             found = mapped(found, Ref, lambda ref: self._detached(ref, place))
+        elif records[0].name in NO_BACKWARD and any(map(self.requires, given)):
+            self.underived[found.id] = records[0].name
         dtype = self._result(records[0], args, promoted(part.dtype for part in given))
         made = mapped(found, Ref, lambda ref: self.computed(ref, dtype, place))
         op, first = records[0].name, args[0] if args else None
@@ -444,7 +488,8 @@ class Session:
             return made
         again = lambda base: self.apply(records, (base, *args[1:]), kwargs, place)  # noqa: E731
         index = {"subscript": args[-1], "detach": ...}.get(op)
-        return self.share(made, first, again, index, op == "detach" and self.script)
+        detached = op == "detach" and self.script
+        return self.share(made, first, again, index, detached, COPIES.get(op))
 
     def _result(self, op: Op, args: Sequence[Any], dtype: str | None) -> str | None:
         """The dtype of a result, where its operands promote to ``dtype``."""

@@ -253,7 +253,7 @@ def _while(s: Session, node: ast.While) -> Any:
 
 
 def _with(s: Session, node: ast.With) -> Any:
-    enabled = s.grad_enabled
+    enabled, first = s.grad_enabled, len(s.builder.nodes)
     for item in node.items:
         enabled = _enabled(s, item.context_expr, enabled)
         if item.optional_vars is not None:
@@ -261,8 +261,12 @@ def _with(s: Session, node: ast.With) -> Any:
             tape = "GradientTape" in ast.unparse(item.context_expr)
             found = value(s, item.context_expr) if tape else Unread(s.text(place), TRACE)
             assign(s, item.optional_vars, found, place)
-    with s.gradients(enabled):
-        return run(s, node.body)
+    try:
+        with s.gradients(enabled):
+            return run(s, node.body)
+    finally:
+        if any("inference_mode" in ast.unparse(item.context_expr) for item in node.items):
+            s.inferred.append((range(first, len(s.builder.nodes)), span(s.program, node)))
 
 
 def _enabled(s: Session, node: ast.expr, before: bool) -> bool:

@@ -118,7 +118,10 @@ def iterated(s: Session, found: Any, place: Span) -> list[Any]:
     if isinstance(found, Tensor):
         if not found.shape:
             s.fail("iteration over a 0-d tensor", place, "loop over a tensor with dimensions")
-        return [subscript(s, found, n, place) for n in range(found.shape[0])]
+        rows = [subscript(s, found, n, place) for n in range(found.shape[0])]
+        for view in (row.view for row in rows if row.view is not None):
+            view.several = True  # PyTorch's loop is over unbind()
+        return rows
     if isinstance(found, dict):
         return list(found)
     if isinstance(found, (list, tuple, range, str)):
