@@ -65,22 +65,14 @@ def choices(names: Sequence[str], fixed: Mapping[str, Shape]) -> Iterator[Shapes
     for layer in _LAYERS:
         if len(layer) == len(free) and not fixed:
             yield dict(zip(free, layer, strict=True))
-    tries = _TRIES
-    for shapes in itertools.product(_MIXED, repeat=len(free)):
-        if len(set(shapes)) > 1 and all(len(s) == 2 for s in shapes):
-            yield {**fixed, **dict(zip(free, shapes, strict=True))}
-            tries -= 1
-            if tries < _TRIES // 2:
-                break
-    for shape in _UNIFORM[1:]:
-        if shape:
-            yield {**fixed, **dict.fromkeys(free, shape)}
-    for shapes in itertools.product(_MIXED, repeat=len(free)):
-        if len(set(shapes)) > 1:
-            yield {**fixed, **dict(zip(free, shapes, strict=True))}
-            tries -= 1
-            if tries < 0:
-                break
+    mixed = (
+        (m for m in itertools.product(_MIXED, repeat=len(free)) if len(set(m)) > 1) for _ in "12"
+    )
+    flat = (m for m in next(mixed) if all(len(shape) == 2 for shape in m))
+    uniform = [(shape,) * len(free) for shape in _UNIFORM[1:] if shape]
+    tried = itertools.chain(itertools.islice(flat, _TRIES // 2), uniform, next(mixed))
+    for shapes in itertools.islice(tried, _TRIES + len(uniform)):
+        yield {**fixed, **dict(zip(free, shapes, strict=True))}
     # Numbers last: at them a claim of a wrong shape would pass for right.
     yield {**fixed, **dict.fromkeys(free, ())}
 

@@ -117,7 +117,7 @@ def gradients(
 ) -> list[Tensor | None]:
     """``torch.autograd.grad(output, inputs, v, create_graph=True)``, its results computed values."""
     if s.any_size:
-        s.unsupported("a gradient is written out at its own sizes only", place, TRACE)
+        s.lack("at its own sizes", place)
     start = s.ref(output).id
     if s.opaque & set(s.needed(start)):
         s.unsupported("a Function of the text is not differentiated twice", place, TRACE)

@@ -54,7 +54,7 @@ def member(s: Session, path: str) -> Any:
     if not _DEFINED:
         modules = {"torch": "torch", "F": "torch.nn.functional", "math": "math", "copy": "copy"}
         _DEFINED.update({short: Module(path) for short, path in modules.items()})
-        _DEFINED.update({n: Function(f"gradexplain.{n}") for n in FUNCTIONS})
+        _DEFINED.update({n: Function(f"gradexplain.{n}") for n in (*FUNCTIONS, "differentiated")})
         steps = s.steps
         with s.scope((_DEFINED,)), s.placed(Span(0, 0)):
             s.run(ast.parse(_text()).body)

@@ -44,7 +44,7 @@ def run_whole(s: Session, body: Sequence[ast.stmt]) -> Any:
 
 #: Calls in a statement that is passed over which are read all the same.
 _GRADIENTS = {"grad", "backward", "jacobian", "vjp", "jacrev", "jacfwd", "grad_and_value",
-              "hessian", "hvp", "vmap", "batched"}  # fmt: skip
+              "hessian", "hvp", "vmap", "batched", "Derivative"}  # fmt: skip
 
 
 def connect(s: Session) -> None:
