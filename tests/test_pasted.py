@@ -358,6 +358,8 @@ def test_every_sentence_is_said_somewhere() -> None:
     home = Path(gradexplain.__file__).parent / "reading"
     code = "\n".join(path.read_text("utf-8") for path in home.rglob("*.py"))
     said = {key for key, *_ in blocks("reading", "said.txt")}
-    asked = set(re.findall(r'\bs(?:elf)?\.(?:refuse|lack|say)\(\s*"([^"]+)"', code))
-    chosen = set(re.findall(r'"([^"\n]+)" if \w+ else "([^"\n]+)"', code))
+    asked = set(
+        re.findall(r'\b(?:s(?:elf)?\.(?:refuse|lack|say)|refused|lacking)\(\s*"([^"]+)"', code)
+    )
+    chosen = set(re.findall(r'"([^"\n]+)" if [^\n]+ else "([^"\n]+)"', code))
     assert said == asked | {key for pair in chosen for key in pair if key in said}

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.errors import GradexplainError, InputError, Span
+from gradexplain.errors import GradexplainError, Span
 from gradexplain.graph import Builder, Node, Ref
 from gradexplain.ops import Op, by_spelling
 from gradexplain.ops.base import Shape
 from gradexplain.reading.arguments import Tensors, bind, is_regular
 from gradexplain.reading.names import functions
 from gradexplain.reading.objects import Results
+from gradexplain.reading.said import refused
 
 
 @dataclass(slots=True)
@@ -89,14 +90,9 @@ class Applier:
     def constant(self, value: Any, place: Span, integer: bool = False) -> Ref:
         if isinstance(value, (list, tuple)):
             if any(isinstance(part, Ref) for part in flat(value)):
-                raise InputError(
-                    "a list of tensors is not a tensor", remedy="join them: stack([a, b])"
-                )
+                raise refused("list of tensors")
             if not is_regular(value):
-                raise InputError(
-                    "a nested list of numbers must have rows of equal length",
-                    remedy="write it as in [[1, 2], [3, 4]]",
-                )
+                raise refused("uneven list")
         return self.builder.constant(value, place, integer=integer)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from gradexplain.errors import InputError, UnsupportedError
 from gradexplain.graph import Ref
 from gradexplain.ops.base import Op, Parameter
+from gradexplain.reading.said import lacking, refused
 
 #: NumPy's names for PyTorch's arguments.
 _SYNONYMS = {"axis": "dim", "keepdims": "keepdim", "x": "input", "x1": "input", "x2": "other",
@@ -64,10 +65,7 @@ class Dtype:
         return hash(dtype_name(self.path))
 
     def refused(self) -> UnsupportedError:
-        return UnsupportedError(
-            f"`{self.path}` is not supported: the dtype is chosen for the whole run",
-            remedy="use --dtype float64 or --dtype float32",
-        )
+        return lacking("other dtype", path=self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +147,7 @@ class _Binding:
         if key == "inplace" and self.op.inplace and isinstance(value, bool):
             return True
         if key in _IGNORED and value is not None and value != _IGNORED[key]:
-            raise UnsupportedError(
-                f"the argument {key}= of {self.op.name}() is not supported",
-                remedy=f"leave it out; the call is {signature(self.op)}",
-            )
+            raise lacking("argument", name=key, op=self.op.name, call=signature(self.op))
         return key in _IGNORED
 
     def unfit(self, why: str) -> InputError:
@@ -209,21 +204,14 @@ class _Binding:
                     items += [whole(axis.tolist()) for axis in np.nonzero(table)]
                     continue
                 if table.dtype.kind not in "iu" and table.size:
-                    raise InputError(
-                        f"{self.op.name}(): {item!r} is not an index",
-                        remedy="an index is a list of integers, or of True and False",
-                    )
+                    raise refused("no index", op=self.op.name, item=item)
                 item = whole(table.tolist())
             items.append(self.index(item) if isinstance(item, Ref) else item)
         return tuple(items) if isinstance(value, tuple) or len(items) != 1 else items[0]
 
     def index(self, value: Ref) -> Ref:
         if not self.tensors.is_integer(value):
-            raise InputError(
-                f"{self.op.name}(): an index must hold integers that are known, found a tensor that does "
-                "not",
-                remedy='give an input its integers, as in --at "idx=[0,2]"; it is not differentiable then',
-            )
+            raise refused("unknown index", op=self.op.name)
         return value
 
 

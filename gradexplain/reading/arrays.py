@@ -17,6 +17,7 @@ import numpy as np
 from gradexplain.errors import InputError, UnsupportedError
 from gradexplain.explanation import Array
 from gradexplain.limits import MAX_DIMENSIONS, MAX_ELEMENTS
+from gradexplain.reading.said import lacking
 
 
 class Ones(enum.Enum):
@@ -103,10 +104,7 @@ def from_numpy(found: np.ndarray[Any, Any], what: str) -> Array:
 def check_type(dtype: np.dtype[Any], what: str) -> None:
     """Refuse elements that are not real numbers."""
     if dtype.kind == "c":
-        raise UnsupportedError(
-            f"{what}: complex numbers are not supported",
-            remedy="give the real and the imaginary part as two inputs",
-        )
+        raise lacking("complex input", what=what)
     if dtype.kind not in "biuf":
         called = _TYPES.get(dtype.kind, dtype.name)
         raise InputError(f"{what}: {called} instead of real numbers", remedy=_FROM_PYTHON)

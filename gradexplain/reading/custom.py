@@ -125,12 +125,8 @@ def _sent(
     if any(part is not None and set(s.needed(s.ref(part).id)) & set(ids) for part in sent) or not (
         s.any_size or _is_linear(s, start, ids, place)
     ):
-        beside = "change .grad after backward, as in `x.grad.clamp_(-1, 1)`; " * (
-            what == "this hook"
-        )
-        s.unsupported(
-            f"{what} is not linear in the gradient that it is given", place, beside + TRACE
-        )
+        key = "not linear: a hook" if what == "this hook" else "not linear"
+        s.lack(key, place, what=what)
     return sent
 
 
@@ -164,9 +160,7 @@ def _upstream(s: Session, out: Any, place: Span) -> Tensor | None:
         return None
 
     def unknown() -> Any:
-        s.unsupported(
-            "a backward that looks at the numbers of its argument is not read", place, TRACE
-        )
+        s.lack("looks at numbers", place)
 
     made = Tensor(out.shape, place, dtype=out.dtype, later=unknown)
     made.ref = s.builder.leaf("upstream", out.shape, place)

@@ -194,14 +194,12 @@ def _call(s: Session, node: ast.Call) -> Any:
         function = s.lookup(name) if s.assigned(name) else Function(name)
     elif isinstance(node.func, ast.Attribute):
         owner = _owner(s, node.func.value)
-        if isinstance(owner, Module):
-            where = span(s.program, node.func)
-            function = attribute(s, node.func)
-        elif isinstance(owner, Layer) and node.func.attr in owner.children | owner.attributes:
-            where = attribute_span(s.program, node.func)
+        whole = isinstance(owner, Module)
+        where = (span if whole else attribute_span)(s.program, node.func)
+        held = owner.children | owner.attributes if isinstance(owner, Layer) else ()
+        if whole or node.func.attr in held:
             function = attribute(s, node.func)
         else:
-            where = attribute_span(s.program, node.func)
             function = Method(owner, node.func.attr, span(s.program, node.func.value))
     else:
         where = span(s.program, node.func)

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from gradexplain.errors import InputError, UnsupportedError
+from gradexplain.errors import InputError
 from gradexplain.explanation import Array, Shape
 from gradexplain.limits import MAX_FILE_BYTES, MAX_PICKLE_BYTES, MAX_VALUE_TEXT
 from gradexplain.reading.arrays import check_shape, check_type, from_numpy, from_tensor
 from gradexplain.reading.items import read_items
+from gradexplain.reading.said import lacking
 
 
 def read_file(path: str, what: str) -> Array:
@@ -27,10 +28,7 @@ def read_file(path: str, what: str) -> Array:
     where = f"{what} @{path}"
     suffix = os.path.splitext(path)[1].lower()
     if suffix == ".npz":
-        raise UnsupportedError(
-            f"{where}: an archive of several arrays is not supported",
-            remedy='save the one array: numpy.save("x.npy", numpy.load("x.npz")["x"])',
-        )
+        raise lacking("archive", where=where)
     if suffix not in _FORMATS:
         expected = "expected a file that ends in .npy, .json or .pt"
         remedy = 'save the array with numpy.save("x.npy", x) and give `@x.npy`'

@@ -166,15 +166,8 @@ def _output(s: Session, last: Any, program: Program) -> Ref:
         ref = s.ref(last)
     elif last is None:
         own = [f"`{v.name}`" for v in s.scopes[0].values() if isinstance(v, (Own, Class))]
-        s.fail(
-            f"the text defines {listed(own, 4)} and calls nothing"
-            if own
-            else "the text computes nothing that could be differentiated",
-            place,
-            f"call {own[-1]} with tensors in the last line: a function is read where it is called"
-            if own
-            else "end with an expression, as in `y = f(x)`",
-        )
+        key = "calls nothing" if own else "computes nothing"
+        s.refuse(key, place, names=listed(own, 4), last=own[-1] if own else "")
     else:
         why = last.why if isinstance(last, Unread) else "the last statement must be a tensor"
         s.fail(f"{what(last)} is not a tensor", place, why)
@@ -320,12 +313,7 @@ def _kept(s: Session) -> list[BackwardCall]:
         kept.insert(0, call)
         last = {**versions, **last}
     if len(alike) < len(s.calls):
-        s.remark(
-            "other calls",
-            "What torch.autograd.grad returns adds to no .grad: "
-            + ("backward's" if s.calls[-1].returned else "its")
-            + " calls are not explained here.",
-        )
+        s.say("other calls", whose="backward's" if s.calls[-1].returned else "its")
     if len(kept) < len(alike):
         s.say(
             "earlier calls",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from gradexplain.errors import InputError
 from gradexplain.explanation import Array
 from gradexplain.reading.expressions import value
 from gradexplain.reading.inputs import Inputs
 from gradexplain.reading.objects import Tensor
+from gradexplain.reading.said import refused
 from gradexplain.reading.session import Session
 from gradexplain.reading.statements import connect
 from gradexplain.reading.syntax import parse
@@ -22,7 +22,4 @@ def literal(text: str, what: str) -> Array:
         known = session.known(found) if isinstance(found, Tensor) else None
         if known is not None and not (isinstance(found, Tensor) and found.example):
             return known
-    raise InputError(
-        f"{what}: `{text[:40]}` is no tensor of literals",
-        remedy="write numbers, as in `0.1,1,0.0001`, or `torch.ones(2)`",
-    )
+    raise refused("no literals", what=what, text=text[:40])

@@ -17,10 +17,10 @@ from gradexplain.reading.arguments import Dtype, dtype_name
 from gradexplain.reading.attributes import apart, data, one_number
 from gradexplain.reading.names import unknown
 from gradexplain.reading.objects import (
+    COPIES,
     WHOLE,
     Call,
     Class,
-    Copies,
     Function,
     Layer,
     Method,
@@ -187,7 +187,9 @@ def _contiguous(s: Session, owner: Tensor, call: Call) -> Any:
     """The tensor itself, or a copy where its elements do not stand one after the other."""
     if owner.view is None:
         return owner
-    return s.share(dataclasses.replace(owner), owner, dataclasses.replace, copies=Copies.APART)
+    return s.share(
+        dataclasses.replace(owner), owner, dataclasses.replace, copies=COPIES["contiguous"]
+    )
 
 
 def _clone(s: Session, owner: Tensor, call: Call) -> Any:
@@ -299,8 +301,8 @@ def _permuted(s: Session, owner: Tensor, call: Call) -> Any:
         found = s.literal(known.reshape(args), owner.dtype, call.place)
     except ValueError:
         return NotImplemented
-    copies = Copies.UNEVEN if call.name == "reshape" else None
-    return s.share(found, owner, lambda base: method(s, base, call), copies=copies)
+    again = lambda base: method(s, base, call)  # noqa: E731
+    return s.share(found, owner, again, copies=COPIES.get(call.name, ""))
 
 
 _METHODS: dict[str, Callable[[Session, Tensor, Call], Any]] = {

@@ -12,6 +12,7 @@ from gradexplain.errors import GradexplainError, InputError, UnsupportedError
 from gradexplain.graph import NamedNumber
 from gradexplain.ops import Op, all_spellings, by_spelling
 from gradexplain.reading.program import Program
+from gradexplain.reading.said import lacking, refused
 
 #: Modules by the names that they go by without an import.
 DEFAULTS = {
@@ -84,17 +85,11 @@ def unknown(
     near = difflib.get_close_matches(name, sorted(last), n=1, cutoff=0.7)
     remedy = f"did you mean `{near[0]}`?" if near else "`gradexplain ops` lists what is known"
     if name.rstrip("_").removesuffix("_like") in _RANDOM:
-        return UnsupportedError(
-            f"{shown} is not supported: it is random, and an explanation is the same every time",
-            remedy="name an input instead, and give it values with --at",
-        )
+        return lacking("random", shown=shown)
     if _known_to_torch(name, attributes, path or ""):
         if name in _INSTEAD:
             return UnsupportedError(f"{shown} is no operation here", remedy=_INSTEAD[name])
-        return UnsupportedError(
-            f"{shown} is not supported yet",
-            remedy="`gradexplain ops` lists what is; gradexplain trace FILE runs a script that uses it",
-        )
+        return lacking("no record", shown=shown)
     return InputError(f"{shown} is not {what} of PyTorch", remedy=remedy)
 
 
@@ -145,7 +140,4 @@ def check_names(names: Iterable[str], inputs: Collection[str]) -> None:
     for name in names:
         if name not in inputs:
             known = ", ".join(inputs) or "none"
-            raise InputError(
-                f"{name} is not an input of the expression; its inputs are: {known}",
-                remedy="check the spelling, or leave the option out",
-            )
+            raise refused("no input", name=name, known=known)

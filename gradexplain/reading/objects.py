@@ -6,7 +6,6 @@ import ast
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -90,17 +89,9 @@ class Tensor:
         return self.value is not None or self.later is not None
 
 
-class Copies(Enum):
-    """When an operation that gives a view of its tensor gives a copy instead."""
-
-    #: ``reshape``: where one step along an axis is not the same everywhere in the elements' own order.
-    UNEVEN = "uneven"
-    #: ``contiguous``: where the elements do not stand one after the other.
-    APART = "apart"
-
-
-#: Which operations do so.
-COPIES = {"reshape": Copies.UNEVEN, "flatten": Copies.UNEVEN, "ravel": Copies.APART}
+#: When an operation that gives a view gives a copy instead: "uneven" where a step along an axis is
+#: not the same everywhere in the elements' own order, "apart" where they do not stand one after the other.
+COPIES = {"reshape": "uneven", "flatten": "uneven", "ravel": "apart", "contiguous": "apart"}
 
 
 @dataclass(eq=False, slots=True)
@@ -119,7 +110,7 @@ class View:
     #: Which of the base's elements it saw: those before ``x.data = …`` or after.
     home: int = 0
     #: When it is no view but a copy, which is found out where it matters.
-    copies: Copies | None = None
+    copies: str = ""
 
 
 @dataclass(slots=True)

@@ -94,13 +94,8 @@ def binary(
 
 def refuse_operand(s: Session, operand: Any, sign: str, place: Span) -> None:
     s.need(place, operand)
-    s.fail(
-        f"{what(operand)} cannot be an operand of `{sign}`",
-        place,
-        "call it, as in `layer(x)`"
-        if isinstance(operand, Layer)
-        else "operands are tensors and numbers",
-    )
+    key = "no operand: a layer" if isinstance(operand, Layer) else "no operand"
+    s.refuse(key, place, what=what(operand), sign=sign)
 
 
 def _joined(op: type[ast.operator], a: Any, b: Any) -> Any:

@@ -161,10 +161,6 @@ def _equal(s: Session, call: Call) -> Any:
     return np.allclose(a, b, call.get(2, "rtol", 1e-5), call.get(3, "atol", 1e-8))
 
 
-def _file(s: Session, call: Call) -> Any:
-    s.lack("a file is not", call.place)
-
-
 FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
     "range": _range,
     "len": _len,
@@ -191,7 +187,8 @@ FUNCTIONS: dict[str, Callable[[Session, Call], Any]] = {
         lambda s, call: Unread(s.text(call.place), TRACE),
     ),
     "torch.is_tensor": lambda s, call: isinstance(call.get(0, "obj"), Tensor),
-    **dict.fromkeys(("torch.load", "numpy.load", "numpy.loadtxt", "numpy.genfromtxt", "open"), _file),
+    **dict.fromkeys(("torch.load", "numpy.load", "numpy.loadtxt", "numpy.genfromtxt", "open"),
+                    lambda s, call: s.lack("a file is not", call.place)),
     "torch.cuda.is_available": lambda s, call: False,
     "torch.device": lambda s, call: str(call.get(0, "type", "cpu")),
     "numpy.shape": lambda s, call: getattr(call.get(0, "a"), "shape", NotImplemented),

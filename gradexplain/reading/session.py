@@ -30,7 +30,6 @@ from gradexplain.reading.objects import (
     STAYS_WHOLE,
     VIEWS,
     WHOLE,
-    Copies,
     Leaf,
     Own,
     Results,
@@ -41,7 +40,7 @@ from gradexplain.reading.objects import (
     promoted,
 )
 from gradexplain.reading.program import Program
-from gradexplain.reading.said import said
+from gradexplain.reading.said import lacking, refused, said
 from gradexplain.reading.tokens import one_line
 from gradexplain.tensors import instances, mapped
 
@@ -206,13 +205,11 @@ class Session:
 
     def refuse(self, key: str, place: Span, **names: Any) -> NoReturn:
         """Fail with a message of ``said.txt``."""
-        message, remedy = said(key, names)
-        self.fail(message, place, remedy)
+        raise refused(key, **names).at(self.program.source, place)
 
     def lack(self, key: str, place: Span, **names: Any) -> NoReturn:
         """Say by ``said.txt`` what is not read."""
-        message, remedy = said(key, names)
-        self.unsupported(message, place, remedy)
+        raise lacking(key, **names).at(self.program.source, place)
 
     def need(self, place: Span, *parts: Any) -> None:
         """Refuse what is not read."""
@@ -369,7 +366,7 @@ class Session:
         again: Callable[[Tensor], Any],
         index: Any = None,
         detached: bool = False,
-        copies: Copies | None = None,
+        copies: str = "",
     ) -> Any:
         """``found``, whose elements are those of ``base``."""
         if isinstance(found, Tensor):
@@ -419,10 +416,10 @@ class Session:
     def is_copy(self, tensor: Tensor) -> bool:
         """Whether what may be a view is a copy: no strides reach its elements in the base."""
         view = tensor.view
-        if view is None or view.copies is None or self.any_size:
+        if view is None or not view.copies or self.any_size:
             return False
         at = self.places(tensor)
-        if view.copies is Copies.APART:
+        if view.copies == "apart":
             return bool((np.diff(at.reshape(-1)) != 1).any())
         first = at.flat[0]
         steps = [at.take(min(1, n - 1), axis).flat[0] - first for axis, n in enumerate(at.shape)]
@@ -489,7 +486,7 @@ class Session:
         again = lambda base: self.apply(records, (base, *args[1:]), kwargs, place)  # noqa: E731
         index = {"subscript": args[-1], "detach": ...}.get(op)
         detached = op == "detach" and self.script
-        return self.share(made, first, again, index, detached, COPIES.get(op))
+        return self.share(made, first, again, index, detached, COPIES.get(op, ""))
 
     def _result(self, op: Op, args: Sequence[Any], dtype: str | None) -> str | None:
         """The dtype of a result, where its operands promote to ``dtype``."""

@@ -48,16 +48,14 @@ from gradexplain.limits import MAX_DEPTH, MAX_SOURCE, MAX_TREE_NODES
 from gradexplain.reading import notation
 from gradexplain.reading.pasted import SCRIPT, cleaned
 from gradexplain.reading.program import Program, Statement, lines, span
+from gradexplain.reading.said import refused
 from gradexplain.reading.tokens import NAME_PARTS, Token, fail, scan
 
 
 def parse(text: str) -> Program:
     """The program that ``text`` spells."""
     if len(text) > MAX_SOURCE:
-        raise InputError(
-            f"the expression has {len(text):,} characters; at most {MAX_SOURCE:,} are read",
-            remedy="shorten it; values belong in --at, as in `--at x=@file.npy`",
-        )
+        raise refused("long text", count=len(text), most=MAX_SOURCE)
     source = cleaned(text)
     formula = SCRIPT.search(text) is None and "lambda" not in text
     try:

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from gradexplain.errors import GradexplainError, InputError, Span, UnsupportedError
 from gradexplain.limits import MAX_BRACKETS, MAX_DIGITS, MAX_NAME
+from gradexplain.reading.said import lacking
 
 _TOKEN = re.compile(
     r"""
@@ -151,13 +152,7 @@ def _check_neighbours(source: str, left: Token, right: Token) -> None:
     both = Span(left.span.start, right.span.end)
     touching = left.span.end == right.span.start
     if left.kind == "number" and touching and right.text in ("j", "J"):
-        fail(
-            source,
-            both,
-            "complex numbers are not supported",
-            "write the real and the imaginary part as two expressions",
-            UnsupportedError,
-        )
+        raise lacking("complex numbers").at(source, both)
     if left.kind == right.kind == "string":
         return  # Python joins them
     product = f"{left.text} * {right.text}" if left.kind != "close" else f"(…) * {right.text}"
