@@ -146,7 +146,7 @@ class Faulty(Question):
         if op is not mine.op or args is not mine.args or self.source not in mine.inputs:
             return call(torch, op, args, tensors, dtype)
 
-        class Wrong(torch.autograd.Function):  # type: ignore[misc]
+        class Wrong(torch.autograd.Function):
             @staticmethod
             def forward(ctx: Any, given: Any, factor: Any) -> Any:
                 ctx.factor = factor
@@ -206,16 +206,16 @@ def _is_something(step: JudgedStep) -> bool:
     return bool((np.abs(step.torch) > step.bound).any())
 
 
-def table(nets: int, seed: int = 0, program: Any = net) -> dict[str, Counter[str]]:
+def table(nets: int, seed: int = 0, program: Any = net) -> dict[str, Counter[tuple[str, str]]]:
     """For each dtype, what is said of right nets and of faulty ones."""
-    found = {dtype: Counter[str]() for dtype in DTYPES}
+    found = {dtype: Counter[tuple[str, str]]() for dtype in DTYPES}
     for number in range(nets):
         for dtype in DTYPES:
             source = random.Random(f"{seed} {number}")
             p = problem(source, dtype, program)
             counts = found[dtype]
             right = judge(p)
-            counts["right nets", status_of(right)] += 1  # type: ignore[index]
+            counts["right nets", status_of(right)] += 1
             # An error of a part of nothing is none: a bias before a normalisation, say.
             seen = [place for place in places(p) if _is_something(right.steps[place])]
             place = source.choice(seen)
@@ -227,7 +227,7 @@ def table(nets: int, seed: int = 0, program: Any = net) -> dict[str, Counter[str
                     status = here
                 elif status == "mismatch" and here != "mismatch":
                     status = "mismatch elsewhere"
-                counts["faults", status] += 1  # type: ignore[index]
+                counts["faults", status] += 1
     return found
 
 
@@ -235,7 +235,7 @@ def main() -> None:
     nets = int(sys.argv[1]) if len(sys.argv) > 1 else 50
     program = blocks if "blocks" in sys.argv else net
     for dtype, counts in table(nets, program=program).items():
-        for (what, status), count in sorted(counts.items()):  # type: ignore[misc]
+        for (what, status), count in sorted(counts.items()):
             print(f"{dtype:9} {what:11} {status:18} {count}")
 
 

@@ -230,19 +230,26 @@ def test_open_without_a_browser(
 # -- HTML ------------------------------------------------------------------------------------------
 
 
+def steps_of(found: str) -> Any:
+    """The steps that a page of HTML goes through."""
+    data = re.search(r'id="data">(.*?)</script>', found, re.DOTALL)
+    assert data is not None
+    return json.loads(data[1])["steps"]
+
+
 def test_html_is_one_small_file(attention: Explanation) -> None:
     found = html.render(page(attention), attention)
     assert len(found.encode()) <= 300_000
     assert not re.search(r'(?:src|href)="', found) and "http" not in found.replace(
         "http://www.w3.org", ""
     )
-    assert json.loads(re.search(r'id="data">(.*?)</script>', found, re.DOTALL)[1])["steps"]  # type: ignore[index]
+    assert steps_of(found)
 
 
 def test_a_hessian_is_stepped_through_too() -> None:
     found = html.render(second.page(hessian("log(1 + exp(w*x))", at={"w": 0.5, "x": 2.0})))
     assert found.count('id="slider"') == 1
-    steps = json.loads(re.search(r'id="data">(.*?)</script>', found, re.DOTALL)[1])["steps"]  # type: ignore[index]
+    steps = steps_of(found)
     assert [step["title"] for step in steps][3:5] == [
         "forward, y = log(1 + exp(w*x))",
         "backward, y = log(1 + exp(w*x)) to 1 + exp(w*x)",

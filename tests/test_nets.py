@@ -15,12 +15,12 @@ from nets import DTYPES, blocks, judge, net, places, problem, status_of, table
 def test_planted_faults_are_found_where_they_are(program: Any) -> None:
     for dtype, counts in table(3, seed=1, program=program).items():
         totals: Counter[str] = Counter()
-        for (what, _), count in counts.items():  # type: ignore[misc]
+        for (what, _), count in counts.items():
             totals[what] += count
-        assert counts["right nets", "mismatch"] == 0, dtype  # type: ignore[index]
-        assert counts["faults", "mismatch elsewhere"] == 0, dtype  # type: ignore[index]
-        assert counts["faults", "agree"] == counts["faults", "convention"] == 0, dtype  # type: ignore[index]
-        assert counts["faults", "cannot tell"] <= 0.05 * totals["faults"], dtype  # type: ignore[index]
+        assert counts["right nets", "mismatch"] == 0, dtype
+        assert counts["faults", "mismatch elsewhere"] == 0, dtype
+        assert counts["faults", "agree"] == counts["faults", "convention"] == 0, dtype
+        assert counts["faults", "cannot tell"] <= 0.05 * totals["faults"], dtype
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

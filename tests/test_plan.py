@@ -167,6 +167,7 @@ def test_each_operation(name: str, kind: str) -> None:
         for at in itertools.product(*(range(n) for n in shape))
     ]).reshape(shape)  # fmt: skip
     assert exact or value.dtype == np.float64
+    # Exact numbers become float64 once; in float64 the few terms are added up in another order.
     np.testing.assert_allclose(to_float(value), wanted, rtol=1e-13)
     # A magnitude is a bound of |value| at least, and no wild one.
     assert (size >= np.abs(wanted) * (1 - 1e-12)).all()

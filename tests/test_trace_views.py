@@ -92,4 +92,4 @@ def test_a_large_view_is_pytorchs_own(tmp_path: Path) -> None:
     assert "changes a view in place" in " ".join(str(call).split())
     assert torch.equal(
         torch.tensor(call.accumulated[0].added[0, :2]), torch.tensor([2.0, 2.0]).double()
-    )  # type: ignore[index]
+    )
