@@ -129,10 +129,10 @@ def _excerpt(source: str, span: Span) -> list[str]:
 
 
 def no_file(path: str, remedy: str) -> InputError:
-    """What there is no file at, or a directory."""
-    if os.path.isdir(path):
-        return InputError(f"{path} is a directory", remedy=remedy)
-    return InputError(f"there is no file {path}", remedy=remedy)
+    """There is no file at a path, or something else: a directory, a device."""
+    other = "a directory" if os.path.isdir(path) else "no regular file"
+    message = f"{path} is {other}" if os.path.exists(path) else f"there is no file {path}"
+    return InputError(message, remedy=remedy)
 
 
 def first_line(error: BaseException) -> str:

@@ -3,6 +3,7 @@ what of SymPy is loaded only if somebody wants it."""
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from importlib import import_module
@@ -14,6 +15,13 @@ from gradexplain.errors import InputError, first_line
 
 def imported() -> Any:
     """PyTorch, in this process; raises `InputError` where it is not there, or broken."""
+    try:
+        if "torch" not in sys.modules:
+            os.getcwd()  # where that is gone PyTorch's libraries end the process
+    except FileNotFoundError:
+        raise InputError(
+            "PyTorch: the working directory is gone", remedy="cd to one that is there"
+        ) from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

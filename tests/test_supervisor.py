@@ -360,7 +360,7 @@ def test_the_module_does_not_import_from_the_working_directory(tmp_path: Path) -
 
 
 def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
-    """PyTorch's libraries cannot be loaded there; its process is elsewhere."""
+    """PyTorch's libraries cannot be loaded there, which ends the process; PyTorch's process is elsewhere."""
     gone = tmp_path / "gone"
     gone.mkdir()
 
@@ -371,6 +371,11 @@ def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
     code, out, err = done(command("run", "x*2", "--format", "json", preexec_fn=enter))
     assert (code, err) == (0, "")
     assert json.loads(out)["check"]["status"] == "agree"
+    gone.mkdir()
+    code, out, err = done(command("codegen", "x*2", preexec_fn=enter))
+    assert (code, out, err) == (2, "", (
+        "gradexplain: PyTorch: the working directory is gone\nremedy: cd to one that is there\n"
+    ))  # fmt: skip
 
 
 def test_a_system_that_has_no_room_for_a_process() -> None:
