@@ -335,11 +335,11 @@ class Builder:
         value = self.known.get(id, node.value)
         return ValueShape(node.shape, value) if node.integer else node.shape
 
-    def name(self, ref: Ref, name: str) -> Ref:
-        """Give the value a name; a value that has one already is named once more by a new node."""
+    def name(self, ref: Ref, name: str, *, again: bool = False) -> Ref:
+        """Give the value a name; one that has a name keeps it, but ``again``."""
         node = self.nodes[ref.id]
         label = self._free(name)
-        if node.named or node.op is None:
+        if (node.named and not again) or node.op is None:
             return ref
         self._labels.discard(node.label)
         self._labels.add(label)

@@ -83,10 +83,10 @@ def hooked(s: Session, tensor: Tensor) -> Ref:
 
 
 def _returned(s: Session, hook: Any, upstream: Any, place: Span) -> Tensor | None:
-    found = s.call(hook, (upstream,), {}, place, place)
+    found: Tensor | None = s.call(hook, (upstream,), {}, place, place)
     if found is not None and getattr(found, "shape", None) != upstream.shape:
         s.unsupported(f"this hook returns {what(found)} of another shape", place, TRACE)
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def call_again(s: Session, start: int) -> None:

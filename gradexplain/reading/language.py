@@ -182,11 +182,11 @@ def _started(s: Session, ref: Ref, first: Sequence[str]) -> Ref:
     node = s.builder.nodes[ref.id]
     if node.op is None:
         ref = s.builder.apply(by_spelling("torch.positive")[0], (ref,), node.span)
-    if not s.builder.nodes[ref.id].named:
+    if not s.builder.nodes[ref.id].named or ref.id in s.inner:
         taken = {name for scope in s.scopes for name in scope}
         taken |= {n.label for n in s.builder.nodes if n.named}
         names = chain(first, ("y", "z", "out", "result"), (f"y{n}" for n in count(1)))
-        ref = s.builder.name(ref, next(name for name in names if name not in taken))
+        ref = s.builder.name(ref, next(n for n in names if n not in taken), again=True)
     return ref
 
 

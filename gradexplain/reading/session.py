@@ -179,6 +179,8 @@ class Session:
     unhooked: set[int] = field(default_factory=set)
     read_hooks: list[tuple[Any, ...]] = field(default_factory=list)
     looking: list[tuple[Tensor, Any, Span]] = field(default_factory=list)
+    #: Nodes whose names are the library's own.
+    inner: set[int] = field(default_factory=set)
     #: Results of operations without a backward, by what PyTorch calls them; the nodes made in each
     #: inference mode, and where it stands.
     underived: dict[int, str] = field(default_factory=dict)
@@ -257,7 +259,8 @@ class Session:
     def home(self, name: str, scope: dict[str, Any] | None = None) -> dict[str, Any]:
         """Where a scope keeps a name: what it calls ``global`` or ``nonlocal`` stands under ""."""
         scope = self.scopes[-1] if scope is None else scope
-        return scope.get("", {}).get(name, scope)  # type: ignore[no-any-return]
+        elsewhere: dict[str, dict[str, Any]] = scope.get("", {})
+        return elsewhere.get(name, scope)
 
     def assign(self, name: str, value: Any) -> None:
         if isinstance(value, Tensor):
@@ -269,7 +272,10 @@ class Session:
     def call_it(self, tensor: Tensor, name: str) -> None:
         """Give a tensor a name, where it has none."""
         if tensor.ref is not None:
-            tensor.ref = self.builder.name(tensor.ref, name)
+            id, own = tensor.ref.id, self.program.place is None
+            if own or not self.builder.nodes[id].named:
+                tensor.ref = self.builder.name(tensor.ref, name, again=id in self.inner)
+                (self.inner.discard if own else self.inner.add)(id)
         elif not tensor.name and tensor.is_leaf and self.program.place is None:
             tensor.name = name
             self._resize(tensor, name)
@@ -499,7 +505,7 @@ class Session:
     def _detached(self, ref: Ref, place: Span) -> Ref:
         if ref.id not in self._requiring:
             return ref
-        return self.applier.apply(by_spelling("torch.detach")[0], (ref,), place)  # type: ignore[no-any-return]
+        return self.builder.apply(by_spelling("torch.detach")[0], (ref,), place)
 
     def plain(self, value: Any) -> Any:
         """A value as records take it: tensors as their nodes."""
