@@ -25,7 +25,7 @@ from gradexplain.reading.syntax import parse
 from gradexplain.routes.chain import ChainRule
 from gradexplain.routes.held import Local, hold
 from gradexplain.routes.pytorch import Question
-from gradexplain.routes.rewrites import REWRITES, _patterns
+from gradexplain.routes.rewrites import REWRITES, _pattern
 
 INF, NAN = math.inf, math.nan
 
@@ -181,7 +181,8 @@ def test_a_rewrite_is_equal(row: Any) -> None:
 def _worked_out(row: Any, text: str, shift: float) -> list[Any]:
     """A side of a row and its gradients, at values within (0, 1) of which A is shifted."""
     source = np.random.default_rng(2)
-    (pattern,) = _patterns(row.old)
+    pattern = _pattern(row.old)
+    assert pattern is not None
     values = {n.label: source.uniform(0.2, 0.9, n.shape) for n in pattern.leaves}
     values |= {n.label: np.array([1.0, 0.0]) for n in pattern.leaves if n.integer}
     values["A"] = values["A"] + shift

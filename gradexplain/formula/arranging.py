@@ -10,7 +10,7 @@ import sympy
 
 from gradexplain import arithmetic
 from gradexplain.formula.indices import is_size
-from gradexplain.formula.kinds import Nonzero
+from gradexplain.formula.kinds import Nonzero, atoms
 
 
 def radicals(e: Any) -> tuple[Any, Any]:
@@ -173,7 +173,7 @@ def joined(e: Any) -> Any:
 
     ``t/Nonzero(t)`` is 1: what comes with it, the elements of a norm, is 0 where t is.
     """
-    held = {product: joined_product(product) for product in e.atoms(sympy.Mul)}
+    held = {product: joined_product(product) for product in atoms(e, sympy.Mul)}
     held = {product: new for product, new in held.items() if new != product}
     return joined(e.xreplace(held)) if held else e
 

@@ -17,7 +17,15 @@ from gradexplain.errors import UnsupportedError
 from gradexplain.formula.contract import close_sum, contract, delta, join_digits, open_sum
 from gradexplain.formula.functions import ABSENT, build, named_function, total_derivative
 from gradexplain.formula.indices import Ranges, index
-from gradexplain.formula.kinds import Cases, Lookup, element_symbol, indices_of, label_of, real
+from gradexplain.formula.kinds import (
+    Cases,
+    Lookup,
+    atoms,
+    element_symbol,
+    indices_of,
+    label_of,
+    real,
+)
 from gradexplain.formula.kit import Kit, Tensor, number
 from gradexplain.graph import Graph, Node, Ref, put
 from gradexplain.limits import MAX_WRITTEN
@@ -243,7 +251,7 @@ class Calculus:
             return e
         e = e.xreplace(places)
         decided = {
-            d: delta(d.args[0], d.args[1], self.ranges) for d in e.atoms(sympy.KroneckerDelta)
+            d: delta(d.args[0], d.args[1], self.ranges) for d in atoms(e, sympy.KroneckerDelta)
         }
         decided = {old: new for old, new in decided.items() if old != new}
         return e.xreplace(decided) if decided else e

@@ -14,7 +14,7 @@ import sympy
 from sympy import KroneckerDelta
 
 from gradexplain.formula.indices import Ranges, index, joined
-from gradexplain.formula.kinds import BIG, Bracket, Cases, FloorDiv, Lookup, Modulo, Sum
+from gradexplain.formula.kinds import BIG, Bracket, Cases, FloorDiv, Lookup, Modulo, Sum, atoms
 
 _SELECTORS = (KroneckerDelta, Bracket)
 
@@ -38,13 +38,15 @@ def contract(e: Any, over: Iterable[Any], ranges: Ranges) -> Any:
     while remaining:
         # An index that a delta fixes goes first: it leaves nothing to sum.
         remaining.sort(key=lambda q: _loose(e, q))
-        e = _over_one(e, remaining.pop(0), ranges)
+        q = remaining.pop(0)
+        terms = sympy.Add.make_args(e) if e.has(q) else ()
+        e = sympy.Add(*(_term(term, q, ranges) for term in terms)) if terms else ranges[q] * e
     return e
 
 
 def _loose(e: Any, q: Any) -> int:
     """0 for an index that a delta gives away at once, 1 if it stands in one, 2 if in none."""
-    deltas = [d for d in e.atoms(KroneckerDelta) if d.has(q)]
+    deltas = [d for d in atoms(e, KroneckerDelta) if d.has(q)]
     if any(abs(a.coeff(q)) == 1 for d in deltas for a in d.args):
         return 0
     return 1 if deltas else 2
@@ -58,12 +60,6 @@ def join_digits(product: Any, ranges: Ranges) -> Any:
     rest = [f for f in sympy.Mul.make_args(product) if not isinstance(f, KroneckerDelta)]
     joined, missing, valid = _joined(deltas, None, ranges)
     return product if missing else sympy.Mul(*rest, *joined, valid)
-
-
-def _over_one(e: Any, q: Any, ranges: Ranges) -> Any:
-    if not e.has(q):
-        return ranges[q] * e
-    return sympy.Add(*(_term(term, q, ranges) for term in sympy.Add.make_args(e)))
 
 
 def _selects(s: Any, q: Any) -> bool:
@@ -84,11 +80,11 @@ def _term(term: Any, q: Any, ranges: Ranges) -> Any:
     if not inside:
         return ranges[q] * term
     for place, factor in enumerate(inside):
-        if factor.is_Add and any(_selects(s, q) for s in factor.atoms(*_SELECTORS)):
+        if factor.is_Add and any(_selects(s, q) for s in atoms(factor, *_SELECTORS)):
             others = sympy.Mul(*outside, *inside[:place], *inside[place + 1 :])
             return sympy.Add(*(_term(others * part, q, ranges) for part in factor.args))
         if isinstance(factor, sympy.Sum) and any(
-            d.has(q) and _solve([d], q, ranges) for d in factor.atoms(KroneckerDelta)
+            d.has(q) and _solve([d], q, ranges) for d in atoms(factor, KroneckerDelta)
         ):
             # Σ_q … Σ_p δ(q, …): the order of two finite sums is free.
             body, bound = open_sum(factor, ranges)
@@ -149,14 +145,14 @@ def _decide(e: Any, ranges: Ranges) -> Any:
     if not e.has(FloorDiv, Modulo, *_SELECTORS):
         return e
     # ⌊(3·i + p)/3⌋ is i: inner ones first.
-    for digit in sorted(e.atoms(FloorDiv, Modulo), key=lambda d: len(d.atoms(FloorDiv, Modulo))):
+    for digit in sorted(atoms(e, FloorDiv, Modulo), key=lambda d: len(atoms(d, FloorDiv, Modulo))):
         whole = ranges.floordiv if isinstance(digit, FloorDiv) else ranges.modulo
         simple = whole(joined(sympy.expand(digit.args[0])), int(digit.args[1]))
         if simple != digit:
             return _decide(e.xreplace({digit: simple}), ranges)
-    decided = {b: ranges.bracket(b.condition) for b in e.atoms(Bracket)}
-    decided |= {d: delta(d.args[0], d.args[1], ranges) for d in e.atoms(KroneckerDelta)}
-    for choice in e.atoms(Cases):
+    decided = {b: ranges.bracket(b.condition) for b in atoms(e, Bracket)}
+    decided |= {d: delta(d.args[0], d.args[1], ranges) for d in atoms(e, KroneckerDelta)}
+    for choice in atoms(e, Cases):
         decided[choice] = Cases(*((value, ranges.decide(c)) for value, c in choice.args))
     decided = {old: new for old, new in decided.items() if old != new}
     return e.xreplace(decided) if decided else e
@@ -341,7 +337,7 @@ def _digit(e: Any, target: Any, d: Any) -> tuple[Any, int, int | None, Any, Any]
 @lru_cache(maxsize=4096)
 def level(e: Any) -> int:
     """How deep sums are nested in ``e``."""
-    return max((len(s.limits) + level(s.function) for s in e.atoms(*BIG)), default=0)
+    return max((len(s.limits) + level(s.function) for s in atoms(e, *BIG)), default=0)
 
 
 def close_sum(body: Any, over: list[Any], ranges: Ranges, kind: Any = Sum) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 import sympy
 from sympy.logic.boolalg import And, Not, Or
 
-from gradexplain.formula.kinds import Bracket, FloorDiv, Lookup, Modulo
+from gradexplain.formula.kinds import Bracket, FloorDiv, Lookup, Modulo, atoms
 
 
 @lru_cache(maxsize=4096)
@@ -197,7 +197,7 @@ class Ranges(dict[Any, int]):
 
 def joined(e: Any) -> Any:
     """``n·⌊f/n⌋ + (f mod n)`` as ``f``, in a sum; other sums as they are."""
-    for digit in e.atoms(Modulo):
+    for digit in atoms(e, Modulo):
         number, n = digit.args
         factor = e.coeff(digit)
         whole = FloorDiv(number, n)

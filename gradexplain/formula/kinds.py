@@ -72,8 +72,13 @@ def names_of(label: str) -> tuple[Any, Any, Any]:
 
 @lru_cache(maxsize=1 << 14)
 def atoms(e: Any, *kinds: Any) -> frozenset[Any]:
-    """The parts of a formula that are of these kinds."""
-    return frozenset(e.atoms(*kinds))
+    """The parts of a formula that are of these kinds; each is looked at once."""
+    seen, pending = {e}, [e]
+    while pending:
+        new = [part for part in pending.pop().args if part not in seen]
+        seen.update(new)
+        pending += new
+    return frozenset(part for part in seen if isinstance(part, kinds))
 
 
 #: A formula as SymPy writes it, to sort by.

@@ -21,7 +21,7 @@ from gradexplain.errors import GradexplainError
 from gradexplain.formula.calculus import uniform
 from gradexplain.formula.functions import DECIMALS
 from gradexplain.formula.indices import SIZES, size
-from gradexplain.formula.kinds import Modulo
+from gradexplain.formula.kinds import Modulo, atoms
 from gradexplain.formula.letters import Letters
 from gradexplain.formula.printing import TextPrinter
 from gradexplain.graph import Graph
@@ -116,19 +116,19 @@ class Sizes:
 
     def _in_letters(self, e: Any) -> Any:
         turned = {}
-        for m in e.atoms(Modulo):  # (i − 1) mod N, and not (i + N − 1) mod N
+        for m in atoms(e, Modulo):  # (i − 1) mod N, and not (i + N − 1) mod N
             constant, rest = m.args[0].as_coeff_Add()
             if m.args[1] in self.letters and 2 * constant > m.args[1]:
                 turned[m] = Modulo(rest + constant - m.args[1], m.args[1])
-        for m in e.atoms(sympy.Mul):
+        for m in atoms(e, sympy.Mul):
             turned |= self._under_root(m)
         e = e.xreplace(turned) if turned else e
-        turned = {root: self._root(root) for root in e.atoms(sympy.Pow)
+        turned = {root: self._root(root) for root in atoms(e, sympy.Pow)
                   if root.base.is_Integer and abs(root.exp) == _HALF and root.base > _LITERAL}  # fmt: skip
         e = e.xreplace(turned) if turned else e
         put = {
             number: self.ratio(int(number.p), int(number.q))
-            for number in e.atoms(sympy.Rational)
+            for number in atoms(e, sympy.Rational)
             if (abs(number.p) > _LITERAL or number.q > _LITERAL) and abs(number) not in DECIMALS
         }
         put = {number: letters for number, letters in put.items() if number != letters}

@@ -94,7 +94,7 @@ class Folds:
                 self._asked.append((values, functions, waiting))
             waiting = [place for place in waiting if place > done]
             if waiting:
-                kinds = {type(part) for part in sympy.preorder_traversal(e)}
+                kinds = {type(part) for part in atoms(e, sympy.Basic)}
                 waiting = [place for place in waiting if self._marks[place][0] in kinds]
             done = min(waiting, default=-1)
             if done < 0:
@@ -277,7 +277,7 @@ def _fold_sum(
         parts = sympy.Add.make_args(sympy.expand_mul(total.function))
         terms = [_sum(part, total.limits) for part in parts]
         places = [
-            (term, s, _match(pattern, s, indices)) for term in terms for s in term.atoms(sympy.Sum)
+            (term, s, _match(pattern, s, indices)) for term in terms for s in atoms(term, sympy.Sum)
         ]
         hits = {
             s: name.xreplace(place)

@@ -64,26 +64,15 @@ register(Op(
     samples=("x[2,3] @ w[3,2]", "x[3] @ w[3]", "matmul(x[2,3], w[3])", "x[3] @ w[3,2]",
              "x[2,1,2,3] @ w[2,3,2]", "torch.matmul(x[2,3], w[2,3].T)"),
 ))
-register(Op(
-    "mm(Tensor input, Tensor mat2)", _FAMILY,
-    shape=_ranks("mm", 2, 2), element=_matmul, samples=("mm(x[2,3], w[3,2])",),
-))
-register(Op(
-    "bmm(Tensor input, Tensor mat2)", _FAMILY,
-    shape=_ranks("bmm", 3, 3), element=_matmul, samples=("bmm(x[2,2,3], w[2,3,2])",),
-))
-register(Op(
-    "mv(Tensor input, Tensor vec)", _FAMILY,
-    shape=_ranks("mv", 2, 1), element=_matmul, samples=("mv(x[2,3], w[3])",),
-))
-register(Op(
-    "dot(Tensor input, Tensor tensor)", _FAMILY,
-    shape=_ranks("dot", 1, 1), element=_matmul, samples=("dot(x[3], w[3])",),
-))
-register(Op(
-    "vdot(Tensor input, Tensor other)", _FAMILY,
-    shape=_ranks("vdot", 1, 1), element=_matmul, samples=("vdot(x[3], w[3])",),
-))
+for _name, _second, _dims, _sample in (
+    ("mm", "mat2", (2, 2), "mm(x[2,3], w[3,2])"), ("bmm", "mat2", (3, 3), "bmm(x[2,2,3], w[2,3,2])"),
+    ("mv", "vec", (2, 1), "mv(x[2,3], w[3])"), ("dot", "tensor", (1, 1), "dot(x[3], w[3])"),
+    ("vdot", "other", (1, 1), "vdot(x[3], w[3])"),
+):
+    register(Op(
+        f"{_name}(Tensor input, Tensor {_second})", _FAMILY,
+        shape=_ranks(_name, *_dims), element=_matmul, samples=(_sample,),
+    ))
 
 
 def _outer_shape(a: Shape, b: Shape) -> Shape:
@@ -359,10 +348,6 @@ def _plus(product: Any) -> Any:
     return element
 
 
-def _addbmm_shape(a: Shape, b: Shape) -> Shape:
-    return _ranks("addbmm", 3, 3)(a, b)[1:]  # type: ignore[no-any-return]
-
-
 def _addbmm(k: Any, a: Any, b: Any) -> Any:
     n, p = k.bounds((a.shape[0], a.shape[2]))
     return k.sum(a[n, k.i[0], p] * b[n, p, k.i[1]], n, p)
@@ -377,7 +362,7 @@ register(Op(
 ))
 register(Op(
     f"addbmm(Tensor input, Tensor batch1, Tensor batch2, {_SCALED})", _FAMILY,
-    shape=_added("addbmm", _addbmm_shape), element=_plus(_addbmm),
+    shape=_added("addbmm", lambda a, b: _ranks("addbmm", 3, 3)(a, b)[1:]), element=_plus(_addbmm),
     samples=("addbmm(b[2,2], x[2,2,3], w[2,3,2])",
         "addbmm(b[2], x[2,2,3], w[2,3,2], beta=2, alpha=3)"),
 ))

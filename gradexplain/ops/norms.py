@@ -315,10 +315,6 @@ def _lengths(b: Any, x: Any, y: Any, dim: int, eps: float) -> tuple[Any, ...]:
     )
 
 
-def _normalize_shape(x: Shape, p: float, dim: int, *_: Any) -> Shape:
-    return same_shape(x, dim)
-
-
 def _normalize(k: Any, x: Any, p: float, dim: int, eps: float, n: Any) -> Any:
     return x[k.i] / n[k.put(k.i, normal_dim(dim, x.rank), 0) if x.rank else k.i]
 
@@ -347,7 +343,7 @@ _P_LENGTH = register(Op(
 ))
 register(Op(
     "normalize(Tensor input, float p=2, int dim=1, float eps=1e-12, Aux n)", _FAMILY, homes="F",
-    shape=_normalize_shape, element=_normalize, jacobian=_normalize_slope,
+    shape=lambda x, p, dim, *_: same_shape(x, dim), element=_normalize, jacobian=_normalize_slope,
     aux=lambda b, x, p, dim, eps: (
         b.helper(_P_LENGTH, x, p, dim, eps, label="n"),),
     samples=("F.normalize(x[2,3])", "F.normalize(x[3], dim=0)", "F.normalize(x[2,3], p=1, dim=0)",

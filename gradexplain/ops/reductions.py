@@ -217,10 +217,6 @@ def _std_slope(k: Any, *args: Any) -> Any:
     return _var_slope(k, *args) / (2 * k.nonzero(k.out[k.i]))
 
 
-def _with_mean(b: Any, x: Any, dim: Any, unbiased: Any, keepdim: bool, correction: Any) -> Any:
-    return (b.helper(MEAN, x, dim, keepdim, label="μ"),)
-
-
 for _name, _element, _derivative in (
     ("var", _var, _var_slope), ("std", _std, _std_slope),
 ):
@@ -228,7 +224,8 @@ for _name, _element, _derivative in (
         f"{_name}(Tensor input, int[]? dim=None, bool? unbiased=None, bool keepdim=False, *, "
         "float? correction=1, Aux mean)", _FAMILY,
         shape=lambda x, dim, unbiased, keepdim, *_: reduced_shape(x, dim, keepdim),
-        element=_element, jacobian=_derivative, aux=_with_mean,
+        element=_element, jacobian=_derivative,
+        aux=lambda b, x, dim, unbiased, keepdim, _: (b.helper(MEAN, x, dim, keepdim, label="μ"),),
         kink="std has no derivative where all elements are equal: PyTorch returns 0"
              if _name == "std" else "",
         singular_at=(lambda y, *_: y == 0) if _name == "std" else None,
@@ -266,14 +263,11 @@ def _softmax(k: Any, x: Any, dim: Any) -> Any:
     return k.exp(x[k.i]) / k.sum(k.exp(x[at]), *(at[d] for d in dims))
 
 
-def _softmax_value(exact: bool, x: Any, dim: Any) -> Any:
-    return softmax(x, normal_dims(dim, x[0].ndim))
-
-
 #: The softmax over some dims as a part of another formula: no gradient flows through it.
 SOFTMAX = register(Op(
     "softmax(Tensor input, int[]? dim)", _FAMILY, (), homes="", stops=True,
-    shape=lambda x, dim: x, element=_softmax, value=_softmax_value, torch=nothing,
+    shape=lambda x, dim: x, element=_softmax, torch=nothing,
+    value=lambda exact, x, dim: softmax(x, normal_dims(dim, x[0].ndim)),
     show=lambda x, dim: f"softmax({x}{_shown(dim)})",
 ))
 

@@ -30,17 +30,6 @@ def kernel_value(
         return value, (size() if callable(size) else size) if magnitudes else None
 
 
-class _Known(dict[str, Pair]):
-    """What ``find`` finds, found once: shapes, values and magnitudes are asked for one by one."""
-
-    def __init__(self, find: Callable[[str], Pair]) -> None:
-        self._find = find
-
-    def __missing__(self, label: str) -> Pair:
-        found = self[label] = self._find(label)
-        return found
-
-
 class Evaluator:
     """Values of formulas whose elements have the values that ``resolve(label)`` gives.
 
@@ -60,7 +49,7 @@ class Evaluator:
         what: str = "this formula",
         decimals: frozenset[Any] = frozenset(),
     ) -> None:
-        self._resolve = resolve = _Known(resolve).__getitem__
+        self._resolve = resolve
         self._lookup = lookup
         # What `resolve` derives on the way may give a letter another size.
         self._sizes = dict(sizes)
@@ -89,9 +78,7 @@ class Evaluator:
         value, size = self._shaped(pair[0], root, axes, shape), pair[1]
         if isinstance(size, Relative):
             return value, Relative(value, size.times)
-        if size is not None and (value is not pair[0] or size.shape != value.shape):
-            size = self._shaped(size, root, axes, shape)
-        return value, size
+        return value, None if size is None else self._shaped(size, root, axes, shape)
 
     def parts(
         self, e: Any, axes: Sequence[Any], shape: Sequence[int]

@@ -16,14 +16,15 @@ import ast
 import copy
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
 from gradexplain.errors import GradexplainError
-from gradexplain.graph import Graph, Node
+from gradexplain.graph import Graph, Node, fact
 from gradexplain.matching import Found, instance
 from gradexplain.ops.base import Shape, normal_dims
 from gradexplain.reading.language import read
@@ -208,23 +209,30 @@ class Rewrite:
         return filled(old, names), filled(new, names)
 
 
+@fact
 def rewrites(graph: Graph) -> list[Rewrite]:
     """The known rewrites of the values of a graph, the largest pattern first."""
     found = []
     for node in graph.nodes:
-        for row in REWRITES if node.op is not None else ():
-            for pattern in _patterns(row.old):
-                if node.op and pattern.out.op and node.op.name != pattern.out.op.name:
-                    continue
-                match = instance(pattern, graph, node, names=True, dims="D" not in row.old)
-                if match is not None:
-                    letters = {leaf.label: match[leaf.id] for leaf in pattern.leaves}
-                    old, new = (
-                        t.replace("D", _dim(pattern, graph, match)) for t in (row.old, row.new)
-                    )
-                    inside = frozenset(n for p, n in match.items() if pattern[p].op)
-                    found.append(Rewrite(node, row, old, new, letters, inside))
+        for row, pattern in _table()[node.op.name] if node.op is not None else ():
+            match = instance(pattern, graph, node, names=True, dims="D" not in row.old)
+            if match is not None:
+                letters = {leaf.label: match[leaf.id] for leaf in pattern.leaves}
+                old, new = (t.replace("D", _dim(pattern, graph, match)) for t in (row.old, row.new))
+                inside = frozenset(n for p, n in match.items() if pattern[p].op)
+                found.append(Rewrite(node, row, old, new, letters, inside))
     return sorted(found, key=lambda rewrite: -len(rewrite.inside))
+
+
+@cache
+def _table() -> defaultdict[str, list[tuple[Row, Graph]]]:
+    """The rows with their patterns, by the operation that makes the value."""
+    found = defaultdict(list)
+    for row in REWRITES:
+        pattern = _pattern(row.old)
+        if pattern is not None and pattern.out.op is not None:
+            found[pattern.out.op.name].append((row, pattern))
+    return found
 
 
 def unnamed(graph: Graph) -> Graph:
@@ -246,16 +254,15 @@ def rewritten(graph: Graph) -> Iterator[tuple[ast.expr, tuple[str, str, str]]]:
         yield filled(_tree(whole), {name: new}), (written(old), written(new), found.row.why)
 
 
-@lru_cache(maxsize=256)
-def _patterns(text: str) -> tuple[Graph, ...]:
+def _pattern(text: str) -> Graph | None:
     """A row's old way as a graph; its leaves have the first shapes that fit, B perhaps of indices."""
     text = re.sub(r"\bD\b", "0", text)
     for rank, less in ((0, 0), (1, 0), (2, 0), (2, 1)):
         try:
-            return (_read(text, (2,) * rank, (2,) * (rank - less)),)
+            return _read(text, (2,) * rank, (2,) * (rank - less))
         except GradexplainError:
             continue
-    return ()
+    return None
 
 
 def _read(text: str, shape: Shape, of_b: Shape) -> Graph:
