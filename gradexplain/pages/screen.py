@@ -124,14 +124,13 @@ def _rows(screen: Screen, rows: list[Row]) -> doc.Table:
     ends = _ends(screen.rows)
     shown = []
     for row in rows:
-        cells = [row.shape, _short(row.norm), _short(row.largest)]
+        norms = ["frozen", ""] if row.frozen else [_short(row.norm), _short(row.largest)]
+        cells = [row.shape, *norms]
         cells += ["" if row.zeros is None else f"{row.zeros:.0%}"] * zeros
         cells += ["" if row.ratio is None else _short(row.ratio)] * ratios
         cells += ["" if row.last is None else _short(row.last)] * (screen.last_call is not None)
-        bar = doc.label(_bar(row.norm, ends))
-        shown.append(
-            (doc.cell(doc.name(_fitting(row.name))), *(doc.cell(c) for c in cells), doc.cell(bar))
-        )
+        bar = doc.label("" if row.frozen else _bar(row.norm, ends))
+        shown.append(doc.row(doc.name(_fitting(row.name)), *cells, bar))
     return doc.Table(tuple(shown), tuple(doc.cell(doc.label(head)) for head in heads))
 
 

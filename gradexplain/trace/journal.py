@@ -80,7 +80,8 @@ class Leaf:
     unregistered: bool = False
     #: The norms of its gradient and of itself after the last backward that was measured.
     after: tuple[float, float] | None = None
-    requires: bool = False
+    #: Whether it requires grad by the end, where it is still there.
+    requires: bool | None = None
     #: ‖step‖/‖weight‖ of the steps that were compared.
     ratio: float | None = None
     weight: float | None = None

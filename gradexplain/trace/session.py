@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import FrameType
@@ -274,6 +274,11 @@ class Trace(Seen):
                 under_way.capture.deaf()
         with self.guarded():
             self._end(under_way, result, frame)
+            if under_way.returns and TAPE.recording:
+                TAPE.ends.taken(
+                    roots, _list(arguments["inputs"]), result, under_way.brief.site,
+                    create=bool(arguments["create_graph"]),
+                )  # fmt: skip
         return result
 
     def passes(self, name: str, tensor: Any, frame: FrameType) -> bool:
@@ -366,8 +371,6 @@ class Trace(Seen):
             array = None if v is None else to_array(v)
             snapshot.v.append(np.ones(tuple(root.shape)) if array is None else array)
         inputs = arguments.get("inputs")
-        if isinstance(inputs, dict):
-            inputs = list(inputs.values())
         wanted = None if inputs is None else _list(inputs)
         room = self._budget // (2 * 8) - self._kept
         capture = Capture(snapshot, TAPE, Variables(user_frame(frame)), roots, max(0, room))
@@ -489,11 +492,12 @@ def _scaled(frame: FrameType | None) -> bool:
 
 
 def _list(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    if isinstance(value, dict):
+    """What PyTorch takes as one tensor or as several: a sequence, a dict or what its values() give."""
+    if isinstance(value, Mapping):
         return list(value.values())
-    return list(value) if isinstance(value, (list, tuple)) else [value]
+    if isinstance(value, Iterable) and not isinstance(value, torch.Tensor):
+        return list(value)
+    return [] if value is None else [value]
 
 
 def _key(place: Site | None) -> tuple[str, int]:

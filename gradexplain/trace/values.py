@@ -9,6 +9,7 @@ import torch
 
 from gradexplain.explanation import Array
 from gradexplain.recording.calls import KEY, Call, Cut, Operand
+from gradexplain.recording.ends import TAKEN
 from gradexplain.recording.frames import Variables
 from gradexplain.recording.tape import Tape
 from gradexplain.trace.groups import Group, Groups, dtype_at, is_leaf, plain_name, shape_at
@@ -65,6 +66,9 @@ class Values(Groups):
         for group in self._sorted():
             self._operation(group)
         self.snapshot.roots += [self._root(root).id for root in self._roots]
+        self.snapshot.taken |= {
+            node.metadata[TAKEN] for node in self.nodes.values() if TAKEN in node.metadata
+        }
         self._name()
         self._silent()
 

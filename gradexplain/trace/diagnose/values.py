@@ -384,7 +384,7 @@ _SAID = STEPS | _RECTIFIERS
 def _stopped(scene: Scene, still: Set[str]) -> Iterator[Finding]:
     """The operations at which all that parameters could have got becomes 0."""
     ended: dict[int, tuple[Operation, int, list[str]]] = {}
-    for leaf in scene.snapshot.values:
+    for leaf in (scene.value(entry.value) for entry in scene.snapshot.accumulated):
         if leaf.kind == "leaf" and scene.name(leaf.id) in still and leaf.array is not None:
             ends = dict(_ends(scene, leaf.id))
             if len(ends) == 1:
@@ -394,11 +394,14 @@ def _stopped(scene: Scene, still: Set[str]) -> Iterator[Finding]:
         name, place = plain(operation.name), at(operation.site)
         others = [scene.value(n) for n in operation.inputs if n != number]
         others = [other for other in others if "float" in other.dtype]
+        zeros = [o for o in others if o.kind == "leaf" and not norm(o.array)]
+        waiting = [scene.name(o.id) for o in zeros if scene.name(o.id) in still]
         linear = name not in ("mul", "div") and any(not norm(other.array) for other in others)
-        if name in _SAID or linear or any(o.kind == "leaf" and not norm(o.array) for o in others):
+        if name in _SAID or not waiting and (linear or zeros):
             continue
+        names += [name for name in waiting if name not in names]
         hooked = norm(operation.sent.get(number)) > 0
-        why, fix = row("stops", "hook" if hooked else name)
+        why, fix = row("stops", "zeros" if waiting else "hook" if hooked else name)
         where = (
             f"{scene.name(number)}, on its way to {place}" if hooked else f"the {name} at {place}"
         )
