@@ -65,12 +65,12 @@ class Capture(Values):
         self._inputs, self._retained = inputs, []
         self._watched = [(self.snapshot.values[i], tensor) for i, tensor in self._leaves.items()]
         places = {id(leaf): place for place, leaf in enumerate(heard.leaves)}
-        kept = bool(heard.after)
+        before, after = heard.before(), heard.after()
         self._before, self._after = {}, {}
         for _, tensor in self._watched:
             place = places[id(tensor)]
-            self._before[id(tensor)] = to_array(heard.before[place]) if kept else None
-            self._after[id(tensor)] = heard.after[place] if kept else tensor.grad
+            self._before[id(tensor)] = to_array(before[place]) if after else None
+            self._after[id(tensor)] = after[place] if after else tensor.grad
         self.snapshot.spent |= heard.spent
         heard.tell(lambda node: self._safe(self._hook(node)))
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradexplain import numbers
-from gradexplain.errors import GradexplainError
+from gradexplain.errors import GradexplainError, first_line
 from gradexplain.explanation import (
     Array,
     Difference,
@@ -216,8 +216,8 @@ class Forward:
             pair = link.forward(self.pairs)
             if value.array is not None and self._differ(pair, value) is not None:
                 return "its value is not the one that its record gives"
-        except GradexplainError:
-            return "it has no record"
+        except GradexplainError as error:
+            return first_line(error)
         except FAILURES:
             return "its record does not fit here"
         self.links[output] = link

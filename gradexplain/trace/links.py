@@ -306,7 +306,7 @@ def _is_default(arg: Any, usual: Any) -> bool:
 
 def _is_habit(name: str, arg: Any) -> bool:
     """Arguments that change nothing about the formula."""
-    return name.startswith("_") or arg is None or name in ("inplace", "out") or (
+    return name.startswith("_") or arg is None or name in ("inplace", "out", "sparse") or (
         name == "dtype" and "float" in str(arg)
     )  # fmt: skip
 

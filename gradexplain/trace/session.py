@@ -375,7 +375,7 @@ class Trace(Seen):
         room = self._budget // (2 * 8) - self._kept
         capture = Capture(snapshot, TAPE, Variables(user_frame(frame)), roots, max(0, room))
         if heard is not None:
-            capture.remembered = dict(zip(map(id, heard.leaves), heard.values, strict=False))
+            capture.remembered = dict(zip(map(id, heard.leaves), heard.values(), strict=False))
         try:
             capture.read()
         except TooLarge:
