@@ -172,7 +172,7 @@ class Capture(Values):
                 for number in operation.outputs
                 if number in self._arrived
             }
-            if group.call is None or operation.opaque or value in operation.within:
+            if group.call is None or operation.opaque:
                 return None
             if upstream:
                 terms.append(Sent(group.call, upstream))

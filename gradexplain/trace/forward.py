@@ -124,6 +124,10 @@ class Forward:
             opaque = operation.opaque or self._spent(operation) or self._linked(operation)
             if opaque:
                 self._make_opaque(operation, opaque)
+        for operation in self.snapshot.operations if self.links else ():
+            read = {n for o in operation.outputs if o in self.links for n in self.links[o].inputs}
+            operation.inputs += sorted(read.intersection(operation.within) - {*operation.inputs})
+            operation.within = tuple(n for n in operation.within if n not in read)
         self._settle_within()
         for operation in self.snapshot.operations:
             opaque = self.opaque.get(operation.id, "")
