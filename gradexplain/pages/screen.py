@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,7 @@ def document(
     if screen.fault is not None:
         head = blocks if screen.calls else []
         blocks = [*raised(screen.fault, stopped=screen.stopped), *head]
-    blocks += _wrong(screen, findings)
+    blocks += wrong(screen.findings, findings)
     blocks += _table(screen, screen.rows, rows)
     blocks += _modules(screen) if folded else []
     blocks += _path(screen.path)
@@ -87,8 +88,9 @@ def explained(fault: Fault) -> list[doc.Block]:
     return blocks
 
 
-def _wrong(screen: Screen, most: int) -> list[doc.Block]:
-    found = [finding for finding in screen.findings if not finding.remark]
+def wrong(findings: Sequence[Finding], most: int = 5) -> list[doc.Block]:
+    """What is wrong, each with its remedy."""
+    found = [finding for finding in findings if not finding.remark]
     if not found:
         return []
     blocks: list[doc.Block] = [doc.Heading("What is wrong")]
@@ -225,14 +227,15 @@ def _calls(screen: Screen, most: int) -> list[doc.Block]:
     remark = "--call K opens one, --full all; gradexplain why PARAM follows one parameter"
     blocks: list[doc.Block] = [
         doc.Heading("Calls", remark),
-        doc.Table(tuple(_call(calls) for calls in screen.calls[:most])),
+        doc.Table(tuple(map(of_a_line, screen.calls[:most]))),
     ]
     if len(screen.calls) > most:
         blocks.append(doc.remark(f"… {len(screen.calls) - most} more lines that call backward"))
     return blocks
 
 
-def _call(calls: Calls) -> tuple[doc.Cell, ...]:
+def of_a_line(calls: Calls) -> tuple[doc.Cell, ...]:
+    """The calls that one line made."""
     which = f"{calls.first}" if calls.first == calls.last else f"{calls.first}…{calls.last}"
     first, last = calls.values
     value = "" if first is None else _short(first)

@@ -65,7 +65,7 @@ class Capture(Values):
         self._inputs, self._retained = inputs, []
         self._watched = [(self.snapshot.values[i], tensor) for i, tensor in self._leaves.items()]
         places = {id(leaf): place for place, leaf in enumerate(heard.leaves)}
-        before, after = heard.before(), heard.after()
+        before, after = heard.before, heard.after
         self._before, self._after = {}, {}
         for _, tensor in self._watched:
             place = places[id(tensor)]

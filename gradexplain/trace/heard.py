@@ -6,7 +6,7 @@ out here: gradients are kept as PyTorch made them, leaves as copies, for an opti
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -58,20 +58,21 @@ class Heard:
         size = sum(leaf.numel() for leaf in self.leaves)
         self._copies = 3 * size <= room
         self._room -= 3 * size if self._copies else 0
-        #: What gives the leaves, and their gradients before and after the call, as they were.
-        self.values = self._kept(self.leaves)
-        self.before = self._kept([leaf.grad for leaf in self.leaves])
-        self.after: Callable[[], list[Any]] = list
+        self.values = self._kept(leaf.detach() for leaf in self.leaves)
+        self.before = self._kept(leaf.grad for leaf in self.leaves)
+        self.after: list[Any] = []
 
-    def _kept(self, tensors: list[Any]) -> Callable[[], list[Any]]:
+    def _kept(self, tensors: Iterator[Any]) -> list[Any]:
         if not self._copies:
             self.spent = True
-            return list
-        there = [tensor for tensor in tensors if tensor is not None]
-        if len({t.dtype for t in there}) != 1 or any(t.layout is not torch.strided for t in there):
-            return [None if t is None else t.detach().clone() for t in tensors].copy
-        row = torch._C._nn.flatten_dense_tensors(there)  # one copy costs a part of what many do
-        return partial(_parts, row, [None if t is None else t.shape for t in tensors])
+            return []
+        found = [None if tensor is None else tensor.detach() for tensor in tensors]
+        dense = [t for t in found if t is not None and t.layout is torch.strided]
+        copies = iter(torch._foreach_mul(dense, 1) if dense else ())  # all in one call
+        return [
+            t if t is None else next(copies) if t.layout is torch.strided else t.clone()
+            for t in found
+        ]
 
     def _tell(self, node: Any, sent: Any, arriving: Any) -> None:
         for tensor in sent:
@@ -84,7 +85,7 @@ class Heard:
 
     def end(self) -> None:
         """The call is over."""
-        self.after = self._kept([leaf.grad for leaf in self.leaves])
+        self.after = self._kept(leaf.grad for leaf in self.leaves)
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
@@ -96,12 +97,6 @@ class Heard:
             for gradient, (target, _) in zip(sent, node.next_functions, strict=False):
                 if target in self._once and gradient is not None:
                     hook(target)((), (gradient,))
-
-
-def _parts(row: Any, shapes: list[Any]) -> list[Any]:
-    """The tensors that lie in a row one after the other, None where there was none."""
-    parts = iter(row.split([shape.numel() for shape in shapes if shape is not None]))
-    return [None if shape is None else next(parts).view(shape) for shape in shapes]
 
 
 def _nodes(roots: list[Any]) -> dict[Any, int]:

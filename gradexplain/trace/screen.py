@@ -92,7 +92,7 @@ class Screen:
 
 def screen_of(trace: Seen, findings: list[Finding], script: str) -> Screen:
     """The screen of a script that has ended."""
-    explained = [trace.call(snapshot.index) for snapshot in trace.snapshots if not snapshot.late]
+    explained = [trace.call(snapshot.index) for snapshot in trace.snapshots]
     checks = [call.check for call in explained if call.check is not None and call.fault is None]
     status = worst([check.status for check in checks]) if checks else "cannot tell"
     checked = sum(call.checked for call in explained)
@@ -122,7 +122,7 @@ def screen_of(trace: Seen, findings: list[Finding], script: str) -> Screen:
         nothing=nothing[:_NOTHING],
         more_nothing=max(0, len(nothing) - _NOTHING),
         accumulated=_accumulated(trace),
-        calls=_calls(trace.all),
+        calls=calls_of(trace.all),
         failures=trace.failures,
         fault=trace.fault if trace.fault and (trace.stopped or trace.fault.why) else None,
         stopped=trace.stopped,
@@ -135,7 +135,7 @@ def screen_of(trace: Seen, findings: list[Finding], script: str) -> Screen:
 def _sentence(
     trace: Seen, status: str, checked: int, operations: int, reasons: Sequence[str]
 ) -> str:
-    indices = [s.index for s in trace.snapshots if s.fault is None and not s.late]
+    indices = [s.index for s in trace.snapshots if s.fault is None]
     which = _numbered(indices)
     if trace.again:
         which += (
@@ -332,7 +332,7 @@ def _accumulated(trace: Seen) -> list[str]:
     return lines
 
 
-def _calls(briefs: Sequence[Brief]) -> list[Calls]:
+def calls_of(briefs: Sequence[Brief]) -> list[Calls]:
     """The calls of each line, which may take turns with those of others."""
     lines: dict[Any, list[Brief]] = {}
     for brief in briefs:

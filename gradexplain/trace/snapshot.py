@@ -228,8 +228,6 @@ class Snapshot:
     accumulated: list[Accumulated] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     notes: list[tuple[str, str]] = field(default_factory=list)
-    #: Read after the call: what flowed is not known.
-    late: bool = False
     #: Whether something was not kept, for want of memory.
     spent: bool = False
     #: Values that were changed behind autograd's back.

@@ -232,16 +232,12 @@ def _crossed(a: Sequence[int], b: Sequence[int]) -> bool:
 
 def _broadcast(scene: Scene, operation: Operation, tensors: Sequence[Value], what: str) -> Finding:
     shapes = [f"{scene.name(t.id)} {tuple(t.shape)}" for t in tensors]
-    try:
-        whole = np.broadcast_shapes(*(t.shape for t in tensors))
-    except ValueError:
-        whole = ()
-    rank = max(tensors, key=lambda t: len(t.shape))
-    other = min(tensors, key=lambda t: len(t.shape))
+    other, rank = sorted(tensors, key=lambda t: len(t.shape))
     longer = len(rank.shape) > len(other.shape)
     return told(
         "broadcast in the loss", operation.site, what=what, first=shapes[0], second=shapes[1],
-        whole=whole, fix=f"{scene.name(rank.id)}.squeeze(-1)" if longer else "reshape one",
+        whole=np.broadcast_shapes(rank.shape, other.shape),
+        fix=f"{scene.name(rank.id)}.squeeze(-1)" if longer else "reshape one",
     )  # fmt: skip
 
 
