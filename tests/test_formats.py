@@ -256,6 +256,17 @@ def test_a_hessian_is_stepped_through_too() -> None:
     ]
 
 
+def test_check_steps_through_the_right_backward(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    claimed = ["check", "x / x.sum(dim=0)", "--claim", "x: v/x.sum(dim=0)"]
+    assert main([*claimed, "--format", "html", "-o", str(path)]) == 1
+    data = re.search(r'id="data">(.*?)</script>', path.read_text("utf-8"))
+    assert data is not None
+    steps = json.loads(data[1])["steps"]
+    assert [step["to"] for step in steps if "to" in step] == ["x", "t1", "x"]
+    assert steps[-1]["value"] is not None
+
+
 def test_names_of_any_alphabet_are_written_by_plain_latex() -> None:
     shown = notation.latex("ρ·größe·价")
     assert shown == r"\rho \cdot \mathrm{groUDFe} \cdot \mathrm{U4EF7}"

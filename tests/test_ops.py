@@ -64,26 +64,6 @@ def agrees(x: gradexplain.Explanation) -> None:
     ]
 
 
-# -- numbers alone ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("family", sorted({op.family for op in all_ops()}))
-def test_numbers_alone(family: str) -> None:
-    """The first sample of each operation with inputs of shape (): PyTorch's gradient, or a message."""
-    for op in (op for op in all_ops() if op.family == family):
-        expression, shapes = sample(op.samples[0])
-        *before, last = expression.split("; ")
-        program = "; ".join([*before, f"y = {last}", "y.sum() + y.mean()"])
-        try:
-            x = gradexplain.explain(program, shapes=dict.fromkeys(shapes, ()))
-        except GradexplainError as error:
-            assert str(error)
-            continue
-        assert x.check is not None
-        refused = x.check.reason.startswith("PyTorch itself refuses")
-        assert x.check.status in ("agree", "convention") or refused, (program, x.check)
-
-
 # -- every sample --------------------------------------------------------------------------------
 
 

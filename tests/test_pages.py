@@ -333,6 +333,12 @@ def test_lines_of_pytorch_give_every_gradient(
         assert torch.allclose(eval(gradient.line, known), torch.tensor(gradient.value))
 
 
+def test_a_convolution_runs_over_its_own_places() -> None:
+    x = explain("F.conv1d(x, w, padding=1)", shapes={"x": (1, 1, 3), "w": (1, 1, 2)}, grad="ones")
+    assert x.gradients["x"].text == "x.grad[0,0,n] = Σ_p v[0,0,n + 1 − p]·w[0,0,p]"
+    assert x.gradients["w"].text == "w.grad[0,0,n] = Σ_p v[0,0,p + 1 − n]·x[0,0,p]"
+
+
 def test_an_einsum_keeps_the_letters_of_the_reader() -> None:
     x = explain(
         "torch.einsum('bij,bjk->bik', A, B)", shapes={"A": (2, 2, 3), "B": (2, 3, 2)}, grad="ones"
@@ -357,6 +363,11 @@ def test_an_einsum_keeps_the_letters_of_the_reader() -> None:
         ("((x+2)**2*3).mean()", {"x": (2, 2)}, "x.grad = 6·(x + 2)/(N·M)  "),
         ("F.mse_loss(torch.relu(x @ w + b), t)", {"x": (2, 3), "w": (3, 2), "b": (2,), "t": (2, 2)},
          "t.grad = 2·(t − relu(z))/(N·K)  "),
+        ("F.cross_entropy(x @ w, [0, 1])", {"x": (2, 3), "w": (3, 4)}, "x.grad = ∂y/∂(x @ w) @ wᵀ"),
+        ("((X @ w)**2).sum() - 2*(w*b).sum()", {"X": (3, 2), "w": (2,), "b": (2,)},
+         "w.grad = 2·(Xᵀ @ (X @ w) − b)  "),
+        ("z = x @ W; a, b = z.chunk(2, dim=1); h = tanh(a)*b; -h.sum()", {"x": (2, 3), "W": (3, 4)},
+         "W.grad = xᵀ @ ∂y/∂z  "),
         ("x.topk(2, dim=1).values.sum()", {"x": (4, 5)},
          "where t1 = argsort(x, dim=1, descending=True)\n    δ(i,j) is 1 where i = j, else 0; j ="),
     ],

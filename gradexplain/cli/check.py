@@ -130,7 +130,12 @@ def check(
 
     with link.answering(show):
         report = run(subject, list(claims) or None, seed=seed, **asked, **given)
-    _write(report, out, everything)
+    right = None
+    if out.format == "html" and subject is what and report.points:
+        from gradexplain.accumulation import explain
+
+        right = explain(what, at=report.points[0].values, grad="ones", check=False)
+    _write(report, out, everything, right)
     return report.exit_code
 
 
@@ -184,7 +189,7 @@ def _loaded(text: str, seed: int) -> Any:
     return load(code["path"], code["name"], seed)
 
 
-def _write(report: Any, out: Output, everything: bool) -> None:
+def _write(report: Any, out: Output, everything: bool, right: Any = None) -> None:
     if out.format in ("github", "sarif"):
         from gradexplain.checking import annotations
 
@@ -193,4 +198,4 @@ def _write(report: Any, out: Output, everything: bool) -> None:
     from gradexplain.pages.options import Options
 
     shown = report.without_right() if out.format == "json" and not everything else report
-    out.answer(shown, Options(full=everything, precision=out.style().precision))
+    out.answer(shown, Options(full=everything, precision=out.style().precision), right)

@@ -19,7 +19,7 @@ from gradexplain.explaining.running import Run
 from gradexplain.explanation import Element, Entry, Path
 from gradexplain.formula.alike import kind_of, marks, standing, told
 from gradexplain.formula.calculus import ADJOINT
-from gradexplain.formula.kinds import element_symbol, label_of
+from gradexplain.formula.kinds import element_symbol, indices_of, label_of
 from gradexplain.formula.letters import IN, Letters
 from gradexplain.formula.local import RESULT, UPSTREAM, local_rule, renamed
 from gradexplain.formula.printing import TextPrinter
@@ -65,7 +65,7 @@ def said(run: Run) -> Said:
         for _, frame, formula, text in whole
     )
     for leaf, frame, formula, text in whole:
-        if not short_enough and run.closed.has_parts(leaf):
+        if (text is None or not short_enough) and run.closed.has_parts(leaf):
             chained = run.closed.chained(leaf, ADJOINT)
             shorter = _said(run, chained, frame, names)
             most = len(text or "") * (_MUCH if len(text or "") <= _LONG else 1)
@@ -73,7 +73,7 @@ def said(run: Run) -> Said:
                 text, formula = shorter, chained
         if text is not None:
             found.gradients[leaf.label] = text
-            wanted += _parts(formula)
+            wanted += _parts(_one(run, formula))
     done: dict[int, str] = {}
     while wanted:
         node = run.closed.calculus.node(wanted.pop(0))
@@ -86,9 +86,8 @@ def said(run: Run) -> Said:
             done[node.id] = _indexed(run, formula, own, names, f"{ADJOINT}{label}")
         else:
             done[node.id] = f"∂{_loss(run)}/∂{label} = {text}"
-        wanted += _parts(formula)
+        wanted += _parts(_one(run, formula))
     found.definitions = [done[id] for id in sorted(done, reverse=True)]
-    _without_aliases(found)
     shown = " ".join([*found.gradients.values(), *found.definitions])
     found.definitions += [
         f"{node.label} = {one_line(node.value)}"
@@ -97,18 +96,6 @@ def said(run: Run) -> Said:
         if re.search(rf"(?<!\w){re.escape(node.label)}(?!\w)", shown)
     ]
     return found
-
-
-def _without_aliases(found: Said) -> None:
-    """``∂L/∂h = ∂L/∂o`` is no line of its own: what is called h there is o."""
-    for left in [text.partition(" = ")[0] for text in found.definitions]:
-        sides = dict(text.split(" = ", 1) for text in found.definitions)
-        right = sides.pop(left)
-        if right not in sides:
-            continue
-        name = re.compile(re.escape(left) + r"(?![^\Wᵀ]|[′@])")
-        found.definitions = [name.sub(right, f"{n} = {text}") for n, text in sides.items()]
-        found.gradients = {n: name.sub(right, text) for n, text in found.gradients.items()}
 
 
 def _said(run: Run, formula: Any, frame: tuple[Any, ...], names: Mapping[str, str]) -> str | None:
@@ -137,11 +124,21 @@ def _loss(run: Run) -> str:
 
 
 def _one(run: Run, formula: Any) -> Any:
-    """``formula`` without a v that is 1 because the output is a scalar."""
-    if run.problem.v_source != "implicit":
-        return formula
-    places = run.closed.calculus.indices(run.closed.graph.out.shape, "o")
-    return formula.xreplace({element_symbol(run.closed.v_name, places): sympy.S.One})
+    """``formula`` without a v that is 1 because the output is a scalar, and with the derivatives put in
+    that are numbers or another one."""
+    known = {}
+    if run.problem.v_source == "implicit":
+        places = run.closed.calculus.indices(run.closed.graph.out.shape, "o")
+        known[element_symbol(run.closed.v_name, places)] = sympy.S.One
+    for a in formula.atoms(sympy.Indexed, sympy.Symbol):
+        node = run.closed.calculus.node(label_of(a).removeprefix(ADJOINT))
+        if label_of(a).startswith(ADJOINT) and node is not None:
+            value, _, own = run.closed.part(node, ADJOINT).here
+            value = _one(run, value)
+            bare = value.is_Symbol or isinstance(value, sympy.Indexed)
+            if len(indices_of(a)) == len(own) and (value.is_Rational or (bare and _parts(value))):
+                known[a] = value.xreplace(dict(zip(own, indices_of(a), strict=True)))
+    return formula.xreplace(known)
 
 
 def _parts(formula: Any) -> list[str]:

@@ -66,7 +66,8 @@ def _reason(graph: Graph, source: Node) -> tuple[str, str]:
     name = source.label
     if source.op is None:
         if source.integer:
-            return "integer", f"{name} holds integers, an index: it has no gradient"
+            what = "is a mask" if graph.is_mask(source.id) else "holds integers, an index"
+            return "integer", f"{name} {what}: it has no gradient"
         if source.is_leaf:
             return "not wanted", f"{name} does not require grad: it is not in --wrt"
         size = math.prod(source.shape)

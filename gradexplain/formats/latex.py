@@ -127,16 +127,11 @@ class _Writer(Writer):
 
 def _display(text: str) -> str:
     """A displayed formula, broken before each relation but the first."""
-    shown = latex(text)
-    if len(text) > 70 and not shown.startswith(r"\text{"):
-        pieces = [latex(piece) for piece in text.split(" = ")]
-        lines = (
-            r" \\ & = ".join([f"{pieces[0]} & = {pieces[1]}", *pieces[2:]])
-            if len(pieces) > 1
-            else shown
-        )
-        return f"\\begin{{align*}}\n{lines}\n\\end{{align*}}"
-    return f"\\[\n{shown}\n\\]"
+    shown, (first, *rest) = latex(text), map(latex, text.split(" = "))
+    if len(text) <= 70 or not rest or shown.startswith(r"\text{"):
+        return f"\\[\n{shown}\n\\]"
+    lines = r" \\ & = ".join(rest)
+    return f"\\begin{{align*}}\n{first} & = {lines}\n\\end{{align*}}"
 
 
 def tensor(values: Array, precision: int) -> str:

@@ -227,14 +227,10 @@ _LATEX = {
     "∇": r"\nabla ", "Σ": r"\sum", "Π": r"\prod", "∞": r"\infty", "=": " = ", "+": " + ",
 }  # fmt: skip
 _GREEK = {
-    ch: "\\" + unicodedata.name(ch).rpartition(" ")[2].lower() for ch in "αβγδζηθικμνξπρστυφχψω"
-} | {"λ": r"\lambda", "ε": r"\varepsilon", "x̂": r"\hat{x}"}  # fmt: skip
-_GREEK |= {
-    ch: rf"\{name}"
-    for ch, name in zip(
-        "ΓΔΘΛΞΦΨΩ", "Gamma Delta Theta Lambda Xi Phi Psi Omega".split(), strict=True
-    )
-}
+    ch: "\\" + unicodedata.name(ch).rpartition(" ")[2].replace("LAMDA", "lambda").lower()
+    for ch in "αβγδζηθικλμνξπρστυφχψω"
+} | {"ε": r"\varepsilon", "x̂": r"\hat{x}"}
+_GREEK |= {c.upper(): f"\\{_GREEK[c][1:].capitalize()}" for c in "γδθλξφψω"}
 _FUNCTIONS = {"exp", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh", "max", "min"}
 _ESCAPES = str.maketrans(
     {c: f"\\{c}" for c in "#$%&_{}"} | {"\\": r"\backslash ", "~": r"\sim ", "^": r"\hat{}"}

@@ -38,11 +38,8 @@ def svg(graph: Graph, *, alone: bool = False) -> str:
     lines: list[str] = []
     marks: list[str] = []
     for tail, head in dict.fromkeys(graph.edges):
-        way = _way(layers, tail, head)
-        if not way:
-            continue
         points = []
-        for item in way:
+        for item in _way(layers, tail, head):
             left, right, middle = box(item)
             points += [(left, middle), (right, middle)]
         points = points[1:-1]
@@ -94,17 +91,8 @@ def _width(node: GraphNode) -> int:
 
 def _way(layers: list[list[Item]], tail: str, head: str) -> list[Item]:
     """The items that an edge goes through."""
-    at = next(i for level in layers for i in level if i.real and i.name == tail)
-    way = [at]
-    while True:
-        found = next((o for o in at.after if o.real and o.name == head), None)
-        if found is not None:
-            return [*way, found]
-        passing = next((o for o in at.after if not o.real and o.name == tail), None)
-        if passing is None:
-            return []
-        way.append(passing)
-        at = passing
+    end = next(i for level in layers for i in level if i.real and i.name == head)
+    return [i for level in layers[: end.layer] for i in level if i.name == tail] + [end]
 
 
 def dot(graph: Graph) -> str:

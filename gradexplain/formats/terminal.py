@@ -83,13 +83,13 @@ def _table(page: Page, block: doc.Table) -> None:
     room = page.style.width - margin
     count = max(map(len, rows))
     gaps = _GAP * (count - 1)
-    widths = [
-        max((_natural(page, row[c]) for row in rows if c < len(row)), default=0)
-        for c in range(count)
-    ]
-    if not block.stacked:
-        widths = _fitted(widths, room - gaps)
+    natural = _widths(page, rows, [1000] * count)
+    widths = natural if block.stacked else _fitted(natural, room - gaps)
     if sum(widths) + gaps <= room:
+        if widths != natural:  # what wrapped lines leave free goes to the one that lacks most
+            used = _widths(page, rows, widths)
+            widest = max(range(count), key=lambda c: (natural[c] - used[c], c))
+            widths[widest] = used[widest] + room - gaps - sum(used)
         page.grid(
             [[_cell(page, shown, widths[c]) for c, shown in enumerate(row)] for row in rows],
             indent=margin,
@@ -123,9 +123,15 @@ def _stack(page: Page, rows: list[tuple[doc.Cell, ...]], margin: int, room: int)
                 page.lines.append(Text(" " * (margin + indent)).append_text(piece))
 
 
-def _natural(page: Page, shown: doc.Cell) -> int:
-    """How wide a cell is where there is room; a tensor is folded first of all."""
-    return max((t.cell_len for t in _cell(page, shown, 1000)), default=0)
+def _widths(page: Page, rows: list[tuple[doc.Cell, ...]], room: list[int]) -> list[int]:
+    """How wide each column is with so much room; a tensor is folded first of all."""
+    return [
+        max(
+            (t.cell_len for row in rows if c < len(row) for t in _cell(page, row[c], wide)),
+            default=0,
+        )
+        for c, wide in enumerate(room)
+    ]
 
 
 def _fitted(widths: list[int], room: int) -> list[int]:

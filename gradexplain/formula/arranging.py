@@ -79,7 +79,8 @@ def under_one_root(e: Any) -> Any:
 
 
 def over_one(e: Any) -> Any:
-    """``2·(t − o)/N`` for ``2·t/N − 2·o/N``, which SymPy makes of it; other sums as they are."""
+    """``2·(t − o)/N`` for ``2·t/N − 2·o/N``, which SymPy makes of it, ``2·(t − o)`` for ``2·t − 2·o``;
+    other sums as they are."""
     terms, below = [], set()
     for term in e.args:
         number, rest = term.as_coeff_Mul()
@@ -88,10 +89,11 @@ def over_one(e: Any) -> Any:
         sizes = [f for f in sympy.Mul.make_args(rest) if f.is_Pow and _is_divisor(f)]
         below.add((number.q, *sorted(sizes, key=str)))
         terms.append((number.p, rest / sympy.Mul(*sizes)))
-    if len(below) != 1 or below == {(1,)}:
+    common = math.gcd(*(p for p, _ in terms))
+    alike = common > 1 and all(abs(p) == common for p, _ in terms)
+    if len(below) != 1 or (below == {(1,)} and not alike):
         return e
     ((q, *sizes),) = below
-    common = math.gcd(*(p for p, _ in terms))
     inner = sympy.Add(*(p // common * rest for p, rest in terms))
     number = sympy.Rational(common, q)
     return sympy.Mul(*[number] * (number != 1), *sizes, inner, evaluate=False)

@@ -106,7 +106,8 @@ def _term(term: Any, q: Any, ranges: Ranges) -> Any:
 
 
 def _window(factors: list[Any], q: Any, ranges: Ranges) -> tuple[Any, Any] | None:
-    """The same sum over a short window: ``Σ_i [j − 1 ≤ i ≤ j + 1]·f(i)`` is ``Σ_p f(j + 1 − p)``.
+    """The same sum over a short window: ``Σ_i [j − 1 ≤ i ≤ j + 1]·f(i)`` is ``Σ_p f(j + 1 − p)``, or
+    ``Σ_p f(j − 1 + p)`` where that leaves more indices bare.
 
     Returns the body and its index; None where no bracket keeps ``q`` in a window of fixed width.
     """
@@ -124,17 +125,22 @@ def _window(factors: list[Any], q: Any, ranges: Ranges) -> tuple[Any, Any] | Non
         if abs(slope) == 1 and not end.has(q):
             (lows if isinstance(c, sympy.Ge) == (slope == 1) else highs).append((end, c))
     pairs = [
-        (int(width) + 1, high, {first, last})
+        (int(width) + 1, low, high, {first, last})
         for low, first in lows
         for high, last in highs
         if (width := sympy.expand(high - low)).is_Integer and 0 <= width < ranges[q] - 1
     ]
     if not pairs:
         return None
-    count, high, used = min(pairs, key=lambda pair: pair[0])
+    count, low, high, used = min(pairs, key=lambda pair: pair[0])
     tap = ranges.fresh(count)
-    place = sympy.expand(high - tap)
     others = [f for f in factors if not isinstance(f, Bracket)]
+
+    def worked_out(place: Any) -> int:
+        slid = sympy.Mul(*others).xreplace({q: place})
+        return sum(not i.is_Atom for e in slid.atoms(sympy.Indexed) for i in e.indices)
+
+    place = min(map(sympy.expand, (high - tap, low + tap)), key=worked_out)
     left = [c for c in conditions if c not in used]
     body = sympy.Mul(*others) * ranges.bracket(sympy.And(*left))
     return _decide(body.xreplace({q: place}), ranges) * ranges.within(place, ranges[q]), tap

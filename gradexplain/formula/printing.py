@@ -457,16 +457,18 @@ class TextPrinter:
         return str(c)
 
     def _chain(self, c: Any) -> str:
-        """``1 ≤ j < 3`` for two bounds of one thing, else the parts joined by "and"."""
+        """``1 ≤ j < 3`` for two bounds of one thing, the parts joined by "and"."""
         parts = [plain(p) if isinstance(p, sympy.core.relational.Relational) else p for p in c.args]
-        lows = [p for p in parts if isinstance(p, (sympy.Ge, sympy.Gt))]
-        highs = [p for p in parts if isinstance(p, (sympy.Le, sympy.Lt))]
-        if len(parts) == 2 and len(lows) == 1 and len(highs) == 1 and lows[0].lhs == highs[0].lhs:
-            low, high = lows[0], highs[0]
+        lows = {p.lhs: p for p in parts if isinstance(p, (sympy.Ge, sympy.Gt))}
+        highs = {p.lhs: p for p in parts if isinstance(p, (sympy.Le, sympy.Lt))}
+        shown = []
+        for side in lows.keys() & highs.keys():
+            low, high = lows[side], highs[side]
             opening = self.relation("<" if isinstance(low, sympy.Gt) else "≤")
             closing = self.relation(_RELATIONS[type(high)])
-            return f"{self(low.rhs)} {opening} {self(low.lhs)} {closing} {self(high.rhs)}"
-        return " and ".join(sorted(map(self.condition, parts)))
+            shown.append(f"{self(low.rhs)} {opening} {self(side)} {closing} {self(high.rhs)}")
+            parts = [p for p in parts if p not in (low, high)]
+        return " and ".join(sorted([*shown, *map(self.condition, parts)]))
 
 
 @lru_cache(maxsize=16)

@@ -8,7 +8,9 @@ from gradexplain import numbers
 from gradexplain.checking.codes import codes, title
 from gradexplain.checking.report import CheckReport, DtypeReport, Entry, InputReport, Patch
 from gradexplain.document import model as doc
+from gradexplain.explanation import Explanation
 from gradexplain.pages.options import Options
+from gradexplain.pages.page import Page
 from gradexplain.pages.verdict import notes
 from gradexplain.pages.words import elements
 from gradexplain.tensors import spot
@@ -27,12 +29,18 @@ _LEGEND = {
 }  # fmt: skip
 
 
-def page(report: CheckReport, options: Options | None = None) -> doc.Document:
-    """The whole page; in full, right entries are listed too."""
+def page(
+    report: CheckReport, options: Options | None = None, right: Explanation | None = None
+) -> doc.Document:
+    """The whole page; in full, right entries are listed too.  The ``right`` backward, where a format
+    steps through it, follows.
+    """
     options = options or Options()
-    return doc.Document(
-        f"check of {report.subject.splitlines()[-1]}", tuple(_blocks(report, options))
-    )
+    blocks = [*_blocks(report, options)]
+    if right is not None:
+        blocks.append(doc.Heading("The right backward", f"at {report.points[0].what}, v of ones"))
+        blocks += Page(right, options).stepper()
+    return doc.Document(f"check of {report.subject.splitlines()[-1]}", tuple(blocks))
 
 
 def _blocks(report: CheckReport, options: Options) -> Iterable[doc.Block]:

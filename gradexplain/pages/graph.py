@@ -42,9 +42,10 @@ def graph_of(x: Explanation) -> Graph | None:
 def constants(x: Explanation) -> dict[str, str]:
     """The values that are made of numbers alone, as ``sqrt(2)`` is."""
     found: dict[str, str] = {}
+    names = {*x.inputs, *(row.node for row in x.forward)}
     for row in x.forward:
         if not row.named and row.text and not row.shape:
-            made = (i in found or not i.isidentifier() for i in row.inputs)
+            made = (i in found or i not in names for i in row.inputs)
             found |= {row.node: row.text} if row.inputs and all(made) else {}
     return found
 

@@ -37,22 +37,28 @@ def jacobian(made: Page) -> Iterable[doc.Block]:
     texts = [made.renamed(j.text) for j in found]
     lines = [made.renamed(text) for j in found for text in j.where if not made.own(text)]
     where = spoken(lines, " ".join(texts))
-    for j, text in zip(found, texts, strict=True):
+    shown = " ".join([*texts, *where])
+    known = [
+        ranges_in(j.ranges, " ".join([text, *where])) for j, text in zip(found, texts, strict=True)
+    ]
+    merged = grouped(known)
+    for j, text, bounds in zip(found, texts, known, strict=True):
         diagonal = _diagonal(made, j.value, x.inputs[j.name].shape)
         remark = j.structure
         if diagonal is not None:
             remark = f"{j.structure.partition(':')[0].partition(',')[0]}: {diagonal}"
-        yield doc.Formula(text, remark)
+        apart = "" if merged is not None else grouped([bounds])
+        yield doc.Formula(text, "; ".join(filter(None, (remark, apart))))
         if j.value is not None and j.value.size > 1 and diagonal is None:
-            if not j.value.any():
-                yield doc.remark("every entry is 0 here", indent=4)
+            if (j.value == j.value.flat[0]).all():
+                same = made.number(float(j.value.flat[0]))
+                yield doc.remark(f"every entry is {same} here", indent=4)
             elif j.value.size <= _SMALL or made.options.full:
                 yield _matrix(made, j, layout)
     yield from definitions(where)
     if long := [n for n, j in x.jacobian.items() if j not in found]:
         yield doc.remark(f"J by {listed(long)} takes more lines: --full shows it")
-    shown = " ".join([*texts, *where])
-    yield from made.legend(shown, grouped(ranges_in(j.ranges, shown) for j in found))
+    yield from made.legend(shown, merged)
 
 
 def _diagonal(made: Page, value: Array | None, shape: tuple[int, ...]) -> str | None:

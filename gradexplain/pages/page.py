@@ -168,8 +168,10 @@ class Page:
             if (not row.named and row.text == row.node) or row.node == x.shared
         ]
         lines = spoken([*numbered, *map(self.renamed, where)], shown)
-        # What is its own name, as ``argsort(x)`` may be, needs no line.
-        lines = [text for text in lines if len({*text.split(" = ", 1)}) > 1 or " = " not in text]
+        # What is its own name, as ``argsort(x)`` or ``relu(x)[i] = relu(x[i])`` may be, needs no line.
+        bare = (re.sub(r"\[[^\[\]]*\]", "", text).split(" = ", 1) for text in lines)
+        lines = [text for text, sides in zip(lines, bare, strict=True) if sides[0] != sides[-1]]
+        lines.sort(key=lambda text: " = [" not in text)  # what is given before what is made of it
         used = " ".join([shown, *lines])
         known = [
             ranges_in(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -61,7 +60,7 @@ def document(
     if screen.fault is not None:
         head = blocks if screen.calls else []
         blocks = [*raised(screen.fault, stopped=screen.stopped), *head]
-    blocks += wrong(screen.findings, findings)
+    blocks += _wrong(screen, findings)
     blocks += _table(screen, screen.rows, rows)
     blocks += _modules(screen) if folded else []
     blocks += _path(screen.path)
@@ -88,9 +87,8 @@ def explained(fault: Fault) -> list[doc.Block]:
     return blocks
 
 
-def wrong(findings: Sequence[Finding], most: int = 5) -> list[doc.Block]:
-    """What is wrong, each with its remedy."""
-    found = [finding for finding in findings if not finding.remark]
+def _wrong(screen: Screen, most: int) -> list[doc.Block]:
+    found = [finding for finding in screen.findings if not finding.remark]
     if not found:
         return []
     blocks: list[doc.Block] = [doc.Heading("What is wrong")]
@@ -112,27 +110,36 @@ def _table(screen: Screen, found: list[Row], most: int) -> list[doc.Block]:
         return []
     remark = "what the first call added to each .grad: its Euclidean norm and its largest element"
     rows = found if len(found) <= most else found[: most - 1]
-    blocks: list[doc.Block] = [doc.Heading("Gradients", remark), _rows(screen, rows)]
+    blocks: list[doc.Block] = [
+        doc.Heading("Gradients", remark),
+        _rows(rows, screen.rows, _last(screen)),
+    ]
     if len(rows) < len(found):
         blocks.append(doc.remark(f"… {len(found) - len(rows)} more rows"))
     return blocks
 
 
-def _rows(screen: Screen, rows: list[Row]) -> doc.Table:
+def _last(screen: Screen) -> str:
+    return "" if screen.last_call is None else f"at call {screen.last_call}"
+
+
+def _rows(rows: list[Row], every: list[Row], last: str) -> doc.Table:
+    """The norms of ``rows``, drawn on the scale of ``every``; ``last`` heads what came after the first."""
     ratios = any(row.ratio is not None for row in rows)
     zeros = any(row.zeros for row in rows)
     heads = ["", "shape", "norm", "largest", *["zeros"] * zeros, *["step/weight"] * ratios]
-    heads += [f"at call {screen.last_call}"] * (screen.last_call is not None)
-    ends = _ends(screen.rows)
+    heads += [last] * bool(last)
+    ends = _ends(every)
     shown = []
     for row in rows:
-        norms = ["frozen", ""] if row.frozen else [_short(row.norm), _short(row.largest)]
-        cells = [row.shape, *norms]
+        cells = [row.shape, _short(row.norm), _short(row.largest)]
         cells += ["" if row.zeros is None else f"{row.zeros:.0%}"] * zeros
         cells += ["" if row.ratio is None else _short(row.ratio)] * ratios
-        cells += ["" if row.last is None else _short(row.last)] * (screen.last_call is not None)
-        bar = doc.label("" if row.frozen else _bar(row.norm, ends))
-        shown.append(doc.row(doc.name(_fitting(row.name)), *cells, bar))
+        cells += ["" if row.last is None else _short(row.last)] * bool(last)
+        bar = doc.label(_bar(row.norm, ends))
+        shown.append(
+            (doc.cell(doc.name(_fitting(row.name))), *(doc.cell(c) for c in cells), doc.cell(bar))
+        )
     return doc.Table(tuple(shown), tuple(doc.cell(doc.label(head)) for head in heads))
 
 
@@ -144,7 +151,10 @@ def _modules(screen: Screen) -> list[doc.Block]:
         module = row.name.rpartition(".")[0] if layer is None else layer[0]
         modules.setdefault(module, []).append(row)
     return [
-        doc.Fold(f"{module}: {len(rows)} parameter{'s' * (len(rows) != 1)}", (_rows(screen, rows),))
+        doc.Fold(
+            f"{module}: {len(rows)} parameter{'s' * (len(rows) != 1)}",
+            (_rows(rows, screen.rows, _last(screen)),),
+        )
         for module, rows in modules.items()
         if module and len(modules) > 1
     ]
@@ -227,15 +237,14 @@ def _calls(screen: Screen, most: int) -> list[doc.Block]:
     remark = "--call K opens one, --full all; gradexplain why PARAM follows one parameter"
     blocks: list[doc.Block] = [
         doc.Heading("Calls", remark),
-        doc.Table(tuple(map(of_a_line, screen.calls[:most]))),
+        doc.Table(tuple(_call(calls) for calls in screen.calls[:most])),
     ]
     if len(screen.calls) > most:
         blocks.append(doc.remark(f"… {len(screen.calls) - most} more lines that call backward"))
     return blocks
 
 
-def of_a_line(calls: Calls) -> tuple[doc.Cell, ...]:
-    """The calls that one line made."""
+def _call(calls: Calls) -> tuple[doc.Cell, ...]:
     which = f"{calls.first}" if calls.first == calls.last else f"{calls.first}…{calls.last}"
     first, last = calls.values
     value = "" if first is None else _short(first)
@@ -252,19 +261,8 @@ def of_a_line(calls: Calls) -> tuple[doc.Cell, ...]:
 def live(rows: list[Row], brief: Brief) -> doc.Document:
     """The table while the script runs."""
     at = "" if brief.value is None else f"at {_short(brief.value)}"
-    ends = _ends(rows)
-    shown = tuple(
-        doc.row(
-            doc.name(_fitting(row.name)),
-            row.shape,
-            _short(row.norm),
-            "" if row.last is None else _short(row.last),
-            doc.label(_bar(row.norm, ends)),
-        )
-        for row in rows
-    )
-    head = tuple(doc.cell(doc.label(text)) for text in ("", "shape", "norm at first", "now", ""))
-    return doc.Document("", (doc.Heading(f"call {brief.index}", at), doc.Table(shown, head)))
+    shown = _rows(rows, rows, "now")
+    return doc.Document("", (doc.Heading(f"call {brief.index}", at), shown))
 
 
 # -- why -------------------------------------------------------------------------------------------

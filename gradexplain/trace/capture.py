@@ -27,8 +27,6 @@ _WHY = {
     "no_grad": "computed under no_grad",
     "sampled": "drawn at random",
     "no derivative": "has no derivative",
-    "gradient": "a gradient that was taken without create_graph=True",
-    "constant": "a gradient that depends on nothing",
 }
 
 
@@ -65,12 +63,12 @@ class Capture(Values):
         self._inputs, self._retained = inputs, []
         self._watched = [(self.snapshot.values[i], tensor) for i, tensor in self._leaves.items()]
         places = {id(leaf): place for place, leaf in enumerate(heard.leaves)}
-        before, after = heard.before, heard.after
+        kept = bool(heard.after)
         self._before, self._after = {}, {}
         for _, tensor in self._watched:
             place = places[id(tensor)]
-            self._before[id(tensor)] = to_array(before[place]) if after else None
-            self._after[id(tensor)] = after[place] if after else tensor.grad
+            self._before[id(tensor)] = to_array(heard.before[place]) if kept else None
+            self._after[id(tensor)] = heard.after[place] if kept else tensor.grad
         self.snapshot.spent |= heard.spent
         heard.tell(lambda node: self._safe(self._hook(node)))
 
@@ -172,7 +170,7 @@ class Capture(Values):
                 for number in operation.outputs
                 if number in self._arrived
             }
-            if group.call is None or operation.opaque:
+            if group.call is None or operation.opaque or value in operation.within:
                 return None
             if upstream:
                 terms.append(Sent(group.call, upstream))
@@ -275,13 +273,14 @@ class Capture(Values):
                 found.append(left(name, tensor, "the output was not computed from it"))
             else:
                 found.append(left(name, tensor, _why(cut), cut.site))
+        used = {value.names[0] for value in snapshot.values if value.names}
         for name, tensor in self.variables.tensors:
-            if isinstance(tensor, torch.nn.Parameter) and not tensor.requires_grad:
+            frozen = isinstance(tensor, torch.nn.Parameter) and not tensor.requires_grad
+            if frozen and name not in used:
                 frozen_at = self.recorder.ends.frozen.get(id(tensor), (None, None))[1]
                 found.append(left(name, tensor, "it does not require grad", frozen_at))
-        listed = {"mask", *(known.name for known in found)}
         for value in snapshot.values:
-            if value.kind != "constant" or not value.names or value.names[0] in listed:
+            if value.kind != "constant" or not value.names or value.names == ("mask",):
                 continue
             site = None
             if value.cuts:

@@ -80,8 +80,7 @@ class Leaf:
     unregistered: bool = False
     #: The norms of its gradient and of itself after the last backward that was measured.
     after: tuple[float, float] | None = None
-    #: Whether it requires grad by the end, where it is still there.
-    requires: bool | None = None
+    requires: bool = False
     #: ‖step‖/‖weight‖ of the steps that were compared.
     ratio: float | None = None
     weight: float | None = None

@@ -13,7 +13,7 @@ from gradexplain.explanation import Array
 from gradexplain.texts import listed
 from gradexplain.trace.call import Brief, labels_of
 from gradexplain.trace.diagnose.finding import Finding, Scene, line_of, norm, plain
-from gradexplain.trace.rows import Row, collapsed, frozen, written
+from gradexplain.trace.rows import Row, collapsed
 from gradexplain.trace.seen import Seen
 from gradexplain.trace.snapshot import Fault, Operation, Snapshot
 from gradexplain.verdict.status import worst
@@ -92,7 +92,7 @@ class Screen:
 
 def screen_of(trace: Seen, findings: list[Finding], script: str) -> Screen:
     """The screen of a script that has ended."""
-    explained = [trace.call(snapshot.index) for snapshot in trace.snapshots]
+    explained = [trace.call(snapshot.index) for snapshot in trace.snapshots if not snapshot.late]
     checks = [call.check for call in explained if call.check is not None and call.fault is None]
     status = worst([check.status for check in checks]) if checks else "cannot tell"
     checked = sum(call.checked for call in explained)
@@ -106,8 +106,7 @@ def screen_of(trace: Seen, findings: list[Finding], script: str) -> Screen:
         left = [note.data for call in explained for note in call.notes if note.kind == "opaque"]
         reasons = [f"not {data['function'].strip('_')}: {data['why']}" for data in left]
     main = next((s for s in reversed(trace.snapshots) if s.fault is None and s.operations), None)
-    told = sorted(trace.snapshots, key=lambda s: s.function == "grad")
-    first = next((s for s in told if s.fault is None and s.accumulated), main)
+    first = next((s for s in trace.snapshots if s.fault is None and s.accumulated), main)
     nothing = _nothing(trace)
     rows, last = rows_of(trace, first)
     return Screen(
@@ -122,7 +121,7 @@ def screen_of(trace: Seen, findings: list[Finding], script: str) -> Screen:
         nothing=nothing[:_NOTHING],
         more_nothing=max(0, len(nothing) - _NOTHING),
         accumulated=_accumulated(trace),
-        calls=calls_of(trace.all),
+        calls=_calls(trace.all),
         failures=trace.failures,
         fault=trace.fault if trace.fault and (trace.stopped or trace.fault.why) else None,
         stopped=trace.stopped,
@@ -135,7 +134,7 @@ def screen_of(trace: Seen, findings: list[Finding], script: str) -> Screen:
 def _sentence(
     trace: Seen, status: str, checked: int, operations: int, reasons: Sequence[str]
 ) -> str:
-    indices = [s.index for s in trace.snapshots if s.fault is None]
+    indices = [s.index for s in trace.snapshots if s.fault is None and not s.late]
     which = _numbered(indices)
     if trace.again:
         which += (
@@ -180,7 +179,7 @@ def rows_of(trace: Seen, snapshot: Snapshot | None) -> tuple[list[Row], int | No
         final = leaf.stats[max(leaf.stats)] if len(leaf.stats) > 1 else None
         rows.append(
             Row(
-                leaf.name or "a parameter", written(leaf.shape), 1,
+                leaf.name or "a parameter", "×".join(map(str, leaf.shape)) or "scalar", 1,
                 first.norm, first.largest, zeros.get(leaf.name), leaf.ratio,
                 None if final is None else final.norm,
             )
@@ -190,7 +189,7 @@ def rows_of(trace: Seen, snapshot: Snapshot | None) -> tuple[list[Row], int | No
             if entry.added is not None and entry.name:
                 rows.append(
                     Row(
-                        entry.name, written(entry.shape), 1, norm(entry.added),
+                        entry.name, "×".join(map(str, entry.shape)) or "scalar", 1, norm(entry.added),
                         float(np.abs(entry.added).max(initial=0)), zeros.get(entry.name), None, None,
                     )
                 )  # fmt: skip
@@ -199,7 +198,7 @@ def rows_of(trace: Seen, snapshot: Snapshot | None) -> tuple[list[Row], int | No
         made = {e.name: n for n, e in enumerate(snapshot.accumulated)}
         order |= {row.name: made.get(row.name, len(made) + order[row.name]) for row in rows}
     rows.sort(key=lambda row: order[row.name])
-    return rows + frozen(snapshot.left_out if snapshot is not None else (), rows), last
+    return rows, last
 
 
 # -- the path --------------------------------------------------------------------------------------
@@ -260,9 +259,7 @@ def _farthest(scene: Scene) -> tuple[Operation, int] | None:
     ends: dict[int, tuple[Operation, int]] = {}
     for operation in scene.operations:
         ways = [n for n in operation.inputs if scene.value(n).kind != "constant"]
-        deepest = max(
-            ways, key=lambda n: (depth.get(n, 0), bool(scene.value(n).names)), default=None
-        )
+        deepest = max(ways, key=lambda n: depth.get(n, 0), default=None)
         if deepest is not None:
             for output in operation.outputs:
                 depth[output] = depth.get(deepest, 0) + 1
@@ -303,7 +300,8 @@ def _nothing(trace: Seen) -> list[tuple[str, str, int | None]]:
     found: dict[str, tuple[str, str, int | None]] = {}
     for snapshot in trace.snapshots:
         for left in snapshot.left_out:
-            if left.name in got or not (left.requires or left.frozen):
+            frozen = left.why == "it does not require grad" and left.parameter
+            if left.name in got or not (left.requires or frozen):
                 continue
             line = line_of(left.site)
             found.setdefault(left.name, (left.name, left.why, line))
@@ -332,7 +330,7 @@ def _accumulated(trace: Seen) -> list[str]:
     return lines
 
 
-def calls_of(briefs: Sequence[Brief]) -> list[Calls]:
+def _calls(briefs: Sequence[Brief]) -> list[Calls]:
     """The calls of each line, which may take turns with those of others."""
     lines: dict[Any, list[Brief]] = {}
     for brief in briefs:

@@ -37,10 +37,12 @@ def of_numbers(scene: Scene) -> Iterator[Finding]:
     snapshot = scene.snapshot
     ends = [scene.value(root).array for root in snapshot.roots]
     gradients = [entry.added for entry in snapshot.accumulated]
-    if all(_fine(array) for array in (*ends, *gradients)):
+    if all(_fine(array) for array in (*ends, *gradients)) and not snapshot.late:
         return
     forward = not all(_fine(array) for array in ends)
-    found = _given(scene) or _forward(scene, required=forward) or _backward(scene)
+    found = _given(scene) or _forward(scene, required=forward)
+    if found is None:
+        found = _suspect(scene) if snapshot.late else _backward(scene)
     if found is not None:
         yield found
 
@@ -276,4 +278,24 @@ def _branch(scene: Scene, operation: Operation) -> Operation | None:
             if plain(reader.name) in ("where", "masked_fill"):
                 return reader
         numbers = [n for reader in readers for n in reader.outputs]
+    return None
+
+
+def _suspect(scene: Scene) -> Finding | None:
+    """Where no flow was caught: an operation at a value at which its derivative is infinite."""
+    for operation in reversed(scene.operations):
+        name = plain(operation.name)
+        if not knows("steep", name) or not operation.inputs:
+            continue
+        place = -1 if name in ("div", "truediv") else 0
+        given = scene.given(operation)
+        value = given[place] if given else None
+        if value is None or value.array is None or value.kind == "constant":
+            continue
+        edge = np.abs(value.array) >= 1 if name in ("acos", "asin") else value.array == 0
+        if name in ("norm", "vector_norm"):
+            edge = np.full(value.shape, not value.array.any())
+        if edge.any():
+            index = tuple(int(i) for i in np.argwhere(edge)[0])
+            return _steep(scene, operation, value.id, index, float("nan"))
     return None

@@ -232,12 +232,16 @@ def _crossed(a: Sequence[int], b: Sequence[int]) -> bool:
 
 def _broadcast(scene: Scene, operation: Operation, tensors: Sequence[Value], what: str) -> Finding:
     shapes = [f"{scene.name(t.id)} {tuple(t.shape)}" for t in tensors]
-    other, rank = sorted(tensors, key=lambda t: len(t.shape))
+    try:
+        whole = np.broadcast_shapes(*(t.shape for t in tensors))
+    except ValueError:
+        whole = ()
+    rank = max(tensors, key=lambda t: len(t.shape))
+    other = min(tensors, key=lambda t: len(t.shape))
     longer = len(rank.shape) > len(other.shape)
     return told(
         "broadcast in the loss", operation.site, what=what, first=shapes[0], second=shapes[1],
-        whole=np.broadcast_shapes(rank.shape, other.shape),
-        fix=f"{scene.name(rank.id)}.squeeze(-1)" if longer else "reshape one",
+        whole=whole, fix=f"{scene.name(rank.id)}.squeeze(-1)" if longer else "reshape one",
     )  # fmt: skip
 
 
@@ -380,7 +384,7 @@ _SAID = STEPS | _RECTIFIERS
 def _stopped(scene: Scene, still: Set[str]) -> Iterator[Finding]:
     """The operations at which all that parameters could have got becomes 0."""
     ended: dict[int, tuple[Operation, int, list[str]]] = {}
-    for leaf in (scene.value(entry.value) for entry in scene.snapshot.accumulated):
+    for leaf in scene.snapshot.values:
         if leaf.kind == "leaf" and scene.name(leaf.id) in still and leaf.array is not None:
             ends = dict(_ends(scene, leaf.id))
             if len(ends) == 1:
@@ -390,14 +394,11 @@ def _stopped(scene: Scene, still: Set[str]) -> Iterator[Finding]:
         name, place = plain(operation.name), at(operation.site)
         others = [scene.value(n) for n in operation.inputs if n != number]
         others = [other for other in others if "float" in other.dtype]
-        zeros = [o for o in others if o.kind == "leaf" and not norm(o.array)]
-        waiting = [scene.name(o.id) for o in zeros if scene.name(o.id) in still]
         linear = name not in ("mul", "div") and any(not norm(other.array) for other in others)
-        if name in _SAID or not waiting and (linear or zeros):
+        if name in _SAID or linear or any(o.kind == "leaf" and not norm(o.array) for o in others):
             continue
-        names += [name for name in waiting if name not in names]
         hooked = norm(operation.sent.get(number)) > 0
-        why, fix = row("stops", "zeros" if waiting else "hook" if hooked else name)
+        why, fix = row("stops", "hook" if hooked else name)
         where = (
             f"{scene.name(number)}, on its way to {place}" if hooked else f"the {name} at {place}"
         )
