@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,9 @@ KNOWN = {
 }
 
 
+Shelf = Callable[[Code], None]
+
+
 def inputs(code: Code, seed: int = 0) -> list[torch.Tensor]:
     source = torch.Generator().manual_seed(seed)
     return [
@@ -64,29 +69,37 @@ def passes(code: Code) -> None:
         assert torch.autograd.gradgradcheck(made.apply, tensors)
 
 
-def formatted(codes: list[Code], folder: Path) -> None:
-    """As ruff would format them."""
-    for place, code in enumerate(codes):
-        (folder / f"made_{place}.py").write_text(code.source)
-    done = subprocess.run(
-        [sys.executable, "-m", "ruff", "format", "--isolated", "--diff", str(folder)],
-        capture_output=True, check=False,
-    )  # fmt: skip
+def formatted(folder: Path) -> None:
+    """As ruff would format it."""
+    ruff = [sys.executable, "-m", "ruff", "format", "--isolated", "--diff", str(folder)]
+    done = subprocess.run(ruff, capture_output=True, check=False)
     assert done.returncode == 0, done.stdout.decode()
-    assert all(len(line) <= 88 for code in codes for line in code.source.splitlines())
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
+    """Where the classes of these tests are put; all of them are formatted as by ruff in the end."""
+    folder, number = tmp_path_factory.mktemp("made"), itertools.count()
+
+    def put(code: Code) -> None:
+        assert all(len(line) <= 88 for line in code.source.splitlines())
+        (folder / f"made_{next(number)}.py").write_text(f"# {code.expression!r}\n{code.source}")
+
+    yield put
+    formatted(folder)
 
 
 @pytest.mark.parametrize("expression", KNOWN)
-def test_known(expression: str, tmp_path: Path) -> None:
+def test_known(expression: str, shelf: Shelf) -> None:
     code = generate(expression, "Made")
     assert KNOWN[expression] in code.source
     assert failure(code) == ""
     passes(code)
-    formatted([code], tmp_path)
+    shelf(code)
 
 
 @pytest.mark.parametrize("op", OPERATIONS)
-def test_every_operation(op: Op, tmp_path: Path) -> None:
+def test_every_operation(op: Op, shelf: Shelf) -> None:
     """Every sample: `generate` holds it against `check`; then gradcheck, gradgradcheck and ruff."""
     refused = [text for text in op.samples if any(name in text for name in REFUSED)]
     for text in refused:
@@ -98,7 +111,7 @@ def test_every_operation(op: Op, tmp_path: Path) -> None:
     for code in codes:
         assert not re.search(r"\n *(for|while) ", code.source)
         passes(code)
-    formatted(codes, tmp_path)
+        shelf(code)
 
 
 def _asked(text: str) -> tuple[str, str, dict[str, tuple[int, ...]]]:
@@ -107,10 +120,10 @@ def _asked(text: str) -> tuple[str, str, dict[str, tuple[int, ...]]]:
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=[p.stem for p in SAMPLES])
-def test_every_sample(path: Path, tmp_path: Path) -> None:
+def test_every_sample(path: Path, shelf: Shelf) -> None:
     code = generate(path.read_text(), "Made")
     passes(code)
-    formatted([code], tmp_path)
+    shelf(code)
 
 
 def test_cholesky_alone() -> None:
@@ -242,33 +255,33 @@ def transformed(code: Code) -> None:
         ("x.T", True), ("m = x.mean(dim=1, keepdim=True); tanh((x - m) @ w)", True),
     ],
 )  # fmt: skip
-def test_transforms(expression: str, jvp: bool, tmp_path: Path) -> None:
+def test_transforms(expression: str, jvp: bool, shelf: Shelf) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         code = generate(expression, "Made", jvp=jvp)
         transformed(code)
-    formatted([code], tmp_path)
+    shelf(code)
 
 
-@pytest.mark.parametrize(
-    ("expression", "more"),
-    [
-        ("softmax(q @ k.T / 5, dim=1) @ v", ["--style", "custom_op"]),
-        ("x.T", ["--style", "custom_op"]),
-        ("tanh(x @ w)", ["--jvp"]),
-    ],
-)
-def test_written_tests_pass(expression: str, more: list[str], tmp_path: Path) -> None:
-    """``--test``: the file is formatted as by ruff, and passes."""
-    path = tmp_path / "made.py"
-    arguments = ["codegen", expression, "--name", "Made", "-o", str(path), "--test", *more]
-    assert main(arguments) == 0
+#: What ``--test`` writes a file beside: an expression, its name, the options.
+TESTED = [
+    ("softmax(q @ k.T / 5, dim=1) @ v", "Attention", ["--style", "custom_op"]),
+    ("x.T", "Turned", ["--style", "custom_op"]),
+    ("tanh(x @ w)", "Layer", ["--jvp"]),
+]
+
+
+def test_written_tests_pass(tmp_path: Path) -> None:
+    """``--test``: the files are formatted as by ruff, and pass."""
+    for expression, name, more in TESTED:
+        path = tmp_path / f"{name.lower()}.py"
+        arguments = ["codegen", expression, "--name", name, "-o", str(path), "--test", *more]
+        assert main(arguments) == 0
     command = [sys.executable, "-m", "pytest", "-q", "-W", "ignore", "-p", "no:cacheprovider"]
     done = subprocess.run([*command, str(tmp_path)], capture_output=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout.decode()[-2000:]
-    ruff = [sys.executable, "-m", "ruff", "format", "--isolated", "--diff", str(tmp_path)]
-    done = subprocess.run(ruff, capture_output=True, check=False)
-    assert done.returncode == 0, done.stdout.decode()
+    assert len([*tmp_path.glob("test_*.py")]) == len(TESTED)
+    formatted(tmp_path)
 
 
 def test_styles_that_do_not_go_together(capsys: pytest.CaptureFixture[str]) -> None:

@@ -241,8 +241,8 @@ def check_subject(
     dtypes: Sequence[str] = (),
     beside: Kin | None = None,
 ) -> CheckReport:
-    """The report on a subject.  Without ``write`` no formulas are written out; what mends it has
-    to be right of the subjects ``beside`` it too.
+    """The report on a subject.  Without ``write`` it says no more than whether each gradient is
+    right; what mends it has to be right of the subjects ``beside`` it too.
     """
     tries = Tries(subject, dtype)
     with numeric.settled(tries.dtype), np.errstate(all="ignore"):  # inf and nan are answers
@@ -287,6 +287,8 @@ def _report(
         link.missing("what is wrong, and why", lambda: _so_far(report, trials, ones))
     whole = {n: s for n, s in shapes.items() if n not in given}
     report.notes += conditions.but_for_constants(trials)
+    if not write and any(_wrong(t, n, report, ones) for t in trials for n in first.setting.wanted):
+        return _so_far(report, trials, ones)
     if hasattr(subject, "mirrored"):
         subject.mirrored = frozenset(n for n in first.setting.wanted[1:] if _mirrored(first, n))
     plain = upstream is None and grad is None and not all(t.right(n) for t in trials

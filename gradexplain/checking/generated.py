@@ -71,7 +71,9 @@ def failure(code: Code) -> str:
             )
             report = check_subject(subject, {}, shapes, write=False)
             if not report.right:
-                return "; ".join(i.fault.sentence for i in report.inputs.values() if i.fault)
+                said = (f"the gradient by {n} is {i.verdict}" if i.fault is None else i.fault.sentence
+                        for n, i in report.inputs.items() if i.verdict != "right")  # fmt: skip
+                return "; ".join(said)
             if "def jvp(" in code.source and not _forward_right(made, shapes):
                 return "its jvp is not its backward's Jacobian"
     except GradexplainError as error:

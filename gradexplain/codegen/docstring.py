@@ -9,7 +9,7 @@ import numpy as np
 
 from gradexplain.codegen.draft import Draft
 from gradexplain.codegen.lines import WIDTH
-from gradexplain.codegen.numbers import elsewhere, is_prime
+from gradexplain.codegen.numbers import NEAR, elsewhere, is_prime
 from gradexplain.errors import printable
 from gradexplain.graph import Graph
 from gradexplain.ops.base import Shape
@@ -17,9 +17,6 @@ from gradexplain.reading.language import read
 from gradexplain.reading.program import Program
 from gradexplain.routes.closed import ClosedForm
 from gradexplain.routes.written import Written
-
-#: A number less than this far from a size is said in its letter.
-_NEAR = 10
 
 
 def docstring(making: Draft, program: Program) -> list[str]:
@@ -111,10 +108,10 @@ def _size(n: int, letters: Mapping[int, str]) -> str:
         while rest and rest % prime == 0:
             rest //= prime
             factors.append(letter)
-    if factors and rest < _NEAR:
+    if factors and rest < NEAR:
         return "*".join([str(rest)] * (rest > 1) + factors)
     for prime, letter in letters.items():
-        if 0 < abs(n - prime) < _NEAR:
+        if 0 < abs(n - prime) < NEAR:
             return f"{letter} {'+' if n > prime else '-'} {abs(n - prime)}"
     return str(n)
 

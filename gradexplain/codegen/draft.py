@@ -171,7 +171,7 @@ def value_names(e: ast.expr) -> set[str]:
 
 def _is_owner(call: ast.expr, name: ast.Name) -> bool:
     """Whether a name stands before ``.expand_as``, where its values count."""
-    if not isinstance(call, ast.Call):
-        return False
-    owner = call.func.value if isinstance(call.func, ast.Attribute) else call.func
-    return call.func.attr == "expand_as" and any(n is name for n in ast.walk(owner))  # type: ignore[attr-defined]
+    match call:
+        case ast.Call(func=ast.Attribute(attr="expand_as", value=owner)):
+            return any(n is name for n in ast.walk(owner))
+    return False

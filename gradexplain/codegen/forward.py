@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from gradexplain.codegen.lines import Names
-from gradexplain.codegen.numbers import PRIMES, shortest
+from gradexplain.codegen.numbers import NEAR, integer, is_prime, shortest
 from gradexplain.codegen.record import Operand
 from gradexplain.errors import UnsupportedError
 from gradexplain.graph import Graph, Node, Ref
 from gradexplain.installed import imported
+from gradexplain.ops.base import Shape
 from gradexplain.routes.pytorch import function_of
 
 #: Names that the code uses itself.
@@ -109,21 +110,21 @@ class Writer:
         """A number; the sizes of axes in it by name."""
         if not isinstance(value, int) or isinstance(value, bool):
             return shortest(value)
-        left, found = max(value, 1), []
-        for p in (p for row in PRIMES for p in row if left % p == 0):
-            name = self.size(p)
-            while name is not None and left % p == 0:
-                left //= p
-                found.append(name)
-        if not found:
-            return repr(value)
-        return " * ".join([str(left)] * (left != 1) + found)
+
+        def size(n: int) -> str | None:  # a number of the user's is no size that it happens to be
+            return self.size(n) if is_prime(n) else None
+
+        return f"-{integer(-value, size)}" if value < 0 else integer(value, size)
 
     def constant(self, node: Node) -> str:
         """A tensor of numbers that the expression holds."""
         values = node.value.tolist()
         if node.integer:
             return f"torch.tensor({_whole(values)!r}, device={self.like}.device)"
+        if node.value.size > 1 and np.ptp(node.value) == 0:
+            shape, value = self._argument(node.shape, set()), node.value.flat[0]
+            made = {0: "zeros({})", 1: "ones({})"}.get(value, f"full({{}}, {shortest(value)})")
+            return f"{self.like}.new_{made.format(shape)}"
         return f"{self.like}.new_tensor({values!r})"
 
     def _call(self, node: Node, known: set[int]) -> tuple[str, int]:
@@ -157,7 +158,8 @@ class Writer:
             return (f"{a}.clone()" if la == _ATOM else a), la
         if op.name == "getitem":
             a, la = self._value(node.inputs[0], known)
-            return f"{a if la == _ATOM else f'({a})'}[{self.index(node.args[1], known)}]", _ATOM
+            places = self.index(node.args[1], known, self.graph[node.inputs[0]].shape)
+            return f"{a if la == _ATOM else f'({a})'}[{places}]", _ATOM
         if op.attribute:
             a, la = self._value(node.inputs[0], known)
             return f"{a if la == _ATOM else f'({a})'}.{op.name}", _ATOM
@@ -267,12 +269,17 @@ class Writer:
             return f'"{arg}"'
         return self.number(arg) if isinstance(arg, (int, float)) else repr(arg)
 
-    def index(self, index: Any, known: set[int]) -> str:
-        """A subscript as it is written."""
+    def index(self, index: Any, known: set[int], shape: Shape = ()) -> str:
+        """A subscript of a tensor of this ``shape`` as it is written."""
         items = index if isinstance(index, tuple) else (index,)
-        return ", ".join(self._place(item, known) for item in items)
+        sizes: list[int | None] = [None] * len(items)
+        if all(item is Ellipsis or isinstance(item, (int, slice)) for item in items):
+            before = items.index(Ellipsis) if Ellipsis in items else len(items)
+            behind = len(items) - before - 1
+            sizes = [*shape[:before], None, *shape[len(shape) - behind :]]
+        return ", ".join(self._place(*pair, known) for pair in zip(items, sizes, strict=False))
 
-    def _place(self, item: Any, known: set[int]) -> str:
+    def _place(self, item: Any, size: int | None, known: set[int]) -> str:
         if isinstance(item, Operand):
             return item
         if isinstance(item, Ref) and self.graph[item.id].op is None and item.id not in known:
@@ -282,9 +289,17 @@ class Writer:
         if item is Ellipsis:
             return "..."
         if isinstance(item, slice):
-            start, stop = ("" if n is None else str(n) for n in (item.start, item.stop))
-            return f"{start}:{stop}" + ("" if item.step is None else f":{item.step}")
+            start, stop = (self._bound(n, size) for n in (item.start or None, item.stop))
+            return f"{start}:{stop}" + ("" if item.step in (None, 1) else f":{item.step}")
         return self._argument(item, known)
+
+    def _bound(self, n: int | None, size: int | None) -> str:
+        """Where a slice starts or stops: counted from the end where it is near to that of any size."""
+        if n is None or n == size:
+            return ""
+        if size is not None and -NEAR < n - size < 0 and not self.number(size).isdigit():
+            return str(n - size)
+        return self.number(n)
 
 
 #: Arguments for each spatial dim, of which one number stands for all.

@@ -13,6 +13,9 @@ import sympy
 #: for tensors of many axes, and has none of these (p − 1)/2; the last of a row is only ever another size.
 PRIMES = ((23, 59, 83, 107, 179, 227, 263, 347, 383), (13, 17, 19, 31, 37, 43, 47, 61, 67))
 
+#: How far a number may be from a size to be said by it: ``N - 1``.
+NEAR = 10
+
 
 def is_prime(n: int) -> bool:
     """Whether ``n`` stands for a size."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradexplain.codegen.lowering import CodeLowering
-from gradexplain.codegen.numbers import integer, is_prime
+from gradexplain.codegen.numbers import NEAR, integer, is_prime
 from gradexplain.errors import UnsupportedError
 from gradexplain.plan.numeric import Numeric
 from gradexplain.plan.program import Affine, Axis, Node, needed, union
@@ -19,8 +19,6 @@ from gradexplain.plan.running import run
 Frame = tuple["Axis | None", ...]
 Written = tuple[str, Frame]
 
-#: How far a number may be from a size to be a number still.
-_NEAR = 10
 TENSORS = ("element", "window", "gather")
 
 
@@ -114,14 +112,14 @@ class Places:
             pads = [low, high, *pads]
             size, first, last = n + low + high, line.low + low, line.high + low
             if not line.steps:
-                picks.append(str(first if first < _NEAR else first - size))
+                picks.append(str(first if first < NEAR else first - size))
                 continue
             step = math.gcd(*(k for _, k in line.steps))
             stop = (
                 ""
                 if last + 1 == size
                 else str(last + 1 - size)
-                if size - last <= _NEAR
+                if size - last <= NEAR
                 else self._near(last + 1)
             )
             start = "" if first == 0 else self._near(first)
@@ -200,7 +198,7 @@ class Places:
 
     def _near(self, n: int) -> str:
         """A place along an axis: counted from its size where it is near to that."""
-        for k in range(2, _NEAR):
+        for k in range(2, NEAR):
             if (name := self.size(n + k) if is_prime(n + k) else None) is not None:
                 return f"({name} - {k})"
         return self._n(n)
@@ -224,7 +222,7 @@ class Places:
                 text = f"{text}.index_select({place}, {self._table(arg)})"
             elif np.array_equal(table, (np.arange(n) + table[0]) % n):
                 shift = int(table[0])
-                text = f"{text}.roll({-shift if shift < _NEAR else n - shift}, {place})"
+                text = f"{text}.roll({-shift if shift < NEAR else n - shift}, {place})"
             elif axis.size % n == 0 and np.array_equal(
                 table, np.arange(axis.size) // (axis.size // n)
             ):

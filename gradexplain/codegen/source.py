@@ -103,6 +103,8 @@ class Source(Places):
     def _number(self, node: Node, frame: Frame) -> Written:
         if node.data is True or node.data is False:
             return str(node.data), ()
+        if node.type == "index":
+            return self._near(int(node.data)), ()
         value = sympy.sympify(node.data)
         return (rational(value, self.size) if value.is_Rational else constant(value)), ()
 

@@ -141,8 +141,8 @@ def _put(k: Any, x: Any, at: Any, values: Any) -> Any:
 
 def _put_back(c: Any, x: Any, at: Any, values: Any) -> str:
     if c.wrt == "source":
-        return f"{c.grad}.ravel().index_fill(0, {at}, 0.0).reshape({x.shape})"
-    return f"{c.grad}.ravel()[{at}].reshape({values.shape})"
+        return f"{c.grad}.ravel().index_fill(0, {at}, 0.0).reshape({x}.shape)"
+    return f"{c.grad}.ravel()[{at}].reshape({values}.shape)"
 
 
 _PUT = register(Op(
