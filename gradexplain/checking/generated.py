@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gradexplain import points
@@ -14,6 +14,7 @@ from gradexplain.codegen import function
 from gradexplain.codegen.function import at_sizes, is_read
 from gradexplain.codegen.making import Code
 from gradexplain.errors import GradexplainError
+from gradexplain.explanation import Array
 from gradexplain.ops.base import Shape
 from gradexplain.reading.language import read
 from gradexplain.reading.program import Program
@@ -66,15 +67,14 @@ def failure(code: Code) -> str:
     try:
         made = code.loaded()
         for shapes in tried:
-            subject = subject_of(
-                made if _has_value(made, shapes) else _definite(made), list(shapes)
-            )
-            report = check_subject(subject, {}, shapes, write=False)
+            tested = made if _has_value(made, shapes) else _definite(made)
+            report = check_subject(subject_of(tested, list(shapes)), {}, shapes, write=False)
             if not report.right:
                 said = (f"the gradient by {n} is {i.verdict}" if i.fault is None else i.fault.sentence
                         for n, i in report.inputs.items() if i.verdict != "right")  # fmt: skip
                 return "; ".join(said)
-            if "def jvp(" in code.source and not _forward_right(made, shapes):
+            call = getattr(tested, "apply", tested)
+            if "def jvp(" in code.source and not _forward_right(call, report.points[0].values):
                 return "its jvp is not its backward's Jacobian"
     except GradexplainError as error:
         return error.message
@@ -83,16 +83,15 @@ def failure(code: Code) -> str:
     return ""
 
 
-def _forward_right(made: Any, shapes: Mapping[str, Shape]) -> bool:
+def _forward_right(call: Callable[..., Any], values: Mapping[str, Array]) -> bool:
     """Whether ``⟨v, J·t⟩`` by jvp is ``⟨Jᵀ·v, t⟩`` by the backward, which has been checked."""
     torch = numeric.torch_module()
-    (_, values), *_ = points.regular(dict(shapes), 1, signed=_has_value(made, shapes))
     xs = [numeric.tensor(x, "float64") for x in values.values()]
     ts = [numeric.tensor(points.spread(x.shape, 7), "float64") for x in values.values()]
-    y, forward = torch.func.jvp(made.apply, tuple(xs), tuple(ts))
+    y, forward = torch.func.jvp(call, tuple(xs), tuple(ts))
     v = numeric.tensor(points.spread(tuple(y.shape), 11) - 0.5, "float64")
     wanted = [x.requires_grad_() for x in xs if x.is_floating_point()]
-    back = torch.autograd.grad(made.apply(*wanted), wanted, v)
+    back = torch.autograd.grad(call(*wanted), wanted, v)
     # Two sums of the same products in another order: a wrong jvp differs in the first digits.
     both = (forward * v).sum(), sum((g * t).sum() for g, t in zip(back, ts, strict=True))
     return bool(torch.allclose(*both, rtol=1e-8, atol=1e-12, equal_nan=True))

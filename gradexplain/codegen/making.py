@@ -57,6 +57,8 @@ class Code:
     general: bool
     #: What each input is called in the code, where that is not its own name.
     renamed: dict[str, str] = field(default_factory=dict)
+    #: A new tensor as the output is.
+    empty: str = ""
 
     def loaded(self) -> Any:
         """The class itself."""
@@ -134,8 +136,14 @@ class Making(Draft):
             way = "parts"
         return Code(
             self.name, source, program.source.strip(), dict(self.pattern), way, self.general,
-            {n.label: self.names[n.label] for n in self.graph.leaves},
+            {n.label: self.names[n.label] for n in self.graph.leaves}, self._empty(),
         )  # fmt: skip
+
+    def _empty(self) -> str:
+        sizes = ", ".join(map(self.writer.number, self.graph.out.shape)) or "()"
+        text = f"{self.names[self.leaves[0].label]}.new_empty({sizes})"
+        (line,) = idiomatic([statement("return", text)], self.shapes)
+        return show(line.value)
 
     def alone(self, wrt: Iterable[str]) -> list[str]:
         """The lines of backward for some inputs, where every value that has a name is there."""

@@ -206,6 +206,20 @@ class Places:
     def _picked(self, text: str, node: Node, frame: Frame, places: Sequence[Any] = ()) -> Written:
         """Each axis from one of the tensor, by a slice, a repetition, a rotation or a table."""
         found: list[Axis | None] = []
+        spots = [arg.axes[0] if arg.kind == "index" else None for arg in node.args]
+        own = [a for arg in node.args if arg.kind != "index" for a in arg.axes if a not in spots]
+        where = [d for d, arg in enumerate(node.args) if set(arg.axes) - {spots[d]}]
+        if spots.count(None) == 1 and len(own) <= 1 and len(node.args[where[0]].axes) > len(own):
+            # Along one axis, at places that the others tell too.
+            (place,) = where
+            spots[place] = own[0] if own else None
+            at, layout = self.show(node.args[place], tuple(spots))
+            if (None, *layout) == tuple(spots):
+                at, layout = f"{at}.unsqueeze(0)", (None, *layout)
+            if layout == tuple(spots):
+                text = f"{text}.gather({place}, {at})"
+                text = text if own else f"{text}.squeeze({place})"
+                return self._placed(text, [a for a in spots if a is not None], frame)
         for dim, (arg, n) in enumerate(zip(node.args, node.data[1], strict=True)):
             if arg.kind == "number":
                 picks = ":, " * len(found)

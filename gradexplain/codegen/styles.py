@@ -32,7 +32,7 @@ def vmap(info, in_dims, *inputs):
     mutates_args=(),
     schema="({arguments}) -> Tensor",
 )
-{name}.register_fake(forward)
+{name}.register_fake({fake})
 {name}.register_vmap(vmap)
 {name}.register_autograd(backward, setup_context=setup_context)
 """
@@ -68,7 +68,10 @@ def styled(code: Code, style: str) -> Code:
     functions["forward"].insert(1, doc)
     text = "\n\n\n".join("\n".join(body).rstrip("\n") for body in functions.values())
     schema = ", ".join(f"Tensor {n.strip()}" for n in arguments.split(","))
-    tail = _TAIL.format(name=name, namespace=NAMESPACE, arguments=schema)
+    fake = "forward"
+    if _dense(code):
+        fake, text = "fake", f"{text}\n\n\ndef fake({arguments}):\n    return {code.empty}"
+    tail = _TAIL.format(name=name, namespace=NAMESPACE, arguments=schema, fake=fake)
     return replace(code, name=name, source=f"{imports}\n\n{text}\n{tail}")
 
 
@@ -80,6 +83,26 @@ def _aliases(code: Code) -> bool:
     inputs = [torch.ones(shape) for shape in code.shapes.values()]
     found = made.forward(*inputs).untyped_storage().data_ptr()
     return any(found == x.untyped_storage().data_ptr() for x in inputs)
+
+
+def _dense(code: Code) -> bool:
+    """Whether the output is one block in order, whatever the inputs' strides, in the shape of ``empty``:
+    what PyTorch then traces is that alone, and no forward that looks at values.
+    """
+    import torch
+
+    made = code.loaded()
+    for shapes in sizes_of(code):
+        for turned in (False, True):
+            inputs = {
+                code.renamed[n]: torch.ones(s[::-1]).permute(*range(len(s))[::-1]) if turned
+                else torch.ones(s) for n, s in shapes.items()
+            }  # fmt: skip
+            y = made.forward(*inputs.values())
+            empty = eval(code.empty, inputs)
+            if not y.is_contiguous() or empty.shape != y.shape or empty.dtype != y.dtype:
+                return False
+    return True
 
 
 def _cloned(lines: list[str]) -> list[str]:

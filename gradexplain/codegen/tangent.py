@@ -125,6 +125,9 @@ class Tangents:
         """
         if not is_spelled(node) or len(set(node.inputs)) < len(node.inputs):
             return False
+        assert node.op is not None
+        if any(p.is_aux for p in node.op.parameters):  # which it makes of the values
+            return False
         names = {f"a{place}" for place in places}
         if any(_has(rule.slopes[p], n) for p in places for n in (*names, RESULT)):
             return False
