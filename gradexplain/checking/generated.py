@@ -11,8 +11,8 @@ from gradexplain.checking import numeric
 from gradexplain.checking.checker import check_subject
 from gradexplain.checking.code import subject_of
 from gradexplain.codegen import function
-from gradexplain.codegen.function import at_sizes, is_read
-from gradexplain.codegen.making import Code
+from gradexplain.codegen.function import is_read
+from gradexplain.codegen.making import Code, at_sizes
 from gradexplain.errors import GradexplainError
 from gradexplain.explanation import Array
 from gradexplain.ops.base import Shape
@@ -52,17 +52,13 @@ def failure(code: Code) -> str:
     """Why the class is not right, "" where it is: by `gradexplain.check`, at other sizes too where
     it takes any.
     """
-    shapes = code.shapes
-    if code.general:
+    shapes, program = code.shapes, parse(code.expression)
+    if code.general and max(math.prod(s) for s in shapes.values()) > _SMALL:
         # At small sizes, where the whole Jacobian can be compared.
         sizes = sorted({n for s in shapes.values() for n in s if n != 1})
         small = at_sizes(shapes, {n: 2 + k % 2 for k, n in enumerate(sizes)})
-        large = max(math.prod(s) for s in shapes.values()) > _SMALL
-        program = parse(code.expression)
-        shapes = small if large and is_read(program, small) else shapes
-        others = [s for s in points.others(shapes, {}) if s != shapes and _is_small(program, s)][:1]
-    else:
-        others = []
+        shapes = small if is_read(program, small) else shapes
+    others = [s for s in code.others() if s != shapes and _is_small(program, s)][:1]
     tried = [{code.renamed.get(n, n): s for n, s in shapes.items()} for shapes in (shapes, *others)]
     try:
         made = code.loaded()

@@ -55,7 +55,7 @@ def docstring(making: Draft, program: Program) -> list[str]:
 def _elsewhere(making: Draft, program: Program) -> Graph:
     """The graph at axes of other sizes."""
     shapes = {n.label: elsewhere(n.shape) for n in making.graph.leaves}
-    return read(program, shapes.__getitem__)
+    return read(program, shapes.__getitem__, any_size=True)
 
 
 def _described(making: Draft, graph: Graph, letters: Mapping[int, str]) -> tuple[str, list[str]]:

@@ -23,9 +23,10 @@ from functools import partial
 
 from gradexplain import points
 from gradexplain.codegen.forward import RESERVED
-from gradexplain.codegen.making import Code, Making
+from gradexplain.codegen.making import Code, Making, at_sizes
 from gradexplain.codegen.numbers import PRIMES, elsewhere
 from gradexplain.errors import GradexplainError, InputError, UnsupportedError
+from gradexplain.formula.sizes import generalised
 from gradexplain.installed import imported
 from gradexplain.limits import MAX_NAME
 from gradexplain.ops.base import Shape
@@ -82,7 +83,7 @@ def generate(
         made: list[Making] = []
         for way in ("closed form", "steps"):
             try:
-                graph = read(program, sizes.__getitem__)
+                graph = read(program, sizes.__getitem__, any_size=True)
                 made.append(Making(graph, pattern, name, general=general, way=way, jvp=jvp))
             except GradexplainError as error:
                 errors.append(error)
@@ -129,39 +130,53 @@ def _pattern(
     raise first
 
 
+def _apart(program: Program, pattern: Mapping[str, Shape]) -> dict[str, Shape]:
+    """The pattern with another number for each axis that may have another size than the others."""
+    graph = read(program, pattern.__getitem__)
+    found = generalised(graph, lambda shapes: read(program, shapes.__getitem__, any_size=True))
+    return dict(pattern) if found is None else {n.label: n.shape for n in found.graph.leaves}
+
+
 def _derivations(
     program: Program, pattern: Mapping[str, Shape]
 ) -> list[tuple[dict[str, Shape], bool]]:
     """Shapes to derive at: primes for any size, else the pattern as it is."""
-    sizes = sorted({n for s in pattern.values() for n in s if n != 1})
     found: list[tuple[dict[str, Shape], bool]] = []
+    for shapes in (_apart(program, pattern), pattern):
+        prime = _at_primes(program, pattern, shapes)
+        if prime is not None and (prime, True) not in found:
+            found.append((prime, True))
+    found.append((dict(pattern), False))
+    return found
+
+
+def _at_primes(
+    program: Program, pattern: Mapping[str, Shape], shapes: Mapping[str, Shape]
+) -> dict[str, Shape] | None:
+    """A prime for each size of ``shapes`` that can have one; what cannot is as in the pattern."""
+    pairs = ((n, k) for name in shapes for n, k in zip(shapes[name], pattern[name], strict=True))
+    real = {n: k for n, k in sorted(pairs, key=lambda pair: pair[::-1]) if k != 1}
     numbers = [Fraction(n).numerator for n in re.findall(r"\d+(?:\.\d+)?", program.source)]
     # Where an operation is told a size, as layer_norm is, the others are free.
     for row, alone in itertools.product(PRIMES, (False, True)):
         # A number of the user's is no size, nor a multiple of one.
         free = [p for p in row[:-1] if not any(n % p in (0, 1, p - 1) for n in numbers if n > 1)]
         some: dict[int, int] = {}
-        for more in [[n] for n in sizes] if alone else [sizes]:
+        for more in [[n] for n in real] if alone else [list(real)]:
             wider = {**some, **dict(zip(more, free[len(some) :], strict=False))}
-            prime = at_sizes(pattern, wider)
+            prime = at_sizes(shapes, {**real, **wider})
             other = {name: elsewhere(shape) for name, shape in prime.items()}  # for the docstring
             fits = len(wider) == len(some) + len(more)
             if fits and is_read(program, prime) and is_read(program, other):
                 some = wider
         if some:
-            found.append((at_sizes(pattern, some), True))
-            break
-    found.append((dict(pattern), False))
-    return found
-
-
-def at_sizes(shapes: Mapping[str, Shape], sizes: Mapping[int, int]) -> dict[str, Shape]:
-    return {n: tuple(sizes.get(k, k) for k in s) for n, s in shapes.items()}
+            return at_sizes(shapes, {**real, **some})
+    return None
 
 
 def is_read(program: Program, shapes: Mapping[str, Shape]) -> bool:
     try:
-        read(program, shapes.__getitem__)
+        read(program, shapes.__getitem__, any_size=True)
     except GradexplainError:
         return False
     return True

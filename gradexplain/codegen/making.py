@@ -11,6 +11,7 @@ from typing import Any
 
 import sympy
 
+from gradexplain import points
 from gradexplain.codegen.docstring import docstring
 from gradexplain.codegen.draft import Draft, shape_of, value_names
 from gradexplain.codegen.forward import RESERVED
@@ -59,12 +60,26 @@ class Code:
     renamed: dict[str, str] = field(default_factory=dict)
     #: A new tensor as the output is.
     empty: str = ""
+    #: The shapes that it was derived at: a prime for each size that may be another.
+    derived: dict[str, Shape] = field(default_factory=dict)
+
+    def others(self) -> list[dict[str, Shape]]:
+        """Small shapes that it works at too, in the first no two sizes alike that need not be."""
+        if not self.general:
+            return []
+        primes = sorted({n for s in self.derived.values() for n in s if is_prime(n)})
+        apart = at_sizes(self.derived, dict(zip(primes, (3, 5, 2, 4, 6, 7, 8, 9), strict=False)))
+        return [s for s in (apart, *points.others(self.shapes, {})) if s != self.shapes]
 
     def loaded(self) -> Any:
         """The class itself."""
         scope: dict[str, Any] = {}
         exec(compile(self.source, f"<{self.name}>", "exec"), scope)
         return scope[self.name]
+
+
+def at_sizes(shapes: Mapping[str, Shape], sizes: Mapping[int, int]) -> dict[str, Shape]:
+    return {n: tuple(sizes.get(k, k) for k in s) for n, s in shapes.items()}
 
 
 class Making(Draft):
@@ -137,6 +152,7 @@ class Making(Draft):
         return Code(
             self.name, source, program.source.strip(), dict(self.pattern), way, self.general,
             {n.label: self.names[n.label] for n in self.graph.leaves}, self._empty(),
+            {n.label: n.shape for n in self.graph.leaves},
         )  # fmt: skip
 
     def _empty(self) -> str:

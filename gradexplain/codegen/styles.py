@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from gradexplain import points
 from gradexplain.codegen.lines import WIDTH, show
 from gradexplain.codegen.making import Code
 from gradexplain.errors import InputError
@@ -113,10 +112,7 @@ def _cloned(lines: list[str]) -> list[str]:
 
 def sizes_of(code: Code) -> list[Mapping[str, Shape]]:
     """Shapes to test at: those it was derived for, and others of the same pattern where it takes any."""
-    found: list[Mapping[str, Shape]] = [code.shapes]
-    if code.general:
-        found += [other for other in points.others(code.shapes, {}) if other != code.shapes][:2]
-    return found
+    return [code.shapes, *code.others()[:2]]
 
 
 _TEST = '''"""{name} against autograd of its own forward: at several sizes, dtypes and layouts."""
