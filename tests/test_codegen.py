@@ -16,6 +16,7 @@ import torch
 from gradexplain.checking.generated import failure, generate
 from gradexplain.cli import main
 from gradexplain.codegen.making import Code
+from gradexplain.codegen.styles import styled
 from gradexplain.errors import GradexplainError, InputError, UnsupportedError
 from gradexplain.ops import Op, all_ops
 from tests.conftest import sample
@@ -146,6 +147,40 @@ def test_an_axis_that_was_told_its_size_refuses_others() -> None:
         made.apply(torch.rand(4, 5), torch.rand(4, 2))
 
 
+@pytest.mark.parametrize(
+    ("expression", "shapes", "line", "others"),
+    [
+        ("diff(x, n=2)", {"x": (4,)}, "return t3[1:] - t3[:-1]", [(6,)]),
+        ("x - zeros_like(x)", {"x": (2, 3)}, "x.new_zeros((x.shape[0], x.shape[1]))", [(5, 4)]),
+        ("trapezoid(y, dim=0)", {"y": (2, 3)}, "ctx.y_shape[0] - 2", [(4, 5)]),
+        # Sizes that are alike where the code is asked for, and need not be.
+        ("F.unfold(x, 2)", {"x": (1, 1, 3, 3)}, "(ctx.x_shape[2] - 1, ctx.x_shape[3] - 1)", [(1, 1, 4, 6)]),
+        ("kron(x, y)", {"x": (2, 2), "y": (2, 2)}, "(x.shape[1], y.shape[1])", [(2, 3), (4, 5)]),
+    ],
+)  # fmt: skip
+def test_other_sizes(
+    expression: str,
+    shapes: dict[str, tuple[int, ...]],
+    line: str,
+    others: list[tuple[int, ...]],
+) -> None:
+    code = generate(expression, "Made", shapes)
+    assert line in code.source
+    made = code.loaded()
+    xs = [torch.rand(shape, dtype=torch.float64, requires_grad=True) for shape in others]
+    y = made.apply(*xs)
+    v = torch.rand_like(y)
+    wanted = torch.autograd.grad(made.forward(*xs), xs, v)
+    torch.testing.assert_close(torch.autograd.grad(y, xs, v), wanted)
+
+
+def test_what_looks_at_values_is_traced_by_its_shape() -> None:
+    """`F.gaussian_nll_loss` raises where a variance is negative, which nothing traced can know."""
+    code = styled(generate("F.gaussian_nll_loss(x, t, w)", "MadeLoss"), "custom_op")
+    assert "def fake(x, t, w):\n    return x.new_empty(())\n" in code.source
+    torch.library.opcheck(code.loaded(), inputs(code), test_utils="test_faketensor")
+
+
 def test_no_second_names_no_dead_lines_nothing_saved_in_vain() -> None:
     shapes = {"x": (2, 3), "w": (3,), "b": (3,)}
     source = generate("F.layer_norm(x, [3], w, b)", "Made", shapes).source
@@ -252,7 +287,7 @@ def transformed(code: Code) -> None:
         ("softmax(q @ k.T / 5, dim=1) @ v", False), ("x / x.sum(dim=0)", False),
         ("F.gelu(x @ w)**2", False), ("cummin(sin(x), 0).values", False),
         ("softmax(q @ k.T / 5, dim=1) @ v", True), ("x / x.sum(dim=0)", True),
-        ("x.T", True), ("m = x.mean(dim=1, keepdim=True); tanh((x - m) @ w)", True),
+        ("x.T", True), ("x.min(dim=1).values", True), ("m = x.mean(dim=1, keepdim=True); tanh((x - m) @ w)", True),
     ],
 )  # fmt: skip
 def test_transforms(expression: str, jvp: bool, shelf: Shelf) -> None:

@@ -122,8 +122,8 @@ class Writer:
         if node.integer:
             return f"torch.tensor({_whole(values)!r}, device={self.like}.device)"
         if node.value.size > 1 and np.ptp(node.value) == 0:
-            shape, value = self._argument(node.shape, set()), node.value.flat[0]
-            made = {0: "zeros({})", 1: "ones({})"}.get(value, f"full({{}}, {shortest(value)})")
+            shape, value = self._argument(node.shape, set()), float(node.value.flat[0])
+            made = {0.0: "zeros({})", 1.0: "ones({})"}.get(value, f"full({{}}, {shortest(value)})")
             return f"{self.like}.new_{made.format(shape)}"
         return f"{self.like}.new_tensor({values!r})"
 
@@ -273,7 +273,7 @@ class Writer:
         """A subscript of a tensor of this ``shape`` as it is written."""
         items = index if isinstance(index, tuple) else (index,)
         sizes: list[int | None] = [None] * len(items)
-        if all(item is Ellipsis or isinstance(item, (int, slice)) for item in items):
+        if shape and all(item is Ellipsis or isinstance(item, (int, slice)) for item in items):
             before = items.index(Ellipsis) if Ellipsis in items else len(items)
             behind = len(items) - before - 1
             sizes = [*shape[:before], None, *shape[len(shape) - behind :]]

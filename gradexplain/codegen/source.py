@@ -147,11 +147,12 @@ class Source(Places):
         what, args = node.data, list(node.args)
         if what not in ("logical_and", "logical_or") and args[0].kind == "number":
             what, args = TURNED.get(what, what), args[::-1]
-        eye = what == "equal" and all(arg.kind == "index" for arg in args)
-        if eye and args[0].axes[0].size == args[1].axes[0].size:
-            n = self._n(args[0].axes[0].size)
-            text = f"torch.eye({n}, dtype=torch.bool, device={self._one}.device)"
+        if what == "equal" and all(arg.kind == "index" for arg in args):
             axes = sorted((args[0].axes[0], args[1].axes[0]), key=frame.index)
+            sizes = ", ".join(
+                self._n(a.size) for a in (axes if axes[0].size != axes[1].size else axes[:1])
+            )
+            text = f"torch.eye({sizes}, dtype=torch.bool, device={self._one}.device)"
             return self._placed(text, axes, frame)
         return self._joined(f" {_RELATIONS[what]} ", args, frame)
 
