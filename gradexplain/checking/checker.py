@@ -411,13 +411,10 @@ def _input(
             rows = np.asarray(worst.result(name).rows)
             raise wrong_shape(claim, rows.shape[1:], found.shape)
     _entries(found, worst, name)
-    if write:
-        formulas.describe(found, worst, tries, name)
-        found.line = gradient_line(
-            tries.subject.graph_at, worst.setting.shapes, name, report.v_name
-        )
-        if worst.setting.functions:
-            _mend(found, case)
+    formulas.describe(found, worst, tries, name)
+    found.line = gradient_line(tries.subject.graph_at, worst.setting.shapes, name, report.v_name)
+    if worst.setting.functions:
+        _mend(found, case)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,8 +12,7 @@ from gradexplain.checking import numeric
 from gradexplain.checking.checker import check_subject
 from gradexplain.checking.code import subject_of
 from gradexplain.codegen import function
-from gradexplain.codegen.function import is_read
-from gradexplain.codegen.making import Code, at_sizes
+from gradexplain.codegen.making import Code
 from gradexplain.errors import GradexplainError
 from gradexplain.explanation import Array
 from gradexplain.ops.base import Shape
@@ -36,7 +36,9 @@ def generate(
 
 
 def _is_small(program: Program, shapes: Mapping[str, Shape]) -> bool:
-    """Whether the whole Jacobian can be compared at these shapes."""
+    """Whether the whole Jacobian can be compared at these shapes, soon."""
+    if max(map(math.prod, shapes.values())) > _SMALL:
+        return False
     try:
         graph = read(program, shapes.__getitem__)
     except GradexplainError:
@@ -52,14 +54,12 @@ def failure(code: Code) -> str:
     """Why the class is not right, "" where it is: by `gradexplain.check`, at other sizes too where
     it takes any.
     """
-    shapes, program = code.shapes, parse(code.expression)
-    if code.general and max(math.prod(s) for s in shapes.values()) > _SMALL:
+    program, at = parse(code.expression), [code.shapes]
+    if code.general:
         # At small sizes, where the whole Jacobian can be compared.
-        sizes = sorted({n for s in shapes.values() for n in s if n != 1})
-        small = at_sizes(shapes, {n: 2 + k % 2 for k, n in enumerate(sizes)})
-        shapes = small if is_read(program, small) else shapes
-    others = [s for s in code.others() if s != shapes and _is_small(program, s)][:1]
-    tried = [{code.renamed.get(n, n): s for n, s in shapes.items()} for shapes in (shapes, *others)]
+        small = (s for s in (code.shapes, *code.others()) if _is_small(program, s))
+        at = [*itertools.islice(small, 2)] or at
+    tried = [{code.renamed.get(n, n): s for n, s in shapes.items()} for shapes in at]
     try:
         made = code.loaded()
         for shapes in tried:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
 import sympy
 
-from gradexplain.codegen.forward import Writer, python_names
+from gradexplain.codegen.draft import Draft
 from gradexplain.codegen.idioms import idiomatic
 from gradexplain.codegen.lines import show, statement, unsigned
-from gradexplain.codegen.numbers import PRIMES, is_prime
+from gradexplain.codegen.numbers import PRIMES
 from gradexplain.codegen.source import Source
 from gradexplain.errors import GradexplainError
 from gradexplain.formula.calculus import ADJOINT
@@ -18,7 +17,6 @@ from gradexplain.formula.kinds import label_of
 from gradexplain.formula.sizes import PRIMES as LETTERED
 from gradexplain.graph import Graph
 from gradexplain.ops.base import Shape
-from gradexplain.routes.closed import ClosedForm
 
 _LONG = 200
 
@@ -56,7 +54,8 @@ def at_primes(
 
 def gradient_text(graph: Graph, name: str, v_name: str) -> str:
     """The gradient of one input as an expression of PyTorch, at the graph's own sizes; "" for none."""
-    form = ClosedForm(graph, {}, np.zeros(()), exact=False)
+    draft = Draft(graph, {}, general=True)
+    form = draft.form
     form.v_name = v_name
     leaf = graph.by_label(name)
     if leaf is None:  # at other sizes the text has other inputs
@@ -64,22 +63,15 @@ def gradient_text(graph: Graph, name: str, v_name: str) -> str:
     formula = form.gradient(leaf)
     if any(label_of(a).startswith(ADJOINT) for a in formula.atoms(sympy.Indexed, sympy.Symbol)):
         return ""
-    names = {**python_names(graph), v_name: v_name}
-    writer = Writer(graph, names)
+    names = draft.names
+    names[v_name] = v_name
     for node in graph.nodes:
         if node.op is not None and not node.named:
-            text = writer.text(node, set())
+            text = draft.writer.text(node, set())
             names[node.label] = f"({text})" if node.op.infix else text
-
-    def size(n: int) -> str | None:
-        for leaf in graph.leaves:
-            if is_prime(n) and n in leaf.shape:
-                return f"{leaf.label}.shape[{leaf.shape.index(n)}]"
-        return None
-
     shapes = {n.label: n.shape for n in graph.nodes} | {v_name: graph.out.shape}
     places = form.calculus.indices(leaf.shape, "d")
-    source = Source(names, shapes, size, form.calculus.ranges)
+    source = Source(names, shapes, draft.size, form.calculus.ranges)
     text = source.full(formula, places, name, leaf.shape)
     (line,) = unsigned(idiomatic([statement(name, text)], None))
     return show(line.value)

@@ -149,9 +149,7 @@ class Source(Places):
             what, args = TURNED.get(what, what), args[::-1]
         if what == "equal" and all(arg.kind == "index" for arg in args):
             axes = sorted((args[0].axes[0], args[1].axes[0]), key=frame.index)
-            sizes = ", ".join(
-                self._n(a.size) for a in (axes if axes[0].size != axes[1].size else axes[:1])
-            )
+            sizes = ", ".join(map(self._n, dict.fromkeys(a.size for a in axes)))
             text = f"torch.eye({sizes}, dtype=torch.bool, device={self._one}.device)"
             return self._placed(text, axes, frame)
         return self._joined(f" {_RELATIONS[what]} ", args, frame)

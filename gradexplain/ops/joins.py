@@ -210,18 +210,19 @@ register(Op(
     "block_diag(Tensor[] tensors)", _FAMILY, homes="torch", expand=_block_diag,
     samples=("block_diag(x[2,2], y[1,3])",),
 ))
-def _cropped(c: Any, x: Any, pad: tuple[int, ...], mode: str) -> str:
-    """What was added goes; where it copies elements of ``x``, its gradient is theirs."""
+def _copied(c: Any, x: Any, pad: Any, mode: str, _: Any) -> str | None:
+    """Where what was added copies elements of ``x``, its gradient is theirs."""
     if mode == "constant":
-        return f"F.pad({c.grad}, {tuple(-n for n in pad)})"
-    return str(c.scatter(x, lambda at: f'F.pad({at}, {pad}, mode="{mode}")', kind="torch.float64"))
+        return None
+    again = f'{tuple(pad)}, mode="{mode}")'
+    return str(c.scatter(x, lambda at: f"F.pad({at}, {again}", kind="torch.float64"))
 
 
 register(Op(
     "pad(Tensor input, int[] pad, str mode='constant', float? value=None)", _FAMILY, homes="F",
     shape=_pad_shape, element=_pad,
     # backward: the derived one holds at one size only.
-    backward=lambda c, x, pad, mode, value: _cropped(c, x, tuple(pad), mode),
+    backward=_copied,
     samples=("F.pad(x[3], (1, 2))", "F.pad(x[2,3], (1, -1, 0, 1), value=2)",
              "F.pad(x[1,2,4], (2, 1), mode='reflect')", "F.pad(x[1,2,3], (1, 2), mode='circular')",
              "F.pad(x[1,2,3], (2, 1), mode='replicate')"),
