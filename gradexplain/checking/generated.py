@@ -66,9 +66,8 @@ def failure(code: Code) -> str:
             tested = made if _has_value(made, shapes) else _definite(made)
             report = check_subject(subject_of(tested, list(shapes)), {}, shapes, write=False)
             if not report.right:
-                said = (f"the gradient by {n} is {i.verdict}" if i.fault is None else i.fault.sentence
-                        for n, i in report.inputs.items() if i.verdict != "right")  # fmt: skip
-                return "; ".join(said)
+                wrong = {n: i.verdict for n, i in report.inputs.items() if i.verdict != "right"}
+                return "; ".join(f"the gradient by {n} is {said}" for n, said in wrong.items())
             call = getattr(tested, "apply", tested)
             if "def jvp(" in code.source and not _forward_right(call, report.points[0].values):
                 return "its jvp is not its backward's Jacobian"

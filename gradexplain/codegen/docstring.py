@@ -35,7 +35,8 @@ def docstring(making: Draft, program: Program) -> list[str]:
     if not making.general:
         shapes += " (these sizes only)"
     else:
-        other = _elsewhere(making, program)
+        sizes = {n.label: elsewhere(n.shape) for n in making.graph.leaves}
+        other = read(program, sizes.__getitem__, any_size=True)
         more = _letters({n.label: n.shape for n in other.leaves})
         if (shapes, formulas) != _described(making, other, more):
             # A number in the text is a size that no letter stands for: an example has no such thing.
@@ -50,12 +51,6 @@ def docstring(making: Draft, program: Program) -> list[str]:
     else:
         doc.pop()
     return [*doc, '    """', ""]
-
-
-def _elsewhere(making: Draft, program: Program) -> Graph:
-    """The graph at axes of other sizes."""
-    shapes = {n.label: elsewhere(n.shape) for n in making.graph.leaves}
-    return read(program, shapes.__getitem__, any_size=True)
 
 
 def _described(making: Draft, graph: Graph, letters: Mapping[int, str]) -> tuple[str, list[str]]:

@@ -145,15 +145,15 @@ class Draft:
         return source.full(definition, places, "", node.shape)
 
 
-def shape_of(e: ast.expr) -> str | None:
+def shape_of(e: ast.expr) -> ast.Name | None:
     """The name of which ``e`` needs the shape alone."""
     match e:
         case (
-            ast.Attribute(value=ast.Name(id=name), attr="shape")
-            | ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="numel"))
-            | ast.Call(func=ast.Attribute(attr="expand_as"), args=[ast.Name(id=name)])
+            ast.Attribute(value=ast.Name() as name, attr="shape")
+            | ast.Call(func=ast.Attribute(value=ast.Name() as name, attr="numel"))
+            | ast.Call(func=ast.Attribute(attr="expand_as"), args=[ast.Name() as name])
             | ast.Call(
-                func=ast.Attribute(attr="zeros_like" | "full_like"), args=[ast.Name(id=name), *_]
+                func=ast.Attribute(attr="zeros_like" | "full_like"), args=[ast.Name() as name, *_]
             )
         ):
             return name
@@ -162,16 +162,5 @@ def shape_of(e: ast.expr) -> str | None:
 
 def value_names(e: ast.expr) -> set[str]:
     """The names whose values ``e`` needs."""
-    shaped = {id(n) for part in ast.walk(e) if isinstance(part, ast.expr)
-              and (name := shape_of(part)) is not None
-              for n in ast.walk(part) if isinstance(n, ast.Name) and n.id == name
-              and not _is_owner(part, n)}  # fmt: skip
+    shaped = {id(shape_of(part)) for part in ast.walk(e) if isinstance(part, ast.expr)}
     return {n.id for n in ast.walk(e) if isinstance(n, ast.Name) and id(n) not in shaped}
-
-
-def _is_owner(call: ast.expr, name: ast.Name) -> bool:
-    """Whether a name stands before ``.expand_as``, where its values count."""
-    match call:
-        case ast.Call(func=ast.Attribute(attr="expand_as", value=owner)):
-            return any(n is name for n in ast.walk(owner))
-    return False

@@ -11,6 +11,7 @@ where second derivatives are wanted.
 
 from __future__ import annotations
 
+import itertools
 import keyword
 import math
 import re
@@ -129,40 +130,47 @@ def _pattern(
     raise first
 
 
+def _apart(program: Program, pattern: Mapping[str, Shape]) -> dict[str, Shape]:
+    """The pattern with another number for each axis that may have another size than the others."""
+    graph = read(program, pattern.__getitem__)
+    found = generalised(graph, lambda shapes: read(program, shapes.__getitem__, any_size=True))
+    return dict(pattern) if found is None else {n.label: n.shape for n in found.graph.leaves}
+
+
 def _derivations(
     program: Program, pattern: Mapping[str, Shape]
 ) -> list[tuple[dict[str, Shape], bool]]:
     """Shapes to derive at: primes for any size, else the pattern as it is."""
-    graph = read(program, pattern.__getitem__)
-    wide = generalised(graph, lambda shapes: read(program, shapes.__getitem__, any_size=True))
-    # A number of its own for each axis that may have another size than the others.
-    apart = {n.label: n.shape for n in (wide.graph if wide else graph).leaves}
-    pairs = sorted({(k, n) for name in pattern for k, n in zip(pattern[name], apart[name], strict=True)
-                    if k != 1})  # fmt: skip
     found: list[tuple[dict[str, Shape], bool]] = []
-    for shapes, sizes in (
-        (apart, [n for k, n in pairs if n != k]),
-        (pattern, [k for k, _ in pairs]),
-        (pattern, [k for k, n in pairs if n != k]),  # others the program fixes
-    ):
-        prime = _at_primes(program, shapes, list(dict.fromkeys(sizes)))
-        if sizes and prime is not None and (prime, True) not in found:
+    for shapes in (_apart(program, pattern), pattern):
+        prime = _at_primes(program, pattern, shapes)
+        if prime is not None and (prime, True) not in found:
             found.append((prime, True))
-    return [*found, (dict(pattern), False)]
+    found.append((dict(pattern), False))
+    return found
 
 
 def _at_primes(
-    program: Program, shapes: Mapping[str, Shape], sizes: Sequence[int]
+    program: Program, pattern: Mapping[str, Shape], shapes: Mapping[str, Shape]
 ) -> dict[str, Shape] | None:
-    """``shapes`` with a prime for each of ``sizes``; None where the program has no value there."""
+    """A prime for each size of ``shapes`` that can have one; what cannot is as in the pattern."""
+    pairs = ((n, k) for name in shapes for n, k in zip(shapes[name], pattern[name], strict=True))
+    real = {n: k for n, k in sorted(pairs, key=lambda pair: pair[::-1]) if k != 1}
     numbers = [Fraction(n).numerator for n in re.findall(r"\d+(?:\.\d+)?", program.source)]
-    for row in PRIMES:
+    # Where an operation is told a size, as layer_norm is, the others are free.
+    for row, alone in itertools.product(PRIMES, (False, True)):
         # A number of the user's is no size, nor a multiple of one.
         free = [p for p in row[:-1] if not any(n % p in (0, 1, p - 1) for n in numbers if n > 1)]
-        prime = at_sizes(shapes, dict(zip(sizes, free, strict=False)))
-        other = {name: elsewhere(shape) for name, shape in prime.items()}  # for the docstring
-        if len(sizes) <= len(free) and is_read(program, prime) and is_read(program, other):
-            return prime
+        some: dict[int, int] = {}
+        for more in [[n] for n in real] if alone else [list(real)]:
+            wider = {**some, **dict(zip(more, free[len(some) :], strict=False))}
+            prime = at_sizes(shapes, {**real, **wider})
+            other = {name: elsewhere(shape) for name, shape in prime.items()}  # for the docstring
+            fits = len(wider) == len(some) + len(more)
+            if fits and is_read(program, prime) and is_read(program, other):
+                some = wider
+        if some:
+            return at_sizes(shapes, {**real, **some})
     return None
 
 

@@ -260,27 +260,21 @@ class Names:
 
 def _hint(node: ast.expr) -> str:
     match node:
-        case (
-            ast.Compare() | ast.BinOp(op=ast.BitAnd() | ast.BitOr()) | ast.UnaryOp(op=ast.Invert())
-        ):
+        case ast.Compare() | ast.UnaryOp(op=ast.Invert()):
             return "mask"
-        case ast.Call(func=ast.Attribute(attr="sum" | "sum_to_size" | "mean")):
-            return "total"
         case ast.Call(func=ast.Attribute(attr=attr)):
             return _WORTH.get(attr, attr)
-        case ast.BinOp(op=ast.Sub()):
-            return "diff"
-        case ast.BinOp(op=ast.Mult() | ast.MatMult()):
-            return "product"
-        case ast.BinOp(op=ast.Div()):
-            return "ratio"
-        case ast.BinOp(op=ast.Pow()):
-            return "power"
+        case ast.BinOp(op=op):
+            return _MADE.get(type(op), "part")
     return "part"
 
 
+_MADE: dict[type[ast.operator], str] = {
+    ast.BitAnd: "mask", ast.BitOr: "mask", ast.Sub: "diff", ast.Mult: "product",
+    ast.MatMult: "product", ast.Div: "ratio", ast.Pow: "power",
+}  # fmt: skip
 _WORTH = {
-    "exp": "exp", "tanh": "tanh", "sigmoid": "sigmoid", "softmax": "p", "sqrt": "root",
+    "sum": "total", "sum_to_size": "total", "mean": "total", "softmax": "p", "sqrt": "root",
     "where": "chosen", "abs": "size", "inv": "inverse", "zeros_like": "zeros",
     "new_zeros": "zeros", "ones_like": "ones", "new_ones": "ones", "arange": "places",
     "cat": "joined", "flatten": "flat", "reshape": "shaped", "pad": "padded", "to": "cast",

@@ -211,13 +211,11 @@ class Making(Draft):
                     size := self._made_size(self.by_name[name], d)
                 ):  # fmt: skip
                     return changed(ast.parse(size, mode="eval").body, change)
-            label = shape_of(e)
-            if label is None or label in tensors or label not in self.by_name:
+            label = getattr(shape_of(e), "id", "")
+            node = None if label in tensors else self.by_name.get(label)
+            if node is None or not node.is_leaf and node.id != self.graph.output:
                 return None
-            node = self.by_name[label]
-            if not node.is_leaf and node.id != self.graph.output:
-                return None
-            self.only = {**self.only, label: self.by_name[label]}
+            self.only = {**self.only, label: node}
             shape = f"ctx.{label}_shape"
             match e:
                 case ast.Attribute():

@@ -235,18 +235,11 @@ class Source(Places):
         return sympy.S.One, [node], []
 
     def _whole(self, above: Sequence[Node], below: Sequence[Node]) -> Node:
-        one = self._number_node(sympy.S.One)
-        top = (
-            above[0]
-            if len(above) == 1
-            else self._add("map", *above, data="multiply")
-            if above
-            else one
-        )
-        if not below:
-            return top
-        under = below[0] if len(below) == 1 else self._add("map", *below, data="multiply")
-        return self._add("map", top, under, data="divide")
+        top = self._multiplied(above or [self._number_node(sympy.S.One)])
+        return self._add("map", top, self._multiplied(below), data="divide") if below else top
+
+    def _multiplied(self, nodes: Sequence[Node]) -> Node:
+        return nodes[0] if len(nodes) == 1 else self._add("map", *nodes, data="multiply")
 
     def _product(self, node: Node, frame: Frame) -> Written:
         coefficient, above, below = self._fraction(node)
