@@ -111,7 +111,7 @@ def net(source: random.Random) -> tuple[str, dict[str, Shape]]:
         elif kind == "group":
             line = f"F.group_norm(h, 2, {weight(f'g{k}', width)}, {weight(f'c{k}', width)})"
         elif kind == "rms":
-            line = f"F.rms_norm(h, ({width},), {weight(f'g{k}', width)})"
+            line = f"F.rms_norm(h, ({width},), {weight(f'g{k}', width)}, 1e-6)"
         elif kind == "convolution":
             f = weight(f"f{k}", 2, 2, 3)
             line = f"F.conv1d(h.reshape({batch}, 2, {width // 2}), {f}, padding=1).reshape({batch}, {width})"

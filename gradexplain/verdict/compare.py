@@ -154,6 +154,11 @@ def is_coarse(dtype: str) -> bool:
     return FORMATS[dtype].unit > 1e-4
 
 
+def seen(dtype: str) -> float:
+    """The part of a number by which it may be off and count as right: `SEEN`, or a few roundings."""
+    return 4 * FORMATS[dtype].unit if is_coarse(dtype) else SEEN
+
+
 def extreme(array: Array, dtype: str) -> Any:
     """Where a third power of a number leaves the range of what a kernel for ``dtype`` computes with.
 
@@ -193,6 +198,9 @@ def differs(a: Array, b: Array, tolerance: Array) -> Any:
 #: What is no larger is also looked at element by element, with digits to spare where needed.
 EACH = 4_000
 
+#: From so many numbers on their spread is known from themselves.
+ENOUGH = 12
+
 #: Changes the last digits of numbers, or none.
 Move = Callable[[Array], Array]
 
@@ -229,10 +237,12 @@ def unsteady(expected: Array, found: Array, moved: Iterable[Array], times: float
 
 
 def off(expected: Array, found: Array, dtype: str) -> Any:
-    """The elements that are off by more than `SEEN`, smaller ones than any normal number apart."""
+    """The elements that are off by more than is `seen`, smaller ones than any normal number apart."""
     with np.errstate(all="ignore"):
         gap, size = np.abs(expected - found), np.abs(expected)
-        return (gap > SEEN * size) & (np.maximum(size, np.abs(found)) >= FORMATS[dtype].smallest)
+        return (gap > seen(dtype) * size) & (
+            np.maximum(size, np.abs(found)) >= FORMATS[dtype].smallest
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,10 +268,13 @@ def judge(
     allowed: Array,
     dtype: str,
     scale: float,
+    *,
+    alone: bool = False,
 ) -> Judged:
     """Hold ``found`` against ``expected``, within ``allowed`` at each element.
 
-    ``scale`` is what a whole that should be 0 is held against.
+    ``scale`` is what a whole that should be 0 is held against; ``alone`` says that each element is
+    made by itself, so that no few of them share a rounding.
 
     A mismatch is a difference beyond the bound.  Within it the two agree only if an error of 1 % would
     have been seen: if the whole deviates by less than `SEEN`, and so does each of not too many elements
@@ -272,15 +285,15 @@ def judge(
     result = tally.judged(dtype, scale)
     if result.verdict == "mismatch":
         return result
-    if not is_coarse(dtype):
-        hidden = expected.size <= EACH and (off(expected, found, dtype) & (expected != 0)).any()
-        return replace(result, verdict="cannot tell") if hidden else result
-    difference = _scaled(name, routes, expected, found, allowed, dtype)
-    if difference is not None:
-        return replace(result, verdict="mismatch", difference=difference)
-    finite = np.isfinite(expected) & np.isfinite(found)
-    seen = abs(_factor(expected[finite], found[finite]) - 1) <= SEEN
-    return result if seen else replace(result, verdict="cannot tell")
+    whole = result.whole
+    if is_coarse(dtype):
+        difference = _scaled(name, routes, expected, found, allowed, dtype, alone=alone)
+        if difference is not None:
+            return replace(result, verdict="mismatch", difference=difference)
+        finite = np.isfinite(expected) & np.isfinite(found)
+        whole &= abs(_factor(expected[finite], found[finite]) - 1) <= SEEN
+    hidden = expected.size <= EACH and (off(expected, found, dtype) & (expected != 0)).any()
+    return replace(result, verdict="agree" if whole and not hidden else "cannot tell", whole=whole)
 
 
 @dataclass(slots=True)
@@ -347,7 +360,7 @@ class Tally:
             deviation = self.apart / self.whole
         else:
             deviation = self.noise / scale if scale else float(self.noise > 0)
-        decided = deviation <= (SEEN if not is_coarse(dtype) else 4 * FORMATS[dtype].unit)
+        decided = deviation <= seen(dtype)
         verdict = "mismatch" if self.difference else "agree" if decided else "cannot tell"
         return Judged(verdict, self.difference, 2 * SEEN * self.margin, bool(decided))
 
@@ -375,7 +388,14 @@ def _factor(expected: Array, found: Array) -> float:
 
 
 def _scaled(
-    name: str, routes: tuple[str, str], expected: Array, found: Array, allowed: Array, dtype: str
+    name: str,
+    routes: tuple[str, str],
+    expected: Array,
+    found: Array,
+    allowed: Array,
+    dtype: str,
+    *,
+    alone: bool,
 ) -> Difference | None:
     """Whether a whole array is too large or too small, in a format of few digits.
 
@@ -384,14 +404,17 @@ def _scaled(
     Analysis); a rounding of something that all elements share does not, and counts in full.
     """
     finite = np.isfinite(expected) & np.isfinite(found) & (expected != 0)
-    distinct = len(np.unique(np.abs(expected[finite])))
-    if distinct < 2:
+    weights, unit = np.abs(expected[finite]), FORMATS[dtype].unit
+    distinct = len(np.unique(weights))
+    if not distinct:
         return None
-    unit = FORMATS[dtype].unit
-    weights = np.abs(expected[finite])
     roundings = float(np.dot(allowed[finite], weights) / np.dot(weights, weights))
-    share = unit + 1.5 * roundings / FEW_ROUNDINGS / np.sqrt(distinct)
-    if abs(_factor(expected[finite], found[finite]) - 1) <= share:
+    factor = _factor(expected[finite], found[finite])
+    spread = 1.5 * roundings / FEW_ROUNDINGS
+    if alone and distinct >= ENOUGH:  # their own spread says how large they are
+        apart = _norm(found[finite] - factor * expected[finite]) / _norm(weights)
+        spread = min(spread, 4 * apart)
+    if abs(factor - 1) <= unit + spread / np.sqrt(distinct):
         return None
     gap = np.where(finite, np.abs(expected - found), -1.0)
     index = tuple(int(i) for i in np.unravel_index(int(np.argmax(gap)), gap.shape))
