@@ -190,10 +190,8 @@ def _lost(run: Run) -> list[Note]:
         return []
     x, dtype = run.explanation, run.problem.dtype
     gradients = [*x.gradients.values(), *x.intermediates.values()]
-    exact = {}
-    for id, pair in run.chain.forward.items():
-        cleaned = run.clean(pair)
-        exact[id] = np.where(np.isinf(cleaned), within(pair[0]), cleaned)
+    pairs = ((id, run.clean(pair), pair[0]) for id, pair in run.chain.forward.items())
+    exact = {id: np.where(np.isinf(array), within(of), array) for id, array, of in pairs}
     end = run.graph.output
     real, true = run.real.forward.get(end), exact.get(end)
     alone = all(gradient.digits is None for gradient in gradients)

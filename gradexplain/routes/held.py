@@ -221,10 +221,8 @@ def hold(local: Local, pair: Callable[[], Pair], dtype: str) -> JudgedStep:
 
     def judge() -> tuple[Array, compare.Judged]:
         allowed = compare.local_bound(size, expected, scale, dtype)
-        alone = local.elementwise
-        return allowed, compare.judge(
-            name, routes, expected, given, allowed, dtype, scale, alone=alone
-        )
+        args = name, routes, expected, given, allowed, dtype, scale, local.elementwise
+        return allowed, compare.judge(*args)
 
     allowed, result = judge()
     if result.verdict != "agree" and local.singular is None:

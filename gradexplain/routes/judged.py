@@ -132,7 +132,7 @@ class AtPyTorch(ChainRule):
             return value, size
         names = c.node.parameters.items()
         if all(n in c.node.op.single for n, a in names if a == Ref(c.source.id)):
-            return value, size * compare.single_in(self._dtype)
+            return value, size * compare.roundings("float32") / compare.roundings(self._dtype)
         rows = math.prod(c.node.shape) / math.prod(c.source.shape)
         return value, size * 4 * math.sqrt(rows)
 

@@ -116,7 +116,6 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("(1 + A)**2 - 1", "A*(A + 2)", _CANCELS),
     ("(1 + A)**B - 1", "expm1(B*log1p(A))", _CANCELS),
     ("(A + B)**2 - A**2", "B*(2*A + B)", _CANCELS),
-    ("mean(A*A) - mean(A)**2", "mean((A - mean(A))**2)", _CANCELS),
     ("mean(A**2) - mean(A)**2", "mean((A - mean(A))**2)", _CANCELS),
     # fractions
     ("1/(A + 1) - 1/A", "-1/(A*(A + 1))", _CANCELS),
@@ -126,7 +125,6 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("A/(A + 1) - (A + 1)/(A - 1)", "-(3*A + 1)/((A + 1)*(A - 1))", _CANCELS),
     # angles
     ("(1 - cos(A))/A**2", "0.5*sinc(A/(2*pi))**2", _CANCELS),
-    ("(1 - cos(A))/(A**2)", "0.5*sinc(A/(2*pi))**2", _CANCELS),
     ("(1 - cos(A))/sin(A)", "tan(A/2)", _CANCELS),
     ("1 - cos(A)", "2*sin(A/2)**2", _CANCELS),
     ("acos(1 - A)", "2*asin(sqrt(A/2))", _ROUNDS),

@@ -315,12 +315,6 @@ class Making:
                 return "cannot tell", whole.margin
         if status == "agree":
             status = whole.verdict
-        if status == "cannot tell":
-            known = ~accounted(np.ones(given.shape, dtype=bool), expected, given)
-            if known.any():
-                rest = [array[~known] for array in (expected, given, allowed)]
-                told = compare.judge(name, routes, rest[0], rest[1], rest[2], dtype, scale)
-                status = "convention" if told.verdict == "agree" else status
         return status, whole.margin
 
     def _accounted(self, node: Node, id: int | None = None) -> Callable[[Array, Array, Array], Any]:

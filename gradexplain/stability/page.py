@@ -37,13 +37,14 @@ def _blocks(x: Stability) -> Iterator[doc.Block]:
         f" has {x.lost.after:.1f} digits of the {x.lost.before:.1f} that went into it.",
     )
     if x.rewrite:
-        yield doc.prose("Written so, it keeps them:")
-        yield doc.Program((x.rewrite,))
-        rows = tuple(
-            doc.row(doc.line(doc.code(old)), doc.line(doc.code(new)), doc.line(doc.label(why)))
-            for old, new, why in x.applied
+        whole = len(x.applied) == 1 and x.applied[0][1] == x.rewrite
+        yield doc.prose(
+            f"{x.applied[0][2].capitalize()}. " if whole else "", "Written so, it keeps them:"
         )
-        yield doc.Table(rows)
+        yield doc.Program((x.rewrite,))
+        rows = (doc.row(*map(doc.line, (doc.code(old), doc.code(new), doc.label(why))))
+                for old, new, why in x.applied)  # fmt: skip
+        yield doc.Table(() if whole else tuple(rows))
         yield doc.prose(
             f"At the worst point then {min(x.forward_after):.1f} digits forward (now "
             f"{min(x.forward):.1f}) and {min(x.backward_after):.1f} backward (now "

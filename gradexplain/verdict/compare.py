@@ -175,11 +175,6 @@ def roundings(dtype: str) -> float:
     return (FEW_ROUNDINGS if is_coarse(dtype) else ROUNDINGS) * FORMATS[dtype].unit
 
 
-def single_in(dtype: str) -> float:
-    """A rounding of float32, as it is allowed there, in those of a dtype of few digits."""
-    return ROUNDINGS * FORMATS["float32"].unit / (FEW_ROUNDINGS * FORMATS[dtype].unit)
-
-
 def given(array: Array, dtype: str) -> tuple[Array, Array]:
     """One of PyTorch's own arrays and the size of its roundings: one each allows for those of sums;
     in formats of few digits most are float32's."""
@@ -198,8 +193,8 @@ def differs(a: Array, b: Array, tolerance: Array) -> Any:
 #: What is no larger is also looked at element by element, with digits to spare where needed.
 EACH = 4_000
 
-#: From so many numbers on their spread is known from themselves.
-ENOUGH = 12
+#: From so many numbers on their roundings are known from their own spread.
+_ENOUGH = 12
 
 #: Changes the last digits of numbers, or none.
 Move = Callable[[Array], Array]
@@ -240,9 +235,8 @@ def off(expected: Array, found: Array, dtype: str) -> Any:
     """The elements that are off by more than is `seen`, smaller ones than any normal number apart."""
     with np.errstate(all="ignore"):
         gap, size = np.abs(expected - found), np.abs(expected)
-        return (gap > seen(dtype) * size) & (
-            np.maximum(size, np.abs(found)) >= FORMATS[dtype].smallest
-        )
+        normal = np.maximum(size, np.abs(found)) >= FORMATS[dtype].smallest
+        return (gap > seen(dtype) * size) & normal
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +262,6 @@ def judge(
     allowed: Array,
     dtype: str,
     scale: float,
-    *,
     alone: bool = False,
 ) -> Judged:
     """Hold ``found`` against ``expected``, within ``allowed`` at each element.
@@ -287,7 +280,7 @@ def judge(
         return result
     whole = result.whole
     if is_coarse(dtype):
-        difference = _scaled(name, routes, expected, found, allowed, dtype, alone=alone)
+        difference = _scaled(name, routes, expected, found, allowed, dtype, alone)
         if difference is not None:
             return replace(result, verdict="mismatch", difference=difference)
         finite = np.isfinite(expected) & np.isfinite(found)
@@ -388,15 +381,9 @@ def _factor(expected: Array, found: Array) -> float:
 
 
 def _scaled(
-    name: str,
-    routes: tuple[str, str],
-    expected: Array,
-    found: Array,
-    allowed: Array,
-    dtype: str,
-    *,
+    name: str, routes: tuple[str, str], expected: Array, found: Array, allowed: Array, dtype: str,
     alone: bool,
-) -> Difference | None:
+) -> Difference | None:  # fmt: skip
     """Whether a whole array is too large or too small, in a format of few digits.
 
     Roundings of the elements are as good as independent, so that they cancel in the factor by which
@@ -409,9 +396,8 @@ def _scaled(
     if not distinct:
         return None
     roundings = float(np.dot(allowed[finite], weights) / np.dot(weights, weights))
-    factor = _factor(expected[finite], found[finite])
-    spread = 1.5 * roundings / FEW_ROUNDINGS
-    if alone and distinct >= ENOUGH:  # their own spread says how large they are
+    factor, spread = _factor(expected[finite], found[finite]), 1.5 * roundings / FEW_ROUNDINGS
+    if alone and distinct >= _ENOUGH:  # their own spread says how large they are
         apart = _norm(found[finite] - factor * expected[finite]) / _norm(weights)
         spread = min(spread, 4 * apart)
     if abs(factor - 1) <= unit + spread / np.sqrt(distinct):

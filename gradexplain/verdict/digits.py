@@ -14,7 +14,7 @@ import numpy as np
 
 from gradexplain.explanation import Array
 from gradexplain.graph import Graph, Node
-from gradexplain.numbers import number
+from gradexplain.numbers import distinct
 from gradexplain.tensors import spot
 from gradexplain.verdict.compare import FORMATS, blocks, differs, largest, unsteady
 
@@ -135,7 +135,7 @@ def worst(name: str, lost: Any, found: Array, exact: Array, dtype: str) -> tuple
         return None, ""
     each = np.where(lost, right(found, exact, dtype), math.inf)
     index = tuple(int(i) for i in np.unravel_index(int(np.argmin(each)), each.shape))
-    true, real = (number(float(array[index])) for array in (exact, found))
+    true, real = distinct(float(exact[index]), float(found[index]), precision=6)
     return float(each[index]) + 0.0, f"{spot(name, index)} is {true}, and {real} in PyTorch"
 
 
