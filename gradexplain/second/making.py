@@ -358,23 +358,20 @@ class Making:
         """Whether the run whose steps were judged is borne out by neither PyTorch's own ``H·u``, which
         lacks digits that it has, nor by its H."""
         assert self.answer is not None
+        second, blocks = self.answer.second, self.answer.blocks
         for b in self.leaves:
-            zero = np.zeros(b.shape)
-            runs = (
-                run.get(b.label)
-                for run in (self.answer.second.gradients, self.answer.second.stepped)
-            )
+            total = size = zero = np.zeros(b.shape)
+            runs = (run.get(b.label) for run in (second.gradients, second.stepped))
             run, stepped = (zero if array is None else array for array in runs)
-            if (self.right.lost(b, run) & ~self.right.lost(b, stepped)).any():
-                return True
-            total, size = zero, zero
-            for (a, own), block in self.answer.blocks.items():
+            wrong, sure = self.right.lost(b, run), ~self.right.lost(b, stepped)
+            for (a, own), block in blocks.items():
                 if own == b.label:
                     u = self.asked.weights[a]
                     total = total + np.tensordot(u, block, u.ndim)
                     size = size + np.tensordot(np.abs(u), np.abs(block), u.ndim)
-            known = self.answer.blocks and ~self.right.lost(b, stepped)
-            if (known & compare.differs(total, stepped, compare.SEEN * size)).any():
+            if blocks:
+                wrong |= compare.differs(total, stepped, compare.SEEN * size)
+            if (wrong & sure).any():
                 return True
         return False
 
