@@ -232,6 +232,10 @@ x = torch.ones(2, requires_grad=True); o = torch.empty(2); torch.add(x, 1, out=o
 functions with out=... arguments don't support automatic differentiation, but one of the arguments requires grad
 remedy: assign the result, as in `y = torch.mul(a, b)`
 
+x = torch.ones(4, requires_grad=True); y = torch.fft.rfft(x).abs().sum(); y.backward()
+`torch.fft.rfft` works with complex numbers, which are not read
+remedy: gradexplain trace FILE runs the script; in a formula write the real and the imaginary part as two tensors
+
 x = torch.load("x.pt"); y = (x * 2).sum(); y.backward()
 a file is not read from a text
 remedy: leave the line out and give the value, as in `--at x=@x.npy`; or gradexplain trace FILE runs the whole script

@@ -184,6 +184,10 @@ register(Op(
 ))
 pointwise("ndtr", "(1 + erf(input/sqrt(2)))/2", "torch.special.ndtr(x[3] - 2)", homes="special", named=True,
     derivatives={"input": "exp(-input**2/2)/sqrt(2*pi)"})
+pointwise("log_ndtr", "log((1 + erf(input/sqrt(2)))/2)", "torch.special.log_ndtr(x[3] - 2)", homes="special", named=True,
+    derivatives={"input": "exp(-input**2/2 - y)/sqrt(2*pi)"})
+pointwise("ndtri", "sqrt(2)*erfinv(2*input - 1)", "torch.special.ndtri(x[3]/4)", homes="special", named=True,
+    singular="abs(2*input - 1) >= 1", derivatives={"input": "sqrt(2*pi)*exp(y**2/2)"})
 
 pointwise("erfcx", "exp(input**2)*erfc(input)", "torch.special.erfcx(x[3])", homes="special", named=True,
     derivatives={"input": "2*input*y - 2/sqrt(pi)"})

@@ -28,7 +28,7 @@ from gradexplain.reading.plain import TRACE
 from gradexplain.reading.session import Session
 
 #: PyTorch's names of element types.
-_DTYPE = re.compile(r"(?:b?float|u?int|complex)\d*|double|half|long|short|bool|cfloat")
+_DTYPE = re.compile(r"(?:b?float|u?int)\d*|complex\d+|double|half|long|short|bool|cfloat")
 
 
 def attribute(s: Session, owner: Any, name: str, where: Span, place: Span) -> Any:

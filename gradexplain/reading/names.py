@@ -47,6 +47,10 @@ CONSTANTS = {
 _RANDOM = {"rand", "randn", "randint", "randperm", "bernoulli", "multinomial", "normal", "dropout",
            "uniform", "poisson", "dropout1d", "dropout2d", "alpha_dropout", "empty"}  # fmt: skip
 
+#: What makes or takes complex numbers.
+_COMPLEX = {"complex", "polar", "view_as_complex", "view_as_real", "angle", "conj", "stft", "istft",
+            "imag"}  # fmt: skip
+
 #: Where a bare name is looked for, in this order.
 _BARE = ("torch", "F", "linalg", "special", "Tensor")
 
@@ -87,6 +91,8 @@ def unknown(
     if name.rstrip("_").removesuffix("_like") in _RANDOM:
         return lacking("random", shown=shown)
     if _known_to_torch(name, attributes, path or ""):
+        if (path or "").startswith("torch.fft.") or name in _COMPLEX:
+            return lacking("complex function", shown=shown)
         if name in _INSTEAD:
             return UnsupportedError(f"{shown} is no operation here", remedy=_INSTEAD[name])
         return lacking("no record", shown=shown)

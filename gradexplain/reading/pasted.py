@@ -7,7 +7,8 @@ import re
 import warnings
 from keyword import kwlist
 
-from gradexplain.errors import InputError, Span
+from gradexplain.errors import Span
+from gradexplain.reading.said import refused
 
 #: Full-width punctuation, and other quotes, minus signs and blanks than Python's.
 _QUOTES = str.maketrans(
@@ -172,16 +173,12 @@ def _dedented(lines: list[str]) -> str:
 def _check(lines: list[str], first: int, common: str) -> None:
     """Refuse a line with less indentation that goes on with the line before it."""
     depth = 0
-    for place, line in enumerate(lines):
-        outside = depth <= 0 and place > first and _counts(line)
+    for n, line in enumerate(lines):
+        outside = depth <= 0 and n > first and _counts(line)
         if outside and not line.startswith(common) and _OPERATOR.match(line):
-            start = sum(len(before) + 1 for before in lines[:place])
-            raise InputError(
-                "this line is indented unlike the first one",
-                source="\n".join(lines),
-                span=Span(start + len(_indentation(line)), start + len(line)),
-                remedy="indent all statements alike, or put ( ) around one of several lines",
-            )
+            start = sum(len(before) + 1 for before in lines[:n])
+            place = Span(start + len(_indentation(line)), start + len(line))
+            raise refused("indented unlike").at("\n".join(lines), place)
         depth += _depth(line)
 
 

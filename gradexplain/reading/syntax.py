@@ -48,7 +48,7 @@ from gradexplain.limits import MAX_DEPTH, MAX_SOURCE, MAX_TREE_NODES
 from gradexplain.reading import notation
 from gradexplain.reading.pasted import SCRIPT, cleaned
 from gradexplain.reading.program import Program, Statement, lines, span
-from gradexplain.reading.said import refused
+from gradexplain.reading.said import refused, said
 from gradexplain.reading.tokens import NAME_PARTS, Token, fail, scan
 
 
@@ -109,8 +109,7 @@ def _translated(source: str, tokens: list[Token], error: SyntaxError) -> InputEr
     elif error.msg.startswith("positional argument follows keyword"):
         message, remedy = "a value follows a named argument", "move the named arguments to the end"
     elif isinstance(error, IndentationError) and "unexpected indent" in error.msg:
-        message = "this line is indented unlike the first one"
-        remedy = "indent all statements alike, or put ( ) around one of several lines"
+        message, remedy = said("indented unlike", {})
     elif isinstance(error, IndentationError):
         message, remedy = "this line is indented wrongly", "indent what belongs to a block, alike"
     elif error.msg.startswith("expected 'else'"):

@@ -21,6 +21,7 @@ from gradexplain.limits import MAX_VALUE_TEXT
 from gradexplain.reading.arrays import ONES, Value, check_shape
 from gradexplain.reading.files import read_file
 from gradexplain.reading.items import quoted, read_items
+from gradexplain.reading.said import refused
 
 T = TypeVar("T")
 
@@ -60,12 +61,8 @@ def _parse_sizes(text: str, known: str) -> tuple[str, tuple[int | str, ...]]:
     found = [*map(str.strip, sizes.removesuffix(",").split(",") if sizes else [])]
     for size in found:
         if not re.fullmatch(known, size):
-            raise InputError(
-                f"{what}: {f'{quoted(size)} is not a size' if size else 'a size is missing'}",
-                source=text,
-                span=Span(start, len(text)),
-                remedy=f"write whole numbers with commas between them, as in `--shape {name}=2,3`",
-            )
+            wrong = f"{quoted(size)} is not a size" if size else "a size is missing"
+            raise refused("no size", wrong=wrong, name=name).at(text, Span(start, len(text)))
     read = tuple(_whole(size) if size[0].isdigit() else size for size in found)
     check_shape(tuple(n for n in read if isinstance(n, int)), what)
     return name, read
