@@ -139,7 +139,8 @@ class _Writer(Writer):
 
         rows = [block.head, *block.rows] if block.head else list(block.rows)
         lead = f'<p class="label">{escape(block.lead)}</p>' if block.lead else ""
-        shown = f"<table>{''.join(map(row, rows))}</table>"
+        kind = ' class="stack"' if block.stacked else ""
+        shown = f"<table{kind}>{''.join(map(row, rows))}</table>"
         return lead + wide(shown, "a table") if rows else ""
 
     def cell(self, cell: doc.Cell) -> str:
