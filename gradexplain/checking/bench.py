@@ -16,7 +16,7 @@ from gradexplain import points
 from gradexplain.checking import numeric
 from gradexplain.checking.operation import quiet, source_tree
 from gradexplain.checking.places import Edit
-from gradexplain.checking.rewriting import SLOPES, Scope, text
+from gradexplain.checking.rewriting import SLOPES, Scope, multiplied, text
 from gradexplain.checking.setting import CodeSetting
 from gradexplain.checking.trials import Trial
 
@@ -29,8 +29,10 @@ torch = numeric.torch_module()
 class Bench:
     """One Function's backward, run with its source changed, against the truth at every trial."""
 
-    #: At most so many edits are run.
-    most = 20000
+    #: At most so many edits are looked at, and run.
+    most, run = 20000, 8000
+    #: So many have been run.
+    tried = 0
 
     def __init__(
         self,
@@ -283,6 +285,7 @@ def _scope(tree: ast.FunctionDef, seen: dict[str, Any], made: Any, function: Any
              and v.numel() > 1 and bool(((v == 0) | (v == 1)).all())}  # fmt: skip
     indices = {n for n, v in known.items() if isinstance(v, torch.Tensor)
                and not v.is_floating_point() and not v.is_complex()} - booleans  # fmt: skip
+    indices -= multiplied(tree)
     return Scope(
         tensors,
         tuple(dict.fromkeys(numbers))[:24],

@@ -44,7 +44,7 @@ def on_data(trial: Trial, given: Mapping[str, Array]) -> Iterator[Condition]:
         if name not in setting.wanted:
             if shape and shape[-1] > 1:
                 yield Condition(f"each row of {name} sums to 1", name, lambda a: _row(a, -1))
-            if len(shape) > 1:
+            if len(shape) > 1 and shape[0] > 1:
                 yield Condition(f"each column of {name} sums to 1", name, lambda a: _row(a, 0))
             yield Condition(f"{name} is 0 or 1", name, _binary)
             yield Condition(f"{name} is 1 or −1", name, lambda a: 2 * _binary(a) - 1)

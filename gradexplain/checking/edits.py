@@ -63,22 +63,28 @@ def _find(
         *(edits(some, scope, first) for some in split.values()),
     )
     unnamed: list[Edit] = []
+    later: list[Edit] = []
     for edit in itertools.islice(tried, bench.most):
-        named = edit.code != "unknown"
-        if (
-            (named or not unnamed)
-            and (solved is None or solved.may(edit))
-            and _right(bench, [edit])
-        ):
-            if named:
-                return [edit]
-            unnamed = [edit]
+        if solved is not None and solved.senseless(edit):
+            continue
         if edit.paired:
             kept.append(edit)
-    for edit in solved.edits(scope) if solved is not None else ():
+        if unnamed and edit.code == "unknown":
+            continue
+        may = solved.may(edit) if solved is not None else True
+        if may is None and bench.tried > bench.run // 8:
+            later.append(edit)  # it may be right, as a thousand were not
+        elif may is not False and _right(bench, [edit]):
+            if edit.code != "unknown":
+                return [edit]
+            unnamed = [edit]
+    if unnamed:
+        return unnamed
+    last = itertools.chain(solved.edits(scope) if solved is not None else (), later)
+    for edit in itertools.islice(last, bench.run // 2):
         if _right(bench, [edit]):
             return [edit]
-    return unnamed or (_pair(bench, kept) if pairs else [])
+    return _pair(bench, kept) if pairs else []
 
 
 def mendable(trials: Sequence[Trial]) -> bool:
@@ -98,6 +104,7 @@ def among(bench: Bench | FormulaBench, known: Sequence[list[Edit]]) -> list[Edit
 def _right(bench: Bench | FormulaBench, mend: Sequence[Edit]) -> bool:
     """Whether the backward is right with these edits; of two one may be inside the other."""
     with _made(mend) as done:
+        bench.tried += 1
         right = done and bench.right()
         if right and isinstance(bench, Bench) and not bench.right_beside():
             bench.nearly = bench.nearly or list(mend)
@@ -169,7 +176,7 @@ def written(bench: Bench, name: str, line: str) -> list[Edit]:
 def _pair(bench: Bench | FormulaBench, kept: list[Edit]) -> list[Edit]:
     """The first two edits that are right together, of those whose result has the right shape."""
     running: list[Edit] = []
-    for edit in sorted(kept, key=_likelihood)[: bench.most // 6]:
+    for edit in sorted(kept, key=_likelihood)[: bench.run // 4]:
         edit.slot.put(edit.new)
         runs = bench.runs()
         edit.slot.put(edit.old)
@@ -177,7 +184,7 @@ def _pair(bench: Bench | FormulaBench, kept: list[Edit]) -> list[Edit]:
             running.append(edit)
     some = itertools.islice(itertools.combinations(running, 2), 60_000)
     ranked = sorted(some, key=lambda pair: sum(map(_likelihood, pair)))
-    for one, two in ranked[: bench.most // 3]:
+    for one, two in ranked[: max(0, bench.run - bench.tried)]:
         if one.slot is not two.slot and _right(bench, [one, two]):
             return [one, two]
     return []

@@ -80,6 +80,15 @@ def _places(node: ast.AST, scope: Scope) -> Iterator[Found]:
         yield from (made(n) for n in scope.numbers if n.isidentifier())
 
 
+# A sequence that is a step ahead, or behind.
+forms(
+    "wrong_slice", tensor,
+    "torch.cat([{t}[None], A[:-1]])", "torch.cat([torch.zeros_like(A[:1]), A[:-1]])",
+    "torch.cat([A[1:], torch.zeros_like(A[:1])])",
+    "torch.cat([{t}[:, None], A[:, :-1]], 1)",
+)  # fmt: skip
+
+
 @rule("kernel_not_flipped", paired=True)
 def _flipped(node: ast.AST, scope: Scope) -> Iterator[Found]:
     rank = scope.tensors[atom(node, scope)] if tensor(node, scope) else 0

@@ -9,7 +9,7 @@ from typing import Any
 
 from gradexplain.checking import factors  # noqa: F401  (it enters its rules, after those of rules)
 from gradexplain.checking.codes import BY_NAME
-from gradexplain.checking.rewriting import OVER_DIMS, RULES, Scope, called, text
+from gradexplain.checking.rewriting import AXES, OVER_DIMS, RULES, Scope, called, text
 
 
 @dataclass(eq=False)
@@ -51,6 +51,9 @@ class Edit:
         return f"{BY_NAME[self.code].title}: {' should be '.join(shown)}"
 
 
+_UNTOUCHED = ("saved_tensors", "needs_input_grad", "torch", "F", "np", "numpy", "math", "nn")
+
+
 # -- where edits go --------------------------------------------------------------------------------
 
 
@@ -90,7 +93,7 @@ def slots(tree: ast.AST) -> Iterator[Slot]:
             return "index"
         if isinstance(owner, ast.Call) and name == "args":
             whole = node.operand if isinstance(node, ast.UnaryOp) else node
-            dim = called(owner) in OVER_DIMS and isinstance(whole, ast.Constant)
+            dim = called(owner) in (*OVER_DIMS, *AXES) and isinstance(whole, ast.Constant)
             return "index" if dim else "inside"
         if isinstance(owner, ast.Attribute):
             return "inside"
@@ -116,7 +119,7 @@ def slots(tree: ast.AST) -> Iterator[Slot]:
                 continue
             here = place(node, name, child, above)
             fixed = isinstance(node, ast.Call) and name == "func" or isinstance(child, ast.keyword)
-            if not fixed and getattr(child, "attr", "") != "saved_tensors":
+            if not fixed and not _untouched(node, child):
                 yield Slot(node, name, i, here, inner)
             if isinstance(child, ast.Attribute) and isinstance(child.value, ast.Name) and (
                 child.value.id == "ctx"
@@ -125,6 +128,13 @@ def slots(tree: ast.AST) -> Iterator[Slot]:
             yield from walk(child, here, inner)
 
     yield from walk(tree, "", None)
+
+
+def _untouched(owner: ast.AST, node: ast.AST) -> bool:
+    """A module, what ctx says of the inputs, and what is unpacked by its name: nothing to edit."""
+    if isinstance(owner, ast.Assign) and isinstance(owner.targets[0], (ast.Tuple, ast.List)):
+        return isinstance(node, (ast.Name, ast.Attribute))
+    return getattr(node, "attr", getattr(node, "id", "")) in _UNTOUCHED
 
 
 def edits(found: Sequence[Slot], scope: Scope, first: Collection[str] = ()) -> Iterator[Edit]:

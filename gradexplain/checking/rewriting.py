@@ -35,6 +35,8 @@ OVER_DIMS = (
     *REDUCTIONS, "norm", "var", "std", "softmax", "log_softmax", "cumsum", "flip", "unsqueeze",
     "logsumexp", "cat", "stack", "scatter_add_", "scatter_", "index_add_", "gather", "chunk",
 )  # fmt: skip
+#: Other calls whose numbers are dims.
+AXES = ("transpose", "swapaxes", "movedim", "permute", "flatten", "unflatten", "narrow", "select")
 WRAPS = ("exp", "log", "sqrt", "sigmoid", "tanh", "abs", "sign")
 
 
@@ -64,7 +66,7 @@ class Scope:
     #: Tensors of 0 and 1, and what else the source writes out: factors that may be forgotten.
     masks: frozenset[str] = frozenset()
     expressions: tuple[str, ...] = ()
-    #: Tensors of integers, which choose elements.
+    #: Tensors of integers, which choose elements, but for those that are multiplied.
     indices: frozenset[str] = frozenset()
 
     @property
@@ -220,6 +222,23 @@ def factors_of(node: ast.AST) -> Iterator[ast.AST]:
         yield from factors_of(node.right)
     else:
         yield node
+
+
+def multiplied(tree: ast.AST) -> set[str]:
+    """The names that stand in products, and in sums of theirs: numbers, and no places."""
+    found: set[str] = set()
+
+    def enter(node: ast.AST) -> None:
+        if isinstance(node, ast.BinOp):
+            enter(node.left)
+            enter(node.right)
+        else:
+            found.add(text(node))
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Mult, ast.Div, ast.MatMult)):
+            enter(node)
+    return found
 
 
 def standing(node: ast.AST, scope: Scope) -> bool:

@@ -79,7 +79,7 @@ def _operands(node: ast.AST, scope: Scope) -> Iterator[Found]:
         new = copy.copy(node)
         if len(node.args) >= 2:
             new.args = [node.args[1], node.args[0], *node.args[2:]]
-            yield new
+            yield "wrong_sign" if called(node) == "cross" else "transposed", new
 
 
 @rule("kernel_not_flipped")
@@ -104,6 +104,8 @@ def _halves(node: ast.AST, scope: Scope) -> Iterator[Found]:
             elts = list(node.elts)
             elts[i], elts[j] = elts[j], elts[i]
             yield type(node)(elts, ast.Load())
+        for at in (1, -1) if len(node.elts) > 2 else ():
+            yield type(node)(node.elts[at:] + node.elts[:at], ast.Load())
     if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple) and (
         len(node.targets[0].elts) == 2 and "saved_tensors" not in text(node.value)
     ):  # fmt: skip
@@ -358,21 +360,6 @@ def _names(node: ast.AST, scope: Scope) -> Iterator[Found]:
         yield code, ast.parse(other, mode="eval").body
 
 
-@rule("wrong_input")
-def _exchanged(node: ast.AST, scope: Scope) -> Iterator[Found]:
-    """``c*x + b*y`` for ``c*y + b*x``."""
-    sums = isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Sub))
-    if not sums and called(node) not in ("add", "sub", "cat", "stack"):
-        return
-    known: dict[str, list[ast.AST]] = {}
-    for part in ast.walk(node):
-        if atom(part, scope) in scope.tensors:
-            known.setdefault(atom(part, scope), []).append(part)
-    for one, two in itertools.combinations(list(known)[:6], 2):
-        put = {id(part): made(two) for part in known[one]}
-        yield replaced(node, put | {id(part): made(one) for part in known[two]})
-
-
 _FLIPS: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
     ast.Lt: (ast.Gt, ast.GtE), ast.LtE: (ast.GtE, ast.Gt), ast.Gt: (ast.Lt, ast.LtE),
     ast.GtE: (ast.LtE, ast.Lt), ast.Eq: (ast.NotEq,), ast.NotEq: (ast.Eq,),
@@ -441,10 +428,25 @@ def _transposes(node: ast.AST, scope: Scope) -> Iterator[Found]:
                 else made("A.mT" if scope.rank > 2 else "A.T", A=e)
             )
 
-        yield made(shape, A=b, B=a)
-        for left, right in ((t(a), b), (a, t(b)), (t(a), t(b)), (t(b), a), (b, t(a)), (t(b), t(a))):
+        for left, right in ((t(a), b), (a, t(b)), (b, a), (t(a), t(b)), (t(b), a), (b, t(a)),
+                            (t(b), t(a))):  # fmt: skip
             yield made(shape, A=left, B=right)
     elif isinstance(node, ast.expr) and inner is None and (
         scope.tensors.get(atom(node, scope), 0) >= 2 or scope.place == "head"
     ) and not isinstance(node, (ast.Tuple, ast.Constant)):  # fmt: skip
         yield made("A.mT" if scope.rank > 2 else "A.T", A=node)
+
+
+@rule("wrong_input")
+def _exchanged(node: ast.AST, scope: Scope) -> Iterator[Found]:
+    """``c*x + b*y`` for ``c*y + b*x``."""
+    sums = isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Sub))
+    if not sums and called(node) not in ("add", "sub", "cat", "stack"):
+        return
+    known: dict[str, list[ast.AST]] = {}
+    for part in ast.walk(node):
+        if atom(part, scope) in scope.tensors:
+            known.setdefault(atom(part, scope), []).append(part)
+    for one, two in itertools.combinations(list(known)[:6], 2):
+        put = {id(part): made(two) for part in known[one]}
+        yield replaced(node, put | {id(part): made(one) for part in known[two]})

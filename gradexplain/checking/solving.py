@@ -23,7 +23,16 @@ import numpy as np
 from gradexplain.checking import numeric
 from gradexplain.checking.bench import Bench
 from gradexplain.checking.places import Edit, Slot, bearing, slots
-from gradexplain.checking.rewriting import Scope, factors_of, made, number, replaced, size, text
+from gradexplain.checking.rewriting import (
+    Scope,
+    factors_of,
+    made,
+    multiplied,
+    number,
+    replaced,
+    size,
+    text,
+)
 from gradexplain.explanation import Array
 
 torch = numeric.torch_module()
@@ -40,6 +49,9 @@ _OF_ONE = ("{0}", "(1 - {0})", "(1 + {0})", "(1 - {0} ** 2)", "{0}.exp()", "{0}.
 _POWERS = (1, -1, 2, -2, 3, -3)
 
 
+#: Faults of what is no integer.
+_OF_FLOATS = ("missing_factor", "missing_term", "mask_not_applied", "missing_call", "v_unused",
+              "unknown", "missing_unsqueeze", "missing_broadcast_sum", "exponent")  # fmt: skip
 #: Nodes that have no value of their own.
 _UNTOLD = (ast.Tuple, ast.List, ast.Slice, ast.Compare, ast.stmt, ast.keyword, ast.Starred)
 
@@ -79,13 +91,16 @@ class Solved:
         assert bench.tree is not None
         self.bench = bench
         self._places: dict[int, _Place | None] = {}
+        #: The nodes whose values are integers: they choose elements, or count them.
+        self.whole: set[int] = set()
+        self.multiplied = multiplied(bench.tree)
         self._above = {id(slot.get()): slot for slot in slots(bench.tree)}
 
     def _place(self, slot: Slot) -> _Place | None:
         node = slot.get()
         if id(node) not in self._places:
             told = slot.place not in ("index", "size", "test") and not isinstance(node, _UNTOLD)
-            self._places[id(node)] = _place(self.bench, slot) if told else None
+            self._places[id(node)] = _place(self.bench, slot, self.whole) if told else None
         return self._places[id(node)]
 
     def _around(self, slot: Slot | None) -> Iterator[tuple[Slot, _Place]]:
@@ -100,15 +115,29 @@ class Solved:
         """Whether some other value at a place may make the gradients right."""
         return not any(place.hopeless for _, place in self._around(slot))
 
-    def may(self, edit: Edit) -> bool:
+    def senseless(self, edit: Edit) -> bool:
+        """Whether an edit is of floats, and the value of integers; or of what is no None."""
+        if edit.code == "none":
+            return not self.nothing
+        counted = isinstance(edit.new, ast.BinOp) and edit.code == "sum_vs_mean"
+        whole = id(edit.old) in self.whole and text(edit.old) not in self.multiplied
+        return whole and (counted or edit.code in _OF_FLOATS)
+
+    @functools.cached_property
+    def nothing(self) -> bool:
+        """Whether a gradient is None."""
+        found = self.bench.gradients(self.bench.compiled(), 0, self.bench.vs[0][0])
+        return found is None or any(g is None for g in found)
+
+    def may(self, edit: Edit) -> bool | None:
         """Whether an edit can be right, by the value of the smallest expression around it that is
-        known to decide; True where none is.
+        known to decide; None where none is.
         """
         around = list(self._around(edit.slot))
         edit.slot.put(edit.new)
         try:
             found = (self._fits(slot.get(), place) for slot, place in around)
-            return next((one for one in found if one is not None), True)
+            return next((one for one in found if one is not None), None)
         finally:
             edit.slot.put(edit.old)
 
@@ -148,7 +177,7 @@ class Solved:
             yield edit
 
 
-def _place(bench: Bench, slot: Slot) -> _Place | None:
+def _place(bench: Bench, slot: Slot, whole: set[int]) -> _Place | None:
     """What the gradients are as a function of the value at a place; None where it cannot be told."""
     node = slot.get()
     changes: list[Any] = []
@@ -157,6 +186,8 @@ def _place(bench: Bench, slot: Slot) -> _Place | None:
     steps: list[Any] = []
 
     def put(value: Any) -> Any:
+        if type(value) in (int, list, tuple) or getattr(value, "dtype", None) is torch.int64:
+            whole.add(id(node))
         if type(value) in (int, float):
             value = torch.tensor(float(value))
         known = torch.as_tensor(value) if isinstance(value, np.ndarray) else value
