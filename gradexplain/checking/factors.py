@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import copy
 import itertools
 from collections.abc import Iterator
 
@@ -17,6 +16,7 @@ from gradexplain.checking.rewriting import (
     atom,
     both,
     called,
+    changed,
     forms,
     head,
     keyword,
@@ -178,9 +178,7 @@ def _another(node: ast.AST, scope: Scope) -> Iterator[Found]:
         put = (replaced(call.args[2], {id(w): w.right}) for w in weights)
         values = [call.args[2], ast.UnaryOp(ast.USub(), call.args[2]), *put]
         for place, value in itertools.product(places, values):
-            new = copy.copy(call)
-            new.args = [call.args[0], ast.parse(place, mode="eval").body, value]  # type: ignore[list-item]
-            yield both(node, ast.Expr(new))
+            yield both(node, ast.Expr(changed(call, args=[call.args[0], made(place), value])))
     if isinstance(node, ast.For):
         for one, two in itertools.permutations(scope.made, 2):
             for at in ("0", "-1", ":, 0", ":, -1"):
@@ -268,13 +266,9 @@ def _functions(node: ast.AST, scope: Scope) -> Iterator[Found]:
         for group in SWAPS:
             for other in group if name in group else ():
                 if other != name:
-                    new = copy.copy(node)
-                    new.func = (
-                        ast.Attribute(node.func.value, other, ast.Load())
-                        if isinstance(node.func, ast.Attribute) else ast.Name(other, ast.Load())
-                    )  # fmt: skip
                     code = "missing_accumulation" if name.endswith("_") else "wrong_function"
-                    yield code, new
+                    field = "attr" if isinstance(node.func, ast.Attribute) else "id"
+                    yield code, changed(node, func=changed(node.func, **{field: other}))
         if isinstance(node.func, ast.Attribute):
             inner: ast.expr | None = None
             if text(node.func.value) in ("torch", "F", "np") and len(node.args) == 1:
@@ -288,14 +282,10 @@ def _functions(node: ast.AST, scope: Scope) -> Iterator[Found]:
             yield "missing_call", made("A.conj()", A=node)
 
         if name in ("tril", "triu"):
-            for diagonal in (
-                ast.Constant(0),
-                ast.Constant(1),
-                ast.UnaryOp(ast.USub(), ast.Constant(1)),
-            ):
-                new = keyword(node, "diagonal", diagonal)
-                new.args = node.args[: 1 if text(node.func).startswith("torch.") else 0]
-                yield "wrong_constant", new
+            args = node.args[: 1 if text(node.func).startswith("torch.") else 0]
+            for diagonal in ("0", "1", "-1"):
+                put = keyword(node, "diagonal", made(diagonal))
+                yield "wrong_constant", changed(put, args=args)
 
 
 forms("missing_call", tensor, *(f"A.{name}()" for name in WRAPS), paired=True)
@@ -344,9 +334,7 @@ def _in_place(node: ast.AST, scope: Scope) -> Iterator[Found]:
         yield made("A.clone()", A=node)
     name = called(node)
     if isinstance(node, ast.Call) and name.endswith("_") and not name.startswith("_"):
-        new = copy.copy(node)
-        new.func = ast.Attribute(node.func.value, name[:-1], ast.Load())  # type: ignore[attr-defined]
-        yield new
+        yield changed(node, func=changed(node.func, attr=name[:-1]))
 
 
 @rule("not_reentrant")
@@ -393,9 +381,7 @@ def _inner(node: ast.AST, scope: Scope) -> Iterator[Found]:
         if name == "backward" and not node.args:
             yield made(f"A.backward({v})", A=y)
         elif name == "grad" and len(node.args) == 2:
-            new = copy.copy(node)
-            new.args = [y, node.args[1], made(v)]
-            yield new
+            yield changed(node, args=[y, node.args[1], made(v)])
 
 
 @rule("v_nonlinear")

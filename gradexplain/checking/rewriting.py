@@ -8,6 +8,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 #: ``(node, scope)`` to the nodes that could stand in its place, each with the fault's code if it
 #: is not the rule's own.
@@ -177,15 +178,27 @@ def operand(node: ast.Call) -> tuple[ast.expr, list[ast.expr]]:
     return (given or [node.func])[0], given[1:]
 
 
+def changed(node: ast.AST, **fields: Any) -> Any:
+    """A copy of ``node`` with other fields."""
+    new = copy.copy(node)
+    for name, value in fields.items():
+        setattr(new, name, value)
+    return new
+
+
+def exchanged(node: ast.Tuple | ast.List, i: int, j: int) -> Any:
+    """A copy of ``node`` with two elements in each other's place."""
+    put = {i: node.elts[j], j: node.elts[i]}
+    return changed(node, elts=[put.get(k, e) for k, e in enumerate(node.elts)])
+
+
 def is_eps(name: str, scope: Scope) -> bool:
     return name in scope.epsilons or any(w in name.lower() for w in ("eps", "smooth"))
 
 
 def keyword(node: ast.Call, name: str, value: ast.expr | None) -> ast.Call:
-    new = copy.copy(node)
-    new.keywords = [k for k in node.keywords if k.arg != name]
-    if value is not None:
-        new.keywords.append(ast.keyword(name, value))
+    rest = [k for k in node.keywords if k.arg != name]
+    new: ast.Call = changed(node, keywords=rest + ([ast.keyword(name, value)] if value else []))
     return new
 
 

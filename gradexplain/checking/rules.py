@@ -8,7 +8,6 @@ names what was wrong.
 from __future__ import annotations
 
 import ast
-import copy
 import itertools
 from collections.abc import Iterator
 
@@ -19,6 +18,8 @@ from gradexplain.checking.rewriting import (
     Scope,
     atom,
     called,
+    changed,
+    exchanged,
     forms,
     head,
     is_eps,
@@ -40,9 +41,7 @@ from gradexplain.checking.rewriting import (
 def _returned(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if isinstance(node, ast.Tuple) and scope.place == "head" and isinstance(node.ctx, ast.Load):
         for i, j in itertools.combinations(range(len(node.elts)), 2):
-            elts = list(node.elts)
-            elts[i], elts[j] = elts[j], elts[i]
-            yield ast.Tuple(elts, ast.Load())
+            yield exchanged(node, i, j)
 
 
 # A gradient that is worked out and not returned, or that one product gives.
@@ -76,10 +75,8 @@ forms(
 @rule("transposed")
 def _operands(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if called(node) in ("outer", "ger", "kron", "cross") and isinstance(node, ast.Call):
-        new = copy.copy(node)
-        if len(node.args) >= 2:
-            new.args = [node.args[1], node.args[0], *node.args[2:]]
-            yield "wrong_sign" if called(node) == "cross" else "transposed", new
+        args = [*node.args[1::-1], *node.args[2:]]
+        yield "wrong_sign" if called(node) == "cross" else "transposed", changed(node, args=args)
 
 
 @rule("kernel_not_flipped")
@@ -101,11 +98,9 @@ def _halves(node: ast.AST, scope: Scope) -> Iterator[Found]:
         and isinstance(node.ctx, ast.Load) and all(number(e) is None for e in node.elts)
     ):  # fmt: skip
         for i, j in itertools.combinations(range(len(node.elts)), 2):
-            elts = list(node.elts)
-            elts[i], elts[j] = elts[j], elts[i]
-            yield type(node)(elts, ast.Load())
+            yield exchanged(node, i, j)
         for at in (1, -1) if len(node.elts) > 2 else ():
-            yield type(node)(node.elts[at:] + node.elts[:at], ast.Load())
+            yield changed(node, elts=node.elts[at:] + node.elts[:at])
     if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple) and (
         len(node.targets[0].elts) == 2 and "saved_tensors" not in text(node.value)
     ):  # fmt: skip
@@ -115,9 +110,7 @@ def _halves(node: ast.AST, scope: Scope) -> Iterator[Found]:
 @rule("swapped_branches")
 def _branches(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if called(node) == "where" and isinstance(node, ast.Call) and len(node.args) == 3:
-        new = copy.copy(node)
-        new.args = [node.args[0], node.args[2], node.args[1]]
-        yield new
+        yield changed(node, args=[node.args[0], node.args[2], node.args[1]])
 
 
 @rule("square_of_difference", paired=True)
@@ -182,17 +175,15 @@ def _dims(node: ast.AST, scope: Scope) -> Iterator[Found]:
     for dim in ("0", "1", "-1", "-2", "2", "(0, 1)", "(0, 2)", "(0, 2, 3)", "(1, 2)", *scope.dims):
         value = ast.parse(dim, mode="eval").body
         named = next((k for k in node.keywords if k.arg in ("dim", "axis")), None)
-        new = copy.copy(node)
         if named is not None:
             if ast.dump(named.value) == ast.dump(value):
                 continue
-            new.keywords = [ast.keyword(k.arg, value) if k is named else k for k in node.keywords]
-            yield new
+            put = [ast.keyword(k.arg, value) if k is named else k for k in node.keywords]
+            yield changed(node, keywords=put)
             continue
         place = 0 if tensors else 1
         if len(node.args) > place and ast.dump(node.args[place]) != ast.dump(value):
-            new.args = [value if i == place else a for i, a in enumerate(node.args)]
-            yield new
+            yield changed(node, args=[*node.args[:place], value, *node.args[place + 1 :]])
 
 
 @rule("wrong_dim")
@@ -213,18 +204,15 @@ def _permuted(node: ast.AST, scope: Scope) -> Iterator[Found]:
     if reordered and isinstance(node, ast.Call) and 2 <= len(node.args) <= 6:
         for order in itertools.permutations(node.args):
             if list(order) != node.args:
-                new = copy.copy(node)
-                new.args = list(order)
-                yield "transposed", new
+                yield "transposed", changed(node, args=list(order))
 
 
 @rule("sum_vs_mean", paired=True)
 def _sum_mean(node: ast.AST, scope: Scope) -> Iterator[Found]:
     name = called(node)
     if name in REDUCTIONS and isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-        new = copy.copy(node)
-        new.func = ast.Attribute(node.func.value, "mean" if name == "sum" else "sum", ast.Load())
-        yield new
+        other = "mean" if name == "sum" else "sum"
+        yield changed(node, func=ast.Attribute(node.func.value, other, ast.Load()))
 
 
 @rule("sum_vs_mean")
@@ -303,15 +291,13 @@ def _powers(node: ast.AST, scope: Scope) -> Iterator[Found]:
     elif called(node) == "pow" and isinstance(node, ast.Call) and node.args:
         last = node.args[-1]
         for step in (1, -1):
-            new = copy.copy(node)
             power = number(last)
-            new.args = [*node.args[:-1], ast.Constant(power + step) if power is not None
-                        else made(f"A {'+' if step > 0 else '-'} 1", A=last)]  # fmt: skip
-            yield new
+            put = ast.Constant(power + step) if power is not None else (
+                made(f"A {'+' if step > 0 else '-'} 1", A=last)
+            )  # fmt: skip
+            yield changed(node, args=[*node.args[:-1], put])
             if isinstance(last, ast.BinOp) and number(last.right) == 1:
-                new = copy.copy(node)
-                new.args = [*node.args[:-1], last.left]
-                yield new
+                yield changed(node, args=[*node.args[:-1], last.left])
         if isinstance(node.func, ast.Attribute) and len(node.args) == 1:
             yield node.func.value
     elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and (
