@@ -22,7 +22,9 @@ def test_right_ones_are_accepted(part: int) -> None:
     assert score.accepted == score.right, score.said
 
 
-@pytest.mark.parametrize("title", ["EdgeAwareSmooth", "GLU", "NumpyLeakyCubic", "BatchedOuter", "MVNLogProb"])
+@pytest.mark.parametrize(
+    "title", ["EdgeAwareSmooth", "GLU", "NumpyLeakyCubic", "BatchedOuter", "MVNLogProb"]
+)
 def test_natural_faults(title: str) -> None:
     score = run([v for v in ALL if v.title == title and v.codes])
     assert score.detected == score.wrong, score.said
