@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 import re
 from bisect import bisect
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import wraps
@@ -250,11 +251,7 @@ class Graph:
 
     def uses(self) -> dict[int, int]:
         """How many times each node is used on the way to the output."""
-        counts: dict[int, int] = {}
-        for id in self.needed():
-            for source in self.nodes[id].inputs:
-                counts[source] = counts.get(source, 0) + 1
-        return counts
+        return Counter(source for id in self.needed() for source in self.nodes[id].inputs)
 
 
 #: The graphs of the programs that were read last.

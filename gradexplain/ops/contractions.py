@@ -355,11 +355,18 @@ def _addbmm(k: Any, a: Any, b: Any) -> Any:
 
 _SCALED = "*, float beta=1, float alpha=1"
 
-register(Op(
-    f"addmm(Tensor input, Tensor mat1, Tensor mat2, {_SCALED})", _FAMILY,
-    shape=_added("addmm", _ranks("addmm", 2, 2)), element=_plus(_matmul),
-    samples=("addmm(b[2], x[2,3], w[3,2])", "addmm(b[2,2], x[2,3], w[3,2], beta=0.5, alpha=2)"),
-))
+for _name, _pair, _dims, _samples in (
+    ("addmm", "Tensor mat1, Tensor mat2", (2, 2),
+     ("addmm(b[2], x[2,3], w[3,2])", "addmm(b[2,2], x[2,3], w[3,2], beta=0.5, alpha=2)")),
+    ("baddbmm", "Tensor batch1, Tensor batch2", (3, 3),
+     ("baddbmm(b[2,2,2], x[2,2,3], w[2,3,2])", "baddbmm(b[2], x[2,2,3], w[2,3,2], beta=2)")),
+    ("addmv", "Tensor mat, Tensor vec", (2, 1),
+     ("addmv(b[2], x[2,3], w[3])", "addmv(b[2], x[2,3], w[3], alpha=2)")),
+):
+    register(Op(
+        f"{_name}(Tensor input, {_pair}, {_SCALED})", _FAMILY, samples=_samples,
+        shape=_added(_name, _ranks(_name, *_dims)), element=_plus(_matmul),
+    ))
 register(Op(
     f"addbmm(Tensor input, Tensor batch1, Tensor batch2, {_SCALED})", _FAMILY,
     shape=_added("addbmm", lambda a, b: _ranks("addbmm", 3, 3)(a, b)[1:]), element=_plus(_addbmm),
@@ -367,19 +374,8 @@ register(Op(
         "addbmm(b[2], x[2,2,3], w[2,3,2], beta=2, alpha=3)"),
 ))
 register(Op(
-    f"baddbmm(Tensor input, Tensor batch1, Tensor batch2, {_SCALED})", _FAMILY,
-    shape=_added("baddbmm", _ranks("baddbmm", 3, 3)), element=_plus(_matmul),
-    samples=("baddbmm(b[2,2,2], x[2,2,3], w[2,3,2])", "baddbmm(b[2], x[2,2,3], w[2,3,2], beta=2)"),
-))
-register(Op(
-    f"addmv(Tensor input, Tensor mat, Tensor vec, {_SCALED})", _FAMILY,
-    shape=_added("addmv", _ranks("addmv", 2, 1)), element=_plus(_matmul),
-    samples=("addmv(b[2], x[2,3], w[3])", "addmv(b[2], x[2,3], w[3], alpha=2)"),
-))
-register(Op(
     f"addr(Tensor input, Tensor vec1, Tensor vec2, {_SCALED})", _FAMILY,
-    shape=_added("addr", _outer_shape),
-    element=_plus(lambda k, a, b: a[k.i[0]] * b[k.i[1]]),
+    shape=_added("addr", _outer_shape), element=_plus(lambda k, a, b: a[k.i[0]] * b[k.i[1]]),
     samples=("addr(b[2,3], x[2], y[3])", "addr(b[3], x[2], y[3], beta=2, alpha=0.5)"),
 ))
 

@@ -348,11 +348,9 @@ register(Op(
     samples=("aminmax(x[3]).max - aminmax(x).min", "aminmax(x[2,3], dim=1)[0]"),
 ))
 
-register(Op(
-    "max(Tensor input, Tensor other)", "pointwise",
-    expand=lambda b, x, other: b.call("maximum", x, other), samples=("torch.max(x[3], y[3]/2)",),
-))
-register(Op(
-    "min(Tensor input, Tensor other)", "pointwise",
-    expand=lambda b, x, other: b.call("minimum", x, other), samples=("torch.min(x[3], y[3]/2)",),
-))
+for _name in ("max", "min"):
+    register(Op(
+        f"{_name}(Tensor input, Tensor other)", "pointwise",
+        expand=lambda b, x, other, call=f"{_name}imum": b.call(call, x, other),
+        samples=(f"torch.{_name}(x[3], y[3]/2)",),
+    ))

@@ -473,14 +473,11 @@ register(Op(
     "tensor_split(Tensor input, Any indices_or_sections, int dim=0)", _FAMILY, expand=_tensor_split,
     samples=("a, b = tensor_split(x[4], 2); a*b", "a, b = x[2,3].tensor_split((1,), dim=1); a*b"),
 ))
-register(Op(
-    "tensor_split(Tensor input, Any indices, int dim=0)", _FAMILY, expand=_tensor_split,
-    samples=("a, b = x[4].tensor_split(indices=(2,)); a*b",),
-))
-register(Op(
-    "tensor_split(Tensor input, Any sections, int dim=0)", _FAMILY, expand=_tensor_split,
-    samples=("a, b = x[4].tensor_split(sections=2); a*b",),
-))
+for _what, _how in (("indices", "(2,)"), ("sections", "2")):
+    register(Op(
+        f"tensor_split(Tensor input, Any {_what}, int dim=0)", _FAMILY, expand=_tensor_split,
+        samples=(f"a, b = x[4].tensor_split({_what}={_how}); a*b",),
+    ))
 for _name, _need, _axis in (("hsplit", 1, 1), ("vsplit", 2, 0), ("dsplit", 3, 2)):
     def _sided(b: Any, x: Any, parts: Any, name: str = _name, need: int = _need,
                axis: int = _axis) -> Any:

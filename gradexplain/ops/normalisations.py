@@ -320,21 +320,17 @@ _normalisation(
 )
 
 
-_BATCH = _normalisation(
-    "batch_norm(Tensor input, Tensor? weight=None, Tensor? bias=None, float eps=1e-05)",
-    (), _batch,
-    lambda torch, x, w, b, eps: torch.nn.functional.batch_norm(
-        x, None, None, w, b, True, 0.1, eps),
-    homes="", written=lambda c, x, w, b, eps, *_:
-        f"F.batch_norm({x}, None, None, {w}, {b}, training=True, eps={eps!r})",
-)
-_INSTANCE = _normalisation(
-    "instance_norm(Tensor input, Tensor? weight=None, Tensor? bias=None, float eps=1e-05)",
-    (), _instance,
-    lambda torch, x, w, b, eps: torch.nn.functional.instance_norm(
-        x, None, None, w, b, True, 0.1, eps),
-    homes="", written=lambda c, x, w, b, eps, *_:
-        f"F.instance_norm({x}, weight={w}, bias={b}, eps={eps!r})",
+_BATCH, _INSTANCE = (
+    _normalisation(
+        f"{_name}(Tensor input, Tensor? weight=None, Tensor? bias=None, float eps=1e-05)", (), _groups,
+        lambda torch, x, w, b, eps, name=_name: getattr(torch.nn.functional, name)(
+            x, None, None, w, b, True, 0.1, eps),
+        homes="", written=lambda c, x, w, b, eps, *_, call=_call: call.format(x, w, b, repr(eps)),
+    )
+    for _name, _groups, _call in (
+        ("batch_norm", _batch, "F.batch_norm({}, None, None, {}, {}, training=True, eps={})"),
+        ("instance_norm", _instance, "F.instance_norm({}, weight={}, bias={}, eps={})"),
+    )
 )
 
 

@@ -277,10 +277,6 @@ def _logsumexp(k: Any, x: Any, dim: Any, keepdim: bool, _: Any) -> Any:
     return k.log(k.sum(k.exp(x[at]), *bound))
 
 
-def _logsumexp_slope(k: Any, x: Any, dim: Any, keepdim: bool, p: Any) -> Any:
-    return outer(k, x, dim, keepdim) * p[k.j]
-
-
 def _logsumexp_value(exact: bool, x: Any, dim: Any, keepdim: bool, _: Any) -> Any:
     axes = normal_dims(dim, x[0].ndim)
     top = np.max(x[0], axis=axes, keepdims=True)
@@ -299,7 +295,8 @@ def _logsumexp_kernel(g: Any, y: Any, x: Any, dim: Any, keepdim: bool, _: Any) -
 
 register(Op(
     "logsumexp(Tensor input, int[] dim, bool keepdim=False, Aux p)", _FAMILY,
-    shape=reduced_shape, element=_logsumexp, jacobian=_logsumexp_slope, value=_logsumexp_value,
+    shape=reduced_shape, element=_logsumexp, value=_logsumexp_value,
+    jacobian=lambda k, x, dim, keepdim, p: outer(k, x, dim, keepdim) * p[k.j],
     aux=lambda b, x, dim, keepdim: (b.helper(SOFTMAX, x, dim, label="p"),),
     # backward: the derived one is a softmax, which takes one dim.
     backward=lambda c, x, dim, keepdim, p: f"{c.wide(c.grad, x, all_dims(x, dim), keepdim)} * "

@@ -192,16 +192,12 @@ register(Op(
     shape=_unflat, element=_reshape,
     samples=("x[6].unflatten(0, (2, 3))", "unflatten(x[2,6], -1, (3, -1))"),
 ))
-register(Op(
-    "reshape_as(Tensor input, Tensor other)", _FAMILY, homes="Tensor",
-    expand=lambda b, x, other: b.call("reshape", x, b.shape(other)),
-    samples=("x[2,3].reshape_as(zeros(3, 2))",),
-))
-register(Op(
-    "view_as(Tensor input, Tensor other)", _FAMILY, homes="Tensor",
-    expand=lambda b, x, other: b.call("reshape", x, b.shape(other)),
-    samples=("x[2,3].view_as(zeros(3, 2))",),
-))
+for _name in ("reshape_as", "view_as"):
+    register(Op(
+        f"{_name}(Tensor input, Tensor other)", _FAMILY, homes="Tensor",
+        expand=lambda b, x, other: b.call("reshape", x, b.shape(other)),
+        samples=(f"x[2,3].{_name}(zeros(3, 2))",),
+    ))
 
 
 def _squeezed(shape: Shape, dim: Any) -> Shape:
@@ -333,14 +329,9 @@ register(Op(
 ))
 
 
-def _tiled(shape: Shape, dims: Any) -> Shape:
-    return _repeated(shape, (1,) * (len(shape) - len(dims)) + tuple(dims))
-
-
 register(Op(
-    "tile(Tensor input, int[] dims)", _FAMILY, moves=True, shape=lambda x,
-        dims: _tiled(x, _ints(dims)),
-    element=_repeat,
+    "tile(Tensor input, int[] dims)", _FAMILY, moves=True, element=_repeat,
+    shape=lambda x, dims: _repeated(x, (1,) * (len(x) - len(_ints(dims))) + tuple(_ints(dims))),
     samples=("tile(x[3], (2,))", "x[2,3].tile(2)"),
     torch=lambda torch, x, dims: x.tile(_ints(dims)),
 ))
