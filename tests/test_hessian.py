@@ -456,3 +456,32 @@ def test_what_a_part_of_an_operation_receives_goes_on_to_the_parts_that_it_reads
         gradexplain.explain_calls(text, (), at=at, order=2).check,
     ):
         assert check is not None and check.status == "agree"
+
+
+def test_sizes_are_letters_in_second_derivatives(capsys: pytest.CaptureFixture[str]) -> None:
+    at = {"x": np.ones((3, 2)), "w": np.ones((2, 4)), "y": np.ones((3, 4))}
+    found = gradexplain.hessian("((x@w - y)**2).mean()", at=at, wrt=["x", "w"])
+    block = found.blocks["x", "w"]
+    assert block.text == "∂²z/∂x[i,k]∂w[j,l] = 2·(δ(k,j)·r[i,l] + x[i,j]·w[k,l])/(N·K)"
+    assert block.ranges == "i = 0…2; j, k, p = 0…1; l = 0…3; N = 3, K = 4"
+    assert "/(N·K)" in found.products["x"].text and "≤" not in found.products["x"].text
+    x = gradexplain.explain_calls("(x**3).mean()", (), at={"x": np.ones((2, 3))}, order=2)
+    assert x.second is not None
+    gradient = x.second.explanation.gradients["x"]
+    assert gradient.text == "∂S/∂x[j,l] = 6·x[j,l]/(N·M)"
+
+
+def test_parts_keep_their_names_in_a_second_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    """``x̂`` is no ``(x − μ)/σ`` there, and what is not a name stands in parentheses before an index."""
+    assert main(["run", "F.layer_norm(x,(4,)).norm()", "--shape", "x=3,4", "--order", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "x̂·sum(x̂·g" in shown and "μ)/)" not in shown and "(x − μ)/σ)" not in shown
+    assert main(["run", "(x*(x-3)).sum()", "--shape", "x=3", "--order", "2"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "x.grad[j] = (x - 3)[j]·(x*(x - 3)).grad[j] + (x - 3).grad[j]" in shown
+
+
+def test_a_row_of_padding_has_second_derivatives() -> None:
+    text = "(F.embedding([0, 2, 2, 1], w, padding_idx=2)**3).sum()"
+    x = gradexplain.explain_calls(text, (), at={"w": np.ones((4, 3))}, order=2)
+    assert x.check is not None and x.check.status == "agree"

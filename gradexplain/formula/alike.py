@@ -145,4 +145,5 @@ def told(text: str, labels: Iterable[str]) -> str:
 
 def kind_of(text: str) -> int:
     """The first mark of texts of this kind: names, sums in parentheses, others in them."""
-    return _MARK if text[:1] != "(" else _SUM if re.search(" [-+] ", text) else _SUM + 256
+    enclosed = re.fullmatch(r"\((?:[^()]|\([^()]*\))*\)", text)
+    return _MARK if not enclosed else _SUM if re.search(" [-+] ", text) else _SUM + 256

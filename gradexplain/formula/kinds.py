@@ -120,6 +120,12 @@ class Bracket(sympy.Expr):
             return sympy.S.One
         if condition is sympy.false or condition is False:
             return sympy.S.Zero
+        if (
+            isinstance(condition, sympy.Ne)
+            and condition.rhs == 0
+            and isinstance(condition.lhs, cls)
+        ):
+            return condition.lhs  # [[c] ≠ 0] is [c]
         return sympy.Expr.__new__(cls, condition)
 
     @property

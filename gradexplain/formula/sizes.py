@@ -24,7 +24,7 @@ from gradexplain.formula.indices import SIZES, size
 from gradexplain.formula.kinds import Modulo, atoms
 from gradexplain.formula.letters import Letters
 from gradexplain.formula.printing import TextPrinter
-from gradexplain.graph import Graph
+from gradexplain.graph import Graph, Node
 from gradexplain.ops.base import Shape
 
 #: Far from one another and from numbers that people write; what lies within 3 of one of them has a
@@ -266,13 +266,21 @@ def _split(groups: list[list[Any]], part: tuple[Any, ...]) -> list[list[Any]]:
     return [*rest, list(part)]
 
 
+def _both_made(wide: Node, node: Node) -> bool:
+    """Whether both are values that a formula gives, of the same others: gradients, and sums of them."""
+    made = all(n.op is not None and n.op.pattern is not None for n in (wide, node))
+    return made and wide.inputs == node.inputs
+
+
 def _same_program(sizes: Sizes, graph: Graph) -> bool:
     """Whether the nodes are the same, each of the size that it has in ``graph``."""
     general = sizes.graph
     if len(general.nodes) != len(graph.nodes) or general.output != graph.output:
         return False
     for wide, node in zip(general.nodes, graph.nodes, strict=True):
-        if wide.op is not node.op or wide.label != node.label or len(wide.shape) != len(node.shape):
+        if wide.label != node.label or len(wide.shape) != len(node.shape):
+            return False
+        if wide.op is not node.op and not _both_made(wide, node):
             return False
         if wide.value is not None and wide.shape != node.shape and uniform(wide) is None:
             return False

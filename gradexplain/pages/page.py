@@ -277,6 +277,8 @@ class Page:
         if not row.named and row.text != row.node and row.text:
             return row.text
         shown = row.expression
+        if node.endswith(".grad"):  # a formula by elements, of a recorded backward pass
+            return f"{self.said.get(node, node)} = {self.renamed(shown)}"
 
         def text(found: re.Match[str]) -> str:
             inner = self.rows.get(found[0])
@@ -284,9 +286,7 @@ class Page:
             loose = inner is not None and binds(inner.op) < binds(row.op) + bool(found.start())
             return f"({said})" if loose and said != found[0] and binds(row.op) < 5 else said
 
-        return f"{self.said.get(node, node)} = " + re.sub(
-            rf"{START}t\d+(\.grad)?{END}", text, shown
-        )
+        return f"{self.said.get(node, node)} = " + re.sub(rf"{START}t\d+{END}", text, shown)
 
     # -- notes -----------------------------------------------------------------------------------
 

@@ -129,6 +129,8 @@ class ClosedForm:
         """
         for symbol, n in ranges.items():
             self.calculus.ranges.setdefault(symbol, n)
+        for node, letter in ((self.graph.out, "o"), (self.graph[leaf.id], "d")):
+            self.calculus.indices(node.shape, letter)
         self.known["ClosedForm.jacobian", leaf.id] = self._tidy(formula)
 
     def is_long(self, leaf: Node) -> bool:
@@ -330,11 +332,10 @@ class ClosedForm:
         )  # fmt: skip
         return evaluator.value(formula, axes, shape)
 
-    def gradient_here(self, leaf: Node) -> tuple[Any, tuple[Any, ...]]:
-        """``gradient`` at the sizes that are asked about, and the index symbols of its place."""
+    def gradient_here(self, leaf: Node) -> Any:
+        """``gradient`` at the sizes that are asked about."""
         formula = self.gradient(leaf)
-        places = self.calculus.indices(self.graph[leaf.id].shape, "d")
-        return (formula if self.sizes is None else self.sizes.at(formula)), places
+        return formula if self.sizes is None else self.sizes.at(formula)
 
     def _pair(self, label: str) -> Pair:
         """The value of an atom: a leaf's, v's, or that of its own closed form."""
@@ -465,7 +466,7 @@ class ClosedForm:
             found = [self.sizes.lettered(e) for e in self._derived(leaves)]
         except Unlettered:
             return plain
-        if not any(e.has(Bracket, FloorDiv, Modulo, Cases, Lookup) for e in dict.fromkeys(found)):
+        if not any(map(selects, dict.fromkeys(found))):
             return self
         if _conditions(plain._derived(leaves)) < _conditions(found):
             return plain
@@ -516,6 +517,11 @@ class ClosedForm:
     def row(self) -> tuple[Any, ...]:
         """Index symbols for the output's element in the derivatives by parts."""
         return self.calculus.indices(self.graph.out.shape, f"n{self.graph.output}x")
+
+
+def selects(e: Any) -> bool:
+    """Whether a formula has conditions, which the lengths of axes may decide."""
+    return bool(e.has(Bracket, FloorDiv, Modulo, Cases, Lookup))
 
 
 def _conditions(formulas: Sequence[Any]) -> int:

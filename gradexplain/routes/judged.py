@@ -247,8 +247,10 @@ class _Sent:
         for id, pair in pairs:
             add(id, pair)
         for id in sorted(self.through, reverse=True):
-            whole = found.pop(id, None)
-            for c in self.by_node.get(id, {}).values() if whole is not None else ():
+            if id not in found:
+                continue
+            whole = found.pop(id)
+            for c in self.by_node.get(id, {}).values():
                 add(c.source.id, at.sent(c, whole))
         return found
 

@@ -7,16 +7,19 @@ graphs, so everything that explains a graph explains them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from gradexplain.adjoint import Adjoint, adjoint, moving
 from gradexplain.explaining.running import Run
 from gradexplain.explanation import Array
+from gradexplain.formula.sizes import Sizes
 from gradexplain.formula.values import NOWHERE, element_sum, formula_node, term
 from gradexplain.graph import Graph, Node
 from gradexplain.problem import Problem
 from gradexplain.routes.calls import Part
+from gradexplain.routes.closed import ClosedForm
 from gradexplain.routes.double import Pass, Recorded, SecondQuestion
 from gradexplain.routes.pytorch import Asked
 
@@ -25,17 +28,35 @@ from gradexplain.routes.pytorch import Asked
 class Gradients:
     """A graph that goes on to gradients: ``of[label]`` is the id of ``∂L/∂label``.
 
-    ``made`` is the backward pass, where it goes through it.
+    ``made`` is the backward pass, where it goes through it; ``sizes`` has the same graph at sizes that
+    are letters, where it holds at every size.
     """
 
     graph: Graph
     of: Mapping[str, int]
     made: Adjoint | None = None
+    sizes: Sizes | None = None
+
+    def form(self, id: int, values: Mapping[str, Array], v: Array, *, exact: bool) -> ClosedForm:
+        """The closed forms of the value ``id``."""
+        sizes = self.sizes and replace(self.sizes, graph=self.sizes.graph.at(id))
+        return ClosedForm(self.graph.at(id), values, v, exact=exact, sizes=sizes)
 
     def summed(self, leaves: Sequence[Node], label: str, weight: str = "") -> Graph:
         """The graph with ``label = Σ weight·x.grad`` over every leaf at its end; without a weight the
         plain sum.  The weights are inputs, ``weight.x`` where there are several."""
-        nodes = list(self.graph.nodes)
+        return self._summed(self.graph, leaves, label, weight)
+
+    def with_sum(self, leaves: Sequence[Node], label: str, weight: str) -> Gradients:
+        """These with the sum at the end of the graph."""
+        wide = self.sizes and replace(
+            self.sizes, graph=self._summed(self.sizes.graph, leaves, label, weight)
+        )
+        return replace(self, graph=self.summed(leaves, label, weight), sizes=wide)
+
+    def _summed(self, graph: Graph, leaves: Sequence[Node], label: str, weight: str) -> Graph:
+        nodes = list(graph.nodes)
+        leaves = [nodes[leaf.id] for leaf in leaves]
         weights = {}
         for leaf in leaves if weight else ():
             name = weight if len(leaves) == 1 else f"{weight}.{leaf.label}"
@@ -55,7 +76,7 @@ class Gradients:
         nodes.append(
             formula_node(nodes, label, terms, (), named=True, show=lambda: " + ".join(shown))
         )
-        return replace(self.graph, nodes=tuple(nodes), output=len(nodes) - 1)
+        return replace(graph, nodes=tuple(nodes), output=len(nodes) - 1)
 
 
 def recorded(
@@ -126,22 +147,29 @@ def closed(run: Run, v_name: str | None) -> Gradients | None:
 
     None where a gradient has no single formula.
     """
-    if any(run.closed.is_long(leaf) for leaf in run.leaves):
+    form = run.closed
+    if any(form.is_long(leaf) for leaf in run.leaves):
         return None
-    nodes = [moving(node) for node in run.graph.nodes]
-    if v_name is not None:
-        nodes.append(Node(len(nodes), v_name, True, None, (), run.graph.out.shape, NOWHERE))
-    ids: dict[str, int | None] = {node.label: node.id for node in nodes}
-    if v_name is None:
-        ids[run.explanation.grad.name] = None
-    gradients = {}
-    for leaf in run.leaves:
-        formula, places = run.closed.gradient_here(leaf)
-        found = term(formula, places, ids)
-        gradients[leaf.label] = len(nodes)
-        nodes.append(
-            formula_node(
-                nodes, f"{leaf.label}.grad", [found], leaf.shape, named=False, show=lambda: ""
+    gradients: dict[str, int] = {}
+
+    def made(graph: Graph, formula: Callable[[Node], Any]) -> Graph:
+        nodes = [moving(node) for node in graph.nodes]
+        if v_name is not None:
+            nodes.append(Node(len(nodes), v_name, True, None, (), graph.out.shape, NOWHERE))
+        ids: dict[str, int | None] = {node.label: node.id for node in nodes}
+        if v_name is None:
+            ids[run.explanation.grad.name] = None
+        for leaf in run.leaves:
+            shape = graph[leaf.id].shape
+            found = term(formula(leaf), form.calculus.indices(shape, "d"), ids)
+            gradients[leaf.label] = len(nodes)
+            nodes.append(
+                formula_node(
+                    nodes, f"{leaf.label}.grad", [found], shape, named=False, show=lambda: ""
+                )
             )
-        )
-    return Gradients(Graph(run.graph.source, tuple(nodes), len(nodes) - 1), gradients)
+        return Graph(graph.source, tuple(nodes), len(nodes) - 1)
+
+    here = made(run.graph, form.gradient_here)
+    sizes = form.sizes and replace(form.sizes, graph=made(form.sizes.graph, form.gradient))
+    return Gradients(here, gradients, sizes=sizes)

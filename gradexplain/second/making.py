@@ -17,11 +17,12 @@ from gradexplain.explaining.running import Run
 from gradexplain.explanation import Array, Check, Difference
 from gradexplain.formats.notation import latex
 from gradexplain.formula.indices import Ranges, index
+from gradexplain.formula.sizes import Unlettered
 from gradexplain.graph import Node
 from gradexplain.plan.arrays import to_float
 from gradexplain.problem import Problem, is_small
 from gradexplain.routes.chain import ChainRule, RightDigits, at_moved, cleaned, settled_chain
-from gradexplain.routes.closed import ClosedForm
+from gradexplain.routes.closed import ClosedForm, selects
 from gradexplain.routes.double import Pass
 from gradexplain.routes.judged import JudgedSteps, judged
 from gradexplain.routes.pytorch import Asked
@@ -76,6 +77,7 @@ class Making:
         self.implicit = problem.v_source == "implicit"
         self.v_name = run.explanation.grad.name
         self.forms: dict[str, ClosedForm] = {}
+        self.formed: dict[tuple[str, str], bool] = {}
         assert asked.found is not None
         self.hessian = asked.found
         self.differences: list[Difference] = []
@@ -102,8 +104,7 @@ class Making:
         self.steps = self.formulas = asked.steps
         made = closed(run, None if self.implicit else self.v_name)
         if made is not None:
-            total = made.summed(self.leaves, self.hessian.p, self.hessian.u)
-            self.formulas = replace(made, graph=total)
+            self.formulas = made.with_sum(self.leaves, self.hessian.p, self.hessian.u)
         self.values = {
             **problem.values,
             **({} if self.implicit else {self.v_name: problem.v}),
@@ -139,18 +140,32 @@ class Making:
 
     def _blocks(self) -> None:
         rows = self._rows(compare.still) if self.asked.whole else {}
-        for a in self.leaves:
-            id = self.formulas.of.get(a.label)
-            if id is not None:
-                graph = self.formulas.graph.at(id)
-                exact = is_small(graph) and self.asked.whole
-                form = ClosedForm(graph, self.values, np.ones(a.shape), exact=exact)
-                if len(self.leaves) > _FEW:
-                    form.long = _SHORT
-                self.forms[a.label] = form
+        if not self._derived() and self.formulas.sizes is not None:
+            self.formulas = replace(self.formulas, sizes=None)
+            self._derived()
         for a in self.leaves:
             for b in self.leaves:
                 self.hessian.blocks[a.label, b.label] = self._block(a, b, rows)
+
+    def _derived(self) -> bool:
+        """Derive the formula of every block that has one; whether sizes may be letters in them."""
+        made, few, found = self.formulas, len(self.leaves) <= _FEW, []
+        for a in self.leaves:
+            if (id := made.of.get(a.label)) is not None:
+                exact = is_small(made.graph.at(id)) and self.asked.whole
+                self.forms[a.label] = form = made.form(
+                    id, self.values, np.ones(a.shape), exact=exact
+                )
+                form.long = form.long if few else _SHORT
+        for a in self.leaves:
+            for b in self.leaves if a.label in self.forms else ():
+                self.formed[a.label, b.label] = formed = self._formed(a, b)
+                found += [(self.forms[a.label], self.forms[a.label].jacobian(b))] if formed else []
+        try:
+            lettered = [form.lettered(formula) for form, formula in found if formula is not None]
+        except Unlettered:
+            return False
+        return few and len(lettered) == len(found) and not any(map(selects, lettered))
 
     def _formed(self, a: Node, b: Node) -> bool:
         """Whether ``∂²L/∂a∂b`` is given by a formula; derived once for both orders."""
@@ -172,7 +187,7 @@ class Making:
             zero = np.zeros(shape) if self.asked.whole else None
             return Block(name, 0, f"{d} = 0", latex(f"{d} = 0"), (), "", a.label, b.label, "zero",
                          shape, zero, zero, zero, zero)  # fmt: skip
-        formed = self._formed(a, b)
+        formed = self.formed[a.label, b.label]
         if formed:
             shown, structure = Written(form).jacobian(b)
             text = self._titled(shown, a, b)
@@ -484,7 +499,7 @@ class Making:
         given = self.asked.u is not None
         graph = self.formulas.graph
         exact = is_small(graph) and self.asked.whole
-        form = ClosedForm(graph, self.values, np.ones(()), exact=exact)
+        form = self.formulas.form(graph.output, self.values, np.ones(()), exact=exact)
         form.scalar = form.loss_name = self.hessian.p
         # Where H is whole, a product that nobody asked for has nothing to add.
         chain = self.chain if given or not self.asked.whole else None
@@ -528,9 +543,11 @@ class Making:
             total, ranges = sympy.S.Zero, Ranges()
             for a, _ in column:
                 u = self.hessian.u if len(self.leaves) == 1 else f"{self.hessian.u}.{a.label}"
-                calculus = self.forms[a.label].calculus
-                total += calculus.weighted(self.forms[a.label].jacobian(leaf), u, a.shape)
-                ranges |= calculus.ranges
+                own = self.forms[a.label]
+                shape = own.graph[a.id].shape
+                own.calculus.indices(own.graph[leaf.id].shape, "d")
+                total += own.calculus.weighted(own.jacobian(leaf), u, shape)
+                ranges |= own.calculus.ranges
             form.give(leaf, total, ranges)
         shown = Written(form).gradient(leaf)
         left, _, right = shown.text.partition(" = ")

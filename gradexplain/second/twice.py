@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from gradexplain.explaining.engine import explanation_of
 from gradexplain.explaining.running import Run
 from gradexplain.explanation import BackwardRow, Check, Note, Second
 from gradexplain.graph import Graph
+from gradexplain.ops.base import Shape
 from gradexplain.problem import Problem
 from gradexplain.routes.calls import Part
 from gradexplain.routes.double import Pass
@@ -47,6 +49,16 @@ class SecondPass:
                 problem, extra.shared, extra.again = asked(problem, steps, total, retain=between)
         return problem, extra
 
+    def _reread(self, problem: Problem, shapes: Mapping[str, Shape]) -> Graph:
+        """The sum of every gradient, with the inputs in other shapes."""
+        assert problem.reread is not None
+        graph = problem.reread(shapes)
+        implicit = problem.v_source == "implicit"
+        steps = stepped(graph, problem.wanted, None if implicit else self.v_name)
+        return steps.summed(
+            [n for n in graph.leaves if n.label in problem.wanted and not n.integer], self.label
+        )
+
     def begin(self, run: Run) -> None:
         """Nothing: the first pass is explained as it always is."""
 
@@ -65,6 +77,7 @@ class SecondPass:
             Problem(
                 total, values, np.ones(()), problem.wanted, problem.dtype, problem.check,
                 v_source="implicit", scalar=True, asked=part, again=self.again,
+                reread=problem.reread and partial(self._reread, problem),
             )
         )  # fmt: skip
         for stop in second.stops:
