@@ -539,3 +539,30 @@ def test_second_derivatives_that_are_0_take_no_endless_digits() -> None:
 
 def test_a_logarithm_of_no_number_is_a_convention() -> None:
     assert explained("logdet(x)", {"x": [[1.0, 2.0], [2.0, 1.0]]}).check.status == "convention"
+
+
+#: What people paste, where digits go or stay: the program, its inputs, the verdict, its reason.
+PASTED = [
+    ("log(1 + exp(x)).sum()", {"x": [40.0, -40.0, 0.1]}, "agree", ""),
+    ("(x.exp()/x.exp().sum(0)).log()[0]", {"x": [1.0, 50.0, -20.0]}, "agree", ""),
+    ("torch.logsumexp(x, 0) - log(x.exp().sum())", {"x": [1.0, 2.0, 3.0]}, "agree", ""),
+    ("(x*log(x.clamp(min=1e-8))).sum()", {"x": [1.0, 1e-12, 0.3]}, "agree", ""),
+    ("(x**2 - y**2).sum()", {"x": [1e8 + 1, 2.0], "y": [1e8, 1.0]}, "agree", ""),
+    ("(1 - cos(x)).sum()", {"x": [1e-9, 1.0]}, "agree", ""),
+    ("(x - sin(x)).sum()", {"x": [1e-5, 1.0]}, "convention", "x.grad[0] is 5e-11, and 5.0000004"),
+    ("(x**2).mean() - x.mean()**2", {"x": [1e8, 1e8 + 1, 1e8 + 2]}, "convention", "x.grad[1] is 0"),
+    ("sigmoid(x*100).log().sum()", {"x": [0.1, -9.0]}, "convention", "x.grad[1] is 100, and nan"),
+    ("F.gelu(x).sum()", {"x": [-10.0, 3.0]}, "convention", "x.grad[0] is -7.6184e-22"),
+    ("torch.sqrt(x**2 + y**2).sum()", {"x": [1e200, 3.0], "y": [1e200, 4.0]}, "convention", "0.707107"),
+    ("torch.expm1(x)/x", {"x": 1e-17}, "convention", "x.grad is 0.5, and 0 in PyTorch"),
+    ("x.prod()", {"x": [1e-200, 1e-200, 3.0]}, "cannot tell", "leaves the range"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "at", "status", "reason"), PASTED)
+def test_what_is_pasted_has_a_verdict_with_its_reason(
+    text: str, at: dict[str, Any], status: str, reason: str
+) -> None:
+    found = explained(text, at)
+    assert found.check.status == status, found.check
+    assert reason in found.check.reason
