@@ -100,13 +100,9 @@ def printable(text: str, escape: Callable[[str], str] = ascii) -> str:
 
 def cells(text: str) -> int:
     """The number of terminal cells that ``text`` takes."""
+    wide = (unicodedata.east_asian_width(ch) in ("W", "F") for ch in text)
     return sum(
-        0
-        if unicodedata.combining(ch)
-        else 2
-        if unicodedata.east_asian_width(ch) in ("W", "F")
-        else 1
-        for ch in text
+        1 + more for ch, more in zip(text, wide, strict=True) if not unicodedata.combining(ch)
     )
 
 

@@ -458,30 +458,31 @@ class Rows(torch.autograd.Function):
 """
 
 
-@pytest.mark.parametrize(("read", "fault"), [("dy.contiguous()", None), ("dy", "layout")])
-def test_a_triton_kernel_under_its_interpreter(
-    read: str, fault: str | None, tmp_path: Path
-) -> None:
+def test_a_triton_kernel_under_its_interpreter(tmp_path: Path) -> None:
+    """One that is right, and one that takes what arrives to lie in order."""
     pytest.importorskip("triton", reason="the test extra triton is not installed")
-    file = tmp_path / "kernel.py"
-    file.write_text(_KERNEL.replace("READ", read), "utf-8")
+    files = [tmp_path / "right.py", tmp_path / "wrong.py"]
+    for file, read in zip(files, ("dy.contiguous()", "dy"), strict=True):
+        file.write_text(_KERNEL.replace("READ", read), "utf-8")
     # In a process of its own: Triton looks for the variable when it is imported.
     script = (
         "import json, sys, gradexplain\n"
         "from gradexplain.checking.operation import load\n"
-        "report = gradexplain.check(load(sys.argv[1], 'Rows'), against='softmax(x, dim=-1)',\n"
-        "                           shapes={'x': (2, 3)}, dtype='float32,float16')\n"
-        "print(json.dumps([report.faults, [d.verdict for d in report.dtypes]]))\n"
+        "for path in sys.argv[1:]:\n"
+        "    report = gradexplain.check(load(path, 'Rows'), against='softmax(x, dim=-1)',\n"
+        "                               shapes={'x': (2, 3)}, dtype='float32,float16')\n"
+        "    print(json.dumps([report.faults, [d.verdict for d in report.dtypes]]))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, str(file)],
+        [sys.executable, "-c", script, *map(str, files)],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True, text=True, encoding="utf-8",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    faults, dtypes = json.loads(done.stdout)
-    assert faults == ({} if fault is None else {"x": fault})
-    assert dtypes[:2] == ["right", "right"]  # the forward and the gradient in float32
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [faults for faults, _ in answers] == [{}, {"x": "layout"}]
+    # The forward and the gradient in float32.
+    assert [dtypes[:2] for _, dtypes in answers] == [["right", "right"]] * 2
 
 
 def test_sarif_is_valid(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ MODULES = [
     ("nn.MultiheadAttention(4, 2, kdim=3, vdim=2)", "m(q[2,1,4], k[3,1,3], v1[3,1,2])[0]"),
     ("nn.TransformerEncoderLayer(4, 2, 3, 0.0, batch_first=True)", "m(x[1,2,4])"),
     ("nn.TransformerEncoderLayer(4, 1, 3, 0.0, 'gelu', norm_first=True)", "m(x[2,1,4])"),
-    ("nn.TransformerDecoderLayer(4, 2, 3, 0.0)", "m(x[2,1,4], y[2,1,4], torch.ones(2, 2).triu(1) * -9.0)"),
+    ("nn.TransformerDecoderLayer(2, 1, 3, 0.0)", "m(x[2,1,2], y[2,1,2], torch.ones(2, 2).triu(1) * -9.0)"),
     ("nn.TransformerEncoder(nn.TransformerEncoderLayer(2, 1, 2, 0.0), 1)", "m(x[1,1,2])"),
 ]  # fmt: skip
 

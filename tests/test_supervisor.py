@@ -389,6 +389,21 @@ def test_a_system_that_has_no_room_for_a_process() -> None:
     )
 
 
+def test_a_process_that_the_system_gives_little_memory(tmp_path: Path) -> None:
+    """With ``ulimit -v``: what our own budget is does not matter, nor how a library in C++ ends there."""
+
+    def little() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))
+
+    message = (
+        "gradexplain: not enough memory: the system allows this process 400MiB\n"
+        "remedy: ulimit -v unlimited allows more\n"
+    )
+    code, out, err = done(command("codegen", "x*2", preexec_fn=little))
+    assert (code, out) == (3, "")
+    assert err.endswith(message)
+
+
 def test_a_traced_script_has_time_and_interrupts_of_its_own(tmp_path: Path) -> None:
     script = tmp_path / "s.py"
     script.write_text(

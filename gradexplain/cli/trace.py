@@ -104,7 +104,7 @@ def _traced(script: str, arguments: tuple[str, ...], shown: _Shown, out: Output)
 
     progress = _Progress(live=shown.watch)
     show = progress.show if progress.on else None
-    found = Trace(Pick(call, at_line, last), show, budget=int(shown.budget * 2**30))
+    found = Trace(Pick(call, at_line, last), show, budget=int(min(1e6, shown.budget) * 2**30))
     progress.trace = found
     try:
         status = running.run(script, arguments, found)

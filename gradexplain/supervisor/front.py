@@ -139,6 +139,8 @@ class _Watch:
                 how = f"by {signal.Signals(-code).name}"
                 remedy = "python -X faulthandler FILE.py may show where"
             return _say(f"the code that was run ended its process {how}\nremedy: {remedy}", 2)
+        if 0 <= link.allowed() < DEFAULT_MEMORY:  # of what C++ cannot allocate it dies
+            return _say(link.too_large(self.memory, self.missing))
         if -code == signal.SIGKILL and self.memory is not None:
             return _say(
                 "the process was killed from outside, as a system without memory does\n"

@@ -205,6 +205,12 @@ def too_long(seconds: float | None = None, what: str | None = None) -> str:
 
 def too_large(size: int | None = None, what: str | None = None) -> str:
     size = BUDGET.memory if size is None else size
+    least = INTERPRETER_MEMORY if size is None else size
+    if 0 <= (given := allowed()) < least:
+        return (
+            f"not enough memory: the system allows this process {show_size(given)}\n"
+            "remedy: ulimit -v unlimited allows more"
+        )
     if size is None:
         return "not enough memory for this expression\nremedy: use smaller tensors"
     return (
@@ -282,6 +288,15 @@ def tie(parent: int) -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:  # it ended before
         os._exit(1)
+
+
+def allowed() -> int:
+    """Bytes of address space that the system allows this process; below 0 without a limit."""
+    if not sys.platform.startswith("linux"):
+        return -1
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_AS)[0]
 
 
 def hold_memory(size: int | None, allowance: int = 0) -> None:
