@@ -21,9 +21,6 @@ from typing import Any
 
 from gradexplain.supervisor import link
 
-#: Idle helpers that are kept.  More are used where several threads ask at once.
-_KEPT = 2
-
 #: Questions after which a helper is replaced: what libraries keep is given back.
 _QUESTIONS = 2_000
 
@@ -219,8 +216,8 @@ class Helpers:
             helper.stop()
 
 
-#: Those of this process.
-HELPERS = Helpers(_KEPT)
+#: Those of this process.  More than two are used where several threads ask at once.
+HELPERS = Helpers(2)
 atexit.register(HELPERS.stop)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=HELPERS.forget)

@@ -22,12 +22,6 @@ _LEFT_OUT = frozenset(
     "torch.compiler torch._native torch._decomp torch._refs torch._prims".split()
 )
 
-#: Names that PyTorch takes from them as it is imported.
-_TAKEN = {"cond", "while_loop", "vmap"}
-
-#: Raised where something is not there.
-_MISSING = (AttributeError, ImportError)
-
 #: Set for a helper that is to have all of PyTorch.
 _WHOLE = "GRADEXPLAIN_ALL_OF_PYTORCH"
 
@@ -36,7 +30,7 @@ class _Absent(ModuleType):
     """A module that is left out."""
 
     def __getattr__(self, name: str) -> Any:
-        if not Finder.complete and name in _TAKEN:
+        if not Finder.complete and name in ("cond", "while_loop", "vmap"):  # taken at import
             return None
         if not name.startswith("__"):
             Finder.missed = True
@@ -92,7 +86,9 @@ def _watched(torch: ModuleType) -> None:
 
 def lacked(answer: tuple[bool, Any]) -> bool:
     """Whether an answer may be what it is because something was left out."""
-    return Finder.missed or (Finder in sys.meta_path and isinstance(answer[1], _MISSING))
+    return Finder.missed or (
+        Finder in sys.meta_path and isinstance(answer[1], (AttributeError, ImportError))
+    )
 
 
 def whole() -> None:

@@ -205,8 +205,7 @@ def too_long(seconds: float | None = None, what: str | None = None) -> str:
 
 def too_large(size: int | None = None, what: str | None = None) -> str:
     size = BUDGET.memory if size is None else size
-    least = INTERPRETER_MEMORY if size is None else size
-    if 0 <= (given := allowed()) < least:
+    if 0 <= (given := allowed()) < (size or INTERPRETER_MEMORY):
         return (
             f"not enough memory: the system allows this process {show_size(given)}\n"
             "remedy: ulimit -v unlimited allows more"
