@@ -19,9 +19,7 @@ def imported() -> Any:
         if "torch" not in sys.modules:
             os.getcwd()  # where that is gone PyTorch's libraries end the process
     except FileNotFoundError:
-        raise InputError(
-            "PyTorch: the working directory is gone", remedy="cd to one that is there"
-        ) from None
+        raise InputError("PyTorch: the working directory is gone", remedy="cd to another") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -374,7 +374,7 @@ def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
     gone.mkdir()
     code, out, err = done(command("codegen", "x*2", preexec_fn=enter))
     assert (code, out, err) == (2, "", (
-        "gradexplain: PyTorch: the working directory is gone\nremedy: cd to one that is there\n"
+        "gradexplain: PyTorch: the working directory is gone\nremedy: cd to another\n"
     ))  # fmt: skip
 
 

@@ -86,9 +86,8 @@ def _watched(torch: ModuleType) -> None:
 
 def lacked(answer: tuple[bool, Any]) -> bool:
     """Whether an answer may be what it is because something was left out."""
-    return Finder.missed or (
-        Finder in sys.meta_path and isinstance(answer[1], (AttributeError, ImportError))
-    )
+    late = Finder in sys.meta_path and isinstance(answer[1], (AttributeError, ImportError))
+    return Finder.missed or late
 
 
 def whole() -> None:
