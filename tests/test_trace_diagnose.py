@@ -122,8 +122,7 @@ def gradients(namespace: dict[str, Any]) -> str:
 
 #: Programs some of whose operations have no formula, or draw their numbers within PyTorch.
 PARTLY = {
-    "func_grad", "gaussian_process", "gumbel", "matrix_factorisation", "packed", "per_sample", "pinn",
-    "word_lm",
+    "func_grad", "gaussian_process", "gumbel", "packed", "per_sample", "word_lm",
 }  # fmt: skip
 
 #: Programs with a Function whose backward is meant to be another than the derivative.

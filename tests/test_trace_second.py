@@ -171,3 +171,27 @@ def test_the_verdict_says_which_steps_were_compared(tmp_path: Path) -> None:
     assert "at every step" not in page
     both = f"the {second.compared} of {second.contributions} steps that both take"
     assert f"chain rule = PyTorch, and the same contributions in {both} (float64" in page
+
+
+@pytest.mark.parametrize("function", ["torch.tanh(z)", "torch.sigmoid(z)", "F.gelu(z)"])
+def test_third_derivatives_through_layers(function: str, tmp_path: Path) -> None:
+    """As a physics-informed loss has them, of a slice of each derivative."""
+    agrees(traced(script(tmp_path, START + (
+        f"z = F.linear(x, w, b)\ny = {function}\n"
+        "first, = torch.autograd.grad(y.sum(), x, create_graph=True)\n"
+        "second, = torch.autograd.grad(first[:, 0].sum(), x, create_graph=True)\n"
+        "third, = torch.autograd.grad(second[:, 1].sum(), x, create_graph=True)\n"
+        "(third * second + first[:, :1]).square().mean().backward()\n"
+    ))))  # fmt: skip
+
+
+def test_a_third_derivative_of_pytorchs_that_is_none(tmp_path: Path) -> None:
+    """Its second derivative of layer_norm takes mean and deviation for constants."""
+    trace = traced(script(tmp_path, START + (
+        "y = F.layer_norm(x, (4,)) ** 3\n"
+        "first, = torch.autograd.grad(y.sum(), x, create_graph=True)\n"
+        "second, = torch.autograd.grad(first[:, 0].sum(), x, create_graph=True)\n"
+        "torch.autograd.grad(second[:, 1].sum(), x)\n"
+    )))  # fmt: skip
+    *before, last = [call.check.status for call in trace.calls if call.check is not None]
+    assert (before, last) in ((["agree"] * 2, "mismatch"), (["agree"] * 2, "agree"))

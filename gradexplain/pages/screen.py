@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,7 @@ def document(
     if screen.fault is not None:
         head = blocks if screen.calls else []
         blocks = [*raised(screen.fault, stopped=screen.stopped), *head]
-    blocks += _wrong(screen, findings)
+    blocks += wrong(screen.findings, findings)
     blocks += _table(screen, screen.rows, rows)
     blocks += _modules(screen) if folded else []
     blocks += _path(screen.path)
@@ -87,8 +88,9 @@ def explained(fault: Fault) -> list[doc.Block]:
     return blocks
 
 
-def _wrong(screen: Screen, most: int) -> list[doc.Block]:
-    found = [finding for finding in screen.findings if not finding.remark]
+def wrong(findings: Sequence[Finding], most: int = 5) -> list[doc.Block]:
+    """What is wrong, each with its remedy."""
+    found = [finding for finding in findings if not finding.remark]
     if not found:
         return []
     blocks: list[doc.Block] = [doc.Heading("What is wrong")]
@@ -110,36 +112,27 @@ def _table(screen: Screen, found: list[Row], most: int) -> list[doc.Block]:
         return []
     remark = "what the first call added to each .grad: its Euclidean norm and its largest element"
     rows = found if len(found) <= most else found[: most - 1]
-    blocks: list[doc.Block] = [
-        doc.Heading("Gradients", remark),
-        _rows(rows, screen.rows, _last(screen)),
-    ]
+    table = _rows(rows, _ends(screen.rows), screen.last_call)
+    blocks: list[doc.Block] = [doc.Heading("Gradients", remark), table]
     if len(rows) < len(found):
         blocks.append(doc.remark(f"… {len(found) - len(rows)} more rows"))
     return blocks
 
 
-def _last(screen: Screen) -> str:
-    return "" if screen.last_call is None else f"at call {screen.last_call}"
-
-
-def _rows(rows: list[Row], every: list[Row], last: str) -> doc.Table:
-    """The norms of ``rows``, drawn on the scale of ``every``; ``last`` heads what came after the first."""
+def _rows(rows: list[Row], ends: tuple[float, float], last_call: int | None) -> doc.Table:
     ratios = any(row.ratio is not None for row in rows)
     zeros = any(row.zeros for row in rows)
     heads = ["", "shape", "norm", "largest", *["zeros"] * zeros, *["step/weight"] * ratios]
-    heads += [last] * bool(last)
-    ends = _ends(every)
+    heads += [f"at call {last_call}"] * (last_call is not None)
     shown = []
     for row in rows:
-        cells = [row.shape, _short(row.norm), _short(row.largest)]
+        norms = ["frozen", ""] if row.frozen else [_short(row.norm), _short(row.largest)]
+        cells = [row.shape, *norms]
         cells += ["" if row.zeros is None else f"{row.zeros:.0%}"] * zeros
         cells += ["" if row.ratio is None else _short(row.ratio)] * ratios
-        cells += ["" if row.last is None else _short(row.last)] * bool(last)
-        bar = doc.label(_bar(row.norm, ends))
-        shown.append(
-            (doc.cell(doc.name(_fitting(row.name))), *(doc.cell(c) for c in cells), doc.cell(bar))
-        )
+        cells += ["" if row.last is None else _short(row.last)] * (last_call is not None)
+        bar = doc.label("" if row.frozen else _bar(row.norm, ends))
+        shown.append(doc.row(doc.name(_fitting(row.name)), *cells, bar))
     return doc.Table(tuple(shown), tuple(doc.cell(doc.label(head)) for head in heads))
 
 
@@ -150,11 +143,9 @@ def _modules(screen: Screen) -> list[doc.Block]:
         layer = re.match(r".*?[.\[]\d+\]?(?=\.)", row.name)
         module = row.name.rpartition(".")[0] if layer is None else layer[0]
         modules.setdefault(module, []).append(row)
+    how = _ends(screen.rows), screen.last_call
     return [
-        doc.Fold(
-            f"{module}: {len(rows)} parameter{'s' * (len(rows) != 1)}",
-            (_rows(rows, screen.rows, _last(screen)),),
-        )
+        doc.Fold(f"{module}: {len(rows)} parameter{'s' * (len(rows) != 1)}", (_rows(rows, *how),))
         for module, rows in modules.items()
         if module and len(modules) > 1
     ]
@@ -237,14 +228,15 @@ def _calls(screen: Screen, most: int) -> list[doc.Block]:
     remark = "--call K opens one, --full all; gradexplain why PARAM follows one parameter"
     blocks: list[doc.Block] = [
         doc.Heading("Calls", remark),
-        doc.Table(tuple(_call(calls) for calls in screen.calls[:most])),
+        doc.Table(tuple(map(of_a_line, screen.calls[:most]))),
     ]
     if len(screen.calls) > most:
         blocks.append(doc.remark(f"… {len(screen.calls) - most} more lines that call backward"))
     return blocks
 
 
-def _call(calls: Calls) -> tuple[doc.Cell, ...]:
+def of_a_line(calls: Calls) -> tuple[doc.Cell, ...]:
+    """The calls that one line made."""
     which = f"{calls.first}" if calls.first == calls.last else f"{calls.first}…{calls.last}"
     first, last = calls.values
     value = "" if first is None else _short(first)
@@ -261,8 +253,8 @@ def _call(calls: Calls) -> tuple[doc.Cell, ...]:
 def live(rows: list[Row], brief: Brief) -> doc.Document:
     """The table while the script runs."""
     at = "" if brief.value is None else f"at {_short(brief.value)}"
-    shown = _rows(rows, rows, "now")
-    return doc.Document("", (doc.Heading(f"call {brief.index}", at), shown))
+    head = doc.Heading(f"call {brief.index}", at)
+    return doc.Document("", (head, _rows(rows, _ends(rows), brief.index)))
 
 
 # -- why -------------------------------------------------------------------------------------------

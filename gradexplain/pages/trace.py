@@ -17,12 +17,12 @@ from gradexplain.pages.chain import heading
 from gradexplain.pages.jacobian import jacobian
 from gradexplain.pages.options import Options
 from gradexplain.pages.page import Page, started
-from gradexplain.pages.screen import explained, raised
+from gradexplain.pages.screen import explained, of_a_line, raised, wrong
 from gradexplain.pages.steps import in_words, work
 from gradexplain.pages.verdict import CHOICE, concluded
 
 if TYPE_CHECKING:
-    from gradexplain.trace.call import Brief, TracedCall, TracedRow, TracedStep
+    from gradexplain.trace.call import TracedCall, TracedRow, TracedStep
     from gradexplain.trace.session import Trace
     from gradexplain.trace.snapshot import Fault
 
@@ -32,15 +32,13 @@ _WHOLE, _DEEP = 36, 18
 #: Of a longer chain, so many operations are shown at both ends.
 _ENDS = 25
 
-#: So many calls in a line each are shown at both ends.
-_LINES = 6
-
 
 def document(trace: Trace, script: str, op: str | None, options: Options) -> doc.Document:
     """The whole page of a script; with ``op`` only the operations of that name."""
     blocks: list[doc.Block] = []
     for index in trace.full:
         blocks += _Call(_only(trace.call(index), op), options, len(trace.all)).blocks()
+    blocks += wrong(trace.findings)
     blocks += _others(trace, script)
     if trace.fault is not None:
         blocks += _fault(trace.fault, trace, options)
@@ -346,26 +344,14 @@ def _others(trace: Trace, script: str) -> Iterable[doc.Block]:
     rest = [brief for brief in trace.all if brief.index not in trace.full]
     if not rest:
         return
+    from gradexplain.trace.screen import calls_of
+
     count = len(rest)
     yield doc.Heading(
         f"{count} other call{'s' * (count != 1)}",
         f"--call N explains one of them in full: gradexplain trace --call {rest[0].index} {script}",
     )
-    rows = [
-        doc.row(doc.label("…"), doc.label(f"{left_out} more")) if brief is None else _brief(brief)
-        for brief, left_out in _ends(rest, _LINES)
-    ]
-    yield doc.Table(tuple(rows))
-
-
-def _brief(brief: Brief) -> tuple[doc.Cell, ...]:
-    value = "" if brief.value is None else f"at {numbers.number(brief.value)}"
-    return doc.row(
-        doc.name(f"call {brief.index}"),
-        doc.label(_line(brief.site.line if brief.site is not None else None)),
-        doc.code(brief.text[:60]),
-        f"failed: {brief.error[:60]}" if brief.error else value,
-    )
+    yield doc.Table(tuple(map(of_a_line, calls_of(rest))))
 
 
 def _fault(fault: Fault, trace: Trace, options: Options) -> Iterable[doc.Block]:

@@ -28,6 +28,12 @@ _LOGGED = 400
 #: Calls that take a tensor away from autograd and nothing else.
 _DETACHING = {"detach", "data", "detach_"}
 
+#: Calls that say whether a tensor requires grad.
+_FREEZING = ("requires_grad.__set__", "requires_grad_")
+
+#: Where the node of a value says that ``autograd.grad`` took its gradients as constants: where.
+TAKEN = "gradexplain taken"
+
 #: Calls that make a new tensor from the numbers in others.
 COPYING = {"tensor", "as_tensor", "from_numpy", "asarray", "new_tensor"}
 
@@ -62,12 +68,12 @@ class Ends:
 
     def asked(self, name: str, args: Any, frame: FrameType, *, later: bool) -> None:
         """A question: numbers that leave, ``.grad`` (``later``: after a backward), freezing."""
-        if name not in LEAVING and name not in ("grad.__get__", "requires_grad.__set__"):
+        if name not in LEAVING and name not in ("grad.__get__", *_FREEZING):
             return
         tensor = args[0] if args else None
         if not isinstance(tensor, torch.Tensor):
             return
-        if name == "requires_grad.__set__":
+        if name in _FREEZING:
             if len(args) > 1 and not args[1]:
                 self.frozen[id(tensor)] = weakref.ref(tensor), site(frame)
             return
@@ -135,6 +141,21 @@ class Ends:
         names = place.names if place is not None and kind.kind != "inplace" else ()
         if reasons or len(names) == 1:
             self._remember(result, reasons, names)
+
+    def taken(
+        self, roots: list[Any], inputs: list[Any], result: Any, place: Site | None, *, create: bool
+    ) -> None:
+        """``autograd.grad`` gave gradients: those without a graph are constants from then on."""
+        if not create:
+            for node in [root.grad_fn for root in roots if root.grad_fn is not None]:
+                node.metadata[TAKEN] = place
+        behind = tuple(map(weakref.ref, leaves_behind(roots, _NODES)))
+        for tensor, gradient in zip(inputs, result, strict=False):
+            if isinstance(gradient, torch.Tensor) and not gradient.requires_grad:
+                # By a parameter it is there to be taken as a number: for a step, for a weight.
+                leaves = () if isinstance(tensor, torch.nn.Parameter) else behind
+                why = "constant" if create else "gradient"
+                self._remember(gradient, (Cut(why, place, "grad", leaves),), ())
 
     def _remember(self, result: Any, reasons: tuple[Cut, ...], names: tuple[str, ...]) -> None:
         key, cuts = id(result), self._cuts

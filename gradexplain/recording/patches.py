@@ -275,10 +275,9 @@ class Listening:
         def wrapper(owner: Any, *args: Any, **kwargs: Any) -> Any:
             if not tape.listens():
                 return zero(owner, *args, **kwargs)
-            if tape.light:
-                return tape.lightly(zero, owner, args, kwargs)
-            with tape.zeroing(owner):
-                return tape.callers.of(sys._getframe(1))(zero, (owner, *args), kwargs)
+            if not tape.light:
+                tape.zeroed(owner)
+            return tape.lightly(zero, owner, args, kwargs)
 
         return wrapper
 

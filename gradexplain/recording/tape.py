@@ -218,7 +218,7 @@ class Tape(TorchFunctionMode):
             change = self._before(kind, args, kwargs)
         try:
             result = call(func, args, kwargs)
-        except Exception as error:
+        except Exception as error:  # of the script: noted, and raised again
             if self.failed_with != id(error):  # else it is on its way out of an inner call
                 self.failed, self.failed_with = (kind, args, site(frame)), id(error)
             raise
@@ -546,17 +546,10 @@ class Tape(TorchFunctionMode):
             self._local.inside -= 1
             self.push()
 
-    @contextmanager
-    def zeroing(self, owner: Any) -> Iterator[None]:
-        """Step aside while gradients are set to nothing."""
-        place = site(sys._getframe(3))
+    def zeroed(self, owner: Any) -> None:
+        """Gradients are about to be set to nothing."""
         for listener in self._listeners:
-            listener.zeroed(owner, place)
-        self.remove()
-        try:
-            yield
-        finally:
-            self.push()
+            listener.zeroed(owner, site(sys._getframe(2)))
 
 
 def _own_base(view: Any) -> None:

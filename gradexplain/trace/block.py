@@ -41,7 +41,7 @@ def recording(trace: Trace) -> Iterator[None]:
     TAPE.join(trace)
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # the script's own, which goes on
         explain_exception(trace, error)
         raise
     finally:

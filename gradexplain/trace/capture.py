@@ -27,6 +27,8 @@ _WHY = {
     "no_grad": "computed under no_grad",
     "sampled": "drawn at random",
     "no derivative": "has no derivative",
+    "gradient": "a gradient that was taken without create_graph=True",
+    "constant": "a gradient that depends on nothing",
 }
 
 
@@ -170,7 +172,7 @@ class Capture(Values):
                 for number in operation.outputs
                 if number in self._arrived
             }
-            if group.call is None or operation.opaque or value in operation.within:
+            if group.call is None or operation.opaque:
                 return None
             if upstream:
                 terms.append(Sent(group.call, upstream))
@@ -273,14 +275,13 @@ class Capture(Values):
                 found.append(left(name, tensor, "the output was not computed from it"))
             else:
                 found.append(left(name, tensor, _why(cut), cut.site))
-        used = {value.names[0] for value in snapshot.values if value.names}
         for name, tensor in self.variables.tensors:
-            frozen = isinstance(tensor, torch.nn.Parameter) and not tensor.requires_grad
-            if frozen and name not in used:
+            if isinstance(tensor, torch.nn.Parameter) and not tensor.requires_grad:
                 frozen_at = self.recorder.ends.frozen.get(id(tensor), (None, None))[1]
                 found.append(left(name, tensor, "it does not require grad", frozen_at))
+        listed = {"mask", *(known.name for known in found)}
         for value in snapshot.values:
-            if value.kind != "constant" or not value.names or value.names == ("mask",):
+            if value.kind != "constant" or not value.names or value.names[0] in listed:
                 continue
             site = None
             if value.cuts:

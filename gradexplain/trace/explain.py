@@ -13,18 +13,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from gradexplain import numbers
 from gradexplain.adjoint import moving
 from gradexplain.errors import GradexplainError
 from gradexplain.explaining.engine import stages_of
 from gradexplain.explaining.notes import kink
 from gradexplain.explaining.running import Run
-from gradexplain.explanation import Array, Check, Note
+from gradexplain.explanation import Check, Note
 from gradexplain.graph import Graph
 from gradexplain.problem import Problem
-from gradexplain.tensors import spot
 from gradexplain.trace.backward import Backward
-from gradexplain.trace.call import TracedCall, TracedRow
+from gradexplain.trace.call import TracedCall
 from gradexplain.trace.links import Reading
 from gradexplain.trace.snapshot import Operation, Snapshot
 from gradexplain.verdict import compare, fold
@@ -205,7 +203,6 @@ class _Explainer(Backward):
         x.notes = [
             *(Note(kind, text) for kind, text in s.notes),
             *(kink(p) for p in self.singular if p is first[p.node.op.name] and p.node.op.kink),
-            *self._infinities(),
             *self._of_gradients(),
             *self._of_functions(),
             *self._of_opaque(),
@@ -223,13 +220,6 @@ class _Explainer(Backward):
             f"{', '.join(names)} {verb} of an earlier backward pass with create_graph=True: what "
             "it did is on the record like any other operation, and differentiated here."
         )
-        indirect = [name for name, o in zip(names, made, strict=False) if o.within]
-        if indirect:
-            text += (
-                f" In {', '.join(indirect)} PyTorch reads results that the forward calls had "
-                "saved; the formulas have those written out, so the two are compared where "
-                "both ways have come together."
-            )
         yield Note("create_graph", text, {"nodes": names})
 
     def _of_functions(self) -> Iterator[Note]:
@@ -277,27 +267,3 @@ class _Explainer(Backward):
                 "it. zero_grad() (or .grad = None) between the calls starts anew."
             )
             yield Note("accumulated", text, {"inputs": names})
-
-    def _infinities(self) -> list[Note]:
-        gradients = self.explanation.gradients.values()
-        ends = [self.explanation.output.value, *(gradient.torch for gradient in gradients)]
-        if all(array is None or np.isfinite(array).all() for array in ends):
-            return []  # the -inf of a mask, say
-        for row in self.explanation.forward:
-            if isinstance(row, TracedRow) and row.known and not np.isfinite(row.value).all():
-                place, word, index = _first_bad(row.node, row.value)
-                line = f" (line {row.line})" if row.line else ""
-                said = f"{place} is {word}: it first arises in {row.node} = {row.expression}{line}."
-                return [Note("infinity", said, {"node": row.node, "index": index})]
-        for step in self.explanation.steps:
-            if np.isfinite(step.upstream).all() and not np.isfinite(step.contribution).all():
-                _, word, index = _first_bad(step.node, step.contribution)
-                said = f"The gradient becomes {word} on the way from {step.node} to {step.input}."
-                return [Note("infinity", said, {"node": step.node, "index": index})]
-        return []
-
-
-def _first_bad(name: str, array: Array) -> tuple[str, str, list[int]]:
-    """The first element that is no number: its name, what it is, its place."""
-    index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-    return spot(name, index), numbers.number(float(array[index])), list(index)

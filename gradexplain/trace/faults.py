@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,8 +9,8 @@ from typing import Any
 
 from gradexplain.recording.frames import Site, is_library
 from gradexplain.texts import blocks
-from gradexplain.trace.diagnose.finding import assigned, row
 from gradexplain.trace.diagnose.finding import at as _at
+from gradexplain.trace.diagnose.finding import row
 from gradexplain.trace.groups import bare_name
 from gradexplain.trace.saved import carried_over, freed_at, overwritten
 from gradexplain.trace.snapshot import Fault
@@ -168,19 +167,17 @@ def _no_grad(match: re.Match[str], scene: _Scene) -> tuple[str, str]:
             f"no way: {'replaced' if again else cut.why}", name=name, cut=cut.name,
             place=_at(cut.site), what=again,
         )  # fmt: skip
-    filename, source = ("", "") if scene.site is None else (scene.site.filename, scene.site.source)
-    for known in dict.fromkeys([name, *re.findall(r"[A-Za-z_]\w*", source)]):
-        for _, place, value in assigned(filename, known):
-            text = ast.unparse(value)
-            if re.search(r"\bgrad\(", text):
-                kind = "constant" if "create_graph" in text else "gradient"
-                return _told(f"no way: {kind}", name=known, place=_at(place))
-    left = [found for found in scene.recorder.ends.exits.values() if found.name != "grad.__get__"]
+    ends = scene.recorder.ends
+    left = [found for found in ends.exits.values() if found.name != "grad.__get__"]
     if left and left[-1].site is not None:
         tensor = left[-1].tensor or "one that does"
         return _told(
             "no way: left", name=name, cut=left[-1].name, place=_at(left[-1].site), tensor=tensor
         )
+    frozen = [(tensor(), place) for tensor, place in ends.frozen.values()]
+    places = [place for tensor, place in frozen if tensor is not None and not tensor.requires_grad]
+    if places:
+        return _told("no way: frozen", name=name, place=_at(places[-1]), count=str(len(places)))
     return _told("no way: other", name=name)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradexplain import numbers
-from gradexplain.errors import GradexplainError
+from gradexplain.errors import GradexplainError, first_line
 from gradexplain.explanation import (
     Array,
     Difference,
@@ -124,6 +124,10 @@ class Forward:
             opaque = operation.opaque or self._spent(operation) or self._linked(operation)
             if opaque:
                 self._make_opaque(operation, opaque)
+        for operation in self.snapshot.operations if self.links else ():
+            read = {n for o in operation.outputs if o in self.links for n in self.links[o].inputs}
+            operation.inputs += sorted(read.intersection(operation.within) - {*operation.inputs})
+            operation.within = tuple(n for n in operation.within if n not in read)
         self._settle_within()
         for operation in self.snapshot.operations:
             opaque = self.opaque.get(operation.id, "")
@@ -216,8 +220,8 @@ class Forward:
             pair = link.forward(self.pairs)
             if value.array is not None and self._differ(pair, value) is not None:
                 return "its value is not the one that its record gives"
-        except GradexplainError:
-            return "it has no record"
+        except GradexplainError as error:
+            return first_line(error)
         except FAILURES:
             return "its record does not fit here"
         self.links[output] = link

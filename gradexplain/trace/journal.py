@@ -62,7 +62,6 @@ class Leaf:
     key: int
     name: str
     shape: tuple[int, ...]
-    size: int
     parameter: bool
     reference: Any
     stats: dict[int, Stat] = field(default_factory=dict)
@@ -80,10 +79,10 @@ class Leaf:
     unregistered: bool = False
     #: The norms of its gradient and of itself after the last backward that was measured.
     after: tuple[float, float] | None = None
-    requires: bool = False
+    #: Whether it requires grad by the end, where it is still there.
+    requires: bool | None = None
     #: ‖step‖/‖weight‖ of the steps that were compared.
     ratio: float | None = None
-    weight: float | None = None
 
     @property
     def is_still(self) -> bool:
@@ -385,7 +384,7 @@ class Journal:
         leaf = self.leaves.get(id(tensor))
         if leaf is None or leaf.reference() is not tensor:
             leaf = self.leaves[id(tensor)] = Leaf(
-                id(tensor), name, tuple(tensor.shape), tensor.numel(),
+                id(tensor), name, tuple(tensor.shape),
                 isinstance(tensor, torch.nn.Parameter), weakref.ref(tensor),
                 version=tensor._version, place=tensor.data_ptr() if _is_dense(tensor) else 0,
             )  # fmt: skip
@@ -497,9 +496,9 @@ class Journal:
                 if old is None:
                     continue
                 leaf = self.leaves[id(tensor)]
-                leaf.weight = float(torch.linalg.vector_norm(old))
+                weight = float(torch.linalg.vector_norm(old))
                 change = float(torch.linalg.vector_norm(tensor.detach() - old))
-                leaf.ratio = change / leaf.weight if leaf.weight else None
+                leaf.ratio = change / weight if weight else None
         self._copies.clear()
 
     def noted(self, what: str, subject: Any, result: Any, place: Site | None) -> None:

@@ -24,6 +24,7 @@ from gradexplain.trace.snapshot import Arg, Operation, Snapshot, Term, Value, Vi
 from gradexplain.verdict import compare
 
 _NOWHERE = Span(0, 0)
+_NONE: Mapping[int, Ref] = {}
 
 #: A local formula with more characters than this is not shown.
 _LONG = 200
@@ -85,7 +86,7 @@ class Reading:
     def apply(self, operation: Operation) -> Any:
         """What the call returns: a `Ref`, or a tuple of them.  Raises `GradexplainError`."""
         if operation.gradients:
-            return tuple(self._gradient(terms) for terms in operation.gradients)
+            return tuple(self._gradient(t, operation.within) for t in operation.gradients)
         if operation.graphs:
             return self._custom(operation)
         if operation.view is not None:
@@ -200,8 +201,12 @@ class Reading:
             return made[()]
         return tuple(made.get((n,)) for n in range(1 + max(path[0] for path in made)))
 
-    def _gradient(self, terms: Sequence[Term]) -> Ref:
-        """A gradient of the first backward pass: the sum of what each call sends there."""
+    def _gradient(self, terms: Sequence[Term], within: Sequence[int]) -> Ref:
+        """A gradient of an earlier backward pass: the sum of what each call sends there.
+
+        Where PyTorch reads a call's result, one of ``within``, and the rule does so too, it is a
+        value like any other; else the call is written out.
+        """
         sums: list[Ref] = []
         texts: list[tuple[str, str]] = []
         for term in terms:
@@ -220,12 +225,17 @@ class Reading:
                 implied = is_literal(value) and value.array == 1
                 back = adjoint(graph, [graph[by.id].label], None if implied else label)
                 id = back.gradients.get(by.id)
+                if id is None and term.call.gradients:
+                    raise UnsupportedError("a further backward pass reads what is written out here")
                 if id is None:
                     continue
+                read = {}
+                if term.outputs.get(path) in within and part.id in back.graph.at(id).needed():
+                    read[part.id] = self.leaf(term.outputs[path])
                 given = {graph[ref.id].label: self.leaf(n) for n, ref in inner.refs.items()}
                 if not implied:
                     given[label] = self._argument_ref(upstream)
-                sums.append(self._inlined(back.graph.at(id), id, given))
+                sums.append(self._inlined(back.graph.at(id), id, given, read))
                 texts.append(_readable(back, by.id))
         if not sums:
             raise UnsupportedError("nothing is sent there")
@@ -239,14 +249,18 @@ class Reading:
         found = self._argument(arg)
         return found if isinstance(found, Ref) else self.applier.builder.constant(found, _NOWHERE)
 
-    def _inlined(self, graph: Graph, output: int, given: Mapping[str, Ref]) -> Ref:
-        """The node ``output`` of a graph, its leaves put in place of those of that label."""
+    def _inlined(
+        self, graph: Graph, output: int, given: Mapping[str, Ref], read: Mapping[int, Ref] = _NONE
+    ) -> Ref:
+        """The node ``output`` of a graph, its leaves put in place of those of that label, and the
+        nodes that are ``read`` as they are.
+        """
         builder = self.applier.builder
         needed = graph.at(output).needed()
-        made: dict[int, Ref] = {}
+        made = dict(read)
 
         for node in graph.nodes:
-            if node.id not in needed:
+            if node.id not in needed or node.id in made:
                 continue
             if node.is_leaf:
                 made[node.id] = given[node.label]
@@ -306,7 +320,7 @@ def _is_default(arg: Any, usual: Any) -> bool:
 
 def _is_habit(name: str, arg: Any) -> bool:
     """Arguments that change nothing about the formula."""
-    return name.startswith("_") or arg is None or name in ("inplace", "out") or (
+    return name.startswith("_") or arg is None or name in ("inplace", "out", "sparse") or (
         name == "dtype" and "float" in str(arg)
     )  # fmt: skip
 

@@ -9,13 +9,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradexplain.explanation import Shape
+from gradexplain.trace.snapshot import LeftOut
+
 #: The table has so many rows at the most; more are collapsed, layer by layer and then by module.
 ROWS = 22
 
 
 @dataclass(slots=True)
 class Row:
-    """A parameter, or several alike: the norm of what the first call added, and the last."""
+    """A parameter, or several alike: the norm of what the first call added, and the last; one that
+    is ``frozen`` gets nothing.
+    """
 
     name: str
     shape: str
@@ -25,6 +30,23 @@ class Row:
     zeros: float | None
     ratio: float | None
     last: float | None
+    frozen: bool = False
+
+
+def frozen(left: Sequence[LeftOut], rows: Sequence[Row]) -> list[Row]:
+    """Rows for what is frozen in the modules that something else learns in."""
+    learning = {row.name.partition(".")[0] for row in rows}
+    found = [
+        Row(each.name, written(each.shape), 1, 0.0, 0.0, None, None, None, frozen=True)
+        for each in left
+        if each.parameter and not each.requires and each.name.partition(".")[0] in learning
+    ]
+    return _merged(found, _outer)
+
+
+def written(shape: Shape) -> str:
+    """``3×4``."""
+    return "×".join(map(str, shape)) or "scalar"
 
 
 def collapsed(rows: list[Row]) -> list[Row]:
@@ -92,4 +114,5 @@ def _one(rows: Sequence[Row], name: str) -> Row:
         sum(row.count for row in rows), math.hypot(*(row.norm for row in rows)),
         max(row.largest for row in rows), float(np.mean(zeros)) if zeros else None,
         float(np.median(ratios)) if ratios else None, math.hypot(*lasts) if lasts else None,
+        all(row.frozen for row in rows),
     )  # fmt: skip

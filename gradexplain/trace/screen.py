@@ -13,7 +13,7 @@ from gradexplain.explanation import Array
 from gradexplain.texts import listed
 from gradexplain.trace.call import Brief, labels_of
 from gradexplain.trace.diagnose.finding import Finding, Scene, line_of, norm, plain
-from gradexplain.trace.rows import Row, collapsed
+from gradexplain.trace.rows import Row, collapsed, frozen, written
 from gradexplain.trace.seen import Seen
 from gradexplain.trace.snapshot import Fault, Operation, Snapshot
 from gradexplain.verdict.status import worst
@@ -92,7 +92,7 @@ class Screen:
 
 def screen_of(trace: Seen, findings: list[Finding], script: str) -> Screen:
     """The screen of a script that has ended."""
-    explained = [trace.call(snapshot.index) for snapshot in trace.snapshots if not snapshot.late]
+    explained = [trace.call(snapshot.index) for snapshot in trace.snapshots]
     checks = [call.check for call in explained if call.check is not None and call.fault is None]
     status = worst([check.status for check in checks]) if checks else "cannot tell"
     checked = sum(call.checked for call in explained)
@@ -106,7 +106,8 @@ def screen_of(trace: Seen, findings: list[Finding], script: str) -> Screen:
         left = [note.data for call in explained for note in call.notes if note.kind == "opaque"]
         reasons = [f"not {data['function'].strip('_')}: {data['why']}" for data in left]
     main = next((s for s in reversed(trace.snapshots) if s.fault is None and s.operations), None)
-    first = next((s for s in trace.snapshots if s.fault is None and s.accumulated), main)
+    told = sorted(trace.snapshots, key=lambda s: s.function == "grad")
+    first = next((s for s in told if s.fault is None and s.accumulated), main)
     nothing = _nothing(trace)
     rows, last = rows_of(trace, first)
     return Screen(
@@ -121,7 +122,7 @@ def screen_of(trace: Seen, findings: list[Finding], script: str) -> Screen:
         nothing=nothing[:_NOTHING],
         more_nothing=max(0, len(nothing) - _NOTHING),
         accumulated=_accumulated(trace),
-        calls=_calls(trace.all),
+        calls=calls_of(trace.all),
         failures=trace.failures,
         fault=trace.fault if trace.fault and (trace.stopped or trace.fault.why) else None,
         stopped=trace.stopped,
@@ -134,7 +135,7 @@ def screen_of(trace: Seen, findings: list[Finding], script: str) -> Screen:
 def _sentence(
     trace: Seen, status: str, checked: int, operations: int, reasons: Sequence[str]
 ) -> str:
-    indices = [s.index for s in trace.snapshots if s.fault is None and not s.late]
+    indices = [s.index for s in trace.snapshots if s.fault is None]
     which = _numbered(indices)
     if trace.again:
         which += (
@@ -179,7 +180,7 @@ def rows_of(trace: Seen, snapshot: Snapshot | None) -> tuple[list[Row], int | No
         final = leaf.stats[max(leaf.stats)] if len(leaf.stats) > 1 else None
         rows.append(
             Row(
-                leaf.name or "a parameter", "×".join(map(str, leaf.shape)) or "scalar", 1,
+                leaf.name or "a parameter", written(leaf.shape), 1,
                 first.norm, first.largest, zeros.get(leaf.name), leaf.ratio,
                 None if final is None else final.norm,
             )
@@ -189,7 +190,7 @@ def rows_of(trace: Seen, snapshot: Snapshot | None) -> tuple[list[Row], int | No
             if entry.added is not None and entry.name:
                 rows.append(
                     Row(
-                        entry.name, "×".join(map(str, entry.shape)) or "scalar", 1, norm(entry.added),
+                        entry.name, written(entry.shape), 1, norm(entry.added),
                         float(np.abs(entry.added).max(initial=0)), zeros.get(entry.name), None, None,
                     )
                 )  # fmt: skip
@@ -198,7 +199,7 @@ def rows_of(trace: Seen, snapshot: Snapshot | None) -> tuple[list[Row], int | No
         made = {e.name: n for n, e in enumerate(snapshot.accumulated)}
         order |= {row.name: made.get(row.name, len(made) + order[row.name]) for row in rows}
     rows.sort(key=lambda row: order[row.name])
-    return rows, last
+    return rows + frozen(snapshot.left_out if snapshot is not None else (), rows), last
 
 
 # -- the path --------------------------------------------------------------------------------------
@@ -259,7 +260,9 @@ def _farthest(scene: Scene) -> tuple[Operation, int] | None:
     ends: dict[int, tuple[Operation, int]] = {}
     for operation in scene.operations:
         ways = [n for n in operation.inputs if scene.value(n).kind != "constant"]
-        deepest = max(ways, key=lambda n: depth.get(n, 0), default=None)
+        deepest = max(
+            ways, key=lambda n: (depth.get(n, 0), bool(scene.value(n).names)), default=None
+        )
         if deepest is not None:
             for output in operation.outputs:
                 depth[output] = depth.get(deepest, 0) + 1
@@ -300,8 +303,7 @@ def _nothing(trace: Seen) -> list[tuple[str, str, int | None]]:
     found: dict[str, tuple[str, str, int | None]] = {}
     for snapshot in trace.snapshots:
         for left in snapshot.left_out:
-            frozen = left.why == "it does not require grad" and left.parameter
-            if left.name in got or not (left.requires or frozen):
+            if left.name in got or not (left.requires or left.parameter):
                 continue
             line = line_of(left.site)
             found.setdefault(left.name, (left.name, left.why, line))
@@ -330,7 +332,7 @@ def _accumulated(trace: Seen) -> list[str]:
     return lines
 
 
-def _calls(briefs: Sequence[Brief]) -> list[Calls]:
+def calls_of(briefs: Sequence[Brief]) -> list[Calls]:
     """The calls of each line, which may take turns with those of others."""
     lines: dict[Any, list[Brief]] = {}
     for brief in briefs:

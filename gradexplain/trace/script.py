@@ -40,7 +40,7 @@ def run(path: str, arguments: Sequence[str], trace: Trace) -> int | None:
         return 1
     except KeyboardInterrupt:
         raise
-    except Exception as error:
+    except Exception as error:  # the script's own, shown as Python does
         _print_traceback(error, path)
     finally:
         sys.argv, sys.path[:] = saved[0], saved[1]

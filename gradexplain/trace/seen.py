@@ -77,7 +77,7 @@ class Seen:
             return sorted(self._snapshots)
         shown = []
         for indices in self._by_line.values():
-            kept = [i for i in indices if i in self._snapshots and not self._snapshots[i].late]
+            kept = [i for i in indices if i in self._snapshots]
             shown += kept if len(indices) <= FULL else kept[:1]
             shown += [i for i in kept[1:] if len(indices) > FULL and self.all[i - 1].error]
         return sorted(shown)
@@ -120,6 +120,6 @@ class Seen:
         return [
             snapshot
             for index, snapshot in sorted(self._snapshots.items())
-            if index in first or snapshot.fault is not None or snapshot.late
+            if index in first or snapshot.fault is not None
             or index in (self.bad, self.gone) or not self._any
         ]  # fmt: skip

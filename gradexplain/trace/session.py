@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import FrameType
@@ -265,7 +265,7 @@ class Trace(Seen):
             return function()
         try:
             result = function()
-        except Exception as error:
+        except Exception as error:  # PyTorch's or a hook's: explained, and raised again
             with self.guarded():
                 self._refused(under_way, error, arguments, frame)
             raise
@@ -274,6 +274,11 @@ class Trace(Seen):
                 under_way.capture.deaf()
         with self.guarded():
             self._end(under_way, result, frame)
+            if under_way.returns and TAPE.recording:
+                TAPE.ends.taken(
+                    roots, _list(arguments["inputs"]), result, under_way.brief.site,
+                    create=bool(arguments["create_graph"]),
+                )  # fmt: skip
         return result
 
     def passes(self, name: str, tensor: Any, frame: FrameType) -> bool:
@@ -281,11 +286,9 @@ class Trace(Seen):
         try:
             value = _value(tensor)
             bad = value is not None and not math.isfinite(value)
-            if self._finite and self._keeps_all:
-                steep = self._steep.get(_key(site(frame))) if self._steep else None
-                self._suspect = steep_at(tensor, steep) if steep else ("", None)
-                if bad or self._suspect[0]:
-                    return False
+            self._look_out(tensor, frame)
+            if (bad and self._finite and self._keeps_all) or self._suspect[0]:
+                return False
             if index in (self.pick.call, self._samples.call) or self.journal.is_due(index):
                 return False
             self._watch(self._noted(name, value, frame))
@@ -293,6 +296,12 @@ class Trace(Seen):
         except Exception as error:  # the script is not to see that we failed
             self.broke(error)
         return True
+
+    def _look_out(self, root: Any, frame: FrameType) -> None:
+        """Whether a derivative is infinite in the call that is about to come."""
+        looks = self._steep and self._finite and self._keeps_all
+        steep = self._steep.get(_key(site(frame))) if looks else None
+        self._suspect = steep_at(root, steep) if steep else ("", None)
 
     def _noted(self, name: str, value: float | None, frame: FrameType) -> Brief:
         """One call more, in a line."""
@@ -319,6 +328,7 @@ class Trace(Seen):
             wanted, self.gone = TAPE.recording and self._keeps_all, index
         under_way = _UnderWay(brief, roots, returns=name == "grad")
         self.journal.look_round(user_frame(frame), index)
+        self._look_out(roots[0], frame)
         if self.journal.is_due(index) or self._suspect[0]:
             self.journal.measures(index)
             retain = bool(arguments.get("retain_graph"))
@@ -366,8 +376,6 @@ class Trace(Seen):
             array = None if v is None else to_array(v)
             snapshot.v.append(np.ones(tuple(root.shape)) if array is None else array)
         inputs = arguments.get("inputs")
-        if isinstance(inputs, dict):
-            inputs = list(inputs.values())
         wanted = None if inputs is None else _list(inputs)
         room = self._budget // (2 * 8) - self._kept
         capture = Capture(snapshot, TAPE, Variables(user_frame(frame)), roots, max(0, room))
@@ -404,8 +412,6 @@ class Trace(Seen):
                 brief.finite = True  # GradScaler skips such a step, and makes its factor smaller
             elif not brief.finite and self._finite and self._keeps_all:
                 self._finite, self.bad, self.late = False, brief.index, self._suspect
-                if under_way.capture is None and TAPE.recording:
-                    self._read_late(under_way, frame)
         if under_way.heard is not None:
             under_way.heard.end()
             under_way.result = result
@@ -426,13 +432,6 @@ class Trace(Seen):
             self._large[_key(brief.site)] = under_way.capture.kept > _LARGE
             if not under_way.snapshot.retain_graph:
                 mark_freed(under_way.capture, brief.site)
-
-    def _read_late(self, under_way: _UnderWay, frame: FrameType) -> None:
-        """The operations of a call that is over, for their values: its flows are gone."""
-        brief = under_way.brief
-        snapshot = Snapshot(brief.index, brief.function, brief.site, late=True)
-        Capture(snapshot, TAPE, Variables(user_frame(frame)), under_way.roots).read()
-        self._snapshots[brief.index] = snapshot
 
     def _refused(
         self, under_way: _UnderWay, error: Exception, arguments: dict[str, Any], frame: FrameType
@@ -489,11 +488,12 @@ def _scaled(frame: FrameType | None) -> bool:
 
 
 def _list(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    if isinstance(value, dict):
+    """What PyTorch takes as one tensor or as several: a sequence, a dict or what its values() give."""
+    if isinstance(value, Mapping):
         return list(value.values())
-    return list(value) if isinstance(value, (list, tuple)) else [value]
+    if isinstance(value, Iterable) and not isinstance(value, torch.Tensor):
+        return list(value)
+    return [] if value is None else [value]
 
 
 def _key(place: Site | None) -> tuple[str, int]:

@@ -223,11 +223,11 @@ class Snapshot:
     accumulated: list[Accumulated] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     notes: list[tuple[str, str]] = field(default_factory=list)
-    #: Read after the call: what flowed is not known.
-    late: bool = False
     #: Whether something was not kept, for want of memory.
     spent: bool = False
     #: Values that were changed behind autograd's back.
     silent: list[Overwritten] = field(default_factory=list)
+    #: Where ``autograd.grad`` took gradients, as constants, of something in this graph.
+    taken: set[Site | None] = field(default_factory=set)
     #: What it raised.
     fault: Fault | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 
 from gradexplain.explanation import Array
 from gradexplain.recording.calls import KEY, Call, Cut, Operand
+from gradexplain.recording.calls import Term as Sent
+from gradexplain.recording.ends import TAKEN
 from gradexplain.recording.frames import Variables
 from gradexplain.recording.tape import Tape
 from gradexplain.trace.groups import Group, Groups, dtype_at, is_leaf, plain_name, shape_at
@@ -65,6 +68,9 @@ class Values(Groups):
         for group in self._sorted():
             self._operation(group)
         self.snapshot.roots += [self._root(root).id for root in self._roots]
+        self.snapshot.taken |= {
+            node.metadata[TAKEN] for node in self.nodes.values() if TAKEN in node.metadata
+        }
         self._name()
         self._silent()
 
@@ -230,17 +236,13 @@ class Values(Groups):
             if not call.graphs:
                 operation.opaque = "a custom autograd.Function"
         if call.targets:
+            group = self._made(call)
+            operation.within = self._within(group) if group is not None else ()
             if any(target.terms is None for target in call.targets):
                 operation.opaque = "a backward pass through operations that were not seen"
             operation.gradients = tuple(
                 tuple(
-                    Term(
-                        self._form(term.call),
-                        Arg(self.operand(target.of).id),
-                        {path: Arg(self.operand(o).id) for path, o in term.upstream.items()},
-                        self._outputs_of(term.call),
-                    )
-                    for term in target.terms or ()
+                    self._term(term, Arg(self.operand(target.of).id)) for term in target.terms or ()
                 )
                 for target in call.targets
             )
@@ -250,6 +252,12 @@ class Values(Groups):
                 )
             )
         return operation
+
+    def _term(self, term: Sent, by: Arg) -> Term:
+        form = self._form(term.call)
+        form.within = (*form.within, by.id)  # what is sent to a result is sent by who reads it
+        upstream = {path: Arg(self.operand(o).id) for path, o in term.upstream.items()}
+        return Term(form, by, upstream, self._outputs_of(term.call))
 
     def _view(self, call: Call) -> View | None:
         """Where the elements of a view lie in its base; None where that cannot be told."""
@@ -278,19 +286,19 @@ class Values(Groups):
         return View(base, order[at], part)
 
     def _outputs_of(self, call: Call) -> dict[tuple[int, ...], int]:
-        group = next((g for g in self.groups if g.call is call and g.id >= 0), None)
+        group = self._made(call)
         if group is None:
             return {}
         values = [self.snapshot.values[n] for n in self.snapshot.operations[group.id].outputs]
         return {value.path: value.id for value in values if not value.hidden}
 
+    def _made(self, call: Call) -> Group | None:
+        """The group of a call that is among the operations already."""
+        return next((g for g in self.groups if g.call is call and g.id >= 0), None)
+
     def _within(self, group: Group) -> tuple[int, ...]:
         """What a backward pass reads of the calls that it goes through, besides their inputs."""
-        calls = {
-            id(term.call)
-            for target in (group.call.targets if group.call is not None else ())
-            for term in target.terms or ()
-        }
+        calls = set(_passed(group.call)) if group.call is not None else set()
         found = []
         for node, nr in group.edges:
             owner = self.owner.get(id(node))
@@ -396,6 +404,14 @@ class Values(Groups):
                 before, after = values[changed.id], values[operation.outputs[0]]
                 before.names = before.names or after.names
                 after.names = after.names or before.names
+
+
+def _passed(call: Call) -> Iterator[int]:
+    """The ids of the calls that a backward pass goes back through, also of those within them."""
+    for target in call.targets:
+        for term in target.terms or ():
+            yield id(term.call)
+            yield from _passed(term.call)
 
 
 def _saves(nodes: list[Any], tensor: Any) -> bool:

@@ -52,7 +52,7 @@ def diagnosed(trace: Seen) -> list[Finding]:
     for snapshot in snapshots:
         scene = Scene(snapshot, labels_of(snapshot))
         found += [*of_numbers(scene), *of_changes(snapshot)]
-        if snapshot.fault is None and not snapshot.late:
+        if snapshot.fault is None:
             found += of_values(scene, still)
             if any(operation.graphs for operation in scene.operations):
                 found += of_functions(scene, trace.call(snapshot.index))

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradexplain.recording.frames import Site
-from gradexplain.trace.diagnose.finding import Finding, at, told
+from gradexplain.trace.diagnose.finding import Finding, at, plain, told
 from gradexplain.trace.seen import Seen
 from gradexplain.trace.snapshot import Snapshot
+
+#: Operations to which a constant adds nothing that depends on a parameter.
+_ADDING = {"add", "iadd", "radd", "sub", "isub", "rsub", "mse_loss", "l1_loss", "smooth_l1_loss"}
 
 
 def _method(function: str) -> str:
@@ -20,6 +23,7 @@ def of_cuts(trace: Seen) -> Iterator[Finding]:
     journal = trace.journal
     if not journal.backwards:
         return
+    yield from _without_graph(trace)
     members = {key for optimizer in journal.optimizers.values() for key in optimizer.leaves}
     wanted = {k: v for k, v in trace.reads.items() if k not in journal.leaves
               or not journal.leaves[k].stats}  # fmt: skip
@@ -41,6 +45,10 @@ def of_cuts(trace: Seen) -> Iterator[Finding]:
 
 def _reason(trace: Seen, key: int) -> tuple[str, str, Site | None] | None:
     """Why nothing reaches a leaf: what was seen to cut the way from it."""
+    cuts = [cut for snapshot in trace.snapshots for value in snapshot.values for cut in value.cuts]
+    for cut in cuts:  # what a loss reads explains more than what was cut somewhere
+        if key in cut.leaves:
+            return cut.why, cut.function, cut.site
     for why, function, site, leaves in trace.cuts:
         if key in leaves:
             return why, function, site
@@ -48,6 +56,19 @@ def _reason(trace: Seen, key: int) -> tuple[str, str, Site | None] | None:
         if key in leaves:
             return "left", function, site
     return None
+
+
+def _without_graph(trace: Seen) -> Iterator[Finding]:
+    """Derivatives by the input, as a physics-informed loss or a penalty adds them, as constants."""
+    for snapshot in trace.snapshots:
+        added = {n for o in snapshot.operations if plain(o.name) in _ADDING for n in o.inputs}
+        for value in (snapshot.values[number] for number in sorted(added)):
+            for cut in value.cuts:
+                if cut.why == "gradient" and (not value.shape or cut.site in snapshot.taken):
+                    leaves = [trace.journal.leaves.get(key) for key in cut.leaves]
+                    names = [leaf.name for leaf in leaves if leaf and leaf.stepped]
+                    if names:
+                        yield told("cut off: gradient", cut.site, names=names)
 
 
 def _read_on_results(trace: Seen) -> Iterator[Finding]:

@@ -37,12 +37,10 @@ def of_numbers(scene: Scene) -> Iterator[Finding]:
     snapshot = scene.snapshot
     ends = [scene.value(root).array for root in snapshot.roots]
     gradients = [entry.added for entry in snapshot.accumulated]
-    if all(_fine(array) for array in (*ends, *gradients)) and not snapshot.late:
+    if all(_fine(array) for array in (*ends, *gradients)):
         return
     forward = not all(_fine(array) for array in ends)
-    found = _given(scene) or _forward(scene, required=forward)
-    if found is None:
-        found = _suspect(scene) if snapshot.late else _backward(scene)
+    found = _given(scene) or (_forward(scene) if forward else None) or _backward(scene)
     if found is not None:
         yield found
 
@@ -128,10 +126,8 @@ def _made(name: str, used: Site | None) -> Site | None:
     return max(places, key=lambda place: place.line, default=None)
 
 
-def _forward(scene: Scene, *, required: bool) -> Finding | None:
+def _forward(scene: Scene) -> Finding | None:
     """The first operation that makes something that is no number of numbers."""
-    if not required:
-        return None
     masked: Finding | None = None
     for operation in scene.operations:
         value = scene.output(operation)
@@ -182,34 +178,26 @@ def _why(
     second = at_element[1] if len(at_element) > 1 else _number(operation, 1)
     if name == "rtruediv":
         first, second = _number(operation, 1), first
-    known: dict[str, Any] = {"first": first, "second": second, "dtype": value.dtype}
-    if name in _QUOTIENTS and first is not None:
+    array = given[0].array if given else None
+    count = 2 if array is None else array.size
+    masked = array is not None and bool(np.isneginf(array).any())
+    known: dict[str, Any] = {
+        "first": first, "second": "given" if second is None else second, "dtype": value.dtype,
+        "name": scene.name(given[0].id) if given else "",
+        "count": f"{count} element{'s' * (count != 1)}" if count < 2 else "single elements along an axis",
+    }  # fmt: skip
+    holds = {
+        "cross_entropy": bool(given) and _fine(array), "nll_loss": bool(given) and _fine(array),
+        "softmax": masked, "log_softmax": masked, "mul": bool({first, second} & {0.0}),
+        "mean": count < 2, "std": True, "var": True,
+    }  # fmt: skip
+    if name in _QUOTIENTS:
         if (first if name == "reciprocal" else second) == 0:
             divisor = scene.maker(given[-1].id) if given and name != "rtruediv" else None
             by = "" if divisor is None else f", the {plain(divisor.name)} of {at(divisor.site)}"
             return "by", {"top": 1 if name == "reciprocal" else first, "by": by}
-    elif name in ("cross_entropy", "nll_loss"):
-        if given and _fine(given[0].array):
-            return name, known
-    elif name in ("softmax", "log_softmax"):
-        if given and given[0].array is not None and np.isneginf(given[0].array).any():
-            return name, known
-    elif name == "mul":
-        if {first, second} & {0.0}:
-            return name, known
-    elif name in ("mean", "std", "var"):
-        count = 2 if not given or given[0].array is None else given[0].array.size
-        if count <= 1 or name != "mean":
-            return name, {
-                "count": f"{count} element{'s' * (count != 1)}"
-                if count <= 1
-                else "single elements along an axis"
-            }
-    elif first is not None and knows("why", name):
-        return name, known | {
-            "name": scene.name(given[0].id),
-            "second": "given" if second is None else second,
-        }
+    elif holds.get(name, first is not None and knows("why", name)):
+        return name, known
     with np.errstate(all="ignore"):
         largest = max(
             (float(np.abs(v.array[np.isfinite(v.array)]).max(initial=0)) for v in given
@@ -278,24 +266,4 @@ def _branch(scene: Scene, operation: Operation) -> Operation | None:
             if plain(reader.name) in ("where", "masked_fill"):
                 return reader
         numbers = [n for reader in readers for n in reader.outputs]
-    return None
-
-
-def _suspect(scene: Scene) -> Finding | None:
-    """Where no flow was caught: an operation at a value at which its derivative is infinite."""
-    for operation in reversed(scene.operations):
-        name = plain(operation.name)
-        if not knows("steep", name) or not operation.inputs:
-            continue
-        place = -1 if name in ("div", "truediv") else 0
-        given = scene.given(operation)
-        value = given[place] if given else None
-        if value is None or value.array is None or value.kind == "constant":
-            continue
-        edge = np.abs(value.array) >= 1 if name in ("acos", "asin") else value.array == 0
-        if name in ("norm", "vector_norm"):
-            edge = np.full(value.shape, not value.array.any())
-        if edge.any():
-            index = tuple(int(i) for i in np.argwhere(edge)[0])
-            return _steep(scene, operation, value.id, index, float("nan"))
     return None

@@ -142,6 +142,10 @@ def _unused(journal: Journal) -> Iterator[Finding]:
     """Parameters that an optimizer has and that no ``backward`` reaches."""
     for optimizer in journal.optimizers.values():
         members = [journal.leaves[key] for key in optimizer.leaves if key in journal.leaves]
+        if members and not any(leaf.stats or leaf.requires is not False for leaf in members):
+            names = [leaf.name or "a parameter" for leaf in members]
+            said = {"names": names, "optimizer": optimizer.name}
+            yield told("optimised but unused: frozen", optimizer.site, **said)
         unused = [leaf for leaf in members if not leaf.reached and leaf.stepped and leaf.requires]
         if unused and len(unused) < len(members) and journal.backwards:
             names = [leaf.name or "a parameter without a name" for leaf in unused]

@@ -46,19 +46,18 @@ _PAIRWISE = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"}
 _NORMS = {"batch_norm", "instance_norm"}
 _LINEAR = {"linear", "conv1d", "conv2d", "conv3d"}
 
-#: Operations that a shape or an order goes through, and no value changes in.
-_MOVES = {
-    "view", "reshape", "flatten", "squeeze", "unsqueeze", "transpose", "permute", "contiguous",
-    "t", "T", "mT", "swapaxes", "movedim", "clone", "to", "float", "double",
+#: Operations that copy a value, and those that a shape or an order goes through as well.
+_COPIES = {"contiguous", "clone", "to", "float", "double"}
+_MOVES = _COPIES | {
+    "view", "reshape", "flatten", "squeeze", "unsqueeze", "transpose", "permute", "t", "T", "mT",
+    "swapaxes", "movedim",
 }  # fmt: skip
 
 
 #: Those that take some elements of a value.
 _PICKS = {"getitem", "gather", "index_select", "select", "take_along_dim"}
 
-#: Those that make another order of axes, and those that scale and mask scores.
-_MIXING = {"view", "reshape", "flatten", "squeeze", "unsqueeze", "transpose", "permute", "t", "T",
-           "mT", "swapaxes", "movedim"}  # fmt: skip
+#: Those that scale and mask scores.
 _SCALING = {"mul", "div", "truediv", "add", "masked_fill", "dropout", "where"}
 
 
@@ -173,7 +172,7 @@ def _across_samples(scene: Scene, operation: Operation) -> Iterator[Finding]:
     """A softmax of products of matrices along an axis of their batch."""
     dim = _axis(operation)
     rank = len(scene.value(operation.inputs[0]).shape) if operation.inputs else 0
-    source = _through(scene, operation.inputs[0], _MOVES - _MIXING | _SCALING) if rank else None
+    source = _through(scene, operation.inputs[0], _COPIES | _SCALING) if rank else None
     if source is None or dim is None or rank < 3:
         return
     batch = set(range(rank - 2))
@@ -232,16 +231,12 @@ def _crossed(a: Sequence[int], b: Sequence[int]) -> bool:
 
 def _broadcast(scene: Scene, operation: Operation, tensors: Sequence[Value], what: str) -> Finding:
     shapes = [f"{scene.name(t.id)} {tuple(t.shape)}" for t in tensors]
-    try:
-        whole = np.broadcast_shapes(*(t.shape for t in tensors))
-    except ValueError:
-        whole = ()
-    rank = max(tensors, key=lambda t: len(t.shape))
-    other = min(tensors, key=lambda t: len(t.shape))
+    other, rank = sorted(tensors, key=lambda t: len(t.shape))
     longer = len(rank.shape) > len(other.shape)
     return told(
         "broadcast in the loss", operation.site, what=what, first=shapes[0], second=shapes[1],
-        whole=whole, fix=f"{scene.name(rank.id)}.squeeze(-1)" if longer else "reshape one",
+        whole=np.broadcast_shapes(rank.shape, other.shape),
+        fix=f"{scene.name(rank.id)}.squeeze(-1)" if longer else "reshape one",
     )  # fmt: skip
 
 
@@ -384,7 +379,7 @@ _SAID = STEPS | _RECTIFIERS
 def _stopped(scene: Scene, still: Set[str]) -> Iterator[Finding]:
     """The operations at which all that parameters could have got becomes 0."""
     ended: dict[int, tuple[Operation, int, list[str]]] = {}
-    for leaf in scene.snapshot.values:
+    for leaf in (scene.value(entry.value) for entry in scene.snapshot.accumulated):
         if leaf.kind == "leaf" and scene.name(leaf.id) in still and leaf.array is not None:
             ends = dict(_ends(scene, leaf.id))
             if len(ends) == 1:
@@ -394,11 +389,14 @@ def _stopped(scene: Scene, still: Set[str]) -> Iterator[Finding]:
         name, place = plain(operation.name), at(operation.site)
         others = [scene.value(n) for n in operation.inputs if n != number]
         others = [other for other in others if "float" in other.dtype]
+        zeros = [o for o in others if o.kind == "leaf" and not norm(o.array)]
+        waiting = [scene.name(o.id) for o in zeros if scene.name(o.id) in still]
         linear = name not in ("mul", "div") and any(not norm(other.array) for other in others)
-        if name in _SAID or linear or any(o.kind == "leaf" and not norm(o.array) for o in others):
+        if name in _SAID or not waiting and (linear or zeros):
             continue
+        names += [name for name in waiting if name not in names]
         hooked = norm(operation.sent.get(number)) > 0
-        why, fix = row("stops", "hook" if hooked else name)
+        why, fix = row("stops", "zeros" if waiting else "hook" if hooked else name)
         where = (
             f"{scene.name(number)}, on its way to {place}" if hooked else f"the {name} at {place}"
         )
