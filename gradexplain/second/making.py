@@ -16,7 +16,7 @@ from gradexplain.explaining.judging import NOT_ENOUGH
 from gradexplain.explaining.running import Run
 from gradexplain.explanation import Array, Check, Difference
 from gradexplain.formats.notation import latex
-from gradexplain.formula.indices import Ranges, index
+from gradexplain.formula.indices import Ranges
 from gradexplain.formula.sizes import Unlettered
 from gradexplain.graph import Node
 from gradexplain.plan.arrays import to_float
@@ -28,9 +28,9 @@ from gradexplain.routes.judged import JudgedSteps, judged
 from gradexplain.routes.pytorch import Asked
 from gradexplain.routes.singular import Accounted, Singular
 from gradexplain.routes.written import Shown, Written
+from gradexplain.second import signs
 from gradexplain.second.gradients import Gradients, closed
 from gradexplain.second.model import Block, Hessian, Product
-from gradexplain.second.signs import borders, definiteness, eigenvalues, is_constant, words
 from gradexplain.verdict import compare, digits, fold
 from gradexplain.verdict.status import worst
 
@@ -81,8 +81,7 @@ class Making:
         assert asked.found is not None
         self.hessian = asked.found
         self.differences: list[Difference] = []
-        #: An element that has few right digits, in words.
-        self.few = ""
+        self.few = ""  # an element that has few right digits, in words
         self._known: dict[int | None, Accounted] = {}
         self._rows = cache(self._chain_rows)
         self.answer = None if asked.shared is None else asked.shared.answer()
@@ -92,7 +91,7 @@ class Making:
         else:
             self.refused = ""
         self.singular = run.judging.singular
-        self.borders = borders(run)
+        self.borders = signs.borders(run)
         # Whether PyTorch has nan where there is a second derivative, and one side's of two.
         self.undefined = self.corner = False
         # Whether the closed form has nan where PyTorch has a number: nothing checks that number.
@@ -176,7 +175,7 @@ class Making:
         if other is not None and places.index(b.label) < places.index(a.label):
             if other.is_long(a):
                 return len(self.leaves) <= _FEW
-            form.give(b, *_transposed(other, b, a))
+            form.give(b, *signs.transposed(other, b, a))
         return len(self.leaves) <= _FEW or not form.is_long(b)
 
     def _block(self, a: Node, b: Node, rows: Mapping[tuple[str, str], Any]) -> Block:
@@ -193,7 +192,7 @@ class Making:
             text = self._titled(shown, a, b)
             block = Block(
                 name, shown.formula, text, latex(text), shown.where, shown.ranges, a.label, b.label,
-                words(structure, self.hessian.scalar, a, b), shape, None, None, None, None,
+                signs.words(structure, self.hessian.scalar, a, b), shape, None, None, None, None,
             )  # fmt: skip
         else:
             block = Block(name, None, f"{d} = …", latex(f"{d} = …"), (), "", a.label, b.label,
@@ -212,7 +211,7 @@ class Making:
             pair = form.jacobian_value(b)
             block.value = cleaned(pair, exact=form.exact)
             size = np.maximum(pair[1], size)
-        block.tolerance, exact = self._bounds(size, block.known)
+        block.tolerance, exact = signs.bounds(size, block.known, self.problem.v, self.problem.dtype)
         block.verdict, block.margin = self._compare(
             self._left(a, "", b, ""), block.value, stepped, block.torch, block.tolerance, exact,
             lambda found: self._lost(a, b, found), b, self.steps.of.get(a.label),
@@ -270,12 +269,6 @@ class Making:
         with np.errstate(all="ignore"):
             below, here, above = gradient(-h), gradient(0.0), gradient(h)
             return to_float((here - below) / h), to_float((above - here) / h)
-
-    def _bounds(self, size: Any, value: Array) -> tuple[Array, Array]:
-        """What PyTorch may differ by, and what the other two routes may."""
-        dtypes = self.problem.dtype, "float64"
-        found, exact = (compare.bound(size, value, self.problem.v, dtype) for dtype in dtypes)
-        return found, exact
 
     def _by_kernel(self, difference: Difference) -> bool:
         return compare.by_kernel(difference, self.coarse, self.problem.dtype)
@@ -384,8 +377,7 @@ class Making:
                     u = self.asked.weights[a]
                     total = total + np.tensordot(u, block, u.ndim)
                     size = size + np.tensordot(np.abs(u), np.abs(block), u.ndim)
-            if blocks:
-                wrong |= compare.differs(total, stepped, compare.SEEN * size)
+            wrong |= bool(blocks) & compare.differs(total, stepped, compare.SEEN * size)
             if (wrong & sure).any():
                 return True
         return False
@@ -460,7 +452,7 @@ class Making:
         reach = self.run.graph.reach(list(self.problem.wanted))
         moving = {n.label for n in self.run.graph.nodes if n.id in reach}
         h.constant = all(
-            block.formula is not None and is_constant(block.formula, moving)
+            block.formula is not None and signs.is_constant(block.formula, moving)
             for block in h.blocks.values()
         )
         h.smooth = not any(
@@ -478,8 +470,8 @@ class Making:
         stepped = self._joined(lambda block: block.chain_rule)
         h.symmetric = bool((np.abs(stepped - stepped.T) <= slack + slack.T).all())
         if h.symmetric:
-            h.eigenvalues = eigenvalues(h.matrix)
-            h.definiteness = definiteness(h.eigenvalues)
+            h.eigenvalues = signs.eigenvalues(h.matrix)
+            h.definiteness = signs.definiteness(h.eigenvalues)
 
     def _joined(self, part: Callable[[Block], Array | None]) -> Array:
         """A matrix of the blocks' arrays, with the elements of all inputs in order."""
@@ -519,7 +511,9 @@ class Making:
             if self.answer is not None:
                 kept = self.answer.second.gradients.get(leaf.label)
                 product.torch = zero if kept is None else kept
-            product.tolerance, bound = self._bounds(size, product.known)
+            product.tolerance, bound = signs.bounds(
+                size, product.known, self.problem.v, self.problem.dtype
+            )
             product.verdict, product.margin = self._compare(
                 f"(H·{self.hessian.u})" + (f".{leaf.label}" if len(self.leaves) > 1 else ""),
                 product.value, product.chain_rule, product.torch, product.tolerance, bound,
@@ -602,16 +596,3 @@ class Making:
                 "PyTorch's numbers stand alone"
             )
         return found
-
-
-def _transposed(form: ClosedForm, row: Node, column: Node) -> tuple[Any, Ranges]:
-    """``∂²L/∂column∂row`` from ``∂²L/∂row∂column``, and the ranges of its indices."""
-    formula, known = form.jacobian(column), form.calculus.ranges
-    rows, columns = ((form.calculus.indices(n.shape, c), n) for n, c in ((row, "o"), (column, "d")))
-    swapped = {}
-    for (places, _), letter in ((rows, "d"), (columns, "o")):
-        for axis, place in enumerate(places):
-            if not place.is_Integer:
-                swapped[place] = index(f"{letter}{axis}")
-    bound = Ranges({symbol: n for symbol, n in known.items() if "_" in symbol.name})
-    return formula.xreplace(swapped), bound

@@ -11,7 +11,9 @@ import sympy
 from gradexplain.arithmetic import mp
 from gradexplain.explaining.running import Run
 from gradexplain.explanation import Array
+from gradexplain.formula.indices import Ranges, index
 from gradexplain.graph import Node
+from gradexplain.routes.closed import ClosedForm
 from gradexplain.routes.singular import Singular, where_any
 from gradexplain.verdict import compare
 
@@ -66,3 +68,21 @@ def definiteness(values: Sequence[float]) -> str:
         return "zero"
     sign, nearest = ("positive", low) if high > 0 else ("negative", high)
     return f"{sign} definite" if nearest else f"{sign} semidefinite"
+
+
+def transposed(form: ClosedForm, row: Node, column: Node) -> tuple[Any, Ranges]:
+    """``∂²L/∂column∂row`` from ``∂²L/∂row∂column``, and the ranges of its indices."""
+    formula, known = form.jacobian(column), form.calculus.ranges
+    rows, columns = ((form.calculus.indices(n.shape, c), n) for n, c in ((row, "o"), (column, "d")))
+    swapped = {}
+    for (places, _), letter in ((rows, "d"), (columns, "o")):
+        for axis, place in enumerate(places):
+            if not place.is_Integer:
+                swapped[place] = index(f"{letter}{axis}")
+    bound = Ranges({symbol: n for symbol, n in known.items() if "_" in symbol.name})
+    return formula.xreplace(swapped), bound
+
+
+def bounds(size: Any, value: Array, v: Array, dtype: str) -> tuple[Array, Array]:
+    """What PyTorch may differ by, and what the other two routes may."""
+    return compare.bound(size, value, v, dtype), compare.bound(size, value, v, "float64")
