@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -349,6 +350,24 @@ def test_a_closed_pipe(arguments: list[str]) -> None:
 def test_a_closed_standard_output(arguments: list[str]) -> None:
     done = program(*arguments, stdout=None, preexec_fn=lambda: os.close(1))
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_standard_output_that_does_not_block_loses_nothing() -> None:
+    """As node leaves it to those that it starts."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    found: list[bytes] = []
+    with os.fdopen(reader, "rb") as file, os.fdopen(writer, "wb") as pipe:
+        thread = threading.Thread(target=lambda: found.append(file.read()))
+        thread.start()
+        done = program(
+            "run", "x", "--format", "json", stdout=pipe,
+            preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN),
+        )  # fmt: skip
+        pipe.close()
+        thread.join()
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert json.loads(found[0])["schema"] == "gradexplain/1"
 
 
 def test_a_closed_standard_output_does_not_matter_to_a_file(tmp_path: Path) -> None:

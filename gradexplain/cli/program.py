@@ -19,6 +19,7 @@ import gc
 import os
 import re
 import sys
+from contextlib import suppress
 from typing import cast
 
 import click
@@ -69,6 +70,8 @@ def work() -> int:
     """
     gc.set_threshold(200_000, 50, 1000)
     without_tensors()
+    with suppress(OSError):  # one that does not wait for its reader would lose what does not fit
+        os.set_blocking(1, True)
     try:
         link.catch()
         code = main(sys.argv[1:])

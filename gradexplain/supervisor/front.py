@@ -38,6 +38,7 @@ def supervised(work: Callable[[], int]) -> int:
     """The exit code of ``work``, done in a process of its own within its budget."""
     started = time.monotonic()
     stops = [n for n in _STOPS if signal.getsignal(n) != signal.SIG_IGN]
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who ignores it is not told how a worker ended
     signal.pthread_sigmask(signal.SIG_BLOCK, [*stops, signal.SIGCHLD])
     front = os.getpid()
     try:
@@ -52,8 +53,7 @@ def supervised(work: Callable[[], int]) -> int:
         return work()
     os.close(writer)
     os.set_blocking(reader, False)
-    code = _Watch(pid, reader, started, stops).code()
-    os._exit(code)
+    os._exit(_Watch(pid, reader, started, stops).code())
 
 
 class _Watch:

@@ -56,8 +56,7 @@ state = _State()
 
 def attach(pipe: int, front: int, started: float, stops: list[signal.Signals]) -> None:
     """This is the worker of ``front``, which hears what is written into ``pipe``."""
-    state.pipe, state.front, state.started = pipe, front, started
-    state.stops = stops
+    state.pipe, state.front, state.started, state.stops = pipe, front, started, stops
 
 
 def attached() -> bool:
