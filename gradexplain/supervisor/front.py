@@ -68,8 +68,7 @@ class _Watch:
         self._reader = reader
         self._text = b""
         self._children: set[int] = set()
-        self._paused = False
-        self._foreign = self._done = False
+        self._paused = self._foreign = self._done = False
         #: Seconds that count; those during which the whole of us was stopped (Ctrl-Z) do not.
         self._spent = time.monotonic() - started
         self._deadline: float | None = None  # for a worker that was asked to stop
