@@ -23,10 +23,10 @@ def test_right_ones_are_accepted(part: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "title", ["EdgeAwareSmooth", "GLU", "NumpyLeakyCubic", "BatchedOuter", "MVNLogProb"]
+    "title", ["EdgeAwareSmooth", "Exp", "GLU", "NumpyLeakyCubic", "BatchedOuter", "MVNLogProb"]
 )
 def test_natural_faults(title: str) -> None:
-    score = run([v for v in ALL if v.title == title and v.codes][:3])
+    score = run([v for v in ALL if v.title == title and v.codes])
     assert score.detected == score.wrong, score.said
     assert score.mended == score.given, score.said
     assert score.named >= score.wrong - 1, score.said

@@ -659,3 +659,23 @@ def test_the_catalogue_speaks_of_arguments_and_says_what_else_it_names() -> None
             for name in re.findall(r"([^\W\d]\w*)\[", text):
                 base = re.sub(r"\d+$", "", name)
                 assert name in known or base in known, (entry.name, text)
+
+
+# -- numbers alone ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", sorted({op.family for op in all_ops()}))
+def test_numbers_alone(family: str) -> None:
+    """The first sample of each operation with inputs of shape (): PyTorch's gradient, or a message."""
+    for op in (op for op in all_ops() if op.family == family):
+        expression, shapes = sample(op.samples[0])
+        *before, last = expression.split("; ")
+        program = "; ".join([*before, f"y = {last}", "y.sum() + y.mean()"])
+        try:
+            x = gradexplain.explain(program, shapes=dict.fromkeys(shapes, ()))
+        except GradexplainError as error:
+            assert str(error)
+            continue
+        assert x.check is not None
+        refused = x.check.reason.startswith("PyTorch itself refuses")
+        assert x.check.status in ("agree", "convention") or refused, (program, x.check)

@@ -367,3 +367,32 @@ def test_every_sentence_is_said_somewhere() -> None:
     )
     chosen = set(re.findall(r'"([^"\n]+)" if [^\n]+ else "([^"\n]+)"', code))
     assert said == asked | {key for pair in chosen for key in pair if key in said}
+
+
+LATE = """
+import torch
+x = torch.tensor([1., 2.], requires_grad=True)
+k = 2
+{made}
+{taken}
+k = 5
+y = (a + sum(g)).sum()
+y.backward()
+"""
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "g = (x*k for _ in range(3))",
+        "def gen():\n    for _ in range(3):\n        yield x*k\ng = gen()",
+    ],
+)
+def test_a_generator_reads_its_names_when_it_is_asked(made: str) -> None:
+    with pytest.raises(GradexplainError) as raised:
+        explain(LATE.format(made=made, taken="a = next(g)"))
+    assert str(raised.value).startswith(
+        "k is changed here while a generator that reads it has values left, which it makes when it is asked"
+    )
+    x = explain(LATE.format(made=made, taken="a = 0\nfor part in g:\n    a = a + part"))
+    assert x.gradients["x"].value.tolist() == [6, 6]

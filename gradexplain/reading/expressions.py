@@ -65,11 +65,10 @@ def value(s: Session, node: ast.expr) -> Any:
             return _dict(s, keys, values)
         case ast.JoinedStr(values=parts):
             return _joined(s, node, parts) if s.python else s.text(span(s.program, node))
-        case (
-            ast.ListComp(elt=element, generators=loops)
-            | ast.GeneratorExp(elt=element, generators=loops)
-        ):
+        case ast.ListComp(elt=element, generators=loops):
             return list(_comprehension(s, element, loops))
+        case ast.GeneratorExp(elt=element, generators=loops):
+            return s.generated(_comprehension(s, element, loops), [node], ())
         case ast.SetComp(elt=element, generators=loops):
             return list(dict.fromkeys(_comprehension(s, element, loops)))
         case ast.DictComp(key=key, value=element, generators=loops):

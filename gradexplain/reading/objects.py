@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,15 @@ def is_basic(index: Any) -> bool:
         item is None or isinstance(item, (int, slice, type(...))) and not isinstance(item, bool)
         for item in (index if isinstance(index, tuple) else (index,))
     )
+
+
+class Drawn(list[Any]):
+    """What a generator gives, worked out at once: right as long as nobody changes the names it ``reads``
+    before all of it was taken."""
+
+    def __init__(self, values: Iterable[Any], reads: frozenset[str]) -> None:
+        super().__init__(values)
+        self.reads = reads
 
 
 #: Operations whose result on whole numbers is whole.

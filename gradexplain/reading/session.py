@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
@@ -30,6 +30,7 @@ from gradexplain.reading.objects import (
     STAYS_WHOLE,
     VIEWS,
     WHOLE,
+    Drawn,
     Leaf,
     Own,
     Results,
@@ -150,6 +151,8 @@ class Session:
     depth: int = 0
     #: What the generators that are being read have given so far.
     yielded: list[list[Any]] = field(default_factory=list)
+    #: What generators gave that may not have been taken yet.
+    drawn: list[Drawn] = field(default_factory=list)
     #: Statements and expressions that were worked out.
     steps: int = 0
     most: int = MAX_STEPS
@@ -262,7 +265,18 @@ class Session:
         elsewhere: dict[str, dict[str, Any]] = scope.get("", {})
         return elsewhere.get(name, scope)
 
+    def generated(
+        self, given: Iterable[Any], lines: Iterable[ast.AST], own: Iterable[str]
+    ) -> Drawn:
+        """What a generator of these lines gave; the names of its ``own`` are nobody else's."""
+        names = [n for line in lines for n in ast.walk(line) if isinstance(n, ast.Name)]
+        stored = {n.id for n in names if not isinstance(n.ctx, ast.Load)}
+        self.drawn.append(Drawn(given, frozenset({n.id for n in names} - stored - {*own})))
+        return self.drawn[-1]
+
     def assign(self, name: str, value: Any) -> None:
+        if any(found and name in found.reads for found in self.drawn):
+            raise lacking("generator", name=name)
         if isinstance(value, Tensor):
             self.call_it(value, name)
         elif hasattr(value, "names") and self.program.place is None:

@@ -365,7 +365,8 @@ def _called(
             part.hint = part.hint or name
     s.depth += 1
     given: list[Any] = []
-    generates = isinstance(own.body, list) and _generates(own.body)
+    lines = own.body if isinstance(own.body, list) else []
+    generates = _generates(lines)
     s.yielded += [given] if generates else []
     try:
         with s.scope((*own.scopes, local)), s.placed(place if own.placed else None):
@@ -374,7 +375,7 @@ def _called(
         s.depth -= 1
         if generates:
             s.yielded.pop()
-    return given if generates else found
+    return s.generated(given, lines, local) if generates else found
 
 
 def _body(s: Session, body: Sequence[ast.stmt]) -> Any:

@@ -11,7 +11,7 @@ from gradexplain.errors import Span
 from gradexplain.limits import MAX_TREE_NODES
 from gradexplain.reading import autograd, classes
 from gradexplain.reading.attributes import data
-from gradexplain.reading.objects import Call, Class, Layer, Module, Tensor, Unread, what
+from gradexplain.reading.objects import Call, Class, Drawn, Layer, Module, Tensor, Unread, what
 from gradexplain.reading.operators import put, replace, subscript
 from gradexplain.reading.plain import special
 from gradexplain.reading.program import attribute_span
@@ -127,7 +127,10 @@ def iterated(s: Session, found: Any, place: Span) -> list[Any]:
     if isinstance(found, (list, tuple, range, str)):
         if len(found) > MAX_TREE_NODES:
             s.lack("long loop", place, count=len(found), MAX_TREE_NODES=MAX_TREE_NODES)
-        return list(found)
+        taken = list(found)
+        if isinstance(found, Drawn):
+            found.clear()
+        return taken
     s.need(place, found)
     if isinstance(found, Layer):
         loops = found.own is not None and (
