@@ -374,6 +374,19 @@ def test_a_fault_is_seen_beside_what_is_excused(monkeypatch: pytest.MonkeyPatch)
         assert found.check.status == "mismatch", (text, found.check)
 
 
+def test_zeros_do_not_pass_where_the_formula_ran_out_or_another_branch_is_nan() -> None:
+    """``x² + y²`` leaves float64's range, and sqrt(−1) is chosen by nobody."""
+    p = problem_of(
+        Request("torch.hypot(x, y).sum()", {"x": np.array([1e200]), "y": np.array([1e200])})
+    )
+    zeroed = [judge(p, *place, 0.0).steps[place].verdict for place in places(p)]
+    assert zeroed == ["cannot tell", "cannot tell", "mismatch"]
+    p = problem_of(Request("where(x > 0, sqrt(x), 2*x).sum()", {"x": np.array([4.0, -1.0])}))
+    for place in places(p):
+        step = judge(p, *place, 0.0).steps[place]
+        assert step.verdict == "mismatch", (place, step)
+
+
 #: Operations with a first row so large, or small, that they leave the range on their way, if at all.
 EXTREME = [
     ("F.layer_norm(x, (3,))", 1e18), ("F.rms_norm(x, (3,), None, 1e-6)", 1e21), ("F.normalize(x, dim=1)", 1e21),

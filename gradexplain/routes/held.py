@@ -107,20 +107,24 @@ class Local:
         )
         endless = ~np.isfinite(self.given) | ~np.isfinite(expected)
         flipped = ~compare.differs(-expected, self.given, bound)
-        # What compares may choose another element.
-        formulas = [c.term.formula for c in self.contributions]
-        compares = not formulas or any(formula.atoms(*_COMPARE) for formula in formulas)
-        chosen = nan if compares else nan & endless
+        # What compares may choose another element; what it chooses among decides nothing.
+        formulas = [c.rule.contributions[c.place] for c in self.contributions]
+        parts = [part for formula in formulas for part in formula.atoms(*_COMPARE)]
+        read = {label_of(a) for part in parts for a in part.atoms(sympy.Indexed, sympy.Symbol)}
+        arrays = self._arrays() if parts or not formulas else []
+        deciding = [(n, a) for n, a in arrays if not formulas or n in {RESULT, *read}]
+        chosen = (nan & endless) | self.has(np.isnan, deciding)
         return chosen | (infinite & endless) | (negative & (endless | flipped))
+
+    def _arrays(self) -> list[tuple[str, Array]]:
+        return [*self.operands.items(), *_as_results(*self.results, *self.upstreams)]
 
     def has(
         self, odd: Callable[[Array], Any], arrays: Iterable[tuple[str, Array]] | None = None
     ) -> Any:
         """Where something ``odd`` has a part in what was sent: among all arrays, or among these."""
-        if arrays is None:
-            arrays = [*self.operands.items(), *_as_results(*self.results, *self.upstreams)]
         mask = np.zeros(self.given.shape, dtype=bool)
-        for name, array in arrays:
+        for name, array in self._arrays() if arrays is None else arrays:
             if (one := odd(array)).any():
                 mask |= self._part_of(name, one)
         return mask
@@ -225,7 +229,8 @@ def hold(local: Local, pair: Callable[[], Pair], dtype: str) -> JudgedStep:
         return allowed, compare.judge(*args)
 
     allowed, result = judge()
-    if result.verdict != "agree" and local.singular is None:
+    ran_out = (np.isfinite(expected) & ~np.isfinite(size)).any()
+    if (ran_out or result.verdict != "agree") and local.singular is None:
         # It may be the formula's own arithmetic that ran out, which says nothing of PyTorch's.
         expected = compare.settled(expected, size, compare.FORMATS["float64"].unit)
         finite = np.isfinite(expected).all() and np.isfinite(size).all()

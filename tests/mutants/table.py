@@ -34,7 +34,7 @@ def found(mutant: Mutant) -> str:
         else:
             subject = FormulaSubject(parse(mutant.case.expression), mutant.claims, None)  # type: ignore[assignment]
         shapes = mutant.shapes if _sensible(mutant) else mutant.case.shapes
-        report = check_subject(subject, {}, shapes, write=False)
+        report = check_subject(subject, {}, shapes)
     except GradexplainError as error:
         return f"error: {error.message}"
     faults = report.faults
