@@ -11,7 +11,7 @@ import pickle
 import re
 from bisect import bisect
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from math import prod
@@ -236,6 +236,12 @@ class Graph:
 
         They are used as ``Aux`` arguments and by one another only.
         """
+        owners, own = self.beside()
+        return {id: owner for id, owner in owners.items() if id not in own and not self[id].is_leaf}
+
+    @fact
+    def beside(self) -> tuple[Mapping[int, str], Set[int]]:
+        """The nodes that a record made beside its own, each with that node; and those that others use."""
         owners: dict[int, str] = {}
         own = {self.output}
         for node in reversed(self.nodes):
@@ -247,7 +253,7 @@ class Graph:
                         owners.setdefault(ref.id, owners.get(node.id, node.label))
                     else:
                         own.add(ref.id)
-        return {id: owner for id, owner in owners.items() if id not in own and not self[id].is_leaf}
+        return owners, own
 
     def uses(self) -> dict[int, int]:
         """How many times each node is used on the way to the output."""
