@@ -122,7 +122,7 @@ def gradients(namespace: dict[str, Any]) -> str:
 
 #: Programs some of whose operations have no formula, or draw their numbers within PyTorch.
 PARTLY = {
-    "func_grad", "gaussian_process", "gumbel", "packed", "per_sample", "word_lm",
+    "func_grad", "gumbel", "packed", "per_sample", "word_lm",
 }  # fmt: skip
 
 #: Programs with a Function whose backward is meant to be another than the derivative.
