@@ -126,19 +126,43 @@ def _loss(run: Run) -> str:
 def _one(run: Run, formula: Any) -> Any:
     """``formula`` without a v that is 1 because the output is a scalar, and with the derivatives put in
     that are numbers or another one."""
-    known = {}
-    if run.problem.v_source == "implicit":
-        places = run.closed.calculus.indices(run.closed.graph.out.shape, "o")
-        known[element_symbol(run.closed.v_name, places)] = sympy.S.One
-    for a in formula.atoms(sympy.Indexed, sympy.Symbol):
-        node = run.closed.calculus.node(label_of(a).removeprefix(ADJOINT))
-        if label_of(a).startswith(ADJOINT) and node is not None:
-            value, _, own = run.closed.part(node, ADJOINT).here
-            value = _one(run, value)
-            bare = value.is_Symbol or isinstance(value, sympy.Indexed)
-            if len(indices_of(a)) == len(own) and (value.is_Rational or (bare and _parts(value))):
-                known[a] = value.xreplace(dict(zip(own, indices_of(a), strict=True)))
-    return formula.xreplace(known)
+    closed, implicit = run.closed, run.problem.v_source == "implicit"
+    known: dict[Any, Any] = {}
+    if implicit:
+        places = closed.calculus.indices(closed.graph.out.shape, "o")
+        known[element_symbol(closed.v_name, places)] = sympy.S.One
+    met: dict[int, Node] = {}
+    pending = [formula]
+    while pending:
+        for name in _parts(pending.pop()):
+            node = closed.calculus.node(name)
+            if (
+                node is not None
+                and node.id not in met
+                and ("one", node.id, implicit) not in closed.known
+            ):
+                met[node.id] = node
+                pending.append(closed.part(node, ADJOINT).here[0])
+
+    def put(e: Any) -> Any:
+        found = {}
+        for a in e.atoms(sympy.Indexed, sympy.Symbol):
+            node = closed.calculus.node(label_of(a).removeprefix(ADJOINT))
+            if label_of(a).startswith(ADJOINT) and node is not None:
+                value, own = closed.known["one", node.id, implicit]
+                bare = value.is_Symbol or isinstance(value, sympy.Indexed)
+                if len(indices_of(a)) == len(own) and (
+                    value.is_Rational or (bare and _parts(value))
+                ):
+                    found[a] = value.xreplace(dict(zip(own, indices_of(a), strict=True)))
+        return e.xreplace(known | found)
+
+    for id in sorted(
+        met, reverse=True
+    ):  # those nearer to the output, which others are made of, first
+        value, _, own = closed.part(met[id], ADJOINT).here
+        closed.known["one", id, implicit] = put(value), own
+    return put(formula)
 
 
 def _parts(formula: Any) -> list[str]:
