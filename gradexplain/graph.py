@@ -236,12 +236,14 @@ class Graph:
 
         They are used as ``Aux`` arguments and by one another only.
         """
-        owners, own = self.beside()
-        return {id: owner for id, owner in owners.items() if id not in own and not self[id].is_leaf}
+        return self._beside(made=True)
 
     @fact
-    def beside(self) -> tuple[Mapping[int, str], Set[int]]:
-        """The nodes that a record made beside its own, each with that node; and those that others use."""
+    def helpers(self) -> Set[int]:
+        """Those, and what values that a formula gives, gradients, read of them."""
+        return self._beside(made=False).keys()
+
+    def _beside(self, *, made: bool) -> dict[int, str]:
         owners: dict[int, str] = {}
         own = {self.output}
         for node in reversed(self.nodes):
@@ -251,9 +253,9 @@ class Graph:
                 for ref in refs((arg,)):
                     if parameter.is_aux or (node.id in owners and node.id not in own):
                         owners.setdefault(ref.id, owners.get(node.id, node.label))
-                    else:
+                    elif made or node.op.pattern is None:
                         own.add(ref.id)
-        return owners, own
+        return {id: owner for id, owner in owners.items() if id not in own and not self[id].is_leaf}
 
     def uses(self) -> dict[int, int]:
         """How many times each node is used on the way to the output."""

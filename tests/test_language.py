@@ -24,10 +24,10 @@ x.cholesky_inverse()
 remedy: `gradexplain ops` lists what is; gradexplain trace FILE runs a script that uses it
 
 torch.stft(x)
-`torch.stft` is not supported yet
+`torch.stft` works with complex numbers, which are not read
   torch.stft(x)
   ^^^^^^^^^^
-remedy: `gradexplain ops` lists what is; gradexplain trace FILE runs a script that uses it
+remedy: gradexplain trace FILE runs the script; in a formula write the real and the imaginary part as two tensors
 
 torch.rand(3) * x
 `torch.rand` is not supported: it is random, and an explanation is the same every time

@@ -41,7 +41,7 @@ def own_texts(graph: Graph, most: int = OWN) -> Mapping[int, str]:
                 shown[id] = f"({texts[id]})"
         text = re.sub(r"(?<=\w\()\(([^()]*)\)(?=[,)])", r"\1", op_call(node, texts | shown))
         # A value beside an operation, as x̂ = (x − μ)/σ, has a name of its own.
-        plain = node.id not in graph.beside()[0] or re.fullmatch(r"\w+\([^²−+]*\)", text)
+        plain = node.id not in graph.helpers() or re.fullmatch(r"\w+\([^²−+]*\)", text)
         if len(text) <= most and plain:
             texts[node.id] = text
     return texts
