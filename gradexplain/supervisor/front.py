@@ -56,6 +56,10 @@ def supervised(work: Callable[[], int]) -> int:
     os._exit(_Watch(pid, reader, started, stops).code())
 
 
+#: What the dynamic linker ends a process with.
+_LINKER = 127
+
+
 class _Watch:
     """The front's view of one worker."""
 
@@ -128,6 +132,10 @@ class _Watch:
 
     def _ended(self, code: int) -> int:
         """The exit code for a worker that ended by itself; below 0 it was a signal."""
+        # C++ dies of memory that it cannot have, and so does the dynamic linker, with a code of its own.
+        short = 0 <= link.allowed() < DEFAULT_MEMORY
+        if short and code == _LINKER and not (self._done or self._foreign):
+            return _say(link.too_large(self.memory, self.missing))
         if code >= 0 and (self._done or not self._foreign or code > 128):
             return code
         if self._signal:
@@ -138,7 +146,7 @@ class _Watch:
                 how = f"by {signal.Signals(-code).name}"
                 remedy = "python -X faulthandler FILE.py may show where"
             return _say(f"the code that was run ended its process {how}\nremedy: {remedy}", 2)
-        if 0 <= link.allowed() < DEFAULT_MEMORY:  # of what C++ cannot allocate it dies
+        if short:
             return _say(link.too_large(self.memory, self.missing))
         if -code == signal.SIGKILL and self.memory is not None:
             return _say(
