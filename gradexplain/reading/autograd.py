@@ -20,7 +20,8 @@ from gradexplain.reading.custom import call_again
 from gradexplain.reading.derived import TRACE, gradients, held
 from gradexplain.reading.objects import VIEWS, WHOLE, Call, Tensor, Unread, what
 from gradexplain.reading.operators import operator, subscript
-from gradexplain.reading.session import BackwardCall, Session
+from gradexplain.reading.outcome import BackwardCall
+from gradexplain.reading.session import Session
 
 
 def requires_grad(s: Session, tensor: Tensor, wanted: bool, place: Span) -> Tensor:

@@ -19,8 +19,9 @@ from gradexplain.ops import by_spelling
 from gradexplain.ops.base import Shape
 from gradexplain.reading.inputs import Inputs
 from gradexplain.reading.objects import Class, Own, Tensor, Unread, what
+from gradexplain.reading.outcome import BackwardCall, Numbers, Remark
 from gradexplain.reading.program import Program
-from gradexplain.reading.session import BackwardCall, Numbers, Remark, Session
+from gradexplain.reading.session import Session
 from gradexplain.reading.statements import connect, run_whole
 from gradexplain.reading.tokens import one_line
 from gradexplain.texts import listed

@@ -179,7 +179,7 @@ class SavedQuestion:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """`gradexplain.reading.session.Numbers` by PyTorch; a point is tried by the chain rule's forward.
+    """`gradexplain.reading.outcome.Numbers` by PyTorch; a point is tried by the chain rule's forward.
 
     ``line(graph, name, v)`` writes the gradient of an input as an expression of PyTorch.
     """
